@@ -1,0 +1,51 @@
+"""Turn a Hugging Face checkpoint into a smaller, faster ONNX model, and prove that it is accurate.
+
+The public names load on first use, so that `compress --help` and `compress validate` answer without
+loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressor.artifact import Artifact, load_artifact
+    from compressor.measurements import RunReport
+    from compressor.models.torch_model import TorchModel, load_checkpoint
+    from compressor.pipeline import run
+    from compressor.recipe import Recipe, load_recipe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Artifact",
+    "Recipe",
+    "RunReport",
+    "TorchModel",
+    "load_artifact",
+    "load_checkpoint",
+    "load_recipe",
+    "run",
+]
+
+_HOMES = {
+    "Artifact": "artifact",
+    "Recipe": "recipe",
+    "RunReport": "measurements",
+    "TorchModel": "models.torch_model",
+    "load_artifact": "artifact",
+    "load_checkpoint": "models.torch_model",
+    "load_recipe": "recipe",
+    "run": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,17 @@
+"""The four splits of a run: train, calibration, search, certification."""
+
+from compressor.data.check import check_files
+from compressor.data.describe import describe_splits, fingerprint
+from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
+from compressor.data.splits import Dataset, load_splits
+
+__all__ = [
+    "SPLIT_NAMES",
+    "DataSettings",
+    "Dataset",
+    "SplitSource",
+    "check_files",
+    "describe_splits",
+    "fingerprint",
+    "load_splits",
+]

@@ -1,0 +1,48 @@
+"""Looks at the data files of a recipe before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compressor.data.readers import read_header
+from compressor.data.settings import DataSettings, SplitSource
+from compressor.data.table import choose_columns
+from compressor.errors import EnvironmentMismatch, RecipeError
+
+
+def check_files(settings: DataSettings) -> None:
+    """Check that each local file exists and that its header has the columns, reading no more rows.
+
+    The input column is checked when the settings name it. Labels must be in search and
+    certification; the other splits may go without.
+
+    Raises `EnvironmentMismatch` listing every missing file, otherwise `RecipeError` listing every
+    wrong header.
+    """
+    files = {name: source for name, source in settings.given.items() if source.path is not None}
+    absent = [
+        f"data.{name}.path: {path} is not a file; paths are relative to the recipe"
+        for name, path in ((name, source.path) for name, source in files.items())
+        if path is not None and not path.is_file()
+    ]
+    if absent:
+        raise EnvironmentMismatch("\n".join(absent))
+    mistakes: list[str] = []
+    for name, source in files.items():
+        named = source.text or source.image or settings.text or settings.image or ()
+        columns = (named,) if isinstance(named, str) else named
+        label = settings.label_column(source)
+        must_label = name in ("search", "certification")
+        try:
+            _check_header(source, (*columns, label) if must_label else columns, (label,))
+        except RecipeError as error:
+            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
+    if mistakes:
+        raise RecipeError(mistakes)
+
+
+def _check_header(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> None:
+    header = read_header(source)
+    if not header:
+        raise RecipeError(f"{source.name}: has no rows")
+    choose_columns(source.name, header, required, optional)

@@ -1,0 +1,191 @@
+"""Turns columns of plain values into what tasks take: texts, images and class ids.
+
+Everything a model would silently mistrain on is refused here with the row it stands in: empty
+texts, labels that are not the checkpoint's, images that do not decode.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.data.table import BadRows, Table
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.mistakes import show
+from compressor.tasks import Example
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_GREY_MODES = ("1", "L", "LA", "La")
+_COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+_WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_examples(
+    table: Table, columns: Sequence[str], rows: Sequence[int], *, is_image: bool
+) -> tuple[Example, ...]:
+    """Return the inputs in `rows`: texts, pairs of texts, or decoded images.
+
+    Raises `RecipeError` for an empty text, `EnvironmentMismatch` for an image that is missing or
+    damaged.
+    """
+    if is_image:
+        values = table.columns[columns[0]]
+        return tuple(_read_image(values[row], table, row) for row in rows)
+    bad = BadRows()
+    for row in rows:
+        for column in columns:
+            problem = _text_problem(table.columns[column][row])
+            if problem:
+                bad.add(f"{table.place(row)}: {column} {problem}")
+    bad.check()
+    if len(columns) == 1:
+        return tuple(table.columns[columns[0]][row] for row in rows)
+    first, second = (table.columns[column] for column in columns)
+    return tuple((first[row], second[row]) for row in rows)
+
+
+def _text_problem(value: Any) -> str | None:
+    if value is None or value != value:  # NaN, as pandas writes a missing text
+        return "is missing; remove the row or fill it in"
+    if not isinstance(value, str):
+        return f"must be text, got {show(value)}"
+    if not value.strip():
+        return "is empty; remove the row or fill it in"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no character; repair the file"
+    return None
+
+
+def read_class_ids(
+    table: Table, column: str, *, labels: Sequence[str], data_names: Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Return the class id of every row, shape `(num_rows,)`, in the checkpoint's order.
+
+    Integers are ids. Texts are names: `data_names` in the order of the ids, or the checkpoint's own
+    `labels`; texts that are all whole numbers, and not names, are ids too.
+
+    Raises `RecipeError` for a label that is missing, out of range or not a name.
+    """
+    if data_names is not None and len(data_names) != len(labels):
+        raise RecipeError(
+            f"data.label_names: {len(data_names)} names ({_few(data_names)}), but the checkpoint "
+            f"has {len(labels)} labels ({_few(labels)}); give one name a label, in its order"
+        )
+    values = table.columns[column]
+    _check_kinds(table, column, values)
+    if values and isinstance(values[0], str):
+        return _ids_from_texts(table, column, values, labels, data_names)
+    return _checked_ids(table, column, values, labels)
+
+
+def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
+    """Refuse missing labels and a column that mixes whole numbers and texts."""
+    bad = BadRows()
+    expected = next((type(value) for value in values if type(value) in (int, str)), str)
+    for row, value in enumerate(values):
+        if value is None or value == "" or value != value:
+            bad.add(f"{table.place(row)}: {column} is missing; remove the row or fill it in")
+        elif type(value) is not expected:
+            bad.add(
+                f"{table.place(row)}: {column} must be a whole number or text, the same in every "
+                f"row, got {show(value)} ({type(value).__name__})"
+            )
+    bad.check()
+
+
+def _ids_from_texts(
+    table: Table,
+    column: str,
+    values: Sequence[str],
+    labels: Sequence[str],
+    data_names: Sequence[str] | None,
+) -> NDArray[np.int64]:
+    names = data_names or labels
+    index = {name: position for position, name in enumerate(names)}
+    unknown = next((row for row, value in enumerate(values) if value not in index), None)
+    if unknown is None:
+        return np.array([index[value] for value in values], dtype=np.int64)
+    found = list(dict.fromkeys(values))
+    if all(_INTEGER.fullmatch(value) for value in found):
+        return _checked_ids(table, column, [int(value) for value in values], labels)
+    owner = "data.label_names" if data_names is not None else "the checkpoint"
+    raise RecipeError(
+        f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
+        f"has {_few(sorted(found))}, {owner} has {_few(names)}; list the data's names in "
+        f"data.label_names in the order of the classes {_few(labels)}"
+    )
+
+
+def _checked_ids(
+    table: Table, column: str, values: Sequence[int], labels: Sequence[str]
+) -> NDArray[np.int64]:
+    bad = BadRows()
+    for row, value in enumerate(values):
+        if not 0 <= value < len(labels):
+            bad.add(
+                f"{table.place(row)}: {column} {value} is outside 0..{len(labels) - 1} "
+                f"(the checkpoint's labels: {_few(labels)})"
+            )
+    bad.check()
+    return np.array(values, dtype=np.int64)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
+
+
+def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:
+    """Decode one image to uint8 of shape `(height, width)` or `(height, width, 3)`."""
+    if isinstance(value, np.ndarray):  # scikit-learn's images come decoded
+        return value
+    if isinstance(value, dict):  # how datasets stores images in parquet
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value:
+        source: Path | io.BytesIO = (table.directory or Path()) / value
+    elif isinstance(value, bytes):
+        source = io.BytesIO(value)
+    else:
+        raise RecipeError(f"{table.place(row)}: the image is missing, got {show(value)}")
+    # Here and not at the top, because `compress validate` must answer at once.
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
+                return _to_array(ImageOps.exif_transpose(image))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        name = f" {source}" if isinstance(source, Path) else ""
+        raise EnvironmentMismatch(
+            f"{table.place(row)}: the image{name} is missing or damaged ({error})"
+        ) from error
+
+
+def _to_array(image: Image) -> NDArray[np.uint8]:
+    if image.mode in _WIDE_GREY_MODES:
+        # Pillow would clip 16 bits to 255; the upper byte is the picture.
+        return (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+    if image.mode in _GREY_MODES:
+        return np.asarray(image.convert("L"), dtype=np.uint8)
+    if image.mode in _COLOUR_MODES:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    raise ValueError(f"pixel format {image.mode} has no range that maps to 0..255; save it as PNG")

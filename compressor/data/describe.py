@@ -1,0 +1,65 @@
+"""What the report says about the splits: their fingerprints, and the examples they share.
+
+A score on rows that a model was trained on proves little. Files overlap more often than their names
+tell (SST-2's train rows are phrases of one another), so the overlap is counted, not assumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from compressor.data.splits import Dataset
+from compressor.measurements import SplitRecord
+from compressor.tasks import Example
+
+
+def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
+    """Return a record of each split, with how many of its examples also occur in each other one."""
+    digests = {
+        name: [_digest(example) for example in split.examples] for name, split in splits.items()
+    }
+    contents = {name: set(found) for name, found in digests.items()}
+    records = []
+    for name, split in splits.items():
+        shared = {
+            other: sum(digest in contents[other] for digest in digests[name])
+            for other in splits
+            if other != name
+        }
+        records.append(
+            SplitRecord(
+                name=name,
+                num_examples=len(split),
+                source=split.source,
+                cut_from=split.cut_from,
+                fingerprint=fingerprint(split),
+                shared_with={other: count for other, count in shared.items() if count},
+            )
+        )
+    return tuple(records)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return the SHA-256 of the examples and labels, whatever file or split they came from."""
+    digest = hashlib.sha256()
+    for example in dataset.examples:
+        digest.update(_digest(example))
+    if dataset.labels is not None:
+        digest.update(np.asarray(dataset.labels, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _digest(example: Example) -> bytes:
+    digest = hashlib.sha256()
+    if isinstance(example, np.ndarray):
+        digest.update(f"image{example.shape}".encode())
+        digest.update(np.ascontiguousarray(example).tobytes())
+    else:
+        for text in (example,) if isinstance(example, str) else example:
+            content = text.encode("utf-8")
+            digest.update(f"text{len(content)}:".encode())
+            digest.update(content)
+    return digest.digest()

@@ -1,0 +1,126 @@
+"""Reads rows from files, the Hub and scikit-learn into columns of plain Python values.
+
+pyarrow, datasets and scikit-learn are imported where their format needs them: they take up to a
+second each, and `compress validate` reads headers of text files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.data.sampling import sample_rows
+from compressor.data.settings import SplitSource
+from compressor.data.table import Table, choose_columns
+from compressor.data.text_files import read_text_file, read_text_header
+from compressor.errors import EnvironmentMismatch, RecipeError
+
+_DIGITS_TEST_ROWS = 500
+
+
+def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
+    """Read the `required` columns, and the `optional` ones that are there.
+
+    Raises `EnvironmentMismatch` when the source is missing or damaged, `RecipeError` when a column
+    does not exist or a row is malformed.
+    """
+    if source.sklearn is not None:
+        return _read_digits(source, required, optional)
+    if source.path is None:
+        return _read_hub(source, required, optional)
+    if source.file_format == "parquet":
+        return _read_parquet(source.path, required, optional)
+    return read_text_file(source.path, source.file_format, required, optional)
+
+
+def read_header(source: SplitSource) -> list[str]:
+    """Return a file's column names without reading its rows; raises as `read_table` does."""
+    if source.path is None:
+        raise ValueError(f"{source.name} is not a file")
+    if source.file_format != "parquet":
+        return read_text_header(source.path, source.file_format)
+    import pyarrow.parquet
+
+    with _damage_named(source.path), pyarrow.parquet.ParquetFile(source.path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise EnvironmentMismatch(
+            f"{path}: cannot be read as parquet ({error}); if it exists, it is damaged or of "
+            f"another format: copy it again"
+        ) from error
+
+
+def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
+    import pyarrow.parquet
+
+    with _damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
+        chosen = choose_columns(str(path), list(file.schema_arrow.names), required, optional)
+        table = file.read(columns=chosen)
+        columns = {name: table.column(name).to_pylist() for name in chosen}
+    return Table(str(path), columns, directory=path.parent)
+
+
+def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(
+            source.hub, name=source.subset, split=source.split, revision=source.revision
+        )
+    except ValueError as error:  # an unknown split or subset; the text lists the known ones
+        raise RecipeError(f"{source.name}: {error}") from error
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError) as error:
+        raise EnvironmentMismatch(
+            f"{source.name}: cannot be loaded ({type(error).__name__}: {error}); check the name, "
+            f"the network and HF_TOKEN"
+        ) from error
+    if isinstance(loaded, datasets.DatasetDict):
+        raise RecipeError(
+            f"{source.name}: `split` is missing (the dataset has: {', '.join(loaded)})"
+        )
+    chosen = choose_columns(source.name, loaded.column_names, required, optional)
+    columns = {name: _hub_column(loaded, name) for name in chosen}
+    return Table(source.name, columns, directory=Path(str(source.hub)))
+
+
+def _hub_column(loaded: Any, name: str) -> list[Any]:
+    """Return a column as plain values: class ids by their names, images as their bytes."""
+    import datasets
+
+    feature = loaded.features[name]
+    if isinstance(feature, datasets.Image):
+        loaded = loaded.cast_column(name, datasets.Image(decode=False))
+    values = list(loaded[name])
+    if isinstance(feature, datasets.ClassLabel):
+        # Ids of -1 mark rows whose label is kept secret.
+        return [
+            feature.int2str(value) if value is not None and value >= 0 else None for value in values
+        ]
+    return values
+
+
+def _read_digits(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target), dtype=np.int64)
+    if source.split is not None:
+        # The same for every run, whatever its seed: a model trained on `train` never saw `test`.
+        test = sample_rows(rows, digits.target, _DIGITS_TEST_ROWS, seed=0, purpose="digits.test")
+        rows = test if source.split == "test" else np.setdiff1d(rows, test)
+    images = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)  # (rows, 8, 8), from 0..16
+    present = {"image": list(images), "label": digits.target[rows].tolist()}
+    chosen = choose_columns(source.name, list(present), required, optional)
+    return Table(source.name, {name: present[name] for name in chosen}, positions=rows)

@@ -1,0 +1,54 @@
+"""Draws rows by label: seeded, stratified, and the same on every machine."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def sample_rows(
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64] | None,
+    count: int,
+    *,
+    seed: int,
+    purpose: str,
+) -> NDArray[np.int64]:
+    """Return `count` of `rows`, ascending, with the labels' proportions."""
+    # NumPy promises that RandomState's stream never changes (NEP 19), unlike the newer Generator's.
+    random = np.random.RandomState(zlib.crc32(f"{seed}/{purpose}".encode()))
+    order = random.permutation(len(rows))
+    if labels is None:
+        return np.sort(rows[order[:count]])
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    picked = [
+        order[classes[order] == label][:quota]
+        for label, quota in enumerate(stratified_counts(sizes.tolist(), count))
+    ]
+    return np.sort(rows[np.concatenate(picked)])
+
+
+def stratified_counts(sizes: Sequence[int], total: int) -> list[int]:
+    """Share `total` rows among classes of these `sizes` by largest remainder.
+
+    Each class of two rows or more gets at least one where `total` allows it.
+
+    >>> stratified_counts([60, 30, 10], 10)
+    [6, 3, 1]
+    >>> stratified_counts([98, 2], 10)
+    [9, 1]
+    """
+    exact = [total * size / sum(sizes) for size in sizes]
+    counts = [int(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda index: counts[index] - exact[index])
+    for index in by_remainder[: total - sum(counts)]:
+        counts[index] += 1
+    for index, size in enumerate(sizes):
+        richest = max(range(len(sizes)), key=lambda other: counts[other])
+        if counts[index] == 0 and size >= 2 and counts[richest] > 1:
+            counts[index] += 1
+            counts[richest] -= 1
+    return counts

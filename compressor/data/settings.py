@@ -1,0 +1,234 @@
+"""The recipe's `data`: where the rows of each split come from and which columns matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from compressor.errors import RecipeError
+from compressor.mistakes import Mistake, rule_error
+from compressor.paths import HubName, LocalPath
+
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+Word = Annotated[str, StringConstraints(min_length=1)]
+
+SPLIT_NAMES = ("train", "calibration", "search", "certification")
+_FORMATS: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+_DIGITS_SPLITS = ("train", "test")
+Columns = Word | tuple[Word, Word]
+
+
+class SplitSource(BaseModel):
+    """Where the rows of one split come from: exactly one of `path`, `hub` and `sklearn`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: LocalPath | None = Field(
+        default=None,
+        description="file of rows, relative to the recipe: .csv (quoted as in RFC 4180), .tsv "
+        "(never quoted), .jsonl, .ndjson or .json (one object a line), .parquet",
+    )
+    format: FileFormat | None = Field(
+        default=None, description="format of `path`, for a file whose extension does not tell"
+    )
+    hub: HubName | None = Field(
+        default=None, description="dataset id on the Hub, or a local folder of csv or parquet files"
+    )
+    subset: Word | None = Field(default=None, description="configuration of the `hub` dataset")
+    split: Word | None = Field(
+        default=None,
+        description="split of the `hub` dataset, such as validation; of `sklearn` the fixed parts "
+        "train (1297 images) and test (500), left out: both",
+    )
+    revision: Word | None = Field(
+        default=None, description="branch, tag or commit of the `hub` dataset"
+    )
+    sklearn: Literal["digits"] | None = Field(
+        default=None,
+        description="dataset that scikit-learn carries: 1797 grey images of 8x8 pixels",
+    )
+    max_rows: int | None = Field(
+        default=None, gt=0, description="rows used at most, a seeded sample stratified by label"
+    )
+    text: Columns | None = Field(
+        default=None, description="column of the text in this split, where it is not `data.text`"
+    )
+    image: Word | None = Field(
+        default=None, description="column of the image in this split, where it is not `data.image`"
+    )
+    label: Word | None = Field(
+        default=None, description="column of the label in this split, where it is not `data.label`"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        mistakes = [*self._origin_mistakes(), *self._format_mistakes()]
+        if mistakes:
+            raise rule_error(mistakes)
+        return self
+
+    def _origin_mistakes(self) -> Iterator[Mistake]:
+        given = [name for name in ("path", "hub", "sklearn") if getattr(self, name) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none of them"
+            yield Mistake((), f"needs exactly one of path, hub and sklearn, got {got}")
+        owners = {
+            "format": ("path",),
+            "subset": ("hub",),
+            "split": ("hub", "sklearn"),
+            "revision": ("hub",),
+        }
+        for name, allowed in owners.items():
+            if getattr(self, name) is not None and not set(allowed) & set(given):
+                yield Mistake((name,), f"belongs to {' or '.join(allowed)}, which is not given")
+        if self.sklearn is not None and self.split not in (None, *_DIGITS_SPLITS):
+            choices = " or ".join(_DIGITS_SPLITS)
+            yield Mistake(("split",), f"of {self.sklearn} must be {choices}, got '{self.split}'")
+
+    def _format_mistakes(self) -> Iterator[Mistake]:
+        if self.path is None or self.format is not None or self.path.suffix.lower() in _FORMATS:
+            return
+        yield Mistake(
+            ("path",),
+            f"cannot tell the format from the extension '{self.path.suffix}'; rename the file to "
+            f"one of {', '.join(_FORMATS)} or set `format`",
+        )
+
+    @property
+    def file_format(self) -> FileFormat:
+        """Return the format of `path`; raises `ValueError` for a source without one."""
+        if self.path is None:
+            raise ValueError(f"{self.name} is not a file")
+        return self.format or _FORMATS[self.path.suffix.lower()]
+
+    @property
+    def name(self) -> str:
+        """Return what errors and reports call this source."""
+        if self.hub is not None:
+            parts = (self.hub, self.subset, self.split, self.revision and f"@{self.revision}")
+            return f"hub:{':'.join(part for part in parts if part)}"
+        if self.sklearn is not None:
+            return f"sklearn:{self.sklearn}" + (f":{self.split}" if self.split else "")
+        return str(self.path)
+
+    def shares_rows_with(self, other: SplitSource) -> bool:
+        """Return whether both name the same rows, as far as names can tell."""
+        if self.sklearn is not None and self.sklearn == other.sklearn:
+            return self.split is None or other.split is None or self.split == other.split
+        fields = ("path", "hub", "subset", "split", "revision", "sklearn")
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
+
+class DataSettings(BaseModel):
+    """The recipe's `data`: columns, labels and the four splits.
+
+    A split that a run needs but that is not given here is cut from another one, as
+    `compressor.data.load_splits` documents.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Columns | None = Field(
+        default=None,
+        description="column of the text, or a list of two columns for pairs; default `text`",
+    )
+    image: Word | None = Field(
+        default=None,
+        description="column of the image, a path relative to the data file or encoded bytes; "
+        "default `image`",
+    )
+    label: Word = Field(
+        default="label",
+        description="column of the label: class ids, or the checkpoint's label names",
+    )
+    label_names: tuple[Word, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="the data's names for class 0, 1, ..., where they differ from the checkpoint's",
+    )
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens at most of a text; longer ones are cut"
+    )
+    train: SplitSource | None = Field(
+        default=None,
+        description="rows that passes train on; left out: an equal share of search, else of "
+        "certification",
+    )
+    calibration: SplitSource | None = Field(
+        default=None,
+        description="rows for activation ranges, labels not needed; left out: 20% of train, else "
+        "of search, at most 512 rows",
+    )
+    search: SplitSource | None = Field(
+        default=None,
+        description="rows that gate each pass; left out: an equal share of certification, else "
+        "20% of train",
+    )
+    certification: SplitSource | None = Field(
+        default=None,
+        description="rows read once, at the end; left out: an equal share of search, else 20% of "
+        "train",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        mistakes = [*self._column_mistakes(), *self._split_mistakes()]
+        if mistakes:
+            raise rule_error(mistakes)
+        return self
+
+    def _column_mistakes(self) -> Iterator[Mistake]:
+        if self.text is not None and self.image is not None:
+            yield Mistake(("image",), "text and image are both given; a model reads one of them")
+        names = self.label_names or ()
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield Mistake(("label_names",), f"names must differ, {', '.join(twice)} appears twice")
+
+    def _split_mistakes(self) -> Iterator[Mistake]:
+        given = self.given
+        if not set(given) - {"calibration"}:
+            yield Mistake((), "needs at least one of the splits train, search and certification")
+        for name, source in given.items():
+            certification = self.certification
+            if name == "certification" or certification is None:
+                continue
+            if source.shares_rows_with(certification):
+                yield Mistake(
+                    ("certification",),
+                    f"reads the same rows as data.{name}, but rows that were used before certify "
+                    f"nothing; leave certification out and it is cut from the others",
+                )
+
+    @property
+    def given(self) -> dict[str, SplitSource]:
+        """Return the splits that have a source, in their usual order."""
+        sources = {name: getattr(self, name) for name in SPLIT_NAMES}
+        return {name: source for name, source in sources.items() if source is not None}
+
+    def input_columns(self, source: SplitSource, input_column: str) -> tuple[str, ...]:
+        """Return the columns of `source` that hold the input, `text` or `image`: one or two.
+
+        Raises `RecipeError` when the settings name the other kind of input.
+        """
+        other = "image" if input_column == "text" else "text"
+        if getattr(self, other) is not None or getattr(source, other) is not None:
+            raise RecipeError(
+                f"the column of the {other} is set, but the model reads {input_column}; "
+                f"set `{input_column}` instead"
+            )
+        named = getattr(source, input_column) or getattr(self, input_column) or input_column
+        return (named,) if isinstance(named, str) else named
+
+    def label_column(self, source: SplitSource) -> str:
+        """Return the column of `source` that holds the label."""
+        return source.label or self.label

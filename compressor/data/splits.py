@@ -1,0 +1,252 @@
+"""Loads the splits a run needs, and cuts those that the recipe leaves out from others.
+
+The cuts are seeded and stratified by label and never overlap, so that a run can be repeated and no
+example is both trained on and judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.data.columns import read_class_ids, read_examples
+from compressor.data.readers import read_table
+from compressor.data.sampling import sample_rows
+from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
+from compressor.data.table import Table
+from compressor.errors import RecipeError
+from compressor.tasks import Example
+
+_CALIBRATION_ROWS = 512
+_TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
+_NEED_LABELS = ("search", "certification")
+
+# Where a missing split is cut from: the first of these that the recipe gives.
+_DONORS = {
+    "train": ("search", "certification"),
+    "calibration": ("train", "search", "certification"),
+    "search": ("certification", "train"),
+    "certification": ("search", "train"),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split in memory.
+
+    `labels` has shape `(num_examples,)` and holds class ids in the checkpoint's order; it is None
+    for unlabelled rows. `rows` are the positions in the source, so that anyone can take the same
+    rows again.
+    """
+
+    name: str
+    examples: tuple[Example, ...] = field(repr=False)
+    labels: NDArray[np.int64] | None = field(repr=False)
+    rows: NDArray[np.int64] = field(repr=False)
+    source: str
+    cut_from: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A given split before its examples are decoded; `rows` are ascending positions in `table`."""
+
+    table: Table
+    columns: tuple[str, ...]  # that hold the input
+    labels: NDArray[np.int64] | None  # of the whole table
+    rows: NDArray[np.int64]
+    source: str
+
+    def labels_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        return None if self.labels is None else self.labels[rows]
+
+
+def load_splits(
+    settings: DataSettings,
+    *,
+    label_names: Sequence[str],
+    input_column: str,
+    needed: Container[str],
+    seed: int,
+) -> dict[str, Dataset]:
+    """Return the splits in `needed` by name; rows keep the order of their source.
+
+    `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
+    reads, `text` or `image`.
+
+    A needed split without a source is cut from the first given split of this list, and
+    `Dataset.cut_from` names it:
+
+    - search and certification: from each other, in equal shares; else 20% of train each.
+    - calibration: 20% of train, else of search, else of certification, at most 512 rows.
+    - train: an equal share of search, else of certification.
+
+    Splits that are not needed are neither cut nor read, unless another one is cut from them. Equal
+    shares means that the donor and all that is cut from it (calibration aside) get as many rows.
+
+    Raises `RecipeError` for wrong rows, columns and labels, for an empty split, and when nothing is
+    there to cut from; `EnvironmentMismatch` when a source is missing or damaged.
+    """
+    wanted = [name for name in SPLIT_NAMES if name in needed]
+    plan = plan_cuts(settings.given, wanted)
+    _check_overlap(settings.given, wanted, plan)
+    loaded = _load_all(
+        settings, label_names, input_column=input_column, wanted=wanted, plan=plan, seed=seed
+    )
+    cuts = _take_cuts(loaded, plan, seed)
+    is_image = input_column == "image"
+    return {name: _decode(name, *cuts[name], loaded, is_image=is_image) for name in wanted}
+
+
+def _decode(
+    name: str,
+    donor: str,
+    rows: NDArray[np.int64],
+    loaded: Mapping[str, _Loaded],
+    *,
+    is_image: bool,
+) -> Dataset:
+    origin = loaded[donor]
+    return Dataset(
+        name=name,
+        examples=read_examples(origin.table, origin.columns, rows.tolist(), is_image=is_image),
+        labels=origin.labels_of(rows),
+        rows=origin.table.source_rows(rows),
+        source=origin.source,
+        cut_from=None if donor == name else donor,
+    )
+
+
+def plan_cuts(given: Container[str], needed: Sequence[str]) -> dict[str, str]:
+    """Return which given split each missing one of `needed` is cut from.
+
+    Raises `RecipeError` naming every split that cannot be had.
+    """
+    plan: dict[str, str] = {}
+    mistakes = []
+    for name in needed:
+        if name in given:
+            continue
+        donor = next((donor for donor in _DONORS[name] if donor in given), None)
+        if donor is None:
+            mistakes.append(
+                f"data.{name}: this run needs it; give it, or one of "
+                f"{', '.join(_DONORS[name])}, from which it is then cut"
+            )
+        else:
+            plan[name] = donor
+    if mistakes:
+        raise RecipeError(mistakes)
+    return plan
+
+
+def _check_overlap(
+    given: Mapping[str, SplitSource], wanted: Sequence[str], plan: Mapping[str, str]
+) -> None:
+    """Refuse to cut from rows that another split reads too: the cut would not be unseen."""
+    mistakes = [
+        f"data.{name}: cannot be cut from data.{donor}, whose rows data.{other} reads too; give "
+        f"data.{name} a source of its own, or leave data.{other} out"
+        for name, donor in plan.items()
+        for other, source in given.items()
+        if name != "calibration"  # it only measures ranges, so shared rows do no harm
+        and other in wanted
+        and other != donor
+        and source.shares_rows_with(given[donor])
+    ]
+    if mistakes:
+        raise RecipeError(mistakes)
+
+
+def _load_all(
+    settings: DataSettings,
+    label_names: Sequence[str],
+    *,
+    input_column: str,
+    wanted: Sequence[str],
+    plan: Mapping[str, str],
+    seed: int,
+) -> dict[str, _Loaded]:
+    """Load the given splits that are wanted or cut from; report the mistakes of all together."""
+    loaded: dict[str, _Loaded] = {}
+    mistakes: list[str] = []
+    for name, source in settings.given.items():
+        uses = [split for split in wanted if plan.get(split, split) == name]
+        if not uses:
+            continue
+        label = settings.label_column(source)
+        try:
+            columns = settings.input_columns(source, input_column)
+            must_label = any(split in _NEED_LABELS for split in uses)
+            table = read_table(source, (*columns, label) if must_label else columns, (label,))
+            labels = _labels(table, label, label_names, settings.label_names)
+        except RecipeError as error:
+            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
+        else:
+            rows, description = _limit(name, source, table, labels, seed)
+            loaded[name] = _Loaded(table, columns, labels, rows, description)
+    if mistakes:
+        raise RecipeError(mistakes)
+    return loaded
+
+
+def _labels(
+    table: Table, column: str, labels: Sequence[str], data_names: Sequence[str] | None
+) -> NDArray[np.int64] | None:
+    if len(table) == 0:
+        raise RecipeError(f"{table.name}: has no rows")
+    if column not in table.columns:
+        return None
+    return read_class_ids(table, column, labels=labels, data_names=data_names)
+
+
+def _limit(
+    name: str, source: SplitSource, table: Table, labels: NDArray[np.int64] | None, seed: int
+) -> tuple[NDArray[np.int64], str]:
+    """Draw `max_rows` of the table when it has more; return the rows and a text that says so."""
+    rows = np.arange(len(table), dtype=np.int64)
+    if source.max_rows is None or source.max_rows >= len(table):
+        return rows, table.name
+    rows = sample_rows(rows, labels, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
+    note = f"{len(rows)} of {len(table)} rows, sampled by label with seed {seed}"
+    return rows, f"{table.name} ({note})"
+
+
+def _take_cuts(
+    loaded: Mapping[str, _Loaded], plan: Mapping[str, str], seed: int
+) -> dict[str, tuple[str, NDArray[np.int64]]]:
+    """Return for each split the donor and the rows of its table, which do not overlap."""
+    result: dict[str, tuple[str, NDArray[np.int64]]] = {}
+    for donor, data in loaded.items():
+        takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
+        counts = {name: _cut_size(name, donor, takers, len(data.rows)) for name in takers}
+        if sum(counts.values()) >= len(data.rows):
+            raise RecipeError(
+                f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
+                f"{' and '.join(takers)} from it; give those splits a source of their own"
+            )
+        rest = data.rows
+        for name, count in counts.items():
+            labels = data.labels_of(rest)
+            rows = sample_rows(rest, labels, count, seed=seed, purpose=f"{donor}.{name}")
+            rest = np.setdiff1d(rest, rows, assume_unique=True)
+            result[name] = (donor, rows)
+        result[donor] = (donor, rest)
+    return result
+
+
+def _cut_size(name: str, donor: str, takers: Sequence[str], num_rows: int) -> int:
+    share = max(1, round(_TRAIN_SHARE * num_rows))
+    if name == "calibration":
+        return min(_CALIBRATION_ROWS, share)
+    if donor == "train":
+        return share
+    equals = 1 + sum(taker != "calibration" for taker in takers)
+    return max(1, num_rows // equals)

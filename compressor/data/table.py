@@ -1,0 +1,84 @@
+"""Rows in memory as columns of plain Python values, with the place of each row for errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import RecipeError
+from compressor.mistakes import did_you_mean
+
+_MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length; `lines` are the first lines of the rows in a text file."""
+
+    name: str
+    columns: Mapping[str, list[Any]] = field(repr=False)
+    lines: list[int] | None = field(default=None, repr=False)
+    directory: Path | None = None  # what image paths are relative to
+    positions: NDArray[np.int64] | None = None  # of the rows in their source; None: 0, 1, 2, ...
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self.columns.values())))
+
+    def source_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions in the source of these `rows` of the table."""
+        return rows if self.positions is None else self.positions[rows]
+
+    def place(self, row: int) -> str:
+        """Return `file:line`, or the row's position where there are no lines."""
+        if self.lines is not None:
+            return f"{self.name}:{self.lines[row]}"
+        return f"{self.name}: row {row} (the first is 0)"
+
+
+@dataclass
+class BadRows:
+    """Collects what is wrong with single rows, and raises `RecipeError` at a handful."""
+
+    _mistakes: list[str] = field(default_factory=list)
+
+    def add(self, mistake: str) -> None:
+        """Remember one mistake."""
+        self._mistakes.append(mistake)
+        if len(self._mistakes) == _MAX_MISTAKES:
+            self.check()
+
+    def check(self) -> None:
+        """Raise when anything was added."""
+        if self._mistakes:
+            raise RecipeError(self._mistakes)
+
+
+def choose_columns(
+    name: str, present: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> list[str]:
+    """Return the columns to read.
+
+    Raises `RecipeError` naming each required one that is absent, and an optional one that seems
+    misspelt: rows would silently count as unlabelled.
+    """
+    absent = [
+        column
+        for column in dict.fromkeys((*required, *optional))
+        if column not in present
+        and (column in required or difflib.get_close_matches(column, present, cutoff=0.8))
+    ]
+    if absent:
+        raise RecipeError(
+            [
+                f"{name}: no column '{column}'{did_you_mean(column, present, noun='columns')}"
+                for column in absent
+            ]
+        )
+    return list(dict.fromkeys([*required, *(item for item in optional if item in present)]))

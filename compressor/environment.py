@@ -1,0 +1,104 @@
+"""What makes a number repeatable: seeds, library versions, CPU features, execution providers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+import torch
+
+from compressor.errors import EnvironmentMismatch
+
+Device = Literal["cpu", "cuda", "auto"]
+
+_PACKAGES = (
+    "compressor",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "optimum",
+    "torch-pruning",
+    "numpy",
+    "scikit-learn",
+)
+# The features that decide which integer kernels ONNX Runtime picks.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def select_device(device: Device) -> torch.device:
+    """Return the device to train on; `auto` is CUDA where torch has it.
+
+    Raises `EnvironmentMismatch` when CUDA is asked for and torch has none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentMismatch(
+            f"device 'cuda': torch {torch.__version__} sees no CUDA device; install a CUDA build "
+            f"of torch or use --device cpu"
+        )
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def describe_environment(*, seed: int, device: torch.device, threads: int) -> dict[str, Any]:
+    """Return plain facts about this machine; a fact that cannot be read is None."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {
+            "model": _cpu_field("model name") or platform.processor() or None,
+            "logical_cores": os.cpu_count(),
+            "features": _cpu_features(),
+        },
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": str(device),
+        "threads": threads,
+        "seed": seed,
+        "packages": package_versions(),
+        "onnxruntime_providers": list(onnxruntime.get_available_providers()),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on, of those installed."""
+    versions: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of onnxruntime and onnxruntime-gpu is always absent
+    return versions
+
+
+def _cpu_field(name: str) -> str | None:
+    path = Path("/proc/cpuinfo")
+    if sys.platform != "linux" or not path.is_file():
+        return None
+    match = re.search(rf"^{name}\s*:\s*(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1].strip() if match else None
+
+
+def _cpu_features() -> list[str] | None:
+    flags = _cpu_field("flags") or _cpu_field("Features")
+    if flags is None:
+        return None
+    present = set(flags.split())
+    return [feature for feature in _CPU_FEATURES if feature in present]

@@ -1,0 +1,93 @@
+"""Every error that `compressor` raises on purpose, with the exit code a script sees.
+
+CompressorError
+├── RecipeError            exit 2   the request is wrong; nothing was run
+├── EnvironmentMismatch    exit 3   checkpoint, dataset, package or provider is not available
+├── PassError              exit 4   a step failed; holds its kind and position, chains the cause
+├── ExportError            exit 4
+│   └── ParityError                 exported logits differ; holds the difference and the limit
+├── ReportError            exit 4   a finished run cannot be read or written
+└── BudgetExceeded         exit 5   it worked, but accuracy fell too far
+
+Exit code 1 is left to uncaught exceptions: it always means a bug of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class CompressorError(Exception):
+    """The root of the tree: catch this to catch everything `compressor` raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    # The RunReport of the run that stopped, when there was one; it lies on disk too.
+    report: Any = None
+
+
+class RecipeError(CompressorError):
+    """The request is wrong and nothing was run; `mistakes` holds one line for each mistake."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: str | Sequence[str]) -> None:
+        self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class EnvironmentMismatch(CompressorError):
+    """Something the recipe asks for is not available on this machine."""
+
+    exit_code = 3
+
+
+class PassError(CompressorError):
+    """A step of the pipeline failed; the original exception is chained as `__cause__`."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, kind: str, position: int | None = None) -> None:
+        self.kind = kind
+        self.position = position
+        place = kind if position is None else f"passes[{position}] ({kind})"
+        super().__init__(f"{place}: {message}")
+
+
+class ExportError(CompressorError):
+    """The model could not be turned into an ONNX file."""
+
+    exit_code = 4
+
+
+class ParityError(ExportError):
+    """The exported file computes other logits than the PyTorch model."""
+
+    def __init__(self, message: str, *, max_abs_diff: float, limit: float) -> None:
+        self.max_abs_diff = max_abs_diff
+        self.limit = limit
+        super().__init__(
+            f"{message}: logits differ by {max_abs_diff:.3g}, at most {limit:.3g} is allowed"
+        )
+
+
+class ReportError(CompressorError):
+    """A run's report cannot be read or written."""
+
+    exit_code = 4
+
+
+class BudgetExceeded(CompressorError):
+    """A gate failed: the score fell further below the baseline than the budget allows."""
+
+    exit_code = 5
+
+    def __init__(self, step: str, *, metric: str, drop: float, max_drop: float) -> None:
+        self.step = step
+        self.metric = metric
+        self.drop = drop
+        self.max_drop = max_drop
+        super().__init__(
+            f"{step}: {metric} fell by {drop:.4f} from the baseline, the budget allows "
+            f"{max_drop:.4f}; use milder settings for this step or raise budget.max_drop"
+        )

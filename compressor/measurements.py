@@ -1,0 +1,164 @@
+"""The facts that a run establishes: frozen values without behaviour, shared by everyone.
+
+`RunReport.to_dict` is the one place that decides how `report.json` looks; the schema is documented
+in `compressor/report/schema.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["passed", "budget_exceeded", "failed"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model does on a split; higher is better for every metric.
+
+    `outcomes` has shape `(num_examples,)`: the predicted class of each example, in the order of the
+    split, so that the scores of two models can be paired example by example.
+    """
+
+    metric: str
+    value: float
+    num_examples: int
+    outcomes: NDArray[np.int64] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Three different facts about size, never merged.
+
+    `bytes_on_disk` is the model file alone (weights and graph, no tokenizer). `compressed_bytes` is
+    that file after gzip: the only place where unstructured zeros show.
+    """
+
+    parameters: int
+    nonzero_parameters: int
+    bytes_on_disk: int
+    compressed_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall time of one batch on the provider that really ran, after warm-up."""
+
+    model: Literal["baseline", "final"]
+    provider: str
+    batch_size: int
+    sequence_length: int | None  # None for models without a sequence, such as image classifiers
+    p50_ms: float
+    p95_ms: float
+    num_runs: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest difference between PyTorch's and ONNX Runtime's logits on real inputs."""
+
+    max_abs_diff: float
+    limit: float
+    num_examples: int
+    sequence_lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """Where the rows of a split came from."""
+
+    name: str
+    num_examples: int
+    source: str
+    cut_from: str | None  # the split it was cut from, when the recipe did not give it
+    fingerprint: str  # SHA-256 of its examples and labels
+    # How many of its examples also occur, letter by letter, in other splits of the run.
+    shared_with: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A model at one end of the run: how good and how big."""
+
+    score: Score
+    size: Size
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Both ends of the run on the certification split, read once, when all choices were made."""
+
+    baseline: Score
+    final: Score
+    drop: float  # baseline value minus final value
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did; `score_after` is null when it failed before it could be measured."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    score_before: float
+    score_after: float | None
+    drop: float | None  # baseline score minus score_after
+    size: Size | None
+    verdict: Verdict
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything a run found out; what is not known is null, with the reason in `missing`."""
+
+    verdict: Verdict
+    reason: str  # one sentence: why the verdict
+    guilty_step: str | None  # the step that failed or broke the budget
+    recipe: Mapping[str, Any]
+    recipe_name: str
+    task: str | None
+    metric: str | None
+    max_drop: float
+    baseline: ModelRecord | None
+    final: ModelRecord | None
+    passes: tuple[PassRecord, ...]
+    parity: Parity | None
+    latencies: tuple[Latency, ...]
+    splits: tuple[SplitRecord, ...]
+    certification: Certification | None  # null when the recipe gives no certification split
+    environment: Mapping[str, Any]
+    missing: Mapping[str, str]
+    seconds: float
+    started_at: str  # ISO 8601, UTC
+    labels: tuple[str, ...] = ()
+    source_checkpoint: str = ""
+    source_sha256: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `report.json`: plain types only, without per-example outcomes."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: _plain(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if item.name != "outcomes"
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,237 @@
+"""Puts what pydantic finds wrong into words: where, what was given, what is allowed.
+
+pydantic says `loc` and `type`; a reader needs the key as the recipe spells it, the nearest known
+word for a misspelt one, and one line for each mistake rather than one for each branch of a union.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
+
+KeyPath = tuple[str | int, ...]
+
+# Classes that stand for others: the abstract class of a list's entries -> the classes allowed.
+Variants = Mapping[type[BaseModel], Sequence[type[BaseModel]]]
+
+_RULE = "rule"  # the type of an error whose message is already in our words
+_TYPES = {
+    "string_type": "text",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "path_type": "a path",
+    "dict_type": "a mapping",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong with the value at `path`."""
+
+    path: KeyPath
+    message: str
+
+
+def format_path(path: KeyPath) -> str:
+    """Spell a path as errors do.
+
+    >>> format_path(("passes", 0, "ratio"))
+    'passes[0].ratio'
+    """
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def did_you_mean(word: str, allowed: Iterable[str], *, noun: str = "allowed") -> str:
+    """Return `, did you mean 'ratio'? (allowed: kind, ratio)`; no guess when nothing is near."""
+    words = list(allowed)
+    near = difflib.get_close_matches(word, words, n=1)
+    guess = f", did you mean '{near[0]}'?" if near else ""
+    return f"{guess} ({noun}: {', '.join(words) or 'none'})"
+
+
+def show(value: Any) -> str:
+    """Spell a value as a recipe would, shortened to about one line."""
+    match value:
+        case None:
+            return "nothing (null)"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}...'"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case dict():
+            return "a mapping"
+    return str(value)
+
+
+def rule_error(mistakes: Sequence[Mistake]) -> ValidationError:
+    """Return an error that a pydantic validator can raise and whose paths survive nesting."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError(_RULE, "{text}", {"text": mistake.message}),
+            loc=mistake.path,
+            input=None,
+        )
+        for mistake in mistakes
+    ]
+    return ValidationError.from_exception_data("rules", details)
+
+
+def is_rule(details: ErrorDetails) -> bool:
+    """Return whether this error came from `rule_error`."""
+    return details["type"] == _RULE
+
+
+def explain(
+    errors: Sequence[ErrorDetails], data: Any, model: type[BaseModel], variants: Variants
+) -> list[Mistake]:
+    """Return one mistake for each wrong place in `data`, which `model` refused with `errors`."""
+    plain: list[Mistake] = []
+    of_unions: dict[KeyPath, list[str]] = {}  # what the branches of a union say about one value
+    for details in errors:
+        path, in_union = _locate(details, data)
+        message = _message(details, path, data, model, variants)
+        if in_union:
+            of_unions.setdefault(path, []).append(message)
+        else:
+            plain.append(Mistake(path, message))
+    # A branch of another shape complains about the whole value; the branch that is meant goes
+    # deeper, and is the only one to report.
+    return plain + [
+        Mistake(path, _join(messages))
+        for path, messages in of_unions.items()
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in of_unions)
+    ]
+
+
+def _join(messages: Sequence[str]) -> str:
+    """Merge `must be text, got 5` and `must be a list, got 5` into one sentence."""
+    texts = list(dict.fromkeys(messages))
+    heads = [text.rpartition(", got ") for text in texts]
+    if len(texts) > 1 and len({tail for _, _, tail in heads}) == 1 and all(h for h, _, _ in heads):
+        wanted = " or ".join(head.removeprefix("must be ") for head, _, _ in heads)
+        return f"must be {wanted}, got {heads[0][2]}"
+    return "; or ".join(texts)
+
+
+def _locate(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:
+    """Map pydantic's location onto `data`; parts that only name a union's branch are left out."""
+    path: list[str | int] = []
+    in_union = False
+    keys = details["loc"][:-1] if details["type"] == "missing" else details["loc"]
+    here = data
+    for key in keys:
+        if _has(here, key):
+            here = here[key]
+            path.append(key)
+        elif details["type"] == _RULE:
+            break  # a rule may speak of a default that the data does not spell out
+        else:
+            in_union = True
+    return tuple(path), in_union
+
+
+def _has(value: Any, key: str | int) -> bool:
+    if isinstance(value, list | tuple):
+        return isinstance(key, int) and key < len(value)
+    return isinstance(value, dict) and key in value
+
+
+def _message(
+    details: ErrorDetails, path: KeyPath, data: Any, model: type[BaseModel], variants: Variants
+) -> str:
+    kind, given, facts = details["type"], details["input"], details.get("ctx", {})
+    if kind in _BOUNDS:
+        words, fact = _BOUNDS[kind]
+        return f"must be {words} {facts[fact]:.12g}, got {show(given)}"
+    if kind in _TYPES:
+        quote = kind == "string_type" and isinstance(given, bool | int | float)
+        hint = " (put it in quotes)" if quote else ""
+        return f"must be {_TYPES[kind]}{hint}, got {show(given)}"
+    if kind == "missing" and isinstance(details["loc"][-1], int):
+        return f"must be a list of at least {details['loc'][-1] + 1}, got {show(given)}"
+    if kind == "missing":
+        return f"required key '{details['loc'][-1]}' is missing"
+    if kind == "extra_forbidden":
+        known = _allowed_keys(path[:-1], data, model, variants)
+        return f"unknown key '{path[-1]}'{did_you_mean(str(path[-1]), known)}"
+    if kind in ("model_type", "model_attributes_type", "dataclass_type"):
+        known = _allowed_keys(path, data, model, variants)
+        return f"must be a mapping (keys: {', '.join(known)}), got {show(given)}"
+    return _rare_message(details)
+
+
+def _rare_message(details: ErrorDetails) -> str:
+    kind, given, facts = details["type"], details["input"], details.get("ctx", {})
+    if kind == "literal_error":
+        return f"must be {facts['expected']}, got {show(given)}"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip().strip("'") for tag in facts["expected_tags"].split(",")]
+        return f"unknown kind '{facts['tag']}'{did_you_mean(facts['tag'], tags)}"
+    if kind == "union_tag_not_found":
+        return f"required key {facts['discriminator']} is missing"
+    if kind == "too_short":
+        return f"must be a list of at least {facts['min_length']}, got {show(given)}"
+    if kind == "too_long":
+        return f"must be a list of at most {facts['max_length']}, got {show(given)}"
+    if kind == "string_too_short":
+        return f"must have at least {facts['min_length']} characters, got {show(given)}"
+    if kind == "string_pattern_mismatch":
+        return f"must look like {facts['pattern']}, got {show(given)}"
+    if kind == _RULE:
+        return str(facts["text"])
+    if kind == "value_error":
+        return str(facts["error"])  # the author of the check has said what was given
+    return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(given)}"
+
+
+def _allowed_keys(
+    path: KeyPath, data: Any, model: type[BaseModel], variants: Variants
+) -> list[str]:
+    """Return the keys of the settings at `path`, walking types and data side by side."""
+    candidates: list[type[BaseModel]] = [model]
+    here: Any = data
+    for key in path:
+        here = here[key]
+        if isinstance(key, str):
+            annotations = [item.model_fields[key].annotation for item in candidates]
+            candidates = [found for item in annotations for found in _models_in(item, variants)]
+        if isinstance(here, dict) and "kind" in here:
+            candidates = [item for item in candidates if _kind(item) in (None, here["kind"])]
+    return list(dict.fromkeys(name for item in candidates for name in item.model_fields))
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _models_in(annotation: Any, variants: Variants) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from variants.get(annotation, (annotation,))
+    for inner in get_args(annotation):
+        yield from _models_in(inner, variants)

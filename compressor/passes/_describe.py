@@ -1,0 +1,137 @@
+"""Says which settings a pass has, from the settings themselves, so that no manual goes stale."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+_WORDS: dict[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    Path: "path",
+    type(None): "null",
+}
+_BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """One setting as `compress passes` prints it; `name` has dots for nested settings."""
+
+    name: str
+    type: str
+    default: str  # as a recipe spells it, or `required`
+    allowed: str  # the range, empty when the type says it all
+    description: str
+
+
+def pass_settings(settings: type[BaseModel]) -> list[SettingDescription]:
+    """Return the settings of a pass in their order, without `kind`.
+
+    Nested ones, such as `recovery.epochs`, follow the setting that holds them.
+    """
+    return list(_describe(settings, ""))
+
+
+def _describe(settings: type[BaseModel], prefix: str) -> Iterator[SettingDescription]:
+    for name, field in settings.model_fields.items():
+        if name == "kind":
+            continue
+        yield SettingDescription(
+            name=prefix + name,
+            type=_type_text(field.annotation),
+            default=_default_text(field),
+            allowed=_allowed(field),
+            description=field.description or "",
+        )
+        yield from _describe_nested(field.annotation, f"{prefix}{name}.")
+
+
+def _describe_nested(annotation: Any, prefix: str) -> Iterator[SettingDescription]:
+    """Describe the settings of the models in a union; those that its kinds share appear once."""
+    models = {_kind(model): model for model in _models_in(annotation)}
+    if len(models) > 1:
+        yield SettingDescription(
+            f"{prefix}kind", "one of " + ", ".join(models), "required", "", "which settings follow"
+        )
+    seen: set[str] = set()
+    for kind, model in models.items():
+        for item in _describe(model, prefix):
+            if item.name in seen:
+                continue
+            seen.add(item.name)
+            head = item.name.removeprefix(prefix).partition(".")[0]
+            is_shared = all(head in other.model_fields for other in models.values())
+            note = "" if is_shared else f" (kind {kind})"
+            yield replace(item, description=item.description + note)
+
+
+def _kind(model: type[BaseModel]) -> str:
+    field = model.model_fields.get("kind")
+    return "" if field is None else str(field.default)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+def _type_text(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(str(value) for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type_text(item) for item in inner))
+    if origin is tuple and inner[-1:] == (...,):
+        return f"list of {_type_text(inner[0])}"
+    if origin is tuple:
+        return f"list of {len(inner)}: " + ", ".join(_type_text(item) for item in inner)
+    if origin is dict:
+        return f"mapping of {_type_text(inner[0])} to {_type_text(inner[1])}"
+    if inner:  # Annotated: the first argument is the type
+        return _type_text(inner[0])
+    return str(annotation)
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return _plain_text(value)
+
+
+def _plain_text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_plain_text(item) for item in value) + "]"
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{k}: {_plain_text(v)}" for k, v in value) + "}"
+    return str(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Return the range, such as `> 0, < 1`."""
+    bounds = [
+        f"{sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in _BOUNDS
+        if getattr(item, name, None) is not None
+    ]
+    return ", ".join(bounds)

@@ -1,0 +1,260 @@
+"""The recipe: what a user asks for, read from YAML and checked before anything is run.
+
+Reading a recipe loads neither torch nor the data, so `compress validate` answers at once, and every
+mistake in the file is reported together as `file:line: key: what is wrong, what is allowed`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from compressor.budget import AccuracyBudget
+from compressor.data import DataSettings
+from compressor.errors import RecipeError
+from compressor.mistakes import Mistake, did_you_mean, explain, is_rule, rule_error, show
+from compressor.passes import Pass, discover
+from compressor.paths import HubName, LocalPath
+from compressor.recipe_rules import find_conflicts
+from compressor.tasks import task_names
+from compressor.yaml_source import Document, parse_document
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+Value = TypeVar("Value")
+
+_MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
+
+
+def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"names {value} twice")
+    return values
+
+
+def _known_task(name: str) -> str:
+    if name not in task_names():
+        raise ValueError(f"unknown task '{name}'{did_you_mean(name, task_names())}")
+    return name
+
+
+class ModelSettings(BaseModel):
+    """The recipe's `model`: the checkpoint to compress."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: HubName = Field(
+        description="directory relative to the recipe, Hub id such as org/name, or "
+        "builtin:digits-vit, which the package trains itself"
+    )
+    revision: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None, description="branch, tag or commit of a Hub id; left out, its main branch"
+    )
+    task: Annotated[str, AfterValidator(_known_task)] | None = Field(
+        default=None,
+        description="what the checkpoint is for; left out, inferred from its architecture",
+    )
+
+
+class ExportSettings(BaseModel):
+    """The recipe's `export`: how the ONNX file is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: Provider = Field(
+        default="cpu", description="execution provider that the graph is fused for and evaluated on"
+    )
+    opset: int | None = Field(
+        default=None, ge=17, le=30, description="ONNX operator set; left out, the exporter's own"
+    )
+    fuse: bool = Field(
+        default=True, description="fuse attention, layer norm and GELU for the provider"
+    )
+    max_parity_diff: float = Field(
+        default=1e-3,
+        gt=0,
+        lt=1,
+        description="largest difference allowed between exported logits and torch",
+    )
+
+
+class BenchmarkSettings(BaseModel):
+    """The recipe's `benchmark`: which latencies are measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    providers: Annotated[tuple[Provider, ...], AfterValidator(_each_once)] = Field(
+        default=("cpu",),
+        description="execution providers to time on; an empty list measures nothing",
+    )
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65536)], ...], AfterValidator(_each_once)
+    ] = Field(default=(1, 8), min_length=1, description="examples in one call")
+    sequence_lengths: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=65536)], ...], AfterValidator(_each_once)
+    ] = Field(
+        default=(32, 128), min_length=1, description="tokens of each text; not used for images"
+    )
+    warmup_runs: int = Field(
+        default=5, ge=1, le=10_000, description="untimed calls before the timed ones"
+    )
+    num_runs: int = Field(
+        default=50, ge=1, le=1_000_000, description="timed calls of each measurement"
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="ONNX Runtime's threads; left out, all physical cores",
+    )
+
+
+def _to_pass(value: Any, info: ValidationInfo) -> Any:
+    """Turn a mapping into the pass that its `kind` names."""
+    if not isinstance(value, dict):
+        if isinstance(value, Pass):
+            return value
+        raise ValueError(
+            f"must be a mapping with the key 'kind' and that pass's settings, got {show(value)}"
+        )
+    known = discover()
+    kind = value.get("kind")
+    if kind is None:
+        raise rule_error(
+            [Mistake((), f"required key 'kind' is missing (one of: {', '.join(known)})")]
+        )
+    if not isinstance(kind, str) or kind not in known:
+        hint = did_you_mean(str(kind), known)
+        raise rule_error([Mistake(("kind",), f"unknown pass {show(kind)}{hint}")])
+    if info.mode == "json":
+        # Strict, so that "0.4" is no number; JSON, so that lists and paths keep their plain form.
+        return known[kind].model_validate_json(json.dumps(value), strict=True, context=info.context)
+    return known[kind].model_validate(value, context=info.context)
+
+
+class Recipe(BaseModel):
+    """What the user asked for, validated.
+
+    Build one with `load_recipe`, or directly from settings objects; then a mistake is pydantic's
+    `ValidationError`, and relative paths are relative to the working directory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelSettings = Field(description="the checkpoint to compress")
+    data: DataSettings = Field(description="columns, labels and splits")
+    budget: AccuracyBudget = Field(description="how much the score may drop")
+    passes: tuple[Annotated[SerializeAsAny[Pass], BeforeValidator(_to_pass)], ...] = Field(
+        description="what is done to the model, in order; an empty list is a plain export"
+    )
+    export: ExportSettings = Field(
+        default_factory=ExportSettings, description="how the ONNX file is made"
+    )
+    benchmark: BenchmarkSettings = Field(
+        default_factory=BenchmarkSettings, description="which latencies are measured"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of every random draw in the run")
+    output: LocalPath | None = Field(
+        default=None, description="directory for artifact and report, relative to the recipe"
+    )
+
+    _source: Document | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        mistakes = find_conflicts(self.to_dict(), discover())
+        if mistakes:
+            raise rule_error(mistakes)
+        return self
+
+    @property
+    def path(self) -> Path | None:
+        """Return the file this recipe was read from, None when it was built in Python."""
+        return None if self._source is None else Path(self._source.name)
+
+    def describe(self, key: str, message: str) -> str:
+        """Return `file:line: key: message` for a mistake found later, such as `budget.max_drop`."""
+        if self._source is None:
+            return f"{key}: {message}"
+        path = tuple(int(word) if word.isdecimal() else word for word in key.split("."))
+        return self._source.describe(path, message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values, defaults filled in and paths resolved."""
+        return self.model_dump(mode="json")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; each of `overrides` is `KEY=VALUE` such as `passes.0.ratio=0.4`.
+
+    Relative paths, those in overrides too, are relative to the recipe's directory.
+
+    Raises `RecipeError` with every mistake that the file and the overrides hold.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise RecipeError(f"{path}: {size} bytes; a recipe is a YAML file below 1 MiB")
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a recipe file"
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}:{line}: not UTF-8 ({error.reason}); save the recipe as UTF-8"
+        ) from error
+    return parse_recipe(text, path=path, overrides=overrides)
+
+
+def parse_recipe(text: str, *, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from its YAML `text`; `path` names it in errors and anchors relative paths.
+
+    Raises `RecipeError` as `load_recipe` does.
+    """
+    document = parse_document(text, str(path))
+    for override in overrides:
+        document.override(override)
+    data = document.data
+    try:
+        recipe = Recipe.model_validate_json(
+            json.dumps(data), strict=True, context={"base_dir": Path(path).absolute().parent}
+        )
+    except ValidationError as error:
+        mistakes = _explain(error, data)
+        lines = [document.describe(mistake.path, mistake.message) for mistake in mistakes]
+        raise RecipeError([*document.mistakes, *lines]) from error
+    if document.mistakes:
+        raise RecipeError(document.mistakes)
+    recipe._source = document
+    return recipe
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> list[Mistake]:
+    errors = error.errors(include_url=False)
+    known = discover()
+    mistakes = explain(errors, data, Recipe, {Pass: tuple(known.values())})
+    if not all(is_rule(details) for details in errors):
+        # The rules between sections have not run; look for what can be told already.
+        mistakes += [item for item in find_conflicts(data, known) if item not in mistakes]
+    return mistakes

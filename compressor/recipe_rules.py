@@ -1,0 +1,111 @@
+"""Rules between the sections of a recipe, which no single setting can break alone.
+
+They work on plain data, because they also look at recipes whose sections are not all valid: a user
+should hear of everything at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from compressor.mistakes import Mistake, did_you_mean
+from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.tasks import task_class, task_names
+
+_QUANTIZE = "quantize_"  # how the kinds of all passes that store int8 weights begin
+_FP16 = "convert_fp16"
+_DEFAULT_PROVIDER = "cpu"
+
+
+def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> list[Mistake]:
+    """Return what is contradictory in a recipe's plain `data`; what is malformed is passed over."""
+    entries = data.get("passes")
+    passes = [
+        (index, known[entry["kind"]])
+        for index, entry in enumerate(entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and entry.get("kind") in known
+    ]
+    return [
+        *_order_conflicts(passes),
+        *_provider_conflicts(data, passes),
+        *_task_conflicts(data),
+    ]
+
+
+def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
+    onnx: list[tuple[int, str]] = []  # the passes over the graph so far
+    for index, entry in passes:
+        kind = _kind(entry)
+        place = ("passes", index, "kind")
+        if issubclass(entry, TorchPass) and onnx:
+            yield Mistake(
+                place,
+                f"{kind} changes the PyTorch model, but {onnx[0][1]} before it (passes"
+                f"[{onnx[0][0]}]) works on the exported graph; move {kind} before it",
+            )
+        if not issubclass(entry, OnnxPass):
+            continue
+        for earlier, other in onnx:
+            reason = _format_conflict(other, kind)
+            if reason:
+                yield Mistake(place, f"{kind} cannot follow {other} (passes[{earlier}]): {reason}")
+        onnx.append((index, kind))
+
+
+def _format_conflict(earlier: str, later: str) -> str | None:
+    if later.startswith(_QUANTIZE) and earlier == _FP16:
+        return "int8 scales must come from float32 weights; quantize, or convert, not both"
+    if later.startswith(_QUANTIZE) and earlier.startswith(_QUANTIZE):
+        return "the weights are int8 already; keep one of the two"
+    if later == earlier == _FP16:
+        return "the weights are float16 already; keep one of the two"
+    return None
+
+
+def _provider_conflicts(
+    data: Mapping[str, Any], passes: Sequence[tuple[int, type[Pass]]]
+) -> Iterator[Mistake]:
+    export = _setting(data, "export", "provider", _DEFAULT_PROVIDER)
+    timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
+    wanted = [("export.provider", export)]
+    if isinstance(timed, list | tuple):
+        wanted += [("benchmark.providers", name) for name in timed]
+    for index, entry in passes:
+        if entry.providers is None:
+            continue
+        for setting, name in wanted:
+            if isinstance(name, str) and name not in entry.providers:
+                yield Mistake(
+                    ("passes", index, "kind"),
+                    f"{_kind(entry)} gives a model for {' or '.join(entry.providers)}, but "
+                    f"{setting} asks for {name}; change {setting} or remove the pass",
+                )
+
+
+def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Check metric and input column against the task, when the recipe names one."""
+    name = _setting(data, "model", "task", None)
+    if not isinstance(name, str) or name not in task_names():
+        return
+    task = task_class(name)
+    metric = _setting(data, "budget", "metric", None)
+    if isinstance(metric, str) and metric not in task.metrics:
+        hint = did_you_mean(metric, task.metrics)
+        yield Mistake(("budget", "metric"), f"{name} has no metric '{metric}'{hint}")
+    for column in ("text", "image"):
+        if column != task.input_column and _setting(data, "data", column, None) is not None:
+            yield Mistake(
+                ("data", column),
+                f"{name} reads {task.input_column}, not {column}; set data.{task.input_column}",
+            )
+
+
+def _setting(data: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
+    """Return `data[section][key]`, or `default` when either is left out."""
+    values = data.get(section, {})
+    return values.get(key, default) if isinstance(values, dict) else default
+
+
+def _kind(entry: type[Pass]) -> str:
+    return str(entry.model_fields["kind"].default)

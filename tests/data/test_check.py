@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compressor.data import DataSettings, check_files
+from compressor.errors import EnvironmentMismatch, RecipeError
+
+Write = Callable[[str, str], Path]
+Settings = Callable[..., DataSettings]
+
+
+def test_every_absent_file_is_listed(settings: Settings, tmp_path: Path) -> None:
+    data = settings(train=tmp_path / "a.tsv", search=tmp_path / "b.tsv")
+    with pytest.raises(EnvironmentMismatch) as caught:
+        check_files(data)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "data.train.path",
+        "data.search.path",
+    ]
+
+
+def test_every_wrong_header_is_listed(settings: Settings, write: Write, tmp_path: Path) -> None:
+    parquet = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"sentence": ["a"], "target": [1]}), parquet)
+    train = write("a.tsv", "label\ttxt\n")
+    search = write("b.csv", "sentence,target\n")
+    data = settings({"text": "sentence"}, train=train, search=search, certification=parquet)
+    with pytest.raises(RecipeError) as caught:
+        check_files(data)
+    assert caught.value.mistakes == (
+        f"data.train: {train}: no column 'sentence' (columns: label, txt)",
+        f"data.search: {search}: no column 'label' (columns: sentence, target)",
+        f"data.certification: {parquet}: no column 'label' (columns: sentence, target)",
+    )
+
+
+def test_right_headers_pass_without_reading_the_rows(settings: Settings, write: Write) -> None:
+    check_files(
+        settings(
+            {"text": "text"},
+            train=write("a.tsv", "text\nx\ttoo\tmany\n"),
+            search=write("b.jsonl", '{"text": "a", "label": 1}\nbroken'),
+        )
+    )
+
+
+def test_the_columns_of_a_split_are_looked_for_in_its_file(
+    settings: Settings, write: Write
+) -> None:
+    train = {"path": write("a.tsv", "gold\tcontent\n"), "text": "content", "label": "gold"}
+    search = {"path": write("b.tsv", "label\ttext\n"), "label": "gold"}
+    with pytest.raises(RecipeError) as caught:
+        check_files(settings({"text": "text"}, train=train, search=search))
+    assert [line.split(": ")[0] for line in caught.value.mistakes] == ["data.search"]
+
+
+def test_an_empty_json_lines_file_is_a_mistake(settings: Settings, write: Write) -> None:
+    path = write("a.jsonl", "")
+    with pytest.raises(RecipeError) as caught:
+        check_files(settings(search=path))
+    assert caught.value.mistakes == (f"data.search: {path}: has no rows",)
+
+
+def test_checking_text_files_loads_no_heavy_library(write: Write) -> None:
+    path = write("a.tsv", "label\ttext\n1\ta\n")
+    code = (
+        "import sys; from compressor.data import DataSettings, check_files; "
+        f"check_files(DataSettings.model_validate({{'search': {{'path': {str(path)!r}}}}})); "
+        "heavy = {'torch', 'transformers', 'sklearn', 'pyarrow', 'datasets'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

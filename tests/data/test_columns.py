@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compressor.data.columns import read_class_ids, read_examples
+from compressor.data.table import Table
+from compressor.errors import EnvironmentMismatch, RecipeError
+
+LABELS = ("negative", "positive")
+
+
+def table(**columns: list[Any]) -> Table:
+    count = len(next(iter(columns.values())))
+    return Table("dev.tsv", columns, lines=list(range(2, count + 2)))
+
+
+def ids(values: list[Any], *, names: Sequence[str] | None = None) -> list[int]:
+    found = read_class_ids(table(label=values), "label", labels=LABELS, data_names=names)
+    assert found.dtype == np.int64
+    return found.tolist()
+
+
+def label_mistakes(values: list[Any], *, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        ids(values, names=names)
+    return caught.value.mistakes
+
+
+def png(array: np.ndarray, mode: str | None = None) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "expected"),
+    [
+        ([1, 0, 1], None, [1, 0, 1]),
+        (["1", "0"], None, [1, 0]),
+        (["positive", "negative"], None, [1, 0]),
+        (["positive"], None, [1]),
+        (["good", "bad"], ("bad", "good"), [1, 0]),
+        (["0", "1"], ("1", "0"), [1, 0]),
+        ([1, 0], ("bad", "good"), [1, 0]),
+    ],
+)
+def test_labels_are_ids_or_names(
+    values: list[Any], names: Sequence[str] | None, expected: list[int]
+) -> None:
+    assert ids(values, names=names) == expected
+
+
+@pytest.mark.parametrize("values", [[0, 7], ["0", "7"]])
+def test_an_id_out_of_range_names_row_and_range(values: list[Any]) -> None:
+    assert label_mistakes(values) == (
+        "dev.tsv:3: label 7 is outside 0..1 (the checkpoint's labels: negative, positive)",
+    )
+
+
+def test_negative_ids_are_out_of_range() -> None:
+    assert label_mistakes([-1])[0].startswith("dev.tsv:2: label -1 is outside 0..1")
+
+
+def test_label_sets_that_differ_are_both_shown_with_the_first_row() -> None:
+    assert label_mistakes(["positive", "neg", "pos"]) == (
+        "dev.tsv:3: label 'neg' is not a label of the checkpoint; the data has neg, pos, positive, "
+        "the checkpoint has negative, positive; list the data's names in data.label_names in the "
+        "order of the classes negative, positive",
+    )
+
+
+def test_a_name_outside_label_names_is_a_mistake() -> None:
+    [mistake] = label_mistakes(["good", "meh"], names=("bad", "good"))
+    assert "'meh' is not a label of data.label_names" in mistake
+
+
+def test_label_names_of_another_length_are_a_mistake() -> None:
+    [mistake] = label_mistakes(["a"], names=("a", "b", "c"))
+    assert mistake.startswith(
+        "data.label_names: 3 names (a, b, c), but the checkpoint has 2 labels (negative, positive)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (None, "label is missing"),
+        (float("nan"), "label is missing"),
+        (1.5, "must be a whole number or text"),
+        (True, "must be a whole number or text"),
+        ("x", "the same in every row"),
+    ],
+)
+def test_a_label_that_is_neither_id_nor_name_is_named_by_row(value: Any, part: str) -> None:
+    [mistake] = label_mistakes([0, value])
+    assert mistake.startswith("dev.tsv:3: label ")
+    assert part in mistake
+
+
+def test_an_empty_label_is_missing() -> None:
+    assert label_mistakes(["positive", ""])[0].startswith("dev.tsv:3: label is missing")
+
+
+def test_texts_and_pairs_are_taken_in_the_order_of_the_rows_asked_for() -> None:
+    rows = table(a=["x", "y", "z"], b=["1", "2", "3"])
+    assert read_examples(rows, ("a",), [2, 0], is_image=False) == ("z", "x")
+    assert read_examples(rows, ("a", "b"), [1], is_image=False) == (("y", "2"),)
+
+
+def test_bad_texts_are_all_named_by_row() -> None:
+    rows = table(text=["fine", "", None, float("nan"), "  ", 5, "\ud800"])
+    with pytest.raises(RecipeError) as caught:
+        read_examples(rows, ("text",), range(7), is_image=False)
+    assert caught.value.mistakes == (
+        "dev.tsv:3: text is empty; remove the row or fill it in",
+        "dev.tsv:4: text is missing; remove the row or fill it in",
+        "dev.tsv:5: text is missing; remove the row or fill it in",
+        "dev.tsv:6: text is empty; remove the row or fill it in",
+        "dev.tsv:7: text must be text, got 5",
+    )
+
+
+def test_half_of_a_surrogate_pair_in_a_text_is_a_mistake() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_examples(table(text=["\ud800"]), ("text",), [0], is_image=False)
+    assert "surrogate" in caught.value.mistakes[0]
+
+
+GREY = np.array([[0, 128], [255, 7]], dtype=np.uint8)
+COLOUR = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (png(GREY), GREY),
+        ({"bytes": png(GREY), "path": None}, GREY),
+        (png(GREY, "LA"), GREY),
+        (png(COLOUR), COLOUR),
+        (png(COLOUR, "RGBA"), COLOUR),
+        (png(COLOUR, "P"), COLOUR),
+        (png(np.array([[0, 256, 65535]], dtype=np.uint16)), np.array([[0, 1, 255]], np.uint8)),
+        (GREY, GREY),
+    ],
+)
+def test_images_become_grey_or_colour_bytes(value: Any, expected: np.ndarray) -> None:
+    [image] = read_examples(table(image=[value]), ("image",), [0], is_image=True)
+    assert isinstance(image, np.ndarray)
+    assert (image.dtype, image.tolist()) == (np.uint8, expected.tolist())
+
+
+def test_image_paths_are_relative_to_the_data_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(GREY))
+    rows = Table("dev.csv", {"image": ["images/a.png"]}, directory=tmp_path)
+    [image] = read_examples(rows, ("image",), [0], is_image=True)
+    assert isinstance(image, np.ndarray)
+    assert image.tolist() == GREY.tolist()
+
+
+@pytest.mark.parametrize("value", ["absent.png", b"not an image", png(GREY)[:40]])
+def test_an_absent_or_damaged_image_is_an_environment_mismatch(value: Any) -> None:
+    with pytest.raises(EnvironmentMismatch, match=r"^dev\.tsv:2: the image"):
+        read_examples(table(image=[value]), ("image",), [0], is_image=True)
+
+
+def test_pixels_without_a_known_range_are_refused() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(stream, "TIFF")
+    with pytest.raises(EnvironmentMismatch, match="pixel format F"):
+        read_examples(table(image=[stream.getvalue()]), ("image",), [0], is_image=True)
+
+
+@pytest.mark.parametrize("value", [None, "", {"bytes": None, "path": None}, 5])
+def test_a_missing_image_is_a_mistake(value: Any) -> None:
+    with pytest.raises(RecipeError, match="the image is missing"):
+        read_examples(table(image=[value]), ("image",), [0], is_image=True)

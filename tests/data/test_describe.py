@@ -1,0 +1,39 @@
+"""The report knows where rows came from and which of them were seen before."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from compressor.data import Dataset, describe_splits, fingerprint
+
+
+def split(name: str, *texts: str) -> Dataset:
+    labels = np.zeros(len(texts), dtype=np.int64)
+    return Dataset(name, texts, labels, np.arange(len(texts)), f"{name}.csv")
+
+
+def test_examples_in_two_splits_are_counted_from_both_sides():
+    train, search = split("train", "a", "b", "c"), split("search", "b", "b", "d")
+    records = describe_splits({"train": train, "search": search})
+    assert [record.shared_with for record in records] == [{"search": 1}, {"train": 2}]
+
+
+def test_splits_without_common_examples_share_nothing():
+    records = describe_splits({"train": split("train", "a"), "search": split("search", "b")})
+    assert [record.shared_with for record in records] == [{}, {}]
+
+
+def test_a_pair_is_not_its_texts_run_together():
+    one = dataclasses.replace(split("train", "x"), examples=(("ab", "c"),))
+    other = dataclasses.replace(split("search", "x"), examples=(("a", "bc"),))
+    assert describe_splits({"train": one, "search": other})[0].shared_with == {}
+
+
+def test_the_fingerprint_depends_on_examples_labels_and_nothing_else():
+    one = split("train", "a", "b")
+    renamed = dataclasses.replace(one, name="search", source="elsewhere")
+    relabelled = dataclasses.replace(one, labels=np.array([0, 1]))
+    assert fingerprint(one) == fingerprint(renamed)
+    assert fingerprint(one) != fingerprint(relabelled)

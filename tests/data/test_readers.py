@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compressor.data.readers import read_header, read_table
+from compressor.data.settings import SplitSource
+from compressor.errors import EnvironmentMismatch, RecipeError
+
+Write = Callable[[str, str], Path]
+
+
+def columns_of(path: Path) -> dict[str, list[Any]]:
+    return dict(read_table(SplitSource(path=path), ("text",), ("label",)).columns)
+
+
+def mistakes_of(path: Path, *required: str) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        read_table(SplitSource(path=path), required or ("text",), ("label",))
+    return caught.value.mistakes
+
+
+def test_csv_follows_the_quotes(write: Write) -> None:
+    path = write("a.csv", 'text,label\r\n"a, ""b""\nc",1\r\nd,0\r\n')
+    assert columns_of(path) == {"text": ['a, "b"\nc', "d"], "label": ["1", "0"]}
+
+
+def test_csv_rows_are_placed_at_their_first_line(write: Write) -> None:
+    path = write("a.csv", 'text,label\n"a\nb",1\n\nc,0\n')
+    assert read_table(SplitSource(path=path), ("text",), ()).lines == [2, 5]
+
+
+def test_tsv_has_no_quotes(write: Write) -> None:
+    path = write("a.tsv", 'label\ttext\n1\t"so" good\n0\t"unclosed, bad\n')
+    assert columns_of(path) == {"text": ['"so" good', '"unclosed, bad'], "label": ["1", "0"]}
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_column(write: Write) -> None:
+    assert columns_of(write("a.csv", "\ufefftext\na\n")) == {"text": ["a"]}
+
+
+def test_json_lines_give_a_missing_key_as_none(write: Write) -> None:
+    path = write("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "other": 3}\n')
+    assert columns_of(path) == {"text": ["a", "b"], "label": [1, None]}
+
+
+def test_parquet_columns_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None], "label": [1, 0], "more": [1.0, 2.0]}), path)
+    assert columns_of(path) == {"text": ["a", None], "label": [1, 0]}
+
+
+def test_digits_are_stretched_to_the_range_of_bytes() -> None:
+    table = read_table(SplitSource(sklearn="digits"), ("image", "label"), ())
+    images = np.stack(table.columns["image"])
+    # scikit-learn's first digit is a zero whose first row reads 0 0 5 13 9 1 0 0, out of 16.
+    assert images[0, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
+    assert (images.shape, images.dtype, images.max()) == ((1797, 8, 8), np.uint8, 255)
+    assert table.columns["label"][:3] == [0, 1, 2]
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a local folder of two parquet splits with named classes, as the Hub stores them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "reviews"
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    for split in ("train", "test"):
+        rows = {"text": [f"{split} a", f"{split} b"], "label": [1, 0]}
+        (folder / split).mkdir(parents=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(
+            folder / split / "part-0.parquet"
+        )
+    return folder
+
+
+def test_a_hub_dataset_gives_its_classes_by_name(hub_folder: Path) -> None:
+    source = SplitSource(hub=str(hub_folder), split="test")
+    table = read_table(source, ("text", "label"), ())
+    assert table.columns == {"text": ["test a", "test b"], "label": ["pos", "neg"]}
+
+
+def test_a_hub_dataset_without_a_split_lists_the_splits(hub_folder: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_table(SplitSource(hub=str(hub_folder)), ("text",), ())
+    assert "`split` is missing (the dataset has: train, test)" in caught.value.mistakes[0]
+
+
+def test_an_unknown_split_of_a_hub_dataset_is_a_mistake(hub_folder: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_table(SplitSource(hub=str(hub_folder), split="dev"), ("text",), ())
+    assert 'Unknown split "dev"' in caught.value.mistakes[0]
+
+
+def test_a_hub_folder_without_data_is_an_environment_mismatch(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    with pytest.raises(EnvironmentMismatch, match="cannot be loaded"):
+        read_table(SplitSource(hub=str(folder), split="train"), ("text",), ())
+
+
+def test_a_column_that_does_not_exist_is_compared_with_those_that_do(write: Write) -> None:
+    path = write("a.tsv", "label\tsentence\n1\ta\n")
+    assert mistakes_of(path, "sentense", "id") == (
+        f"{path}: no column 'sentense', did you mean 'sentence'? (columns: label, sentence)",
+        f"{path}: no column 'id' (columns: label, sentence)",
+    )
+
+
+def test_an_optional_column_that_seems_misspelt_is_a_mistake(write: Write) -> None:
+    path = write("a.tsv", "lable\ttext\n1\ta\n")
+    assert mistakes_of(path) == (
+        f"{path}: no column 'label', did you mean 'lable'? (columns: lable, text)",
+    )
+
+
+def test_rows_of_another_width_are_listed_with_their_lines(write: Write) -> None:
+    path = write("a.tsv", "label\ttext\n1\ta\n1\n0\tb\tc\n")
+    assert mistakes_of(path) == (
+        f"{path}:3: has 1 fields, the header names 2",
+        f"{path}:4: has 3 fields, the header names 2",
+    )
+
+
+def test_a_file_of_the_wrong_kind_is_reported_by_its_first_five_rows(write: Write) -> None:
+    path = write("a.jsonl", "text\n" * 100)
+    assert [line.split(": ")[0] for line in mistakes_of(path)] == [
+        f"{path}:{line}" for line in (1, 2, 3, 4, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "part"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', 2, "not one JSON object"),
+        ("a.jsonl", '["text"]\n', 1, "must be a JSON object, got a list of 1"),
+        ("a.jsonl", "[" * 100_000 + "\n", 1, "not one JSON object"),
+        ("a.csv", 'text\n"a\n', 2, "not valid csv"),
+        ("a.csv", "text,text\na,b\n", 1, "column 'text' appears twice"),
+    ],
+)
+def test_malformed_rows_are_named_by_line(
+    write: Write, name: str, text: str, line: int, part: str
+) -> None:
+    path = write(name, text)
+    [mistake] = mistakes_of(path)
+    assert mistake.startswith(f"{path}:{line}: ")
+    assert part in mistake
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_an_empty_file_is_a_mistake(write: Write, name: str) -> None:
+    path = write(name, "")
+    assert mistakes_of(path) == (
+        f"{path}: the file is empty; its first line must name the columns",
+    )
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_text_that_is_not_utf8_is_a_mistake_with_its_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'{"text": "a"}\n{"text": "caf\xe9"}\n')
+    [mistake] = mistakes_of(path, '{"text": "a"}')
+    assert mistake.startswith(f"{path}:2: not UTF-8")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_an_absent_file_is_an_environment_mismatch(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(EnvironmentMismatch, match=str(path)):
+        read_table(SplitSource(path=path), ("text",), ())
+
+
+def test_a_truncated_parquet_file_is_an_environment_mismatch(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 1000}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(EnvironmentMismatch, match="cannot be read as parquet"):
+        read_table(SplitSource(path=path), ("text",), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "text,label\na,1\n"),
+        ("a.tsv", "text\tlabel\na\t1\n"),
+        ("a.jsonl", json.dumps({"text": "a", "label": 1}) + "\nbroken"),
+    ],
+)
+def test_a_header_is_read_without_the_rows(write: Write, name: str, text: str) -> None:
+    assert read_header(SplitSource(path=write(name, text))) == ["text", "label"]

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from compressor.data import Dataset, DataSettings, fingerprint, load_splits
+from compressor.data.splits import plan_cuts
+from compressor.errors import RecipeError
+
+Reviews = Callable[[str, int], Path]
+Write = Callable[[str, str], Path]
+Settings = Callable[..., DataSettings]
+ALL = ("train", "calibration", "search", "certification")
+
+
+def load(settings: DataSettings, *needed: str, seed: int = 0) -> dict[str, Dataset]:
+    return load_splits(
+        settings,
+        label_names=("negative", "positive"),
+        input_column="text",
+        needed=needed or ALL,
+        seed=seed,
+    )
+
+
+def mistakes_of(settings: DataSettings, *needed: str) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        load(settings, *needed)
+    return caught.value.mistakes
+
+
+def sizes(splits: dict[str, Dataset]) -> dict[str, int]:
+    return {name: len(split) for name, split in splits.items()}
+
+
+def positives(split: Dataset) -> int:
+    assert split.labels is not None
+    return int(split.labels.sum())
+
+
+@pytest.mark.parametrize(
+    ("given", "needed", "expected"),
+    [
+        (ALL, ALL, {}),
+        (
+            ("train",),
+            ALL,
+            {"calibration": "train", "search": "train", "certification": "train"},
+        ),
+        (
+            ("search",),
+            ALL,
+            {"train": "search", "calibration": "search", "certification": "search"},
+        ),
+        (("train", "search"), ("search", "certification"), {"certification": "search"}),
+        (("certification",), ("search",), {"search": "certification"}),
+        (
+            ("certification",),
+            ("train", "search"),
+            dict.fromkeys(("train", "search"), "certification"),
+        ),
+        (("search", "certification"), ("train",), {"train": "search"}),
+        (("train", "search"), ("search",), {}),
+    ],
+)
+def test_each_missing_split_has_one_donor(
+    given: Sequence[str], needed: Sequence[str], expected: dict[str, str]
+) -> None:
+    assert plan_cuts(given, needed) == expected
+
+
+def test_every_split_that_cannot_be_had_is_reported() -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan_cuts(("calibration",), ALL)
+    assert [line.split(":")[0] for line in caught.value.mistakes] == [
+        "data.train",
+        "data.search",
+        "data.certification",
+    ]
+
+
+def test_given_splits_are_read_as_they_are(settings: Settings, reviews: Reviews) -> None:
+    paths = {name: reviews(f"{name}.tsv", 8) for name in ALL}
+    splits = load(settings(**paths))
+    assert splits["search"].examples[:2] == ("search.tsv review 0", "search.tsv review 1")
+    assert splits["search"].labels is not None
+    assert splits["search"].labels.tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
+    assert splits["search"].rows.tolist() == list(range(8))
+    assert splits["search"].source == str(paths["search"])
+    assert [split.cut_from for split in splits.values()] == [None] * 4
+
+
+def test_search_and_certification_share_a_file_half_and_half(
+    settings: Settings, reviews: Reviews
+) -> None:
+    splits = load(settings(search=reviews("dev.tsv", 80)), "search", "certification")
+    assert sizes(splits) == {"search": 40, "certification": 40}
+    assert {name: positives(split) for name, split in splits.items()} == {
+        "search": 10,
+        "certification": 10,
+    }
+    assert splits["certification"].cut_from == "search"
+    assert splits["search"].cut_from is None
+
+
+def test_cuts_from_train_take_a_fifth_each(settings: Settings, reviews: Reviews) -> None:
+    splits = load(settings(train=reviews("train.tsv", 100)))
+    assert sizes(splits) == {"train": 40, "calibration": 20, "search": 20, "certification": 20}
+    assert {name: positives(split) for name, split in splits.items()} == {
+        "train": 10,
+        "calibration": 5,
+        "search": 5,
+        "certification": 5,
+    }
+
+
+def test_a_lone_search_file_is_shared_by_all(settings: Settings, reviews: Reviews) -> None:
+    splits = load(settings(search=reviews("dev.tsv", 90)))
+    assert sizes(splits) == {"train": 30, "calibration": 18, "search": 12, "certification": 30}
+
+
+def test_cuts_never_overlap_and_lose_no_row(settings: Settings, reviews: Reviews) -> None:
+    splits = load(settings(train=reviews("train.tsv", 103)))
+    rows = np.concatenate([split.rows for split in splits.values()])
+    assert sorted(rows.tolist()) == list(range(103))
+    texts = [text for split in splits.values() for text in split.examples]
+    assert len(set(texts)) == 103
+
+
+def test_calibration_takes_at_most_512_rows(settings: Settings, reviews: Reviews) -> None:
+    splits = load(settings(train=reviews("train.tsv", 4000)), "train", "calibration")
+    assert sizes(splits) == {"train": 3488, "calibration": 512}
+
+
+def test_splits_that_are_not_needed_are_neither_cut_nor_read(
+    settings: Settings, reviews: Reviews, tmp_path: Path
+) -> None:
+    data = settings(search=reviews("dev.tsv", 10), train=tmp_path / "absent.tsv")
+    assert sizes(load(data, "search")) == {"search": 10}
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(
+    settings: Settings, reviews: Reviews
+) -> None:
+    data = settings(train=reviews("train.tsv", 100))
+    first, again, other = load(data), load(data), load(data, seed=1)
+    assert [split.rows.tolist() for split in first.values()] == [
+        split.rows.tolist() for split in again.values()
+    ]
+    assert first["search"].rows.tolist() != other["search"].rows.tolist()
+
+
+def test_max_rows_draws_a_stratified_sample_and_says_so(
+    settings: Settings, reviews: Reviews
+) -> None:
+    path = reviews("train.tsv", 100)
+    [split] = load(settings(train={"path": path, "max_rows": 20}), "train").values()
+    assert (len(split), positives(split)) == (20, 5)
+    assert split.source == f"{path} (20 of 100 rows, sampled by label with seed 0)"
+
+
+def test_max_rows_above_the_size_changes_nothing(settings: Settings, reviews: Reviews) -> None:
+    path = reviews("train.tsv", 10)
+    [split] = load(settings(train={"path": path, "max_rows": 20}), "train").values()
+    assert (len(split), split.source) == (10, str(path))
+
+
+def test_a_file_too_small_to_cut_is_a_mistake(settings: Settings, reviews: Reviews) -> None:
+    [mistake] = mistakes_of(settings(train=reviews("train.tsv", 3)))
+    assert "has 3 rows, too few to cut calibration and search and certification" in mistake
+
+
+def test_train_and_calibration_may_lack_labels(settings: Settings, write: Write) -> None:
+    path = write("train.tsv", "text\na\nb\nc\n")
+    assert load(settings(train=path), "train")["train"].labels is None
+
+
+def test_what_judges_needs_labels(settings: Settings, write: Write) -> None:
+    path = write("dev.tsv", "text\na\nb\n")
+    assert mistakes_of(settings(search=path), "search") == (
+        f"data.search: {path}: no column 'label' (columns: text)",
+    )
+
+
+def test_a_donor_of_what_judges_needs_labels(settings: Settings, write: Write) -> None:
+    path = write("train.tsv", "text\na\nb\nc\n")
+    [mistake] = mistakes_of(settings(train=path), "train", "search")
+    assert mistake.startswith("data.train: ")
+
+
+def test_the_mistakes_of_all_splits_are_reported_together(settings: Settings, write: Write) -> None:
+    train = write("train.tsv", "label\ttext\n5\ta\n")
+    search = write("dev.tsv", "label\ttext\nmaybe\ta\n")
+    found = mistakes_of(settings(train=train, search=search), "train", "search")
+    assert [line.split(" label ")[0] for line in found] == [
+        f"data.train: {train}:2:",
+        f"data.search: {search}:2:",
+    ]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.tsv", "label\ttext\n"), ("a.jsonl", "\n")])
+def test_an_empty_split_is_a_mistake(
+    settings: Settings, write: Write, name: str, text: str
+) -> None:
+    path = write(name, text)
+    assert mistakes_of(settings(search=path), "search") == (f"data.search: {path}: has no rows",)
+
+
+def test_columns_of_another_input_are_a_mistake(settings: Settings, reviews: Reviews) -> None:
+    data = settings({"image": "picture"}, search=reviews("dev.tsv", 4))
+    assert mistakes_of(data, "search") == (
+        "data.search: the column of the image is set, but the model reads text; set `text` instead",
+    )
+
+
+def test_pairs_of_texts_become_tuples(settings: Settings, write: Write) -> None:
+    path = write("dev.csv", "a,b,gold\nx,y,positive\n")
+    data = settings({"text": ["a", "b"], "label": "gold"}, search=path)
+    assert load(data, "search")["search"].examples == (("x", "y"),)
+
+
+def test_a_split_is_not_cut_from_rows_that_another_split_reads(
+    settings: Settings, reviews: Reviews
+) -> None:
+    path = reviews("all.tsv", 40)
+    data = settings(train=path, search=path)
+    assert sizes(load(data, "train", "search", "calibration")) == {
+        "train": 32,
+        "calibration": 8,
+        "search": 40,
+    }
+    assert mistakes_of(data, "train", "search", "certification") == (
+        "data.certification: cannot be cut from data.search, whose rows data.train reads too; give "
+        "data.certification a source of its own, or leave data.train out",
+    )
+
+
+def test_columns_may_differ_between_splits(settings: Settings, write: Write) -> None:
+    train = {"path": write("train.tsv", "label\tcontent\n1\tx\n"), "text": "content"}
+    data = settings(
+        {"text": "sentence"}, train=train, search=write("dev.tsv", "label\tsentence\n0\ty\n")
+    )
+    splits = load(data, "train", "search")
+    assert (splits["train"].examples, splits["search"].examples) == (("x",), ("y",))
+
+
+def test_the_parts_of_the_digits_are_fixed_and_name_rows_of_the_whole(settings: Settings) -> None:
+    parts = [
+        load_splits(
+            settings({"image": "image"}, search={"sklearn": "digits", "split": part}),
+            label_names=[str(digit) for digit in range(10)],
+            input_column="image",
+            needed=("search",),
+            seed=seed,
+        )["search"]
+        for part, seed in (("train", 0), ("test", 0), ("test", 1))
+    ]
+    assert [len(part) for part in parts] == [1297, 500, 500]
+    assert sorted(np.concatenate([parts[0].rows, parts[1].rows])) == list(range(1797))
+    assert fingerprint(parts[1]) == fingerprint(parts[2])
+    digits = load_digits()
+    assert parts[1].labels is not None
+    assert parts[1].labels.tolist() == digits.target[parts[1].rows].tolist()
+    image = parts[1].examples[7]
+    assert isinstance(image, np.ndarray)
+    assert np.abs(image / 255 * 16 - digits.images[parts[1].rows[7]]).max() <= 0.5 * 16 / 255
+
+
+def test_digits_are_images_with_their_labels(settings: Settings) -> None:
+    splits = load_splits(
+        settings(train={"sklearn": "digits", "max_rows": 200}),
+        label_names=[str(digit) for digit in range(10)],
+        input_column="image",
+        needed=("train", "search"),
+        seed=0,
+    )
+    assert sizes(splits) == {"train": 160, "search": 40}
+    assert splits["search"].labels is not None
+    assert set(np.bincount(splits["search"].labels).tolist()) <= {3, 4, 5}
+    image = splits["search"].examples[0]
+    assert isinstance(image, np.ndarray)
+    assert (image.shape, image.dtype) == ((8, 8), np.uint8)
+
+
+def make(examples: tuple[object, ...], labels: list[int] | None = None) -> Dataset:
+    ids = None if labels is None else np.array(labels, dtype=np.int64)
+    return Dataset("search", examples, ids, np.arange(len(examples)), "here")  # type: ignore[arg-type]
+
+
+def test_a_fingerprint_depends_on_content_alone() -> None:
+    first = make(("a", "b"), [0, 1])
+    moved = dataclasses.replace(first, name="train", source="there", cut_from="search")
+    assert fingerprint(first) == fingerprint(moved)
+    assert len(fingerprint(first)) == 64
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make(("b", "a"), [0, 1]),
+        make(("a", "b"), [1, 1]),
+        make(("a", "b")),
+        make(("ab", ""), [0, 1]),
+        make((("a", "b"),), [0]),
+    ],
+)
+def test_a_fingerprint_tells_different_rows_apart(other: Dataset) -> None:
+    assert fingerprint(make(("a", "b"), [0, 1])) != fingerprint(other)
+
+
+def test_a_fingerprint_tells_images_of_different_shape_apart() -> None:
+    flat, square = np.zeros((1, 4), np.uint8), np.zeros((2, 2), np.uint8)
+    assert fingerprint(make((flat,))) != fingerprint(make((square,)))

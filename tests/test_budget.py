@@ -1,0 +1,54 @@
+"""A budget is measured against the baseline, cumulatively, and never finer than one example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from compressor.budget import AccuracyBudget
+from compressor.errors import BudgetExceeded
+from compressor.measurements import Score
+
+
+def score(value: float) -> Score:
+    return Score("accuracy", value, 1000, np.zeros(1000, dtype=np.int64))
+
+
+def test_a_drop_of_exactly_the_budget_passes():
+    AccuracyBudget(max_drop=0.01).gate("step", score(0.9), score(0.89))
+
+
+def test_a_drop_beyond_the_budget_says_which_step_and_by_how_much():
+    with pytest.raises(BudgetExceeded) as caught:
+        AccuracyBudget(max_drop=0.01).gate("passes[1]", score(0.9), score(0.87))
+    assert caught.value.step == "passes[1]"
+    assert caught.value.drop == pytest.approx(0.03)
+    assert caught.value.max_drop == 0.01
+    assert caught.value.exit_code == 5
+
+
+def test_a_better_score_passes_a_budget_of_zero():
+    AccuracyBudget(max_drop=0.0).gate("step", score(0.9), score(0.91))
+
+
+def test_a_score_that_is_not_a_number_fails_the_gate():
+    with pytest.raises(BudgetExceeded):
+        AccuracyBudget(max_drop=0.5).gate("step", score(0.9), score(float("nan")))
+
+
+def test_a_budget_finer_than_one_example_needs_more_rows():
+    mistake = AccuracyBudget(max_drop=0.001).resolution_mistake(500)
+    assert mistake is not None
+    assert "at least 1000 rows" in mistake
+
+
+def test_a_budget_of_one_example_or_of_nothing_is_accepted():
+    assert AccuracyBudget(max_drop=0.002).resolution_mistake(500) is None
+    assert AccuracyBudget(max_drop=0.0).resolution_mistake(500) is None
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 1.0, "0.1", True])
+def test_a_budget_is_a_fraction_below_one(max_drop: object):
+    with pytest.raises(ValidationError):
+        AccuracyBudget(max_drop=max_drop)  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+"""What is written about a machine is plain and complete; CUDA is never pretended."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.environment import describe_environment, seed_everything, select_device
+from compressor.errors import EnvironmentMismatch
+
+
+def test_the_description_is_plain_json():
+    facts = describe_environment(seed=3, device=torch.device("cpu"), threads=2)
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["seed"] == 3
+
+
+def test_seeding_repeats_every_generator():
+    seed_everything(7)
+    first = (torch.rand(2).tolist(), np.random.random(2).tolist())
+    seed_everything(7)
+    assert (torch.rand(2).tolist(), np.random.random(2).tolist()) == first
+
+
+def test_asking_for_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentMismatch, match="sees no CUDA device"):
+        select_device("cuda")
+
+
+def test_auto_is_the_cpu_without_a_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == torch.device("cpu")

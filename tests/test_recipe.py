@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from compressor.budget import AccuracyBudget
+from compressor.data import DataSettings, SplitSource
+from compressor.errors import RecipeError
+from compressor.passes import OnnxPass, Pass, PassContext, TorchPass, discover
+from compressor.paths import HubName, LocalPath
+from compressor.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+
+
+class Shrink(TorchPass):
+    """A pass over the PyTorch model."""
+
+    kind: Literal["shrink"] = "shrink"
+    ratio: float = Field(default=0.5, gt=0, lt=1, description="fraction removed")
+    steps: int = Field(default=1, ge=1, description="steps")
+    uniform: bool = Field(default=False, description="the same everywhere")
+    layers: tuple[int, ...] = Field(default=(), description="layers removed")
+    teacher: HubName | None = Field(default=None, description="a checkpoint")
+    table: LocalPath | None = Field(default=None, description="a file")
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+class QuantizeFast(OnnxPass):
+    """A pass over the graph that runs on the CPU."""
+
+    kind: Literal["quantize_fast"] = "quantize_fast"
+    providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+class ConvertFp16(OnnxPass):
+    """A pass over the graph for a GPU."""
+
+    kind: Literal["convert_fp16"] = "convert_fp16"
+    providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+class Tidy(OnnxPass):
+    """A pass over the graph that runs everywhere."""
+
+    kind: Literal["tidy"] = "tidy"
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def known_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, type[Pass]] = {
+        "convert_fp16": ConvertFp16,
+        "quantize_fast": QuantizeFast,
+        "shrink": Shrink,
+        "tidy": Tidy,
+    }
+    monkeypatch.setattr("compressor.recipe.discover", lambda: known)
+
+
+BASE = """\
+model: {checkpoint: org/name}
+data:
+  search: {path: dev.tsv}
+budget: {max_drop: 0.01}
+passes: []
+"""
+
+
+def parse(text: str = BASE, *overrides: str) -> Recipe:
+    return parse_recipe(textwrap.dedent(text), path="/work/recipes/r.yaml", overrides=overrides)
+
+
+def mistakes_of(text: str = BASE, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, *overrides)
+    name = "/work/recipes/"
+    return tuple(mistake.replace(name, "") for mistake in caught.value.mistakes)
+
+
+def with_passes(*kinds: str, extra: str = "") -> str:
+    return BASE.replace(
+        "passes: []\n", "passes:\n" + "".join(f"  - kind: {kind}\n" for kind in kinds) + extra
+    )
+
+
+def test_a_plain_export_gets_every_default() -> None:
+    recipe = parse()
+    assert recipe.passes == ()
+    assert recipe.to_dict()["export"] == {
+        "provider": "cpu",
+        "opset": None,
+        "fuse": True,
+        "max_parity_diff": 1e-3,
+    }
+    assert recipe.to_dict()["benchmark"] == {
+        "providers": ["cpu"],
+        "batch_sizes": [1, 8],
+        "sequence_lengths": [32, 128],
+        "warmup_runs": 5,
+        "num_runs": 50,
+        "threads": None,
+    }
+    assert (recipe.seed, recipe.output) == (0, None)
+
+
+def test_passes_become_their_own_classes_in_order() -> None:
+    recipe = parse(with_passes("shrink\n    ratio: 2e-1", "tidy"))
+    assert recipe.passes == (Shrink(ratio=0.2), Tidy())
+
+
+def test_a_dumped_recipe_is_plain_json_with_the_settings_of_each_pass() -> None:
+    dumped = parse(with_passes("shrink")).to_dict()
+    assert json.loads(json.dumps(dumped)) == dumped
+    assert dumped["passes"] == [
+        {
+            "kind": "shrink",
+            "ratio": 0.5,
+            "steps": 1,
+            "uniform": False,
+            "layers": [],
+            "teacher": None,
+            "table": None,
+        }
+    ]
+
+
+def test_every_relative_path_is_relative_to_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    recipe = parse(
+        BASE,
+        "model.checkpoint=./model",
+        "data.train.path=../train.tsv",
+        "data.certification.path=~/c.tsv",
+        "output=runs/one",
+        "passes=[{kind: shrink, teacher: ../teacher, table: t.csv}]",
+    )
+    dumped = recipe.to_dict()
+    assert dumped["model"]["checkpoint"] == "/work/recipes/model"
+    assert dumped["data"]["search"]["path"] == "/work/recipes/dev.tsv"
+    assert dumped["data"]["train"]["path"] == "/work/train.tsv"
+    assert dumped["data"]["certification"]["path"] == "/home/me/c.tsv"
+    assert dumped["output"] == "/work/recipes/runs/one"
+    assert dumped["passes"][0]["teacher"] == "/work/teacher"
+    assert dumped["passes"][0]["table"] == "/work/recipes/t.csv"
+
+
+def test_a_relative_recipe_path_still_gives_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(BASE, encoding="utf-8")
+    recipe = load_recipe("r.yaml")
+    assert recipe.path == Path("r.yaml")
+    assert recipe.to_dict()["data"]["search"]["path"] == str(tmp_path.resolve() / "dev.tsv")
+
+
+@pytest.mark.parametrize("name", ["org/name", "builtin:digits-vit"])
+def test_names_of_checkpoints_are_passed_through(name: str) -> None:
+    assert parse(BASE, f"model.checkpoint={name}").model.checkpoint == name
+
+
+def test_a_recipe_is_built_in_python_from_settings_objects() -> None:
+    recipe = Recipe(
+        model=ModelSettings(checkpoint="org/name"),
+        data=DataSettings(search=SplitSource(path=Path("dev.tsv"))),
+        budget=AccuracyBudget(max_drop=0.01),
+        passes=(Shrink(ratio=0.4),),
+    )
+    assert (recipe.passes, recipe.path) == ((Shrink(ratio=0.4),), None)
+    assert recipe.describe("seed", "wrong") == "seed: wrong"
+
+
+def test_a_recipe_built_in_python_obeys_the_same_rules() -> None:
+    with pytest.raises(ValidationError, match="tidy before it"):
+        Recipe(
+            model=ModelSettings(checkpoint="org/name"),
+            data=DataSettings(search=SplitSource(path=Path("dev.tsv"))),
+            budget=AccuracyBudget(max_drop=0.01),
+            passes=(Tidy(), Shrink()),
+        )
+
+
+def test_label_names_that_yaml_1_1_calls_booleans_stay_text() -> None:
+    recipe = parse(BASE.replace("data:\n", "data:\n  label_names: [no, yes]\n"))
+    assert recipe.data.label_names == ("no", "yes")
+
+
+def test_every_mistake_is_reported_at_once_with_its_line() -> None:
+    text = """\
+    model: {chekpoint: org/name}
+    data:
+      text: 5
+      search: {path: dev.tsv, max_rows: 0}
+    budget:
+      max_drop: 1.5
+    passes:
+      - kind: shrink
+        ratio: 1.5
+        raito: 0.4
+        steps: true
+      - kind: shrnk
+      - ratio: 0.5
+      - shrink
+    export: {provider: gpu, opset: 18.0}
+    benchmark: null
+    seed: "1"
+    sed: 2
+    seed: 2
+    """
+    every = "model, data, budget, passes, export, benchmark, seed, output"
+    shrink = "kind, ratio, steps, uniform, layers, teacher, table"
+    kinds = "convert_fp16, quantize_fast, shrink, tidy"
+    timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads"
+    assert set(mistakes_of(text)) == {
+        "r.yaml:19: key 'seed' appears twice, first in line 17",
+        "r.yaml:1: model: required key 'checkpoint' is missing",
+        "r.yaml:1: model.chekpoint: unknown key 'chekpoint', did you mean 'checkpoint'? "
+        "(allowed: checkpoint, revision, task)",
+        "r.yaml:3: data.text: must be text (put it in quotes) or a list, got 5",
+        "r.yaml:4: data.search.max_rows: must be greater than 0, got 0",
+        "r.yaml:6: budget.max_drop: must be less than 1, got 1.5",
+        "r.yaml:9: passes[0].ratio: must be less than 1, got 1.5",
+        f"r.yaml:10: passes[0].raito: unknown key 'raito', did you mean 'ratio'? "
+        f"(allowed: {shrink})",
+        "r.yaml:11: passes[0].steps: must be an integer, got true",
+        f"r.yaml:12: passes[1].kind: unknown pass 'shrnk', did you mean 'shrink'? "
+        f"(allowed: {kinds})",
+        f"r.yaml:13: passes[2]: required key 'kind' is missing (one of: {kinds})",
+        "r.yaml:14: passes[3]: must be a mapping with the key 'kind' and that pass's settings, "
+        "got 'shrink'",
+        "r.yaml:15: export.provider: must be 'cpu', 'cuda' or 'tensorrt', got 'gpu'",
+        "r.yaml:15: export.opset: must be an integer, got 18.0",
+        f"r.yaml:16: benchmark: must be a mapping (keys: {timing}), got nothing (null)",
+        "r.yaml:17: seed: must be an integer, got '1'",
+        f"r.yaml:18: sed: unknown key 'sed', did you mean 'seed'? (allowed: {every})",
+    }
+
+
+def test_missing_sections_are_each_reported() -> None:
+    assert mistakes_of("seed: 1\n") == tuple(
+        f"r.yaml:1: required key '{key}' is missing"
+        for key in ("model", "data", "budget", "passes")
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("passes.0.ratio=1", "must be less than 1, got 1"),
+        ("passes.0.ratio=0", "must be greater than 0, got 0"),
+        ("passes.0.ratio='0.4'", "must be a number, got '0.4'"),
+        ("passes.0.ratio=.nan", "must be a number, got '.nan'"),
+        ("passes.0.steps=2.0", "must be an integer, got 2.0"),
+        ("passes.0.uniform=1", "must be true or false, got 1"),
+        ("passes.0.uniform=yes", "must be true or false, got 'yes'"),
+        ("passes.0.layers=1", "must be a list, got 1"),
+        ("budget.max_drop=-0.1", "must be at least 0, got -0.1"),
+        ("seed=-1", "must be at least 0, got -1"),
+        ("seed=4294967296", "must be less than 4294967296, got 4294967296"),
+        ("model.checkpoint=5", "must be text (put it in quotes), got 5"),
+        ("model.checkpoint=''", "must have at least 1 characters, got ''"),
+        ("model.task=text-clasification", "unknown task 'text-clasification', did you mean"),
+        ("data.text=[a]", "must be text or a list of at least 2, got a list of 1"),
+        ("data.search=dev.tsv", "must be a mapping (keys: path, "),
+        ("benchmark.num_runs=0", "must be at least 1, got 0"),
+        ("benchmark.providers=[cpu, cpu]", "names cpu twice"),
+        ("benchmark.providers=cpu", "must be a list, got 'cpu'"),
+        ("benchmark.batch_sizes=[]", "must be a list of at least 1, got a list of 0"),
+        ("benchmark=false", "must be a mapping"),
+        ("export.max_parity_diff=0", "must be greater than 0, got 0"),
+        ("passes.1.ratio=0.5", "passes is a list, '1' must be an index 0..0"),
+    ],
+)
+def test_a_mistake_in_an_override_quotes_the_override(override: str, message: str) -> None:
+    found = mistakes_of(with_passes("shrink"), override)
+    [mistake] = [line for line in found if line.startswith(f"--set {override}: ")]
+    assert message in mistake
+
+
+def test_overrides_make_sections_that_the_file_leaves_out() -> None:
+    recipe = parse(BASE, "export.opset=18", "benchmark.providers=[]", "data.train.sklearn=digits")
+    assert (recipe.export.opset, recipe.benchmark.providers) == (18, ())
+    assert recipe.data.train == SplitSource(sklearn="digits")
+
+
+def test_mistakes_in_overrides_come_with_those_in_the_file() -> None:
+    found = mistakes_of(with_passes("shrink\n    ratio: 2"), "seed", "passes.0.steps=0")
+    assert found == (
+        "--set seed: must look like KEY=VALUE, such as passes.0.ratio=0.4",
+        "r.yaml:7: passes[0].ratio: must be less than 1, got 2",
+        "--set passes.0.steps=0: must be at least 1, got 0",
+    )
+
+
+def test_a_torch_pass_after_a_graph_pass_is_a_mistake() -> None:
+    assert mistakes_of(with_passes("tidy", "shrink")) == (
+        "r.yaml:7: passes[1].kind: shrink changes the PyTorch model, but tidy before it "
+        "(passes[0]) works on the exported graph; move shrink before it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (
+            ("quantize_fast", "quantize_fast"),
+            "quantize_fast cannot follow quantize_fast (passes[0]): the weights are int8 already",
+        ),
+        (
+            ("convert_fp16", "quantize_fast"),
+            "quantize_fast cannot follow convert_fp16 (passes[0]): int8 scales must come from",
+        ),
+        (
+            ("convert_fp16", "convert_fp16"),
+            "convert_fp16 cannot follow convert_fp16 (passes[0]): the weights are float16 already",
+        ),
+    ],
+)
+def test_number_formats_that_exclude_each_other_are_a_mistake(
+    kinds: Sequence[str], message: str
+) -> None:
+    found = mistakes_of(with_passes(*kinds))
+    assert any(line.startswith(f"r.yaml:7: passes[1].kind: {message}") for line in found)
+
+
+def test_a_pass_whose_result_cannot_run_where_it_should_is_a_mistake() -> None:
+    text = with_passes("convert_fp16", extra="benchmark: {providers: [cuda, cpu]}\n")
+    assert mistakes_of(text) == (
+        "r.yaml:6: passes[0].kind: convert_fp16 gives a model for cuda or tensorrt, but "
+        "export.provider asks for cpu; change export.provider or remove the pass",
+        "r.yaml:6: passes[0].kind: convert_fp16 gives a model for cuda or tensorrt, but "
+        "benchmark.providers asks for cpu; change benchmark.providers or remove the pass",
+    )
+
+
+def test_a_pass_runs_on_the_providers_it_names() -> None:
+    text = with_passes("convert_fp16")
+    recipe = parse(text, "export.provider=cuda", "benchmark.providers=[cuda]")
+    assert recipe.passes == (ConvertFp16(),)
+
+
+def test_order_is_checked_even_when_a_setting_is_wrong() -> None:
+    found = mistakes_of(with_passes("tidy", "shrink\n    ratio: 7"))
+    assert [line.split(": ")[1] for line in found] == ["passes[1].ratio", "passes[1].kind"]
+
+
+def test_metric_and_columns_are_checked_against_the_task() -> None:
+    text = BASE.replace("max_drop: 0.01", "max_drop: 0.01, metric: acuracy").replace(
+        "data:\n", "data:\n  image: picture\n"
+    )
+    assert mistakes_of(text, "model.task=text-classification") == (
+        "r.yaml:5: budget.metric: text-classification has no metric 'acuracy', did you mean "
+        "'accuracy'? (allowed: accuracy, f1_macro, matthews_correlation)",
+        "r.yaml:3: data.image: text-classification reads text, not image; set data.text",
+    )
+
+
+def test_a_mistake_found_later_still_names_its_line() -> None:
+    assert parse().describe("budget.max_drop", "too fine") == (
+        "/work/recipes/r.yaml:4: budget.max_drop: too fine"
+    )
+
+
+def test_a_contradiction_in_data_names_its_line() -> None:
+    assert mistakes_of(BASE, "data.certification.path=dev.tsv") == (
+        "--set data.certification.path=dev.tsv: data.certification: reads the same rows as "
+        "data.search, but rows that were used before certify nothing; leave certification out and "
+        "it is cut from the others",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", ":1: the recipe is empty"),
+        (b"model: \xff", ":1: not UTF-8"),
+        (b"a: 1\nb: [\n", ":3: not valid YAML"),
+        (b" " * (1 << 20) + b"x", ": 1048577 bytes; a recipe is a YAML file below 1 MiB"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_mistake(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    [mistake] = caught.value.mistakes
+    assert mistake.startswith(f"{path}{part}")
+
+
+def test_an_absent_recipe_is_a_recipe_error(tmp_path: Path) -> None:
+    path = tmp_path / "absent.yaml"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.mistakes == (
+        f"{path}: cannot be read (No such file or directory); give the path of a recipe file",
+    )
+
+
+def test_loading_a_recipe_of_real_passes_loads_no_heavy_library(tmp_path: Path) -> None:
+    assert discover()  # the real ones: the fake discovery is compressor.recipe's alone
+    path = tmp_path / "r.yaml"
+    path.write_text(with_passes(*discover()), encoding="utf-8")
+    code = (
+        "import sys\nfrom compressor.errors import RecipeError\n"
+        "from compressor.recipe import load_recipe\n"
+        f"try:\n    load_recipe({str(path)!r}, ['model.task=text-classification'])\n"
+        "except RecipeError:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'sklearn', 'pyarrow', 'datasets', 'onnxruntime'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
