@@ -1,0 +1,152 @@
+"""Finds a checkpoint's files and reads what its config says, without loading torch.
+
+Only safetensors are accepted (a pickle can run code), and a checkpoint that brings its own code is
+refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import EnvironmentMismatch
+from compressor.tasks import task_class, task_names
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+# transformers.AutoModelForXxx loads classes whose names end in ForXxx.
+_SUFFIX = re.compile(r"AutoModel(For\w+)")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint on disk: `name` is what the user wrote, `weights` at least one file."""
+
+    name: str
+    directory: Path
+    weights: tuple[Path, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the label names in the order of the logits; transformers' defaults if none."""
+        names = self.config.get("id2label")
+        if not isinstance(names, Mapping) or not names:
+            count = int(self.config.get("num_labels", 2))
+            return tuple(f"LABEL_{index}" for index in range(count))
+        try:
+            return tuple(str(names[str(index)]) for index in range(len(names)))
+        except KeyError as error:
+            raise EnvironmentMismatch(
+                f"{self.directory / 'config.json'}: id2label has no entry for class {error}; "
+                f"it must number the classes 0..{len(names) - 1}"
+            ) from error
+
+    def infer_task(self) -> str:
+        """Return the task that the checkpoint's architecture is for."""
+        architectures = self.config.get("architectures") or []
+        for name in task_names():
+            match = _SUFFIX.fullmatch(task_class(name).auto_model)
+            if match and any(str(item).endswith(match[1]) for item in architectures):
+                return name
+        raise EnvironmentMismatch(
+            f"{self.name}: cannot tell the task from architectures {list(architectures)}; "
+            f"set model.task to one of {', '.join(task_names())}, or give a fine-tuned checkpoint"
+        )
+
+    def sha256(self) -> str:
+        """Return one SHA-256 over the weight files in their order."""
+        digest = hashlib.sha256()
+        for path in self.weights:
+            with path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> CheckpointFiles:
+    """Return the files of a local directory or, when there is none, of a Hub repository.
+
+    Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, or
+    needs code of its own.
+    """
+    directory = Path(checkpoint).expanduser()
+    if not directory.is_dir():
+        directory = _download(checkpoint, revision)
+    elif revision is not None:
+        raise EnvironmentMismatch(
+            f"{checkpoint}: a local directory has no revision '{revision}'; remove model.revision"
+        )
+    config = _read_config(checkpoint, directory)
+    if "auto_map" in config:
+        raise EnvironmentMismatch(
+            f"{checkpoint}: its config names code of its own (auto_map), which is never run; "
+            f"use a checkpoint whose architecture transformers has"
+        )
+    return CheckpointFiles(checkpoint, directory, _find_weights(checkpoint, directory), config)
+
+
+def _download(checkpoint: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(checkpoint):
+        raise EnvironmentMismatch(
+            f"{checkpoint}: no such directory; model.checkpoint is a directory (relative to the "
+            f"recipe) or a Hub id such as org/name"
+        )
+    from huggingface_hub import snapshot_download  # only here: local checkpoints need no network
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from requests.exceptions import RequestException
+
+    try:
+        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
+        raise EnvironmentMismatch(
+            f"{checkpoint}: no such directory, and it could not be fetched from the Hub "
+            f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN"
+        ) from error
+
+
+def _read_config(name: str, directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EnvironmentMismatch(
+            f"{name}: {path} does not exist, so this is not a transformers checkpoint"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise EnvironmentMismatch(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise EnvironmentMismatch(f"{path}: has no model_type, so transformers cannot load it")
+    return config
+
+
+def _find_weights(name: str, directory: Path) -> tuple[Path, ...]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise EnvironmentMismatch(f"{index}: not a readable shard index ({error})") from error
+        if any(Path(shard).name != shard for shard in shards):
+            raise EnvironmentMismatch(f"{index}: names shards outside the checkpoint: {shards}")
+        weights = tuple(directory / shard for shard in shards)
+    else:
+        weights = (directory / "model.safetensors",)
+    missing = [path.name for path in weights if not path.is_file()]
+    if not missing:
+        return weights
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise EnvironmentMismatch(
+            f"{name}: holds only pickled weights ({', '.join(pickles)}), which can run code when "
+            f"they are loaded; convert them with transformers' save_pretrained and try again"
+        )
+    raise EnvironmentMismatch(f"{name}: {', '.join(missing)} not found in {directory}")

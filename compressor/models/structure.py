@@ -1,0 +1,231 @@
+"""The shape that pruning left: heads and neurons of each layer, and how to give a model that shape.
+
+A configuration has one number of heads and one feed-forward width for all layers, so transformers
+cannot describe a model whose layers differ (huggingface/transformers#33225). `EncoderShape` can.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.architectures import (
+    ConstantOutput,
+    EncoderLayer,
+    HeadlessAttention,
+    Naming,
+    UnsupportedArchitecture,
+    encoder_layers,
+    layer_list,
+    naming_of,
+)
+
+__all__ = [
+    "EncoderShape",
+    "LayerShape",
+    "apply_shape",
+    "dense_shape",
+    "encoder_layers",  # the layers are read through here too, where a model's shape is the subject
+    "keep_layers",
+    "read_shape",
+    "rebuild",
+    "remove_attention",
+    "remove_feed_forward",
+    "set_num_heads",
+]
+
+_Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+class LayerShape(BaseModel):
+    """How many units one layer has; 0 means that the sub-layer is gone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_heads: _Count
+    ffn_neurons: _Count
+
+
+class EncoderShape(BaseModel):
+    """The shape of an encoder, first layer to last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    head_dim: Annotated[int, Field(strict=True, gt=0)]
+    layers: Annotated[tuple[LayerShape, ...], Field(min_length=1)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types that JSON can hold."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, content: object) -> EncoderShape:
+        """Read what `to_dict` wrote; raises `ValueError` that names every wrong entry."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            mistakes = [
+                f"{'.'.join(map(str, item['loc'])) or 'content'}: {item['msg']}, "
+                f"got {item['input']!r}"
+                for item in error.errors()
+            ]
+            raise ValueError("; ".join(mistakes)) from error
+
+
+def read_shape(module: Any) -> EncoderShape | None:
+    """Return the shape of a model, or None when it is the plain one that its config describes.
+
+    A model of an unsupported architecture has never been pruned, so it has the plain shape.
+    """
+    try:
+        layers = encoder_layers(module)
+    except UnsupportedArchitecture:
+        return None
+    dense = dense_shape(module.config, naming_of(module))
+    shape = EncoderShape(
+        head_dim=dense.head_dim,
+        layers=tuple(
+            LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons) for layer in layers
+        ),
+    )
+    return None if shape == dense else shape
+
+
+def apply_shape(module: Any, shape: EncoderShape) -> None:
+    """Cut a freshly built model to `shape`; its weights are meant to be overwritten afterwards.
+
+    Raises `EnvironmentMismatch` when `shape` does not fit the model's configuration.
+    """
+    try:
+        layers, naming = encoder_layers(module), naming_of(module)
+    except UnsupportedArchitecture as error:
+        raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
+    _check_fits(shape, dense_shape(module.config, naming))
+    for layer, target in zip(layers, shape.layers, strict=True):
+        if target.num_heads == 0:
+            remove_attention(layer, naming)
+        elif layer.attention is not None:
+            width = target.num_heads * shape.head_dim
+            for linear in (layer.attention.query, layer.attention.key, layer.attention.value):
+                _cut_rows(linear, width)
+            _cut_columns(layer.attention.output, width)
+            set_num_heads(layer.attention.module, target.num_heads, naming)
+        if target.ffn_neurons == 0:
+            remove_feed_forward(layer, naming)
+        elif layer.feed_forward is not None:
+            _cut_rows(layer.feed_forward.ffn_in, target.ffn_neurons)
+            _cut_columns(layer.feed_forward.ffn_out, target.ffn_neurons)
+
+
+def rebuild(module: Any) -> Any:
+    """Return a new model of the same class, configuration and shape, with weights of its own.
+
+    They are freshly initialised, on the CPU, of the same type; the mode is that of `module`.
+    """
+    with torch.random.fork_rng(devices=[]):  # weights that are overwritten cost no random numbers
+        fresh = type(module)._from_config(copy.deepcopy(module.config), dtype=module.dtype)
+    shape = read_shape(module)
+    if shape is not None:
+        apply_shape(fresh, shape)
+    return fresh.train(module.training)
+
+
+def keep_layers(module: Any, indices: Sequence[int]) -> None:
+    """Remove all layers but `indices` (counted from 0, ascending) and correct the configuration.
+
+    Raises `ValueError` when `indices` is empty, not ascending or out of range, and
+    `UnsupportedArchitecture`.
+    """
+    layers = layer_list(module)
+    if (
+        not indices
+        or list(indices) != sorted(set(indices))
+        or not 0 <= indices[0] <= indices[-1] < len(layers)
+    ):
+        raise ValueError(
+            f"layers to keep must be one or more ascending indices from 0 to {len(layers) - 1}, "
+            f"got {list(indices)}"
+        )
+    kept = [layers[index] for index in indices]
+    del layers[:]
+    layers.extend(kept)
+    for new_index, layer in enumerate(kept):
+        numbered: list[Any] = [part for part in layer.modules() if hasattr(part, "layer_idx")]
+        for part in numbered:
+            part.layer_idx = new_index
+    module.config.num_hidden_layers = len(kept)
+
+
+def remove_attention(layer: EncoderLayer, naming: Naming) -> None:
+    """Replace a layer's attention, so that only the bias of its output projection is added."""
+    if layer.attention is None:
+        return
+    headless, constant = HeadlessAttention(), ConstantOutput(layer.attention.output)
+    inside = naming.attention + "."
+    if naming.output.startswith(inside):
+        headless.add_module(naming.output.removeprefix(inside), constant)
+    else:
+        layer.module.set_submodule(naming.output, constant)
+    layer.module.set_submodule(naming.attention, headless.train(layer.module.training))
+
+
+def remove_feed_forward(layer: EncoderLayer, naming: Naming) -> None:
+    """Replace a layer's feed-forward network, so that only the bias of its output is added."""
+    if layer.feed_forward is None:
+        return
+    layer.module.set_submodule(naming.ffn_in, nn.Identity())
+    layer.module.set_submodule(naming.activation, nn.Identity())
+    layer.module.set_submodule(naming.ffn_out, ConstantOutput(layer.feed_forward.ffn_out))
+
+
+def set_num_heads(attention: nn.Module, num_heads: int, naming: Naming) -> None:
+    """Tell an attention module how many heads its linear layers now hold."""
+    setattr(attention, naming.num_heads, num_heads)
+    if naming.width is not None:
+        setattr(attention, naming.width, num_heads * getattr(attention, naming.head_dim))
+
+
+def dense_shape(config: Any, naming: Naming) -> EncoderShape:
+    """Return the shape that a configuration describes."""
+    num_heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    layer = LayerShape(num_heads=num_heads, ffn_neurons=naming.ffn_neurons(config))
+    return EncoderShape(head_dim=head_dim, layers=(layer,) * config.num_hidden_layers)
+
+
+def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
+    if len(shape.layers) != len(dense.layers):
+        raise EnvironmentMismatch(
+            f"the shape of the pruned model has {len(shape.layers)} layers, config.json describes "
+            f"{len(dense.layers)}; take both files from the same save"
+        )
+    if shape.head_dim != dense.head_dim:
+        raise EnvironmentMismatch(
+            f"the shape of the pruned model has heads of {shape.head_dim}, config.json describes "
+            f"heads of {dense.head_dim}; take both files from the same save"
+        )
+    for index, (layer, limit) in enumerate(zip(shape.layers, dense.layers, strict=True)):
+        if layer.num_heads > limit.num_heads or layer.ffn_neurons > limit.ffn_neurons:
+            raise EnvironmentMismatch(
+                f"layers.{index} of the shape of the pruned model has {layer.num_heads} heads and "
+                f"{layer.ffn_neurons} neurons, config.json allows at most {limit.num_heads} and "
+                f"{limit.ffn_neurons}; take both files from the same save"
+            )
+
+
+def _cut_rows(linear: nn.Linear, out_features: int) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:out_features].clone())
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[:out_features].clone())
+    linear.out_features = out_features
+
+
+def _cut_columns(linear: nn.Linear, in_features: int) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:, :in_features].clone())
+    linear.in_features = in_features

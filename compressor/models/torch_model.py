@@ -1,0 +1,229 @@
+"""A Hugging Face checkpoint in memory, and the one way to load and save it.
+
+A pruned checkpoint differs in width from layer to layer, which transformers cannot load
+(huggingface/transformers#33225), so `structure.json` beside the weights records the shape that
+pruning left. Only safetensors are read, and no code from a checkpoint runs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from compressor.errors import EnvironmentMismatch
+from compressor.measurements import Size
+from compressor.models import structure
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.size import gzipped_bytes
+from compressor.tasks import Batch, Task, load_task
+
+_WEIGHTS = "model.safetensors"
+_STRUCTURE = "structure.json"
+# RoBERTa's descendants number positions from pad_token_id + 1 on.
+_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
+
+
+@dataclass
+class TorchModel:
+    """A module with its preprocessor and task; owned by one step at a time.
+
+    Calling it calls the module.
+    """
+
+    module: Any  # a transformers.PreTrainedModel; typed loosely because its stubs are incomplete
+    preprocessor: Any
+    task: Task
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module, so that a loaded checkpoint is used like any transformers model."""
+        return self.module(*args, **kwargs)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the label names in the order of the logits."""
+        names: dict[int, str] = self.module.config.id2label
+        return tuple(names[index] for index in range(len(names)))
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the parameters lie."""
+        parameter: torch.Tensor = next(self.module.parameters())
+        return parameter.device
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits, shape `(batch, num_labels)`, in evaluation mode."""
+        self.module.eval()
+        inputs = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self.module(**inputs).logits.float().cpu().numpy()
+        return logits
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """Return how many parameters there are, and how many of them are not zero."""
+        parameters = list(self.module.parameters())  # shared parameters appear once
+        total = sum(parameter.numel() for parameter in parameters)
+        return total, sum(int(torch.count_nonzero(parameter)) for parameter in parameters)
+
+    def size(self, directory: Path) -> Size:
+        """Return the size of this model as `save` wrote it into `directory`."""
+        weights = directory / _WEIGHTS
+        return Size(*self.parameter_counts(), weights.stat().st_size, gzipped_bytes(weights))
+
+    def clone(self) -> TorchModel:
+        """Return a copy whose parameters are its own."""
+        module = structure.rebuild(self.module)
+        module.load_state_dict(self.module.state_dict())
+        return TorchModel(module.to(self.device).eval(), self.preprocessor, self.task)
+
+    def save(self, directory: Path) -> None:
+        """Write config, weights, shape and preprocessor, so that `load_checkpoint` reads them.
+
+        A model of the plain shape becomes a plain Hugging Face checkpoint.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        # transformers only sets it in its own save_pretrained; the task is inferred from it.
+        self.module.config.architectures = [type(self.module).__name__]
+        self.preprocessor.save_pretrained(directory)
+        shape = structure.read_shape(self.module)
+        if shape is None:
+            self.module.save_pretrained(directory)
+            return
+        self.module.config.save_pretrained(directory)
+        save_file(_own_tensors(self.module), directory / _WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(shape.to_dict(), indent=2) + "\n"
+        (directory / _STRUCTURE).write_text(text, encoding="utf-8")
+
+
+def load_checkpoint(
+    checkpoint: str | Path, *, task: str | None = None, revision: str | None = None
+) -> TorchModel:
+    """Load a local directory or a Hub id, pruned or not, in float32 and evaluation mode.
+
+    `task` is inferred from the checkpoint's architecture when left out. Raises
+    `EnvironmentMismatch` when the checkpoint is missing, truncated, only a pickle, or needs code
+    of its own.
+    """
+    files = find_checkpoint(str(checkpoint), revision=revision)
+    return load_model(files, load_task(task or files.infer_task()))
+
+
+def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
+    """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
+    _check_weights(files)
+    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
+    auto_class = getattr(transformers, task.auto_model)
+    if type(config) not in auto_class._model_mapping:
+        raise EnvironmentMismatch(
+            f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
+            f"type '{config.model_type}'; set model.task to what the checkpoint is for"
+        )
+    shape_file = files.directory / _STRUCTURE
+    if shape_file.is_file():
+        module = _load_pruned(files, shape_file, auto_class, config)
+    else:
+        module = _load_plain(files, auto_class)
+    try:
+        preprocessor = task.load_preprocessor(files.directory)
+    except (OSError, ValueError) as error:
+        raise EnvironmentMismatch(
+            f"{files.name}: its tokenizer or image processor cannot be loaded ({error}); save it "
+            f"beside the weights with save_pretrained"
+        ) from error
+    if task.has_sequence:
+        _check_vocabulary(files, preprocessor, config)
+        _limit_length(preprocessor, config)
+    return TorchModel(module.eval(), preprocessor, task)
+
+
+def _check_vocabulary(files: CheckpointFiles, preprocessor: Any, config: Any) -> None:
+    rows = config.vocab_size
+    largest = max(preprocessor.get_vocab().values(), default=-1)
+    if not 0 <= largest < rows:
+        raise EnvironmentMismatch(
+            f"{files.name}: the tokenizer's largest id is {largest}, the embedding table has "
+            f"{rows} rows; the tokenizer belongs to another checkpoint"
+        )
+
+
+def _limit_length(preprocessor: Any, config: Any) -> None:
+    """Give a tokenizer that was saved without a limit the one of the position embeddings."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    preprocessor.model_max_length = min(preprocessor.model_max_length, positions)
+
+
+def _check_weights(files: CheckpointFiles) -> None:
+    for path in files.weights:
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise EnvironmentMismatch(
+                f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or "
+                f"download it again"
+            ) from error
+
+
+def _load_plain(files: CheckpointFiles, auto_class: Any) -> Any:
+    try:
+        module, info = auto_class.from_pretrained(
+            files.directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise EnvironmentMismatch(
+            f"{files.name}: the weights do not fit config.json ({error})"
+        ) from error
+    _check_names(files.name, sorted(info["missing_keys"]))
+    return module
+
+
+def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:
+    try:
+        shape = structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error
+    module = auto_class.from_config(config, dtype=torch.float32)
+    structure.apply_shape(module, shape)
+    state: dict[str, torch.Tensor] = {}
+    for path in files.weights:
+        state.update(load_file(path))
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise EnvironmentMismatch(
+            f"{files.name}: the weights do not fit structure.json ({error})"
+        ) from error
+    _check_names(files.name, missing, unexpected)
+    return module
+
+
+def _check_names(name: str, missing: list[str], unexpected: list[str] | tuple[()] = ()) -> None:
+    if missing or unexpected:
+        raise EnvironmentMismatch(
+            f"{name}: the weights lack {missing[:5]} and have {list(unexpected)[:5]} beyond the "
+            f"model; a checkpoint without its fine-tuned head must be fine-tuned first"
+        )
+
+
+def _own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    # safetensors refuses tensors that share memory; every tensor gets its own.
+    return {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in module.state_dict().items()
+    }

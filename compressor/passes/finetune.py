@@ -1,0 +1,36 @@
+"""Fine-tuning as a step of a recipe: to specialise a checkpoint, or to repair it after a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from compressor.passes._base import PassContext, TorchPass
+from compressor.training.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+
+class Finetune(FinetuneSettings, TorchPass):
+    """Train on the labels of the training split with AdamW.
+
+    Ref: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+
+    kind: Literal["finetune"] = "finetune"
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the training split."""
+        return frozenset({"train"})
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Train `model` in place; raises `ValueError` when the training split has no labels."""
+        from compressor.training.recovery import finetune
+        from compressor.training.trainer import TrainingRun
+
+        run = TrainingRun(
+            context.device, context.seed, context.work_dir, context.progress, self.kind
+        )
+        summary = finetune(model, context.train, self, run)
+        context.note(summary.sentence())
+        return model

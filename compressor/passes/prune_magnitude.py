@@ -1,0 +1,131 @@
+"""Unstructured pruning: the smallest weights become zero, and the shapes stay as they were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compressor.passes._base import PassContext, TorchPass
+from compressor.training.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+# The rest of the steps trains the weights that stay.
+_DEFAULT_RAMP_RATIO = 0.7
+
+
+class PruneMagnitude(TorchPass):
+    """Set the weights of smallest magnitude to zero and hold them there during fine-tuning.
+
+    It covers the weights of linear and convolution layers in the encoder; the classification head
+    stays. Zeros make the compressed file smaller. A dense runtime computes with them all the same
+    and gets no faster: use `prune_structured` for speed.
+
+    Ref: Han et al. 2015, arXiv:1506.02626; gradual schedule: Zhu & Gupta 2017, arXiv:1710.01878.
+    """
+
+    kind: Literal["prune_magnitude"] = "prune_magnitude"
+
+    sparsity: float = Field(
+        gt=0, lt=1, description="fraction of the weights it covers that become zero"
+    )
+    scope: Literal["global", "layer"] = Field(
+        "global",
+        description="rank all weights together, or give every layer the same sparsity",
+    )
+    schedule: Literal["one_shot", "cubic"] = Field(
+        "one_shot",
+        description="all at once before fine-tuning, or more and more while it runs",
+    )
+    ramp_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="fraction of the fine-tuning steps until `cubic` reaches its sparsity; "
+        "null is 0.7",
+    )
+    include_embeddings: bool = Field(
+        False, description="also prune embedding tables and the projection of image patches"
+    )
+    finetune: FinetuneSettings | None = Field(
+        None, description="how to train with the zeros held; needed by `cubic`"
+    )
+
+    @model_validator(mode="after")
+    def _schedule_is_complete(self) -> Self:
+        if self.schedule == "cubic" and self.finetune is None:
+            raise ValueError(
+                "schedule 'cubic' prunes while it fine-tunes; add finetune (at least "
+                "`finetune: {}`) or use schedule 'one_shot'"
+            )
+        if self.schedule != "cubic" and self.ramp_ratio is not None:
+            raise ValueError(
+                f"ramp_ratio belongs to schedule 'cubic' and would do nothing with "
+                f"'{self.schedule}'; remove it"
+            )
+        return self
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the training split when fine-tuning is asked for."""
+        return frozenset() if self.finetune is None else frozenset({"train"})
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Put weights of `model` to zero, in place.
+
+        Raises `ValueError` when weights are not finite or the encoder cannot be found, and with
+        `finetune` when the training split has no labels.
+        """
+        from compressor.pruning.masks import (
+            MaskedParameters,
+            global_magnitude_masks,
+            layer_magnitude_masks,
+            prunable_weights,
+        )
+        from compressor.training.recovery import finetune
+        from compressor.training.schedules import gradual_pruning
+        from compressor.training.trainer import TrainingRun
+
+        held = MaskedParameters(
+            prunable_weights(model.module, include_embeddings=self.include_embeddings)
+        )
+        masks_for = global_magnitude_masks if self.scope == "global" else layer_magnitude_masks
+
+        def prune_to(sparsity: float) -> None:
+            held.set_masks(masks_for(held.parameters, sparsity))
+
+        if self.schedule == "cubic":
+            after_step = gradual_pruning(
+                prune_to,
+                held.hold,
+                sparsity=self.sparsity,
+                ramp_ratio=self.ramp_ratio or _DEFAULT_RAMP_RATIO,
+            )
+        else:
+            prune_to(self.sparsity)
+
+            def after_step(step: int, total: int) -> None:  # noqa: ARG001
+                held.hold()
+
+        if self.finetune is not None:
+            run = TrainingRun(
+                context.device, context.seed, context.work_dir, context.progress, self.kind
+            )
+            summary = finetune(model, context.train, self.finetune, run, after_step=after_step)
+            context.note(summary.sentence())
+        _note_zeros(context, held.zeros(), model.parameter_counts())
+        return model
+
+
+def _note_zeros(context: PassContext, covered: tuple[int, int], model: tuple[int, int]) -> None:
+    zeros, weights = covered
+    total, nonzero = model
+    context.note(
+        f"{zeros:,} of {weights:,} weights of the encoder are zero ({zeros / weights:.1%}), "
+        f"{total - nonzero:,} of all {total:,} parameters ({1 - nonzero / total:.1%})"
+    )
+    context.note(
+        "zeros make the compressed file smaller, not inference faster: a dense runtime such as "
+        "ONNX Runtime multiplies by them like by any other number"
+    )

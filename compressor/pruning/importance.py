@@ -1,0 +1,260 @@
+"""How much each attention head and feed-forward neuron matters: random, magnitude, Taylor.
+
+Scores compare units of one kind: the higher, the more is lost without the unit. A whole layer is
+too much for such an estimate, so `layer_losses` measures the loss without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.models.architectures import (
+    Attention,
+    EncoderLayer,
+    FeedForward,
+    encoder_layers,
+    layer_list,
+)
+
+# The inputs of a model by name, and the class ids of the examples; None for unlabelled examples.
+LabelledInputs = tuple[Mapping[str, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """One float64 score for each unit, on the CPU.
+
+    `heads[i]` and `neurons[i]` have shape `(units of layer i,)`, empty where a sub-layer is gone.
+    """
+
+    heads: tuple[Tensor, ...]
+    neurons: tuple[Tensor, ...]
+
+
+def random_scores(module: Any, seed: int) -> UnitScores:
+    """Draw every score from (0, 1): the baseline that any other importance has to beat."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        return torch.rand(count, generator=generator, dtype=torch.float64)
+
+    layers = encoder_layers(module)
+    return UnitScores(
+        tuple(draw(layer.num_heads) for layer in layers),
+        tuple(draw(layer.num_neurons) for layer in layers),
+    )
+
+
+def magnitude_scores(module: Any) -> UnitScores:
+    """Return the L2 norm of all the weights that go when a unit goes, over that of its layer.
+
+    For a head these are its rows of query, key and value (with biases) and its columns of the
+    output projection; for a neuron its row of the first linear layer (with bias) and its column of
+    the second. Each layer's scores are divided by their L2 norm: how large weights are differs from
+    layer to layer for reasons of its own.
+
+    Raises `ValueError` when a weight is not finite.
+
+    Ref: Fang et al. 2023, arXiv:2301.12900 (the norm of a group); Molchanov et al. 2017,
+    arXiv:1611.06440 (dividing by the layer's norm).
+    """
+    layers = encoder_layers(module)
+    return _require_finite(
+        UnitScores(
+            tuple(functional.normalize(_head_norms(layer), dim=0) for layer in layers),
+            tuple(functional.normalize(_neuron_norms(layer), dim=0) for layer in layers),
+        ),
+        "the magnitude of weights",
+    )
+
+
+def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
+    """Estimate from gradients how much the loss changes when a unit is set to zero.
+
+    Each unit's output is multiplied by a gate of 1 and the loss is differentiated by the gate,
+    example by example, in evaluation mode; the score is the mean over examples of the absolute
+    gradient. The loss is the cross-entropy on the labels or, for examples without labels, on the
+    classes that the model itself predicts. Scores are in units of the loss in every layer, so they
+    compare across layers as they are.
+
+    Raises `ValueError` when there are no examples or a score is not finite.
+    Ref: Michel et al. 2019, arXiv:1905.10650 (heads; there divided by the layer's norm); Molchanov
+    et al. 2019, arXiv:1906.10771 (gates and comparing layers as they are; there squared instead of
+    absolute).
+    """
+    with _in_evaluation_mode(module):
+        sums, num_examples = _sum_of_gate_gradients(module, batches)
+    if num_examples == 0:
+        raise ValueError("Taylor importance needs at least one example, got none")
+    means = UnitScores(
+        tuple(score / num_examples for score in sums.heads),
+        tuple(score / num_examples for score in sums.neurons),
+    )
+    return _require_finite(means, f"Taylor importance over {num_examples} examples")
+
+
+def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
+    """Measure the loss without each layer, shape `(layers,)`, float64 on the CPU.
+
+    The loss is the mean cross-entropy, on the labels or on the classes that the whole model
+    predicts. It takes one pass over `batches` for each layer, and one more without labels.
+
+    Raises `ValueError` when there are no examples or a loss is not finite.
+    Ref: Kim et al. 2024, arXiv:2402.02834 (there by perplexity).
+    """
+    if not batches:
+        raise ValueError("the loss without a layer needs at least one example, got none")
+    layers = layer_list(module)
+    losses = []
+    with _in_evaluation_mode(module), torch.no_grad():
+        targets = [
+            module(**inputs).logits.argmax(dim=-1) if labels is None else labels
+            for inputs, labels in batches
+        ]
+        for index, layer in enumerate(list(layers)):
+            del layers[index]
+            try:
+                losses.append(_mean_loss(module, batches, targets))
+            finally:
+                layers.insert(index, layer)
+    if not all(map(math.isfinite, losses)):
+        raise ValueError(
+            f"the loss without one layer is not finite ({losses}); check the model's weights"
+        )
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def _require_finite(scores: UnitScores, name: str) -> UnitScores:
+    for index, layer in enumerate(zip(scores.heads, scores.neurons, strict=True)):
+        if not torch.cat(layer).isfinite().all():
+            raise ValueError(
+                f"{name} is not finite in layer {index}, so units cannot be compared; the model's "
+                f"weights are broken, check the checkpoint or the training before this step"
+            )
+    return scores
+
+
+@contextmanager
+def _in_evaluation_mode(module: Any) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _mean_loss(module: Any, batches: Sequence[LabelledInputs], targets: Sequence[Tensor]) -> float:
+    total, num_examples = 0.0, 0
+    for (inputs, _), target in zip(batches, targets, strict=True):
+        loss = functional.cross_entropy(module(**inputs).logits, target, reduction="sum")
+        total += loss.item()
+        num_examples += len(target)
+    return total / num_examples
+
+
+def _head_norms(layer: EncoderLayer) -> Tensor:
+    part = layer.attention
+    if part is None:
+        return torch.zeros(0, dtype=torch.float64)
+    inputs = [_rows_squared(linear) for linear in (part.query, part.key, part.value)]
+    squared = torch.stack([*inputs, _columns_squared(part.output)]).sum(dim=0)
+    return squared.view(part.num_heads, part.head_dim).sum(dim=1).sqrt()  # (heads,)
+
+
+def _neuron_norms(layer: EncoderLayer) -> Tensor:
+    part = layer.feed_forward
+    if part is None:
+        return torch.zeros(0, dtype=torch.float64)
+    return (_rows_squared(part.ffn_in) + _columns_squared(part.ffn_out)).sqrt()  # (neurons,)
+
+
+def _rows_squared(linear: nn.Linear) -> Tensor:
+    squared = linear.weight.detach().double().square().sum(dim=1)  # (out_features,)
+    if linear.bias is not None:
+        squared = squared + linear.bias.detach().double().square()
+    return squared.cpu()
+
+
+def _columns_squared(linear: nn.Linear) -> Tensor:
+    return linear.weight.detach().double().square().sum(dim=0).cpu()  # (in_features,)
+
+
+@dataclass
+class _Gates:
+    """The gates of one sub-layer: `dim` neighbouring features of a linear layer's input each."""
+
+    linear: nn.Linear
+    count: int
+    dim: int
+    values: Tensor | None = None  # (batch, count), new for each batch
+
+    def multiply(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Multiply a linear layer's input, shape `(batch, tokens, count * dim)`, by the gates."""
+        hidden_states = arguments[0]
+        units = hidden_states.view(*hidden_states.shape[:-1], self.count, self.dim)
+        if self.values is None:  # a chunked feed-forward comes here several times in one pass
+            self.values = units.new_ones(len(units), self.count, requires_grad=True)
+        return ((units * self.values[:, None, :, None]).flatten(-2),)
+
+
+def _gates_of(part: Attention | FeedForward | None) -> _Gates | None:
+    if isinstance(part, Attention):
+        return _Gates(part.output, part.num_heads, part.head_dim)
+    return None if part is None else _Gates(part.ffn_out, part.num_neurons, 1)
+
+
+@contextmanager
+def _hooked(gates: Sequence[_Gates | None]) -> Iterator[None]:
+    hooks = [gate.linear.register_forward_pre_hook(gate.multiply) for gate in gates if gate]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sum_of_gate_gradients(
+    module: Any, batches: Iterable[LabelledInputs]
+) -> tuple[UnitScores, int]:
+    layers = encoder_layers(module)
+    parts = [part for layer in layers for part in (layer.attention, layer.feed_forward)]
+    gates = [_gates_of(part) for part in parts]
+    sums = [torch.zeros(gate.count if gate else 0, dtype=torch.float64) for gate in gates]
+    num_examples = 0
+    with _hooked(gates), torch.enable_grad():
+        for inputs, labels in batches:
+            gradients = _gate_gradients(module, gates, inputs, labels)  # (batch, units) each
+            for total, gradient in zip(sums, gradients, strict=True):
+                total += gradient.abs().sum(dim=0)
+            num_examples += len(gradients[0])
+    return UnitScores(tuple(sums[0::2]), tuple(sums[1::2])), num_examples
+
+
+def _gate_gradients(
+    module: Any,
+    gates: Sequence[_Gates | None],
+    inputs: Mapping[str, Tensor],
+    labels: Tensor | None,
+) -> list[Tensor]:
+    for gate in gates:
+        if gate:
+            gate.values = None
+    logits = module(**inputs).logits  # (batch, num_labels)
+    targets = logits.argmax(dim=-1) if labels is None else labels
+    # Summed, not averaged, so that each row of a gate's gradient is its own example's.
+    loss = functional.cross_entropy(logits, targets, reduction="sum")
+    wanted = [gate.values for gate in gates if gate and gate.values is not None]
+    found = iter(torch.autograd.grad(loss, wanted))
+    return [
+        next(found).double().cpu() if gate else torch.zeros(len(logits), 0, dtype=torch.float64)
+        for gate in gates
+    ]

@@ -1,0 +1,118 @@
+"""Which single weights to keep, and holding the others at zero while training goes on.
+
+A mask is boolean, has the shape of its weight, and is True where the weight stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """Return the mask that drops the smallest weights: `round(sparsity * weight.numel())` of them.
+
+    Of equal magnitudes the earlier in memory order goes first, so the share is exact and the same
+    on every run. `sparsity` is a fraction in [0, 1].
+
+    Raises `ValueError` for a sparsity outside that range or weights that are not finite.
+    Ref: Han et al. 2015, arXiv:1506.02626.
+    """
+    return global_magnitude_masks({"weight": weight}, sparsity)["weight"]
+
+
+def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return the masks that drop the smallest weights of all tensors together.
+
+    Exactly `round(sparsity * n)` of the `n` weights go, so one tensor may lose more than another.
+    Of equal magnitudes the earlier goes first: by tensor, then in memory order.
+
+    Raises `ValueError` like `magnitude_mask`.
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is a fraction from 0 to 1, got {sparsity}")
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"{name} holds weights that are not finite and cannot be ranked")
+    if not weights:
+        return {}
+    magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
+    keep = ~_smallest(magnitudes, round(sparsity * magnitudes.numel()))
+    parts = torch.split(keep, [weight.numel() for weight in weights.values()])
+    return {
+        name: part.reshape(weight.shape)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
+
+
+def layer_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return `magnitude_mask` of each tensor, so that every one gets the same sparsity."""
+    return {name: magnitude_mask(weight, sparsity) for name, weight in weights.items()}
+
+
+class MaskedParameters:
+    """Parameters of a model with masks on them: call `hold` after each optimizer step."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self.parameters = dict(parameters)
+        self.masks: dict[str, Tensor] = {}
+
+    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Replace the masks, by parameter name, and put what they drop to zero."""
+        self.masks = dict(masks)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Put dropped weights back to exactly zero."""
+        for name, mask in self.masks.items():
+            weight = self.parameters[name]
+            if mask.device != weight.device:  # the model moved since the mask was made
+                mask = self.masks[name] = mask.to(weight.device)
+            weight.masked_fill_(~mask, 0.0)
+
+    def zeros(self) -> tuple[int, int]:
+        """Return how many of the covered weights are zero, and how many there are."""
+        total = sum(weight.numel() for weight in self.parameters.values())
+        nonzero = sum(int(torch.count_nonzero(weight)) for weight in self.parameters.values())
+        return total - nonzero, total
+
+
+def prunable_weights(
+    module: transformers.PreTrainedModel, *, include_embeddings: bool
+) -> dict[str, nn.Parameter]:
+    """Return the weights of the encoder's linear and convolution layers, by parameter name.
+
+    The classification head is not among them. `include_embeddings` adds the embedding tables and,
+    in vision models, the projection of image patches.
+
+    Raises `ValueError` when the model has no part that is the encoder.
+    """
+    encoder = module.base_model
+    if encoder is module:
+        raise ValueError(
+            f"a model of type '{module.config.model_type}' does not tell its encoder from its "
+            f"head, so its head cannot be left out; unstructured pruning does not support it"
+        )
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *([nn.Embedding] * include_embeddings))
+    patches = set() if include_embeddings else set(module.get_input_embeddings().modules())
+    chosen = {
+        id(child.weight)
+        for child in encoder.modules()
+        if isinstance(child, kinds) and child not in patches
+    }
+    return {name: value for name, value in module.named_parameters() if id(value) in chosen}
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Mark exactly `count` smallest entries of a vector, the earlier first where they are equal."""
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold = values.kthvalue(count).values
+    chosen = values < threshold
+    missing = count - int(chosen.sum())
+    chosen[(values == threshold).nonzero()[:missing, 0]] = True
+    return chosen

@@ -1,0 +1,98 @@
+"""Turns a split into shuffled batches of tensors, of similar length so that little is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from compressor.data import Dataset
+from compressor.models.torch_model import TorchModel
+from compressor.tasks import Example
+
+# Batches are sorted by length inside a pool of this many, and shuffled again.
+_BATCHES_PER_POOL = 16
+_UNLABELLED = -100  # PyTorch's ignore_index
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One batch: the model's inputs by name, and the positions of its examples in the split.
+
+    `labels` and `rows` have shape `(batch,)`; the labels of unlabelled data are -100, which
+    PyTorch's losses leave out.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    rows: Tensor
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Return the attention mask, shape `(batch, tokens)`; None when nothing is padded."""
+        return self.inputs.get("attention_mask")
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Positions of a split in batches of similar length, in another order in each epoch.
+
+    The order depends only on the seed and on how many epochs came before.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        self.epoch += 1
+        order = random.permutation(len(self.lengths)).tolist()
+        batches: list[list[int]] = []
+        for pool in _chunks(order, self.batch_size * _BATCHES_PER_POOL):
+            batches += _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
+        for index in random.permutation(len(batches)):
+            yield batches[index]
+
+
+def training_loader(
+    model: TorchModel, dataset: Dataset, *, batch_size: int, seed: int
+) -> DataLoader[int]:
+    """Return a loader of dictionaries with the fields of `TrainingBatch`, encoded on the fly."""
+
+    def collate(rows: list[int]) -> dict[str, dict[str, Tensor] | Tensor]:
+        encoded = model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
+        return {
+            "inputs": {name: torch.from_numpy(value) for name, value in encoded.items()},
+            "labels": torch.from_numpy(labels[rows]),
+            "rows": torch.tensor(rows),
+        }
+
+    labels = np.full(len(dataset), _UNLABELLED) if dataset.labels is None else dataset.labels
+    lengths = [_length(example) for example in dataset.examples]
+    return DataLoader(
+        range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions
+        batch_sampler=LengthGroupedBatches(lengths, batch_size, seed),
+        collate_fn=collate,
+    )
+
+
+def _length(example: Example) -> int:
+    # Characters stand in for tokens: close enough for sorting, and nothing is tokenized twice.
+    if isinstance(example, str):
+        return len(example)
+    if isinstance(example, tuple):
+        return sum(len(part) for part in example)
+    return 0  # images are resized to one size
+
+
+def _chunks(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,0 +1,82 @@
+"""The losses of fine-tuning and distillation, as pure functions of tensors.
+
+Every loss is a mean, so that its size does not depend on the batch size or on padding, and the
+weights of a recipe keep their meaning from one model to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Attention probabilities below this count as this: dropout leaves zeros, whose logarithm is not.
+_SMALLEST_PROBABILITY = 1e-6
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of `logits` against the class ids `labels`.
+
+    `logits` has shape `(batch, num_labels)`, `labels` `(batch,)`.
+    """
+    return functional.cross_entropy(logits, labels)
+
+
+def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return the KL divergence from the teacher's softened distribution to the student's.
+
+    Both have shape `(batch, num_labels)`. The mean over the batch is multiplied by the squared
+    temperature, so that gradients keep their size whatever the temperature.
+
+    Ref: Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    student = functional.log_softmax(student_logits / temperature, dim=-1)
+    teacher = functional.log_softmax(teacher_logits / temperature, dim=-1)
+    divergence = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    return divergence * temperature**2
+
+
+def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the squared error of the student's hidden states over the teacher's squared norm.
+
+    Both have shape `(batch, tokens, width)`; `mask`, shape `(batch, tokens)`, is 0 at padding,
+    which does not count. Being relative, 1.0 means no better than all zeros at every layer.
+    """
+    error = (student - teacher).square().sum(dim=-1)  # (batch, tokens)
+    norm = teacher.square().sum(dim=-1)  # (batch, tokens)
+    if mask is not None:
+        error, norm = error * mask, norm * mask
+    return error.sum() / norm.sum()
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the KL divergence from the teacher's attention to the student's, averaged over heads.
+
+    `student` and `teacher` are probabilities of shape `(batch, heads, tokens, tokens)` and may
+    have different numbers of heads, because maps are averaged over heads first. `mask`, shape
+    `(batch, tokens)`, is 0 at padding, which counts neither as query nor as key. Rows are
+    normalised again: attention dropout leaves the student's without a sum of one.
+
+    Ref: Wang et al. 2020, arXiv:2002.10957, eq. 6 (there head by head).
+    """
+    student, teacher = student.mean(dim=1), teacher.mean(dim=1)  # (batch, queries, keys)
+    if mask is None:
+        mask = student.new_ones(student.shape[:2])
+    queries = mask.to(student.dtype)  # (batch, queries)
+    keys = queries[:, None, :]  # (batch, 1, keys)
+    student, teacher = _normalise(student, keys), _normalise(teacher, keys)
+    divergence = torch.xlogy(teacher, teacher / student) * keys  # (batch, queries, keys)
+    return (divergence.sum(dim=-1) * queries).sum() / queries.sum()
+
+
+def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:
+    """Return the mean of the losses of several layers."""
+    return torch.stack(list(losses)).mean()
+
+
+def _normalise(attention: Tensor, keys: Tensor) -> Tensor:
+    clamped = attention.clamp_min(_SMALLEST_PROBABILITY) * keys
+    # Where a key is padding the result is 1, a factor that the caller's mask removes.
+    return clamped / clamped.sum(dim=-1, keepdim=True) + (1 - keys)

@@ -1,0 +1,100 @@
+"""A checkpoint is refused before torch is loaded when it is missing, unsafe or broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.checkpoint import find_checkpoint
+
+
+@pytest.fixture
+def copy(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_bert_dir, tmp_path / "copy")
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_labels_and_task_are_read_from_the_config(tiny_bert_dir: Path):
+    files = find_checkpoint(str(tiny_bert_dir))
+    assert files.labels == ("negative", "positive")
+    assert files.infer_task() == "text-classification"
+
+
+def test_the_task_of_an_image_checkpoint_is_inferred(tiny_vit_dir: Path):
+    assert find_checkpoint(str(tiny_vit_dir)).infer_task() == "image-classification"
+
+
+def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path):
+    with pytest.raises(EnvironmentMismatch, match="no such directory"):
+        find_checkpoint(str(tmp_path / "absent"))
+
+
+def test_a_hub_id_that_cannot_be_fetched_says_what_to_check(monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentMismatch, match="could not be fetched from the Hub"):
+        find_checkpoint("nobody/no-such-model")
+
+
+def test_pickled_weights_are_refused(copy: Path):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(EnvironmentMismatch, match="only pickled weights"):
+        find_checkpoint(str(copy))
+
+
+def test_missing_weights_are_named(copy: Path):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(EnvironmentMismatch, match=r"model\.safetensors not found"):
+        find_checkpoint(str(copy))
+
+
+def test_a_checkpoint_with_code_of_its_own_is_refused(copy: Path):
+    edit_config(copy, auto_map={"AutoModel": "modeling.Custom"})
+    with pytest.raises(EnvironmentMismatch, match="code of its own"):
+        find_checkpoint(str(copy))
+
+
+def test_a_broken_config_names_the_file(copy: Path):
+    (copy / "config.json").write_text('{"model_type": ')
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json: not a readable JSON"):
+        find_checkpoint(str(copy))
+
+
+def test_a_headless_checkpoint_needs_the_task_in_the_recipe(copy: Path):
+    edit_config(copy, architectures=["BertModel"])
+    with pytest.raises(EnvironmentMismatch, match=r"set model\.task"):
+        find_checkpoint(str(copy)).infer_task()
+
+
+def test_shards_outside_the_checkpoint_are_refused(copy: Path):
+    index = {"weight_map": {"x": "../../etc/passwd"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EnvironmentMismatch, match="outside the checkpoint"):
+        find_checkpoint(str(copy))
+
+
+def test_labels_with_a_gap_are_refused(copy: Path):
+    edit_config(copy, id2label={"0": "a", "2": "c"})
+    with pytest.raises(EnvironmentMismatch, match="no entry for class"):
+        _ = find_checkpoint(str(copy)).labels
+
+
+def test_a_local_checkpoint_has_no_revision(tiny_bert_dir: Path):
+    with pytest.raises(EnvironmentMismatch, match="has no revision"):
+        find_checkpoint(str(tiny_bert_dir), revision="v1")
+
+
+def test_the_hash_changes_with_the_weights(copy: Path):
+    before = find_checkpoint(str(copy)).sha256()
+    with (copy / "model.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    assert find_checkpoint(str(copy)).sha256() != before

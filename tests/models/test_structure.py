@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.architectures import encoder_layers, naming_of
+from compressor.models.structure import (
+    EncoderShape,
+    LayerShape,
+    apply_shape,
+    keep_layers,
+    read_shape,
+    rebuild,
+    remove_attention,
+    remove_feed_forward,
+)
+from compressor.models.torch_model import TorchModel, load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+UNEVEN = EncoderShape(
+    head_dim=8,
+    layers=(LayerShape(num_heads=0, ffn_neurons=20), LayerShape(num_heads=3, ffn_neurons=0)),
+)
+
+
+def text_batch(model: TorchModel) -> Any:
+    return model.task.encode(model.preprocessor, ["good film", "a very dull and poor story"])
+
+
+def image_batch(model: TorchModel) -> Any:
+    images = np.random.default_rng(0).integers(0, 255, size=(3, 8, 8)).astype(np.uint8)
+    return model.task.encode(model.preprocessor, list(images))
+
+
+def test_a_model_of_its_configurations_shape_has_no_shape_of_its_own(
+    tiny_bert: TorchModel, tiny_vit: TorchModel
+):
+    assert read_shape(tiny_bert.module) is None
+    assert read_shape(tiny_vit.module) is None
+
+
+def test_a_model_of_an_unsupported_architecture_has_the_plain_shape():
+    config = transformers.AlbertConfig(
+        vocab_size=50,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    assert read_shape(transformers.AlbertForSequenceClassification(config)) is None
+
+
+def test_the_shape_that_was_applied_is_read_back(tiny_bert: TorchModel, tiny_vit: TorchModel):
+    apply_shape(tiny_bert.module, UNEVEN)
+    apply_shape(tiny_vit.module, UNEVEN)
+    assert read_shape(tiny_bert.module) == UNEVEN
+    assert read_shape(tiny_vit.module) == UNEVEN
+
+
+def test_a_model_without_any_unit_still_runs(tiny_bert: TorchModel, tiny_vit: TorchModel):
+    empty = EncoderShape(head_dim=8, layers=(LayerShape(num_heads=0, ffn_neurons=0),) * 2)
+    apply_shape(tiny_bert.module, empty)
+    apply_shape(tiny_vit.module, empty)
+    assert tiny_bert.predict(text_batch(tiny_bert)).shape == (2, 2)
+    assert tiny_vit.predict(image_batch(tiny_vit)).shape == (3, 3)
+
+
+def test_bert_without_attention_normalises_the_residual_and_the_bias(tiny_bert: TorchModel):
+    layer = encoder_layers(tiny_bert.module)[0]
+    old = layer.module.attention.output
+    states = torch.randn(2, 5, 32)
+    expected = old.LayerNorm(states + old.dense.bias)
+
+    remove_attention(layer, naming_of(tiny_bert.module))
+
+    output, weights = layer.module.attention(states)
+    torch.testing.assert_close(output, expected)
+    assert weights is None
+
+
+def test_vit_without_a_feed_forward_adds_only_the_bias(tiny_vit: TorchModel):
+    layer = encoder_layers(tiny_vit.module)[0]
+    bias = layer.module.mlp.fc2.bias
+    states = torch.randn(2, 5, 32)
+    attended = states + layer.module.attention(layer.module.layernorm_before(states))[0]
+
+    remove_feed_forward(layer, naming_of(tiny_vit.module))
+
+    torch.testing.assert_close(layer.module(states), attended + bias)
+
+
+def test_removing_what_is_gone_changes_nothing(tiny_bert: TorchModel):
+    naming = naming_of(tiny_bert.module)
+    apply_shape(tiny_bert.module, UNEVEN)
+    first, second = encoder_layers(tiny_bert.module)
+    remove_attention(first, naming)
+    remove_feed_forward(second, naming)
+    assert read_shape(tiny_bert.module) == UNEVEN
+
+
+def test_a_pruned_checkpoint_loads_in_another_process_to_the_same_logits(
+    tiny_bert: TorchModel, tiny_vit: TorchModel, tmp_path: Path
+):
+    expected = []
+    for name, model, batch in (
+        ("text", tiny_bert, text_batch(tiny_bert)),
+        ("image", tiny_vit, image_batch(tiny_vit)),
+    ):
+        apply_shape(model.module, UNEVEN)
+        model.save(tmp_path / name)
+        np.savez(tmp_path / f"{name}.npz", **batch)
+        expected.append(model.predict(batch))
+    script = (
+        "import sys, numpy\n"
+        "from compressor.models.torch_model import load_checkpoint\n"
+        "for name in ('text', 'image'):\n"
+        "    batch = dict(numpy.load(f'{sys.argv[1]}/{name}.npz'))\n"
+        "    logits = load_checkpoint(f'{sys.argv[1]}/{name}').predict(batch)\n"
+        "    numpy.save(f'{sys.argv[1]}/{name}.npy', logits)\n"
+    )
+
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    np.testing.assert_allclose(np.load(tmp_path / "text.npy"), expected[0], atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "image.npy"), expected[1], atol=1e-6)
+
+
+def test_rebuilding_a_pruned_model_keeps_shape_mode_and_attention(tiny_bert: TorchModel):
+    apply_shape(tiny_bert.module, UNEVEN)
+    tiny_bert.module.set_attn_implementation("eager")
+    tiny_bert.module.train()
+
+    fresh = rebuild(tiny_bert.module)
+
+    assert read_shape(fresh) == UNEVEN
+    assert fresh.training
+    assert fresh.config._attn_implementation == "eager"
+    assert fresh.config is not tiny_bert.module.config
+    fresh.load_state_dict(tiny_bert.module.state_dict())
+    tiny_bert.module.eval()
+    batch = {name: torch.from_numpy(value) for name, value in text_batch(tiny_bert).items()}
+    assert torch.equal(fresh.eval()(**batch).logits, tiny_bert.module(**batch).logits)
+
+
+def test_rebuilding_draws_no_random_numbers(tiny_bert: TorchModel):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    rebuild(tiny_bert.module)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_layers_that_stay_make_a_plain_checkpoint(tiny_bert: TorchModel, tmp_path: Path):
+    second = tiny_bert.module.bert.encoder.layer[1]
+
+    keep_layers(tiny_bert.module, [1])
+    tiny_bert.save(tmp_path)
+
+    assert list(tiny_bert.module.bert.encoder.layer) == [second]
+    assert second.attention.self.layer_idx == 0
+    assert not (tmp_path / "structure.json").exists()
+    plain = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    assert plain.config.num_hidden_layers == 1
+    batch = text_batch(tiny_bert)
+    logits = plain(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits
+    np.testing.assert_allclose(logits.detach().numpy(), tiny_bert.predict(batch), atol=1e-6)
+
+
+def test_a_dropped_layer_equals_one_that_does_nothing(tiny_vit: TorchModel):
+    batch = image_batch(tiny_vit)
+    other = tiny_vit.clone()
+    for layer in encoder_layers(other.module)[:1]:
+        # A layer whose two sub-layers give zero passes its input on, normalised before or not.
+        for output in (layer.attention.output, layer.feed_forward.ffn_out):
+            output.weight.data.zero_()
+            output.bias.data.zero_()
+
+    keep_layers(tiny_vit.module, [1])
+
+    np.testing.assert_allclose(tiny_vit.predict(batch), other.predict(batch), atol=1e-6)
+
+
+@pytest.mark.parametrize("indices", [[], [1, 0], [0, 0], [0, 2], [-1, 0]])
+def test_layers_to_keep_must_be_ascending_and_exist(tiny_bert: TorchModel, indices: list[int]):
+    with pytest.raises(ValueError, match="ascending") as caught:
+        keep_layers(tiny_bert.module, indices)
+    assert str(caught.value) == (
+        f"layers to keep must be one or more ascending indices from 0 to 1, got {indices}"
+    )
+    assert tiny_bert.module.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "content: "),
+        ({"layers": [{"num_heads": 1, "ffn_neurons": 1}]}, "head_dim: Field required"),
+        ({"head_dim": 8, "layers": []}, "layers: "),
+        (
+            {"head_dim": 0, "layers": [{"num_heads": -1, "ffn_neurons": 2.5}]},
+            "layers.0.num_heads: Input should be greater than or equal to 0, got -1; "
+            "layers.0.ffn_neurons: Input should be a valid integer, got 2.5",
+        ),
+        ({"head_dim": 8, "layers": [], "more": 1}, "more: "),
+    ],
+)
+def test_a_corrupt_shape_names_every_wrong_entry(content: Any, message: str):
+    with pytest.raises(ValueError, match="got") as caught:
+        EncoderShape.from_dict(content)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            EncoderShape(head_dim=8, layers=(LayerShape(num_heads=1, ffn_neurons=1),)),
+            "the shape of the pruned model has 1 layers, config.json describes 2",
+        ),
+        (
+            EncoderShape(head_dim=4, layers=(LayerShape(num_heads=1, ffn_neurons=1),) * 2),
+            "the shape of the pruned model has heads of 4, config.json describes heads of 8",
+        ),
+        (
+            EncoderShape(
+                head_dim=8,
+                layers=(
+                    LayerShape(num_heads=4, ffn_neurons=64),
+                    LayerShape(num_heads=5, ffn_neurons=64),
+                ),
+            ),
+            "layers.1 of the shape of the pruned model has 5 heads and 64 neurons, config.json "
+            "allows at most 4 and 64",
+        ),
+    ],
+)
+def test_a_shape_that_does_not_fit_the_configuration_is_refused(
+    tiny_bert: TorchModel, shape: EncoderShape, message: str
+):
+    with pytest.raises(EnvironmentMismatch) as caught:
+        apply_shape(tiny_bert.module, shape)
+    assert str(caught.value).startswith(message)
+    assert read_shape(tiny_bert.module) is None
+
+
+def test_a_shape_for_an_unsupported_architecture_is_refused():
+    config = transformers.AlbertConfig(
+        vocab_size=50,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    with pytest.raises(EnvironmentMismatch) as caught:
+        apply_shape(transformers.AlbertForSequenceClassification(config), UNEVEN)
+    assert "'albert'" in str(caught.value)
+
+
+def test_a_checkpoint_with_a_corrupt_shape_is_refused(tiny_bert: TorchModel, tmp_path: Path):
+    apply_shape(tiny_bert.module, UNEVEN)
+    tiny_bert.save(tmp_path)
+    shape = json.loads((tmp_path / "structure.json").read_text(encoding="utf-8"))
+    shape["layers"][0]["num_heads"] = "all"
+    (tmp_path / "structure.json").write_text(json.dumps(shape), encoding="utf-8")
+    with pytest.raises(EnvironmentMismatch, match=r"structure\.json.*layers\.0\.num_heads"):
+        load_checkpoint(tmp_path)

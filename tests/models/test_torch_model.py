@@ -1,0 +1,111 @@
+"""What is saved loads again to the same logits; what cannot be loaded says why."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch
+from compressor.models.torch_model import TorchModel, load_checkpoint
+
+
+@pytest.fixture
+def copy(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_bert_dir, tmp_path / "copy")
+
+
+def logits_of(model: TorchModel, dataset: Dataset) -> np.ndarray:
+    return model.predict(model.task.encode(model.preprocessor, dataset.examples[:4]))
+
+
+def test_a_saved_model_loads_to_the_same_logits_in_another_process(
+    tiny_bert: TorchModel, text_dataset: Dataset, tmp_path: Path
+):
+    tiny_bert.save(tmp_path / "saved")
+    script = (
+        "import sys; from compressor import load_checkpoint\n"
+        "model = load_checkpoint(sys.argv[1])\n"
+        "batch = model.task.encode(model.preprocessor, sys.argv[2:])\n"
+        "print(model.predict(batch).tolist())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "saved"), *text_dataset.examples[:4]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = logits_of(tiny_bert, text_dataset)
+    assert np.array(eval(result.stdout)) == pytest.approx(expected, abs=1e-6)  # noqa: S307
+
+
+def test_a_plain_model_is_saved_as_a_plain_checkpoint(tiny_bert: TorchModel, tmp_path: Path):
+    tiny_bert.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "structure.json").exists()
+
+
+def test_a_clone_shares_nothing(tiny_bert: TorchModel, text_dataset: Dataset):
+    copy = tiny_bert.clone()
+    before = logits_of(tiny_bert, text_dataset)
+    with torch.no_grad():
+        for parameter in copy.module.parameters():
+            parameter.zero_()
+    assert logits_of(tiny_bert, text_dataset) == pytest.approx(before)
+
+
+def test_parameters_are_counted_once_and_zeros_apart(tiny_bert: TorchModel):
+    total, nonzero = tiny_bert.parameter_counts()
+    with torch.no_grad():
+        weight = tiny_bert.module.bert.encoder.layer[0].intermediate.dense.weight  # (64, 32)
+        weight.fill_(1.0)
+        weight[:, :8] = 0.0
+    assert tiny_bert.parameter_counts()[0] == total
+    assert tiny_bert.parameter_counts()[1] <= nonzero - 64 * 8 + 1
+
+
+def test_truncated_weights_are_named(copy: Path):
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(EnvironmentMismatch, match="may be truncated"):
+        load_checkpoint(copy)
+
+
+def test_weights_of_another_shape_are_refused(copy: Path):
+    path = copy / "model.safetensors"
+    state = load_file(path)
+    state["classifier.weight"] = torch.zeros(5, 32)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(EnvironmentMismatch, match=r"do not fit config\.json"):
+        load_checkpoint(copy)
+
+
+def test_a_missing_head_is_refused(copy: Path):
+    path = copy / "model.safetensors"
+    state = load_file(path)
+    del state["classifier.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(EnvironmentMismatch, match="fine-tuned head"):
+        load_checkpoint(copy)
+
+
+def test_the_wrong_task_for_an_architecture_is_refused(tiny_vit_dir: Path):
+    with pytest.raises(EnvironmentMismatch, match="no text-classification model"):
+        load_checkpoint(tiny_vit_dir, task="text-classification")
+
+
+def test_a_missing_tokenizer_is_named(copy: Path):
+    for path in copy.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(EnvironmentMismatch, match="tokenizer or image processor"):
+        load_checkpoint(copy)
+
+
+def test_calling_the_model_calls_the_module(tiny_bert: TorchModel):
+    assert tiny_bert(input_ids=torch.tensor([[2, 5, 3]])).logits.shape == (1, 2)

@@ -1,0 +1,78 @@
+"""Tiny random classifiers of every supported architecture, with inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "num_labels": 3,
+    "initializer_range": 0.3,
+}
+TEXT = {**SIZES, "vocab_size": 50, "max_position_embeddings": 64}
+IMAGE = {**SIZES, "image_size": 8, "patch_size": 2, "num_channels": 1}
+DISTILBERT = {
+    "vocab_size": 50,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "num_labels": 3,
+    "initializer_range": 0.3,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": TEXT,
+    "camembert": TEXT,
+    "distilbert": DISTILBERT,
+    "electra": {**TEXT, "embedding_size": 16},
+    "mpnet": TEXT,
+    "roberta": TEXT,
+    "xlm-roberta": TEXT,
+    "beit": IMAGE,
+    # Two classes classify images with DeiT, so its configuration has to say which.
+    "deit": {**IMAGE, "architectures": ["DeiTForImageClassification"]},
+    "dinov2": {**IMAGE, "mlp_ratio": 2},
+    "vit": {**IMAGE, "qkv_bias": False},
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A classifier in evaluation mode; texts have padding in the first row."""
+
+    module: Any
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    @torch.no_grad()
+    def logits(self, module: Any = None) -> torch.Tensor:
+        return (self.module if module is None else module)(**self.inputs).logits
+
+
+class EncoderFactory:
+    def __call__(self, model_type: str, attention: str = "eager", **changes: Any) -> Encoder:
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(model_type, **CONFIGS[model_type], **changes)
+        if "image_size" in CONFIGS[model_type]:
+            auto: Any = transformers.AutoModelForImageClassification
+            inputs = {"pixel_values": torch.randn(3, 1, 8, 8)}
+        else:
+            auto = transformers.AutoModelForSequenceClassification
+            mask = torch.ones(3, 7, dtype=torch.int64)
+            mask[0, 4:] = 0
+            inputs = {"input_ids": torch.randint(5, 50, (3, 7)), "attention_mask": mask}
+        module = auto.from_config(config, attn_implementation=attention).eval()
+        return Encoder(module, inputs, torch.tensor([0, 1, 2]))
+
+
+@pytest.fixture
+def make_encoder() -> EncoderFactory:
+    return EncoderFactory()

@@ -1,0 +1,77 @@
+import dataclasses
+
+import torch
+
+from compressor.data import Dataset
+from compressor.models.torch_model import TorchModel
+from compressor.training.batches import LengthGroupedBatches, training_loader
+
+LENGTHS = [(index * 37) % 101 for index in range(1000)]
+
+
+def padding(lengths: list[int], batches: list[list[int]]) -> int:
+    return sum(max(lengths[i] for i in batch) - lengths[j] for batch in batches for j in batch)
+
+
+def test_every_row_comes_once_an_epoch():
+    batches = list(LengthGroupedBatches(LENGTHS, batch_size=7, seed=0))
+
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    assert len(batches) == len(LengthGroupedBatches(LENGTHS, batch_size=7, seed=0)) == 143
+    assert sorted(len(batch) for batch in batches) == [6] + [7] * 142
+
+
+def test_batches_of_similar_length_need_a_quarter_of_the_padding_or_less():
+    in_order = [list(range(start, min(start + 8, 1000))) for start in range(0, 1000, 8)]
+    grouped = list(LengthGroupedBatches(LENGTHS, batch_size=8, seed=0))
+
+    assert padding(LENGTHS, grouped) < padding(LENGTHS, in_order) / 4
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_alone():
+    sampler = LengthGroupedBatches(LENGTHS, batch_size=8, seed=0)
+    first, second = list(sampler), list(sampler)
+    torch.manual_seed(5)
+    again = LengthGroupedBatches(LENGTHS, batch_size=8, seed=0)
+
+    assert list(again) == first
+    assert list(again) == second
+    assert first != second
+    assert list(LengthGroupedBatches(LENGTHS, batch_size=8, seed=9)) != first
+
+
+def test_two_seeds_do_not_share_the_order_of_another_epoch():
+    first = LengthGroupedBatches(LENGTHS, batch_size=8, seed=0)
+    list(first)
+
+    assert list(first) != list(LengthGroupedBatches(LENGTHS, batch_size=8, seed=1))
+
+
+def test_images_of_one_size_come_in_random_order():
+    batches = list(LengthGroupedBatches([0] * 64, batch_size=8, seed=0))
+
+    assert [row for batch in batches for row in batch] != list(range(64))
+
+
+def test_a_batch_holds_the_inputs_labels_and_rows_of_the_same_examples(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    loader = training_loader(tiny_bert, text_dataset, batch_size=8, seed=0)
+
+    batch = next(iter(loader))
+
+    rows = batch["rows"].tolist()
+    examples = [text_dataset.examples[row] for row in rows]
+    expected = tiny_bert.preprocessor(examples, padding=True, return_tensors="pt")
+    assert torch.equal(batch["inputs"]["input_ids"], expected["input_ids"])
+    assert batch["labels"].tolist() == text_dataset.labels[rows].tolist()
+
+
+def test_unlabelled_rows_have_the_label_that_losses_ignore(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    unlabelled = dataclasses.replace(text_dataset, labels=None)
+
+    batch = next(iter(training_loader(tiny_bert, unlabelled, batch_size=4, seed=0)))
+
+    assert batch["labels"].tolist() == [-100] * 4

@@ -1,0 +1,67 @@
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from compressor.training.settings import (
+    DistillRecovery,
+    DistillSettings,
+    FinetuneRecovery,
+    FinetuneSettings,
+    Recovery,
+)
+
+
+def locations(error: ValidationError) -> list[tuple[int | str, ...]]:
+    return [item["loc"] for item in error.errors()]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", float("inf")),
+        ("max_steps", 0),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", 1.5),
+        ("batch_size", 0),
+        ("weight_decay", -0.1),
+        ("warmup_ratio", 1.0),
+        ("schedule", "step"),
+        ("epoch", 1),
+    ],
+)
+def test_a_training_setting_out_of_range_is_refused(key: str, value: object):
+    with pytest.raises(ValidationError) as caught:
+        FinetuneSettings.model_validate({key: value})
+
+    assert locations(caught.value) == [(key,)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("temperature", 0),
+        ("temperature", float("inf")),
+        ("logits_weight", -1),
+        ("hidden_weight", -1),
+        ("attention_weight", float("nan")),
+        ("label_weight", -1),
+    ],
+)
+def test_a_distillation_setting_out_of_range_is_refused(key: str, value: object):
+    with pytest.raises(ValidationError) as caught:
+        DistillSettings.model_validate({key: value})
+
+    assert locations(caught.value) == [(key,)]
+
+
+def test_distillation_that_learns_nothing_is_refused():
+    with pytest.raises(ValidationError, match="are all 0, so there is nothing to learn"):
+        DistillSettings(logits_weight=0.0)
+
+
+def test_recovery_is_told_apart_by_its_kind():
+    adapter: TypeAdapter[Recovery] = TypeAdapter(Recovery)
+
+    assert adapter.validate_python({"kind": "finetune", "epochs": 2}) == FinetuneRecovery(epochs=2)
+    assert adapter.validate_python({"kind": "distill"}) == DistillRecovery()
