@@ -1,0 +1,76 @@
+"""Shows that an exported file computes the logits of the PyTorch model, on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import ParityError
+from compressor.measurements import Parity
+from compressor.models.onnx_model import OnnxModel
+from compressor.tasks import Batch
+
+
+class Reference(Protocol):
+    """What the exported file is compared with."""
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Return float32 logits, the first axis is the batch."""
+
+
+def check_parity(
+    reference: Reference, exported: OnnxModel, batches: Sequence[Batch], limit: float
+) -> Parity:
+    """Return the largest difference between the logits of the two over `batches`.
+
+    Give batches of several sizes and lengths, padded rows among them: exports that are wrong are
+    often right for the shape they were traced with.
+
+    Raises `ParityError` when a logit differs by more than `limit`, when shapes differ, and when a
+    logit is not finite, and `ValueError` without batches, because nothing would have been shown.
+    """
+    if not batches:
+        raise ValueError("parity needs at least one batch")
+    differences = [_difference(reference, exported, batch, limit) for batch in batches]
+    largest = max(differences)
+    if largest > limit:
+        worst = batches[differences.index(largest)]
+        raise ParityError(
+            f"{exported.path} on {exported.provider}, inputs of shape {_shape(worst)}",
+            max_abs_diff=largest,
+            limit=limit,
+        )
+    lengths = {value.shape[1] for batch in batches for value in batch.values() if value.ndim == 2}
+    return Parity(
+        max_abs_diff=largest,
+        limit=limit,
+        num_examples=sum(_shape(batch)[0] for batch in batches),
+        sequence_lengths=tuple(sorted(lengths)),
+    )
+
+
+def _difference(reference: Reference, exported: OnnxModel, batch: Batch, limit: float) -> float:
+    expected, found = reference.predict(batch), exported.predict(batch)
+    if expected.shape != found.shape:
+        raise ParityError(
+            f"{exported.path}: logits of shape {found.shape} instead of {expected.shape}",
+            max_abs_diff=float("nan"),
+            limit=limit,
+        )
+    # NaN compares false with every limit, so it is looked for, in both.
+    for logits, owner in ((expected, "the PyTorch model"), (found, str(exported.path))):
+        if not np.isfinite(logits).all():
+            raise ParityError(
+                f"{owner} gives logits that are not finite for inputs of shape {_shape(batch)}",
+                max_abs_diff=float("nan"),
+                limit=limit,
+            )
+    return float(np.max(np.abs(expected.astype(np.float64) - found)))
+
+
+def _shape(batch: Batch) -> tuple[int, ...]:
+    shape: tuple[int, ...] = next(iter(batch.values())).shape
+    return shape

@@ -1,0 +1,219 @@
+"""From a PyTorch model to an .onnx file, through the exporter that comes with transformers.
+
+That exporter is experimental: it patches torch while it works, prints, logs and warns. What is
+known to be harmless is silenced here, message by message, and everything else passes through.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
+from transformers.exporters.configs import OnnxConfig
+from transformers.exporters.exporter_onnx import OnnxExporter
+
+from compressor.errors import ExportError
+from compressor.export.weight_names import name_weights
+from compressor.models.onnx_file import save_graph
+from compressor.models.onnx_model import OUTPUT, OnnxModel
+from compressor.models.torch_model import TorchModel
+
+logger = logging.getLogger(__name__)
+
+# Which of ONNX Runtime's own operators a provider has kernels for. TensorRT knows standard ones.
+_FUSIONS: dict[str, Literal["cpu", "cuda"] | None] = {
+    "cpu": "cpu",
+    "cuda": "cuda",
+    "tensorrt": None,
+}
+
+# Tracing needs two examples of different length, or it takes the sizes for constants.
+_TRACED_LENGTHS = (9, 6)
+
+# Log lines that say nothing about the model at hand: the first names the versions the exporter was
+# tested with (this package pins the ones it was tested with itself), the second an optional
+# package, the third the exporter's own functions.
+_HARMLESS_LOGS = {
+    "transformers.exporters.utils": re.compile(r"OnnxExporter is experimental"),
+    "torch.onnx._internal.exporter._registration": re.compile(
+        r"torchvision is not installed|Failed to infer the signature for function '%s'"
+    ),
+}
+
+# Tracing runs other people's code, so it fails in any of these ways; torch's own errors
+# (OnnxExporterError, UserError) are RuntimeErrors.
+_FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ImportError,
+)
+
+
+def export_onnx(
+    model: TorchModel,
+    path: Path,
+    *,
+    provider: str = "cpu",
+    fuse: bool = True,
+    opset: int | None = None,
+    threads: int | None = None,
+) -> OnnxModel:
+    """Write `model` to `path` as a graph for `provider` and return it.
+
+    The graph reads what the tokenizer or image processor gives, under the same names, with the
+    batch and, where the task has one, the sequence of any length. Its one output is `logits`. With
+    `fuse` it uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset`
+    None takes the exporter's. The same model gives the same bytes, and no path of this machine is
+    in them.
+
+    Raises `ExportError` when the model cannot be traced or translated.
+    """
+    if provider not in _FUSIONS:
+        raise ExportError(
+            f"export.provider: '{provider}' is not known (allowed: {', '.join(_FUSIONS)})"
+        )
+    inputs = _traced_inputs(model)
+    config = OnnxConfig(
+        dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
+        opset_version=opset,
+        ort_fusions=_FUSIONS[provider] if fuse else None,
+    )
+    model.module.eval()
+    logger.info("export: %s for %s", type(model.module).__name__, provider)
+    try:
+        with _quiet():
+            exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]  # untyped upstream
+            program = exporter.export(model.module, inputs, config=config).program
+    except _FAILURES as error:
+        raise ExportError(
+            f"{type(model.module).__name__} cannot be exported: {_first_line(error)}; if the "
+            f"untouched checkpoint exports, the passes before the export are the cause, otherwise "
+            f"this architecture or opset {opset or '(default)'} is not supported"
+        ) from error
+    save_graph(_finish(program, tuple(inputs)), path)
+    logger.info("export: %s, %.1f MB", path.name, path.stat().st_size / 1e6)
+    return OnnxModel(path, provider=provider, threads=threads)
+
+
+def _traced_inputs(model: TorchModel) -> dict[str, torch.Tensor]:
+    examples = [model.task.dummy_example(length) for length in _TRACED_LENGTHS]
+    batch = model.task.encode(model.preprocessor, examples)
+    return {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
+
+
+def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
+    axes = (0, 1) if model.task.has_sequence and value.ndim == 2 else (0,)
+    return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+
+
+def _finish(program: ir.Model, input_names: tuple[str, ...]) -> onnx.ModelProto:
+    """Leave one output, readable names, and nothing that tells how the graph was made."""
+    graph = program.graph
+    found = [value for value in graph.outputs if value.name == OUTPUT]
+    if len(found) != 1:
+        raise ExportError(
+            f"the exported model has outputs {', '.join(str(v.name) for v in graph.outputs)}, one "
+            f"called {OUTPUT} is needed; the checkpoint is not a classifier"
+        )
+    graph.outputs[:] = found
+    if {value.name for value in graph.inputs} - set(input_names):
+        raise ExportError(
+            f"the exported model reads {', '.join(str(v.name) for v in graph.inputs)}, the "
+            f"tokenizer or image processor gives {', '.join(input_names)}"
+        )
+    RemoveUnusedNodesPass()(program)
+    LiftConstantsToInitializersPass()(program)
+    name_weights(graph)
+    # Layers that share their weights (ALBERT) were given a transposed copy each.
+    DeduplicateInitializersPass(size_limit=sys.maxsize)(program)
+    _name_axes(graph)
+    _strip(program)
+    return ir.to_proto(program)
+
+
+def _name_axes(graph: ir.Graph) -> None:
+    """Call the free axes `batch` and `sequence` wherever tracing invented symbols for them."""
+    names: dict[str, str] = {}
+    for value in graph.inputs:
+        for axis, name in zip(value.shape or (), ("batch", "sequence"), strict=False):
+            if isinstance(axis, ir.SymbolicDim) and axis.value is not None:
+                names[axis.value] = name
+    for value in _values(graph):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                names.get(axis.value or "", axis.value)
+                if isinstance(axis, ir.SymbolicDim)
+                else axis
+                for axis in value.shape
+            )
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def _strip(program: ir.Model) -> None:
+    """Remove stack traces and other records of tracing: they hold paths and a tenth of the file."""
+    program.metadata_props.clear()
+    program.doc_string = program.graph.doc_string = None
+    program.graph.metadata_props.clear()
+    for node in program.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in _values(program.graph):
+        value.metadata_props.clear()
+        value.doc_string = None
+        if value.const_value is not None:
+            value.const_value.metadata_props.clear()
+            value.const_value.doc_string = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's harmless chatter away, and leave everything as it was."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not _HARMLESS_LOGS[record.name].match(str(record.msg))
+
+    loggers = [logging.getLogger(name) for name in _HARMLESS_LOGS]
+    for item in loggers:
+        item.addFilter(keep)
+    # torch.onnx.export prints its progress, and transformers does not let `verbose` through.
+    export = torch.onnx.export
+    torch.onnx.export = functools.partial(export, verbose=False)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.13 copies its own tree specifications through a deprecated check.
+            warnings.filterwarnings("ignore", r".*LeafSpec.*is deprecated", FutureWarning)
+            yield
+    finally:
+        torch.onnx.export = export
+        for item in loggers:
+            item.removeFilter(keep)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

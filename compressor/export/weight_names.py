@@ -1,0 +1,54 @@
+"""Gives the weights of an exported graph the names they have in the checkpoint.
+
+The exporter transposes linear weights and packs query, key and value into one matrix; both leave
+names such as `val_134`. Recipes name weights (`quantize_dynamic.exclude`) and reports list them, so
+they need names that say where in the model they are.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter on every node it makes
+
+
+def name_weights(graph: ir.Graph) -> None:
+    """Rename the constant right-hand sides of matrix products after their module.
+
+    The weight of `encoder.layer.0.output.dense` becomes `encoder.layer.0.output.dense.weight`, one
+    packed from `self.query`, `self.key` and `self.value` becomes `self.query_key_value.weight`.
+    Weights whose module is not known keep their name.
+    """
+    for node in graph:
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is None or weight.name not in graph.initializers:
+            continue
+        module = _module(node) or _packed(node)
+        if module and f"{module}.weight" not in graph.initializers:
+            graph.initializers.pop(str(weight.name))
+            weight.name = f"{module}.weight"
+            graph.register_initializer(weight)
+
+
+def _module(node: ir.Node) -> str:
+    # The last scope is the operation itself, the one before the module that called it.
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    return str(scopes[-2]) if len(scopes) >= 2 else ""
+
+
+def _packed(product: ir.Node) -> str:
+    [splits] = [output.consumers() for output in product.outputs]
+    if len(splits) != 1 or splits[0].op_type != "Split":
+        return ""
+    readers = [node for output in splits[0].outputs for node in output.consumers()]
+    return _join(dict.fromkeys(filter(None, map(_module, readers))))
+
+
+def _join(modules: Iterable[str]) -> str:
+    paths = [module.rpartition(".") for module in modules]
+    parents = {parent for parent, _, _ in paths}
+    names = "_".join(name for _, _, name in paths)
+    return f"{parents.pop()}.{names}" if len(parents) == 1 else ""

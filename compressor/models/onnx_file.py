@@ -1,0 +1,209 @@
+"""An .onnx file on disk: reading and writing it, and how much it holds.
+
+Everything that opens or writes a graph goes through here, so that a damaged file is reported the
+same way everywhere, a half-written file is never left behind, and two writes of one graph give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.size import gzipped_bytes
+
+# Protobuf stops at 2 GiB; the graph itself and the framing need some of it.
+_LARGEST_SINGLE_FILE = 2**31 - 2**25
+
+_FLOATS = frozenset(
+    (
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.DOUBLE,
+    )
+)
+_BYTES = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+
+# Where quantized operators read scales and zero points: positions of (value, scale, zero point).
+# A value of None is the operator's output, a scale of None is applied by a later operator.
+_QUANTIZED_INPUTS: dict[str, tuple[tuple[int | None, int | None, int], ...]] = {
+    "DequantizeLinear": ((0, 1, 2),),
+    "QuantizeLinear": ((0, 1, 2),),
+    "DynamicQuantizeMatMul": ((1, 2, 3),),
+    "MatMulIntegerToFloat": ((0, 2, 4), (1, 3, 5)),
+    "MatMulInteger": ((0, None, 2), (1, None, 3)),
+    "ConvInteger": ((0, None, 2), (1, None, 3)),
+    "QLinearMatMul": ((0, 1, 2), (3, 4, 5), (None, 6, 7)),
+    "QLinearConv": ((0, 1, 2), (3, 4, 5), (None, 6, 7)),
+    "QGemm": ((0, 1, 2), (3, 4, 5), (None, 7, 8)),
+}
+
+
+def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """Read a graph; without `weights`, tensors in a separate data file stay there.
+
+    Raises `EnvironmentMismatch` when the file or its data file is missing or damaged.
+    """
+    try:
+        model = onnx.load(path, load_external_data=weights)
+    except FileNotFoundError as error:
+        raise EnvironmentMismatch(f"{path}: not found, or its data file is missing") from error
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise EnvironmentMismatch(
+            f"{path}: not a readable ONNX file ({error}); it may be truncated, make it again"
+        ) from error
+    if not model.graph.node:
+        raise EnvironmentMismatch(f"{path}: holds no graph; it may be truncated, make it again")
+    return model
+
+
+def save_graph(
+    model: onnx.ModelProto, path: Path, *, largest_single_file: int = _LARGEST_SINGLE_FILE
+) -> None:
+    """Write a graph to `path` in one step: readers see the old file or the whole new one.
+
+    Weights go into `<path>.data` only where one file would pass `largest_single_file` bytes, which
+    is what protobuf can hold. The same graph gives the same bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = data_path(path)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+        written = Path(scratch) / path.name
+        if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > largest_single_file:
+            onnx.save_model(
+                model,
+                written,
+                save_as_external_data=True,
+                location=data.name,
+                convert_attribute=True,
+            )
+            (Path(scratch) / data.name).replace(data)
+        else:
+            written.write_bytes(model.SerializeToString(deterministic=True))
+            data.unlink(missing_ok=True)
+        written.replace(path)
+
+
+def data_path(path: Path) -> Path:
+    """Return where the weights of `path` lie when they do not fit into it."""
+    return path.with_name(path.name + ".data")
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return the size of the graph file plus every data file it refers to."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def compressed_bytes(path: Path) -> int:
+    """Return the size after gzip at level 6, the only place where zeros among weights show."""
+    return sum(gzipped_bytes(file) for file in _files(path))
+
+
+def parameter_counts(path: Path) -> tuple[int, int]:
+    """Return how many parameters the file holds, and how many of them are not zero.
+
+    A parameter is one element of a constant tensor that carries weights:
+
+    - floating-point tensors of more than one element count, except scales of quantized weights;
+      one element alone is a constant of the computation, such as 1 / sqrt(head width);
+    - int8 and uint8 tensors count, except zero points. An element is zero when it equals its zero
+      point (0 where the operator was given none), because that is what it stands for;
+    - wider integers and booleans are shapes, positions and indices, and do not count.
+
+    So the count does not change when a model is quantized or converted to fp16.
+    """
+    graph = load_graph(path).graph
+    constants = list(_constants(graph))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
+    scales, zero_points = _quantization_constants(graph)
+    skipped = scales | set(zero_points.values()) | _table_scales(graph, values)
+    parameters = nonzero = 0
+    for tensor in constants:
+        weight = values[tensor.name]
+        if tensor.name in skipped:
+            continue
+        if tensor.data_type in _FLOATS and weight.size > 1:
+            parameters += weight.size
+            nonzero += int(np.count_nonzero(weight))
+        elif tensor.data_type in _BYTES:
+            zero = values.get(zero_points.get(tensor.name, ""), np.zeros(1, weight.dtype))
+            parameters += weight.size
+            nonzero += int(np.count_nonzero(weight != _per_tensor(zero, tensor.name)))
+    return parameters, nonzero
+
+
+def _files(path: Path) -> list[Path]:
+    graph = load_graph(path, weights=False).graph
+    locations = {
+        entry.value
+        for tensor in _constants(graph)
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path, *(path.parent / location for location in sorted(locations))]
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every constant tensor: initializers, and values of Constant nodes by their output."""
+    yield from graph.initializer
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].type == onnx.AttributeProto.TENSOR:
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            yield tensor
+
+
+def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str, str]]:
+    """Return the names of scales, and the zero point's name for each quantized value."""
+    scales: set[str] = set()
+    zero_points: dict[str, str] = {}
+    for node in graph.node:
+        for value, scale, zero_point in _QUANTIZED_INPUTS.get(node.op_type, ()):
+            if scale is not None:
+                scales.add(node.input[scale])
+            if zero_point < len(node.input) and node.input[zero_point]:
+                name = node.output[0] if value is None else node.input[value]
+                zero_points[name] = node.input[zero_point]
+    return scales, zero_points
+
+
+def _table_scales(graph: onnx.GraphProto, values: dict[str, NDArray[Any]]) -> set[str]:
+    """Return the scales of int8 embedding tables.
+
+    Such a table is looked up with the same indices as its scales, a column of one per row.
+    """
+    lookups: dict[str, list[NDArray[Any]]] = defaultdict(list)
+    names: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in values:
+            table = values[node.input[0]]
+            if table.ndim == 2 and table.dtype.kind in "iu" and table.dtype.itemsize == 1:
+                lookups[node.input[1]].append(table)
+            elif table.ndim == 2 and table.shape[1] == 1 and table.dtype.kind == "f":
+                names[node.input[0]] = node.input[1]
+    return {
+        name
+        for name, indices in names.items()
+        if any(len(table) == len(values[name]) for table in lookups[indices])
+    }
+
+
+def _per_tensor(zero_point: NDArray[Any], name: str) -> Any:
+    distinct = np.unique(zero_point)
+    if distinct.size != 1:
+        raise ValueError(f"weight {name} has different zero points along an axis, one is supported")
+    return distinct[0]

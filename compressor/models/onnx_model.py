@@ -1,0 +1,258 @@
+"""An .onnx file and the session that runs it, on the execution provider that was asked for.
+
+ONNX Runtime answers a missing GPU by running on the CPU with no more than a log line, so a latency
+could carry the name of a provider that never ran. Sessions are only opened here, and only handed
+out when the provider is registered and computes every node that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from compressor.errors import EnvironmentMismatch
+from compressor.measurements import Size
+from compressor.models.onnx_file import bytes_on_disk, compressed_bytes, parameter_counts
+from compressor.tasks import Batch
+
+OUTPUT = "logits"
+
+# What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
+_PROVIDERS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+# The operators that take the time of an encoder. Everything else may run on the CPU: shape
+# arithmetic belongs there, CUDA itself asks for that.
+_COMPUTE = frozenset(
+    (
+        "Attention",
+        "BiasGelu",
+        "Conv",
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "EmbedLayerNormalization",
+        "FastGelu",
+        "FusedMatMul",
+        "Gelu",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MultiHeadAttention",
+        "PackedMultiHeadAttention",
+        "QAttention",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+        "SkipLayerNormalization",
+        "Softmax",
+    )
+)
+
+_SESSION_FAILURES = (
+    ort_errors.EngineError,
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotFound,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An .onnx file that is never changed in place; its session opens with the first prediction.
+
+    `threads` are those within one operator, None leaves the number to ONNX Runtime (the physical
+    cores).
+    """
+
+    path: Path
+    provider: str = "cpu"
+    threads: int | None = None
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        """Return the open session; raises `EnvironmentMismatch` like `open_session`."""
+        return open_session(self.path, self.provider, threads=self.threads)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Return what the graph reads, named as the tokenizer names it."""
+        return tuple(item.name for item in self.session.get_inputs())
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits, shape `(batch, num_labels)`.
+
+        Entries of `batch` that the graph does not read are left out. Raises `EnvironmentMismatch`
+        when one that it reads is missing.
+        """
+        logits = self.session.run([OUTPUT], self.feed(batch))[0]
+        return np.asarray(logits, dtype=np.float32)
+
+    def size(self) -> Size:
+        """Return how large the file is, in parameters, bytes, and bytes after gzip."""
+        parameters, nonzero = parameter_counts(self.path)
+        return Size(parameters, nonzero, bytes_on_disk(self.path), compressed_bytes(self.path))
+
+    def feed(self, batch: Batch) -> Batch:
+        """Return the entries of `batch` that the graph reads."""
+        missing = [name for name in self.input_names if name not in batch]
+        if missing:
+            raise EnvironmentMismatch(
+                f"{self.path}: the graph reads {', '.join(missing)}, the batch holds "
+                f"{', '.join(batch)}; use the tokenizer or image processor it was exported with"
+            )
+        return {name: batch[name] for name in self.input_names}
+
+
+def open_session(
+    path: Path, provider: str, *, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a session that really runs on `provider`: cpu, cuda or tensorrt.
+
+    Raises `EnvironmentMismatch` when the file is missing, damaged or has no output `logits`, when
+    this onnxruntime does not have the provider, when the provider did not start, and when it left
+    nodes that take time to another one.
+    """
+    if not path.is_file():
+        raise EnvironmentMismatch(f"{path}: not found; give the path of an .onnx file")
+    session = _open(str(path), provider, threads=threads, place=str(path))
+    outputs = [item.name for item in session.get_outputs()]
+    if OUTPUT not in outputs:
+        raise EnvironmentMismatch(
+            f"{path}: has outputs {', '.join(outputs)} but none called {OUTPUT}; export the "
+            f"checkpoint with this package"
+        )
+    return session
+
+
+def check_provider(provider: str) -> None:
+    """Raise `EnvironmentMismatch` unless a small product runs on `provider`: cpu, cuda, tensorrt.
+
+    An onnxruntime built for CUDA lists the provider on machines without a GPU too, so only a
+    session tells.
+    """
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in ("x", "y")]
+    node = helper.make_node("MatMul", ["x", "x"], ["y"])
+    graph = helper.make_graph([node], "probe", value[:1], value[1:])
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = _open(model.SerializeToString(), provider, threads=1, place="benchmark.providers")
+    session.run(["y"], {"x": np.ones((1, 1), np.float32)})
+
+
+def provider_that_ran(session: onnxruntime.InferenceSession) -> str:
+    """Return the provider that a session computes on, as recipes spell it."""
+    registered = session.get_providers()[0]
+    return next(name for name, names in _PROVIDERS.items() if names[0] == registered)
+
+
+def misplaced_nodes(
+    assignments: Iterable[tuple[str, str]], expected: str
+) -> dict[str, tuple[str, ...]]:
+    """Return the operators that take time and do not run on the provider `expected`.
+
+    `assignments` holds the provider and the operator of each node, the result the operators of
+    each other provider in alphabetical order.
+    """
+    found: dict[str, set[str]] = {}
+    for provider, operator in assignments:
+        if provider != expected and operator in _COMPUTE:
+            found.setdefault(provider, set()).add(operator)
+    return {provider: tuple(sorted(operators)) for provider, operators in sorted(found.items())}
+
+
+def _open(
+    source: str | bytes, provider: str, *, threads: int | None, place: str
+) -> onnxruntime.InferenceSession:
+    names = _available(provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: one for each physical core
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; what matters among the warnings is checked below
+    # Otherwise the threads of one session keep spinning while another one is being measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print.
+        session = onnxruntime.InferenceSession(
+            source, options, providers=list(names), enable_fallback=0
+        )
+    except _SESSION_FAILURES as error:
+        raise EnvironmentMismatch(
+            f"{place}: provider '{provider}' cannot run this graph: {error}; a damaged file has to "
+            f"be made again, a provider without a kernel for an operator has to be replaced"
+        ) from error
+    if provider != "cpu":
+        _check_placement(session, provider, place)
+    return session
+
+
+def _available(provider: str) -> tuple[str, ...]:
+    if provider not in _PROVIDERS:
+        raise EnvironmentMismatch(
+            f"provider '{provider}' is not known (allowed: {', '.join(_PROVIDERS)})"
+        )
+    names = _PROVIDERS[provider]
+    built_in = onnxruntime.get_available_providers()
+    if names[0] not in built_in:
+        has = ", ".join(name for name, known in _PROVIDERS.items() if known[0] in built_in)
+        raise EnvironmentMismatch(
+            f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__} "
+            f"(has: {has}); install the GPU build (extra 'gpu' instead of 'cpu') or remove it from "
+            f"benchmark.providers and export.provider"
+        )
+    if provider != "cpu":
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+    return names
+
+
+def _check_placement(session: Any, provider: str, place: str) -> None:
+    expected = _PROVIDERS[provider][0]
+    if expected not in session.get_providers():
+        raise EnvironmentMismatch(
+            f"{place}: provider '{provider}' did not start and onnxruntime fell back to "
+            f"{', '.join(session.get_providers())}; check the GPU, its driver and the CUDA "
+            f"libraries, or remove it from benchmark.providers"
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise EnvironmentMismatch(
+            f"onnxruntime {onnxruntime.__version__} cannot say which provider runs which node, "
+            f"so a number of '{provider}' could not be trusted; install a newer onnxruntime-gpu"
+        )
+    misplaced = misplaced_nodes(_assignments(session), expected)
+    if misplaced:
+        listed = "; ".join(f"{name}: {', '.join(ops)}" for name, ops in misplaced.items())
+        raise EnvironmentMismatch(
+            f"{place}: provider '{provider}' left operators to others ({listed}); export for this "
+            f"provider (export.provider) and without passes made for another"
+        )
+
+
+def _assignments(session: Any) -> list[tuple[str, str]]:
+    return [
+        (subgraph.ep_name, node.op_type)
+        for subgraph in session.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+    ]

@@ -1,0 +1,1 @@
+"""Integer arithmetic for weights, and its place in a graph: arrays in, arrays out."""

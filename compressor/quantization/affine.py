@@ -1,0 +1,98 @@
+"""The arithmetic of symmetric int8: scales, rounding, and products that cannot overflow.
+
+ONNX Runtime multiplies unsigned 8-bit activations by signed 8-bit weights. On x86 without VNNI the
+instruction for that, `vpmaddubsw`, adds two neighbouring products in 16 bits and saturates: with
+activations up to 255, a pair of weights of equal sign that sums to 129 or more can overflow, and
+the result is silently wrong. The scales here keep every such pair at 128 or less, so the same file
+gives the same integers on every CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Scalar = TypeVar("Scalar", np.float64, np.int64)
+
+WEIGHT_MAX = 127
+PAIR_MAX = 128  # 128 * 255 = 32640 fits into 16 bits (32767), 129 * 255 = 32895 does not
+
+# A scale below the smallest normal float32 loses digits, so that value / scale may pass 127.
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+def saturation_free_scales(weight: Floats) -> NDArray[np.float32]:
+    """Return one scale for each column so that no pair of products can overflow 16 bits.
+
+    `weight` has shape `(K, N)`, the result `(N,)`. The pairs are rows 2i and 2i + 1, as the kernel
+    reads them. A column's scale is the larger of max |w| / 127 and, over pairs of equal sign,
+    max |w_2i + w_2i+1| / 127. Each rounding adds at most 1/2, so a rounded pair sums to at most
+    127 + 1/2 + 1/2 = 128. Columns of zeros get scale 1.
+
+    Raises `ValueError` when a weight is not finite.
+    """
+    exact = _finite(weight)
+    largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
+    sums = np.max(_pair_sums(exact), axis=0, initial=0.0)  # (N,)
+    return _scales(np.maximum(largest, sums))
+
+
+def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 values `(K, N)` and scales `(N,)` of a weight matrix, safe on every x86 CPU.
+
+    The values lie in -127..127 and `values * scales` is off by at most half a scale.
+
+    Raises `ValueError` when a weight is not finite.
+    Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
+    """
+    scales = saturation_free_scales(weight)
+    return _round(_finite(weight) / scales), scales
+
+
+def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 values `(rows, width)` and scales `(rows,)` of a table that is only looked up.
+
+    Nothing is multiplied in 8 bits here, so each row uses the whole range -127..127.
+
+    Raises `ValueError` when an entry is not finite.
+    """
+    exact = _finite(table)
+    scales = _scales(np.max(np.abs(exact), axis=1, initial=0.0))  # (rows,)
+    return _round(exact / scales[:, None]), scales
+
+
+def max_pair_sum(values: NDArray[np.int8]) -> int:
+    """Return the largest |q_2i + q_2i+1| over pairs of equal sign in any column of `(K, N)`.
+
+    Up to `PAIR_MAX` no 16-bit sum of two products with unsigned 8-bit activations can overflow.
+    """
+    return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
+
+
+def _finite(weight: Floats) -> NDArray[np.float64]:
+    # In float64 the sum of two float32 neither rounds away its small part nor overflows.
+    exact = weight.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise ValueError("holds NaN or infinity, which no integer can stand for")
+    return exact
+
+
+def _pair_sums(matrix: NDArray[Scalar]) -> NDArray[Scalar]:
+    # (K, N) -> (ceil(K / 2), N); pairs of opposite sign cannot add up and count as 0.
+    padded = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
+    first, second = padded[0::2], padded[1::2]
+    agree = np.sign(first) == np.sign(second)
+    sums: NDArray[Scalar] = np.where(agree, np.abs(first + second), 0)
+    return sums
+
+
+def _scales(largest: NDArray[np.float64]) -> NDArray[np.float32]:
+    scales = np.maximum(largest / WEIGHT_MAX, _SMALLEST_SCALE)
+    return np.where(largest == 0, 1.0, scales).astype(np.float32)
+
+
+def _round(quotients: NDArray[np.float64]) -> NDArray[np.int8]:
+    return np.clip(np.rint(quotients), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)

@@ -1,0 +1,150 @@
+"""Puts int8 weights into an ONNX graph in place of the float ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from compressor.quantization.affine import quantize_columns, quantize_rows
+from compressor.quantization.sites import Site, Use, find_uses
+
+_CONTRIB = "com.microsoft"
+
+
+def quantize_sites(model: onnx.ModelProto, sites: Iterable[Site]) -> None:
+    """Store the weights of `sites` as int8 and rewrite the operators that read them, in place.
+
+    Matrices become `DynamicQuantizeMatMul`: at run time activations are quantized to unsigned 8
+    bits with one scale for the whole tensor; weights have one scale for each output column. Tables
+    are looked up in int8 and multiplied by the scale of each row. The float originals are removed.
+
+    Raises `ValueError` when a site has an obstacle or a weight is not finite; the graph is then not
+    to be used.
+    """
+    rewriter = _Rewriter(model)
+    for site in sites:
+        if site.obstacle is not None:
+            raise ValueError(f"weight {site.weight} cannot be int8: {site.obstacle}")
+        rewriter.store(site)
+    rewriter.finish()
+
+
+class _Rewriter:
+    """Collects what replaces each node, then writes the node list once, in its order."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.opsets = model.opset_import
+        self.uses = find_uses(model.graph)
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.removed: set[str] = set()
+        # By the first output of the replaced node, because outputs are unique and names may be
+        # missing.
+        self.replacements: dict[str, list[onnx.NodeProto]] = {}
+
+    def store(self, site: Site) -> None:
+        """Add the int8 weight of `site`, and replace its readers."""
+        weight = numpy_helper.to_array(self.tensors[site.weight])
+        readers = self.uses[site.weight]
+        replace = self._product if site.kind == "matrix" else self._lookup
+        try:
+            if site.kind == "matrix":
+                transposed, factor = readers[0].layout
+                values, scales = quantize_columns(
+                    (weight.T if transposed else weight) * np.float32(factor)
+                )
+            else:
+                values, scales = quantize_rows(weight)
+                scales = scales[:, None]  # (rows, 1): looked up like the rows themselves
+        except ValueError as error:
+            raise ValueError(f"weight {site.weight} {error}") from error
+        names = self._add(f"{site.weight}_int8", values), self._add(f"{site.weight}_scale", scales)
+        self.removed.add(site.weight)
+        for use in readers:
+            self.replacements[use.node.output[0]] = replace(use, *names)
+
+    def finish(self) -> None:
+        """Write the new nodes and drop the float weights and what only they needed."""
+        nodes = [
+            new
+            for node in self.graph.node
+            for new in self.replacements.get(node.output[0] if node.output else "", [node])
+        ]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        kept = [tensor for tensor in self.graph.initializer if tensor.name not in self.removed]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+        described = [info for info in self.graph.value_info if info.name not in self.removed]
+        del self.graph.value_info[:]
+        self.graph.value_info.extend(described)
+        if all(opset.domain != _CONTRIB for opset in self.opsets):
+            self.opsets.append(helper.make_opsetid(_CONTRIB, 1))
+
+    def _product(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
+        node = use.node
+        width = self.tensors[scale].dims[0]
+        term = self._third_input(use)
+        bias = self._bias(use, term, width)
+        added_later = bool(term) and not bias
+        output = f"{node.output[0]}_product" if added_later else node.output[0]
+        # The zero point of symmetric weights is 0, which is what leaving it out means.
+        inputs = [node.input[0], weight, scale, *(["", bias] if bias else [])]
+        nodes = [
+            helper.make_node(
+                "DynamicQuantizeMatMul", inputs, [output], name=node.name, domain=_CONTRIB
+            )
+        ]
+        if added_later:
+            nodes += self._addition(use, term, output)
+        return nodes
+
+    def _third_input(self, use: Use) -> str:
+        is_gemm = use.node.op_type == "Gemm" and use.number("beta", 1) != 0
+        return use.node.input[2] if is_gemm and len(use.node.input) > 2 else ""
+
+    def _bias(self, use: Use, term: str, width: int) -> str:
+        """Return a constant `(width,)` to be added to each row, or "" when `term` is not one."""
+        if term not in self.tensors:
+            return ""
+        values = numpy_helper.to_array(self.tensors[term])
+        beta = use.number("beta", 1)
+        if values.shape == (width,) and beta == 1:
+            return term
+        if values.shape in ((width,), (1, width)):
+            scaled = (values * np.float32(beta)).reshape(width)
+            return self._add(f"{use.node.output[0]}_bias", scaled)
+        return ""
+
+    def _addition(self, use: Use, term: str, product: str) -> list[onnx.NodeProto]:
+        nodes = []
+        if (beta := use.number("beta", 1)) != 1:
+            factor = self._add(f"{use.node.output[0]}_beta", np.array(beta, np.float32))
+            scaled = f"{use.node.output[0]}_term"
+            nodes.append(helper.make_node("Mul", [term, factor], [scaled]))
+            term = scaled
+        nodes.append(helper.make_node("Add", [product, term], [use.node.output[0]]))
+        return nodes
+
+    def _lookup(self, use: Use, table: str, scale: str) -> list[onnx.NodeProto]:
+        indices, output = use.node.input[1], use.node.output[0]
+        rows, floats, factors = f"{output}_int8", f"{output}_float", f"{output}_scale"
+        return [
+            helper.make_node("Gather", [table, indices], [rows], name=use.node.name),
+            helper.make_node("Cast", [rows], [floats], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Gather", [scale, indices], [factors]),
+            helper.make_node("Mul", [floats, factors], [output]),
+        ]
+
+    def _add(self, name: str, values: NDArray[Any]) -> str:
+        while name in self.tensors:
+            name += "_"
+        tensor = numpy_helper.from_array(values, name)
+        self.graph.initializer.append(tensor)
+        self.tensors[name] = tensor
+        return name

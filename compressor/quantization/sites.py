@@ -1,0 +1,180 @@
+"""Finds the weights of an ONNX graph that could be int8, and says why others cannot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import onnx
+from onnx import helper
+
+_PRODUCTS = frozenset(("MatMul", "Gemm", "FusedMatMul"))
+_INTEGER_OPERATORS = frozenset(
+    (
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+    )
+)
+_FLOATS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.DOUBLE: "float64",
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One input of one node."""
+
+    node: onnx.NodeProto
+    position: int
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the input is a factor of a matrix product."""
+        return self.node.op_type in _PRODUCTS and self.position in (0, 1)
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether rows of the input are looked up."""
+        return self.node.op_type == "Gather" and self.position == 0
+
+    @property
+    def layout(self) -> tuple[bool, float]:
+        """Return whether a product transposes its weight, and which factor it multiplies by."""
+        return bool(self.number("transB", 0)), self.number("alpha", 1)
+
+    def number(self, attribute: str, default: float) -> float:
+        """Return a numeric attribute of the node."""
+        for item in self.node.attribute:
+            if item.name == attribute:
+                return float(helper.get_attribute_value(item))
+        return default
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight that could be int8.
+
+    A `matrix` is the constant right-hand side of products, a `table` is looked up by row. `nodes`
+    are the operators that read it. `obstacle` is why it has to stay in float, None if nothing is.
+    """
+
+    weight: str
+    kind: Literal["matrix", "table"]
+    shape: tuple[int, ...]
+    nodes: tuple[str, ...]
+    obstacle: str | None
+
+    @property
+    def num_elements(self) -> int:
+        """Return the number of weights."""
+        return prod(self.shape)
+
+
+def integer_operators(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the operators that an already quantized graph has, in alphabetical order."""
+    return tuple(sorted({node.op_type for node in model.graph.node} & _INTEGER_OPERATORS))
+
+
+def lift_constants(model: onnx.ModelProto) -> None:
+    """Turn Constant nodes that hold a tensor into initializers, where weights are looked for."""
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
+    """Return what reads each value, in the order of the nodes; loop bodies are not looked into."""
+    uses: dict[str, list[Use]] = defaultdict(list)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            uses[name].append(Use(node, position))
+    return uses
+
+
+def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
+    """Return every floating-point weight of a product or lookup, in the order they are used.
+
+    A weight that several operators read is one site. Products of two activations, biases and
+    convolutions are not sites.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    boundary = {value.name for value in (*graph.input, *graph.output)}
+    inner = set(_inner_names(graph))
+    sites = []
+    for name, readers in find_uses(graph).items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.data_type not in _FLOATS:
+            continue
+        is_matrix = any(use.is_product for use in readers)
+        if not is_matrix and not any(use.is_lookup for use in readers):
+            continue
+        obstacle = _obstacle(tensor, readers)
+        if name in boundary:
+            obstacle = "it is an input or output of the graph"
+        elif name in inner:
+            obstacle = "a branch or loop reads it too"
+        nodes = tuple(dict.fromkeys(use.node.name or use.node.output[0] for use in readers))
+        kind: Literal["matrix", "table"] = "matrix" if is_matrix else "table"
+        sites.append(Site(name, kind, tuple(tensor.dims), nodes, obstacle))
+    return tuple(sites)
+
+
+def _obstacle(tensor: onnx.TensorProto, readers: Sequence[Use]) -> str | None:
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        return f"it is {_FLOATS[tensor.data_type]} and the integer operators need float32"
+    if len(tensor.dims) != 2:
+        return f"it has {len(tensor.dims)} axes and not two"
+    is_table = all(use.is_lookup for use in readers)
+    reasons = (_lookup_obstacle(use) if is_table else _product_obstacle(use) for use in readers)
+    obstacle = next((reason for reason in reasons if reason is not None), None)
+    if obstacle is None and not is_table and len({use.layout for use in readers}) > 1:
+        return "it is read in two layouts"
+    return obstacle
+
+
+def _lookup_obstacle(use: Use) -> str | None:
+    return None if use.number("axis", 0) in (0, -2) else "it is looked up by column"
+
+
+def _product_obstacle(use: Use) -> str | None:
+    operator = use.node.op_type
+    if not use.is_product:
+        return f"{operator} reads it too"
+    if use.position == 0:
+        return f"it is the left-hand side of {operator}"
+    if any(use.number(name, 0) for name in ("transA", "transBatchA", "transBatchB")):
+        return f"{operator} transposes its activations"
+    return None
+
+
+def _inner_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield every name that the branch and loop bodies of `graph` mention."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                yield from (name for inner in body.node for name in inner.input)
+                yield from (value.name for value in body.output)
+                yield from _inner_names(body)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import transformers
+
+from compressor.data import Dataset
+from compressor.errors import ExportError
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_file import load_graph, parameter_counts
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.tasks import load_task
+
+# Two summation orders of float32 over 64 terms of size 1 to 10 differ by a few units of 1e-6.
+TOLERANCE = 2e-5
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in load_graph(path).graph.node}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["film"],
+        [""],
+        ["a good film", "bad"],
+        ["the plot was very " * 10, "a good film", "bad", "it is fine", ""],
+    ],
+    ids=["one word", "no word", "padded", "long and padded"],
+)
+def test_logits_are_those_of_pytorch_for_any_batch_and_length(
+    exported_bert: OnnxModel, tiny_bert: TorchModel, texts: list[str]
+):
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, texts)
+    np.testing.assert_allclose(
+        exported_bert.predict(batch), tiny_bert.predict(batch), atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_logits_of_images_are_those_of_pytorch_for_any_batch(
+    exported_vit: OnnxModel, tiny_vit: TorchModel, image_dataset: Dataset, size: int
+):
+    batch = tiny_vit.task.encode(tiny_vit.preprocessor, image_dataset.examples[:size])
+    np.testing.assert_allclose(exported_vit.predict(batch), tiny_vit.predict(batch), atol=TOLERANCE)
+
+
+def test_graph_reads_what_the_tokenizer_gives_and_writes_logits(exported_bert: OnnxModel):
+    inputs = {item.name: item.shape for item in exported_bert.session.get_inputs()}
+    outputs = {item.name: item.shape for item in exported_bert.session.get_outputs()}
+    axes = ["batch", "sequence"]
+    assert inputs == {"input_ids": axes, "token_type_ids": axes, "attention_mask": axes}
+    assert outputs == {"logits": ["batch", 2]}
+
+
+def test_checkpoint_for_colour_images_exports(tmp_path: Path):
+    config = transformers.ViTConfig(
+        image_size=8,
+        patch_size=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8})
+    module = transformers.ViTForImageClassification(config).eval()
+    model = TorchModel(module, processor, load_task("image-classification"))
+    exported = export_onnx(model, tmp_path / "model.onnx")
+    batch = model.task.encode(processor, [np.arange(192, dtype=np.uint8).reshape(8, 8, 3)] * 3)
+    np.testing.assert_allclose(exported.predict(batch), model.predict(batch), atol=TOLERANCE)
+
+
+def test_layers_that_share_weights_store_them_once(tiny_bert: TorchModel, tmp_path: Path):
+    config = transformers.AlbertConfig(
+        vocab_size=len(tiny_bert.preprocessor),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    module = transformers.AlbertForSequenceClassification(config).eval()
+    model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
+    exported = export_onnx(model, tmp_path / "model.onnx")
+    assert parameter_counts(exported.path)[0] <= sum(p.numel() for p in module.parameters())
+    batch = model.task.encode(model.preprocessor, ["a good film", "bad"])
+    np.testing.assert_allclose(exported.predict(batch), model.predict(batch), atol=TOLERANCE)
+
+
+def test_only_the_batch_of_images_is_free(exported_vit: OnnxModel):
+    [pixels] = exported_vit.session.get_inputs()
+    assert (pixels.name, pixels.shape) == ("pixel_values", ["batch", 1, 8, 8])
+
+
+def test_file_holds_exactly_the_parameters_of_the_module(tiny_vit: TorchModel, tmp_path: Path):
+    # Fresh biases are all zeros and the exporter stores equal tensors once, so make them differ.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in tiny_vit.module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    exported = export_onnx(tiny_vit, tmp_path / "model.onnx")
+    expected = sum(item.numel() for item in tiny_vit.module.parameters())
+    assert parameter_counts(exported.path) == (expected, expected)
+
+
+def test_weights_carry_the_names_of_their_modules(exported_bert: OnnxModel):
+    names = {item.name for item in load_graph(exported_bert.path).graph.initializer}
+    layer = "bert.encoder.layer.1"
+    assert {
+        "bert.embeddings.word_embeddings.weight",
+        f"{layer}.attention.self.query_key_value.weight",
+        f"{layer}.attention.output.dense.weight",
+        f"{layer}.intermediate.dense.weight",
+        f"{layer}.output.dense.weight",
+        "classifier.weight",
+    } <= names
+
+
+def test_file_tells_nothing_about_the_machine(exported_bert: OnnxModel):
+    content = exported_bert.path.read_bytes()
+    assert b"site-packages" not in content
+    assert b"stack_trace" not in content
+    assert str(Path.home()).encode() not in content
+
+
+def test_same_model_gives_the_same_bytes(
+    exported_vit: OnnxModel, tiny_vit_dir: Path, tmp_path: Path
+):
+    again = export_onnx(load_checkpoint(tiny_vit_dir), tmp_path / "model.onnx")
+    assert again.path.read_bytes() == exported_vit.path.read_bytes()
+
+
+def test_graph_without_fusions_is_standard_onnx(tiny_vit: TorchModel, tmp_path: Path):
+    exported = export_onnx(tiny_vit, tmp_path / "model.onnx", fuse=False)
+    graph = load_graph(exported.path)
+    assert {item.domain for item in graph.opset_import} == {""}
+    onnx.checker.check_model(graph, full_check=True)
+    assert graph.graph.node[0].metadata_props == []
+
+
+def test_fusions_follow_the_provider(
+    exported_bert: OnnxModel, tiny_bert: TorchModel, tmp_path: Path
+):
+    exported = export_onnx(tiny_bert, tmp_path / "model.onnx", provider="cuda", threads=2)
+    assert "MultiHeadAttention" in operators(exported.path)
+    assert "MultiHeadAttention" not in operators(exported_bert.path)
+    assert "SkipLayerNormalization" in operators(exported_bert.path)
+    assert (exported.provider, exported.threads) == ("cuda", 2)
+
+
+def test_opset_is_the_one_that_was_asked_for(tiny_vit: TorchModel, tmp_path: Path):
+    exported = export_onnx(tiny_vit, tmp_path / "model.onnx", opset=21, fuse=False)
+    [opset] = load_graph(exported.path).opset_import
+    assert opset.version == 21
+
+
+def test_export_leaves_no_trace_in_the_process(
+    tiny_vit: TorchModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    names = ("transformers.exporters.utils", "torch.onnx._internal.exporter._registration")
+    filters = [list(logging.getLogger(name).filters) for name in names]
+    export = torch.onnx.export
+    export_onnx(tiny_vit, tmp_path / "model.onnx")
+    assert [list(logging.getLogger(name).filters) for name in names] == filters
+    assert torch.onnx.export is export
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.glob(".writing*"))
+
+
+def test_model_that_cannot_be_traced_is_an_export_error(
+    tiny_bert: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class DependsOnData(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden if hidden.sum() > 0 else -hidden
+
+    monkeypatch.setattr(tiny_bert.module.bert.pooler, "activation", DependsOnData())
+    with pytest.raises(ExportError, match="BertForSequenceClassification cannot be expo") as caught:
+        export_onnx(tiny_bert, tmp_path / "model.onnx")
+    assert caught.value.__cause__ is not None
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_unknown_provider_is_an_export_error(tiny_bert: TorchModel, tmp_path: Path):
+    with pytest.raises(ExportError, match=r"'webgpu' is not known \(allowed: cpu, cuda, tensorrt"):
+        export_onnx(tiny_bert, tmp_path / "model.onnx", provider="webgpu")

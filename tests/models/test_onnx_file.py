@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.onnx_file import (
+    bytes_on_disk,
+    compressed_bytes,
+    data_path,
+    load_graph,
+    parameter_counts,
+    save_graph,
+)
+
+WEIGHT = np.array([[1, 0, 2], [0, 3, 4]], np.float32)
+INT8 = np.array([[1, 0, 2], [0, 3, 4]], np.int8)
+
+
+def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def product() -> onnx.ModelProto:
+    return graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": WEIGHT})
+
+
+def counts(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]]):
+    save_graph(graph_of(nodes, constants), path / "model.onnx")
+    return parameter_counts(path / "model.onnx")
+
+
+def test_saved_graph_reads_back(tmp_path: Path):
+    save_graph(product(), tmp_path / "new" / "model.onnx")
+    assert load_graph(tmp_path / "new" / "model.onnx") == product()
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.onnx"]
+
+
+def test_weights_go_beside_the_graph_only_when_one_file_cannot_hold_them(tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    large = np.arange(1024, dtype=np.float32).reshape(2, 512)  # small tensors stay in the graph
+    model = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": large})
+    save_graph(model, path, largest_single_file=1000)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert bytes_on_disk(path) == path.stat().st_size + data_path(path).stat().st_size > 4096
+    np.testing.assert_array_equal(
+        numpy_helper.to_array(load_graph(path).graph.initializer[0]), large
+    )
+
+
+def test_data_file_of_a_replaced_graph_goes_away(tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    large = np.ones((2, 512), np.float32)
+    model = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": large})
+    save_graph(model, path, largest_single_file=1000)
+    save_graph(product(), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_two_writes_give_the_same_bytes(tmp_path: Path):
+    save_graph(product(), tmp_path / "a.onnx")
+    save_graph(product(), tmp_path / "b.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", product().SerializeToString()[:-9]])
+def test_damaged_file_is_named(tmp_path: Path, content: bytes):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EnvironmentMismatch, match=r"model\.onnx: .* may be truncated"):
+        load_graph(path)
+
+
+def test_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(EnvironmentMismatch, match=r"model\.onnx: not found"):
+        load_graph(tmp_path / "model.onnx")
+
+
+def test_missing_data_file_is_an_error(tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    model = graph_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((2, 512), np.float32)}
+    )
+    save_graph(model, path, largest_single_file=1000)
+    data_path(path).unlink()
+    with pytest.raises(EnvironmentMismatch, match=r"model\.onnx: "):
+        load_graph(path)
+
+
+def test_compressed_size_is_that_of_gzip_level_6(tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    weight = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
+    save_graph(graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}), path)
+    assert compressed_bytes(path) == len(gzip.compress(path.read_bytes(), 6))
+
+
+def test_float_weights_count_and_single_constants_do_not(tmp_path: Path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["a", "scale"], ["b"]),
+        helper.make_node("Add", ["b", "bias"], ["y"]),
+    ]
+    constants = {
+        "w": WEIGHT,
+        "scale": np.array([0.5], np.float32),
+        "bias": np.array([1, 0, 0], np.float32),
+    }
+    assert counts(tmp_path, nodes, constants) == (9, 5)
+
+
+def test_shapes_and_positions_do_not_count(tmp_path: Path):
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    assert counts(tmp_path, nodes, {"w": WEIGHT, "shape": np.array([-1, 2])}) == (6, 4)
+
+
+def test_half_weights_count_like_floats(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    assert counts(tmp_path, nodes, {"w": WEIGHT.astype(np.float16)}) == (6, 4)
+
+
+def test_weights_in_constant_nodes_count(tmp_path: Path):
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT)),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    assert counts(tmp_path, nodes, {}) == (6, 4)
+
+
+def test_int8_matrix_counts_without_its_scales(tmp_path: Path):
+    nodes = [
+        helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")
+    ]
+    assert counts(tmp_path, nodes, {"w": INT8, "s": np.ones(3, np.float32)}) == (6, 4)
+
+
+def test_int8_weight_that_equals_its_zero_point_is_zero(tmp_path: Path):
+    nodes = [
+        helper.make_node(
+            "DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft"
+        )
+    ]
+    constants = {
+        "w": INT8.astype(np.uint8),
+        "s": np.ones(3, np.float32),
+        "z": np.array(4, np.uint8),
+    }
+    assert counts(tmp_path, nodes, constants) == (6, 5)
+
+
+def test_int8_table_counts_without_the_scales_of_its_rows(tmp_path: Path):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["w", "ids"], ["a"]),
+        helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["s", "ids"], ["c"]),
+        helper.make_node("Mul", ["b", "c"], ["y"]),
+    ]
+    assert counts(tmp_path, nodes, {"w": INT8, "s": np.ones((2, 1), np.float32)}) == (6, 4)
+
+
+def test_float_table_of_one_column_counts(tmp_path: Path):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["w", "ids"], ["y"]),
+    ]
+    assert counts(tmp_path, nodes, {"w": np.ones((2, 1), np.float32)}) == (2, 2)

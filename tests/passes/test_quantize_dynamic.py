@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from pydantic import ValidationError
+
+from compressor.data import Dataset
+from compressor.errors import PassError
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_file import load_graph, save_graph
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import load_checkpoint
+from compressor.passes._base import PassContext
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.progress import SILENT
+from compressor.quantization.affine import max_pair_sum
+
+LAYER = "bert.encoder.layer.0"
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    """Return the tiny BERT, fused for the CPU."""
+    path = tmp_path_factory.mktemp("bert") / "model.onnx"
+    return export_onnx(load_checkpoint(tiny_bert_dir), path, threads=1)
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def apply(tmp_path: Path, notes: list[str]) -> Callable[..., OnnxModel]:
+    """Return a function that applies the pass with the given settings in a folder of its own."""
+
+    def run(model: OnnxModel, **settings: object) -> OnnxModel:
+        context = PassContext(
+            splits={},
+            load_baseline=lambda: pytest.fail("this pass needs no baseline"),
+            device=torch.device("cpu"),
+            seed=0,
+            work_dir=tmp_path / "work",
+            progress=SILENT,
+            note=notes.append,
+        )
+        return QuantizeDynamic(**{"min_elements": 0, **settings}).apply(model, context)
+
+    return run
+
+
+def int8_weights(model: OnnxModel) -> set[str]:
+    tensors = load_graph(model.path).graph.initializer
+    return {item.name for item in tensors if item.data_type == onnx.TensorProto.INT8}
+
+
+def float_elements(model: OnnxModel) -> int:
+    tensors = load_graph(model.path).graph.initializer
+    floats = (item for item in tensors if item.data_type == onnx.TensorProto.FLOAT)
+    return sum(numpy_helper.to_array(item).size for item in floats)
+
+
+def test_every_matrix_and_table_becomes_int8(exported: OnnxModel, apply):
+    layers = [f"bert.encoder.layer.{index}" for index in range(2)]
+    tables = [f"bert.embeddings.{name}_embeddings" for name in ("word", "position", "token_type")]
+    modules = [
+        *tables,
+        "bert.pooler.dense",
+        "classifier",
+        *(f"{layer}.attention.self.query_key_value" for layer in layers),
+        *(f"{layer}.attention.output.dense" for layer in layers),
+        *(f"{layer}.intermediate.dense" for layer in layers),
+        *(f"{layer}.output.dense" for layer in layers),
+    ]
+    assert int8_weights(apply(exported)) == {f"{module}.weight_int8" for module in modules}
+
+
+def test_logits_stay_close_and_answers_mostly_the_same(
+    exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset
+):
+    model = load_checkpoint(tiny_bert_dir)
+    batch = model.task.encode(model.preprocessor, text_dataset.examples)
+    before, after = exported.predict(batch), apply(exported).predict(batch)
+    # 8 bits leave 1 part in 255 of the range of each product; six of them follow each other.
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+    assert np.mean(after.argmax(axis=1) == before.argmax(axis=1)) > 0.9
+
+
+def test_no_stored_matrix_can_overflow_16_bits(exported: OnnxModel, apply):
+    graph = load_graph(apply(exported).path).graph
+    tensors = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "DynamicQuantizeMatMul"]
+    assert len(products) == 10
+    assert max(max_pair_sum(tensors[node.input[1]]) for node in products) <= 128
+
+
+def test_file_shrinks_and_the_number_of_parameters_does_not(exported: OnnxModel, apply):
+    before, after = exported.size(), apply(exported).size()
+    assert after.parameters == before.parameters
+    # Biases, normalisations and scales are what is left in float.
+    assert float_elements(apply(exported)) < 0.15 * before.parameters
+
+
+def test_input_file_stays_as_it_was(exported: OnnxModel, apply):
+    content = exported.path.read_bytes()
+    quantized = apply(exported)
+    assert exported.path.read_bytes() == content
+    assert (quantized.provider, quantized.threads) == ("cpu", 1)
+
+
+def test_report_counts_what_was_done_and_lists_what_was_not(
+    exported: OnnxModel, apply, notes: list[str]
+):
+    apply(exported, min_elements=100, exclude=("*intermediate*",))
+    assert notes == [
+        # Two layers less their first FFN matrix, pooler, 64 positions and 36 words of width 32;
+        # token types and classifier have 2 x 32 weights.
+        "7 matrices and 2 embedding tables hold int8 weights, "
+        f"{2 * 3 * 32 * 32 + 2 * 32 * 32 + 2 * 64 * 32 + 32 * 32 + 64 * 32 + 36 * 32:,} "
+        "weights in all.",
+        "Left in float: bert.embeddings.token_type_embeddings.weight, classifier.weight (fewer "
+        f"than 100 weights); {LAYER}.intermediate.dense.weight, "
+        "bert.encoder.layer.1.intermediate.dense.weight (excluded).",
+    ]
+
+
+def test_tables_stay_in_float_when_embeddings_is_false(exported: OnnxModel, apply):
+    assert not any("embeddings" in name for name in int8_weights(apply(exported, embeddings=False)))
+
+
+def test_excluded_patterns_match_nodes_too(exported: OnnxModel, apply):
+    [node] = [
+        node.name
+        for node in load_graph(exported.path).graph.node
+        if f"{LAYER}.output.dense.weight" in node.input
+    ]
+    found = int8_weights(apply(exported, exclude=(node,)))
+    assert f"{LAYER}.output.dense.weight_int8" not in found
+    assert "bert.encoder.layer.1.output.dense.weight_int8" in found
+
+
+def test_pattern_that_matches_nothing_is_an_error_with_the_candidates(exported: OnnxModel, apply):
+    with pytest.raises(PassError, match=r"exclude\[1\]: '\*\.ffn\.\*' matches no weight") as caught:
+        apply(exported, exclude=("classifier*", "*.ffn.*"))
+    assert caught.value.kind == "quantize_dynamic"
+    assert f"{LAYER}.intermediate.dense.weight" in str(caught.value)
+
+
+def test_nothing_left_to_quantize_is_an_error(exported: OnnxModel, apply):
+    with pytest.raises(PassError, match=r"nothing is left to quantize: .* \(fewer than 1000000"):
+        apply(exported, min_elements=1_000_000)
+
+
+def test_graph_that_is_already_quantized_is_refused(exported: OnnxModel, apply):
+    with pytest.raises(PassError, match=r"already quantized \(it has DynamicQuantizeMatMul\)"):
+        apply(apply(exported))
+
+
+def test_weight_that_is_not_finite_is_named(exported: OnnxModel, apply, tmp_path: Path):
+    graph = load_graph(exported.path)
+    for tensor in graph.graph.initializer:
+        if tensor.name == "classifier.weight":
+            broken = np.full(tuple(tensor.dims), np.nan, np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(broken, tensor.name))
+    save_graph(graph, tmp_path / "broken.onnx")
+    with pytest.raises(PassError, match=r"weight classifier\.weight holds NaN"):
+        apply(OnnxModel(tmp_path / "broken.onnx"))
+
+
+def test_convolutions_stay_in_float(tiny_vit_dir: Path, apply, tmp_path: Path):
+    model = load_checkpoint(tiny_vit_dir)
+    quantized = apply(export_onnx(model, tmp_path / "vit.onnx"))
+    pixels = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
+    batch = {"pixel_values": pixels}
+    before, after = model.predict(batch), quantized.predict(batch)
+    operators = {node.op_type for node in load_graph(quantized.path).graph.node}
+    assert {"Conv", "DynamicQuantizeMatMul"} <= operators
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+
+
+def test_runs_on_cpu_only():
+    assert QuantizeDynamic.providers == ("cpu",)
+
+
+def test_negative_minimum_is_refused():
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        QuantizeDynamic(min_elements=-1)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor import benchmark as module
+from compressor.benchmark import benchmark, default_threads
+from compressor.errors import EnvironmentMismatch
+from compressor.models.onnx_file import save_graph
+from compressor.models.onnx_model import OnnxModel
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, Path]:
+    """Return two graphs: `final` multiplies two columns, `baseline` a thousand times more."""
+    return {
+        "baseline": write_product(tmp_path / "baseline.onnx", width=2000),
+        "final": write_product(tmp_path / "final.onnx", width=2),
+    }
+
+
+def write_product(path: Path, *, width: int) -> Path:
+    constants = {
+        "wide": np.ones((2, width), np.float32),
+        "narrow": np.ones((width, 3), np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "wide"], ["hidden"]),
+            helper.make_node("Exp", ["hidden"], ["exponential"]),
+            helper.make_node("MatMul", ["exponential", "narrow"], ["logits"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    save_graph(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def batch(size: int) -> dict[str, np.ndarray]:
+    return {"x": np.ones((size, 2), np.float32)}
+
+
+def time_models(models, *, batches=None, warmup_runs=1, num_runs=5, provider="cpu", **settings):
+    return benchmark(
+        models,
+        provider=provider,
+        batches=[(1, None, batch(1))] if batches is None else batches,
+        warmup_runs=warmup_runs,
+        num_runs=num_runs,
+        threads=1,
+        **settings,
+    )
+
+
+def test_latencies_say_how_they_were_taken(models):
+    found = time_models(models, batches=[(1, None, batch(1)), (4, 16, batch(4))])
+    assert [
+        (item.model, item.provider, item.batch_size, item.sequence_length, item.num_runs)
+        for item in found
+    ] == [
+        ("baseline", "cpu", 1, None, 5),
+        ("final", "cpu", 1, None, 5),
+        ("baseline", "cpu", 4, 16, 5),
+        ("final", "cpu", 4, 16, 5),
+    ]
+    assert {item.threads for item in found} == {1}
+    assert all(0 < item.p50_ms <= item.p95_ms for item in found)
+
+
+def test_smaller_model_is_faster(models):
+    baseline, final = time_models(models, batches=[(256, None, batch(256))], num_runs=15)
+    assert final.p50_ms < baseline.p50_ms
+
+
+def test_percentiles_are_those_of_the_runs(models, monkeypatch: pytest.MonkeyPatch):
+    # Each reading of the clock comes twice: runs of 1, 2, ... 20 ms, for one model.
+    ends = np.cumsum(np.arange(1, 21)) * 1_000_000
+    starts = ends - np.arange(1, 21) * 1_000_000
+    clock = iter(np.stack([starts, ends], axis=1).ravel().tolist())
+    monkeypatch.setattr(module.time, "perf_counter_ns", lambda: next(clock))
+    [found] = time_models({"final": models["final"]}, num_runs=20)
+    assert found.p50_ms == pytest.approx(10.5)
+    assert found.p95_ms == pytest.approx(19.05)  # between the 19th and the 20th value
+
+
+def test_models_take_turns_in_shuffled_order_after_the_warm_up(models, monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(
+        module, "_prepare", lambda model, inputs: lambda: calls.append(model.path.stem)
+    )
+    time_models(models, warmup_runs=2, num_runs=30)
+    assert calls[:4] == ["baseline", "baseline", "final", "final"]
+    rounds = [tuple(calls[start : start + 2]) for start in range(4, len(calls), 2)]
+    assert len(rounds) == 30
+    assert set(rounds) == {("baseline", "final"), ("final", "baseline")}
+
+
+def test_order_is_the_same_for_the_same_seed(models, monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(
+        module, "_prepare", lambda model, inputs: lambda: calls.append(model.path.stem)
+    )
+    time_models(models, num_runs=20, seed=3)
+    time_models(models, num_runs=20, seed=3)
+    assert calls[: len(calls) // 2] == calls[len(calls) // 2 :]
+
+
+def test_bound_inputs_and_outputs_give_the_same_run(models):
+    # The path of GPUs, with the CPU as the device.
+    model = OnnxModel(models["final"])
+    module._bind(model.session, batch(1), "cpu")()
+
+
+def test_provider_that_is_not_there_is_an_error(models):
+    with pytest.raises(EnvironmentMismatch, match="provider 'cuda' is not in this onnxruntime"):
+        time_models(models, provider="cuda")
+
+
+def test_nothing_to_time_is_an_error(models):
+    with pytest.raises(ValueError, match="needs a model, a batch and a run"):
+        time_models(models, batches=[])
+
+
+def test_threads_that_share_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(module, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert default_threads() == 2
+
+
+def test_every_logical_cpu_counts_where_the_topology_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1, 5}, raising=False)
+    assert default_threads() == 3
