@@ -1,0 +1,192 @@
+"""Several runs in one table and one chart, with a plain warning where they do not compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compressor.errors import ReportError
+from compressor.report import table, units, verdict
+from compressor.report.charts import SHAPES, Chart, marker_path, score_chart
+from compressor.report.comparability import Incomparable, incomparable
+from compressor.report.table import Row, Setting
+from compressor.report.templating import fill_html
+from compressor.report.terminal import STYLES, plain
+from compressor.report.view import lowest_allowed, model_points, moment
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of a comparison; `baseline` and `final` have a timing for each common setting."""
+
+    number: int
+    name: str
+    recipe_name: str
+    steps: str
+    started: str
+    verdict: str
+    state: str
+    reason: str
+    baseline: Row
+    final: Row
+    smaller: str
+    speedups: tuple[str, ...]
+    key_path: str
+
+
+def render_comparison_text(reports: Sequence[tuple[str, dict[str, Any]]]) -> RenderableType:
+    """Return a table for the terminal; `reports` holds each run's name and `report.json`.
+
+    Raises `ReportError` when there is no run.
+    """
+    settings, runs = _views(reports)
+    position = next(iter(_common(reports, settings)), None)
+    grid = Table(header_style="bold", show_lines=False)
+    grid.add_column("run", overflow="fold", ratio=2, min_width=10)
+    for heading in ("MB", "parameters", "score", "points", "p50 ms"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("verdict")
+    for run in runs:
+        _add_run(grid, run, None if position is None else settings.index(position))
+    parts: list[RenderableType] = [grid]
+    if position is None:
+        parts.append(Text("p50 ms: no setting was timed in all runs", style="dim"))
+    else:
+        parts.append(Text("p50 ms: ").append_text(plain(f"{position.shape}, {position.provider}")))
+    parts += [plain(f"{run.number}: {run.reason}") for run in runs if run.reason]
+    for warning in incomparable(reports):
+        parts += [Text(), *_warning_text(warning)]
+    return Group(*parts)
+
+
+def render_comparison_html(reports: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return a self-contained page like `render_html`, with the runs in one table and chart.
+
+    Raises `ReportError` when there is no run.
+    """
+    settings, runs = _views(reports)
+    providers = {
+        name: [item for item in settings if item.provider == name]
+        for name in dict.fromkeys(item.provider for item in settings)
+    }
+    chart = _chart(reports, settings)
+    return fill_html(
+        "compare.html.j2",
+        runs=runs,
+        providers=list(providers.items()),
+        group_starts={settings.index(group[0]) for group in providers.values()},
+        chart=chart,
+        warnings=incomparable(reports),
+    )
+
+
+def _views(
+    reports: Sequence[tuple[str, dict[str, Any]]],
+) -> tuple[list[Setting], list[RunView]]:
+    if not reports:
+        raise ReportError("compare: no run was given; give at least one run's output directory")
+    # The first run's order, then what only later runs have.
+    settings = list(
+        dict.fromkeys(item for _, data in reports for item in table.latency_settings(data))
+    )
+    return settings, [
+        _view(number, name, data, settings) for number, (name, data) in enumerate(reports, start=1)
+    ]
+
+
+def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setting]) -> RunView:
+    ends = (data["baseline"], data["final"])
+    sizes = [None if end is None else end["size"]["bytes_on_disk"] for end in ends]
+    speedups = [
+        units.ratio(table.p50_ms(data, "baseline", item), table.p50_ms(data, "final", item))
+        for item in settings
+    ]
+    return RunView(
+        number=number,
+        name=name,
+        recipe_name=data["recipe_name"],
+        steps=" → ".join(item["kind"] for item in data["passes"]) or "export only",
+        started=moment(data["started_at"]),
+        verdict=verdict.TITLES[data["verdict"]],
+        state=data["verdict"],
+        reason="" if data["verdict"] == "passed" else verdict.headline(data),
+        baseline=table.model_row(data, "baseline", "Baseline", settings),
+        final=table.model_row(data, "final", "Final", settings),
+        smaller=units.compared(units.ratio(*sizes), "smaller", "larger", "same size") or "",
+        speedups=tuple(
+            units.compared(value, "faster", "slower", "same speed") or "" for value in speedups
+        ),
+        key_path=marker_path(SHAPES[(number - 1) % len(SHAPES)], 8, 8, 5.5),
+    )
+
+
+def _common(
+    reports: Sequence[tuple[str, dict[str, Any]]], settings: Sequence[Setting]
+) -> list[Setting]:
+    """Return the settings at which the final model of every run that has one was timed."""
+    timed = [data for _, data in reports if data["final"] is not None and data["latencies"]]
+    return [
+        item
+        for item in settings
+        if timed and all(table.p50_ms(data, "final", item) is not None for data in timed)
+    ]
+
+
+def _chart(
+    reports: Sequence[tuple[str, dict[str, Any]]], settings: Sequence[Setting]
+) -> Chart | None:
+    metrics = {data["metric"] for _, data in reports if data["baseline"] is not None}
+    setting = next(iter(_common(reports, settings)), None)
+    if setting is None or len(metrics) != 1:
+        return None
+    points = [
+        point
+        for number, (_, data) in enumerate(reports, start=1)
+        for point in model_points(data, setting, number)
+    ]
+    limits = {lowest_allowed(data) for _, data in reports if data["baseline"] is not None}
+    if not points:
+        return None
+    return score_chart(
+        points,
+        metric=metrics.pop(),
+        setting=f"{setting.shape}, {setting.provider}",
+        lowest_allowed=limits.pop() if len(limits) == 1 else None,
+    )
+
+
+def _add_run(grid: Table, run: RunView, position: int | None) -> None:
+    style = STYLES[run.state]
+    for end in (run.baseline, run.final):
+        timing = None if position is None else end.timings[position]
+        is_final = end is run.final
+        speedup = run.speedups[position] if is_final and position is not None else ""
+        grid.add_row(
+            plain(f"{run.number} {run.name}") if not is_final else plain(f"  {run.steps}"),
+            _with(end.megabytes, run.smaller if is_final else ""),
+            end.parameters,
+            end.score,
+            end.change,
+            _with(units.DASH if timing is None else timing.p50, speedup),
+            Text(run.verdict, style=style) if is_final else Text("baseline", style="dim"),
+            end_section=is_final,
+        )
+
+
+def _with(figure: str, comparison: str) -> str:
+    return f"{figure}\n{comparison}" if comparison else figure
+
+
+def _warning_text(warning: Incomparable) -> list[RenderableType]:
+    lines: list[RenderableType] = [Text(warning.consequence, style="yellow")]
+    for difference in warning.differences:
+        values = "; ".join(
+            f"{number}: {value}" for number, value in enumerate(difference.values, start=1)
+        )
+        lines.append(plain(f"{difference.fact}: {values}"))
+    return lines

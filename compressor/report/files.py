@@ -1,0 +1,116 @@
+"""`report.json` on disk: written whole or not at all, and read back without trusting it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import ReportError
+from compressor.measurements import SCHEMA_VERSION
+from compressor.report.schema import problems
+
+REPORT_JSON = "report.json"
+SUPPORTED_VERSIONS = (SCHEMA_VERSION,)
+
+
+def to_json(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return `RunReport.to_dict()` as plain JSON types, and as the text of `report.json`.
+
+    A number that is not finite becomes null, with the reason in `missing`. Raises `ReportError` for
+    a value that JSON does not have.
+    """
+    missing: dict[str, str] = {}
+    cleaned: dict[str, Any] = _plain(data, "", missing)
+    # A reason that the run gave says more than "came out as nan".
+    cleaned["missing"] = missing | cleaned["missing"]
+    return cleaned, json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
+    content = text.encode("utf-8", "backslashreplace")
+    temporary = file.with_name(f".{file.name}.partial")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of a run's `report.json`; `path` is the file or the run's directory.
+
+    Keys that a later version of the same schema added are filled with their defaults.
+
+    Raises `ReportError` when the file is missing, is not JSON, has another schema version, or lacks
+    a key or has one of a wrong type (all of them are named).
+    """
+    file = path / REPORT_JSON if path.is_dir() else path
+    data = _load(file)
+    if not isinstance(data, dict):
+        raise ReportError(f"{file}: expected a JSON object, got {_json_type(data)}")
+    version = data.get("schema_version")
+    if isinstance(version, bool) or version not in SUPPORTED_VERSIONS:
+        supported = ", ".join(map(str, SUPPORTED_VERSIONS))
+        raise ReportError(
+            f"{file}: schema_version {json.dumps(version)} cannot be read (supported: {supported});"
+            f" read it with the version of compressor that wrote it, or run the recipe again"
+        )
+    found = problems(data)
+    if found:
+        listing = "\n".join(f"  {problem}" for problem in found)
+        raise ReportError(f"{file}: not a complete report; run the recipe again\n{listing}")
+    return data
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise ReportError(
+            f"{file}: no such report; give the output directory of a run, or its {REPORT_JSON}"
+        ) from error
+    except OSError as error:
+        raise ReportError(f"{file}: cannot be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise ReportError(f"{file}: not JSON ({error}); give the {REPORT_JSON} of a run") from error
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _plain(value: Any, place: str, missing: dict[str, str]) -> Any:
+    """Return `value` as JSON types; `place` is its path, such as `passes[0].score_after`."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, dict):
+        prefix = f"{place}." if place else ""
+        return {key: _plain(item, f"{prefix}{key}", missing) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, f"{place}[{index}]", missing) for index, item in enumerate(value)]
+    if isinstance(value, Integral):  # NumPy's integers and floats, too
+        return int(value)
+    if isinstance(value, Real):
+        if math.isfinite(value):
+            return float(value)
+        missing[place] = f"the measurement came out as {float(value)}"
+        return None
+    raise ReportError(
+        f"report.json: {place}: {type(value).__name__} cannot be written; a report holds text, "
+        f"numbers, booleans, lists and mappings"
+    )
+
+
+def _json_type(value: Any) -> str:
+    names = {str: "text", list: "a list", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

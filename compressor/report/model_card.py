@@ -1,0 +1,182 @@
+"""The README that travels with an artifact: front matter for the Hub, use without torch, limits."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from compressor.report import provenance, table, units, verdict
+from compressor.report.templating import fill_markdown
+
+# `organisation/name`, the form of a model's name on the Hugging Face Hub.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The names under which the Hub knows a metric, where they differ from ours.
+_HUB_METRICS = {"f1_macro": "f1"}
+
+_TEXT_CODE = """\
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
+batch = tokenizer(
+    ["a text", "another, longer text"],
+    padding=True,
+    truncation=True,
+    max_length={max_length},
+    return_tensors="np",
+)
+inputs = {{node.name: batch[node.name].astype(np.int64) for node in session.get_inputs()}}
+[logits] = session.run(["logits"], inputs)
+labels = {labels}
+print([labels[index] for index in logits.argmax(axis=-1)])
+"""
+
+_IMAGE_CODE = """\
+import numpy as np
+import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(".", backend="pil")
+session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
+[node] = session.get_inputs()
+image = np.asarray(Image.open("image.png").convert("L" if node.shape[1] == 1 else "RGB"))
+image = image.reshape(*image.shape[:2], -1)  # (height, width, channels)
+pixels = processor([image], return_tensors="np")["pixel_values"].astype(np.float32)
+[logits] = session.run(["logits"], {{node.name: pixels}})
+labels = {labels}
+print([labels[index] for index in logits.argmax(axis=-1)])
+"""
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def render_model_card(data: dict[str, Any]) -> str:
+    """Return `README.md` for an artifact, from the content of its run's `report.json`.
+
+    The license is left out: a report does not know it, and a wrong one is worse than none.
+    """
+    return fill_markdown(
+        "model_card.md.j2",
+        data=data,
+        front_matter=_front_matter(data),
+        title=_title(data),
+        source=_source(data),
+        rows=_before_and_after(data),
+        examples=_examples(data),
+        setting=_setting(data),
+        passes=[
+            (item["kind"], provenance.own_settings(item["settings"])) for item in data["passes"]
+        ],
+        is_image=_is_image(data),
+        code=_code(data),
+        limits=_limits(data),
+    )
+
+
+def _front_matter(data: dict[str, Any]) -> str:
+    kinds = [item["kind"] for item in data["passes"]]
+    tags = ["onnx", "onnxruntime", "compressor"]
+    tags += ["int8"] * any(kind.startswith("quantize") for kind in kinds)
+    tags += ["fp16"] * ("convert_fp16" in kinds)
+    tags += ["pruned"] * any(kind.startswith("prune") for kind in kinds)
+    fields: dict[str, Any] = {"library_name": "onnx"}
+    if data["task"]:
+        fields["pipeline_tag"] = data["task"]
+    fields["tags"] = tags
+    if _HUB_ID.fullmatch(data["source_checkpoint"]):
+        fields["base_model"] = data["source_checkpoint"]
+    if data["metric"]:
+        fields["metrics"] = [_HUB_METRICS.get(data["metric"], data["metric"])]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
+def _source(data: dict[str, Any]) -> str:
+    """Return the checkpoint's name without the folders of the machine that made the artifact."""
+    source: str = data["source_checkpoint"]
+    if _HUB_ID.fullmatch(source):
+        return source
+    return re.split(r"[\\/]", source.rstrip("\\/"))[-1]
+
+
+def _title(data: dict[str, Any]) -> str:
+    return f"{_source(data) or 'Encoder'}, compressed"
+
+
+def _before_and_after(data: dict[str, Any]) -> list[tuple[str, str, str]]:
+    before, after = data["baseline"], data["final"]
+    if before is None or after is None:
+        return []
+    metric = data["metric"]
+    values = [units.score(metric, end["score"]["value"]) for end in (before, after)]
+    sizes = [units.megabytes(end["size"]["bytes_on_disk"]) for end in (before, after)]
+    counts = [units.count(end["size"]["parameters"]) for end in (before, after)]
+    rows = [
+        (units.title(metric), values[0], values[1]),
+        ("Model file, MB", sizes[0], sizes[1]),
+        ("Parameters", counts[0], counts[1]),
+    ]
+    setting = table.reference_setting(data)
+    if setting is not None:
+        times = [units.number(table.p50_ms(data, end, setting)) for end in ("baseline", "final")]
+        rows.append(("Latency p50, ms", times[0], times[1]))
+    return rows
+
+
+def _examples(data: dict[str, Any]) -> str:
+    amount = data["final"]["score"]["num_examples"] if data["final"] else 0
+    return f"{amount:,} examples of the search split"
+
+
+def _setting(data: dict[str, Any]) -> str:
+    setting = table.reference_setting(data)
+    if setting is None:
+        return ""
+    threads = table.threads_at(data, setting)
+    words = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{setting.shape} on {setting.provider} with {words}"
+
+
+def _is_image(data: dict[str, Any]) -> bool:
+    return str(data["task"]).startswith("image-")
+
+
+def _code(data: dict[str, Any]) -> str:
+    settings = data["recipe"].get("data")
+    length = settings.get("max_length") if isinstance(settings, dict) else None
+    export = data["recipe"].get("export")
+    provider = str(export.get("provider", "cpu")) if isinstance(export, dict) else "cpu"
+    template = _IMAGE_CODE if _is_image(data) else _TEXT_CODE
+    return template.format(
+        provider=repr(_PROVIDERS.get(provider, provider)),
+        max_length="min(tokenizer.model_max_length, 512)" if length is None else int(length),
+        labels=repr(list(data["labels"])),
+    )
+
+
+def _limits(data: dict[str, Any]) -> list[str]:
+    limits = [
+        "The score is one measurement on the data named above. Measure on your own data before you "
+        "rely on it: a small average change can hide a larger one for some inputs.",
+        "Everything the original checkpoint cannot do or gets wrong, this model inherits.",
+    ]
+    if data["certification"] is not None:
+        limits[0] = _certified(data) + " " + limits[0]
+    if any(item["kind"].startswith("quantize_dynamic") for item in data["passes"]):
+        limits.append(
+            "Activations are quantized when the model runs, with one range for a whole batch, so a "
+            "prediction can depend slightly on the other rows of its batch."
+        )
+    return limits
+
+
+def _certified(data: dict[str, Any]) -> str:
+    return f"{verdict.certification_words(data)}."

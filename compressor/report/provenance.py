@@ -1,0 +1,119 @@
+"""How each number was taken, on which data and on which machine, in words a stranger can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from compressor.report import units
+
+_METRICS = {
+    "accuracy": "the share of examples whose highest logit is the labelled class",
+    "f1_macro": "the harmonic mean of precision and recall of each class, averaged over classes",
+    "matthews_correlation": "the correlation of predicted and labelled classes, from -1 to 1",
+}
+
+
+def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return title and explanation for each kind of number in the report."""
+    return [
+        ("Score", _score_method(data)),
+        ("Points", "One point is 0.01 of the metric. A change is against the baseline, not against "
+         "the step before; the budget is cumulative."),
+        ("Size", "The model file alone, without tokenizer: the weights after a PyTorch pass, the "
+            "ONNX file otherwise. 1 MB is 1,000,000 bytes. The share of "
+         "zero parameters is not a saving by itself: a zero takes as much room on disk and as much "
+         "time as any other number, unless the file is compressed."),
+        ("Latency", _latency_method(data)),
+    ]  # fmt: skip
+
+
+def parity_words(parity: dict[str, Any]) -> str:
+    """Say how closely the exported file follows the PyTorch model."""
+    lengths = parity["sequence_lengths"]
+    text = (
+        f"On {parity['num_examples']:,} real inputs the logits of the exported file differ from "
+        f"PyTorch's by at most {parity['max_abs_diff']:.2g} (allowed: {parity['limit']:.2g})"
+        if parity["max_abs_diff"] is not None
+        else f"The logits of {parity['num_examples']:,} real inputs could not be compared"
+    )
+    if lengths:
+        text += f", at padded lengths of {', '.join(map(str, lengths))} tokens"
+    return f"{text}."
+
+
+def recipe_yaml(data: dict[str, Any]) -> str:
+    """Return the resolved recipe as YAML."""
+    text: str = yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def environment_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts about the machine, one line each."""
+    return [
+        (key.replace("_", " "), plain_text(value)) for key, value in data["environment"].items()
+    ]
+
+
+def own_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a pass's settings, nested ones spelled as the recipe's `--set` does."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += [(f"{key}.{inner}", text) for inner, text in own_settings(value)]
+        else:
+            rows.append((key, plain_text(value)))
+    return rows
+
+
+def plain_text(value: Any) -> str:
+    """Return a JSON value as text for a table: lists and mappings on one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain_text(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        items = (f"{key.replace('_', ' ')} {plain_text(item)}" for key, item in value.items())
+        return "; ".join(items) or "none"
+    return str(value)
+
+
+def _score_method(data: dict[str, Any]) -> str:
+    metric = data["metric"]
+    if metric is None or data["baseline"] is None:
+        return "Not measured."
+    meaning = _METRICS.get(metric)
+    text = f"{units.title(metric)}{f': {meaning}' if meaning else ''}. "
+    examples = data["baseline"]["score"]["num_examples"]
+    seed = data["environment"].get("seed", data["recipe"].get("seed"))
+    return (
+        f"{text}Taken on the {examples:,} examples of the search split, the same for every row of "
+        f"the table. The baseline and PyTorch passes run in PyTorch, later passes and the final "
+        f"artifact in ONNX Runtime, from the very file that ships. Seed {plain_text(seed)}."
+    )
+
+
+def _latency_method(data: dict[str, Any]) -> str:
+    if not data["latencies"]:
+        return "Not measured."
+    runs = sorted({entry["num_runs"] for entry in data["latencies"]})
+    threads = sorted({entry["threads"] for entry in data["latencies"]})
+    benchmark = data["recipe"].get("benchmark")
+    warmup = benchmark.get("warmup_runs") if isinstance(benchmark, dict) else None
+    after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
+    return (
+        f"Wall time of one batch in ONNX Runtime: median (p50) and 95th percentile (p95) of "
+        f"{_either(runs)} runs after {after}, {_either(threads)} "
+        f"thread{'' if threads == [1] else 's'}. Baseline and final artifact take turns within one "
+        f"run, so that a busy machine slows both. The provider named is the one that really ran."
+    )
+
+
+def _either(values: list[int]) -> str:
+    return " or ".join(f"{value:,}" for value in values)

@@ -1,0 +1,47 @@
+"""A run in a few lines on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from compressor.report import units, verdict
+from compressor.report.table import table_rows
+from compressor.report.templating import printable
+
+STYLES = {"passed": "green", "budget_exceeded": "yellow", "failed": "red"}
+
+
+def render_summary(data: dict[str, Any]) -> Group:
+    """Return what to print when a run ends, from the content of its `report.json`."""
+    style = STYLES[data["verdict"]]
+    banner = Text(f"{verdict.TITLES[data['verdict']]}: ", style=f"bold {style}")
+    banner.append_text(plain(verdict.headline(data)))
+    if data["baseline"] is None:
+        return Group(banner)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("step", overflow="fold")
+    metric = units.metric_words(data["metric"])
+    for heading in ("MB", "parameters", plain(metric), "points", "time"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in table_rows(data):
+        table.add_row(
+            plain(row.name),
+            row.megabytes,
+            row.parameters,
+            row.score,
+            row.change,
+            row.seconds,
+            Text(row.verdict, style=STYLES.get(row.state, "dim")),
+            style="bold" if row.role == "final" else "",
+        )
+    return Group(banner, table)
+
+
+def plain(text: str) -> Text:
+    """Return text in which neither markup nor control characters have an effect."""
+    return Text(printable(" ".join(text.split())))

@@ -1,0 +1,242 @@
+"""What a run came to, in one plain sentence, and what to do when it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.report import units
+from compressor.report.table import p50_ms, reference_setting
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure before and after; without a final artifact `before` is empty."""
+
+    title: str
+    before: str
+    after: str
+    unit: str
+    ratio: str
+    detail: str
+    budget_used: float | None = None  # share of the accuracy budget that is spent, 0..1
+
+
+TITLES = {
+    "passed": "Passed",
+    "budget_exceeded": "Accuracy budget exceeded",
+    "failed": "Failed",
+}
+
+
+# What the pipeline calls its steps, for a sentence.
+_STEPS = {
+    "load": "Loading the checkpoint and the data",
+    "baseline": "Measuring the baseline",
+    "export": "The export to ONNX",
+    "artifact": "The exported model",
+    "certification": "The final model, on the certification split,",
+    "benchmark": "The benchmark",
+    "seal": "Completing the artifact",
+}
+
+
+def headline(data: dict[str, Any]) -> str:
+    """Say in one sentence how the run of a `report.json` ended.
+
+    For example `3.9× smaller, 2.1× faster at batch 1, 32 tokens on cpu, accuracy 89.68% → 89.33%
+    (−0.34 points; budget 1.00)`.
+    """
+    if data["verdict"] == "passed":
+        parts = [_size_words(data), _speed_words(data), _score_words(data)]
+        text = ", ".join(part for part in parts if part)
+        return text[:1].upper() + text[1:] if text else "Finished, but nothing was measured"
+    if data["verdict"] == "budget_exceeded":
+        return f"{_guilty(data)} lost too much: {_loss_words(data)}"
+    return f"{_guilty(data)} failed{'' if data['baseline'] else ', so nothing was measured'}"
+
+
+def advice(data: dict[str, Any]) -> str | None:
+    """Say what to do about a run that did not pass; None for one that did."""
+    if data["verdict"] == "passed":
+        return None
+    if data["verdict"] == "failed":
+        return "Put right what the sentence above names, then run the same recipe again."
+    good = sum(record["verdict"] == "passed" for record in data["passes"])
+    if good == len(data["passes"]):
+        return (
+            "Every pass stayed within the budget, so the loss came after them: look at the parity "
+            "figure below, or raise budget.max_drop if that loss is acceptable."
+        )
+    text = "Use milder settings for this step, or raise budget.max_drop if that loss is acceptable."
+    if good > 0:
+        kept = f"pass {good} ({data['passes'][good - 1]['kind']})"
+        text += f" Up to {kept} the run was within the budget: a recipe that ends there passes."
+    return text
+
+
+def cards(data: dict[str, Any]) -> list[Card]:
+    """Return size, latency, score and parameters before and after; none without a baseline."""
+    if data["baseline"] is None:
+        return []
+    if data["final"] is None:
+        return _baseline_cards(data)
+    return [_size_card(data), _latency_card(data), _score_card(data), _parameter_card(data)]
+
+
+def final_drop(data: dict[str, Any]) -> float | None:
+    """Return how far the final score lies below the baseline, as a fraction."""
+    before, after = _value(data, "baseline"), _value(data, "final")
+    return None if before is None or after is None else before - after
+
+
+def certification_words(data: dict[str, Any]) -> str | None:
+    """Say what the certification split showed; None when there was none or it was not reached."""
+    proof = data["certification"]
+    if proof is None:
+        return None
+    values = proof["baseline"]["value"], proof["final"]["value"]
+    words = _score_change_words(data, *values, proof["drop"])
+    examples = proof["final"]["num_examples"]
+    return f"On {examples:,} examples that no step of the run had seen: {words}"
+
+
+def why_missing(data: dict[str, Any], key: str) -> str:
+    """Return why `key` of the report is null or empty."""
+    reason = data["missing"].get(key)
+    if reason is None and data["guilty_step"] is not None:
+        reason = f"the run stopped at {data['guilty_step']}"
+    return "no reason was recorded" if reason is None else str(reason)
+
+
+def _guilty(data: dict[str, Any]) -> str:
+    for index, record in enumerate(data["passes"]):
+        if record["verdict"] != "passed":
+            wanted = data["recipe"].get("passes")
+            total = max(len(data["passes"]), len(wanted) if isinstance(wanted, list) else 0)
+            return f"Pass {index + 1} of {total} ({record['kind']})"
+    step = data["guilty_step"]
+    return _STEPS.get(step, f"Step '{step}'") if step else "The run"
+
+
+def _loss_words(data: dict[str, Any]) -> str:
+    for record in data["passes"]:
+        if record["verdict"] == "budget_exceeded":
+            before, after, drop = _value(data, "baseline"), record["score_after"], record["drop"]
+            return _score_change_words(data, before, after, drop)
+    proof = data["certification"]
+    if proof is not None and data["guilty_step"] == "certification":
+        values = proof["baseline"]["value"], proof["final"]["value"]
+        return _score_change_words(data, *values, proof["drop"])
+    return _score_words(data)
+
+
+def _score_words(data: dict[str, Any]) -> str:
+    before, after = _value(data, "baseline"), _value(data, "final")
+    return _score_change_words(data, before, after, final_drop(data))
+
+
+def _score_change_words(
+    data: dict[str, Any], before: float | None, after: float | None, drop: float | None
+) -> str:
+    name = units.metric_words(data["metric"])
+    if after is None or drop is None:
+        return f"{name} not measured (budget {units.points(data['max_drop'])} points)"
+    lost, allowed = units.change_and_budget(drop, data["max_drop"])
+    old, new = (units.score(data["metric"], value) for value in (before, after))
+    return f"{name} {old} → {new} ({lost} points; budget {allowed})"
+
+
+def _size_words(data: dict[str, Any]) -> str | None:
+    factor = units.ratio(_bytes(data, "baseline"), _bytes(data, "final"))
+    return units.compared(factor, "smaller", "larger", "same size")
+
+
+def _speed_words(data: dict[str, Any]) -> str:
+    setting = reference_setting(data)
+    if setting is None:
+        return "latency not measured"
+    factor = units.ratio(p50_ms(data, "baseline", setting), p50_ms(data, "final", setting))
+    words = units.compared(factor, "faster", "slower", "same speed")
+    return f"{words or 'speed-up not measured'} at {setting.shape} on {setting.provider}"
+
+
+def _baseline_cards(data: dict[str, Any]) -> list[Card]:
+    score, size = data["baseline"]["score"], data["baseline"]["size"]
+    value = units.score(data["metric"], score["value"])
+    examples = f"{score['num_examples']:,} examples"
+    alone = "baseline alone"
+    return [
+        Card("Size on disk", "", units.megabytes(size["bytes_on_disk"]), "MB", alone, "model file"),
+        Card(units.title(data["metric"]), "", value, "", alone, examples),
+        Card("Parameters", "", units.count(size["parameters"]), "", alone, ""),
+    ]
+
+
+def _size_card(data: dict[str, Any]) -> Card:
+    before, after = _bytes(data, "baseline"), _bytes(data, "final")
+    return Card(
+        title="Size on disk",
+        before=units.megabytes(before),
+        after=units.megabytes(after),
+        unit="MB",
+        ratio=_size_words(data) or "not measured",
+        detail="model file alone",
+    )
+
+
+def _latency_card(data: dict[str, Any]) -> Card:
+    setting = reference_setting(data)
+    if setting is None:
+        reason = why_missing(data, "latencies")
+        return Card("Latency p50", "", units.DASH, "ms", "not measured", reason)
+    before, after = p50_ms(data, "baseline", setting), p50_ms(data, "final", setting)
+    words = units.compared(units.ratio(before, after), "faster", "slower", "same speed")
+    return Card(
+        title="Latency p50",
+        before=units.number(before),
+        after=units.number(after),
+        unit="ms",
+        ratio=words or "not measured",
+        detail=f"{setting.shape}, {setting.provider}",
+    )
+
+
+def _score_card(data: dict[str, Any]) -> Card:
+    drop, max_drop = final_drop(data), data["max_drop"]
+    examples = data["baseline"]["score"]["num_examples"]
+    used, ratio = None, "not measured"
+    detail = f"{examples:,} examples"
+    if drop is not None:
+        lost, allowed = units.change_and_budget(drop, max_drop)
+        ratio, detail = f"{lost} points", f"budget {allowed} points, {detail}"
+        used = min(max(drop / max_drop, 0.0), 1.0) if max_drop > 0 else None
+    return Card(
+        title=units.title(data["metric"]),
+        before=units.score(data["metric"], _value(data, "baseline")),
+        after=units.score(data["metric"], _value(data, "final")),
+        unit="",
+        ratio=ratio,
+        detail=detail,
+        budget_used=used,
+    )
+
+
+def _parameter_card(data: dict[str, Any]) -> Card:
+    sizes = [data[end]["size"] if data[end] else None for end in ("baseline", "final")]
+    before, after = (None if size is None else size["parameters"] for size in sizes)
+    words = units.compared(units.ratio(before, after), "fewer", "more", "same number")
+    detail = ""
+    if sizes[1] is not None:
+        zeros = units.zeros(sizes[1]["parameters"], sizes[1]["nonzero_parameters"])
+        detail = f"{zeros} of them zero"
+    ratio = words or "not measured"
+    return Card("Parameters", units.count(before), units.count(after), "", ratio, detail)
+
+
+def _value(data: dict[str, Any], end: str) -> float | None:
+    return None if data[end] is None else data[end]["score"]["value"]
+
+
+def _bytes(data: dict[str, Any], end: str) -> int | None:
+    return None if data[end] is None else data[end]["size"]["bytes_on_disk"]

@@ -1,0 +1,164 @@
+"""Everything a template shows about one run, so that HTML and Markdown say the same.
+
+To add a section (such as a certificate or a sensitivity profile), add what it shows here and one
+block to each template.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from compressor.report import provenance, table, units, verdict
+from compressor.report.charts import Chart, Point, score_chart
+from compressor.report.table import LatencyRow, Row, Setting
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass says about itself."""
+
+    number: int
+    kind: str
+    notes: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """One run, in words and formatted figures."""
+
+    status: str
+    headline: str
+    reason: str
+    advice: str | None
+    started: str
+    duration: str
+    budget: str
+    metric_title: str
+    cards: tuple[verdict.Card, ...]
+    rows: tuple[Row, ...]
+    steps: tuple[Step, ...]
+    settings: tuple[Setting, ...]
+    providers: tuple[tuple[str, tuple[Setting, ...]], ...]
+    group_starts: frozenset[int]  # the positions in `settings` where another provider begins
+    has_compressed: bool
+    has_sequences: bool
+    missing: tuple[tuple[str, str], ...]
+    chart: Chart | None
+    latency_rows: tuple[LatencyRow, ...]
+    parity: str | None
+    certification: str | None
+    methods: tuple[tuple[str, str], ...]
+    recipe_yaml: str
+    environment: tuple[tuple[str, str], ...]
+
+
+def view_of(data: dict[str, Any]) -> View:
+    """Prepare the content of a `report.json` for the templates."""
+    settings = table.latency_settings(data)
+    providers = tuple(
+        (name, tuple(group)) for name, group in groupby(settings, lambda item: item.provider)
+    )
+    return View(
+        status=verdict.TITLES[data["verdict"]],
+        headline=verdict.headline(data),
+        reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
+        advice=verdict.advice(data),
+        started=moment(data["started_at"]),
+        duration=units.duration(data["seconds"]),
+        budget=units.points(data["max_drop"]),
+        metric_title=units.title(data["metric"]),
+        cards=tuple(verdict.cards(data)),
+        rows=tuple(table.table_rows(data)),
+        steps=tuple(_step(index, item) for index, item in enumerate(data["passes"], start=1)),
+        settings=tuple(settings),
+        providers=providers,
+        group_starts=frozenset(settings.index(group[0]) for _, group in providers),
+        has_compressed=table.has_compressed_sizes(data),
+        has_sequences=any(item.sequence_length for item in settings),
+        missing=tuple(_missing_by_reason(data)),
+        chart=_chart(data),
+        latency_rows=tuple(table.latency_grid(data)),
+        parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
+        certification=verdict.certification_words(data),
+        methods=tuple(provenance.methods(data)),
+        recipe_yaml=provenance.recipe_yaml(data),
+        environment=tuple(provenance.environment_rows(data)),
+    )
+
+
+def model_points(data: dict[str, Any], setting: Setting, run: int | None) -> list[Point]:
+    """Return the baseline and the final artifact as chart points, without those not measured.
+
+    `run` is the number of the run in a comparison, None in the report of a single one.
+    """
+    points = []
+    for end in ("baseline", "final"):
+        latency_ms, record = table.p50_ms(data, end, setting), data[end]
+        if latency_ms is None or record is None or record["score"]["value"] is None:
+            continue
+        size, value = record["size"]["bytes_on_disk"], record["score"]["value"]
+        points.append(Point(end, run, latency_ms, value, size))
+    return points
+
+
+def moment(started_at: str) -> str:
+    """Return an ISO 8601 moment as `3 May 2026, 14:05 UTC`; other text stays as it is."""
+    try:
+        parsed = datetime.fromisoformat(started_at)
+    except ValueError:
+        return started_at
+    if parsed.tzinfo is not None:
+        parsed = parsed.astimezone(UTC)
+    return f"{parsed.day} {parsed:%B %Y, %H:%M} UTC"
+
+
+_PARTS = {
+    "baseline": "the baseline",
+    "final": "the final artifact",
+    "parity": "agreement of the export with PyTorch",
+    "latencies": "latency",
+    "certification": "the check on unseen data",
+    "splits": "the data",
+}
+
+
+def _missing_by_reason(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, reason) for all that is absent; parts with one reason stand together."""
+    reasons = {key: verdict.why_missing(data, key) for key in _PARTS if not data[key]}
+    reasons |= {key: str(reason) for key, reason in data["missing"].items()}
+    parts: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        parts.setdefault(reason, []).append(_PARTS.get(key, key))
+    return [(", ".join(names), reason) for reason, names in parts.items()]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _step(number: int, record: dict[str, Any]) -> Step:
+    settings = tuple(provenance.own_settings(record["settings"]))
+    return Step(number, record["kind"], tuple(record["notes"]), settings)
+
+
+def _chart(data: dict[str, Any]) -> Chart | None:
+    setting = table.reference_setting(data)
+    points = [] if setting is None else model_points(data, setting, None)
+    if setting is None or not points:
+        return None
+    return score_chart(
+        points,
+        metric=data["metric"],
+        setting=f"{setting.shape}, {setting.provider}",
+        lowest_allowed=lowest_allowed(data),
+    )
+
+
+def lowest_allowed(data: dict[str, Any]) -> float | None:
+    """Return the lowest score within the budget."""
+    value = None if data["baseline"] is None else data["baseline"]["score"]["value"]
+    return None if value is None else value - data["max_drop"]

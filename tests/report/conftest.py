@@ -1,0 +1,236 @@
+"""Hand-built runs in every state a run can end in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor.measurements import (
+    Certification,
+    Latency,
+    ModelRecord,
+    Parity,
+    PassRecord,
+    RunReport,
+    Score,
+    Size,
+    SplitRecord,
+)
+
+NO_OUTCOMES = np.zeros(0, dtype=np.int64)
+
+
+def score(value: float, num_examples: int = 872, metric: str = "accuracy") -> Score:
+    return Score(metric, value, num_examples, NO_OUTCOMES)
+
+
+def latency(
+    model: Any, p50_ms: float, batch_size: int, sequence_length: int | None, provider: str = "cpu"
+) -> Latency:
+    return Latency(model, provider, batch_size, sequence_length, p50_ms, p50_ms * 1.1, 50, 2)
+
+
+PRUNE = PassRecord(
+    kind="prune_structured",
+    settings={
+        "ratio": 0.25,
+        "importance": "taylor",
+        "recovery": {"kind": "distill", "epochs": 1.0},
+    },
+    score_before=0.9,
+    score_after=0.895,
+    drop=0.005,
+    size=Size(17_000_000, 17_000_000, 68_000_000, 63_000_000),
+    verdict="passed",
+    seconds=61.4,
+    notes=("heads 12 -> 9 in each of 6 layers", "FFN neurons 1536 -> 1152 in each of 6 layers"),
+)
+QUANTIZE = PassRecord(
+    kind="quantize_dynamic",
+    settings={"embeddings": True, "exclude": []},
+    score_before=0.895,
+    score_after=0.894,
+    drop=0.006,
+    size=Size(17_000_000, 16_150_000, 17_400_000, 13_200_000),
+    verdict="passed",
+    seconds=2.31,
+    notes=("37 matrices and 3 tables stored as int8",),
+)
+ENVIRONMENT = {
+    "python": "3.11.9",
+    "platform": "Linux-6.1-x86_64",
+    "cpu": {"model": "Example CPU @ 2.50GHz", "logical_cores": 2, "features": ["avx2"]},
+    "gpu": None,
+    "device": "cpu",
+    "threads": 2,
+    "seed": 7,
+    "packages": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
+    "onnxruntime_providers": ["CPUExecutionProvider"],
+}
+RECIPE = {
+    "model": {"checkpoint": "example-org/minilm-sst2", "revision": None},
+    "data": {"text": "sentence", "label": "label", "max_length": 128},
+    "budget": {"metric": "accuracy", "max_drop": 0.01},
+    "passes": [{"kind": "prune_structured", "ratio": 0.25}, {"kind": "quantize_dynamic"}],
+    "export": {"provider": "cpu"},
+    "benchmark": {"providers": ["cpu"], "warmup_runs": 5, "num_runs": 50},
+    "seed": 7,
+}
+LATENCIES = (
+    latency("baseline", 12.0, 1, 32),
+    latency("baseline", 45.0, 1, 128),
+    latency("baseline", 80.0, 8, 32),
+    latency("baseline", 402.0, 8, 128),
+    latency("final", 4.8, 1, 32),
+    latency("final", 18.7, 1, 128),
+    latency("final", 32.1, 8, 32),
+    latency("final", 171.0, 8, 128),
+)
+SPLITS = (
+    SplitRecord("train", 67_349, "train.tsv", None, "aa" * 32),
+    SplitRecord("calibration", 512, "train.tsv", "train", "bb" * 32),
+    SplitRecord("search", 872, "dev.tsv", None, "cc" * 32),
+)
+
+
+def full_report(**changes: Any) -> RunReport:
+    report = RunReport(
+        verdict="passed",
+        reason="every gate held",
+        guilty_step=None,
+        recipe=RECIPE,
+        recipe_name="sst2-minilm.yaml",
+        task="text-classification",
+        metric="accuracy",
+        max_drop=0.01,
+        baseline=ModelRecord(score(0.9), Size(22_700_000, 22_700_000, 90_800_000, 83_900_000)),
+        final=ModelRecord(score(0.894), Size(17_000_000, 16_150_000, 17_400_000, 13_200_000)),
+        passes=(PRUNE, QUANTIZE),
+        parity=Parity(3.1e-6, 1e-3, 32, (9, 24, 128)),
+        latencies=LATENCIES,
+        splits=SPLITS,
+        certification=Certification(score(0.91, 900), score(0.905, 900), 0.005),
+        environment=ENVIRONMENT,
+        missing={},
+        seconds=143.2,
+        started_at="2026-05-03T14:05:09+00:00",
+        labels=("negative", "positive"),
+        source_checkpoint="example-org/minilm-sst2",
+        source_sha256="dd" * 32,
+    )
+    return dataclasses.replace(report, **changes)
+
+
+STOPPED = "the run stopped before this was measured"
+
+
+def failed_before_baseline() -> RunReport:
+    reason = "checkpoints/minilm: no such directory; give a directory or a Hub id"
+    return full_report(
+        verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
+        final=None, passes=(), parity=None, latencies=(), splits=(), certification=None, labels=(),
+        source_sha256=None,
+        missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
+    )  # fmt: skip
+
+
+def failed_at_second_pass() -> RunReport:
+    broken = dataclasses.replace(
+        QUANTIZE, score_after=None, drop=None, size=None, verdict="failed", notes=()
+    )
+    return full_report(
+        verdict="failed", reason="passes[1] (quantize_dynamic): no MatMul has a constant weight",
+        guilty_step="passes[1] (quantize_dynamic)", final=None, passes=(PRUNE, broken),
+        latencies=(), certification=None,
+        missing=dict.fromkeys(("final", "latencies"), STOPPED),
+    )  # fmt: skip
+
+
+def over_budget() -> RunReport:
+    guilty = dataclasses.replace(PRUNE, score_after=0.85, drop=0.05, verdict="budget_exceeded")
+    return full_report(
+        verdict="budget_exceeded",
+        reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "
+        "budget allows 0.0100",
+        guilty_step="passes[0] (prune_structured)", final=None, passes=(guilty,), parity=None,
+        latencies=(), certification=None,
+        missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
+    )  # fmt: skip
+
+
+def over_budget_on_certification() -> RunReport:
+    return full_report(
+        verdict="budget_exceeded", reason="certification: accuracy fell by 0.0300",
+        guilty_step="certification", latencies=(),
+        certification=Certification(score(0.91, 900), score(0.88, 900), 0.03),
+        missing={"latencies": STOPPED},
+    )  # fmt: skip
+
+
+def without_latencies() -> RunReport:
+    return full_report(
+        latencies=(), missing={"latencies": "the recipe's benchmark.providers is empty"}
+    )
+
+
+def without_passes() -> RunReport:
+    baseline = full_report().baseline
+    return full_report(passes=(), final=baseline, recipe={**RECIPE, "passes": []})
+
+
+def images() -> RunReport:
+    return full_report(
+        task="image-classification", labels=tuple("0123456789"),
+        parity=Parity(2e-7, 1e-3, 32, ()), source_checkpoint="builtin:digits-vit",
+        certification=None, missing={"certification": "the recipe gives no certification split"},
+        latencies=(latency("baseline", 0.42, 1, None), latency("final", 0.31, 1, None),
+                   latency("baseline", 1.9, 8, None), latency("final", 2.2, 8, None)),
+    )  # fmt: skip
+
+
+def several_providers() -> RunReport:
+    on_cuda = tuple(
+        dataclasses.replace(item, provider="cuda", p50_ms=item.p50_ms / 9, p95_ms=item.p95_ms / 9)
+        for item in LATENCIES
+    )
+    return full_report(latencies=(*LATENCIES, *on_cuda))
+
+
+STATES: dict[str, Callable[[], RunReport]] = {
+    "passed": full_report,
+    "failed-before-baseline": failed_before_baseline,
+    "failed-at-second-pass": failed_at_second_pass,
+    "over-budget": over_budget,
+    "over-budget-on-certification": over_budget_on_certification,
+    "without-latencies": without_latencies,
+    "without-passes": without_passes,
+    "images": images,
+    "several-providers": several_providers,
+}
+
+
+@pytest.fixture
+def make_report() -> Callable[..., RunReport]:
+    """Return a function that builds a passed run with the given fields changed."""
+    return full_report
+
+
+@pytest.fixture
+def passed() -> dict[str, Any]:
+    return full_report().to_dict()
+
+
+@pytest.fixture(params=STATES)
+def any_state(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the report of a run in each state in turn."""
+    return STATES[request.param]().to_dict()
+
+
+@pytest.fixture
+def report_in_state() -> Callable[[str], dict[str, Any]]:
+    """Return a function from the name of a state to its report."""
+    return lambda name: STATES[name]().to_dict()

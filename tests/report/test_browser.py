@@ -1,0 +1,65 @@
+"""Draws the pages in a real browser, where there is one."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from compressor.report.compare import render_comparison_html
+from compressor.report.render import render_html
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+STATES = (
+    "passed", "failed-before-baseline", "failed-at-second-pass", "over-budget",
+    "without-latencies", "without-passes", "images", "several-providers",
+)  # fmt: skip
+# Lists every element that sticks out of its page, unless a box around it scrolls.
+MEASURE = """
+addEventListener("load", () => {
+  const wide = [];
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument, width = page.documentElement.clientWidth;
+    for (const element of page.querySelectorAll("body *")) {
+      if (element.closest("pre, .chart") || element.parentElement.closest(".scroll")) continue;
+      if (element.getBoundingClientRect().right > width + 1)
+        wide.push(frame.title + ": " + element.outerHTML.slice(0, 80));
+    }
+    if (page.styleSheets[0].cssRules.length < 50) wide.push(frame.title + ": no style");
+  }
+  document.body.innerHTML = "<pre id=result>" + JSON.stringify(wide).replaceAll("<", "&lt;");
+});
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_no_page_is_wider_than_a_screen_or_a_telephone(tmp_path: Path, report_in_state):
+    pages = {state: render_html(report_in_state(state)) for state in STATES}
+    runs = [(state, report_in_state(state)) for state in STATES[:4]]
+    pages["compare"] = render_comparison_html(runs)
+    frames = "".join(
+        f'<iframe title="{name} at {width}" width="{width}" height="600" '
+        f'srcdoc="{html.escape(page)}"></iframe>'
+        for name, page in pages.items()
+        for width in (360, 1280)
+    )
+    (tmp_path / "all.html").write_text(
+        f"<!doctype html><meta charset=utf-8><script>{MEASURE}</script>{frames}", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+            (tmp_path / "all.html").as_uri(),
+        ],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert result is not None
+    assert json.loads(html.unescape(result[1])) == []

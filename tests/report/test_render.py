@@ -1,0 +1,213 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.errors import ReportError
+from compressor.report.compare import render_comparison_html
+from compressor.report.render import (
+    read_report,
+    render_html,
+    render_markdown,
+    render_model_card,
+    write_report,
+)
+
+HOSTILE = "<script>alert(1)</script> | `x` {{ 7 * 7 }} \" onload='x'\n# title"
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+FIXED_TEXT = {"verdict", "kind", "model", "started_at"}
+
+
+class Page(HTMLParser):
+    """Collects what a page holds, and fails when a tag is not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def hostile(value: Any, key: str = "") -> Any:
+    """Put hostile text into every text of a report that is not one of a few fixed words."""
+    if isinstance(value, dict):
+        return {name: hostile(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item, key) for item in value]
+    return HOSTILE if isinstance(value, str) and key not in FIXED_TEXT else value
+
+
+def pages_of(data: dict[str, Any]) -> list[str]:
+    return [render_html(data), render_comparison_html([(HOSTILE, data), ("b", data)])]
+
+
+def test_every_state_is_a_well_formed_page_that_loads_nothing(any_state: dict[str, Any]):
+    page = Page(render_html(any_state))
+    assert page.open == []
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "iframe", "object", "embed", "img", "form", "base"})
+    loads = [attrs for tag, attrs in page.tags if tag == "link" or "src" in attrs]
+    assert loads == [{"rel": "icon", "href": "data:,"}]
+
+
+def test_no_style_loads_anything(passed: dict[str, Any]):
+    assert re.findall(r"url\(|@import", render_html(passed)) == []
+
+
+def test_a_page_forbids_itself_to_load_anything(passed: dict[str, Any]):
+    policies = [
+        attrs["content"]
+        for tag, attrs in Page(render_html(passed)).tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_hostile_text_stays_text_in_a_page(any_state: dict[str, Any]):
+    data = hostile(any_state)
+    for page in map(Page, pages_of(data)):
+        assert page.open == []
+        assert "script" not in {tag for tag, _ in page.tags}
+        assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+        assert "<script>alert(1)</script>" in page.text
+
+
+def test_hostile_kinds_and_dates_stay_text_in_a_page(passed: dict[str, Any]):
+    passed["started_at"] = HOSTILE
+    passed["passes"][0]["kind"] = HOSTILE
+    for page in map(Page, pages_of(passed)):
+        assert page.open == []
+        assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_hostile_text_cannot_break_out_of_a_markdown_table(any_state: dict[str, Any]):
+    data = hostile(any_state)
+    text, fence = "", ""
+    for line in render_markdown(data).split("\n"):
+        mark = re.match("`{3,}", line)
+        if mark and (not fence or line == fence):
+            fence = "" if fence else mark[0]
+        elif not fence:
+            text += line + "\n"
+    assert "<" not in text
+    assert not re.search(r"^# title", text, re.MULTILINE)
+    widths: dict[int, set[int]] = {}
+    for number, block in enumerate(re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)):
+        widths[number] = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+    assert all(len(found) == 1 for found in widths.values())
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_both_forms_show_the_figures_of_the_run(render, passed: dict[str, Any]):
+    text = render(passed)
+    for figure in ("90.8", "17.4", "22.7 M", "90.00%", "89.40%", "−0.60", "12.0", "4.80", "5.28"):
+        assert figure in text
+    for fact in (
+        "Seed 7",
+        "50 runs after 5 warm-up runs",
+        "2 threads",
+        "872",
+        "3.1e-06",
+        "dev.tsv",
+    ):
+        assert fact in text
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_what_is_missing_is_named_with_its_reason(render, report_in_state):
+    text = Page(render(report_in_state("without-latencies"))).text
+    assert "Latency" in text
+    assert "benchmark.providers is empty" in text.replace("\\", "")
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_a_run_over_budget_names_the_guilty_pass_and_what_to_do(render, report_in_state):
+    text = render(report_in_state("over-budget"))
+    assert "Pass 1 of 2 (prune_structured) lost too much" in text
+    assert "What to do:" in text
+    assert "not reached" in text
+
+
+def test_several_providers_each_have_their_latencies(report_in_state):
+    page = Page(render_html(report_in_state("several-providers")))
+    assert "Latency on cpu, ms" in page.text
+    assert "Latency on cuda, ms" in page.text
+
+
+def test_a_report_without_sequences_has_no_column_of_tokens(report_in_state):
+    assert "Tokens" not in Page(render_html(report_in_state("images"))).text
+
+
+def test_what_never_was_measured_is_not_drawn(report_in_state):
+    page = Page(render_html(report_in_state("failed-before-baseline")))
+    assert "svg" not in {tag for tag, _ in page.tags}
+
+
+def test_a_report_is_written_in_three_forms(tmp_path: Path, make_report):
+    report = make_report()
+    write_report(report, tmp_path / "run")
+    files = {item.name for item in (tmp_path / "run").iterdir()}
+    assert files == {"report.json", "report.md", "report.html"}
+    assert read_report(tmp_path / "run") == report.to_dict()
+
+
+def test_a_run_whose_score_is_not_a_number_still_has_a_report(tmp_path: Path, make_report):
+    data = make_report().to_dict()
+    write_report(make_report(seconds=float("nan")), tmp_path)
+    assert read_report(tmp_path)["seconds"] is None
+    data["baseline"]["score"]["value"] = None
+    data["passes"][0]["drop"] = None
+    assert "—" in Page(render_html(data)).text
+    assert "—" in render_markdown(data)
+    assert render_model_card(data)
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, make_report):
+    (tmp_path / "run").write_text("a file", encoding="utf-8")
+    with pytest.raises(ReportError, match="the report cannot be written"):
+        write_report(make_report(), tmp_path / "run")
+
+
+def test_reports_are_drawn_without_torch():
+    code = (
+        "import sys, compressor.report.render, compressor.report.compare; "
+        "print([name for name in ('torch', 'transformers', 'onnxruntime') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_page_title_names_the_run(passed: dict[str, Any]):
+    assert "<title>Passed: sst2-minilm.yaml</title>" in render_html(passed)
+
+
+def test_json_is_readable_by_strict_parsers(tmp_path: Path, make_report):
+    write_report(make_report(), tmp_path)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text)["verdict"] == "passed"
+    assert text.endswith("}\n")

@@ -1,0 +1,39 @@
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from compressor.report.terminal import render_summary
+
+
+def shown(renderable: RenderableType, width: int = 100) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_a_summary_says_the_headline_and_shows_each_step(passed: dict[str, Any]):
+    text = shown(render_summary(passed), width=140)
+    assert "Passed: 5.2× smaller, 2.5× faster" in text
+    assert "2 · quantize_dynamic" in text
+    assert "within budget" in text
+
+
+def test_a_run_that_measured_nothing_shows_no_table(report_in_state):
+    assert "Baseline" not in shown(render_summary(report_in_state("failed-before-baseline")))
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_every_state_fits_the_terminal(any_state: dict[str, Any], width: int):
+    lines = shown(render_summary(any_state), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+
+
+def test_neither_markup_nor_control_characters_have_an_effect(report_in_state):
+    data = report_in_state("failed-at-second-pass")
+    data["passes"][1]["kind"] = "[red]x[/red]\x1b[2J"
+    text = shown(render_summary(data))
+    assert "[red]x[/red]" in text
+    assert "\x1b" not in text

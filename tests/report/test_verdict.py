@@ -1,0 +1,106 @@
+from typing import Any
+
+import pytest
+
+from compressor.report import verdict
+
+
+def test_a_passed_run_is_one_plain_sentence(passed: dict[str, Any]):
+    assert verdict.headline(passed) == (
+        "5.2× smaller, 2.5× faster at batch 1, 32 tokens on cpu, "
+        "accuracy 90.00% → 89.40% (−0.60 points; budget 1.00)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (
+            "over-budget",
+            "Pass 1 of 2 (prune_structured) lost too much: "
+            "accuracy 90.00% → 85.00% (−5.00 points; budget 1.00)",
+        ),
+        (
+            "over-budget-on-certification",
+            "The final model, on the certification split, lost too much: "
+            "accuracy 91.00% → 88.00% (−3.00 points; budget 1.00)",
+        ),
+        ("failed-at-second-pass", "Pass 2 of 2 (quantize_dynamic) failed"),
+        (
+            "failed-before-baseline",
+            "Loading the checkpoint and the data failed, so nothing was measured",
+        ),
+        (
+            "without-latencies",
+            "5.2× smaller, latency not measured, "
+            "accuracy 90.00% → 89.40% (−0.60 points; budget 1.00)",
+        ),
+        (
+            "without-passes",
+            "Same size, 2.5× faster at batch 1, 32 tokens on cpu, "
+            "accuracy 90.00% → 90.00% (0.00 points; budget 1.00)",
+        ),
+        (
+            "images",
+            "5.2× smaller, 1.4× faster at batch 1 on cpu, "
+            "accuracy 90.00% → 89.40% (−0.60 points; budget 1.00)",
+        ),
+    ],
+)
+def test_the_headline_of_every_other_end(report_in_state, state: str, sentence: str):
+    assert verdict.headline(report_in_state(state)) == sentence
+
+
+def test_a_passed_run_needs_no_advice(passed: dict[str, Any]):
+    assert verdict.advice(passed) is None
+
+
+def test_advice_names_the_last_pass_within_the_budget(make_report):
+    data = make_report(verdict="budget_exceeded", guilty_step="x", final=None).to_dict()
+    data["passes"][1]["verdict"] = "budget_exceeded"
+    text = verdict.advice(data) or ""
+    assert "Up to pass 1 (prune_structured) the run was within the budget" in text
+
+
+def test_advice_after_good_passes_points_at_the_export(report_in_state):
+    assert "Every pass stayed within" in (
+        verdict.advice(report_in_state("over-budget-on-certification")) or ""
+    )
+
+
+def test_the_score_card_shows_how_much_of_the_budget_is_used(passed: dict[str, Any]):
+    card = verdict.cards(passed)[2]
+    assert (card.before, card.after, card.ratio) == ("90.00%", "89.40%", "−0.60 points")
+    assert card.budget_used == pytest.approx(0.6)
+
+
+def test_a_budget_of_zero_has_no_meter(passed: dict[str, Any]):
+    passed["max_drop"] = 0.0
+    assert verdict.cards(passed)[2].budget_used is None
+
+
+def test_cards_show_the_baseline_alone_when_there_is_no_artifact(report_in_state):
+    cards = verdict.cards(report_in_state("over-budget"))
+    assert [(card.before, card.after) for card in cards] == [
+        ("", "90.8"),
+        ("", "90.00%"),
+        ("", "22.7 M"),
+    ]
+
+
+def test_there_are_no_cards_when_nothing_was_measured(report_in_state):
+    assert verdict.cards(report_in_state("failed-before-baseline")) == []
+
+
+def test_a_missing_part_without_a_reason_is_blamed_on_the_step_that_stopped(report_in_state):
+    data = report_in_state("over-budget")
+    assert verdict.why_missing(data, "certification") == (
+        "the run stopped at passes[0] (prune_structured)"
+    )
+
+
+def test_the_certification_split_is_put_into_words(passed: dict[str, Any]):
+    assert verdict.certification_words(passed) == (
+        "On 900 examples that no step of the run had seen: "
+        "accuracy 91.00% → 90.50% (−0.50 points; budget 1.00)"
+    )

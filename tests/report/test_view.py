@@ -1,0 +1,42 @@
+from typing import Any
+
+from compressor.report.view import moment, view_of
+
+
+def test_parts_that_are_missing_for_one_reason_stand_together(report_in_state):
+    missing = dict(view_of(report_in_state("over-budget")).missing)
+    assert missing["the final artifact, agreement of the export with PyTorch, latency"] == (
+        "the run stopped before this was measured"
+    )
+
+
+def test_a_run_with_everything_has_nothing_missing(passed: dict[str, Any]):
+    assert view_of(passed).missing == ()
+
+
+def test_a_missing_measurement_is_named_by_its_path(passed: dict[str, Any]):
+    passed["missing"] = {"passes[0].score_after": "the measurement came out as nan"}
+    assert view_of(passed).missing == (
+        ("passes[0].score_after", "the measurement came out as nan"),
+    )
+
+
+def test_nested_settings_are_spelled_as_on_the_command_line(passed: dict[str, Any]):
+    assert view_of(passed).steps[0].settings == (
+        ("ratio", "0.25"),
+        ("importance", "taylor"),
+        ("recovery.kind", "distill"),
+        ("recovery.epochs", "1"),
+    )
+
+
+def test_columns_of_another_provider_begin_a_group(report_in_state):
+    assert view_of(report_in_state("several-providers")).group_starts == {0, 4}
+
+
+def test_a_moment_is_shown_in_utc():
+    assert moment("2026-05-03T01:05:00+02:00") == "2 May 2026, 23:05 UTC"
+
+
+def test_a_moment_that_is_none_stays_as_it_is():
+    assert moment("yesterday") == "yesterday"
