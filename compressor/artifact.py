@@ -1,0 +1,175 @@
+"""What is shipped: a directory that needs nothing but ONNX Runtime and its own files.
+
+`manifest.json` names every file with its SHA-256, so that a damaged or mixed-up artifact is refused
+when it is loaded. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.onnx_model import OnnxModel
+from compressor.tasks import Example, Task, load_task
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+MANIFEST_VERSION = 1
+
+
+class Prediction(TypedDict):
+    """One answer: the label, its class id, and its softmax probability."""
+
+    label: str
+    label_id: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact; call it with a list of texts, pairs of texts, or images."""
+
+    directory: Path
+    manifest: Mapping[str, Any]
+    model: OnnxModel
+    preprocessor: Any
+    task: Task
+
+    def __call__(self, examples: Sequence[Example]) -> list[Prediction]:
+        """Return one prediction for each example."""
+        labels = self.manifest["labels"]
+        logits = self.logits(examples)
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=-1, keepdims=True)  # (num_examples, num_labels)
+        winners = logits.argmax(axis=-1)
+        return [
+            Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
+            for k, row in zip(winners, probabilities, strict=True)
+        ]
+
+    def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Return the logits, shape `(num_examples, num_labels)`; raises on a bare string."""
+        if isinstance(examples, str) or len(examples) == 0:
+            raise ValueError("give a list with at least one text or image, not a bare string")
+        chunks = [
+            self.model.predict(
+                self.task.encode(self.preprocessor, examples[start : start + batch_size])
+            )
+            for start in range(0, len(examples), batch_size)
+        ]
+        return np.concatenate(chunks)
+
+
+def write_artifact(
+    directory: Path,
+    *,
+    model: OnnxModel,
+    preprocessor: Any,
+    config: Any,
+) -> OnnxModel:
+    """Copy the graph and all that is needed to use it into `directory`, and return it from there.
+
+    `config` is the transformers config of the checkpoint; `seal_artifact` completes the artifact.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(model.path, directory / MODEL)
+    data = model.path.with_name(model.path.name + ".data")  # present above 2 GB
+    if data.is_file():
+        shutil.copyfile(data, directory / data.name)
+    preprocessor.save_pretrained(directory)
+    config.save_pretrained(directory)
+    return dataclasses.replace(model, path=directory / MODEL)
+
+
+def seal_artifact(
+    directory: Path, *, task: Task, labels: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write `manifest.json` over the files in `directory` and return it.
+
+    `facts` go into the manifest as they are. The same files and facts give the same bytes.
+    """
+    files = sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
+    manifest = {
+        "manifest_version": MANIFEST_VERSION,
+        "task": task.name,
+        "labels": list(labels),
+        "max_length": task.max_length,
+        **facts,
+        "files": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = directory / f"{MANIFEST}.partial"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(directory / MANIFEST)
+    return manifest
+
+
+def load_artifact(
+    directory: str | Path,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    verify: bool = True,
+) -> Artifact:
+    """Load an artifact after checking every file against the manifest.
+
+    Raises `EnvironmentMismatch` when a file is missing or changed, or `provider` is not there.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    if verify:
+        verify_artifact(folder, manifest)
+    task = load_task(manifest["task"], max_length=manifest["max_length"])
+    model = OnnxModel(folder / MODEL, provider=provider, threads=threads)
+    return Artifact(folder, manifest, model, task.load_preprocessor(folder), task)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest; raises `EnvironmentMismatch` when it cannot be used."""
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EnvironmentMismatch(
+            f"{path}: not found; an artifact is the `artifact` folder of a finished run"
+        ) from error
+    except ValueError as error:
+        raise EnvironmentMismatch(f"{path}: not a readable manifest ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise EnvironmentMismatch(
+            f"{path}: manifest_version {MANIFEST_VERSION} is supported; make the artifact again "
+            f"with this version of compressor"
+        )
+    return manifest
+
+
+def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `EnvironmentMismatch` naming the files that are missing or not as they were written."""
+    bad = [
+        name
+        for name, expected in manifest["files"].items()
+        if not (directory / name).is_file() or sha256(directory / name) != expected
+    ]
+    if bad:
+        raise EnvironmentMismatch(
+            f"{directory}: {', '.join(bad)} missing or changed since the artifact was written; "
+            f"copy it again"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,167 @@
+"""`compress`: arguments in, exit code out.
+
+Everything heavy is imported inside the commands, so that `compress --help` answers at once and
+`compress validate` never loads torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from compressor import __version__
+from compressor.errors import CompressorError
+
+if TYPE_CHECKING:
+    from compressor.measurements import RunReport
+
+app = typer.Typer(
+    name="compress",
+    help="Make a Hugging Face checkpoint smaller and faster, and prove that it is still accurate.",
+    epilog="Exit codes: 0 done, 2 bad recipe, 3 environment, 4 step failed, 5 budget exceeded.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as passes.0.ratio=0.4."),
+]
+
+
+class DeviceChoice(StrEnum):
+    """Where to train."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+def main() -> None:
+    """Run the command line; an expected error becomes one message and its exit code."""
+    try:
+        app()
+    except CompressorError as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; the report holds the steps that finished")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Answer --version."""
+    if show:
+        out.print(f"compressor {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    settings: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Directory to write; the recipe's `output` otherwise.")
+    ] = None,
+    device: Annotated[
+        DeviceChoice, typer.Option(help="Where to train; auto is CUDA where there is one.")
+    ] = DeviceChoice.AUTO,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an earlier run in the output directory.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log each step with its numbers to standard error.")
+    ] = False,
+) -> None:
+    """Carry out a recipe: compress, verify, export, benchmark, report."""
+    from compressor.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings or ())
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+
+    from compressor.console import ConsoleProgress
+    from compressor.pipeline import run as run_recipe
+
+    try:
+        report = run_recipe(
+            loaded, output=output, device=device.value, force=force, progress=ConsoleProgress(out)
+        )
+    except CompressorError as error:
+        if error.report is not None:
+            _print_report(error.report, output or loaded.output)
+        raise
+    _print_report(report, output or loaded.output)
+
+
+@app.command()
+def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
+    """Report every mistake in a recipe, and local files that are missing, without running it."""
+    from compressor.data import check_files
+    from compressor.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings or ())
+    check_files(loaded.data)
+    steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
+    out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Output directories of runs.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the comparison as a self-contained page.")
+    ] = None,
+) -> None:
+    """Put several runs into one table and one chart."""
+    from compressor.report.compare import render_comparison_html, render_comparison_text
+    from compressor.report.render import read_report
+
+    reports = [(str(path), read_report(path)) for path in runs]
+    out.print(render_comparison_text(reports))
+    if html is not None:
+        html.write_text(render_comparison_html(reports), encoding="utf-8")
+        out.print(f"wrote {escape(str(html))}", soft_wrap=True)
+
+
+@app.command()
+def passes(
+    kind: Annotated[str | None, typer.Argument(help="Show this pass alone.")] = None,
+) -> None:
+    """List every pass with its settings, defaults and units."""
+    from compressor.passes import discover
+    from compressor.passes._describe import pass_settings
+
+    found = discover()
+    if kind is not None and kind not in found:
+        raise typer.BadParameter(f"'{kind}' is not a pass (there are: {', '.join(found)})")
+    for name in found if kind is None else [kind]:
+        summary = (found[name].__doc__ or "").strip().splitlines()[0]
+        table = Table(title=f"{name}: {summary}", title_justify="left", title_style="bold")
+        for heading in ("setting", "type", "default", "meaning"):
+            table.add_column(heading, overflow="fold")
+        for setting in pass_settings(found[name]):
+            cells = (setting.name, setting.type, setting.default, setting.description)
+            table.add_row(*(escape(cell) for cell in cells))
+        out.print(table)
+
+
+def _print_report(report: RunReport, directory: Path | None) -> None:
+    from compressor.report.render import render_summary
+
+    out.print(render_summary(report.to_dict()))
+    out.print(f"report: {escape(str(directory))}/report.html", soft_wrap=True)

@@ -1,0 +1,114 @@
+"""A model and a split give a score: the same way for PyTorch and for ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.errors import RecipeError
+from compressor.measurements import Score
+from compressor.progress import SILENT, Progress
+from compressor.tasks import Batch, Example, Task
+
+BATCH_SIZE = 32
+
+
+class Predictor(Protocol):
+    """What can be evaluated: a `TorchModel` or an `OnnxModel`."""
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Return float32 logits, the first axis is the batch."""
+
+
+def evaluate(
+    predictor: Predictor,
+    task: Task,
+    preprocessor: Any,
+    dataset: Dataset,
+    metric: str,
+    *,
+    progress: Progress = SILENT,
+) -> Score:
+    """Score `predictor` on every example of `dataset`.
+
+    Raises `RecipeError` when the split has no labels and `FloatingPointError` when a logit is not
+    finite, because a score of such logits would look like any other number.
+    """
+    if dataset.labels is None:
+        raise RecipeError(f"data.{dataset.name}: has no labels, so nothing can be scored on it")
+    logits = predict_logits(predictor, task, preprocessor, dataset, progress=progress)
+    if not np.isfinite(logits).all():
+        row = int(np.argwhere(~np.isfinite(logits))[0][0])
+        raise FloatingPointError(
+            f"the model's logits are not finite for row {row} of the {dataset.name} split"
+        )
+    return task.score(metric, logits, dataset.labels)
+
+
+def predict_logits(
+    predictor: Predictor,
+    task: Task,
+    preprocessor: Any,
+    dataset: Dataset,
+    *,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """Return the logits, shape `(num_examples, num_labels)`, in the order of `dataset`.
+
+    Examples are batched by length: it saves padding, and the order does not change a score.
+    """
+    order = sorted(range(len(dataset)), key=lambda index: _length(dataset.examples[index]))
+    found: list[NDArray[np.float32]] = []
+    with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
+        for indices in _chunks(order):
+            batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
+            found.append(predictor.predict(batch))
+            advance(len(indices))
+    logits = np.concatenate(found)
+    restored = np.empty_like(logits)
+    restored[order] = logits
+    return restored
+
+
+def parity_batches(task: Task, preprocessor: Any, dataset: Dataset) -> list[Batch]:
+    """Return real inputs of several lengths: the shortest, the longest, and mixed batches."""
+    examples = dataset.examples
+    order = sorted(range(len(examples)), key=lambda index: _length(examples[index]))
+    spread = [order[round(step * (len(order) - 1) / 15)] for step in range(16)]
+    chosen = ([order[0]], [order[-1]], spread[:8], spread[8:], spread[::5])
+    return [task.encode(preprocessor, [examples[index] for index in indices]) for indices in chosen]
+
+
+def benchmark_batches(
+    task: Task,
+    preprocessor: Any,
+    dataset: Dataset,
+    *,
+    batch_sizes: Sequence[int],
+    sequence_lengths: Sequence[int],
+) -> list[tuple[int, int | None, Batch]]:
+    """Return a batch for each size and length; lengths do not apply to images and are then None."""
+    lengths = sequence_lengths if task.has_sequence else (None,)
+    return [
+        (size, length, task.benchmark_batch(preprocessor, dataset.examples, size, length))
+        for size in batch_sizes
+        for length in lengths
+    ]
+
+
+def _chunks(order: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(order), BATCH_SIZE):
+        yield order[start : start + BATCH_SIZE]
+
+
+def _length(example: Example) -> int:
+    """Return a number that grows with the tokens of an example: its characters; 0 for an image."""
+    if isinstance(example, str):
+        return len(example)
+    if isinstance(example, tuple):
+        return sum(len(text) for text in example)
+    return 0  # images of a checkpoint all have one size after preprocessing

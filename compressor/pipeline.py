@@ -1,0 +1,397 @@
+"""The one way through a run, top to bottom: the only file that knows the order of the steps.
+
+    load -> score the baseline -> [ PyTorch pass -> evaluate -> gate ]* -> export -> parity
+         -> [ ONNX pass -> evaluate -> gate ]* -> artifact -> evaluate it -> gate
+         -> certification split -> benchmark -> report
+
+The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
+losses add up. Once the recipe is validated a report is written whatever happens: it holds the steps
+that finished and the reason why the run stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from compressor.artifact import load_artifact, seal_artifact, write_artifact
+from compressor.benchmark import benchmark, default_threads
+from compressor.builtin import resolve_builtin
+from compressor.data import Dataset, describe_splits, load_splits
+from compressor.environment import (
+    Device,
+    describe_environment,
+    package_versions,
+    seed_everything,
+    select_device,
+)
+from compressor.errors import (
+    BudgetExceeded,
+    CompressorError,
+    PassError,
+    RecipeError,
+)
+from compressor.evaluation import Predictor, benchmark_batches, evaluate, parity_batches
+from compressor.export.parity import check_parity
+from compressor.export.to_onnx import export_onnx
+from compressor.measurements import (
+    Certification,
+    Latency,
+    ModelRecord,
+    PassRecord,
+    RunReport,
+    Score,
+    Size,
+    Verdict,
+)
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.onnx_model import OnnxModel, check_provider
+from compressor.models.torch_model import TorchModel, load_model
+from compressor.output import OutputDirectory, claim_output
+from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.progress import SILENT, Progress
+from compressor.recipe import Recipe
+from compressor.report.render import render_model_card, write_report
+from compressor.run_log import RunLog
+from compressor.tasks import load_task
+
+logger = logging.getLogger(__name__)
+
+PASSED = "every gate held"
+AnyModel = TypeVar("AnyModel", TorchModel, OnnxModel)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    output: str | Path | None = None,
+    device: Device = "auto",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> RunReport:
+    """Carry out `recipe` and return the report that lies in the output directory.
+
+    Raises the errors of `compressor.errors`; every one raised after the output directory was
+    claimed carries the report as `error.report`, and the report is on disk.
+    """
+    place = output or recipe.output
+    if place is None:
+        raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
+    target = select_device(device)
+    threads = recipe.benchmark.threads or default_threads()
+    for provider in dict.fromkeys((recipe.export.provider, *recipe.benchmark.providers)):
+        check_provider(provider)
+    directory = claim_output(Path(place), force=force)
+    log = RunLog(
+        recipe=recipe.to_dict(),
+        recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
+        max_drop=recipe.budget.max_drop,
+        environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
+        source_checkpoint=recipe.model.checkpoint,
+    )
+    steps = _Run(recipe, directory, target, threads, log, progress)
+    try:
+        steps.all()
+    except BudgetExceeded as error:
+        error.report = _finish(directory, log, "budget_exceeded", str(error), error.step)
+        raise
+    except CompressorError as error:
+        error.report = _finish(directory, log, "failed", str(error), steps.current)
+        raise
+    except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
+        reason = repr(error)
+        _finish(directory, log, "failed", reason, steps.current)
+        raise
+    shutil.rmtree(directory.work)
+    return _finish(directory, log, "passed", PASSED, None)
+
+
+def _finish(
+    directory: OutputDirectory, log: RunLog, verdict: Verdict, reason: str, guilty: str | None
+) -> RunReport:
+    report = log.report(verdict, reason, guilty)
+    write_report(report, directory.path)
+    return report
+
+
+@dataclass
+class _Run:
+    """One run from top to bottom; `current` is the step under way, for the report."""
+
+    recipe: Recipe
+    directory: OutputDirectory
+    device: torch.device
+    threads: int
+    log: RunLog
+    progress: Progress
+    current: str = "load"
+
+    def all(self) -> None:
+        """Carry out every step in order; each raises when the run must stop."""
+        self.load()
+        self.score_baseline()
+        model = self.torch_passes()
+        exported = self.export(model)
+        exported = self.onnx_passes(exported)
+        artifact = self.write_artifact(exported, model)
+        self.certify(artifact)
+        self.benchmark(artifact)
+        self.seal()
+
+    def load(self) -> None:
+        """Find the checkpoint, read the splits, and check that they and the budget fit."""
+        self._start("load")
+        recipe = self.recipe
+        checkpoint = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
+        self.files = find_checkpoint(checkpoint, revision=recipe.model.revision)
+        self.task = load_task(
+            recipe.model.task or self.files.infer_task(), max_length=recipe.data.max_length
+        )
+        self.metric = recipe.budget.metric or self.task.metrics[0]
+        if self.metric not in self.task.metrics:
+            allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
+            unknown = f"unknown metric '{self.metric}' ({allowed})"
+            raise RecipeError(recipe.describe("budget.metric", unknown))
+        self.log.task, self.log.metric = self.task.name, self.metric
+        self.log.labels = self.files.labels
+        self.log.source_sha256 = self.files.sha256()
+        self.splits = self._load_splits()
+        mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
+        if mistake is not None:
+            raise RecipeError(recipe.describe("budget.max_drop", mistake))
+
+    def score_baseline(self) -> None:
+        """Score the untouched checkpoint, export it the same way, and measure its size."""
+        self._start("baseline")
+        model = self._load_untouched()
+        self.preprocessor = model.preprocessor
+        self.batches = parity_batches(self.task, self.preprocessor, self.splits["search"])
+        score = self._score(model)
+        self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
+        check_parity(model, self.baseline_onnx, self.batches, self.recipe.export.max_parity_diff)
+        self.log.baseline = ModelRecord(score, self.baseline_onnx.size())
+
+    def torch_passes(self) -> TorchModel:
+        """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
+        model = self._load_untouched()
+        self._torch_size(model)
+        for position, step in enumerate(self.recipe.passes):
+            if isinstance(step, TorchPass):
+                apply = functools.partial(step.apply, model)
+                model = self._gated(position, step, apply, self._torch_size)
+        return model
+
+    def export(self, model: TorchModel) -> OnnxModel:
+        """Export, and require that ONNX Runtime computes PyTorch's logits."""
+        self._start("export")
+        exported = self._export(model, self.directory.work / "exported" / "model.onnx")
+        limit = self.recipe.export.max_parity_diff
+        self.log.parity = check_parity(model, exported, self.batches, limit)
+        return exported
+
+    def onnx_passes(self, model: OnnxModel) -> OnnxModel:
+        """Apply the passes over the graph, each to the file that the one before wrote."""
+        for position, step in enumerate(self.recipe.passes):
+            if isinstance(step, OnnxPass):
+                apply = functools.partial(step.apply, model)
+                model = self._gated(position, step, apply, lambda changed: changed.size())
+        return model
+
+    def write_artifact(self, exported: OnnxModel, model: TorchModel) -> OnnxModel:
+        """Write the files that ship, and judge that very graph: what is measured is what ships."""
+        self._start("artifact")
+        artifact = write_artifact(
+            self.directory.artifact,
+            model=exported,
+            preprocessor=self.preprocessor,
+            config=model.module.config,
+        )
+        score = self._score(artifact)
+        self.log.final = ModelRecord(score, artifact.size())
+        self._gate("artifact", score)
+        return artifact
+
+    def certify(self, artifact: OnnxModel) -> None:
+        """Read the certification split, once, now that no choice depends on it any more."""
+        if "certification" not in self.splits:
+            self.log.missing["certification"] = "the recipe gives no certification split"
+            return
+        self._start("certification")
+        baseline = self._score(self._load_untouched(), split="certification")
+        final = self._score(artifact, split="certification")
+        drop = self.recipe.budget.drop(baseline, final)
+        self.log.certification = Certification(baseline, final, drop)
+        self.recipe.budget.gate(self.current, baseline, final)
+
+    def benchmark(self, artifact: OnnxModel) -> None:
+        """Time baseline and artifact, interleaved, on every provider of the recipe."""
+        settings = self.recipe.benchmark
+        if not settings.providers:
+            self.log.missing["latencies"] = "the recipe's benchmark.providers is empty"
+            return
+        self._start("benchmark")
+        batches = benchmark_batches(
+            self.task,
+            self.preprocessor,
+            self.splits["search"],
+            batch_sizes=settings.batch_sizes,
+            sequence_lengths=settings.sequence_lengths,
+        )
+        latencies: list[Latency] = []
+        for provider in settings.providers:
+            latencies += benchmark(
+                {"baseline": self.baseline_onnx.path, "final": artifact.path},
+                provider=provider,
+                batches=batches,
+                warmup_runs=settings.warmup_runs,
+                num_runs=settings.num_runs,
+                threads=self.threads,
+                progress=self.progress,
+            )
+        self.log.latencies = tuple(latencies)
+
+    def seal(self) -> None:
+        """Complete the artifact; until its manifest is there, nothing loads it."""
+        self._start("seal")
+        folder = self.directory.artifact
+        data = self.log.report("passed", PASSED, None).to_dict()
+        (folder / "README.md").write_text(render_model_card(data), encoding="utf-8")
+        made = {"versions": package_versions(), "provider": self.recipe.export.provider}
+        facts = {**self.log.provenance(), **made}
+        seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
+        load_artifact(folder, provider=self.recipe.export.provider, threads=self.threads)
+
+    def _start(self, step: str) -> None:
+        self.current = step
+        logger.info("%s: start", step)
+        self.progress.stage(step)
+
+    def _load_untouched(self) -> TorchModel:
+        model = load_model(self.files, self.task)
+        model.module.to(self.device)
+        return model
+
+    def _export(self, model: TorchModel, path: Path) -> OnnxModel:
+        settings = self.recipe.export
+        with self.progress.bar(f"export {path.parent.name}", None):
+            return export_onnx(
+                model,
+                path,
+                provider=settings.provider,
+                fuse=settings.fuse,
+                opset=settings.opset,
+                threads=self.threads,
+            )
+
+    def _score(self, predictor: Predictor, split: str = "search") -> Score:
+        dataset = self.splits[split]
+        return evaluate(
+            predictor, self.task, self.preprocessor, dataset, self.metric, progress=self.progress
+        )
+
+    def _gate(self, step: str, score: Score) -> None:
+        assert self.log.baseline is not None  # set by score_baseline
+        self.recipe.budget.gate(step, self.log.baseline.score, score)
+
+    def _torch_size(self, model: TorchModel) -> Size:
+        """Save the checkpoint in place of the one of the step before, and measure it."""
+        fresh = self.directory.work / "checkpoint"
+        model.save(fresh)
+        return model.size(self.directory.replace_checkpoint(fresh))
+
+    def _gated(
+        self,
+        position: int,
+        step: Pass,
+        apply: Callable[[PassContext], AnyModel],
+        measure: Callable[[AnyModel], Size],
+    ) -> AnyModel:
+        """Apply one pass, measure what it left, and gate it; the record is kept in every case."""
+        name = f"passes[{position}] ({step.kind})"
+        self._start(name)
+        assert self.log.baseline is not None  # set by score_baseline
+        baseline = self.log.baseline.score
+        done = [record for record in self.log.passes if record.score_after is not None]
+        notes: list[str] = []
+        record = PassRecord(
+            kind=step.kind,
+            settings=step.model_dump(mode="json", exclude={"kind"}),
+            score_before=done[-1].score_after or 0.0 if done else baseline.value,
+            score_after=None,
+            drop=None,
+            size=None,
+            verdict="failed",
+            seconds=0.0,
+        )
+        started = time.monotonic()
+        try:
+            model = self._apply(position, step, apply, notes)
+            record = dataclasses.replace(record, seconds=time.monotonic() - started)
+            try:
+                score = self._score(model)
+            except FloatingPointError as error:
+                raise PassError(str(error), kind=step.kind, position=position) from error
+            record = dataclasses.replace(
+                record,
+                score_after=score.value,
+                drop=self.recipe.budget.drop(baseline, score),
+                size=measure(model),
+                verdict="budget_exceeded",
+            )
+            self._gate(name, score)
+            record = dataclasses.replace(record, verdict="passed")
+        finally:
+            self.log.passes.append(dataclasses.replace(record, notes=tuple(notes)))
+        return model
+
+    def _apply(
+        self,
+        position: int,
+        step: Pass,
+        apply: Callable[[PassContext], AnyModel],
+        notes: list[str],
+    ) -> AnyModel:
+        seed_everything(self.recipe.seed)
+        work_dir = self.directory.work / f"pass-{position}"
+        work_dir.mkdir()
+        context = PassContext(
+            splits={name: self.splits[name] for name in step.required_splits()},
+            load_baseline=self._load_untouched,
+            device=self.device,
+            seed=self.recipe.seed,
+            work_dir=work_dir,
+            progress=self.progress,
+            note=notes.append,
+        )
+        try:
+            return apply(context)
+        except (CompressorError, MemoryError):
+            raise
+        except Exception as error:
+            raise PassError(str(error), kind=step.kind, position=position) from error
+
+    def _load_splits(self) -> dict[str, Dataset]:
+        needed = {"search"}.union(*(step.required_splits() for step in self.recipe.passes))
+        if self.recipe.data.certification is not None:
+            needed.add("certification")
+        splits = load_splits(
+            self.recipe.data,
+            label_names=self.files.labels,
+            input_column=self.task.input_column,
+            needed=needed,
+            seed=self.recipe.seed,
+        )
+        self.log.splits = describe_splits(splits)
+        rows = {name: split.rows.tolist() for name, split in splits.items()}
+        self.directory.write_text("splits.json", json.dumps(rows) + "\n")
+        return splits

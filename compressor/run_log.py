@@ -1,0 +1,101 @@
+"""What a run has found out so far, so that a report can be written at any moment."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compressor.measurements import (
+    Certification,
+    Latency,
+    ModelRecord,
+    Parity,
+    PassRecord,
+    RunReport,
+    SplitRecord,
+    Verdict,
+)
+
+# Why a part of the report can be missing, when the run never came so far.
+_NOT_REACHED = "the run stopped before this was measured"
+
+
+@dataclass
+class RunLog:
+    """The facts of one run; the pipeline fills it in and nobody else changes it."""
+
+    recipe: Mapping[str, Any]
+    recipe_name: str
+    max_drop: float
+    environment: Mapping[str, Any]
+    source_checkpoint: str
+    task: str | None = None
+    metric: str | None = None
+    labels: tuple[str, ...] = ()
+    source_sha256: str | None = None
+    baseline: ModelRecord | None = None
+    final: ModelRecord | None = None
+    passes: list[PassRecord] = field(default_factory=list)
+    parity: Parity | None = None
+    latencies: tuple[Latency, ...] = ()
+    splits: tuple[SplitRecord, ...] = ()
+    certification: Certification | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+    _started_at: str = field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    )
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a manifest says about where an artifact came from and how good it is.
+
+        Call it when both ends are measured.
+        """
+        assert self.baseline is not None
+        assert self.final is not None
+        return {
+            "recipe": self.recipe,
+            "source": {"checkpoint": self.source_checkpoint, "sha256": self.source_sha256},
+            "scores": {
+                "metric": self.metric,
+                "num_examples": self.final.score.num_examples,
+                "baseline": self.baseline.score.value,
+                "final": self.final.score.value,
+            },
+        }
+
+    def report(self, verdict: Verdict, reason: str, guilty_step: str | None) -> RunReport:
+        """Return the report of everything known now."""
+        missing = dict(self.missing)
+        for name in ("baseline", "final", "parity"):
+            if getattr(self, name) is None:
+                missing.setdefault(name, _NOT_REACHED)
+        if not self.latencies:
+            missing.setdefault("latencies", _NOT_REACHED)
+        return RunReport(
+            verdict=verdict,
+            reason=reason,
+            guilty_step=guilty_step,
+            recipe=self.recipe,
+            recipe_name=self.recipe_name,
+            task=self.task,
+            metric=self.metric,
+            max_drop=self.max_drop,
+            baseline=self.baseline,
+            final=self.final,
+            passes=tuple(self.passes),
+            parity=self.parity,
+            latencies=self.latencies,
+            splits=self.splits,
+            certification=self.certification,
+            environment=self.environment,
+            missing=missing,
+            seconds=time.monotonic() - self._started,
+            started_at=self._started_at,
+            labels=self.labels,
+            source_checkpoint=self.source_checkpoint,
+            source_sha256=self.source_sha256,
+        )

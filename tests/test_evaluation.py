@@ -1,0 +1,46 @@
+"""Scores do not depend on how examples were batched, and broken logits never become a score."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from compressor.data import Dataset
+from compressor.errors import RecipeError
+from compressor.evaluation import evaluate, predict_logits
+from compressor.models.torch_model import TorchModel
+from compressor.tasks import Batch
+
+
+class Broken:
+    def predict(self, batch: Batch) -> np.ndarray:
+        return np.full((len(batch["input_ids"]), 2), np.nan, dtype=np.float32)
+
+
+def test_logits_come_back_in_the_order_of_the_split(tiny_bert: TorchModel, text_dataset: Dataset):
+    logits = predict_logits(tiny_bert, tiny_bert.task, tiny_bert.preprocessor, text_dataset)
+    one_by_one = [
+        tiny_bert.predict(tiny_bert.task.encode(tiny_bert.preprocessor, [text]))[0]
+        for text in text_dataset.examples
+    ]
+    assert logits == pytest.approx(np.stack(one_by_one), abs=1e-5)
+
+
+def test_accuracy_is_the_share_of_right_predictions(tiny_bert: TorchModel, text_dataset: Dataset):
+    score = evaluate(tiny_bert, tiny_bert.task, tiny_bert.preprocessor, text_dataset, "accuracy")
+    assert text_dataset.labels is not None
+    assert score.value == np.mean(score.outcomes == text_dataset.labels)
+    assert score.num_examples == 48
+
+
+def test_logits_that_are_not_finite_are_no_score(tiny_bert: TorchModel, text_dataset: Dataset):
+    with pytest.raises(FloatingPointError, match="row 0 of the train split"):
+        evaluate(Broken(), tiny_bert.task, tiny_bert.preprocessor, text_dataset, "accuracy")
+
+
+def test_a_split_without_labels_cannot_be_scored(tiny_bert: TorchModel, text_dataset: Dataset):
+    bare = dataclasses.replace(text_dataset, labels=None)
+    with pytest.raises(RecipeError, match=r"data\.train: has no labels"):
+        evaluate(tiny_bert, tiny_bert.task, tiny_bert.preprocessor, bare, "accuracy")

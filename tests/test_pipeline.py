@@ -1,0 +1,320 @@
+"""A run from recipe to report on tiny models, and what is left behind when it stops."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import compressor
+from compressor.artifact import load_artifact
+from compressor.data import Dataset
+from compressor.errors import (
+    BudgetExceeded,
+    EnvironmentMismatch,
+    PassError,
+    RecipeError,
+)
+from compressor.evaluation import predict_logits
+from compressor.measurements import RunReport
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext, TorchPass, discover
+
+
+def write_split(path: Path, dataset: Dataset) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("text", "label"))
+        assert dataset.labels is not None
+        writer.writerows(zip(dataset.examples, dataset.labels, strict=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def answered(tiny_bert_dir: Path, text_dataset: Dataset) -> Dataset:
+    """Return texts labelled with the tiny BERT's own answers, so that its accuracy is 1."""
+    model = compressor.load_checkpoint(tiny_bert_dir)
+    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    return dataclasses.replace(text_dataset, labels=logits.argmax(axis=1))
+
+
+@pytest.fixture(scope="session")
+def base(tiny_bert_dir: Path, answered: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
+    """Return a recipe without passes over the tiny BERT; tests change a copy."""
+    data = write_split(tmp_path_factory.mktemp("data") / "rows.csv", answered)
+    return {
+        "model": {"checkpoint": str(tiny_bert_dir)},
+        "data": {
+            "text": "text",
+            "label": "label",
+            "train": {"path": str(data)},
+            "search": {"path": str(data)},
+        },
+        "budget": {"max_drop": 0.9},
+        "passes": [],
+        "benchmark": {
+            "batch_sizes": [1, 2],
+            "sequence_lengths": [8],
+            "num_runs": 3,
+            "warmup_runs": 1,
+            "threads": 1,
+        },
+    }
+
+
+def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
+    recipe = output.with_suffix(".json.yaml")
+    recipe.write_text(json.dumps({**base, **changes}))
+    return compressor.run(compressor.load_recipe(recipe), output=output, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(base: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Path]:
+    output = tmp_path_factory.mktemp("finished") / "run"
+    steps = [
+        {
+            "kind": "prune_structured",
+            "ratio": 0.5,
+            "importance": "magnitude",
+            "recovery": {"kind": "distill", "max_steps": 2},
+        },
+        {"kind": "quantize_dynamic", "min_elements": 64},
+    ]
+    return run(base, output, passes=steps), output
+
+
+def test_the_report_on_disk_is_the_one_returned(finished: tuple[RunReport, Path]):
+    report, output = finished
+    assert json.loads((output / "report.json").read_text()) == json.loads(
+        json.dumps(report.to_dict())
+    )
+
+
+def test_the_report_has_what_scripts_rely_on(finished: tuple[RunReport, Path]):
+    report, _ = finished
+    data = report.to_dict()
+    assert data["verdict"] == "passed"
+    assert data["schema_version"] == 1
+    for end in ("baseline", "final"):
+        assert data[end]["score"]["metric"] == "accuracy"
+        assert data[end]["score"]["num_examples"] == 48
+        assert data[end]["size"]["bytes_on_disk"] > 0
+        assert 0 < data[end]["size"]["nonzero_parameters"] <= data[end]["size"]["parameters"]
+    assert [step["kind"] for step in data["passes"]] == ["prune_structured", "quantize_dynamic"]
+    assert data["passes"][0]["score_before"] == data["baseline"]["score"]["value"]
+    assert data["passes"][1]["score_before"] == data["passes"][0]["score_after"]
+    assert {step["verdict"] for step in data["passes"]} == {"passed"}
+    assert 0 <= data["parity"]["max_abs_diff"] <= 1e-3
+    measured = {
+        (row["model"], row["batch_size"], row["sequence_length"]) for row in data["latencies"]
+    }
+    assert measured == {(end, size, 8) for end in ("baseline", "final") for size in (1, 2)}
+    assert {row["provider"] for row in data["latencies"]} == {"cpu"}
+
+
+def test_the_final_score_is_that_of_the_file_that_ships(
+    finished: tuple[RunReport, Path], answered: Dataset
+):
+    report, output = finished
+    session = onnxruntime.InferenceSession(
+        str(output / "artifact" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    artifact = load_artifact(output / "artifact")
+    answers = []
+    order = sorted(range(48), key=lambda index: len(answered.examples[index]))
+    for start in range(0, 48, 32):
+        texts = [answered.examples[index] for index in order[start : start + 32]]
+        feed = artifact.preprocessor(texts, padding=True, return_tensors="np")
+        names = [item.name for item in session.get_inputs()]
+        logits = session.run(["logits"], {name: feed[name].astype(np.int64) for name in names})[0]
+        answers += logits.argmax(axis=1).tolist()
+    assert answered.labels is not None
+    right = np.mean(np.array(answers) == answered.labels[order])
+    assert report.final is not None
+    assert report.final.score.value == right
+
+
+def test_the_artifact_is_smaller_and_loads(finished: tuple[RunReport, Path]):
+    report, output = finished
+    assert report.baseline is not None
+    assert report.final is not None
+    assert report.final.size.bytes_on_disk < report.baseline.size.bytes_on_disk
+    predictions = compressor.load_artifact(output / "artifact")(["a good film", "bad"])
+    assert [set(answer) for answer in predictions] == [{"label", "label_id", "score"}] * 2
+    assert {answer["label"] for answer in predictions} <= {"negative", "positive"}
+
+
+def test_the_last_pytorch_model_loads_again(finished: tuple[RunReport, Path]):
+    report, output = finished
+    model = compressor.load_checkpoint(output / "checkpoint")
+    size = report.passes[0].size
+    assert size is not None
+    assert model.parameter_counts()[0] == size.parameters
+
+
+def test_a_changed_artifact_is_refused(finished: tuple[RunReport, Path], tmp_path: Path):
+    copy = shutil.copytree(finished[1] / "artifact", tmp_path / "artifact")
+    with (copy / "model.onnx").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(EnvironmentMismatch, match=r"model\.onnx missing or changed"):
+        compressor.load_artifact(copy)
+
+
+def test_scratch_space_is_gone_after_a_run(finished: tuple[RunReport, Path]):
+    assert not (finished[1] / "work").exists()
+
+
+def test_a_run_without_passes_is_a_plain_export(base: dict[str, Any], tmp_path: Path):
+    report = run(base, tmp_path / "run", benchmark={"providers": []})
+    assert report.verdict == "passed"
+    assert report.passes == ()
+    assert report.latencies == ()
+    assert "empty" in report.missing["latencies"]
+    assert report.baseline is not None
+    assert report.final is not None
+    assert report.final.score.value == report.baseline.score.value
+
+
+def test_the_certification_split_is_read_for_both_ends(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    rows = write_split(tmp_path / "unseen.csv", answered)
+    data = {**base["data"], "certification": {"path": str(rows)}}
+    report = run(base, tmp_path / "run", data=data, benchmark={"providers": []})
+    assert report.certification is not None
+    assert report.certification.drop == 0.0
+    assert [split.name for split in report.splits] == ["search", "certification"]
+
+
+class Harm(TorchPass):
+    """A pass that does what a test asks."""
+
+    kind: str = "finetune"
+    harm: str = "raise"
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Break the model, or fail."""
+        if self.harm == "raise":
+            raise ZeroDivisionError("nothing to divide")
+        with torch.no_grad():
+            value = float("nan") if self.harm == "nan" else 0.0
+            model.module.classifier.weight.fill_(value)
+            model.module.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
+        context.note("harm done")
+        return model
+
+
+@pytest.fixture
+def harmful(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {**discover(), "finetune": Harm}
+    monkeypatch.setattr("compressor.recipe.discover", lambda: known)
+
+
+@pytest.mark.usefixtures("harmful")
+def test_a_failed_gate_names_the_guilty_pass(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Harm, "apply", lambda self, model, context: _invert(model))
+    with pytest.raises(BudgetExceeded) as caught:
+        run(base, tmp_path / "run", passes=[{"kind": "finetune"}], budget={"max_drop": 0.0})
+    assert caught.value.step == "passes[0] (finetune)"
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["verdict"] == "budget_exceeded"
+    assert report["guilty_step"] == "passes[0] (finetune)"
+    assert report["passes"][0]["verdict"] == "budget_exceeded"
+    assert report["passes"][0]["drop"] == 1.0
+    assert report["final"] is None
+    assert "final" in report["missing"]
+    assert not (tmp_path / "run" / "artifact").exists()
+    assert caught.value.report.verdict == "budget_exceeded"
+
+
+def _invert(model: TorchModel) -> TorchModel:
+    """Swap the two answers, so that an accuracy of 1 becomes 0."""
+    with torch.no_grad():
+        for parameter in (model.module.classifier.weight, model.module.classifier.bias):
+            parameter.copy_(parameter.flip(0))
+    return model
+
+
+@pytest.mark.usefixtures("harmful")
+def test_an_exception_in_a_pass_is_a_pass_error_with_its_cause(
+    base: dict[str, Any], tmp_path: Path
+):
+    with pytest.raises(PassError) as caught:
+        run(base, tmp_path / "run", passes=[{"kind": "finetune"}])
+    assert (caught.value.kind, caught.value.position) == ("finetune", 0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["verdict"], report["guilty_step"]) == ("failed", "passes[0] (finetune)")
+    assert report["passes"][0]["score_after"] is None
+
+
+@pytest.mark.usefixtures("harmful")
+def test_logits_that_are_not_finite_fail_the_pass(base: dict[str, Any], tmp_path: Path):
+    with pytest.raises(PassError, match="not finite"):
+        run(base, tmp_path / "run", passes=[{"kind": "finetune", "harm": "nan"}])
+
+
+def test_a_budget_finer_than_one_example_stops_before_the_model_is_loaded(
+    base: dict[str, Any], tmp_path: Path
+):
+    with pytest.raises(RecipeError, match=r"budget\.max_drop: 0\.01 is finer than one of the 48"):
+        run(base, tmp_path / "run", budget={"max_drop": 0.01})
+
+
+def test_an_unknown_metric_lists_those_of_the_task(base: dict[str, Any], tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"budget\.metric: unknown metric 'bleu' .*accuracy"):
+        run(base, tmp_path / "run", budget={"max_drop": 0.1, "metric": "bleu"})
+
+
+def test_a_missing_provider_stops_before_anything_is_written(base: dict[str, Any], tmp_path: Path):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(EnvironmentMismatch, match="'cuda' is not in this onnxruntime"):
+        run(base, tmp_path / "run", benchmark={"providers": ["cpu", "cuda"]})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_checkpoint_leaves_a_report(base: dict[str, Any], tmp_path: Path):
+    with pytest.raises(EnvironmentMismatch, match="no such directory"):
+        run(base, tmp_path / "run", model={"checkpoint": "./absent"})
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["verdict"], report["guilty_step"], report["baseline"]) == (
+        "failed",
+        "load",
+        None,
+    )
+
+
+def test_labels_that_differ_from_the_checkpoint_are_refused(base: dict[str, Any], tmp_path: Path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na good film,happy\nbad,sad\n")
+    data = {**base["data"], "train": {"path": str(path)}, "search": {"path": str(path)}}
+    with pytest.raises(RecipeError, match="label_names"):
+        run(base, tmp_path / "run", data=data)
+
+
+def test_no_output_directory_is_a_recipe_error(base: dict[str, Any], tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(base))
+    with pytest.raises(RecipeError, match="no directory was given"):
+        compressor.run(compressor.load_recipe(recipe))
+
+
+def test_the_same_recipe_gives_the_same_bytes(
+    finished: tuple[RunReport, Path], base: dict[str, Any], tmp_path: Path
+):
+    recipe = json.loads((finished[1] / "report.json").read_text())["recipe"]
+    again = run(recipe, tmp_path / "run")
+    assert again.verdict == "passed"
+    first = (finished[1] / "artifact" / "model.onnx").read_bytes()
+    assert (tmp_path / "run" / "artifact" / "model.onnx").read_bytes() == first

@@ -1,0 +1,120 @@
+"""Guards the design: layers point down, each pass file holds one pass, each recipe loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compressor.passes import discover
+from compressor.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "compressor"
+
+# A module imports only from lines below its own; names on one line do not import each other.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("__init__", "console"),
+    ("pipeline",),
+    ("run_log", "output", "builtin"),
+    ("recipe", "report"),
+    ("recipe_rules",),
+    ("passes",),
+    ("export", "evaluation", "benchmark", "training", "artifact"),
+    ("pruning", "quantization"),
+    ("models", "data"),
+    ("tasks",),
+    ("budget", "environment", "paths", "yaml_source"),
+    ("measurements", "mistakes"),
+    ("errors", "progress"),
+)
+LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported_units(path: Path) -> Iterator[str]:
+    """Yield the parts of `compressor` that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if parts[0] != "compressor":
+                continue
+            if len(parts) > 1:
+                yield parts[1]
+            else:
+                yield from (alias.name for alias in node.names if alias.name in LEVEL)
+        elif isinstance(node, ast.Import):
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("compressor.")
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_the_lines_below_its_own(path: Path):
+    own = unit(path)
+    upward = {name for name in imported_units(path) if name != own and LEVEL[name] <= LEVEL[own]}
+    assert upward == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_stays_short_enough_to_read_at_once(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_every_pass_is_found_under_the_name_of_its_file():
+    files = {path.stem for path in (PACKAGE / "passes").glob("[!_]*.py")}
+    assert set(discover()) == files
+
+
+@pytest.mark.parametrize("kind", discover())
+def test_a_pass_has_a_test_file(kind: str):
+    assert (ROOT / "tests" / "passes" / f"test_{kind}.py").is_file()
+
+
+@pytest.mark.parametrize("kind", discover())
+def test_every_setting_of_a_pass_is_described(kind: str):
+    fields = discover()[kind].model_fields
+    undescribed = [
+        name for name, field in fields.items() if name != "kind" and not field.description
+    ]
+    assert undescribed == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_shipped_recipe_loads(path: Path):
+    assert load_recipe(path).passes
+
+
+def test_help_and_validate_never_load_torch():
+    script = (
+        "import sys\n"
+        "from compressor.cli import app\n"
+        "try:\n"
+        "    app(sys.argv[1:], standalone_mode=False)\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('loaded:', [m for m in ('torch', 'transformers', 'onnxruntime', 'sklearn') "
+        "if m in sys.modules])\n"
+    )
+    for arguments in (["--help"], ["validate", str(ROOT / "recipes" / "quickstart.yaml")]):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert "loaded: []" in result.stdout
