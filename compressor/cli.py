@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +55,8 @@ def main() -> None:
     try:
         app()
     except CompressorError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        # Below its name, so that lines which begin with file:line stay what editors jump to.
+        err.print(f"[bold red]{type(error).__name__}[/]\n{escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped; the report holds the steps that finished")
@@ -94,8 +96,13 @@ def run(
     loaded = load_recipe(recipe, settings or ())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
 
+    from transformers.utils import logging as transformers_logging
+
     from compressor.console import ConsoleProgress
     from compressor.pipeline import run as run_recipe
+
+    quiet: Callable[[], None] = transformers_logging.disable_progress_bar
+    quiet()  # our own bars say the same
 
     try:
         report = run_recipe(

@@ -33,7 +33,11 @@ class ConsoleProgress:
     def stage(self, title: str) -> None:
         """Write the step with the seconds since the start."""
         seconds = time.monotonic() - self._started
-        self._console.print(f"[dim]{seconds:7.1f} s[/]  [bold]{_plain(title)}[/]")
+        self._console.print(f"[dim]{seconds:7.1f} s[/]  [bold]{_plain(title)}[/]", highlight=False)
+
+    def result(self, text: str) -> None:
+        """Write what a step found out, below its line."""
+        self._console.print(f"           {_plain(text)}", highlight=False)
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:

@@ -46,6 +46,11 @@ class Size:
     bytes_on_disk: int
     compressed_bytes: int | None = None
 
+    @property
+    def megabytes(self) -> str:
+        """Return the size on disk as text, one megabyte being 10^6 bytes."""
+        return f"{self.bytes_on_disk / 1e6:.2f} MB"
+
 
 @dataclass(frozen=True)
 class Latency:

@@ -5,8 +5,7 @@
          -> certification split -> benchmark -> report
 
 The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
-losses add up. Once the recipe is validated a report is written whatever happens: it holds the steps
-that finished and the reason why the run stopped.
+losses add up. Once the output directory is claimed, a report is written whatever happens.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.benchmark import benchmark, default_threads
@@ -38,6 +38,7 @@ from compressor.environment import (
 from compressor.errors import (
     BudgetExceeded,
     CompressorError,
+    EnvironmentMismatch,
     PassError,
     RecipeError,
 )
@@ -46,9 +47,7 @@ from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.measurements import (
     Certification,
-    Latency,
     ModelRecord,
-    PassRecord,
     RunReport,
     Score,
     Size,
@@ -102,15 +101,19 @@ def run(
     steps = _Run(recipe, directory, target, threads, log, progress)
     try:
         steps.all()
-    except BudgetExceeded as error:
-        error.report = _finish(directory, log, "budget_exceeded", str(error), error.step)
-        raise
     except CompressorError as error:
-        error.report = _finish(directory, log, "failed", str(error), steps.current)
+        verdict: Verdict = "budget_exceeded" if isinstance(error, BudgetExceeded) else "failed"
+        error.report = _finish(directory, log, verdict, str(error), steps.current)
         raise
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        mismatch = EnvironmentMismatch(
+            f"{steps.current}: cannot read or write ({error}); check free space and permissions, "
+            f"then run again with --force"
+        )
+        mismatch.report = _finish(directory, log, "failed", str(mismatch), steps.current)
+        raise mismatch from error
     except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
-        reason = repr(error)
-        _finish(directory, log, "failed", reason, steps.current)
+        _finish(directory, log, "failed", repr(error), steps.current)
         raise
     shutil.rmtree(directory.work)
     return _finish(directory, log, "passed", PASSED, None)
@@ -120,7 +123,13 @@ def _finish(
     directory: OutputDirectory, log: RunLog, verdict: Verdict, reason: str, guilty: str | None
 ) -> RunReport:
     report = log.report(verdict, reason, guilty)
-    write_report(report, directory.path)
+    try:
+        write_report(report, directory.path)
+    except OSError as error:
+        if verdict == "passed":
+            raise EnvironmentMismatch(f"the report cannot be written: {error}") from error
+        # The run already stops for a reason of its own, often the same full disk.
+        logger.error("the report could not be written: %s", error)
     return report
 
 
@@ -176,10 +185,11 @@ class _Run:
         model = self._load_untouched()
         self.preprocessor = model.preprocessor
         self.batches = parity_batches(self.task, self.preprocessor, self.splits["search"])
-        score = self._score(model)
+        self.baseline_score = score = self._score(model)
         self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
         check_parity(model, self.baseline_onnx, self.batches, self.recipe.export.max_parity_diff)
         self.log.baseline = ModelRecord(score, self.baseline_onnx.size())
+        self._tell(score, self.log.baseline.size)
 
     def torch_passes(self) -> TorchModel:
         """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
@@ -218,7 +228,8 @@ class _Run:
         )
         score = self._score(artifact)
         self.log.final = ModelRecord(score, artifact.size())
-        self._gate("artifact", score)
+        self._tell(score, self.log.final.size)
+        self.recipe.budget.gate(self.current, self.baseline_score, score)
         return artifact
 
     def certify(self, artifact: OnnxModel) -> None:
@@ -227,11 +238,11 @@ class _Run:
             self.log.missing["certification"] = "the recipe gives no certification split"
             return
         self._start("certification")
+        budget = self.recipe.budget
         baseline = self._score(self._load_untouched(), split="certification")
         final = self._score(artifact, split="certification")
-        drop = self.recipe.budget.drop(baseline, final)
-        self.log.certification = Certification(baseline, final, drop)
-        self.recipe.budget.gate(self.current, baseline, final)
+        self.log.certification = Certification(baseline, final, budget.drop(baseline, final))
+        budget.gate(self.current, baseline, final)
 
     def benchmark(self, artifact: OnnxModel) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
@@ -247,9 +258,10 @@ class _Run:
             batch_sizes=settings.batch_sizes,
             sequence_lengths=settings.sequence_lengths,
         )
-        latencies: list[Latency] = []
-        for provider in settings.providers:
-            latencies += benchmark(
+        self.log.latencies = tuple(
+            latency
+            for provider in settings.providers
+            for latency in benchmark(
                 {"baseline": self.baseline_onnx.path, "final": artifact.path},
                 provider=provider,
                 batches=batches,
@@ -258,7 +270,7 @@ class _Run:
                 threads=self.threads,
                 progress=self.progress,
             )
-        self.log.latencies = tuple(latencies)
+        )
 
     def seal(self) -> None:
         """Complete the artifact; until its manifest is there, nothing loads it."""
@@ -275,6 +287,10 @@ class _Run:
         self.current = step
         logger.info("%s: start", step)
         self.progress.stage(step)
+
+    def _tell(self, score: Score, size: Size) -> None:
+        told = f"{score.metric} {score.value:.4f} on {score.num_examples} examples"
+        self.progress.result(f"{told}, {size.megabytes}")
 
     def _load_untouched(self) -> TorchModel:
         model = load_model(self.files, self.task)
@@ -294,14 +310,11 @@ class _Run:
             )
 
     def _score(self, predictor: Predictor, split: str = "search") -> Score:
-        dataset = self.splits[split]
-        return evaluate(
-            predictor, self.task, self.preprocessor, dataset, self.metric, progress=self.progress
-        )
-
-    def _gate(self, step: str, score: Score) -> None:
-        assert self.log.baseline is not None  # set by score_baseline
-        self.recipe.budget.gate(step, self.log.baseline.score, score)
+        common = (self.task, self.preprocessor, self.splits[split], self.metric)
+        try:
+            return evaluate(predictor, *common, progress=self.progress)
+        except FloatingPointError as error:
+            raise PassError(str(error), kind=self.current) from error
 
     def _torch_size(self, model: TorchModel) -> Size:
         """Save the checkpoint in place of the one of the step before, and measure it."""
@@ -319,36 +332,22 @@ class _Run:
         """Apply one pass, measure what it left, and gate it; the record is kept in every case."""
         name = f"passes[{position}] ({step.kind})"
         self._start(name)
-        assert self.log.baseline is not None  # set by score_baseline
-        baseline = self.log.baseline.score
-        done = [record for record in self.log.passes if record.score_after is not None]
         notes: list[str] = []
-        record = PassRecord(
-            kind=step.kind,
-            settings=step.model_dump(mode="json", exclude={"kind"}),
-            score_before=done[-1].score_after or 0.0 if done else baseline.value,
-            score_after=None,
-            drop=None,
-            size=None,
-            verdict="failed",
-            seconds=0.0,
-        )
+        record = self.log.begin_pass(step.kind, step.model_dump(mode="json", exclude={"kind"}))
         started = time.monotonic()
         try:
             model = self._apply(position, step, apply, notes)
             record = dataclasses.replace(record, seconds=time.monotonic() - started)
-            try:
-                score = self._score(model)
-            except FloatingPointError as error:
-                raise PassError(str(error), kind=step.kind, position=position) from error
+            score = self._score(model)
             record = dataclasses.replace(
                 record,
                 score_after=score.value,
-                drop=self.recipe.budget.drop(baseline, score),
-                size=measure(model),
+                drop=self.recipe.budget.drop(self.baseline_score, score),
+                size=(size := measure(model)),
                 verdict="budget_exceeded",
             )
-            self._gate(name, score)
+            self._tell(score, size)
+            self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:
             self.log.passes.append(dataclasses.replace(record, notes=tuple(notes)))
@@ -375,10 +374,12 @@ class _Run:
         )
         try:
             return apply(context)
-        except (CompressorError, MemoryError):
+        except CompressorError:
             raise
         except Exception as error:
-            raise PassError(str(error), kind=step.kind, position=position) from error
+            # Passes explain themselves in ValueErrors; anything else is told by its type.
+            told = str(error) if isinstance(error, ValueError) else repr(error)
+            raise PassError(told, kind=step.kind, position=position) from error
 
     def _load_splits(self) -> dict[str, Dataset]:
         needed = {"search"}.union(*(step.required_splits() for step in self.recipe.passes))

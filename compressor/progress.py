@@ -23,6 +23,9 @@ class Progress(Protocol):
     def stage(self, title: str) -> None:
         """Announce the next step of the run, such as `pass 2 of 3: quantize_dynamic`."""
 
+    def result(self, text: str) -> None:
+        """Announce what the step under way found out, such as `accuracy 0.8968 on 872 examples`."""
+
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
         """Open a bar of `total` units (`None` when nobody can know) for the length of a block."""
@@ -34,6 +37,9 @@ class Silent:
 
     def stage(self, title: str) -> None:
         """Ignore the announcement."""
+
+    def result(self, text: str) -> None:
+        """Ignore the result."""
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002

@@ -49,6 +49,24 @@ class RunLog:
         default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     )
 
+    def begin_pass(self, kind: str, settings: Mapping[str, Any]) -> PassRecord:
+        """Return the record of a pass that has done nothing yet, and so counts as failed.
+
+        Call it when the baseline is measured.
+        """
+        assert self.baseline is not None
+        scores = [record.score_after for record in self.passes if record.score_after is not None]
+        return PassRecord(
+            kind=kind,
+            settings=settings,
+            score_before=scores[-1] if scores else self.baseline.score.value,
+            score_after=None,
+            drop=None,
+            size=None,
+            verdict="failed",
+            seconds=0.0,
+        )
+
     def provenance(self) -> dict[str, Any]:
         """Return what a manifest says about where an artifact came from and how good it is.
 

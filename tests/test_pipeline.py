@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -262,6 +263,31 @@ def test_an_exception_in_a_pass_is_a_pass_error_with_its_cause(
 def test_logits_that_are_not_finite_fail_the_pass(base: dict[str, Any], tmp_path: Path):
     with pytest.raises(PassError, match="not finite"):
         run(base, tmp_path / "run", passes=[{"kind": "finetune", "harm": "nan"}])
+
+
+def test_a_full_disk_is_an_environment_mismatch_with_a_report(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
+
+    monkeypatch.setattr("compressor.pipeline.export_onnx", lambda *_, **__: fail())
+    with pytest.raises(EnvironmentMismatch, match=r"baseline: .*No space left .*free space"):
+        run(base, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
+
+
+def test_ctrl_c_leaves_a_report(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*arguments: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compressor.pipeline.export_onnx", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(base, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["verdict"], report["guilty_step"]) == ("failed", "baseline")
 
 
 def test_a_budget_finer_than_one_example_stops_before_the_model_is_loaded(

@@ -1,0 +1,148 @@
+"""The command line: arguments in, exit code out, messages that say what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor import cli
+from compressor.errors import BudgetExceeded, EnvironmentMismatch, PassError, RecipeError
+
+ROOT = Path(__file__).parents[1]
+Compress = Callable[..., int]
+
+
+@pytest.fixture
+def compress(monkeypatch: pytest.MonkeyPatch) -> Compress:
+    """Return a function that runs the command line and gives the exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["compress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return int(caught.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "rows.csv").write_text("text,label\nfine,1\nbad,0\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: {checkpoint: ./checkpoint}\n"
+        "data:\n"
+        "  text: text\n"
+        "  search: {path: rows.csv}\n"
+        "budget: {max_drop: 0.5}\n"
+        "passes: []\n"
+    )
+    return path
+
+
+def test_help_names_the_exit_codes(compress: Compress, capsys: pytest.CaptureFixture[str]):
+    assert compress("--help") == 0
+    assert "5 budget exceeded" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_version_is_printed(compress: Compress, capsys: pytest.CaptureFixture[str]):
+    assert compress("--version") == 0
+    assert capsys.readouterr().out == "compressor 0.1.0\n"
+
+
+def test_a_valid_recipe_is_said_to_be_valid(
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("validate", recipe) == 0
+    assert "valid (export only)" in capsys.readouterr().out
+
+
+def test_a_misspelt_key_exits_with_2_and_its_line(
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe.write_text(recipe.read_text().replace("passes:", "pases:"))
+    assert compress("validate", recipe) == 2
+    message = capsys.readouterr().err
+    assert f"\n{recipe}:6: pases: unknown key 'pases', did you mean 'passes'?" in message
+
+
+def test_a_missing_data_file_exits_with_3(
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("validate", recipe, "--set", "data.search.path=absent.csv") == 3
+    assert "absent.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RecipeError("wrong"), 2),
+        (EnvironmentMismatch("absent"), 3),
+        (PassError("broken", kind="finetune", position=0), 4),
+        (BudgetExceeded("step", metric="accuracy", drop=0.2, max_drop=0.1), 5),
+    ],
+)
+def test_each_error_has_its_exit_code(
+    compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+):
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("compressor.pipeline.run", fail)
+    assert compress("run", recipe, "--output", "unused") == code
+
+
+def test_ctrl_c_exits_with_130(compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(*arguments: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compressor.pipeline.run", stop)
+    assert compress("run", recipe, "--output", "unused") == 130
+
+
+def test_a_missing_checkpoint_exits_with_3_and_leaves_a_report(
+    compress: Compress, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("run", recipe, "--output", tmp_path / "run", "--device", "cpu") == 3
+    assert "no such directory" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
+
+
+def test_passes_lists_every_setting_with_its_default(
+    compress: Compress, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("passes", "quantize_dynamic") == 0
+    shown = capsys.readouterr().out
+    assert "min_elements" in shown
+    assert "2048" in shown
+
+
+def test_an_unknown_pass_lists_the_known_ones(
+    compress: Compress, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("passes", "quantise") == 2
+    assert "prune_structured" in capsys.readouterr().err
+
+
+def test_comparing_a_directory_without_a_report_exits_with_4(
+    compress: Compress, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("compare", tmp_path) == 4
+    assert "report.json" in capsys.readouterr().err
+
+
+def test_the_module_runs_like_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "compressor", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert result.stdout == "compressor 0.1.0\n"
