@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compressor import __version__
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, RecipeError
 
 if TYPE_CHECKING:
     from compressor.measurements import RunReport
@@ -122,7 +122,10 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     from compressor.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())
-    check_files(loaded.data)
+    try:
+        check_files(loaded.data)
+    except RecipeError as error:
+        raise loaded.placed(error) from error
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
 
@@ -159,11 +162,11 @@ def passes(
     for name in found if kind is None else [kind]:
         summary = (found[name].__doc__ or "").strip().splitlines()[0]
         table = Table(title=f"{name}: {summary}", title_justify="left", title_style="bold")
-        for heading in ("setting", "type", "default", "meaning"):
+        for heading in ("setting", "type", "allowed", "default", "meaning"):
             table.add_column(heading, overflow="fold")
         for setting in pass_settings(found[name]):
-            cells = (setting.name, setting.type, setting.default, setting.description)
-            table.add_row(*(escape(cell) for cell in cells))
+            about = (setting.name, setting.type, setting.allowed, setting.default)
+            table.add_row(*(escape(cell) for cell in (*about, setting.description)))
         out.print(table)
 
 

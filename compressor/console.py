@@ -50,6 +50,7 @@ class ConsoleProgress:
             MofNCompleteColumn() if total is not None else TextColumn(""),
             TimeElapsedColumn(),
             TimeRemainingColumn() if total is not None else TextColumn(""),
+            TextColumn("left" if total is not None else ""),
             TextColumn("{task.fields[detail]}"),
         )
         with Progress(

@@ -174,7 +174,10 @@ class _Run:
         self.log.task, self.log.metric = self.task.name, self.metric
         self.log.labels = self.files.labels
         self.log.source_sha256 = self.files.sha256()
-        self.splits = self._load_splits()
+        try:
+            self.splits = self._load_splits()
+        except RecipeError as error:
+            raise recipe.placed(error) from error
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
         if mistake is not None:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
@@ -382,15 +385,13 @@ class _Run:
             raise PassError(told, kind=step.kind, position=position) from error
 
     def _load_splits(self) -> dict[str, Dataset]:
+        data = self.recipe.data
         needed = {"search"}.union(*(step.required_splits() for step in self.recipe.passes))
-        if self.recipe.data.certification is not None:
+        if data.certification is not None:
             needed.add("certification")
+        names, column = self.files.labels, self.task.input_column
         splits = load_splits(
-            self.recipe.data,
-            label_names=self.files.labels,
-            input_column=self.task.input_column,
-            needed=needed,
-            seed=self.recipe.seed,
+            data, label_names=names, input_column=column, needed=needed, seed=self.recipe.seed
         )
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}

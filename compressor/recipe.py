@@ -195,6 +195,16 @@ class Recipe(BaseModel):
         path = tuple(int(word) if word.isdecimal() else word for word in key.split("."))
         return self._source.describe(path, message)
 
+    def placed(self, error: RecipeError) -> RecipeError:
+        """Return `error` with the line of each mistake that begins with a key of the recipe."""
+        parts = (mistake.partition(": ") for mistake in error.mistakes)
+        return RecipeError(
+            [
+                self.describe(key, rest) if key.split(".")[0] in type(self).model_fields else whole
+                for (key, _, rest), whole in zip(parts, error.mistakes, strict=True)
+            ]
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values, defaults filled in and paths resolved."""
         return self.model_dump(mode="json")

@@ -325,7 +325,7 @@ def test_labels_that_differ_from_the_checkpoint_are_refused(base: dict[str, Any]
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na good film,happy\nbad,sad\n")
     data = {**base["data"], "train": {"path": str(path)}, "search": {"path": str(path)}}
-    with pytest.raises(RecipeError, match="label_names"):
+    with pytest.raises(RecipeError, match=r"yaml:1: data\.search: .*label_names"):
         run(base, tmp_path / "run", data=data)
 
 
