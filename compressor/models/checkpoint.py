@@ -20,8 +20,6 @@ from compressor.tasks import task_class, task_names
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
-# transformers.AutoModelForXxx loads classes whose names end in ForXxx.
-_SUFFIX = re.compile(r"AutoModel(For\w+)")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class CheckpointFiles:
         """Return the task that the checkpoint's architecture is for."""
         architectures = self.config.get("architectures") or []
         for name in task_names():
-            match = _SUFFIX.fullmatch(task_class(name).auto_model)
-            if match and any(str(item).endswith(match[1]) for item in architectures):
+            head = task_class(name).head
+            if any(str(architecture).endswith(head) for architecture in architectures):
                 return name
         raise EnvironmentMismatch(
             f"{self.name}: cannot tell the task from architectures {list(architectures)}; "

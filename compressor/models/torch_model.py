@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from optimum.exporters.tasks import TasksManager
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -120,7 +121,7 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
     _check_weights(files)
     config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
-    auto_class = getattr(transformers, task.auto_model)
+    auto_class: Any = TasksManager.get_model_class_for_task(task.name)
     if type(config) not in auto_class._model_mapping:
         raise EnvironmentMismatch(
             f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "

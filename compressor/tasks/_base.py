@@ -30,7 +30,7 @@ class Task(ABC):
     max_length: int | None = None
 
     name: ClassVar[str]
-    auto_model: ClassVar[str]  # the transformers Auto class that loads such a checkpoint
+    head: ClassVar[str]  # how the names of transformers architectures for this task end
     input_column: ClassVar[str]  # the key under `data` that names the input column
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     has_sequence: ClassVar[bool]  # whether inputs have a token axis that can be padded

@@ -20,7 +20,7 @@ class ImageClassification(Task):
     """Images are resized and normalised as the checkpoint's image processor says."""
 
     name: ClassVar[str] = "image-classification"
-    auto_model: ClassVar[str] = "AutoModelForImageClassification"
+    head: ClassVar[str] = "ForImageClassification"
     input_column: ClassVar[str] = "image"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     has_sequence: ClassVar[bool] = False

@@ -29,7 +29,7 @@ class TextClassification(Task):
     """Sequences are cut to `max_length` tokens and padded to the longest of their batch."""
 
     name: ClassVar[str] = "text-classification"
-    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    head: ClassVar[str] = "ForSequenceClassification"
     input_column: ClassVar[str] = "text"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     has_sequence: ClassVar[bool] = True
