@@ -98,11 +98,10 @@ def _download(checkpoint: str, revision: str | None) -> Path:
         )
     from huggingface_hub import snapshot_download  # only here: local checkpoints need no network
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import RequestException
 
     try:
         return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_HUB_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentMismatch(
             f"{checkpoint}: no such directory, and it could not be fetched from the Hub "
             f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN"
