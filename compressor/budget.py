@@ -28,6 +28,13 @@ class AccuracyBudget(BaseModel):
         description="largest drop below the baseline, absolute (0.01 is one point); cumulative",
     )
 
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="of the certificate: how sure the bound on the drop must be, one-sided",
+    )
+
     def resolution_mistake(self, num_examples: int) -> str | None:
         """Return what is wrong when one example already weighs more than a nonzero `max_drop`.
 

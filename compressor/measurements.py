@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 SCHEMA_VERSION = 1
 
 Verdict = Literal["passed", "budget_exceeded", "failed"]
+CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class Size:
     nonzero_parameters: int
     bytes_on_disk: int
     compressed_bytes: int | None = None
-
-    @property
-    def megabytes(self) -> str:
-        """Return the size on disk as text, one megabyte being 10^6 bytes."""
-        return f"{self.bytes_on_disk / 1e6:.2f} MB"
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,37 @@ class ModelRecord:
 
     score: Score
     size: Size
+
+    @property
+    def summary(self) -> str:
+        """Return both in one line; one megabyte is 10^6 bytes."""
+        score = f"{self.score.metric} {self.score.value:.4f} on {self.score.num_examples} examples"
+        return f"{score}, {self.size.bytes_on_disk / 1e6:.2f} MB"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What paired examples prove about a drop; a drop is before minus after, negative for a gain.
+
+    `certified`: `upper_bound` is at most `max_drop`. `refuted`: `lower_bound` is above it.
+    `inconclusive`: neither; `needed_examples`, in all, would certify the observed drop with a
+    chance of 80%, and is None when that drop reaches `max_drop` or the question is settled.
+    Each bound holds by itself with `confidence`.
+    """
+
+    verdict: CertificateVerdict
+    metric: str
+    drop: float
+    upper_bound: float
+    lower_bound: float
+    max_drop: float
+    confidence: float
+    num_examples: int
+    wins: int  # wrong before, right after
+    losses: int  # right before, wrong after
+    needed_examples: int | None
+    method: str
+    data_fingerprint: str | None = None  # of the split that it was read from
 
 
 @dataclass(frozen=True)
@@ -147,6 +174,7 @@ class RunReport:
     labels: tuple[str, ...] = ()
     source_checkpoint: str = ""
     source_sha256: str | None = None
+    certificate: Certificate | None = None  # null without a certification split
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

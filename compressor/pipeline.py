@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.benchmark import benchmark, default_threads
 from compressor.builtin import resolve_builtin
-from compressor.data import Dataset, describe_splits, load_splits
+from compressor.data import Dataset, describe_splits, fingerprint, load_splits
 from compressor.environment import (
     Device,
     describe_environment,
@@ -192,7 +192,7 @@ class _Run:
         self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
         check_parity(model, self.baseline_onnx, self.batches, self.recipe.export.max_parity_diff)
         self.log.baseline = ModelRecord(score, self.baseline_onnx.size())
-        self._tell(score, self.log.baseline.size)
+        self.progress.result(self.log.baseline.summary)
 
     def torch_passes(self) -> TorchModel:
         """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
@@ -231,7 +231,7 @@ class _Run:
         )
         score = self._score(artifact)
         self.log.final = ModelRecord(score, artifact.size())
-        self._tell(score, self.log.final.size)
+        self.progress.result(self.log.final.summary)
         self.recipe.budget.gate(self.current, self.baseline_score, score)
         return artifact
 
@@ -241,10 +241,12 @@ class _Run:
             self.log.missing["certification"] = "the recipe gives no certification split"
             return
         self._start("certification")
-        budget = self.recipe.budget
+        budget, split = self.recipe.budget, self.splits["certification"]
         baseline = self._score(self._load_untouched(), split="certification")
         final = self._score(artifact, split="certification")
         self.log.certification = Certification(baseline, final, budget.drop(baseline, final))
+        assert split.labels is not None  # the scores above needed them
+        self.log.certify(split.labels, fingerprint(split), budget.confidence, self.recipe.seed)
         budget.gate(self.current, baseline, final)
 
     def benchmark(self, artifact: OnnxModel) -> None:
@@ -290,10 +292,6 @@ class _Run:
         self.current = step
         logger.info("%s: start", step)
         self.progress.stage(step)
-
-    def _tell(self, score: Score, size: Size) -> None:
-        told = f"{score.metric} {score.value:.4f} on {score.num_examples} examples"
-        self.progress.result(f"{told}, {size.megabytes}")
 
     def _load_untouched(self) -> TorchModel:
         model = load_model(self.files, self.task)
@@ -349,7 +347,7 @@ class _Run:
                 size=(size := measure(model)),
                 verdict="budget_exceeded",
             )
-            self._tell(score, size)
+            self.progress.result(ModelRecord(score, size).summary)
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.certificate import certify_scores
 from compressor.measurements import (
+    Certificate,
     Certification,
     Latency,
     ModelRecord,
@@ -43,6 +49,7 @@ class RunLog:
     latencies: tuple[Latency, ...] = ()
     splits: tuple[SplitRecord, ...] = ()
     certification: Certification | None = None
+    certificate: Certificate | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
@@ -66,6 +73,25 @@ class RunLog:
             verdict="failed",
             seconds=0.0,
         )
+
+    def certify(
+        self, labels: NDArray[np.int64], fingerprint: str, confidence: float, seed: int
+    ) -> None:
+        """Say what the two scores on the certification split prove, or why they prove nothing."""
+        assert self.certification is not None
+        try:
+            certificate = certify_scores(
+                self.certification.baseline,
+                self.certification.final,
+                labels,
+                max_drop=self.max_drop,
+                confidence=confidence,
+                seed=seed,
+            )
+        except ValueError as error:  # one class only, or a score that never varies
+            self.missing["certificate"] = str(error)
+        else:
+            self.certificate = dataclasses.replace(certificate, data_fingerprint=fingerprint)
 
     def provenance(self) -> dict[str, Any]:
         """Return what a manifest says about where an artifact came from and how good it is.
@@ -109,6 +135,7 @@ class RunLog:
             latencies=self.latencies,
             splits=self.splits,
             certification=self.certification,
+            certificate=self.certificate,
             environment=self.environment,
             missing=missing,
             seconds=time.monotonic() - self._started,

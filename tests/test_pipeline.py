@@ -192,6 +192,11 @@ def test_the_certification_split_is_read_for_both_ends(
     report = run(base, tmp_path / "run", data=data, benchmark={"providers": []})
     assert report.certification is not None
     assert report.certification.drop == 0.0
+    assert report.certificate is not None
+    # Without a flip the exact bound is near 3 / n: 48 examples prove at most 7 points.
+    assert (report.certificate.wins, report.certificate.losses) == (0, 0)
+    assert 2.7 / 48 < report.certificate.upper_bound < 3.5 / 48
+    assert report.certificate.verdict == "certified"
     assert [split.name for split in report.splits] == ["search", "certification"]
 
 

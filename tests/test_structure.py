@@ -27,7 +27,7 @@ LAYERS = (
     ("recipe_rules",),
     ("passes",),
     ("export", "evaluation", "benchmark", "training", "artifact"),
-    ("pruning", "quantization"),
+    ("pruning", "quantization", "certificate"),
     ("models", "data"),
     ("tasks",),
     ("budget", "environment", "paths", "yaml_source"),

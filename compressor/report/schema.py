@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from compressor.measurements import RunReport
 
 # A correlation and a gain in score can be negative; no size, count, time or limit can.
-_SIGNED = frozenset({"value", "drop", "score_before", "score_after"})
+_SIGNED = frozenset({"value", "drop", "upper_bound", "lower_bound", "score_before", "score_after"})
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 

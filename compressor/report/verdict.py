@@ -101,6 +101,30 @@ def certification_words(data: dict[str, Any]) -> str | None:
     return f"On {examples:,} examples that no step of the run had seen: {words}"
 
 
+def certificate_words(data: dict[str, Any]) -> str | None:
+    """Say what the certification split proves about the drop; None when there is no certificate."""
+    proof = data["certificate"]
+    if proof is None:
+        return None
+    sure = f"{100 * proof['confidence']:g}% confidence"
+    bound, budget = units.points(proof["upper_bound"]), units.points(proof["max_drop"])
+    if proof["verdict"] == "certified":
+        return f"Certified: with {sure}, the drop is at most {bound} points; the budget is {budget}"
+    if proof["verdict"] == "refuted":
+        least = units.points(proof["lower_bound"])
+        return (
+            f"Refuted: with {sure}, the drop is at least {least} points, more than the budget "
+            f"of {budget}"
+        )
+    words = (
+        f"Inconclusive: with {sure}, all that is proven is a drop of at most {bound} points, and "
+        f"the budget is {budget}"
+    )
+    if proof["needed_examples"] is None:
+        return words
+    return f"{words}; about {proof['needed_examples']:,} examples would settle it"
+
+
 def why_missing(data: dict[str, Any], key: str) -> str:
     """Return why `key` of the report is null or empty."""
     reason = data["missing"].get(key)

@@ -51,6 +51,7 @@ class View:
     latency_rows: tuple[LatencyRow, ...]
     parity: str | None
     certification: str | None
+    certificate: str | None
     methods: tuple[tuple[str, str], ...]
     recipe_yaml: str
     environment: tuple[tuple[str, str], ...]
@@ -84,6 +85,7 @@ def view_of(data: dict[str, Any]) -> View:
         latency_rows=tuple(table.latency_grid(data)),
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
+        certificate=verdict.certificate_words(data),
         methods=tuple(provenance.methods(data)),
         recipe_yaml=provenance.recipe_yaml(data),
         environment=tuple(provenance.environment_rows(data)),

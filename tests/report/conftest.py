@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compressor.measurements import (
+    Certificate,
     Certification,
     Latency,
     ModelRecord,
@@ -114,6 +115,12 @@ def full_report(**changes: Any) -> RunReport:
         latencies=LATENCIES,
         splits=SPLITS,
         certification=Certification(score(0.91, 900), score(0.905, 900), 0.005),
+        certificate=Certificate(
+            verdict="inconclusive", metric="accuracy", drop=0.005, upper_bound=0.0123,
+            lower_bound=-0.002, max_drop=0.01, confidence=0.95, num_examples=900, wins=8,
+            losses=12, needed_examples=5400, method="Tango's score interval",
+            data_fingerprint="dd" * 32,
+        ),
         environment=ENVIRONMENT,
         missing={},
         seconds=143.2,
@@ -132,7 +139,8 @@ def failed_before_baseline() -> RunReport:
     reason = "checkpoints/minilm: no such directory; give a directory or a Hub id"
     return full_report(
         verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
-        final=None, passes=(), parity=None, latencies=(), splits=(), certification=None, labels=(),
+        final=None, passes=(), parity=None, latencies=(), splits=(),
+        certification=None, certificate=None, labels=(),
         source_sha256=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
@@ -145,7 +153,7 @@ def failed_at_second_pass() -> RunReport:
     return full_report(
         verdict="failed", reason="passes[1] (quantize_dynamic): no MatMul has a constant weight",
         guilty_step="passes[1] (quantize_dynamic)", final=None, passes=(PRUNE, broken),
-        latencies=(), certification=None,
+        latencies=(), certification=None, certificate=None,
         missing=dict.fromkeys(("final", "latencies"), STOPPED),
     )  # fmt: skip
 
@@ -157,7 +165,7 @@ def over_budget() -> RunReport:
         reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "
         "budget allows 0.0100",
         guilty_step="passes[0] (prune_structured)", final=None, passes=(guilty,), parity=None,
-        latencies=(), certification=None,
+        latencies=(), certification=None, certificate=None,
         missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
 
@@ -186,7 +194,8 @@ def images() -> RunReport:
     return full_report(
         task="image-classification", labels=tuple("0123456789"),
         parity=Parity(2e-7, 1e-3, 32, ()), source_checkpoint="builtin:digits-vit",
-        certification=None, missing={"certification": "the recipe gives no certification split"},
+        certification=None, certificate=None,
+        missing={"certification": "the recipe gives no certification split"},
         latencies=(latency("baseline", 0.42, 1, None), latency("final", 0.31, 1, None),
                    latency("baseline", 1.9, 8, None), latency("final", 2.2, 8, None)),
     )  # fmt: skip

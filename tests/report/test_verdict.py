@@ -104,3 +104,30 @@ def test_the_certification_split_is_put_into_words(passed: dict[str, Any]):
         "On 900 examples that no step of the run had seen: "
         "accuracy 91.00% → 90.50% (−0.50 points; budget 1.00)"
     )
+
+
+def test_a_certificate_says_how_sure_it_is(passed: dict[str, Any]):
+    passed["certificate"] |= {"verdict": "certified", "upper_bound": 0.0087}
+    assert verdict.certificate_words(passed) == (
+        "Certified: with 95% confidence, the drop is at most 0.87 points; the budget is 1.00"
+    )
+
+
+def test_a_refuted_budget_gives_the_least_drop(passed: dict[str, Any]):
+    passed["certificate"] |= {"verdict": "refuted", "lower_bound": 0.0213}
+    assert verdict.certificate_words(passed) == (
+        "Refuted: with 95% confidence, the drop is at least 2.13 points, more than the budget of "
+        "1.00"
+    )
+
+
+def test_an_open_question_names_the_examples_it_needs(passed: dict[str, Any]):
+    assert verdict.certificate_words(passed) == (
+        "Inconclusive: with 95% confidence, all that is proven is a drop of at most 1.23 points, "
+        "and the budget is 1.00; about 5,400 examples would settle it"
+    )
+
+
+def test_an_open_question_that_no_number_settles_names_none(passed: dict[str, Any]):
+    passed["certificate"]["needed_examples"] = None
+    assert "settle" not in (verdict.certificate_words(passed) or "")

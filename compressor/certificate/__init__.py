@@ -1,0 +1,29 @@
+"""What paired examples prove: is the drop at most `max_drop`, and with which confidence?"""
+
+from compressor.certificate.bootstrap import MetricFunction, f1_macro, matthews_correlation
+from compressor.certificate.certify import (
+    certify_agreement,
+    certify_metric,
+    certify_paired,
+    certify_scores,
+    certify_slices,
+)
+from compressor.certificate.score_bound import (
+    holm,
+    noninferiority_p_value,
+    tango_upper_bound,
+)
+
+__all__ = [
+    "MetricFunction",
+    "certify_agreement",
+    "certify_metric",
+    "certify_paired",
+    "certify_scores",
+    "certify_slices",
+    "f1_macro",
+    "holm",
+    "matthews_correlation",
+    "noninferiority_p_value",
+    "tango_upper_bound",
+]

@@ -1,0 +1,344 @@
+"""Verdicts about a drop from paired examples: certified, refuted or inconclusive.
+
+Both models answer the same examples, so only those on which they differ say anything: `losses` were
+right before and wrong after, `wins` the reverse. The question is one of non-inferiority: the
+one-sided upper bound of the drop must not exceed `max_drop`.
+
+Examples are taken as independent draws of what the model will meet. Sentences cut from one document
+are not: then take one example of each document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from compressor.certificate.bootstrap import (
+    Classes,
+    MetricFunction,
+    bca_upper_bound,
+    f1_macro,
+    matthews_correlation,
+)
+from compressor.certificate.score_bound import (
+    holm,
+    noninferiority_p_value,
+    tango_upper_bound,
+)
+from compressor.measurements import Certificate, CertificateVerdict, Score
+
+Booleans = NDArray[np.bool_]
+
+_METRICS: dict[str, MetricFunction] = {
+    "f1_macro": f1_macro,
+    "matthews_correlation": matthews_correlation,
+}
+_POWER = 0.8  # the chance that `needed_examples` settle the question
+_MOST_EXAMPLES = 10**12  # nobody has more, so no number is given
+# NumPy's letters for the types of an array, and what to call its entries.
+_KINDS = {"truth": ("b", "true or false"), "class": ("iu", "a class (0, 1, ...)")}
+
+
+def certify_paired(
+    before_right: Booleans, after_right: Booleans, *, max_drop: float, confidence: float = 0.95
+) -> Certificate:
+    """Certify the drop in accuracy of two models on the same examples, both `(num_examples,)`.
+
+    Raises `ValueError` when the arrays are empty or do not pair up, or a setting is out of range.
+    Ref: Tango 1998, Statistics in Medicine 17:891, eqs. 24-26.
+    """
+    _check_settings(max_drop, confidence)
+    before, after = _paired("truth", before_right=before_right, after_right=after_right)
+    return _certify_counts(
+        int(np.sum(before & ~after)),
+        int(np.sum(after & ~before)),
+        len(before),
+        max_drop,
+        confidence,
+    )
+
+
+def certify_scores(
+    before: Score,
+    after: Score,
+    labels: Classes,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+) -> Certificate:
+    """Certify the drop between two scores of one metric on the examples that `labels` belong to.
+
+    Accuracy by `certify_paired`, any other metric by `certify_metric`; raises as they do, and
+    `KeyError` for a metric that has no bound.
+    """
+    if before.metric == "accuracy":
+        return certify_paired(
+            before.outcomes == labels,
+            after.outcomes == labels,
+            max_drop=max_drop,
+            confidence=confidence,
+        )
+    return certify_metric(
+        _METRICS[before.metric],
+        before.outcomes,
+        after.outcomes,
+        labels,
+        max_drop=max_drop,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0.95) -> Certificate:
+    """Certify without labels: accuracy cannot fall by more than the share of changed answers.
+
+    `flips`, shape `(num_examples,)`, says where the two models differ. The bounds are exact
+    (Clopper and Pearson 1934). `drop` is the flip rate and every flip counts as a loss, so
+    `refuted` means that too many answers changed, not that accuracy fell.
+
+    Raises `ValueError` when `flips` is empty or a setting is out of range.
+    """
+    _check_settings(max_drop, confidence)
+    (changed,) = _paired("truth", flips=flips)
+    count, total = int(np.sum(changed)), len(changed)
+    upper = stats.binomtest(count, total, alternative="less")
+    lower = stats.binomtest(count, total, alternative="greater")
+    rate = count / total
+
+    def certifies(size: int) -> bool:
+        # Clopper and Pearson's bound, for counts between whole numbers too.
+        bound = stats.beta.ppf(confidence, rate * size + 1, (1 - rate) * size)
+        return bool(bound <= max_drop)
+
+    return _certificate(
+        metric="agreement",
+        drop=rate,
+        upper_bound=float(upper.proportion_ci(confidence, method="exact").high),
+        lower_bound=float(lower.proportion_ci(confidence, method="exact").low),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=(total, 0, count),
+        variance=rate * (1 - rate),
+        certifies=certifies,
+        method="exact binomial bound of the flip rate",
+    )
+
+
+def certify_metric(
+    metric_function: MetricFunction,
+    before_outcomes: Classes,
+    after_outcomes: Classes,
+    labels: Classes,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+    resamples: int = 9999,
+) -> Certificate:
+    """Certify the drop of a score that is no mean over examples, by paired bootstrap (BCa).
+
+    All three arrays hold classes 0, 1, ... and have shape `(num_examples,)`. `metric_function`,
+    such as `f1_macro`, takes outcomes and labels of shape `(..., num_examples)` and returns scores
+    of shape `(...)`. `bca_upper_bound` says how the bound is taken when little or nothing flips.
+
+    Raises `ValueError` when the arrays do not pair up, a setting is out of range, or the score
+    does not vary over the resamples, so that no bound exists.
+    Ref: Efron 1987, JASA 82:171.
+    """
+    _check_settings(max_drop, confidence)
+    before, after, truth = _paired(
+        "class", before_outcomes=before_outcomes, after_outcomes=after_outcomes, labels=labels
+    )
+    total = len(truth)
+
+    def bound(first: Classes, second: Classes) -> tuple[float, float]:
+        return bca_upper_bound(
+            metric_function,
+            first,
+            second,
+            truth,
+            confidence=confidence,
+            seed=seed,
+            resamples=resamples,
+        )
+
+    upper, error = bound(before, after)
+    negative_lower, _ = bound(after, before)
+    drop = float(metric_function(before, truth) - metric_function(after, truth))
+    return _certificate(
+        metric=metric_function.__name__,
+        drop=drop,
+        upper_bound=max(upper, drop),
+        lower_bound=min(-negative_lower, drop),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=(
+            total,
+            int(np.sum((before != truth) & (after == truth))),
+            int(np.sum((before == truth) & (after != truth))),
+        ),
+        variance=total * error**2,
+        certifies=lambda size: size > total,
+        method=f"paired BCa bootstrap, {resamples} resamples, one flip added",
+    )
+
+
+def certify_slices(
+    slices: Mapping[str, Booleans],
+    before_right: Booleans,
+    after_right: Booleans,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+) -> dict[str, Certificate]:
+    """Certify each slice so that with `confidence` not one of them is certified wrongly.
+
+    A slice is a mask of shape `(num_examples,)`; slices may overlap. Holm's procedure tests the
+    clearest slice at (1 - confidence) / number of slices, the next at one less, and so on until
+    one fails; the rest are tested as that one was. The `confidence` of each certificate is the
+    one its slice was tested with.
+
+    Raises `ValueError` when there is no slice or a slice is empty, besides the reasons of
+    `certify_paired`.
+    Ref: Holm 1979, Scandinavian Journal of Statistics 6:65.
+    """
+    _check_settings(max_drop, confidence)
+    if not slices:
+        raise ValueError("slices: must name at least one slice, got none")
+    counts = [_slice_counts(*item, before_right, after_right) for item in slices.items()]
+    p_values = [noninferiority_p_value(*item, max_drop=max_drop) for item in counts]
+    levels = _holm_levels(p_values, 1 - confidence)
+    return {
+        name: _certify_counts(*item, max_drop, 1 - level)
+        for name, item, level in zip(slices, counts, levels, strict=True)
+    }
+
+
+def _certify_counts(
+    losses: int, wins: int, num_examples: int, max_drop: float, confidence: float
+) -> Certificate:
+    drop = (losses - wins) / num_examples
+    discordance = (losses + wins) / num_examples
+
+    def certifies(size: int) -> bool:
+        scale = size / num_examples
+        bound = tango_upper_bound(losses * scale, wins * scale, size, confidence=confidence)
+        return bound <= max_drop
+
+    return _certificate(
+        metric="accuracy",
+        drop=drop,
+        upper_bound=tango_upper_bound(losses, wins, num_examples, confidence=confidence),
+        lower_bound=-tango_upper_bound(wins, losses, num_examples, confidence=confidence),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=(num_examples, wins, losses),
+        variance=discordance,
+        certifies=certifies,
+        method="Tango score bound, corrected for continuity and skewness",
+    )
+
+
+def _certificate(
+    *,
+    metric: str,
+    drop: float,
+    upper_bound: float,
+    lower_bound: float,
+    max_drop: float,
+    confidence: float,
+    counts: tuple[int, int, int],
+    variance: float,
+    certifies: Callable[[int], bool],
+    method: str,
+) -> Certificate:
+    """Draw the verdict from the bounds; `counts` are examples, wins and losses."""
+    num_examples, wins, losses = counts
+    verdict: CertificateVerdict = "inconclusive"
+    if upper_bound <= max_drop:
+        verdict = "certified"
+    elif lower_bound > max_drop:
+        verdict = "refuted"
+    needed = None
+    if verdict == "inconclusive" and drop < max_drop:
+        quantiles = float(stats.norm.ppf(confidence) + stats.norm.ppf(_POWER))
+        wanted = quantiles**2 * variance / (max_drop - drop) ** 2
+        if wanted < _MOST_EXAMPLES:
+            needed = max(math.ceil(wanted), _smallest_size(certifies, num_examples))
+    return Certificate(
+        verdict=verdict,
+        metric=metric,
+        drop=drop,
+        upper_bound=upper_bound,
+        lower_bound=lower_bound,
+        max_drop=max_drop,
+        confidence=confidence,
+        num_examples=num_examples,
+        wins=wins,
+        losses=losses,
+        needed_examples=needed,
+        method=method,
+    )
+
+
+def _holm_levels(p_values: list[float], level: float) -> list[float]:
+    """Return the level that Holm's procedure tests each p-value at."""
+    adjusted = holm(p_values)
+    rank = np.argsort(np.argsort(p_values, kind="stable"), kind="stable")
+    passed = int(np.sum(adjusted <= level))  # the smallest p-values, up to the first that fails
+    return [level / (len(p_values) - min(int(place), passed)) for place in rank]
+
+
+def _slice_counts(
+    name: str, mask: Booleans, before_right: Booleans, after_right: Booleans
+) -> tuple[int, int, int]:
+    """Return losses, wins and number of examples of one slice."""
+    chosen, before, after = _paired(
+        "truth", **{f"slices[{name!r}]": mask}, before_right=before_right, after_right=after_right
+    )
+    if not chosen.any():
+        raise ValueError(f"slices[{name!r}]: must hold at least one example, got none")
+    lost = int(np.sum(before[chosen] & ~after[chosen]))
+    won = int(np.sum(after[chosen] & ~before[chosen]))
+    return lost, won, int(chosen.sum())
+
+
+def _smallest_size(certifies: Callable[[int], bool], num_examples: int) -> int:
+    """Return the smallest size at which the observed rates themselves would be certified."""
+    low, high = num_examples, 2 * num_examples
+    while not certifies(high) and high < _MOST_EXAMPLES:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certifies(middle) else (middle, high)
+    return high
+
+
+def _check_settings(max_drop: float, confidence: float) -> None:
+    if not 0 <= max_drop < 1:
+        raise ValueError(f"max_drop: must be at least 0 and below 1, got {max_drop!r}")
+    if not 0.5 < confidence < 1:
+        raise ValueError(
+            f"confidence: must lie strictly between 0.5 and 1 (0.95 is usual), got {confidence!r}"
+        )
+
+
+def _paired(kind: Literal["truth", "class"], **arrays: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the arrays, or say which is empty, of another type or of another length."""
+    types, wanted = _KINDS[kind]
+    length = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        fits = array.dtype.kind in types and array.shape == (length,) and length > 0
+        if not fits or array.min() < 0:
+            raise ValueError(
+                f"{name}: must be {wanted} for each example, the same examples as in "
+                f"{next(iter(arrays))}, got {array.dtype} of shape {array.shape}"
+                f"{' with negative entries' if fits else ''}"
+            )
+    return list(arrays.values())
