@@ -67,7 +67,7 @@ def main(run: Path) -> int:
     )
     names = {item.name for item in session.get_inputs()}
     right = 0
-    # The same order as the report's: a per-tensor activation scale depends on the batch.
+    # The same batches as the report's: with `activations: per_tensor` an answer depends on them.
     order = sorted(chosen, key=lambda row: len(inputs[row]) if isinstance(inputs[row], str) else 0)
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]

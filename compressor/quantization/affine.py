@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 Floats = NDArray[np.float32]
 Scalar = TypeVar("Scalar", np.float64, np.int64)
@@ -64,12 +65,52 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]
     return _round(exact / scales[:, None]), scales
 
 
+def pair_order(weight: Floats) -> NDArray[np.intp] | None:
+    """Return an order of the rows of `weight`, shape `(K, N)`, in which columns get finer scales.
+
+    `weight[order]` has large weights of equal sign in different pairs, so that the scale of a
+    column is near max |w| / 127. Each row of the half with the largest weights, relative to their
+    columns, is assigned one of the other half; the cost of a pair is by how much its sums pass the
+    columns' largest weights. An odd row is left to itself at the end. None when the scales of the
+    present order are as fine.
+
+    Raises `ValueError` when a weight is not finite.
+    Ref: Crouse 2016, doi:10.1109/TAES.2016.140952, for the assignment.
+    """
+    exact = _finite(weight)
+    largest = np.max(np.abs(exact), axis=0, initial=0.0)
+    relative = exact / np.where(largest == 0, 1.0, largest)  # (K, N), each column within -1..1
+    ranked = np.argsort(-np.abs(relative).max(axis=1, initial=0.0), kind="stable")
+    half = len(ranked) // 2
+    strong, weak = ranked[:half], ranked[half : 2 * half]
+    cost = _excess(relative[strong], relative[weak]) + _excess(relative[weak], relative[strong]).T
+    rows, columns = linear_sum_assignment(cost)
+    pairs = np.stack([strong[rows], weak[columns]], axis=1)  # (K // 2, 2)
+    order: NDArray[np.intp] = np.concatenate([pairs.ravel(), ranked[2 * half :]])
+    before, after = saturation_free_scales(weight), saturation_free_scales(weight[order])
+    finer = np.square(after / before, dtype=np.float64).mean() < 1
+    return order if finer else None
+
+
 def max_pair_sum(values: NDArray[np.int8]) -> int:
     """Return the largest |q_2i + q_2i+1| over pairs of equal sign in any column of `(K, N)`.
 
     Up to `PAIR_MAX` no 16-bit sum of two products with unsigned 8-bit activations can overflow.
     """
     return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
+
+
+def _excess(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return by how much pairs of rows pass 1, `(rows of first, rows of second)`.
+
+    Summed over the columns where the first row is above 1/2: one of the two has to be.
+    """
+    found = np.empty((len(first), len(second)), np.float32)
+    for index, row in enumerate(first):
+        columns = np.flatnonzero(np.abs(row) > 0.5)
+        sums = np.abs(row[columns] + second[:, columns])  # opposite signs stay below 1
+        found[index] = np.maximum(sums - 1, 0).sum(axis=1)
+    return found
 
 
 def _finite(weight: Floats) -> NDArray[np.float64]:

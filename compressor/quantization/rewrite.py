@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.quantization.activations import Tokens, grid_after, quantize_tokens
 from compressor.quantization.affine import quantize_columns, quantize_rows
 from compressor.quantization.sites import Site, Use, find_uses
+
+Activations = Literal["per_tensor", "per_token"]
 
 _CONTRIB = "com.microsoft"
 
 
-def quantize_sites(model: onnx.ModelProto, sites: Iterable[Site]) -> None:
+def quantize_sites(
+    model: onnx.ModelProto, sites: Iterable[Site], *, activations: Activations
+) -> None:
     """Store the weights of `sites` as int8 and rewrite the operators that read them, in place.
 
-    Matrices become `DynamicQuantizeMatMul`: at run time activations are quantized to unsigned 8
-    bits with one scale for the whole tensor; weights have one scale for each output column. Tables
-    are looked up in int8 and multiplied by the scale of each row. The float originals are removed.
+    Weights of matrices have one scale for each output column. Their activations are quantized to
+    unsigned 8 bits at run time: `per_tensor` with one scale and zero point for the whole tensor
+    (`DynamicQuantizeMatMul`), `per_token` with one scale for each vector along the last axis and a
+    constant zero point (`MatMulIntegerToFloat`, multiplied by that scale afterwards). Tables are
+    looked up in int8 and multiplied by the scale of each row. The float originals are removed.
 
     Raises `ValueError` when a site has an obstacle or a weight is not finite; the graph is then not
     to be used.
     """
-    rewriter = _Rewriter(model)
+    rewriter = _Rewriter(model, activations)
     for site in sites:
         if site.obstacle is not None:
             raise ValueError(f"weight {site.weight} cannot be int8: {site.obstacle}")
@@ -37,15 +44,21 @@ def quantize_sites(model: onnx.ModelProto, sites: Iterable[Site]) -> None:
 class _Rewriter:
     """Collects what replaces each node, then writes the node list once, in its order."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, activations: Activations) -> None:
+        self.activations = activations
         self.graph = model.graph
         self.opsets = model.opset_import
+        self.opset = next(item.version for item in self.opsets if item.domain in ("", "ai.onnx"))
         self.uses = find_uses(model.graph)
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.removed: set[str] = set()
         # By the first output of the replaced node, because outputs are unique and names may be
         # missing.
         self.replacements: dict[str, list[onnx.NodeProto]] = {}
+        self.producers = {name: node for node in model.graph.node for name in node.output}
+        # Activations that several products read are quantized once, before the first of them.
+        self.quantized: dict[str, tuple[Tokens, list[onnx.NodeProto]]] = {}
+        self.shared: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
     def store(self, site: Site) -> None:
         """Add the int8 weight of `site`, and replace its readers."""
@@ -70,11 +83,7 @@ class _Rewriter:
 
     def finish(self) -> None:
         """Write the new nodes and drop the float weights and what only they needed."""
-        nodes = [
-            new
-            for node in self.graph.node
-            for new in self.replacements.get(node.output[0] if node.output else "", [node])
-        ]
+        nodes = list(self._rewritten())
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         kept = [tensor for tensor in self.graph.initializer if tensor.name not in self.removed]
@@ -86,23 +95,47 @@ class _Rewriter:
         if all(opset.domain != _CONTRIB for opset in self.opsets):
             self.opsets.append(helper.make_opsetid(_CONTRIB, 1))
 
+    def _rewritten(self) -> Iterator[onnx.NodeProto]:
+        """Yield the nodes of the new graph, each after what it reads."""
+        waiting = {name: nodes for name, (_, nodes) in self.quantized.items()}
+        for node in self.graph.node:
+            replacement = self.replacements.get(node.output[0] if node.output else "")
+            if replacement is None:
+                yield node
+                continue
+            yield from waiting.pop(node.input[0], ())
+            yield from replacement
+
     def _product(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
-        node = use.node
-        width = self.tensors[scale].dims[0]
         term = self._third_input(use)
-        bias = self._bias(use, term, width)
+        bias = self._bias(use, term, self.tensors[scale].dims[0])
+        if self.activations == "per_token":
+            return self._token_product(use, weight, scale, bias, term)
         added_later = bool(term) and not bias
-        output = f"{node.output[0]}_product" if added_later else node.output[0]
+        output = f"{use.node.output[0]}_product" if added_later else use.node.output[0]
         # The zero point of symmetric weights is 0, which is what leaving it out means.
-        inputs = [node.input[0], weight, scale, *(["", bias] if bias else [])]
+        inputs = [use.node.input[0], weight, scale, *(["", bias] if bias else [])]
+        nodes = [_contrib("DynamicQuantizeMatMul", inputs, output, use.node.name)]
+        return nodes + (self._addition(use, term, output) if added_later else [])
+
+    def _token_product(
+        self, use: Use, weight: str, scale: str, bias: str, term: str
+    ) -> list[onnx.NodeProto]:
+        values, output = use.node.input[0], use.node.output[0]
+        if values not in self.quantized:
+            grid = grid_after(self.producers.get(values))
+            self.quantized[values] = quantize_tokens(values, grid, self.opset, self._constant)
+        tokens, _ = self.quantized[values]
+        inputs = [tokens.integers, weight, tokens.scale, scale, tokens.zero_point]
+        units = f"{output}_units"  # what the product would be if every range were 1
+        product = f"{output}_product" if term else output
         nodes = [
-            helper.make_node(
-                "DynamicQuantizeMatMul", inputs, [output], name=node.name, domain=_CONTRIB
-            )
+            _contrib("MatMulIntegerToFloat", inputs, units, use.node.name),
+            helper.make_node("Mul", [units, tokens.ranges], [product]),
         ]
-        if added_later:
-            nodes += self._addition(use, term, output)
-        return nodes
+        if bias:
+            return [*nodes, helper.make_node("Add", [product, bias], [output])]
+        return nodes + (self._addition(use, term, product) if term else [])
 
     def _third_input(self, use: Use) -> str:
         is_gemm = use.node.op_type == "Gemm" and use.number("beta", 1) != 0
@@ -141,6 +174,13 @@ class _Rewriter:
             helper.make_node("Mul", [floats, factors], [output]),
         ]
 
+    def _constant(self, name: str, values: NDArray[Any]) -> str:
+        """Store a small constant once, however often it is asked for."""
+        key = (values.dtype.str, values.tobytes(), values.shape)
+        if key not in self.shared:
+            self.shared[key] = self._add(name, values)
+        return self.shared[key]
+
     def _add(self, name: str, values: NDArray[Any]) -> str:
         while name in self.tensors:
             name += "_"
@@ -148,3 +188,7 @@ class _Rewriter:
         self.graph.initializer.append(tensor)
         self.tensors[name] = tensor
         return name
+
+
+def _contrib(operator: str, inputs: list[str], output: str, name: str) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], name=name, domain=_CONTRIB)

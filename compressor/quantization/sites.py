@@ -122,7 +122,7 @@ def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     boundary = {value.name for value in (*graph.input, *graph.output)}
-    inner = set(_inner_names(graph))
+    inner = set(names_in_bodies(graph))
     sites = []
     for name, readers in find_uses(graph).items():
         tensor = tensors.get(name)
@@ -170,11 +170,11 @@ def _product_obstacle(use: Use) -> str | None:
     return None
 
 
-def _inner_names(graph: onnx.GraphProto) -> Iterator[str]:
+def names_in_bodies(graph: onnx.GraphProto) -> Iterator[str]:
     """Yield every name that the branch and loop bodies of `graph` mention."""
     for node in graph.node:
         for attribute in node.attribute:
             for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
                 yield from (name for inner in body.node for name in inner.input)
                 yield from (value.name for value in body.output)
-                yield from _inner_names(body)
+                yield from names_in_bodies(body)

@@ -170,7 +170,7 @@ def _limits(data: dict[str, Any]) -> list[str]:
     ]
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
-    if any(item["kind"].startswith("quantize_dynamic") for item in data["passes"]):
+    if any(item["settings"].get("activations") == "per_tensor" for item in data["passes"]):
         limits.append(
             "Activations are quantized when the model runs, with one range for a whole batch, so a "
             "prediction can depend slightly on the other rows of its batch."

@@ -59,6 +59,31 @@ def run_graph() -> Callable[..., NDArray[Any]]:
 
 
 @pytest.fixture
+def token_product() -> Callable[..., NDArray[np.float64]]:
+    """Return the product with one scale for each token, computed in wide integers.
+
+    A token's range is its largest magnitude, or `smallest_range`; the levels above `zero_point`
+    stand for it.
+    """
+
+    def product(
+        activations: NDArray[np.float32],
+        weight: NDArray[np.int8],
+        scales: NDArray[np.float32],
+        zero_point: int = 128,
+        smallest_range: float = 1e-38,
+    ) -> NDArray[np.float64]:
+        levels = np.float32(1 / (255 - zero_point))
+        magnitudes = np.abs(activations) if zero_point == 128 else activations
+        ranges = np.maximum(magnitudes.max(axis=-1, keepdims=True), np.float32(smallest_range))
+        integers = np.rint((activations / ranges) / levels) + zero_point
+        sums = (np.clip(integers, 0, 255).astype(np.int64) - zero_point) @ weight.astype(np.int64)
+        return sums * (np.float64(levels) * scales.astype(np.float64)) * ranges.astype(np.float64)
+
+    return product
+
+
+@pytest.fixture
 def integer_product() -> Callable[..., NDArray[np.float64]]:
     """Return the product that `DynamicQuantizeMatMul` stands for, computed in wide integers.
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from compressor.quantization.affine import (
     PAIR_MAX,
     max_pair_sum,
+    pair_order,
     quantize_columns,
     quantize_rows,
     saturation_free_scales,
@@ -135,3 +136,45 @@ def test_rows_of_a_table_use_the_whole_range():
 def test_weights_that_are_not_finite_are_refused(quantize, broken: float):
     with pytest.raises(ValueError, match="NaN or infinity"):
         quantize(np.array([[1.0, broken]], np.float32))
+
+
+def test_order_parts_large_weights_of_equal_sign():
+    # Rows 0 and 1 sum to twice the largest weight; beside a small one neither costs anything.
+    weight = np.array([[1.27], [1.27], [0.0], [-0.1]], np.float32)
+    order = pair_order(weight)
+    assert order is not None
+    assert saturation_free_scales(weight) == pytest.approx([0.02])
+    assert saturation_free_scales(weight[order]) == pytest.approx([0.01])
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.array([[1.0], [-1.0], [0.5], [0.5]], np.float32),
+        np.zeros((4, 2), np.float32),
+        np.ones((1, 3), np.float32),
+        np.ones((6, 3), np.float32),
+    ],
+    ids=["scales as fine as they get", "zeros", "one row", "all equal"],
+)
+def test_order_is_none_when_no_other_is_better(weight: NDArray[np.float32]):
+    assert pair_order(weight) is None
+
+
+@pytest.mark.parametrize("num_rows", [63, 64])
+def test_order_is_a_permutation_that_recovers_most_of_what_pairs_cost(num_rows: int):
+    weight = normal(num_rows, 8)
+    order = pair_order(weight)
+    assert order is not None
+    assert sorted(order) == list(range(num_rows))
+    least = np.abs(weight).max(axis=0) / 127  # without regard to pairs
+    cost, cost_after = (
+        (saturation_free_scales(rows) / least).mean() - 1 for rows in (weight, weight[order])
+    )
+    assert cost > 0.05
+    assert cost_after < 0.1 * cost
+
+
+def test_order_of_weights_that_are_not_finite_is_refused():
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        pair_order(np.array([[1.0], [np.nan]], np.float32))

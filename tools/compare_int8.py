@@ -1,0 +1,207 @@
+"""Compare int8 files of one checkpoint: size, accuracy, changed answers, logit error and speed.
+
+Exports the checkpoint once plain and once fused, quantizes the fused graph with the pass
+`quantize_dynamic` (per tensor and per token) and with transformers' own dynamic quantizer (with its
+defaults and per channel), and prints one table. Every model answers the same rows in the same
+batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on one
+thread; a speed is the time of the plain float graph over the model's, within one round, and the
+table gives the median over the rounds and in brackets the 10th and 90th percentile.
+
+Usage: tools/compare_int8.py CHECKPOINT --data FILE --text COLUMN --label COLUMN [--rows N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from transformers.exporters.configs import ExportFormat
+from transformers.exporters.quantizers.quantizer_onnxruntime import (
+    OnnxRuntimeDynamicConfig,
+    OnnxRuntimeQuantizer,
+)
+
+from compressor.environment import describe_environment
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes._base import PassContext
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.progress import SILENT
+from compressor.tasks import Batch
+
+BATCH_SIZE = 32
+TIMED_TEXTS = 24  # run one by one, spread over the lengths
+TIMED_BATCHES = 4  # of 32 rows, spread over the lengths
+SEED = 0
+
+Models = dict[str, OnnxModel]
+Item = TypeVar("Item")
+
+
+def main() -> int:
+    arguments = read_arguments()
+    texts, labels = read_rows(arguments.data, arguments.text, arguments.label, arguments.rows)
+    model = load_checkpoint(arguments.checkpoint)
+    by_length = sorted(texts, key=len)
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_models(model, Path(folder))
+        logits = {name: predict(item, model, texts) for name, item in models.items()}
+        singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
+        chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
+        batches = spread([chunk for chunk in chunks if len(chunk) == BATCH_SIZE], TIMED_BATCHES)
+        speeds = [
+            time_in_turns(models, [encode(model, item) for item in group], arguments.rounds)
+            for group in (singles, batches)
+        ]
+        print_table(models, logits, labels, speeds)
+    facts = describe_environment(seed=SEED, device=torch.device("cpu"), threads=1)
+    print(
+        f"\n{len(texts)} rows of {arguments.data.name}, {arguments.rounds} rounds of "
+        f"{len(singles)} single texts and of {len(batches)} batches; {facts['cpu']['model']}, one "
+        f"thread, onnxruntime {onnxruntime.__version__}"
+    )
+    return 0
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="folder of a text classifier")
+    parser.add_argument("--data", type=Path, required=True, help=".tsv (unquoted) or .csv file")
+    parser.add_argument("--text", required=True, help="column of the texts")
+    parser.add_argument("--label", required=True, help="column of the labels, as class numbers")
+    parser.add_argument("--rows", type=int, help="read only so many rows")
+    parser.add_argument("--rounds", type=int, default=15, help="of each timing")
+    return parser.parse_args()
+
+
+def read_rows(
+    path: Path, text: str, label: str, limit: int | None
+) -> tuple[list[str], NDArray[np.int64]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        if path.suffix == ".tsv":
+            reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.DictReader(stream)
+        rows = list(reader)[:limit]
+    return [row[text] for row in rows], np.array([int(row[label]) for row in rows])
+
+
+def make_models(model: TorchModel, folder: Path) -> Models:
+    """Write every file of the comparison to `folder`, the plain float one first."""
+    fused = export_onnx(model, folder / "fused.onnx", threads=1)
+    models = {
+        "fp32": export_onnx(model, folder / "fp32.onnx", fuse=False, threads=1),
+        "fp32, fused": fused,
+    }
+    for activations in ("per_tensor", "per_token"):
+        settings = QuantizeDynamic.model_validate({"activations": activations})
+        models[activations] = settings.apply(fused, context(model, folder / activations))
+    peers = {
+        "transformers": OnnxRuntimeDynamicConfig(),
+        "transformers, per channel": OnnxRuntimeDynamicConfig(per_channel=True),
+    }
+    for name, config in peers.items():
+        quantizer = OnnxRuntimeQuantizer(config)
+        program = quantizer.quantize(onnx_ir.load(fused.path), {}, ExportFormat.ONNX)
+        path = folder / f"{name}.onnx"
+        onnx_ir.save(program, path)
+        models[name] = OnnxModel(path, threads=1)
+    return models
+
+
+def context(model: TorchModel, work_dir: Path) -> PassContext:
+    return PassContext(
+        splits={},
+        load_baseline=lambda: model,
+        device=torch.device("cpu"),
+        seed=SEED,
+        work_dir=work_dir,
+        progress=SILENT,
+        note=lambda _: None,
+    )
+
+
+def encode(model: TorchModel, texts: Sequence[str]) -> Batch:
+    return model.task.encode(model.preprocessor, texts)
+
+
+def predict(onnx_model: OnnxModel, model: TorchModel, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return logits in the order of `texts`, computed in batches of similar length."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    found = [
+        onnx_model.predict(encode(model, [texts[row] for row in order[start : start + BATCH_SIZE]]))
+        for start in starts(order)
+    ]
+    logits = np.concatenate(found)
+    restored = np.empty_like(logits)
+    restored[order] = logits
+    return restored
+
+
+def starts(rows: Sequence[object]) -> range:
+    return range(0, len(rows), BATCH_SIZE)
+
+
+def spread(items: Sequence[Item], number: int) -> list[Item]:
+    """Return `number` of `items`, or all if there are fewer, at equal distances."""
+    positions = np.linspace(0, len(items) - 1, min(number, len(items)))
+    return [items[round(position)] for position in positions]
+
+
+def time_in_turns(
+    models: Models, batches: Sequence[Batch], rounds: int
+) -> Mapping[str, NDArray[np.float64]]:
+    """Return each model's milliseconds for all `batches`, one number a round."""
+    random = np.random.default_rng(SEED)
+    elapsed_ms = {name: np.zeros(rounds) for name in models}
+    names = list(models)
+    for round_number in range(-1, rounds):  # the first warms up and does not count
+        for batch in batches:
+            for index in random.permutation(len(names)):
+                start = time.perf_counter_ns()
+                models[names[index]].predict(batch)
+                if round_number >= 0:
+                    spent_ms = (time.perf_counter_ns() - start) / 1e6
+                    elapsed_ms[names[index]][round_number] += spent_ms
+    return elapsed_ms
+
+
+def print_table(
+    models: Models,
+    logits: Mapping[str, NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    timings: Iterable[Mapping[str, NDArray[np.float64]]],
+) -> None:
+    first = next(iter(models))
+    timings = list(timings)
+    print("model                         MB   accuracy  changed  logit RMS   "
+          "speed, batch 1         speed, batch 32")  # fmt: skip
+    for name, model in models.items():
+        answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
+        error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
+        speeds = (np.percentile(item[first] / item[name], (50, 10, 90)) for item in timings)
+        print(
+            f"{name:26} {model.size().bytes_on_disk / 1e6:6.2f}  {np.mean(answers == labels):8.2%}"
+            f"  {np.mean(answers != expected):7.2%}  {error:9.4f}   "
+            + "   ".join(f"{mid:5.2f} ({low:4.2f} - {high:4.2f})" for mid, low, high in speeds)
+        )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.exit(main())
