@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from compressor.models.architectures import encoder_layers, require_prunable_hea
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
+from compressor.passes._reconstruction import Reconstruction
+from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.importance import (
     LabelledInputs,
     UnitScores,
@@ -43,19 +45,38 @@ def prune_and_recover(
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
         context.note(f"layers {depth} -> {len(kept)} (those that stay, counted from 0: {stay})")
-    goals = _Goals.of(model, settings)
+    layers = encoder_layers(model.module)
+    heads, neurons = [it.num_heads for it in layers], [it.num_neurons for it in layers]
+    goals: Goals = (
+        Reconstruction.prepare(model, settings, context)
+        if settings.method == "reconstruction"
+        else _Ratios.of(model, settings)
+    )
     recover = _recovery(settings, context, kept, depth)
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
-            goals.prune_to(step / settings.steps, model, _score(model, settings, context))
+            goals.prune_to(step / settings.steps, model, context)
         if step == settings.steps:
-            goals.note(model, context)
+            layers = encoder_layers(model.module)
+            _note_units(context, "attention heads", heads, [it.num_heads for it in layers])
+            _note_units(context, "FFN neurons", neurons, [it.num_neurons for it in layers])
         recover(model, step)
     return model
 
 
+class Goals(Protocol):
+    """How far a method has to prune."""
+
+    @property
+    def removes_units(self) -> bool:
+        """Return whether heads or neurons go, and not only layers."""
+
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+        """Remove units until the fraction `progress` of the way is gone."""
+
+
 @dataclass(frozen=True)
-class _Goals:
+class _Ratios:
     """How many heads and neurons each layer had at the start, and which fraction goes."""
 
     settings: PruneStructured
@@ -63,7 +84,7 @@ class _Goals:
     neurons: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: TorchModel, settings: PruneStructured) -> _Goals:
+    def of(cls, model: TorchModel, settings: PruneStructured) -> _Ratios:
         """Raise `ValueError` when the ratios cannot be met: too many would go, or none."""
         layers = encoder_layers(model.module)
         goals = cls(
@@ -75,7 +96,7 @@ class _Goals:
             require_prunable_heads(model.module)
             goals.check("head", goals.heads, settings.heads_to_remove, 1)
         if settings.neurons_to_remove > 0:
-            goals.check("neuron", goals.neurons, settings.neurons_to_remove, settings.round_to)
+            goals.check("neuron", goals.neurons, settings.neurons_to_remove, settings.blocks_of)
         return goals
 
     @property
@@ -97,26 +118,21 @@ class _Goals:
                 f"use a larger ratio{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
             )
 
-    def prune_to(self, progress: float, model: TorchModel, scores: UnitScores) -> None:
-        """Remove units until the fraction `progress` of the ratios is reached."""
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+        """Remove the lowest-scored units until the fraction `progress` of the ratios is reached."""
         settings = self.settings
+        scores = _score(model, settings, context)
         heads = self._select(scores.heads, progress * settings.heads_to_remove, 1, self.heads)
         neurons = self._select(
             scores.neurons,
             progress * settings.neurons_to_remove,
-            settings.round_to,
+            settings.blocks_of,
             self.neurons,
         )
         if heads:
             prune_heads(model.module, heads)
         if neurons:
             prune_neurons(model.module, neurons)
-
-    def note(self, model: TorchModel, context: PassContext) -> None:
-        """Put into the report how many units each layer had and has."""
-        layers = encoder_layers(model.module)
-        _note_units(context, "attention heads", self.heads, [layer.num_heads for layer in layers])
-        _note_units(context, "FFN neurons", self.neurons, [layer.num_neurons for layer in layers])
 
     def _select(
         self,
@@ -173,6 +189,9 @@ def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -
     if settings.importance == "magnitude":
         return magnitude_scores(model.module)
     batches = _batches(model, settings, context, "measuring heads and neurons")
+    if settings.importance == "fisher":
+        unlabelled = (inputs for inputs, _ in batches)
+        return fisher_scores(model.module, unlabelled, seed=context.seed)
     return taylor_scores(model.module, batches)
 
 
@@ -182,7 +201,7 @@ def _batches(
     """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
     dataset = context.calibration
     chosen = np.random.default_rng(context.seed).permutation(len(dataset))
-    chosen = chosen[: settings.calibration_rows]
+    chosen = chosen[: settings.rows_to_measure]
     with context.progress.bar(description, len(chosen)) as advance:
         for start in range(0, len(chosen), _ROWS_PER_BATCH):
             rows = chosen[start : start + _ROWS_PER_BATCH]

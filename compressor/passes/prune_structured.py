@@ -13,27 +13,69 @@ if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
 
 
+_ONLY_IN = {
+    "scores": ("importance", "scope", "may_empty_layers"),
+    "reconstruction": ("target", "ridge"),
+}
+
+
 class PruneStructured(TorchPass):
     """Remove attention heads, feed-forward neurons and whole layers physically, then recover.
 
     Layers go first; ratios then refer to the layers that are left. What goes together is found by
-    torch-pruning's dependency graph.
+    torch-pruning's dependency graph. Method `scores` takes what matters least and leaves the rest
+    as it is; `reconstruction` reads the text of the calibration split, no labels, to decide how
+    many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
 
     Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
     arXiv:1905.10650; Taylor importance: Molchanov et al. 2019, arXiv:1906.10771; layers chosen by
-    the loss without them: Kim et al. 2024, arXiv:2402.02834.
+    the loss without them: Kim et al. 2024, arXiv:2402.02834; reconstruction: Kwon et al. 2022,
+    arXiv:2204.09656, Park et al. 2024, arXiv:2308.03449, Kurtic et al. 2023, arXiv:2302.04089.
     """
 
     kind: Literal["prune_structured"] = "prune_structured"
 
+    method: Literal["scores", "reconstruction"] = Field(
+        "scores",
+        description=(
+            "remove the units of lowest importance, or the cheapest to make up for, and then "
+            "correct the output projections by least squares on unlabelled calibration rows"
+        ),
+    )
     ratio: float | None = Field(
-        None, gt=0, lt=1, description="fraction of the heads and of the FFN neurons that go"
+        None,
+        gt=0,
+        lt=1,
+        description=(
+            "fraction of the heads and of the FFN neurons that go; with method reconstruction, the "
+            "fraction of `target`"
+        ),
+    )
+    target: Literal["flops", "parameters"] | None = Field(
+        None,
+        description=(
+            "what `ratio` is a fraction of with method reconstruction: FLOPs of the encoder's "
+            "matrix products at the calibration split's mean length, or parameters of its layers; "
+            "default flops"
+        ),
     )
     head_ratio: float | None = Field(
-        None, ge=0, lt=1, description="fraction of the heads that go, in place of `ratio`"
+        None,
+        ge=0,
+        lt=1,
+        description=(
+            "fraction of the heads that go, in place of `ratio`; with method reconstruction only "
+            "0, so that all heads stay"
+        ),
     )
     neuron_ratio: float | None = Field(
-        None, ge=0, lt=1, description="fraction of the FFN neurons that go, in place of `ratio`"
+        None,
+        ge=0,
+        lt=1,
+        description=(
+            "fraction of the FFN neurons that go, in place of `ratio`; with method reconstruction "
+            "only 0, so that all neurons stay"
+        ),
     )
     layers: int | None = Field(
         None,
@@ -46,23 +88,45 @@ class PruneStructured(TorchPass):
     drop_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="layers that go, counted from 0, in place of `layers`"
     )
-    importance: Literal["random", "magnitude", "taylor"] = Field(
+    importance: Literal["random", "magnitude", "taylor", "fisher"] = Field(
         "taylor",
         description=(
-            "what says which heads and neurons matter least: chance, the norm of their weights, "
-            "or gradients on the calibration split"
+            "what says which heads and neurons matter least in method scores: chance, the norm of "
+            "their weights, gradients of the loss on the calibration split, or the Fisher "
+            "information of the model's own answers there (no labels)"
         ),
     )
     scope: Literal["layer", "global"] = Field(
         "global",
-        description="rank the units of all layers together, or take the same ratio of every layer",
+        description=(
+            "rank the units of all layers together, or take the same ratio of every layer, in "
+            "method scores"
+        ),
     )
-    round_to: int = Field(
-        8, gt=0, le=1024, description="each layer keeps a multiple of this many FFN neurons"
+    round_to: int | None = Field(
+        None,
+        gt=0,
+        le=1024,
+        description=(
+            "each layer keeps a multiple of this many FFN neurons; default 8, with method "
+            "reconstruction 16"
+        ),
     )
     may_empty_layers: bool = Field(
         False,
-        description="let a layer lose all its heads or all its FFN neurons, not only nearly all",
+        description=(
+            "let a layer lose all its heads or all its FFN neurons, not only nearly all; method "
+            "reconstruction always may"
+        ),
+    )
+    ridge: float = Field(
+        1e-3,
+        ge=0,
+        le=1,
+        description=(
+            "how firmly least squares holds weights to what they are, as a fraction of the mean "
+            "diagonal of the Gram matrix of a projection's inputs"
+        ),
     )
     steps: int = Field(
         1,
@@ -70,8 +134,13 @@ class PruneStructured(TorchPass):
         le=100,
         description="reach the ratios in this many equal steps, each followed by the recovery",
     )
-    calibration_rows: int = Field(
-        256, gt=0, description="examples of the calibration split to measure importance on, at most"
+    calibration_rows: int | None = Field(
+        None,
+        gt=0,
+        description=(
+            "examples of the calibration split to measure on, at most; default 256, with method "
+            "reconstruction 2048"
+        ),
     )
     recovery: Recovery | None = Field(
         None, description="training after each step (`kind: finetune` or `kind: distill`)"
@@ -99,6 +168,38 @@ class PruneStructured(TorchPass):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        other = "reconstruction" if self.method == "scores" else "scores"
+        fields = type(self).model_fields
+        given = [name for name in _ONLY_IN[other] if getattr(self, name) != fields[name].default]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} {'belongs' if len(given) == 1 else 'belong'} to method: "
+                f"{other}; set method: {other}, or leave {' and '.join(given)} out"
+            )
+        if self.method == "reconstruction":
+            if self.ratio is None:
+                raise ValueError("method: reconstruction needs a ratio, the share of target")
+            if self.head_ratio or self.neuron_ratio:
+                raise ValueError(
+                    "method: reconstruction decides itself how many heads and neurons go; give "
+                    "ratio alone, or with head_ratio: 0 or neuron_ratio: 0 to keep all of a kind"
+                )
+        return self
+
+    @property
+    def blocks_of(self) -> int:
+        """Return of how many neurons each layer keeps a multiple."""
+        default = 16 if self.method == "reconstruction" else 8
+        return default if self.round_to is None else self.round_to
+
+    @property
+    def rows_to_measure(self) -> int:
+        """Return how many calibration rows are read at most."""
+        default = 2048 if self.method == "reconstruction" else 256
+        return default if self.calibration_rows is None else self.calibration_rows
+
     @property
     def heads_to_remove(self) -> float:
         """Return the fraction of the heads that go."""
@@ -118,7 +219,8 @@ class PruneStructured(TorchPass):
     def measures_units(self) -> bool:
         """Return whether heads and neurons are measured on the calibration split."""
         removes_units = self.heads_to_remove > 0 or self.neurons_to_remove > 0
-        return removes_units and self.importance == "taylor"
+        needs_data = self.importance in ("taylor", "fisher")
+        return removes_units and (needs_data or self.method == "reconstruction")
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""
@@ -129,7 +231,8 @@ class PruneStructured(TorchPass):
         """Prune `model` in place.
 
         Raises `ValueError` before anything is trained when the ratios, `layers` or `drop_layers`
-        cannot be met by this model; `UnsupportedArchitecture` is one of them.
+        cannot be met by this model or the calibration split is too small for least squares;
+        `UnsupportedArchitecture` is one of them.
         """
         from compressor.passes._structured import prune_and_recover
 

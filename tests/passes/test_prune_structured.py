@@ -150,6 +150,175 @@ def test_distillation_brings_the_pruned_model_back_towards_the_baseline(
     assert distance(recovered) < distance(raw)
 
 
+def reconstruction(**settings: Any) -> PruneStructured:
+    return PruneStructured.model_validate({"method": "reconstruction", **settings})
+
+
+def encoder_flops(model: TorchModel, length: float) -> float:
+    """Count 2 for each weight of a linear layer and 4 x length for each value feature."""
+    total = 0.0
+    for layer in encoder_layers(model.module):
+        linears = [part for part in layer.module.modules() if isinstance(part, torch.nn.Linear)]
+        total += sum(2.0 * linear.weight.numel() for linear in linears)
+        if layer.attention is not None:
+            total += 4 * length * layer.attention.value.out_features
+    return total
+
+
+def test_reconstruction_removes_the_flops_without_reading_labels(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
+):
+    encoded = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
+    length = float(encoded["attention_mask"].sum() / len(text_dataset))
+    before = encoder_flops(tiny_bert, length)
+    settings = reconstruction(ratio=0.5)
+    assert settings.required_splits() == {"calibration"}
+
+    pruned = settings.apply(tiny_bert, make_context(calibration=replace(text_dataset, labels=None)))
+
+    left = encoder_flops(pruned, length) / before
+    one_unit = 2 * (4 * 8 * 32 + 2 * 8 * length) / before  # a head; 16 neurons cost as much
+    assert 0.5 - one_unit < left <= 0.5
+    assert all(neurons % 16 == 0 for _, neurons in units(pruned))
+    assert notes[0] == (
+        f"encoder FLOPs left: {100 * left:.1f}%; least squares on 48 calibration rows without "
+        f"labels, {length:.1f} tokens each on average"
+    )
+
+
+def test_reconstruction_stays_closer_to_the_baseline_than_scores(
+    tiny_vit: TorchModel, image_dataset: Dataset, make_context: ContextMaker
+):
+    baseline = logits(tiny_vit, image_dataset)
+    context = make_context(calibration=image_dataset)
+    fitted = reconstruction(ratio=0.5, round_to=8).apply(tiny_vit.clone(), context)
+    plain = PruneStructured(ratio=0.5).apply(tiny_vit.clone(), context)
+    assert encoder_flops(fitted, 17) <= encoder_flops(plain, 17) * 1.02
+
+    def distance(model: TorchModel) -> float:
+        return float(abs(logits(model, image_dataset) - baseline).mean())
+
+    assert distance(fitted) < 0.8 * distance(plain)
+
+
+def test_reconstruction_can_aim_at_parameters_and_keep_all_heads(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
+):
+    def parameters(model: TorchModel) -> int:
+        return sum(value.numel() for value in model.module.bert.encoder.parameters())
+
+    before = parameters(tiny_bert)
+    settings = reconstruction(ratio=0.3, target="parameters", head_ratio=0)
+    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    assert [heads for heads, _ in units(pruned)] == [4, 4]
+    assert 0.7 * before - 16 * 65 < parameters(pruned) <= 0.7 * before
+    assert notes[0].startswith("encoder parameters left: ")
+
+
+def test_reconstruction_may_empty_layers_and_the_result_loads_again(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
+):
+    pruned = reconstruction(ratio=0.85).apply(tiny_bert, make_context(calibration=text_dataset))
+    assert 0 in {count for layer in units(pruned) for count in layer}
+    pruned.save(tmp_path / "pruned")
+    loaded = load_checkpoint(tmp_path / "pruned")
+    np.testing.assert_array_equal(logits(loaded, text_dataset), logits(pruned, text_dataset))
+
+
+def test_reconstruction_in_steps_with_recovery_reaches_the_same_budget(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8}
+    settings = reconstruction(ratio=0.5, steps=2, recovery=recovery)
+    context = make_context(tiny_bert_dir, calibration=text_dataset, train=text_dataset)
+    before = encoder_flops(tiny_bert, 9.0)
+    pruned = settings.apply(tiny_bert, context)
+    assert 0.4 < encoder_flops(pruned, 9.0) / before <= 0.51
+    assert [note.partition(":")[0] for note in notes] == [
+        "encoder FLOPs left",
+        "recovery after step 1 of 2",
+        "encoder FLOPs left",
+        "attention heads 8 -> " + notes[3].split()[4] + " (by layer",
+        "FFN neurons 128 -> " + notes[4].split()[4] + " (by layer",
+        "recovery after step 2 of 2",
+    ]
+
+
+def test_reconstruction_goes_on_from_the_layers_that_are_left(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = reconstruction(ratio=0.5, drop_layers=[0])
+    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    assert len(units(pruned)) == 1
+    assert units(pruned) != [(4, 64)]
+
+
+@pytest.mark.parametrize(
+    ("examples", "rows", "tokens"), [(("a good film",) * 48, 48, 240), (("good",) * 3, 3, 9)]
+)
+def test_calibration_rows_that_are_all_alike_are_refused(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    examples: tuple[str, ...],
+    rows: int,
+    tokens: int,
+):
+    alike = replace(text_dataset, examples=examples, labels=None, rows=np.arange(len(examples)))
+    with pytest.raises(ValueError, match="in the copy of another row") as caught:
+        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=alike))
+    assert f"have {tokens // rows} tokens" in str(caught.value)
+    assert f"({rows} rows, {tokens} tokens)" in str(caught.value)
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+def test_images_that_are_all_alike_are_refused(
+    tiny_vit: TorchModel, image_dataset: Dataset, make_context: ContextMaker
+):
+    alike = replace(image_dataset, examples=image_dataset.examples[:1] * 48)
+    with pytest.raises(ValueError, match="have 17 tokens that are not padding"):
+        reconstruction(ratio=0.5).apply(tiny_vit, make_context(calibration=alike))
+
+
+def test_a_ratio_that_would_take_everything_is_refused(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    with pytest.raises(ValueError, match=r"ratio: 0\.99 of the encoder cannot go"):
+        reconstruction(ratio=0.99).apply(tiny_bert, make_context(calibration=text_dataset))
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+def test_weights_that_are_not_finite_are_refused_before_anything_is_removed(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    tiny_bert.module.bert.encoder.layer[1].output.dense.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+def test_an_unsupported_architecture_is_refused_by_reconstruction_too(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    tiny_bert.module.config.is_decoder = True
+    with pytest.raises(UnsupportedArchitecture):
+        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+
+
+def test_fisher_information_ranks_units_without_labels(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = PruneStructured(ratio=0.5, importance="fisher", scope="layer")
+    assert settings.required_splits() == {"calibration"}
+    unlabelled = replace(text_dataset, labels=None)
+    pruned = settings.apply(tiny_bert, make_context(calibration=unlabelled))
+    assert units(pruned) == [(2, 32), (2, 32)]
+
+
 def test_listed_layers_go(tiny_bert: TorchModel, make_context: ContextMaker, notes: list[str]):
     second = tiny_bert.module.bert.encoder.layer[1]
     settings = PruneStructured(drop_layers=(0,))
@@ -302,7 +471,23 @@ def test_an_unsupported_architecture_is_refused(
         ({"ratio": 0.0}, "greater than 0"),
         ({"head_ratio": 1.0}, "less than 1"),
         ({"ratio": 0.5, "round_to": 0}, "greater than 0"),
-        ({"ratio": 0.5, "importance": "fisher"}, "'random', 'magnitude' or 'taylor'"),
+        ({"ratio": 0.5, "importance": "l1"}, "'random', 'magnitude', 'taylor' or 'fisher'"),
+        ({"ratio": 0.5, "target": "flops"}, "target belongs to method: reconstruction"),
+        ({"ratio": 0.5, "ridge": 0.1}, "ridge belongs to method: reconstruction"),
+        ({"method": "reconstruction"}, "nothing would be removed"),
+        ({"method": "reconstruction", "layers": 1}, "needs a ratio"),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "neuron_ratio": 0.2},
+            "decides itself how many heads and neurons go",
+        ),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "head_ratio": 0, "neuron_ratio": 0},
+            "nothing would be removed",
+        ),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "scope": "layer", "importance": "random"},
+            "importance and scope belong to method: scores",
+        ),
         ({"ratio": 0.5, "recovery": {"kind": "prune"}}, "'finetune', 'distill'"),
         ({"ratio": 0.5, "ration": 0.5}, "Extra inputs are not permitted"),
     ],

@@ -60,7 +60,8 @@ class Encoder:
 class EncoderFactory:
     def __call__(self, model_type: str, attention: str = "eager", **changes: Any) -> Encoder:
         torch.manual_seed(0)
-        config = transformers.AutoConfig.for_model(model_type, **CONFIGS[model_type], **changes)
+        settings = {**CONFIGS[model_type], **changes}
+        config = transformers.AutoConfig.for_model(model_type, **settings)
         if "image_size" in CONFIGS[model_type]:
             auto: Any = transformers.AutoModelForImageClassification
             inputs = {"pixel_values": torch.randn(3, 1, 8, 8)}

@@ -1,0 +1,198 @@
+"""Decides how many heads and neurons each layer keeps under one budget of FLOPs or parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+from torch import Tensor
+
+from compressor.models.architectures import encoder_layers, layer_list
+from compressor.pruning.importance import UnitScores
+
+Target = Literal["flops", "parameters"]
+# Indices of units by index of the layer, both counted from 0.
+UnitsByLayer = dict[int, list[int]]
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What an encoder costs, all of one kind: FLOPs for each token, or parameters.
+
+    `fixed` is what stays when every head and neuron is gone.
+    """
+
+    head: float
+    neuron: float
+    heads: tuple[int, ...]  # by layer
+    neurons: tuple[int, ...]
+    fixed: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Return the cost of the whole encoder."""
+        return self.fixed + self.head * sum(self.heads) + self.neuron * sum(self.neurons)
+
+
+def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
+    """Count the matrix products of a token in a sequence of `mean_length` tokens, or parameters.
+
+    FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
+    weighted sum, and both linear layers of the feed-forward network; norms, activations,
+    embeddings and the classification head are left out. Parameters are all of the encoder's layers.
+    """
+    layers = encoder_layers(module)
+    heads = tuple(layer.num_heads for layer in layers)
+    neurons = tuple(layer.num_neurons for layer in layers)
+    attention = next((layer.attention for layer in layers if layer.attention), None)
+    feed_forward = next((layer.feed_forward for layer in layers if layer.feed_forward), None)
+    head = neuron = 0.0
+    if target == "flops":
+        if attention is not None:
+            projections = 4 * attention.output.out_features + 2 * mean_length
+            head = 2.0 * attention.head_dim * projections
+        if feed_forward is not None:
+            neuron = 4.0 * feed_forward.ffn_out.out_features
+        return EncoderCost(head, neuron, heads, neurons)
+    if attention is not None:
+        inputs = (attention.query, attention.key, attention.value)
+        biases = sum(linear.bias is not None for linear in inputs)
+        head = float(attention.head_dim * (4 * attention.output.out_features + biases))
+    if feed_forward is not None:
+        neuron = float(2 * feed_forward.ffn_out.out_features)
+        neuron += feed_forward.ffn_in.bias is not None
+    everything = sum(parameter.numel() for parameter in layer_list(module).parameters())
+    units = head * sum(heads) + neuron * sum(neurons)
+    return EncoderCost(head, neuron, heads, neurons, everything - units)
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """Which units may go, and in which numbers: each layer keeps a multiple of `round_to` neurons.
+
+    A layer whose width is not such a multiple may also keep all of its neurons.
+    """
+
+    round_to: int
+    heads: bool = True
+    neurons: bool = True
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Neurons of one layer that stay or go together, next to each other in rank."""
+
+    layer: int
+    size: int
+    score: float  # of all of them
+
+
+def check_ratio(cost: EncoderCost, ratio: float, freedom: Freedom) -> None:
+    """Raise `ValueError` when `ratio` of `cost` cannot go, or only with every unit there is."""
+    head_cost = cost.head * sum(cost.heads) * freedom.heads
+    neuron_cost = cost.neuron * sum(cost.neurons) * freedom.neurons
+    smallest = min(
+        [cost.head] * (head_cost > 0)
+        + [cost.neuron * min(freedom.round_to, n) for n in cost.neurons if neuron_cost > 0 and n],
+        default=0.0,
+    )
+    largest = (head_cost + neuron_cost - smallest) / cost.total if cost.total else 0.0
+    if ratio > largest:
+        kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
+        raise ValueError(
+            f"ratio: {ratio:g} of the encoder cannot go: its {' and '.join(kinds)} less one block "
+            f"of {freedom.round_to} neurons or one head are {math.floor(1000 * largest) / 1000:g} "
+            f"of it; use a smaller ratio"
+        )
+
+
+def units_to_remove(
+    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+) -> tuple[UnitsByLayer, UnitsByLayer]:
+    """Return the heads and the neurons that go, so that the rest costs at most `budget`.
+
+    For each number of heads that fits, the best heads of all layers stay and the rest of the budget
+    is filled with the best blocks of neurons; the split that keeps the highest sum of scores wins.
+    While there are units of both kinds, less than one of the two is left of the budget. A layer may
+    lose all its units. `check_ratio` tells whether there is a solution.
+
+    Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. (There `constraint` is the share of the
+    cost that stays.)
+    """
+    budget += 1e-9 * cost.total  # a choice that meets the budget exactly is not lost to rounding
+    ranked_heads = _best_first(scores.heads)
+    blocks = _blocks(scores.neurons, freedom.round_to)
+    all_neurons = [len(layer) for layer in scores.neurons]
+    best_score, best_heads, best_neurons = -1.0, len(ranked_heads), all_neurons
+    score_of_heads = [0.0, *accumulate(score for score, _, _ in ranked_heads)]
+    for num_heads in range(0 if freedom.heads else len(ranked_heads), len(ranked_heads) + 1):
+        room = budget - cost.fixed - num_heads * cost.head
+        if not freedom.neurons:
+            kept, score = all_neurons, 0.0
+            room -= sum(kept) * cost.neuron
+        else:
+            kept, score = _fill(blocks, room, cost.neuron, len(all_neurons))
+        score += score_of_heads[num_heads]
+        if room >= 0 and score >= best_score:
+            best_score, best_heads, best_neurons = score, num_heads, kept
+    assert best_score >= 0, "check_ratio lets no budget pass that nothing meets"
+    heads_gone = [(layer, unit) for _, layer, unit in ranked_heads[best_heads:]]
+    return _by_layer(heads_gone), _worst(scores.neurons, best_neurons)
+
+
+def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:
+    units = [
+        (float(score), layer, unit)
+        for layer, layer_scores in enumerate(scores)
+        for unit, score in enumerate(layer_scores)
+    ]
+    return sorted(units, key=lambda item: -item[0])
+
+
+def _blocks(scores: Sequence[Tensor], round_to: int) -> list[_Block]:
+    """Cut each layer's neurons, sorted, into blocks; return all, the best mean score first.
+
+    A layer's blocks stay in order, because their means fall.
+    """
+    blocks = []
+    for layer, layer_scores in enumerate(scores):
+        ranked = layer_scores.sort(descending=True).values
+        for start in range(0, len(ranked), round_to):
+            block = ranked[start : start + round_to]
+            blocks.append(_Block(layer, len(block), float(block.sum())))
+    return sorted(blocks, key=lambda block: -block.score / block.size)
+
+
+def _fill(
+    blocks: Sequence[_Block], room: float, cost: float, num_layers: int
+) -> tuple[list[int], float]:
+    """Return how many neurons each layer keeps, in blocks that fit into `room`, and their score."""
+    kept, score, full = [0] * num_layers, 0.0, set()
+    for block in blocks:
+        if block.layer in full:
+            continue
+        if block.size * cost > room:
+            full.add(block.layer)  # what follows in this layer is worse
+            continue
+        kept[block.layer] += block.size
+        room -= block.size * cost
+        score += block.score
+    return kept, score
+
+
+def _worst(scores: Sequence[Tensor], kept: Sequence[int]) -> UnitsByLayer:
+    return {
+        layer: sorted(layer_scores.argsort(descending=True, stable=True)[number:].tolist())
+        for layer, (layer_scores, number) in enumerate(zip(scores, kept, strict=True))
+        if number < len(layer_scores)
+    }
+
+
+def _by_layer(units: Sequence[tuple[int, int]]) -> UnitsByLayer:
+    chosen: UnitsByLayer = {}
+    for layer, unit in sorted(units):
+        chosen.setdefault(layer, []).append(unit)
+    return chosen

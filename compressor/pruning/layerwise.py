@@ -1,0 +1,185 @@
+"""Computes an encoder layer by layer, with what goes in and comes out of both sub-layers.
+
+The module's own forward pass does the work, its list of layers cut to one for the moment. So masks
+and position biases are prepared as the architecture wants them, whatever that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compressor.models.architectures import layer_list, naming_of
+
+# Here a sub-layer's norm comes first and its sum with the residual is what goes on; elsewhere the
+# sum is normalised afterwards.
+_NORMS_FIRST = frozenset({"beit", "deit", "dinov2", "vit"})
+# What a sub-layer's output is multiplied by before it is added, where it is: attention, FFN.
+_SCALES = {"beit": ("lambda_1", "lambda_2"), "dinov2": ("layer_scale1", "layer_scale2")}
+
+
+@dataclass(frozen=True)
+class SubLayerTrace:
+    """What happened at one output projection, each of shape `(batch, tokens, features)`.
+
+    `inputs` are those of the projection, `output` what it gave; it is multiplied by `scale` and
+    added to `residual`.
+    """
+
+    inputs: Tensor
+    output: Tensor
+    residual: Tensor
+    scale: Tensor | float
+
+    @property
+    def total(self) -> Tensor:
+        """Return the sum of the residual and the scaled output."""
+        return self.residual + self.scale * self.output
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What happened in one layer; without a feed-forward part when it stopped before."""
+
+    attention: SubLayerTrace
+    feed_forward: SubLayerTrace | None
+    output: Tensor | None
+
+
+class _Stop(Exception):
+    """Ends a forward pass where enough is known."""
+
+
+class _Recorder:
+    """Hooks on one layer that put `hidden_states` in and keep what passes by."""
+
+    def __init__(self, hidden_states: Tensor | None, *, stops_early: bool) -> None:
+        self.hidden_states = hidden_states
+        self.stops_early = stops_early
+        self.output: Tensor | None = None
+        # Inputs and outputs by path; several where a layer computes tokens in chunks.
+        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def enter(
+        self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.hidden_states is None:
+            self.hidden_states = positional[0]
+        return (self.hidden_states, *positional[1:]), named
+
+    def leave(self, _: nn.Module, __: Any, output: Any) -> None:
+        self.output = output[0] if isinstance(output, tuple) else output
+        raise _Stop
+
+    def pass_by(self, path: str, *, is_last: bool) -> Any:
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.seen.setdefault(path, []).append((inputs[0], output))
+            if is_last and self.stops_early:
+                raise _Stop
+
+        return keep
+
+    def at(self, path: str) -> tuple[Tensor, Tensor]:
+        inputs, outputs = zip(*self.seen[path], strict=True)
+        return torch.cat(inputs, dim=1), torch.cat(outputs, dim=1)
+
+
+@torch.no_grad()
+def run_layer(
+    module: Any,
+    index: int,
+    inputs: Mapping[str, Tensor],
+    hidden_states: Tensor | None,
+    *,
+    attention_only: bool = False,
+) -> LayerTrace:
+    """Run layer `index` of `module` on `hidden_states`, in the mode the module is in.
+
+    `inputs` are the model's for the same examples. Without `hidden_states` the layer reads what the
+    embeddings give. `attention_only` stops after attention's output projection.
+    """
+    naming = naming_of(module)
+    recorder = _Recorder(hidden_states, stops_early=attention_only)
+    with _only_layer(module, index) as layer:
+        hooks = [
+            layer.register_forward_pre_hook(recorder.enter, with_kwargs=True),
+            layer.register_forward_hook(recorder.leave),
+        ]
+        for path in (naming.output, naming.ffn_in, naming.ffn_out):
+            hook = recorder.pass_by(path, is_last=path == naming.output)
+            hooks.append(layer.get_submodule(path).register_forward_hook(hook))
+        try:
+            module(**inputs)
+        except _Stop:
+            pass
+        finally:
+            for handle in hooks:
+                handle.remove()
+    return _trace(recorder, layer, module.config.model_type, naming)
+
+
+def _trace(recorder: _Recorder, layer: nn.Module, model_type: str, naming: Any) -> LayerTrace:
+    assert recorder.hidden_states is not None
+    units, output = recorder.at(naming.output)
+    scale = _scale(layer, model_type, 0)
+    attention = SubLayerTrace(units, output, recorder.hidden_states, scale)
+    if recorder.output is None:
+        return LayerTrace(attention, None, None)
+    units, output = recorder.at(naming.ffn_out)
+    scale = _scale(layer, model_type, 1)
+    if model_type in _NORMS_FIRST:
+        residual = attention.total
+    else:
+        residual, _ = recorder.at(naming.ffn_in)
+    return LayerTrace(attention, SubLayerTrace(units, output, residual, scale), recorder.output)
+
+
+def _scale(layer: nn.Module, model_type: str, part: int) -> Tensor | float:
+    if model_type not in _SCALES:
+        return 1.0
+    found: Any = getattr(layer, _SCALES[model_type][part])
+    if isinstance(found, nn.Module):
+        found = found.lambda1
+    scale: Tensor | float = found
+    return scale
+
+
+@contextmanager
+def _only_layer(module: Any, index: int) -> Iterator[nn.Module]:
+    layers = layer_list(module)
+    every = list(layers)
+    del layers[:]
+    layers.append(every[index])
+    try:
+        yield every[index]
+    finally:
+        del layers[:]
+        layers.extend(every)
+
+
+class TensorFiles:
+    """Tensors by name and batch in files of one folder, so that memory does not grow with rows."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        self._directory = directory
+        self._device = device
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, batch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors of one batch, in place of those of the same name."""
+        own = {key: value.contiguous() for key, value in tensors.items()}
+        save_file(own, self._path(name, batch))
+
+    def get(self, name: str, batch: int) -> dict[str, Tensor]:
+        """Read what `put` wrote."""
+        return load_file(self._path(name, batch), device=str(self._device))
+
+    def _path(self, name: str, batch: int) -> Path:
+        return self._directory / f"{name}-{batch}.safetensors"

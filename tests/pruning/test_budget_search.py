@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.models.architectures import encoder_layers, layer_list
+from compressor.pruning.budget_search import (
+    EncoderCost,
+    Freedom,
+    check_ratio,
+    encoder_cost,
+    units_to_remove,
+)
+from compressor.pruning.importance import UnitScores, random_scores
+from compressor.pruning.structure import prune_heads, prune_neurons
+
+EncoderMaker = Callable[..., Any]
+
+
+def scores(heads: list[list[float]], neurons: list[list[float]]) -> UnitScores:
+    return UnitScores(
+        tuple(torch.tensor(layer, dtype=torch.float64) for layer in heads),
+        tuple(torch.tensor(layer, dtype=torch.float64) for layer in neurons),
+    )
+
+
+def count_flops(module: Any, length: float) -> float:
+    """Count from the shapes alone: 2 for each weight, and 2 x 2 x length for each value feature."""
+    total = 0.0
+    for layer in encoder_layers(module):
+        linears = [part for part in layer.module.modules() if isinstance(part, nn.Linear)]
+        total += sum(2.0 * linear.weight.numel() for linear in linears)
+        if layer.attention is not None:
+            total += 4 * length * layer.attention.value.out_features
+    return total
+
+
+def count_parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in layer_list(module).parameters())
+
+
+def test_flops_of_a_head_and_a_neuron_as_computed_by_hand(make_encoder: EncoderMaker):
+    cost = encoder_cost(make_encoder("bert").module, "flops", mean_length=10)
+    # a head: 8 features in four projections to or from 32, and 10 keys scored and 10 values summed
+    assert cost.head == 2 * (4 * 8 * 32 + 2 * 8 * 10)
+    assert cost.neuron == 2 * (2 * 32)
+    assert cost.fixed == 0
+    assert cost.total == 2 * (4 * cost.head + 64 * cost.neuron)
+
+
+def test_parameters_of_a_head_and_a_neuron_as_computed_by_hand(make_encoder: EncoderMaker):
+    module = make_encoder("bert").module
+    cost = encoder_cost(module, "parameters", mean_length=10)
+    assert cost.head == 4 * 8 * 32 + 3 * 8
+    assert cost.neuron == 2 * 32 + 1
+    assert cost.total == count_parameters(module)
+    # two output biases and two norms a layer
+    assert cost.fixed == 2 * (2 * 32 + 4 * 32)
+
+
+def test_the_best_split_is_that_of_an_exhaustive_search():
+    given = scores([[5.0, 1.0], [2.0, 7.0]], [[1.0, 4.0, 0.5], [3.0, 2.0, 6.0]])
+    cost = EncoderCost(head=3.0, neuron=2.0, heads=(2, 2), neurons=(3, 3))
+
+    heads, neurons = units_to_remove(given, cost, 13.0, Freedom(round_to=1))
+
+    flat = [*torch.cat(given.heads).tolist(), *torch.cat(given.neurons).tolist()]
+    prices = [3.0] * 4 + [2.0] * 6
+    best = max(
+        sum(score for score, stays in zip(flat, choice, strict=True) if stays)
+        for choice in product((0, 1), repeat=10)
+        if sum(price for price, stays in zip(prices, choice, strict=True) if stays) <= 13
+    )
+    gone = sum(float(given.heads[layer][units].sum()) for layer, units in heads.items())
+    gone += sum(float(given.neurons[layer][units].sum()) for layer, units in neurons.items())
+    assert sum(flat) - gone == pytest.approx(best)
+    assert heads == {0: [1], 1: [0]}
+    assert neurons == {0: [0, 2], 1: [1]}
+
+
+def test_layers_keep_multiples_of_a_block_and_may_lose_everything():
+    given = scores([[9.0], [0.1]], [[1.0, 2.0, 3.0, 4.0], [0.1, 0.1, 0.1, 0.1]])
+    cost = EncoderCost(head=1.0, neuron=1.0, heads=(1, 1), neurons=(4, 4))
+    heads, neurons = units_to_remove(given, cost, 3.5, Freedom(round_to=2))
+    assert heads == {1: [0]}
+    assert neurons == {0: [0, 1], 1: [0, 1, 2, 3]}
+
+
+def test_heads_stay_where_only_neurons_may_go():
+    given = scores([[0.0, 0.0]], [[1.0, 2.0, 3.0]])
+    cost = EncoderCost(head=4.0, neuron=1.0, heads=(2,), neurons=(3,))
+    assert units_to_remove(given, cost, 9.0, Freedom(1, heads=False)) == ({}, {0: [0, 1]})
+    assert units_to_remove(given, cost, 7.0, Freedom(1, neurons=False)) == ({0: [1]}, {})
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
+@pytest.mark.parametrize("ratio", [0.1, 0.35, 0.5, 0.8])
+def test_the_flops_that_go_meet_the_ratio_by_less_than_one_unit_more(
+    make_encoder: EncoderMaker, model_type: str, ratio: float
+):
+    module = make_encoder(model_type).module
+    cost = encoder_cost(module, "flops", 7.0)
+    before = count_flops(module, 7.0)
+    heads, neurons = units_to_remove(
+        random_scores(module, 0), cost, (1 - ratio) * cost.total, Freedom(16)
+    )
+    prune_heads(module, heads)
+    prune_neurons(module, neurons)
+
+    removed = before - count_flops(module, 7.0)
+
+    assert cost.total == before
+    assert ratio * before - 1e-3 <= removed < ratio * before + max(cost.head, 16 * cost.neuron)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
+def test_the_parameters_that_go_meet_the_ratio(make_encoder: EncoderMaker, model_type: str):
+    module = make_encoder(model_type).module
+    cost = encoder_cost(module, "parameters", 7.0)
+    before = count_parameters(module)
+    heads, neurons = units_to_remove(random_scores(module, 0), cost, 0.5 * cost.total, Freedom(16))
+    prune_heads(module, heads)
+    prune_neurons(module, neurons)
+    removed = before - count_parameters(module)
+    assert 0.5 * before <= removed < 0.5 * before + max(cost.head, 16 * cost.neuron)
+
+
+def test_a_ratio_that_cannot_be_reached_is_refused():
+    cost = EncoderCost(head=10.0, neuron=1.0, heads=(2, 2), neurons=(20, 20), fixed=20.0)
+    check_ratio(cost, 0.7, Freedom(10))
+    with pytest.raises(ValueError, match=r"ratio: 0.75 of the encoder cannot go: .* are 0.7 of it"):
+        check_ratio(cost, 0.75, Freedom(10))
+    with pytest.raises(ValueError, match=r"its neurons less one block .* are 0.3 of it"):
+        check_ratio(cost, 0.5, Freedom(10, heads=False))
