@@ -31,7 +31,8 @@ def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[str]]:
             rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
             rows = list(csv.DictReader(stream))
-    return [row[data["text"]] for row in rows], [row[data["label"]] for row in rows]
+    text, label = (source.get(name) or data[name] for name in ("text", "label"))
+    return [row[text] for row in rows], [row[label] for row in rows]
 
 
 def encode(folder: Path, inputs: list[Any], max_length: int | None) -> dict[str, Any]:
