@@ -84,13 +84,13 @@ passes: []
 
 
 def parse(text: str = BASE, *overrides: str) -> Recipe:
-    return parse_recipe(textwrap.dedent(text), path="/work/recipes/r.yaml", overrides=overrides)
+    return parse_recipe(textwrap.dedent(text), path="/srv/recipes/r.yaml", overrides=overrides)
 
 
 def mistakes_of(text: str = BASE, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(RecipeError) as caught:
         parse(text, *overrides)
-    name = "/work/recipes/"
+    name = "/srv/recipes/"
     return tuple(mistake.replace(name, "") for mistake in caught.value.mistakes)
 
 
@@ -152,13 +152,13 @@ def test_every_relative_path_is_relative_to_the_recipe(monkeypatch: pytest.Monke
         "passes=[{kind: shrink, teacher: ../teacher, table: t.csv}]",
     )
     dumped = recipe.to_dict()
-    assert dumped["model"]["checkpoint"] == "/work/recipes/model"
-    assert dumped["data"]["search"]["path"] == "/work/recipes/dev.tsv"
-    assert dumped["data"]["train"]["path"] == "/work/train.tsv"
+    assert dumped["model"]["checkpoint"] == "/srv/recipes/model"
+    assert dumped["data"]["search"]["path"] == "/srv/recipes/dev.tsv"
+    assert dumped["data"]["train"]["path"] == "/srv/train.tsv"
     assert dumped["data"]["certification"]["path"] == "/home/me/c.tsv"
-    assert dumped["output"] == "/work/recipes/runs/one"
-    assert dumped["passes"][0]["teacher"] == "/work/teacher"
-    assert dumped["passes"][0]["table"] == "/work/recipes/t.csv"
+    assert dumped["output"] == "/srv/recipes/runs/one"
+    assert dumped["passes"][0]["teacher"] == "/srv/teacher"
+    assert dumped["passes"][0]["table"] == "/srv/recipes/t.csv"
 
 
 def test_a_relative_recipe_path_still_gives_absolute_paths(
@@ -374,7 +374,7 @@ def test_metric_and_columns_are_checked_against_the_task() -> None:
 
 def test_a_mistake_found_later_still_names_its_line() -> None:
     assert parse().describe("budget.max_drop", "too fine") == (
-        "/work/recipes/r.yaml:4: budget.max_drop: too fine"
+        "/srv/recipes/r.yaml:4: budget.max_drop: too fine"
     )
 
 
