@@ -9,8 +9,7 @@ from pathlib import Path
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 
-REPORT_NAMES = ("report.json", "report.md", "report.html")
-_OWN_FILES = (*REPORT_NAMES, "recipe.json", "splits.json")
+_OWN_FILES = ("report.json", "report.md", "report.html", "splits.json")
 _OWN_FOLDERS = ("artifact", "baseline", "checkpoint", "work")
 
 

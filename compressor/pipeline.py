@@ -197,7 +197,7 @@ class _Run:
     def torch_passes(self) -> TorchModel:
         """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
         model = self._load_untouched()
-        self._torch_size(model)
+        self._save_checkpoint(model)
         for position, step in enumerate(self.recipe.passes):
             if isinstance(step, TorchPass):
                 apply = functools.partial(step.apply, model)
@@ -317,11 +317,14 @@ class _Run:
         except FloatingPointError as error:
             raise PassError(str(error), kind=self.current) from error
 
-    def _torch_size(self, model: TorchModel) -> Size:
-        """Save the checkpoint in place of the one of the step before, and measure it."""
+    def _save_checkpoint(self, model: TorchModel) -> Path:
+        """Save the model in place of the one of the step before, and return where."""
         fresh = self.directory.work / "checkpoint"
         model.save(fresh)
-        return model.size(self.directory.replace_checkpoint(fresh))
+        return self.directory.replace_checkpoint(fresh)
+
+    def _torch_size(self, model: TorchModel) -> Size:
+        return model.size(self._save_checkpoint(model))
 
     def _gated(
         self,
