@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="compress",
     help="Make a Hugging Face checkpoint smaller and faster, and prove that it is still accurate.",
-    epilog="Exit codes: 0 done, 2 bad recipe, 3 environment, 4 step failed, 5 budget exceeded.",
+    epilog="Exit codes: 0 done, 2 bad recipe, 3 environment, 4 step failed, 5 budget exceeded, "
+    "6 budget not proven.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -87,6 +88,13 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite an earlier run in the output directory.")
     ] = False,
+    allow_inconclusive: Annotated[
+        bool,
+        typer.Option(
+            "--allow-inconclusive",
+            help="Go on, with exit code 0, when the certification split cannot prove the budget.",
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log each step with its numbers to standard error.")
     ] = False,
@@ -111,7 +119,12 @@ def run(
 
     try:
         report = run_recipe(
-            loaded, output=output, device=device.value, force=force, progress=ConsoleProgress(out)
+            loaded,
+            output=output,
+            device=device.value,
+            force=force,
+            allow_inconclusive=allow_inconclusive,
+            progress=ConsoleProgress(out),
         )
     except CompressorError as error:
         if error.report is not None:

@@ -8,6 +8,7 @@ CompressorError
 │   └── ParityError                 exported logits differ; holds the difference and the limit
 ├── ReportError            exit 4   a finished run cannot be read or written
 └── BudgetExceeded         exit 5   it worked, but accuracy fell too far
+    └── NotCertified       exit 6   the drop looks small enough, but the data cannot prove it
 
 Exit code 1 is left to uncaught exceptions: it always means a bug of ours.
 """
@@ -90,4 +91,39 @@ class BudgetExceeded(CompressorError):
         super().__init__(
             f"{step}: {metric} fell by {drop:.4f} from the baseline, the budget allows "
             f"{max_drop:.4f}; use milder settings for this step or raise budget.max_drop"
+        )
+
+
+class NotCertified(BudgetExceeded):
+    """The observed drop is within the budget, but the certification split does not prove it.
+
+    `upper_bound` is None when no bound exists for these rows; `needed_examples`, in all, would
+    settle the question at the observed drop, None when no number is known to.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self,
+        *,
+        metric: str,
+        drop: float,
+        max_drop: float,
+        upper_bound: float | None,
+        needed_examples: int | None,
+        why: str | None = None,
+    ) -> None:
+        super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop)
+        self.upper_bound = upper_bound
+        self.needed_examples = needed_examples
+        found = f"no bound on the drop exists ({why})"
+        if upper_bound is not None:
+            found = f"all that is proven is a drop of at most {upper_bound:.4f}"
+        rows = "more rows"
+        if needed_examples is not None:
+            rows = f"about {needed_examples:,} rows"
+        self.args = (
+            f"certification: {metric} fell by {drop:.4f} and {found}, the budget allows "
+            f"{max_drop:.4f}; give data.certification {rows}, raise budget.max_drop, or accept "
+            f"the missing proof with --allow-inconclusive",
         )

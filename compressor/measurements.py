@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 
-Verdict = Literal["passed", "budget_exceeded", "failed"]
+Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 
 
@@ -175,6 +175,7 @@ class RunReport:
     source_checkpoint: str = ""
     source_sha256: str | None = None
     certificate: Certificate | None = None  # null without a certification split
+    inconclusive_allowed: bool = False  # the user accepted that the budget is not proven
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

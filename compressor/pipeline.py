@@ -2,7 +2,7 @@
 
     load -> score the baseline -> [ PyTorch pass -> evaluate -> gate ]* -> export -> parity
          -> [ ONNX pass -> evaluate -> gate ]* -> artifact -> evaluate it -> gate
-         -> certification split -> benchmark -> report
+         -> certification split -> benchmark -> proof -> report
 
 The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
 losses add up. Once the output directory is claimed, a report is written whatever happens.
@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.benchmark import benchmark, default_threads
 from compressor.builtin import resolve_builtin
+from compressor.certification import certify, require_proof
 from compressor.data import Dataset, describe_splits, fingerprint, load_splits
 from compressor.environment import (
     Device,
@@ -36,7 +37,6 @@ from compressor.environment import (
     select_device,
 )
 from compressor.errors import (
-    BudgetExceeded,
     CompressorError,
     EnvironmentMismatch,
     PassError,
@@ -45,13 +45,12 @@ from compressor.errors import (
 from compressor.evaluation import Predictor, benchmark_batches, evaluate, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
+from compressor.finish import PASSED, finish, verdict_of
 from compressor.measurements import (
-    Certification,
     ModelRecord,
     RunReport,
     Score,
     Size,
-    Verdict,
 )
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel, check_provider
@@ -60,13 +59,12 @@ from compressor.output import OutputDirectory, claim_output
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
 from compressor.progress import SILENT, Progress
 from compressor.recipe import Recipe
-from compressor.report.render import render_model_card, write_report
+from compressor.report.render import render_model_card
 from compressor.run_log import RunLog
 from compressor.tasks import load_task
 
 logger = logging.getLogger(__name__)
 
-PASSED = "every gate held"
 AnyModel = TypeVar("AnyModel", TorchModel, OnnxModel)
 
 
@@ -76,9 +74,13 @@ def run(
     output: str | Path | None = None,
     device: Device = "auto",
     force: bool = False,
+    allow_inconclusive: bool = False,
     progress: Progress = SILENT,
 ) -> RunReport:
     """Carry out `recipe` and return the report that lies in the output directory.
+
+    With `allow_inconclusive` a certification split that cannot prove the budget does not stop the
+    run; the report says so.
 
     Raises the errors of `compressor.errors`; every one raised after the output directory was
     claimed carries the report as `error.report`, and the report is on disk.
@@ -98,39 +100,24 @@ def run(
         environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
         source_checkpoint=recipe.model.checkpoint,
     )
-    steps = _Run(recipe, directory, target, threads, log, progress)
+    steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, progress)
     try:
         steps.all()
     except CompressorError as error:
-        verdict: Verdict = "budget_exceeded" if isinstance(error, BudgetExceeded) else "failed"
-        error.report = _finish(directory, log, verdict, str(error), steps.current)
+        error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
         raise
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         mismatch = EnvironmentMismatch(
             f"{steps.current}: cannot read or write ({error}); check free space and permissions, "
             f"then run again with --force"
         )
-        mismatch.report = _finish(directory, log, "failed", str(mismatch), steps.current)
+        mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
         raise mismatch from error
     except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
-        _finish(directory, log, "failed", repr(error), steps.current)
+        finish(directory, log, "failed", repr(error), steps.current)
         raise
     shutil.rmtree(directory.work)
-    return _finish(directory, log, "passed", PASSED, None)
-
-
-def _finish(
-    directory: OutputDirectory, log: RunLog, verdict: Verdict, reason: str, guilty: str | None
-) -> RunReport:
-    report = log.report(verdict, reason, guilty)
-    try:
-        write_report(report, directory.path)
-    except OSError as error:
-        if verdict == "passed":
-            raise EnvironmentMismatch(f"the report cannot be written: {error}") from error
-        # The run already stops for a reason of its own, often the same full disk.
-        logger.error("the report could not be written: %s", error)
-    return report
+    return finish(directory, log, "passed", PASSED, None)
 
 
 @dataclass
@@ -141,6 +128,7 @@ class _Run:
     directory: OutputDirectory
     device: torch.device
     threads: int
+    allow_inconclusive: bool
     log: RunLog
     progress: Progress
     current: str = "load"
@@ -155,6 +143,7 @@ class _Run:
         artifact = self.write_artifact(exported, model)
         self.certify(artifact)
         self.benchmark(artifact)
+        self.require_proof()
         self.seal()
 
     def load(self) -> None:
@@ -241,13 +230,19 @@ class _Run:
             self.log.missing["certification"] = "the recipe gives no certification split"
             return
         self._start("certification")
-        budget, split = self.recipe.budget, self.splits["certification"]
+        split = self.splits["certification"]
         baseline = self._score(self._load_untouched(), split="certification")
         final = self._score(artifact, split="certification")
-        self.log.certification = Certification(baseline, final, budget.drop(baseline, final))
         assert split.labels is not None  # the scores above needed them
-        self.log.certify(split.labels, fingerprint(split), budget.confidence, self.recipe.seed)
-        budget.gate(self.current, baseline, final)
+        certify(
+            self.log,
+            self.recipe.budget,
+            baseline=baseline,
+            final=final,
+            labels=split.labels,
+            fingerprint=fingerprint(split),
+            seed=self.recipe.seed,
+        )
 
     def benchmark(self, artifact: OnnxModel) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
@@ -276,6 +271,11 @@ class _Run:
                 progress=self.progress,
             )
         )
+
+    def require_proof(self) -> None:
+        """Stop before the artifact is complete when the certification split proves too little."""
+        self.current = "certification"
+        require_proof(self.log, allow_inconclusive=self.allow_inconclusive)
 
     def seal(self) -> None:
         """Complete the artifact; until its manifest is there, nothing loads it."""

@@ -50,6 +50,7 @@ class RunLog:
     splits: tuple[SplitRecord, ...] = ()
     certification: Certification | None = None
     certificate: Certificate | None = None
+    inconclusive_allowed: bool = False
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
@@ -136,6 +137,7 @@ class RunLog:
             splits=self.splits,
             certification=self.certification,
             certificate=self.certificate,
+            inconclusive_allowed=self.inconclusive_allowed,
             environment=self.environment,
             missing=missing,
             seconds=time.monotonic() - self._started,

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from compressor import cli
-from compressor.errors import BudgetExceeded, EnvironmentMismatch, PassError, RecipeError
+from compressor.errors import (
+    BudgetExceeded,
+    EnvironmentMismatch,
+    NotCertified,
+    PassError,
+    RecipeError,
+)
 
 ROOT = Path(__file__).parents[1]
 Compress = Callable[..., int]
@@ -48,7 +54,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_help_names_the_exit_codes(compress: Compress, capsys: pytest.CaptureFixture[str]):
     assert compress("--help") == 0
-    assert "5 budget exceeded" in " ".join(capsys.readouterr().out.split())
+    assert "5 budget exceeded, 6 budget not proven" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_version_is_printed(compress: Compress, capsys: pytest.CaptureFixture[str]):
@@ -86,6 +92,12 @@ def test_a_missing_data_file_exits_with_3(
         (EnvironmentMismatch("absent"), 3),
         (PassError("broken", kind="finetune", position=0), 4),
         (BudgetExceeded("step", metric="accuracy", drop=0.2, max_drop=0.1), 5),
+        (
+            NotCertified(
+                metric="accuracy", drop=0.0, max_drop=0.1, upper_bound=0.2, needed_examples=90
+            ),
+            6,
+        ),
     ],
 )
 def test_each_error_has_its_exit_code(

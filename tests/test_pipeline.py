@@ -21,6 +21,7 @@ from compressor.data import Dataset
 from compressor.errors import (
     BudgetExceeded,
     EnvironmentMismatch,
+    NotCertified,
     PassError,
     RecipeError,
 )
@@ -197,7 +198,44 @@ def test_the_certification_split_is_read_for_both_ends(
     assert (report.certificate.wins, report.certificate.losses) == (0, 0)
     assert 2.7 / 48 < report.certificate.upper_bound < 3.5 / 48
     assert report.certificate.verdict == "certified"
+    assert not report.inconclusive_allowed
     assert [split.name for split in report.splits] == ["search", "certification"]
+
+
+def test_rows_that_prove_too_little_end_the_run_before_the_artifact_is_complete(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    rows = write_split(tmp_path / "unseen.csv", answered)
+    data = {**base["data"], "certification": {"path": str(rows)}}
+    with pytest.raises(NotCertified) as caught:
+        run(base, tmp_path / "run", data=data, budget={"max_drop": 0.03})
+    # Not one of 48 answers changed, but 0.05^(1/48) bounds the drop at 6 points, not at 3.
+    assert (caught.value.exit_code, caught.value.drop, caught.value.max_drop) == (6, 0.0, 0.03)
+    assert caught.value.upper_bound is not None
+    assert 2.7 / 48 < caught.value.upper_bound < 3.5 / 48
+    assert caught.value.needed_examples is not None
+    assert caught.value.needed_examples > 48
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["verdict"] == "not_certified"
+    assert report["certificate"]["verdict"] == "inconclusive"
+    assert report["latencies"] != []
+    with pytest.raises(EnvironmentMismatch, match="artifact"):
+        compressor.load_artifact(tmp_path / "run" / "artifact")
+
+
+def test_missing_proof_can_be_accepted_and_the_report_says_so(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    rows = write_split(tmp_path / "unseen.csv", answered)
+    recipe = tmp_path / "recipe.yaml"
+    data = {**base["data"], "certification": {"path": str(rows)}}
+    settings = {**base, "data": data, "budget": {"max_drop": 0.03}, "benchmark": {"providers": []}}
+    recipe.write_text(json.dumps(settings))
+    loaded = compressor.load_recipe(recipe)
+    report = compressor.run(loaded, output=tmp_path / "run", device="cpu", allow_inconclusive=True)
+    assert (report.verdict, report.inconclusive_allowed) == ("passed", True)
+    compressor.load_artifact(tmp_path / "run" / "artifact")
+    assert "was told to go on without proof" in (tmp_path / "run" / "report.html").read_text()
 
 
 class Harm(TorchPass):

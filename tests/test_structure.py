@@ -22,6 +22,7 @@ LAYERS = (
     ("cli",),
     ("__init__", "console"),
     ("pipeline",),
+    ("certification", "finish"),
     ("run_log", "output", "builtin"),
     ("recipe", "report"),
     ("recipe_rules",),

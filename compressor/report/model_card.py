@@ -179,4 +179,5 @@ def _limits(data: dict[str, Any]) -> list[str]:
 
 
 def _certified(data: dict[str, Any]) -> str:
-    return f"{verdict.certification_words(data)}."
+    proof = verdict.certificate_words(data)
+    return f"{verdict.certification_words(data)}." + (f" {proof}." if proof else "")

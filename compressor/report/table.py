@@ -44,7 +44,7 @@ class Row:
 
     name: str
     role: str  # baseline, pass or final
-    state: str  # passed, budget_exceeded, failed, reference or unreached
+    state: str  # passed, budget_exceeded, not_certified, failed, reference or unreached
     verdict: str
     megabytes: str = units.DASH
     parameters: str = units.DASH
@@ -68,7 +68,12 @@ class LatencyRow:
     relative: float | None  # p50 of the final model over p50 of the baseline
 
 
-_VERDICTS = {"passed": "within budget", "budget_exceeded": "over budget", "failed": "failed"}
+_VERDICTS = {
+    "passed": "within budget",
+    "budget_exceeded": "over budget",
+    "not_certified": "not proven",
+    "failed": "failed",
+}
 
 
 def latency_settings(data: dict[str, Any]) -> list[Setting]:

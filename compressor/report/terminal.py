@@ -12,7 +12,12 @@ from compressor.report import units, verdict
 from compressor.report.table import table_rows
 from compressor.report.templating import printable
 
-STYLES = {"passed": "green", "budget_exceeded": "yellow", "failed": "red"}
+STYLES = {
+    "passed": "green",
+    "budget_exceeded": "yellow",
+    "not_certified": "yellow",
+    "failed": "red",
+}
 
 
 def render_summary(data: dict[str, Any]) -> Group:

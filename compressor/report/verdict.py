@@ -25,6 +25,7 @@ class Card:
 TITLES = {
     "passed": "Passed",
     "budget_exceeded": "Accuracy budget exceeded",
+    "not_certified": "Accuracy budget not proven",
     "failed": "Failed",
 }
 
@@ -53,6 +54,9 @@ def headline(data: dict[str, Any]) -> str:
         return text[:1].upper() + text[1:] if text else "Finished, but nothing was measured"
     if data["verdict"] == "budget_exceeded":
         return f"{_guilty(data)} lost too much: {_loss_words(data)}"
+    if data["verdict"] == "not_certified":
+        unproven = "The final model is within the budget, but the data cannot prove it"
+        return f"{unproven}: {_loss_words(data)}"
     return f"{_guilty(data)} failed{'' if data['baseline'] else ', so nothing was measured'}"
 
 
@@ -62,6 +66,11 @@ def advice(data: dict[str, Any]) -> str | None:
         return None
     if data["verdict"] == "failed":
         return "Put right what the sentence above names, then run the same recipe again."
+    if data["verdict"] == "not_certified":
+        return (
+            "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "
+            "with --allow-inconclusive."
+        )
     good = sum(record["verdict"] == "passed" for record in data["passes"])
     if good == len(data["passes"]):
         return (
@@ -102,10 +111,13 @@ def certification_words(data: dict[str, Any]) -> str | None:
 
 
 def certificate_words(data: dict[str, Any]) -> str | None:
-    """Say what the certification split proves about the drop; None when there is no certificate."""
+    """Say what the certification split proves about the drop; None when none was read."""
     proof = data["certificate"]
+    accepted = ". The run was told to go on without proof" if data["inconclusive_allowed"] else ""
     if proof is None:
-        return None
+        if data["certification"] is None:
+            return None
+        return f"Nothing is proven about the drop: {why_missing(data, 'certificate')}{accepted}"
     sure = f"{100 * proof['confidence']:g}% confidence"
     bound, budget = units.points(proof["upper_bound"]), units.points(proof["max_drop"])
     if proof["verdict"] == "certified":
@@ -121,8 +133,8 @@ def certificate_words(data: dict[str, Any]) -> str | None:
         f"the budget is {budget}"
     )
     if proof["needed_examples"] is None:
-        return words
-    return f"{words}; about {proof['needed_examples']:,} examples would settle it"
+        return words + accepted
+    return f"{words}; about {proof['needed_examples']:,} examples would settle it{accepted}"
 
 
 def why_missing(data: dict[str, Any], key: str) -> str:

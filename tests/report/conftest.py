@@ -137,6 +137,7 @@ def full_report(**changes: Any) -> RunReport:
         labels=("negative", "positive"),
         source_checkpoint="example-org/minilm-sst2",
         source_sha256="dd" * 32,
+        inconclusive_allowed=True,
     )
     return dataclasses.replace(report, **changes)
 
@@ -184,7 +185,16 @@ def over_budget_on_certification() -> RunReport:
         verdict="budget_exceeded", reason="certification: accuracy fell by 0.0300",
         guilty_step="certification", latencies=(),
         certification=Certification(score(0.91, 900), score(0.88, 900), 0.03),
+        inconclusive_allowed=False,
         missing={"latencies": STOPPED},
+    )  # fmt: skip
+
+
+def not_certified() -> RunReport:
+    return full_report(
+        verdict="not_certified", reason="certification: accuracy fell by 0.0050 and all that is "
+        "proven is a drop of at most 0.0123", guilty_step="certification",
+        inconclusive_allowed=False,
     )  # fmt: skip
 
 
@@ -224,6 +234,7 @@ STATES: dict[str, Callable[[], RunReport]] = {
     "failed-at-second-pass": failed_at_second_pass,
     "over-budget": over_budget,
     "over-budget-on-certification": over_budget_on_certification,
+    "not-certified": not_certified,
     "without-latencies": without_latencies,
     "without-passes": without_passes,
     "images": images,

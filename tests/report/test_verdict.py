@@ -25,6 +25,11 @@ def test_a_passed_run_is_one_plain_sentence(passed: dict[str, Any]):
             "The final model, on the certification split, lost too much: "
             "accuracy 91.00% → 88.00% (−3.00 points; budget 1.00)",
         ),
+        (
+            "not-certified",
+            "The final model is within the budget, but the data cannot prove it: "
+            "accuracy 91.00% → 90.50% (−0.50 points; budget 1.00)",
+        ),
         ("failed-at-second-pass", "Pass 2 of 2 (quantize_dynamic) failed"),
         (
             "failed-before-baseline",
@@ -122,12 +127,23 @@ def test_a_refuted_budget_gives_the_least_drop(passed: dict[str, Any]):
 
 
 def test_an_open_question_names_the_examples_it_needs(passed: dict[str, Any]):
-    assert verdict.certificate_words(passed) == (
+    stopped = {**passed, "inconclusive_allowed": False}
+    words = (
         "Inconclusive: with 95% confidence, all that is proven is a drop of at most 1.23 points, "
         "and the budget is 1.00; about 5,400 examples would settle it"
     )
+    assert verdict.certificate_words(stopped) == words
+    assert verdict.certificate_words(passed) == f"{words}. The run was told to go on without proof"
 
 
 def test_an_open_question_that_no_number_settles_names_none(passed: dict[str, Any]):
     passed["certificate"]["needed_examples"] = None
     assert "settle" not in (verdict.certificate_words(passed) or "")
+
+
+def test_rows_without_a_bound_are_said_to_prove_nothing(passed: dict[str, Any]):
+    reason = {"certificate": "all labels are one class"}
+    data = {**passed, "certificate": None, "missing": reason, "inconclusive_allowed": False}
+    assert verdict.certificate_words(data) == (
+        "Nothing is proven about the drop: all labels are one class"
+    )

@@ -1,0 +1,59 @@
+"""The certification step: what the rows that nothing was tuned on prove about the drop.
+
+The split is read once, for the untouched checkpoint and for the artifact that ships. A recipe that
+gives such a split asks for proof, so a run whose proof fails does not end well by silence: a drop
+above the budget is `BudgetExceeded` (exit 5), a drop that only looks small enough is
+`NotCertified` (exit 6). The second is raised by `require_proof`, at the end of the run, because the
+report with every measurement is what tells whether more examples are worth collecting.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.budget import AccuracyBudget
+from compressor.errors import NotCertified
+from compressor.measurements import Certification, Score
+from compressor.run_log import RunLog
+
+
+def certify(
+    log: RunLog,
+    budget: AccuracyBudget,
+    *,
+    baseline: Score,
+    final: Score,
+    labels: NDArray[np.int64],
+    fingerprint: str,
+    seed: int,
+) -> None:
+    """Record both scores and their certificate in `log`, then gate the observed drop.
+
+    `labels` has shape `(num_examples,)`. Raises `BudgetExceeded` when the drop on these rows is
+    above the budget; the certificate is in `log` in that case too.
+    """
+    log.certification = Certification(baseline, final, budget.drop(baseline, final))
+    log.certify(labels, fingerprint, budget.confidence, seed)
+    budget.gate("certification", baseline, final)
+
+
+def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
+    """Raise `NotCertified` when a certification split was read and does not prove the budget.
+
+    With `allow_inconclusive` the missing proof is recorded as accepted instead.
+    """
+    certificate, observed = log.certificate, log.certification
+    if observed is None or (certificate is not None and certificate.verdict == "certified"):
+        return
+    if allow_inconclusive:
+        log.inconclusive_allowed = True
+        return
+    raise NotCertified(
+        metric=observed.final.metric,
+        drop=observed.drop,
+        max_drop=log.max_drop,
+        upper_bound=None if certificate is None else certificate.upper_bound,
+        needed_examples=None if certificate is None else certificate.needed_examples,
+        why=log.missing.get("certificate"),
+    )

@@ -1,0 +1,40 @@
+"""The end of a run, good or bad: its verdict, and the report on disk in every case."""
+
+from __future__ import annotations
+
+import logging
+
+from compressor.errors import BudgetExceeded, CompressorError, EnvironmentMismatch, NotCertified
+from compressor.measurements import RunReport, Verdict
+from compressor.output import OutputDirectory
+from compressor.report.render import write_report
+from compressor.run_log import RunLog
+
+logger = logging.getLogger(__name__)
+
+PASSED = "every gate held"
+
+
+def verdict_of(error: CompressorError) -> Verdict:
+    """Return the verdict of a run that `error` stopped."""
+    if isinstance(error, NotCertified):
+        return "not_certified"
+    return "budget_exceeded" if isinstance(error, BudgetExceeded) else "failed"
+
+
+def finish(
+    directory: OutputDirectory, log: RunLog, verdict: Verdict, reason: str, guilty: str | None
+) -> RunReport:
+    """Write the report of everything known and return it.
+
+    Raises `EnvironmentMismatch` when the report of a run that passed cannot be written.
+    """
+    report = log.report(verdict, reason, guilty)
+    try:
+        write_report(report, directory.path)
+    except OSError as error:
+        if verdict == "passed":
+            raise EnvironmentMismatch(f"the report cannot be written: {error}") from error
+        # The run already stops for a reason of its own, often the same full disk.
+        logger.error("the report could not be written: %s", error)
+    return report
