@@ -28,6 +28,7 @@ from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
 from compressor.errors import ExportError
+from compressor.export.cpu_graph import split_skip_normalizations
 from compressor.export.weight_names import name_weights
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
@@ -109,7 +110,10 @@ def export_onnx(
             f"untouched checkpoint exports, the passes before the export are the cause, otherwise "
             f"this architecture or opset {opset or '(default)'} is not supported"
         ) from error
-    save_graph(_finish(program, tuple(inputs)), path)
+    graph = _finish(program, tuple(inputs))
+    if config.ort_fusions == "cpu":
+        split_skip_normalizations(graph)
+    save_graph(graph, path)
     logger.info("export: %s, %.1f MB", path.name, path.stat().st_size / 1e6)
     return OnnxModel(path, provider=provider, threads=threads)
 

@@ -152,7 +152,9 @@ def test_fusions_follow_the_provider(
     exported = export_onnx(tiny_bert, tmp_path / "model.onnx", provider="cuda", threads=2)
     assert "MultiHeadAttention" in operators(exported.path)
     assert "MultiHeadAttention" not in operators(exported_bert.path)
-    assert "SkipLayerNormalization" in operators(exported_bert.path)
+    assert "SkipLayerNormalization" in operators(exported.path)
+    assert "SkipLayerNormalization" not in operators(exported_bert.path)
+    assert "BiasGelu" in operators(exported_bert.path)
     assert (exported.provider, exported.threads) == ("cuda", 2)
 
 
