@@ -78,6 +78,11 @@ def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
     return compressor.run(compressor.load_recipe(recipe), output=output, device="cpu")
 
 
+def file_contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 @pytest.fixture(scope="module")
 def finished(base: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Path]:
     output = tmp_path_factory.mktemp("finished") / "run"
@@ -160,6 +165,14 @@ def test_the_last_pytorch_model_loads_again(finished: tuple[RunReport, Path]):
     size = report.passes[0].size
     assert size is not None
     assert model.parameter_counts()[0] == size.parameters
+
+
+def test_a_second_run_makes_the_same_artifact_byte_for_byte(
+    base: dict[str, Any], finished: tuple[RunReport, Path], tmp_path: Path
+):
+    report, output = finished
+    run(base, tmp_path / "run", passes=report.recipe["passes"])
+    assert file_contents(tmp_path / "run" / "artifact") == file_contents(output / "artifact")
 
 
 def test_a_changed_artifact_is_refused(finished: tuple[RunReport, Path], tmp_path: Path):

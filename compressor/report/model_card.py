@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from compressor.report import provenance, table, units, verdict
+from compressor.report import provenance, units, verdict
 from compressor.report.templating import fill_markdown
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
@@ -72,7 +72,6 @@ def render_model_card(data: dict[str, Any]) -> str:
         source=_source(data),
         rows=_before_and_after(data),
         examples=_examples(data),
-        setting=_setting(data),
         passes=[
             (item["kind"], provenance.own_settings(item["settings"])) for item in data["passes"]
         ],
@@ -119,30 +118,16 @@ def _before_and_after(data: dict[str, Any]) -> list[tuple[str, str, str]]:
     values = [units.score(metric, end["score"]["value"]) for end in (before, after)]
     sizes = [units.megabytes(end["size"]["bytes_on_disk"]) for end in (before, after)]
     counts = [units.count(end["size"]["parameters"]) for end in (before, after)]
-    rows = [
+    return [
         (units.title(metric), values[0], values[1]),
         ("Model file, MB", sizes[0], sizes[1]),
         ("Parameters", counts[0], counts[1]),
     ]
-    setting = table.reference_setting(data)
-    if setting is not None:
-        times = [units.number(table.p50_ms(data, end, setting)) for end in ("baseline", "final")]
-        rows.append(("Latency p50, ms", times[0], times[1]))
-    return rows
 
 
 def _examples(data: dict[str, Any]) -> str:
     amount = data["final"]["score"]["num_examples"] if data["final"] else 0
     return f"{amount:,} examples of the search split"
-
-
-def _setting(data: dict[str, Any]) -> str:
-    setting = table.reference_setting(data)
-    if setting is None:
-        return ""
-    threads = table.threads_at(data, setting)
-    words = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"{setting.shape} on {setting.provider} with {words}"
 
 
 def _is_image(data: dict[str, Any]) -> bool:
