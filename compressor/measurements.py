@@ -146,6 +146,7 @@ class PassRecord:
     verdict: Verdict
     seconds: float
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # plain JSON, by name
 
 
 @dataclass(frozen=True)

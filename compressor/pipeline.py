@@ -337,10 +337,11 @@ class _Run:
         name = f"passes[{position}] ({step.kind})"
         self._start(name)
         notes: list[str] = []
+        context = self._lend(position, step, notes)
         record = self.log.begin_pass(step.kind, step.model_dump(mode="json", exclude={"kind"}))
         started = time.monotonic()
         try:
-            model = self._apply(position, step, apply, notes)
+            model = self._apply(position, step, lambda: apply(context))
             record = dataclasses.replace(record, seconds=time.monotonic() - started)
             score = self._score(model)
             record = dataclasses.replace(
@@ -354,20 +355,14 @@ class _Run:
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:
-            self.log.passes.append(dataclasses.replace(record, notes=tuple(notes)))
+            told = dataclasses.replace(record, notes=tuple(notes), facts=context.facts)
+            self.log.passes.append(told)
         return model
 
-    def _apply(
-        self,
-        position: int,
-        step: Pass,
-        apply: Callable[[PassContext], AnyModel],
-        notes: list[str],
-    ) -> AnyModel:
-        seed_everything(self.recipe.seed)
+    def _lend(self, position: int, step: Pass, notes: list[str]) -> PassContext:
         work_dir = self.directory.work / f"pass-{position}"
         work_dir.mkdir()
-        context = PassContext(
+        return PassContext(
             splits={name: self.splits[name] for name in step.required_splits()},
             load_baseline=self._load_untouched,
             device=self.device,
@@ -376,8 +371,11 @@ class _Run:
             progress=self.progress,
             note=notes.append,
         )
+
+    def _apply(self, position: int, step: Pass, apply: Callable[[], AnyModel]) -> AnyModel:
+        seed_everything(self.recipe.seed)
         try:
-            return apply(context)
+            return apply()
         except CompressorError:
             raise
         except Exception as error:

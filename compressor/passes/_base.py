@@ -8,11 +8,12 @@ without loading torch.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +42,9 @@ class PassContext:
     work_dir: Path  # scratch space of this pass alone; removed when the run succeeds
     progress: Progress
     note: Callable[[str], None]  # adds a sentence to this pass's place in the report
+    facts: dict[str, Any] = field(
+        default_factory=dict, init=False
+    )  # what `record` was given so far
 
     @property
     def train(self) -> Dataset:
@@ -51,6 +55,20 @@ class PassContext:
     def calibration(self) -> Dataset:
         """Return the calibration split."""
         return self.splits["calibration"]
+
+    def record(self, name: str, value: Any) -> None:
+        """Add plain JSON data to this pass's place in the report, under `passes[].facts[name]`.
+
+        A note is for people; a fact is for whoever draws it or reads it back. Tuples become lists.
+        Raises `ValueError` when `name` is taken, or `value` holds NaN, infinity or a type that
+        JSON lacks.
+        """
+        if name in self.facts:
+            raise ValueError(f"fact '{name}' is recorded already; choose another name")
+        try:
+            self.facts[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
 
 
 class Pass(BaseModel, ABC):

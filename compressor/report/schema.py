@@ -42,6 +42,8 @@ def _check_object(data: dict[str, Any], kind: type, place: str, missing: set[str
         elif field.default is not dataclasses.MISSING:
             default = field.default
             data[field.name] = list(default) if isinstance(default, tuple) else default
+        elif field.default_factory is not dataclasses.MISSING:
+            data[field.name] = field.default_factory()
         else:
             found.append(f"{path}: missing")
     return found

@@ -8,7 +8,7 @@ import compressor.report
 from compressor.report.schema import problems
 
 DOCUMENT = (Path(compressor.report.__file__).parent / "schema.md").read_text(encoding="utf-8")
-FREE_FORM = {"recipe", "missing", "passes[].settings", "environment.packages"}
+FREE_FORM = {"recipe", "missing", "passes[].settings", "passes[].facts", "environment.packages"}
 
 
 def key_paths(value: Any, place: str = "") -> set[str]:
@@ -74,9 +74,10 @@ def test_null_is_allowed_for_a_measurement_whose_reason_is_given(passed: dict[st
 
 
 def test_a_key_with_a_default_may_be_absent(passed: dict[str, Any]):
-    del passed["labels"], passed["passes"][0]["notes"]
+    first = passed["passes"][0]
+    del passed["labels"], first["notes"], first["facts"]
     assert problems(passed) == []
-    assert (passed["labels"], passed["passes"][0]["notes"]) == ([], [])
+    assert (passed["labels"], first["notes"], first["facts"]) == ([], [], {})
 
 
 def test_a_negative_score_is_allowed(passed: dict[str, Any]):
