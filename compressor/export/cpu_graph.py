@@ -4,7 +4,7 @@ The exporter fuses residual and normalisation into `SkipLayerNormalization`, whi
 On the CPU that kernel is slow: on a MiniLM of 6 x 384 the fused fp32 graph took as long as the
 plain one (1.02x the speed at batch 1, 0.95x at batch 32); with `Sum` and `LayerNormalization`
 instead it took 1.06x in both, and the int8 file made of it went from 1.87x to 2.06x and from 1.97x
-to 2.36x (ONNX Runtime 1.31 on AVX2, one thread, interleaved).
+to 2.36x (ONNX Runtime 1.32 on a CPU with AVX-512 VNNI, one thread, interleaved).
 """
 
 from __future__ import annotations
