@@ -1,23 +1,45 @@
-"""The directory a run writes: claimed before the first step, never overwritten silently."""
+"""The directory a run writes: claimed before the first step, never overwritten silently.
+
+A run holds a lock on `.lock` in its directory from start to end. The operating system drops it with
+the process, however that ends, so the file that stays behind means nothing by itself.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 
 _OWN_FILES = ("report.json", "report.md", "report.html", "splits.json")
+_LOCK = ".lock"
 _OWN_FOLDERS = ("artifact", "baseline", "checkpoint", "work")
 
 
 @dataclass(frozen=True)
 class OutputDirectory:
-    """Where each thing of a run lies."""
+    """Where each thing of a run lies; leaving it as a context lets other runs in again."""
 
     path: Path
+    lock: FileLock
+
+    def __enter__(self) -> Self:
+        """Return the directory, which `claim_output` has locked."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the lock."""
+        self.lock.release()
 
     @property
     def artifact(self) -> Path:
@@ -53,28 +75,46 @@ class OutputDirectory:
 
 
 def claim_output(path: Path, *, force: bool) -> OutputDirectory:
-    """Create `path`, or with `force` remove an earlier run's files from it and nothing else.
+    """Create and lock `path`, or with `force` remove an earlier run's files and nothing else.
 
     Raises `RecipeError` when it is not empty and `force` was not given, `EnvironmentMismatch` when
-    it cannot be written.
+    it cannot be written or another run is writing it, with `force` too.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"output: {path} is a file; give a directory")
-    if path.is_dir() and any(path.iterdir()):
-        if not force:
-            raise RecipeError(
-                f"output: {path} is not empty; use --force to overwrite the run in it, or another "
-                f"--output"
-            )
-        _remove_run(path)
+    # A folder that never held a run is refused before anything, even a lock, is put into it.
+    if not (path / _LOCK).exists():
+        _refuse_occupied(path, force=force)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / "work").mkdir()
+        lock = FileLock(path / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise EnvironmentMismatch(
+            f"output: another run is writing {path}; wait for it or stop it, or give another "
+            f"--output"
+        ) from error
     except OSError as error:
         raise EnvironmentMismatch(f"output: {path} cannot be written ({error})") from error
-    if not os.access(path, os.W_OK):
-        raise EnvironmentMismatch(f"output: {path} cannot be written")
-    return OutputDirectory(path)
+    try:
+        _refuse_occupied(path, force=force)
+        _remove_run(path)
+        (path / "work").mkdir()
+    except OSError as error:
+        lock.release()
+        raise EnvironmentMismatch(f"output: {path} cannot be written ({error})") from error
+    except RecipeError:
+        lock.release()
+        raise
+    return OutputDirectory(path, lock)
+
+
+def _refuse_occupied(path: Path, *, force: bool) -> None:
+    if not force and path.is_dir() and any(item.name != _LOCK for item in path.iterdir()):
+        raise RecipeError(
+            f"output: {path} is not empty; use --force to overwrite the run in it, or another "
+            f"--output"
+        )
 
 
 def _remove_run(path: Path) -> None:

@@ -92,32 +92,32 @@ def run(
     threads = recipe.benchmark.threads or default_threads()
     for provider in dict.fromkeys((recipe.export.provider, *recipe.benchmark.providers)):
         check_provider(provider)
-    directory = claim_output(Path(place), force=force)
-    log = RunLog(
-        recipe=recipe.to_dict(),
-        recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
-        max_drop=recipe.budget.max_drop,
-        environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
-        source_checkpoint=recipe.model.checkpoint,
-    )
-    steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, progress)
-    try:
-        steps.all()
-    except CompressorError as error:
-        error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
-        raise
-    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        mismatch = EnvironmentMismatch(
-            f"{steps.current}: cannot read or write ({error}); check free space and permissions, "
-            f"then run again with --force"
+    with claim_output(Path(place), force=force) as directory:
+        log = RunLog(
+            recipe=recipe.to_dict(),
+            recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
+            max_drop=recipe.budget.max_drop,
+            environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
+            source_checkpoint=recipe.model.checkpoint,
         )
-        mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
-        raise mismatch from error
-    except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
-        finish(directory, log, "failed", repr(error), steps.current)
-        raise
-    shutil.rmtree(directory.work)
-    return finish(directory, log, "passed", PASSED, None)
+        steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, progress)
+        try:
+            steps.all()
+        except CompressorError as error:
+            error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
+            raise
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+            mismatch = EnvironmentMismatch(
+                f"{steps.current}: cannot read or write ({error}); check free space and "
+                f"permissions, then run again with --force"
+            )
+            mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
+            raise mismatch from error
+        except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
+            finish(directory, log, "failed", repr(error), steps.current)
+            raise
+        shutil.rmtree(directory.work)
+        return finish(directory, log, "passed", PASSED, None)
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,13 +30,48 @@ def test_force_removes_the_earlier_run_and_keeps_other_files(tmp_path: Path):
     (tmp_path / "report.json").write_text("{}")
     (tmp_path / "artifact").mkdir()
     claim_output(tmp_path, force=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "work"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "work"]
 
 
 def test_a_second_run_into_a_claimed_directory_is_refused(tmp_path: Path):
     claim_output(tmp_path / "run", force=False)
     with pytest.raises(RecipeError, match="not empty"):
         claim_output(tmp_path / "run", force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_that_a_live_run_holds_is_refused(tmp_path: Path, force: bool):
+    with claim_output(tmp_path / "run", force=False) as held:
+        with pytest.raises(EnvironmentMismatch, match="another run is writing"):
+            claim_output(tmp_path / "run", force=force)
+        assert held.work.is_dir()
+
+
+def test_a_directory_is_free_again_when_its_run_ends(tmp_path: Path):
+    with claim_output(tmp_path / "run", force=False):
+        pass
+    assert claim_output(tmp_path / "run", force=True).work.is_dir()
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path):
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from compressor.output import claim_output\n"
+        "held = claim_output(Path(sys.argv[1]), force=False)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    place = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", script, place], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert claim_output(place, force=True).work.is_dir()
+
+
+def test_a_directory_of_someone_else_gets_no_lock_file(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RecipeError, match="not empty"):
+        claim_output(tmp_path, force=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_file_is_not_a_directory(tmp_path: Path):
