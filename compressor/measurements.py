@@ -134,6 +134,23 @@ class Certification:
 
 
 @dataclass(frozen=True)
+class PassTry:
+    """One attempt at a pass: first the recipe's settings, then milder ones where it may repair.
+
+    `change` says in words what is milder than before, "as the recipe says" for the first attempt.
+    """
+
+    settings: Mapping[str, Any]
+    change: str
+    score_after: float | None
+    drop: float | None  # baseline score minus score_after
+    size: Size | None
+    verdict: Verdict
+    seconds: float
+    kept: bool  # its model is the one that the run went on with
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did; `score_after` is null when it failed before it could be measured."""
 
@@ -147,6 +164,7 @@ class PassRecord:
     seconds: float
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # plain JSON, by name
+    tries: tuple[PassTry, ...] = ()  # every attempt, in the order they were made
 
 
 @dataclass(frozen=True)

@@ -355,8 +355,7 @@ class _Run:
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:
-            told = dataclasses.replace(record, notes=tuple(notes), facts=context.facts)
-            self.log.passes.append(told)
+            self.log.end_pass(record, notes, context.facts)
         return model
 
     def _lend(self, position: int, step: Pass, notes: list[str]) -> PassContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from compressor.measurements import (
     ModelRecord,
     Parity,
     PassRecord,
+    PassTry,
     RunReport,
     SplitRecord,
     Verdict,
@@ -27,6 +28,7 @@ from compressor.measurements import (
 
 # Why a part of the report can be missing, when the run never came so far.
 _NOT_REACHED = "the run stopped before this was measured"
+AS_WRITTEN = "as the recipe says"
 
 
 @dataclass
@@ -74,6 +76,21 @@ class RunLog:
             verdict="failed",
             seconds=0.0,
         )
+
+    def end_pass(self, record: PassRecord, notes: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Keep the record of a pass that was begun, however it ended."""
+        attempt = PassTry(
+            settings=record.settings,
+            change=AS_WRITTEN,
+            score_after=record.score_after,
+            drop=record.drop,
+            size=record.size,
+            verdict=record.verdict,
+            seconds=record.seconds,
+            kept=record.verdict == "passed",
+        )
+        told = dataclasses.replace(record, notes=tuple(notes), facts=facts, tries=(attempt,))
+        self.passes.append(told)
 
     def certify(
         self, labels: NDArray[np.int64], fingerprint: str, confidence: float, seed: int

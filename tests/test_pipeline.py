@@ -127,6 +127,14 @@ def test_the_report_has_what_scripts_rely_on(finished: tuple[RunReport, Path]):
     assert {row["provider"] for row in data["latencies"]} == {"cpu"}
 
 
+def test_a_pass_that_passes_at_once_has_one_try(finished: tuple[RunReport, Path]):
+    step = finished[0].to_dict()["passes"][0]
+    [attempt] = step["tries"]
+    shared = ("settings", "score_after", "drop", "size", "verdict", "seconds")
+    assert {key: attempt[key] for key in shared} == {key: step[key] for key in shared}
+    assert (attempt["change"], attempt["kept"]) == ("as the recipe says", True)
+
+
 def test_the_final_score_is_that_of_the_file_that_ships(
     finished: tuple[RunReport, Path], answered: Dataset
 ):

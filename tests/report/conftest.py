@@ -16,6 +16,7 @@ from compressor.measurements import (
     ModelRecord,
     Parity,
     PassRecord,
+    PassTry,
     RunReport,
     Score,
     Size,
@@ -49,6 +50,28 @@ PRUNE = PassRecord(
     verdict="passed",
     seconds=61.4,
     notes=("heads 12 -> 9 in each of 6 layers", "FFN neurons 1536 -> 1152 in each of 6 layers"),
+    tries=(
+        PassTry(
+            settings={"ratio": 0.5},
+            change="as the recipe says",
+            score_after=0.86,
+            drop=0.04,
+            size=Size(14_000_000, 14_000_000, 56_000_000, 51_800_000),
+            verdict="budget_exceeded",
+            seconds=30.1,
+            kept=False,
+        ),
+        PassTry(
+            settings={"ratio": 0.25},
+            change="ratio 0.5 -> 0.25",
+            score_after=0.895,
+            drop=0.005,
+            size=Size(17_000_000, 17_000_000, 68_000_000, 63_000_000),
+            verdict="passed",
+            seconds=31.3,
+            kept=True,
+        ),
+    ),
 )
 QUANTIZE = PassRecord(
     kind="quantize_dynamic",

@@ -8,7 +8,14 @@ import compressor.report
 from compressor.report.schema import problems
 
 DOCUMENT = (Path(compressor.report.__file__).parent / "schema.md").read_text(encoding="utf-8")
-FREE_FORM = {"recipe", "missing", "passes[].settings", "passes[].facts", "environment.packages"}
+FREE_FORM = {
+    "recipe",
+    "missing",
+    "passes[].settings",
+    "passes[].facts",
+    "passes[].tries[].settings",
+    "environment.packages",
+}
 
 
 def key_paths(value: Any, place: str = "") -> set[str]:
