@@ -9,32 +9,37 @@ report with every measurement is what tells whether more examples are worth coll
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from compressor.budget import AccuracyBudget
+from compressor.data import Dataset, fingerprint
 from compressor.errors import NotCertified
+from compressor.flips import find_flips
 from compressor.measurements import Certification, Score
+from compressor.recipe import Recipe
 from compressor.run_log import RunLog
 
 
-def certify(
-    log: RunLog,
-    budget: AccuracyBudget,
-    *,
-    baseline: Score,
-    final: Score,
-    labels: NDArray[np.int64],
-    fingerprint: str,
-    seed: int,
+def compare_answers(
+    log: RunLog, recipe: Recipe, split: Dataset, baseline: Score, score: Score
 ) -> None:
-    """Record both scores and their certificate in `log`, then gate the observed drop.
+    """Record in `log` which answers on `split` differ from the untouched checkpoint's.
 
-    `labels` has shape `(num_examples,)`. Raises `BudgetExceeded` when the drop on these rows is
-    above the budget; the certificate is in `log` in that case too.
+    The last comparison of a run is the one in its report: that of the model that ships, or of the
+    one that a gate refused.
     """
+    log.compared_split = split.name
+    log.flips = find_flips(split, baseline, score, log.labels, with_texts=recipe.report.examples)
+
+
+def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, final: Score) -> None:
+    """Record both scores on `split` and their certificate in `log`, then gate the observed drop.
+
+    Raises `BudgetExceeded` when the drop on these rows is above the budget; the certificate is in
+    `log` in that case too.
+    """
+    budget = recipe.budget
+    assert split.labels is not None  # the scores needed them
     log.certification = Certification(baseline, final, budget.drop(baseline, final))
-    log.certify(labels, fingerprint, budget.confidence, seed)
+    log.certify(split.labels, fingerprint(split), budget.confidence, recipe.seed)
+    compare_answers(log, recipe, split, baseline, final)
     budget.gate("certification", baseline, final)
 
 

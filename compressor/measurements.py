@@ -18,6 +18,7 @@ SCHEMA_VERSION = 1
 
 Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
+FlipKind = Literal["lost", "won", "changed"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,19 @@ class Score:
     """How well a model does on a split; higher is better for every metric.
 
     `outcomes` has shape `(num_examples,)`: the predicted class of each example, in the order of the
-    split, so that the scores of two models can be paired example by example.
+    split, so that the scores of two models can be paired example by example. `probabilities` has
+    shape `(num_examples, num_labels)`, each row sums to 1; None where nobody kept them.
     """
 
     metric: str
     value: float
     num_examples: int
     outcomes: NDArray[np.int64] = field(repr=False, compare=False)
+    probabilities: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+
+# What a score holds of every single example; `report.json` has the flips instead.
+PER_EXAMPLE = frozenset({"outcomes", "probabilities"})
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,26 @@ class PassTry:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """An example that the untouched checkpoint and the compressed model answer differently.
+
+    `lost` was right and is wrong now, `won` is the reverse; `changed` stands where no labels say
+    what is right. Confidence is the probability that a model gave its own answer, in 0..1.
+    """
+
+    kind: FlipKind
+    row: int  # of the split's source, the first is 0; `splits.json` uses the same numbers
+    text: str | None  # cut when it is long; None for an image, and where examples are left out
+    label: str | None  # None for `changed`
+    before: str
+    after: str
+    before_confidence: float | None
+    after_confidence: float | None
+    # How far the probability of the right label fell, of `changed` that of the old answer.
+    lost_confidence: float | None
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did; `score_after` is null when it failed before it could be measured."""
 
@@ -195,6 +222,8 @@ class RunReport:
     source_sha256: str | None = None
     certificate: Certificate | None = None  # null without a certification split
     inconclusive_allowed: bool = False  # the user accepted that the budget is not proven
+    compared_split: str | None = None  # that `flips` were found on
+    flips: tuple[Flip, ...] = ()  # worst first: lost ones by `lost_confidence`, then won ones
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,7 +237,7 @@ def _plain(value: Any) -> Any:
         return {
             item.name: _plain(getattr(value, item.name))
             for item in dataclasses.fields(value)
-            if item.name != "outcomes"
+            if item.name not in PER_EXAMPLE
         }
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

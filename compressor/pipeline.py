@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.benchmark import benchmark, default_threads
 from compressor.builtin import resolve_builtin
-from compressor.certification import certify, require_proof
-from compressor.data import Dataset, describe_splits, fingerprint, load_splits
+from compressor.certification import certify, compare_answers, require_proof
+from compressor.data import Dataset, describe_splits, load_splits
 from compressor.environment import (
     Device,
     describe_environment,
@@ -221,6 +221,7 @@ class _Run:
         score = self._score(artifact)
         self.log.final = ModelRecord(score, artifact.size())
         self.progress.result(self.log.final.summary)
+        self._compare(score)
         self.recipe.budget.gate(self.current, self.baseline_score, score)
         return artifact
 
@@ -233,16 +234,7 @@ class _Run:
         split = self.splits["certification"]
         baseline = self._score(self._load_untouched(), split="certification")
         final = self._score(artifact, split="certification")
-        assert split.labels is not None  # the scores above needed them
-        certify(
-            self.log,
-            self.recipe.budget,
-            baseline=baseline,
-            final=final,
-            labels=split.labels,
-            fingerprint=fingerprint(split),
-            seed=self.recipe.seed,
-        )
+        certify(self.log, self.recipe, split, baseline=baseline, final=final)
 
     def benchmark(self, artifact: OnnxModel) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
@@ -317,6 +309,10 @@ class _Run:
         except FloatingPointError as error:
             raise PassError(str(error), kind=self.current) from error
 
+    def _compare(self, score: Score) -> None:
+        split, untouched = self.splits["search"], self.baseline_score
+        compare_answers(self.log, self.recipe, split, untouched, score)
+
     def _save_checkpoint(self, model: TorchModel) -> Path:
         """Save the model in place of the one of the step before, and return where."""
         fresh = self.directory.work / "checkpoint"
@@ -352,6 +348,7 @@ class _Run:
                 verdict="budget_exceeded",
             )
             self.progress.result(ModelRecord(score, size).summary)
+            self._compare(score)
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:

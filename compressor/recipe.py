@@ -125,6 +125,18 @@ class BenchmarkSettings(BaseModel):
     )
 
 
+class ReportSettings(BaseModel):
+    """The recipe's `report`: what the report may show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    examples: bool = Field(
+        default=True,
+        description="quote the texts of examples whose answer changed; false for data that must "
+        "not leave its file: row numbers, labels and confidences remain",
+    )
+
+
 def _to_pass(value: Any, info: ValidationInfo) -> Any:
     """Turn a mapping into the pass that its `kind` names."""
     if not isinstance(value, dict):
@@ -168,6 +180,9 @@ class Recipe(BaseModel):
     )
     benchmark: BenchmarkSettings = Field(
         default_factory=BenchmarkSettings, description="which latencies are measured"
+    )
+    report: ReportSettings = Field(
+        default_factory=ReportSettings, description="what the report may show"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of every random draw in the run")
     output: LocalPath | None = Field(

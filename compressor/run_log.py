@@ -16,6 +16,7 @@ from compressor.certificate import certify_scores
 from compressor.measurements import (
     Certificate,
     Certification,
+    Flip,
     Latency,
     ModelRecord,
     Parity,
@@ -53,6 +54,8 @@ class RunLog:
     certification: Certification | None = None
     certificate: Certificate | None = None
     inconclusive_allowed: bool = False
+    compared_split: str | None = None
+    flips: tuple[Flip, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
@@ -155,6 +158,8 @@ class RunLog:
             certification=self.certification,
             certificate=self.certificate,
             inconclusive_allowed=self.inconclusive_allowed,
+            compared_split=self.compared_split,
+            flips=self.flips,
             environment=self.environment,
             missing=missing,
             seconds=time.monotonic() - self._started,

@@ -408,3 +408,20 @@ def test_the_same_recipe_gives_the_same_bytes(
     assert again.verdict == "passed"
     first = (finished[1] / "artifact" / "model.onnx").read_bytes()
     assert (tmp_path / "run" / "artifact" / "model.onnx").read_bytes() == first
+
+
+def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    steps = [{"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"}]
+    quick = {"passes": steps, "benchmark": {"providers": []}}
+    data = run(base, tmp_path / "run", **quick).to_dict()
+    assert data["compared_split"] == "search"
+    right = round(48 * data["final"]["score"]["value"])
+    assert [flip["kind"] for flip in data["flips"]] == ["lost"] * (48 - right)
+    for flip in data["flips"]:
+        assert flip["text"] == answered.examples[flip["row"]]
+        assert flip["before"] == flip["label"] != flip["after"]
+    bare = run(base, tmp_path / "bare", **quick, report={"examples": False}).to_dict()
+    assert {flip["text"] for flip in bare["flips"]} == {None}
+    assert [flip["row"] for flip in bare["flips"]] == [flip["row"] for flip in data["flips"]]

@@ -224,7 +224,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
     sed: 2
     seed: 2
     """
-    every = "model, data, budget, passes, export, benchmark, seed, output"
+    every = "model, data, budget, passes, export, benchmark, report, seed, output"
     shrink = "kind, ratio, steps, uniform, layers, teacher, table"
     kinds = "convert_fp16, quantize_fast, shrink, tidy"
     timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads"

@@ -23,7 +23,7 @@ LAYERS = (
     ("__init__", "console"),
     ("pipeline",),
     ("certification", "finish"),
-    ("run_log", "output", "builtin"),
+    ("run_log", "output", "builtin", "flips"),
     ("recipe", "report"),
     ("recipe_rules",),
     ("passes",),

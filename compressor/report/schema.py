@@ -12,10 +12,15 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from compressor.measurements import RunReport
+from compressor.measurements import PER_EXAMPLE, RunReport
 
 # A correlation and a gain in score can be negative; no size, count, time or limit can.
-_SIGNED = frozenset({"value", "drop", "upper_bound", "lower_bound", "score_before", "score_after"})
+_SIGNED = frozenset(
+    {
+        "value", "drop", "upper_bound", "lower_bound", "score_before", "score_after",
+        "lost_confidence",
+    }
+)  # fmt: skip
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -34,7 +39,7 @@ def _check_object(data: dict[str, Any], kind: type, place: str, missing: set[str
     found: list[str] = []
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if field.name == "outcomes":  # per-example predictions are never written
+        if field.name in PER_EXAMPLE:
             continue
         path = f"{place}.{field.name}" if place else field.name
         if field.name in data:

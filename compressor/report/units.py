@@ -82,6 +82,20 @@ def score(metric: str | None, value: float | None) -> str:
     return f"{100 * value:.2f}%" if is_share(metric) else _minus(f"{value:.4f}")
 
 
+def percent(fraction: float | None) -> str:
+    """Format a probability; one that only rounds to certainty or to nothing says so.
+
+    >>> percent(0.934), percent(0.9996), percent(1.0), percent(0.0004), percent(None)
+    ('93%', '>99%', '100%', '<1%', '—')
+    """
+    if fraction is None or not math.isfinite(fraction):
+        return DASH
+    whole = round(100 * fraction)
+    if whole == 100 and fraction < 1:
+        return ">99%"
+    return "<1%" if whole == 0 and fraction > 0 else f"{whole}%"
+
+
 def points(fraction: float | None) -> str:
     """Format a difference or a limit in points: one point is 0.01 of the metric.
 

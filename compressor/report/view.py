@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from compressor.report import provenance, table, units, verdict
+from compressor.report.changes import Flips, flips_view
 from compressor.report.charts import Chart, Point, score_chart
 from compressor.report.table import LatencyRow, Row, Setting
 
@@ -52,6 +53,7 @@ class View:
     parity: str | None
     certification: str | None
     certificate: str | None
+    flips: Flips | None
     methods: tuple[tuple[str, str], ...]
     recipe_yaml: str
     environment: tuple[tuple[str, str], ...]
@@ -86,6 +88,7 @@ def view_of(data: dict[str, Any]) -> View:
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),
+        flips=flips_view(data),
         methods=tuple(provenance.methods(data)),
         recipe_yaml=provenance.recipe_yaml(data),
         environment=tuple(provenance.environment_rows(data)),

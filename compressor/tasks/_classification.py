@@ -32,4 +32,16 @@ def score_classification(
         value = float(matthews_corrcoef(labels, predicted))
     else:
         raise KeyError(metric)
-    return Score(metric, value, len(labels), predicted)
+    return Score(metric, value, len(labels), predicted, softmax(logits))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities of logits of shape `(num_examples, num_labels)`, in that shape.
+
+    A single logit is no choice between labels, so its probability is 1.
+
+    >>> softmax(np.array([[0.0, 0.0], [1000.0, 0.0]], dtype=np.float32)).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))  # the largest becomes exp(0)
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True), dtype=np.float32)

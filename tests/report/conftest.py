@@ -12,6 +12,7 @@ import pytest
 from compressor.measurements import (
     Certificate,
     Certification,
+    Flip,
     Latency,
     ModelRecord,
     Parity,
@@ -161,8 +162,17 @@ def full_report(**changes: Any) -> RunReport:
         source_checkpoint="example-org/minilm-sst2",
         source_sha256="dd" * 32,
         inconclusive_allowed=True,
+        compared_split="certification",
+        flips=FLIPS,
     )
     return dataclasses.replace(report, **changes)
+
+
+FLIPS = (
+    Flip("lost", 17, "a gripping film", "positive", "positive", "negative", 0.93, 0.71, 0.64),
+    Flip("lost", 803, "not bad at all", "positive", "positive", "negative", 0.61, 0.55, 0.16),
+    Flip("won", 40, "two hours I want back", "negative", "positive", "negative", 0.6, 0.8, -0.4),
+)
 
 
 STOPPED = "the run stopped before this was measured"
@@ -173,7 +183,7 @@ def failed_before_baseline() -> RunReport:
     return full_report(
         verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
         final=None, passes=(), parity=None, latencies=(), splits=(),
-        certification=None, certificate=None, labels=(),
+        certification=None, certificate=None, labels=(), compared_split=None, flips=(),
         source_sha256=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
@@ -186,7 +196,7 @@ def failed_at_second_pass() -> RunReport:
     return full_report(
         verdict="failed", reason="passes[1] (quantize_dynamic): no MatMul has a constant weight",
         guilty_step="passes[1] (quantize_dynamic)", final=None, passes=(PRUNE, broken),
-        latencies=(), certification=None, certificate=None,
+        latencies=(), certification=None, certificate=None, compared_split="search",
         missing=dict.fromkeys(("final", "latencies"), STOPPED),
     )  # fmt: skip
 
@@ -198,7 +208,7 @@ def over_budget() -> RunReport:
         reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "
         "budget allows 0.0100",
         guilty_step="passes[0] (prune_structured)", final=None, passes=(guilty,), parity=None,
-        latencies=(), certification=None, certificate=None,
+        latencies=(), certification=None, certificate=None, compared_split="search",
         missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
 

@@ -1,0 +1,81 @@
+"""Which examples the compressed model answers differently: how a person sees what was lost.
+
+A drop of one point is a number; nine sentences that a model now gets wrong are something that one
+can judge. So the report names every example that turned wrong, or right, the worst first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.measurements import Flip, FlipKind, Score
+from compressor.tasks import Example
+
+MAX_TEXT = 400  # characters; a report of ten thousand flips should stay a file that one can open
+
+
+def find_flips(
+    split: Dataset, before: Score, after: Score, label_names: Sequence[str], *, with_texts: bool
+) -> tuple[Flip, ...]:
+    """Return the flips between two models that answered `split`, those that lost most first.
+
+    An example that both models answer wrongly is no flip, whatever they answer. Without labels
+    every changed answer is one. `with_texts` decides whether texts are quoted.
+    """
+    changed = before.outcomes != after.outcomes
+    right = before.outcomes if split.labels is None else split.labels
+    changed &= (before.outcomes == right) | (after.outcomes == right)
+    old, new = _confidences(before, before.outcomes), _confidences(after, after.outcomes)
+    lost = [
+        None if first is None or second is None else first - second
+        for first, second in zip(
+            _confidences(before, right), _confidences(after, right), strict=True
+        )
+    ]
+    found = [
+        Flip(
+            kind=_kind(split, index, before),
+            row=int(split.rows[index]),
+            text=_text(split.examples[index]) if with_texts else None,
+            label=None if split.labels is None else label_names[split.labels[index]],
+            before=label_names[before.outcomes[index]],
+            after=label_names[after.outcomes[index]],
+            before_confidence=old[index],
+            after_confidence=new[index],
+            lost_confidence=lost[index],
+        )
+        for index in np.flatnonzero(changed).tolist()
+    ]
+    return tuple(sorted(found, key=_rank))
+
+
+def _kind(split: Dataset, index: int, before: Score) -> FlipKind:
+    if split.labels is None:
+        return "changed"
+    return "lost" if before.outcomes[index] == split.labels[index] else "won"
+
+
+def _rank(flip: Flip) -> tuple[bool, float, int]:
+    """Order what was lost before what was won, and in both the largest difference first."""
+    won = flip.kind == "won"
+    difference = flip.lost_confidence or 0.0
+    return won, difference if won else -difference, flip.row
+
+
+def _confidences(score: Score, classes: NDArray[np.int64]) -> list[float | None]:
+    """Return the probability that each example's class in `classes` got."""
+    if score.probabilities is None:
+        return [None] * len(classes)
+    chosen: list[float | None] = score.probabilities[np.arange(len(classes)), classes].tolist()
+    return chosen
+
+
+def _text(example: Example) -> str | None:
+    if isinstance(example, np.ndarray):
+        return None
+    text = example if isinstance(example, str) else "\n".join(example)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"

@@ -1,0 +1,75 @@
+from typing import Any
+
+from compressor.report.changes import MAX_CHARACTERS, MAX_SHOWN, flips_view
+from compressor.report.model_card import render_model_card
+from compressor.report.render import render_html, render_markdown
+
+
+def flip(kind: str, row: int, text: str | None = "a text") -> dict[str, Any]:
+    return {
+        "kind": kind, "row": row, "text": text, "label": None if kind == "changed" else "positive",
+        "before": "positive", "after": "negative", "before_confidence": 0.93,
+        "after_confidence": 0.999, "lost_confidence": 0.9,
+    }  # fmt: skip
+
+
+def test_the_summary_counts_what_turned_wrong_and_right(passed: dict[str, Any]):
+    found = flips_view(passed)
+    assert found is not None
+    assert found.summary.startswith("On the certification split")
+    assert "2 answers turned wrong and 1 turned right" in found.summary
+    assert [row.row for row in found.rows] == ["17", "803", "40"]
+    assert (found.rows[0].before_confidence, found.rows[0].after) == ("93%", "negative")
+
+
+def test_changes_on_the_search_split_say_so(passed: dict[str, Any]):
+    found = flips_view(passed | {"compared_split": "search", "flips": []})
+    assert found is not None
+    assert found.summary == (
+        "On the search split, which the gates and all choices were made on, no answer turned wrong "
+        "and none turned right."
+    )
+    assert found.rows == ()
+
+
+def test_a_run_that_compared_nothing_shows_nothing(report_in_state):
+    assert flips_view(report_in_state("failed-before-baseline")) is None
+
+
+def test_of_many_flips_the_worst_are_shown_and_the_rest_is_pointed_to(passed: dict[str, Any]):
+    many = [flip("lost", row) for row in range(100)] + [flip("won", row) for row in range(50)]
+    found = flips_view(passed | {"flips": many})
+    assert found is not None
+    kinds = [row.kind for row in found.rows]
+    assert (kinds.count("lost"), kinds.count("won")) == (20, 5)
+    assert found.note.startswith(f"{MAX_SHOWN} of 150 are shown; all are in report.json.")
+
+
+def test_few_lost_answers_leave_their_room_to_the_won_ones(passed: dict[str, Any]):
+    many = [flip("lost", 1)] + [flip("won", row) for row in range(50)]
+    found = flips_view(passed | {"flips": many})
+    assert found is not None
+    assert [row.kind for row in found.rows].count("won") == MAX_SHOWN - 1
+    many = [flip("lost", row) for row in range(50)] + [flip("won", 1)]
+    found = flips_view(passed | {"flips": many})
+    assert found is not None
+    assert [row.kind for row in found.rows].count("lost") == MAX_SHOWN - 1
+
+
+def test_a_long_text_is_cut(passed: dict[str, Any]):
+    found = flips_view(passed | {"flips": [flip("lost", 1, "word " * 90)]})
+    assert found is not None
+    assert len(found.rows[0].text) <= MAX_CHARACTERS
+    assert found.rows[0].text.endswith("…")
+
+
+def test_without_labels_there_is_no_column_for_the_right_one(passed: dict[str, Any]):
+    page = render_html(passed | {"flips": [flip("changed", 1)]})
+    assert "1 answer changed" in page
+    assert ">Right<" not in page
+
+
+def test_texts_are_in_page_and_markdown_but_never_in_the_model_card(passed: dict[str, Any]):
+    assert "a gripping film" in render_html(passed)
+    assert "a gripping film" in render_markdown(passed)
+    assert "a gripping film" not in render_model_card(passed)

@@ -1,0 +1,85 @@
+"""The report names each example that mattered, the worst first, and no text that must stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressor.data import Dataset
+from compressor.flips import MAX_TEXT, find_flips
+from compressor.measurements import Score
+
+NAMES = ("no", "yes", "maybe")
+
+
+def scored(*rows: tuple[float, float, float]) -> Score:
+    """Return the score of a model that gives these probabilities."""
+    probabilities = np.array(rows, dtype=np.float32)
+    return Score("accuracy", 0.0, len(rows), probabilities.argmax(axis=1), probabilities)
+
+
+def split(labels: list[int] | None, texts: tuple = ("a", "b", "c", "d")) -> Dataset:
+    chosen = None if labels is None else np.array(labels, dtype=np.int64)
+    return Dataset("search", texts, chosen, np.array([10, 11, 12, 13]), "rows.csv")
+
+
+BEFORE = scored((0.9, 0.1, 0.0), (0.6, 0.4, 0.0), (0.2, 0.8, 0.0), (0.5, 0.3, 0.2))
+AFTER = scored((0.3, 0.7, 0.0), (0.4, 0.6, 0.0), (0.9, 0.1, 0.0), (0.1, 0.6, 0.3))
+
+
+def test_what_was_lost_comes_first_and_the_largest_loss_before_all():
+    # Row 10 falls from 0.9 to 0.3, row 11 from 0.6 to 0.4; row 12 becomes right; row 13 is wrong
+    # both times.
+    found = find_flips(split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_texts=True)
+    assert [(flip.row, flip.kind) for flip in found] == [(10, "lost"), (11, "lost"), (12, "won")]
+    first = found[0]
+    assert (first.text, first.label, first.before, first.after) == ("a", "no", "no", "yes")
+    assert first.before_confidence == pytest.approx(0.9)
+    assert first.after_confidence == pytest.approx(0.7)
+    assert first.lost_confidence == pytest.approx(0.6)
+    assert found[2].lost_confidence == pytest.approx(-0.7)
+
+
+def test_of_the_won_ones_the_largest_gain_comes_first():
+    found = find_flips(split([1, 1, 0, 1]), BEFORE, AFTER, NAMES, with_texts=True)
+    assert [(flip.row, flip.kind) for flip in found] == [
+        (12, "won"), (10, "won"), (13, "won"), (11, "won"),
+    ]  # fmt: skip
+
+
+def test_without_labels_every_changed_answer_counts():
+    found = find_flips(split(None), BEFORE, AFTER, NAMES, with_texts=True)
+    assert {flip.kind for flip in found} == {"changed"}
+    assert [flip.row for flip in found] == [12, 10, 13, 11]
+    assert {flip.label for flip in found} == {None}
+
+
+def test_texts_can_be_left_out():
+    found = find_flips(split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_texts=False)
+    assert [flip.text for flip in found] == [None, None, None]
+
+
+def test_a_long_text_is_cut_and_a_pair_stands_on_two_lines():
+    texts = ("x" * 1000, ("first", "second"), "c", "d")
+    found = find_flips(split([0, 0, 0, 2], texts), BEFORE, AFTER, NAMES, with_texts=True)
+    assert found[0].text == "x" * (MAX_TEXT - 1) + "…"
+    assert found[1].text == "first\nsecond"
+
+
+def test_an_image_has_no_text():
+    images = tuple(np.zeros((2, 2), dtype=np.uint8) for _ in range(4))
+    found = find_flips(split([0, 0, 0, 2], images), BEFORE, AFTER, NAMES, with_texts=True)
+    assert {flip.text for flip in found} == {None}
+
+
+def test_without_probabilities_the_flips_stand_in_the_order_of_their_rows():
+    before = Score("accuracy", 0.0, 4, BEFORE.outcomes)
+    after = Score("accuracy", 0.0, 4, AFTER.outcomes)
+    found = find_flips(split([0, 0, 0, 2]), before, after, NAMES, with_texts=True)
+    assert [(flip.row, flip.lost_confidence) for flip in found] == [
+        (10, None), (11, None), (12, None),
+    ]  # fmt: skip
+
+
+def test_the_same_answers_are_no_flip():
+    assert find_flips(split([0, 0, 0, 2]), BEFORE, BEFORE, NAMES, with_texts=True) == ()
