@@ -22,7 +22,8 @@ from compressor.tasks import Batch
 
 Contestant = Literal["baseline", "final"]
 Run = Callable[[], object]
-BenchmarkBatch = tuple[int, int | None, Batch]  # batch size, sequence length, model inputs
+# Batch size, sequence length, and the inputs of each model: a pass may change what a model reads.
+BenchmarkBatch = tuple[int, int | None, Mapping[Contestant, Batch]]
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -56,8 +57,8 @@ def benchmark(
     random = np.random.default_rng(seed)
     found: list[Latency] = []
     with progress.bar(f"benchmark on {provider}", len(batches) * num_runs) as advance:
-        for batch_size, sequence_length, batch in batches:
-            runs = {name: _prepare(model, batch) for name, model in opened.items()}
+        for batch_size, sequence_length, own in batches:
+            runs = {name: _prepare(model, own[name]) for name, model in opened.items()}
             _warm_up(runs.values(), warmup_runs)
             elapsed_ms = _take_turns(runs, num_runs, random, advance)
             found += [

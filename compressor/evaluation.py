@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Task
 
 BATCH_SIZE = 32
+
+Model = TypeVar("Model")  # what tells two models of a benchmark apart
 
 
 class Predictor(Protocol):
@@ -85,19 +87,26 @@ def parity_batches(task: Task, preprocessor: Any, dataset: Dataset) -> list[Batc
 
 def benchmark_batches(
     task: Task,
-    preprocessor: Any,
+    preprocessors: Mapping[Model, Any],
     dataset: Dataset,
     *,
     batch_sizes: Sequence[int],
     sequence_lengths: Sequence[int],
-) -> list[tuple[int, int | None, Batch]]:
-    """Return a batch for each size and length; lengths do not apply to images and are then None."""
+) -> list[tuple[int, int | None, dict[Model, Batch]]]:
+    """Return the inputs of each model, by its own preprocessor, for each size and length.
+
+    Lengths do not apply to images and are then None.
+    """
     lengths = sequence_lengths if task.has_sequence else (None,)
-    return [
-        (size, length, task.benchmark_batch(preprocessor, dataset.examples, size, length))
-        for size in batch_sizes
-        for length in lengths
-    ]
+
+    def inputs(size: int, length: int | None) -> dict[Model, Batch]:
+        examples = dataset.examples
+        return {
+            name: task.benchmark_batch(preprocessor, examples, size, length)
+            for name, preprocessor in preprocessors.items()
+        }
+
+    return [(size, length, inputs(size, length)) for size in batch_sizes for length in lengths]
 
 
 def _chunks(order: list[int]) -> Iterator[list[int]]:

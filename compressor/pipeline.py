@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
-from compressor.benchmark import benchmark, default_threads
+from compressor.benchmark import Contestant, benchmark, default_threads
 from compressor.builtin import resolve_builtin
 from compressor.certification import certify, compare_answers, require_proof
 from compressor.data import Dataset, describe_splits, load_splits
@@ -36,22 +36,12 @@ from compressor.environment import (
     seed_everything,
     select_device,
 )
-from compressor.errors import (
-    CompressorError,
-    EnvironmentMismatch,
-    PassError,
-    RecipeError,
-)
-from compressor.evaluation import Predictor, benchmark_batches, evaluate, parity_batches
+from compressor.errors import CompressorError, EnvironmentMismatch, PassError, RecipeError
+from compressor.evaluation import benchmark_batches, evaluate, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.finish import PASSED, finish, verdict_of
-from compressor.measurements import (
-    ModelRecord,
-    RunReport,
-    Score,
-    Size,
-)
+from compressor.measurements import ModelRecord, Parity, RunReport, Score, Size
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.torch_model import TorchModel, load_model
@@ -175,11 +165,10 @@ class _Run:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
         self._start("baseline")
         model = self._load_untouched()
-        self.preprocessor = model.preprocessor
-        self.batches = parity_batches(self.task, self.preprocessor, self.splits["search"])
+        self.preprocessors: dict[Contestant, Any] = {"baseline": model.preprocessor}
         self.baseline_score = score = self._score(model)
         self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
-        check_parity(model, self.baseline_onnx, self.batches, self.recipe.export.max_parity_diff)
+        self._check_parity(model, self.baseline_onnx)
         self.log.baseline = ModelRecord(score, self.baseline_onnx.size())
         self.progress.result(self.log.baseline.summary)
 
@@ -196,9 +185,9 @@ class _Run:
     def export(self, model: TorchModel) -> OnnxModel:
         """Export, and require that ONNX Runtime computes PyTorch's logits."""
         self._start("export")
+        self.preprocessors["final"] = model.preprocessor
         exported = self._export(model, self.directory.work / "exported" / "model.onnx")
-        limit = self.recipe.export.max_parity_diff
-        self.log.parity = check_parity(model, exported, self.batches, limit)
+        self.log.parity = self._check_parity(model, exported)
         return exported
 
     def onnx_passes(self, model: OnnxModel) -> OnnxModel:
@@ -215,7 +204,7 @@ class _Run:
         artifact = write_artifact(
             self.directory.artifact,
             model=exported,
-            preprocessor=self.preprocessor,
+            preprocessor=model.preprocessor,
             config=model.module.config,
         )
         score = self._score(artifact)
@@ -245,7 +234,7 @@ class _Run:
         self._start("benchmark")
         batches = benchmark_batches(
             self.task,
-            self.preprocessor,
+            self.preprocessors,
             self.splits["search"],
             batch_sizes=settings.batch_sizes,
             sequence_lengths=settings.sequence_lengths,
@@ -302,8 +291,18 @@ class _Run:
                 threads=self.threads,
             )
 
-    def _score(self, predictor: Predictor, split: str = "search") -> Score:
-        common = (self.task, self.preprocessor, self.splits[split], self.metric)
+    def _check_parity(self, model: TorchModel, exported: OnnxModel) -> Parity:
+        batches = parity_batches(self.task, model.preprocessor, self.splits["search"])
+        return check_parity(model, exported, batches, self.recipe.export.max_parity_diff)
+
+    def _score(self, predictor: TorchModel | OnnxModel, split: str = "search") -> Score:
+        # A graph reads what the model reads that it was exported from; passes may change that.
+        own = (
+            self.preprocessors["final"]
+            if isinstance(predictor, OnnxModel)
+            else predictor.preprocessor
+        )
+        common = (self.task, own, self.splits[split], self.metric)
         try:
             return evaluate(predictor, *common, progress=self.progress)
         except FloatingPointError as error:

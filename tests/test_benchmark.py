@@ -47,11 +47,15 @@ def batch(size: int) -> dict[str, np.ndarray]:
     return {"x": np.ones((size, 2), np.float32)}
 
 
+def for_both(size: int) -> dict[str, dict[str, np.ndarray]]:
+    return {"baseline": batch(size), "final": batch(size)}
+
+
 def time_models(models, *, batches=None, warmup_runs=1, num_runs=5, provider="cpu", **settings):
     return benchmark(
         models,
         provider=provider,
-        batches=[(1, None, batch(1))] if batches is None else batches,
+        batches=[(1, None, for_both(1))] if batches is None else batches,
         warmup_runs=warmup_runs,
         num_runs=num_runs,
         threads=1,
@@ -60,7 +64,7 @@ def time_models(models, *, batches=None, warmup_runs=1, num_runs=5, provider="cp
 
 
 def test_latencies_say_how_they_were_taken(models):
-    found = time_models(models, batches=[(1, None, batch(1)), (4, 16, batch(4))])
+    found = time_models(models, batches=[(1, None, for_both(1)), (4, 16, for_both(4))])
     assert [
         (item.model, item.provider, item.batch_size, item.sequence_length, item.num_runs)
         for item in found
@@ -75,7 +79,7 @@ def test_latencies_say_how_they_were_taken(models):
 
 
 def test_smaller_model_is_faster(models):
-    baseline, final = time_models(models, batches=[(256, None, batch(256))], num_runs=15)
+    baseline, final = time_models(models, batches=[(256, None, for_both(256))], num_runs=15)
     assert final.p50_ms < baseline.p50_ms
 
 
@@ -100,6 +104,19 @@ def test_models_take_turns_in_shuffled_order_after_the_warm_up(models, monkeypat
     rounds = [tuple(calls[start : start + 2]) for start in range(4, len(calls), 2)]
     assert len(rounds) == 30
     assert set(rounds) == {("baseline", "final"), ("final", "baseline")}
+
+
+def test_each_model_runs_its_own_inputs(models, monkeypatch):
+    prepared = {}
+    monkeypatch.setattr(
+        module,
+        "_prepare",
+        lambda model, inputs: prepared.setdefault(model.path.stem, inputs) and print,
+    )
+    own = {"baseline": batch(3), "final": batch(3)}
+    time_models(models, batches=[(3, None, own)], num_runs=1)
+    assert prepared == own
+    assert prepared["final"] is own["final"]
 
 
 def test_order_is_the_same_for_the_same_seed(models, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import errno
@@ -14,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 import compressor
 from compressor.artifact import load_artifact
@@ -425,3 +427,59 @@ def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
     bare = run(base, tmp_path / "bare", **quick, report={"examples": False}).to_dict()
     assert {flip["text"] for flip in bare["flips"]} == {None}
     assert [flip["row"] for flip in bare["flips"]] == [flip["row"] for flip in data["flips"]]
+
+
+class Renumber(TorchPass):
+    """A pass that gives the tokens other ids and moves the rows of the table with them."""
+
+    kind: str = "finetune"
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Exchange the ids of two words, so that either tokenizer is wrong for the other model."""
+        state = json.loads(model.preprocessor.backend_tokenizer.to_str())
+        vocabulary = state["model"]["vocab"]
+        good, bad = vocabulary["good"], vocabulary["bad"]
+        vocabulary["good"], vocabulary["bad"] = bad, good
+        tokenizer = copy.deepcopy(model.preprocessor)
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+        table = model.module.get_input_embeddings().weight.data
+        table[[good, bad]] = table[[bad, good]]
+        return TorchModel(model.module, tokenizer, model.task)
+
+
+def test_each_model_of_a_run_reads_texts_in_its_own_way(
+    base: dict[str, Any],
+    answered: Dataset,
+    tiny_bert_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("compressor.recipe.discover", lambda: {**discover(), "finetune": Renumber})
+    others = write_split(tmp_path / "others.csv", answered)
+    data = {**base["data"], "certification": {"path": str(others)}}
+    report = compressor.run(
+        compressor.load_recipe(
+            written(tmp_path, {**base, "data": data, "passes": [{"kind": "finetune"}]})
+        ),
+        output=tmp_path / "run",
+        device="cpu",
+        allow_inconclusive=True,
+    )
+    assert report.passes[0].score_after == 1.0
+    assert report.final is not None
+    assert report.final.score.value == 1.0
+    assert report.certification is not None
+    assert report.certification.baseline.value == report.certification.final.value == 1.0
+
+    texts = list(answered.examples)
+    untouched = compressor.load_checkpoint(tiny_bert_dir)
+    expected = predict_logits(untouched, untouched.task, untouched.preprocessor, answered)
+    artifact = load_artifact(tmp_path / "run" / "artifact")
+    assert artifact.preprocessor.get_vocab()["good"] == untouched.preprocessor.get_vocab()["bad"]
+    np.testing.assert_allclose(artifact.logits(texts), expected, atol=1e-4)
+
+
+def written(folder: Path, recipe: dict[str, Any]) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
