@@ -56,6 +56,19 @@ class Size:
 
 
 @dataclass(frozen=True)
+class ComponentBytes:
+    """How many bytes of a model file each part takes; they add up to `Size.bytes_on_disk`.
+
+    Scales of quantized weights count to their part; `other` holds the graph itself too.
+    """
+
+    embeddings: int
+    attention: int
+    feed_forward: int
+    other: int
+
+
+@dataclass(frozen=True)
 class Latency:
     """Wall time of one batch on the provider that really ran, after warm-up."""
 
@@ -98,6 +111,7 @@ class ModelRecord:
 
     score: Score
     size: Size
+    components: ComponentBytes | None = None  # null in reports of before it was measured
 
     @property
     def summary(self) -> str:

@@ -168,8 +168,9 @@ class _Run:
         self.preprocessors: dict[Contestant, Any] = {"baseline": model.preprocessor}
         self.baseline_score = score = self._score(model)
         self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
-        self._check_parity(model, self.baseline_onnx)
-        self.log.baseline = ModelRecord(score, self.baseline_onnx.size())
+        exported = self.baseline_onnx
+        self._check_parity(model, exported)
+        self.log.baseline = ModelRecord(score, exported.size(), exported.components())
         self.progress.result(self.log.baseline.summary)
 
     def torch_passes(self) -> TorchModel:
@@ -208,7 +209,7 @@ class _Run:
             config=model.module.config,
         )
         score = self._score(artifact)
-        self.log.final = ModelRecord(score, artifact.size())
+        self.log.final = ModelRecord(score, artifact.size(), artifact.components())
         self.progress.result(self.log.final.summary)
         self._compare(score)
         self.recipe.budget.gate(self.current, self.baseline_score, score)

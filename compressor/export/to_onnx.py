@@ -146,9 +146,9 @@ def _finish(program: ir.Model, input_names: tuple[str, ...]) -> onnx.ModelProto:
         )
     RemoveUnusedNodesPass()(program)
     LiftConstantsToInitializersPass()(program)
-    name_weights(graph)
     # Layers that share their weights (ALBERT) were given a transposed copy each.
     DeduplicateInitializersPass(size_limit=sys.maxsize)(program)
+    name_weights(graph)
     _name_axes(graph)
     _strip(program)
     return ir.to_proto(program)

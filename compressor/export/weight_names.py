@@ -19,17 +19,21 @@ def name_weights(graph: ir.Graph) -> None:
     """Rename the constant right-hand sides of matrix products after their module.
 
     The weight of `encoder.layer.0.output.dense` becomes `encoder.layer.0.output.dense.weight`, one
-    packed from `self.query`, `self.key` and `self.value` becomes `self.query_key_value.weight`.
-    Weights whose module is not known keep their name.
+    packed from `self.query`, `self.key` and `self.value` becomes `self.query_key_value.weight`, or
+    `self.packed.weight` where it does not show which of them are in it (a key without a bias).
+    A weight of several products is named after the first. Weights whose module is not known keep
+    their name.
     """
+    named: set[str] = set()
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
-        if weight is None or weight.name not in graph.initializers:
+        if weight is None or weight.name not in graph.initializers or weight.name in named:
             continue
         module = _module(node) or _packed(node)
         if module and f"{module}.weight" not in graph.initializers:
             graph.initializers.pop(str(weight.name))
             weight.name = f"{module}.weight"
+            named.add(weight.name)
             graph.register_initializer(weight)
 
 
@@ -48,7 +52,12 @@ def _packed(product: ir.Node) -> str:
 
 
 def _join(modules: Iterable[str]) -> str:
-    paths = [module.rpartition(".") for module in modules]
+    found = list(modules)
+    paths = [module.rpartition(".") for module in found]
     parents = {parent for parent, _, _ in paths}
+    # Without a bias the first reader of a part is the attention itself, not its projection.
+    whole = [module for module in found if module in parents]
+    if whole and parents <= {whole[0], whole[0].rpartition(".")[0]}:
+        return f"{whole[0]}.packed"
     names = "_".join(name for _, _, name in paths)
     return f"{parents.pop()}.{names}" if len(parents) == 1 else ""

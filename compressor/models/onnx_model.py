@@ -20,7 +20,8 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from compressor.errors import EnvironmentMismatch
-from compressor.measurements import Size
+from compressor.measurements import ComponentBytes, Size
+from compressor.models.components import component_bytes
 from compressor.models.onnx_file import bytes_on_disk, compressed_bytes, parameter_counts
 from compressor.tasks import Batch
 
@@ -113,6 +114,10 @@ class OnnxModel:
         """Return how large the file is, in parameters, bytes, and bytes after gzip."""
         parameters, nonzero = parameter_counts(self.path)
         return Size(parameters, nonzero, bytes_on_disk(self.path), compressed_bytes(self.path))
+
+    def components(self) -> ComponentBytes:
+        """Return how many bytes of the file each part of the encoder takes."""
+        return component_bytes(self.path)
 
     def feed(self, batch: Batch) -> Batch:
         """Return the entries of `batch` that the graph reads."""

@@ -91,6 +91,8 @@ def test_layers_that_share_weights_store_them_once(tiny_bert: TorchModel, tmp_pa
     model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
     exported = export_onnx(model, tmp_path / "model.onnx")
     assert parameter_counts(exported.path)[0] <= sum(p.numel() for p in module.parameters())
+    names = {tensor.name for tensor in load_graph(exported.path).graph.initializer}
+    assert "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight" in names
     batch = model.task.encode(model.preprocessor, ["a good film", "bad"])
     np.testing.assert_allclose(exported.predict(batch), model.predict(batch), atol=TOLERANCE)
 

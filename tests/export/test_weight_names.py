@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from compressor.export.weight_names import name_weights
+from compressor.models.components import stored_weights
+from compressor.models.onnx_file import load_graph
 
 
 def value(name: str) -> ir.Value:
@@ -57,3 +61,34 @@ def test_name_that_is_taken_is_not_given_twice():
     one = within(ir.node("MatMul", [x, first]), "", "dense", "linear")
     two = within(ir.node("MatMul", [one.outputs[0], second]), "", "dense", "linear_1")
     assert sorted(names(x, [one, two], first, second)) == ["dense.weight", "val_2"]
+
+
+def test_packed_weight_with_an_unbiased_part_is_named_after_the_attention():
+    x, w = value("x"), weight("packed")
+    product = ir.node("MatMul", [x, w])
+    split = ir.node("Split", product.outputs, num_outputs=3)
+    scopes = ("layer.attention.q_proj", "layer.attention", "layer.attention.v_proj")
+    readers = [
+        within(ir.node("Relu", [part]), "", scope, "operation")
+        for part, scope in zip(split.outputs, scopes, strict=True)
+    ]
+    assert names(x, [product, split, *readers], w) == ["layer.attention.packed.weight"]
+
+
+def test_weight_of_several_products_is_named_after_the_first():
+    x, w = value("x"), weight("val_1")
+    one = within(ir.node("MatMul", [x, w]), "", "first", "linear")
+    two = within(ir.node("MatMul", [one.outputs[0], w]), "", "second", "linear")
+    assert names(x, [one, two], w) == ["first.weight"]
+
+
+@pytest.mark.parametrize("exported", ["exported_bert", "exported_vit"])
+def test_an_exported_encoder_has_its_matrices_in_the_parts_of_its_layers(
+    exported: str, request: pytest.FixtureRequest
+):
+    path = request.getfixturevalue(exported).path
+    found: Counter[str] = Counter()
+    for stored in stored_weights(load_graph(path)):
+        if stored.layer is not None and stored.elements >= 32 * 32:
+            found[stored.component] += stored.elements
+    assert found == {"attention": 2 * 4 * 32 * 32, "feed_forward": 2 * 2 * 32 * 64}

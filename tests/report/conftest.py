@@ -12,6 +12,7 @@ import pytest
 from compressor.measurements import (
     Certificate,
     Certification,
+    ComponentBytes,
     Flip,
     Latency,
     ModelRecord,
@@ -132,8 +133,16 @@ def full_report(**changes: Any) -> RunReport:
         task="text-classification",
         metric="accuracy",
         max_drop=0.01,
-        baseline=ModelRecord(score(0.9), Size(22_700_000, 22_700_000, 90_800_000, 83_900_000)),
-        final=ModelRecord(score(0.894), Size(17_000_000, 16_150_000, 17_400_000, 13_200_000)),
+        baseline=ModelRecord(
+            score(0.9),
+            Size(22_700_000, 22_700_000, 90_800_000, 83_900_000),
+            ComponentBytes(47_700_000, 14_200_000, 28_400_000, 500_000),
+        ),
+        final=ModelRecord(
+            score(0.894),
+            Size(17_000_000, 16_150_000, 17_400_000, 13_200_000),
+            ComponentBytes(11_900_000, 1_800_000, 3_600_000, 100_000),
+        ),
         passes=(PRUNE, QUANTIZE),
         parity=Parity(3.1e-6, 1e-3, 32, (9, 24, 128)),
         latencies=LATENCIES,
