@@ -45,7 +45,10 @@ class Naming:
     num_heads: str
     head_dim: str
     width: str | None  # the product of the two, where the module keeps it
-    ffn_neurons: Callable[[Any], int]  # reads the dense width from the configuration
+    # Of the configuration:
+    ffn_neurons: Callable[[Any], int]  # reads the width of every layer
+    ffn_setting: str  # what that width is called
+    has_head_dim: bool  # whether heads may be other than hidden size / number of heads
 
 
 class ConstantOutput(nn.Module):
@@ -137,6 +140,8 @@ _BERT = Naming(
     head_dim="attention_head_size",
     width="all_head_size",
     ffn_neurons=attrgetter("intermediate_size"),
+    ffn_setting="intermediate_size",
+    has_head_dim=False,
 )
 _MPNET = replace(
     _BERT,
@@ -160,6 +165,8 @@ _DISTILBERT = Naming(
     head_dim="attention_head_size",
     width="dim",
     ffn_neurons=attrgetter("hidden_dim"),
+    ffn_setting="hidden_dim",
+    has_head_dim=False,
 )
 _VIT = Naming(
     layers="layers",
@@ -175,11 +182,14 @@ _VIT = Naming(
     head_dim="head_dim",
     width=None,
     ffn_neurons=attrgetter("intermediate_size"),
+    ffn_setting="intermediate_size",
+    has_head_dim=True,
 )
 _DINOV2 = replace(
     _VIT,
     layers="encoder.layer",
     ffn_neurons=lambda config: int(config.hidden_size * config.mlp_ratio),
+    ffn_setting="mlp_ratio",
 )
 _NAMINGS = {
     "beit": _VIT,

@@ -30,6 +30,7 @@ __all__ = [
     "EncoderShape",
     "LayerShape",
     "apply_shape",
+    "configure_shape",
     "dense_shape",
     "encoder_layers",  # the layers are read through here too, where a model's shape is the subject
     "keep_layers",
@@ -121,6 +122,42 @@ def apply_shape(module: Any, shape: EncoderShape) -> None:
         elif layer.feed_forward is not None:
             _cut_rows(layer.feed_forward.ffn_in, target.ffn_neurons)
             _cut_columns(layer.feed_forward.ffn_out, target.ffn_neurons)
+
+
+def configure_shape(module: Any) -> tuple[str, ...]:
+    """Let the configuration say what it can of a model whose layers are alike, in place.
+
+    Returns what it cannot say, one reason each; with none, the model has the plain shape of its
+    configuration, so that transformers alone loads what is saved.
+    """
+    shape = read_shape(module)
+    if shape is None:
+        return ()
+    layer, *others = shape.layers
+    if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
+        return ("its layers differ, or one is without heads or neurons",)
+    config, naming = module.config, naming_of(module)
+    reasons = []
+    if layer.num_heads != config.num_attention_heads:
+        if naming.has_head_dim:
+            config.head_dim, config.num_attention_heads = shape.head_dim, layer.num_heads
+        else:
+            reasons.append(
+                f"a configuration of type '{config.model_type}' has no key for the size of a head "
+                f"(it is hidden size / number of heads), so it cannot say {layer.num_heads} heads "
+                f"of {shape.head_dim} in a hidden size of {config.hidden_size}"
+            )
+    if naming.ffn_setting != "mlp_ratio":
+        setattr(config, naming.ffn_setting, layer.ffn_neurons)
+    elif layer.ffn_neurons % config.hidden_size == 0:
+        config.mlp_ratio = layer.ffn_neurons // config.hidden_size
+    else:
+        reasons.append(
+            f"a configuration of type '{config.model_type}' gives neurons as a whole multiple "
+            f"(mlp_ratio) of the hidden size {config.hidden_size}, so it cannot say "
+            f"{layer.ffn_neurons}"
+        )
+    return tuple(reasons)
 
 
 def rebuild(module: Any) -> Any:

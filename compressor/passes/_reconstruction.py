@@ -146,7 +146,12 @@ def _each(
 
 
 def _freedom(settings: PruneStructured) -> Freedom:
-    return Freedom(settings.blocks_of, settings.head_ratio != 0, settings.neuron_ratio != 0)
+    return Freedom(
+        settings.blocks_of,
+        heads=settings.head_ratio != 0,
+        neurons=settings.neuron_ratio != 0,
+        uniform=settings.uniform,
+    )
 
 
 def _length(example: Example) -> int:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from compressor.models.architectures import encoder_layers, require_prunable_heads
-from compressor.models.structure import keep_layers
+from compressor.models.structure import configure_shape
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
+from compressor.passes._layer_choice import calibration_batches, drop_layers
 from compressor.passes._reconstruction import Reconstruction
+from compressor.pruning.activation import activation_scores
 from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.importance import (
-    LabelledInputs,
     UnitScores,
-    layer_losses,
     magnitude_scores,
     random_scores,
     taylor_scores,
 )
-from compressor.pruning.structure import prune_heads, prune_neurons, select_units
+from compressor.pruning.structure import Scope, prune_heads, prune_neurons, select_units
 from compressor.training.recovery import distill, finetune
-from compressor.training.settings import DistillRecovery, FinetuneRecovery
+from compressor.training.schedules import cubic_sparsity
+from compressor.training.settings import FinetuneRecovery, Recovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
 if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
-
-_ROWS_PER_BATCH = 32
 
 
 def prune_and_recover(
@@ -41,7 +39,9 @@ def prune_and_recover(
     """Do what `PruneStructured.apply` promises."""
     model.module.to(context.device)
     depth = len(encoder_layers(model.module))
-    kept = _drop_layers(model, settings, context)
+    if settings.uniform:
+        _require_equal_layers(model)
+    kept = drop_layers(model, settings, context)
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
         context.note(f"layers {depth} -> {len(kept)} (those that stay, counted from 0: {stay})")
@@ -55,13 +55,46 @@ def prune_and_recover(
     recover = _recovery(settings, context, kept, depth)
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
-            goals.prune_to(step / settings.steps, model, context)
+            goals.prune_to(_progress(settings, step), model, context)
         if step == settings.steps:
             layers = encoder_layers(model.module)
             _note_units(context, "attention heads", heads, [it.num_heads for it in layers])
             _note_units(context, "FFN neurons", neurons, [it.num_neurons for it in layers])
+            if settings.uniform:
+                _configure(model, context)
         recover(model, step)
     return model
+
+
+def _progress(settings: PruneStructured, step: int) -> float:
+    """Return the fraction of the ratios that is gone after a step, counted from 1."""
+    if settings.step_schedule == "linear":
+        return step / settings.steps
+    return cubic_sparsity(step, begin=0, end=settings.steps, initial=0.0, final=1.0)
+
+
+def _require_equal_layers(model: TorchModel) -> None:
+    layers = encoder_layers(model.module)
+    if len({(layer.num_heads, layer.num_neurons) for layer in layers}) > 1:
+        raise ValueError(
+            f"uniform: the layers of this model differ already (heads "
+            f"{[layer.num_heads for layer in layers]}, neurons "
+            f"{[layer.num_neurons for layer in layers]}); start from the checkpoint before it was "
+            f"pruned, or leave uniform out"
+        )
+
+
+def _configure(model: TorchModel, context: PassContext) -> None:
+    """Make the checkpoint a plain one, or say why it is not."""
+    reasons = configure_shape(model.module)
+    context.record("plain_checkpoint", not reasons)
+    if not reasons:
+        context.note("all layers are alike, as config.json says: transformers alone loads this")
+        return
+    context.note(
+        f"all layers are alike, but {'; '.join(reasons)}: the checkpoint keeps structure.json and "
+        f"loads with compressor.load_checkpoint, not with transformers alone"
+    )
 
 
 class Goals(Protocol):
@@ -104,6 +137,10 @@ class _Ratios:
         """Return whether heads or neurons go, and not only layers."""
         return self.settings.heads_to_remove > 0 or self.settings.neurons_to_remove > 0
 
+    @property
+    def _scope(self) -> Scope:
+        return "global" if self.settings.ranks_globally else "layer"
+
     def check(self, unit: str, counts: Sequence[int], ratio: float, round_to: int) -> None:
         """Raise `ValueError` unless `ratio` removes some units and leaves those that must stay."""
         try:
@@ -114,7 +151,7 @@ class _Ratios:
             smaller_blocks = ", a smaller round_to" if round_to > 1 else ""
             raise ValueError(
                 f"{unit}_ratio: {ratio:g} of the {unit}s is none (layers have {list(counts)}, "
-                f"scope is '{self.settings.scope}', each layer keeps a multiple of {round_to}); "
+                f"scope is '{self._scope}', each layer keeps a multiple of {round_to}); "
                 f"use a larger ratio{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
             )
 
@@ -146,75 +183,25 @@ class _Ratios:
         return select_units(
             scores,
             ratio,
-            scope=self.settings.scope,
+            scope=self._scope,
             round_to=round_to,
             counts=counts,
             may_empty_layers=self.settings.may_empty_layers,
         )
 
 
-def _drop_layers(
-    model: TorchModel, settings: PruneStructured, context: PassContext
-) -> tuple[int, ...]:
-    """Remove whole layers and return the indices of those that stay."""
-    depth = len(encoder_layers(model.module))
-    kept = list(range(depth))
-    if settings.drop_layers is not None:
-        kept = [index for index in kept if index not in settings.drop_layers]
-        if not kept or max(settings.drop_layers) >= depth:
-            raise ValueError(
-                f"drop_layers: the model has layers 0 to {depth - 1} and one has to stay, "
-                f"got {list(settings.drop_layers)}"
-            )
-        keep_layers(model.module, kept)
-    if settings.layers is not None:
-        if settings.layers >= depth:
-            raise ValueError(
-                f"layers: the model has {depth} layers, so fewer have to stay, "
-                f"got {settings.layers}"
-            )
-        batches = list(_batches(model, settings, context, "reading calibration rows"))
-        with context.progress.bar("measuring layers", depth - settings.layers) as advance:
-            while len(kept) > settings.layers:
-                weakest = int(layer_losses(model.module, batches).argmin())
-                del kept[weakest]
-                keep_layers(model.module, [i for i in range(len(kept) + 1) if i != weakest])
-                advance()
-    return tuple(kept)
-
-
 def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -> UnitScores:
     if settings.importance == "random":
         return random_scores(model.module, context.seed)
-    if settings.importance == "magnitude":
-        return magnitude_scores(model.module)
-    batches = _batches(model, settings, context, "measuring heads and neurons")
+    if settings.importance in ("magnitude", "magnitude_l1"):
+        return magnitude_scores(model.module, order=1 if settings.importance[-1] == "1" else 2)
+    batches = calibration_batches(model, settings, context, "measuring heads and neurons")
+    if settings.importance == "taylor":
+        return taylor_scores(model.module, batches)
+    unlabelled = (inputs for inputs, _ in batches)
     if settings.importance == "fisher":
-        unlabelled = (inputs for inputs, _ in batches)
         return fisher_scores(model.module, unlabelled, seed=context.seed)
-    return taylor_scores(model.module, batches)
-
-
-def _batches(
-    model: TorchModel, settings: PruneStructured, context: PassContext, description: str
-) -> Iterator[LabelledInputs]:
-    """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
-    dataset = context.calibration
-    chosen = np.random.default_rng(context.seed).permutation(len(dataset))
-    chosen = chosen[: settings.rows_to_measure]
-    with context.progress.bar(description, len(chosen)) as advance:
-        for start in range(0, len(chosen), _ROWS_PER_BATCH):
-            rows = chosen[start : start + _ROWS_PER_BATCH]
-            examples = [dataset.examples[row] for row in rows]
-            encoded = model.task.encode(model.preprocessor, examples)
-            inputs = {
-                name: torch.from_numpy(value).to(context.device) for name, value in encoded.items()
-            }
-            labels = None
-            if dataset.labels is not None:
-                labels = torch.from_numpy(dataset.labels[rows]).to(context.device)
-            yield inputs, labels
-            advance(len(rows))
+    return activation_scores(model.module, unlabelled)
 
 
 def _recovery(
@@ -223,28 +210,29 @@ def _recovery(
     """Return what trains a model after each step, if anything; a teacher is loaded here, once."""
     if settings.recovery is None:
         return lambda _, __: None
-    train = _trainer(settings.recovery, context, kept, depth)
+    train = _trainer(_part_of(settings.recovery, settings.steps), context, kept, depth)
 
     def recover(model: TorchModel, step: int) -> None:
         place = f" after step {step} of {settings.steps}" if settings.steps > 1 else ""
         work_dir = context.work_dir / f"recovery-{step}"
         work_dir.mkdir(parents=True)
-        summary = train(
-            model,
-            TrainingRun(
-                context.device, context.seed, work_dir, context.progress, f"recovery{place}"
-            ),
-        )
+        # The seed decides which rows come first, and a part may end before the others are read.
+        seed = context.seed + step - 1
+        run = TrainingRun(context.device, seed, work_dir, context.progress, f"recovery{place}")
+        summary = train(model, run)
         context.note(f"recovery{place}: {summary.sentence()}")
 
     return recover
 
 
+def _part_of(recovery: Recovery, steps: int) -> Recovery:
+    """Return the settings of the part of `recovery` that follows each step."""
+    limit = None if recovery.max_steps is None else recovery.max_steps // steps
+    return recovery.model_copy(update={"epochs": recovery.epochs / steps, "max_steps": limit})
+
+
 def _trainer(
-    recovery: FinetuneRecovery | DistillRecovery,
-    context: PassContext,
-    kept: tuple[int, ...],
-    depth: int,
+    recovery: Recovery, context: PassContext, kept: tuple[int, ...], depth: int
 ) -> Callable[[TorchModel, TrainingRun], TrainingSummary]:
     if isinstance(recovery, FinetuneRecovery):
         return lambda model, run: finetune(model, context.train, recovery, run)

@@ -17,6 +17,7 @@ _ONLY_IN = {
     "scores": ("importance", "scope", "may_empty_layers"),
     "reconstruction": ("target", "ridge"),
 }
+_READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
 
 class PruneStructured(TorchPass):
@@ -28,9 +29,12 @@ class PruneStructured(TorchPass):
     many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
 
     Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
-    arXiv:1905.10650; Taylor importance: Molchanov et al. 2019, arXiv:1906.10771; layers chosen by
-    the loss without them: Kim et al. 2024, arXiv:2402.02834; reconstruction: Kwon et al. 2022,
-    arXiv:2204.09656, Park et al. 2024, arXiv:2308.03449, Kurtic et al. 2023, arXiv:2302.04089.
+    arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
+    arXiv:1608.08710 (L1), Muralidharan et al. 2024, arXiv:2407.14679 (activation); layers: Kim et
+    al. 2024, arXiv:2402.02834 (the loss without them), Men et al. 2024, arXiv:2403.03853 (block
+    influence); reconstruction: Kwon et al. 2022, arXiv:2204.09656, Park et al. 2024,
+    arXiv:2308.03449, Kurtic et al. 2023, arXiv:2302.04089; cubic steps: Zhu & Gupta 2017,
+    arXiv:1710.01878.
     """
 
     kind: Literal["prune_structured"] = "prune_structured"
@@ -77,30 +81,44 @@ class PruneStructured(TorchPass):
             "only 0, so that all neurons stay"
         ),
     )
-    layers: int | None = Field(
-        None,
-        gt=0,
+    uniform: bool = Field(
+        False,
         description=(
-            "number of layers that stay; one after another goes the layer without which the loss "
-            "on the calibration split is lowest"
+            "every layer keeps the same number of heads and of neurons, chosen within each layer, "
+            "so that the checkpoint is a plain one for transformers where its configuration can "
+            "say so: in ViT, DeiT and BEiT always, in DINOv2 with neurons in whole multiples of "
+            "the hidden size, in the others with head_ratio 0; otherwise the report says why not"
+        ),
+    )
+    layers: int | None = Field(None, gt=0, description="number of layers that stay")
+    layer_choice: Literal["loss", "block_influence", "every_other", "last"] = Field(
+        "loss",
+        description=(
+            "which layers go where `layers` is given: one after another the one without which the "
+            "loss on the calibration split is lowest; those that turn the hidden states least, "
+            "measured once there, without labels; the ones between evenly spread layers, of which "
+            "the last stays; or the last ones"
         ),
     )
     drop_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="layers that go, counted from 0, in place of `layers`"
     )
-    importance: Literal["random", "magnitude", "taylor", "fisher"] = Field(
-        "taylor",
-        description=(
-            "what says which heads and neurons matter least in method scores: chance, the norm of "
-            "their weights, gradients of the loss on the calibration split, or the Fisher "
-            "information of the model's own answers there (no labels)"
-        ),
+    importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
+        Field(
+            "taylor",
+            description=(
+                "what says which heads and neurons matter least in method scores: chance, the L2 "
+                "or the L1 norm of their weights, the norm of what they compute on the calibration "
+                "split (no labels), gradients of the loss there, or the Fisher information of the "
+                "model's own answers there (no labels)"
+            ),
+        )
     )
-    scope: Literal["layer", "global"] = Field(
-        "global",
+    scope: Literal["layer", "global"] | None = Field(
+        None,
         description=(
             "rank the units of all layers together, or take the same ratio of every layer, in "
-            "method scores"
+            "method scores; default global, with `uniform` layer"
         ),
     )
     round_to: int | None = Field(
@@ -132,7 +150,17 @@ class PruneStructured(TorchPass):
         1,
         gt=0,
         le=100,
-        description="reach the ratios in this many equal steps, each followed by the recovery",
+        description=(
+            "reach the ratios in this many steps, each measured anew and followed by its equal "
+            "part of the recovery"
+        ),
+    )
+    step_schedule: Literal["cubic", "linear"] = Field(
+        "cubic",
+        description=(
+            "how much is gone after step k of n, as a fraction of the ratios: "
+            "1 - (1 - k/n)^3, large steps first, or k/n"
+        ),
     )
     calibration_rows: int | None = Field(
         None,
@@ -143,7 +171,12 @@ class PruneStructured(TorchPass):
         ),
     )
     recovery: Recovery | None = Field(
-        None, description="training after each step (`kind: finetune` or `kind: distill`)"
+        None,
+        description=(
+            "training (`kind: finetune` or `kind: distill`); `epochs` and `max_steps` are those of "
+            "all steps together, and each part reads other rows, with a learning rate that rises "
+            "and falls anew"
+        ),
     )
 
     @field_validator("drop_layers")
@@ -166,6 +199,33 @@ class PruneStructured(TorchPass):
             raise ValueError(
                 f"steps is {self.steps}, but layers go at once; give ratio too, or leave steps out"
             )
+        if self.layer_choice != "loss" and self.layers is None:
+            raise ValueError(
+                f"layer_choice: {self.layer_choice} says which layers go, but not how many; give "
+                f"layers, the number that stay, or leave layer_choice out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_share_the_recovery(self) -> Self:
+        limit = None if self.recovery is None else self.recovery.max_steps
+        if limit is not None and limit < self.steps:
+            raise ValueError(
+                f"recovery.max_steps is {limit} for all of the {self.steps} steps together, and "
+                f"each needs one; raise it or use fewer steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_stay_alike(self) -> Self:
+        if not self.uniform:
+            return self
+        if self.scope == "global" or self.may_empty_layers:
+            name = "scope: global" if self.scope == "global" else "may_empty_layers"
+            raise ValueError(
+                f"uniform keeps the same number of units in every layer, at least one, so "
+                f"{name} does not go with it; leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -187,6 +247,11 @@ class PruneStructured(TorchPass):
                     "ratio alone, or with head_ratio: 0 or neuron_ratio: 0 to keep all of a kind"
                 )
         return self
+
+    @property
+    def ranks_globally(self) -> bool:
+        """Return whether method scores ranks the units of all layers together."""
+        return not self.uniform if self.scope is None else self.scope == "global"
 
     @property
     def blocks_of(self) -> int:
@@ -219,12 +284,17 @@ class PruneStructured(TorchPass):
     def measures_units(self) -> bool:
         """Return whether heads and neurons are measured on the calibration split."""
         removes_units = self.heads_to_remove > 0 or self.neurons_to_remove > 0
-        needs_data = self.importance in ("taylor", "fisher")
+        needs_data = self.importance in _READS_ROWS
         return removes_units and (needs_data or self.method == "reconstruction")
+
+    @property
+    def measures_layers(self) -> bool:
+        """Return whether layers are compared on the calibration split."""
+        return self.layers is not None and self.layer_choice in ("loss", "block_influence")
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""
-        splits = {"calibration"} if self.measures_units or self.layers is not None else set()
+        splits = {"calibration"} if self.measures_units or self.measures_layers else set()
         return frozenset(splits if self.recovery is None else {*splits, "train"})
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:

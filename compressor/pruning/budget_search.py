@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from compressor.models.architectures import encoder_layers, layer_list
 from compressor.pruning.importance import UnitScores
@@ -35,6 +37,10 @@ class EncoderCost:
     def total(self) -> float:
         """Return the cost of the whole encoder."""
         return self.fixed + self.head * sum(self.heads) + self.neuron * sum(self.neurons)
+
+    def of_all_layers(self, heads: int, neurons: int) -> float:
+        """Return the cost of the whole encoder with as many units in every layer."""
+        return self.fixed + len(self.heads) * (self.head * heads + self.neuron * neurons)
 
 
 def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
@@ -73,12 +79,14 @@ def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost
 class Freedom:
     """Which units may go, and in which numbers: each layer keeps a multiple of `round_to` neurons.
 
-    A layer whose width is not such a multiple may also keep all of its neurons.
+    A layer whose width is not such a multiple may also keep all of its neurons. `uniform` layers
+    keep the same numbers, at least one head and one block of neurons each.
     """
 
     round_to: int
     heads: bool = True
     neurons: bool = True
+    uniform: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,15 @@ class _Block:
 
 def check_ratio(cost: EncoderCost, ratio: float, freedom: Freedom) -> None:
     """Raise `ValueError` when `ratio` of `cost` cannot go, or only with every unit there is."""
+    if freedom.uniform:
+        least = min(cost.of_all_layers(*counts) for counts in _equal_counts(cost, freedom))
+        _require_reach(
+            ratio,
+            1 - least / cost.total if cost.total else 0.0,
+            f"with one head and {freedom.round_to} neurons left in every layer, as far as those "
+            f"may go, {{}} of it are gone",
+        )
+        return
     head_cost = cost.head * sum(cost.heads) * freedom.heads
     neuron_cost = cost.neuron * sum(cost.neurons) * freedom.neurons
     smallest = min(
@@ -99,13 +116,20 @@ def check_ratio(cost: EncoderCost, ratio: float, freedom: Freedom) -> None:
         + [cost.neuron * min(freedom.round_to, n) for n in cost.neurons if neuron_cost > 0 and n],
         default=0.0,
     )
-    largest = (head_cost + neuron_cost - smallest) / cost.total if cost.total else 0.0
-    if ratio > largest:
-        kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
+    kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
+    _require_reach(
+        ratio,
+        (head_cost + neuron_cost - smallest) / cost.total if cost.total else 0.0,
+        f"its {' and '.join(kinds)} less one block of {freedom.round_to} neurons or one head are "
+        f"{{}} of it",
+    )
+
+
+def _require_reach(ratio: float, largest: float, why: str) -> None:
+    if ratio > largest + 1e-9:  # what is exactly within reach is not lost to rounding
+        rounded = f"{math.floor(1000 * (largest + 1e-9)) / 1000:g}"
         raise ValueError(
-            f"ratio: {ratio:g} of the encoder cannot go: its {' and '.join(kinds)} less one block "
-            f"of {freedom.round_to} neurons or one head are {math.floor(1000 * largest) / 1000:g} "
-            f"of it; use a smaller ratio"
+            f"ratio: {ratio:g} of the encoder cannot go: {why.format(rounded)}; use a smaller ratio"
         )
 
 
@@ -117,12 +141,17 @@ def units_to_remove(
     For each number of heads that fits, the best heads of all layers stay and the rest of the budget
     is filled with the best blocks of neurons; the split that keeps the highest sum of scores wins.
     While there are units of both kinds, less than one of the two is left of the budget. A layer may
-    lose all its units. `check_ratio` tells whether there is a solution.
+    lose all its units, unless all are to stay `uniform`: then each keeps its own best units, and
+    the pair of numbers that fits with the highest sum of scores wins. `check_ratio` tells whether
+    there is a solution.
 
     Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. (There `constraint` is the share of the
     cost that stays.)
     """
     budget += 1e-9 * cost.total  # a choice that meets the budget exactly is not lost to rounding
+    if freedom.uniform:
+        heads, neurons = _best_equal_counts(scores, cost, budget, freedom)
+        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
     ranked_heads = _best_first(scores.heads)
     blocks = _blocks(scores.neurons, freedom.round_to)
     all_neurons = [len(layer) for layer in scores.neurons]
@@ -141,6 +170,35 @@ def units_to_remove(
     assert best_score >= 0, "check_ratio lets no budget pass that nothing meets"
     heads_gone = [(layer, unit) for _, layer, unit in ranked_heads[best_heads:]]
     return _by_layer(heads_gone), _worst(scores.neurons, best_neurons)
+
+
+def _equal_counts(cost: EncoderCost, freedom: Freedom) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of heads and of neurons that equal layers may keep."""
+    num_heads, num_neurons = cost.heads[0], cost.neurons[0]
+    blocks = range(freedom.round_to, num_neurons, freedom.round_to)
+    for heads in range(1, num_heads + 1) if freedom.heads and num_heads else [num_heads]:
+        for neurons in [*(blocks if freedom.neurons else ()), num_neurons]:
+            yield heads, neurons
+
+
+def _best_equal_counts(
+    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+) -> tuple[list[int], list[int]]:
+    """Return how many heads and how many neurons each layer keeps, the same number in all."""
+    heads, neurons = _sums_of_best(scores.heads), _sums_of_best(scores.neurons)
+    fitting = [
+        counts for counts in _equal_counts(cost, freedom) if cost.of_all_layers(*counts) <= budget
+    ]
+    assert fitting, "check_ratio lets no budget pass that nothing meets"
+    best = max(fitting, key=lambda counts: float(heads[counts[0]] + neurons[counts[1]]))
+    num_layers = len(cost.heads)
+    return [best[0]] * num_layers, [best[1]] * num_layers
+
+
+def _sums_of_best(scores: Sequence[Tensor]) -> Tensor:
+    """Return what the best 0, 1, 2, ... units of every layer score together."""
+    ranked = torch.stack([layer.sort(descending=True).values for layer in scores])
+    return functional.pad(ranked.sum(dim=0).cumsum(dim=0), (1, 0))  # (units + 1,)
 
 
 def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:

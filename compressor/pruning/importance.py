@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,24 +53,24 @@ def random_scores(module: Any, seed: int) -> UnitScores:
     )
 
 
-def magnitude_scores(module: Any) -> UnitScores:
-    """Return the L2 norm of all the weights that go when a unit goes, over that of its layer.
+def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
+    """Return the norm of all the weights that go when a unit goes, over that of its layer.
 
     For a head these are its rows of query, key and value (with biases) and its columns of the
     output projection; for a neuron its row of the first linear layer (with bias) and its column of
-    the second. Each layer's scores are divided by their L2 norm: how large weights are differs from
-    layer to layer for reasons of its own.
+    the second. `order` 1 sums magnitudes, 2 is the Euclidean norm. Each layer's scores are divided
+    by their L2 norm: how large weights are differs from layer to layer for reasons of its own.
 
     Raises `ValueError` when a weight is not finite.
 
-    Ref: Fang et al. 2023, arXiv:2301.12900 (the norm of a group); Molchanov et al. 2017,
-    arXiv:1611.06440 (dividing by the layer's norm).
+    Ref: Fang et al. 2023, arXiv:2301.12900 (the norm of a group); Li et al. 2017, arXiv:1608.08710
+    (L1); Molchanov et al. 2017, arXiv:1611.06440 (dividing by the layer's norm).
     """
     layers = encoder_layers(module)
     return _require_finite(
         UnitScores(
-            tuple(functional.normalize(_head_norms(layer), dim=0) for layer in layers),
-            tuple(functional.normalize(_neuron_norms(layer), dim=0) for layer in layers),
+            tuple(functional.normalize(_head_norms(layer, order), dim=0) for layer in layers),
+            tuple(functional.normalize(_neuron_norms(layer, order), dim=0) for layer in layers),
         ),
         "the magnitude of weights",
     )
@@ -161,31 +161,32 @@ def _mean_loss(module: Any, batches: Sequence[LabelledInputs], targets: Sequence
     return total / num_examples
 
 
-def _head_norms(layer: EncoderLayer) -> Tensor:
+def _head_norms(layer: EncoderLayer, order: int) -> Tensor:
     part = layer.attention
     if part is None:
         return torch.zeros(0, dtype=torch.float64)
-    inputs = [_rows_squared(linear) for linear in (part.query, part.key, part.value)]
-    squared = torch.stack([*inputs, _columns_squared(part.output)]).sum(dim=0)
-    return squared.view(part.num_heads, part.head_dim).sum(dim=1).sqrt()  # (heads,)
+    inputs = [_row_powers(linear, order) for linear in (part.query, part.key, part.value)]
+    powers = torch.stack([*inputs, _column_powers(part.output, order)]).sum(dim=0)
+    return powers.view(part.num_heads, part.head_dim).sum(dim=1).pow(1 / order)  # (heads,)
 
 
-def _neuron_norms(layer: EncoderLayer) -> Tensor:
+def _neuron_norms(layer: EncoderLayer, order: int) -> Tensor:
     part = layer.feed_forward
     if part is None:
         return torch.zeros(0, dtype=torch.float64)
-    return (_rows_squared(part.ffn_in) + _columns_squared(part.ffn_out)).sqrt()  # (neurons,)
+    powers = _row_powers(part.ffn_in, order) + _column_powers(part.ffn_out, order)
+    return powers.pow(1 / order)  # (neurons,)
 
 
-def _rows_squared(linear: nn.Linear) -> Tensor:
-    squared = linear.weight.detach().double().square().sum(dim=1)  # (out_features,)
+def _row_powers(linear: nn.Linear, order: int) -> Tensor:
+    powers = linear.weight.detach().double().abs().pow(order).sum(dim=1)  # (out_features,)
     if linear.bias is not None:
-        squared = squared + linear.bias.detach().double().square()
-    return squared.cpu()
+        powers = powers + linear.bias.detach().double().abs().pow(order)
+    return powers.cpu()
 
 
-def _columns_squared(linear: nn.Linear) -> Tensor:
-    return linear.weight.detach().double().square().sum(dim=0).cpu()  # (in_features,)
+def _column_powers(linear: nn.Linear, order: int) -> Tensor:
+    return linear.weight.detach().double().abs().pow(order).sum(dim=0).cpu()  # (in_features,)
 
 
 @dataclass

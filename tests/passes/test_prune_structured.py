@@ -69,7 +69,7 @@ def test_half_of_the_heads_and_neurons_go_by_gradients(
     ]
 
 
-@pytest.mark.parametrize("importance", ["random", "magnitude"])
+@pytest.mark.parametrize("importance", ["random", "magnitude", "magnitude_l1"])
 def test_the_other_kinds_of_importance_read_no_data(
     tiny_vit: TorchModel, make_context: ContextMaker, importance: Any
 ):
@@ -113,7 +113,7 @@ def test_steps_reach_the_same_ratio_with_recovery_in_between(
             "ratio": 0.5,
             "scope": "layer",
             "steps": 2,
-            "recovery": {"kind": "finetune", "max_steps": 1, "batch_size": 8},
+            "recovery": {"kind": "finetune", "max_steps": 2, "batch_size": 8},
         }
     )
     assert settings.required_splits() == {"calibration", "train"}
@@ -121,11 +121,11 @@ def test_steps_reach_the_same_ratio_with_recovery_in_between(
     pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset, train=text_dataset))
 
     assert units(pruned) == [(2, 32), (2, 32)]
-    assert [note.partition(":")[0] for note in notes] == [
-        "recovery after step 1 of 2",
-        "attention heads 8 -> 4 (by layer",
-        "FFN neurons 128 -> 64 (by layer",
-        "recovery after step 2 of 2",
+    assert [note.partition(" steps in")[0].partition(" (by")[0] for note in notes] == [
+        "recovery after step 1 of 2: 1",  # of the two optimizer steps
+        "attention heads 8 -> 4",
+        "FFN neurons 128 -> 64",
+        "recovery after step 2 of 2: 1",
     ]
 
 
@@ -232,7 +232,7 @@ def test_reconstruction_in_steps_with_recovery_reaches_the_same_budget(
     make_context: ContextMaker,
     notes: list[str],
 ):
-    recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8}
+    recovery = {"kind": "distill", "max_steps": 2, "batch_size": 8}
     settings = reconstruction(ratio=0.5, steps=2, recovery=recovery)
     context = make_context(tiny_bert_dir, calibration=text_dataset, train=text_dataset)
     before = encoder_flops(tiny_bert, 9.0)
@@ -309,10 +309,11 @@ def test_an_unsupported_architecture_is_refused_by_reconstruction_too(
         reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
 
 
-def test_fisher_information_ranks_units_without_labels(
-    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+@pytest.mark.parametrize("importance", ["fisher", "activation"])
+def test_fisher_information_and_activations_rank_units_without_labels(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, importance: Any
 ):
-    settings = PruneStructured(ratio=0.5, importance="fisher", scope="layer")
+    settings = PruneStructured(ratio=0.5, importance=importance, scope="layer")
     assert settings.required_splits() == {"calibration"}
     unlabelled = replace(text_dataset, labels=None)
     pruned = settings.apply(tiny_bert, make_context(calibration=unlabelled))
@@ -471,7 +472,17 @@ def test_an_unsupported_architecture_is_refused(
         ({"ratio": 0.0}, "greater than 0"),
         ({"head_ratio": 1.0}, "less than 1"),
         ({"ratio": 0.5, "round_to": 0}, "greater than 0"),
-        ({"ratio": 0.5, "importance": "l1"}, "'random', 'magnitude', 'taylor' or 'fisher'"),
+        ({"ratio": 0.5, "importance": "l1"}, "'magnitude_l1', 'activation', 'taylor' or 'fisher'"),
+        ({"ratio": 0.5, "layer_choice": "last"}, "says which layers go, but not how many"),
+        ({"ratio": 0.5, "uniform": True, "scope": "global"}, "scope: global does not go with it"),
+        (
+            {"ratio": 0.5, "uniform": True, "may_empty_layers": True},
+            "may_empty_layers does not go with it",
+        ),
+        (
+            {"ratio": 0.5, "steps": 3, "recovery": {"kind": "finetune", "max_steps": 2}},
+            "max_steps is 2 for all of the 3 steps together, and each needs one",
+        ),
         ({"ratio": 0.5, "target": "flops"}, "target belongs to method: reconstruction"),
         ({"ratio": 0.5, "ridge": 0.1}, "ridge belongs to method: reconstruction"),
         ({"method": "reconstruction"}, "nothing would be removed"),

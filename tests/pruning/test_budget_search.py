@@ -137,3 +137,36 @@ def test_a_ratio_that_cannot_be_reached_is_refused():
         check_ratio(cost, 0.75, Freedom(10))
     with pytest.raises(ValueError, match=r"its neurons less one block .* are 0.3 of it"):
         check_ratio(cost, 0.5, Freedom(10, heads=False))
+
+
+def test_uniform_layers_keep_equal_numbers_and_the_best_pair_of_them():
+    given = scores([[5.0, 1.0], [2.0, 7.0]], [[1.0, 4.0, 0.5, 2.0], [3.0, 2.0, 6.0, 0.0]])
+    cost = EncoderCost(head=3.0, neuron=2.0, heads=(2, 2), neurons=(4, 4), fixed=1.0)
+    freedom = Freedom(round_to=1, uniform=True)
+
+    heads, neurons = units_to_remove(given, cost, 19.0, freedom)
+
+    # Room for two of: a head more in each layer (6), a neuron more in each layer (4), with one of
+    # each staying (10): (1, 3) costs 1 + 6 + 12 and (2, 1) costs 1 + 12 + 4 = 17.
+    # (1, 3): 5 + 7 + (4 + 2 + 1) + (6 + 3 + 2) = 30; (2, 1): 15 + 4 + 6 = 25.
+    assert heads == {0: [1], 1: [0]}
+    assert neurons == {0: [2], 1: [3]}
+
+
+def test_uniform_layers_keep_at_least_a_head_and_a_block():
+    cost = EncoderCost(head=10.0, neuron=1.0, heads=(2, 2), neurons=(20, 20), fixed=20.0)
+    # Of 100, 2 x (10 + 10) + 20 have to stay.
+    check_ratio(cost, 0.4, Freedom(10, uniform=True))
+    with pytest.raises(ValueError, match=r"left in every layer, .* 0\.4 of it are gone"):
+        check_ratio(cost, 0.41, Freedom(10, uniform=True))
+    check_ratio(cost, 0.2, Freedom(10, heads=False, uniform=True))
+    with pytest.raises(ValueError, match=r"0\.2 of it are gone"):
+        check_ratio(cost, 0.21, Freedom(10, heads=False, uniform=True))
+
+
+def test_a_uniform_width_that_is_no_multiple_may_stay_whole():
+    given = scores([[9.0, 8.0]], [[1.0, 2.0, 3.0, 4.0, 5.0]])
+    cost = EncoderCost(head=5.0, neuron=1.0, heads=(2,), neurons=(5,))
+    freedom = Freedom(2, uniform=True)
+    assert units_to_remove(given, cost, 15.0, freedom) == ({}, {})
+    assert units_to_remove(given, cost, 14.0, freedom) == ({}, {0: [0]})

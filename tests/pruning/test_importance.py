@@ -51,6 +51,22 @@ def test_magnitude_is_the_norm_of_everything_that_goes_with_a_unit():
     torch.testing.assert_close(scores.neurons[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
 
 
+def test_magnitude_of_order_one_sums_magnitudes():
+    module = zero_bert()
+    [layer] = encoder_layers(module)
+    layer.attention.query.weight.data[0, 1] = 2.0  # head 0
+    layer.attention.output.weight.data[2, 1] = -1.0  # head 0: 3
+    layer.attention.value.bias.data[2] = -4.0  # head 1: 4
+    layer.feed_forward.ffn_in.weight.data[0, 0] = -1.0
+    layer.feed_forward.ffn_in.bias.data[0] = 2.0
+    layer.feed_forward.ffn_out.weight.data[3, 1] = 4.0
+
+    scores = magnitude_scores(module, order=1)
+
+    torch.testing.assert_close(scores.heads[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
+    torch.testing.assert_close(scores.neurons[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
+
+
 def test_the_bias_of_an_output_projection_belongs_to_no_unit():
     module = zero_bert()
     [layer] = encoder_layers(module)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
-from compressor.models.structure import EncoderShape, apply_shape, read_shape
+from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.pruning.structure import prune_heads, prune_neurons, select_units
 
 ALL = (
@@ -75,6 +79,98 @@ def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_ty
 
     assert torch.equal(encoder.logits(fresh), encoder.logits())
     assert read_shape(fresh) == shape
+
+
+# Heads and neurons that go from every layer, so that the configuration can still say what is left.
+PLAIN = {
+    **dict.fromkeys(
+        ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"), (0, 16)
+    ),
+    **dict.fromkeys(("beit", "deit", "vit"), (1, 16)),
+    "dinov2": (3, 32),
+    "mpnet": (0, 24),
+}
+LOAD_ALL = """
+import sys, torch, transformers
+for folder in sys.argv[1:]:
+    inputs = torch.load(folder + "/inputs.pt")
+    kind = "Image" if "pixel_values" in inputs else "Sequence"
+    auto = getattr(transformers, f"AutoModelFor{kind}Classification")
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    with torch.no_grad():
+        torch.save(model.eval()(**inputs).logits, folder + "/logits.pt")
+"""
+
+
+def cut_evenly(module: Any, heads: int, neurons: int) -> None:
+    if heads:
+        prune_heads(module, {0: list(range(heads)), 1: list(range(4 - heads, 4))})
+    prune_neurons(module, {0: list(range(neurons)), 1: list(range(5, 5 + neurons))})
+
+
+def test_where_the_configuration_can_say_it_equal_layers_make_a_plain_checkpoint(
+    make_encoder, tmp_path: Path
+):
+    expected = {}
+    for model_type, (heads, neurons) in PLAIN.items():
+        encoder = make_encoder(model_type)
+        cut_evenly(encoder.module, heads, neurons)
+        assert configure_shape(encoder.module) == ()
+        assert read_shape(encoder.module) is None
+        encoder.module.save_pretrained(tmp_path / model_type)
+        torch.save(encoder.inputs, tmp_path / model_type / "inputs.pt")
+        expected[model_type] = encoder.logits()
+
+    subprocess.run(
+        [sys.executable, "-c", LOAD_ALL, *(str(tmp_path / name) for name in PLAIN)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    for model_type, logits in expected.items():
+        found = torch.load(tmp_path / model_type / "logits.pt")
+        # 1e-5: transformers takes another attention kernel by itself.
+        torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "heads", "neurons", "reason"),
+    [
+        ("bert", 1, 16, "cannot say 3 heads of 8 in a hidden size of 32"),
+        ("distilbert", 2, 16, "cannot say 2 heads of 8 in a hidden size of 32"),
+        ("dinov2", 1, 16, "(mlp_ratio) of the hidden size 32, so it cannot say 48"),
+    ],
+)
+def test_what_the_configuration_cannot_say_is_named_and_the_shape_is_kept(
+    make_encoder, model_type: str, heads: int, neurons: int, reason: str
+):
+    encoder = make_encoder(model_type)
+    cut_evenly(encoder.module, heads, neurons)
+    [found] = configure_shape(encoder.module)
+    assert reason in found
+    shape = read_shape(encoder.module)
+    assert shape is not None
+    fresh = type(encoder.module)._from_config(copy.deepcopy(encoder.module.config)).eval()
+    apply_shape(fresh, shape)
+    fresh.load_state_dict(encoder.module.state_dict())
+    torch.testing.assert_close(encoder.logits(fresh), encoder.logits(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_layers_that_differ_or_are_empty_leave_the_configuration_as_it_is(make_encoder, cut: str):
+    encoder = make_encoder("vit")
+    before = encoder.module.config.to_dict()
+    prune_heads(encoder.module, CUTS[cut][0])
+    prune_neurons(encoder.module, CUTS[cut][1])
+    assert configure_shape(encoder.module) == (
+        "its layers differ, or one is without heads or neurons",
+    )
+    assert encoder.module.config.to_dict() == before
+
+
+def test_a_model_that_was_not_pruned_is_plain_already(make_encoder):
+    assert configure_shape(make_encoder("bert").module) == ()
 
 
 def test_removed_units_take_their_parameters_with_them(make_encoder):
