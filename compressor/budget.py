@@ -20,7 +20,9 @@ class AccuracyBudget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metric: str | None = Field(
-        None, description="metric of the task; left out, the task's first metric"
+        None,
+        description="metric of the task; left out, its first one; agreement needs no labels: the "
+        "share of answers that equal the untouched checkpoint's",
     )
     max_drop: Annotated[float, Field(strict=True)] = Field(
         ge=0,

@@ -17,16 +17,17 @@ from compressor.recipe import Recipe
 from compressor.run_log import RunLog
 
 
-def compare_answers(
-    log: RunLog, recipe: Recipe, split: Dataset, baseline: Score, score: Score
-) -> None:
+def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
     """Record in `log` which answers on `split` differ from the untouched checkpoint's.
 
     The last comparison of a run is the one in its report: that of the model that ships, or of the
-    one that a gate refused.
+    one that a gate refused. Call it when the untouched checkpoint was scored on `split`.
     """
+    known = log.certification if split.name == "certification" else log.baseline
+    assert known is not None
+    untouched = known.baseline if isinstance(known, Certification) else known.score
     log.compared_split = split.name
-    log.flips = find_flips(split, baseline, score, log.labels, with_texts=recipe.report.examples)
+    log.flips = find_flips(split, untouched, score, log.labels, with_texts=recipe.report.examples)
 
 
 def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, final: Score) -> None:
@@ -36,10 +37,9 @@ def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, fin
     `log` in that case too.
     """
     budget = recipe.budget
-    assert split.labels is not None  # the scores needed them
     log.certification = Certification(baseline, final, budget.drop(baseline, final))
     log.certify(split.labels, fingerprint(split), budget.confidence, recipe.seed)
-    compare_answers(log, recipe, split, baseline, final)
+    compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
 
 

@@ -137,11 +137,12 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
     from compressor.data import check_files
+    from compressor.measurements import AGREEMENT
     from compressor.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())
     try:
-        check_files(loaded.data)
+        check_files(loaded.data, labelled=loaded.budget.metric != AGREEMENT)
     except RecipeError as error:
         raise loaded.placed(error) from error
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import Score
+from compressor.measurements import AGREEMENT, Score
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Task
 
@@ -33,21 +33,32 @@ def evaluate(
     dataset: Dataset,
     metric: str,
     *,
+    reference: Score | None = None,
     progress: Progress = SILENT,
 ) -> Score:
     """Score `predictor` on every example of `dataset`.
 
+    The metric `agreement` compares with `reference`, the untouched checkpoint's score on the same
+    examples, and takes `predictor` for the untouched checkpoint itself when there is none. Every
+    other metric compares with the labels.
+
     Raises `RecipeError` when the split has no labels and `FloatingPointError` when a logit is not
     finite, because a score of such logits would look like any other number.
     """
-    if dataset.labels is None:
-        raise RecipeError(f"data.{dataset.name}: has no labels, so nothing can be scored on it")
+    if dataset.labels is None and metric != AGREEMENT:
+        raise RecipeError(
+            f"data.{dataset.name}: has no labels, so nothing but agreement can be scored on it"
+        )
     logits = predict_logits(predictor, task, preprocessor, dataset, progress=progress)
     if not np.isfinite(logits).all():
         row = int(np.argwhere(~np.isfinite(logits))[0][0])
         raise FloatingPointError(
             f"the model's logits are not finite for row {row} of the {dataset.name} split"
         )
+    if metric == AGREEMENT:
+        answers = logits.argmax(axis=-1) if reference is None else reference.outcomes
+        return task.score(metric, logits, answers.astype(np.int64))
+    assert dataset.labels is not None
     return task.score(metric, logits, dataset.labels)
 
 

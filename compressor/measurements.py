@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 
 Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
+# The metric that needs no labels: the share of answers that equal the untouched checkpoint's.
+AGREEMENT = "agreement"
 FlipKind = Literal["lost", "won", "changed"]
 
 

@@ -41,7 +41,7 @@ from compressor.evaluation import benchmark_batches, evaluate, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.finish import PASSED, finish, verdict_of
-from compressor.measurements import ModelRecord, Parity, RunReport, Score, Size
+from compressor.measurements import AGREEMENT, ModelRecord, Parity, RunReport, Score, Size
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.torch_model import TorchModel, load_model
@@ -208,10 +208,10 @@ class _Run:
             preprocessor=model.preprocessor,
             config=model.module.config,
         )
-        score = self._score(artifact)
+        score = self._score(artifact, reference=self.baseline_score)
         self.log.final = ModelRecord(score, artifact.size(), artifact.components())
         self.progress.result(self.log.final.summary)
-        self._compare(score)
+        compare_answers(self.log, self.recipe, self.splits["search"], score)
         self.recipe.budget.gate(self.current, self.baseline_score, score)
         return artifact
 
@@ -223,7 +223,7 @@ class _Run:
         self._start("certification")
         split = self.splits["certification"]
         baseline = self._score(self._load_untouched(), split="certification")
-        final = self._score(artifact, split="certification")
+        final = self._score(artifact, split="certification", reference=baseline)
         certify(self.log, self.recipe, split, baseline=baseline, final=final)
 
     def benchmark(self, artifact: OnnxModel) -> None:
@@ -296,7 +296,12 @@ class _Run:
         batches = parity_batches(self.task, model.preprocessor, self.splits["search"])
         return check_parity(model, exported, batches, self.recipe.export.max_parity_diff)
 
-    def _score(self, predictor: TorchModel | OnnxModel, split: str = "search") -> Score:
+    def _score(
+        self,
+        predictor: TorchModel | OnnxModel,
+        split: str = "search",
+        reference: Score | None = None,
+    ) -> Score:
         # A graph reads what the model reads that it was exported from; passes may change that.
         own = (
             self.preprocessors["final"]
@@ -305,13 +310,9 @@ class _Run:
         )
         common = (self.task, own, self.splits[split], self.metric)
         try:
-            return evaluate(predictor, *common, progress=self.progress)
+            return evaluate(predictor, *common, reference=reference, progress=self.progress)
         except FloatingPointError as error:
             raise PassError(str(error), kind=self.current) from error
-
-    def _compare(self, score: Score) -> None:
-        split, untouched = self.splits["search"], self.baseline_score
-        compare_answers(self.log, self.recipe, split, untouched, score)
 
     def _save_checkpoint(self, model: TorchModel) -> Path:
         """Save the model in place of the one of the step before, and return where."""
@@ -339,7 +340,7 @@ class _Run:
         try:
             model = self._apply(position, step, lambda: apply(context))
             record = dataclasses.replace(record, seconds=time.monotonic() - started)
-            score = self._score(model)
+            score = self._score(model, reference=self.baseline_score)
             record = dataclasses.replace(
                 record,
                 score_after=score.value,
@@ -348,7 +349,7 @@ class _Run:
                 verdict="budget_exceeded",
             )
             self.progress.result(ModelRecord(score, size).summary)
-            self._compare(score)
+            compare_answers(self.log, self.recipe, self.splits["search"], score)
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:
@@ -386,7 +387,12 @@ class _Run:
             needed.add("certification")
         names, column = self.files.labels, self.task.input_column
         splits = load_splits(
-            data, label_names=names, input_column=column, needed=needed, seed=self.recipe.seed
+            data,
+            label_names=names,
+            input_column=column,
+            needed=needed,
+            seed=self.recipe.seed,
+            labelled=self.metric != AGREEMENT,
         )
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}

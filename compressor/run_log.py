@@ -96,7 +96,7 @@ class RunLog:
         self.passes.append(told)
 
     def certify(
-        self, labels: NDArray[np.int64], fingerprint: str, confidence: float, seed: int
+        self, labels: NDArray[np.int64] | None, fingerprint: str, confidence: float, seed: int
     ) -> None:
         """Say what the two scores on the certification split prove, or why they prove nothing."""
         assert self.certification is not None

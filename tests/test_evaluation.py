@@ -44,3 +44,25 @@ def test_a_split_without_labels_cannot_be_scored(tiny_bert: TorchModel, text_dat
     bare = dataclasses.replace(text_dataset, labels=None)
     with pytest.raises(RecipeError, match=r"data\.train: has no labels"):
         evaluate(tiny_bert, tiny_bert.task, tiny_bert.preprocessor, bare, "accuracy")
+
+
+def test_agreement_compares_with_the_untouched_model_and_needs_no_labels(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    bare = dataclasses.replace(text_dataset, labels=None)
+    common = (tiny_bert.task, tiny_bert.preprocessor, bare, "agreement")
+    untouched = evaluate(tiny_bert, *common)
+    assert untouched.value == 1.0
+    answers = untouched.outcomes.copy()
+    answers[:12] = 1 - answers[:12]
+    reference = dataclasses.replace(untouched, outcomes=answers)
+    assert evaluate(tiny_bert, *common, reference=reference).value == 0.75  # 36 of 48
+
+
+def test_probabilities_are_the_softmax_of_the_logits(tiny_bert: TorchModel, text_dataset: Dataset):
+    common = (tiny_bert.task, tiny_bert.preprocessor, text_dataset)
+    logits = predict_logits(tiny_bert, *common).astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert evaluate(tiny_bert, *common, "accuracy").probabilities == pytest.approx(
+        expected, abs=1e-6
+    )

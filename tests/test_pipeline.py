@@ -483,3 +483,24 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     return path
+
+
+def test_without_labels_the_budget_is_a_share_of_changed_answers(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    for name, rows in (("search", slice(0, 24)), ("certification", slice(24, 48))):
+        texts = "\n".join(answered.examples[rows])
+        (tmp_path / f"{name}.csv").write_text(f"text\n{texts}\n")
+    data = {"text": "text"}
+    data |= {name: {"path": str(tmp_path / f"{name}.csv")} for name in ("search", "certification")}
+    steps = [{"kind": "quantize_dynamic", "min_elements": 64}]
+    report = run(
+        base, tmp_path / "run", data=data, passes=steps,
+        budget={"metric": "agreement", "max_drop": 0.9}, benchmark={"providers": []},
+    ).to_dict()  # fmt: skip
+    assert report["baseline"]["score"]["value"] == 1.0
+    proof = report["certificate"]
+    assert (proof["metric"], proof["verdict"], proof["wins"]) == ("agreement", "certified", 0)
+    assert proof["losses"] == len(report["flips"])
+    assert proof["drop"] == pytest.approx(1 - report["certification"]["final"]["value"])
+    assert {flip["kind"] for flip in report["flips"]} <= {"changed"}

@@ -367,7 +367,7 @@ def test_metric_and_columns_are_checked_against_the_task() -> None:
     )
     assert mistakes_of(text, "model.task=text-classification") == (
         "r.yaml:5: budget.metric: text-classification has no metric 'acuracy', did you mean "
-        "'accuracy'? (allowed: accuracy, f1_macro, matthews_correlation)",
+        "'accuracy'? (allowed: accuracy, f1_macro, matthews_correlation, agreement)",
         "r.yaml:3: data.image: text-classification reads text, not image; set data.text",
     )
 

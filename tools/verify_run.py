@@ -1,7 +1,7 @@
 """Recompute a run's final score from the artifact's files alone, and compare it with the report.
 
 Independent on purpose: nothing of `compressor` is imported. Usage: tools/verify_run.py RUN
-Exits with 1 when a figure of the report does not agree.
+Exits with 1 when a figure of the report does not agree, with 2 when its metric is not accuracy.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def encode(folder: Path, inputs: list[Any], max_length: int | None) -> dict[str,
 def main(run: Path) -> int:
     """Print both figures and return the exit code."""
     report = json.loads((run / "report.json").read_text())
+    if report["metric"] != "accuracy":
+        print(f"only accuracy can be recomputed from an artifact alone, not {report['metric']}")
+        return 2
     chosen = json.loads((run / "splits.json").read_text())["search"]
     folder = run / "artifact"
     manifest = json.loads((folder / "manifest.json").read_text())

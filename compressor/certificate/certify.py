@@ -30,7 +30,7 @@ from compressor.certificate.score_bound import (
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.measurements import Certificate, CertificateVerdict, Score
+from compressor.measurements import AGREEMENT, Certificate, CertificateVerdict, Score
 
 Booleans = NDArray[np.bool_]
 
@@ -66,7 +66,7 @@ def certify_paired(
 def certify_scores(
     before: Score,
     after: Score,
-    labels: Classes,
+    labels: Classes | None,
     *,
     max_drop: float,
     confidence: float = 0.95,
@@ -74,9 +74,14 @@ def certify_scores(
 ) -> Certificate:
     """Certify the drop between two scores of one metric on the examples that `labels` belong to.
 
-    Accuracy by `certify_paired`, any other metric by `certify_metric`; raises as they do, and
-    `KeyError` for a metric that has no bound.
+    Agreement by `certify_agreement` (without labels), accuracy by `certify_paired`, any other
+    metric by `certify_metric`; raises as they do, and `KeyError` for a metric without a bound.
     """
+    if before.metric == AGREEMENT:
+        flips = before.outcomes != after.outcomes
+        return certify_agreement(flips, max_drop=max_drop, confidence=confidence)
+    if labels is None:
+        raise ValueError(f"labels: {before.metric} cannot be certified without them")
     if before.metric == "accuracy":
         return certify_paired(
             before.outcomes == labels,
@@ -117,7 +122,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
         return bool(bound <= max_drop)
 
     return _certificate(
-        metric="agreement",
+        metric=AGREEMENT,
         drop=rate,
         upper_bound=float(upper.proportion_ci(confidence, method="exact").high),
         lower_bound=float(lower.proportion_ci(confidence, method="exact").low),

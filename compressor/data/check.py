@@ -10,11 +10,11 @@ from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
 
 
-def check_files(settings: DataSettings) -> None:
+def check_files(settings: DataSettings, *, labelled: bool = True) -> None:
     """Check that each local file exists and that its header has the columns, reading no more rows.
 
     The input column is checked when the settings name it. Labels must be in search and
-    certification; the other splits may go without.
+    certification unless `labelled` is false; the other splits may go without.
 
     Raises `EnvironmentMismatch` listing every missing file, otherwise `RecipeError` listing every
     wrong header.
@@ -32,7 +32,7 @@ def check_files(settings: DataSettings) -> None:
         named = source.text or source.image or settings.text or settings.image or ()
         columns = (named,) if isinstance(named, str) else named
         label = settings.label_column(source)
-        must_label = name in ("search", "certification")
+        must_label = labelled and name in ("search", "certification")
         try:
             _check_header(source, (*columns, label) if must_label else columns, (label,))
         except RecipeError as error:

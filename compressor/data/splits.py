@@ -75,11 +75,12 @@ def load_splits(
     input_column: str,
     needed: Container[str],
     seed: int,
+    labelled: bool = True,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
     `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
-    reads, `text` or `image`.
+    reads, `text` or `image`. Search and certification must have labels unless `labelled` is false.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
@@ -98,7 +99,13 @@ def load_splits(
     plan = plan_cuts(settings.given, wanted)
     _check_overlap(settings.given, wanted, plan)
     loaded = _load_all(
-        settings, label_names, input_column=input_column, wanted=wanted, plan=plan, seed=seed
+        settings,
+        label_names,
+        input_column=input_column,
+        wanted=wanted,
+        plan=plan,
+        seed=seed,
+        must_label=_NEED_LABELS if labelled else (),
     )
     cuts = _take_cuts(loaded, plan, seed)
     is_image = input_column == "image"
@@ -173,6 +180,7 @@ def _load_all(
     wanted: Sequence[str],
     plan: Mapping[str, str],
     seed: int,
+    must_label: Sequence[str],
 ) -> dict[str, _Loaded]:
     """Load the given splits that are wanted or cut from; report the mistakes of all together."""
     loaded: dict[str, _Loaded] = {}
@@ -184,8 +192,8 @@ def _load_all(
         label = settings.label_column(source)
         try:
             columns = settings.input_columns(source, input_column)
-            must_label = any(split in _NEED_LABELS for split in uses)
-            table = read_table(source, (*columns, label) if must_label else columns, (label,))
+            required = (*columns, label) if set(uses) & set(must_label) else columns
+            table = read_table(source, required, (label,))
             labels = _labels(table, label, label_names, settings.label_names)
         except RecipeError as error:
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)

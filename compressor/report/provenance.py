@@ -13,6 +13,8 @@ _METRICS = {
     "accuracy": "the share of examples whose highest logit is the labelled class",
     "f1_macro": "the harmonic mean of precision and recall of each class, averaged over classes",
     "matthews_correlation": "the correlation of predicted and labelled classes, from -1 to 1",
+    "agreement": "the share of examples that get the untouched checkpoint's answer, so that no "
+    "labels are needed; accuracy cannot fall by more than the share that is missing",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.measurements import AGREEMENT
 from compressor.report import units
 from compressor.report.table import p50_ms, reference_setting
 
@@ -119,22 +120,36 @@ def certificate_words(data: dict[str, Any]) -> str | None:
             return None
         return f"Nothing is proven about the drop: {why_missing(data, 'certificate')}{accepted}"
     sure = f"{100 * proof['confidence']:g}% confidence"
-    bound, budget = units.points(proof["upper_bound"]), units.points(proof["max_drop"])
+    bound, least, budget = (
+        units.points(proof[key]) for key in ("upper_bound", "lower_bound", "max_drop")
+    )
+    what, unit = "the drop is", " points"
+    if proof["metric"] == AGREEMENT:
+        what, unit, budget = "the share of changed answers is", "%", f"{budget}%"
     if proof["verdict"] == "certified":
-        return f"Certified: with {sure}, the drop is at most {bound} points; the budget is {budget}"
+        return f"Certified: with {sure}, {what} at most {bound}{unit}; the budget is {budget}"
     if proof["verdict"] == "refuted":
-        least = units.points(proof["lower_bound"])
         return (
-            f"Refuted: with {sure}, the drop is at least {least} points, more than the budget "
-            f"of {budget}"
+            f"Refuted: with {sure}, {what} at least {least}{unit}, more than the budget of {budget}"
         )
     words = (
-        f"Inconclusive: with {sure}, all that is proven is a drop of at most {bound} points, and "
+        f"Inconclusive: with {sure}, all that is proven is that {what} at most {bound}{unit}, and "
         f"the budget is {budget}"
     )
     if proof["needed_examples"] is None:
         return words + accepted
     return f"{words}; about {proof['needed_examples']:,} examples would settle it{accepted}"
+
+
+def certificate_counts(data: dict[str, Any]) -> str | None:
+    """Say what the certificate was computed from, and how."""
+    proof = data["certificate"]
+    if proof is None:
+        return None
+    counts = f"{proof['losses']:,} answers turned wrong and {proof['wins']:,} turned right"
+    if proof["metric"] == AGREEMENT:
+        counts = f"{proof['losses']:,} of {proof['num_examples']:,} answers changed"
+    return f"{counts} ({proof['method']})"
 
 
 def why_missing(data: dict[str, Any], key: str) -> str:

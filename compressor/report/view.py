@@ -53,6 +53,7 @@ class View:
     parity: str | None
     certification: str | None
     certificate: str | None
+    certificate_counts: str | None
     flips: Flips | None
     methods: tuple[tuple[str, str], ...]
     recipe_yaml: str
@@ -88,6 +89,7 @@ def view_of(data: dict[str, Any]) -> View:
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),
+        certificate_counts=verdict.certificate_counts(data),
         flips=flips_view(data),
         methods=tuple(provenance.methods(data)),
         recipe_yaml=provenance.recipe_yaml(data),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.measurements import Score
+from compressor.measurements import AGREEMENT, Score
 
-METRICS = ("accuracy", "f1_macro", "matthews_correlation")
+METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
 
 
 def score_classification(
     metric: str, logits: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> Score:
     """Score the arg-max of `logits`, shape `(num_examples, num_labels)`.
+
+    For `agreement`, `labels` are the answers of the untouched checkpoint.
 
     >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
     >>> score_classification("accuracy", logits, np.array([0, 1, 1])).value
@@ -24,7 +26,7 @@ def score_classification(
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     predicted = logits.argmax(axis=-1).astype(np.int64)  # (num_examples,)
-    if metric == "accuracy":
+    if metric in ("accuracy", AGREEMENT):
         value = float(np.mean(predicted == labels))
     elif metric == "f1_macro":
         value = float(f1_score(labels, predicted, average="macro", zero_division=0.0))

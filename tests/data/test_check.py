@@ -79,3 +79,12 @@ def test_checking_text_files_loads_no_heavy_library(write: Write) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_header_needs_no_label_where_nothing_is_held_against_it(
+    settings: Settings, write: Write
+) -> None:
+    data = settings(search=write("texts.csv", "text\na film\n"))
+    with pytest.raises(RecipeError, match="no column 'label'"):
+        check_files(data)
+    check_files(data, labelled=False)

@@ -316,3 +316,20 @@ def test_a_fingerprint_tells_different_rows_apart(other: Dataset) -> None:
 def test_a_fingerprint_tells_images_of_different_shape_apart() -> None:
     flat, square = np.zeros((1, 4), np.uint8), np.zeros((2, 2), np.uint8)
     assert fingerprint(make((flat,))) != fingerprint(make((square,)))
+
+
+def test_a_split_needs_no_labels_where_nothing_is_held_against_them(
+    settings: Settings, write: Write
+) -> None:
+    data = settings(search=write("texts.csv", "text\na film\nanother film\n"))
+    with pytest.raises(RecipeError, match=r"data\.search: .*no column 'label'"):
+        load(data, "search")
+    found = load_splits(
+        data,
+        label_names=("negative", "positive"),
+        input_column="text",
+        needed=("search",),
+        seed=0,
+        labelled=False,
+    )
+    assert found["search"].labels is None

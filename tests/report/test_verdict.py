@@ -129,8 +129,8 @@ def test_a_refuted_budget_gives_the_least_drop(passed: dict[str, Any]):
 def test_an_open_question_names_the_examples_it_needs(passed: dict[str, Any]):
     stopped = {**passed, "inconclusive_allowed": False}
     words = (
-        "Inconclusive: with 95% confidence, all that is proven is a drop of at most 1.23 points, "
-        "and the budget is 1.00; about 5,400 examples would settle it"
+        "Inconclusive: with 95% confidence, all that is proven is that the drop is at most 1.23 "
+        "points, and the budget is 1.00; about 5,400 examples would settle it"
     )
     assert verdict.certificate_words(stopped) == words
     assert verdict.certificate_words(passed) == f"{words}. The run was told to go on without proof"
@@ -147,3 +147,14 @@ def test_rows_without_a_bound_are_said_to_prove_nothing(passed: dict[str, Any]):
     assert verdict.certificate_words(data) == (
         "Nothing is proven about the drop: all labels are one class"
     )
+
+
+def test_a_certificate_without_labels_speaks_of_changed_answers(passed: dict[str, Any]):
+    passed["certificate"] |= {
+        "metric": "agreement", "verdict": "certified", "losses": 5, "upper_bound": 0.0088,
+    }  # fmt: skip
+    assert verdict.certificate_words(passed) == (
+        "Certified: with 95% confidence, the share of changed answers is at most 0.88%; the budget "
+        "is 1.00%"
+    )
+    assert verdict.certificate_counts(passed) == "5 of 900 answers changed (Tango's score interval)"
