@@ -215,7 +215,7 @@ def _recovery(
     def recover(model: TorchModel, step: int) -> None:
         place = f" after step {step} of {settings.steps}" if settings.steps > 1 else ""
         work_dir = context.work_dir / f"recovery-{step}"
-        work_dir.mkdir(parents=True)
+        work_dir.mkdir(parents=True, exist_ok=True)  # a killed run's training goes on there
         # The seed decides which rows come first, and a part may end before the others are read.
         seed = context.seed + step - 1
         run = TrainingRun(context.device, seed, work_dir, context.progress, f"recovery{place}")

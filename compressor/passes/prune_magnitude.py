@@ -112,7 +112,15 @@ class PruneMagnitude(TorchPass):
             run = TrainingRun(
                 context.device, context.seed, context.work_dir, context.progress, self.kind
             )
-            summary = finetune(model, context.train, self.finetune, run, after_step=after_step)
+            summary = finetune(
+                model,
+                context.train,
+                self.finetune,
+                run,
+                after_step=after_step,
+                goal=self.model_dump(mode="json", exclude={"finetune"}),
+                kept={"masks": held},
+            )
             context.note(summary.sentence())
         _note_zeros(context, held.zeros(), model.parameter_counts())
         return model

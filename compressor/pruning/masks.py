@@ -74,6 +74,14 @@ class MaskedParameters:
                 mask = self.masks[name] = mask.to(weight.device)
             weight.masked_fill_(~mask, 0.0)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the masks, so that training can be stopped and go on."""
+        return dict(self.masks)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Hold these masks from now on."""
+        self.set_masks(state_dict)
+
     def zeros(self) -> tuple[int, int]:
         """Return how many of the covered weights are zero, and how many there are."""
         total = sum(weight.numel() for weight in self.parameters.values())

@@ -40,14 +40,17 @@ class TrainingBatch:
 class LengthGroupedBatches(Sampler[list[int]]):
     """Positions of a split in batches of similar length, in another order in each epoch.
 
-    The order depends only on the seed and on how many epochs came before.
+    The order depends only on the seed and on how many epochs came before. The first epoch begins
+    after `first_batch` batches, which may be those of several epochs.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, *, first_batch: int = 0
+    ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
+        self.epoch, self.skip = divmod(first_batch, len(self)) if first_batch else (0, 0)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
@@ -59,14 +62,18 @@ class LengthGroupedBatches(Sampler[list[int]]):
         batches: list[list[int]] = []
         for pool in _chunks(order, self.batch_size * _BATCHES_PER_POOL):
             batches += _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
-        for index in random.permutation(len(batches)):
+        skip, self.skip = self.skip, 0
+        for index in random.permutation(len(batches))[skip:]:
             yield batches[index]
 
 
 def training_loader(
-    model: TorchModel, dataset: Dataset, *, batch_size: int, seed: int
+    model: TorchModel, dataset: Dataset, *, batch_size: int, seed: int, first_batch: int = 0
 ) -> DataLoader[int]:
-    """Return a loader of dictionaries with the fields of `TrainingBatch`, encoded on the fly."""
+    """Return a loader of dictionaries with the fields of `TrainingBatch`, encoded on the fly.
+
+    It begins after `first_batch` batches. It never draws from torch's global generator.
+    """
 
     def collate(rows: list[int]) -> dict[str, dict[str, Tensor] | Tensor]:
         encoded = model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
@@ -80,8 +87,11 @@ def training_loader(
     lengths = [_length(example) for example in dataset.examples]
     return DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions
-        batch_sampler=LengthGroupedBatches(lengths, batch_size, seed),
+        batch_sampler=LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch),
         collate_fn=collate,
+        # An epoch begins with a seed for worker processes; drawn from the global generator, it
+        # would change what dropout draws after it.
+        generator=torch.Generator(),
     )
 
 

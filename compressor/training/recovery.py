@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch
+from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.layers import LayerMap
 from compressor.training.losses import (
     attention_loss,
@@ -16,7 +20,9 @@ from compressor.training.losses import (
     mean_of_pairs,
     task_loss,
 )
+from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.snapshot import Stateful
 from compressor.training.teacher import (
     TeacherLogits,
     attention_maps_in,
@@ -24,14 +30,7 @@ from compressor.training.teacher import (
     check_labels,
     check_layers,
 )
-from compressor.training.trainer import (
-    AfterStep,
-    LossFunction,
-    TrainingRun,
-    TrainingSummary,
-    require_examples,
-    train,
-)
+from compressor.training.trainer import require_examples, train
 
 
 def finetune(
@@ -41,8 +40,12 @@ def finetune(
     run: TrainingRun,
     *,
     after_step: AfterStep | None = None,
+    goal: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on the labels of `dataset`.
+
+    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
 
     Raises `ValueError` when there are no labels, and what `train` raises.
     """
@@ -51,7 +54,16 @@ def finetune(
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
         return task_loss(module(**batch.inputs).logits, batch.labels)
 
-    return train(model, dataset, settings, run, loss=loss, after_step=after_step)
+    return train(
+        model,
+        dataset,
+        settings,
+        run,
+        loss=loss,
+        goal={"loss": "labels", **(goal or {})},
+        after_step=after_step,
+        kept=kept,
+    )
 
 
 def distill(
@@ -78,14 +90,19 @@ def distill(
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()
+    goal: dict[str, Any] = {"teacher": digest_of_tensors(teacher.module.state_dict())}
     if settings.hidden_weight == 0 and settings.attention_weight == 0:
-        loss = _logits_loss(TeacherLogits(teacher, dataset), settings)
-        return train(model, dataset, settings, run, loss=loss)
+        answers = TeacherLogits(teacher, dataset)
+        loss = _logits_loss(answers, settings)
+        # Not computed again in other batches, where they would differ in the last bits.
+        kept = {"teacher_logits": answers}
+        return train(model, dataset, settings, run, loss=loss, goal=goal, kept=kept)
     check_inputs(model, teacher, dataset)
     with attention_maps_in(model, teacher, wanted=settings.attention_weight > 0):
         pairs = check_layers(model, teacher, dataset, settings, layer_map)
+        goal["layers"] = [list(pair) for pair in pairs]
         loss = _layers_loss(teacher, settings, pairs)
-        return train(model, dataset, settings, run, loss=loss)
+        return train(model, dataset, settings, run, loss=loss, goal=goal)
 
 
 def _logits_loss(teacher_logits: TeacherLogits, settings: DistillSettings) -> LossFunction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class TeacherLogits:
         self._teacher = teacher
         self._dataset = dataset
         self._known = np.zeros(len(dataset), dtype=bool)
-        self._logits = np.empty((len(dataset), len(teacher.labels)), dtype=np.float32)
+        self._logits = np.zeros((len(dataset), len(teacher.labels)), dtype=np.float32)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the logits of `rows`, shape `(len(rows), num_labels)`, on the device of `rows`.
@@ -49,6 +49,15 @@ class TeacherLogits:
                 f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
         return torch.from_numpy(logits).to(rows.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the logits so far and which rows they are of."""
+        return {"logits": torch.from_numpy(self._logits), "known": torch.from_numpy(self._known)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Keep these logits instead of computing them."""
+        self._logits = state_dict["logits"].numpy()
+        self._known = state_dict["known"].numpy()
 
 
 def check_labels(model: TorchModel, teacher: TorchModel) -> None:

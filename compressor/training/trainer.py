@@ -9,11 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,57 +23,30 @@ from torch.utils.data import DataLoader
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel
-from compressor.progress import Advance, Progress
 from compressor.training.batches import TrainingBatch, training_loader
+from compressor.training.checkpoints import State
+from compressor.training.key import training_key
+from compressor.training.run import (
+    AfterStep,
+    LossFunction,
+    TrainingDiverged,
+    TrainingRun,
+    TrainingSummary,
+)
 from compressor.training.settings import TrainingSettings
+from compressor.training.snapshot import Stateful, load_module_tensors, module_tensors
+from compressor.training.watcher import StepWatcher, TrainingFiles
+
+__all__ = [
+    "TrainingDiverged",
+    "TrainingRun",
+    "TrainingSummary",
+    "require_examples",
+    "total_steps",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
-
-# Maps a module and a batch, both on the training device, to a scalar.
-LossFunction = Callable[[nn.Module, TrainingBatch], Tensor]
-# Called after each optimizer step with the number of steps taken and of all steps.
-AfterStep = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """Where and how a training run happens, apart from its settings.
-
-    `work_dir` is scratch space; `description` names the run in the progress display.
-    """
-
-    device: torch.device
-    seed: int
-    work_dir: Path
-    progress: Progress
-    description: str
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a training run did; `final_loss` is the mean over the last tenth of its steps."""
-
-    steps: int
-    seconds: float
-    final_loss: float
-
-    def sentence(self) -> str:
-        """Return the facts as a note for the report."""
-        return f"{self.steps} steps in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
-
-
-class TrainingDiverged(ValueError):
-    """The loss or the weights stopped being finite; training stopped at once."""
-
-    def __init__(self, what: str, *, step: int, loss: float, learning_rate: float) -> None:
-        self.step = step
-        self.loss = loss
-        self.learning_rate = learning_rate
-        super().__init__(
-            f"{what} at step {step}: loss {loss:g}, learning rate {learning_rate:.3g}; use a lower "
-            f"learning_rate or a higher warmup_ratio, and look for broken examples in the training "
-            f"split"
-        )
 
 
 def total_steps(num_examples: int, settings: TrainingSettings) -> int:
@@ -100,12 +71,19 @@ def train(
     run: TrainingRun,
     *,
     loss: LossFunction,
+    goal: Mapping[str, Any],
     after_step: AfterStep | None = None,
+    kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
     AdamW, gradients clipped to norm 1. The same seed gives the same weights, bit for bit on a CPU
     with the same number of threads. The global random states are as before afterwards.
+
+    A run that was killed goes on from its last checkpoint in `run.work_dir` and ends with the same
+    weights, bit for bit on a CPU, as if nothing had happened; the result of one that finished is
+    read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
+    no run is taken for another; what they remember from step to step has to be in `kept`, by name.
 
     Raises `ValueError` for an empty split or `freeze_embeddings` on a model without embedding
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
@@ -113,44 +91,37 @@ def train(
     require_examples(dataset)
     steps = total_steps(len(dataset), settings)
     arguments = _arguments(settings, run, steps)
+    key = training_key(
+        model,
+        dataset,
+        settings,
+        device=run.device,
+        seed=run.seed,
+        steps=steps,
+        goal=goal,
+    )
+    files = TrainingFiles.of(run.work_dir, key)
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
-    started = time.perf_counter()
     with (
         _as_it_was(model.module),
         _random_state_kept(run.device),
         run.progress.bar(run.description, steps) as advance,
     ):
+        finished = files.finished.read()
+        if finished is not None:
+            load_module_tensors(model.module, kept or {}, finished.tensors)
+            advance(steps, "finished before")
+            return TrainingSummary(**finished.facts)
         if settings.freeze_embeddings:
             _freeze_embeddings(model.module)
-        watcher = _StepWatcher(advance, after_step)
+        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept or {})
         trainer = _Trainer(model, dataset, arguments, loss, watcher)
         trainer.train()
         _check_weights(model.module, watcher, trainer)
-    seconds = time.perf_counter() - started
-    last = watcher.losses[-math.ceil(steps / 10) :]
-    summary = TrainingSummary(len(watcher.losses), seconds, sum(last) / len(last))
-    logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, seconds)
+        summary = watcher.summary()
+        files.finish(State(module_tensors(model.module, kept or {}), asdict(summary)))
+    logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
-
-
-class _StepWatcher(transformers.TrainerCallback):
-    """Follows the optimizer steps: progress, losses, and what the caller does after each."""
-
-    def __init__(self, advance: Advance, after_step: AfterStep | None) -> None:
-        self.advance = advance
-        self.after_step = after_step
-        self.losses: list[float] = []
-
-    def on_step_end(
-        self,
-        args: transformers.TrainingArguments,  # noqa: ARG002
-        state: transformers.TrainerState,
-        control: transformers.TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        if self.after_step is not None:
-            self.after_step(state.global_step, state.max_steps)
-        self.advance(1, f"loss {self.losses[-1]:.4f}")
 
 
 class _Trainer(transformers.Trainer):
@@ -162,7 +133,7 @@ class _Trainer(transformers.Trainer):
         dataset: Dataset,
         arguments: transformers.TrainingArguments,
         loss: LossFunction,
-        watcher: _StepWatcher,
+        watcher: StepWatcher,
     ) -> None:
         super().__init__(model.module, arguments, train_dataset=dataset, callbacks=[watcher])
         self.remove_callback(transformers.PrinterCallback)
@@ -177,6 +148,7 @@ class _Trainer(transformers.Trainer):
             self.split,
             batch_size=self.args.per_device_train_batch_size,
             seed=self.args.seed,
+            first_batch=self.watcher.first_step,
         )
 
     def compute_loss(
@@ -249,7 +221,7 @@ def _freeze_embeddings(module: transformers.PreTrainedModel) -> None:
 
 
 def _check_weights(
-    module: transformers.PreTrainedModel, watcher: _StepWatcher, trainer: _Trainer
+    module: transformers.PreTrainedModel, watcher: StepWatcher, trainer: _Trainer
 ) -> None:
     # A finite loss can have gradients that are not, and the last step is followed by no other loss.
     for parameter in module.parameters():

@@ -251,6 +251,7 @@ def test_two_distillations_with_one_seed_give_the_same_weights(
     distill(student, teacher, text_dataset, settings, training_run)
     first = weights_of(student)
     student.module.load_state_dict(start)
-    distill(student, teacher, text_dataset, settings, training_run)
+    elsewhere = dataclasses.replace(training_run, work_dir=training_run.work_dir / "again")
+    distill(student, teacher, text_dataset, settings, elsewhere)
 
     assert all(torch.equal(value, first[name]) for name, value in weights_of(student).items())

@@ -17,11 +17,16 @@ from compressor.training.losses import task_loss
 from compressor.training.settings import TrainingSettings
 from compressor.training.trainer import TrainingDiverged, TrainingRun, total_steps, train
 
+GOAL = {"loss": "of this test"}
 FAST = TrainingSettings(epochs=20, batch_size=8, learning_rate=2e-3)
 
 
 def cross_entropy(module: nn.Module, batch: TrainingBatch) -> Tensor:
     return task_loss(module(**batch.inputs).logits, batch.labels)
+
+
+def in_folder(run: TrainingRun, name: str) -> TrainingRun:
+    return dataclasses.replace(run, work_dir=run.work_dir / name)
 
 
 def weights_of(model: TorchModel) -> dict[str, Tensor]:
@@ -45,7 +50,7 @@ def test_training_on_labels_learns_them(
 ):
     switch_off_dropout(tiny_bert)
 
-    train(tiny_bert, text_dataset, FAST, training_run, loss=cross_entropy)
+    train(tiny_bert, text_dataset, FAST, training_run, loss=cross_entropy, goal=GOAL)
 
     assert accuracy(tiny_bert, text_dataset) >= 0.95
 
@@ -53,7 +58,7 @@ def test_training_on_labels_learns_them(
 def test_images_are_trained_on_too(
     tiny_vit: TorchModel, image_dataset: Dataset, training_run: TrainingRun
 ):
-    train(tiny_vit, image_dataset, FAST, training_run, loss=cross_entropy)
+    train(tiny_vit, image_dataset, FAST, training_run, loss=cross_entropy, goal=GOAL)
 
     assert accuracy(tiny_vit, image_dataset) >= 0.95
 
@@ -64,11 +69,13 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
     start = weights_of(tiny_bert)
     settings = TrainingSettings(batch_size=8)
 
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy)
+    run = in_folder(training_run, "first")
+    train(tiny_bert, text_dataset, settings, run, loss=cross_entropy, goal=GOAL)
     first = weights_of(tiny_bert)
     tiny_bert.module.load_state_dict(start)
     torch.rand(7)  # what happened to the global generator before does not matter
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy)
+    run = in_folder(training_run, "second")
+    train(tiny_bert, text_dataset, settings, run, loss=cross_entropy, goal=GOAL)
 
     second = weights_of(tiny_bert)
     assert all(torch.equal(second[name], first[name]) for name in first)
@@ -81,11 +88,11 @@ def test_another_seed_gives_other_weights(
     start = weights_of(tiny_bert)
     settings = TrainingSettings(batch_size=8)
 
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy)
+    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
     first = weights_of(tiny_bert)
     tiny_bert.module.load_state_dict(start)
     other = dataclasses.replace(training_run, seed=1)
-    train(tiny_bert, text_dataset, settings, other, loss=cross_entropy)
+    train(tiny_bert, text_dataset, settings, other, loss=cross_entropy, goal=GOAL)
 
     assert not torch.equal(weights_of(tiny_bert)["classifier.weight"], first["classifier.weight"])
 
@@ -96,7 +103,14 @@ def test_global_random_states_are_as_before(
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()
 
-    train(tiny_bert, text_dataset, TrainingSettings(max_steps=2), training_run, loss=cross_entropy)
+    train(
+        tiny_bert,
+        text_dataset,
+        TrainingSettings(max_steps=2),
+        training_run,
+        loss=cross_entropy,
+        goal=GOAL,
+    )
 
     assert random.getstate() == python_state
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])
@@ -110,7 +124,14 @@ def test_nothing_but_the_weights_changes(
     frozen = tiny_bert.module.bert.pooler.dense.weight.requires_grad_(False)
     before = frozen.clone()
 
-    train(tiny_bert, text_dataset, TrainingSettings(max_steps=3), training_run, loss=cross_entropy)
+    train(
+        tiny_bert,
+        text_dataset,
+        TrainingSettings(max_steps=3),
+        training_run,
+        loss=cross_entropy,
+        goal=GOAL,
+    )
 
     assert tiny_bert.module.config.to_dict() == config
     assert not tiny_bert.module.training
@@ -121,16 +142,24 @@ def test_nothing_but_the_weights_changes(
     assert all(value.grad is None for value in tiny_bert.module.parameters())
 
 
-def test_training_prints_nothing_and_leaves_no_file(
+def test_training_prints_nothing_and_leaves_its_result_alone(
     tiny_bert: TorchModel,
     text_dataset: Dataset,
     training_run: TrainingRun,
     capfd: pytest.CaptureFixture[str],
 ):
-    train(tiny_bert, text_dataset, TrainingSettings(max_steps=3), training_run, loss=cross_entropy)
+    train(
+        tiny_bert,
+        text_dataset,
+        TrainingSettings(max_steps=3),
+        training_run,
+        loss=cross_entropy,
+        goal=GOAL,
+    )
 
     assert capfd.readouterr() == ("", "")
-    assert [path for path in training_run.work_dir.rglob("*") if path.is_file()] == []
+    left = [path.name for path in training_run.work_dir.rglob("*") if path.is_file()]
+    assert left == ["trained.safetensors"]
 
 
 def test_every_step_is_reported_with_its_loss(
@@ -138,7 +167,7 @@ def test_every_step_is_reported_with_its_loss(
 ):
     settings = TrainingSettings(batch_size=10)
 
-    summary = train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy)
+    summary = train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
 
     assert summary.steps == 5
     assert progress.bars == [("training", 5)]
@@ -155,7 +184,7 @@ def test_final_loss_is_the_mean_of_the_last_tenth_of_the_steps(
         return cross_entropy(module, batch) * 0 + next(losses)
 
     settings = TrainingSettings(epochs=100, max_steps=20)
-    summary = train(tiny_bert, text_dataset, settings, training_run, loss=counting)
+    summary = train(tiny_bert, text_dataset, settings, training_run, loss=counting, goal=GOAL)
 
     assert summary.final_loss == (19 + 20) / 2
     assert summary.sentence().startswith("20 steps in ")
@@ -172,6 +201,7 @@ def test_after_step_sees_each_step_and_the_total(
         TrainingSettings(max_steps=3, batch_size=8),
         training_run,
         loss=cross_entropy,
+        goal=GOAL,
         after_step=lambda step, total: seen.append((step, total)),
     )
 
@@ -198,7 +228,14 @@ def test_a_single_step_already_learns(
 ):
     before = weights_of(tiny_bert)
 
-    train(tiny_bert, text_dataset, TrainingSettings(max_steps=1), training_run, loss=cross_entropy)
+    train(
+        tiny_bert,
+        text_dataset,
+        TrainingSettings(max_steps=1),
+        training_run,
+        loss=cross_entropy,
+        goal=GOAL,
+    )
 
     after = weights_of(tiny_bert)
     assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
@@ -210,7 +247,7 @@ def test_frozen_embeddings_stay_and_the_rest_learns(
     before = weights_of(tiny_bert)
     settings = TrainingSettings(max_steps=3, freeze_embeddings=True)
 
-    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy)
+    train(tiny_bert, text_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
 
     after = weights_of(tiny_bert)
     table = "bert.embeddings.word_embeddings.weight"
@@ -225,14 +262,14 @@ def test_freezing_embeddings_that_a_model_does_not_have_is_refused(
     settings = TrainingSettings(freeze_embeddings=True)
 
     with pytest.raises(ValueError, match="'vit' has no embedding tables"):
-        train(tiny_vit, image_dataset, settings, training_run, loss=cross_entropy)
+        train(tiny_vit, image_dataset, settings, training_run, loss=cross_entropy, goal=GOAL)
 
 
 def test_an_empty_split_is_refused(tiny_bert: TorchModel, training_run: TrainingRun):
     empty = Dataset("train", (), np.array([], dtype=np.int64), np.arange(0), "empty.tsv")
 
     with pytest.raises(ValueError, match=r"empty\.tsv: the split 'train' is empty"):
-        train(tiny_bert, empty, FAST, training_run, loss=cross_entropy)
+        train(tiny_bert, empty, FAST, training_run, loss=cross_entropy, goal=GOAL)
 
 
 def test_a_split_of_one_example_is_trained_on(
@@ -242,7 +279,7 @@ def test_a_split_of_one_example_is_trained_on(
         "train", text_dataset.examples[:1], np.array([0]), np.arange(1), text_dataset.source
     )
 
-    assert train(tiny_bert, one, FAST, training_run, loss=cross_entropy).steps == 20
+    assert train(tiny_bert, one, FAST, training_run, loss=cross_entropy, goal=GOAL).steps == 20
 
 
 def test_a_loss_that_is_not_finite_stops_training_at_once(
@@ -256,7 +293,7 @@ def test_a_loss_that_is_not_finite_stops_training_at_once(
 
     settings = TrainingSettings(batch_size=8, learning_rate=1e-3, schedule="constant")
     with pytest.raises(TrainingDiverged) as caught:
-        train(tiny_bert, text_dataset, settings, training_run, loss=breaking)
+        train(tiny_bert, text_dataset, settings, training_run, loss=breaking, goal=GOAL)
 
     assert caught.value.step == 3
     assert np.isnan(caught.value.loss)
@@ -274,7 +311,7 @@ def test_gradients_that_are_not_finite_are_noticed_after_the_last_step(
 
     settings = TrainingSettings(max_steps=1)
     with pytest.raises(TrainingDiverged, match="the weights are not finite at step 1") as caught:
-        train(tiny_bert, text_dataset, settings, training_run, loss=steep)
+        train(tiny_bert, text_dataset, settings, training_run, loss=steep, goal=GOAL)
 
     assert caught.value.step == 1
     assert caught.value.loss == 0.0
@@ -289,7 +326,7 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(
     with pytest.raises(
         EnvironmentMismatch, match="asked for on 'cuda', but accelerate chose 'cpu'"
     ):
-        train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy)
+        train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy, goal=GOAL)
 
 
 @pytest.mark.gpu
@@ -300,7 +337,7 @@ def test_training_on_a_gpu_leaves_the_model_where_it_was(
     run = dataclasses.replace(training_run, device=torch.device("cuda"), progress=SILENT)
     switch_off_dropout(tiny_bert)
 
-    train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy)
+    train(tiny_bert, text_dataset, FAST, run, loss=cross_entropy, goal=GOAL)
 
     assert tiny_bert.device == torch.device("cpu")
     assert accuracy(tiny_bert, text_dataset) >= 0.95

@@ -1,0 +1,74 @@
+"""Names a training run by everything its result depends on, so that no other is taken for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from compressor.data import Dataset, fingerprint
+from compressor.models.torch_model import TorchModel
+from compressor.tasks import Example
+from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.settings import TrainingSettings
+
+_PROBED_EXAMPLES = 32
+
+
+def training_key(
+    model: TorchModel,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    *,
+    device: torch.device,
+    seed: int,
+    steps: int,
+    goal: Mapping[str, Any],
+) -> str:
+    """Return a SHA-256 that two runs share only when they are the same training from its start.
+
+    It covers the weights that training starts from. `goal` is plain JSON data about what else
+    decides the result: the loss, a teacher, a schedule of masks.
+    """
+    facts = {
+        "weights": digest_of_tensors(model.module.state_dict()),
+        "trained": [name for name, value in model.module.named_parameters() if value.requires_grad],
+        "dropout": [
+            float(child.p)
+            for child in model.module.modules()
+            if isinstance(child, torch.nn.Dropout)
+        ],
+        "config": model.module.config.to_dict(),
+        "task": repr(model.task),
+        "encoding": _encoding(model, dataset),
+        "data": fingerprint(dataset),
+        "settings": [type(settings).__name__, settings.model_dump(mode="json")],
+        "device": device.type,
+        "seed": seed,
+        "steps": steps,
+        "goal": dict(goal),
+        "versions": [version("compressor"), torch.__version__, transformers.__version__],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _encoding(model: TorchModel, dataset: Dataset) -> str:
+    """Return a digest of how the longest examples are encoded, in place of the preprocessor's own.
+
+    A preprocessor has no content that could be compared: its settings hold paths and versions.
+    """
+    longest = sorted(dataset.examples, key=_size, reverse=True)[:_PROBED_EXAMPLES]
+    encoded = model.task.encode(model.preprocessor, longest)
+    return digest_of_tensors({name: torch.from_numpy(value) for name, value in encoded.items()})
+
+
+def _size(example: Example) -> int:
+    if isinstance(example, np.ndarray):
+        return example.size
+    return len(example) if isinstance(example, str) else sum(map(len, example))

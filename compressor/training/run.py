@@ -1,0 +1,61 @@
+"""The words of a training run: where it happens, what it optimizes, what it did, how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compressor.progress import Progress
+from compressor.training.batches import TrainingBatch
+
+# Maps a module and a batch, both on the training device, to a scalar.
+LossFunction = Callable[[nn.Module, TrainingBatch], Tensor]
+# Called after each optimizer step with the number of steps taken and of all steps.
+AfterStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where and how a training run happens, apart from its settings.
+
+    `work_dir` is scratch space for this run alone; what an earlier process left there of the very
+    same run is used. `description` names the run in the progress display.
+    """
+
+    device: torch.device
+    seed: int
+    work_dir: Path
+    progress: Progress
+    description: str
+    checkpoint_seconds: float = 10.0  # between checkpoints, at least; 0: at every step
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training run did; `final_loss` is the mean over the last tenth of its steps."""
+
+    steps: int
+    seconds: float
+    final_loss: float
+
+    def sentence(self) -> str:
+        """Return the facts as a note for the report."""
+        return f"{self.steps} steps in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
+
+
+class TrainingDiverged(ValueError):
+    """The loss or the weights stopped being finite; training stopped at once."""
+
+    def __init__(self, what: str, *, step: int, loss: float, learning_rate: float) -> None:
+        self.step = step
+        self.loss = loss
+        self.learning_rate = learning_rate
+        super().__init__(
+            f"{what} at step {step}: loss {loss:g}, learning rate {learning_rate:.3g}; use a lower "
+            f"learning_rate or a higher warmup_ratio, and look for broken examples in the training "
+            f"split"
+        )

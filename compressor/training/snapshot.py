@@ -1,0 +1,141 @@
+"""Takes down everything that decides how a training run goes on, and puts it back.
+
+That is the weights, AdamW's moments, the learning rate's schedule, the generators that dropout
+draws from, and what the loss or the caller keeps from step to step. The order of the batches
+follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressor.training.checkpoints import State
+
+_MODEL = "model."
+_OPTIMIZER = "optimizer."
+_KEPT = "kept."
+_TORCH = "random.torch"
+_CUDA = "random.cuda"
+_NUMPY = "random.numpy"
+
+
+class Stateful(Protocol):
+    """Something that changes while training runs and is not part of the model."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return its state by name."""
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], /) -> object:
+        """Become what `state_dict` said."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The parts of a training run under way; `kept` is what loss and caller keep, by name."""
+
+    module: nn.Module
+    optimizer: Any  # a torch optimizer, or the wrapper that accelerate makes
+    scheduler: Any
+    kept: Mapping[str, Stateful]
+    device: torch.device
+
+    def take(self) -> State:
+        """Return copies of everything, on the CPU."""
+        tensors = module_tensors(self.module, self.kept)
+        names = _parameter_names(self.optimizer, self.module)
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for kind, value in values.items():
+                tensors[f"{_OPTIMIZER}{names[index]}/{kind}"] = _copy(value)
+        numpy_state = np.random.get_state(legacy=False)
+        keys = numpy_state["state"]["key"]
+        tensors[_TORCH] = torch.get_rng_state()
+        tensors[_NUMPY] = torch.from_numpy(keys.astype(np.int64))
+        if self.device.type == "cuda":
+            tensors[_CUDA] = torch.cuda.get_rng_state(self.device)
+        facts = {
+            "groups": [
+                {name: value for name, value in group.items() if name != "params"}
+                for group in self.optimizer.state_dict()["param_groups"]
+            ],
+            "scheduler": self.scheduler.state_dict(),
+            "python": random.getstate(),
+            "numpy": [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]],
+        }
+        return State(tensors, facts)
+
+    def put_back(self, state: State) -> None:
+        """Make everything as it was when `take` returned `state`."""
+        load_module_tensors(self.module, self.kept, state.tensors)
+        found = self.optimizer.state_dict()
+        groups = [
+            {**now, **before}
+            for now, before in zip(found["param_groups"], state.facts["groups"], strict=True)
+        ]
+        moments: dict[int, dict[str, Tensor]] = {}
+        index_of = {
+            name: index for index, name in _parameter_names(self.optimizer, self.module).items()
+        }
+        for name, value in state.tensors.items():
+            if name.startswith(_OPTIMIZER):
+                parameter, _, kind = name.removeprefix(_OPTIMIZER).rpartition("/")
+                moments.setdefault(index_of[parameter], {})[kind] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scheduler.load_state_dict(state.facts["scheduler"])
+        self._put_random_states_back(state)
+
+    def _put_random_states_back(self, state: State) -> None:
+        version, numbers, gauss = state.facts["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        keys = state.tensors[_NUMPY].numpy().astype(np.uint32)
+        position, has_gauss, cached_gaussian = state.facts["numpy"]
+        np.random.set_state(("MT19937", keys, position, has_gauss, cached_gaussian))
+        torch.set_rng_state(state.tensors[_TORCH])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors[_CUDA], self.device)
+
+
+def module_tensors(module: nn.Module, kept: Mapping[str, Stateful]) -> dict[str, Tensor]:
+    """Return copies of a module's weights and buffers and of what is kept, under one set of names.
+
+    Copies share no memory, which safetensors refuses.
+    """
+    tensors = {_MODEL + name: _copy(value) for name, value in module.state_dict().items()}
+    for owner, something in kept.items():
+        for name, value in something.state_dict().items():
+            tensors[f"{_KEPT}{owner}/{name}"] = _copy(value)
+    return tensors
+
+
+def load_module_tensors(
+    module: nn.Module, kept: Mapping[str, Stateful], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `module_tensors` returned."""
+    module.load_state_dict(_below(_MODEL, tensors))
+    for owner, something in kept.items():
+        something.load_state_dict(_below(f"{_KEPT}{owner}/", tensors))
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone().contiguous()
+
+
+def _parameter_names(optimizer: Any, module: nn.Module) -> dict[int, str]:
+    """Return the parameters' names by their number in the optimizer's state."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}

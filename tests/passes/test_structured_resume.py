@@ -1,0 +1,76 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressor.data import Dataset
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes import PassContext
+from compressor.passes.prune_structured import PruneStructured
+from compressor.progress import SILENT, Advance, Progress, Silent
+
+
+class Stopped(BaseException):
+    """Ends a pass like Ctrl-C, which nothing may catch."""
+
+
+class Told(Silent):
+    """Remembers which steps of recovery were told, and stops at one of them."""
+
+    def __init__(self, stop_in: str = "nothing") -> None:
+        self.steps: list[str] = []
+        self.stop_in = stop_in
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        def advance(amount: int = 1, detail: str = "") -> None:
+            if description.startswith("recovery"):
+                self.steps.append(f"{description}: {detail}")
+            if description == self.stop_in:
+                raise Stopped
+
+        yield advance
+
+
+def apply_to(
+    checkpoint: Path, dataset: Dataset, work_dir: Path, progress: Progress = SILENT
+) -> dict[str, Tensor]:
+    settings = PruneStructured.model_validate(
+        {
+            "ratio": 0.5,
+            "steps": 3,
+            "importance": "magnitude",
+            "recovery": {"kind": "distill", "max_steps": 6, "batch_size": 8},
+        }
+    )
+    context = PassContext(
+        splits={"train": dataset, "calibration": dataset},
+        load_baseline=lambda: load_checkpoint(checkpoint),
+        device=torch.device("cpu"),
+        seed=0,
+        work_dir=work_dir,
+        progress=progress,
+        note=lambda _: None,
+    )
+    model: TorchModel = settings.apply(load_checkpoint(checkpoint), context)
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def test_a_pass_that_was_stopped_repeats_the_pruning_but_no_finished_recovery(
+    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
+):
+    expected = apply_to(tiny_bert_dir, text_dataset, tmp_path / "undisturbed")
+    stopped, resumed = Told(stop_in="recovery after step 2 of 3"), Told()
+
+    with pytest.raises(Stopped):
+        apply_to(tiny_bert_dir, text_dataset, tmp_path / "stopped", stopped)
+    found = apply_to(tiny_bert_dir, text_dataset, tmp_path / "stopped", resumed)
+
+    assert resumed.steps[0] == "recovery after step 1 of 3: finished before"
+    assert sum(step.startswith("recovery after step 1") for step in resumed.steps) == 1
+    assert sum(step.startswith("recovery after step 2") for step in resumed.steps) == 2
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
