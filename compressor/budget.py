@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from compressor.errors import BudgetExceeded
 from compressor.measurements import Score
+from compressor.mistakes import Mistake, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
 _ROUNDING = 1e-12
+
+
+LABEL, LENGTH = "label", "length"  # the slices that are no column of the data
+Slice = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"names {twice[0]} twice")
+    return values
 
 
 class AccuracyBudget(BaseModel):
@@ -36,6 +55,33 @@ class AccuracyBudget(BaseModel):
         lt=1,
         description="of the certificate: how sure the bound on the drop must be, one-sided",
     )
+
+    slices: Annotated[tuple[Slice, ...], AfterValidator(_each_once)] = Field(
+        default=(),
+        description="groups of examples that are judged by themselves: label (each class), length "
+        "(short, medium and long texts), or a column of the data file (each of its values)",
+    )
+    max_slice_drop: Annotated[float, Field(strict=True)] | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="largest drop in accuracy of any slice, absolute; a slice whose drop is proven "
+        "to be larger then fails the run; left out, slices are compared with max_drop and only "
+        "reported",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_slice_drop is not None and not self.slices:
+            raise rule_error(
+                [Mistake(("max_slice_drop",), "there are no slices; name them in budget.slices")]
+            )
+        return self
+
+    @property
+    def slice_columns(self) -> tuple[str, ...]:
+        """Return the slices that are columns of the data file."""
+        return tuple(name for name in self.slices if name not in (LABEL, LENGTH))
 
     def resolution_mistake(self, num_examples: int) -> str | None:
         """Return what is wrong when one example already weighs more than a nonzero `max_drop`.

@@ -9,12 +9,14 @@ report with every measurement is what tells whether more examples are worth coll
 
 from __future__ import annotations
 
+from compressor.budget import AccuracyBudget
 from compressor.data import Dataset, fingerprint
-from compressor.errors import NotCertified
+from compressor.errors import BudgetExceeded, NotCertified
 from compressor.flips import find_flips
 from compressor.measurements import Certification, Score
 from compressor.recipe import Recipe
 from compressor.run_log import RunLog
+from compressor.slices import judge_slices, slice_masks
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -26,7 +28,17 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
     known = log.certification if split.name == "certification" else log.baseline
     assert known is not None
     untouched = known.baseline if isinstance(known, Certification) else known.score
+    budget = recipe.budget
     log.compared_split = split.name
+    if split.name == recipe.judged_split:
+        log.slices = judge_slices(
+            split,
+            slice_masks(split, budget.slices, log.labels),
+            untouched,
+            score,
+            max_drop=budget.max_drop if budget.max_slice_drop is None else budget.max_slice_drop,
+            confidence=budget.confidence,
+        )
     log.flips = find_flips(split, untouched, score, log.labels, with_texts=recipe.report.examples)
 
 
@@ -41,6 +53,23 @@ def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, fin
     log.certify(split.labels, fingerprint(split), budget.confidence, recipe.seed)
     compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
+
+
+def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
+    """Raise `BudgetExceeded` for the worst slice that is proven to exceed `max_slice_drop`.
+
+    A slice that is too small to prove anything fails no run, because rare classes always are. And
+    without a budget of their own slices only inform.
+    """
+    worst = next(iter(log.slices), None)
+    if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
+        raise BudgetExceeded(
+            f"slice {worst.name}",
+            metric="accuracy",
+            drop=worst.drop,
+            max_drop=budget.max_slice_drop,
+            key="budget.max_slice_drop",
+        )
 
 
 def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:

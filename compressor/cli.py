@@ -142,7 +142,11 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
 
     loaded = load_recipe(recipe, settings or ())
     try:
-        check_files(loaded.data, labelled=loaded.budget.metric != AGREEMENT)
+        check_files(
+            loaded.data,
+            labelled=loaded.budget.metric != AGREEMENT,
+            keep=loaded.kept_columns(),
+        )
     except RecipeError as error:
         raise loaded.placed(error) from error
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"

@@ -83,14 +83,22 @@ class BudgetExceeded(CompressorError):
 
     exit_code = 5
 
-    def __init__(self, step: str, *, metric: str, drop: float, max_drop: float) -> None:
+    def __init__(
+        self,
+        step: str,
+        *,
+        metric: str,
+        drop: float,
+        max_drop: float,
+        key: str = "budget.max_drop",
+    ) -> None:
         self.step = step
         self.metric = metric
         self.drop = drop
         self.max_drop = max_drop
         super().__init__(
             f"{step}: {metric} fell by {drop:.4f} from the baseline, the budget allows "
-            f"{max_drop:.4f}; use milder settings for this step or raise budget.max_drop"
+            f"{max_drop:.4f}; use milder settings for this step or raise {key}"
         )
 
 

@@ -174,6 +174,26 @@ class PassTry:
 
 
 @dataclass(frozen=True)
+class SliceRecord:
+    """What is proven about the accuracy of one group of examples; words as in `Certificate`.
+
+    `confidence` is the one that Holm's correction tested this slice with.
+    """
+
+    name: str  # such as "label = positive"
+    num_examples: int
+    drop: float
+    upper_bound: float
+    lower_bound: float
+    verdict: CertificateVerdict
+    max_drop: float
+    confidence: float
+    losses: int
+    wins: int
+    needed_examples: int | None
+
+
+@dataclass(frozen=True)
 class Flip:
     """An example that the untouched checkpoint and the compressed model answer differently.
 
@@ -238,7 +258,8 @@ class RunReport:
     source_sha256: str | None = None
     certificate: Certificate | None = None  # null without a certification split
     inconclusive_allowed: bool = False  # the user accepted that the budget is not proven
-    compared_split: str | None = None  # that `flips` were found on
+    compared_split: str | None = None  # that `slices` and `flips` were found on
+    slices: tuple[SliceRecord, ...] = ()  # worst first
     flips: tuple[Flip, ...] = ()  # worst first: lost ones by `lost_confidence`, then won ones
     schema_version: int = SCHEMA_VERSION
 

@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.benchmark import Contestant, benchmark, default_threads
 from compressor.builtin import resolve_builtin
-from compressor.certification import certify, compare_answers, require_proof
-from compressor.data import Dataset, describe_splits, load_splits
+from compressor.certification import certify, compare_answers, gate_slices, require_proof
+from compressor.data import Dataset, describe_splits
 from compressor.environment import (
     Device,
     describe_environment,
@@ -41,7 +41,7 @@ from compressor.evaluation import benchmark_batches, evaluate, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.finish import PASSED, finish, verdict_of
-from compressor.measurements import AGREEMENT, ModelRecord, Parity, RunReport, Score, Size
+from compressor.measurements import ModelRecord, Parity, RunReport, Score, Size
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.torch_model import TorchModel, load_model
@@ -51,6 +51,7 @@ from compressor.progress import SILENT, Progress
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.run_log import RunLog
+from compressor.run_splits import read_splits
 from compressor.tasks import load_task
 
 logger = logging.getLogger(__name__)
@@ -256,6 +257,8 @@ class _Run:
 
     def require_proof(self) -> None:
         """Stop before the artifact is complete when the certification split proves too little."""
+        self.current = "slices"
+        gate_slices(self.log, self.recipe.budget)
         self.current = "certification"
         require_proof(self.log, allow_inconclusive=self.allow_inconclusive)
 
@@ -381,18 +384,11 @@ class _Run:
             raise PassError(told, kind=step.kind, position=position) from error
 
     def _load_splits(self) -> dict[str, Dataset]:
-        data = self.recipe.data
-        needed = {"search"}.union(*(step.required_splits() for step in self.recipe.passes))
-        if data.certification is not None:
-            needed.add("certification")
-        names, column = self.files.labels, self.task.input_column
-        splits = load_splits(
-            data,
-            label_names=names,
-            input_column=column,
-            needed=needed,
-            seed=self.recipe.seed,
-            labelled=self.metric != AGREEMENT,
+        splits = read_splits(
+            self.recipe,
+            label_names=self.files.labels,
+            input_column=self.task.input_column,
+            metric=self.metric,
         )
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}

@@ -203,6 +203,15 @@ class Recipe(BaseModel):
         """Return the file this recipe was read from, None when it was built in Python."""
         return None if self._source is None else Path(self._source.name)
 
+    @property
+    def judged_split(self) -> str:
+        """Return the split that slices and flips are taken from in the end."""
+        return "search" if self.data.certification is None else "certification"
+
+    def kept_columns(self) -> dict[str, tuple[str, ...]]:
+        """Return the columns of the data that slices are made of, by the split they are in."""
+        return {self.judged_split: self.budget.slice_columns}
+
     def describe(self, key: str, message: str) -> str:
         """Return `file:line: key: message` for a mistake found later, such as `budget.max_drop`."""
         if self._source is None:

@@ -23,6 +23,7 @@ from compressor.measurements import (
     PassRecord,
     PassTry,
     RunReport,
+    SliceRecord,
     SplitRecord,
     Verdict,
 )
@@ -55,6 +56,7 @@ class RunLog:
     certificate: Certificate | None = None
     inconclusive_allowed: bool = False
     compared_split: str | None = None
+    slices: tuple[SliceRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
@@ -159,6 +161,7 @@ class RunLog:
             certificate=self.certificate,
             inconclusive_allowed=self.inconclusive_allowed,
             compared_split=self.compared_split,
+            slices=self.slices,
             flips=self.flips,
             environment=self.environment,
             missing=missing,

@@ -52,3 +52,11 @@ def test_a_budget_of_one_example_or_of_nothing_is_accepted():
 def test_a_budget_is_a_fraction_below_one(max_drop: object):
     with pytest.raises(ValidationError):
         AccuracyBudget(max_drop=max_drop)  # type: ignore[arg-type]
+
+
+def test_a_budget_for_slices_needs_slices():
+    with pytest.raises(ValidationError, match="there are no slices"):
+        AccuracyBudget(max_drop=0.01, max_slice_drop=0.05)
+    with pytest.raises(ValidationError, match="names label twice"):
+        AccuracyBudget(max_drop=0.01, slices=("label", "label"))
+    assert AccuracyBudget(max_drop=0.01, slices=("label", "source")).slice_columns == ("source",)

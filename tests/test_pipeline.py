@@ -416,7 +416,11 @@ def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
     base: dict[str, Any], answered: Dataset, tmp_path: Path
 ):
     steps = [{"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"}]
-    quick = {"passes": steps, "benchmark": {"providers": []}}
+    quick = {
+        "passes": steps,
+        "benchmark": {"providers": []},
+        "budget": {"max_drop": 0.9, "slices": ["label", "length"]},
+    }
     data = run(base, tmp_path / "run", **quick).to_dict()
     assert data["compared_split"] == "search"
     right = round(48 * data["final"]["score"]["value"])
@@ -424,6 +428,10 @@ def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
     for flip in data["flips"]:
         assert flip["text"] == answered.examples[flip["row"]]
         assert flip["before"] == flip["label"] != flip["after"]
+    by_label = [item for item in data["slices"] if item["name"].startswith("label = ")]
+    assert sum(item["num_examples"] for item in by_label) == 48
+    assert sum(item["losses"] for item in by_label) == len(data["flips"])
+    assert sum(item["num_examples"] for item in data["slices"]) == 2 * 48
     bare = run(base, tmp_path / "bare", **quick, report={"examples": False}).to_dict()
     assert {flip["text"] for flip in bare["flips"]} == {None}
     assert [flip["row"] for flip in bare["flips"]] == [flip["row"] for flip in data["flips"]]

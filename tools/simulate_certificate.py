@@ -5,6 +5,9 @@ the boundary, and counts wrong verdicts; 5% is allowed at 95% confidence. Beside
 stands the exact one, summed over all counts, and those of two simpler bounds: Tango's without the
 correction, and Wald's. The last columns say how often a good model is certified.
 
+A second table is about slices: data sets that are cut into several slices, all of them on the
+boundary, and how often at least one slice gets a wrong verdict.
+
 Usage: tools/simulate_certificate.py [--quick] [--draws N] [--seed N]
 Exits with 1 when a rate of wrong verdicts is significantly above 5%.
 """
@@ -12,16 +15,18 @@ Exits with 1 when a rate of wrong verdicts is significantly above 5%.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from compressor.certificate import tango_upper_bound
+from compressor.certificate import holm, noninferiority_p_value, tango_upper_bound
+from compressor.certificate.certify import holm_levels
 
 CONFIDENCE = 0.95
 ALLOWED = 1 - CONFIDENCE
@@ -32,6 +37,15 @@ SIZES = (200, 268, 448, 1000, 2000, 5000, 20000)  # the second and third are Tan
 DISCORDANCES = (0.01, 0.02, 0.05, 0.1)
 MAX_DROPS = (0.0, 0.005, 0.01, 0.02)
 QUICK = ((268, 0.01, 0.01), (448, 0.01, 0.01), (1000, 0.05, 0.01), (2000, 0.02, 0.005))
+
+# Slices, examples in each, discordance, `max_drop`.
+FAMILIES = (
+    (2, 200, 0.05, 0.02),
+    (5, 400, 0.04, 0.02),
+    (20, 200, 0.1, 0.05),
+    (20, 2000, 0.03, 0.01),
+)
+QUICK_FAMILIES = FAMILIES[1:3]
 
 Rule = Callable[[int, int], bool]  # losses and wins to a verdict
 
@@ -144,6 +158,55 @@ def too_high(rates: Rates) -> bool:
     )
 
 
+def measure_slices(
+    slices: int, size: int, discordance: float, max_drop: float, draws: int, seed: int
+) -> tuple[float, float]:
+    """Return how often at least one slice is falsely certified, and falsely refuted.
+
+    Every slice has a true drop of exactly `max_drop`, so that each verdict but `inconclusive` is
+    wrong: the worst case for a correction.
+    """
+
+    @functools.cache
+    def p_value(losses: int, wins: int) -> float:
+        return noninferiority_p_value(losses, wins, size, max_drop=max_drop)
+
+    @functools.cache
+    def refuted(losses: int, wins: int, level: float) -> bool:
+        return -tango_upper_bound(wins, losses, size, confidence=1 - level) > max_drop
+
+    loss_rate, win_rate = (discordance + max_drop) / 2, (discordance - max_drop) / 2
+    rates = [loss_rate, win_rate, 1 - discordance]
+    drawn = np.random.default_rng(seed).multinomial(size, rates, size=(draws, slices))
+    certified = falsely_refuted = 0
+    for data_set in drawn[..., :2].tolist():  # losses and wins of each slice
+        p_values = [p_value(*counts) for counts in data_set]
+        certified += bool((holm(p_values) <= ALLOWED).any())
+        levels = holm_levels(p_values, ALLOWED)
+        falsely_refuted += any(
+            refuted(*counts, round(level, 12))
+            for counts, level in zip(data_set, levels, strict=True)
+        )
+    return certified / draws, falsely_refuted / draws
+
+
+def print_slices(families: Sequence[tuple[int, int, float, float]], draws: int, seed: int) -> bool:
+    """Print one line for each family of slices; return whether a rate is too high."""
+    print("slices  each n  disc. max drop | one certified  one refuted, falsely")
+    highest = ALLOWED + STANDARD_ERRORS * math.sqrt(ALLOWED * (1 - ALLOWED) / draws)
+    failed = False
+    for slices, size, discordance, max_drop in families:
+        rates = measure_slices(slices, size, discordance, max_drop, draws, seed)
+        mark = "  <- too high" if max(rates) > highest else ""
+        failed |= bool(mark)
+        print(
+            f"{slices:6d} {size:7d} {100 * discordance:6.1f} {100 * max_drop:8.1f} |"
+            f" {100 * rates[0]:13.2f} {100 * rates[1]:12.2f}{mark}",
+            flush=True,
+        )
+    return failed
+
+
 def main() -> int:
     """Print one line for each setting and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -174,7 +237,9 @@ def main() -> int:
         f"refuted {max(r.refuted for r in found):.2%}, "
         f"Tango {max(r.uncorrected for r in found):.2%}, Wald {max(r.wald for r in found):.2%}"
     )
-    return int(any(too_high(rates) for rates in found))
+    families = QUICK_FAMILIES if arguments.quick else FAMILIES
+    slices_failed = print_slices(families, max(1, arguments.draws // 10), arguments.seed)
+    return int(slices_failed or any(too_high(rates) for rates in found))
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def certify_slices(
         raise ValueError("slices: must name at least one slice, got none")
     counts = [_slice_counts(*item, before_right, after_right) for item in slices.items()]
     p_values = [noninferiority_p_value(*item, max_drop=max_drop) for item in counts]
-    levels = _holm_levels(p_values, 1 - confidence)
+    levels = holm_levels(p_values, 1 - confidence)
     return {
         name: _certify_counts(*item, max_drop, 1 - level)
         for name, item, level in zip(slices, counts, levels, strict=True)
@@ -292,8 +292,11 @@ def _certificate(
     )
 
 
-def _holm_levels(p_values: list[float], level: float) -> list[float]:
-    """Return the level that Holm's procedure tests each p-value at."""
+def holm_levels(p_values: list[float], level: float) -> list[float]:
+    """Return the level that Holm's procedure tests each p-value at.
+
+    Once one has failed, all that are left are tested at the level of that one.
+    """
     adjusted = holm(p_values)
     rank = np.argsort(np.argsort(p_values, kind="stable"), kind="stable")
     passed = int(np.sum(adjusted <= level))  # the smallest p-values, up to the first that fails

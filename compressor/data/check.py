@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from compressor.data.readers import read_header
 from compressor.data.settings import DataSettings, SplitSource
@@ -10,11 +10,17 @@ from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
 
 
-def check_files(settings: DataSettings, *, labelled: bool = True) -> None:
+def check_files(
+    settings: DataSettings,
+    *,
+    labelled: bool = True,
+    keep: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Check that each local file exists and that its header has the columns, reading no more rows.
 
     The input column is checked when the settings name it. Labels must be in search and
     certification unless `labelled` is false; the other splits may go without.
+    `keep` names further columns that a split must have.
 
     Raises `EnvironmentMismatch` listing every missing file, otherwise `RecipeError` listing every
     wrong header.
@@ -34,7 +40,8 @@ def check_files(settings: DataSettings, *, labelled: bool = True) -> None:
         label = settings.label_column(source)
         must_label = labelled and name in ("search", "certification")
         try:
-            _check_header(source, (*columns, label) if must_label else columns, (label,))
+            required = [*columns, *(keep or {}).get(name, ()), *([label] if must_label else ())]
+            _check_header(source, required, (label,))
         except RecipeError as error:
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
     if mistakes:

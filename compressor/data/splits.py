@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,8 @@ class Dataset:
     rows: NDArray[np.int64] = field(repr=False)
     source: str
     cut_from: str | None = None
+    # Further columns of the file by name, values as they stand in it, for `budget.slices`.
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -76,11 +79,13 @@ def load_splits(
     needed: Container[str],
     seed: int,
     labelled: bool = True,
+    keep: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
     `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
     reads, `text` or `image`. Search and certification must have labels unless `labelled` is false.
+    `keep` names further columns that a split must have, which `Dataset.columns` then holds.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
@@ -106,10 +111,14 @@ def load_splits(
         plan=plan,
         seed=seed,
         must_label=_NEED_LABELS if labelled else (),
+        keep=(keep := keep or {}),
     )
     cuts = _take_cuts(loaded, plan, seed)
     is_image = input_column == "image"
-    return {name: _decode(name, *cuts[name], loaded, is_image=is_image) for name in wanted}
+    return {
+        name: _decode(name, *cuts[name], loaded, keep.get(name, ()), is_image=is_image)
+        for name in wanted
+    }
 
 
 def _decode(
@@ -117,6 +126,7 @@ def _decode(
     donor: str,
     rows: NDArray[np.int64],
     loaded: Mapping[str, _Loaded],
+    kept: Sequence[str],
     *,
     is_image: bool,
 ) -> Dataset:
@@ -128,6 +138,9 @@ def _decode(
         rows=origin.table.source_rows(rows),
         source=origin.source,
         cut_from=None if donor == name else donor,
+        columns={
+            column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
+        },
     )
 
 
@@ -181,6 +194,7 @@ def _load_all(
     plan: Mapping[str, str],
     seed: int,
     must_label: Sequence[str],
+    keep: Mapping[str, Sequence[str]],
 ) -> dict[str, _Loaded]:
     """Load the given splits that are wanted or cut from; report the mistakes of all together."""
     loaded: dict[str, _Loaded] = {}
@@ -192,7 +206,9 @@ def _load_all(
         label = settings.label_column(source)
         try:
             columns = settings.input_columns(source, input_column)
-            required = (*columns, label) if set(uses) & set(must_label) else columns
+            required = [*columns, *(column for split in uses for column in keep.get(split, ()))]
+            if set(uses) & set(must_label):
+                required.append(label)
             table = read_table(source, required, (label,))
             labels = _labels(table, label, label_names, settings.label_names)
         except RecipeError as error:

@@ -1,4 +1,4 @@
-"""Which answers changed, for a person to read: the examples that turned wrong or right."""
+"""What compression changed, for a person to read: groups of examples that lost, and flips."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from compressor.report import units
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
 MAX_CHARACTERS = 240
 
+# The state of the run that has the colour and the mark of each verdict.
+SLICE_STATES = {"certified": "passed", "inconclusive": "quiet", "refuted": "failed"}
 _MARKS = {"lost": "✕ now wrong", "won": "✓ now right", "changed": "≠ changed"}
 _PLACES = {
     "certification": "the certification split, which no step of the run had seen",
@@ -53,6 +55,73 @@ def flips_view(data: dict[str, Any]) -> Flips | None:
         note=_note(found),
         has_labels=any(item["kind"] != "changed" for item in found),
     )
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One slice; `low`, `drop`, `high` and `budget` place its interval on an axis from 0 to 100."""
+
+    name: str
+    examples: str
+    change: str
+    bound: str
+    budget_text: str
+    verdict: str
+    state: str
+    counts: str
+    low: float
+    drop: float
+    high: float
+    budget: float
+    zero: float
+
+
+def slice_rows(data: dict[str, Any]) -> list[SliceRow]:
+    """Return the slices, worst first, on one axis of points lost."""
+    found = data["slices"]
+    if not found:
+        return []
+    start: float = min(min(item["lower_bound"] for item in found), 0.0)
+    end: float = max(
+        max(max(item["upper_bound"], item["max_drop"]) for item in found), start + 1e-9
+    )
+
+    def place(value: float) -> float:
+        return round(100 * (value - start) / (end - start), 2)
+
+    return [
+        SliceRow(
+            name=item["name"],
+            examples=f"{item['num_examples']:,}",
+            change=units.change(item["drop"]),
+            bound=units.points(item["upper_bound"]),
+            budget_text=units.points(item["max_drop"]),
+            verdict=item["verdict"],
+            state=SLICE_STATES[item["verdict"]],
+            counts=f"{item['losses']:,} lost, {item['wins']:,} won",
+            low=place(item["lower_bound"]),
+            drop=place(item["drop"]),
+            high=place(item["upper_bound"]),
+            budget=place(item["max_drop"]),
+            zero=place(0.0),
+        )
+        for item in found
+    ]
+
+
+def slices_summary(data: dict[str, Any]) -> str:
+    """Say what the slices are held against, and how many of them are proven to lose more."""
+    found = data["slices"]
+    refuted = sum(item["verdict"] == "refuted" for item in found)
+    certified = sum(item["verdict"] == "certified" for item in found)
+    budget = units.points(found[0]["max_drop"])
+    place = _PLACES.get(data["compared_split"], "the data")
+    words = (
+        f"Groups of examples judged by themselves, on {place}. Of {_count(len(found), 'slice')}, "
+        f"{refuted} {'is' if refuted == 1 else 'are'} proven to lose more than {budget} points of "
+        f"accuracy and {certified} proven to lose less; the others have too few examples to tell."
+    )
+    return f"{words} Holm's correction keeps a false verdict among all of them as rare as in one."
 
 
 def _shown(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

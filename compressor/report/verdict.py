@@ -37,6 +37,7 @@ _STEPS = {
     "baseline": "Measuring the baseline",
     "export": "The export to ONNX",
     "artifact": "The exported model",
+    "slices": "A slice of the data",
     "certification": "The final model, on the certification split,",
     "benchmark": "The benchmark",
     "seal": "Completing the artifact",
@@ -71,6 +72,11 @@ def advice(data: dict[str, Any]) -> str | None:
         return (
             "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "
             "with --allow-inconclusive."
+        )
+    if data["guilty_step"] == "slices":
+        return (
+            "Use milder settings, train on more examples like these, or raise "
+            "budget.max_slice_drop if that loss is acceptable."
         )
     good = sum(record["verdict"] == "passed" for record in data["passes"])
     if good == len(data["passes"]):
@@ -175,6 +181,13 @@ def _loss_words(data: dict[str, Any]) -> str:
         if record["verdict"] == "budget_exceeded":
             before, after, drop = _value(data, "baseline"), record["score_after"], record["drop"]
             return _score_change_words(data, before, after, drop)
+    if data["guilty_step"] == "slices" and data["slices"]:
+        worst = data["slices"][0]
+        lost, allowed = units.change_and_budget(worst["drop"], worst["max_drop"])
+        return (
+            f"the {worst['num_examples']:,} examples of {worst['name']} changed by {lost} points "
+            f"(a slice may lose {allowed})"
+        )
     proof = data["certification"]
     if proof is not None and data["guilty_step"] == "certification":
         values = proof["baseline"]["value"], proof["final"]["value"]

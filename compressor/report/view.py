@@ -12,7 +12,13 @@ from itertools import groupby
 from typing import Any
 
 from compressor.report import provenance, table, units, verdict
-from compressor.report.changes import Flips, flips_view
+from compressor.report.changes import (
+    Flips,
+    SliceRow,
+    flips_view,
+    slice_rows,
+    slices_summary,
+)
 from compressor.report.charts import Chart, Point, score_chart
 from compressor.report.table import LatencyRow, Row, Setting
 
@@ -54,6 +60,8 @@ class View:
     certification: str | None
     certificate: str | None
     certificate_counts: str | None
+    slices: tuple[SliceRow, ...]
+    slices_summary: str
     flips: Flips | None
     methods: tuple[tuple[str, str], ...]
     recipe_yaml: str
@@ -90,6 +98,8 @@ def view_of(data: dict[str, Any]) -> View:
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),
         certificate_counts=verdict.certificate_counts(data),
+        slices=tuple(slice_rows(data)),
+        slices_summary=slices_summary(data) if data["slices"] else "",
         flips=flips_view(data),
         methods=tuple(provenance.methods(data)),
         recipe_yaml=provenance.recipe_yaml(data),

@@ -333,3 +333,19 @@ def test_a_split_needs_no_labels_where_nothing_is_held_against_them(
         labelled=False,
     )
     assert found["search"].labels is None
+
+
+def test_further_columns_are_kept_for_the_split_that_asks_for_them(
+    settings: Settings, write: Write
+) -> None:
+    rows = "text,label,source\na film,0,web\na book,1,print\nb film,0,web\nb book,1,print\n"
+    data = settings(search=write("rows.csv", rows))
+    common = {"label_names": ("negative", "positive"), "input_column": "text", "seed": 0}
+    found = load_splits(
+        data, needed=("search", "certification"), keep={"certification": ("source",)}, **common
+    )
+    assert found["search"].columns == {}
+    cut = found["certification"]
+    assert cut.columns == {"source": tuple("print" if label else "web" for label in cut.labels)}
+    with pytest.raises(RecipeError, match="no column 'sourse', did you mean 'source'"):
+        load_splits(data, needed=("search",), keep={"search": ("sourse",)}, **common)

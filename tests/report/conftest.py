@@ -22,6 +22,7 @@ from compressor.measurements import (
     RunReport,
     Score,
     Size,
+    SliceRecord,
     SplitRecord,
 )
 
@@ -172,11 +173,19 @@ def full_report(**changes: Any) -> RunReport:
         source_sha256="dd" * 32,
         inconclusive_allowed=True,
         compared_split="certification",
+        slices=SLICES,
         flips=FLIPS,
     )
     return dataclasses.replace(report, **changes)
 
 
+SLICES = (
+    SliceRecord("label = negative", 450, 0.031, 0.058, 0.012, "refuted", 0.01, 0.9875, 15, 1, None),
+    SliceRecord(
+        "length = 1 to 7 words", 300, 0.0, 0.019, -0.019, "inconclusive", 0.01, 0.975, 3, 3, 9000
+    ),
+    SliceRecord("label = positive", 450, -0.01, 0.002, -0.02, "certified", 0.01, 0.983, 1, 5, None),
+)
 FLIPS = (
     Flip("lost", 17, "a gripping film", "positive", "positive", "negative", 0.93, 0.71, 0.64),
     Flip("lost", 803, "not bad at all", "positive", "positive", "negative", 0.61, 0.55, 0.16),
@@ -192,7 +201,8 @@ def failed_before_baseline() -> RunReport:
     return full_report(
         verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
         final=None, passes=(), parity=None, latencies=(), splits=(),
-        certification=None, certificate=None, labels=(), compared_split=None, flips=(),
+        certification=None, certificate=None, labels=(), compared_split=None, slices=(),
+        flips=(),
         source_sha256=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
     )  # fmt: skip

@@ -1,6 +1,15 @@
 from typing import Any
 
-from compressor.report.changes import MAX_CHARACTERS, MAX_SHOWN, flips_view
+import pytest
+
+from compressor.report import verdict
+from compressor.report.changes import (
+    MAX_CHARACTERS,
+    MAX_SHOWN,
+    flips_view,
+    slice_rows,
+    slices_summary,
+)
 from compressor.report.model_card import render_model_card
 from compressor.report.render import render_html, render_markdown
 
@@ -73,3 +82,36 @@ def test_texts_are_in_page_and_markdown_but_never_in_the_model_card(passed: dict
     assert "a gripping film" in render_html(passed)
     assert "a gripping film" in render_markdown(passed)
     assert "a gripping film" not in render_model_card(passed)
+
+
+def test_the_worst_slice_stands_first_with_its_bound_and_budget(passed: dict[str, Any]):
+    first, second, third = slice_rows(passed)
+    assert (first.name, first.verdict, first.change, first.bound) == (
+        "label = negative", "refuted", "−3.10", "5.80",
+    )  # fmt: skip
+    assert (first.examples, first.counts) == ("450", "15 lost, 1 won")
+    # The axis runs from the lowest bound, -2 points, to the highest, 5.8.
+    assert (third.low, first.high) == (0.0, 100.0)
+    assert first.zero == round(100 * 2 / 7.8, 2)
+    assert second.budget == round(100 * 3 / 7.8, 2)
+
+
+def test_the_summary_of_slices_counts_the_verdicts(passed: dict[str, Any]):
+    words = slices_summary(passed)
+    assert "Of 3 slices, 1 is proven to lose more than 1.00 points" in words
+    assert "and 1 proven to lose less" in words
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_slices_are_in_page_and_markdown(render, passed: dict[str, Any]):
+    assert "label = negative" in render(passed)
+    assert "length = 1 to 7 words" not in render(passed | {"slices": []})
+
+
+def test_a_run_that_a_slice_stopped_names_it(passed: dict[str, Any]):
+    stopped = passed | {"verdict": "budget_exceeded", "guilty_step": "slices"}
+    assert verdict.headline(stopped) == (
+        "A slice of the data lost too much: the 450 examples of label = negative changed by −3.10 "
+        "points (a slice may lose 1.00)"
+    )
+    assert "budget.max_slice_drop" in (verdict.advice(stopped) or "")

@@ -1,0 +1,154 @@
+"""Groups of examples with a budget of their own, because compression hurts the rare first.
+
+An average over all examples can hold while one class, the long texts or one source of data falls
+apart. A slice is judged like the whole: by a bound on its drop in accuracy, with Holm's correction,
+so that among all slices together a false verdict stays as rare as in a single certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.budget import LABEL, LENGTH
+from compressor.certificate import certify_slices
+from compressor.data import Dataset
+from compressor.errors import RecipeError
+from compressor.measurements import Score, SliceRecord
+from compressor.tasks import Example
+
+MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
+
+Mask = NDArray[np.bool_]
+_SEVERITY = {"refuted": 0, "inconclusive": 1, "certified": 2}
+
+
+def slice_masks(
+    split: Dataset, names: Sequence[str], label_names: Sequence[str]
+) -> dict[str, Mask]:
+    """Return the examples of each slice, masks of shape `(num_examples,)`, by its name.
+
+    `label` gives a slice for each class, `length` three for short, medium and long texts with about
+    as many examples each, a column one for each of its values.
+
+    Raises `RecipeError` for `label` without labels, `length` of images, and a column with too many
+    values.
+    """
+    masks: dict[str, Mask] = {}
+    for name in names:
+        if name == LABEL:
+            masks |= _by_label(split, label_names)
+        elif name == LENGTH:
+            masks |= _by_length(split)
+        else:
+            masks |= _by_column(split, name)
+    return masks
+
+
+def judge_slices(
+    split: Dataset,
+    masks: Mapping[str, Mask],
+    before: Score,
+    after: Score,
+    *,
+    max_drop: float,
+    confidence: float,
+) -> tuple[SliceRecord, ...]:
+    """Return what is proven about each slice, the worst first.
+
+    The drop is that of accuracy whatever the run's metric, because macro F1 of a single class says
+    nothing. Without labels a changed answer counts as a wrong one.
+    """
+    if not masks:
+        return ()
+    right = before.outcomes if split.labels is None else split.labels
+    found = certify_slices(
+        masks,
+        before.outcomes == right,
+        after.outcomes == right,
+        max_drop=max_drop,
+        confidence=confidence,
+    )
+    records = [
+        SliceRecord(
+            name=name,
+            num_examples=proof.num_examples,
+            drop=proof.drop,
+            upper_bound=proof.upper_bound,
+            lower_bound=proof.lower_bound,
+            verdict=proof.verdict,
+            max_drop=max_drop,
+            confidence=proof.confidence,
+            losses=proof.losses,
+            wins=proof.wins,
+            needed_examples=proof.needed_examples,
+        )
+        for name, proof in found.items()
+    ]
+    return tuple(sorted(records, key=_rank))
+
+
+def _rank(record: SliceRecord) -> tuple[int, float, float]:
+    return _SEVERITY[record.verdict], -record.drop, -record.upper_bound
+
+
+def _by_label(split: Dataset, label_names: Sequence[str]) -> dict[str, Mask]:
+    if split.labels is None:
+        raise RecipeError(
+            f"budget.slices: label needs labels, and data.{split.name} has none; remove label from "
+            f"the slices or give the split a label column"
+        )
+    return {
+        f"{LABEL} = {label_names[value]}": split.labels == value
+        for value in np.unique(split.labels).tolist()
+    }
+
+
+def _by_length(split: Dataset) -> dict[str, Mask]:
+    if isinstance(split.examples[0], np.ndarray):
+        raise RecipeError(
+            "budget.slices: length is counted in words, and images have none; remove length from "
+            "the slices"
+        )
+    words = np.array([_words(example) for example in split.examples])  # (num_examples,)
+    # The three thirds; where many texts have one length, two thirds can be the same.
+    ends = sorted({int(end) for end in np.quantile(words, (1 / 3, 2 / 3, 1), method="lower")})
+    starts = [int(words.min()), *(end + 1 for end in ends[:-1])]
+    return {
+        f"{LENGTH} = {_span(start, end)}": (words >= start) & (words <= end)
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+def _span(start: int, end: int) -> str:
+    if start == end:
+        return "1 word" if start == 1 else f"{start} words"
+    return f"{start} to {end} words"
+
+
+def _words(example: Example) -> int:
+    return sum(len(str(text).split()) for text in _texts(example))
+
+
+def _texts(example: Example) -> Sequence[Any]:
+    return example if isinstance(example, tuple) else (example,)
+
+
+def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
+    values = np.array([_value(value) for value in split.columns[name]], dtype=object)
+    distinct = sorted(set(values.tolist()))
+    if len(distinct) > MAX_VALUES:
+        raise RecipeError(
+            f"budget.slices: column '{name}' has {len(distinct)} values in data.{split.name}, at "
+            f"most {MAX_VALUES} can be told apart; write a coarser column into the file, such as "
+            f"ranges of a number"
+        )
+    return {f"{name} = {value}": values == value for value in distinct}
+
+
+def _value(value: Any) -> str:
+    # An empty field of a csv file, a null, and the NaN that pandas writes for either.
+    return "(none)" if value is None or value == "" or value != value else str(value)
