@@ -8,6 +8,7 @@ pruning left. Only safetensors are read, and no code from a checkpoint runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,18 +132,34 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     if shape_file.is_file():
         module = _load_pruned(files, shape_file, auto_class, config)
     else:
-        module = _load_plain(files, auto_class)
-    try:
-        preprocessor = task.load_preprocessor(files.directory)
-    except (OSError, ValueError) as error:
-        raise EnvironmentMismatch(
-            f"{files.name}: its tokenizer or image processor cannot be loaded ({error}); save it "
-            f"beside the weights with save_pretrained"
-        ) from error
-    if task.has_sequence:
-        _check_vocabulary(files, preprocessor, config)
-        _limit_length(preprocessor, config)
-    return TorchModel(module.eval(), preprocessor, task)
+        module, missing = _from_pretrained(files, auto_class)
+        _check_names(files.name, missing)
+    return TorchModel(module.eval(), _load_preprocessor(files, task, config), task)
+
+
+def load_with_head(
+    files: CheckpointFiles, task: Task, labels: Sequence[str], *, seed: int
+) -> tuple[TorchModel, bool]:
+    """Load a checkpoint like `load_model`, or one that was only pretrained, with a new head.
+
+    The new head is drawn with `seed`, for `labels` in their order; the second result says whether
+    it was needed. The encoder has to be complete. Errors as `load_checkpoint`.
+    """
+    auto_class: Any = TasksManager.get_model_class_for_task(task.name)
+    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
+    if (files.directory / _STRUCTURE).is_file() or type(config) not in auto_class._model_mapping:
+        return load_model(files, task), False
+    _check_weights(files)
+    if not _from_pretrained(files, auto_class)[1]:
+        return load_model(files, task), False
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, missing = _from_pretrained(files, auto_class, config=config)
+    inside = f"{module.base_model_prefix}."
+    _check_names(files.name, [name for name in missing if name.startswith(inside)])
+    return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
 
 
 def _check_vocabulary(files: CheckpointFiles, preprocessor: Any, config: Any) -> None:
@@ -177,7 +194,24 @@ def _check_weights(files: CheckpointFiles) -> None:
             ) from error
 
 
-def _load_plain(files: CheckpointFiles, auto_class: Any) -> Any:
+def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
+    try:
+        preprocessor = task.load_preprocessor(files.directory)
+    except (OSError, ValueError) as error:
+        raise EnvironmentMismatch(
+            f"{files.name}: its tokenizer or image processor cannot be loaded ({error}); save it "
+            f"beside the weights with save_pretrained"
+        ) from error
+    if task.has_sequence:
+        _check_vocabulary(files, preprocessor, config)
+        _limit_length(preprocessor, config)
+    return preprocessor
+
+
+def _from_pretrained(
+    files: CheckpointFiles, auto_class: Any, **options: Any
+) -> tuple[Any, list[str]]:
+    """Return the model and the names of its weights that the checkpoint lacks."""
     try:
         module, info = auto_class.from_pretrained(
             files.directory,
@@ -185,13 +219,13 @@ def _load_plain(files: CheckpointFiles, auto_class: Any) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise EnvironmentMismatch(
             f"{files.name}: the weights do not fit config.json ({error})"
         ) from error
-    _check_names(files.name, sorted(info["missing_keys"]))
-    return module
+    return module, sorted(info["missing_keys"])
 
 
 def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:

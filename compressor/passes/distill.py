@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
 from compressor.paths import HubName
-from compressor.training.layers import chosen_layers
+from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 class Distill(DistillSettings, TorchPass):
-    """Train towards a teacher's logits and, if wanted, its hidden states and attention.
+    """Train towards a teacher's logits and, if wanted, what happens in its layers.
 
-    The student is the model as the passes before left it, with all its layers or with some.
+    The student is the model as the passes before left it, with all its layers or with some, or a
+    checkpoint of any architecture. Where its tokenizer is another than the teacher's, only logits
+    can be learnt. A narrower student's hidden states are compared through a linear map, which is
+    learnt and thrown away.
 
     Ref: Hinton et al. 2015, arXiv:1503.02531; dropping layers: Sanh et al. 2019, arXiv:1910.01108;
-    hidden states and attention: Jiao et al. 2020, arXiv:1909.10351.
+    hidden states and attention: Jiao et al. 2020, arXiv:1909.10351; relations: Wang et al. 2021,
+    arXiv:2012.15828.
     """
 
     kind: Literal["distill"] = "distill"
@@ -31,6 +35,26 @@ class Distill(DistillSettings, TorchPass):
         None,
         description="the teacher: a directory relative to the recipe, or a Hub id; null is the "
         "untouched checkpoint",
+    )
+    student: HubName | None = Field(
+        None,
+        description="begin from this checkpoint instead of the model: a directory relative to the "
+        "recipe, or a Hub id, with the model's labels and a tokenizer of its own",
+    )
+    layer_map: (
+        Literal["uniform", "first", "last"]
+        | Annotated[
+            tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...],
+            Field(min_length=1),
+        ]
+        | None
+    ) = Field(
+        None,
+        description=(
+            "teacher layers that the student's layers learn from: spread evenly, its first, its "
+            "last, or pairs [student layer, teacher layer] counted from 0; null is the layer that "
+            "each was in the teacher, or evenly"
+        ),
     )
     student_layers: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(ge=0)], ...] | None = (
         Field(
@@ -51,19 +75,28 @@ class Distill(DistillSettings, TorchPass):
             )
         return layers
 
+    @model_validator(mode="after")
+    def _layers_are_compared(self) -> Self:
+        if self.layer_map is not None and not (
+            self.hidden_weight or self.attention_weight or self.sublayer_weight
+        ):
+            raise ValueError(
+                "layer_map would do nothing; set hidden_weight, attention_weight or "
+                "sublayer_weight above 0, or leave layer_map out"
+            )
+        return self
+
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""
         return frozenset({"train"})
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Train `model` in place.
+        """Train `model` in place, or the checkpoint named as `student`, and return it.
 
-        Raises `ValueError` before training when the teacher cannot teach this model or
-        `student_layers` does not fit it, and `EnvironmentMismatch` when the teacher cannot be
-        loaded.
+        Raises `ValueError` before training when the teacher cannot teach this student or
+        `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
+        student cannot be loaded.
         """
-        from compressor.models.architectures import encoder_layers
-        from compressor.models.structure import keep_layers
         from compressor.models.torch_model import load_checkpoint
         from compressor.training.recovery import distill
         from compressor.training.trainer import TrainingRun
@@ -73,17 +106,60 @@ class Distill(DistillSettings, TorchPass):
         else:
             teacher = load_checkpoint(self.teacher, task=model.task.name)
             teacher = replace(teacher, task=model.task)
-        layer_map = None
-        if self.student_layers is not None:
-            depth = len(encoder_layers(model.module))
-            layers = chosen_layers(self.student_layers, depth)
-            if len(encoder_layers(teacher.module)) == depth:
-                layer_map = tuple(enumerate(layers))
-            keep_layers(model.module, layers)
-            context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
+        student = model if self.student is None else self._load_student(model, context)
+        layer_map = self._shape(student, teacher, context)
         run = TrainingRun(
             context.device, context.seed, context.work_dir, context.progress, self.kind
         )
-        summary = distill(model, teacher, context.train, self, run, layer_map=layer_map)
+        summary = distill(student, teacher, context.train, self, run, layer_map=layer_map)
         context.note(summary.sentence())
-        return model
+        return student
+
+    def _load_student(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Load the checkpoint to begin from; it takes the place of `model`."""
+        from compressor.models.checkpoint import find_checkpoint
+        from compressor.models.torch_model import load_with_head
+
+        assert self.student is not None, "the caller asked"
+        files = find_checkpoint(self.student)
+        student, is_new = load_with_head(files, model.task, model.labels, seed=context.seed)
+        if student.labels != model.labels:
+            raise ValueError(
+                f"student: its labels are {list(student.labels)}, the model's "
+                f"{list(model.labels)}; they must be the same in the same order, because the "
+                f"artifact keeps the order: take another student, or one without a head"
+            )
+        limit = getattr(student.preprocessor, "model_max_length", None)
+        wanted = model.task.max_length
+        if wanted is not None and limit is not None and wanted > limit:
+            raise ValueError(
+                f"student: it reads at most {limit} tokens, data.max_length is {wanted}; set "
+                f"data.max_length to {limit} or less"
+            )
+        student.module.to(context.device)
+        head = "a new head" if is_new else "its own head"
+        context.note(
+            f"the student begins as {self.student} ({student.module.config.model_type}, "
+            f"{student.parameter_counts()[0]:,} parameters) with {head}"
+        )
+        return student
+
+    def _shape(
+        self, student: TorchModel, teacher: TorchModel, context: PassContext
+    ) -> LayerMap | None:
+        """Take out layers of the student where wanted, and return which layers it learns from."""
+        from compressor.models.architectures import encoder_layers
+        from compressor.models.structure import keep_layers
+
+        layer_map = None
+        if self.student_layers is not None:
+            depth = len(encoder_layers(student.module))
+            layers = chosen_layers(self.student_layers, depth)
+            if self.student is None and len(encoder_layers(teacher.module)) == depth:
+                layer_map = tuple(enumerate(layers))
+            keep_layers(student.module, layers)
+            context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
+        if self.layer_map is None:
+            return layer_map
+        depths = (each.module.config.num_hidden_layers for each in (student, teacher))
+        return layer_map_of(self.layer_map, *depths)

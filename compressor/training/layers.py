@@ -6,6 +6,7 @@ Free of torch. Layers are counted from 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 # Pairs (student layer, teacher layer).
 LayerMap = Sequence[tuple[int, int]]
@@ -24,6 +25,44 @@ def uniform_layer_map(student_layers: int, teacher_layers: int) -> LayerMap:
     # Negated twice, the floor division rounds up.
     ends = (-(-layer * teacher_layers // student_layers) for layer in range(1, student_layers + 1))
     return tuple((layer, end - 1) for layer, end in enumerate(ends))
+
+
+def layer_map_of(
+    wanted: Literal["uniform", "first", "last"] | LayerMap, student_layers: int, teacher_layers: int
+) -> LayerMap:
+    """Return the pairs that a recipe asks for; explicit pairs are taken as they are.
+
+    `first` compares the student's layers with as many of the teacher's first, `last` with its last.
+
+    Raises `ValueError` when a pair is out of range, or `first` or `last` are asked for with a
+    student that has more layers than the teacher.
+
+    >>> layer_map_of("last", 2, 6)
+    ((0, 4), (1, 5))
+    """
+    if wanted == "uniform":
+        return uniform_layer_map(student_layers, teacher_layers)
+    if isinstance(wanted, str):
+        if student_layers > teacher_layers:
+            raise ValueError(
+                f"layer_map: '{wanted}' needs as many teacher layers as the student has, but the "
+                f"student has {student_layers} and the teacher {teacher_layers}; use uniform or "
+                f"list the pairs"
+            )
+        shift = teacher_layers - student_layers if wanted == "last" else 0
+        return tuple((layer, layer + shift) for layer in range(student_layers))
+    check_layer_map(wanted, student_layers, teacher_layers)
+    return wanted
+
+
+def check_layer_map(pairs: LayerMap, student_layers: int, teacher_layers: int) -> None:
+    """Raise `ValueError` when a pair names a layer that is not there."""
+    for own, other in pairs:
+        if not (0 <= own < student_layers and 0 <= other < teacher_layers):
+            raise ValueError(
+                f"layer_map: {(own, other)} is out of range; the student has {student_layers} "
+                f"layers and the teacher {teacher_layers}, counted from 0"
+            )
 
 
 def chosen_layers(wanted: int | Sequence[int], depth: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ weights of a recipe keep their meaning from one model to the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -71,6 +72,28 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None)
     return (divergence.sum(dim=-1) * queries).sum() / queries.sum()
 
 
+def relation_loss(
+    student: Tensor, teacher: Tensor, num_heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Return the KL divergence from the teacher's self-attention relations to the student's.
+
+    `student` and `teacher` are queries, keys or values of shape `(batch, tokens, width)`, the width
+    may differ. Each is cut into `num_heads` parts; the relations of a part are the softmax of the
+    scaled products of its tokens among themselves. The result is the mean over parts and tokens.
+    `mask`, shape `(batch, tokens)`, is 0 at padding, which counts neither as row nor as column.
+
+    Ref: Wang et al. 2021 (MiniLMv2), arXiv:2012.15828, eq. 5-7.
+    """
+    if mask is None:
+        mask = student.new_ones(student.shape[:2])
+    columns = mask[:, None, None, :] == 0  # (batch, 1, 1, tokens)
+    own = _log_relations(student, num_heads, columns)  # (batch, heads, tokens, tokens)
+    other = _log_relations(teacher, num_heads, columns)
+    divergence = (other.exp() * (other - own)).masked_fill(columns, 0.0).sum(dim=-1)
+    rows = mask.to(divergence.dtype)  # (batch, tokens)
+    return (divergence.mean(dim=1) * rows).sum() / rows.sum()
+
+
 def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:
     """Return the mean of the losses of several layers."""
     return torch.stack(list(losses)).mean()
@@ -80,3 +103,13 @@ def _normalise(attention: Tensor, keys: Tensor) -> Tensor:
     clamped = attention.clamp_min(_SMALLEST_PROBABILITY) * keys
     # Where a key is padding the result is 1, a factor that the caller's mask removes.
     return clamped / clamped.sum(dim=-1, keepdim=True) + (1 - keys)
+
+
+def _log_relations(states: Tensor, num_heads: int, hidden_columns: Tensor) -> Tensor:
+    batch, tokens, width = states.shape
+    parts = states.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
+    products = parts @ parts.mT / math.sqrt(width // num_heads)  # (batch, heads, tokens, tokens)
+    # Not -inf: a difference of two would be NaN, also in the gradient.
+    lowest = torch.finfo(products.dtype).min
+    relations: Tensor = products.masked_fill(hidden_columns, lowest).log_softmax(dim=-1)
+    return relations

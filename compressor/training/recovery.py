@@ -5,31 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.layer_losses import LayerLosses, layer_losses
 from compressor.training.layers import LayerMap
-from compressor.training.losses import (
-    attention_loss,
-    hidden_state_loss,
-    logits_kl,
-    mean_of_pairs,
-    task_loss,
-)
+from compressor.training.losses import logits_kl, task_loss
 from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
-from compressor.training.teacher import (
-    TeacherLogits,
-    attention_maps_in,
-    check_inputs,
-    check_labels,
-    check_layers,
-)
+from compressor.training.teacher import TeacherLogits, label_order
 from compressor.training.trainer import require_examples, train
 
 
@@ -78,31 +66,35 @@ def distill(
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
 
     `layer_map` holds pairs (student layer, teacher layer), both counted from 0, for the losses on
-    hidden states and attention; by default they are spread evenly. The output of the embeddings is
-    always compared with the teacher's.
+    hidden states, attention and sub-layers; by default they are spread evenly. The output of the
+    embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
+    student's hidden states are compared through a linear map, learnt and thrown away.
 
     Raises `ValueError` before training when the teacher cannot teach this model: other labels, and
-    for the losses on hidden states or attention another vocabulary, another width, or layers
-    without attention maps. Also raises what `train` raises.
+    for the losses on layers another vocabulary, a wider student, or layers that lack what is
+    compared. Also raises what `train` raises.
     """
     require_examples(dataset)
-    check_labels(model, teacher)
+    order = label_order(model, teacher)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()
-    goal: dict[str, Any] = {"teacher": digest_of_tensors(teacher.module.state_dict())}
-    if settings.hidden_weight == 0 and settings.attention_weight == 0:
-        answers = TeacherLogits(teacher, dataset)
+    goal: dict[str, Any] = {
+        "teacher": digest_of_tensors(teacher.module.state_dict()),
+        "labels": order,
+    }
+    if not settings.compares_layers:
+        answers = TeacherLogits(teacher, dataset, order)
         loss = _logits_loss(answers, settings)
         # Not computed again in other batches, where they would differ in the last bits.
         kept = {"teacher_logits": answers}
         return train(model, dataset, settings, run, loss=loss, goal=goal, kept=kept)
-    check_inputs(model, teacher, dataset)
-    with attention_maps_in(model, teacher, wanted=settings.attention_weight > 0):
-        pairs = check_layers(model, teacher, dataset, settings, layer_map)
+    watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
+    with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]
-        loss = _layers_loss(teacher, settings, pairs)
-        return train(model, dataset, settings, run, loss=loss, goal=goal)
+        loss = _layers_loss(losses, order, settings)
+        extra = {} if losses.projection is None else {"projection": losses.projection}
+        return train(model, dataset, settings, run, loss=loss, goal=goal, trained_too=extra)
 
 
 def _logits_loss(teacher_logits: TeacherLogits, settings: DistillSettings) -> LossFunction:
@@ -113,32 +105,10 @@ def _logits_loss(teacher_logits: TeacherLogits, settings: DistillSettings) -> Lo
     return loss
 
 
-def _layers_loss(teacher: TorchModel, settings: DistillSettings, pairs: LayerMap) -> LossFunction:
-    wanted = {
-        "output_hidden_states": settings.hidden_weight > 0,
-        "output_attentions": settings.attention_weight > 0,
-    }
-
+def _layers_loss(losses: LayerLosses, order: list[int], settings: DistillSettings) -> LossFunction:
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        student = module(**batch.inputs, **wanted)
-        with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
-            target = teacher.module(**batch.inputs, **wanted)
-        total = _loss_on_logits(student.logits, target.logits, batch.labels, settings)
-        if settings.hidden_weight > 0:
-            # hidden_states[0] is the output of the embeddings, layer i gives hidden_states[i + 1].
-            states = [(0, 0), *((own + 1, other + 1) for own, other in pairs)]
-            total = total + settings.hidden_weight * mean_of_pairs(
-                hidden_state_loss(
-                    student.hidden_states[own], target.hidden_states[other], batch.mask
-                )
-                for own, other in states
-            )
-        if settings.attention_weight > 0:
-            total = total + settings.attention_weight * mean_of_pairs(
-                attention_loss(student.attentions[own], target.attentions[other], batch.mask)
-                for own, other in pairs
-            )
-        return total
+        on_layers, student, teacher = losses(module, batch)
+        return on_layers + _loss_on_logits(student, teacher[:, order], batch.labels, settings)
 
     return loss
 

@@ -43,6 +43,9 @@ class FinetuneSettings(TrainingSettings):
     """Train on the labels alone."""
 
 
+Relation = Literal["queries", "keys", "values"]
+
+
 class DistillSettings(TrainingSettings):
     """Train towards a teacher (Hinton et al. 2015, arXiv:1503.02531)."""
 
@@ -64,6 +67,43 @@ class DistillSettings(TrainingSettings):
         le=1e6,
         description="weight of the KL loss on attention maps, averaged over heads",
     )
+    sublayer_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description=(
+            "weight of the relative squared error of what each attention and each feed-forward "
+            "network adds, where student and teacher both have one"
+        ),
+    )
+    relation_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description=(
+            "weight of the KL loss on self-attention relations in the student's last layer, for "
+            "students of any width and number of heads"
+        ),
+    )
+    relation_heads: int | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "parts that queries, keys and values are cut into for relations; null is the teacher's "
+            "number of attention heads"
+        ),
+    )
+    relation_layer: int | None = Field(
+        default=None,
+        ge=0,
+        description="teacher layer whose relations are learnt, counted from 0; null is the last",
+    )
+    relations: tuple[Relation, ...] = Field(
+        default=("queries", "keys", "values"),
+        min_length=1,
+        description="what relations are taken of; the values alone are those of MiniLM's first "
+        "version",
+    )
     label_weight: float = Field(
         default=0.0,
         ge=0,
@@ -71,19 +111,42 @@ class DistillSettings(TrainingSettings):
         description="weight of cross-entropy on labels; 0 needs no labels",
     )
 
+    @property
+    def compares_layers(self) -> bool:
+        """Return whether anything but logits and labels is learnt from."""
+        return any(
+            (
+                self.hidden_weight,
+                self.attention_weight,
+                self.sublayer_weight,
+                self.relation_weight,
+            )
+        )
+
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
-        weights = (
-            self.logits_weight,
-            self.hidden_weight,
-            self.attention_weight,
-            self.label_weight,
-        )
-        if not any(weights):
+        if not (self.logits_weight or self.label_weight or self.compares_layers):
             raise ValueError(
-                "logits_weight, hidden_weight, attention_weight and label_weight are all 0, so "
-                "there is nothing to learn; set at least one above 0"
+                "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
+                "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _relations_are_used(self) -> Self:
+        fields = type(self).model_fields
+        given = [
+            name
+            for name in ("relation_heads", "relation_layer", "relations")
+            if getattr(self, name) != fields[name].default
+        ]
+        if given and self.relation_weight == 0:
+            raise ValueError(
+                f"{' and '.join(given)} would do nothing without relation_weight; set "
+                f"relation_weight above 0, or leave {' and '.join(given)} out"
+            )
+        if len(set(self.relations)) != len(self.relations):
+            raise ValueError(f"relations: list each once, got {list(self.relations)}")
         return self
 
 

@@ -49,7 +49,7 @@ class Snapshot:
     def take(self) -> State:
         """Return copies of everything, on the CPU."""
         tensors = module_tensors(self.module, self.kept)
-        names = _parameter_names(self.optimizer, self.module)
+        names = self._parameter_names()
         for index, values in self.optimizer.state_dict()["state"].items():
             for kind, value in values.items():
                 tensors[f"{_OPTIMIZER}{names[index]}/{kind}"] = _copy(value)
@@ -79,9 +79,7 @@ class Snapshot:
             for now, before in zip(found["param_groups"], state.facts["groups"], strict=True)
         ]
         moments: dict[int, dict[str, Tensor]] = {}
-        index_of = {
-            name: index for index, name in _parameter_names(self.optimizer, self.module).items()
-        }
+        index_of = {name: index for index, name in self._parameter_names().items()}
         for name, value in state.tensors.items():
             if name.startswith(_OPTIMIZER):
                 parameter, _, kind = name.removeprefix(_OPTIMIZER).rpartition("/")
@@ -89,6 +87,16 @@ class Snapshot:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(state.facts["scheduler"])
         self._put_random_states_back(state)
+
+    def _parameter_names(self) -> dict[int, str]:
+        """Return the parameters' names by their number in the optimizer's state."""
+        names = {id(value): name for name, value in self.module.named_parameters()}
+        for owner, something in self.kept.items():
+            if isinstance(something, nn.Module):
+                own = something.named_parameters()
+                names |= {id(value): f"{_KEPT}{owner}/{name}" for name, value in own}
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}
 
     def _put_random_states_back(self, state: State) -> None:
         version, numbers, gauss = state.facts["python"]
@@ -132,10 +140,3 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().cpu().clone().contiguous()
-
-
-def _parameter_names(optimizer: Any, module: nn.Module) -> dict[int, str]:
-    """Return the parameters' names by their number in the optimizer's state."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,19 +13,27 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Batch
-from compressor.training.layers import LayerMap, uniform_layer_map
+from compressor.tasks import Batch, Example
+from compressor.training.batches import TrainingBatch
+from compressor.training.layers import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
+
+_PROBED_EXAMPLES = 8
+_LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_weight"
 
 
 class TeacherLogits:
     """The teacher's logits for a split, computed when a row is first asked for and then kept.
 
     The teacher reads the examples with its own preprocessor, so its vocabulary may be another.
+    `order` says which of its logits stands where; by default they stay where they are.
     """
 
-    def __init__(self, teacher: TorchModel, dataset: Dataset) -> None:
+    def __init__(
+        self, teacher: TorchModel, dataset: Dataset, order: Sequence[int] | None = None
+    ) -> None:
         self._teacher = teacher
+        self._order = list(range(len(teacher.labels)) if order is None else order)
         self._dataset = dataset
         self._known = np.zeros(len(dataset), dtype=bool)
         self._logits = np.zeros((len(dataset), len(teacher.labels)), dtype=np.float32)
@@ -40,7 +48,8 @@ class TeacherLogits:
         if len(missing) > 0:
             examples = [self._dataset.examples[row] for row in missing]
             task, preprocessor = self._teacher.task, self._teacher.preprocessor
-            self._logits[missing] = self._teacher.predict(task.encode(preprocessor, examples))
+            logits = self._teacher.predict(task.encode(preprocessor, examples))
+            self._logits[missing] = logits[:, self._order]
             self._known[missing] = True
         logits = self._logits[positions]
         if not np.isfinite(logits).all():
@@ -60,34 +69,70 @@ class TeacherLogits:
         self._known = state_dict["known"].numpy()
 
 
-def check_labels(model: TorchModel, teacher: TorchModel) -> None:
-    """Raise `ValueError` unless both have the same labels in the same order."""
-    if model.labels != teacher.labels:
+class TeacherInputs:
+    """What the teacher reads of a batch that was encoded for the student."""
+
+    def __init__(self, model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
+        self._teacher = teacher
+        self._dataset = dataset
+        ours, theirs = (_encode(each, dataset.examples[:1]) for each in (model, teacher))
+        # An architecture without segments still has to teach one with them, and the reverse.
+        self._same_names = ours.keys() == theirs.keys()
+
+    def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Return the batch's own inputs, or the rows encoded again where their names differ."""
+        if self._same_names:
+            return batch.inputs
+        encoded = _encode(self._teacher, [self._dataset.examples[row] for row in batch.rows])
+        return {
+            name: torch.from_numpy(value).to(batch.rows.device) for name, value in encoded.items()
+        }
+
+
+def label_order(model: TorchModel, teacher: TorchModel) -> list[int]:
+    """Return where each of the student's labels is among the teacher's logits, by its name.
+
+    Raises `ValueError` unless both have the same labels, each once.
+    """
+    if sorted(model.labels) != sorted(teacher.labels):
         raise ValueError(
             f"the teacher's labels are {list(teacher.labels)}, the student's {list(model.labels)}; "
-            f"they must be the same in the same order, so take another teacher or correct id2label "
-            f"in its config.json"
+            f"they must be the same, so take another teacher or correct id2label in its config.json"
         )
+    if len(set(model.labels)) != len(model.labels):
+        raise ValueError(
+            f"the labels {list(model.labels)} are not told apart by their names, so those of "
+            f"teacher and student cannot be matched; correct id2label in config.json"
+        )
+    return [teacher.labels.index(label) for label in model.labels]
 
 
 def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
-    """Raise `ValueError` unless both turn examples into the same inputs."""
+    """Raise `ValueError` unless both turn examples into the same tokens or the same pixels."""
     ours, theirs = model.preprocessor, teacher.preprocessor
+    found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
-        vocabulary = theirs.get_vocab()
-        same = ours.get_vocab() == vocabulary
-        found = f"{len(vocabulary)} entries, the student's {len(ours.get_vocab())}"
-    else:
-        examples = dataset.examples[:8]
-        own, other = model.task.encode(ours, examples), teacher.task.encode(theirs, examples)
-        same = own.keys() == other.keys() and all(np.array_equal(own[k], other[k]) for k in own)
-        found = f"shapes {_shapes(other)}, the student's {_shapes(own)}"
-    if not same:
+        vocabulary, own_vocabulary = theirs.get_vocab(), ours.get_vocab()
+        if own_vocabulary != vocabulary:
+            found = f"it has {len(vocabulary)} entries, the student's {len(own_vocabulary)}"
+    examples = dataset.examples[:_PROBED_EXAMPLES]
+    own, other = _encode(model, examples), _encode(teacher, examples)
+    shared = own.keys() & other.keys()
+    if not found and not (
+        model.module.main_input_name in shared
+        and all(np.array_equal(own[name], other[name]) for name in shared)
+    ):
+        found = f"it makes {_shapes(other)} of the first examples, the student {_shapes(own)}"
+    if found:
         raise ValueError(
-            f"the teacher reads examples in another way than the student (it has {found}), so "
-            f"their layers cannot be compared; set hidden_weight and attention_weight to 0, or "
-            f"take a teacher with the student's tokenizer or image processor"
+            f"the teacher reads examples in another way than the student ({found}), so their "
+            f"layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
+            f"student's tokenizer or image processor"
         )
+
+
+def _encode(model: TorchModel, examples: Sequence[Example]) -> Batch:
+    return model.task.encode(model.preprocessor, examples)
 
 
 def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
@@ -119,15 +164,19 @@ def check_layers(
     dataset: Dataset,
     settings: DistillSettings,
     layer_map: LayerMap | None,
-) -> LayerMap:
-    """Return the pairs of layers to compare, or raise when they cannot be compared."""
+) -> tuple[tuple[int, int], LayerMap]:
+    """Return the widths of student and teacher and the pairs of layers to compare.
+
+    Raises `ValueError` when they cannot be compared.
+    """
     maps = settings.attention_weight > 0
     own = _look_inside(model, dataset, maps=maps)
     other = _look_inside(teacher, dataset, maps=maps)
-    if settings.hidden_weight > 0 and own.width != other.width:
+    if settings.hidden_weight > 0 and own.width > other.width:
         raise ValueError(
-            f"hidden_weight compares hidden states of one width, but the student's have "
-            f"{own.width} and the teacher's {other.width} numbers a token; set hidden_weight to 0"
+            f"hidden_weight projects the student's hidden states onto the teacher's, but the "
+            f"student is wider: {own.width} numbers a token, the teacher has {other.width}; set "
+            f"hidden_weight to 0, or use relation_weight"
         )
     for name, layers in (("student", own), ("teacher", other)):
         if maps and layers.num_maps != layers.num_layers:
@@ -137,13 +186,8 @@ def check_layers(
                 f"pruned has none); set attention_weight to 0"
             )
     pairs = layer_map or uniform_layer_map(own.num_layers, other.num_layers)
-    for pair in pairs:
-        if not (0 <= pair[0] < own.num_layers and 0 <= pair[1] < other.num_layers):
-            raise ValueError(
-                f"layer_map: {tuple(pair)} is out of range; the student has {own.num_layers} "
-                f"layers and the teacher {other.num_layers}, counted from 0"
-            )
-    return pairs
+    check_layer_map(pairs, own.num_layers, other.num_layers)
+    return (own.width, other.width), pairs
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -74,6 +74,7 @@ def train(
     goal: Mapping[str, Any],
     after_step: AfterStep | None = None,
     kept: Mapping[str, Stateful] | None = None,
+    trained_too: Mapping[str, nn.Module] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -84,6 +85,7 @@ def train(
     weights, bit for bit on a CPU, as if nothing had happened; the result of one that finished is
     read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
     no run is taken for another; what they remember from step to step has to be in `kept`, by name.
+    The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
 
     Raises `ValueError` for an empty split or `freeze_embeddings` on a model without embedding
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
@@ -92,14 +94,10 @@ def train(
     steps = total_steps(len(dataset), settings)
     arguments = _arguments(settings, run, steps)
     key = training_key(
-        model,
-        dataset,
-        settings,
-        device=run.device,
-        seed=run.seed,
-        steps=steps,
-        goal=goal,
+        model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
     )
+    trained_too = trained_too or {}
+    kept = {**(kept or {}), **trained_too}
     files = TrainingFiles.of(run.work_dir, key)
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
     with (
@@ -109,17 +107,17 @@ def train(
     ):
         finished = files.finished.read()
         if finished is not None:
-            load_module_tensors(model.module, kept or {}, finished.tensors)
+            load_module_tensors(model.module, kept, finished.tensors)
             advance(steps, "finished before")
             return TrainingSummary(**finished.facts)
         if settings.freeze_embeddings:
             _freeze_embeddings(model.module)
-        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept or {})
-        trainer = _Trainer(model, dataset, arguments, loss, watcher)
+        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept)
+        trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
         trainer.train()
         _check_weights(model.module, watcher, trainer)
         summary = watcher.summary()
-        files.finish(State(module_tensors(model.module, kept or {}), asdict(summary)))
+        files.finish(State(module_tensors(model.module, kept), asdict(summary)))
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
 
@@ -134,6 +132,7 @@ class _Trainer(transformers.Trainer):
         arguments: transformers.TrainingArguments,
         loss: LossFunction,
         watcher: StepWatcher,
+        trained_too: Iterable[nn.Module],
     ) -> None:
         super().__init__(model.module, arguments, train_dataset=dataset, callbacks=[watcher])
         self.remove_callback(transformers.PrinterCallback)
@@ -141,6 +140,14 @@ class _Trainer(transformers.Trainer):
         self.split = dataset
         self.loss = loss
         self.watcher = watcher
+        self.trained_too = nn.ModuleList(trained_too).to(arguments.device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        more = list(self.trained_too.parameters())
+        if more:
+            optimizer.add_param_group({"params": more, "weight_decay": self.args.weight_decay})
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[int]:
         return training_loader(
@@ -159,6 +166,7 @@ class _Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         del return_outputs, num_items_in_batch
+        self.trained_too.zero_grad()  # the Trainer knows of the model's gradients alone
         batch = TrainingBatch(inputs["inputs"], inputs["labels"], inputs["rows"])
         loss = self.loss(model, batch)
         value = float(loss.detach())

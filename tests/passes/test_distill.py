@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -5,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
@@ -145,23 +148,215 @@ def test_as_many_layers_as_before_are_refused(
         Distill(student_layers=2).apply(tiny_bert, make_context(text_dataset, tiny_bert_dir))
 
 
-def test_a_teacher_with_labels_in_another_order_is_refused(
+def test_a_teacher_with_other_labels_is_refused(
     tiny_bert: TorchModel,
     tiny_bert_dir: Path,
     other_teacher_dir: Path,
     text_dataset: Dataset,
     make_context: ContextMaker,
 ):
-    config_file = other_teacher_dir / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["id2label"] = {"0": "positive", "1": "negative"}
-    config["label2id"] = {"positive": 0, "negative": 1}
-    config_file.write_text(json.dumps(config), encoding="utf-8")
+    rename_labels(other_teacher_dir, "no", "yes")
 
     with pytest.raises(ValueError, match="the teacher's labels are"):
         Distill(teacher=str(other_teacher_dir)).apply(
             tiny_bert, make_context(text_dataset, tiny_bert_dir)
         )
+
+
+def rename_labels(directory: Path, *labels: str) -> None:
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.fixture
+def distilbert_dir(tiny_bert: TorchModel, tmp_path: Path) -> Path:
+    """Return a pretrained DistilBERT without a head, with one more word in its vocabulary."""
+    directory = tmp_path / "distilbert"
+    tokenizer = tiny_bert.preprocessor
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(directory)
+    config = transformers.DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=24,
+        n_layers=1,
+        n_heads=3,
+        hidden_dim=48,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+    )
+    transformers.DistilBertForMaskedLM(config).save_pretrained(directory)
+    return directory
+
+
+def test_a_student_of_another_architecture_gets_a_head_and_keeps_its_tokenizer(
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+    tmp_path: Path,
+):
+    unlabelled = dataclasses.replace(text_dataset, labels=None)
+    settings = Distill(student=str(distilbert_dir), epochs=15, batch_size=8, learning_rate=3e-3)
+    model = load_checkpoint(tiny_bert_dir)
+
+    student = settings.apply(model, make_context(unlabelled, tiny_bert_dir))
+
+    assert student.labels == ("negative", "positive")
+    assert student.preprocessor.get_vocab()["zebra"] == len(model.preprocessor)
+    assert "(distilbert, " in notes[0]
+    assert notes[0].endswith("with a new head")
+    wanted = logits(model, text_dataset).argmax(-1)
+    assert (logits(student, text_dataset).argmax(-1) == wanted).float().mean() > 0.9
+    student.save(tmp_path / "saved")
+    loaded = load_checkpoint(tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded, text_dataset), logits(student, text_dataset))
+
+
+def test_a_student_with_another_tokenizer_learns_logits_only(
+    tiny_bert_dir: Path, distilbert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = Distill(student=str(distilbert_dir), relation_weight=1.0)
+
+    with pytest.raises(ValueError, match="the teacher reads examples in another way"):
+        settings.apply(load_checkpoint(tiny_bert_dir), make_context(text_dataset, tiny_bert_dir))
+
+
+def test_a_student_keeps_a_head_that_has_the_models_labels(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    settings = Distill(
+        student=str(other_teacher_dir), max_steps=1, learning_rate=1e-9, weight_decay=0
+    )
+
+    student = settings.apply(tiny_bert, make_context(text_dataset, tiny_bert_dir))
+
+    assert notes[0].endswith("with its own head")
+    assert (logits(student, text_dataset).argmax(-1) == 1).all()
+
+
+@pytest.mark.parametrize("labels", [("positive", "negative"), ("no", "yes")])
+def test_a_student_with_other_labels_or_another_order_is_refused(
+    labels: tuple[str, str],
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    rename_labels(other_teacher_dir, *labels)
+
+    with pytest.raises(ValueError, match="student: its labels are"):
+        Distill(student=str(other_teacher_dir)).apply(
+            tiny_bert, make_context(text_dataset, tiny_bert_dir)
+        )
+
+
+def test_a_student_that_reads_less_than_the_recipe_allows_is_refused(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
+
+    with pytest.raises(ValueError, match=r"at most 32 tokens, data\.max_length is 48"):
+        Distill(student=str(distilbert_dir)).apply(model, make_context(text_dataset, tiny_bert_dir))
+
+
+def test_a_student_that_is_not_there_is_an_environment_mismatch(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    tmp_path: Path,
+):
+    with pytest.raises(EnvironmentMismatch, match="nowhere"):
+        Distill(student=str(tmp_path / "nowhere")).apply(
+            tiny_bert, make_context(text_dataset, tiny_bert_dir)
+        )
+
+
+def test_an_encoder_that_lacks_weights_is_refused_as_a_student(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    weights = distilbert_dir / "model.safetensors"
+    state = load_file(weights)
+    del state["distilbert.transformer.layer.0.ffn.lin1.weight"]
+    save_file(state, weights, metadata={"format": "pt"})
+
+    with pytest.raises(EnvironmentMismatch, match=r"weights lack .*ffn\.lin1\.weight"):
+        Distill(student=str(distilbert_dir)).apply(
+            tiny_bert, make_context(text_dataset, tiny_bert_dir)
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "loss"), [("first", "0.0000"), ([[0, 0]], "0.0000"), ("last", None)]
+)
+def test_a_layer_map_says_which_layers_are_compared(
+    layer_map: object,
+    loss: str | None,
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    for child in tiny_bert.module.modules():
+        if isinstance(child, torch.nn.Dropout):
+            child.p = 0.0
+    settings = Distill.model_validate(
+        {
+            "student_layers": [0],
+            "layer_map": layer_map,
+            "logits_weight": 0,
+            "hidden_weight": 1,
+            "max_steps": 1,
+        }
+    )
+
+    settings.apply(tiny_bert, make_context(text_dataset, tiny_bert_dir))
+
+    # The student's only layer gives what the teacher's first gives, and not what its last gives.
+    assert notes[1].endswith(f"loss {loss} at the end") == (loss is not None)
+
+
+def test_a_layer_map_out_of_range_is_refused(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = Distill(layer_map=((0, 2),), hidden_weight=1.0)
+
+    with pytest.raises(ValueError, match=r"layer_map: \(0, 2\) is out of range"):
+        settings.apply(tiny_bert, make_context(text_dataset, tiny_bert_dir))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer_map": "last"}, "layer_map would do nothing"),
+        ({"layer_map": "middle", "hidden_weight": 1}, "'uniform', 'first' or 'last'"),
+        ({"layer_map": [], "hidden_weight": 1}, "at least 1 item"),
+        ({"layer_map": [[0, -1]], "hidden_weight": 1}, "greater than or equal to 0"),
+    ],
+)
+def test_layer_maps_that_make_no_sense_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        Distill.model_validate(settings)
 
 
 def test_a_teacher_that_is_not_there_is_an_environment_mismatch(

@@ -1,13 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 
 from compressor.training.losses import (
     attention_loss,
     hidden_state_loss,
     logits_kl,
     mean_of_pairs,
+    relation_loss,
     task_loss,
 )
 
@@ -111,3 +114,50 @@ def test_mean_of_pairs_is_the_mean():
     losses = (torch.tensor(1.0), torch.tensor(2.0), torch.tensor(6.0))
 
     assert mean_of_pairs(losses).item() == 3.0
+
+
+def relations(states: np.ndarray, heads: int) -> np.ndarray:
+    parts = np.split(states, heads, axis=-1)
+    return np.stack([log_softmax(p @ p.T / math.sqrt(p.shape[1]), axis=-1) for p in parts])
+
+
+def test_relation_loss_is_the_kl_of_scaled_products_over_parts_and_tokens():
+    random = np.random.default_rng(0)
+    student, teacher = random.normal(size=(3, 4, 6)), random.normal(size=(3, 4, 8))
+    lengths = (4, 2, 3)
+    rows = []
+    for own, other, length in zip(student, teacher, lengths, strict=True):
+        ours, theirs = relations(own[:length], 2), relations(other[:length], 2)
+        rows += ((np.exp(theirs) * (theirs - ours)).sum(-1)).mean(0).tolist()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
+
+    found = relation_loss(torch.from_numpy(student), torch.from_numpy(teacher), 2, mask)
+
+    assert found.item() == pytest.approx(np.mean(rows), rel=1e-9)
+
+
+def test_relation_loss_without_a_mask_counts_every_token():
+    states = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    with_mask = relation_loss(states, 2 * states, 2, torch.ones(2, 3))
+
+    assert relation_loss(states, 2 * states, 2).item() == pytest.approx(with_mask.item())
+    assert with_mask.item() > 0
+    assert relation_loss(states, states, 2).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_stands_in_padding_changes_neither_relation_loss_nor_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(1, 3, 4, generator=generator).requires_grad_()
+    teacher = torch.randn(1, 3, 4, generator=generator)
+    mask = torch.tensor([[1, 1, 0]])
+    other = teacher.clone()
+    other[0, 2] = 100.0
+
+    loss = relation_loss(student, teacher, 2, mask)
+    loss.backward()
+
+    assert relation_loss(student, other, 2, mask).item() == pytest.approx(loss.item())
+    assert student.grad is not None
+    assert student.grad[0, 2].abs().max() == 0
+    assert torch.isfinite(student.grad).all()

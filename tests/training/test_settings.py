@@ -65,3 +65,22 @@ def test_recovery_is_told_apart_by_its_kind():
 
     assert adapter.validate_python({"kind": "finetune", "epochs": 2}) == FinetuneRecovery(epochs=2)
     assert adapter.validate_python({"kind": "distill"}) == DistillRecovery()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"relation_heads": 4}, {"relation_layer": 0}, {"relations": ["values"]}],
+)
+def test_settings_of_relations_that_are_not_learnt_are_refused(settings: dict[str, object]):
+    with pytest.raises(ValidationError, match="would do nothing without relation_weight"):
+        DistillSettings.model_validate(settings)
+
+
+def test_a_relation_that_is_listed_twice_is_refused():
+    with pytest.raises(ValidationError, match="list each once"):
+        DistillSettings(relation_weight=1.0, relations=("keys", "keys"))
+
+
+@pytest.mark.parametrize("weight", ["sublayer_weight", "relation_weight"])
+def test_one_loss_on_layers_is_enough_to_learn(weight: str):
+    assert DistillSettings.model_validate({"logits_weight": 0, weight: 1}).compares_layers

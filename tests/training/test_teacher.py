@@ -10,7 +10,7 @@ from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.recovery import distill
 from compressor.training.settings import DistillSettings
-from compressor.training.teacher import TeacherLogits, attention_maps_in, check_layers
+from compressor.training.teacher import TeacherLogits, attention_maps_in, check_layers, label_order
 from compressor.training.trainer import TrainingRun
 
 LOGITS = DistillSettings(max_steps=1)
@@ -66,17 +66,62 @@ def test_a_teacher_that_answers_with_nan_is_refused(teacher: TorchModel, text_da
         TeacherLogits(teacher, text_dataset)(torch.tensor([3, 40]))
 
 
-def test_labels_in_another_order_are_refused(
-    tiny_bert: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
-):
+def test_labels_are_matched_by_their_names(teacher: TorchModel, tiny_bert: TorchModel):
     teacher.module.config.id2label = {0: "positive", 1: "negative"}
-    expected = (
-        r"teacher's labels are \['positive', 'negative'\], the student's "
-        r"\['negative', 'positive'\]"
-    )
 
-    with pytest.raises(ValueError, match=expected):
+    assert label_order(tiny_bert, tiny_bert) == [0, 1]
+    assert label_order(tiny_bert, teacher) == [1, 0]
+
+
+@pytest.mark.parametrize("settings", [LOGITS, HIDDEN])
+def test_a_teacher_with_labels_in_another_order_teaches_the_same(
+    settings: DistillSettings,
+    tiny_bert: TorchModel,
+    teacher: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+):
+    for child in tiny_bert.module.modules():
+        if isinstance(child, torch.nn.Dropout):
+            child.p = 0.0
+    head = teacher.module.classifier
+    with torch.no_grad():
+        head.weight.copy_(head.weight.flip(0))
+        head.bias.copy_(head.bias.flip(0))
+    teacher.module.config.id2label = {0: "positive", 1: "negative"}
+
+    summary = distill(tiny_bert, teacher, text_dataset, settings, training_run)
+
+    assert summary.final_loss == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({0: "no", 1: "yes"}, r"teacher's labels are \['no', 'yes'\], the student's"),
+        ({0: "negative"}, r"teacher's labels are \['negative'\], the student's"),
+    ],
+)
+def test_other_labels_are_refused(
+    labels: dict[int, str],
+    message: str,
+    tiny_bert: TorchModel,
+    teacher: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+):
+    teacher.module.config.id2label = labels
+
+    with pytest.raises(ValueError, match=message):
         distill(tiny_bert, teacher, text_dataset, LOGITS, training_run)
+
+
+def test_labels_of_one_name_cannot_be_matched(tiny_bert: TorchModel, teacher: TorchModel):
+    tiny_bert.module.config.id2label = {0: "same", 1: "same"}
+    teacher.module.config.id2label = {0: "same", 1: "same"}
+
+    with pytest.raises(ValueError, match="not told apart by their names"):
+        label_order(tiny_bert, teacher)
 
 
 def test_label_weight_without_labels_is_refused(
@@ -98,14 +143,13 @@ def test_an_empty_split_is_refused(
         distill(tiny_bert, teacher, empty, HIDDEN, training_run)
 
 
-def test_hidden_states_of_another_width_are_refused(
-    tiny_bert: TorchModel,
-    other_teacher: TorchModel,
-    text_dataset: Dataset,
-    training_run: TrainingRun,
+def test_another_tokenizer_with_the_same_vocabulary_is_noticed(
+    tiny_bert: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
-    with pytest.raises(ValueError, match="the student's have 32 and the teacher's 48"):
-        distill(tiny_bert, other_teacher, text_dataset, HIDDEN, training_run)
+    teacher.preprocessor.padding_side = "left"
+
+    with pytest.raises(ValueError, match=r"reads examples in another way .*it makes"):
+        distill(tiny_bert, teacher, text_dataset, HIDDEN, training_run)
 
 
 def test_attention_of_another_width_and_number_of_heads_can_be_learnt(
@@ -124,8 +168,8 @@ def test_layers_are_spread_evenly_unless_a_map_is_given(
         default = check_layers(tiny_bert, other_teacher, text_dataset, ATTENTION, None)
         given = check_layers(tiny_bert, other_teacher, text_dataset, ATTENTION, [(1, 0)])
 
-    assert default == ((0, 1), (1, 3))
-    assert given == [(1, 0)]
+    assert default == ((32, 48), ((0, 1), (1, 3)))
+    assert given == ((32, 48), [(1, 0)])
 
 
 def test_a_layer_map_that_names_a_missing_layer_is_refused(
