@@ -61,7 +61,7 @@ def main() -> None:
         err.print(f"[bold red]{type(error).__name__}[/]\n{escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("stopped; the report holds the steps that finished")
+        err.print("stopped; the report holds the steps that finished, and the same command goes on")
         sys.exit(130)
 
 
@@ -86,7 +86,12 @@ def run(
         DeviceChoice, typer.Option(help="Where to train; auto is CUDA where there is one.")
     ] = DeviceChoice.AUTO,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an earlier run in the output directory.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Do every step anew, whatever an earlier run into the output directory finished, "
+            "and accept a directory that holds other files.",
+        ),
     ] = False,
     allow_inconclusive: Annotated[
         bool,

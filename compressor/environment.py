@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -32,6 +33,8 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+# The parts of this package that show results and make none.
+_ONLY_SHOWS = ("report/", "cli.py", "console.py")
 # The features that decide which integer kernels ONNX Runtime picks.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -75,6 +78,29 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> di
         "packages": package_versions(),
         "onnxruntime_providers": list(onnxruntime.get_available_providers()),
     }
+
+
+def result_conditions() -> dict[str, Any]:
+    """Return what the same computation can give other bits for: code, versions, processor."""
+    return {
+        "code": _own_code(),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_features": _cpu_features(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _own_code() -> str:
+    """Return the SHA-256 of this package's source; a version alone misses edits of a checkout."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(_ONLY_SHOWS):
+            digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def package_versions() -> dict[str, str]:

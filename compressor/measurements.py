@@ -228,6 +228,35 @@ class PassRecord:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # plain JSON, by name
     tries: tuple[PassTry, ...] = ()  # every attempt, in the order they were made
+    reused: bool = False  # taken from an earlier run into the same directory; `seconds` are those
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One stored step of the run; `seconds` is what it took when it was really done."""
+
+    name: str
+    seconds: float
+    reused: bool  # taken from an earlier run into the same directory
+
+
+@dataclass(frozen=True)
+class CertificateReading:
+    """One result that was ever read off a certification split, in this output directory.
+
+    A split proves what it proves for the first model that is read on it. Whoever changes the recipe
+    and reads the same rows again begins to choose by them; `number` counts those results from 1.
+    """
+
+    number: int
+    read_at: str  # ISO 8601, UTC
+    data_fingerprint: str
+    artifact_sha256: str  # over the files that ship, manifest and model card aside
+    metric: str
+    num_examples: int
+    baseline: float
+    final: float
+    is_this_run: bool
 
 
 @dataclass(frozen=True)
@@ -261,6 +290,9 @@ class RunReport:
     compared_split: str | None = None  # that `slices` and `flips` were found on
     slices: tuple[SliceRecord, ...] = ()  # worst first
     flips: tuple[Flip, ...] = ()  # worst first: lost ones by `lost_confidence`, then won ones
+    certificate_readings: tuple[CertificateReading, ...] = ()  # of these rows, oldest first
+    steps: tuple[StepRecord, ...] = ()  # in the order they were needed
+    damaged_steps: tuple[str, ...] = ()  # what was stored, found damaged, and done again
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

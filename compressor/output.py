@@ -1,4 +1,4 @@
-"""The directory a run writes: claimed before the first step, never overwritten silently.
+"""The directory a run writes: claimed before the first step, and never shared.
 
 A run holds a lock on `.lock` in its directory from start to end. The operating system drops it with
 the process, however that ends, so the file that stays behind means nothing by itself.
@@ -16,9 +16,17 @@ from filelock import FileLock, Timeout
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 
-_OWN_FILES = ("report.json", "report.md", "report.html", "splits.json")
 _LOCK = ".lock"
-_OWN_FOLDERS = ("artifact", "baseline", "checkpoint", "work")
+_RESULTS = (
+    "report.json",
+    "report.md",
+    "report.html",
+    "splits.json",
+    "artifact",
+    "baseline",
+    "checkpoint",
+)
+_KEPT = ("steps", "work")  # what a run that goes on needs
 
 
 @dataclass(frozen=True)
@@ -57,15 +65,20 @@ class OutputDirectory:
         return self.path / "baseline"
 
     @property
+    def steps(self) -> Path:
+        """Return the folder of the finished steps, from which a stopped run goes on."""
+        return self.path / "steps"
+
+    @property
     def work(self) -> Path:
-        """Return scratch space, removed when the run succeeds."""
+        """Return scratch space of unfinished steps, removed when the run succeeds."""
         return self.path / "work"
 
-    def replace_checkpoint(self, fresh: Path) -> Path:
-        """Move the folder `fresh` to where the last PyTorch model lies, and return that place."""
-        if self.checkpoint.exists():
-            shutil.rmtree(self.checkpoint)
-        return fresh.rename(self.checkpoint)
+    def replace_folder(self, fresh: Path, target: Path) -> None:
+        """Move the folder `fresh` to `target`, in place of what lies there."""
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file that appears whole or not at all."""
@@ -75,16 +88,19 @@ class OutputDirectory:
 
 
 def claim_output(path: Path, *, force: bool) -> OutputDirectory:
-    """Create and lock `path`, or with `force` remove an earlier run's files and nothing else.
+    """Create and lock `path` for a new run, or for one that goes on where an earlier one ended.
 
-    Raises `RecipeError` when it is not empty and `force` was not given, `EnvironmentMismatch` when
-    it cannot be written or another run is writing it, with `force` too.
+    What the earlier run gave (artifact and report) is removed at once, so that nothing in the
+    directory speaks of another recipe; its finished steps stay. With `force` they go too, and a
+    directory that holds other files is accepted; those are never touched.
+
+    Raises `RecipeError` when the directory holds files of someone else and `force` was not given,
+    `EnvironmentMismatch` when it cannot be written or another run is writing it, with `force` too.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"output: {path} is a file; give a directory")
     # A folder that never held a run is refused before anything, even a lock, is put into it.
-    if not (path / _LOCK).exists():
-        _refuse_occupied(path, force=force)
+    _refuse_occupied(path, force=force)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / _LOCK, timeout=0)
@@ -95,31 +111,43 @@ def claim_output(path: Path, *, force: bool) -> OutputDirectory:
             f"--output"
         ) from error
     except OSError as error:
-        raise EnvironmentMismatch(f"output: {path} cannot be written ({error})") from error
+        raise _not_writable(path, error) from error
     try:
-        _refuse_occupied(path, force=force)
-        _remove_run(path)
-        (path / "work").mkdir()
+        _remove(path, (*_RESULTS, *(_KEPT if force else ())))
+        for name in _KEPT:
+            (path / name).mkdir(exist_ok=True)
     except OSError as error:
         lock.release()
-        raise EnvironmentMismatch(f"output: {path} cannot be written ({error})") from error
-    except RecipeError:
-        lock.release()
-        raise
+        raise _not_writable(path, error) from error
     return OutputDirectory(path, lock)
 
 
 def _refuse_occupied(path: Path, *, force: bool) -> None:
-    if not force and path.is_dir() and any(item.name != _LOCK for item in path.iterdir()):
+    if force or not path.is_dir() or _held_a_run(path):
+        return
+    if any(item.name != _LOCK for item in path.iterdir()):
         raise RecipeError(
-            f"output: {path} is not empty; use --force to overwrite the run in it, or another "
-            f"--output"
+            f"output: {path} is not empty and holds no run of compressor; give another --output, "
+            f"or use --force to write into it all the same (files of other names stay)"
         )
 
 
-def _remove_run(path: Path) -> None:
-    for name in _OWN_FOLDERS:
-        if (path / name).is_dir():
-            shutil.rmtree(path / name)
-    for name in _OWN_FILES:
-        (path / name).unlink(missing_ok=True)
+def _held_a_run(path: Path) -> bool:
+    marks = (path / name for name in (*_KEPT, "report.json"))
+    return (path / _LOCK).is_file() and any(mark.exists() for mark in marks)
+
+
+def _remove(path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        place = path / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def _not_writable(path: Path, error: OSError) -> EnvironmentMismatch:
+    return EnvironmentMismatch(
+        f"output: {path} cannot be written ({error}); give another --output, or make room and "
+        f"rights there"
+    )

@@ -5,58 +5,52 @@
          -> certification split -> benchmark -> proof -> report
 
 The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
-losses add up. Once the output directory is claimed, a report is written whatever happens.
+losses add up. Once the output directory is claimed, a report is written whatever happens. How a
+step is done, and when an earlier run has done it already, is the business of `stages.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 
-from compressor.artifact import load_artifact, seal_artifact, write_artifact
-from compressor.benchmark import Contestant, benchmark, default_threads
+from compressor.artifact import load_artifact, seal_artifact
+from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
 from compressor.certification import certify, compare_answers, gate_slices, require_proof
-from compressor.data import Dataset, describe_splits
+from compressor.data import Dataset, describe_splits, fingerprint
 from compressor.environment import (
     Device,
     describe_environment,
     package_versions,
-    seed_everything,
     select_device,
 )
-from compressor.errors import CompressorError, EnvironmentMismatch, PassError, RecipeError
-from compressor.evaluation import benchmark_batches, evaluate, parity_batches
-from compressor.export.parity import check_parity
-from compressor.export.to_onnx import export_onnx
+from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
 from compressor.finish import PASSED, finish, verdict_of
-from compressor.measurements import ModelRecord, Parity, RunReport, Score, Size
+from compressor.measurements import ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.onnx_model import OnnxModel, check_provider
-from compressor.models.torch_model import TorchModel, load_model
+from compressor.models.onnx_model import check_provider
 from compressor.output import OutputDirectory, claim_output
-from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.progress import SILENT, Progress
+from compressor.readings import READINGS, record_reading
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.run_log import RunLog
 from compressor.run_splits import read_splits
+from compressor.stages import Stages, Told
+from compressor.steps import StepStore, link_tree
+from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
 from compressor.tasks import load_task
 
 logger = logging.getLogger(__name__)
-
-AnyModel = TypeVar("AnyModel", TorchModel, OnnxModel)
 
 
 def run(
@@ -69,6 +63,9 @@ def run(
     progress: Progress = SILENT,
 ) -> RunReport:
     """Carry out `recipe` and return the report that lies in the output directory.
+
+    A run into the directory of an earlier one takes from there every step whose inputs are the
+    same; with `force` everything is done anew.
 
     With `allow_inconclusive` a certification split that cannot prove the budget does not stop the
     run; the report says so.
@@ -100,14 +97,14 @@ def run(
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             mismatch = EnvironmentMismatch(
                 f"{steps.current}: cannot read or write ({error}); check free space and "
-                f"permissions, then run again with --force"
+                f"permissions in {directory.path}, then run again: it goes on after the last "
+                f"finished step"
             )
             mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
             raise mismatch from error
         except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
             finish(directory, log, "failed", repr(error), steps.current)
             raise
-        shutil.rmtree(directory.work)
         return finish(directory, log, "passed", PASSED, None)
 
 
@@ -128,10 +125,10 @@ class _Run:
         """Carry out every step in order; each raises when the run must stop."""
         self.load()
         self.score_baseline()
-        model = self.torch_passes()
-        exported = self.export(model)
-        exported = self.onnx_passes(exported)
-        artifact = self.write_artifact(exported, model)
+        checkpoint = self.torch_passes()
+        graph = self.export(checkpoint)
+        graph = self.onnx_passes(graph)
+        artifact = self.write_artifact(graph)
         self.certify(artifact)
         self.benchmark(artifact)
         self.require_proof()
@@ -141,119 +138,111 @@ class _Run:
         """Find the checkpoint, read the splits, and check that they and the budget fit."""
         self._start("load")
         recipe = self.recipe
-        checkpoint = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
-        self.files = find_checkpoint(checkpoint, revision=recipe.model.revision)
+        name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
+        files = find_checkpoint(name, revision=recipe.model.revision)
         self.task = load_task(
-            recipe.model.task or self.files.infer_task(), max_length=recipe.data.max_length
+            recipe.model.task or files.infer_task(), max_length=recipe.data.max_length
         )
-        self.metric = recipe.budget.metric or self.task.metrics[0]
-        if self.metric not in self.task.metrics:
+        metric = recipe.budget.metric or self.task.metrics[0]
+        if metric not in self.task.metrics:
             allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
-            unknown = f"unknown metric '{self.metric}' ({allowed})"
+            unknown = f"unknown metric '{metric}' ({allowed})"
             raise RecipeError(recipe.describe("budget.metric", unknown))
-        self.log.task, self.log.metric = self.task.name, self.metric
-        self.log.labels = self.files.labels
-        self.log.source_sha256 = self.files.sha256()
+        self.log.task, self.log.metric = self.task.name, metric
+        self.log.labels = files.labels
+        self.log.source_sha256 = files.sha256()
         try:
-            self.splits = self._load_splits()
+            self.splits = self._load_splits(files.labels, metric)
         except RecipeError as error:
             raise recipe.placed(error) from error
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
         if mistake is not None:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
+        self.store = StepStore(self.directory.steps, self.directory.work)
+        self.stages = Stages(
+            recipe,
+            self.store,
+            untouched=StoredCheckpoint(files, files.fingerprint()),
+            task=self.task,
+            metric=metric,
+            splits=self.splits,
+            device=self.device,
+            threads=self.threads,
+            progress=self.progress,
+        )
+        self.log.steps, self.log.damaged_steps = self.stages.done, self.store.damaged
 
     def score_baseline(self) -> None:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
         self._start("baseline")
-        model = self._load_untouched()
-        self.preprocessors: dict[Contestant, Any] = {"baseline": model.preprocessor}
-        self.baseline_score = score = self._score(model)
-        self.baseline_onnx = self._export(model, self.directory.baseline / "model.onnx")
-        exported = self.baseline_onnx
-        self._check_parity(model, exported)
-        self.log.baseline = ModelRecord(score, exported.size(), exported.components())
+        stages, untouched = self.stages, self.stages.untouched
+        self.baseline_score = stages.score("baseline", untouched)
+        exported = stages.export("baseline: export", untouched)
+        self.baseline_graph = exported.graph
+        stages.parity("baseline: parity", untouched, exported.graph)
+        link_tree(exported.graph.path.parent, self.directory.baseline)
+        self.log.baseline = ModelRecord(self.baseline_score, exported.size, exported.components)
         self.progress.result(self.log.baseline.summary)
 
-    def torch_passes(self) -> TorchModel:
+    def torch_passes(self) -> StoredCheckpoint:
         """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
-        model = self._load_untouched()
-        self._save_checkpoint(model)
+        model = self.stages.untouched
         for position, step in enumerate(self.recipe.passes):
             if isinstance(step, TorchPass):
-                apply = functools.partial(step.apply, model)
-                model = self._gated(position, step, apply, self._torch_size)
+                model = self._gated(position, step, model)
+        if model is self.stages.untouched:
+            self._show_checkpoint(self.stages.save_untouched())
         return model
 
-    def export(self, model: TorchModel) -> OnnxModel:
+    def export(self, checkpoint: StoredCheckpoint) -> StoredGraph:
         """Export, and require that ONNX Runtime computes PyTorch's logits."""
         self._start("export")
-        self.preprocessors["final"] = model.preprocessor
-        exported = self._export(model, self.directory.work / "exported" / "model.onnx")
-        self.log.parity = self._check_parity(model, exported)
-        return exported
+        graph = self.stages.export("export", checkpoint).graph
+        self.log.parity = self.stages.parity("parity", checkpoint, graph)
+        return graph
 
-    def onnx_passes(self, model: OnnxModel) -> OnnxModel:
+    def onnx_passes(self, graph: StoredGraph) -> StoredGraph:
         """Apply the passes over the graph, each to the file that the one before wrote."""
         for position, step in enumerate(self.recipe.passes):
             if isinstance(step, OnnxPass):
-                apply = functools.partial(step.apply, model)
-                model = self._gated(position, step, apply, lambda changed: changed.size())
-        return model
+                graph = self._gated(position, step, graph)
+        return graph
 
-    def write_artifact(self, exported: OnnxModel, model: TorchModel) -> OnnxModel:
+    def write_artifact(self, graph: StoredGraph) -> StoredGraph:
         """Write the files that ship, and judge that very graph: what is measured is what ships."""
         self._start("artifact")
-        artifact = write_artifact(
-            self.directory.artifact,
-            model=exported,
-            preprocessor=model.preprocessor,
-            config=model.module.config,
-        )
-        score = self._score(artifact, reference=self.baseline_score)
-        self.log.final = ModelRecord(score, artifact.size(), artifact.components())
+        artifact = self.stages.write_artifact(graph, self.directory.artifact)
+        score = self.stages.score("artifact", artifact.graph, reference=self.baseline_score)
+        self.log.final = ModelRecord(score, artifact.size, artifact.components)
         self.progress.result(self.log.final.summary)
         compare_answers(self.log, self.recipe, self.splits["search"], score)
         self.recipe.budget.gate(self.current, self.baseline_score, score)
-        return artifact
+        return artifact.graph
 
-    def certify(self, artifact: OnnxModel) -> None:
+    def certify(self, artifact: StoredGraph) -> None:
         """Read the certification split, once, now that no choice depends on it any more."""
         if "certification" not in self.splits:
             self.log.missing["certification"] = "the recipe gives no certification split"
             return
         self._start("certification")
-        split = self.splits["certification"]
-        baseline = self._score(self._load_untouched(), split="certification")
-        final = self._score(artifact, split="certification", reference=baseline)
+        name = "certification"
+        baseline = self.stages.score(name, self.stages.untouched, split=name, of="the baseline")
+        final = self.stages.score(name, artifact, split=name, of="the artifact", reference=baseline)
+        split = self.splits[name]
+        self.log.certificate_readings = record_reading(
+            self.directory.path / READINGS, baseline, final, fingerprint(split), artifact.digest
+        )
         certify(self.log, self.recipe, split, baseline=baseline, final=final)
 
-    def benchmark(self, artifact: OnnxModel) -> None:
+    def benchmark(self, artifact: StoredGraph) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
-        settings = self.recipe.benchmark
-        if not settings.providers:
+        providers = self.recipe.benchmark.providers
+        if not providers:
             self.log.missing["latencies"] = "the recipe's benchmark.providers is empty"
             return
         self._start("benchmark")
-        batches = benchmark_batches(
-            self.task,
-            self.preprocessors,
-            self.splits["search"],
-            batch_sizes=settings.batch_sizes,
-            sequence_lengths=settings.sequence_lengths,
-        )
-        self.log.latencies = tuple(
-            latency
-            for provider in settings.providers
-            for latency in benchmark(
-                {"baseline": self.baseline_onnx.path, "final": artifact.path},
-                provider=provider,
-                batches=batches,
-                warmup_runs=settings.warmup_runs,
-                num_runs=settings.num_runs,
-                threads=self.threads,
-                progress=self.progress,
-            )
-        )
+        for provider in providers:
+            self.log.latencies += self.stages.time(provider, self.baseline_graph, artifact)
 
     def require_proof(self) -> None:
         """Stop before the artifact is complete when the certification split proves too little."""
@@ -272,124 +261,50 @@ class _Run:
         facts = {**self.log.provenance(), **made}
         seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
         load_artifact(folder, provider=self.recipe.export.provider, threads=self.threads)
+        self.store.remove_unused()
 
     def _start(self, step: str) -> None:
         self.current = step
         logger.info("%s: start", step)
         self.progress.stage(step)
 
-    def _load_untouched(self) -> TorchModel:
-        model = load_model(self.files, self.task)
-        model.module.to(self.device)
-        return model
-
-    def _export(self, model: TorchModel, path: Path) -> OnnxModel:
-        settings = self.recipe.export
-        with self.progress.bar(f"export {path.parent.name}", None):
-            return export_onnx(
-                model,
-                path,
-                provider=settings.provider,
-                fuse=settings.fuse,
-                opset=settings.opset,
-                threads=self.threads,
-            )
-
-    def _check_parity(self, model: TorchModel, exported: OnnxModel) -> Parity:
-        batches = parity_batches(self.task, model.preprocessor, self.splits["search"])
-        return check_parity(model, exported, batches, self.recipe.export.max_parity_diff)
-
-    def _score(
-        self,
-        predictor: TorchModel | OnnxModel,
-        split: str = "search",
-        reference: Score | None = None,
-    ) -> Score:
-        # A graph reads what the model reads that it was exported from; passes may change that.
-        own = (
-            self.preprocessors["final"]
-            if isinstance(predictor, OnnxModel)
-            else predictor.preprocessor
-        )
-        common = (self.task, own, self.splits[split], self.metric)
-        try:
-            return evaluate(predictor, *common, reference=reference, progress=self.progress)
-        except FloatingPointError as error:
-            raise PassError(str(error), kind=self.current) from error
-
-    def _save_checkpoint(self, model: TorchModel) -> Path:
-        """Save the model in place of the one of the step before, and return where."""
+    def _show_checkpoint(self, stored: StoredCheckpoint) -> None:
         fresh = self.directory.work / "checkpoint"
-        model.save(fresh)
-        return self.directory.replace_checkpoint(fresh)
+        if fresh.exists():
+            shutil.rmtree(fresh)
+        link_tree(stored.files.directory, fresh)
+        self.directory.replace_folder(fresh, self.directory.checkpoint)
 
-    def _torch_size(self, model: TorchModel) -> Size:
-        return model.size(self._save_checkpoint(model))
-
-    def _gated(
-        self,
-        position: int,
-        step: Pass,
-        apply: Callable[[PassContext], AnyModel],
-        measure: Callable[[AnyModel], Size],
-    ) -> AnyModel:
+    def _gated(self, position: int, step: Pass, before: AnyStored) -> AnyStored:
         """Apply one pass, measure what it left, and gate it; the record is kept in every case."""
         name = f"passes[{position}] ({step.kind})"
         self._start(name)
-        notes: list[str] = []
-        context = self._lend(position, step, notes)
+        told = Told()
         record = self.log.begin_pass(step.kind, step.model_dump(mode="json", exclude={"kind"}))
-        started = time.monotonic()
         try:
-            model = self._apply(position, step, lambda: apply(context))
-            record = dataclasses.replace(record, seconds=time.monotonic() - started)
-            score = self._score(model, reference=self.baseline_score)
+            given = self.stages.run_pass(name, position, step, before, told)
+            record = dataclasses.replace(record, seconds=given.seconds, reused=given.reused)
+            if isinstance(given.model, StoredCheckpoint):
+                self._show_checkpoint(given.model)
+            score = self.stages.score(name, given.model, reference=self.baseline_score)
             record = dataclasses.replace(
                 record,
                 score_after=score.value,
                 drop=self.recipe.budget.drop(self.baseline_score, score),
-                size=(size := measure(model)),
+                size=given.size,
                 verdict="budget_exceeded",
             )
-            self.progress.result(ModelRecord(score, size).summary)
+            self.progress.result(ModelRecord(score, given.size).summary)
             compare_answers(self.log, self.recipe, self.splits["search"], score)
             self.recipe.budget.gate(name, self.baseline_score, score)
             record = dataclasses.replace(record, verdict="passed")
         finally:
-            self.log.end_pass(record, notes, context.facts)
-        return model
+            self.log.end_pass(record, told.notes, told.facts)
+        return given.model
 
-    def _lend(self, position: int, step: Pass, notes: list[str]) -> PassContext:
-        work_dir = self.directory.work / f"pass-{position}"
-        work_dir.mkdir()
-        return PassContext(
-            splits={name: self.splits[name] for name in step.required_splits()},
-            load_baseline=self._load_untouched,
-            device=self.device,
-            seed=self.recipe.seed,
-            work_dir=work_dir,
-            progress=self.progress,
-            note=notes.append,
-        )
-
-    def _apply(self, position: int, step: Pass, apply: Callable[[], AnyModel]) -> AnyModel:
-        seed_everything(self.recipe.seed)
-        try:
-            return apply()
-        except CompressorError:
-            raise
-        except Exception as error:
-            # Passes explain themselves in ValueErrors; anything else is told by its type.
-            told = str(error) if isinstance(error, ValueError) else repr(error)
-            raise PassError(told, kind=step.kind, position=position) from error
-
-    def _load_splits(self) -> dict[str, Dataset]:
-        splits = read_splits(
-            self.recipe,
-            label_names=self.files.labels,
-            input_column=self.task.input_column,
-            metric=self.metric,
-        )
+    def _load_splits(self, labels: tuple[str, ...], metric: str) -> dict[str, Dataset]:
+        column = self.task.input_column
+        splits = read_splits(self.recipe, label_names=labels, input_column=column, metric=metric)
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}
         self.directory.write_text("splits.json", json.dumps(rows) + "\n")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from compressor.certificate import certify_scores
 from compressor.measurements import (
     Certificate,
+    CertificateReading,
     Certification,
     Flip,
     Latency,
@@ -25,6 +26,7 @@ from compressor.measurements import (
     RunReport,
     SliceRecord,
     SplitRecord,
+    StepRecord,
     Verdict,
 )
 
@@ -54,7 +56,10 @@ class RunLog:
     splits: tuple[SplitRecord, ...] = ()
     certification: Certification | None = None
     certificate: Certificate | None = None
+    certificate_readings: tuple[CertificateReading, ...] = ()
     inconclusive_allowed: bool = False
+    steps: list[StepRecord] = field(default_factory=list)
+    damaged_steps: list[str] = field(default_factory=list)
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
@@ -159,7 +164,10 @@ class RunLog:
             splits=self.splits,
             certification=self.certification,
             certificate=self.certificate,
+            certificate_readings=self.certificate_readings,
             inconclusive_allowed=self.inconclusive_allowed,
+            steps=tuple(self.steps),
+            damaged_steps=tuple(self.damaged_steps),
             compared_split=self.compared_split,
             slices=self.slices,
             flips=self.flips,

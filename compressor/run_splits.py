@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compressor.data import CALIBRATION_ROWS, Dataset, load_splits
+from compressor.data import Dataset, load_splits
 from compressor.measurements import AGREEMENT
 from compressor.recipe import Recipe
 from compressor.slices import slice_masks
@@ -21,7 +21,6 @@ def read_splits(
     needed = {"search"}.union(*(step.required_splits() for step in recipe.passes))
     if recipe.data.certification is not None:
         needed.add("certification")
-    rows_wanted = [step.calibration_rows_wanted() for step in recipe.passes]
     splits = load_splits(
         recipe.data,
         label_names=label_names,
@@ -30,7 +29,6 @@ def read_splits(
         seed=recipe.seed,
         labelled=metric != AGREEMENT,
         keep=recipe.kept_columns(),
-        calibration_rows=max([CALIBRATION_ROWS, *rows_wanted]),
     )
     # Now and not at the end: a slice that cannot be formed should not cost a training.
     slice_masks(splits[recipe.judged_split], recipe.budget.slices, label_names)

@@ -1,11 +1,13 @@
-"""An output directory is never overwritten silently, and --force removes a run and nothing else."""
+"""A run goes on in its own directory, and never touches what is not its own."""
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,25 +20,54 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path):
     assert directory.work.is_dir()
 
 
-def test_a_directory_that_is_not_empty_is_refused(tmp_path: Path):
+def test_a_directory_with_files_of_someone_else_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RecipeError, match="not empty; use --force"):
+    with pytest.raises(RecipeError, match="not empty and holds no run of compressor"):
         claim_output(tmp_path, force=False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_force_removes_the_earlier_run_and_keeps_other_files(tmp_path: Path):
+def test_a_lock_file_alone_does_not_make_a_directory_ours(tmp_path: Path):
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(RecipeError, match="holds no run of compressor"):
+        claim_output(tmp_path, force=False)
+    assert (tmp_path / "checkpoint").is_dir()
+
+
+def test_a_run_that_goes_on_keeps_the_steps_and_drops_the_results(tmp_path: Path):
+    with claim_output(tmp_path, force=False) as first:
+        (first.steps / "kept").mkdir()
+        (first.work / "kept").mkdir()
+        first.artifact.mkdir()
+        (first.path / "report.json").write_text("{}")
+        (first.path / "readings.json").write_text("[]")
+        (first.path / "notes.txt").write_text("mine")
+    claim_output(tmp_path, force=False)
+    assert contents(tmp_path) == [
+        ".lock", "notes.txt", "readings.json", "steps", "steps/kept", "work", "work/kept",
+    ]  # fmt: skip
+
+
+def test_force_drops_the_steps_too_and_keeps_other_files_and_readings(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "readings.json").write_text("[]")
     (tmp_path / "report.json").write_text("{}")
     (tmp_path / "artifact").mkdir()
+    (tmp_path / "steps" / "old").mkdir(parents=True)
     claim_output(tmp_path, force=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "work"]
+    assert contents(tmp_path) == [".lock", "notes.txt", "readings.json", "steps", "work"]
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 def test_a_second_run_into_a_claimed_directory_is_refused(tmp_path: Path):
-    claim_output(tmp_path / "run", force=False)
-    with pytest.raises(RecipeError, match="not empty"):
+    held = claim_output(tmp_path / "run", force=False)
+    with pytest.raises(EnvironmentMismatch, match="another run is writing"):
         claim_output(tmp_path / "run", force=False)
+    held.lock.release()
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -50,7 +81,7 @@ def test_a_directory_that_a_live_run_holds_is_refused(tmp_path: Path, force: boo
 def test_a_directory_is_free_again_when_its_run_ends(tmp_path: Path):
     with claim_output(tmp_path / "run", force=False):
         pass
-    assert claim_output(tmp_path / "run", force=True).work.is_dir()
+    assert claim_output(tmp_path / "run", force=False).work.is_dir()
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path: Path):
@@ -64,12 +95,12 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path):
     place = tmp_path / "run"
     killed = subprocess.run([sys.executable, "-c", script, place], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert claim_output(place, force=True).work.is_dir()
+    assert claim_output(place, force=False).work.is_dir()
 
 
 def test_a_directory_of_someone_else_gets_no_lock_file(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RecipeError, match="not empty"):
+    with pytest.raises(RecipeError, match="not empty and holds no run"):
         claim_output(tmp_path, force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -84,6 +115,23 @@ def test_a_directory_that_cannot_be_made_is_an_environment_mismatch(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentMismatch, match="cannot be written"):
         claim_output(tmp_path / "file" / "run", force=False)
+
+
+def test_a_read_only_directory_is_an_environment_mismatch_that_frees_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make = Path.mkdir
+
+    def fail(self: Path, *arguments: Any, **settings: Any) -> None:
+        if self.name == "steps":
+            raise OSError(errno.EROFS, "Read-only file system", str(self))
+        make(self, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", fail)
+        with pytest.raises(EnvironmentMismatch, match="Read-only file system"):
+            claim_output(tmp_path / "run", force=False)
+    assert claim_output(tmp_path / "run", force=False).steps.is_dir()
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):

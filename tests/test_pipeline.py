@@ -208,24 +208,6 @@ def test_a_run_without_passes_is_a_plain_export(base: dict[str, Any], tmp_path: 
     assert report.final.score.value == report.baseline.score.value
 
 
-def test_calibration_rows_are_cut_for_the_pass_that_reads_most(
-    base: dict[str, Any], answered: Dataset, tmp_path: Path
-):
-    many = range(3000)
-    assert answered.labels is not None
-    large = dataclasses.replace(
-        answered,
-        examples=tuple(answered.examples[row % len(answered)] for row in many),
-        labels=np.resize(answered.labels, len(many)),
-    )
-    data = {**base["data"], "train": {"path": str(write_split(tmp_path / "large.csv", large))}}
-    fisher = {"kind": "prune_structured", "ratio": 0.5, "importance": "fisher"}
-    steps = [{**fisher, "calibration_rows": 570}, {**fisher, "calibration_rows": 2}]
-    run(base, tmp_path / "run", data=data, passes=steps, benchmark={"providers": []})
-    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
-    assert len(splits["calibration"]) == 570
-
-
 def test_the_certification_split_is_read_for_both_ends(
     base: dict[str, Any], answered: Dataset, tmp_path: Path
 ):
@@ -355,7 +337,7 @@ def test_a_full_disk_is_an_environment_mismatch_with_a_report(
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
 
-    monkeypatch.setattr("compressor.pipeline.export_onnx", lambda *_, **__: fail())
+    monkeypatch.setattr("compressor.stages.export_onnx", lambda *_, **__: fail())
     with pytest.raises(EnvironmentMismatch, match=r"baseline: .*No space left .*free space"):
         run(base, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
@@ -367,7 +349,7 @@ def test_ctrl_c_leaves_a_report(
     def stop(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressor.pipeline.export_onnx", stop)
+    monkeypatch.setattr("compressor.stages.export_onnx", stop)
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())

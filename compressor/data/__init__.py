@@ -3,10 +3,9 @@
 from compressor.data.check import check_files
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.data.splits import CALIBRATION_ROWS, Dataset, load_splits
+from compressor.data.splits import Dataset, load_splits
 
 __all__ = [
-    "CALIBRATION_ROWS",
     "SPLIT_NAMES",
     "DataSettings",
     "Dataset",

@@ -21,7 +21,7 @@ from compressor.data.table import Table
 from compressor.errors import RecipeError
 from compressor.tasks import Example
 
-CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
+_CALIBRATION_ROWS = 512
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
 _NEED_LABELS = ("search", "certification")
 
@@ -80,21 +80,18 @@ def load_splits(
     seed: int,
     labelled: bool = True,
     keep: Mapping[str, Sequence[str]] | None = None,
-    calibration_rows: int = CALIBRATION_ROWS,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
     `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
     reads, `text` or `image`. Search and certification must have labels unless `labelled` is false.
     `keep` names further columns that a split must have, which `Dataset.columns` then holds.
-    `calibration_rows` is the size of a calibration split that is cut, at most.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
 
     - search and certification: from each other, in equal shares; else 20% of train each.
-    - calibration: 20% of train, else of search, else of certification, at most
-      `calibration_rows`.
+    - calibration: 20% of train, else of search, else of certification, at most 512 rows.
     - train: an equal share of search, else of certification.
 
     Splits that are not needed are neither cut nor read, unless another one is cut from them. Equal
@@ -116,7 +113,7 @@ def load_splits(
         must_label=_NEED_LABELS if labelled else (),
         keep=(keep := keep or {}),
     )
-    cuts = _take_cuts(loaded, plan, seed, calibration_rows)
+    cuts = _take_cuts(loaded, plan, seed)
     is_image = input_column == "image"
     return {
         name: _decode(name, *cuts[name], loaded, keep.get(name, ()), is_image=is_image)
@@ -247,15 +244,13 @@ def _limit(
 
 
 def _take_cuts(
-    loaded: Mapping[str, _Loaded], plan: Mapping[str, str], seed: int, calibration_rows: int
+    loaded: Mapping[str, _Loaded], plan: Mapping[str, str], seed: int
 ) -> dict[str, tuple[str, NDArray[np.int64]]]:
     """Return for each split the donor and the rows of its table, which do not overlap."""
     result: dict[str, tuple[str, NDArray[np.int64]]] = {}
     for donor, data in loaded.items():
         takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
         counts = {name: _cut_size(name, donor, takers, len(data.rows)) for name in takers}
-        if "calibration" in counts:
-            counts["calibration"] = min(calibration_rows, counts["calibration"])
         if sum(counts.values()) >= len(data.rows):
             raise RecipeError(
                 f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
@@ -273,7 +268,9 @@ def _take_cuts(
 
 def _cut_size(name: str, donor: str, takers: Sequence[str], num_rows: int) -> int:
     share = max(1, round(_TRAIN_SHARE * num_rows))
-    if name == "calibration" or donor == "train":
+    if name == "calibration":
+        return min(_CALIBRATION_ROWS, share)
+    if donor == "train":
         return share
     equals = 1 + sum(taker != "calibration" for taker in takers)
     return max(1, num_rows // equals)

@@ -58,6 +58,16 @@ class CheckpointFiles:
             f"set model.task to one of {', '.join(task_names())}, or give a fine-tuned checkpoint"
         )
 
+    def fingerprint(self) -> str:
+        """Return one SHA-256 over every file that loading the checkpoint can read."""
+        small = {path for pattern in _HUB_PATTERNS for path in self.directory.glob(pattern)}
+        digest = hashlib.sha256()
+        for path in sorted(small.union(self.weights)):
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{path.name}\0{content}\n".encode())
+        return digest.hexdigest()
+
     def sha256(self) -> str:
         """Return one SHA-256 over the weight files in their order."""
         digest = hashlib.sha256()

@@ -162,6 +162,15 @@ def load_with_head(
     return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
 
 
+def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
+    """Load the tokenizer or image processor alone, as `load_model` would.
+
+    Raises `EnvironmentMismatch` when it is missing or belongs to another checkpoint.
+    """
+    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
+    return _load_preprocessor(files, task, config)
+
+
 def _check_vocabulary(files: CheckpointFiles, preprocessor: Any, config: Any) -> None:
     rows = config.vocab_size
     largest = max(preprocessor.get_vocab().values(), default=-1)

@@ -84,12 +84,9 @@ class Pass(BaseModel, ABC):
         """Return the splits this pass reads with its present settings."""
         return frozenset()
 
-    def calibration_rows_wanted(self) -> int:
-        """Return how many calibration rows this pass would read, where the recipe gives no split.
-
-        A split that is cut has at least 512, where its source allows that.
-        """
-        return 0
+    def required_checkpoints(self) -> tuple[str, ...]:
+        """Return the checkpoints besides the recipe's that this pass reads, such as a teacher."""
+        return ()
 
 
 class TorchPass(Pass):

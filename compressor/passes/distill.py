@@ -90,6 +90,10 @@ class Distill(DistillSettings, TorchPass):
         """Return the training split."""
         return frozenset({"train"})
 
+    def required_checkpoints(self) -> tuple[str, ...]:
+        """Return teacher and student, where the recipe names them."""
+        return tuple(name for name in (self.teacher, self.student) if name is not None)
+
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place, or the checkpoint named as `student`, and return it.
 

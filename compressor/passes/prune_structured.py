@@ -17,7 +17,6 @@ _ONLY_IN = {
     "scores": ("importance", "scope", "may_empty_layers"),
     "reconstruction": ("target", "ridge"),
 }
-_ROWS_TO_CHOOSE_FROM = 4  # for each that reconstruction reads: it prefers long ones
 _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
 
@@ -297,14 +296,6 @@ class PruneStructured(TorchPass):
         """Return the calibration split when something is measured, train when there is recovery."""
         splits = {"calibration"} if self.measures_units or self.measures_layers else set()
         return frozenset(splits if self.recovery is None else {*splits, "train"})
-
-    def calibration_rows_wanted(self) -> int:
-        """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""
-        if "calibration" not in self.required_splits():
-            return 0
-        return self.rows_to_measure * (
-            _ROWS_TO_CHOOSE_FROM if self.method == "reconstruction" else 1
-        )
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Prune `model` in place.

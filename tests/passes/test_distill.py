@@ -400,3 +400,9 @@ def test_student_layers_are_read_from_a_list():
 def test_a_distillation_that_learns_nothing_is_refused():
     with pytest.raises(ValidationError, match="there is nothing to learn"):
         Distill.model_validate({"logits_weight": 0})
+
+
+def test_the_checkpoints_it_reads_are_those_that_the_recipe_names():
+    assert Distill().required_checkpoints() == ()
+    named = Distill(teacher="org/large", student="org/small")
+    assert named.required_checkpoints() == ("org/large", "org/small")

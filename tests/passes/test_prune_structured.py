@@ -309,18 +309,6 @@ def test_an_unsupported_architecture_is_refused_by_reconstruction_too(
         reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
 
 
-@pytest.mark.parametrize(
-    ("settings", "rows"),
-    [
-        ({"ratio": 0.5, "method": "reconstruction", "calibration_rows": 100}, 400),
-        ({"ratio": 0.5, "importance": "fisher", "calibration_rows": 700}, 700),
-        ({"ratio": 0.5, "importance": "magnitude", "calibration_rows": 700}, 0),
-    ],
-)
-def test_as_many_calibration_rows_are_wanted_as_are_read(settings: dict[str, Any], rows: int):
-    assert PruneStructured.model_validate(settings).calibration_rows_wanted() == rows
-
-
 @pytest.mark.parametrize("importance", ["fisher", "activation"])
 def test_fisher_information_and_activations_rank_units_without_labels(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, importance: Any

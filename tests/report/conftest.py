@@ -11,6 +11,7 @@ import pytest
 
 from compressor.measurements import (
     Certificate,
+    CertificateReading,
     Certification,
     ComponentBytes,
     Flip,
@@ -24,6 +25,7 @@ from compressor.measurements import (
     Size,
     SliceRecord,
     SplitRecord,
+    StepRecord,
 )
 
 NO_OUTCOMES = np.zeros(0, dtype=np.int64)
@@ -172,6 +174,36 @@ def full_report(**changes: Any) -> RunReport:
         source_checkpoint="example-org/minilm-sst2",
         source_sha256="dd" * 32,
         inconclusive_allowed=True,
+        certificate_readings=(
+            CertificateReading(
+                number=1,
+                read_at="2026-05-02T09:00:00+00:00",
+                data_fingerprint="dd" * 32,
+                artifact_sha256="ee" * 32,
+                metric="accuracy",
+                num_examples=900,
+                baseline=0.91,
+                final=0.9,
+                is_this_run=False,
+            ),
+            CertificateReading(
+                number=2,
+                read_at="2026-05-03T14:07:00+00:00",
+                data_fingerprint="dd" * 32,
+                artifact_sha256="ff" * 32,
+                metric="accuracy",
+                num_examples=900,
+                baseline=0.91,
+                final=0.905,
+                is_this_run=True,
+            ),
+        ),
+        steps=(
+            StepRecord("baseline: score", 4.1, True),
+            StepRecord("passes[0] (prune_structured)", 61.4, True),
+            StepRecord("export", 15.2, False),
+        ),
+        damaged_steps=("the stored step 'export' was damaged and done again",),
         compared_split="certification",
         slices=SLICES,
         flips=FLIPS,

@@ -1,0 +1,385 @@
+"""How each step of a run is done, and everything that its result depends on.
+
+`pipeline.py` knows the order of the steps. Here each one becomes a question to the step store: is
+there a result for exactly these inputs? If not, it is made and stored. A model that a step gives is
+always read from the store by the next one, whether it was made a second ago or in a run that was
+killed last week: both ways lead to the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+
+from compressor.artifact import MODEL, write_artifact
+from compressor.benchmark import Contestant, benchmark
+from compressor.data import Dataset, fingerprint
+from compressor.environment import describe_environment, result_conditions, seed_everything
+from compressor.errors import CompressorError, PassError
+from compressor.evaluation import benchmark_batches, evaluate, parity_batches
+from compressor.export.parity import check_parity
+from compressor.export.to_onnx import export_onnx
+from compressor.measurements import (
+    AGREEMENT,
+    Latency,
+    Parity,
+    Score,
+    Size,
+    StepRecord,
+)
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.onnx_file import data_path
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
+from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.progress import Progress
+from compressor.recipe import Recipe
+from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
+from compressor.stored import (
+    CHECKPOINT,
+    AnyStored,
+    Exported,
+    StoredCheckpoint,
+    StoredGraph,
+    StoredModel,
+    checkpoint_of,
+    exported,
+    graph_of,
+)
+from compressor.tasks import Task
+
+
+@dataclass
+class Told:
+    """What a pass said about its work so far, kept apart so that it survives a failure."""
+
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PassResult(Generic[AnyStored]):
+    """What a pass gave, and how long it took when it was really done."""
+
+    model: AnyStored
+    size: Size
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class Stages:
+    """The steps of one run over one step store; `done` lists them in the order they were asked."""
+
+    recipe: Recipe
+    store: StepStore
+    untouched: StoredCheckpoint
+    task: Task
+    metric: str
+    splits: Mapping[str, Dataset]
+    device: torch.device
+    threads: int
+    progress: Progress
+    done: list[StepRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
+        task = {"name": self.task.name, "max_length": self.task.max_length}
+        self._always = {**result_conditions(), "task": task}
+        self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
+        self._onnx = {"provider": self.recipe.export.provider, "threads": self.threads}
+
+    def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
+        """Load a PyTorch model onto the device of the run."""
+        model = load_model(stored.files, self.task)
+        model.module.to(self.device)
+        return model
+
+    def open_graph(self, stored: StoredGraph) -> OnnxModel:
+        """Return an ONNX model for the provider that the recipe exports for."""
+        return OnnxModel(stored.path, provider=self.recipe.export.provider, threads=self.threads)
+
+    def score(
+        self,
+        stage: str,
+        model: StoredModel,
+        *,
+        split: str = "search",
+        of: str | None = None,
+        reference: Score | None = None,
+    ) -> Score:
+        """Score a model on a split with the recipe's metric; `stage` and `of` name the step.
+
+        `reference` is the untouched checkpoint's score, which the metric `agreement` compares with.
+
+        Raises `PassError` when a logit is not finite.
+        """
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            if isinstance(model, StoredGraph):
+                predictor: Any = self.open_graph(model)
+                preprocessor = self._preprocessor(model)
+            else:
+                predictor = self.open_checkpoint(model)
+                preprocessor = predictor.preprocessor
+            own = (self.task, preprocessor, self.splits[split], self.metric)
+            try:
+                found = evaluate(predictor, *own, reference=reference, progress=self.progress)
+            except FloatingPointError as error:
+                raise PassError(str(error), kind=stage) from error
+            return {"score": found}
+
+        runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
+        read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
+        if self.metric == AGREEMENT and reference is not None:
+            read["reference"] = reference.outcomes.tolist()
+        name = f"{stage}: score" if of is None else f"{stage}: score of {of}"
+        return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+
+    def run_pass(
+        self, name: str, position: int, step: Pass, before: AnyStored, told: Told
+    ) -> PassResult[AnyStored]:
+        """Apply a pass to a stored model; `told` has what it said, even when it fails.
+
+        Raises `PassError` around whatever a pass raises that is not an error of this package.
+        """
+        apply = self._apply_torch if isinstance(step, TorchPass) else self._apply_onnx
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:
+            context = self._lend(step, scratch, told)
+            try:
+                size = apply(position, step, before, context, result)
+            finally:
+                told.facts.update(context.facts)
+            return {"size": size, "notes": told.notes, "facts": told.facts}
+
+        read = {
+            "settings": step.model_dump(mode="json"),
+            "untouched": self.untouched.digest,
+            "splits": {split: self._prints[split] for split in sorted(step.required_splits())},
+            "checkpoints": [
+                find_checkpoint(other).fingerprint() for other in step.required_checkpoints()
+            ],
+            "seed": self.recipe.seed,
+            **self._inputs(before),
+            **self._torch,
+            **(self._onnx if isinstance(step, OnnxPass) else {}),
+        }
+        done = self._do("pass", name, read, work)
+        told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
+        if isinstance(before, StoredGraph):
+            given = graph_of(done, before.checkpoint)
+        else:
+            given = checkpoint_of(done)
+        return PassResult(given, done.fact("size", Size), done.seconds, done.reused)
+
+    def save_untouched(self) -> StoredCheckpoint:
+        """Store the untouched checkpoint in the form in which passes give theirs."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            self.open_checkpoint(self.untouched).save(result / CHECKPOINT)
+            return {}
+
+        done = self._do("checkpoint", "checkpoint", {"model": self.untouched.digest}, work)
+        return checkpoint_of(done)
+
+    def export(self, name: str, model: StoredCheckpoint) -> Exported:
+        """Export a model; the same model and settings give the same stored graph."""
+        settings = self.recipe.export
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            with self.progress.bar(name, None):
+                graph = export_onnx(
+                    self.open_checkpoint(model),
+                    result / MODEL,
+                    provider=settings.provider,
+                    fuse=settings.fuse,
+                    opset=settings.opset,
+                    threads=self.threads,
+                )
+            return {"size": graph.size(), "components": graph.components()}
+
+        how = settings.model_dump(mode="json", exclude={"max_parity_diff"})
+        done = self._do("export", name, {"export": how, **self._inputs(model), **self._torch}, work)
+        return exported(done, graph_of(done, model))
+
+    def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:
+        """Compare an exported graph with its model on rows of the search split.
+
+        Raises `ParityError` when they differ by more than the recipe allows.
+        """
+        limit = self.recipe.export.max_parity_diff
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            loaded = self.open_checkpoint(model)
+            batches = parity_batches(self.task, loaded.preprocessor, self.splits["search"])
+            return {"parity": check_parity(loaded, self.open_graph(graph), batches, limit)}
+
+        read = {"graph": graph.digest, "split": self._prints["search"], "limit": limit}
+        read = {**read, **self._inputs(model), **self._torch, **self._onnx}
+        return self._do("parity", name, read, work).fact("parity", Parity)
+
+    def write_artifact(self, graph: StoredGraph, folder: Path) -> Exported:
+        """Write the files that ship into the empty `folder`, and return the graph among them."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            model = self.open_checkpoint(graph.checkpoint)
+            shipped = write_artifact(
+                result,
+                model=self.open_graph(graph),
+                preprocessor=model.preprocessor,
+                config=model.module.config,
+            )
+            return {"size": shipped.size(), "components": shipped.components()}
+
+        done = self._do("artifact", "artifact", self._inputs(graph), work)
+        link_tree(done.folder, folder)
+        shipped = StoredGraph(folder / MODEL, done.digest, graph.checkpoint, is_artifact=True)
+        return exported(done, shipped)
+
+    def time(self, provider: str, baseline: StoredGraph, final: StoredGraph) -> tuple[Latency, ...]:
+        """Time both ends of the run on a provider, taking turns."""
+        settings = self.recipe.benchmark
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            own: dict[Contestant, Any] = {
+                "baseline": self._preprocessor(baseline),
+                "final": self._preprocessor(final),
+            }
+            batches = benchmark_batches(
+                self.task,
+                own,
+                self.splits["search"],
+                batch_sizes=settings.batch_sizes,
+                sequence_lengths=settings.sequence_lengths,
+            )
+            measured = benchmark(
+                {"baseline": baseline.path, "final": final.path},
+                provider=provider,
+                batches=batches,
+                warmup_runs=settings.warmup_runs,
+                num_runs=settings.num_runs,
+                threads=self.threads,
+                progress=self.progress,
+            )
+            return {"latencies": _Latencies(measured)}
+
+        machine = describe_environment(seed=0, device=self.device, threads=self.threads)
+        read = {
+            "baseline": self._inputs(baseline),
+            "final": self._inputs(final),
+            "split": self._prints["search"],
+            "settings": settings.model_dump(mode="json", exclude={"providers"}),
+            "timed_on": provider,
+            "threads": self.threads,
+            "cpu": machine["cpu"],
+        }
+        done = self._do("benchmark", f"benchmark on {provider}", read, work)
+        return done.fact("latencies", _Latencies).latencies
+
+    def _do(
+        self,
+        kind: str,
+        name: str,
+        read: Mapping[str, Any],
+        work: Callable[[Path, Path], dict[str, Any]],
+    ) -> Step:
+        """Return the step of this `kind` that read exactly this, done now or long ago.
+
+        `work` gets a scratch folder, which may hold what a killed run left, and a path for the
+        files of the result; it returns the facts to keep.
+        """
+        depends_on = {"step": kind, **self._always, **read}
+        key = key_of(depends_on)
+        step = self.store.find(name, key)
+        if step is None:
+            scratch = self.store.work_dir(key)
+            result = scratch / "result"
+            if result.exists():
+                shutil.rmtree(result)  # half of one, from a run that was killed
+            started = time.monotonic()
+            facts = work(scratch, result)
+            step = self.store.keep(
+                name,
+                key,
+                depends_on=depends_on,
+                facts=facts,
+                seconds=time.monotonic() - started,
+                files=result if result.exists() else None,
+            )
+        elif step.reused:
+            self.progress.result(f"{name}: taken from the earlier run, {step.seconds:.1f} s saved")
+        else:
+            return step  # the same work under another name, such as the export without a pass
+        self.done.append(StepRecord(name, step.seconds, step.reused))
+        return step
+
+    def _inputs(self, model: StoredModel) -> dict[str, Any]:
+        if isinstance(model, StoredGraph):
+            return {"graph": model.digest, "checkpoint": model.checkpoint.digest}
+        return {"checkpoint": model.digest}
+
+    def _preprocessor(self, graph: StoredGraph) -> Any:
+        if graph.is_artifact:
+            return self.task.load_preprocessor(graph.path.parent)
+        return load_preprocessor(graph.checkpoint.files, self.task)
+
+    def _lend(self, step: Pass, scratch: Path, told: Told) -> PassContext:
+        work_dir = scratch / "pass"
+        work_dir.mkdir(exist_ok=True)
+        return PassContext(
+            splits={name: self.splits[name] for name in step.required_splits()},
+            load_baseline=functools.partial(self.open_checkpoint, self.untouched),
+            device=self.device,
+            seed=self.recipe.seed,
+            work_dir=work_dir,
+            progress=self.progress,
+            note=told.notes.append,
+        )
+
+    def _apply_torch(
+        self, position: int, step: Any, before: Any, context: PassContext, result: Path
+    ) -> Size:
+        model = self.open_checkpoint(before)
+        changed = self._apply(position, step, lambda: step.apply(model, context))
+        folder = result / CHECKPOINT
+        changed.save(folder)
+        size: Size = changed.size(folder)
+        return size
+
+    def _apply_onnx(
+        self, position: int, step: Any, before: Any, context: PassContext, result: Path
+    ) -> Size:
+        model = self.open_graph(before)
+        changed = self._apply(position, step, lambda: step.apply(model, context))
+        size: Size = changed.size()
+        result.mkdir()
+        for path in (changed.path, data_path(changed.path)):
+            if path.is_file():
+                link_or_copy(path, result / path.name)
+        return size
+
+    def _apply(self, position: int, step: Pass, apply: Callable[[], Any]) -> Any:
+        seed_everything(self.recipe.seed)
+        try:
+            return apply()
+        except CompressorError:
+            raise
+        except Exception as error:
+            # Passes explain themselves in ValueErrors; anything else is told by its type.
+            told = str(error) if isinstance(error, ValueError) else repr(error)
+            raise PassError(told, kind=step.kind, position=position) from error
+
+
+@dataclass(frozen=True)
+class _Latencies:
+    """The latencies of one provider, as one fact."""
+
+    latencies: tuple[Latency, ...]

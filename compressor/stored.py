@@ -1,0 +1,65 @@
+"""Models as they lie in the step store: where, and what stands for their content in later keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, final
+
+from compressor.measurements import ComponentBytes, Size
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.steps import Step
+
+CHECKPOINT = "checkpoint"  # the folder of a PyTorch model in a step
+
+
+@final
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A PyTorch model on disk; `digest` stands for its content in the keys of later steps."""
+
+    files: CheckpointFiles
+    digest: str
+
+
+@final
+@dataclass(frozen=True)
+class StoredGraph:
+    """An ONNX model on disk, and the checkpoint that it was exported from.
+
+    `is_artifact` says that the folder holds all that ships, its own tokenizer among it.
+    """
+
+    path: Path
+    digest: str
+    checkpoint: StoredCheckpoint
+    is_artifact: bool = False
+
+
+StoredModel = StoredCheckpoint | StoredGraph
+AnyStored = TypeVar("AnyStored", StoredCheckpoint, StoredGraph)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph, and what it takes on disk."""
+
+    graph: StoredGraph
+    size: Size
+    components: ComponentBytes
+
+
+def checkpoint_of(step: Step) -> StoredCheckpoint:
+    """Return the PyTorch model that a step gave."""
+    return StoredCheckpoint(find_checkpoint(str(step.folder / CHECKPOINT)), step.digest)
+
+
+def graph_of(step: Step, checkpoint: StoredCheckpoint) -> StoredGraph:
+    """Return the graph that a step gave; `checkpoint` is what it was exported from."""
+    [name] = [name for name in step.files if name.endswith(".onnx")]
+    return StoredGraph(step.folder / name, step.digest, checkpoint)
+
+
+def exported(step: Step, graph: StoredGraph) -> Exported:
+    """Return `graph` with what the step measured about it."""
+    return Exported(graph, step.fact("size", Size), step.fact("components", ComponentBytes))
