@@ -7,7 +7,6 @@ that the `test` part stays unseen.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.environment import seed_everything
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel
+from compressor.paths import cache_directory
 from compressor.progress import Progress
 from compressor.tasks import load_task
 from compressor.training.recovery import finetune
@@ -34,14 +34,6 @@ _SEED = 0
 _SETTINGS = FinetuneSettings(
     epochs=7, learning_rate=1.5e-3, batch_size=128, weight_decay=0.05, warmup_ratio=0.1
 )
-
-
-def cache_directory() -> Path:
-    """Return where built-in models are kept: `COMPRESSOR_CACHE`, or the user's cache."""
-    own = os.environ.get("COMPRESSOR_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressor"
 
 
 def resolve_builtin(checkpoint: str, *, progress: Progress) -> str:

@@ -1,4 +1,4 @@
-"""Types for settings that name a place on disk: relative ones are relative to the recipe.
+"""Places on disk: settings that name one, relative to the recipe, and the cache.
 
 A recipe must mean the same from every working directory, so `load_recipe` passes its folder as the
 validation context `{"base_dir": ...}`. Without a context (settings built in Python) a relative path
@@ -7,6 +7,7 @@ stays relative to the working directory.
 
 from __future__ import annotations
 
+import os
 import os.path
 import re
 from pathlib import Path
@@ -16,6 +17,14 @@ from pydantic import AfterValidator, StringConstraints, ValidationInfo
 
 BUILTIN = "builtin:"  # a name that the package itself knows how to make
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def cache_directory() -> Path:
+    """Return where things made once are kept: `COMPRESSOR_CACHE`, or the user's cache."""
+    own = os.environ.get("COMPRESSOR_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compressor"
 
 
 def resolve_path(path: Path, base_dir: Path | None) -> Path:

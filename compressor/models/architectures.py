@@ -45,6 +45,9 @@ class Naming:
     num_heads: str
     head_dim: str
     width: str | None  # the product of the two, where the module keeps it
+    # Whether a sub-layer's norm comes first and its sum with the residual is what goes on;
+    # elsewhere the sum is normalised afterwards.
+    norms_first: bool
     # Of the configuration:
     ffn_neurons: Callable[[Any], int]  # reads the width of every layer
     ffn_setting: str  # what that width is called
@@ -139,6 +142,7 @@ _BERT = Naming(
     num_heads="num_attention_heads",
     head_dim="attention_head_size",
     width="all_head_size",
+    norms_first=False,
     ffn_neurons=attrgetter("intermediate_size"),
     ffn_setting="intermediate_size",
     has_head_dim=False,
@@ -164,6 +168,7 @@ _DISTILBERT = Naming(
     num_heads="n_heads",
     head_dim="attention_head_size",
     width="dim",
+    norms_first=False,
     ffn_neurons=attrgetter("hidden_dim"),
     ffn_setting="hidden_dim",
     has_head_dim=False,
@@ -181,6 +186,7 @@ _VIT = Naming(
     num_heads="num_attention_heads",
     head_dim="head_dim",
     width=None,
+    norms_first=True,
     ffn_neurons=attrgetter("intermediate_size"),
     ffn_setting="intermediate_size",
     has_head_dim=True,

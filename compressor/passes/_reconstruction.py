@@ -6,18 +6,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from compressor.benchmark import default_threads
 from compressor.data import Dataset
+from compressor.export.latency import MeasuredTable, Situation, latency_of_sub_layers
+from compressor.export.sub_layers import sub_layer_kind
 from compressor.models.architectures import encoder_layers, require_prunable_heads
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
-from compressor.pruning.budget_search import Freedom, check_ratio, encoder_cost, units_to_remove
+from compressor.pruning.budget_search import (
+    Cost,
+    Freedom,
+    check_ratio,
+    encoder_cost,
+    units_to_remove,
+)
 from compressor.pruning.fisher import token_mask
+from compressor.pruning.latency import TableCost
 from compressor.pruning.layerwise import TensorFiles, run_layer
 from compressor.pruning.reconstruction import CalibrationInputs, check_calibration, reconstruct
 from compressor.pruning.structure import prune_heads, prune_neurons
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
 
 _ROWS_PER_BATCH = 32
+_NAMES = {None: "FLOPs", "flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
+
+CostMeter = Callable[[Any], Cost]  # what a module costs as it is
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class Reconstruction:
     settings: PruneStructured
     teacher: TorchModel
     calibration: CalibrationInputs
+    cost_of: CostMeter
+    freedom: Freedom
     cost_before: float
 
     @classmethod
@@ -51,10 +66,12 @@ class Reconstruction:
             model, context.calibration, settings.rows_to_measure, context.seed, directory
         )
         check_calibration(model.module, calibration)
-        cost = encoder_cost(model.module, settings.target or "flops", calibration.mean_length)
+        cost_of = _cost_meter(model.module, settings, calibration, context)
+        cost = cost_of(model.module)
+        freedom = _freedom(settings, model.device.type)
         assert settings.ratio is not None, "the settings are checked"
-        check_ratio(cost, settings.ratio, _freedom(settings))
-        return cls(settings, model.clone(), calibration, cost.total)
+        check_ratio(cost, settings.ratio, freedom)
+        return cls(settings, model.clone(), calibration, cost_of, freedom, cost.total)
 
     @property
     def removes_units(self) -> bool:
@@ -65,13 +82,11 @@ class Reconstruction:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
         settings, calibration, module = self.settings, self.calibration, model.module
         assert settings.ratio is not None, "the settings are checked"
-        target = settings.target or "flops"
         with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
             batches = _each(calibration, advance)
             scores = compensated_scores(module, batches, seed=context.seed)
-        cost = encoder_cost(module, target, calibration.mean_length)
         budget = (1 - progress * settings.ratio) * self.cost_before
-        heads, neurons = units_to_remove(scores, cost, budget, _freedom(settings))
+        heads, neurons = units_to_remove(scores, self.cost_of(module), budget, self.freedom)
         prune_heads(module, heads)
         prune_neurons(module, neurons)
         layers = len(encoder_layers(module))
@@ -83,11 +98,11 @@ class Reconstruction:
                 ridge=settings.ridge,
                 advance=advance,
             )
-        left = encoder_cost(module, target, calibration.mean_length).total / self.cost_before
-        name = "FLOPs" if target == "flops" else "parameters"
+        left = self.cost_of(module).total / self.cost_before
         context.note(
-            f"encoder {name} left: {100 * left:.1f}%; least squares on {calibration.num_rows} "
-            f"calibration rows without labels, {calibration.mean_length:.1f} tokens each on average"
+            f"encoder {_NAMES[settings.target]} left: {100 * left:.1f}%; least squares on "
+            f"{calibration.num_rows} calibration rows without labels, "
+            f"{calibration.mean_length:.1f} tokens each on average"
         )
 
 
@@ -145,9 +160,57 @@ def _each(
         advance()
 
 
-def _freedom(settings: PruneStructured) -> Freedom:
+def _cost_meter(
+    module: Any, settings: PruneStructured, calibration: CalibrationInputs, context: PassContext
+) -> CostMeter:
+    """Return what computes the cost of a pruned form of `module`; a latency table is read here."""
+    target = settings.target or "flops"
+    if target != "latency":
+        return lambda pruned: encoder_cost(pruned, target, calibration.mean_length)
+    layers = encoder_layers(module)
+    assert settings.latency_precision is not None, "the settings are checked"
+    situation = Situation(
+        kind=sub_layer_kind(module),
+        max_heads=max(layer.num_heads for layer in layers),
+        max_neurons=max(layer.num_neurons for layer in layers),
+        round_to=settings.blocks_on("cpu"),
+        batch_size=settings.latency_batch_size,
+        num_tokens=max(1, round(calibration.mean_length)),
+        precision=settings.latency_precision,
+        threads=settings.latency_threads or default_threads(),
+    )
+    measured = latency_of_sub_layers(situation, context.progress)
+    _tell(measured, situation, context)
+
+    def cost_of(pruned: Any) -> Cost:
+        left = encoder_layers(pruned)
+        heads = tuple(layer.num_heads for layer in left)
+        neurons = tuple(layer.num_neurons for layer in left)
+        return TableCost(measured.table, heads, neurons)
+
+    return cost_of
+
+
+def _tell(measured: MeasuredTable, situation: Situation, context: PassContext) -> None:
+    if measured.replaced is not None:
+        context.note(f"the latency table was measured again: {measured.replaced}")
+    context.note(
+        f"latency table {'from the cache' if measured.is_cached else 'measured'}: "
+        f"{situation.precision}, batch {situation.batch_size}, {situation.num_tokens} tokens, "
+        f"{situation.threads} thread{'s' if situation.threads > 1 else ''} of the CPU"
+    )
+    context.record(
+        "latency_table",
+        {
+            "attention_ms": sorted(measured.attention_ms.items()),
+            "feed_forward_ms": sorted(measured.feed_forward_ms.items()),
+        },
+    )
+
+
+def _freedom(settings: PruneStructured, device: str) -> Freedom:
     return Freedom(
-        settings.blocks_of,
+        settings.blocks_on(device),
         heads=settings.head_ratio != 0,
         neurons=settings.neuron_ratio != 0,
         uniform=settings.uniform,

@@ -113,6 +113,7 @@ class _Ratios:
     """How many heads and neurons each layer had at the start, and which fraction goes."""
 
     settings: PruneStructured
+    round_to: int
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
 
@@ -122,6 +123,7 @@ class _Ratios:
         layers = encoder_layers(model.module)
         goals = cls(
             settings,
+            settings.blocks_on(model.device.type),
             tuple(layer.num_heads for layer in layers),
             tuple(layer.num_neurons for layer in layers),
         )
@@ -129,7 +131,7 @@ class _Ratios:
             require_prunable_heads(model.module)
             goals.check("head", goals.heads, settings.heads_to_remove, 1)
         if settings.neurons_to_remove > 0:
-            goals.check("neuron", goals.neurons, settings.neurons_to_remove, settings.blocks_of)
+            goals.check("neuron", goals.neurons, settings.neurons_to_remove, goals.round_to)
         return goals
 
     @property
@@ -163,7 +165,7 @@ class _Ratios:
         neurons = self._select(
             scores.neurons,
             progress * settings.neurons_to_remove,
-            settings.blocks_of,
+            self.round_to,
             self.neurons,
         )
         if heads:

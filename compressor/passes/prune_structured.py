@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 _ONLY_IN = {
     "scores": ("importance", "scope", "may_empty_layers"),
-    "reconstruction": ("target", "ridge"),
+    "reconstruction": (
+        "target",
+        "latency_precision",
+        "latency_batch_size",
+        "latency_threads",
+        "ridge",
+    ),
 }
 _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
@@ -55,12 +61,37 @@ class PruneStructured(TorchPass):
             "fraction of `target`"
         ),
     )
-    target: Literal["flops", "parameters"] | None = Field(
+    target: Literal["flops", "parameters", "latency"] | None = Field(
         None,
         description=(
             "what `ratio` is a fraction of with method reconstruction: FLOPs of the encoder's "
-            "matrix products at the calibration split's mean length, or parameters of its layers; "
-            "default flops"
+            "matrix products at the calibration split's mean length, parameters of its layers, or "
+            "the time that its sub-layers take in ONNX Runtime on this machine's CPU, read from a "
+            "table that is measured once and kept in the cache (COMPRESSOR_CACHE); default flops"
+        ),
+    )
+    latency_precision: Literal["float32", "int8"] | None = Field(
+        None,
+        description=(
+            "what the sub-layers are timed in, needed with target latency: int8 where "
+            "quantize_dynamic follows, otherwise float32"
+        ),
+    )
+    latency_batch_size: int = Field(
+        1,
+        gt=0,
+        le=1024,
+        description=(
+            "examples in a timed batch with target latency, each as long as the calibration "
+            "split's mean"
+        ),
+    )
+    latency_threads: int | None = Field(
+        None,
+        gt=0,
+        description=(
+            "threads of ONNX Runtime within one operator with target latency; default one for "
+            "each physical core"
         ),
     )
     head_ratio: float | None = Field(
@@ -127,7 +158,7 @@ class PruneStructured(TorchPass):
         le=1024,
         description=(
             "each layer keeps a multiple of this many FFN neurons; default 8, with method "
-            "reconstruction 16"
+            "reconstruction 16, or 64 where PyTorch runs on a GPU"
         ),
     )
     may_empty_layers: bool = Field(
@@ -238,6 +269,15 @@ class PruneStructured(TorchPass):
                 f"{' and '.join(given)} {'belongs' if len(given) == 1 else 'belong'} to method: "
                 f"{other}; set method: {other}, or leave {' and '.join(given)} out"
             )
+        if self.target == "latency" and self.latency_precision is None:
+            raise ValueError(
+                "target: latency needs latency_precision, because times depend on it: int8 where "
+                "quantize_dynamic follows, otherwise float32"
+            )
+        if self.latency_precision is not None and self.target != "latency":
+            raise ValueError(
+                "latency_precision belongs to target: latency; set target, or leave it out"
+            )
         if self.method == "reconstruction":
             if self.ratio is None:
                 raise ValueError("method: reconstruction needs a ratio, the share of target")
@@ -253,11 +293,13 @@ class PruneStructured(TorchPass):
         """Return whether method scores ranks the units of all layers together."""
         return not self.uniform if self.scope is None else self.scope == "global"
 
-    @property
-    def blocks_of(self) -> int:
-        """Return of how many neurons each layer keeps a multiple."""
-        default = 16 if self.method == "reconstruction" else 8
-        return default if self.round_to is None else self.round_to
+    def blocks_on(self, device: str) -> int:
+        """Return of how many neurons each layer keeps a multiple, on `cpu` or `cuda`."""
+        if self.round_to is not None:
+            return self.round_to
+        if self.method == "scores":
+            return 8
+        return 64 if device == "cuda" else 16
 
     @property
     def rows_to_measure(self) -> int:
@@ -302,7 +344,8 @@ class PruneStructured(TorchPass):
 
         Raises `ValueError` before anything is trained when the ratios, `layers` or `drop_layers`
         cannot be met by this model or the calibration split is too small for least squares;
-        `UnsupportedArchitecture` is one of them.
+        `UnsupportedArchitecture` is one of them. Raises `EnvironmentMismatch` when a latency table
+        cannot be stored.
         """
         from compressor.passes._structured import prune_and_recover
 

@@ -1,4 +1,7 @@
-"""Decides how many heads and neurons each layer keeps under one budget of FLOPs or parameters."""
+"""Decides how many heads and neurons each layer keeps under one budget.
+
+Throughout, `ratio` is the fraction of the cost that goes, and `budget` the cost that may stay.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compressor.models.architectures import encoder_layers, layer_list
 from compressor.pruning.importance import UnitScores
+from compressor.pruning.knapsack import best_choices
 
 Target = Literal["flops", "parameters"]
 # Indices of units by index of the layer, both counted from 0.
@@ -38,9 +43,9 @@ class EncoderCost:
         """Return the cost of the whole encoder."""
         return self.fixed + self.head * sum(self.heads) + self.neuron * sum(self.neurons)
 
-    def of_all_layers(self, heads: int, neurons: int) -> float:
-        """Return the cost of the whole encoder with as many units in every layer."""
-        return self.fixed + len(self.heads) * (self.head * heads + self.neuron * neurons)
+    def of_layer(self, heads: int, neurons: int) -> float:
+        """Return what a layer with as many units adds to `fixed`."""
+        return self.head * heads + self.neuron * neurons
 
 
 def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
@@ -75,6 +80,25 @@ def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost
     return EncoderCost(head, neuron, heads, neurons, everything - units)
 
 
+class Cost(Protocol):
+    """What an encoder costs, and what its layers would cost with other numbers of units."""
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Return the heads of each layer."""
+
+    @property
+    def neurons(self) -> tuple[int, ...]:
+        """Return the neurons of each layer."""
+
+    @property
+    def total(self) -> float:
+        """Return the cost of the whole encoder."""
+
+    def of_layer(self, heads: int, neurons: int) -> float:
+        """Return what a layer with as many units adds to what is fixed."""
+
+
 @dataclass(frozen=True)
 class Freedom:
     """Which units may go, and in which numbers: each layer keeps a multiple of `round_to` neurons.
@@ -98,31 +122,38 @@ class _Block:
     score: float  # of all of them
 
 
-def check_ratio(cost: EncoderCost, ratio: float, freedom: Freedom) -> None:
+def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
     """Raise `ValueError` when `ratio` of `cost` cannot go, or only with every unit there is."""
     if freedom.uniform:
-        least = min(cost.of_all_layers(*counts) for counts in _equal_counts(cost, freedom))
-        _require_reach(
-            ratio,
-            1 - least / cost.total if cost.total else 0.0,
+        now = cost.of_layer(cost.heads[0], cost.neurons[0])
+        least = min(cost.of_layer(*counts) for counts in _equal_counts(cost, freedom))
+        removable = len(cost.heads) * (now - least)
+        why = (
             f"with one head and {freedom.round_to} neurons left in every layer, as far as those "
-            f"may go, {{}} of it are gone",
+            f"may go, {{}} of it are gone"
         )
-        return
-    head_cost = cost.head * sum(cost.heads) * freedom.heads
-    neuron_cost = cost.neuron * sum(cost.neurons) * freedom.neurons
-    smallest = min(
-        [cost.head] * (head_cost > 0)
-        + [cost.neuron * min(freedom.round_to, n) for n in cost.neurons if neuron_cost > 0 and n],
-        default=0.0,
-    )
-    kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
-    _require_reach(
-        ratio,
-        (head_cost + neuron_cost - smallest) / cost.total if cost.total else 0.0,
-        f"its {' and '.join(kinds)} less one block of {freedom.round_to} neurons or one head are "
-        f"{{}} of it",
-    )
+    else:
+        removable = sum(
+            cost.of_layer(heads, neurons)
+            - cost.of_layer(0 if freedom.heads else heads, 0 if freedom.neurons else neurons)
+            for heads, neurons in zip(cost.heads, cost.neurons, strict=True)
+        )
+        removable -= _cheapest_block(cost, freedom)
+        kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
+        why = (
+            f"its {' and '.join(kinds)} less one block of {freedom.round_to} neurons or one head "
+            f"are {{}} of it"
+        )
+    _require_reach(ratio, removable / cost.total if cost.total else 0.0, why)
+
+
+def _cheapest_block(cost: Cost, freedom: Freedom) -> float:
+    """Return what the cheapest head or block of neurons adds to a layer without any."""
+    bare = cost.of_layer(0, 0)
+    sizes = [(1, 0)] * (freedom.heads and max(cost.heads) > 0)
+    if freedom.neurons:
+        sizes += [(0, min(freedom.round_to, neurons)) for neurons in cost.neurons if neurons]
+    return min((cost.of_layer(*size) - bare for size in sizes), default=0.0)
 
 
 def _require_reach(ratio: float, largest: float, why: str) -> None:
@@ -134,24 +165,37 @@ def _require_reach(ratio: float, largest: float, why: str) -> None:
 
 
 def units_to_remove(
-    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
 ) -> tuple[UnitsByLayer, UnitsByLayer]:
     """Return the heads and the neurons that go, so that the rest costs at most `budget`.
 
-    For each number of heads that fits, the best heads of all layers stay and the rest of the budget
-    is filled with the best blocks of neurons; the split that keeps the highest sum of scores wins.
-    While there are units of both kinds, less than one of the two is left of the budget. A layer may
-    lose all its units, unless all are to stay `uniform`: then each keeps its own best units, and
-    the pair of numbers that fits with the highest sum of scores wins. `check_ratio` tells whether
-    there is a solution.
+    Within a layer the best units stay. A layer may lose all its units, unless all are to stay
+    `uniform`: then the pair of numbers that fits with the highest sum of scores wins.
+    Otherwise, where each unit costs the same, for each number of heads that fits the best heads of
+    all layers stay and the rest of the budget is filled with the best blocks of neurons; the split
+    that keeps the highest sum of scores wins, and while there are units of both kinds less than one
+    of the two is left of the budget. Where the cost is a table, the numbers with the highest sum of
+    scores are found by dynamic programming (`knapsack`).
 
-    Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. (There `constraint` is the share of the
-    cost that stays.)
+    `check_ratio` tells whether there is a solution.
+
+    Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. There `constraint` is the share of the
+    cost that stays for FLOPs, and the search by latency lowers its limit inside the loop over
+    numbers of heads; here the budget is the same for every number.
     """
     budget += 1e-9 * cost.total  # a choice that meets the budget exactly is not lost to rounding
     if freedom.uniform:
         heads, neurons = _best_equal_counts(scores, cost, budget, freedom)
         return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
+    if not isinstance(cost, EncoderCost):
+        heads, neurons = _best_counts(scores, cost, budget, freedom)
+        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
+    return _where_units_cost_the_same(scores, cost, budget, freedom)
+
+
+def _where_units_cost_the_same(
+    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+) -> tuple[UnitsByLayer, UnitsByLayer]:
     ranked_heads = _best_first(scores.heads)
     blocks = _blocks(scores.neurons, freedom.round_to)
     all_neurons = [len(layer) for layer in scores.neurons]
@@ -172,33 +216,63 @@ def units_to_remove(
     return _by_layer(heads_gone), _worst(scores.neurons, best_neurons)
 
 
-def _equal_counts(cost: EncoderCost, freedom: Freedom) -> Iterator[tuple[int, int]]:
+def _equal_counts(cost: Cost, freedom: Freedom) -> Iterator[tuple[int, int]]:
     """Yield the numbers of heads and of neurons that equal layers may keep."""
-    num_heads, num_neurons = cost.heads[0], cost.neurons[0]
-    blocks = range(freedom.round_to, num_neurons, freedom.round_to)
-    for heads in range(1, num_heads + 1) if freedom.heads and num_heads else [num_heads]:
-        for neurons in [*(blocks if freedom.neurons else ()), num_neurons]:
-            yield heads, neurons
+    for heads in _counts(cost.heads[0], 1, freedom.heads):
+        for neurons in _counts(cost.neurons[0], freedom.round_to, freedom.neurons):
+            if (heads or not cost.heads[0]) and (neurons or not cost.neurons[0]):
+                yield heads, neurons
+
+
+def _counts(present: int, block: int, may_go: bool) -> list[int]:
+    """Return how many of the units that are present may stay, fewest first."""
+    return [*(range(0, present, block) if may_go else ()), present]
 
 
 def _best_equal_counts(
-    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
 ) -> tuple[list[int], list[int]]:
     """Return how many heads and how many neurons each layer keeps, the same number in all."""
-    heads, neurons = _sums_of_best(scores.heads), _sums_of_best(scores.neurons)
+    num_layers = len(cost.heads)
+    heads = sum(map(_sums_of_best, scores.heads), torch.zeros(1))
+    neurons = sum(map(_sums_of_best, scores.neurons), torch.zeros(1))
+    fixed = cost.total - num_layers * cost.of_layer(cost.heads[0], cost.neurons[0])
     fitting = [
-        counts for counts in _equal_counts(cost, freedom) if cost.of_all_layers(*counts) <= budget
+        counts
+        for counts in _equal_counts(cost, freedom)
+        if fixed + num_layers * cost.of_layer(*counts) <= budget
     ]
     assert fitting, "check_ratio lets no budget pass that nothing meets"
     best = max(fitting, key=lambda counts: float(heads[counts[0]] + neurons[counts[1]]))
-    num_layers = len(cost.heads)
     return [best[0]] * num_layers, [best[1]] * num_layers
 
 
-def _sums_of_best(scores: Sequence[Tensor]) -> Tensor:
-    """Return what the best 0, 1, 2, ... units of every layer score together."""
-    ranked = torch.stack([layer.sort(descending=True).values for layer in scores])
-    return functional.pad(ranked.sum(dim=0).cumsum(dim=0), (1, 0))  # (units + 1,)
+def _best_counts(
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
+) -> tuple[list[int], list[int]]:
+    """Return how many heads and how many neurons each layer keeps, where any numbers may."""
+    costs, values, counts = [], [], []
+    of_both = zip(scores.heads, scores.neurons, strict=True)
+    for heads, neurons in of_both:
+        for layer_scores, block, may_go, is_heads in (
+            (heads, 1, freedom.heads, True),
+            (neurons, freedom.round_to, freedom.neurons, False),
+        ):
+            options = _counts(len(layer_scores), block, may_go)
+            sizes = [(count, 0) if is_heads else (0, count) for count in options]
+            costs.append(np.array([cost.of_layer(*size) for size in sizes]))
+            values.append(_sums_of_best(layer_scores)[options].numpy())
+            counts.append(options)
+    bare = cost.of_layer(0, 0)
+    picks = best_choices([group - bare for group in costs], values, budget - bare * len(cost.heads))
+    kept = [options[pick] for options, pick in zip(counts, picks, strict=True)]
+    return kept[0::2], kept[1::2]
+
+
+def _sums_of_best(scores: Tensor) -> Tensor:
+    """Return what the best 0, 1, 2, ... units score together, shape `(units + 1,)`."""
+    ranked = scores.sort(descending=True).values
+    return functional.pad(ranked.cumsum(dim=0), (1, 0))
 
 
 def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:

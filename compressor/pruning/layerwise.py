@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from compressor.models.architectures import layer_list, naming_of
 
-# Here a sub-layer's norm comes first and its sum with the residual is what goes on; elsewhere the
-# sum is normalised afterwards.
-_NORMS_FIRST = frozenset({"beit", "deit", "dinov2", "vit"})
 # What a sub-layer's output is multiplied by before it is added, where it is: attention, FFN.
 _SCALES = {"beit": ("lambda_1", "lambda_2"), "dinov2": ("layer_scale1", "layer_scale2")}
 
@@ -134,7 +131,7 @@ def _trace(recorder: _Recorder, layer: nn.Module, model_type: str, naming: Any) 
         return LayerTrace(attention, None, None)
     units, output = recorder.at(naming.ffn_out)
     scale = _scale(layer, model_type, 1)
-    if model_type in _NORMS_FIRST:
+    if naming.norms_first:
         residual = attention.total
     else:
         residual, _ = recorder.at(naming.ffn_in)

@@ -484,6 +484,15 @@ def test_an_unsupported_architecture_is_refused(
             "max_steps is 2 for all of the 3 steps together, and each needs one",
         ),
         ({"ratio": 0.5, "target": "flops"}, "target belongs to method: reconstruction"),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "target": "latency"},
+            "target: latency needs latency_precision, because times depend on it",
+        ),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "latency_precision": "int8"},
+            "latency_precision belongs to target: latency",
+        ),
+        ({"ratio": 0.5, "latency_threads": 1}, "latency_threads belongs to method"),
         ({"ratio": 0.5, "ridge": 0.1}, "ridge belongs to method: reconstruction"),
         ({"method": "reconstruction"}, "nothing would be removed"),
         ({"method": "reconstruction", "layers": 1}, "needs a ratio"),

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from compressor.data import Dataset
+from compressor.export.latency import MeasuredTable, Situation
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, _structured
+from compressor.passes import PassContext, _reconstruction, _structured
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
+from compressor.pruning.latency import latency_table
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
@@ -219,3 +221,73 @@ def test_steps_follow_their_schedule(
 def test_one_step_takes_the_recovery_as_it_is():
     recovery = DistillRecovery(epochs=2.5, max_steps=9)
     assert _structured._part_of(recovery, 1) == recovery
+
+
+def test_reconstruction_takes_what_a_latency_table_says(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # A made-up machine on which heads cost nearly nothing and neurons all there is.
+    attention_ms, feed_forward_ms = {0: 0.1, 4: 0.2}, {0: 0.1, 64: 3.3}
+    table = latency_table(attention_ms, feed_forward_ms)
+    asked: list[Situation] = []
+
+    def measured(situation: Situation, _: Any) -> MeasuredTable:
+        asked.append(situation)
+        place = tmp_path / "table.json"
+        return MeasuredTable(table, attention_ms, feed_forward_ms, place, False, "it was damaged")
+
+    monkeypatch.setattr(_reconstruction, "latency_of_sub_layers", measured)
+    settings = PruneStructured.model_validate(
+        {
+            **UNIFORM["reconstruction"],
+            "target": "latency",
+            "latency_precision": "int8",
+            "latency_threads": 3,
+        }
+    )
+    context = make_context(calibration=text_dataset)
+
+    pruned = settings.apply(tiny_bert, context)
+
+    before = 2 * (0.2 + 3.3)
+    left = sum(table.attention[h] + table.feed_forward[n] for h, n in units(pruned))
+    assert 0.3 * before < left <= 0.5 * before
+    # Heads take 0.4 ms, empty sub-layers 0.2 ms: that leaves room for 58 neurons of 0.05 ms.
+    assert units(pruned)[0][0] == units(pruned)[1][0] == 4
+    assert sum(neurons for _, neurons in units(pruned)) == 48
+    encoded = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
+    [situation] = asked
+    assert (situation.max_heads, situation.max_neurons, situation.round_to) == (4, 64, 16)
+    assert situation.num_tokens == round(encoded["attention_mask"].sum() / 48)
+    assert (situation.precision, situation.batch_size, situation.threads) == ("int8", 1, 3)
+    assert notes[:2] == [
+        "the latency table was measured again: it was damaged",
+        f"latency table measured: int8, batch 1, {situation.num_tokens} tokens, 3 threads of the "
+        f"CPU",
+    ]
+    assert notes[2].startswith(f"encoder latency left: {100 * left / before:.1f}%")
+    assert context.facts["latency_table"] == {
+        "attention_ms": [[0, 0.1], [4, 0.2]],
+        "feed_forward_ms": [[0, 0.1], [64, 3.3]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "blocks"),
+    [
+        ("cpu", {"method": "reconstruction"}, 16),
+        ("cuda", {"method": "reconstruction"}, 64),
+        ("cuda", {"method": "reconstruction", "round_to": 8}, 8),
+        ("cpu", {}, 8),
+    ],
+)
+def test_blocks_of_neurons_are_what_the_kernels_like(
+    device: str, settings: dict[str, Any], blocks: int
+):
+    found = PruneStructured.model_validate({"ratio": 0.5, **settings}).blocks_on(device)
+    assert found == blocks

@@ -17,6 +17,7 @@ from compressor.pruning.budget_search import (
     units_to_remove,
 )
 from compressor.pruning.importance import UnitScores, random_scores
+from compressor.pruning.latency import TableCost, latency_table
 from compressor.pruning.structure import prune_heads, prune_neurons
 
 EncoderMaker = Callable[..., Any]
@@ -170,3 +171,74 @@ def test_a_uniform_width_that_is_no_multiple_may_stay_whole():
     freedom = Freedom(2, uniform=True)
     assert units_to_remove(given, cost, 15.0, freedom) == ({}, {})
     assert units_to_remove(given, cost, 14.0, freedom) == ({}, {0: [0]})
+
+
+# A head is dear until the second, which is nearly free; neurons cost in steps of two.
+STEPPED = latency_table({0: 1.0, 1: 5.0, 2: 5.5}, {0: 0.5, 1: 2.5, 2: 2.5, 3: 4.5, 4: 4.5})
+
+
+def test_by_a_table_the_best_numbers_are_those_of_an_exhaustive_search():
+    random = torch.Generator().manual_seed(3)
+    given = UnitScores(
+        tuple(torch.rand(2, generator=random, dtype=torch.float64) for _ in range(2)),
+        tuple(torch.rand(4, generator=random, dtype=torch.float64) / 2 for _ in range(2)),
+    )
+    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+
+    def kept_score(counts: tuple[int, ...]) -> float:
+        layers = (given.heads[0], given.neurons[0], given.heads[1], given.neurons[1])
+        return sum(
+            float(layer.sort(descending=True).values[:count].sum())
+            for layer, count in zip(layers, counts, strict=True)
+        )
+
+    for budget in (5.0, 9.0, 12.0, 15.5):
+        fitting = [
+            counts
+            for counts in product(range(3), range(5), range(3), range(5))
+            if cost.of_layer(*counts[:2]) + cost.of_layer(*counts[2:]) <= budget
+        ]
+        heads, neurons = units_to_remove(given, cost, budget, Freedom(round_to=1))
+        kept = tuple(
+            present - len(gone.get(layer, []))
+            for layer in (0, 1)
+            for present, gone in ((2, heads), (4, neurons))
+        )
+        assert kept in fitting
+        assert kept_score(kept) == pytest.approx(max(map(kept_score, fitting)))
+
+
+def test_by_a_table_the_ratio_is_what_goes_not_what_stays():
+    given = scores([[3.0, 3.0], [3.0, 3.0]], [[1.0] * 4, [1.0] * 4])
+    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    assert cost.total == 20.0
+    heads, neurons = units_to_remove(given, cost, (1 - 0.2) * cost.total, Freedom(2))
+    gone_heads, gone_neurons = (sum(map(len, units.values())) for units in (heads, neurons))
+    # Two blocks of two neurons take 2 ms each and leave 16 of 20; so would both heads of a layer
+    # (4.5 ms), but they score 6 and the neurons 4.
+    assert (gone_heads, gone_neurons) == (0, 4)
+
+
+def test_by_a_table_layers_stay_uniform_or_keep_a_kind_where_that_is_asked():
+    given = scores([[1.0, 9.0], [8.0, 1.0]], [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
+    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    uniform = units_to_remove(given, cost, 16.0, Freedom(2, uniform=True))
+    assert uniform == ({}, {0: [0, 1], 1: [2, 3]})
+    heads, neurons = units_to_remove(given, cost, 13.0, Freedom(2, heads=False))
+    assert heads == {}
+    assert sum(map(len, neurons.values())) == 8
+    heads, neurons = units_to_remove(given, cost, 16.0, Freedom(2, neurons=False))
+    assert neurons == {}
+    assert heads == {1: [0, 1]} or heads == {0: [0, 1]}
+
+
+def test_by_a_table_a_ratio_out_of_reach_is_refused():
+    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    # Without units 3 of 20 are left, and the cheapest block of two neurons takes 2.
+    check_ratio(cost, 0.75, Freedom(2))
+    with pytest.raises(ValueError, match=r"ratio: 0\.76 of the encoder cannot go: .* 0\.75 of it"):
+        check_ratio(cost, 0.76, Freedom(2))
+    # Uniform layers keep a head and two neurons: 7.5 of 10 each.
+    check_ratio(cost, 0.25, Freedom(2, uniform=True))
+    with pytest.raises(ValueError, match=r"0\.25 of it are gone"):
+        check_ratio(cost, 0.26, Freedom(2, uniform=True))

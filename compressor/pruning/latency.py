@@ -1,0 +1,87 @@
+"""What sub-layers of each size take on one machine, as a table that a budget search can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.isotonic import isotonic_regression
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of one sub-layer by its number of units: `attention[heads]`, `feed_forward[n]`.
+
+    Both begin with what is left of a sub-layer without units, and never fall.
+    """
+
+    attention: tuple[float, ...]
+    feed_forward: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TableCost:
+    """What an encoder takes by a table; `heads` and `neurons` are those of each layer."""
+
+    table: LatencyTable
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+
+    @property
+    def total(self) -> float:
+        """Return the milliseconds of the whole encoder."""
+        return sum(map(self.of_layer, self.heads, self.neurons))
+
+    def of_layer(self, heads: int, neurons: int) -> float:
+        """Return the milliseconds of one layer with as many units."""
+        return self.table.attention[heads] + self.table.feed_forward[neurons]
+
+
+def latency_table(
+    attention_ms: Mapping[int, float], feed_forward_ms: Mapping[int, float]
+) -> LatencyTable:
+    """Return the table through measured points, each a number of units and its milliseconds.
+
+    More units never take less time, so a point that says otherwise is noise: points are replaced by
+    the closest (in least squares) that never fall, and lines drawn between them. Each mapping
+    begins with 0 units and ends with the largest number that the table is for.
+
+    Raises `ValueError` when the points of a mapping do not begin with 0, or one is not a time.
+    """
+    return LatencyTable(
+        _through(attention_ms, "heads"),
+        _through(feed_forward_ms, "neurons"),
+    )
+
+
+def measured_sizes(largest: int, block: int, max_points: int) -> tuple[int, ...]:
+    """Return numbers of units to measure: 0, `largest`, and multiples of `block` between them.
+
+    All of them where they are at most `max_points`, otherwise evenly spread ones.
+
+    >>> measured_sizes(64, 16, 9)
+    (0, 16, 32, 48, 64)
+    """
+    blocks = list(range(0, largest, block))
+    if len(blocks) >= max_points:
+        spread = np.linspace(0, len(blocks) - 1, max_points - 1).round().astype(int)
+        blocks = [blocks[index] for index in spread]
+    return (*blocks, largest) if largest > 0 else (0,)
+
+
+def _through(points: Mapping[int, float], unit: str) -> tuple[float, ...]:
+    counts = sorted(points)
+    times = [points[count] for count in counts]
+    if not counts or counts[0] != 0 or not _are_times(times):
+        raise ValueError(
+            f"a latency table needs times of 0 {unit} and more, finite and not negative, got "
+            f"{dict(points)}"
+        )
+    rising = isotonic_regression(np.array(times, dtype=np.float64))
+    every: list[float] = np.interp(np.arange(counts[-1] + 1), counts, rising).tolist()
+    return tuple(every)
+
+
+def _are_times(times: Sequence[float]) -> bool:
+    return bool(np.isfinite(times).all() and min(times) >= 0)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from compressor.errors import EnvironmentMismatch
+from compressor.export import latency
+from compressor.export.latency import Situation, latency_of_sub_layers
+from compressor.export.sub_layers import SubLayerKind
+from compressor.progress import SILENT
+
+KIND = SubLayerKind(hidden_size=32, head_dim=8, activation="gelu", norms_first=False, has_mask=True)
+SITUATION = Situation(
+    kind=KIND,
+    max_heads=2,
+    max_neurons=40,
+    round_to=16,
+    batch_size=1,
+    num_tokens=5,
+    precision="float32",
+    threads=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(latency, "_ROUNDS", 3)
+    return tmp_path / "cache" / "latency"
+
+
+def test_a_table_is_measured_once_and_then_read(cache: Path):
+    first = latency_of_sub_layers(SITUATION, SILENT)
+    again = latency_of_sub_layers(SITUATION, SILENT)
+
+    assert list(first.attention_ms) == [0, 1, 2]
+    assert list(first.feed_forward_ms) == [0, 16, 32, 40]
+    assert len(first.table.attention) == 3
+    assert len(first.table.feed_forward) == 41
+    assert (first.is_cached, again.is_cached) == (False, True)
+    assert again == replace(first, is_cached=True)
+    assert [path.name for path in cache.iterdir()] == [first.path.name]
+
+
+def test_whatever_a_time_depends_on_has_a_table_of_its_own(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(latency, "_measure", lambda *_: ({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0}))
+    others = [
+        SITUATION,
+        replace(SITUATION, precision="int8"),
+        replace(SITUATION, num_tokens=6),
+        replace(SITUATION, batch_size=2),
+        replace(SITUATION, threads=2),
+        replace(SITUATION, kind=replace(KIND, hidden_size=64)),
+    ]
+    assert len({latency_of_sub_layers(each, SILENT).path for each in others}) == len(others)
+    facts = latency.describe_environment
+    monkeypatch.setattr(
+        latency, "describe_environment", lambda **known: {**facts(**known), "cpu": "another"}
+    )
+    assert not latency_of_sub_layers(SITUATION, SILENT).is_cached
+    assert len(list(cache.iterdir())) == len(others) + 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"key": {}}', "truncated"])
+def test_a_damaged_file_is_measured_again_and_told(cache: Path, content: str):
+    first = latency_of_sub_layers(SITUATION, SILENT)
+    whole = first.path.read_text(encoding="utf-8")
+    first.path.write_text(whole[:-40] if content == "truncated" else content, encoding="utf-8")
+
+    again = latency_of_sub_layers(SITUATION, SILENT)
+
+    assert not again.is_cached
+    assert again.replaced is not None
+    assert again.replaced.startswith(f"{first.path} could not be used (")
+    assert latency_of_sub_layers(SITUATION, SILENT).is_cached
+
+
+def test_a_table_that_ends_too_early_is_measured_again(cache: Path):
+    first = latency_of_sub_layers(SITUATION, SILENT)
+    content = json.loads(first.path.read_text(encoding="utf-8"))
+    del content["feed_forward_ms"]["40"]
+    first.path.write_text(json.dumps(content), encoding="utf-8")
+    again = latency_of_sub_layers(SITUATION, SILENT)
+    assert again.replaced is not None
+    assert "does not reach the largest sizes" in again.replaced
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(latency, "_measure", lambda *_: ({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0}))
+    with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
+        latency_of_sub_layers(SITUATION, SILENT)
