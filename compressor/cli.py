@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that `compress --help` answ
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -114,13 +115,10 @@ def run(
     # machine that is busy with something else, and gain nothing on one that is not.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from transformers.utils import logging as transformers_logging
-
     from compressor.console import ConsoleProgress
     from compressor.pipeline import run as run_recipe
 
-    quiet: Callable[[], None] = transformers_logging.disable_progress_bar
-    quiet()  # our own bars say the same
+    _silence_transformers()
 
     try:
         report = run_recipe(
@@ -196,6 +194,56 @@ def passes(
             about = (setting.name, setting.type, setting.allowed, setting.default)
             table.add_row(*(escape(cell) for cell in (*about, setting.description)))
         out.print(table)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        str,
+        typer.Argument(help="A checkpoint (directory or Hub id), an .onnx file, or an artifact."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Rows to try int8 saturation on; random inputs otherwise.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The column of texts in --data.")] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the tokenizer; the .onnx file's own directory otherwise."),
+    ] = None,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Export a checkpoint and profile it.")
+    ] = True,
+) -> None:
+    """Show where bytes and time are, what passes could save, and whether int8 is exact."""
+    from compressor.console import ConsoleProgress
+    from compressor.inspection.facts import OnnxFacts, to_dict
+    from compressor.inspection.paths import find_onnx, inspect_path
+    from compressor.inspection.terminal import render_checkpoint, render_onnx
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if find_onnx(Path(path)) is None:
+        _silence_transformers()
+    facts = inspect_path(
+        path,
+        data=data,
+        text=text,
+        tokenizer=tokenizer,
+        timing=timing,
+        progress=ConsoleProgress(err),  # standard output holds the facts alone
+    )
+    if as_json:
+        typer.echo(json.dumps(to_dict(facts), indent=2))
+    else:
+        out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
+
+
+def _silence_transformers() -> None:
+    """Turn its progress bars off: our own say the same."""
+    from transformers.utils import logging as transformers_logging
+
+    quiet: Callable[[], None] = transformers_logging.disable_progress_bar
+    quiet()
 
 
 def _print_report(report: RunReport, directory: Path | None) -> None:

@@ -158,3 +158,17 @@ def test_the_module_runs_like_the_command():
         cwd=ROOT,
     )
     assert result.stdout == "compressor 0.1.0\n"
+
+
+def test_inspecting_a_missing_file_exits_with_3(
+    compress: Compress, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("inspect", "absent.onnx") == 3
+    assert "absent.onnx: no such file" in capsys.readouterr().err
+
+
+def test_inspect_prints_nothing_but_json_to_standard_output(
+    compress: Compress, tiny_bert_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert compress("inspect", tiny_bert_dir, "--no-timing", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "checkpoint"

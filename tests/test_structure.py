@@ -25,6 +25,7 @@ LAYERS = (
     ("certification", "finish", "stages"),
     ("run_splits",),
     ("run_log", "output", "builtin", "flips", "slices"),
+    ("inspection",),
     ("recipe", "report"),
     ("recipe_rules",),
     ("passes",),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from compressor.data.readers import read_header
 from compressor.data.settings import DataSettings, SplitSource
@@ -46,6 +49,20 @@ def check_files(
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
     if mistakes:
         raise RecipeError(mistakes)
+
+
+def file_source(path: Path) -> SplitSource:
+    """Return the source for a data file that a command was given.
+
+    Raises `EnvironmentMismatch` when there is no such file, `RecipeError` when its extension does
+    not tell its format.
+    """
+    if not path.is_file():
+        raise EnvironmentMismatch(f"{path}: no such file; give a csv, tsv, jsonl or parquet file")
+    try:
+        return SplitSource(path=path)
+    except ValidationError as error:
+        raise RecipeError([f"{path}: {item['msg']}" for item in error.errors()]) from error
 
 
 def _check_header(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> None:

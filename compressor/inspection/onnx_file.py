@@ -1,0 +1,164 @@
+"""Looks into an .onnx file, ours or another tool's: size, operators, and whether int8 is exact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from compressor.errors import EnvironmentMismatch
+from compressor.inspection.facts import (
+    InputFacts,
+    LogitChange,
+    OnnxFacts,
+    ProductFacts,
+    SaturationFacts,
+)
+from compressor.inspection.inputs import TextRows, random_batch, text_batches
+from compressor.models.components import StoredWeight, component_bytes, stored_weights
+from compressor.models.onnx_file import bytes_on_disk, load_graph, parameter_counts
+from compressor.models.onnx_model import OUTPUT, optimized_graph
+from compressor.progress import SILENT, Progress
+from compressor.quantization.integer_products import IntegerProduct, find_integer_products
+from compressor.quantization.saturation import exact_product, saturating_product
+from compressor.quantization.split_run import SplitRun
+from compressor.tasks import Batch
+
+_LARGEST_ACTIVATION = 255
+
+
+def inspect_onnx(
+    path: Path, *, rows: TextRows | None = None, progress: Progress = SILENT
+) -> OnnxFacts:
+    """Return what `path` holds and runs; `rows` are what saturation is tried on, else random ones.
+
+    Raises `EnvironmentMismatch` when the file or its data file is missing or damaged, when it holds
+    no weights, and when ONNX Runtime cannot open it.
+    """
+    model = load_graph(path)
+    weights = stored_weights(model)
+    if not any(weight.elements for weight in weights):
+        raise EnvironmentMismatch(
+            f"{path}: holds no weights, so there is nothing to inspect; export the model with its "
+            f"weights inside or in a data file beside it"
+        )
+    progress.stage(f"open {path.name} as ONNX Runtime runs it")
+    running = optimized_graph(path)
+    parameters, nonzero = parameter_counts(path)
+    return OnnxFacts(
+        path=str(path),
+        bytes_on_disk=bytes_on_disk(path),
+        parameters=parameters,
+        nonzero_parameters=nonzero,
+        components=component_bytes(path),
+        opsets={item.domain or "ai.onnx": item.version for item in model.opset_import},
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+        inputs=_described(model.graph.input, {item.name for item in weights}),
+        outputs=_described(model.graph.output, set()),
+        operators=_operators(model),
+        runtime_operators=_operators(running),
+        saturation=_saturation(running, rows, progress),
+    )
+
+
+def _saturation(
+    model: onnx.ModelProto, rows: TextRows | None, progress: Progress
+) -> SaturationFacts:
+    products = find_integer_products(model)
+    if not products:
+        return SaturationFacts("no_integer_products", (), None)
+    placed = {item.name: item for item in stored_weights(model)}
+    risky = {item.output for item in products if item.can_saturate and item.can_simulate}
+    facts = tuple(_product(item, placed, simulated=item.output in risky) for item in products)
+    change = _logit_change(model, risky, rows, progress) if risky else None
+    if any(product.can_saturate for product in products):
+        return SaturationFacts("can_saturate", facts, change)
+    return SaturationFacts("exact_everywhere", facts, None)
+
+
+def _logit_change(
+    model: onnx.ModelProto, risky: set[str], rows: TextRows | None, progress: Progress
+) -> LogitChange:
+    """Run the graph with exact and with saturating products in the `risky` nodes."""
+    progress.stage(f"simulate {len(risky)} products without VNNI")
+    name, batches = random_batch(model) if rows is None else text_batches(model, rows)
+    outputs = [item.name for item in model.graph.output]
+    output = OUTPUT if OUTPUT in outputs else outputs[0]
+    graph = SplitRun(model, risky)
+    exact, saturated = [], []
+    with progress.bar("simulate", len(batches)) as advance:
+        for batch in batches:
+            exact.append(np.asarray(graph.run(batch, output, exact_product), np.float64))
+            saturated.append(np.asarray(graph.run(batch, output, saturating_product), np.float64))
+            advance()
+    return _compare(name, batches, exact, saturated)
+
+
+def _compare(
+    name: str,
+    batches: Sequence[Batch],
+    exact: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
+    saturated: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
+) -> LogitChange:
+    moved = np.concatenate([(a - b).ravel() for a, b in zip(exact, saturated, strict=True)])
+    before = np.concatenate([item.ravel() for item in exact])
+    flips = None
+    if all(item.ndim == 2 and item.shape[1] > 1 for item in exact):
+        pairs = zip(exact, saturated, strict=True)
+        flips = sum(int(np.sum(a.argmax(axis=1) != b.argmax(axis=1))) for a, b in pairs)
+    return LogitChange(
+        inputs=name,
+        rows=sum(len(next(iter(batch.values()))) for batch in batches),
+        max_abs=float(np.max(np.abs(moved), initial=0.0)),
+        rms=float(np.sqrt(np.mean(np.square(moved)))),
+        rms_of_logits=float(np.sqrt(np.mean(np.square(before)))),
+        flips=flips,
+    )
+
+
+def _product(
+    product: IntegerProduct, placed: Mapping[str, StoredWeight], *, simulated: bool
+) -> ProductFacts:
+    weight, risk = placed.get(product.weight or ""), product.risk
+    return ProductFacts(
+        node=product.node,
+        operator=product.operator,
+        weight=product.weight,
+        component="other" if weight is None else weight.component,
+        layer=None if weight is None else weight.layer,
+        inner=product.inner,
+        columns=product.columns,
+        activations=product.activations,
+        weights=product.weights,
+        can_saturate=product.can_saturate,
+        pairs=None if risk is None else risk.num_pairs,
+        risky_pairs=None if risk is None else risk.risky_pairs,
+        risky_columns=None if risk is None else risk.risky_columns,
+        worst_16_bit_sum=None if risk is None else _LARGEST_ACTIVATION * risk.worst_sum,
+        simulated=simulated,
+    )
+
+
+def _operators(model: onnx.ModelProto) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def _described(
+    values: Sequence[onnx.ValueInfoProto], constants: set[str]
+) -> tuple[InputFacts, ...]:
+    return tuple(
+        InputFacts(
+            name=value.name,
+            type=TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(),
+            shape=tuple(
+                axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None
+                for axis in value.type.tensor_type.shape.dim
+            ),
+        )
+        for value in values
+        if value.name not in constants
+    )

@@ -1,0 +1,70 @@
+"""Decides what a path is: an .onnx file, an artifact, a run's directory, or a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.inspection.facts import OnnxFacts
+from compressor.inspection.inputs import TextRows
+from compressor.inspection.onnx_file import inspect_onnx
+from compressor.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from compressor.inspection.checkpoint import CheckpointFacts
+
+_MODEL = "model.onnx"
+_MANIFEST = "manifest.json"
+
+
+def inspect_path(
+    place: str,
+    *,
+    data: Path | None = None,
+    text: str | None = None,
+    tokenizer: Path | None = None,
+    timing: bool = True,
+    progress: Progress = SILENT,
+) -> OnnxFacts | CheckpointFacts:
+    """Return the facts about an .onnx file, an artifact, a run's artifact, or a checkpoint.
+
+    `data` and `text` are rows to try saturation on, `tokenizer` is the directory of the .onnx file
+    when left out; `timing` is for checkpoints.
+
+    Raises `EnvironmentMismatch` when nothing is there or it is damaged, `RecipeError` when the
+    options do not fit what is there.
+    """
+    path = find_onnx(Path(place))
+    if path is None:
+        if data is not None:
+            raise RecipeError(
+                f"--data: {place} is a checkpoint, whose products do not saturate; give an .onnx "
+                f"file or an artifact, or leave --data out"
+            )
+        from compressor.inspection.checkpoint import inspect_checkpoint  # torch takes seconds
+
+        return inspect_checkpoint(place, timing=timing, progress=progress)
+    if (data is None) != (text is None):
+        raise RecipeError("--data and --text belong together: the file and its column of texts")
+    rows = None
+    if data is not None and text is not None:
+        rows = TextRows(data, text, path.parent if tokenizer is None else tokenizer)
+    return inspect_onnx(path, rows=rows, progress=progress)
+
+
+def find_onnx(path: Path) -> Path | None:
+    """Return the .onnx file that `path` is or holds; None for a checkpoint or a Hub id.
+
+    Raises `EnvironmentMismatch` for a path to a file that does not exist.
+    """
+    if path.is_file():
+        return path
+    for folder in (path, path / "artifact"):
+        if (folder / _MANIFEST).is_file() or (
+            (folder / _MODEL).is_file() and not any(folder.glob("*.safetensors"))
+        ):
+            return folder / _MODEL
+    if path.suffix == ".onnx" and not path.exists():
+        raise EnvironmentMismatch(f"{path}: no such file; give an .onnx file or a directory")
+    return None

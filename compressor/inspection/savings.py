@@ -1,0 +1,135 @@
+"""The most that each pass could take off a checkpoint: what is there for it to work on.
+
+An upper bound, not a promise: accuracy decides how much of it can really go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from compressor.models.architectures import (
+    UnsupportedArchitecture,
+    encoder_layers,
+    require_prunable_heads,
+)
+from compressor.models.components import component_of, layer_of
+from compressor.models.torch_model import TorchModel
+from compressor.passes import discover
+
+_FLOAT_BYTES = 4
+_SMALLEST_INT8 = 2048  # elements; `quantize_dynamic` leaves smaller matrices alone
+
+
+@dataclass(frozen=True)
+class PassSaving:
+    """What a pass could save at most; `reason` says why it cannot, or what the figure leaves out.
+
+    `bytes_saved` is null when the pass changes no sizes by itself.
+    """
+
+    kind: str
+    supported: bool
+    bytes_saved: int | None
+    flops_share: float | None  # of the whole model's FLOPs
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Subject:
+    model: TorchModel
+    encoder_flops_share: float
+
+    def bytes_where(self, choose: Callable[[str], bool]) -> int:
+        """Return the float32 bytes of the parameters whose names are chosen."""
+        named = self.model.module.named_parameters()
+        return sum(_FLOAT_BYTES * value.numel() for name, value in named if choose(name))
+
+
+def most_savings(model: TorchModel, encoder_flops_share: float) -> tuple[PassSaving, ...]:
+    """Return what each known pass could save at most on `model`, in alphabetical order."""
+    subject = _Subject(model, encoder_flops_share)
+    return tuple(_ESTIMATES[kind](kind, subject) for kind in discover() if kind in _ESTIMATES)
+
+
+def _nothing(kind: str, _: _Subject) -> PassSaving:
+    return PassSaving(kind, True, None, None, "recovers accuracy; the size stays")
+
+
+def _distill(kind: str, subject: _Subject) -> PassSaving:
+    try:
+        encoder_layers(subject.model.module)
+    except UnsupportedArchitecture as error:
+        return PassSaving(kind, True, None, None, f"no smaller student: {error.reason}")
+    layers = subject.bytes_where(lambda name: layer_of(name) is not None)
+    reason = "with a student of fewer layers; without one it recovers accuracy alone"
+    return PassSaving(kind, True, layers, subject.encoder_flops_share, reason)
+
+
+def _prune_structured(kind: str, subject: _Subject) -> PassSaving:
+    try:
+        encoder_layers(subject.model.module)
+    except UnsupportedArchitecture as error:
+        return PassSaving(kind, False, None, None, error.reason)
+    neurons_only, reason = False, "all heads and neurons"
+    try:
+        require_prunable_heads(subject.model.module)
+    except UnsupportedArchitecture as error:
+        neurons_only, reason = True, f"neurons only: {error.reason}"
+    chosen = ("feed_forward",) if neurons_only else ("attention", "feed_forward")
+    found = subject.bytes_where(
+        lambda name: layer_of(name) is not None and component_of(name) in chosen
+    )
+    return PassSaving(kind, True, found, subject.encoder_flops_share, reason)
+
+
+def _prune_magnitude(kind: str, _: _Subject) -> PassSaving:
+    return PassSaving(kind, True, 0, 0.0, "zeros show only after compression, such as gzip")
+
+
+def _quantize(kind: str, subject: _Subject) -> PassSaving:
+    saved = sum(3 * weight.numel() for weight in _int8_weights(subject.model.module))
+    return PassSaving(kind, True, saved, None, "int8 weights and tables, on the CPU; scales aside")
+
+
+def _half(kind: str, subject: _Subject) -> PassSaving:
+    saved = subject.bytes_where(lambda _: True) // 2
+    return PassSaving(kind, True, saved, None, "float16 weights, on CUDA and TensorRT")
+
+
+def _trim_vocabulary(kind: str, subject: _Subject) -> PassSaving:
+    table = subject.model.module.get_input_embeddings()
+    backend = getattr(subject.model.preprocessor, "backend_tokenizer", None)
+    if not isinstance(table, nn.Embedding) or backend is None:
+        return PassSaving(kind, False, None, None, "there is no table of words")
+    found = type(backend.model).__name__
+    if found != "WordPiece":
+        return PassSaving(kind, False, None, None, f"the tokenizer is {found}, not WordPiece")
+    saved = _FLOAT_BYTES * table.weight.numel()
+    return PassSaving(kind, True, saved, 0.0, "pieces that the domain does not use, at most all")
+
+
+def _int8_weights(module: Any) -> Iterator[Any]:
+    """Yield the weights that int8 passes store in 8 bits, each once however many modules share."""
+    found = {
+        id(part.weight): part.weight
+        for part in module.modules()
+        if isinstance(part, nn.Linear | nn.Embedding) and part.weight.numel() >= _SMALLEST_INT8
+    }
+    yield from found.values()
+
+
+_ESTIMATES: dict[str, Callable[[str, _Subject], PassSaving]] = {
+    "convert_fp16": _half,
+    "distill": _distill,
+    "finetune": _nothing,
+    "prune_magnitude": _prune_magnitude,
+    "prune_structured": _prune_structured,
+    "quantize_aware_train": _quantize,
+    "quantize_dynamic": _quantize,
+    "quantize_static": _quantize,
+    "trim_vocabulary": _trim_vocabulary,
+}

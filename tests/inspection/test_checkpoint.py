@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compressor.inspection
+from compressor.errors import EnvironmentMismatch
+from compressor.inspection.checkpoint import inspect_checkpoint
+from compressor.inspection.facts import to_dict
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.pruning.structure import prune_heads
+
+DOCUMENT = Path(compressor.inspection.__file__).parent / "schema.md"
+
+
+def test_parts_layers_and_flops_of_a_bert_are_those_of_its_shape(tiny_bert_dir: Path):
+    facts = inspect_checkpoint(str(tiny_bert_dir), timing=False)
+    total = sum(value.numel() for value in load_checkpoint(tiny_bert_dir).module.parameters())
+    assert facts.parameters == total == sum(part.parameters for part in facts.components.values())
+    assert sum(part.share for part in facts.components.values()) == pytest.approx(1.0)
+    # Width 32, neurons 64, two layers, 64 tokens; two FLOPs for each multiply-add.
+    projections, scores = 4 * 32 * 32 * 64, 2 * 64 * 64 * 32
+    assert facts.sequence_length == 64
+    assert facts.components["attention"].flops == 2 * 2 * (projections + scores)
+    assert facts.components["feed_forward"].flops == 2 * 2 * (2 * 32 * 64 * 64)
+    assert facts.components["other"].flops == 2 * (32 * 32 + 32 * 2)  # pooler and classifier
+    assert facts.flops == sum(part.flops for part in facts.components.values())
+    first, second = facts.layers
+    assert (first.heads, first.neurons, second.layer) == (4, 64, 1)
+    assert first.flops == 2 * (projections + scores + 2 * 32 * 64 * 64)
+    assert facts.tokenizer.type == "WordPiece"
+    assert facts.time is None
+
+
+def test_a_pruned_checkpoint_shows_the_heads_that_are_left(tiny_bert_dir: Path, tmp_path: Path):
+    model = load_checkpoint(tiny_bert_dir)
+    prune_heads(model.module, {0: [1, 2]})
+    model.save(tmp_path)
+    facts = inspect_checkpoint(str(tmp_path), timing=False)
+    assert [layer.heads for layer in facts.layers] == [2, 4]
+    assert facts.layers[0].flops < facts.layers[1].flops
+
+
+def test_images_have_no_tokens_and_no_vocabulary(tiny_vit_dir: Path):
+    facts = inspect_checkpoint(str(tiny_vit_dir), timing=False)
+    assert (facts.task, facts.sequence_length) == ("image-classification", None)
+    assert (facts.tokenizer.vocabulary, facts.tokenizer.max_length) == (None, None)
+    assert facts.components["embeddings"].flops > 0  # the patches are multiplied
+    assert facts.prunable
+
+
+def test_the_profile_adds_up_and_knows_the_parts(
+    tiny_bert_dir: Path, plain: OnnxModel, monkeypatch: pytest.MonkeyPatch
+):
+    def export(model: TorchModel, path: Path, **settings: Any) -> None:  # as `plain` was made
+        shutil.copyfile(plain.path, path)
+
+    monkeypatch.setattr("compressor.inspection.checkpoint.export_onnx", export)
+    time = inspect_checkpoint(str(tiny_bert_dir)).time
+    assert time is not None
+    assert sum(time.by_component.values()) == pytest.approx(1.0)
+    assert sum(time.by_operator.values()) == pytest.approx(1.0)
+    assert time.by_component["attention"] > 0
+    assert time.by_component["feed_forward"] > 0
+    assert "MatMul" in time.by_operator
+
+
+def test_every_key_is_documented(tiny_bert_dir: Path):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    documented = {
+        name.removesuffix("[]").rpartition(".")[2]
+        for name in re.findall(r"`([a-z_.0-9\[\]]+)`", text)
+    }
+    facts = to_dict(inspect_checkpoint(str(tiny_bert_dir), timing=False))
+    found = set(facts) | set(facts["layers"][0]) | set(facts["savings"][0])
+    found |= set(facts["tokenizer"]) | set(facts["components"]["other"])
+    assert found <= documented
+    assert json.loads(json.dumps(facts, allow_nan=False))["kind"] == "checkpoint"
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(EnvironmentMismatch, match="not a transformers checkpoint"):
+        inspect_checkpoint(str(tmp_path))

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from compressor.inspection.savings import PassSaving, most_savings
+from compressor.models.torch_model import TorchModel
+
+WORD_TABLE = 36 * 32  # pieces x width of the tiny BERT
+LAYERS = 2 * (4 * (32 * 32 + 32) + (32 * 64 + 64) + (64 * 32 + 32) + 4 * 32)
+
+
+def by_kind(model: TorchModel) -> dict[str, PassSaving]:
+    return {item.kind: item for item in most_savings(model, 0.9)}
+
+
+def test_pruning_can_take_the_layers_at_most(tiny_bert: TorchModel):
+    found = by_kind(tiny_bert)["prune_structured"]
+    assert (found.supported, found.bytes_saved, found.flops_share) == (True, 4 * LAYERS, 0.9)
+
+
+def test_int8_takes_three_bytes_of_four_from_matrices_that_are_large_enough(tiny_bert: TorchModel):
+    # Only feed-forward products (32 x 64) and the position table (64 x 32) have 2048 elements.
+    assert by_kind(tiny_bert)["quantize_dynamic"].bytes_saved == 3 * 2048 * (2 * 2 + 1)
+
+
+def test_float16_takes_half(tiny_bert: TorchModel):
+    total = sum(value.numel() for value in tiny_bert.module.parameters())
+    assert by_kind(tiny_bert)["convert_fp16"].bytes_saved == 2 * total
+
+
+def test_zeros_take_nothing_from_the_disk(tiny_bert: TorchModel):
+    assert by_kind(tiny_bert)["prune_magnitude"].bytes_saved == 0
+
+
+def test_a_pass_that_only_trains_claims_no_bytes(tiny_bert: TorchModel):
+    assert by_kind(tiny_bert)["finetune"].bytes_saved is None
+
+
+def test_an_architecture_that_cannot_be_pruned_says_why(tiny_bert: TorchModel):
+    config = transformers.AlbertConfig(
+        vocab_size=36, embedding_size=16, hidden_size=32, num_attention_heads=4,
+        intermediate_size=64, num_hidden_layers=2,
+    )  # fmt: skip
+    module = transformers.AlbertForSequenceClassification(config)
+    found = by_kind(TorchModel(module, tiny_bert.preprocessor, tiny_bert.task))
+    assert not found["prune_structured"].supported
+    assert found["prune_structured"].reason == "its layers share one set of weights"
+    assert found["distill"].bytes_saved is None
+
+
+@pytest.mark.parametrize("model_type", ["mpnet"])
+def test_heads_that_have_to_stay_are_not_counted(tiny_bert: TorchModel, model_type: str):
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=36, hidden_size=32, num_attention_heads=4, intermediate_size=64,
+        num_hidden_layers=2,
+    )  # fmt: skip
+    module = transformers.AutoModelForSequenceClassification.from_config(config)
+    found = by_kind(TorchModel(module, tiny_bert.preprocessor, tiny_bert.task))["prune_structured"]
+    feed_forward = 2 * ((32 * 64 + 64) + (64 * 32 + 32) + 2 * 32)
+    assert found.bytes_saved == 4 * feed_forward
+    assert found.reason.startswith("neurons only: ")
