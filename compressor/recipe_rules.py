@@ -13,7 +13,9 @@ from compressor.mistakes import Mistake, did_you_mean
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.tasks import task_class, task_names
 
-_QUANTIZE = "quantize_"  # how the kinds of all passes that store int8 weights begin
+_QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
+_TRAIN_FOR_INT8 = "quantize_aware_train"  # leaves float weights on int8 grids
+_STORE_INT8 = "quantize_dynamic"  # stores those grids
 _FP16 = "convert_fp16"
 _DEFAULT_PROVIDER = "cpu"
 
@@ -28,6 +30,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
     ]
     return [
         *_order_conflicts(passes),
+        *_grid_conflicts(passes),
         *_provider_conflicts(data, passes),
         *_task_conflicts(data),
     ]
@@ -51,6 +54,27 @@ def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mista
             if reason:
                 yield Mistake(place, f"{kind} cannot follow {other} (passes[{earlier}]): {reason}")
         onnx.append((index, kind))
+
+
+def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
+    """Check that what was trained for int8 is stored as int8, with no other training in between."""
+    for position, (index, entry) in enumerate(passes):
+        if _kind(entry) != _TRAIN_FOR_INT8:
+            continue
+        later = [(place, _kind(other)) for place, other in passes[position + 1 :]]
+        kinds = [kind for _, kind in later]
+        if _STORE_INT8 not in kinds:
+            yield Mistake(
+                ("passes", index, "kind"),
+                f"{_TRAIN_FOR_INT8} trains for int8, but no {_STORE_INT8} after it stores int8; "
+                f"add `- kind: {_STORE_INT8}`",
+            )
+        for place, kind in later[: kinds.index(_STORE_INT8) if _STORE_INT8 in kinds else None]:
+            yield Mistake(
+                ("passes", place, "kind"),
+                f"{kind} would move the weights off the int8 grids of {_TRAIN_FOR_INT8} "
+                f"(passes[{index}]); move it before that pass",
+            )
 
 
 def _format_conflict(earlier: str, later: str) -> str | None:

@@ -63,10 +63,27 @@ class Tidy(OnnxPass):
         raise NotImplementedError
 
 
+class QuantizeAwareTrain(TorchPass):
+    """A training that leaves weights on int8 grids."""
+
+    kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+class QuantizeDynamic(QuantizeFast):
+    """Stores weights as int8."""
+
+    kind: Literal["quantize_dynamic"] = "quantize_dynamic"  # type: ignore[assignment]
+
+
 @pytest.fixture(autouse=True)
 def known_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, type[Pass]] = {
         "convert_fp16": ConvertFp16,
+        "quantize_aware_train": QuantizeAwareTrain,
+        "quantize_dynamic": QuantizeDynamic,
         "quantize_fast": QuantizeFast,
         "shrink": Shrink,
         "tidy": Tidy,
@@ -226,7 +243,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
     """
     every = "model, data, budget, passes, export, benchmark, report, seed, output"
     shrink = "kind, ratio, steps, uniform, layers, teacher, table"
-    kinds = "convert_fp16, quantize_fast, shrink, tidy"
+    kinds = "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, shrink, tidy"
     timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads"
     assert set(mistakes_of(text)) == {
         "r.yaml:19: key 'seed' appears twice, first in line 17",
@@ -338,6 +355,24 @@ def test_number_formats_that_exclude_each_other_are_a_mistake(
 ) -> None:
     found = mistakes_of(with_passes(*kinds))
     assert any(line.startswith(f"r.yaml:7: passes[1].kind: {message}") for line in found)
+
+
+def test_training_for_int8_without_storing_int8_is_a_mistake() -> None:
+    [mistake] = mistakes_of(with_passes("quantize_aware_train"))
+    assert mistake.startswith("r.yaml:6: passes[0].kind: quantize_aware_train trains for int8, but")
+
+
+def test_a_torch_pass_after_training_for_int8_is_a_mistake() -> None:
+    [mistake] = mistakes_of(with_passes("quantize_aware_train", "shrink", "quantize_dynamic"))
+    assert mistake == (
+        "r.yaml:7: passes[1].kind: shrink would move the weights off the int8 grids of "
+        "quantize_aware_train (passes[0]); move it before that pass"
+    )
+
+
+def test_training_for_int8_is_followed_by_storing_it() -> None:
+    recipe = parse(with_passes("shrink", "quantize_aware_train", "quantize_dynamic"))
+    assert [step.kind for step in recipe.passes][1:] == ["quantize_aware_train", "quantize_dynamic"]
 
 
 def test_a_pass_whose_result_cannot_run_where_it_should_is_a_mistake() -> None:

@@ -21,6 +21,10 @@ Scalar = TypeVar("Scalar", np.float64, np.int64)
 WEIGHT_MAX = 127
 PAIR_MAX = 128  # 128 * 255 = 32640 fits into 16 bits (32767), 129 * 255 = 32895 does not
 
+# Quotients this near to integers lie on a grid; float32 products of grid and integer are nearer.
+_ON_GRID = 1e-3
+_ROWS_TO_REJECT = 16  # tell nearly every grid that does not fit, at little cost
+
 # A scale below the smallest normal float32 loses digits, so that value / scale may pass 127.
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
@@ -41,15 +45,29 @@ def saturation_free_scales(weight: Floats) -> NDArray[np.float32]:
     return _scales(np.maximum(largest, sums))
 
 
+def column_scales(weight: Floats) -> NDArray[np.float32]:
+    """Return one scale for each column of `weight`, shape `(K, N)`, safe on every x86 CPU.
+
+    A column whose weights are already multiples of one step, -127..127 times and with pairs that
+    cannot overflow, keeps that step: training left it there (`fake_quantize.py`), and any other
+    would round a second time. All others get their `saturation_free_scales`.
+
+    Raises `ValueError` when a weight is not finite.
+    """
+    steps = _grid_steps(_finite(weight))
+    return np.where(np.isnan(steps), saturation_free_scales(weight), steps).astype(np.float32)
+
+
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 values `(K, N)` and scales `(N,)` of a weight matrix, safe on every x86 CPU.
 
-    The values lie in -127..127 and `values * scales` is off by at most half a scale.
+    The values lie in -127..127 and `values * scales` is off by at most half a scale; where the
+    weights are on a grid already (`column_scales`), it is off by next to nothing.
 
     Raises `ValueError` when a weight is not finite.
     Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
     """
-    scales = saturation_free_scales(weight)
+    scales = column_scales(weight)
     return _round(_finite(weight) / scales), scales
 
 
@@ -87,7 +105,7 @@ def pair_order(weight: Floats) -> NDArray[np.intp] | None:
     rows, columns = linear_sum_assignment(cost)
     pairs = np.stack([strong[rows], weak[columns]], axis=1)  # (K // 2, 2)
     order: NDArray[np.intp] = np.concatenate([pairs.ravel(), ranked[2 * half :]])
-    before, after = saturation_free_scales(weight), saturation_free_scales(weight[order])
+    before, after = column_scales(weight), column_scales(weight[order])
     finer = np.square(after / before, dtype=np.float64).mean() < 1
     return order if finer else None
 
@@ -98,6 +116,32 @@ def max_pair_sum(values: NDArray[np.int8]) -> int:
     Up to `PAIR_MAX` no 16-bit sum of two products with unsigned 8-bit activations can overflow.
     """
     return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
+
+
+def _grid_steps(exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coarsest pair-safe grid of each column, NaN where there is none, shape `(N,)`."""
+    steps = np.full(exact.shape[1], np.nan)
+    largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
+    pending = np.flatnonzero(largest > 0)
+    for levels in range(1, WEIGHT_MAX + 1):
+        tried = largest[pending] / levels
+        fits = _is_on_grid(exact[:_ROWS_TO_REJECT, pending], tried)
+        chosen, step = pending[fits], tried[fits]
+        found = _is_on_grid(exact[:, chosen], step)
+        chosen, step = chosen[found], step[found]
+        integers = np.rint(exact[:, chosen] / step).astype(np.int64)
+        is_safe = np.max(_pair_sums(integers), axis=0, initial=0) <= PAIR_MAX
+        steps[chosen[is_safe]] = step[is_safe]
+        # A finer grid of the same weights has larger integers, so it is not safe either.
+        pending = np.setdiff1d(pending, chosen, assume_unique=True)
+    return steps
+
+
+def _is_on_grid(exact: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    quotients = exact / steps
+    off = np.max(np.abs(quotients - np.rint(quotients)), axis=0, initial=0.0)
+    fits: NDArray[np.bool_] = off < _ON_GRID
+    return fits
 
 
 def _excess(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float32]:

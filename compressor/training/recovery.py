@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,13 +63,17 @@ def distill(
     run: TrainingRun,
     *,
     layer_map: LayerMap | None = None,
+    after_step: AfterStep | None = None,
+    goal: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
 
     `layer_map` holds pairs (student layer, teacher layer), both counted from 0, for the losses on
     hidden states, attention and sub-layers; by default they are spread evenly. The output of the
     embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
-    student's hidden states are compared through a linear map, learnt and thrown away.
+    student's hidden states are compared through a linear map, learnt and thrown away. What
+    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
 
     Raises `ValueError` before training when the teacher cannot teach this model: other labels, and
     for the losses on layers another vocabulary, a wider student, or layers that lack what is
@@ -79,22 +84,23 @@ def distill(
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()
-    goal: dict[str, Any] = {
+    goal = {
+        **(goal or {}),
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
+    run_with = partial(train, model, dataset, settings, run, after_step=after_step)
     if not settings.compares_layers:
         answers = TeacherLogits(teacher, dataset, order)
         loss = _logits_loss(answers, settings)
         # Not computed again in other batches, where they would differ in the last bits.
-        kept = {"teacher_logits": answers}
-        return train(model, dataset, settings, run, loss=loss, goal=goal, kept=kept)
+        return run_with(loss=loss, goal=goal, kept={**(kept or {}), "teacher_logits": answers})
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]
         loss = _layers_loss(losses, order, settings)
         extra = {} if losses.projection is None else {"projection": losses.projection}
-        return train(model, dataset, settings, run, loss=loss, goal=goal, trained_too=extra)
+        return run_with(loss=loss, goal=goal, kept=kept, trained_too=extra)
 
 
 def _logits_loss(teacher_logits: TeacherLogits, settings: DistillSettings) -> LossFunction:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from compressor.quantization.affine import (
     PAIR_MAX,
+    column_scales,
     max_pair_sum,
     pair_order,
     quantize_columns,
@@ -68,10 +69,29 @@ def test_scale_of_a_column_follows_its_largest_pair_of_equal_sign():
 
 
 def test_columns_have_their_own_scales():
-    weight = np.array([[1.27, 0.127], [0.0, 0.0]], np.float32)
+    weight = np.array([[1.27, 0.127], [-0.003, -0.0003]], np.float32)
     values, scales = quantize_columns(weight)
     assert scales == pytest.approx([0.01, 0.001])
     assert values.tolist() == [[127, 127], [0, 0]]
+
+
+def test_column_on_a_pair_safe_grid_keeps_its_step():
+    integers = np.array([[90, 3], [-90, 64], [60, -2], [1, 64]])
+    values, scales = quantize_columns((integers * np.float32([0.01, 0.02])).astype(np.float32))
+    assert values.tolist() == integers.tolist()
+    assert scales == pytest.approx([0.01, 0.02])
+
+
+def test_column_on_a_grid_whose_pairs_could_overflow_is_rounded_again():
+    integers = np.array([[90], [39], [7], [-126]])
+    values, scales = quantize_columns(integers.astype(np.float32))
+    assert scales == pytest.approx([129 / 127])
+    assert max_pair_sum(values) <= 128
+
+
+def test_random_column_is_not_taken_for_a_grid():
+    weight = np.random.default_rng(5).normal(size=(64, 200)).astype(np.float32)
+    np.testing.assert_array_equal(column_scales(weight), saturation_free_scales(weight))
 
 
 def test_column_of_zeros_has_scale_one():

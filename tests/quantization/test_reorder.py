@@ -13,10 +13,11 @@ from compressor.quantization.sites import find_sites
 RANDOM = np.random.default_rng(2)
 INNER = 16
 ACTIVATIONS = {"x": (TensorProto.FLOAT, None)}
-# Whole numbers: every product and sum is exact, so the order of the terms cannot show.
+# Whole numbers: every product and sum is exact, so the order of the terms cannot show. Those of the
+# matrices that are reordered pass 127, or they would be an int8 grid that no order makes finer.
 X = RANDOM.integers(-9, 10, (3, 4)).astype(np.float32)
 FIRST = RANDOM.integers(-9, 10, (4, INNER)).astype(np.float32)
-SECOND = RANDOM.integers(-9, 10, (INNER, 5)).astype(np.float32)
+SECOND = RANDOM.integers(-200, 201, (INNER, 5)).astype(np.float32)
 BIAS = RANDOM.integers(-9, 10, INNER).astype(np.float32)
 
 
@@ -78,7 +79,7 @@ CONSTANTS = {
     "first_t": FIRST.T.copy(),
     "second": SECOND,
     "second_t": SECOND.T.copy(),
-    "back": RANDOM.integers(-9, 10, (INNER, 4)).astype(np.float32),
+    "back": RANDOM.integers(-200, 201, (INNER, 4)).astype(np.float32),
     "gate": RANDOM.integers(-9, 10, (4, INNER)).astype(np.float32),
     "bias": BIAS,
     "zero": np.zeros((), np.float32),
@@ -92,12 +93,14 @@ def used(nodes: list[onnx.NodeProto]) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_reordered_graph_computes_exactly_the_same(make_graph, run_graph, name: str):
+def test_reordered_graph_computes_the_same(make_graph, run_graph, name: str):
     graph = make_graph(BLOCKS[name], ACTIVATIONS, used(BLOCKS[name]))
     before = run_graph(graph, x=X)
     [weight] = reorder_inner_channels(graph, find_sites(graph))
     assert weight in ("second", "second_t", "back")
-    np.testing.assert_array_equal(run_graph(graph, x=X), before)
+    after = run_graph(graph, x=X)
+    # Two layers of whole numbers pass 2^24, where float32 rounds sums: then in the last digits.
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
 
 
 def test_rows_keep_their_contents_and_give_finer_scales(make_graph):
@@ -106,6 +109,13 @@ def test_rows_keep_their_contents_and_give_finer_scales(make_graph):
     found = stored(graph, "second").astype(np.float32)
     assert sorted(map(tuple, found)) == sorted(map(tuple, SECOND))
     assert saturation_free_scales(found).mean() < saturation_free_scales(SECOND).mean()
+
+
+def test_weights_on_a_grid_keep_their_order(make_graph):
+    constants = {**used(BLOCKS["bias and relu"]), "second": RANDOM.integers(-9, 10, (INNER, 5))}
+    constants["second"] = constants["second"].astype(np.float32) * np.float32(0.013)
+    graph = make_graph(BLOCKS["bias and relu"], ACTIVATIONS, constants)
+    assert reorder_inner_channels(graph, find_sites(graph)) == ()
 
 
 def test_bias_of_equal_numbers_is_shared_as_before(make_graph):

@@ -1,0 +1,89 @@
+"""Training for int8: the model learns to answer as before with the roundings of its int8 file.
+
+The pass leaves a float model whose weights lie on int8 grids; `quantize_dynamic` later in the
+recipe finds those grids and stores exactly the integers that were trained
+(`quantization/fake_quantize.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from compressor.passes._base import PassContext, TorchPass
+from compressor.training.settings import DistillSettings
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+
+class QuantizeAwareTrain(DistillSettings, TorchPass):
+    """Train with int8 weights and activations simulated, towards the float model's answers.
+
+    Simulated is what the file of `quantize_dynamic` computes with `activations: per_token` and a
+    fused export: pair-safe weights with learned steps, activations rounded token by token,
+    embedding tables rounded once. Needs no labels.
+
+    Ref: Jacob et al. 2018, arXiv:1712.05877; learned steps: Esser et al. 2020, arXiv:1902.08153;
+    a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft answers.
+    """
+
+    kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+
+    epochs: float = Field(default=0.5, gt=0, le=1000, description="passes over the training split")
+    learning_rate: float = Field(
+        default=2e-5, gt=0, le=1, description="peak learning rate of AdamW"
+    )
+    hidden_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="weight of the relative squared error of hidden states",
+    )
+    freeze_embeddings: bool = Field(
+        default=True,
+        description="round embedding tables to int8 before the training and leave them so; false "
+        "trains them in float, and their rounding is not simulated",
+    )
+    teacher: Literal["input", "baseline"] = Field(
+        "input",
+        description="whose answers to learn: those of the model as the passes before left it, or "
+        "the untouched checkpoint's",
+    )
+    frozen_steps_ratio: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="fraction of the training, at its end, in which the step sizes of weights stay "
+        "as they are",
+    )
+    min_elements: int = Field(
+        2048,
+        ge=0,
+        description="smallest number of weights in a matrix or table worth quantizing; the same as "
+        "quantize_dynamic's",
+    )
+    measured_rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, on which answers are compared with the teacher's "
+        "before and after",
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the splits to train on and to measure on."""
+        return frozenset({"train", "calibration"})
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Train `model` in place; its weights then lie on int8 grids.
+
+        Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
+        and the root mean square error of the logits, before and after the training.
+
+        Raises `ValueError` before training when the model's architecture is not known, a weight is
+        not finite or the teacher cannot teach it, and what training raises.
+        """
+        from compressor.passes._quantize_aware import train_for_int8
+
+        return train_for_int8(model, self, context)

@@ -1,0 +1,218 @@
+"""Simulates, in PyTorch and with gradients, what the int8 file of `quantize_dynamic` computes.
+
+Weights are rounded to one grid for each output row whose step is learned (LSQ), within what the
+pair rule of `affine.py` allows; activations are rounded token by token on the grids of
+`activations.py`; embedding tables are rounded once, row by row. Roundings pass gradients straight
+through. After `bake` the module is an ordinary one whose weights lie on their grids, and
+`quantize_dynamic` finds those grids again (`affine.column_scales`), so the integers that were
+trained are the integers of the file, and no record beside the weights has to travel with them.
+
+Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
+2020, arXiv:2004.09576 (LSQ+: initial steps of least squared error).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compressor.models.architectures import encoder_layers, naming_of
+from compressor.quantization.activations import AFTER_GELU, AFTER_RELU, SYMMETRIC, Grid
+from compressor.quantization.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
+
+# Adam moves every parameter by about the learning rate a step. A step size is trained as the
+# logarithm of a factor, times this, so that it moves by about 10 x 5e-5 of itself.
+_GAIN = 10.0
+# What a first step is chosen from, as fractions of the step that clips nothing.
+_FRACTIONS = tuple(fraction / 40 for fraction in range(40, 19, -1))
+_GELUS = (transformers.activations.GELUActivation, transformers.activations.NewGELUActivation)
+
+
+def project_pairs(integers: Tensor) -> Tensor:
+    """Return the nearest values that no 16-bit sum of two products can overflow with.
+
+    `integers` has shape `(out_features, in_features)`; neighbours 2i and 2i + 1 are a pair. Values
+    are clipped to -127..127, and a pair of equal sign that sums to more than 128 is brought to 128
+    by taking the same from both (the odd one from the first), the shortest way in squared error.
+    """
+    clipped = integers.clamp(-WEIGHT_MAX, WEIGHT_MAX)
+    width = clipped.shape[1]
+    pairs = _pairs(clipped)
+    first, second = pairs.unbind(dim=2)  # (out_features, ceil(in_features / 2)) each
+    excess = ((first + second).abs() - PAIR_MAX).clamp(min=0)  # opposite signs stay below 128
+    less = torch.stack([(excess / 2).ceil(), (excess / 2).floor()], dim=2)
+    safe = (pairs - pairs.sign() * less).reshape(len(pairs), -1)
+    return safe[:, :width]
+
+
+def fake_quantize_weight(weight: Tensor, steps: Tensor) -> Tensor:
+    """Round `weight`, shape `(out_features, in_features)`, to `steps` times pair-safe integers.
+
+    `steps` has shape `(out_features, 1)`. Gradients: those of LSQ. A weight that was rounded passes
+    its gradient on, one that was clipped does not; a step gets `integer - weight / step` of the
+    former and `integer` of the latter.
+
+    Ref: Esser et al. 2020, arXiv:1902.08153, eq. 3.
+    """
+    relative = weight / steps
+    integers = project_pairs(relative.detach().round())
+    is_rounded = (integers - relative.detach()).abs() <= 0.5 + 1e-6
+    passed = relative + (integers - relative).detach()
+    return steps * torch.where(is_rounded, passed, integers)
+
+
+def fake_quantize_tokens(values: Tensor, grid: Grid) -> Tensor:
+    """Round activations, shape `(..., features)`, as `quantize_tokens` does, each with its range.
+
+    Nothing is clipped but what a GELU cannot give, so gradients pass straight through.
+    """
+    found = values.detach()
+    magnitudes = found.abs() if grid.is_signed else found
+    ranges = magnitudes.amax(dim=-1, keepdim=True).clamp(min=grid.smallest_range)  # (..., 1)
+    step = torch.tensor(1 / grid.levels, dtype=torch.float32, device=values.device)
+    integers = (found / ranges / step).round() + grid.zero_point
+    rounded = (integers.clamp(0, 255) - grid.zero_point) * step * ranges
+    return values + (rounded - found)
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds a weight to a grid of learned steps; a parametrization of `nn.Linear.weight`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.first_steps: Tensor
+        self.register_buffer("first_steps", first_steps(weight.detach()), persistent=False)
+        self.log_factor = nn.Parameter(torch.zeros_like(self.first_steps))
+        # LSQ eq. 4, so that steps do not drown the weights when gradients are clipped by norm.
+        self._gradient_scale = 1 / math.sqrt(weight.shape[1] * WEIGHT_MAX)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight` on the grid."""
+        return fake_quantize_weight(weight, self.steps())
+
+    def steps(self) -> Tensor:
+        """Return the steps, shape `(out_features, 1)`."""
+        steps = self.first_steps * torch.exp(_GAIN * self.log_factor)
+        scaled = steps * self._gradient_scale
+        return scaled + (steps - scaled).detach()
+
+
+def first_steps(weight: Tensor) -> Tensor:
+    """Return the step of each row, shape `(out_features, 1)`, with the least squared error.
+
+    Tried are fractions down to a half of the step that clips nothing: a few clipped weights buy
+    a finer grid for all others. Rows of zeros get step 1. Raises `ValueError` when a weight is not
+    finite.
+    """
+    if not weight.isfinite().all():
+        raise ValueError("holds NaN or infinity, which no integer can stand for")
+    pairs = _pairs(weight)
+    largest = torch.maximum(pairs.abs().amax(dim=(1, 2)), pairs.sum(dim=2).abs().amax(dim=1))
+    widest = torch.where(largest == 0, WEIGHT_MAX, largest)[:, None] / WEIGHT_MAX
+    best, least = widest, torch.full_like(widest, torch.inf)
+    for fraction in _FRACTIONS:
+        steps = fraction * widest
+        error = (fake_quantize_weight(weight, steps) - weight).square().sum(dim=1, keepdim=True)
+        best, least = torch.where(error < least, steps, best), torch.minimum(error, least)
+    return best
+
+
+def _pairs(values: Tensor) -> Tensor:
+    # (out_features, in_features) -> (out_features, ceil(in_features / 2), 2)
+    padded = nn.functional.pad(values, (0, values.shape[1] % 2))
+    return padded.reshape(len(padded), -1, 2)
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A linear layer to simulate, and the grid of what goes into it."""
+
+    linear: nn.Linear
+    grid: Grid
+
+
+@contextmanager
+def simulated_int8(
+    module: Any, *, min_elements: int, rounds_tables: bool = True
+) -> Iterator[tuple[WeightQuantizer, ...]]:
+    """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
+
+    Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
+    embedding tables of that size are rounded in place, because a table is only looked up. Yields
+    what rounds the weights. When the block ends, weights lie on their grids and everything else is
+    as it was.
+
+    Raises `ValueError` when a weight is not finite, and `UnsupportedArchitecture`.
+    """
+    products = _products(module, min_elements)
+    for name, part in module.named_modules() if rounds_tables else ():
+        if isinstance(part, nn.Embedding) and part.weight.numel() >= min_elements:
+            _round_table(name, part)
+    quantizers, hooks = [], []
+    try:
+        for name, product in products.items():
+            quantizers.append(_attach(name, product.linear))
+            hooks.append(product.linear.register_forward_pre_hook(_rounding(product.grid)))
+        yield tuple(quantizers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for product in products.values():
+            if parametrize.is_parametrized(product.linear, "weight"):
+                parametrize.remove_parametrizations(product.linear, "weight")
+                # Its weight comes last now; parameters keep the order that optimizers know them in.
+                product.linear.register_parameter("bias", product.linear._parameters.pop("bias"))
+
+
+def _products(module: Any, min_elements: int) -> dict[str, _Product]:
+    naming = naming_of(module)
+    grids: dict[nn.Module, Grid] = {}
+    for layer in encoder_layers(module):
+        if layer.feed_forward is not None:
+            activation = layer.module.get_submodule(naming.activation)
+            grids[layer.feed_forward.ffn_out] = _grid_after(activation)
+    return {
+        name: _Product(part, grids.get(part, SYMMETRIC))
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
+    }
+
+
+def _grid_after(activation: nn.Module) -> Grid:
+    if isinstance(activation, (*_GELUS, nn.GELU)):
+        return AFTER_GELU
+    return AFTER_RELU if isinstance(activation, nn.ReLU) else SYMMETRIC
+
+
+def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
+    try:
+        quantizer = WeightQuantizer(linear.weight)
+    except ValueError as error:
+        raise ValueError(f"weight {name}.weight {error}") from error
+    parametrize.register_parametrization(linear, "weight", quantizer)
+    return quantizer
+
+
+def _rounding(grid: Grid) -> Any:
+    def round_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (fake_quantize_tokens(inputs[0], grid), *inputs[1:])
+
+    return round_input
+
+
+@torch.no_grad()
+def _round_table(name: str, table: nn.Embedding) -> None:
+    try:
+        values, scales = quantize_rows(table.weight.detach().cpu().numpy())
+    except ValueError as error:
+        raise ValueError(f"weight {name}.weight {error}") from error
+    rounded = torch.from_numpy(values).float() * torch.from_numpy(scales)[:, None]
+    table.weight.copy_(rounded)
