@@ -1,7 +1,7 @@
-"""Where everything in the chart of score against latency goes; the template only draws it.
+"""Where everything in a chart of score against cost goes; the template only draws it.
 
-Models differ by shape, fill and label as well as by colour. A marker's area is proportional to the
-bytes of the model file. The latency axis starts at zero, the score axis does not.
+Cost is latency or size. Models differ by shape, fill and label as well as by colour, and the same
+figures stand in a table below each chart. The cost axis starts at zero, the score axis does not.
 """
 
 from __future__ import annotations
@@ -9,54 +9,78 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from compressor.report import units
+from compressor.report.axes import Axis, Tick
 from compressor.report.labels import FONT_HEIGHT, FONT_WIDTH, Box, Label, place_label
+from compressor.report.markers import REACH, ROLE_SHAPES, SHAPES, marker_path
+from compressor.report.pareto import pareto_front
 
 WIDTH, HEIGHT = 640, 380  # user units of the SVG's view box
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 22, 54  # margins around the plot
 MAX_RADIUS = 34.0
 MIN_RADIUS = 3.0  # a smaller marker could not be seen; the label carries its true size
-# Shapes of equal area reach differently far from their centre, in radii of the circle.
-REACH = {"circle": 1.0, "square": 0.89, "diamond": 1.26, "triangle": 1.56}
-SHAPES = tuple(REACH)
+PLAIN_RADIUS = 7.5  # where size is an axis already
+RING_GAP = 4.5  # between a marker on the Pareto front and the ring around it
+
+Role = Literal["baseline", "pass", "try", "final"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model in the chart; `run` is its run's number in a comparison."""
+    """One model in the chart; `run` is its run's number in a comparison.
 
-    name: str  # baseline or final; a baseline is drawn hollow
+    `cost` is in the unit of the chart's axis. A baseline is drawn hollow, a `try` is one that a
+    gate refused.
+    """
+
+    name: str
     run: int | None
-    latency_ms: float
+    cost: float
     score: float
     num_bytes: int
+    role: Role = "final"
 
     @property
     def series(self) -> int:
-        """Return what picks shape and colour."""
+        """Return what picks the colour, and the shape in a comparison."""
         return 0 if self.run is None else self.run - 1
 
-
-@dataclass(frozen=True)
-class Tick:
-    """A line of the grid with its label."""
-
-    position: float
-    label: str
+    @property
+    def shape(self) -> str:
+        """Return the marker's shape: of its run in a comparison, else of its role."""
+        return ROLE_SHAPES[self.role] if self.run is None else SHAPES[self.series % len(SHAPES)]
 
 
 @dataclass(frozen=True)
 class Marker:
-    """A point as drawn; `path` is SVG path data."""
+    """A point as drawn; `path` is SVG path data, `ring` the circle of one on the front."""
 
     x: float
     y: float
     radius: float  # of the circle with the same area
     path: str
     series: int
-    is_baseline: bool
+    role: Role
     title: str
+    ring: float | None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Tell whether it is drawn hollow."""
+        return self.role == "baseline"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One point as text, for the table that says the same as the chart."""
+
+    name: str
+    cost: str
+    score: str
+    megabytes: str
+    on_front: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,10 @@ class Chart:
     markers: tuple[Marker, ...]
     labels: tuple[Label, ...]
     limit: Tick | None  # the lowest score that the budget allows
+    front: str  # SVG path data of the Pareto front, empty when it is a single model
+    title: str
     description: str
+    figures: tuple[Figures, ...]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -80,165 +107,130 @@ class Chart:
 
 
 def score_chart(
-    points: Sequence[Point], *, metric: str | None, setting: str, lowest_allowed: float | None
+    points: Sequence[Point],
+    *,
+    metric: str | None,
+    cost: str,
+    unit: str,
+    lowest_allowed: float | None,
+    sized: bool = True,
 ) -> Chart:
-    """Lay out `points`; `setting` names the latency in words, such as `batch 1, 32 tokens, cpu`.
+    """Lay out `points`; `cost` names the other axis, such as `latency p50, ms (batch 1, cpu)`.
 
-    `lowest_allowed` is the baseline's score minus the budget, drawn as a line. Raises `ValueError`
-    without points.
+    `lowest_allowed` is the baseline's score minus the budget, drawn as a line. With `sized` the
+    area of a marker is proportional to the bytes of the model file. Raises `ValueError` without
+    points.
     """
     if not points:
         raise ValueError("a chart needs at least one point")
-    x_axis = _Axis.from_zero(max(point.latency_ms for point in points))
+    x_axis = Axis.from_zero(max(point.cost for point in points))
     scores = [point.score for point in points]
     low = scores if lowest_allowed is None else [*scores, lowest_allowed]
-    y_axis = _Axis.around(min(low), max(scores))
-    largest = max(point.num_bytes for point in points)
-    placed = [(point, *_place(point, x_axis, y_axis, largest)) for point in points]
+    y_axis = Axis.around(min(low), max(scores))
+    front = pareto_front([(point.cost, point.score) for point in points])
+    largest = max(point.num_bytes for point in points) if sized else None
+    placed = [_place(point, x_axis, y_axis, largest) for point in points]
+    on_front = {placed[index] for index in front}
     # Big markers first, so that a small one is never hidden behind them.
-    placed.sort(key=lambda item: (-item[3], item[0].series))
+    drawn = sorted(placed, key=lambda item: (-item.radius, item.point.series))
     limit = None
     if lowest_allowed is not None:
         text = f"lowest the budget allows: {units.score(metric, lowest_allowed)}"
         limit = Tick(_y(y_axis, lowest_allowed), text)
     return Chart(
-        x_label=f"latency p50, ms ({setting})",
+        x_label=cost,
         y_label=units.metric_words(metric) + (", %" if units.is_share(metric) else ""),
-        x_ticks=tuple(Tick(_x(x_axis, tick), _tick_text(tick, x_axis)) for tick in x_axis.ticks()),
+        x_ticks=tuple(Tick(_x(x_axis, tick), x_axis.text(tick)) for tick in x_axis.ticks()),
         y_ticks=tuple(
-            Tick(_y(y_axis, tick), _score_text(metric, tick, y_axis)) for tick in y_axis.ticks()
+            Tick(_y(y_axis, tick), y_axis.score_text(metric, tick)) for tick in y_axis.ticks()
         ),
-        markers=tuple(_marker(*item, metric) for item in placed),
-        labels=_labels(placed, limit),
+        markers=tuple(_marker(item, metric, unit, item in on_front) for item in drawn),
+        labels=_labels(drawn, limit),
         limit=limit,
-        description="; ".join(_title(point, metric) for point in points),
+        front=_front_path([placed[index] for index in front]),
+        title=f"{units.title(metric)} against {cost}",
+        description="; ".join(_title(point, metric, unit) for point in points),
+        figures=tuple(_figures(item.point, metric, on_front=item in on_front) for item in placed),
     )
 
 
 @dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    step: float
+class _Placed:
+    point: Point
+    x: float
+    y: float
+    radius: float
 
-    @classmethod
-    def from_zero(cls, largest: float) -> _Axis:
-        high = max(largest, 1e-6) * 1.25
-        return cls(0.0, high, _nice_step(high / 5))
-
-    @classmethod
-    def around(cls, smallest: float, largest: float) -> _Axis:
-        # At least one point high: a difference of one example should not fill the chart.
-        margin = max((largest - smallest) * 0.35, 0.005)
-        low, high = smallest - margin, largest + margin
-        return cls(low, high, _nice_step((high - low) / 5))
-
-    def ticks(self) -> list[float]:
-        first, last = math.ceil(self.low / self.step), math.floor(self.high / self.step)
-        return [index * self.step for index in range(first, last + 1)]
+    @property
+    def reach(self) -> float:
+        return self.radius * REACH[self.point.shape]
 
 
-def _nice_step(rough: float) -> float:
-    """Return the smallest of 1, 2, 5 times a power of ten that is at least `rough`."""
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+def _x(axis: Axis, value: float) -> float:
+    return axis.place(value, LEFT, WIDTH - RIGHT)
 
 
-def _tick_text(value: float, axis: _Axis) -> str:
-    digits = max(0, -math.floor(math.log10(axis.step) + 1e-9))
-    return f"{value:.{digits}f}".replace("-", "−")
+def _y(axis: Axis, value: float) -> float:
+    return axis.place(value, HEIGHT - BOTTOM, TOP)
 
 
-def _score_text(metric: str | None, value: float, axis: _Axis) -> str:
-    if units.is_share(metric):
-        return _tick_text(100 * value, _Axis(100 * axis.low, 100 * axis.high, 100 * axis.step))
-    return _tick_text(value, axis)
+def _place(point: Point, x_axis: Axis, y_axis: Axis, largest_bytes: int | None) -> _Placed:
+    radius = PLAIN_RADIUS
+    if largest_bytes is not None:
+        area_share = point.num_bytes / largest_bytes if largest_bytes > 0 else 0.0
+        radius = max(MAX_RADIUS * math.sqrt(area_share), MIN_RADIUS)
+    return _Placed(point, _x(x_axis, point.cost), _y(y_axis, point.score), radius)
 
 
-def _x(axis: _Axis, value: float) -> float:
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * (value - axis.low) / (axis.high - axis.low), 1)
+def _marker(item: _Placed, metric: str | None, unit: str, is_on_front: bool) -> Marker:
+    path = marker_path(item.point.shape, item.x, item.y, item.radius)
+    title = _title(item.point, metric, unit)
+    ring = round(item.reach + RING_GAP, 2) if is_on_front else None
+    radius = round(item.radius, 2)
+    return Marker(item.x, item.y, radius, path, item.point.series, item.point.role, title, ring)
 
 
-def _y(axis: _Axis, value: float) -> float:
-    span = HEIGHT - TOP - BOTTOM
-    return round(HEIGHT - BOTTOM - span * (value - axis.low) / (axis.high - axis.low), 1)
+def _front_path(front: Sequence[_Placed]) -> str:
+    """Return the staircase through the front: what a given cost buys at best."""
+    if len(front) < 2:
+        return ""
+    first, *rest = front
+    return f"M{first.x},{first.y}" + "".join(f" H{item.x} V{item.y}" for item in rest)
 
 
-def _place(
-    point: Point, x_axis: _Axis, y_axis: _Axis, largest_bytes: int
-) -> tuple[float, float, float]:
-    area_share = point.num_bytes / largest_bytes if largest_bytes > 0 else 0.0
-    radius = max(MAX_RADIUS * math.sqrt(area_share), MIN_RADIUS)
-    return _x(x_axis, point.latency_ms), _y(y_axis, point.score), radius
-
-
-def _shape(point: Point) -> str:
-    return SHAPES[point.series % len(SHAPES)]
-
-
-def _marker_box(point: Point, x: float, y: float, radius: float) -> Box:
-    reach = radius * REACH[_shape(point)]
-    return Box(x - reach, y - reach, x + reach, y + reach)
-
-
-def marker_path(shape: str, x: float, y: float, radius: float) -> str:
-    """Return a closed path of area pi * radius**2 centred on (x, y)."""
-    area = math.pi * radius**2
-    if shape == "circle":
-        half_turn = f"a{radius:.2f},{radius:.2f} 0 1,0"
-        across = f"{2 * radius:.2f},0"
-        return f"M{x - radius:.2f},{y:.2f} {half_turn} {across} {half_turn} -{across} Z"
-    if shape == "square":
-        h = math.sqrt(area) / 2
-        corners = [(-h, -h), (h, -h), (h, h), (-h, h)]
-    elif shape == "diamond":
-        h = math.sqrt(area / 2)
-        corners = [(0, -h), (h, 0), (0, h), (-h, 0)]
-    else:
-        side = math.sqrt(4 * area / math.sqrt(3))
-        up = side / math.sqrt(3)
-        corners = [(0, -up), (side / 2, up / 2), (-side / 2, up / 2)]
-    return "M" + " L".join(f"{x + dx:.2f},{y + dy:.2f}" for dx, dy in corners) + " Z"
-
-
-def _marker(point: Point, x: float, y: float, radius: float, metric: str | None) -> Marker:
-    path = marker_path(_shape(point), x, y, radius)
-    is_baseline = point.name == "baseline"
-    title = _title(point, metric)
-    return Marker(x, y, round(radius, 2), path, point.series, is_baseline, title)
-
-
-def _labels(
-    placed: Sequence[tuple[Point, float, float, float]], limit: Tick | None
-) -> tuple[Label, ...]:
-    taken = [_marker_box(*item) for item in placed]
+def _labels(placed: Sequence[_Placed], limit: Tick | None) -> tuple[Label, ...]:
+    taken = [
+        Box(item.x - item.reach, item.y - item.reach, item.x + item.reach, item.y + item.reach)
+        for item in placed
+    ]
     if limit is not None:
         left = WIDTH - RIGHT - len(limit.label) * FONT_WIDTH
         taken.append(Box(left, limit.position - 4, WIDTH - RIGHT, limit.position + 18))
     plot = Box(LEFT, 0, WIDTH, HEIGHT - BOTTOM)
     labels = []
     for group in _coincident(placed):
-        point, x, y, _ = group[0]
-        runs = sorted(item[0].run for item in group if item[0].run is not None)
-        name = " ".join([point.name, ", ".join(map(str, runs))]).strip()
-        text = f"{name} · {units.megabytes(point.num_bytes)} MB"
-        gap = max(radius * REACH[_shape(member)] for member, _, _, radius in group) + 6
-        label, box = place_label(text, x, y, gap, taken=taken, plot=plot)
+        first = group[0]
+        runs = sorted(item.point.run for item in group if item.point.run is not None)
+        name = " ".join([first.point.name, ", ".join(map(str, runs))]).strip()
+        text = f"{name} · {units.megabytes(first.point.num_bytes)} MB"
+        gap = max(item.reach for item in group) + RING_GAP + 3
+        label, box = place_label(text, first.x, first.y, gap, taken=taken, plot=plot)
         taken.append(box)
         labels.append(label)
     return tuple(labels)
 
 
-def _coincident(
-    placed: Sequence[tuple[Point, float, float, float]],
-) -> list[list[tuple[Point, float, float, float]]]:
+def _coincident(placed: Sequence[_Placed]) -> list[list[_Placed]]:
     """Group equally named and equally large points that lie closer than a label is high."""
-    groups: list[list[tuple[Point, float, float, float]]] = []
+    groups: list[list[_Placed]] = []
     for item in placed:
         for group in groups:
-            point, x, y, _ = group[0]
-            same = point.name == item[0].name and point.num_bytes == item[0].num_bytes
-            if same and math.hypot(item[1] - x, item[2] - y) < FONT_HEIGHT:
+            first = group[0]
+            same = (first.point.name, first.point.num_bytes) == (
+                item.point.name,
+                item.point.num_bytes,
+            )
+            if same and math.hypot(item.x - first.x, item.y - first.y) < FONT_HEIGHT:
                 group.append(item)
                 break
         else:
@@ -246,9 +238,19 @@ def _coincident(
     return groups
 
 
-def _title(point: Point, metric: str | None) -> str:
-    name = point.name if point.run is None else f"run {point.run} {point.name}"
-    return (
-        f"{name}: {units.metric_words(metric)} {units.score(metric, point.score)}, "
-        f"{units.number(point.latency_ms)} ms, {units.megabytes(point.num_bytes)} MB"
-    )
+def _named(point: Point) -> str:
+    return point.name if point.run is None else f"run {point.run} {point.name}"
+
+
+def _figures(point: Point, metric: str | None, *, on_front: bool) -> Figures:
+    megabytes = units.megabytes(point.num_bytes)
+    score = units.score(metric, point.score)
+    return Figures(_named(point), units.number(point.cost), score, megabytes, on_front)
+
+
+def _title(point: Point, metric: str | None, unit: str) -> str:
+    facts = [f"{units.metric_words(metric)} {units.score(metric, point.score)}"]
+    if unit != "MB":
+        facts.append(f"{units.number(point.cost)} {unit}")
+    facts.append(f"{units.megabytes(point.num_bytes)} MB")
+    return f"{_named(point)}: {', '.join(facts)}"

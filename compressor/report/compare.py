@@ -12,8 +12,9 @@ from rich.text import Text
 
 from compressor.errors import ReportError
 from compressor.report import table, units, verdict
-from compressor.report.charts import SHAPES, Chart, marker_path, score_chart
+from compressor.report.charts import Chart, score_chart
 from compressor.report.comparability import Incomparable, incomparable
+from compressor.report.markers import SHAPES, marker_path
 from compressor.report.table import Row, Setting
 from compressor.report.templating import fill_html
 from compressor.report.terminal import STYLES, plain
@@ -155,7 +156,8 @@ def _chart(
     return score_chart(
         points,
         metric=metrics.pop(),
-        setting=f"{setting.shape}, {setting.provider}",
+        cost=f"latency p50, ms ({setting.shape}, {setting.provider})",
+        unit="ms",
         lowest_allowed=limits.pop() if len(limits) == 1 else None,
     )
 

@@ -68,7 +68,7 @@ class LatencyRow:
     relative: float | None  # p50 of the final model over p50 of the baseline
 
 
-_VERDICTS = {
+VERDICTS = {
     "passed": "within budget",
     "budget_exceeded": "over budget",
     "not_certified": "not proven",
@@ -137,7 +137,7 @@ def model_row(data: dict[str, Any], end: str, name: str, settings: Sequence[Sett
     value, baseline = record["score"]["value"], data["baseline"]
     state, verdict, drop = "reference", "reference", None
     if end == "final":
-        state, verdict = data["verdict"], _VERDICTS[data["verdict"]]
+        state, verdict = data["verdict"], VERDICTS[data["verdict"]]
         drop = None if baseline is None else _difference(baseline["score"]["value"], value)
     return Row(
         name=name,
@@ -214,7 +214,7 @@ def _pass_row(data: dict[str, Any], index: int, record: dict[str, Any]) -> Row:
         name=f"{index + 1} · {record['kind']}",
         role="pass",
         state=record["verdict"],
-        verdict=_VERDICTS[record["verdict"]],
+        verdict=VERDICTS[record["verdict"]],
         score=units.score(data["metric"], record["score_after"]),
         change=units.change(record["drop"]),
         seconds=units.duration(record["seconds"]),

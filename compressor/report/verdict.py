@@ -51,7 +51,7 @@ def headline(data: dict[str, Any]) -> str:
     (−0.34 points; budget 1.00)`.
     """
     if data["verdict"] == "passed":
-        parts = [_size_words(data), _speed_words(data), _score_words(data)]
+        parts = [size_words(data), _speed_words(data), score_words(data)]
         text = ", ".join(part for part in parts if part)
         return text[:1].upper() + text[1:] if text else "Finished, but nothing was measured"
     if data["verdict"] == "budget_exceeded":
@@ -192,10 +192,11 @@ def _loss_words(data: dict[str, Any]) -> str:
     if proof is not None and data["guilty_step"] == "certification":
         values = proof["baseline"]["value"], proof["final"]["value"]
         return _score_change_words(data, *values, proof["drop"])
-    return _score_words(data)
+    return score_words(data)
 
 
-def _score_words(data: dict[str, Any]) -> str:
+def score_words(data: dict[str, Any]) -> str:
+    """Say how the score on the search split changed, against the budget."""
     before, after = _value(data, "baseline"), _value(data, "final")
     return _score_change_words(data, before, after, final_drop(data))
 
@@ -211,7 +212,8 @@ def _score_change_words(
     return f"{name} {old} → {new} ({lost} points; budget {allowed})"
 
 
-def _size_words(data: dict[str, Any]) -> str | None:
+def size_words(data: dict[str, Any]) -> str | None:
+    """Say how much smaller the model file is."""
     factor = units.ratio(_bytes(data, "baseline"), _bytes(data, "final"))
     return units.compared(factor, "smaller", "larger", "same size")
 
@@ -244,7 +246,7 @@ def _size_card(data: dict[str, Any]) -> Card:
         before=units.megabytes(before),
         after=units.megabytes(after),
         unit="MB",
-        ratio=_size_words(data) or "not measured",
+        ratio=size_words(data) or "not measured",
         detail="model file alone",
     )
 

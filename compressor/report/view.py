@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from compressor.report import provenance, table, units, verdict
+from compressor.report.answers import Answer, answers, conclusion
 from compressor.report.changes import (
     Flips,
     SliceRow,
@@ -19,8 +20,27 @@ from compressor.report.changes import (
     slice_rows,
     slices_summary,
 )
-from compressor.report.charts import Chart, Point, score_chart
+from compressor.report.charts import Chart, Point, Role, score_chart
+from compressor.report.components import Components, components_view
+from compressor.report.path_chart import PathChart, path_chart
+from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.table import LatencyRow, Row, Setting
+from compressor.report.tried import size_points, was_repaired
+
+
+@dataclass(frozen=True)
+class TryRow:
+    """One attempt at a pass as text."""
+
+    number: int
+    change: str
+    score: str
+    points: str
+    megabytes: str
+    seconds: str
+    state: str
+    verdict: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,7 @@ class Step:
     kind: str
     notes: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
+    tries: tuple[TryRow, ...]  # empty where the first attempt was the only one
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,8 @@ class View:
     """One run, in words and formatted figures."""
 
     status: str
+    conclusion: str
+    answers: tuple[Answer, ...]
     headline: str
     reason: str
     advice: str | None
@@ -54,7 +77,12 @@ class View:
     has_compressed: bool
     has_sequences: bool
     missing: tuple[tuple[str, str], ...]
+    path: PathChart | None
+    was_repaired: bool
     chart: Chart | None
+    size_chart: Chart | None
+    components: Components | None
+    sensitivities: tuple[Sensitivity, ...]
     latency_rows: tuple[LatencyRow, ...]
     parity: str | None
     certification: str | None
@@ -76,6 +104,8 @@ def view_of(data: dict[str, Any]) -> View:
     )
     return View(
         status=verdict.TITLES[data["verdict"]],
+        conclusion=conclusion(data),
+        answers=tuple(answers(data)),
         headline=verdict.headline(data),
         reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
         advice=verdict.advice(data),
@@ -85,14 +115,19 @@ def view_of(data: dict[str, Any]) -> View:
         metric_title=units.title(data["metric"]),
         cards=tuple(verdict.cards(data)),
         rows=tuple(table.table_rows(data)),
-        steps=tuple(_step(index, item) for index, item in enumerate(data["passes"], start=1)),
+        steps=tuple(_step(data, index, item) for index, item in enumerate(data["passes"], start=1)),
         settings=tuple(settings),
         providers=providers,
         group_starts=frozenset(settings.index(group[0]) for _, group in providers),
         has_compressed=table.has_compressed_sizes(data),
         has_sequences=any(item.sequence_length for item in settings),
         missing=tuple(_missing_by_reason(data)),
+        path=path_chart(data),
+        was_repaired=was_repaired(data),
         chart=_chart(data),
+        size_chart=_size_chart(data),
+        components=components_view(data),
+        sensitivities=tuple(sensitivity_views(data)),
         latency_rows=tuple(table.latency_grid(data)),
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
@@ -113,12 +148,13 @@ def model_points(data: dict[str, Any], setting: Setting, run: int | None) -> lis
     `run` is the number of the run in a comparison, None in the report of a single one.
     """
     points = []
-    for end in ("baseline", "final"):
+    ends: tuple[Role, ...] = ("baseline", "final")
+    for end in ends:
         latency_ms, record = table.p50_ms(data, end, setting), data[end]
         if latency_ms is None or record is None or record["score"]["value"] is None:
             continue
         size, value = record["size"]["bytes_on_disk"], record["score"]["value"]
-        points.append(Point(end, run, latency_ms, value, size))
+        points.append(Point(end, run, latency_ms, value, size, end))
     return points
 
 
@@ -157,9 +193,31 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _step(number: int, record: dict[str, Any]) -> Step:
+def _step(data: dict[str, Any], number: int, record: dict[str, Any]) -> Step:
     settings = tuple(provenance.own_settings(record["settings"]))
-    return Step(number, record["kind"], tuple(record["notes"]), settings)
+    tries = record["tries"] if len(record["tries"]) > 1 else ()
+    return Step(
+        number=number,
+        kind=record["kind"],
+        notes=tuple(record["notes"]),
+        settings=settings,
+        tries=tuple(_try(data, index, item) for index, item in enumerate(tries, start=1)),
+    )
+
+
+def _try(data: dict[str, Any], number: int, item: dict[str, Any]) -> TryRow:
+    size = item["size"]
+    return TryRow(
+        number=number,
+        change=item["change"],
+        score=units.score(data["metric"], item["score_after"]),
+        points=units.change(item["drop"]),
+        megabytes=units.megabytes(None if size is None else size["bytes_on_disk"]),
+        seconds=units.duration(item["seconds"]),
+        state=item["verdict"],
+        verdict=table.VERDICTS[item["verdict"]],
+        kept=item["kept"],
+    )
 
 
 def _chart(data: dict[str, Any]) -> Chart | None:
@@ -170,8 +228,23 @@ def _chart(data: dict[str, Any]) -> Chart | None:
     return score_chart(
         points,
         metric=data["metric"],
-        setting=f"{setting.shape}, {setting.provider}",
+        cost=f"latency p50, ms ({setting.shape}, {setting.provider})",
+        unit="ms",
         lowest_allowed=lowest_allowed(data),
+    )
+
+
+def _size_chart(data: dict[str, Any]) -> Chart | None:
+    points = size_points(data)
+    if len(points) < 2:
+        return None
+    return score_chart(
+        points,
+        metric=data["metric"],
+        cost="size on disk, MB",
+        unit="MB",
+        lowest_allowed=lowest_allowed(data),
+        sized=False,
     )
 
 

@@ -242,7 +242,7 @@ def failed_before_baseline() -> RunReport:
 
 def failed_at_second_pass() -> RunReport:
     broken = dataclasses.replace(
-        QUANTIZE, score_after=None, drop=None, size=None, verdict="failed", notes=()
+        QUANTIZE, score_after=None, drop=None, size=None, verdict="failed", notes=(), tries=()
     )
     return full_report(
         verdict="failed", reason="passes[1] (quantize_dynamic): no MatMul has a constant weight",
@@ -253,7 +253,13 @@ def failed_at_second_pass() -> RunReport:
 
 
 def over_budget() -> RunReport:
-    guilty = dataclasses.replace(PRUNE, score_after=0.85, drop=0.05, verdict="budget_exceeded")
+    refused = dataclasses.replace(
+        PRUNE.tries[1], score_after=0.85, drop=0.05, verdict="budget_exceeded", kept=False
+    )
+    guilty = dataclasses.replace(
+        PRUNE, score_after=0.85, drop=0.05, verdict="budget_exceeded",
+        tries=(PRUNE.tries[0], refused),
+    )  # fmt: skip
     return full_report(
         verdict="budget_exceeded",
         reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "

@@ -19,7 +19,8 @@ STATES = (
     "passed", "failed-before-baseline", "failed-at-second-pass", "over-budget",
     "without-latencies", "without-passes", "images", "several-providers",
 )  # fmt: skip
-# Lists every element that sticks out of its page, unless a box around it scrolls.
+# Lists every element that sticks out of its page, unless a box around it scrolls; what matters and
+# is not on the first screen; and text that a chart cuts off.
 MEASURE = """
 addEventListener("load", () => {
   const wide = [];
@@ -31,6 +32,15 @@ addEventListener("load", () => {
         wide.push(frame.title + ": " + element.outerHTML.slice(0, 80));
     }
     if (page.styleSheets[0].cssRules.length < 50) wide.push(frame.title + ": no style");
+    // What matters stands on the first screen.
+    const first = page.querySelector(".cards") || page.querySelector(".banner");
+    if (width > 1000 && first && first.getBoundingClientRect().bottom > 700)
+      wide.push(frame.title + ": the first screen ends before the cards do");
+    for (const text of page.querySelectorAll("svg text")) {
+      const box = text.getBBox(), area = text.ownerSVGElement.viewBox.baseVal;
+      if (box.x < area.x - 1 || box.x + box.width > area.x + area.width + 1)
+        wide.push(frame.title + ": cut off: " + text.textContent);
+    }
   }
   document.body.innerHTML = "<pre id=result>" + JSON.stringify(wide).replaceAll("<", "&lt;");
 });
@@ -38,7 +48,9 @@ addEventListener("load", () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-def test_no_page_is_wider_than_a_screen_or_a_telephone(tmp_path: Path, report_in_state):
+def test_pages_fit_a_screen_and_a_telephone_and_begin_with_what_matters(
+    tmp_path: Path, report_in_state
+):
     pages = {state: render_html(report_in_state(state)) for state in STATES}
     runs = [(state, report_in_state(state)) for state in STATES[:4]]
     pages["compare"] = render_comparison_html(runs)

@@ -4,18 +4,23 @@ from itertools import pairwise
 import pytest
 
 from compressor.report import charts
-from compressor.report.charts import Point, marker_path, score_chart
+from compressor.report.charts import Point, score_chart
+from compressor.report.markers import marker_path
 
 
 def chart(*points: Point, lowest_allowed: float | None = None) -> charts.Chart:
     return score_chart(
-        points, metric="accuracy", setting="batch 1, cpu", lowest_allowed=lowest_allowed
+        points,
+        metric="accuracy",
+        cost="latency p50, ms (batch 1, cpu)",
+        unit="ms",
+        lowest_allowed=lowest_allowed,
     )
 
 
 def test_the_area_of_a_marker_is_proportional_to_the_bytes():
     drawn = chart(
-        Point("baseline", None, 10.0, 0.9, 100_000_000),
+        Point("baseline", None, 10.0, 0.9, 100_000_000, "baseline"),
         Point("final", None, 5.0, 0.89, 25_000_000),
     )
     big, small = drawn.markers
@@ -23,21 +28,27 @@ def test_the_area_of_a_marker_is_proportional_to_the_bytes():
 
 
 def test_latency_is_drawn_from_zero():
-    drawn = chart(Point("baseline", None, 10.0, 0.9, 9), Point("final", None, 5.0, 0.9, 9))
+    drawn = chart(
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"), Point("final", None, 5.0, 0.9, 9)
+    )
     assert (drawn.x_ticks[0].label, drawn.x_ticks[0].position) == ("0", charts.LEFT)
     x = {marker.is_baseline: marker.x for marker in drawn.markers}
     assert (x[True] - charts.LEFT) == pytest.approx(2 * (x[False] - charts.LEFT), abs=0.2)
 
 
 def test_a_better_score_stands_higher():
-    drawn = chart(Point("baseline", None, 10.0, 0.9, 9), Point("final", None, 5.0, 0.8, 9))
+    drawn = chart(
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"), Point("final", None, 5.0, 0.8, 9)
+    )
     y = {marker.is_baseline: marker.y for marker in drawn.markers}
     assert y[True] < y[False]
 
 
 def test_every_marker_and_the_budget_lie_inside_the_plot():
     drawn = chart(
-        Point("baseline", None, 10.0, 0.9, 9), Point("final", None, 2.0, 0.7, 9), lowest_allowed=0.5
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"),
+        Point("final", None, 2.0, 0.7, 9),
+        lowest_allowed=0.5,
     )
     assert drawn.limit is not None
     heights = [marker.y for marker in drawn.markers] + [drawn.limit.position]
@@ -46,7 +57,9 @@ def test_every_marker_and_the_budget_lie_inside_the_plot():
 
 
 def test_ticks_of_a_score_are_round_numbers_in_per_cent():
-    drawn = chart(Point("baseline", None, 10.0, 0.9, 9), Point("final", None, 5.0, 0.894, 9))
+    drawn = chart(
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"), Point("final", None, 5.0, 0.894, 9)
+    )
     assert [tick.label for tick in drawn.y_ticks] == ["89.0", "89.5", "90.0", "90.5"]
 
 
@@ -68,8 +81,8 @@ def test_runs_are_told_apart_by_shape():
 
 def test_points_that_coincide_share_a_label():
     drawn = chart(
-        Point("baseline", 1, 10.0, 0.9, 90_000_000),
-        Point("baseline", 2, 10.1, 0.9, 90_000_000),
+        Point("baseline", 1, 10.0, 0.9, 90_000_000, "baseline"),
+        Point("baseline", 2, 10.1, 0.9, 90_000_000, "baseline"),
         Point("final", 2, 4.0, 0.9, 30_000_000),
     )
     assert {label.text for label in drawn.labels} == {

@@ -1,0 +1,118 @@
+"""The three questions that everybody asks about a compressed model, and short answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.report import units, verdict
+from compressor.report.table import p50_ms, reference_setting
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, the answer in a few words, and what it rests on."""
+
+    question: str
+    answer: str
+    detail: str
+
+
+def conclusion(data: dict[str, Any]) -> str:
+    """Say in one sentence how the run ended and how sure that is.
+
+    For example `Passed: good enough, with 95% confidence`.
+    """
+    status = verdict.TITLES[data["verdict"]]
+    if data["verdict"] == "failed":
+        return verdict.headline(data)
+    if data["verdict"] == "not_certified":
+        return f"{status}: good enough as measured, but the data cannot prove it"
+    proof, good = data["certificate"], data["verdict"] == "passed"
+    words = "good enough" if good else "not good enough"
+    if proof is not None and proof["verdict"] == ("certified" if good else "refuted"):
+        return f"{status}: {words}, with {_confidence(proof)}"
+    tail = ", but nothing is proven" if good else ""
+    return f"{status}: {words} as measured{tail}"
+
+
+def answers(data: dict[str, Any]) -> list[Answer]:
+    """Return whether it is good enough, how sure that is, and what was gained."""
+    return [_good_enough(data), _how_sure(data), _gain(data)]
+
+
+def _confidence(proof: dict[str, Any]) -> str:
+    return f"{100 * proof['confidence']:g}% confidence"
+
+
+def _good_enough(data: dict[str, Any]) -> Answer:
+    question = "Is it good enough?"
+    if data["verdict"] == "failed":
+        return Answer(question, "Unknown", "The run stopped before there was a model to judge.")
+    if data["verdict"] == "budget_exceeded":
+        return Answer(question, "No", f"{verdict.headline(data)}.")
+    answer = "Yes" if data["verdict"] == "passed" else "As measured, yes"
+    return Answer(question, answer, f"{_capital(verdict.score_words(data))}.{_refuted(data)}")
+
+
+def _refuted(data: dict[str, Any]) -> str:
+    """Say which slices are proven to lose too much, because an average can hide them."""
+    names = [item["name"] for item in data["slices"] if item["verdict"] == "refuted"]
+    if not names:
+        return ""
+    allowed = units.points(data["slices"][0]["max_drop"])
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f" But {names[0]}{more} lost more than {allowed} points, and that is proven."
+
+
+def _how_sure(data: dict[str, Any]) -> Answer:
+    question = "How sure are we?"
+    proof, words = data["certificate"], verdict.certificate_words(data)
+    if proof is None or words is None:
+        return Answer(question, "Not proven" if data["final"] else units.DASH, _unproven(data))
+    _, _, rest = words.partition(": ")
+    answer = {
+        "certified": f"{100 * proof['confidence']:g}% sure",
+        "refuted": "Sure of the contrary",
+        "inconclusive": "Not sure enough",
+    }[proof["verdict"]]
+    examples = f"Taken on {proof['num_examples']:,} examples that no step of the run had seen."
+    return Answer(question, answer, f"{_capital(rest)}. {examples}")
+
+
+def _unproven(data: dict[str, Any]) -> str:
+    words = verdict.certificate_words(data)
+    if words is not None:
+        return f"{words}."
+    if data["baseline"] is None or data["final"] is None:
+        return "The run stopped before there was anything to prove."
+    reason = verdict.why_missing(data, "certification")
+    examples = data["baseline"]["score"]["num_examples"]
+    return (
+        f"{_capital(reason)}: this is one measurement, on the {examples:,} search examples that "
+        f"the gates looked at."
+    )
+
+
+def _gain(data: dict[str, Any]) -> Answer:
+    question = "What was gained?"
+    before, after = data["baseline"], data["final"]
+    if before is None or after is None:
+        return Answer(question, "Nothing yet", "The run stopped before there was an artifact.")
+    sizes = [end["size"]["bytes_on_disk"] for end in (before, after)]
+    parts = [verdict.size_words(data)]
+    detail = f"{units.megabytes(sizes[0])} → {units.megabytes(sizes[1])} MB"
+    setting = reference_setting(data)
+    if setting is not None:
+        times = [p50_ms(data, end, setting) for end in ("baseline", "final")]
+        parts.append(units.compared(units.ratio(*times), "faster", "slower", "same speed"))
+        detail += (
+            f", {units.number(times[0])} → {units.number(times[1])} ms at {setting.shape} on "
+            f"{setting.provider}"
+        )
+    answer = ", ".join(part for part in parts if part)
+    return Answer(question, _capital(answer) if answer else units.DASH, f"{detail}.")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

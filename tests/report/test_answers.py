@@ -1,0 +1,71 @@
+from typing import Any
+
+import pytest
+
+from compressor.report.answers import answers, conclusion
+from compressor.report.render import render_html, render_markdown
+
+
+def said(data: dict[str, Any]) -> list[str]:
+    return [item.answer for item in answers(data)]
+
+
+def certified(data: dict[str, Any], verdict: str = "certified") -> dict[str, Any]:
+    data["certificate"] |= {"verdict": verdict, "upper_bound": 0.0087, "lower_bound": 0.021}
+    return data | {"inconclusive_allowed": False}
+
+
+def test_a_proven_run_says_how_sure_it_is(passed: dict[str, Any]):
+    data = certified(passed) | {"slices": []}
+    assert conclusion(data) == "Passed: good enough, with 95% confidence"
+    good, sure, gain = answers(data)
+    assert (good.answer, sure.answer, gain.answer) == (
+        "Yes", "95% sure", "5.2× smaller, 2.5× faster",
+    )  # fmt: skip
+    assert good.detail == "Accuracy 90.00% → 89.40% (−0.60 points; budget 1.00)."
+    assert sure.detail == (
+        "With 95% confidence, the drop is at most 0.87 points; the budget is 1.00. Taken on 900 "
+        "examples that no step of the run had seen."
+    )
+    assert gain.detail == "90.8 → 17.4 MB, 12.0 → 4.80 ms at batch 1, 32 tokens on cpu."
+
+
+def test_without_a_certification_split_nothing_is_called_sure(report_in_state):
+    data = report_in_state("images") | {"slices": []}
+    assert conclusion(data) == "Passed: good enough as measured, but nothing is proven"
+    assert said(data)[:2] == ["Yes", "Not proven"]
+    assert answers(data)[1].detail == (
+        "The recipe gives no certification split: this is one measurement, on the 872 search "
+        "examples that the gates looked at."
+    )
+
+
+def test_an_open_question_is_not_a_yes(report_in_state):
+    data = report_in_state("not-certified")
+    assert conclusion(data) == (
+        "Accuracy budget not proven: good enough as measured, but the data cannot prove it"
+    )
+    assert said(data)[:2] == ["As measured, yes", "Not sure enough"]
+
+
+def test_a_refuted_run_is_sure_of_the_contrary(report_in_state):
+    data = certified(report_in_state("over-budget-on-certification"), "refuted")
+    assert conclusion(data) == "Accuracy budget exceeded: not good enough, with 95% confidence"
+    assert said(data)[:2] == ["No", "Sure of the contrary"]
+
+
+def test_a_run_that_stopped_gained_nothing_yet(report_in_state):
+    assert said(report_in_state("over-budget")) == ["No", "—", "Nothing yet"]
+    assert said(report_in_state("failed-before-baseline")) == ["Unknown", "—", "Nothing yet"]
+
+
+def test_a_slice_that_lost_too_much_spoils_the_yes(passed: dict[str, Any]):
+    detail = answers(passed)[0].detail
+    assert detail.endswith("But label = negative lost more than 1.00 points, and that is proven.")
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_every_state_answers_the_three_questions(render, any_state: dict[str, Any]):
+    text = render(any_state)
+    for question in ("Is it good enough?", "How sure are we?", "What was gained?"):
+        assert question in text
