@@ -81,10 +81,16 @@ class ExportSettings(BaseModel):
         default="cpu", description="execution provider that the graph is fused for and evaluated on"
     )
     opset: int | None = Field(
-        default=None, ge=17, le=30, description="ONNX operator set; left out, the exporter's own"
+        default=None,
+        ge=17,
+        le=30,
+        description="ONNX operator set; left out, the exporter's own, or 23 where attention is "
+        "fused for the CPU",
     )
     fuse: bool = Field(
-        default=True, description="fuse attention, layer norm and GELU for the provider"
+        default=True,
+        description="fuse attention, layer norm and GELU for the provider, and for the CPU leave "
+        "out what nothing reads",
     )
     max_parity_diff: float = Field(
         default=1e-3,

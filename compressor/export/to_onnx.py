@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import (
@@ -28,7 +27,7 @@ from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
 from compressor.errors import ExportError
-from compressor.export.cpu_graph import split_skip_normalizations
+from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.weight_names import name_weights
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
@@ -36,8 +35,10 @@ from compressor.models.torch_model import TorchModel
 
 logger = logging.getLogger(__name__)
 
+_Fusions = Literal["cpu", "cuda", "dml"]
+
 # Which of ONNX Runtime's own operators a provider has kernels for. TensorRT knows standard ones.
-_FUSIONS: dict[str, Literal["cpu", "cuda"] | None] = {
+_FUSIONS: dict[str, _Fusions | None] = {
     "cpu": "cpu",
     "cuda": "cuda",
     "tensorrt": None,
@@ -96,7 +97,7 @@ def export_onnx(
     config = OnnxConfig(
         dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
         opset_version=opset,
-        ort_fusions=_FUSIONS[provider] if fuse else None,
+        ort_fusions=_fusions(provider, opset) if fuse else None,
     )
     model.module.eval()
     logger.info("export: %s for %s", type(model.module).__name__, provider)
@@ -110,12 +111,22 @@ def export_onnx(
             f"untouched checkpoint exports, the passes before the export are the cause, otherwise "
             f"this architecture or opset {opset or '(default)'} is not supported"
         ) from error
-    graph = _finish(program, tuple(inputs))
-    if config.ort_fusions == "cpu":
-        split_skip_normalizations(graph)
-    save_graph(graph, path)
+    _finish(program, tuple(inputs))
+    if fuse and provider == "cpu":
+        optimize_for_cpu(program, may_raise_opset=opset is None)
+    save_graph(ir.to_proto(program), path)
     logger.info("export: %s, %.1f MB", path.name, path.stat().st_size / 1e6)
     return OnnxModel(path, provider=provider, threads=threads)
+
+
+def _fusions(provider: str, opset: int | None) -> _Fusions | None:
+    """Return whose fusions the exporter makes.
+
+    Those for the CPU write attention as products and a softmax. Where the operator set is free,
+    those for DirectML are taken instead: the same, but attention stays `MultiHeadAttention`, which
+    `optimize_for_cpu` turns into the faster standard operator.
+    """
+    return "dml" if provider == "cpu" and opset is None else _FUSIONS[provider]
 
 
 def _traced_inputs(model: TorchModel) -> dict[str, torch.Tensor]:
@@ -129,7 +140,7 @@ def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
     return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
 
 
-def _finish(program: ir.Model, input_names: tuple[str, ...]) -> onnx.ModelProto:
+def _finish(program: ir.Model, input_names: tuple[str, ...]) -> None:
     """Leave one output, readable names, and nothing that tells how the graph was made."""
     graph = program.graph
     found = [value for value in graph.outputs if value.name == OUTPUT]
@@ -151,7 +162,6 @@ def _finish(program: ir.Model, input_names: tuple[str, ...]) -> onnx.ModelProto:
     name_weights(graph)
     _name_axes(graph)
     _strip(program)
-    return ir.to_proto(program)
 
 
 def _name_axes(graph: ir.Graph) -> None:

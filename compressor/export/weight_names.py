@@ -48,10 +48,13 @@ def _packed(product: ir.Node) -> str:
     if len(splits) != 1 or splits[0].op_type != "Split":
         return ""
     readers = [node for output in splits[0].outputs for node in output.consumers()]
-    return _join(dict.fromkeys(filter(None, map(_module, readers))))
+    return join_names(dict.fromkeys(filter(None, map(_module, readers))))
 
 
-def _join(modules: Iterable[str]) -> str:
+def join_names(modules: Iterable[str]) -> str:
+    """Return one name for weights of several modules that are packed: `a.query` and `a.key` give
+    `a.query_key`. Empty when they are not in one module.
+    """
     found = list(modules)
     paths = [module.rpartition(".") for module in found]
     parents = {parent for parent, _, _ in paths}

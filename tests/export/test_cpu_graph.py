@@ -5,14 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
+import transformers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.export.cpu_graph import split_skip_normalizations
+from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel
 
 RANDOM = np.random.default_rng(3)
 X, SKIP = RANDOM.normal(size=(2, 2, 3, 8)).astype(np.float32)
@@ -30,6 +35,12 @@ def skip_graph(inputs: list[str], outputs: list[str], opset: int = 20) -> onnx.M
     graph = helper.make_graph([node], "graph", values, results, weights)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def split(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
+    """Return how many nodes were replaced, and the graph after it."""
+    program = ir.from_proto(model)
+    return split_skip_normalizations(program), ir.to_proto(program)
 
 
 def run(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
@@ -59,7 +70,8 @@ def operators_that_run(path: Path, optimized: Path) -> Counter[str]:
 def test_sum_and_normalization_compute_what_the_fused_operator_does():
     model = skip_graph(["x", "r", "gamma", "beta", "bias"], ["y"])
     fused = run(model)[0]
-    assert split_skip_normalizations(model) == 1
+    replaced, model = split(model)
+    assert replaced == 1
     assert [node.op_type for node in model.graph.node] == ["Sum", "LayerNormalization"]
     expected = normalized(X + SKIP + CONSTANTS["bias"], CONSTANTS["beta"])
     np.testing.assert_allclose(run(model)[0], expected, atol=1e-5)
@@ -68,35 +80,39 @@ def test_sum_and_normalization_compute_what_the_fused_operator_does():
 
 def test_bias_and_shift_may_be_missing():
     model = skip_graph(["x", "r", "gamma"], ["y"])
-    assert split_skip_normalizations(model) == 1
+    replaced, model = split(model)
+    assert replaced == 1
     expected = normalized(X + SKIP, np.zeros(8, np.float32))
     np.testing.assert_allclose(run(model)[0], expected, atol=1e-5)
 
 
 def test_shift_may_be_missing_before_a_bias():
     model = skip_graph(["x", "r", "gamma", "", "bias"], ["y"])
-    assert split_skip_normalizations(model) == 1
+    replaced, model = split(model)
+    assert replaced == 1
     expected = normalized(X + SKIP + CONSTANTS["bias"], np.zeros(8, np.float32))
     np.testing.assert_allclose(run(model)[0], expected, atol=1e-5)
 
 
 def test_sum_that_the_next_layer_reads_keeps_its_name():
     model = skip_graph(["x", "r", "gamma", "beta", "bias"], ["y", "", "", "total"])
-    assert split_skip_normalizations(model) == 1
+    replaced, model = split(model)
+    assert replaced == 1
     np.testing.assert_allclose(run(model)[1], X + SKIP + CONSTANTS["bias"], atol=1e-6)
 
 
 def test_node_whose_mean_is_read_stays():
     model = skip_graph(["x", "r", "gamma", "beta"], ["y", "mean"])
-    before = model.SerializeToString(deterministic=True)
-    assert split_skip_normalizations(model) == 0
-    assert model.SerializeToString(deterministic=True) == before
+    replaced, after = split(model)
+    assert replaced == 0
+    assert [node.op_type for node in after.graph.node] == ["SkipLayerNormalization"]
 
 
 def test_graph_older_than_the_standard_operator_stays():
     model = skip_graph(["x", "r", "gamma", "beta"], ["y"], opset=16)
-    assert split_skip_normalizations(model) == 0
-    assert [node.op_type for node in model.graph.node] == ["SkipLayerNormalization"]
+    replaced, after = split(model)
+    assert replaced == 0
+    assert [node.op_type for node in after.graph.node] == ["SkipLayerNormalization"]
 
 
 @pytest.mark.parametrize("exported", ["exported_bert", "exported_vit"])
@@ -110,3 +126,51 @@ def test_onnxruntime_does_not_fuse_them_back(
     assert written["SkipLayerNormalization"] == running["SkipLayerNormalization"] == 0
     assert running["Sum"] == written["Sum"]
     assert running["LayerNormalization"] == written["LayerNormalization"]
+
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 70,
+    "initializer_range": 0.3,
+}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "attentions"),
+    [
+        ("roberta", {"pad_token_id": 0}, 2),
+        ("distilbert", DISTILBERT, 2),
+        ("mpnet", {"pad_token_id": 0}, 0),  # positions enter each head: the exporter fuses none
+    ],
+)
+def test_rewritten_graphs_compute_what_pytorch_computes(
+    tiny_bert: TorchModel, model_type: str, changes: dict[str, int], attentions: int, tmp_path: Path
+):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=len(tiny_bert.preprocessor), **SIZES | changes
+    )
+    module = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():  # fresh biases are zero, and a wrong place of zeros is not seen
+        for parameter in module.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
+    exported = export_onnx(model, tmp_path / "model.onnx")
+    graph = load_graph(exported.path).graph
+    operators = Counter(node.op_type for node in graph.node)
+    texts = ["", "film", "a good film", "the plot was very " * 15, "bad ."]
+    batches = [model.task.encode(model.preprocessor, group) for group in ([texts[0]], texts)]
+    for batch in [*batches, *({k: v[3:4] for k, v in item.items()} for item in batches[1:])]:
+        np.testing.assert_allclose(exported.predict(batch), model.predict(batch), atol=2e-5)
+    assert batches[1]["input_ids"].shape == (5, 62)
+    assert operators["Attention"] == attentions
+    assert operators["SkipLayerNormalization"] == operators["MultiHeadAttention"] == 0
+    assert operators["BiasGelu"] == 2
+    widths = {item.name: item.type.tensor_type.shape.dim for item in graph.value_info}
+    inner = [widths[node.output[0]][1] for node in graph.node if node.op_type == "BiasGelu"]
+    assert inner[0].dim_param == "sequence"
+    assert inner[1].dim_value == 1  # of the last layer, one token

@@ -118,7 +118,9 @@ def test_weights_carry_the_names_of_their_modules(exported_bert: OnnxModel):
     layer = "bert.encoder.layer.1"
     assert {
         "bert.embeddings.word_embeddings.weight",
-        f"{layer}.attention.self.query_key_value.weight",
+        "bert.encoder.layer.0.attention.self.query_key_value.weight",
+        f"{layer}.attention.self.query.weight",
+        f"{layer}.attention.self.key_value.weight",
         f"{layer}.attention.output.dense.weight",
         f"{layer}.intermediate.dense.weight",
         f"{layer}.output.dense.weight",
@@ -154,6 +156,7 @@ def test_fusions_follow_the_provider(
     exported = export_onnx(tiny_bert, tmp_path / "model.onnx", provider="cuda", threads=2)
     assert "MultiHeadAttention" in operators(exported.path)
     assert "MultiHeadAttention" not in operators(exported_bert.path)
+    assert "Attention" in operators(exported_bert.path)
     assert "SkipLayerNormalization" in operators(exported.path)
     assert "SkipLayerNormalization" not in operators(exported_bert.path)
     assert "BiasGelu" in operators(exported_bert.path)
@@ -164,6 +167,17 @@ def test_opset_is_the_one_that_was_asked_for(tiny_vit: TorchModel, tmp_path: Pat
     exported = export_onnx(tiny_vit, tmp_path / "model.onnx", opset=21, fuse=False)
     [opset] = load_graph(exported.path).opset_import
     assert opset.version == 21
+
+
+def test_opset_that_was_asked_for_is_kept_where_attention_would_need_a_later_one(
+    tiny_vit: TorchModel, image_dataset: Dataset, tmp_path: Path
+):
+    exported = export_onnx(tiny_vit, tmp_path / "model.onnx", opset=20)
+    versions = {item.domain: item.version for item in load_graph(exported.path).opset_import}
+    batch = tiny_vit.task.encode(tiny_vit.preprocessor, image_dataset.examples[:3])
+    assert versions[""] == 20
+    assert "Attention" not in operators(exported.path)
+    np.testing.assert_allclose(exported.predict(batch), tiny_vit.predict(batch), atol=TOLERANCE)
 
 
 def test_export_leaves_no_trace_in_the_process(

@@ -1,0 +1,162 @@
+"""Says which positions of its inputs an operator needs for one position of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from compressor.export.graph_values import add_constant, dims
+
+Axes = list[int | None]
+
+# Each element of the output depends on the elements of the inputs at the same place, broadcast.
+_ELEMENTWISE = frozenset(
+    (
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "Clip",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Max",
+        "Min",
+        "Mish",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pow",
+        "Relu",
+        "Sigmoid",
+        "Softplus",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Where",
+        "BiasGelu",
+        "FastGelu",
+        "QuickGelu",
+    )
+)
+# What they compute along their axis; the positions have to lie along another.
+_ALONG_ONE_AXIS = {
+    "LayerNormalization": -1,
+    "RMSNormalization": -1,
+    "SimplifiedLayerNormalization": -1,
+    "Softmax": -1,
+}
+
+
+def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
+    """Return, for each input of `node`, the axis along which one position of it is enough.
+
+    `known` gives for each output the axis along which one position is read. An input gets None when
+    it has no such axis or is needed whole. The result is None when every input is needed whole or
+    the operator is not known: `known` may then not be relied on for its outputs.
+    """
+    axis = known[0]
+    if axis is None or any(output.uses() for output in node.outputs[1:]):
+        return None
+    if node.op_type in _ELEMENTWISE:
+        return _broadcast(node, axis)
+    if node.op_type in _ALONG_ONE_AXIS:
+        return _normalized(node, axis)
+    if node.op_type in ("MatMul", "FusedMatMul"):
+        return _product(node, axis)
+    if node.op_type == "Attention":
+        return _attention(node, axis)
+    if node.op_type == "Transpose":
+        return [list(node.attributes.get_ints("perm"))[axis]]
+    if node.op_type == "Reshape":
+        return [axis, None] if _keeps_axes(node, axis) else None
+    return None
+
+
+def narrow_node(node: ir.Node, axis: int) -> None:
+    """Adapt what a node holds besides its inputs to one position along `axis` of its output."""
+    [output, *_] = node.outputs
+    shape = dims(output)
+    if node.op_type == "Reshape":
+        assert node.graph is not None
+        # 0 stands for the size before, whatever it is now.
+        target = [0] * (axis + 1) + [dim for dim in (shape or ())[axis + 1 :] if dim]
+        name = f"{output.name}_shape"
+        node.replace_input_with(1, add_constant(node.graph, name, np.array(target, np.int64)))
+        node.attributes.pop("allowzero", None)
+    if shape is not None:
+        output.shape = ir.Shape(1 if place == axis else dim for place, dim in enumerate(shape))
+
+
+def _broadcast(node: ir.Node, axis: int) -> Axes | None:
+    rank = _rank(node.outputs[0])
+    axes: Axes = []
+    for value in node.inputs:
+        if value is None:
+            axes.append(None)
+            continue
+        shape = dims(value)
+        if shape is None or rank is None:
+            return None
+        own = axis - (rank - len(shape))
+        axes.append(own if own >= 0 and shape[own] != 1 else None)
+    return axes
+
+
+def _keeps_axes(node: ir.Node, axis: int) -> bool:
+    """Return whether a Reshape leaves the axes up to `axis` alone and makes no free axis after."""
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    if before is None or after is None:
+        return False
+    kept, rest = after[: axis + 1], after[axis + 1 :]
+    is_kept = None not in kept and before[: axis + 1] == kept
+    return is_kept and all(isinstance(dim, int) and dim > 0 for dim in rest)
+
+
+def _normalized(node: ir.Node, axis: int) -> Axes | None:
+    rank, default = _rank(node.outputs[0]), _ALONG_ONE_AXIS[node.op_type]
+    if rank is None or axis >= node.attributes.get_int("axis", default) % rank:
+        return None
+    return [axis, *[None] * (len(node.inputs) - 1)]
+
+
+def _product(node: ir.Node, axis: int) -> Axes | None:
+    flags = ("transA", "transBatchA", "transBatchB")
+    if any(node.attributes.get_int(flag, 0) for flag in flags):
+        return None
+    left, right = _rank(node.inputs[0]), _rank(node.inputs[1])
+    rank = max(left or 0, right or 0)
+    if left is None or right is None or min(left, right) < 2:
+        return None
+    if axis == rank - 2:
+        return [left - 2, None]
+    # Along a batch axis: a matrix on the right is the same for all positions.
+    return [axis, None] if right == 2 and axis < rank - 2 else None
+
+
+def _attention(node: ir.Node, axis: int) -> Axes | None:
+    rank = _rank(node.inputs[0])
+    if rank is None or axis != rank - 2 or node.attributes.get_int("is_causal", 0) != 0:
+        return None
+    axes: Axes = [axis, *[None] * (len(node.inputs) - 1)]
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        mask = dims(node.inputs[3])
+        if mask is None or len(mask) < 2:
+            return None
+        axes[3] = len(mask) - 2 if mask[-2] != 1 else None
+    return None if any(node.inputs[4:]) else axes
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    shape = dims(value)
+    return None if shape is None else len(shape)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import parser
+
+from compressor.export.attention_operator import remove_round_trips, use_attention_operator
+
+RANDOM = np.random.default_rng(5)
+HEADS, BATCH, LENGTH = 2, 2, 3
+Arrays = dict[str, NDArray[Any]]
+
+
+def graph(body: str, inputs: str = "", opset: int = 20) -> ir.Model:
+    """Return a graph of query, key and value, 2 heads of 4, and what `inputs` adds."""
+    text = f"""
+    <ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>
+    g (float[b, s, 8] q, float[b, s, 8] k, float[b, s, 8] v{inputs}) => (float[b, s, 8] y)
+    {{ {body} }}"""
+    return ir.from_proto(parser.parse_model(text))
+
+
+def run(model: ir.Model, **feed: NDArray[Any]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found: NDArray[np.float32] = session.run(None, feed)[0]
+    return found
+
+
+def states() -> Arrays:
+    shape = (BATCH, LENGTH, 8)
+    return {name: RANDOM.normal(size=shape).astype(np.float32) for name in "qkv"}
+
+
+def attend(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], bias: Any = 0.0) -> NDArray[Any]:
+    """Return softmax(q k / 2 + bias) v for 2 heads of 4, in float64 (Vaswani et al. 2017)."""
+    parts = [
+        part.astype(np.float64).reshape(BATCH, -1, HEADS, 4).swapaxes(1, 2) for part in (q, k, v)
+    ]
+    scores = np.exp(parts[0] @ parts[1].swapaxes(2, 3) / 2 + bias)
+    merged = (scores / scores.sum(-1, keepdims=True) @ parts[2]).swapaxes(1, 2)
+    return merged.reshape(BATCH, -1, 8)
+
+
+def test_attention_computes_what_the_fused_operator_does():
+    model = graph("y = com.microsoft.MultiHeadAttention <num_heads: int = 2> (q, k, v)")
+    feed = states()
+    fused = run(model, **feed)
+    assert use_attention_operator(model) == 1
+    assert [node.op_type for node in model.graph] == ["Attention"]
+    np.testing.assert_allclose(run(model, **feed), attend(**feed), atol=1e-6)
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
+
+
+def test_added_scores_and_a_scale_of_its_own_are_kept():
+    model = graph(
+        "y = com.microsoft.MultiHeadAttention <num_heads: int = 2, scale: float = 0.5> "
+        "(q, k, v, , , m)",
+        ", float[b, 1, s, s] m",
+    )
+    feed = states()
+    mask = np.zeros((BATCH, 1, LENGTH, LENGTH), np.float32)
+    mask[1, :, :, 2] = np.finfo(np.float32).min
+    assert use_attention_operator(model) == 1
+    np.testing.assert_allclose(run(model, m=mask, **feed), attend(**feed, bias=mask), atol=1e-6)
+
+
+def test_packed_biases_are_added_to_their_parts():
+    model = graph("y = com.microsoft.MultiHeadAttention <num_heads: int = 2> (q, k, v, bias)")
+    bias = RANDOM.normal(size=24).astype(np.float32)
+    bias[8:16] = 0
+    value = ir.Value(name="bias", shape=ir.Shape((24,)), type=ir.TensorType(ir.DataType.FLOAT))
+    value.const_value = ir.tensor(bias, name="bias")
+    model.graph.register_initializer(value)
+    model.graph[0].replace_input_with(3, value)
+    feed = states()
+    assert use_attention_operator(model) == 1
+    assert [node.op_type for node in model.graph] == ["Add", "Add", "Attention"]
+    expected = attend(feed["q"] + bias[:8], feed["k"], feed["v"] + bias[16:])
+    np.testing.assert_allclose(run(model, **feed), expected, atol=1e-6)
+
+
+def test_only_a_replacement_raises_the_operator_set():
+    with_one = graph("y = com.microsoft.MultiHeadAttention <num_heads: int = 2> (q, k, v)")
+    without = graph("y = Add (q, k)")
+    use_attention_operator(with_one)
+    use_attention_operator(without)
+    assert (with_one.opset_imports[""], with_one.ir_version) == (23, 11)
+    assert (without.opset_imports[""], without.ir_version) == (20, 10)
+    onnx.checker.check_model(ir.to_proto(with_one))
+
+
+FUSED = "com.microsoft.MultiHeadAttention <num_heads: int = 2"
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs"),
+    [
+        (f"y = {FUSED}> (q, k, v, , p)", ", int32[b, s] p"),
+        (f"y = {FUSED}, unidirectional: int = 1> (q, k, v)", ""),
+        (f"y = {FUSED}> (q, k, v, bias)", ", float[24] bias"),
+        (
+            f"z = {FUSED}> (q, k, v) "
+            "y = GroupNormalization <num_groups: int = 1, epsilon: float = 0.1> (z, w, w)",
+            ", float[1] w",
+        ),
+    ],
+    ids=["key padding mask", "causal", "computed bias", "an operator that changed its meaning"],
+)  # fmt: skip
+def test_what_the_standard_operator_cannot_say_stays(body: str, inputs: str):
+    model = graph(body, inputs)
+    assert use_attention_operator(model) == 0
+    assert "MultiHeadAttention" in {node.op_type for node in model.graph}
+    assert model.opset_imports[""] == 20
+
+
+def reshapes(shape: str) -> ir.Model:
+    """Return a graph that splits heads of a value `(b, s, 8)` and makes it `shape`, then adds."""
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[b, s, 8] x, int64[3] target) => ({shape} y)
+    <int64[4] heads = {{0, 0, 2, 4}}, {shape} merged>
+    {{ split = Reshape (x, heads) merged = Reshape (split, target) y = Neg (merged) }}"""
+    return ir.from_proto(parser.parse_model(text))
+
+
+def test_value_whose_heads_are_split_and_merged_is_read_before_that():
+    model = reshapes("float[b, s, 8]")
+    assert remove_round_trips(model.graph) == 1
+    assert model.graph[-1].inputs[0] is model.graph.inputs[0]
+
+
+@pytest.mark.parametrize("shape", ["float[b, 8, s]", "float[b, s, unknown]"])
+def test_value_of_another_shape_is_not_replaced(shape: str):
+    model = reshapes(shape)
+    assert remove_round_trips(model.graph) == 0
