@@ -30,7 +30,7 @@ from compressor.pruning.fisher import token_mask
 from compressor.pruning.latency import TableCost
 from compressor.pruning.layerwise import TensorFiles, run_layer
 from compressor.pruning.reconstruction import CalibrationInputs, check_calibration, reconstruct
-from compressor.pruning.structure import prune_heads, prune_neurons
+from compressor.pruning.structure import Removed, prune_heads, prune_neurons
 from compressor.pruning.surgeon import compensated_scores
 from compressor.tasks import Example
 
@@ -78,7 +78,7 @@ class Reconstruction:
         """Return whether heads or neurons go: always."""
         return True
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
         settings, calibration, module = self.settings, self.calibration, model.module
         assert settings.ratio is not None, "the settings are checked"
@@ -104,6 +104,7 @@ class Reconstruction:
             f"{calibration.num_rows} calibration rows without labels, "
             f"{calibration.mean_length:.1f} tokens each on average"
         )
+        return Removed(heads, neurons)
 
 
 def store_inputs(

@@ -23,7 +23,8 @@ from compressor.pruning.importance import (
     random_scores,
     taylor_scores,
 )
-from compressor.pruning.structure import Scope, prune_heads, prune_neurons, select_units
+from compressor.pruning.structure import Removed, Scope, prune_heads, prune_neurons, select_units
+from compressor.training.moments import Moments
 from compressor.training.recovery import distill, finetune
 from compressor.training.schedules import cubic_sparsity
 from compressor.training.settings import FinetuneRecovery, Recovery
@@ -52,10 +53,12 @@ def prune_and_recover(
         if settings.method == "reconstruction"
         else _Ratios.of(model, settings)
     )
-    recover = _recovery(settings, context, kept, depth)
+    moments = Moments()
+    recover = _recovery(settings, context, kept, depth, moments)
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
-            goals.prune_to(_progress(settings, step), model, context)
+            removed = goals.prune_to(_progress(settings, step), model, context)
+            moments.follow(model.module, removed.heads, removed.neurons)
         if step == settings.steps:
             layers = encoder_layers(model.module)
             _note_units(context, "attention heads", heads, [it.num_heads for it in layers])
@@ -104,8 +107,8 @@ class Goals(Protocol):
     def removes_units(self) -> bool:
         """Return whether heads or neurons go, and not only layers."""
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
-        """Remove units until the fraction `progress` of the way is gone."""
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
+        """Remove units until the fraction `progress` of the way is gone, and return which."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class _Ratios:
                 f"use a larger ratio{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
             )
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
         """Remove the lowest-scored units until the fraction `progress` of the ratios is reached."""
         settings = self.settings
         scores = _score(model, settings, context)
@@ -172,6 +175,7 @@ class _Ratios:
             prune_heads(model.module, heads)
         if neurons:
             prune_neurons(model.module, neurons)
+        return Removed(heads, neurons)
 
     def _select(
         self,
@@ -207,12 +211,17 @@ def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -
 
 
 def _recovery(
-    settings: PruneStructured, context: PassContext, kept: tuple[int, ...], depth: int
+    settings: PruneStructured,
+    context: PassContext,
+    kept: tuple[int, ...],
+    depth: int,
+    moments: Moments,
 ) -> Callable[[TorchModel, int], None]:
     """Return what trains a model after each step, if anything; a teacher is loaded here, once."""
     if settings.recovery is None:
         return lambda _, __: None
-    train = _trainer(_part_of(settings.recovery, settings.steps), context, kept, depth)
+    carried = moments if settings.steps > 1 else None
+    train = _trainer(_part_of(settings.recovery, settings.steps), context, kept, depth, carried)
 
     def recover(model: TorchModel, step: int) -> None:
         place = f" after step {step} of {settings.steps}" if settings.steps > 1 else ""
@@ -234,16 +243,20 @@ def _part_of(recovery: Recovery, steps: int) -> Recovery:
 
 
 def _trainer(
-    recovery: Recovery, context: PassContext, kept: tuple[int, ...], depth: int
+    recovery: Recovery,
+    context: PassContext,
+    kept: tuple[int, ...],
+    depth: int,
+    moments: Moments | None,
 ) -> Callable[[TorchModel, TrainingRun], TrainingSummary]:
     if isinstance(recovery, FinetuneRecovery):
-        return lambda model, run: finetune(model, context.train, recovery, run)
+        return lambda model, run: finetune(model, context.train, recovery, run, moments=moments)
     teacher = context.load_baseline()
     # Each layer learns from the one it was in the teacher, whatever was removed around it.
     same_depth = len(encoder_layers(teacher.module)) == depth
     layer_map = tuple(enumerate(kept)) if same_depth else None
     return lambda model, run: distill(
-        model, teacher, context.train, recovery, run, layer_map=layer_map
+        model, teacher, context.train, recovery, run, layer_map=layer_map, moments=moments
     )
 
 

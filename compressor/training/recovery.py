@@ -15,6 +15,7 @@ from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.layer_losses import LayerLosses, layer_losses
 from compressor.training.layers import LayerMap
 from compressor.training.losses import logits_kl, task_loss
+from compressor.training.moments import Moments
 from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
@@ -31,10 +32,12 @@ def finetune(
     after_step: AfterStep | None = None,
     goal: Mapping[str, Any] | None = None,
     kept: Mapping[str, Stateful] | None = None,
+    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on the labels of `dataset`.
 
-    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
+    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also
+    for `moments`.
 
     Raises `ValueError` when there are no labels, and what `train` raises.
     """
@@ -52,6 +55,7 @@ def finetune(
         goal={"loss": "labels", **(goal or {})},
         after_step=after_step,
         kept=kept,
+        moments=moments,
     )
 
 
@@ -66,6 +70,7 @@ def distill(
     after_step: AfterStep | None = None,
     goal: Mapping[str, Any] | None = None,
     kept: Mapping[str, Stateful] | None = None,
+    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
 
@@ -73,7 +78,8 @@ def distill(
     hidden states, attention and sub-layers; by default they are spread evenly. The output of the
     embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
     student's hidden states are compared through a linear map, learnt and thrown away. What
-    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
+    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also for
+    `moments`.
 
     Raises `ValueError` before training when the teacher cannot teach this model: other labels, and
     for the losses on layers another vocabulary, a wider student, or layers that lack what is
@@ -89,7 +95,7 @@ def distill(
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
-    run_with = partial(train, model, dataset, settings, run, after_step=after_step)
+    run_with = partial(train, model, dataset, settings, run, after_step=after_step, moments=moments)
     if not settings.compares_layers:
         answers = TeacherLogits(teacher, dataset, order)
         loss = _logits_loss(answers, settings)

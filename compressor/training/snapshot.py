@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.training.checkpoints import State
+from compressor.training.moments import parameter_names
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -89,14 +90,13 @@ class Snapshot:
         self._put_random_states_back(state)
 
     def _parameter_names(self) -> dict[int, str]:
-        """Return the parameters' names by their number in the optimizer's state."""
-        names = {id(value): name for name, value in self.module.named_parameters()}
+        """Return the names of everything that is trained by its number in the optimizer's state."""
+        names = parameter_names(self.optimizer, self.module)
         for owner, something in self.kept.items():
             if isinstance(something, nn.Module):
-                own = something.named_parameters()
-                names |= {id(value): f"{_KEPT}{owner}/{name}" for name, value in own}
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}
+                own = parameter_names(self.optimizer, something)
+                names |= {index: f"{_KEPT}{owner}/{name}" for index, name in own.items()}
+        return names
 
     def _put_random_states_back(self, state: State) -> None:
         version, numbers, gauss = state.facts["python"]

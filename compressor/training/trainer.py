@@ -26,6 +26,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.checkpoints import State
 from compressor.training.key import training_key
+from compressor.training.moments import Moments
 from compressor.training.run import (
     AfterStep,
     LossFunction,
@@ -75,6 +76,7 @@ def train(
     after_step: AfterStep | None = None,
     kept: Mapping[str, Stateful] | None = None,
     trained_too: Mapping[str, nn.Module] | None = None,
+    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -86,6 +88,7 @@ def train(
     read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
     no run is taken for another; what they remember from step to step has to be in `kept`, by name.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
+    With `moments` AdamW starts with those of the run before, and they become those of this one.
 
     Raises `ValueError` for an empty split or `freeze_embeddings` on a model without embedding
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
@@ -93,6 +96,8 @@ def train(
     require_examples(dataset)
     steps = total_steps(len(dataset), settings)
     arguments = _arguments(settings, run, steps)
+    if moments is not None:
+        goal = {**goal, "moments": moments.key}
     key = training_key(
         model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
     )
@@ -108,15 +113,19 @@ def train(
         finished = files.finished.read()
         if finished is not None:
             load_module_tensors(model.module, kept, finished.tensors)
+            if moments is not None:
+                moments.read(run.work_dir, key)
             advance(steps, "finished before")
             return TrainingSummary(**finished.facts)
         if settings.freeze_embeddings:
             _freeze_embeddings(model.module)
-        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept)
+        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept, moments)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
         trainer.train()
         _check_weights(model.module, watcher, trainer)
         summary = watcher.summary()
+        if moments is not None:
+            moments.keep(trainer.optimizer, model.module, run.work_dir, key)
         files.finish(State(module_tensors(model.module, kept), asdict(summary)))
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary

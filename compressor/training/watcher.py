@@ -14,6 +14,7 @@ import transformers
 
 from compressor.progress import Advance
 from compressor.training.checkpoints import Pace, State, StateFile
+from compressor.training.moments import Moments
 from compressor.training.run import AfterStep, TrainingRun, TrainingSummary
 from compressor.training.snapshot import Snapshot, Stateful
 
@@ -51,8 +52,10 @@ class StepWatcher(transformers.TrainerCallback):
         advance: Advance,
         after_step: AfterStep | None,
         kept: Mapping[str, Stateful],
+        moments: Moments | None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.moments = moments
         self.run = run
         self.advance = advance
         self.after_step = after_step
@@ -74,6 +77,8 @@ class StepWatcher(transformers.TrainerCallback):
     ) -> None:
         """Go on where an earlier process was, if there was one."""
         if self.resumed is None:
+            if self.moments is not None:
+                self.moments.put(kwargs["optimizer"], kwargs["model"])
             return
         logger.info("%s: goes on after step %d", self.run.description, self.first_step)
         self._snapshot(kwargs).put_back(self.resumed)

@@ -198,7 +198,9 @@ def test_steps_follow_their_schedule(
 ):
     seen: list[tuple[int, int, float, int | None]] = []
 
-    def finetune(model: TorchModel, _: Dataset, settings: Any, run: TrainingRun) -> Any:
+    def finetune(
+        model: TorchModel, _: Dataset, settings: Any, run: TrainingRun, **_carried: Any
+    ) -> Any:
         seen.append((units(model)[0][1], run.seed, settings.epochs, settings.max_steps))
         return TrainingSummary(1, 1.0, 1.0)
 
