@@ -197,6 +197,48 @@ def passes(
 
 
 @app.command()
+def init(
+    checkpoint: Annotated[str, typer.Argument(help="A directory or a Hub id such as org/name.")],
+    data: Annotated[Path, typer.Option(help="Rows to judge on: csv, tsv, json lines or parquet.")],
+    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    train: Annotated[Path | None, typer.Option(help="Rows to train on, another file.")] = None,
+    certification: Annotated[
+        Path | None, typer.Option(help="Rows that nothing has seen, to prove the budget with.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the text or image; twice for pairs of texts."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    label_names: Annotated[
+        str | None,
+        typer.Option(help="The data's label names in the checkpoint's order, with commas between."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that exists.")] = False,
+) -> None:
+    """Write a commented starter recipe for a checkpoint, data and this machine."""
+    from compressor.console import ConsoleProgress
+
+    _silence_transformers()
+    from compressor.starter.write import Wishes, write_starter
+
+    names = tuple(name.strip() for name in label_names.split(",")) if label_names else ()
+    write_starter(
+        checkpoint,
+        data,
+        output,
+        train=train,
+        certification=certification,
+        wishes=Wishes(tuple(text or ()), label, names),
+        force=force,
+        progress=ConsoleProgress(err),
+    )
+    out.print(
+        f"wrote {escape(str(output))}; next: compress run {escape(str(output))}", soft_wrap=True
+    )
+
+
+@app.command()
 def inspect(
     path: Annotated[
         str,

@@ -172,3 +172,14 @@ def test_inspect_prints_nothing_but_json_to_standard_output(
 ):
     assert compress("inspect", tiny_bert_dir, "--no-timing", "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "checkpoint"
+
+
+def test_init_writes_a_recipe_that_validate_accepts(
+    compress: Compress, tiny_bert_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "rows.csv").write_text("text,label\na fine film,1\na bad film,0\n")
+    output = tmp_path / "starter.yaml"
+    assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 0
+    assert f"wrote {output}" in capsys.readouterr().out
+    assert compress("validate", output) == 0
+    assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 2

@@ -25,7 +25,7 @@ LAYERS = (
     ("certification", "finish", "stages"),
     ("run_splits",),
     ("run_log", "output", "builtin", "flips", "slices"),
-    ("inspection",),
+    ("inspection", "starter"),
     ("recipe", "report"),
     ("recipe_rules",),
     ("passes",),

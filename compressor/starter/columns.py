@@ -1,0 +1,209 @@
+"""Guesses which columns of a data file hold the input and the label, or says what it cannot tell.
+
+A guess needs a reason that would convince a person: the only column whose values are the
+checkpoint's labels, the only one with sentences in it, or a name that data sets use for it. Two
+columns that could be meant are an error, never a choice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import RecipeError
+
+Columns = Mapping[str, Sequence[Any]]
+
+_LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "intent", "y")
+_TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "document", "utterance")
+_IMAGE_NAMES = ("image", "img", "picture", "file", "file_name", "filename", "path", "image_path")
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "answer"),
+    ("query", "passage"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+_IMAGE_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_SAMPLE = 500  # rows that are looked at to tell texts from other columns
+_WORDS_OF_A_TEXT = 2.0  # on average; names and ids have fewer
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The columns that a recipe should name; `label` is None when every column is input.
+
+    `label_names` are the data's names in the checkpoint's order, None where they are its own or
+    class ids.
+    """
+
+    inputs: tuple[str, ...]
+    label: str | None
+    label_names: tuple[str, ...] | None = None
+
+
+def guess_columns(
+    name: str,
+    columns: Columns,
+    labels: Sequence[str],
+    *,
+    is_image: bool = False,
+    inputs: Sequence[str] = (),
+    label: str | None = None,
+    label_names: Sequence[str] = (),
+) -> Guess:
+    """Return which columns hold input and label; `inputs`, `label` and `label_names` are given.
+
+    `name` is the file, for errors; `labels` are the checkpoint's. Raises `RecipeError` that lists
+    the columns and the flag to give when a column does not exist or cannot be told.
+    """
+    flags = [(item, "--text") for item in inputs] + ([(label, "--label")] if label else [])
+    for column, flag in flags:
+        if column not in columns:
+            raise RecipeError(f"{flag}: {name} has no column '{column}' ({_listing(columns)})")
+    if len(inputs) > (1 if is_image else 2):
+        raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(inputs)}")
+    found = _label(name, columns, labels, label, tuple(label_names), inputs)
+    rest = {key: values for key, values in columns.items() if key != found.label}
+    place = f"{name} ({_listing(columns)})"
+    chosen = tuple(inputs) or (_image(place, rest) if is_image else _text(place, rest))
+    if found.label is None and set(columns) != set(chosen):
+        raise RecipeError(
+            f"{name}: no column holds the checkpoint's labels ({_few(labels)}) or ids "
+            f"0..{len(labels) - 1} ({_listing(columns)}); give --label COLUMN, with "
+            f"--label-names where the data calls its classes otherwise"
+        )
+    return Guess(chosen, found.label, found.label_names)
+
+
+def _label(
+    name: str,
+    columns: Columns,
+    labels: Sequence[str],
+    given: str | None,
+    names: tuple[str, ...],
+    inputs: Sequence[str],
+) -> Guess:
+    """Return the label column and its names, with empty inputs."""
+    if given is not None:
+        return Guess((), given, _names(name, given, columns[given], labels, names))
+    candidates = {
+        column: own
+        for column, values in columns.items()
+        if column not in inputs and (own := _spelling(values, labels, names)) is not None
+    }
+    known = [column for column in columns if column.lower() in _LABEL_NAMES]
+    chosen = [column for column in candidates if column in known] or list(candidates)
+    if len(chosen) == 1:
+        return Guess((), chosen[0], candidates[chosen[0]] or None)
+    if not chosen and len(known) == 1:
+        _names(name, known[0], columns[known[0]], labels, names)  # says what is wrong with it
+    if chosen:
+        raise RecipeError(
+            f"{name}: {' and '.join(chosen)} could each be the label ({_listing(columns)}); give "
+            f"--label COLUMN"
+        )
+    return Guess((), None)
+
+
+def _names(
+    name: str, column: str, values: Sequence[Any], labels: Sequence[str], names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    spelling = _spelling(values, labels, names)
+    if spelling is None:
+        found = sorted({str(value) for value in values})
+        raise RecipeError(
+            f"{name}: column '{column}' holds {_few(found)}, the checkpoint's labels are "
+            f"{_few(labels)}; give --label-names with the data's names in that order, separated "
+            f"by commas, or another --label"
+        )
+    return spelling or None
+
+
+def _spelling(
+    values: Sequence[Any], labels: Sequence[str], names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Return the data's names in the checkpoint's order; empty for the checkpoint's own or ids.
+
+    None when the values are not the labels.
+    """
+    found = set(map(_plain, values))
+    if not found or None in found:
+        return None
+    if names:
+        return names if found <= set(names) and len(names) == len(labels) else None
+    texts = {str(value) for value in found}
+    if texts <= set(labels):
+        return ()
+    if all(_INTEGER.fullmatch(text) and 0 <= int(text) < len(labels) for text in texts):
+        return ()
+    folded = {text.strip().casefold(): text for text in texts}
+    own = {label.casefold() for label in labels}
+    if len(folded) == len(texts) and len(own) == len(labels) and set(folded) <= own:
+        return tuple(folded.get(label.casefold(), label) for label in labels)
+    return None
+
+
+def _plain(value: Any) -> str | int | None:
+    """Return a label as text or number, None for anything that cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+        return None
+    return value if isinstance(value, str) else int(value)
+
+
+def _text(place: str, columns: Columns) -> tuple[str, ...]:
+    texts = [column for column, values in columns.items() if _is_text(values)]
+    lowered = {column.lower(): column for column in columns}
+    for first, second in _PAIRS:
+        if first in lowered and second in lowered:
+            return lowered[first], lowered[second]
+    known = [column for column in columns if column.lower() in _TEXT_NAMES]
+    chosen = texts if len(texts) == 1 else [item for item in known if item in texts or not texts]
+    if len(chosen) == 1:
+        return (chosen[0],)
+    problem = "no column looks like text"
+    if len(texts) > 1:
+        problem = f"{' and '.join(texts)} could each be the text"
+    raise RecipeError(f"{place}: {problem}; give --text COLUMN, twice for pairs of texts")
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    sample = [value for value in values[:_SAMPLE] if value is not None]
+    if not sample or not all(isinstance(value, str) for value in sample):
+        return False
+    return float(np.mean([len(value.split()) for value in sample])) >= _WORDS_OF_A_TEXT
+
+
+def _image(place: str, columns: Columns) -> tuple[str, ...]:
+    images = [column for column, values in columns.items() if _is_image(values)]
+    known = [column for column in images if column.lower() in _IMAGE_NAMES]
+    chosen = images if len(images) == 1 else known
+    if len(chosen) == 1:
+        return (chosen[0],)
+    problem = f"{' and '.join(images)} could each be the image" if images else "no column of images"
+    raise RecipeError(f"{place}: {problem}; give --text COLUMN for the images")
+
+
+def _is_image(values: Sequence[Any]) -> bool:
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, dict):
+        return "bytes" in first or "path" in first
+    if isinstance(first, str):
+        return bool(_IMAGE_FILE.fullmatch(first))
+    return isinstance(first, bytes | np.ndarray)
+
+
+def _listing(columns: Columns) -> str:
+    return f"columns: {', '.join(columns)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")

@@ -1,0 +1,214 @@
+"""The starter recipe as text: YAML with a comment for everything that was guessed or measured."""
+
+from __future__ import annotations
+
+import json
+import os.path
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.starter.columns import Guess
+from compressor.starter.decide import (
+    CHANGED,
+    Lengths,
+    certified_by,
+    rows_to_certify,
+    smallest_budget,
+)
+
+# Words that YAML reads as they are; anything else is quoted.
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
+_NOT_TEXT = re.compile(r"true|false|yes|no|on|off|null|~|y|n", re.IGNORECASE)
+_COMMENT_COLUMN = 38
+
+_MAX_TRAIN_ROWS = 20_000
+_ROWS_FOR_TWO_EPOCHS = 10_000  # fewer than this and the recovery sees each of them twice
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """One data file: its path, number of rows and columns."""
+
+    path: Path
+    num_rows: int
+    guess: Guess
+
+
+@dataclass(frozen=True)
+class StarterFacts:
+    """Everything a starter recipe says."""
+
+    checkpoint: str  # as the user gave it
+    is_local: bool
+    model_type: str
+    task: str
+    metric: str
+    labels: tuple[str, ...]
+    input_column: str  # text or image
+    search: SourceFacts
+    train: SourceFacts | None
+    certification: SourceFacts | None
+    lengths: Lengths | None  # None for images
+    provider: str  # cpu or cuda
+    machine: str  # one line: processor, features, providers
+    prunable_reason: str  # why heads and neurons cannot be pruned, empty when they can
+    keeps_heads: bool  # heads cannot be pruned, neurons can
+
+
+def render(facts: StarterFacts, output: Path) -> str:
+    """Return the recipe; its paths are relative to the directory of `output`."""
+    sections = [_head(facts, output), _model(facts, output), _data(facts, output)]
+    sections += [_budget(facts), _passes(facts), _rest(facts, output)]
+    return "\n".join("\n".join(section) + "\n" for section in sections)
+
+
+def _head(facts: StarterFacts, output: Path) -> Iterator[str]:
+    yield f"# A starter recipe for {facts.model_type}, {facts.task}; change what you like."
+    yield f"#   compress validate {output.name}: every mistake at once, without running"
+    yield f"#   compress run {output.name}: compress, measure, report"
+    yield "#   compress passes: every pass and setting"
+    yield f"# Machine: {facts.machine}."
+
+
+def _model(facts: StarterFacts, output: Path) -> Iterator[str]:
+    name = _relative(Path(facts.checkpoint), output) if facts.is_local else facts.checkpoint
+    yield "model:"
+    yield f"  checkpoint: {_scalar(name)}"
+    yield _line(f"  task: {facts.task}", f"labels: {_short(facts.labels)}")
+
+
+def _data(facts: StarterFacts, output: Path) -> Iterator[str]:
+    guess = facts.search.guess
+    yield "data:"
+    yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", "column of the input")
+    if guess.label is not None:
+        yield _line(f"  label: {_scalar(guess.label)}", "class ids, or names of the labels")
+    if guess.label_names is not None:
+        names = ", ".join(map(_scalar, guess.label_names))
+        yield _line(f"  label_names: [{names}]", "the data's names in the checkpoint's order")
+    if facts.lengths is not None:
+        told = f"tokens; 99.5% of the rows have no more, the longest has {facts.lengths.longest:,}"
+        yield _line(f"  max_length: {facts.lengths.max_length}", told)
+    if facts.train is not None:
+        yield _source("train", facts.train, facts, output, limit=_MAX_TRAIN_ROWS)
+    yield _source("search", facts.search, facts, output)
+    yield "  # search judges every pass. Rows that the checkpoint was trained on would flatter it."
+    yield from _certification(facts, output)
+
+
+def _certification(facts: StarterFacts, output: Path) -> Iterator[str]:
+    budget = smallest_budget(facts.search.num_rows)
+    needed = (
+        f"about {rows_to_certify(budget):,} rows certify {budget:.2%} at 95% confidence when "
+        f"{CHANGED:.0%} of the answers change"
+    )
+    if facts.certification is not None:
+        yield _source("certification", facts.certification, facts, output)
+        bound = certified_by(facts.certification.num_rows)
+        yield f"  # {needed}; these rows can certify about {bound:.2%}."
+        return
+    yield "  # certification: {path: unseen.csv}"
+    yield "  # Rows that nothing else reads, to prove the budget at the end:"
+    yield f"  # {needed}."
+
+
+def _budget(facts: StarterFacts) -> Iterator[str]:
+    rows = facts.search.num_rows
+    unlabelled = facts.search.guess.label is None
+    metric = "agreement" if unlabelled else facts.metric
+    why = "the rows have no labels: answers that stay the same" if unlabelled else ""
+    yield "budget:"
+    yield _line(f"  metric: {metric}", why)
+    yield _line(
+        f"  max_drop: {smallest_budget(rows):g}",
+        f"below the untouched checkpoint, all passes together; no finer than 1/{rows:,}",
+    )
+
+
+def _passes(facts: StarterFacts) -> Iterator[str]:
+    yield "passes:"
+    if facts.prunable_reason:
+        yield f"  # No structured pruning for {facts.model_type}: {facts.prunable_reason}."
+    else:
+        yield from _pruning(facts)
+    if facts.provider == "cuda":
+        yield _line("  - kind: convert_fp16", "half of the bytes; int8 has no kernels on CUDA")
+    else:
+        yield _line("  - kind: quantize_dynamic", "int8 with products that are exact on every CPU")
+
+
+def _pruning(facts: StarterFacts) -> Iterator[str]:
+    trains = facts.train is not None
+    yield "  - kind: prune_structured"
+    yield _line("    method: reconstruction", "reads unlabelled rows, a minute on a CPU")
+    ratio = "0.4" if trains else "0.2"
+    yield _line(f"    ratio: {ratio}", "of the encoder's FLOPs; raise it until the gate fails")
+    if facts.keeps_heads:
+        yield _line("    head_ratio: 0", f"the heads of {facts.model_type} have to stay")
+    if facts.train is None:
+        yield "    # With data.train a recovery can follow: {kind: distill, epochs: 1}"
+        return
+    few = facts.train.num_rows < _ROWS_FOR_TWO_EPOCHS
+    yield _line("    recovery:", "towards the untouched checkpoint's answers, no labels needed")
+    yield "      kind: distill"
+    yield f"      epochs: {2 if few else 0.5}"
+    yield "      learning_rate: 1.0e-4"
+    yield "      batch_size: 32"
+    yield "      hidden_weight: 1.0"
+    yield "      freeze_embeddings: true"
+
+
+def _rest(facts: StarterFacts, output: Path) -> Iterator[str]:
+    yield _line("export:", "")
+    yield _line(f"  provider: {facts.provider}", "where the model will run")
+    yield ""
+    yield "benchmark:"
+    yield f"  providers: [{facts.provider}]"
+    yield _line("  batch_sizes: [1, 32]", "one request at a time, and many")
+    if facts.lengths is not None:
+        lengths = ", ".join(map(str, sorted({facts.lengths.typical, facts.lengths.long})))
+        yield _line(f"  sequence_lengths: [{lengths}]", "tokens of a typical and of a long row")
+    yield ""
+    yield "seed: 0"
+    yield f"output: {_scalar('./' + output.stem + '-run')}"
+
+
+def _source(
+    name: str, source: SourceFacts, facts: StarterFacts, output: Path, limit: int | None = None
+) -> str:
+    """Return the line of one split, with the columns that differ from those of search."""
+    parts = [f"path: {_scalar(_relative(source.path, output))}"]
+    if source.guess.inputs != facts.search.guess.inputs:
+        parts.append(f"{facts.input_column}: {_columns(source.guess.inputs)}")
+    if source.guess.label not in (None, facts.search.guess.label):
+        parts.append(f"label: {_scalar(str(source.guess.label))}")
+    if limit is not None and source.num_rows > limit:
+        parts.append(f"max_rows: {limit}")
+    return _line(f"  {name}: {{{', '.join(parts)}}}", f"{source.num_rows:,} rows")
+
+
+def _relative(path: Path, output: Path) -> str:
+    """Return `path` from the recipe's directory; it never looks like a Hub id."""
+    text = Path(os.path.relpath(path.resolve(), output.resolve().parent)).as_posix()
+    return text if text.startswith(".") else f"./{text}"
+
+
+def _columns(names: tuple[str, ...]) -> str:
+    return _scalar(names[0]) if len(names) == 1 else f"[{', '.join(map(_scalar, names))}]"
+
+
+def _scalar(text: str) -> str:
+    if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _short(names: tuple[str, ...]) -> str:
+    shown = ", ".join(" ".join(name.split()) for name in names[:6])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+
+
+def _line(text: str, comment: str) -> str:
+    return f"{text:<{_COMMENT_COLUMN}} # {comment}" if comment else text

@@ -1,0 +1,170 @@
+"""Looks at checkpoint, data and machine, and writes a starter recipe that is valid and runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.data.check import file_source
+from compressor.data.readers import read_header, read_table
+from compressor.data.table import Table
+from compressor.environment import describe_environment
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.models.architectures import (
+    UnsupportedArchitecture,
+    encoder_layers,
+    require_prunable_heads,
+)
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.onnx_model import check_provider
+from compressor.models.torch_model import TorchModel, load_model
+from compressor.progress import SILENT, Progress
+from compressor.recipe import Recipe, parse_recipe
+from compressor.starter.columns import guess_columns
+from compressor.starter.decide import measure_lengths
+from compressor.starter.render import SourceFacts, StarterFacts, render
+from compressor.tasks import Example, load_task
+
+logger = logging.getLogger(__name__)
+
+_MIN_ROWS = 2  # with one, a single answer would be the whole score
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user said about the data; left out, it is guessed."""
+
+    inputs: tuple[str, ...] = ()
+    label: str | None = None
+    label_names: tuple[str, ...] = ()
+
+
+def write_starter(
+    checkpoint: str,
+    data: Path,
+    output: Path,
+    *,
+    train: Path | None = None,
+    certification: Path | None = None,
+    wishes: Wishes = Wishes(),
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Recipe:
+    """Write a recipe to `output` and return it.
+
+    `data` becomes the search split. A file that exists is kept unless `force`. Raises `RecipeError`
+    for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data cannot be read.
+    """
+    if output.exists() and not force:
+        raise RecipeError(f"{output}: exists already; give another --output, or --force")
+    if not output.parent.is_dir():
+        raise EnvironmentMismatch(f"{output.parent}: no such directory for the recipe; make it")
+    files = find_checkpoint(checkpoint, revision=None)
+    task = load_task(files.infer_task())
+    is_image = task.input_column == "image"
+    progress.stage("read the data")
+    searched, table = _look(data, files.labels, wishes, is_image=is_image)
+    # Each file may call its columns differently; what was given by name is for `data`.
+    others = {
+        name: _look(path, files.labels, _for_other(path, wishes), is_image=is_image)[0]
+        for name, path in (("train", train), ("certification", certification))
+        if path is not None
+    }
+    progress.stage(f"load {files.name}")
+    model = load_model(files, task)
+    reason, keeps_heads = _pruning(model)
+    examples = _examples(table, searched.guess.inputs)
+    facts = StarterFacts(
+        checkpoint=checkpoint,
+        is_local=Path(checkpoint).is_dir(),
+        model_type=model.module.config.model_type,
+        task=task.name,
+        metric=task.metrics[0],
+        labels=files.labels,
+        input_column=task.input_column,
+        search=searched,
+        train=others.get("train"),
+        certification=others.get("certification"),
+        lengths=measure_lengths(model.preprocessor, examples) if task.has_sequence else None,
+        provider=_provider(),
+        machine=_machine(),
+        prunable_reason=reason,
+        keeps_heads=keeps_heads,
+    )
+    text = render(facts, output)
+    recipe = parse_recipe(text, path=output)  # before it is written: a starter that does not load
+    output.write_text(text, encoding="utf-8")
+    return recipe
+
+
+def _look(
+    path: Path, labels: Sequence[str], wishes: Wishes, *, is_image: bool
+) -> tuple[SourceFacts, Table]:
+    source = file_source(path)
+    header = read_header(source)
+    table = read_table(source, header, ())
+    if len(table) < _MIN_ROWS:
+        raise RecipeError(f"{path}: has {len(table)} rows, at least {_MIN_ROWS} are needed")
+    guess = guess_columns(
+        str(path),
+        table.columns,
+        labels,
+        is_image=is_image,
+        inputs=wishes.inputs,
+        label=wishes.label,
+        label_names=wishes.label_names,
+    )
+    return SourceFacts(path, len(table), guess), table
+
+
+def _for_other(path: Path, wishes: Wishes) -> Wishes:
+    """Return the wishes that fit another file: columns that it lacks are guessed there."""
+    header = set(read_header(file_source(path)))
+    return Wishes(
+        inputs=wishes.inputs if header.issuperset(wishes.inputs) else (),
+        label=wishes.label if wishes.label in header else None,
+        label_names=wishes.label_names,
+    )
+
+
+def _examples(table: Table, columns: Sequence[str]) -> list[Example]:
+    texts = [[str(value) for value in table.columns[column]] for column in columns]
+    if len(texts) == 1:
+        return list(texts[0])
+    return list(zip(texts[0], texts[1], strict=True))
+
+
+def _pruning(model: TorchModel) -> tuple[str, bool]:
+    """Return why the encoder cannot be pruned ("" when it can), and whether its heads must stay."""
+    try:
+        encoder_layers(model.module)
+    except UnsupportedArchitecture as error:
+        return error.reason, False
+    try:
+        require_prunable_heads(model.module)
+    except UnsupportedArchitecture:
+        return "", True
+    return "", False
+
+
+def _provider() -> str:
+    """Return cuda where a product really runs on it, otherwise cpu."""
+    try:
+        check_provider("cuda")
+    except EnvironmentMismatch as error:
+        logger.info("init: for the CPU (%s)", error)
+        return "cpu"
+    return "cuda"
+
+
+def _machine() -> str:
+    facts: dict[str, Any] = describe_environment(seed=0, device=torch.device("cpu"), threads=1)
+    cpu = facts["cpu"]
+    features = ", ".join(cpu["features"] or ()) or "no vector features that are known"
+    parts = [f"{cpu['model'] or 'unknown CPU'} ({features})", facts["gpu"] or "no GPU"]
+    return ", ".join(" ".join(str(part).split()) for part in parts)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor.errors import RecipeError
+from compressor.starter.columns import Guess, guess_columns
+
+LABELS = ("negative", "positive")
+TEXTS = ["a fine film", "two dull hours", "it was quite good"]
+OTHER_TEXTS = ["why was it so", "who made this film", "is it any good"]
+
+
+def guess(columns: dict[str, list[Any]], **given: Any) -> Guess:
+    return guess_columns("rows.csv", columns, LABELS, **given)
+
+
+@pytest.mark.parametrize(
+    "values", [["0", "1", "1"], [0, 1, 1], ["negative", "positive", "positive"]]
+)
+@pytest.mark.parametrize("name", ["label", "gold", "Sentiment"])
+def test_the_only_column_with_the_checkpoints_labels_is_the_label(values: list[Any], name: str):
+    assert guess({"words": TEXTS, name: values}) == Guess(("words",), name)
+
+
+def test_the_datas_own_spelling_of_the_labels_is_named_in_the_checkpoints_order():
+    found = guess({"text": TEXTS, "label": ["Positive", "NEGATIVE", "Positive"]})
+    assert found.label_names == ("NEGATIVE", "Positive")
+
+
+def test_a_usual_name_decides_between_columns_that_could_be_the_label():
+    columns = {"text": TEXTS, "is_long": ["0", "1", "0"], "label": ["1", "0", "1"]}
+    assert guess(columns).label == "label"
+
+
+def test_without_a_usual_name_two_possible_labels_are_an_error():
+    columns = {"text": TEXTS, "is_long": ["0", "1", "0"], "is_new": ["1", "0", "1"]}
+    with pytest.raises(RecipeError) as caught:
+        guess(columns)
+    assert str(caught.value) == (
+        "rows.csv: is_long and is_new could each be the label (columns: text, is_long, is_new); "
+        "give --label COLUMN"
+    )
+    assert guess(columns, label="is_new").label == "is_new"
+
+
+def test_labels_the_checkpoint_does_not_know_are_an_error_that_asks_for_their_order():
+    columns = {"text": TEXTS, "label": ["good", "bad", "good"]}
+    with pytest.raises(RecipeError) as caught:
+        guess(columns)
+    assert str(caught.value) == (
+        "rows.csv: column 'label' holds bad, good, the checkpoint's labels are negative, "
+        "positive; give --label-names with the data's names in that order, separated by commas, "
+        "or another --label"
+    )
+    found = guess(columns, label_names=("bad", "good"))
+    assert found == Guess(("text",), "label", ("bad", "good"))
+
+
+@pytest.mark.parametrize(
+    "values", [["0", "1", ""], ["0", "2", "1"], [True, False, True], [0.5, 1, 0]]
+)
+def test_values_that_are_no_labels_are_not_taken_for_them(values: list[Any]):
+    with pytest.raises(RecipeError, match="no column holds the checkpoint's labels"):
+        guess({"text": TEXTS, "score": values})
+
+
+def test_rows_without_any_label_are_all_input():
+    assert guess({"sentence": TEXTS}) == Guess(("sentence",), None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("premise", "hypothesis"), ("Sentence1", "Sentence2"), ("text_a", "text_b")],
+)
+def test_pairs_of_texts_are_known_by_their_names(first: str, second: str):
+    found = guess({first: TEXTS, second: OTHER_TEXTS, "label": [0, 1, 0]})
+    assert found == Guess((first, second), "label")
+
+
+def test_a_usual_name_decides_between_two_texts():
+    assert guess({"sentence": TEXTS, "note": OTHER_TEXTS, "label": [0, 1, 0]}).inputs == (
+        "sentence",
+    )
+
+
+def test_two_texts_of_unknown_names_are_an_error():
+    columns = {"left": TEXTS, "right": OTHER_TEXTS, "label": [0, 1, 0]}
+    with pytest.raises(RecipeError, match="left and right could each be the text"):
+        guess(columns)
+    assert guess(columns, inputs=("left", "right")).inputs == ("left", "right")
+
+
+def test_short_texts_are_found_by_a_usual_name():
+    assert guess({"id": ["a", "b"], "text": ["good", "bad"], "label": [1, 0]}).inputs == ("text",)
+
+
+def test_no_text_at_all_is_an_error_that_lists_the_columns():
+    with pytest.raises(RecipeError, match=r"\(columns: n, label\): no column looks like text"):
+        guess({"n": [3, 4], "label": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"inputs": ("absent",)}, "--text: rows.csv has no column 'absent'"),
+        ({"label": "absent"}, "--label: rows.csv has no column 'absent'"),
+        ({"inputs": ("text", "text", "label")}, "--text: one column, or two"),
+    ],
+)
+def test_a_column_that_is_named_must_be_there(given: dict[str, Any], message: str):
+    with pytest.raises(RecipeError, match=message):
+        guess({"text": TEXTS, "label": [0, 1, 0]}, **given)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [["a.png", "b.JPG"], [{"bytes": b"x", "path": None}] * 2, [b"x", b"y"], [np.zeros((2, 2))] * 2],
+    ids=["files", "encoded", "bytes", "arrays"],
+)
+def test_images_are_known_by_their_values(images: list[Any]):
+    columns = {"picture": images, "label": [0, 1]}
+    assert guess(columns, is_image=True) == Guess(("picture",), "label")
+
+
+def test_two_columns_of_images_are_an_error():
+    columns = {"left": ["a.png"], "right": ["b.png"], "label": [0]}
+    with pytest.raises(RecipeError, match="left and right could each be the image"):
+        guess(columns, is_image=True)

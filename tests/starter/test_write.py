@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+import yaml
+from PIL import Image
+
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.models.torch_model import load_checkpoint
+from compressor.pipeline import run
+from compressor.recipe import load_recipe
+from compressor.starter.write import Wishes, write_starter
+
+
+def write_rows(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def rows(text_dataset: Dataset, tmp_path: Path) -> Path:
+    assert text_dataset.labels is not None
+    pairs = zip(text_dataset.examples, text_dataset.labels, strict=True)
+    names = ("Negative", "Positive")
+    content = [[text, names[label]] for text, label in pairs]
+    return write_rows(tmp_path / "my rows.csv", ["review", "sentiment"], content)
+
+
+def test_a_starter_recipe_is_valid_and_runs(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
+    output = tmp_path / "recipe.yaml"
+    written = write_starter(str(tiny_bert_dir), rows, output)
+
+    small = ["benchmark.num_runs=1", "benchmark.warmup_runs=1", "budget.max_drop=0.9"]
+    recipe = load_recipe(output, small)
+    report = run(recipe, output=tmp_path / "run", device="cpu")
+
+    assert written.passes == recipe.passes
+    assert report.verdict == "passed"
+    assert [record.kind for record in report.passes] == ["prune_structured", "quantize_dynamic"]
+    assert recipe.data.label_names == ("Negative", "Positive")
+
+
+def test_every_guess_stands_in_the_recipe(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
+    output = tmp_path / "recipe.yaml"
+    write_starter(str(tiny_bert_dir), rows, output)
+    data = yaml.safe_load(output.read_text(encoding="utf-8"))
+    assert data["data"]["text"] == "review"
+    assert data["data"]["label"] == "sentiment"
+    assert data["data"]["label_names"] == ["Negative", "Positive"]
+    assert data["data"]["search"] == {"path": "./my rows.csv"}
+    assert data["data"]["max_length"] == 16  # the longest has 14 tokens
+    assert data["budget"] == {"metric": "accuracy", "max_drop": 0.0209}  # 1 / 48, rounded up
+    assert (tmp_path / data["model"]["checkpoint"]).resolve() == tiny_bert_dir.resolve()
+    assert "# Machine: " in output.read_text(encoding="utf-8")
+
+
+def test_other_files_have_their_own_columns(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
+    other = write_rows(
+        tmp_path / "train.csv", ["label", "text"], [[0, "a very dull film"], [1, "a fine plot"]]
+    )
+    unseen = write_rows(
+        tmp_path / "unseen.csv", ["review", "sentiment"], [["it is so bad", "Negative"]] * 2
+    )
+    recipe = write_starter(
+        str(tiny_bert_dir), rows, tmp_path / "recipe.yaml", train=other, certification=unseen
+    )
+    assert recipe.data.train is not None
+    assert (recipe.data.train.text, recipe.data.train.label) == ("text", "label")
+    assert recipe.data.certification is not None
+    assert recipe.data.certification.text is None
+
+
+def test_rows_without_labels_are_gated_by_agreement(tiny_bert_dir: Path, tmp_path: Path):
+    data = write_rows(tmp_path / "rows.csv", ["text"], [["a very dull film"], ["a fine plot"]])
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    assert recipe.budget.metric == "agreement"
+
+
+def test_images_have_no_lengths(tiny_vit_dir: Path, tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    data = write_rows(tmp_path / "rows.csv", ["image", "digit"], [["a.png", 0], ["b.png", 2]])
+    recipe = write_starter(str(tiny_vit_dir), data, tmp_path / "recipe.yaml")
+    assert recipe.data.image == "image"
+    assert recipe.data.label == "digit"
+    assert recipe.data.max_length is None
+
+
+def test_an_architecture_that_cannot_be_pruned_is_only_quantized(
+    tiny_bert_dir: Path, rows: Path, tmp_path: Path
+):
+    tokenizer = load_checkpoint(tiny_bert_dir).preprocessor
+    config = transformers.AlbertConfig(
+        vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_attention_heads=4,
+        intermediate_size=64, num_hidden_layers=2, id2label={0: "negative", 1: "positive"},
+    )  # fmt: skip
+    checkpoint = tmp_path / "albert"
+    transformers.AlbertForSequenceClassification(config).save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+    recipe = write_starter(str(checkpoint), rows, tmp_path / "recipe.yaml")
+    assert [step.kind for step in recipe.passes] == ["quantize_dynamic"]
+    text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    assert "# No structured pruning for albert: its layers share one set of weights." in text
+
+
+def test_a_recipe_that_exists_is_kept(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
+    output = tmp_path / "recipe.yaml"
+    output.write_text("mine")
+    with pytest.raises(RecipeError, match="exists already"):
+        write_starter(str(tiny_bert_dir), rows, output)
+    assert output.read_text() == "mine"
+    write_starter(str(tiny_bert_dir), rows, output, force=True)
+    assert output.read_text() != "mine"
+
+
+def test_nothing_is_written_when_a_column_cannot_be_guessed(tiny_bert_dir: Path, tmp_path: Path):
+    content = [["a fine film", "good"], ["a film so bad", "bad"]]
+    data = write_rows(tmp_path / "rows.csv", ["text", "label"], content)
+    with pytest.raises(RecipeError, match="give --label-names"):
+        write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()
+    wishes = Wishes(label_names=("bad", "good"))
+    assert write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=wishes)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, EnvironmentMismatch, "no such file"),
+        ("", RecipeError, "the file is empty"),
+        ("text,label\na fine film,1\n", RecipeError, "has 1 rows, at least 2 are needed"),
+    ],
+)
+def test_data_that_is_not_there_is_refused(
+    tiny_bert_dir: Path, tmp_path: Path, content: str | None, error: type[Exception], message: str
+):
+    if content is not None:
+        (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(error, match=message):
+        write_starter(str(tiny_bert_dir), tmp_path / "rows.csv", tmp_path / "recipe.yaml")
+
+
+def test_names_that_yaml_would_misread_are_quoted(tiny_bert_dir: Path, tmp_path: Path):
+    data = write_rows(
+        tmp_path / "a: b, {c}.csv", ["no", "yes"], [["a fine film", 0], ["so bad it is", 1]]
+    )
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    assert (recipe.data.text, recipe.data.label) == ("no", "yes")
+    assert recipe.data.search is not None
+    assert recipe.data.search.path == data
