@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compressor.benchmark import default_threads
@@ -110,14 +111,16 @@ class Reconstruction:
 def store_inputs(
     model: TorchModel, dataset: Dataset, max_rows: int, seed: int, directory: Path
 ) -> CalibrationInputs:
-    """Encode some rows of `dataset`, chosen by the seed, of similar length in each batch.
+    """Encode some rows of `dataset`, drawn by the seed, of similar length in each batch.
 
-    Batches are in random order, so that the first ones stand for all.
+    The chance of a row grows with its length: sums over tokens are what is measured, and short rows
+    tell little of how tokens act in long ones. Batches are in random order, so that the first ones
+    stand for all.
 
     Raises `ValueError` when there are none.
     """
     random = np.random.default_rng(seed)
-    chosen = random.permutation(len(dataset))[:max_rows]
+    chosen = _drawn_by_length(dataset, random)[:max_rows]
     if len(chosen) == 0:
         raise ValueError(
             f"{dataset.source}: method reconstruction needs calibration rows, got none"
@@ -137,6 +140,16 @@ def store_inputs(
             num_distinct += 0 if content in seen else length
             seen.add(content)
     return CalibrationInputs(files, len(starts), len(order), num_tokens, num_distinct)
+
+
+def _drawn_by_length(dataset: Dataset, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return all rows in random order, each time drawn in proportion to the lengths of the rest.
+
+    Ref: Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir.
+    """
+    lengths = np.array([max(1, _length(example)) for example in dataset.examples])
+    order: NDArray[np.int64] = (random.exponential(size=len(lengths)) / lengths).argsort()
+    return order
 
 
 def _rows(model: TorchModel, inputs: Mapping[str, Tensor]) -> Iterator[tuple[bytes, int]]:

@@ -65,7 +65,7 @@ class PruneStructured(TorchPass):
         None,
         description=(
             "what `ratio` is a fraction of with method reconstruction: FLOPs of the encoder's "
-            "matrix products at the calibration split's mean length, parameters of its layers, or "
+            "matrix products at the calibration rows' mean length, parameters of its layers, or "
             "the time that its sub-layers take in ONNX Runtime on this machine's CPU, read from a "
             "table that is measured once and kept in the cache (COMPRESSOR_CACHE); default flops"
         ),

@@ -14,6 +14,7 @@ from compressor.data import Dataset
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
+from compressor.passes._reconstruction import store_inputs
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
 from compressor.pruning.importance import layer_losses
@@ -163,6 +164,17 @@ def encoder_flops(model: TorchModel, length: float) -> float:
         if layer.attention is not None:
             total += 4 * length * layer.attention.value.out_features
     return total
+
+
+def test_long_rows_are_read_more_often_than_short_ones(
+    tiny_bert: TorchModel, text_dataset: Dataset, tmp_path: Path
+):
+    texts = ("good",) * 50 + ("good film " * 10,) * 50
+    dataset = replace(text_dataset, examples=texts, labels=None, rows=np.arange(100))
+    found = store_inputs(tiny_bert, dataset, 20, 0, tmp_path)
+    long = int(tiny_bert.task.encode(tiny_bert.preprocessor, texts[-1:])["attention_mask"].sum())
+    assert found.num_rows == 20
+    assert found.num_tokens > 15 * long  # an even draw would give half of each
 
 
 def test_reconstruction_removes_the_flops_without_reading_labels(
