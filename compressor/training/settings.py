@@ -37,6 +37,13 @@ class TrainingSettings(BaseModel):
     freeze_embeddings: bool = Field(
         default=False, description="leave the embedding tables as they are"
     )
+    dropout: bool = Field(
+        default=True,
+        description=(
+            "drop activations out at the checkpoint's own rates; false for a short distillation "
+            "after pruning, which has no time to average the noise"
+        ),
+    )
 
 
 class FinetuneSettings(TrainingSettings):

@@ -120,6 +120,7 @@ def train(
         if settings.freeze_embeddings:
             _freeze_embeddings(model.module)
         watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept, moments)
+        loss = loss if settings.dropout else _in_evaluation_mode(loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
         trainer.train()
         _check_weights(model.module, watcher, trainer)
@@ -129,6 +130,16 @@ def train(
         files.finish(State(module_tensors(model.module, kept), asdict(summary)))
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
+
+
+def _in_evaluation_mode(loss: LossFunction) -> LossFunction:
+    """Return `loss` without dropout, wherever a module keeps its rate: there is no other mode."""
+
+    def undisturbed(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        module.eval()  # the Trainer switches to training mode before each step
+        return loss(module, batch)
+
+    return undisturbed
 
 
 class _Trainer(transformers.Trainer):

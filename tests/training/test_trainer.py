@@ -97,6 +97,22 @@ def test_another_seed_gives_other_weights(
     assert not torch.equal(weights_of(tiny_bert)["classifier.weight"], first["classifier.weight"])
 
 
+@pytest.mark.parametrize("dropout", [True, False])
+def test_without_dropout_a_model_answers_the_same_twice(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun, dropout: bool
+):
+    same = []
+
+    def asks_twice(module: nn.Module, batch: TrainingBatch) -> torch.Tensor:
+        first, second = (module(**batch.inputs).logits for _ in range(2))
+        same.append(torch.equal(first, second))
+        return cross_entropy(module, batch)
+
+    settings = TrainingSettings(max_steps=2, dropout=dropout)
+    train(tiny_bert, text_dataset, settings, training_run, loss=asks_twice, goal=GOAL)
+    assert same == [not dropout, not dropout]
+
+
 def test_global_random_states_are_as_before(
     tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
