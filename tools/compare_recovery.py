@@ -1,0 +1,254 @@
+"""Print one table: what pruning followed by distillation keeps, for each share of FLOPs and seed.
+
+    tools/compare_recovery.py CHECKPOINT --train FILE --search FILE --text COLUMN --results FILE
+
+No label is read but to measure accuracy on the search file. `--held-out` full rows of the train
+file are set aside, with every row that is a part of one of them; a seed chooses the rows to
+calibrate and to train on among the others. The KL divergence is that from the checkpoint's softened
+answers (temperature 2), times 1000. CPU minutes are process time on one thread, the teacher's
+share included. FLOPs are counted from the shapes that are there, at the search rows' mean length.
+
+A run that is in `--results` (one JSON object a line) is not made again, so a stopped comparison
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from compare_pruning import count_flops, mean_tokens
+from numpy.typing import NDArray
+
+from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.evaluation import predict_logits
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes import PassContext, TorchPass
+from compressor.passes.distill import Distill
+from compressor.passes.prune_structured import PruneStructured
+from compressor.progress import SILENT
+
+_TEMPERATURE = 2.0
+_COLUMNS = ("accuracy", "KL", "held-out KL", "held-out same", "FLOPs left", "CPU min")
+
+
+def load_rows(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dataset]:
+    """Return `search`, `held-out` and `train`; a train row has nothing to do with the others."""
+    settings = DataSettings(
+        text=arguments.text,
+        label=arguments.label,
+        train=SplitSource(path=arguments.train),
+        search=SplitSource(path=arguments.search, text=arguments.search_text),
+    )
+    splits = load_splits(
+        settings,
+        label_names=model.labels,
+        input_column="text",
+        needed=("train", "search"),
+        seed=0,
+    )
+    train = splits["train"]
+    held = held_out_rows(train, arguments.held_out)
+    inside = "".join(f" \n {_text(train, row)} \n " for row in held)
+    rest = [row for row in range(len(train)) if f" {_text(train, row)} " not in inside]
+    return {
+        "search": splits["search"],
+        "held-out": take(train, held, "search"),
+        "train": take(train, rest, "train"),
+    }
+
+
+def held_out_rows(train: Dataset, count: int) -> list[int]:
+    """Return rows of five words or more that no other row repeats, the same in every run."""
+    order = np.random.RandomState(12345).permutation(len(train)).tolist()
+    everything = "\n".join(_text(train, row) for row in range(len(train)))
+    held: list[int] = []
+    for row in order:
+        if len(held) == count:
+            break
+        text = _text(train, row)
+        if len(text.split()) >= 5 and everything.count(text) == 1:
+            held.append(row)
+    return held
+
+
+def _text(dataset: Dataset, row: int) -> str:
+    return str(dataset.examples[row]).strip()
+
+
+def take(dataset: Dataset, rows: list[int], name: str) -> Dataset:
+    labels = None if dataset.labels is None else dataset.labels[rows]
+    examples = tuple(dataset.examples[row] for row in rows)
+    return replace(dataset, name=name, examples=examples, labels=labels, rows=dataset.rows[rows])
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The checkpoint and its answers on the rows that judge."""
+
+    model: TorchModel
+    search: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+
+
+def answers(model: TorchModel, dataset: Dataset) -> NDArray[np.float32]:
+    return predict_logits(model, model.task, model.preprocessor, dataset)
+
+
+def accuracy(logits: NDArray[np.float32], dataset: Dataset) -> float:
+    assert dataset.labels is not None
+    return 100 * float((logits.argmax(axis=1) == dataset.labels).mean())
+
+
+def divergence(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> float:
+    """Return 1000 times the mean KL divergence at temperature 2."""
+    own, other = (
+        torch.log_softmax(torch.from_numpy(logits).double() / _TEMPERATURE, dim=-1)
+        for logits in (student, teacher)
+    )
+    return 1000 * float((other.exp() * (other - own)).sum(dim=-1).mean())
+
+
+def compress(
+    arguments: argparse.Namespace,
+    rows: dict[str, Dataset],
+    teacher: Teacher,
+    ratio: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Prune, measure, distil and measure again; each result has a `state`."""
+    train = rows["train"]
+    chosen = np.random.default_rng(seed).permutation(len(train))[: arguments.rows].tolist()
+    model = load_checkpoint(arguments.checkpoint)
+    length = mean_tokens(model, rows["search"])
+    before = count_flops(model.module, length)
+    found: list[dict[str, Any]] = []
+    seconds = 0.0
+    pruning = {"method": "reconstruction", "ratio": ratio}
+    steps: dict[str, TorchPass] = {"pruned": PruneStructured.model_validate(pruning)}
+    if not arguments.without_recovery:
+        steps["distilled"] = recipe(arguments)
+    for state, step in steps.items():
+        with tempfile.TemporaryDirectory() as folder:
+            context = PassContext(
+                splits={"train": take(train, chosen, "train"), "calibration": train},
+                load_baseline=lambda: load_checkpoint(arguments.checkpoint),
+                device=torch.device("cpu"),
+                seed=seed,
+                work_dir=Path(folder),
+                progress=SILENT,
+                note=lambda _: None,
+            )
+            start = time.process_time()
+            model = step.apply(model, context)
+            seconds += time.process_time() - start
+        search, held_out = (answers(model, rows[name]) for name in ("search", "held-out"))
+        values = (
+            accuracy(search, rows["search"]),
+            divergence(search, teacher.search),
+            divergence(held_out, teacher.held_out),
+            share_of_same(held_out, teacher.held_out),
+            100 * count_flops(model.module, length) / before,
+            seconds / 60,
+        )
+        found.append({"state": state, **dict(zip(_COLUMNS, values, strict=True))})
+    return found
+
+
+def share_of_same(student: NDArray[np.float32], teacher: NDArray[np.float32]) -> float:
+    """Return the share of answers that are the teacher's, in percent."""
+    return 100 * float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
+
+
+def recipe(arguments: argparse.Namespace) -> Distill:
+    names = ("epochs", "learning_rate", "batch_size", "hidden_weight", "schedule")
+    settings = {name: getattr(arguments, name) for name in names}
+    return Distill.model_validate({**settings, "freeze_embeddings": True, "dropout": False})
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what makes two runs of the same ratio and seed the same run."""
+    if arguments.without_recovery:
+        return {"held_out": arguments.held_out}
+    names = ("rows", "epochs", "learning_rate", "batch_size", "hidden_weight")
+    return {name: getattr(arguments, name) for name in (*names, "schedule", "held_out")}
+
+
+def print_table(runs: list[dict[str, Any]], baseline: float) -> None:
+    """Print the runs, and below each ratio the mean and the spread of its accuracy."""
+    print(f"{'':>18}{'seed':>6}" + "".join(f"{name:>15}" for name in _COLUMNS))
+    for ratio, state in sorted({(run["ratio"], run["state"]) for run in runs}):
+        found = [run for run in runs if (run["ratio"], run["state"]) == (ratio, state)]
+        for run in found:
+            cells = "".join(f"{run[name]:15.2f}" for name in _COLUMNS)
+            print(f"{ratio:8.0%}{state:>10}{run['seed']:6d}{cells}")
+        mean = "".join(f"{np.mean([run[name] for run in found]):15.2f}" for name in _COLUMNS)
+        values = [run["accuracy"] for run in found]
+        lost = baseline - float(np.mean(values))
+        print(f"{ratio:8.0%}{state:>10}{'mean':>6}{mean}")
+        print(f"{'':9}accuracy {min(values):.2f} to {max(values):.2f}, {lost:.2f} points lost\n")
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--train", required=True, help="rows to calibrate and to train on")
+    parser.add_argument("--search", required=True, help="labelled rows to measure accuracy on")
+    parser.add_argument("--text", required=True, help="column of the text")
+    parser.add_argument("--search-text", help="column of the text in --search, where it differs")
+    parser.add_argument("--label", default="label", help="column of the label")
+    parser.add_argument("--results", required=True, type=Path, help="file that grows by each run")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.6, 0.7, 0.8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--held-out", type=int, default=2000, help="train rows that only judge")
+    parser.add_argument("--rows", type=int, default=20000, help="train rows to distil on, at most")
+    parser.add_argument("--without-recovery", action="store_true", help="measure pruning alone")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--hidden-weight", type=float, default=1.0)
+    parser.add_argument("--schedule", default="linear", choices=("linear", "cosine", "constant"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = read_arguments()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = load_checkpoint(arguments.checkpoint)
+    rows = load_rows(arguments, model)
+    teacher = Teacher(model, answers(model, rows["search"]), answers(model, rows["held-out"]))
+    baseline = accuracy(teacher.search, rows["search"])
+    settings = settings_of(arguments)
+    print(
+        f"{arguments.checkpoint}: accuracy {baseline:.2f} on {len(rows['search'])} rows; "
+        f"{settings}, 1 thread, torch {torch.__version__}",
+        flush=True,
+    )
+    known = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    runs = [run for run in map(json.loads, known) if run["settings"] == settings]
+    done = {(run["ratio"], run["seed"]) for run in runs}
+    for seed in arguments.seeds:
+        for ratio in arguments.ratios:
+            if (ratio, seed) in done:
+                continue
+            for found in compress(arguments, rows, teacher, ratio, seed):
+                runs.append({"ratio": ratio, "seed": seed, "settings": settings, **found})
+                with arguments.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(runs[-1]) + "\n")
+                print(json.dumps(runs[-1]), flush=True)
+    print_table(runs, baseline)
+
+
+if __name__ == "__main__":
+    main()
