@@ -48,7 +48,10 @@ def training_key(
         "task": repr(model.task),
         "encoding": _encoding(model, dataset),
         "data": fingerprint(dataset),
-        "settings": [type(settings).__name__, settings.model_dump(mode="json")],
+        "settings": [
+            type(settings).__name__,
+            settings.model_dump(mode="json", exclude={"tensorboard"}),
+        ],
         "device": device.type,
         "seed": seed,
         "steps": steps,

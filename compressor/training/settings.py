@@ -6,9 +6,14 @@ one default and one description everywhere.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from compressor.errors import EnvironmentMismatch
+from compressor.paths import LocalPath
 
 
 class TrainingSettings(BaseModel):
@@ -44,6 +49,25 @@ class TrainingSettings(BaseModel):
             "after pruning, which has no time to average the noise"
         ),
     )
+    tensorboard: LocalPath | None = Field(
+        default=None,
+        description=(
+            "write loss and learning rate of every step into this folder, relative to the recipe, "
+            "for TensorBoard"
+        ),
+    )
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _tensorboard_is_there(cls, folder: Path | None) -> Path | None:
+        # Not a mistake of the recipe, and found before anything runs all the same.
+        if folder is not None and find_spec("tensorboard") is None:
+            raise EnvironmentMismatch(
+                f"tensorboard: writing into {folder} needs the package tensorboard, which is not "
+                f"installed; install compressor with its extra 'tensorboard', or leave the "
+                f"setting out"
+            )
+        return folder
 
 
 class FinetuneSettings(TrainingSettings):

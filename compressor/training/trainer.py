@@ -25,6 +25,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.checkpoints import State
+from compressor.training.curves import curves
 from compressor.training.key import training_key
 from compressor.training.moments import Moments
 from compressor.training.run import (
@@ -122,7 +123,10 @@ def train(
         watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept, moments)
         loss = loss if settings.dropout else _in_evaluation_mode(loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
-        trainer.train()
+        with curves(settings.tensorboard, run.description, watcher.losses) as callbacks:
+            for callback in callbacks:
+                trainer.add_callback(callback)
+            trainer.train()
         _check_weights(model.module, watcher, trainer)
         summary = watcher.summary()
         if moments is not None:
