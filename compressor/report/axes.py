@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressor.report import units
@@ -40,14 +41,31 @@ class Axis:
         low, high = smallest - margin, largest + margin
         return cls(low, high, nice_step((high - low) / 5))
 
+    @classmethod
+    def of_scores(cls, scores: Sequence[float], lowest: float | None) -> Axis:
+        """Return an axis for `scores` on which `lowest`, what the budget allows, stays visible.
+
+        A score that lies more than three budgets below it is below the axis; `place` puts it at
+        the end.
+        """
+        highest = max(scores)
+        if lowest is None:
+            return cls.around(min(scores), highest)
+        floor = lowest - 3 * max(highest - lowest, 0.005)
+        return cls.around(max(min(*scores, lowest), floor), highest)
+
     def ticks(self) -> list[float]:
         """Return the multiples of `step` on the axis."""
         first, last = math.ceil(self.low / self.step), math.floor(self.high / self.step)
         return [index * self.step for index in range(first, last + 1)]
 
     def place(self, value: float, start: float, end: float) -> float:
-        """Return where `value` lies between the pixels `start` (of `low`) and `end` (of `high`)."""
-        return round(start + (end - start) * (value - self.low) / (self.high - self.low), 1)
+        """Return where `value` lies between the pixels `start` (of `low`) and `end` (of `high`).
+
+        What is below the axis stands at its start.
+        """
+        share = max(value - self.low, 0.0) / (self.high - self.low)
+        return round(start + (end - start) * share, 1)
 
     def text(self, value: float) -> str:
         """Return a tick's label with as many digits as the step has."""

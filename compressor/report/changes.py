@@ -118,10 +118,12 @@ def slices_summary(data: dict[str, Any]) -> str:
     place = _PLACES.get(data["compared_split"], "the data")
     words = (
         f"Groups of examples judged by themselves, on {place}. Of {_count(len(found), 'slice')}, "
-        f"{refuted} {'is' if refuted == 1 else 'are'} proven to lose more than {budget} points of "
-        f"accuracy and {certified} proven to lose less; the others have too few examples to tell."
+        f"{refuted or 'none'} {'are' if refuted > 1 else 'is'} proven to lose more than {budget} "
+        f"points of accuracy, and {certified or 'none'} to lose less"
     )
-    return f"{words} Holm's correction keeps a false verdict among all of them as rare as in one."
+    if refuted + certified < len(found):
+        words += "; the others have too few examples to tell"
+    return f"{words}. Holm's correction keeps a false verdict among all of them as rare as in one."
 
 
 def _shown(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from compressor.report import units
@@ -17,9 +18,9 @@ from compressor.report.labels import FONT_HEIGHT, FONT_WIDTH, Box, Label, place_
 from compressor.report.markers import REACH, ROLE_SHAPES, SHAPES, marker_path
 from compressor.report.pareto import pareto_front
 
-WIDTH, HEIGHT = 640, 380  # user units of the SVG's view box
+WIDTH, HEIGHT = 560, 350  # user units of the SVG's view box
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 22, 54  # margins around the plot
-MAX_RADIUS = 34.0
+MAX_RADIUS = 30.0
 MIN_RADIUS = 3.0  # a smaller marker could not be seen; the label carries its true size
 PLAIN_RADIUS = 7.5  # where size is an axis already
 RING_GAP = 4.5  # between a marker on the Pareto front and the ring around it
@@ -94,6 +95,7 @@ class Chart:
     markers: tuple[Marker, ...]
     labels: tuple[Label, ...]
     limit: Tick | None  # the lowest score that the budget allows
+    limit_at_left: bool  # where the limit's label hides least
     front: str  # SVG path data of the Pareto front, empty when it is a single model
     title: str
     description: str
@@ -125,18 +127,18 @@ def score_chart(
         raise ValueError("a chart needs at least one point")
     x_axis = Axis.from_zero(max(point.cost for point in points))
     scores = [point.score for point in points]
-    low = scores if lowest_allowed is None else [*scores, lowest_allowed]
-    y_axis = Axis.around(min(low), max(scores))
+    y_axis = Axis.of_scores(scores, lowest_allowed)
     front = pareto_front([(point.cost, point.score) for point in points])
     largest = max(point.num_bytes for point in points) if sized else None
-    placed = [_place(point, x_axis, y_axis, largest) for point in points]
+    placed = [_place(point, x_axis, y_axis, largest, metric) for point in points]
     on_front = {placed[index] for index in front}
     # Big markers first, so that a small one is never hidden behind them.
     drawn = sorted(placed, key=lambda item: (-item.radius, item.point.series))
-    limit = None
+    limit, limit_box = None, None
     if lowest_allowed is not None:
         text = f"lowest the budget allows: {units.score(metric, lowest_allowed)}"
         limit = Tick(_y(y_axis, lowest_allowed), text)
+        limit_box = _limit_box(limit, placed)
     return Chart(
         x_label=cost,
         y_label=units.metric_words(metric) + (", %" if units.is_share(metric) else ""),
@@ -145,8 +147,9 @@ def score_chart(
             Tick(_y(y_axis, tick), y_axis.score_text(metric, tick)) for tick in y_axis.ticks()
         ),
         markers=tuple(_marker(item, metric, unit, item in on_front) for item in drawn),
-        labels=_labels(drawn, limit),
+        labels=_labels(drawn, [placed[index] for index in front], limit_box),
         limit=limit,
+        limit_at_left=limit_box is not None and limit_box.left == LEFT,
         front=_front_path([placed[index] for index in front]),
         title=f"{units.title(metric)} against {cost}",
         description="; ".join(_title(point, metric, unit) for point in points),
@@ -160,10 +163,17 @@ class _Placed:
     x: float
     y: float
     radius: float
+    label: str  # without the runs that share it
 
     @property
     def reach(self) -> float:
         return self.radius * REACH[self.point.shape]
+
+    @property
+    def box(self) -> Box:
+        return Box(
+            self.x - self.reach, self.y - self.reach, self.x + self.reach, self.y + self.reach
+        )
 
 
 def _x(axis: Axis, value: float) -> float:
@@ -174,12 +184,17 @@ def _y(axis: Axis, value: float) -> float:
     return axis.place(value, HEIGHT - BOTTOM, TOP)
 
 
-def _place(point: Point, x_axis: Axis, y_axis: Axis, largest_bytes: int | None) -> _Placed:
-    radius = PLAIN_RADIUS
+def _place(
+    point: Point, x_axis: Axis, y_axis: Axis, largest_bytes: int | None, metric: str | None
+) -> _Placed:
+    radius, label = PLAIN_RADIUS, ""
     if largest_bytes is not None:
         area_share = point.num_bytes / largest_bytes if largest_bytes > 0 else 0.0
         radius = max(MAX_RADIUS * math.sqrt(area_share), MIN_RADIUS)
-    return _Placed(point, _x(x_axis, point.cost), _y(y_axis, point.score), radius)
+        label = f" · {units.megabytes(point.num_bytes)} MB"
+    if point.score < y_axis.low:
+        label += f" · {units.score(metric, point.score)} ↓"
+    return _Placed(point, _x(x_axis, point.cost), _y(y_axis, point.score), radius, label)
 
 
 def _marker(item: _Placed, metric: str | None, unit: str, is_on_front: bool) -> Marker:
@@ -198,21 +213,29 @@ def _front_path(front: Sequence[_Placed]) -> str:
     return f"M{first.x},{first.y}" + "".join(f" H{item.x} V{item.y}" for item in rest)
 
 
-def _labels(placed: Sequence[_Placed], limit: Tick | None) -> tuple[Label, ...]:
-    taken = [
-        Box(item.x - item.reach, item.y - item.reach, item.x + item.reach, item.y + item.reach)
-        for item in placed
-    ]
+def _limit_box(limit: Tick, placed: Sequence[_Placed]) -> Box:
+    """Return the place of the limit's label: at the right, or at the left if that hides less."""
+    top, bottom, width = limit.position - 4, limit.position + 18, len(limit.label) * FONT_WIDTH
+    right = Box(WIDTH - RIGHT - width, top, WIDTH - RIGHT, bottom)
+    left = Box(LEFT, top, LEFT + width, bottom)
+    return min(right, left, key=lambda box: sum(box.overlap(item.box) for item in placed))
+
+
+def _labels(
+    placed: Sequence[_Placed], front: Sequence[_Placed], limit: Box | None
+) -> tuple[Label, ...]:
+    taken = [item.box for item in placed]
+    # The treads of the staircase; its risers end in markers.
+    taken += [Box(low.x, low.y - 4, high.x, low.y + 4) for low, high in pairwise(front)]
     if limit is not None:
-        left = WIDTH - RIGHT - len(limit.label) * FONT_WIDTH
-        taken.append(Box(left, limit.position - 4, WIDTH - RIGHT, limit.position + 18))
+        taken.append(limit)
     plot = Box(LEFT, 0, WIDTH, HEIGHT - BOTTOM)
     labels = []
     for group in _coincident(placed):
         first = group[0]
         runs = sorted(item.point.run for item in group if item.point.run is not None)
         name = " ".join([first.point.name, ", ".join(map(str, runs))]).strip()
-        text = f"{name} · {units.megabytes(first.point.num_bytes)} MB"
+        text = name + first.label
         gap = max(item.reach for item in group) + RING_GAP + 3
         label, box = place_label(text, first.x, first.y, gap, taken=taken, plot=plot)
         taken.append(box)

@@ -32,6 +32,7 @@ class RunView:
     started: str
     verdict: str
     state: str
+    proof: str  # what the certification split says, empty without one
     reason: str
     baseline: Row
     final: Row
@@ -59,6 +60,10 @@ def render_comparison_text(reports: Sequence[tuple[str, dict[str, Any]]]) -> Ren
         parts.append(Text("p50 ms: no setting was timed in all runs", style="dim"))
     else:
         parts.append(Text("p50 ms: ").append_text(plain(f"{position.shape}, {position.provider}")))
+    chart = _chart(reports, settings)
+    if chart is not None:
+        best = [item.name for item in chart.figures if item.on_front]
+        parts.append(plain(f"Pareto front, {chart.title}: {'; '.join(best)}"))
     parts += [plain(f"{run.number}: {run.reason}") for run in runs if run.reason]
     for warning in incomparable(reports):
         parts += [Text(), *_warning_text(warning)]
@@ -111,10 +116,11 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         number=number,
         name=name,
         recipe_name=data["recipe_name"],
-        steps=" → ".join(item["kind"] for item in data["passes"]) or "export only",
+        steps=" → ".join(map(_step_words, data["passes"])) or "export only",
         started=moment(data["started_at"]),
         verdict=verdict.TITLES[data["verdict"]],
         state=data["verdict"],
+        proof=_proof_words(data),
         reason="" if data["verdict"] == "passed" else verdict.headline(data),
         baseline=table.model_row(data, "baseline", "Baseline", settings),
         final=table.model_row(data, "final", "Final", settings),
@@ -124,6 +130,18 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         ),
         key_path=marker_path(SHAPES[(number - 1) % len(SHAPES)], 8, 8, 5.5),
     )
+
+
+def _step_words(record: dict[str, Any]) -> str:
+    tries = len(record["tries"])
+    return f"{record['kind']} ({tries} tries)" if tries > 1 else str(record["kind"])
+
+
+def _proof_words(data: dict[str, Any]) -> str:
+    proof = data["certificate"]
+    if proof is None:
+        return ""
+    return f"{proof['verdict']}, at most {units.points(proof['upper_bound'])} points lost"
 
 
 def _common(
@@ -175,7 +193,9 @@ def _add_run(grid: Table, run: RunView, position: int | None) -> None:
             end.score,
             end.change,
             _with(units.DASH if timing is None else timing.p50, speedup),
-            Text(run.verdict, style=style) if is_final else Text("baseline", style="dim"),
+            Text(_with(run.verdict, run.proof.partition(",")[0]), style=style)
+            if is_final
+            else Text("baseline", style="dim"),
             end_section=is_final,
         )
 

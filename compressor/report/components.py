@@ -13,8 +13,8 @@ _NAMES = {
     "feed_forward": "feed-forward",
     "other": "other",
 }
-WIDTH, LEFT, RIGHT = 640, 66, 8
-BAR, GAP = 46, 40
+WIDTH, LEFT, RIGHT = 560, 60, 8
+BAR, GAP = 44, 26
 NARROW = 60.0  # a part below this width has no room for its name
 
 

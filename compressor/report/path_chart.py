@@ -6,7 +6,6 @@ that the run went on with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +89,8 @@ def path_chart(data: dict[str, Any]) -> PathChart | None:
         return None
     found, metric = stages(data), data["metric"]
     lowest = baseline["score"]["value"] - data["max_drop"]
-    axis = _score_axis(found, lowest)
+    scores = [item.score for stage in found for item in stage.attempts if item.score is not None]
+    axis = Axis.of_scores(scores, lowest)
     largest = max(item.num_bytes or 0 for stage in found for item in stage.attempts)
     width = (WIDTH - LEFT - RIGHT) / len(found)
     columns = tuple(
@@ -111,16 +111,8 @@ def path_chart(data: dict[str, Any]) -> PathChart | None:
     )
 
 
-def _score_axis(found: Sequence[Stage], lowest: float) -> Axis:
-    """Return an axis on which the budget stays visible: an attempt far below it is cut off."""
-    scores = [item.score for stage in found for item in stage.attempts if item.score is not None]
-    highest = max(scores)
-    floor = lowest - 3 * max(highest - lowest, 0.005)
-    return Axis.around(max(min(*scores, lowest), floor), highest)
-
-
 def _y(axis: Axis, value: float) -> float:
-    return axis.place(max(value, axis.low), BOTTOM, TOP)
+    return axis.place(value, BOTTOM, TOP)
 
 
 def _column(

@@ -56,7 +56,9 @@ def size_points(data: dict[str, Any]) -> list[Point]:
         for number, item in enumerate(stage.attempts, start=1):
             if item.score is None or item.num_bytes is None:
                 continue
-            name = stage.title if len(stage.attempts) == 1 else f"{stage.title}, try {number}"
+            name = stage.title
+            if len(stage.attempts) > 1:
+                name = f"{stage.title.partition(' ')[0]}, try {number}"
             cost = item.num_bytes / 1e6
             found.append(Point(name, None, cost, item.score, item.num_bytes, item.role))
     last = [point for point in found if point.role == "final"]

@@ -66,6 +66,7 @@ def test_pages_fit_a_screen_and_a_telephone_and_begin_with_what_matters(
     done = subprocess.run(
         [
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--disable-dev-shm-usage",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
             "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
             (tmp_path / "all.html").as_uri(),

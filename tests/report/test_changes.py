@@ -99,7 +99,7 @@ def test_the_worst_slice_stands_first_with_its_bound_and_budget(passed: dict[str
 def test_the_summary_of_slices_counts_the_verdicts(passed: dict[str, Any]):
     words = slices_summary(passed)
     assert "Of 3 slices, 1 is proven to lose more than 1.00 points" in words
-    assert "and 1 proven to lose less" in words
+    assert "and 1 to lose less; the others" in words
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])

@@ -1,4 +1,5 @@
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -105,3 +106,46 @@ def test_a_single_point_with_no_bytes_and_no_time_can_be_drawn():
 def test_a_chart_without_points_is_refused():
     with pytest.raises(ValueError, match="at least one point"):
         chart()
+
+
+def test_the_front_is_ringed_joined_and_told_in_the_table():
+    drawn = chart(
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"),
+        Point("worse", None, 6.0, 0.85, 9, "try"),
+        Point("final", None, 5.0, 0.89, 9),
+    )
+    assert {figure.name: figure.on_front for figure in drawn.figures} == {
+        "baseline": True, "worse": False, "final": True,
+    }  # fmt: skip
+    ringed = [marker for marker in drawn.markers if marker.ring is not None]
+    assert {marker.role for marker in ringed} == {"baseline", "final"}
+    cheap, dear = sorted(ringed, key=lambda marker: marker.x)
+    assert drawn.front == f"M{cheap.x},{cheap.y} H{dear.x} V{dear.y}"
+
+
+def test_one_model_alone_has_no_front_line():
+    assert chart(Point("final", None, 5.0, 0.89, 9)).front == ""
+
+
+def test_a_score_far_below_the_budget_stands_at_the_bottom_with_its_figure():
+    drawn = chart(
+        Point("baseline", None, 10.0, 0.9, 9, "baseline"),
+        Point("lost", None, 5.0, 0.3, 9, "try"),
+        lowest_allowed=0.89,
+    )
+    assert [label.text for label in drawn.labels if "lost" in label.text] == [
+        "lost · 0.00000900 MB · 30.00% ↓"
+    ]
+    [lost] = [marker for marker in drawn.markers if marker.role == "try"]
+    assert lost.y == drawn.bottom
+
+
+def test_roles_of_one_run_are_told_apart_by_shape():
+    roles = ("baseline", "pass", "try", "final")
+    drawn = chart(
+        *(Point(role, None, 5.0 + index, 0.9, 9, role) for index, role in enumerate(roles))
+    )
+    by_role = {marker.role: re.sub(r"[-0-9.,]+", "", marker.path) for marker in drawn.markers}
+    assert by_role["baseline"] == "M a    a    Z"
+    assert by_role["try"].count("M") == 2
+    assert by_role["pass"] == by_role["final"] == "M L L L Z"

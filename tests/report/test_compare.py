@@ -81,3 +81,17 @@ def test_neither_markup_nor_control_characters_have_an_effect(passed: dict[str, 
     text = shown([("[red]x[/red]\x1b[2J", passed)])
     assert "[red]x[/red]" in text
     assert "\x1b" not in text
+
+
+def test_tries_proof_and_front_are_told(passed: dict[str, Any], make_report):
+    worse = make_report(certificate=None, certification=None).to_dict()
+    worse["final"]["score"]["value"] = 0.88
+    text = shown([("a", passed), ("b", worse)], width=160)
+    assert "prune_structured (2 tries) → quantize_dynamic" in text
+    assert "inconclusive" in text
+    # The second run's result is as fast as the first one's and worse.
+    assert "Pareto front, Accuracy against latency p50" in text
+    assert "run 1 baseline; run 1 final" in text
+    page = render_comparison_html([("a", passed), ("b", worse)])
+    assert page.count("inconclusive, at most 1.23 points lost") == 1
+    assert page.count('class="ring"') == 2

@@ -36,8 +36,8 @@ def test_the_last_pass_is_not_drawn_over_the_final_artifact(passed: dict[str, An
     found = [(point.name, point.role, point.cost) for point in size_points(passed)]
     assert found == [
         ("Baseline", "baseline", 90.8),
-        ("1 · prune_structured, try 1", "try", 56.0),
-        ("1 · prune_structured, try 2", "pass", 68.0),
+        ("1, try 1", "try", 56.0),
+        ("1, try 2", "pass", 68.0),
         ("Final artifact", "final", 17.4),
     ]
 
