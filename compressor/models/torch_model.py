@@ -242,7 +242,12 @@ def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, conf
         shape = structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error
-    module = auto_class.from_config(config, dtype=torch.float32)
+    if shape.hidden_size not in (None, config.hidden_size):
+        raise EnvironmentMismatch(
+            f"{shape_file}: hidden_size is {shape.hidden_size}, config.json says "
+            f"{config.hidden_size}; take both files from the same save"
+        )
+    module = auto_class.from_config(structure.buildable_config(config, shape), dtype=torch.float32)
     structure.apply_shape(module, shape)
     state: dict[str, torch.Tensor] = {}
     for path in files.weights:

@@ -1,0 +1,107 @@
+"""The work of `prune_width`; apart from its settings because it needs torch."""
+
+from __future__ import annotations
+
+from compressor.models.architectures import encoder_layers
+from compressor.models.torch_model import TorchModel
+from compressor.passes._base import PassContext
+from compressor.passes._reconstruction import store_inputs
+from compressor.passes.prune_width import PruneWidth, nearest_multiples
+from compressor.pruning.reconstruction import CalibrationInputs
+from compressor.pruning.width import (
+    check_width,
+    choose_features,
+    cut_spaces,
+    require_finite_weights,
+    spaces_of,
+)
+from compressor.pruning.width_fit import check_rows, fit_width
+from compressor.training.recovery import distill, finetune
+from compressor.training.run import TrainingRun
+from compressor.training.settings import FinetuneRecovery
+
+_ROUND_TO = {"cuda": 64}
+_ROUND_TO_ELSEWHERE = 16
+
+
+def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -> TorchModel:
+    """Do what `PruneWidth.apply` promises."""
+    model.module.to(context.device)
+    spaces = spaces_of(model.module)
+    before = spaces[0].size
+    width = _width(before, settings, context.device.type)
+    check_width(model.module, width)
+    require_finite_weights(model.module)
+    calibration = _calibration(model, settings, context)
+    if calibration is not None and settings.compensate:
+        check_rows(calibration, width, has_head=True)
+    batches = () if calibration is None else (calibration[i] for i in range(len(calibration)))
+    kept = choose_features(
+        model.module, spaces, width, settings.importance, batches, seed=context.seed
+    )
+    teacher = model.clone() if settings.compensate else model
+    cut_spaces(model.module, spaces, kept, width)
+    context.note(f"hidden size {before} -> {width}")
+    if calibration is not None and settings.compensate:
+        steps = len(encoder_layers(model.module)) + 1
+        with context.progress.bar("fitting layers", steps) as advance:
+            fit_width(
+                model.module,
+                teacher.module,
+                spaces,
+                kept,
+                calibration,
+                ridge=settings.ridge,
+                advance=advance,
+            )
+        context.note(
+            f"least squares on {calibration.num_rows} calibration rows without labels, "
+            f"{calibration.mean_length:.1f} tokens each on average"
+        )
+    _recover(model, settings, context)
+    return model
+
+
+def _width(before: int, settings: PruneWidth, device: str) -> int:
+    """Return the new hidden size; raises `ValueError` when there is none."""
+    round_to = settings.round_to or _ROUND_TO.get(device, _ROUND_TO_ELSEWHERE)
+    if settings.width is not None:
+        if settings.width % round_to:
+            raise ValueError(
+                f"width: {settings.width} is not a multiple of {round_to}, which the kernels on "
+                f"{device} like; use {nearest_multiples(settings.width, round_to)}, or set round_to"
+            )
+        return settings.width
+    assert settings.ratio is not None, "the settings are checked"
+    width = round(before * (1 - settings.ratio) / round_to) * round_to
+    if not 0 < width < before:
+        raise ValueError(
+            f"ratio: {settings.ratio:g} of {before} features leaves {width} in multiples of "
+            f"{round_to}, but more than none have to stay and fewer than all; use another ratio or "
+            f"a smaller round_to"
+        )
+    return width
+
+
+def _calibration(
+    model: TorchModel, settings: PruneWidth, context: PassContext
+) -> CalibrationInputs | None:
+    if not settings.reads_rows:
+        return None
+    directory = context.work_dir / "calibration"
+    return store_inputs(
+        model, context.calibration, settings.calibration_rows, context.seed, directory
+    )
+
+
+def _recover(model: TorchModel, settings: PruneWidth, context: PassContext) -> None:
+    if settings.recovery is None:
+        return
+    work_dir = context.work_dir / "recovery"
+    work_dir.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(context.device, context.seed, work_dir, context.progress, "recovery")
+    if isinstance(settings.recovery, FinetuneRecovery):
+        summary = finetune(model, context.train, settings.recovery, run)
+    else:
+        summary = distill(model, context.load_baseline(), context.train, settings.recovery, run)
+    context.note(f"recovery: {summary.sentence()}")

@@ -1,0 +1,120 @@
+"""Pruning of the hidden size: fewer features in the residual stream, everywhere at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compressor.passes._base import PassContext, TorchPass
+from compressor.training.settings import Recovery
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+_READS_ROWS = ("activation", "variance", "reconstruction")  # importance measured on the data
+
+
+def nearest_multiples(width: int, round_to: int) -> str:
+    """Name the multiples of `round_to` on both sides of `width`, without 0."""
+    lower = width // round_to * round_to
+    return f"{lower} or {lower + round_to}" if lower else str(round_to)
+
+
+class PruneWidth(TorchPass):
+    """Make the residual stream narrower: embeddings, norms, all projections, pooler, classifier.
+
+    Heads and feed-forward neurons stay, and so does the width of a head. Of the features of the
+    stream those of least importance go; then, from the bottom up, least squares on unlabelled
+    calibration rows fits what reads and what writes the stream. It is the one pruning that makes
+    embedding tables smaller.
+
+    Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; which features matter and removing
+    the width: Muralidharan et al. 2024, arXiv:2407.14679; the least squares: He et al. 2017,
+    arXiv:1707.06168, there for channels of convolutions.
+    """
+
+    kind: Literal["prune_width"] = "prune_width"
+
+    ratio: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="fraction of the hidden size that goes, to the nearest multiple of `round_to`",
+    )
+    width: int | None = Field(
+        None, gt=0, description="the new hidden size, in features, in place of `ratio`"
+    )
+    round_to: int | None = Field(
+        None,
+        gt=0,
+        le=1024,
+        description=(
+            "the new hidden size is a multiple of this many features; default 16, on CUDA 64"
+        ),
+    )
+    importance: Literal["random", "magnitude", "activation", "variance", "reconstruction"] = Field(
+        "reconstruction",
+        description=(
+            "what says which features matter least: chance, the norm of all weights along them, "
+            "the mean square or the variance of what linear layers read on the calibration split, "
+            "or how much the outputs of those layers lose when the features that stay make up for "
+            "it as well as they can (no labels)"
+        ),
+    )
+    compensate: bool = Field(
+        True,
+        description=(
+            "fit projections and norms by least squares on calibration rows after the cut"
+        ),
+    )
+    ridge: float = Field(
+        1e-3,
+        ge=0,
+        le=1,
+        description=(
+            "how firmly least squares holds weights to what they are, as a fraction of the mean "
+            "diagonal of the Gram matrix of a layer's inputs"
+        ),
+    )
+    calibration_rows: int = Field(
+        1024, gt=0, description="examples of the calibration split to measure on, at most"
+    )
+    recovery: Recovery | None = Field(
+        None, description="training afterwards (`kind: finetune` or `kind: distill`)"
+    )
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> Self:
+        if (self.ratio is None) == (self.width is None):
+            raise ValueError("give one of ratio and width, the fraction that goes or what stays")
+        if self.width is not None and self.round_to and self.width % self.round_to:
+            raise ValueError(
+                f"width {self.width} is not a multiple of round_to {self.round_to}; use "
+                f"{nearest_multiples(self.width, self.round_to)}, or another round_to"
+            )
+        return self
+
+    @property
+    def reads_rows(self) -> bool:
+        """Return whether the calibration split is read."""
+        return self.compensate or self.importance in _READS_ROWS
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when something is measured, train when there is recovery."""
+        splits = {"calibration"} if self.reads_rows else set()
+        return frozenset(splits if self.recovery is None else {*splits, "train"})
+
+    def calibration_rows_wanted(self) -> int:
+        """Return `calibration_rows` when the calibration split is read."""
+        return self.calibration_rows if self.reads_rows else 0
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Make `model` narrower, in place.
+
+        Raises `ValueError` before anything changes when the width cannot be met by this model or
+        the calibration rows are too few; `UnsupportedArchitecture` is one of them.
+        """
+        from compressor.passes._width import prune_width
+
+        return prune_width(model, self, context)
