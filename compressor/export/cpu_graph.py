@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
 )
 
 from compressor.export.attention_operator import remove_round_trips, use_attention_operator
+from compressor.export.constant_layers import fold_constant_layers
 from compressor.export.graph_values import dims, insert, replace
 from compressor.export.padding_masks import simplify_padding_masks
 from compressor.export.unread_positions import drop_unread_positions
@@ -37,6 +38,7 @@ def optimize_for_cpu(model: ir.Model, *, may_raise_opset: bool = True) -> None:
     """
     graph = model.graph
     split_skip_normalizations(model)
+    fold_constant_layers(graph)
     if may_raise_opset:
         use_attention_operator(model)
     simplify_padding_masks(graph)

@@ -17,7 +17,12 @@ from compressor.export.cpu_graph import split_skip_normalizations
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.structure import EncoderShape, apply_shape
 from compressor.models.torch_model import TorchModel
+from compressor.quantization.half import convert_to_half
+from compressor.quantization.rewrite import quantize_sites
+from compressor.quantization.sites import find_sites
+from compressor.tasks import load_task
 
 RANDOM = np.random.default_rng(3)
 X, SKIP = RANDOM.normal(size=(2, 2, 3, 8)).astype(np.float32)
@@ -174,3 +179,61 @@ def test_rewritten_graphs_compute_what_pytorch_computes(
     inner = [widths[node.output[0]][1] for node in graph.node if node.op_type == "BiasGelu"]
     assert inner[0].dim_param == "sequence"
     assert inner[1].dim_value == 1  # of the last layer, one token
+
+
+LAYERS = [(0, 64), (3, 0), (0, 0), (1, 16)]  # heads and neurons
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_bert_dir: Path) -> TorchModel:
+    """Return a BERT of which two layers lost all heads and two all neurons."""
+    torch.manual_seed(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert_dir)
+    sizes = SIZES | {"num_hidden_layers": 4, "vocab_size": len(tokenizer)}
+    module = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)).eval()
+    layers = [{"num_heads": heads, "ffn_neurons": neurons} for heads, neurons in LAYERS]
+    apply_shape(module, EncoderShape.from_dict({"head_dim": 8, "layers": layers}))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return TorchModel(module, tokenizer, load_task("text-classification"))
+
+
+def test_sub_layers_without_units_are_gone_and_the_others_stay_fused(
+    pruned: TorchModel, tmp_path: Path
+):
+    exported = export_onnx(pruned, tmp_path / "model.onnx")
+    graph = load_graph(exported.path)
+    operators = Counter(node.op_type for node in graph.graph.node)
+    weights = {item.name: tuple(item.dims) for item in graph.graph.initializer}
+    for texts in (["film"], ["", "the plot was very " * 15, "bad ."]):
+        batch = pruned.task.encode(pruned.preprocessor, texts)
+        np.testing.assert_allclose(exported.predict(batch), pruned.predict(batch), atol=2e-5)
+    assert weights["bert.encoder.layer.1.attention.self.query_key_value.weight"] == (32, 72)
+    assert weights["bert.encoder.layer.3.attention.self.key_value.weight"] == (32, 16)
+    # Each of the 8 sub-layers keeps its normalisation; 4 have anything to add before it.
+    assert (operators["LayerNormalization"], operators["Sum"]) == (9, 4)
+    assert (operators["Attention"], operators["BiasGelu"]) == (2, 2)
+    assert operators["Expand"] == 1  # of the mask
+    assert not operators.keys() & {"Reshape", "MultiHeadAttention", "SkipLayerNormalization"}
+    quantize_sites(graph, find_sites(graph), activations="per_token")
+    integer = Counter(node.op_type for node in graph.graph.node)
+    assert integer["MatMulIntegerToFloat"] == 11  # 4 + 2 of attention, 4 of FFNs, pooler, answer
+    assert (integer["Attention"], integer["BiasGelu"], integer["MatMul"]) == (2, 2, 0)
+
+
+def test_pruned_layers_keep_the_fusions_of_a_gpu_in_half_precision(
+    pruned: TorchModel, tmp_path: Path
+):
+    exported = export_onnx(pruned, tmp_path / "model.onnx", provider="cuda")
+    converted = convert_to_half(load_graph(exported.path))
+    operators = Counter(node.op_type for node in converted.graph.node)
+    assert (operators["SkipLayerNormalization"], operators["MultiHeadAttention"]) == (8, 2)
+    assert operators["BiasGelu"] == 2
+    heads = [
+        attribute.i
+        for node in converted.graph.node
+        for attribute in node.attribute
+        if attribute.name == "num_heads"
+    ]
+    assert heads == [3, 1]
