@@ -1,7 +1,8 @@
 """The losses of fine-tuning and distillation, as pure functions of tensors.
 
 Every loss is a mean, so that its size does not depend on the batch size or on padding, and the
-weights of a recipe keep their meaning from one model to the next.
+weights of a recipe keep their meaning from one model to the next. Half precision is summed in
+float32.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     `logits` has shape `(batch, num_labels)`, `labels` `(batch,)`.
     """
-    return functional.cross_entropy(logits, labels)
+    return functional.cross_entropy(_precise(logits), labels)
 
 
 def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -33,8 +34,8 @@ def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float
 
     Ref: Hinton et al. 2015, arXiv:1503.02531, section 2.
     """
-    student = functional.log_softmax(student_logits / temperature, dim=-1)
-    teacher = functional.log_softmax(teacher_logits / temperature, dim=-1)
+    student = functional.log_softmax(_precise(student_logits) / temperature, dim=-1)
+    teacher = functional.log_softmax(_precise(teacher_logits) / temperature, dim=-1)
     divergence = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
     return divergence * temperature**2
 
@@ -45,6 +46,7 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = No
     Both have shape `(batch, tokens, width)`; `mask`, shape `(batch, tokens)`, is 0 at padding,
     which does not count. Being relative, 1.0 means no better than all zeros at every layer.
     """
+    student, teacher = _precise(student), _precise(teacher)
     error = (student - teacher).square().sum(dim=-1)  # (batch, tokens)
     norm = teacher.square().sum(dim=-1)  # (batch, tokens)
     if mask is not None:
@@ -62,7 +64,8 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None)
 
     Ref: Wang et al. 2020, arXiv:2002.10957, eq. 6 (there head by head).
     """
-    student, teacher = student.mean(dim=1), teacher.mean(dim=1)  # (batch, queries, keys)
+    # (batch, queries, keys)
+    student, teacher = _precise(student).mean(dim=1), _precise(teacher).mean(dim=1)
     if mask is None:
         mask = student.new_ones(student.shape[:2])
     queries = mask.to(student.dtype)  # (batch, queries)
@@ -99,6 +102,11 @@ def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()
 
 
+def _precise(values: Tensor) -> Tensor:
+    """Return half precision as float32, in which sums over a batch keep their digits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def _normalise(attention: Tensor, keys: Tensor) -> Tensor:
     clamped = attention.clamp_min(_SMALLEST_PROBABILITY) * keys
     # Where a key is padding the result is 1, a factor that the caller's mask removes.
@@ -108,7 +116,8 @@ def _normalise(attention: Tensor, keys: Tensor) -> Tensor:
 def _log_relations(states: Tensor, num_heads: int, hidden_columns: Tensor) -> Tensor:
     batch, tokens, width = states.shape
     parts = states.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
-    products = parts @ parts.mT / math.sqrt(width // num_heads)  # (batch, heads, tokens, tokens)
+    # (batch, heads, tokens, tokens)
+    products = _precise(parts @ parts.mT) / math.sqrt(width // num_heads)
     # Not -inf: a difference of two would be NaN, also in the gradient.
     lowest = torch.finfo(products.dtype).min
     relations: Tensor = products.masked_fill(hidden_columns, lowest).log_softmax(dim=-1)

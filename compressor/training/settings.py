@@ -49,6 +49,13 @@ class TrainingSettings(BaseModel):
             "after pruning, which has no time to average the noise"
         ),
     )
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description=(
+            "arithmetic of the matrix products of student and teacher; weights stay float32. auto "
+            "is bfloat16 where the device computes it in hardware"
+        ),
+    )
     tensorboard: LocalPath | None = Field(
         default=None,
         description=(

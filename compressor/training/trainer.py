@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
-from compressor.training.checkpoints import State
 from compressor.training.curves import curves
 from compressor.training.key import training_key
 from compressor.training.moments import Moments
+from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.run import (
     AfterStep,
     LossFunction,
@@ -36,7 +35,7 @@ from compressor.training.run import (
     TrainingSummary,
 )
 from compressor.training.settings import TrainingSettings
-from compressor.training.snapshot import Stateful, load_module_tensors, module_tensors
+from compressor.training.snapshot import Stateful
 from compressor.training.watcher import StepWatcher, TrainingFiles
 
 __all__ = [
@@ -97,31 +96,31 @@ def train(
     require_examples(dataset)
     steps = total_steps(len(dataset), settings)
     arguments = _arguments(settings, run, steps)
-    if moments is not None:
-        goal = {**goal, "moments": moments.key}
+    goal = {
+        **goal,
+        "bfloat16": computes_in_bfloat16(settings, run.device),
+        "moments": None if moments is None else moments.key,
+    }
     key = training_key(
         model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
     )
     trained_too = trained_too or {}
     kept = {**(kept or {}), **trained_too}
-    files = TrainingFiles.of(run.work_dir, key)
+    files = TrainingFiles(run.work_dir, key)
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
     with (
         _as_it_was(model.module),
         _random_state_kept(run.device),
         run.progress.bar(run.description, steps) as advance,
     ):
-        finished = files.finished.read()
+        finished = files.finished_before(model.module, kept, moments)
         if finished is not None:
-            load_module_tensors(model.module, kept, finished.tensors)
-            if moments is not None:
-                moments.read(run.work_dir, key)
             advance(steps, "finished before")
-            return TrainingSummary(**finished.facts)
+            return finished
         if settings.freeze_embeddings:
             _freeze_embeddings(model.module)
         watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept, moments)
-        loss = loss if settings.dropout else _in_evaluation_mode(loss)
+        loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
         with curves(settings.tensorboard, run.description, watcher.losses) as callbacks:
             for callback in callbacks:
@@ -129,21 +128,26 @@ def train(
             trainer.train()
         _check_weights(model.module, watcher, trainer)
         summary = watcher.summary()
-        if moments is not None:
-            moments.keep(trainer.optimizer, model.module, run.work_dir, key)
-        files.finish(State(module_tensors(model.module, kept), asdict(summary)))
+        files.finish(model.module, kept, moments, summary, trainer.optimizer)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
 
 
-def _in_evaluation_mode(loss: LossFunction) -> LossFunction:
-    """Return `loss` without dropout, wherever a module keeps its rate: there is no other mode."""
+def _computed_as(
+    settings: TrainingSettings, device: torch.device, loss: LossFunction
+) -> LossFunction:
+    """Return `loss` in the arithmetic and the mode that the settings ask for."""
+    bfloat16 = computes_in_bfloat16(settings, device)
 
-    def undisturbed(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        module.eval()  # the Trainer switches to training mode before each step
-        return loss(module, batch)
+    def computed(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        if not settings.dropout:
+            # Wherever a module keeps its rate, there is no other mode without dropout; the Trainer
+            # switches to training mode before each step.
+            module.eval()
+        with autocast(device, bfloat16=bfloat16):
+            return loss(module, batch)
 
-    return undisturbed
+    return computed
 
 
 class _Trainer(transformers.Trainer):

@@ -6,39 +6,71 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import nn
 
 from compressor.progress import Advance
 from compressor.training.checkpoints import Pace, State, StateFile
 from compressor.training.moments import Moments
 from compressor.training.run import AfterStep, TrainingRun, TrainingSummary
-from compressor.training.snapshot import Snapshot, Stateful
+from compressor.training.snapshot import (
+    Snapshot,
+    Stateful,
+    load_module_tensors,
+    module_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """What a training run leaves in its folder: how far it is, and in the end its result."""
+    """What the run that `key` names leaves in its folder: how far it is, and in the end its result.
 
-    checkpoint: StateFile
-    finished: StateFile
+    The moments of AdamW lie beside the result, where the next run is to have them.
+    """
 
-    @classmethod
-    def of(cls, folder: Path, key: str) -> TrainingFiles:
-        """Return the files in `folder` of the run that `key` names."""
-        return cls(
-            StateFile(folder / "training.safetensors", key),
-            StateFile(folder / "trained.safetensors", key),
-        )
+    folder: Path
+    key: str
 
-    def finish(self, result: State) -> None:
+    @property
+    def checkpoint(self) -> StateFile:
+        """Return the file of a run under way."""
+        return StateFile(self.folder / "training.safetensors", self.key)
+
+    @property
+    def finished(self) -> StateFile:
+        """Return the file of a finished run."""
+        return StateFile(self.folder / "trained.safetensors", self.key)
+
+    def finished_before(
+        self, module: nn.Module, kept: Mapping[str, Stateful], moments: Moments | None
+    ) -> TrainingSummary | None:
+        """Make everything as it was when this run finished, or return None when it did not."""
+        finished = self.finished.read()
+        if finished is None:
+            return None
+        load_module_tensors(module, kept, finished.tensors)
+        if moments is not None:
+            moments.read(self.folder, self.key)
+        return TrainingSummary(**finished.facts)
+
+    def finish(
+        self,
+        module: nn.Module,
+        kept: Mapping[str, Stateful],
+        moments: Moments | None,
+        summary: TrainingSummary,
+        optimizer: Any,
+    ) -> None:
         """Keep the result, and the way there no longer."""
-        self.finished.write(result)
+        if moments is not None:
+            moments.keep(optimizer, module, self.folder, self.key)
+        self.finished.write(State(module_tensors(module, kept), asdict(summary)))
         self.checkpoint.remove()
 
 
