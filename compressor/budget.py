@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import (
@@ -100,8 +101,29 @@ class AccuracyBudget(BaseModel):
         """Return how far `score` lies below `baseline`; negative when it is better."""
         return baseline.value - score.value
 
-    def gate(self, step: str, baseline: Score, score: Score) -> None:
-        """Raise `BudgetExceeded` when `step` left the score too far below the baseline."""
-        drop = self.drop(baseline, score)
-        if not drop <= self.max_drop + _ROUNDING:  # a NaN score fails too
-            raise BudgetExceeded(step, metric=score.metric, drop=drop, max_drop=self.max_drop)
+    def holds(self, baseline: Score, score: Score) -> bool:
+        """Return whether `score` is at most `max_drop` below `baseline`; a NaN never is."""
+        return self.drop(baseline, score) <= self.max_drop + _ROUNDING
+
+    def gate(
+        self,
+        step: str,
+        baseline: Score,
+        score: Score,
+        *,
+        tried: Sequence[str] = (),
+        earlier: tuple[str, float] | None = None,
+    ) -> None:
+        """Raise `BudgetExceeded` when `step` left the score too far below the baseline.
+
+        `tried` and `earlier` are told in the error.
+        """
+        if not self.holds(baseline, score):
+            raise BudgetExceeded(
+                step,
+                metric=score.metric,
+                drop=self.drop(baseline, score),
+                max_drop=self.max_drop,
+                tried=tried,
+                earlier=earlier,
+            )

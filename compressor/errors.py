@@ -79,7 +79,11 @@ class ReportError(CompressorError):
 
 
 class BudgetExceeded(CompressorError):
-    """A gate failed: the score fell further below the baseline than the budget allows."""
+    """A gate failed: the score fell further below the baseline than the budget allows.
+
+    `tried` says which settings were tried when there were several, and `drop` is then the smallest;
+    `earlier` names the earlier pass that cost most, because losses add up.
+    """
 
     exit_code = 5
 
@@ -91,14 +95,20 @@ class BudgetExceeded(CompressorError):
         drop: float,
         max_drop: float,
         key: str = "budget.max_drop",
+        tried: Sequence[str] = (),
+        earlier: tuple[str, float] | None = None,
     ) -> None:
         self.step = step
         self.metric = metric
         self.drop = drop
         self.max_drop = max_drop
+        self.tried = tuple(tried)
+        self.earlier = earlier
+        attempts = f" in the best of {len(tried)} tries ({'; '.join(tried)})" if tried else ""
+        before = f"; of that, {earlier[0]} before it cost {earlier[1]:.4f}" if earlier else ""
         super().__init__(
-            f"{step}: {metric} fell by {drop:.4f} from the baseline, the budget allows "
-            f"{max_drop:.4f}; use milder settings for this step or raise {key}"
+            f"{step}: {metric} fell by {drop:.4f} from the baseline{attempts}, the budget allows "
+            f"{max_drop:.4f}{before}; use milder settings for this step or raise {key}"
         )
 
 

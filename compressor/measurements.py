@@ -160,7 +160,8 @@ class Certification:
 class PassTry:
     """One attempt at a pass: first the recipe's settings, then milder ones where it may repair.
 
-    `change` says in words what is milder than before, "as the recipe says" for the first attempt.
+    `change` says in words how its settings differ from the recipe's, "as the recipe says" for the
+    first attempt.
     """
 
     settings: Mapping[str, Any]

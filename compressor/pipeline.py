@@ -11,7 +11,6 @@ step is done, and when an earlier run has done it already, is the business of `s
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -34,6 +33,7 @@ from compressor.environment import (
 )
 from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
 from compressor.finish import PASSED, finish, verdict_of
+from compressor.gates import pass_gate
 from compressor.measurements import ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
@@ -45,7 +45,7 @@ from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.run_log import RunLog
 from compressor.run_splits import read_splits
-from compressor.stages import Stages, Told
+from compressor.stages import Stages
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
 from compressor.tasks import load_task
@@ -190,6 +190,7 @@ class _Run:
         for position, step in enumerate(self.recipe.passes):
             if isinstance(step, TorchPass):
                 model = self._gated(position, step, model)
+                self._show_checkpoint(model)
         if model is self.stages.untouched:
             self._show_checkpoint(self.stages.save_untouched())
         return model
@@ -216,7 +217,8 @@ class _Run:
         self.log.final = ModelRecord(score, artifact.size, artifact.components)
         self.progress.result(self.log.final.summary)
         compare_answers(self.log, self.recipe, self.splits["search"], score)
-        self.recipe.budget.gate(self.current, self.baseline_score, score)
+        earlier = self.log.costliest_pass()
+        self.recipe.budget.gate(self.current, self.baseline_score, score, earlier=earlier)
         return artifact.graph
 
     def certify(self, artifact: StoredGraph) -> None:
@@ -276,31 +278,9 @@ class _Run:
         self.directory.replace_folder(fresh, self.directory.checkpoint)
 
     def _gated(self, position: int, step: Pass, before: AnyStored) -> AnyStored:
-        """Apply one pass, measure what it left, and gate it; the record is kept in every case."""
-        name = f"passes[{position}] ({step.kind})"
-        self._start(name)
-        told = Told()
-        record = self.log.begin_pass(step.kind, step.model_dump(mode="json", exclude={"kind"}))
-        try:
-            given = self.stages.run_pass(name, position, step, before, told)
-            record = dataclasses.replace(record, seconds=given.seconds, reused=given.reused)
-            if isinstance(given.model, StoredCheckpoint):
-                self._show_checkpoint(given.model)
-            score = self.stages.score(name, given.model, reference=self.baseline_score)
-            record = dataclasses.replace(
-                record,
-                score_after=score.value,
-                drop=self.recipe.budget.drop(self.baseline_score, score),
-                size=given.size,
-                verdict="budget_exceeded",
-            )
-            self.progress.result(ModelRecord(score, given.size).summary)
-            compare_answers(self.log, self.recipe, self.splits["search"], score)
-            self.recipe.budget.gate(name, self.baseline_score, score)
-            record = dataclasses.replace(record, verdict="passed")
-        finally:
-            self.log.end_pass(record, told.notes, told.facts)
-        return given.model
+        self.current = f"passes[{position}] ({step.kind})"
+        logger.info("%s: start", self.current)
+        return pass_gate(self.stages, self.log, position, step, before, self.baseline_score)
 
     def _load_splits(self, labels: tuple[str, ...], metric: str) -> dict[str, Dataset]:
         column = self.task.input_column

@@ -7,7 +7,7 @@ mistake in the file is reported together as `file:line: key: what is wrong, what
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -143,6 +143,22 @@ class ReportSettings(BaseModel):
     )
 
 
+class RepairSettings(BaseModel):
+    """The recipe's `repair`: how far to look for milder settings of a pass whose gate failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tries: int = Field(
+        default=6, ge=1, le=100, description="settings tried besides the recipe's own, for one pass"
+    )
+    max_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="no further settings of a pass are tried when all its tries together took this "
+        "many minutes; left out, there is no such limit",
+    )
+
+
 def _to_pass(value: Any, info: ValidationInfo) -> Any:
     """Turn a mapping into the pass that its `kind` names."""
     if not isinstance(value, dict):
@@ -181,6 +197,14 @@ class Recipe(BaseModel):
     passes: tuple[Annotated[SerializeAsAny[Pass], BeforeValidator(_to_pass)], ...] = Field(
         description="what is done to the model, in order; an empty list is a plain export"
     )
+    on_failure: Literal["stop", "repair"] = Field(
+        default="stop",
+        description="what happens when a pass loses too much: stop the run, or repair, which tries "
+        "milder settings of that pass; a pass can say otherwise",
+    )
+    repair: RepairSettings | None = Field(
+        default=None, description="how far to look for milder settings; left out, six tries"
+    )
     export: ExportSettings = Field(
         default_factory=ExportSettings, description="how the ONNX file is made"
     )
@@ -199,10 +223,33 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        mistakes = find_conflicts(self.to_dict(), discover())
+        mistakes = [*find_conflicts(self.to_dict(), discover()), *self._repair_mistakes()]
         if mistakes:
             raise rule_error(mistakes)
         return self
+
+    def _repair_mistakes(self) -> Iterator[Mistake]:
+        for position, step in enumerate(self.passes):
+            if step.on_failure == "repair" and next(step.milder(), None) is None:
+                yield Mistake(
+                    ("passes", position, "on_failure"),
+                    f"these settings of {step.kind} have no milder ones to repair with; remove it",
+                )
+        if self.repair is not None and not any(self.may_repair(step) for step in self.passes):
+            yield Mistake(
+                ("repair",), "nothing may be repaired; set on_failure: repair, or remove it"
+            )
+
+    def may_repair(self, step: Pass) -> bool:
+        """Return whether milder settings of `step` are tried when its gate fails."""
+        return (step.on_failure or self.on_failure) == "repair"
+
+    def possible_passes(self) -> Iterator[Pass]:
+        """Yield every pass with all settings that the run may come to try."""
+        for step in self.passes:
+            yield step
+            if self.may_repair(step):
+                yield from step.milder()
 
     @property
     def path(self) -> Path | None:

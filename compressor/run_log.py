@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,6 @@ from compressor.measurements import (
     ModelRecord,
     Parity,
     PassRecord,
-    PassTry,
     RunReport,
     SliceRecord,
     SplitRecord,
@@ -69,38 +68,21 @@ class RunLog:
         default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     )
 
-    def begin_pass(self, kind: str, settings: Mapping[str, Any]) -> PassRecord:
-        """Return the record of a pass that has done nothing yet, and so counts as failed.
-
-        Call it when the baseline is measured.
-        """
+    def score_now(self) -> float:
+        """Return the score of the model as the last pass left it; call it after the baseline."""
         assert self.baseline is not None
         scores = [record.score_after for record in self.passes if record.score_after is not None]
-        return PassRecord(
-            kind=kind,
-            settings=settings,
-            score_before=scores[-1] if scores else self.baseline.score.value,
-            score_after=None,
-            drop=None,
-            size=None,
-            verdict="failed",
-            seconds=0.0,
-        )
+        return scores[-1] if scores else self.baseline.score.value
 
-    def end_pass(self, record: PassRecord, notes: Sequence[str], facts: Mapping[str, Any]) -> None:
-        """Keep the record of a pass that was begun, however it ended."""
-        attempt = PassTry(
-            settings=record.settings,
-            change=AS_WRITTEN,
-            score_after=record.score_after,
-            drop=record.drop,
-            size=record.size,
-            verdict=record.verdict,
-            seconds=record.seconds,
-            kept=record.verdict == "passed",
-        )
-        told = dataclasses.replace(record, notes=tuple(notes), facts=facts, tries=(attempt,))
-        self.passes.append(told)
+    def costliest_pass(self) -> tuple[str, float] | None:
+        """Return name and cost of the pass so far that lost most; None when none lost anything."""
+        costs = [
+            (record.score_before - record.score_after, f"passes[{position}] ({record.kind})")
+            for position, record in enumerate(self.passes)
+            if record.score_after is not None
+        ]
+        cost, name = max(costs, default=(0.0, ""))
+        return (name, cost) if cost > 0 else None
 
     def certify(
         self, labels: NDArray[np.int64] | None, fingerprint: str, confidence: float, seed: int
@@ -130,6 +112,8 @@ class RunLog:
         assert self.final is not None
         return {
             "recipe": self.recipe,
+            # What ran, which a repair may have made milder than what the recipe says.
+            "passes": [{"kind": step.kind, "settings": step.settings} for step in self.passes],
             "source": {"checkpoint": self.source_checkpoint, "sha256": self.source_sha256},
             "scores": {
                 "metric": self.metric,

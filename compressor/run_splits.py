@@ -18,7 +18,7 @@ def read_splits(
     Raises `RecipeError`, each mistake beginning with a key of the recipe, and
     `EnvironmentMismatch` as `load_splits` does.
     """
-    needed = {"search"}.union(*(step.required_splits() for step in recipe.passes))
+    needed = {"search"}.union(*(step.required_splits() for step in recipe.possible_passes()))
     if recipe.data.certification is not None:
         needed.add("certification")
     splits = load_splits(

@@ -161,7 +161,8 @@ class Stages:
             return {"size": size, "notes": told.notes, "facts": told.facts}
 
         read = {
-            "settings": step.model_dump(mode="json"),
+            "kind": step.kind,
+            "settings": step.settings,
             "untouched": self.untouched.digest,
             "splits": {split: self._prints[split] for split in sorted(step.required_splits())},
             "checkpoints": [

@@ -148,6 +148,7 @@ def test_a_dumped_recipe_is_plain_json_with_the_settings_of_each_pass() -> None:
     assert dumped["passes"] == [
         {
             "kind": "shrink",
+            "on_failure": None,
             "ratio": 0.5,
             "steps": 1,
             "uniform": False,
@@ -241,8 +242,10 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
     sed: 2
     seed: 2
     """
-    every = "model, data, budget, passes, export, benchmark, report, seed, output"
-    shrink = "kind, ratio, steps, uniform, layers, teacher, table"
+    every = (
+        "model, data, budget, passes, on_failure, repair, export, benchmark, report, seed, output"
+    )
+    shrink = "kind, on_failure, ratio, steps, uniform, layers, teacher, table"
     kinds = "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, shrink, tidy"
     timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads"
     assert set(mistakes_of(text)) == {
@@ -463,3 +466,23 @@ def test_loading_a_recipe_of_real_passes_loads_no_heavy_library(tmp_path: Path) 
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pass_without_milder_settings_cannot_repair() -> None:
+    text = with_passes("shrink", extra="    on_failure: repair\n")
+    [mistake] = mistakes_of(text)
+    assert "passes[0].on_failure: these settings of shrink have no milder ones" in mistake
+
+
+def test_limits_of_a_repair_that_nothing_asks_for_are_a_mistake() -> None:
+    [mistake] = mistakes_of(with_passes("shrink") + "repair: {max_tries: 3}\n")
+    assert "repair: nothing may be repaired; set on_failure: repair" in mistake
+
+
+def test_repair_is_off_unless_the_recipe_or_the_pass_says_so() -> None:
+    stopping = parse(with_passes("shrink"))
+    repairing = parse(with_passes("shrink") + "on_failure: repair\nrepair: {max_tries: 3}\n")
+    assert not stopping.may_repair(stopping.passes[0])
+    assert repairing.may_repair(repairing.passes[0])
+    assert repairing.repair is not None
+    assert (repairing.repair.max_tries, repairing.repair.max_minutes) == (3, None)

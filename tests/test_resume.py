@@ -22,6 +22,7 @@ from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
 from compressor.passes.prune_magnitude import PruneMagnitude
+from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 
 Run = Callable[..., RunReport]
@@ -219,6 +220,42 @@ def test_an_unfinished_pass_gets_its_scratch_folder_back(
     assert found == [False, True, False]
     report = json.loads((copied / "report.json").read_text())
     assert report["guilty_step"] == "passes[0] (prune_magnitude)"
+
+
+def test_a_failed_gate_repairs_itself_and_a_second_run_repeats_no_try(
+    base: dict[str, Any], copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pruned = {
+        "kind": "prune_structured",
+        "ratio": 0.8,
+        "importance": "magnitude",
+        "may_empty_layers": True,
+    }
+    recipe = {
+        **base,
+        "passes": [pruned],
+        "budget": {"max_drop": 0.18},
+        "benchmark": {"providers": []},
+        "on_failure": "repair",
+        "repair": {"max_tries": 3},
+    }
+    report = run(recipe, copied)
+    [record] = report.passes
+    assert (report.verdict, record.verdict) == ("passed", "passed")
+    assert record.drop is not None
+    assert record.drop <= 0.18
+    assert [item.settings["ratio"] for item in record.tries] == [0.8, 0.6, 0.4, 0.5]
+    assert [item.verdict for item in record.tries[:2]] == ["budget_exceeded"] * 2
+    [kept] = [item for item in record.tries if item.kept]
+    assert record.settings == kept.settings
+    assert kept.change == "ratio 0.8 -> 0.5"
+    page = json.loads((copied / "report.json").read_text())
+    assert [item["kept"] for item in page["passes"][0]["tries"]] == [False] * 3 + [True]
+
+    monkeypatch.setattr(PruneStructured, "apply", must_not_run)
+    again = run(recipe, copied)
+    assert redone(again) == []
+    assert again.passes[0].tries == record.tries
 
 
 @pytest.mark.usefixtures("no_export")

@@ -22,6 +22,7 @@ LAYERS = (
     ("cli",),
     ("__init__", "console"),
     ("pipeline",),
+    ("gates",),
     ("certification", "finish", "stages"),
     ("run_splits",),
     ("run_log", "output", "builtin", "flips", "slices"),

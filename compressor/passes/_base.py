@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.progress import Progress
 
@@ -77,8 +77,30 @@ class Pass(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str  # a Literal in each pass; the same word as its file name
+    on_failure: Literal["stop", "repair"] | None = Field(
+        None,
+        description="when the score after this pass is below the budget: stop the run, or repair, "
+        "which tries milder settings of this pass; left out, what the recipe says",
+    )
     # Providers the result can run on; None means all of them.
     providers: ClassVar[tuple[str, ...] | None] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what decides about the work, as plain JSON: every field but how to go on."""
+        return self.model_dump(mode="json", exclude={"kind", "on_failure"})
+
+    def milder(self) -> Iterator[Self]:
+        """Yield milder settings of this pass, from the strongest and cheapest on.
+
+        They follow from the settings alone, so that nothing about them is decided when a gate has
+        failed. A pass that has none yields none.
+        """
+        yield from ()
+
+    def halfway(self, milder: Self) -> Self | None:  # noqa: ARG002
+        """Return settings between these and `milder`, None when nothing worth a try lies there."""
+        return None
 
     def required_splits(self) -> frozenset[str]:
         """Return the splits this pass reads with its present settings."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import longer
 from compressor.paths import HubName
 from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
@@ -85,6 +87,10 @@ class Distill(DistillSettings, TorchPass):
                 "sublayer_weight above 0, or leave layer_map out"
             )
         return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Self
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import longer
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ class Finetune(FinetuneSettings, TorchPass):
     """
 
     kind: Literal["finetune"] = "finetune"
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -66,6 +68,18 @@ class PruneMagnitude(TorchPass):
                 f"'{self.schedule}'; remove it"
             )
         return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower sparsities; then, at half of the sparsity, longer fine-tuning."""
+        yield from ladder(self, "sparsity")
+        if self.finetune is not None:
+            for training in longer(self.finetune):
+                half = lower(self, "sparsity", share=HALF)
+                yield half.model_copy(update={"finetune": training})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the sparsity between this one and that of `milder`."""
+        return halfway(self, milder, "sparsity")
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split when fine-tuning is asked for."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:
@@ -333,6 +335,32 @@ class PruneStructured(TorchPass):
     def measures_layers(self) -> bool:
         """Return whether layers are compared on the calibration split."""
         return self.layers is not None and self.layer_choice in ("loss", "block_influence")
+
+    @property
+    def _fractions(self) -> tuple[str, ...]:
+        return tuple(
+            name for name in ("ratio", "head_ratio", "neuron_ratio") if getattr(self, name)
+        )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower ratios or fewer layers to drop; then, at half of that, longer recovery."""
+        half = self
+        if self._fractions:
+            yield from ladder(self, *self._fractions)
+            half = lower(self, *self._fractions, share=HALF)
+        elif self.drop_layers is not None and len(self.drop_layers) > 1:
+            for count in range(len(self.drop_layers) - 1, 0, -1):
+                yield self.model_copy(update={"drop_layers": self.drop_layers[:count]})
+            half = self.model_copy(
+                update={"drop_layers": self.drop_layers[: (len(self.drop_layers) + 1) // 2]}
+            )
+        if self.recovery is not None:
+            for recovery in longer(self.recovery):
+                yield half.model_copy(update={"recovery": recovery})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the ratios between these and `milder`."""
+        return halfway(self, milder, *self._fractions)
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -58,6 +59,14 @@ class QuantizeDynamic(OnnxPass):
         description="smallest number of weights in a matrix or table worth quantizing; smaller "
         "ones, such as a classifier head, save next to nothing",
     )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield one scale for each token instead of each tensor, then tables left in float."""
+        one_per_token = self.model_copy(update={"activations": "per_token"})
+        if one_per_token != self:
+            yield one_per_token
+        if self.embeddings:
+            yield one_per_token.model_copy(update={"embeddings": False})
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the int8 graph and return it.

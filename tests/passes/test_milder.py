@@ -1,0 +1,92 @@
+"""What passes offer when a gate fails follows from their settings, in an order fixed beforehand."""
+
+from __future__ import annotations
+
+import pytest
+
+from compressor.passes import discover
+from compressor.passes._milder import halfway, ladder, longer
+from compressor.passes.convert_fp16 import ConvertFp16
+from compressor.passes.distill import Distill
+from compressor.passes.finetune import Finetune
+from compressor.passes.prune_magnitude import PruneMagnitude
+from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.training.settings import DistillRecovery, FinetuneSettings
+
+
+def test_a_fraction_goes_down_by_quarters():
+    sparsities = [step.sparsity for step in PruneMagnitude(sparsity=0.8).milder()]
+    assert sparsities == [0.6, 0.4, 0.2]
+
+
+def test_longer_recovery_follows_the_ladder_at_half_of_the_ratio():
+    step = PruneStructured(ratio=0.8, recovery=DistillRecovery(epochs=3, max_steps=10))
+    offers = [
+        (milder.ratio, milder.recovery.epochs, milder.recovery.max_steps)
+        for milder in step.milder()
+        if milder.recovery is not None
+    ]
+    assert offers == [(0.6, 3, 10), (0.4, 3, 10), (0.2, 3, 10), (0.4, 6, 20), (0.4, 12, 40)]
+
+
+def test_ratios_of_heads_and_neurons_go_down_together():
+    step = PruneStructured(head_ratio=0.4, neuron_ratio=0.8)
+    first = next(step.milder())
+    assert (first.head_ratio, first.neuron_ratio, first.ratio) == (0.3, 0.6, None)
+
+
+def test_a_ratio_of_zero_stays_zero():
+    first = next(PruneStructured(ratio=0.4, head_ratio=0).milder())
+    assert (first.ratio, first.head_ratio) == (0.3, 0)
+
+
+def test_fewer_layers_are_dropped_one_by_one():
+    offers = [step.drop_layers for step in PruneStructured(drop_layers=(1, 3, 5)).milder()]
+    assert offers == [(1, 3), (1,)]
+
+
+def test_training_passes_offer_longer_training():
+    assert [step.epochs for step in Finetune(epochs=2).milder()] == [4, 8]
+    assert [step.epochs for step in Distill(epochs=400).milder()] == [800, 1000]
+
+
+def test_int8_offers_finer_scales_before_float_tables():
+    offers = [(step.activations, step.embeddings) for step in
+              QuantizeDynamic(activations="per_tensor").milder()]  # fmt: skip
+    assert offers == [("per_token", True), ("per_token", False)]
+    assert list(QuantizeDynamic(embeddings=False).milder()) == []
+
+
+def test_a_pass_without_milder_settings_offers_none():
+    assert list(ConvertFp16().milder()) == []
+
+
+def test_the_strongest_is_looked_for_between_what_failed_and_what_passed():
+    failed, passed = PruneMagnitude(sparsity=0.8), PruneMagnitude(sparsity=0.6)
+    middle = failed.halfway(passed)
+    assert middle is not None
+    assert middle.sparsity == 0.7
+
+
+def test_fractions_that_hardly_differ_have_nothing_between_them():
+    assert PruneMagnitude(sparsity=0.615).halfway(PruneMagnitude(sparsity=0.6)) is None
+
+
+def test_nothing_lies_between_settings_that_differ_in_more_than_fractions():
+    failed = PruneStructured(ratio=0.6, recovery=DistillRecovery(epochs=1))
+    assert failed.halfway(PruneStructured(ratio=0.4, recovery=DistillRecovery(epochs=2))) is None
+    assert Finetune(epochs=1).halfway(Finetune(epochs=4)) is None
+
+
+def test_the_helpers_without_a_fraction_yield_nothing():
+    assert list(ladder(Finetune())) == []
+    assert halfway(Finetune(), Finetune()) is None
+    assert [step.max_steps for step in longer(FinetuneSettings())] == [None, None]
+
+
+@pytest.mark.parametrize("kind", discover())
+def test_how_to_go_on_is_no_setting_of_the_work(kind: str):
+    fields = discover()[kind].model_fields
+    assert "on_failure" in fields
+    assert fields["on_failure"].default is None

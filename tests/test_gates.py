@@ -1,0 +1,204 @@
+"""A gate that fails stops the run, or looks for the strongest milder settings that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import numpy as np
+import pytest
+
+from compressor.budget import AccuracyBudget
+from compressor.data import Dataset, DataSettings, SplitSource
+from compressor.errors import BudgetExceeded, PassError
+from compressor.gates import describe_change, pass_gate
+from compressor.measurements import ModelRecord, PassRecord, Score, Size
+from compressor.passes import TorchPass
+from compressor.passes._milder import halfway, ladder
+from compressor.progress import SILENT
+from compressor.recipe import ModelSettings, Recipe, RepairSettings
+from compressor.run_log import RunLog
+from compressor.stages import PassResult, Told
+
+ROWS = 100
+SPLIT = Dataset(
+    "search",
+    tuple(f"text {index}" for index in range(ROWS)),
+    np.zeros(ROWS, dtype=np.int64),
+    np.arange(ROWS),
+    "generated",
+)
+
+
+class Spoil(TorchPass):
+    """A pass that costs as much accuracy as its ratio says."""
+
+    kind: Literal["spoil"] = "spoil"
+    ratio: float = 0.8
+
+    def milder(self) -> Iterator[Self]:
+        yield from ladder(self, "ratio")
+
+    def halfway(self, milder: Self) -> Self | None:
+        return halfway(self, milder, "ratio")
+
+    def apply(self, model: Any, context: Any) -> Any:
+        raise AssertionError("the stages below do this pass's work")
+
+
+def score(value: float) -> Score:
+    wrong = round(ROWS * (1 - value))
+    return Score("accuracy", value, ROWS, (np.arange(ROWS) < wrong).astype(np.int64))
+
+
+class Stages:
+    """Stages whose models are their own scores; `broken` are ratios for which the pass fails."""
+
+    def __init__(self, recipe: Recipe, seconds: float, broken: tuple[float, ...]) -> None:
+        self.recipe, self.seconds, self.broken = recipe, seconds, broken
+        self.splits, self.progress = {"search": SPLIT}, SILENT
+
+    def run_pass(
+        self, name: str, position: int, step: Spoil, before: float, told: Told
+    ) -> PassResult[Any]:
+        if step.ratio in self.broken:
+            raise PassError("cannot do so little", kind="spoil", position=position)
+        told.notes.append(f"spoilt {step.ratio:g}")
+        return PassResult(before - step.ratio, Size(1, 1, 1), self.seconds, reused=False)
+
+    def score(self, name: str, model: float, *, reference: Score) -> Score:
+        return score(round(model, 4))
+
+
+def gate(
+    max_drop: float,
+    step: Spoil | None = None,
+    *,
+    before: float = 1.0,
+    repair: RepairSettings | None = None,
+    on_failure: Literal["stop", "repair"] = "repair",
+    seconds: float = 1.0,
+    broken: tuple[float, ...] = (),
+    earlier: tuple[PassRecord, ...] = (),
+) -> tuple[RunLog, Any]:
+    """Send a pass through a gate; return the log and the kept model, or the error."""
+    step = step or Spoil()
+    recipe = Recipe(
+        model=ModelSettings(checkpoint="org/model"),
+        data=DataSettings(text="text", search=SplitSource(path="rows.csv")),
+        budget=AccuracyBudget(max_drop=max_drop),
+        passes=(step,),
+        on_failure=on_failure,
+        repair=repair,
+    )
+    log = RunLog(
+        recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="",
+        labels=("no", "yes"), baseline=ModelRecord(score(1.0), Size(1, 1, 1)),
+        passes=list(earlier),
+    )  # fmt: skip
+    stages: Any = Stages(recipe, seconds, broken)
+    try:
+        return log, pass_gate(stages, log, len(earlier), step, before, score(1.0))
+    except (BudgetExceeded, PassError) as error:
+        return log, error
+
+
+def ratios(log: RunLog) -> list[tuple[float, str, bool]]:
+    return [(item.settings["ratio"], item.verdict, item.kept) for item in log.passes[-1].tries]
+
+
+def test_a_pass_that_passes_at_once_is_tried_once():
+    log, model = gate(0.9)
+    assert model == pytest.approx(0.2)
+    assert ratios(log) == [(0.8, "passed", True)]
+    assert log.passes[0].tries[0].change == "as the recipe says"
+
+
+def test_without_repair_a_failed_gate_stops_the_run():
+    log, error = gate(0.5, on_failure="stop")
+    assert isinstance(error, BudgetExceeded)
+    assert (error.drop, error.max_drop, error.tried) == (pytest.approx(0.8), 0.5, ())
+    assert ratios(log) == [(0.8, "budget_exceeded", False)]
+
+
+def test_a_repair_ends_at_the_strongest_setting_that_passes():
+    log, model = gate(0.55)
+    assert ratios(log) == [
+        (0.8, "budget_exceeded", False),
+        (0.6, "budget_exceeded", False),
+        (0.4, "passed", False),
+        (0.5, "passed", False),
+        (0.55, "passed", True),
+        (0.575, "budget_exceeded", False),
+        (0.5625, "budget_exceeded", False),
+    ]
+    assert model == pytest.approx(0.45)
+
+
+def test_the_record_speaks_of_the_kept_try_and_the_recipe_of_what_was_asked():
+    log, _ = gate(0.55)
+    record = log.passes[0]
+    assert (record.settings["ratio"], record.verdict) == (0.55, "passed")
+    assert (record.score_after, record.drop) == (0.45, pytest.approx(0.55))
+    assert record.notes == ("spoilt 0.55",)
+    assert record.tries[2].change == "ratio 0.8 -> 0.4"
+
+
+def test_the_search_ends_when_fractions_hardly_differ():
+    log, _ = gate(0.79, repair=RepairSettings(max_tries=50))
+    assert [item[0] for item in ratios(log)] == [0.8, 0.6, 0.7, 0.75, 0.775, 0.7875]
+
+
+def test_no_more_settings_are_tried_than_the_recipe_allows():
+    log, error = gate(0.1, repair=RepairSettings(max_tries=2))
+    assert isinstance(error, BudgetExceeded)
+    assert [item[0] for item in ratios(log)] == [0.8, 0.6, 0.4]
+
+
+def test_no_more_time_is_spent_than_the_recipe_allows():
+    # Each try takes a minute: after the second the limit is reached.
+    log, error = gate(0.1, repair=RepairSettings(max_minutes=2), seconds=60.0)
+    assert isinstance(error, BudgetExceeded)
+    assert [item[0] for item in ratios(log)] == [0.8, 0.6]
+
+
+def test_when_nothing_passes_the_error_says_what_was_tried_and_the_best_drop():
+    log, error = gate(0.1)
+    assert isinstance(error, BudgetExceeded)
+    assert error.exit_code == 5
+    assert error.drop == pytest.approx(0.2)
+    assert error.tried == (
+        "as the recipe says", "ratio 0.8 -> 0.6", "ratio 0.8 -> 0.4", "ratio 0.8 -> 0.2",
+    )  # fmt: skip
+    assert "in the best of 4 tries" in str(error)
+    assert (log.passes[0].settings["ratio"], log.passes[0].verdict) == (0.2, "budget_exceeded")
+
+
+def test_an_error_in_a_milder_setting_stops_the_run_and_the_tries_are_kept():
+    log, error = gate(0.5, broken=(0.6,))
+    assert isinstance(error, PassError)
+    assert ratios(log) == [(0.8, "budget_exceeded", False), (0.6, "failed", False)]
+    assert log.passes[0].verdict == "failed"
+
+
+def test_a_pass_may_repair_where_the_recipe_stops_and_the_reverse():
+    log, _ = gate(0.7, Spoil(on_failure="repair"), on_failure="stop")
+    assert log.passes[0].verdict == "passed"
+    _, error = gate(0.7, Spoil(on_failure="stop"), on_failure="repair")
+    assert isinstance(error, BudgetExceeded)
+
+
+def test_losses_add_up_and_the_error_names_the_pass_that_cost_most():
+    first = PassRecord("finetune", {}, 1.0, 0.99, 0.01, None, "passed", 1.0)
+    second = PassRecord("prune_structured", {}, 0.99, 0.94, 0.06, None, "passed", 1.0)
+    _, error = gate(0.07, Spoil(ratio=0.4), before=0.94, earlier=(first, second))
+    assert isinstance(error, BudgetExceeded)
+    assert error.step == "passes[2] (spoil)"
+    assert error.earlier == ("passes[1] (prune_structured)", pytest.approx(0.05))
+    assert "of that, passes[1] (prune_structured) before it cost 0.0500" in str(error)
+
+
+def test_a_change_of_nested_settings_is_named_as_a_recipe_spells_it():
+    before = {"ratio": 0.5, "recovery": {"epochs": 1.0, "kind": "distill"}, "layers": None}
+    after = {"ratio": 0.5, "recovery": {"epochs": 2.0, "kind": "distill"}, "layers": [1]}
+    assert describe_change(before, after) == "recovery.epochs 1 -> 2, layers None -> [1]"
