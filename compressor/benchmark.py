@@ -25,6 +25,10 @@ Run = Callable[[], object]
 # Batch size, sequence length, and the inputs of each model: a pass may change what a model reads.
 BenchmarkBatch = tuple[int, int | None, Mapping[Contestant, Batch]]
 
+_WIDEST_SPREAD = 1.5  # 95th percentile over the median
+_LARGEST_DRIFT = 1.15  # median of one half of the runs over that of the other
+_FEWEST_TO_SEE_DRIFT = 10  # runs; medians of fewer differ by chance
+
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -71,10 +75,27 @@ def benchmark(
                     p95_ms=float(np.percentile(times, 95)),
                     num_runs=num_runs,
                     threads=threads,
+                    noisy=is_noisy(times),
                 )
                 for name, times in elapsed_ms.items()
             ]
     return tuple(found)
+
+
+def is_noisy(elapsed_ms: Sequence[float]) -> bool:
+    """Return whether runs of one model, in the order they were made, tell of a busy machine.
+
+    They do when one in twenty took half as long again as the median, or when the median of the
+    later half is more than 15% off that of the earlier one. Turns keep a ratio of two models from
+    being wrong by as much, and nothing keeps it right.
+    """
+    times = np.asarray(elapsed_ms)
+    spread = np.percentile(times, 95) > _WIDEST_SPREAD * np.median(times)
+    if len(times) < _FEWEST_TO_SEE_DRIFT:
+        return bool(spread)
+    earlier, later = np.median(times[: len(times) // 2]), np.median(times[len(times) // 2 :])
+    drift = max(earlier, later) > _LARGEST_DRIFT * min(earlier, later)
+    return bool(spread or drift)
 
 
 def default_threads() -> int:

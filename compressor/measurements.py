@@ -82,6 +82,7 @@ class Latency:
     p95_ms: float
     num_runs: int
     threads: int
+    noisy: bool = False  # the runs differ so much that the machine was busy with something else
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,8 @@ class _Run:
         self._start("benchmark")
         for provider in providers:
             self.log.latencies += self.stages.time(provider, self.baseline_graph, artifact)
+        if any(latency.noisy for latency in self.log.latencies):
+            self.progress.result("the machine was busy meanwhile: read speeds with care")
 
     def require_proof(self) -> None:
         """Stop before the artifact is complete when the certification split proves too little."""

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor import benchmark as module
-from compressor.benchmark import benchmark, default_threads
+from compressor.benchmark import benchmark, default_threads, is_noisy
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OnnxModel
@@ -159,3 +159,20 @@ def test_every_logical_cpu_counts_where_the_topology_is_unknown(tmp_path, monkey
     monkeypatch.setattr(module, "_TOPOLOGY", tmp_path)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1, 5}, raising=False)
     assert default_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("elapsed_ms", "noisy"),
+    [
+        ([1.0] * 20, False),
+        ([1.0] * 19 + [9.0], False),  # one in twenty is the 95th percentile's own business
+        ([1.0] * 18 + [9.0, 9.0], True),
+        ([1.0] * 10 + [1.1] * 10, False),
+        ([1.0] * 10 + [1.2] * 10, True),
+        ([1.2] * 10 + [1.0] * 10, True),
+        ([1.0, 1.2], False),  # too few to tell drift from chance
+        ([5.0], False),
+    ],
+)
+def test_a_busy_machine_is_noticed(elapsed_ms: list[float], noisy: bool):
+    assert is_noisy(elapsed_ms) is noisy

@@ -114,6 +114,19 @@ def _latency_method(data: dict[str, Any]) -> str:
         f"{_either(runs)} runs after {after}, {_either(threads)} "
         f"thread{'' if threads == [1] else 's'}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."
+        f"{_noise_words(data['latencies'])}"
+    )
+
+
+def _noise_words(latencies: list[dict[str, Any]]) -> str:
+    """Say how many latencies a busy machine spoilt; nothing when none."""
+    noisy = sum(entry["noisy"] for entry in latencies)
+    if not noisy:
+        return ""
+    return (
+        f" The machine was busy: {noisy} of the {len(latencies)} latencies varied widely while "
+        f"they were taken, so read speeds and their ratios with care, or run the benchmark again "
+        f"on an idle machine."
     )
 
 

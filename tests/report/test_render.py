@@ -212,3 +212,9 @@ def test_json_is_readable_by_strict_parsers(tmp_path: Path, make_report):
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     assert json.loads(text)["verdict"] == "passed"
     assert text.endswith("}\n")
+
+
+def test_latencies_of_a_busy_machine_are_said_to_be(passed: dict[str, Any]):
+    assert "The machine was busy" not in render_html(passed)
+    passed["latencies"][0]["noisy"] = True
+    assert "The machine was busy: 1 of the 8 latencies" in render_html(passed)
