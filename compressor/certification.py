@@ -39,7 +39,9 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
             max_drop=budget.max_drop if budget.max_slice_drop is None else budget.max_slice_drop,
             confidence=budget.confidence,
         )
-    log.flips = find_flips(split, untouched, score, log.labels, with_texts=recipe.report.examples)
+    log.flips = find_flips(
+        split, untouched, score, log.labels, with_examples=recipe.report.examples
+    )
 
 
 def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, final: Score) -> None:

@@ -6,25 +6,32 @@ can judge. So the report names every example that turned wrong, or right, the wo
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from compressor.data import Dataset
 from compressor.measurements import Flip, FlipKind, Score
 from compressor.tasks import Example
 
-MAX_TEXT = 400  # characters; a report of ten thousand flips should stay a file that one can open
+# A report of ten thousand flips should stay a file that one can open.
+MAX_TEXT = 400  # characters of each text
+MAX_IMAGES = 50  # flips that have their picture, the worst
+THUMBNAIL = 64  # pixels of its longer side, at most
 
 
 def find_flips(
-    split: Dataset, before: Score, after: Score, label_names: Sequence[str], *, with_texts: bool
+    split: Dataset, before: Score, after: Score, label_names: Sequence[str], *, with_examples: bool
 ) -> tuple[Flip, ...]:
     """Return the flips between two models that answered `split`, those that lost most first.
 
     An example that both models answer wrongly is no flip, whatever they answer. Without labels
-    every changed answer is one. `with_texts` decides whether texts are quoted.
+    every changed answer is one. `with_examples` decides whether texts are quoted and images shown.
     """
     changed = before.outcomes != after.outcomes
     right = before.outcomes if split.labels is None else split.labels
@@ -40,7 +47,7 @@ def find_flips(
         Flip(
             kind=_kind(split, index, before),
             row=int(split.rows[index]),
-            text=_text(split.examples[index]) if with_texts else None,
+            text=_text(split.examples[index]) if with_examples else None,
             label=None if split.labels is None else label_names[split.labels[index]],
             before=label_names[before.outcomes[index]],
             after=label_names[after.outcomes[index]],
@@ -50,7 +57,16 @@ def find_flips(
         )
         for index in np.flatnonzero(changed).tolist()
     ]
-    return tuple(sorted(found, key=_rank))
+    found.sort(key=_rank)
+    if not with_examples:
+        return tuple(found)
+    places = {row: index for index, row in enumerate(split.rows.tolist())}
+    return tuple(
+        dataclasses.replace(flip, image=_thumbnail(split.examples[places[flip.row]]))
+        if rank < MAX_IMAGES
+        else flip
+        for rank, flip in enumerate(found)
+    )
 
 
 def _kind(split: Dataset, index: int, before: Score) -> FlipKind:
@@ -79,3 +95,14 @@ def _text(example: Example) -> str | None:
         return None
     text = example if isinstance(example, str) else "\n".join(example)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"
+
+
+def _thumbnail(example: Example) -> str | None:
+    """Return a small PNG of an image as a data URI; None for a text."""
+    if not isinstance(example, np.ndarray):
+        return None
+    picture = Image.fromarray(example.squeeze())
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))  # never enlarges
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -226,6 +226,7 @@ class Flip:
     after_confidence: float | None
     # How far the probability of the right label fell, of `changed` that of the old answer.
     lost_confidence: float | None
+    image: str | None = None  # a small PNG as a data URI, of the worst flips of images only
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ class ReportSettings(BaseModel):
 
     examples: bool = Field(
         default=True,
-        description="quote the texts of examples whose answer changed; false for data that must "
-        "not leave its file: row numbers, labels and confidences remain",
+        description="show the texts and images of examples whose answer changed; false for data "
+        "that must not leave its file: row numbers, labels and confidences remain",
     )
 
 

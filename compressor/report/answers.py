@@ -77,6 +77,11 @@ def _how_sure(data: dict[str, Any]) -> Answer:
         "inconclusive": "Not sure enough",
     }[proof["verdict"]]
     examples = f"Taken on {proof['num_examples']:,} examples that no step of the run had seen."
+    warning = verdict.readings_words(data)
+    if warning is not None:
+        examples = f"{warning}."
+        if proof["verdict"] == "certified":
+            answer += ", if it were the first reading"
     return Answer(question, answer, f"{_capital(rest)}. {examples}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ MAX_CHARACTERS = 240
 
 # The state of the run that has the colour and the mark of each verdict.
 SLICE_STATES = {"certified": "passed", "inconclusive": "quiet", "refuted": "failed"}
+_DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 _MARKS = {"lost": "✕ now wrong", "won": "✓ now right", "changed": "≠ changed"}
 _PLACES = {
     "certification": "the certification split, which no step of the run had seen",
@@ -27,6 +29,7 @@ class FlipRow:
     mark: str
     row: str
     text: str  # empty for an image, and where the report must not quote
+    image: str  # a data URI, empty for a text
     label: str
     before: str
     before_confidence: str
@@ -163,6 +166,11 @@ def _note(found: list[dict[str, Any]]) -> str:
     return note
 
 
+def _image(uri: str | None) -> str:
+    """Return a picture that lies in the report itself; a report from elsewhere may name another."""
+    return uri if uri is not None and _DATA_URI.fullmatch(uri) else ""
+
+
 def _row(item: dict[str, Any]) -> FlipRow:
     text = item["text"] or ""
     if len(text) > MAX_CHARACTERS:
@@ -172,6 +180,7 @@ def _row(item: dict[str, Any]) -> FlipRow:
         mark=_MARKS[item["kind"]],
         row=f"{item['row']:,}",
         text=text,
+        image=_image(item["image"]),
         label=units.DASH if item["label"] is None else item["label"],
         before=item["before"],
         before_confidence=units.percent(item["before_confidence"]),

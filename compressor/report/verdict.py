@@ -147,6 +147,18 @@ def certificate_words(data: dict[str, Any]) -> str | None:
     return f"{words}; about {proof['needed_examples']:,} examples would settle it{accepted}"
 
 
+def readings_words(data: dict[str, Any]) -> str | None:
+    """Warn when the certification rows had been read before; None for a first reading."""
+    found = data["certificate_readings"]
+    number = next((item["number"] for item in found if item["is_this_run"]), 1)
+    if number < 2:
+        return None
+    return (
+        f"These rows had been read before in this directory, with another result: this is reading "
+        f"{number}, and a certificate only holds for rows that no choice was made on"
+    )
+
+
 def certificate_counts(data: dict[str, Any]) -> str | None:
     """Say what the certificate was computed from, and how."""
     proof = data["certificate"]

@@ -87,6 +87,7 @@ class View:
     parity: str | None
     certification: str | None
     certificate: str | None
+    readings: str | None
     certificate_counts: str | None
     slices: tuple[SliceRow, ...]
     slices_summary: str
@@ -132,6 +133,7 @@ def view_of(data: dict[str, Any]) -> View:
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),
+        readings=verdict.readings_words(data),
         certificate_counts=verdict.certificate_counts(data),
         slices=tuple(slice_rows(data)),
         slices_summary=slices_summary(data) if data["slices"] else "",

@@ -303,7 +303,10 @@ def without_passes() -> RunReport:
 
 
 def images() -> RunReport:
+    seven = "data:image/png;base64,iVBORw0KGgo="
     return full_report(
+        compared_split="search",
+        flips=(Flip("lost", 41, None, "7", "7", "1", 0.6, 0.8, 0.4, seven),),
         task="image-classification", labels=tuple("0123456789"),
         parity=Parity(2e-7, 1e-3, 32, ()), source_checkpoint="builtin:digits-vit",
         certification=None, certificate=None,

@@ -12,7 +12,8 @@ def said(data: dict[str, Any]) -> list[str]:
 
 def certified(data: dict[str, Any], verdict: str = "certified") -> dict[str, Any]:
     data["certificate"] |= {"verdict": verdict, "upper_bound": 0.0087, "lower_bound": 0.021}
-    return data | {"inconclusive_allowed": False}
+    first = data["certificate_readings"][1] | {"number": 1}
+    return data | {"inconclusive_allowed": False, "certificate_readings": [first]}
 
 
 def test_a_proven_run_says_how_sure_it_is(passed: dict[str, Any]):
@@ -69,3 +70,18 @@ def test_every_state_answers_the_three_questions(render, any_state: dict[str, An
     text = render(any_state)
     for question in ("Is it good enough?", "How sure are we?", "What was gained?"):
         assert question in text
+
+
+def test_a_second_reading_of_the_same_rows_is_not_called_sure(passed: dict[str, Any]):
+    readings = passed["certificate_readings"]
+    data = certified(passed) | {"certificate_readings": readings}
+    assert answers(data)[1].answer == "95% sure, if it were the first reading"
+    for text in (render_html(data), render_markdown(data)):
+        assert "this is reading 2" in text
+        assert "The certification split is read once" not in text
+
+
+def test_a_first_reading_says_that_it_is_the_only_one(passed: dict[str, Any]):
+    for text in (render_html(certified(passed)), render_markdown(certified(passed))):
+        assert "The certification split is read once" in text
+        assert "had been read before" not in text

@@ -18,7 +18,7 @@ def flip(kind: str, row: int, text: str | None = "a text") -> dict[str, Any]:
     return {
         "kind": kind, "row": row, "text": text, "label": None if kind == "changed" else "positive",
         "before": "positive", "after": "negative", "before_confidence": 0.93,
-        "after_confidence": 0.999, "lost_confidence": 0.9,
+        "after_confidence": 0.999, "lost_confidence": 0.9, "image": None,
     }  # fmt: skip
 
 
@@ -115,3 +115,12 @@ def test_a_run_that_a_slice_stopped_names_it(passed: dict[str, Any]):
         "points (a slice may lose 1.00)"
     )
     assert "budget.max_slice_drop" in (verdict.advice(stopped) or "")
+
+
+def test_a_picture_is_shown_only_when_it_lies_in_the_report(passed: dict[str, Any]):
+    inside = flip("lost", 1, None) | {"image": "data:image/png;base64,iVBORw0KGgo="}
+    page = render_html(passed | {"flips": [inside]})
+    assert '<img src="data:image/png;base64,iVBORw0KGgo=" alt="the image of row 1">' in page
+    for elsewhere in ("https://example.org/a.png", 'data:image/png;base64,a" onload="b', ""):
+        other = flip("lost", 1, None) | {"image": elsewhere}
+        assert "<img" not in render_html(passed | {"flips": [other]})
