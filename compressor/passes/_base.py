@@ -39,7 +39,9 @@ class PassContext:
     load_baseline: Callable[[], TorchModel]
     device: torch.device
     seed: int
-    work_dir: Path  # scratch space of this pass alone; removed when the run succeeds
+    # Scratch space of this pass alone. A pass that is stopped gets it back as it left it, when the
+    # same pass runs on the same model again; it is removed when the pass has finished.
+    work_dir: Path
     progress: Progress
     note: Callable[[str], None]  # adds a sentence to this pass's place in the report
     facts: dict[str, Any] = field(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:
@@ -99,6 +101,19 @@ class PruneWidth(TorchPass):
     def reads_rows(self) -> bool:
         """Return whether the calibration split is read."""
         return self.compensate or self.importance in _READS_ROWS
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower ratios; then, at half of the ratio, longer recovery."""
+        fractions = () if self.ratio is None else ("ratio",)
+        yield from ladder(self, *fractions)
+        if self.recovery is not None:
+            half = lower(self, *fractions, share=HALF)
+            for recovery in longer(self.recovery):
+                yield half.model_copy(update={"recovery": recovery})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the ratio between this one and that of `milder`."""
+        return halfway(self, milder, "ratio") if self.ratio is not None else None
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""

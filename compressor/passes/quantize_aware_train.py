@@ -7,11 +7,13 @@ recipe finds those grids and stores exactly the integers that were trained
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._milder import longer
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
@@ -70,6 +72,10 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         description="calibration rows, at most, on which answers are compared with the teacher's "
         "before and after",
     )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
 
     def required_splits(self) -> frozenset[str]:
         """Return the splits to train on and to measure on."""

@@ -29,6 +29,7 @@ def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
          "zero parameters is not a saving by itself: a zero takes as much room on disk and as much "
          "time as any other number, unless the file is compressed."),
         ("Latency", _latency_method(data)),
+        *(("Earlier runs", text) for text in [_reuse_words(data)] if text),
     ]  # fmt: skip
 
 
@@ -99,6 +100,22 @@ def _score_method(data: dict[str, Any]) -> str:
         f"the table. The baseline and PyTorch passes run in PyTorch, later passes and the final "
         f"artifact in ONNX Runtime, from the very file that ships. Seed {plain_text(seed)}."
     )
+
+
+def _reuse_words(data: dict[str, Any]) -> str:
+    """Say what was taken from an earlier run into the same directory; nothing when nothing was."""
+    reused = [step for step in data["steps"] if step["reused"]]
+    parts = []
+    if reused:
+        names = ", ".join(step["name"] for step in reused)
+        saved = units.duration(sum(step["seconds"] for step in reused))
+        parts.append(
+            f"{len(reused)} of {len(data['steps'])} steps were finished by an earlier run into the "
+            f"same directory and taken from there, because nothing they depend on had changed; "
+            f"they took {saved} then: {names}."
+        )
+    parts += [f"{text[:1].upper()}{text[1:]}." for text in data["damaged_steps"]]
+    return " ".join(parts)
 
 
 def _latency_method(data: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from compressor.passes.distill import Distill
 from compressor.passes.finetune import Finetune
 from compressor.passes.prune_magnitude import PruneMagnitude
 from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.prune_width import PruneWidth
+from compressor.passes.quantize_aware_train import QuantizeAwareTrain
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.training.settings import DistillRecovery, FinetuneSettings
 
@@ -41,6 +43,14 @@ def test_a_ratio_of_zero_stays_zero():
     assert (first.ratio, first.head_ratio) == (0.3, 0)
 
 
+def test_a_narrower_stream_becomes_wider_again():
+    assert [step.ratio for step in PruneWidth(ratio=0.4).milder()] == [0.3, 0.2, 0.1]
+    assert list(PruneWidth(width=256).milder()) == []
+    middle = PruneWidth(ratio=0.4).halfway(PruneWidth(ratio=0.3))
+    assert middle is not None
+    assert middle.ratio == 0.35
+
+
 def test_fewer_layers_are_dropped_one_by_one():
     offers = [step.drop_layers for step in PruneStructured(drop_layers=(1, 3, 5)).milder()]
     assert offers == [(1, 3), (1,)]
@@ -49,6 +59,7 @@ def test_fewer_layers_are_dropped_one_by_one():
 def test_training_passes_offer_longer_training():
     assert [step.epochs for step in Finetune(epochs=2).milder()] == [4, 8]
     assert [step.epochs for step in Distill(epochs=400).milder()] == [800, 1000]
+    assert [step.epochs for step in QuantizeAwareTrain(epochs=0.5).milder()] == [1, 2]
 
 
 def test_int8_offers_finer_scales_before_float_tables():

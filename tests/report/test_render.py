@@ -220,3 +220,19 @@ def test_latencies_of_a_busy_machine_are_said_to_be(passed: dict[str, Any]):
     assert "The machine was busy" not in render_html(passed)
     passed["latencies"][0]["noisy"] = True
     assert "The machine was busy: 1 of the 8 latencies" in render_html(passed)
+
+
+def test_steps_of_an_earlier_run_are_named_and_damage_is_said(passed: dict[str, Any]):
+    page = render_html(passed)
+    assert "2 of 3 steps were finished by an earlier run" in page
+    assert "The stored step &#39;export&#39; was damaged and done again." in page
+    passed["steps"] = [dict(step, reused=False) for step in passed["steps"]]
+    passed["damaged_steps"] = []
+    assert "by an earlier run" not in render_html(passed)
+
+
+def test_a_second_reading_of_the_certification_rows_is_said_to_be_one(passed: dict[str, Any]):
+    warning = "another result was read off the same rows"
+    assert warning in render_html(passed)
+    passed["certificate_readings"] = passed["certificate_readings"][1:]
+    assert warning not in render_html(passed)
