@@ -37,13 +37,15 @@ from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.reconstruction import CalibrationInputs, reconstruct
 from compressor.pruning.structure import prune_heads, prune_neurons
 
+_CHOICE = 4  # rows at hand for each that is read: reconstruction prefers long ones
+
 Prune = Callable[[TorchModel, float, PassContext], TorchModel]
 
 
 def by_scores(importance: str, scope: str) -> Prune:
     def prune(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
         settings = {"ratio": ratio, "importance": importance, "scope": scope, "round_to": 16}
-        rows = {"calibration_rows": len(context.calibration)}
+        rows = {"calibration_rows": rows_to_read(context)}
         return PruneStructured.model_validate({**settings, **rows}).apply(model, context)
 
     return prune
@@ -62,7 +64,7 @@ def by_masks_and_least_squares(model: TorchModel, ratio: float, context: PassCon
 
 
 def by_reconstruction(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
-    rows = len(context.calibration)
+    rows = rows_to_read(context)
     settings = {"method": "reconstruction", "ratio": ratio, "calibration_rows": rows}
     return PruneStructured.model_validate(settings).apply(model, context)
 
@@ -77,8 +79,12 @@ METHODS: dict[str, Prune] = {
 }
 
 
+def rows_to_read(context: PassContext) -> int:
+    return max(1, len(context.calibration) // _CHOICE)
+
+
 def stored(model: TorchModel, context: PassContext) -> CalibrationInputs:
-    rows = len(context.calibration)
+    rows = rows_to_read(context)
     directory = context.work_dir / "inputs"
     return store_inputs(model, context.calibration, rows, context.seed, directory)
 
@@ -120,7 +126,7 @@ def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Da
     settings = DataSettings(
         text=arguments.text,
         label=arguments.label,
-        calibration=SplitSource(path=arguments.train, max_rows=arguments.rows),
+        calibration=SplitSource(path=arguments.train, max_rows=_CHOICE * arguments.rows),
         search=SplitSource(path=arguments.search, text=arguments.search_text),
     )
     splits = load_splits(
