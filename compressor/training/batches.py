@@ -84,7 +84,7 @@ def training_loader(
         }
 
     labels = np.full(len(dataset), _UNLABELLED) if dataset.labels is None else dataset.labels
-    lengths = [_length(example) for example in dataset.examples]
+    lengths = [length_of(example) for example in dataset.examples]
     return DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions
         batch_sampler=LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch),
@@ -95,13 +95,17 @@ def training_loader(
     )
 
 
-def _length(example: Example) -> int:
+def length_of(example: Example) -> int:
+    """Return about how long an example is when encoded; 0 for images, which are of one size."""
     # Characters stand in for tokens: close enough for sorting, and nothing is tokenized twice.
     if isinstance(example, str):
         return len(example)
-    if isinstance(example, tuple):
-        return sum(len(part) for part in example)
-    return 0  # images are resized to one size
+    return sum(map(len, example)) if isinstance(example, tuple) else 0
+
+
+def longest(dataset: Dataset, count: int) -> list[Example]:
+    """Return the `count` longest examples, where differences in how they are encoded show."""
+    return sorted(dataset.examples, key=length_of, reverse=True)[:count]
 
 
 def _chunks(rows: list[int], size: int) -> list[list[int]]:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
 from compressor.data import Dataset, fingerprint
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Example
+from compressor.training.batches import longest
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.settings import TrainingSettings
 
@@ -66,12 +65,5 @@ def _encoding(model: TorchModel, dataset: Dataset) -> str:
 
     A preprocessor has no content that could be compared: its settings hold paths and versions.
     """
-    longest = sorted(dataset.examples, key=_size, reverse=True)[:_PROBED_EXAMPLES]
-    encoded = model.task.encode(model.preprocessor, longest)
+    encoded = model.task.encode(model.preprocessor, longest(dataset, _PROBED_EXAMPLES))
     return digest_of_tensors({name: torch.from_numpy(value) for name, value in encoded.items()})
-
-
-def _size(example: Example) -> int:
-    if isinstance(example, np.ndarray):
-        return example.size
-    return len(example) if isinstance(example, str) else sum(map(len, example))

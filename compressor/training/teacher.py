@@ -14,7 +14,7 @@ from torch import Tensor
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example
-from compressor.training.batches import TrainingBatch
+from compressor.training.batches import TrainingBatch, longest
 from compressor.training.layers import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
 
@@ -115,14 +115,14 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
         vocabulary, own_vocabulary = theirs.get_vocab(), ours.get_vocab()
         if own_vocabulary != vocabulary:
             found = f"it has {len(vocabulary)} entries, the student's {len(own_vocabulary)}"
-    examples = dataset.examples[:_PROBED_EXAMPLES]
+    examples = [*dataset.examples[:_PROBED_EXAMPLES], *longest(dataset, _PROBED_EXAMPLES)]
     own, other = _encode(model, examples), _encode(teacher, examples)
     shared = own.keys() & other.keys()
     if not found and not (
         model.module.main_input_name in shared
         and all(np.array_equal(own[name], other[name]) for name in shared)
     ):
-        found = f"it makes {_shapes(other)} of the first examples, the student {_shapes(own)}"
+        found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
         raise ValueError(
             f"the teacher reads examples in another way than the student ({found}), so their "

@@ -152,6 +152,17 @@ def test_another_tokenizer_with_the_same_vocabulary_is_noticed(
         distill(tiny_bert, teacher, text_dataset, HIDDEN, training_run)
 
 
+def test_a_teacher_that_cuts_long_texts_shorter_is_noticed(
+    tiny_bert: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    longest = max(len(str(text).split()) for text in text_dataset.examples)
+    assert all(len(str(text).split()) < longest for text in text_dataset.examples[:8])
+    teacher.preprocessor.model_max_length = longest + 1  # one less, with [CLS] and [SEP]
+
+    with pytest.raises(ValueError, match="reads examples in another way"):
+        distill(tiny_bert, teacher, text_dataset, HIDDEN, training_run)
+
+
 def test_attention_of_another_width_and_number_of_heads_can_be_learnt(
     tiny_bert: TorchModel,
     other_teacher: TorchModel,
@@ -203,7 +214,7 @@ def test_hidden_states_over_images_of_another_size_are_refused(
     teacher = load_checkpoint(tiny_vit_dir)
     teacher.preprocessor.size = {"height": 16, "width": 16}
 
-    with pytest.raises(ValueError, match=r"reads examples in another way .*\(8, 1, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"reads examples in another way .*\(16, 1, 16, 16\)"):
         distill(tiny_vit, teacher, image_dataset, HIDDEN, training_run)
 
 
