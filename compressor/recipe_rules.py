@@ -18,6 +18,10 @@ _TRAIN_FOR_INT8 = "quantize_aware_train"  # leaves float weights on int8 grids
 _STORE_INT8 = "quantize_dynamic"  # stores those grids
 _FP16 = "convert_fp16"
 _DEFAULT_PROVIDER = "cpu"
+_TRIM = "trim_vocabulary"
+_DISTILL = "distill"
+# The losses of distillation that compare more than answers.
+_LAYER_WEIGHTS = ("hidden_weight", "attention_weight", "sublayer_weight", "relation_weight")
 
 
 def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> list[Mistake]:
@@ -30,6 +34,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
     ]
     return [
         *_order_conflicts(passes),
+        *_vocabulary_conflicts(passes, entries),
         *_grid_conflicts(passes),
         *_provider_conflicts(data, passes),
         *_task_conflicts(data),
@@ -85,6 +90,39 @@ def _format_conflict(earlier: str, later: str) -> str | None:
     if later == earlier == _FP16:
         return "the weights are float16 already; keep one of the two"
     return None
+
+
+def _vocabulary_conflicts(
+    passes: Sequence[tuple[int, type[Pass]]], entries: Any
+) -> Iterator[Mistake]:
+    """Find what compares layers with those of a teacher that reads other tokens."""
+    kinds = {index: _kind(entry) for index, entry in passes}
+    trimmed = [index for index, kind in kinds.items() if kind == _TRIM]
+    for index, kind in kinds.items():
+        if not trimmed or index < trimmed[0]:
+            continue
+        own = entries[index]
+        parts: dict[tuple[str | int, ...], Any] = {
+            ("passes", index, "recovery"): own.get("recovery")
+        }
+        if kind == _DISTILL and own.get("teacher") is None:
+            parts[("passes", index)] = own
+        for place, part in parts.items():
+            for name in _layer_weights(part):
+                yield Mistake(
+                    (*place, name),
+                    f"compares layers with the untouched checkpoint's, which reads other tokens "
+                    f"since {_TRIM} (passes[{trimmed[0]}]); move {_TRIM} behind this pass, or set "
+                    f"{name} to 0",
+                )
+
+
+def _layer_weights(settings: Any) -> list[str]:
+    """Return which losses on layers are asked for."""
+    if not isinstance(settings, dict):
+        return []
+    given = {name: settings.get(name) for name in _LAYER_WEIGHTS}
+    return [name for name, value in given.items() if isinstance(value, int | float) and value > 0]
 
 
 def _provider_conflicts(

@@ -31,7 +31,7 @@ from compressor.tasks import Batch, Task, load_task
 _WEIGHTS = "model.safetensors"
 _STRUCTURE = "structure.json"
 # RoBERTa's descendants number positions from pad_token_id + 1 on.
-_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
 
 
 @dataclass
@@ -186,7 +186,7 @@ def _limit_length(preprocessor: Any, config: Any) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return
-    if config.model_type in _POSITIONS_AFTER_PADDING:
+    if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     preprocessor.model_max_length = min(preprocessor.model_max_length, positions)
 

@@ -1,0 +1,128 @@
+"""The work of `trim_vocabulary`; apart from its settings because it needs torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from compressor.models.torch_model import TorchModel
+from compressor.models.vocabulary import pieces_that_must_stay, plain_tokenizer, trim_vocabulary
+from compressor.passes._base import PassContext
+
+if TYPE_CHECKING:
+    from compressor.passes.trim_vocabulary import TrimVocabulary
+
+_MOST_HELD_OUT = 2000
+_TEXTS_AT_ONCE = 1024
+
+
+def trim_to_texts(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> TorchModel:
+    """Do what `TrimVocabulary.apply` promises."""
+    before = plain_tokenizer(model.preprocessor)
+    stay = pieces_that_must_stay(before) | _matching(settings.keep, before.get_vocab())
+    counted, held_out = _texts(settings, context)
+    counts: Counter[int] = Counter()
+    with context.progress.bar("counting pieces", len(counted)) as advance:
+        for texts in _chunks(counted):
+            for encoding in before.encode_batch(texts, add_special_tokens=False):
+                counts.update(encoding.ids)
+            advance(len(texts))
+    stay |= {index for index, count in counts.items() if count >= settings.min_count}
+    rows = model.module.get_input_embeddings().num_embeddings
+    kept = sorted(stay)
+    if len(kept) == rows:
+        raise ValueError(
+            f"all {rows:,} pieces are in use, so there is nothing to trim; raise min_count "
+            f"(it is {settings.min_count}), or remove this pass"
+        )
+    trimmed = trim_vocabulary(model, kept)
+    context.note(
+        f"{len(kept):,} of {rows:,} pieces stay ({len(kept) / rows:.1%}), counted in "
+        f"{len(counted):,} texts"
+    )
+    _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
+    return trimmed
+
+
+def _texts(settings: TrimVocabulary, context: PassContext) -> tuple[list[str], list[str]]:
+    """Return the texts to count, and those that are held out; a pair of texts is two."""
+    examples = [example for name in settings.count_in for example in context.splits[name].examples]
+    number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
+    if not 0 < number < len(examples):
+        raise ValueError(
+            f"held_out: {settings.held_out:g} of {len(examples)} texts is {number}, but at least "
+            f"one has to be held out and one counted; give more rows, or another held_out"
+        )
+    order = np.random.default_rng(context.seed).permutation(len(examples))
+    held_out = set(order[:number].tolist())
+    parts: tuple[list[str], list[str]] = ([], [])
+    for position, example in enumerate(examples):
+        texts = example if isinstance(example, tuple) else (str(example),)
+        parts[position in held_out].extend(texts)
+    return parts
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        yield list(texts[start : start + _TEXTS_AT_ONCE])
+
+
+def _matching(patterns: Sequence[str], vocabulary: dict[str, int]) -> set[int]:
+    found: set[int] = set()
+    for position, pattern in enumerate(patterns):
+        own = {index for piece, index in vocabulary.items() if fnmatchcase(piece, pattern)}
+        if not own:
+            raise ValueError(
+                f"keep[{position}]: '{pattern}' matches none of the {len(vocabulary):,} pieces; "
+                f"pieces inside a word begin with ##, [ is written [[]"
+            )
+        found |= own
+    return found
+
+
+def _report_changes(
+    before: Tokenizer, after: Tokenizer, texts: Sequence[str], context: PassContext
+) -> None:
+    changed, example, lengths = 0, "", [0, 0]
+    for chunk in _chunks(texts):
+        pairs = zip(
+            before.encode_batch(chunk, add_special_tokens=False),
+            after.encode_batch(chunk, add_special_tokens=False),
+            strict=True,
+        )
+        for old, new in pairs:
+            lengths[0] += len(old.tokens)
+            lengths[1] += len(new.tokens)
+            if old.tokens != new.tokens:
+                changed += 1
+                example = example or _first_difference(old, new)
+    longer = lengths[1] / max(lengths[0], 1) - 1
+    context.record(
+        "changed_tokens",
+        {"texts": len(texts), "changed": changed, "more_tokens": round(longer, 6)},
+    )
+    shown = f", for example {example}" if example else ""
+    context.note(
+        f"of {len(texts):,} texts that were not counted, the tokens of {changed:,} change "
+        f"({changed / len(texts):.1%}{shown}); they are {longer:.1%} longer in all"
+    )
+
+
+def _first_difference(old: Encoding, new: Encoding) -> str:
+    """Return the first word that is split in another way, as `before -> after`."""
+    one, other = _words(old), _words(new)
+    word = next(word for word in one if one[word] != other[word])
+    return f"'{' '.join(one[word])}' -> '{' '.join(other[word])}'"
+
+
+def _words(encoding: Encoding) -> dict[int | None, list[str]]:
+    """Return the pieces of each word, by its position in the text."""
+    words: dict[int | None, list[str]] = {}
+    for word, piece in zip(encoding.word_ids, encoding.tokens, strict=True):
+        words.setdefault(word, []).append(piece)
+    return words

@@ -1,0 +1,77 @@
+"""Trimming of the vocabulary: the pieces of words that a domain does not use lose their embedding.
+
+Half of a small encoder's file is its embedding table, and most rows of it belong to pieces that the
+texts at hand never contain.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from compressor.passes._base import PassContext, TorchPass
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+
+class TrimVocabulary(TorchPass):
+    """Keep the WordPiece pieces that unlabelled text of the domain contains, and drop the others.
+
+    A word whose piece is gone is split into smaller pieces that stay, down to single characters, so
+    that nothing becomes unknown. Special tokens, single characters and pieces with a character that
+    is no piece by itself always stay. Texts made of kept pieces get exactly the answers they got.
+    The tokenizer is trimmed with the model; the report says for how many texts that were not used
+    for counting the tokens change. Where rows of the counted file resemble each other that share
+    says little about other texts, so give text that is like what the model will read.
+
+    Measured on a 6-layer, 384-wide MiniLM (SST-2, 67,349 train rows, accuracy on 872 dev rows):
+    13,472 of 30,522 pieces stay, the fp32 graph goes from 90.9 to 64.7 MB, accuracy is 89.68%
+    before and after, in int8 too. The tokens of 0.6% of 2,000 held-out train rows change, most of
+    which are phrases of others, but those of 37% of the dev sentences. With `min_count: 5` it is
+    11,466 pieces, 89.45% and 49% of the dev sentences.
+
+    Ref: Abdaoui et al. 2020, arXiv:2010.05609, there for the languages of a multilingual model.
+    """
+
+    kind: Literal["trim_vocabulary"] = "trim_vocabulary"
+
+    count_in: tuple[Literal["train", "calibration"], ...] = Field(
+        ("train",),
+        min_length=1,
+        description="splits whose texts say which pieces are in use; labels are not read",
+    )
+    min_count: int = Field(
+        1, gt=0, description="how often a piece has to occur in these texts in order to stay"
+    )
+    held_out: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description=(
+            "fraction of these texts, at most 2,000, that is not counted but shows for how many "
+            "texts the tokens change"
+        ),
+    )
+    keep: tuple[str, ...] = Field(
+        (),
+        description=(
+            "patterns (* and ?) of further pieces that stay; one that matches nothing is an error"
+        ),
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the splits whose texts are counted."""
+        return frozenset(self.count_in)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Return the model with its new tokenizer; the module is changed in place.
+
+        Raises `ValueError` before anything changes when the tokenizer is not WordPiece
+        (`UnsupportedTokenizer`), a pattern matches nothing, there are too few texts, or no piece
+        would be dropped.
+        """
+        from compressor.passes._vocabulary import trim_to_texts
+
+        return trim_to_texts(model, self, context)

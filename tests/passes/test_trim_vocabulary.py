@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from pydantic import ValidationError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from compressor.data import Dataset
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.models.vocabulary import UnsupportedTokenizer
+from compressor.passes import PassContext, discover
+from compressor.passes.distill import Distill
+from compressor.passes.trim_vocabulary import TrimVocabulary
+from compressor.progress import SILENT
+from compressor.recipe_rules import find_conflicts
+
+ROOT = Path(__file__).parents[2]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# The ids of special tokens are neither first nor together, so that moving them shows.
+BEGINNING = ("[PAD]", "unused", "[UNK]", "[CLS]", "zebra", "[SEP]", "[MASK]")
+WORDS = ("good", "bad", "film", "films", "a", "the", "very", "movie", "##s", "##ly", "##ilm", "qé")
+PIECES = dict.fromkeys((*BEGINNING, *LETTERS, *(f"##{it}" for it in LETTERS), *WORDS, ".", ","))
+VOCABULARY = {piece: index for index, piece in enumerate(PIECES)}
+
+
+def tokenizer_with(vocabulary: dict[str, int]) -> transformers.PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    around = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+    )
+    special = {f"{name.strip('[]').lower()}_token": name for name in BEGINNING if name[0] == "["}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=32, model_input_names=names, **special
+    )
+
+
+@pytest.fixture(scope="session")
+def word_piece_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved random BERT with whole words, all letters and odd ids of special tokens."""
+    directory = tmp_path_factory.mktemp("word-piece")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(VOCABULARY) + 3,  # rows that no piece has
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+        pad_token_id=VOCABULARY["[PAD]"],
+        sep_token_id=VOCABULARY["[SEP]"],
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(directory)
+    tokenizer_with(VOCABULARY).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def model(word_piece_dir: Path) -> TorchModel:
+    return load_checkpoint(word_piece_dir)
+
+
+def texts_of(*texts: str) -> Dataset:
+    """Return each text ten times, so that counting and holding out see all of them."""
+    examples = texts * 10
+    labels = np.arange(len(examples)) % 2
+    return Dataset("train", examples, labels, np.arange(len(examples)), "generated")
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make_context(tmp_path: Path, notes: list[str]) -> Callable[..., PassContext]:
+    def make(**splits: Dataset) -> PassContext:
+        return PassContext(
+            splits=splits,
+            load_baseline=lambda: pytest.fail("no baseline is needed"),
+            device=torch.device("cpu"),
+            seed=0,
+            work_dir=tmp_path / "work",
+            progress=SILENT,
+            note=notes.append,
+        )
+
+    return make
+
+
+def logits(model: TorchModel, texts: list[Any]) -> Any:
+    return model.predict(model.task.encode(model.preprocessor, texts))
+
+
+def test_only_pieces_in_use_letters_and_special_tokens_stay(
+    model: TorchModel, make_context: Any, notes: list[str]
+):
+    context = make_context(train=replace(texts_of("a good film ."), labels=None))
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, context)
+
+    own = trimmed.preprocessor.get_vocab()
+    dropped = {"unused", "zebra", "bad", "films", "the", "very", "movie", "##ly", "##ilm"}
+    assert set(own) == set(VOCABULARY) - dropped
+    in_order = [piece for piece in VOCABULARY if piece in own]
+    assert own == {piece: index for index, piece in enumerate(in_order)}
+    assert "qé" in own  # é is no piece by itself, so its words would become unknown
+
+    config, table = trimmed.module.config, trimmed.module.get_input_embeddings()
+    assert config.vocab_size == table.num_embeddings == len(own) == len(table.weight)
+    assert (config.pad_token_id, config.sep_token_id) == (own["[PAD]"], own["[SEP]"])
+    assert table.padding_idx == own["[PAD]"]
+    assert trimmed.preprocessor.pad_token_id == own["[PAD]"]
+    assert trimmed.preprocessor.unk_token_id == own["[UNK]"]
+    rows = len(VOCABULARY) + 3
+    assert notes[0] == (
+        f"{len(own)} of {rows} pieces stay ({len(own) / rows:.1%}), counted in 9 texts"
+    )
+    assert notes[1].startswith("of 1 texts that were not counted, the tokens of 0 change (0.0%)")
+
+
+def test_texts_of_kept_pieces_get_the_very_same_logits(model: TorchModel, make_context: Any):
+    texts = ["a good film .", "bad films , very bad", "qé", "unknown ☃ signs"]
+    pairs = [("a good film", "the films"), ("bad", "very .")]
+    before, before_pairs = logits(model, texts), logits(model, pairs)
+    context = make_context(train=texts_of(*texts, "the"))
+    trimmed = TrimVocabulary(held_out=0.02).apply(model, context)
+    assert "zebra" not in trimmed.preprocessor.get_vocab()
+    np.testing.assert_array_equal(logits(trimmed, texts), before)
+    np.testing.assert_array_equal(logits(trimmed, pairs), before_pairs)
+
+
+def test_a_dropped_piece_falls_back_to_smaller_ones_and_nothing_becomes_unknown(
+    model: TorchModel, make_context: Any, notes: list[str]
+):
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+    tokenize = trimmed.preprocessor.tokenize
+    assert tokenize("zebra films movie") == [
+        *("z", "##e", "##b", "##r", "##a"),
+        *("film", "##s"),
+        *("m", "##o", "##v", "##i", "##e"),
+    ]
+    assert tokenize("qé ☃") == ["qé", "[UNK]"]
+
+
+def test_the_report_says_for_how_many_texts_the_tokens_change(
+    model: TorchModel, make_context: Any, notes: list[str]
+):
+    data = texts_of("good film")
+    rare = replace(data, examples=(*data.examples[:-1], "zebra"))
+    context = make_context(train=rare)
+    seed = next(  # the one that holds out the text that is alone
+        seed for seed in range(100) if np.random.default_rng(seed).permutation(10)[0] == 9
+    )
+    context = replace(context, seed=seed)
+    TrimVocabulary(held_out=0.1).apply(model, context)
+    assert notes[1] == (
+        "of 1 texts that were not counted, the tokens of 1 change (100.0%, for example 'zebra' -> "
+        "'z ##e ##b ##r ##a'); they are 400.0% longer in all"
+    )
+    assert context.facts["changed_tokens"] == {"texts": 1, "changed": 1, "more_tokens": 4.0}
+
+
+def test_rare_pieces_go_unless_a_pattern_keeps_them(model: TorchModel, make_context: Any):
+    texts = replace(texts_of("film"), examples=("film",) * 9 + ("zebra movie",))
+    settings = {"min_count": 2, "held_out": 0.1, "keep": ["zeb*", "##l?"]}
+    trimmed = TrimVocabulary.model_validate(settings).apply(model, make_context(train=texts))
+    own = trimmed.preprocessor.get_vocab()
+    assert {"film", "zebra", "##ly"} <= set(own)
+    assert not {"movie", "##ilm"} & set(own)
+
+
+def test_several_splits_are_counted(model: TorchModel, make_context: Any):
+    settings = TrimVocabulary(count_in=("train", "calibration"))
+    assert settings.required_splits() == {"train", "calibration"}
+    context = make_context(train=texts_of("zebra"), calibration=texts_of("movie"))
+    own = settings.apply(model, context).preprocessor.get_vocab()
+    assert {"zebra", "movie"} <= set(own)
+
+
+def test_a_trimmed_checkpoint_loads_and_is_trimmed_again(
+    model: TorchModel, make_context: Any, tmp_path: Path
+):
+    texts = ["a good film .", "bad zebra"]
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of(*texts)))
+    expected = logits(trimmed, texts)
+    trimmed.save(tmp_path / "trimmed")
+    loaded = load_checkpoint(tmp_path / "trimmed")
+    np.testing.assert_allclose(logits(loaded, texts), expected, atol=1e-6)
+    assert loaded.preprocessor.model_max_length == 32
+
+    again = TrimVocabulary(held_out=0.1).apply(loaded, make_context(train=texts_of(texts[0])))
+    assert "zebra" not in again.preprocessor.get_vocab()
+    np.testing.assert_allclose(logits(again, texts[:1]), logits(trimmed, texts[:1]), atol=1e-6)
+
+
+def test_the_tokenizer_of_bert_itself_is_trimmed_too(
+    model: TorchModel, make_context: Any, tmp_path: Path
+):
+    model.preprocessor = transformers.BertTokenizer(vocab=dict(VOCABULARY), model_max_length=32)
+    texts = ["a good film .", "bad"]
+    before = logits(model, texts)
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of(*texts)))
+    assert isinstance(trimmed.preprocessor, transformers.BertTokenizer)
+    np.testing.assert_array_equal(logits(trimmed, texts), before)
+    trimmed.save(tmp_path / "trimmed")
+    loaded = load_checkpoint(tmp_path / "trimmed")
+    np.testing.assert_allclose(logits(loaded, texts), before, atol=1e-6)
+
+
+def test_a_trimmed_student_learns_logits_but_not_layers(
+    word_piece_dir: Path, model: TorchModel, make_context: Any
+):
+    data = texts_of("a good film", "bad")
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=data))
+    context = replace(
+        make_context(train=data), load_baseline=lambda: load_checkpoint(word_piece_dir)
+    )
+    context.work_dir.mkdir()
+    Distill(max_steps=1, batch_size=4).apply(trimmed, context)
+    with pytest.raises(ValueError, match="reads examples in another way"):
+        Distill(max_steps=1, batch_size=4, hidden_weight=1.0).apply(trimmed, context)
+
+
+def test_a_recipe_that_compares_layers_after_trimming_is_a_mistake():
+    recovery = {"kind": "distill", "hidden_weight": 1.0}
+    entries = [
+        {"kind": "prune_structured", "ratio": 0.5, "recovery": recovery},
+        {"kind": "trim_vocabulary"},
+        {"kind": "prune_structured", "ratio": 0.5, "recovery": recovery},
+        {"kind": "distill", "attention_weight": 0.5},
+        {"kind": "distill"},
+    ]
+    first, second = find_conflicts({"passes": entries}, discover())
+    assert first.path == ("passes", 2, "recovery", "hidden_weight")
+    assert first.message == (
+        "compares layers with the untouched checkpoint's, which reads other tokens since "
+        "trim_vocabulary (passes[1]); move trim_vocabulary behind this pass, or set hidden_weight "
+        "to 0"
+    )
+    assert second.path == ("passes", 3, "attention_weight")
+
+
+def test_a_run_ships_the_trimmed_tokenizer(word_piece_dir: Path, tmp_path: Path):
+    texts = ["a good film .", "bad films , very bad", "the zebra", "a movie"] * 6
+    untouched = load_checkpoint(word_piece_dir)
+    answers = logits(untouched, texts).argmax(axis=1)
+    for name, rows in (("train", texts[:2] * 6), ("search", texts)):
+        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("text", "label"))
+            writer.writerows(zip(rows, answers, strict=False))
+    recipe = {
+        "model": {"checkpoint": str(word_piece_dir)},
+        "data": {
+            "text": "text",
+            "label": "label",
+            "train": {"path": "train.csv"},
+            "search": {"path": "search.csv"},
+        },
+        "budget": {"max_drop": 0.9},
+        "passes": [
+            {"kind": "trim_vocabulary", "held_out": 0.1},
+            {"kind": "quantize_dynamic", "min_elements": 64},
+        ],
+        "benchmark": {"batch_sizes": [1], "sequence_lengths": [8], "num_runs": 2, "threads": 1},
+        "output": "run",
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    script = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import compressor\n"
+        "artifact = compressor.load_artifact(sys.argv[1])\n"
+        "print(len(artifact.preprocessor), artifact(['the zebra'])[0]['label'])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "compressor", "run", str(tmp_path / "recipe.yaml")],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run" / "artifact")],
+        check=True,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    size = json.loads((tmp_path / "run" / "artifact" / "config.json").read_text())["vocab_size"]
+    assert int(shown[0]) == size < len(VOCABULARY)
+    assert shown[1] in ("LABEL_0", "LABEL_1")
+    assert report["verdict"] == "passed"
+    assert report["passes"][0]["facts"]["changed_tokens"]["texts"] == 1
+
+
+def byte_pairs() -> transformers.PreTrainedTokenizerFast:
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+
+
+def unigrams() -> transformers.PreTrainedTokenizerFast:
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0))
+    )
+
+
+class Slow(transformers.PythonBackend):
+    """A tokenizer without a tokenizer.json."""
+
+    vocab_size = 1
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"a": 0}
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (byte_pairs, "its model is BPE, where a dropped piece does not fall back to smaller ones"),
+        (unigrams, "its model is Unigram, where"),
+        (Slow, "it is a slow tokenizer"),
+        (lambda: transformers.ViTImageProcessorPil(), "it is not a tokenizer"),
+    ],
+)
+def test_other_preprocessors_are_refused_by_name(
+    model: TorchModel, make_context: Any, make: Callable[[], Any], reason: str
+):
+    model.preprocessor = make()
+    with pytest.raises(UnsupportedTokenizer, match=reason) as caught:
+        TrimVocabulary().apply(model, make_context(train=texts_of("film")))
+    assert caught.value.kind == type(model.preprocessor).__name__
+    assert len(model.module.get_input_embeddings().weight) == len(VOCABULARY) + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "message"),
+    [
+        ({"keep": ["film", "nothing*"]}, ("film",), r"keep\[1\]: 'nothing\*' matches none"),
+        ({"held_out": 0.01}, ("film",), "0.01 of 10 texts is 0"),
+        ({"held_out": 0.99}, ("film",), "0.99 of 10 texts is 10"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_changes(
+    model: TorchModel, make_context: Any, settings: Any, texts: tuple[str, ...], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        TrimVocabulary.model_validate(settings).apply(model, make_context(train=texts_of(*texts)))
+    assert model.module.config.vocab_size == len(VOCABULARY) + 3
+
+
+def test_a_vocabulary_that_is_all_in_use_is_refused(model: TorchModel, make_context: Any):
+    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+    with pytest.raises(ValueError, match="nothing to trim; raise min_count"):
+        TrimVocabulary(held_out=0.1).apply(trimmed, make_context(train=texts_of("film")))
+
+
+def test_positions_that_hang_on_the_id_of_the_padding_are_not_moved(
+    model: TorchModel, make_context: Any
+):
+    model.module.config.model_type = "mpnet"
+    model.module.config.pad_token_id = VOCABULARY["[MASK]"]
+    with pytest.raises(ValueError, match="counts positions from the id of its padding, 6"):
+        TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"min_count": 0}, {"count_in": []}, {"count_in": ["search"]}, {"held_out": 0}]
+)
+def test_settings_that_make_no_sense_are_refused(settings: Any):
+    with pytest.raises(ValidationError):
+        TrimVocabulary.model_validate(settings)
