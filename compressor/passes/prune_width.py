@@ -29,7 +29,13 @@ class PruneWidth(TorchPass):
     Heads and feed-forward neurons stay, and so does the width of a head. Of the features of the
     stream those of least importance go; then, from the bottom up, least squares on unlabelled
     calibration rows fits what reads and what writes the stream. It is the one pruning that makes
-    embedding tables smaller.
+    the rows of embedding tables shorter.
+
+    Where speed alone counts, `prune_structured` is the better pass. Measured on a 6-layer, 384-wide
+    MiniLM (SST-2, 872 dev rows, 89.68% before; one seed, 1,024 unlabelled rows, no training): 320
+    features 88.76% with 18.9 of 22.7 million parameters, 256 features 87.04% with 15.1 million, 86
+    CPU seconds each on one thread. 256 features are a third of the encoder's FLOPs; removing a
+    third with `prune_structured` by reconstruction gave 89.45% with 19.2 million, in 51 s.
 
     Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; which features matter and removing
     the width: Muralidharan et al. 2024, arXiv:2407.14679; the least squares: He et al. 2017,
