@@ -1,8 +1,9 @@
 """Compare int8 files of one checkpoint: size, accuracy, changed answers, logit error and speed.
 
-Exports the checkpoint once plain and once fused, quantizes the fused graph with the pass
-`quantize_dynamic` (per tensor and per token) and with transformers' own dynamic quantizer (with its
-defaults and per channel), and prints one table. Every model answers the same rows in the same
+Exports the checkpoint plain, with transformers' own fusions for the CPU, and as this package
+rewrites it for the CPU; quantizes the last with the pass `quantize_dynamic` (per tensor and per
+token), the one before with transformers' own dynamic quantizer (with its defaults and per channel),
+and prints one table. Every model answers the same rows in the same
 batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on one
 thread; a speed is the time of the plain float graph over the model's, within one round, and the
 table gives the median over the rounds and in brackets the 10th and 90th percentile.
@@ -22,6 +23,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import onnx_ir
@@ -102,14 +104,21 @@ def read_rows(
 
 def make_models(model: TorchModel, folder: Path) -> Models:
     """Write every file of the comparison to `folder`, the plain float one first."""
-    fused = export_onnx(model, folder / "fused.onnx", threads=1)
+    rewritten = export_onnx(model, folder / "rewritten.onnx", threads=1)
+    fused = export_fused(model, folder / "fused.onnx", opset=20)
     models = {
         "fp32": export_onnx(model, folder / "fp32.onnx", fuse=False, threads=1),
-        "fp32, fused": fused,
+        "fp32, exporter's fusions": fused,
+        "fp32, rewritten": rewritten,
     }
-    for activations in ("per_tensor", "per_token"):
-        settings = QuantizeDynamic.model_validate({"activations": activations})
-        models[activations] = settings.apply(fused, context(model, folder / activations))
+    forms: dict[str, dict[str, object]] = {
+        "per_tensor": {"activations": "per_tensor"},
+        "per_token": {},
+        "per_token, smooth": {"smooth": True},
+    }
+    for name, form in forms.items():
+        settings = QuantizeDynamic.model_validate(form)
+        models[name] = settings.apply(rewritten, context(model, folder / name))
     peers = {
         "transformers": OnnxRuntimeDynamicConfig(),
         "transformers, per channel": OnnxRuntimeDynamicConfig(per_channel=True),
@@ -121,6 +130,12 @@ def make_models(model: TorchModel, folder: Path) -> Models:
         onnx_ir.save(program, path)
         models[name] = OnnxModel(path, threads=1)
     return models
+
+
+def export_fused(model: TorchModel, path: Path, opset: int | None) -> OnnxModel:
+    """Return the export without this package's rewrites; with an `opset`, fused for the CPU."""
+    with patch("compressor.export.to_onnx.optimize_for_cpu", lambda *_, **__: None):
+        return export_onnx(model, path, opset=opset, threads=1)
 
 
 def context(model: TorchModel, work_dir: Path) -> PassContext:

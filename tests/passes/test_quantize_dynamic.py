@@ -188,6 +188,17 @@ def test_convolutions_stay_in_float(tiny_vit_dir: Path, apply, tmp_path: Path):
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
+def test_smoothing_says_where_it_helped_and_keeps_the_answers(
+    exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset, notes: list[str]
+):
+    model = load_checkpoint(tiny_bert_dir)
+    batch = model.task.encode(model.preprocessor, text_dataset.examples)
+    before, after = exported.predict(batch), apply(exported, smooth=True).predict(batch)
+    # A fresh normalisation makes all channels alike.
+    assert notes[-1] == "Large channels smoothed before 0 of the matrices."
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+
+
 def test_one_scale_for_the_whole_tensor_is_there_for_who_wants_speed(exported: OnnxModel, apply):
     graph = load_graph(apply(exported, activations="per_tensor").path).graph
     operators = [node.op_type for node in graph.node]

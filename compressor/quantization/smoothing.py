@@ -1,0 +1,117 @@
+"""Makes activations after a normalisation easier to quantize, without data.
+
+A few channels of an encoder are ten times larger than the others, and a token's one scale has to
+fit them. Dividing each channel by a factor and multiplying the row of the weight with it leaves the
+product as it was, and moves a part of the difference into the weights, which have a scale for each
+column (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438). Which channels are large is read from the
+normalisation's own scale and shift (as in Nagel et al. 2019, arXiv:1906.04721), so no rows are
+needed. The residual reads the same normalisation, so the division is an operator of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from compressor.quantization.affine import quantize_columns
+from compressor.quantization.sites import Site, Use, find_uses
+
+Floats = NDArray[np.float32]
+
+_STRENGTH = 0.5  # of the difference between channels, in logarithms, that moves into the weights
+_WORTH = 0.95  # the predicted error after, as a part of that before, from which on it is done
+_TOKENS = 256  # drawn for the prediction
+_LEVELS = 127
+
+
+def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
+    """Smooth the inputs of those `sites` that gain by it, in place, and return their names.
+
+    Looked at are matrices that one MatMul reads, right after a LayerNormalization with constant
+    scale and shift. The gain is predicted with tokens that are normally distributed before that
+    scale and shift, the weights quantized as they will be. The float graph computes what it did
+    before, up to rounding.
+
+    Raises `ValueError` when a weight is not finite.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    uses = find_uses(graph)
+    smoothed: dict[str, onnx.NodeProto] = {}  # by the matrix: the division before it
+    for site in sites:
+        if (use := _only_product(site, uses)) is None:
+            continue
+        affine = _affine(producers.get(use.node.input[0]), tensors)
+        if affine is None:
+            continue
+        weight = numpy_helper.to_array(tensors[site.weight])
+        try:
+            factors = channel_factors(*affine, weight)
+        except ValueError as error:
+            raise ValueError(f"weight {site.weight} {error}") from error
+        if factors is None:
+            continue
+        scaled = numpy_helper.from_array(weight * factors[:, None], site.weight)
+        tensors[site.weight].CopyFrom(scaled)
+        graph.initializer.append(numpy_helper.from_array(1 / factors, f"{site.weight}_smoothing"))
+        values, even = use.node.input[0], f"{site.weight}_smoothed_input"
+        smoothed[site.weight] = helper.make_node(
+            "Mul", [values, f"{site.weight}_smoothing"], [even]
+        )
+        use.node.input[0] = even
+    nodes = [
+        item
+        for node in graph.node
+        for item in (*(smoothed[name] for name in node.input if name in smoothed), node)
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return tuple(smoothed)
+
+
+def channel_factors(scale: Floats, shift: Floats, weight: Floats) -> Floats | None:
+    """Return what to divide each channel by, shape `(K,)`; None when little would be gained.
+
+    `scale` and `shift`, shape `(K,)`, are those of a normalisation before `weight`, `(K, N)`.
+    """
+    sizes = np.abs(scale.astype(np.float64)) + np.abs(shift)
+    if not np.isfinite(sizes).all() or not sizes.any():
+        return None
+    logarithms = np.log(np.maximum(sizes, 1e-3 * sizes.max()))
+    factors = np.exp(_STRENGTH * (logarithms - logarithms.mean())).astype(np.float32)
+    tokens = np.random.default_rng(0).normal(size=(_TOKENS, len(scale))) * scale + shift
+    before = _error(tokens, weight, np.ones_like(factors))
+    return factors if _error(tokens, weight, factors) < _WORTH * before else None
+
+
+def _error(tokens: NDArray[np.float64], weight: Floats, factors: Floats) -> float:
+    """Return the mean squared error of the product, both sides quantized."""
+    even = tokens / factors
+    steps = np.maximum(np.abs(even).max(axis=1, keepdims=True), 1e-30) / _LEVELS
+    values, scales = quantize_columns(weight * factors[:, None])
+    product = (np.rint(even / steps) * steps) @ (values * scales.astype(np.float64))
+    return float(np.mean(np.square(product - tokens @ weight)))
+
+
+def _only_product(site: Site, uses: dict[str, list[Use]]) -> Use | None:
+    readers = uses[site.weight]
+    is_plain = site.kind == "matrix" and site.obstacle is None and len(readers) == 1
+    return readers[0] if is_plain and readers[0].node.op_type == "MatMul" else None
+
+
+def _affine(
+    node: onnx.NodeProto | None, tensors: dict[str, onnx.TensorProto]
+) -> tuple[Floats, Floats] | None:
+    """Return scale and shift of a normalisation along the last axis."""
+    if node is None or node.op_type != "LayerNormalization" or len(node.input) < 3:
+        return None
+    axis = next((item.i for item in node.attribute if item.name == "axis"), -1)
+    if axis != -1 or any(name not in tensors for name in node.input[1:3]):
+        return None
+    scale, shift = (numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
+    return (scale, shift) if scale.ndim == shift.ndim == 1 else None
