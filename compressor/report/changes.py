@@ -147,14 +147,15 @@ def _summary(found: list[dict[str, Any]], split: str) -> str:
     if changed:
         return f"{place}, {_count(changed, 'answer')} changed. The surest of the old answers first."
     lost = sum(item["kind"] == "lost" for item in found)
+    won = len(found) - lost
     return (
-        f"{place}, {_count(lost, 'answer')} turned wrong and {len(found) - lost:,} turned right. "
+        f"{place}, {_count(lost, 'answer')} turned wrong and {_count(won, 'answer')} turned right. "
         f"Those come first whose right label lost most probability."
     )
 
 
 def _count(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+    return f"{f'{amount:,}' if amount else 'no'} {noun}" + ("" if amount == 1 else "s")
 
 
 def _note(found: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ def test_the_summary_counts_what_turned_wrong_and_right(passed: dict[str, Any]):
     found = flips_view(passed)
     assert found is not None
     assert found.summary.startswith("On the certification split")
-    assert "2 answers turned wrong and 1 turned right" in found.summary
+    assert "2 answers turned wrong and 1 answer turned right" in found.summary
     assert [row.row for row in found.rows] == ["17", "803", "40"]
     assert (found.rows[0].before_confidence, found.rows[0].after) == ("93%", "negative")
 
