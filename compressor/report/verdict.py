@@ -167,19 +167,7 @@ def certificate_counts(data: dict[str, Any]) -> str | None:
     counts = f"{proof['losses']:,} answers turned wrong and {proof['wins']:,} turned right"
     if proof["metric"] == AGREEMENT:
         counts = f"{proof['losses']:,} of {proof['num_examples']:,} answers changed"
-    return f"{counts} ({proof['method']}){_readings_words(data['certificate_readings'])}"
-
-
-def _readings_words(readings: list[dict[str, Any]]) -> str:
-    """Warn when other results were read off the same rows before; nothing for the first."""
-    before = sum(not entry["is_this_run"] for entry in readings)
-    if not before:
-        return ""
-    results = "another result was" if before == 1 else f"{before} other results were"
-    return (
-        f". In this directory {results} read off the same rows: whoever chooses among several "
-        f"readings can be less sure than the certificate says, and needs rows not read before"
-    )
+    return f"{counts} ({proof['method']})"
 
 
 def why_missing(data: dict[str, Any], key: str) -> str:

@@ -229,10 +229,3 @@ def test_steps_of_an_earlier_run_are_named_and_damage_is_said(passed: dict[str, 
     passed["steps"] = [dict(step, reused=False) for step in passed["steps"]]
     passed["damaged_steps"] = []
     assert "by an earlier run" not in render_html(passed)
-
-
-def test_a_second_reading_of_the_certification_rows_is_said_to_be_one(passed: dict[str, Any]):
-    warning = "another result was read off the same rows"
-    assert warning in render_html(passed)
-    passed["certificate_readings"] = passed["certificate_readings"][1:]
-    assert warning not in render_html(passed)
