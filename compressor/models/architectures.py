@@ -247,14 +247,29 @@ def encoder_layers(module: Any) -> list[EncoderLayer]:
     """Return the encoder's layers, first to last, of a transformers model, pruned or not.
 
     Raises `UnsupportedArchitecture` when the model type is not in the table or the model is not
-    built as its type usually is (a decoder, a gated feed-forward, replaced linear layers).
+    built as its type usually is (a decoder, a gated feed-forward, replaced linear layers, layers
+    that share weights).
     """
-    naming = naming_of(module)
+    naming, model_type = naming_of(module), module.config.model_type
     layers = []
     for index, layer in enumerate(layer_list(module)):
-        find = _Finder(layer, naming, module.config.model_type)
+        find = _Finder(layer, naming, model_type)
         layers.append(EncoderLayer(index, layer, find.attention(), find.feed_forward()))
+    _require_own_weights(layers, model_type)
     return layers
+
+
+def _require_own_weights(layers: list[EncoderLayer], model_type: str) -> None:
+    owners: dict[int, int] = {}
+    for layer in layers:
+        for weight in layer.module.parameters():
+            owner = owners.setdefault(id(weight), layer.index)
+            if owner != layer.index:
+                raise UnsupportedArchitecture(
+                    model_type,
+                    f"layers {owner} and {layer.index} share a weight, so a unit of one cannot go "
+                    f"without the other's",
+                )
 
 
 def require_prunable_heads(module: Any) -> None:

@@ -42,6 +42,7 @@ def prune_and_recover(
     depth = len(encoder_layers(model.module))
     if settings.uniform:
         _require_equal_layers(model)
+    _check_early(model, settings)
     kept = drop_layers(model, settings, context)
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
@@ -100,6 +101,16 @@ def _configure(model: TorchModel, context: PassContext) -> None:
     )
 
 
+def _check_early(model: TorchModel, settings: PruneStructured) -> None:
+    """Raise `ValueError` for ratios out of reach before layers are measured, where that is known.
+
+    Which layers will stay is not; where all are alike, it does not matter.
+    """
+    alike = len({(it.num_heads, it.num_neurons) for it in encoder_layers(model.module)}) == 1
+    if settings.method == "scores" and settings.measures_layers and alike:
+        _Ratios.of(model, settings, num_layers=settings.layers)
+
+
 class Goals(Protocol):
     """How far a method has to prune."""
 
@@ -121,9 +132,11 @@ class _Ratios:
     neurons: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: TorchModel, settings: PruneStructured) -> _Ratios:
+    def of(
+        cls, model: TorchModel, settings: PruneStructured, num_layers: int | None = None
+    ) -> _Ratios:
         """Raise `ValueError` when the ratios cannot be met: too many would go, or none."""
-        layers = encoder_layers(model.module)
+        layers = encoder_layers(model.module)[:num_layers]
         goals = cls(
             settings,
             settings.blocks_on(model.device.type),

@@ -143,3 +143,18 @@ def test_headless_attention_ignores_the_mask_and_has_no_map():
     output, weights = HeadlessAttention()(states, torch.zeros(1), past_key_values=None)
     assert output is states
     assert weights is None
+
+
+def test_layers_that_share_a_weight_are_refused(tiny_bert: TorchModel):
+    first, second = tiny_bert.module.bert.encoder.layer
+    second.output.dense.weight = first.output.dense.weight
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        encoder_layers(tiny_bert.module)
+    assert caught.value.reason.startswith("layers 0 and 1 share a weight")
+
+
+def test_one_layer_used_twice_is_refused(tiny_vit: TorchModel):
+    layers = tiny_vit.module.vit.layers
+    layers[1] = layers[0]
+    with pytest.raises(UnsupportedArchitecture, match="layers 0 and 1 share a weight"):
+        encoder_layers(tiny_vit.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -109,3 +110,10 @@ def test_a_missing_tokenizer_is_named(copy: Path):
 
 def test_calling_the_model_calls_the_module(tiny_bert: TorchModel):
     assert tiny_bert(input_ids=torch.tensor([[2, 5, 3]])).logits.shape == (1, 2)
+
+
+def test_heads_that_do_not_divide_the_hidden_size_are_named(copy: Path):
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
+    with pytest.raises(EnvironmentMismatch, match=r"do not fit config\.json .*heads \(5\)"):
+        load_checkpoint(copy)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from compressor.data import Dataset
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, _layer_choice
 from compressor.passes._reconstruction import store_inputs
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
@@ -459,6 +459,26 @@ def test_what_this_model_cannot_give_is_refused_before_anything_changes(
     with pytest.raises(ValueError, match=r"ratio|layers") as caught:
         PruneStructured(**settings).apply(tiny_bert, context)
     assert str(caught.value) == message
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def measured(*_: Any) -> None:
+        raise AssertionError("layers were measured first")
+
+    monkeypatch.setattr(_layer_choice, "layer_losses", measured)
+    monkeypatch.setattr(_layer_choice, "block_influences", measured)
+    for choice in ("loss", "block_influence"):
+        settings = PruneStructured.model_validate(
+            {"ratio": 0.95, "layers": 1, "layer_choice": choice}
+        )
+        with pytest.raises(ValueError, match=r"head_ratio: ratio 0\.95 would leave 0 of 4 units"):
+            settings.apply(tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
