@@ -153,7 +153,7 @@ class Stages:
         apply = self._apply_torch if isinstance(step, TorchPass) else self._apply_onnx
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:
-            context = self._lend(step, scratch, told)
+            context = self._lend(step, before, scratch, told)
             try:
                 size = apply(position, step, before, context, result)
             finally:
@@ -332,9 +332,9 @@ class Stages:
             return self.task.load_preprocessor(graph.path.parent)
         return load_preprocessor(graph.checkpoint.files, self.task)
 
-    def _lend(self, step: Pass, scratch: Path, told: Told) -> PassContext:
-        work_dir = scratch / "pass"
-        work_dir.mkdir(exist_ok=True)
+    def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
+        (work_dir := scratch / "pass").mkdir(exist_ok=True)
+        exported = before.checkpoint if isinstance(before, StoredGraph) else before
         return PassContext(
             splits={name: self.splits[name] for name in step.required_splits()},
             load_baseline=functools.partial(self.open_checkpoint, self.untouched),
@@ -343,17 +343,17 @@ class Stages:
             work_dir=work_dir,
             progress=self.progress,
             note=told.notes.append,
+            load_exported=functools.partial(self.open_checkpoint, exported),
         )
 
     def _apply_torch(
         self, position: int, step: Any, before: Any, context: PassContext, result: Path
     ) -> Size:
         model = self.open_checkpoint(before)
-        changed = self._apply(position, step, lambda: step.apply(model, context))
+        changed: TorchModel = self._apply(position, step, lambda: step.apply(model, context))
         folder = result / CHECKPOINT
         changed.save(folder)
-        size: Size = changed.size(folder)
-        return size
+        return changed.size(folder)
 
     def _apply_onnx(
         self, position: int, step: Any, before: Any, context: PassContext, result: Path

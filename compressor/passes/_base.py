@@ -44,6 +44,8 @@ class PassContext:
     work_dir: Path
     progress: Progress
     note: Callable[[str], None]  # adds a sentence to this pass's place in the report
+    # The model that a graph was exported from, with the tokenizer that fits it; None: the baseline.
+    load_exported: Callable[[], TorchModel] | None = None
     facts: dict[str, Any] = field(
         default_factory=dict, init=False
     )  # what `record` was given so far

@@ -23,6 +23,8 @@ from compressor.errors import PassError
 from compressor.passes._base import OnnxPass, PassContext
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.sites import Site
 
@@ -65,6 +67,17 @@ class QuantizeDynamic(OnnxPass):
         description="smallest number of weights in a matrix or table worth quantizing; smaller "
         "ones, such as a classifier head, save next to nothing",
     )
+    keep_sensitive: int = Field(
+        0,
+        ge=0,
+        description="number of weights that stay in float because they move the logits most for "
+        "each byte that they would save, measured one by one on up to 128 unlabelled rows of the "
+        "calibration split",
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when sensitive weights are to be found."""
+        return frozenset({"calibration"} if self.keep_sensitive else ())
 
     def milder(self) -> Iterator[Self]:
         """Yield one scale for each token instead of each tensor, then tables left in float."""
@@ -78,7 +91,8 @@ class QuantizeDynamic(OnnxPass):
         """Write the int8 graph and return it.
 
         Raises `PassError` when the graph is already quantized, when a pattern matches nothing, when
-        nothing is left to quantize, and when a weight is not finite.
+        nothing is left to quantize, and when a weight or, for `keep_sensitive`, a logit is not
+        finite.
         """
         from compressor.models.onnx_file import load_graph, save_graph
         from compressor.models.onnx_model import OnnxModel
@@ -96,12 +110,12 @@ class QuantizeDynamic(OnnxPass):
         lift_constants(graph)
         sites = find_sites(graph)
         self._check_patterns(sites)
-        chosen = [site for site in sites if self._reason(site) is None]
-        if not chosen:
-            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
+        candidates = self._candidates(sites)
         try:
-            smoothed = smooth_normalized_inputs(graph, chosen) if self.smooth else ()
-            reordered = reorder_inner_channels(graph, chosen)
+            smoothed = smooth_normalized_inputs(graph, candidates) if self.smooth else ()
+            reordered = reorder_inner_channels(graph, candidates)
+            kept = self._most_sensitive(graph, candidates, model, context)
+            chosen = [site for site in candidates if site not in kept]
             quantize_sites(graph, chosen, activations=self.activations)
         except ValueError as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
@@ -110,7 +124,38 @@ class QuantizeDynamic(OnnxPass):
         self._report(sites, chosen, len(reordered), context)
         if self.smooth:
             context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
+        if kept:
+            names = _listing([site.weight for site in kept])
+            context.note(f"Left in float, the most sensitive for each byte: {names}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
+
+    def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
+        found = [site for site in sites if self._reason(site) is None]
+        if not found:
+            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
+        if self.keep_sensitive >= len(found):
+            raise self._error(
+                f"keep_sensitive: {self.keep_sensitive} weights are to stay in float, but only "
+                f"{len(found)} could be int8; keep fewer"
+            )
+        return found
+
+    def _most_sensitive(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> tuple[Site, ...]:
+        """Return the sites that stay in float because they cost most for each byte."""
+        if self.keep_sensitive == 0:
+            return ()
+        from compressor.passes._sensitivity import sites_to_keep
+
+        return sites_to_keep(
+            graph,
+            sites,
+            self.keep_sensitive,
+            activations=self.activations,
+            model=model,
+            context=context,
+        )
 
     def _reason(self, site: Site) -> str | None:
         """Return why `site` stays in float, None when it becomes int8."""

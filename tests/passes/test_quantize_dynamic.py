@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,3 +251,60 @@ def test_runs_on_cpu_only():
 def test_negative_minimum_is_refused():
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         QuantizeDynamic(min_elements=-1)
+
+
+@pytest.fixture
+def context(tiny_bert_dir: Path, tmp_path: Path, text_dataset: Dataset, notes: list[str]):
+    """Return a context with unlabelled calibration rows."""
+    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
+    return PassContext(
+        splits={"calibration": rows},
+        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
+        device=torch.device("cpu"),
+        seed=0,
+        work_dir=tmp_path / "work",
+        progress=SILENT,
+        note=notes.append,
+        load_exported=lambda: load_checkpoint(tiny_bert_dir),
+    )
+
+
+def test_calibration_rows_are_read_only_to_find_sensitive_weights():
+    assert QuantizeDynamic().required_splits() == frozenset()
+    assert QuantizeDynamic(keep_sensitive=1).required_splits() == {"calibration"}
+
+
+def test_the_most_sensitive_weights_stay_in_float_and_all_are_recorded(
+    exported: OnnxModel, context: PassContext, notes: list[str]
+):
+    changed = QuantizeDynamic(min_elements=0, keep_sensitive=2).apply(exported, context)
+
+    facts = context.facts["sensitivity"]
+    kept = {fact["name"] for fact in facts if fact["kept_in_float"]}
+    ranked = sorted(facts, key=lambda fact: fact["logit_rms"] / fact["bytes_saved"], reverse=True)
+    assert kept == {fact["name"] for fact in ranked[:2]}
+    assert {fact["layer"] for fact in facts} == {0, 1, None}
+    assert int8_weights(changed) == {f"{fact['name']}_int8" for fact in ranked[2:]}
+    assert any("the most sensitive for each byte" in note for note in notes)
+    assert (context.work_dir / "model.onnx") == changed.path
+
+
+def test_a_weight_is_measured_alone(
+    exported: OnnxModel, context: PassContext, tiny_bert_dir: Path, apply
+):
+    QuantizeDynamic(min_elements=0, keep_sensitive=1).apply(exported, context)
+    facts = context.facts["sensitivity"]
+    fact = next(item for item in facts if item["name"].endswith("word_embeddings.weight"))
+    others = [item["name"] for item in facts if item is not fact]
+    alone = apply(exported, exclude=others)
+    read = load_checkpoint(tiny_bert_dir)
+    batch = read.task.encode(read.preprocessor, context.calibration.examples)
+    difference = (alone.predict(batch) - exported.predict(batch)).astype(np.float64)
+    assert fact["logit_rms"] == pytest.approx(np.sqrt(np.mean(np.square(difference))), rel=1e-3)
+
+
+def test_keeping_every_weight_in_float_is_refused_before_anything_is_measured(
+    exported: OnnxModel, apply
+):
+    with pytest.raises(PassError, match="keep_sensitive: 99 weights are to stay in float"):
+        apply(exported, keep_sensitive=99)

@@ -1,0 +1,95 @@
+"""Measures which weights `quantize_dynamic` leaves in float, on unlabelled calibration rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compressor.models.components import layer_of
+from compressor.models.onnx_file import save_graph
+from compressor.models.onnx_model import OnnxModel
+from compressor.passes._base import PassContext
+from compressor.quantization.rewrite import Activations
+from compressor.quantization.sensitivity import (
+    Sensitivity,
+    compare_logits,
+    most_sensitive,
+    quantized_alone,
+    weight_bytes,
+)
+from compressor.quantization.sites import Site
+
+if TYPE_CHECKING:
+    from compressor.tasks import Batch
+
+_ROWS = 128  # of the calibration split, evenly spread
+_BATCH_SIZE = 32
+
+
+def sites_to_keep(
+    graph: onnx.ModelProto,
+    sites: Sequence[Site],
+    count: int,
+    *,
+    activations: Activations,
+    model: OnnxModel,
+    context: PassContext,
+) -> tuple[Site, ...]:
+    """Return the `count` of `sites` that cost most for each byte, and record what every one costs.
+
+    Raises `ValueError` when the logits are not finite.
+    """
+    batches = _batches(context)
+    runner = _Runner(model, context.work_dir, batches)
+    reference, size = runner.logits(graph), weight_bytes(graph)
+    found = []
+    with context.progress.bar("sensitivity", len(sites)) as advance:
+        for site in sites:
+            variant = quantized_alone(graph, site, activations=activations)
+            rms, flips = compare_logits(reference, runner.logits(variant))
+            found.append(Sensitivity(site, rms, flips, size - weight_bytes(variant)))
+            advance(1, f"logits move by {rms:.2g}, {site.weight}")
+    kept = most_sensitive(found, count)
+    context.record("sensitivity", [_fact(item, kept) for item in found])
+    return kept
+
+
+def _fact(item: Sensitivity, kept: Sequence[Site]) -> dict[str, object]:
+    return {
+        "name": item.site.weight,
+        "layer": layer_of(item.site.weight),
+        "logit_rms": item.logit_rms,
+        "flips": item.flips,
+        "bytes_saved": item.bytes_saved,
+        "kept_in_float": item.site in kept,
+    }
+
+
+def _batches(context: PassContext) -> list[Batch]:
+    dataset = context.calibration
+    read = (context.load_exported or context.load_baseline)()
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(_ROWS, len(dataset))).round())
+    examples = sorted((dataset.examples[int(row)] for row in chosen), key=len)
+    return [
+        read.task.encode(read.preprocessor, examples[start : start + _BATCH_SIZE])
+        for start in range(0, len(examples), _BATCH_SIZE)
+    ]
+
+
+class _Runner:
+    """Writes a graph to the pass's own folder and runs it there."""
+
+    def __init__(self, model: OnnxModel, work_dir: Path, batches: Sequence[Batch]) -> None:
+        self._path = work_dir / "sensitivity" / "model.onnx"
+        self._model, self._batches = model, batches
+
+    def logits(self, graph: onnx.ModelProto) -> NDArray[np.float32]:
+        """Return the logits of all batches."""
+        save_graph(graph, self._path)
+        opened = OnnxModel(self._path, provider=self._model.provider, threads=self._model.threads)
+        return np.concatenate([opened.predict(batch) for batch in self._batches])
