@@ -64,7 +64,8 @@ def benchmark(
         for batch_size, sequence_length, own in batches:
             runs = {name: _prepare(model, own[name]) for name, model in opened.items()}
             _warm_up(runs.values(), warmup_runs)
-            elapsed_ms = _take_turns(runs, num_runs, random, advance)
+            shape = f"batch {batch_size}" + (f" x {sequence_length}" if sequence_length else "")
+            elapsed_ms = _take_turns(runs, num_runs, random, advance, shape)
             found += [
                 Latency(
                     model=name,
@@ -147,7 +148,11 @@ def _warm_up(runs: Iterable[Run], num_runs: int) -> None:
 
 
 def _take_turns(
-    runs: Mapping[Contestant, Run], num_runs: int, random: np.random.Generator, advance: Advance
+    runs: Mapping[Contestant, Run],
+    num_runs: int,
+    random: np.random.Generator,
+    advance: Advance,
+    shape: str,
 ) -> dict[Contestant, list[float]]:
     elapsed_ms: dict[Contestant, list[float]] = {name: [] for name in runs}
     names = list(runs)
@@ -156,5 +161,6 @@ def _take_turns(
             start = time.perf_counter_ns()
             runs[names[index]]()
             elapsed_ms[names[index]].append((time.perf_counter_ns() - start) / 1e6)
-        advance()
+        medians = (f"{name} {np.median(times):.3g} ms" for name, times in elapsed_ms.items())
+        advance(1, f"{shape}: {', '.join(medians)}")
     return elapsed_ms

@@ -49,15 +49,20 @@ def evaluate(
         raise RecipeError(
             f"data.{dataset.name}: has no labels, so nothing but agreement can be scored on it"
         )
-    logits = predict_logits(predictor, task, preprocessor, dataset, progress=progress)
+    answers = dataset.labels
+    if metric == AGREEMENT:
+        answers = None if reference is None else reference.outcomes
+    logits = predict_logits(
+        predictor, task, preprocessor, dataset, answers=answers, progress=progress
+    )
     if not np.isfinite(logits).all():
         row = int(np.argwhere(~np.isfinite(logits))[0][0])
         raise FloatingPointError(
             f"the model's logits are not finite for row {row} of the {dataset.name} split"
         )
     if metric == AGREEMENT:
-        answers = logits.argmax(axis=-1) if reference is None else reference.outcomes
-        return task.score(metric, logits, answers.astype(np.int64))
+        own = logits.argmax(axis=-1) if answers is None else answers
+        return task.score(metric, logits, own.astype(np.int64))
     assert dataset.labels is not None
     return task.score(metric, logits, dataset.labels)
 
@@ -68,19 +73,25 @@ def predict_logits(
     preprocessor: Any,
     dataset: Dataset,
     *,
+    answers: NDArray[np.int64] | None = None,
     progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
     """Return the logits, shape `(num_examples, num_labels)`, in the order of `dataset`.
 
-    Examples are batched by length: it saves padding, and the order does not change a score.
+    Examples are batched by length: it saves padding, and the order does not change a score. Where
+    `answers`, shape `(num_examples,)`, are known, progress says how many of them were met so far.
     """
+    met = seen = 0
     order = sorted(range(len(dataset)), key=lambda index: _length(dataset.examples[index]))
     found: list[NDArray[np.float32]] = []
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
             batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
             found.append(predictor.predict(batch))
-            advance(len(indices))
+            seen += len(indices)
+            if answers is not None:
+                met += int(np.sum(found[-1].argmax(axis=-1) == answers[indices]))
+            advance(len(indices), "" if answers is None else f"{met / seen:.1%} right so far")
     logits = np.concatenate(found)
     restored = np.empty_like(logits)
     restored[order] = logits

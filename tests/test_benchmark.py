@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from compressor.benchmark import benchmark, default_threads, is_noisy
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OnnxModel
+from compressor.progress import Silent
 
 
 @pytest.fixture
@@ -61,6 +63,25 @@ def time_models(models, *, batches=None, warmup_runs=1, num_runs=5, provider="cp
         threads=1,
         **settings,
     )
+
+
+class Recorder(Silent):
+    """Keeps the details that a bar showed."""
+
+    def __init__(self):
+        self.details = []
+
+    @contextmanager
+    def bar(self, description, total):
+        yield lambda amount=1, detail="": self.details.append(detail)
+
+
+def test_progress_says_what_was_measured_so_far(models):
+    progress = Recorder()
+    found = time_models(models, batches=[(4, 16, for_both(4))], num_runs=3, progress=progress)
+    medians = {item.model: f"{item.model} {item.p50_ms:.3g} ms" for item in found}
+    assert len(progress.details) == 3
+    assert progress.details[-1] == f"batch 4 x 16: {medians['baseline']}, {medians['final']}"
 
 
 def test_latencies_say_how_they_were_taken(models):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.evaluation import evaluate, predict_logits
 from compressor.models.torch_model import TorchModel
+from compressor.progress import Advance, Silent
 from compressor.tasks import Batch
 
 
@@ -33,6 +36,27 @@ def test_accuracy_is_the_share_of_right_predictions(tiny_bert: TorchModel, text_
     assert text_dataset.labels is not None
     assert score.value == np.mean(score.outcomes == text_dataset.labels)
     assert score.num_examples == 48
+
+
+class Recorder(Silent):
+    """Keeps the details that a bar showed."""
+
+    def __init__(self) -> None:
+        self.details: list[str] = []
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        yield lambda amount=1, detail="": self.details.append(detail)
+
+
+def test_progress_says_how_many_answers_were_right_so_far(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    progress = Recorder()
+    common = (tiny_bert.task, tiny_bert.preprocessor, text_dataset, "accuracy")
+    score = evaluate(tiny_bert, *common, progress=progress)
+    assert len(progress.details) == 2  # batches of 32 and 16
+    assert progress.details[-1] == f"{score.value:.1%} right so far"
 
 
 def test_logits_that_are_not_finite_are_no_score(tiny_bert: TorchModel, text_dataset: Dataset):

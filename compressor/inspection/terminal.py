@@ -59,7 +59,7 @@ def _saturation(facts: SaturationFacts) -> Iterable[RenderableType]:
     )
     yield from _logits(facts.logits)
     risky.sort(key=lambda item: item.worst_16_bit_sum or 0, reverse=True)
-    table = _table("weight", "K x N", "pairs that can", "worst sum, limit 32,767")
+    table = _table("weight", "K x N", "pairs at risk", "worst sum")
     for item in risky[:_WORST]:
         share = "not known"
         if item.pairs and item.risky_pairs is not None:
@@ -74,6 +74,7 @@ def _saturation(facts: SaturationFacts) -> Iterable[RenderableType]:
     yield table
     if len(risky) > _WORST:
         yield Text(f"and {len(risky) - _WORST} more; --json lists them all", style="dim")
+    yield Text("A pair is two neighbours along K; sums beyond 32,767 saturate.", style="dim")
     yield Text(
         "Exact instead: this package's quantize_dynamic, unsigned or 7-bit weights, or "
         "session.x64quantprecision=1.",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KEPT_BY_REPAIR = (2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _LISTED = 20  # names in a message, before it says how many more there are
 
 
@@ -72,7 +73,7 @@ class QuantizeDynamic(OnnxPass):
         ge=0,
         description="number of weights that stay in float because they move the logits most for "
         "each byte that they would save, measured one by one on up to 128 unlabelled rows of the "
-        "calibration split",
+        "calibration split; at least one weight becomes int8, however many are named here",
     )
 
     def required_splits(self) -> frozenset[str]:
@@ -80,10 +81,13 @@ class QuantizeDynamic(OnnxPass):
         return frozenset({"calibration"} if self.keep_sensitive else ())
 
     def milder(self) -> Iterator[Self]:
-        """Yield one scale for each token instead of each tensor, then tables left in float."""
+        """Yield one scale for each token, then more sensitive weights and tables left in float."""
         one_per_token = self.model_copy(update={"activations": "per_token"})
         if one_per_token != self:
             yield one_per_token
+        for count in _KEPT_BY_REPAIR:
+            if count > self.keep_sensitive:
+                yield one_per_token.model_copy(update={"keep_sensitive": count})
         if self.embeddings:
             yield one_per_token.model_copy(update={"embeddings": False})
 
@@ -113,7 +117,8 @@ class QuantizeDynamic(OnnxPass):
         candidates = self._candidates(sites)
         try:
             smoothed = smooth_normalized_inputs(graph, candidates) if self.smooth else ()
-            reordered = reorder_inner_channels(graph, candidates)
+            with context.progress.bar("ordering channels", None):
+                reordered = reorder_inner_channels(graph, candidates)
             kept = self._most_sensitive(graph, candidates, model, context)
             chosen = [site for site in candidates if site not in kept]
             quantize_sites(graph, chosen, activations=self.activations)
@@ -133,11 +138,6 @@ class QuantizeDynamic(OnnxPass):
         found = [site for site in sites if self._reason(site) is None]
         if not found:
             raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
-        if self.keep_sensitive >= len(found):
-            raise self._error(
-                f"keep_sensitive: {self.keep_sensitive} weights are to stay in float, but only "
-                f"{len(found)} could be int8; keep fewer"
-            )
         return found
 
     def _most_sensitive(
@@ -151,7 +151,7 @@ class QuantizeDynamic(OnnxPass):
         return sites_to_keep(
             graph,
             sites,
-            self.keep_sensitive,
+            min(self.keep_sensitive, len(sites) - 1),
             activations=self.activations,
             model=model,
             context=context,

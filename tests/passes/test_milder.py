@@ -62,11 +62,20 @@ def test_training_passes_offer_longer_training():
     assert [step.epochs for step in QuantizeAwareTrain(epochs=0.5).milder()] == [1, 2]
 
 
-def test_int8_offers_finer_scales_before_float_tables():
-    offers = [(step.activations, step.embeddings) for step in
-              QuantizeDynamic(activations="per_tensor").milder()]  # fmt: skip
-    assert offers == [("per_token", True), ("per_token", False)]
-    assert list(QuantizeDynamic(embeddings=False).milder()) == []
+def test_int8_offers_finer_scales_then_sensitive_weights_then_tables_in_float():
+    offers = [
+        (step.activations, step.keep_sensitive, step.embeddings)
+        for step in QuantizeDynamic(activations="per_tensor").milder()
+    ]
+    assert offers == [
+        ("per_token", 0, True),
+        ("per_token", 2, True),
+        ("per_token", 4, True),
+        ("per_token", 8, True),
+        ("per_token", 0, False),
+    ]
+    last = QuantizeDynamic(embeddings=False, keep_sensitive=4)
+    assert [step.keep_sensitive for step in last.milder()] == [8]
 
 
 def test_a_pass_without_milder_settings_offers_none():

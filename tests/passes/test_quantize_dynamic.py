@@ -303,8 +303,7 @@ def test_a_weight_is_measured_alone(
     assert fact["logit_rms"] == pytest.approx(np.sqrt(np.mean(np.square(difference))), rel=1e-3)
 
 
-def test_keeping_every_weight_in_float_is_refused_before_anything_is_measured(
-    exported: OnnxModel, apply
-):
-    with pytest.raises(PassError, match="keep_sensitive: 99 weights are to stay in float"):
-        apply(exported, keep_sensitive=99)
+def test_at_least_one_weight_becomes_int8(exported: OnnxModel, context: PassContext):
+    changed = QuantizeDynamic(min_elements=0, keep_sensitive=99).apply(exported, context)
+    [left] = [fact for fact in context.facts["sensitivity"] if not fact["kept_in_float"]]
+    assert int8_weights(changed) == {f"{left['name']}_int8"}
