@@ -98,6 +98,20 @@ def predict_logits(
     return restored
 
 
+def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
+    """Return the mean number of tokens of an example, rounded; None for a task without a sequence.
+
+    At least 1.
+    """
+    if not task.has_sequence:
+        return None
+    num_tokens = 0
+    for indices in _chunks(list(range(len(dataset)))):
+        batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
+        num_tokens += int(batch["attention_mask"].sum())
+    return max(1, round(num_tokens / len(dataset)))
+
+
 def parity_batches(task: Task, preprocessor: Any, dataset: Dataset) -> list[Batch]:
     """Return real inputs of several lengths: the shortest, the longest, and mixed batches."""
     examples = dataset.examples

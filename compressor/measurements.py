@@ -109,12 +109,25 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class Flops:
+    """What a model computes for one example: FLOPs of the matrix products in its encoder layers.
+
+    Counted on its ONNX file. `sequence_length` is the mean length of the search split in tokens of
+    its own tokenizer, rounded; None for models without a sequence.
+    """
+
+    encoder: int
+    sequence_length: int | None
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """A model at one end of the run: how good and how big."""
 
     score: Score
     size: Size
     components: ComponentBytes | None = None  # null in reports of before it was measured
+    flops: Flops | None = None  # likewise
 
     @property
     def summary(self) -> str:

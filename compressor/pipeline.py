@@ -181,7 +181,12 @@ class _Run:
         self.baseline_graph = exported.graph
         stages.parity("baseline: parity", untouched, exported.graph)
         link_tree(exported.graph.path.parent, self.directory.baseline)
-        self.log.baseline = ModelRecord(self.baseline_score, exported.size, exported.components)
+        self.log.baseline = ModelRecord(
+            self.baseline_score,
+            exported.size,
+            exported.components,
+            stages.flops("baseline: flops", exported.graph),
+        )
         self.progress.result(self.log.baseline.summary)
 
     def torch_passes(self) -> StoredCheckpoint:
@@ -214,7 +219,8 @@ class _Run:
         self._start("artifact")
         artifact = self.stages.write_artifact(graph, self.directory.artifact)
         score = self.stages.score("artifact", artifact.graph, reference=self.baseline_score)
-        self.log.final = ModelRecord(score, artifact.size, artifact.components)
+        flops = self.stages.flops("artifact: flops", artifact.graph)
+        self.log.final = ModelRecord(score, artifact.size, artifact.components, flops)
         self.progress.result(self.log.final.summary)
         compare_answers(self.log, self.recipe, self.splits["search"], score)
         earlier = self.log.costliest_pass()

@@ -23,11 +23,12 @@ from compressor.benchmark import Contestant, benchmark
 from compressor.data import Dataset, fingerprint
 from compressor.environment import describe_environment, result_conditions, seed_everything
 from compressor.errors import CompressorError, PassError
-from compressor.evaluation import benchmark_batches, evaluate, parity_batches
+from compressor.evaluation import benchmark_batches, evaluate, mean_length, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.measurements import (
     AGREEMENT,
+    Flops,
     Latency,
     Parity,
     Score,
@@ -35,6 +36,7 @@ from compressor.measurements import (
     StepRecord,
 )
 from compressor.models.checkpoint import find_checkpoint
+from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
@@ -244,6 +246,18 @@ class Stages:
         link_tree(done.folder, folder)
         shipped = StoredGraph(folder / MODEL, done.digest, graph.checkpoint, is_artifact=True)
         return exported(done, shipped)
+
+    def flops(self, name: str, graph: StoredGraph) -> Flops:
+        """Count what a graph computes for an example of the search split's mean length."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            split, preprocessor = self.splits["search"], self._preprocessor(graph)
+            length = mean_length(self.task, preprocessor, split)
+            batch = self.task.benchmark_batch(preprocessor, split.examples, 1, length)
+            return {"flops": Flops(encoder_flops(graph.path, batch), length)}
+
+        read = {"split": self._prints["search"], **self._inputs(graph)}
+        return self._do("flops", name, read, work).fact("flops", Flops)
 
     def time(self, provider: str, baseline: StoredGraph, final: StoredGraph) -> tuple[Latency, ...]:
         """Time both ends of the run on a provider, taking turns."""

@@ -11,7 +11,7 @@ import pytest
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.evaluation import evaluate, predict_logits
+from compressor.evaluation import evaluate, mean_length, predict_logits
 from compressor.models.torch_model import TorchModel
 from compressor.progress import Advance, Silent
 from compressor.tasks import Batch
@@ -90,3 +90,12 @@ def test_probabilities_are_the_softmax_of_the_logits(tiny_bert: TorchModel, text
     assert evaluate(tiny_bert, *common, "accuracy").probabilities == pytest.approx(
         expected, abs=1e-6
     )
+
+
+def test_the_mean_length_counts_tokens_and_no_padding(
+    tiny_bert: TorchModel, text_dataset: Dataset, tiny_vit: TorchModel, image_dataset: Dataset
+):
+    words = [len(text.split()) + 2 for text in text_dataset.examples]  # every word is one token
+    own = tiny_bert.task, tiny_bert.preprocessor
+    assert mean_length(*own, text_dataset) == round(sum(words) / 48)
+    assert mean_length(tiny_vit.task, tiny_vit.preprocessor, image_dataset) is None

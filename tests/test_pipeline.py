@@ -117,6 +117,8 @@ def test_the_report_has_what_scripts_rely_on(finished: tuple[RunReport, Path]):
         assert data[end]["score"]["num_examples"] == 48
         assert data[end]["size"]["bytes_on_disk"] > 0
         assert 0 < data[end]["size"]["nonzero_parameters"] <= data[end]["size"]["parameters"]
+        assert 3 <= data[end]["flops"]["sequence_length"] <= 14
+    assert 0 < data["final"]["flops"]["encoder"] < 0.7 * data["baseline"]["flops"]["encoder"]
     assert [step["kind"] for step in data["passes"]] == ["prune_structured", "quantize_dynamic"]
     assert data["passes"][0]["score_before"] == data["baseline"]["score"]["value"]
     assert data["passes"][1]["score_before"] == data["passes"][0]["score_after"]

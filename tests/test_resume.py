@@ -93,6 +93,7 @@ def test_a_first_run_takes_nothing_from_anywhere(finished: tuple[RunReport, Path
         "baseline: score",
         "baseline: export",
         "baseline: parity",
+        "baseline: flops",
         "passes[0] (prune_magnitude)",
         "passes[0] (prune_magnitude): score",
         "export",
@@ -101,6 +102,7 @@ def test_a_first_run_takes_nothing_from_anywhere(finished: tuple[RunReport, Path
         "passes[1] (quantize_dynamic): score",
         "artifact",
         "artifact: score",
+        "artifact: flops",
         "benchmark on cpu",
     ]
     assert [step.reused for step in report.passes] == [False, False]
@@ -133,6 +135,7 @@ def test_an_edited_recipe_starts_at_the_step_that_changed(base: dict[str, Any], 
         "passes[1] (quantize_dynamic): score",
         "artifact",
         "artifact: score",
+        "artifact: flops",
         "benchmark on cpu",
     ]
 
@@ -274,12 +277,12 @@ import os, signal, sys
 from pathlib import Path
 import compressor, compressor.steps
 write, count = compressor.steps._force_to_disk, []
-def die_at_the_fourth(folder):
+def die_at_the_fifth(folder):
     count.append(folder)
-    if len(count) == 4:  # the pass is done and written, but does not have its name yet
+    if len(count) == 5:  # the pass is done and written, but does not have its name yet
         os.kill(os.getpid(), signal.SIGKILL)
     write(folder)
-compressor.steps._force_to_disk = die_at_the_fourth
+compressor.steps._force_to_disk = die_at_the_fifth
 recipe = compressor.load_recipe(sys.argv[1])
 compressor.run(recipe, output=Path(sys.argv[2]), device="cpu")
 """
@@ -294,7 +297,7 @@ def test_a_killed_run_goes_on_and_makes_the_artifact_of_an_undisturbed_one(
     killed = subprocess.run(arguments, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     stored = {path.name for path in (tmp_path / "run" / "steps").glob("[!.]*")}
-    assert len(stored) == 3
+    assert len(stored) == 4
     again = run(base, tmp_path / "run")
     assert redone(again)[0] == "passes[0] (prune_magnitude)"
     assert stored <= {path.name for path in (tmp_path / "run" / "steps").iterdir()}

@@ -199,5 +199,5 @@ def _fastest(
 def _inputs(situation: Situation) -> dict[str, Any]:
     shape = (situation.batch_size, situation.num_tokens, situation.kind.hidden_size)
     states = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-    mask = np.zeros((situation.batch_size, 1, 1, situation.num_tokens), np.float32)
+    mask = np.zeros((shape[0], 1, shape[1], shape[1]), np.float32)
     return {STATES: states, MASK: mask}

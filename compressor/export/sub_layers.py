@@ -21,9 +21,9 @@ from compressor.quantization.sites import find_sites
 
 Precision = Literal["float32", "int8"]
 STATES = "hidden_states"  # an input, `(batch, tokens, hidden)`
-MASK = "mask"  # an input where the kind has one, `(batch, 1, 1, tokens)`, added to the scores
+MASK = "mask"  # an input where the kind has one, `(batch, 1, tokens, tokens)`, added to the scores
 
-_OPSET, _IR_VERSION = 18, 10
+_OPSET, _IR_VERSION = 23, 11
 _CONTRIB = "com.microsoft"
 _SMALLEST_INT8 = 2048  # weights; `quantize_dynamic` leaves smaller matrices in float by default
 
@@ -104,21 +104,18 @@ class _Graph:
         if num_heads == 0:
             self._leave([residual])
             return
-        inputs = self._normalised_first(residual)
-        packed = self._product(inputs, self.kind.hidden_size, 3 * width)
+        states = self._normalised_first(residual)
+        packed = self._product(states, self.kind.hidden_size, 3 * width)
         sizes = self._constant(np.full(3, width, np.int64))
         parts = self._node("Split", [packed, sizes], outputs=3, axis=-1)
-        query, key, value = (self._heads(part, width, num_heads) for part in parts)
-        query = self._transposed(query, [0, 2, 1, 3])
-        scores = self._one("MatMul", [query, self._transposed(key, [0, 2, 3, 1])])
-        scale = self._constant(np.array([self.kind.head_dim**-0.5], np.float32))
-        scores = self._one("Mul", [scores, scale])
-        if self.kind.has_mask:
-            scores = self._one("Add", [scores, MASK])
-        weights = self._one("Softmax", [scores], axis=-1)
-        context = self._one("MatMul", [weights, self._transposed(value, [0, 2, 1, 3])])
-        shape = self._constant(np.array([0, 0, width], np.int64))
-        context = self._one("Reshape", [self._transposed(context, [0, 2, 1, 3]), shape])
+        inputs = [self._one("Add", [part, self._vector(width)]) for part in parts]
+        context = self._one(
+            "Attention",
+            [*inputs, *([MASK] if self.kind.has_mask else [])],
+            q_num_heads=num_heads,
+            kv_num_heads=num_heads,
+            scale=self.kind.head_dim**-0.5,
+        )
         output = self._product(context, width, self.kind.hidden_size)
         self._leave([output, residual])
 
@@ -139,7 +136,9 @@ class _Graph:
         floats, width = TensorProto.FLOAT, self.kind.hidden_size
         inputs = [helper.make_tensor_value_info(STATES, floats, ["batch", "tokens", width])]
         if self.kind.has_mask:
-            inputs.append(helper.make_tensor_value_info(MASK, floats, ["batch", 1, 1, "tokens"]))
+            inputs.append(
+                helper.make_tensor_value_info(MASK, floats, ["batch", 1, "tokens", "tokens"])
+            )
         output = helper.make_tensor_value_info(OUTPUT, floats, ["batch", "tokens", width])
         graph = helper.make_graph(self.nodes, "sub_layers", inputs, [output], self.tensors)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
@@ -165,14 +164,6 @@ class _Graph:
             return self._one("Relu", [self._one("Add", [inner, bias])])
         # Whatever else it is, one smooth function of each number.
         return self._one("FastGelu", [inner, bias], domain=_CONTRIB)
-
-    def _heads(self, part: str, width: int, num_heads: int) -> str:
-        biased = self._one("Add", [part, self._vector(width)])
-        shape = np.array([0, 0, num_heads, self.kind.head_dim], np.int64)
-        return self._one("Reshape", [biased, self._constant(shape)])
-
-    def _transposed(self, value: str, axes: list[int]) -> str:
-        return self._one("Transpose", [value], perm=axes)
 
     def _product(self, inputs: str, rows: int, columns: int) -> str:
         weight = self.random.standard_normal((rows, columns), dtype=np.float32) * rows**-0.5

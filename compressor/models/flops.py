@@ -1,0 +1,91 @@
+"""Counts what an exported graph computes: the FLOPs of the matrix products in its encoder layers.
+
+Shapes come from running the graph, not from inferring them, because ONNX's own inference does not
+know ONNX Runtime's operators.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Container, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from compressor.models.components import component_of
+from compressor.models.onnx_file import load_graph, save_graph
+from compressor.models.onnx_model import OnnxModel
+from compressor.tasks import Batch
+
+# Positions of both factors among the inputs of each operator that is a matrix product.
+_FACTORS: dict[str, tuple[int, int]] = {
+    "DynamicQuantizeMatMul": (0, 1),
+    "FusedMatMul": (0, 1),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "QGemm": (0, 3),
+    "QLinearMatMul": (0, 3),
+}
+# Operators that compare queries with keys and sum values by the result; inputs and output have
+# tokens as their last axis but one.
+_ATTENTION = ("Attention", "MultiHeadAttention")
+_IN_LAYERS = ("attention", "feed_forward")
+_SHAPE_OF = "shape_of:"
+
+
+def encoder_flops(path: Path, batch: Batch) -> int:
+    """Return the FLOPs of the encoder layers' matrix products in one run of a graph over `batch`.
+
+    Two for each multiply-add of every product that reads a weight of an encoder layer, float or
+    integer, and of every product of two activations (attention's scores and its weighted sum).
+    Left out: embeddings and their projections, pooler and classifier, and all that is no product
+    (norms, activation functions, softmax, sums, quantization). Work that the graph leaves out, such
+    as tokens of the last layer that nobody reads, is not counted.
+
+    Raises `EnvironmentMismatch` when the file is missing or damaged, or does not run on a CPU.
+    """
+    graph = load_graph(path)
+    known = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
+    nodes = [node for node in graph.graph.node if _is_in_layers(node, known)]
+    wanted = {name for node in nodes for name in (*_operands(node), node.output[0])}
+    asked = sorted(wanted - known.keys())
+    for name in asked:
+        graph.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
+        shape = helper.make_tensor_value_info(_SHAPE_OF + name, TensorProto.INT64, None)
+        graph.graph.output.append(shape)
+    with tempfile.TemporaryDirectory(prefix="compressor-flops-") as folder:
+        save_graph(graph, Path(folder) / "model.onnx")
+        model = OnnxModel(Path(folder) / "model.onnx", provider="cpu", threads=1)
+        found: list[Any] = []
+        if asked:
+            found = model.session.run([_SHAPE_OF + name for name in asked], model.feed(batch))
+    shapes = known | {name: tuple(shape.tolist()) for name, shape in zip(asked, found, strict=True)}
+    return sum(_flops(node, shapes) for node in nodes)
+
+
+def _is_in_layers(node: onnx.NodeProto, constants: Container[str]) -> bool:
+    if node.op_type in _ATTENTION:
+        return True
+    if node.op_type not in _FACTORS:
+        return False
+    weights = [name for name in _operands(node) if name in constants]
+    return not weights or any(component_of(name) in _IN_LAYERS for name in weights)
+
+
+def _operands(node: onnx.NodeProto) -> tuple[str, ...]:
+    positions = _FACTORS.get(node.op_type, (0, 1))  # of attention operators: query and key
+    return tuple(node.input[position] for position in positions)
+
+
+def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    first, second = (shapes[name] for name in _operands(node))
+    output = shapes[node.output[0]]
+    if node.op_type in _ATTENTION:  # each query feature meets each key; so do the values
+        return 2 * second[-2] * (prod(first) + prod(output))
+    transposed = any(item.name == "transA" and item.i for item in node.attribute)
+    return 2 * prod(output) * first[-2 if transposed else -1]
