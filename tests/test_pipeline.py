@@ -31,6 +31,7 @@ from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, TorchPass, discover
+from compressor.run_splits import read_splits
 
 
 def write_split(path: Path, dataset: Dataset) -> Path:
@@ -137,6 +138,22 @@ def test_a_pass_that_passes_at_once_has_one_try(finished: tuple[RunReport, Path]
     shared = ("settings", "score_after", "drop", "size", "verdict", "seconds")
     assert {key: attempt[key] for key in shared} == {key: step[key] for key in shared}
     assert (attempt["change"], attempt["kept"]) == ("as the recipe says", True)
+
+
+@pytest.mark.parametrize(("on_failure", "read"), [("stop", False), ("repair", True)])
+def test_a_repair_that_may_measure_weights_has_its_calibration_rows(
+    base: dict[str, Any], tmp_path: Path, on_failure: str, read: bool
+):
+    passes = [{"kind": "quantize_dynamic", "on_failure": on_failure}]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**base, "passes": passes}))
+    splits = read_splits(
+        compressor.load_recipe(path),
+        label_names=("negative", "positive"),
+        input_column="text",
+        metric="accuracy",
+    )
+    assert ("calibration" in splits) == read
 
 
 def test_the_final_score_is_that_of_the_file_that_ships(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KEPT_BY_REPAIR = (2, 4, 8)  # most sensitive weights that stay in float, one try after the other
+_KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _LISTED = 20  # names in a message, before it says how many more there are
 
 

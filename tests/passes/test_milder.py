@@ -69,6 +69,7 @@ def test_int8_offers_finer_scales_then_sensitive_weights_then_tables_in_float():
     ]
     assert offers == [
         ("per_token", 0, True),
+        ("per_token", 1, True),
         ("per_token", 2, True),
         ("per_token", 4, True),
         ("per_token", 8, True),
