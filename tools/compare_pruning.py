@@ -6,15 +6,23 @@ Train rows are read without labels by all methods but `taylor`; accuracy is meas
 file. FLOPs are counted from the shapes of the pruned module, not taken from the pruning code, at
 the calibration rows' mean length. Methods that know no FLOPs target lose `ratio` of the heads and
 of the neurons. Several `--seeds` give the mean and, in brackets, lowest and highest accuracy.
+
+Each pruning has a process of its own: CPU seconds and peak memory (above what it held before) are
+those of the pruning alone. `speed` is that of the first seed's model in ONNX Runtime, float32
+against the dense float32 export, one thread, batch 1, real texts of the search file without
+padding: both take turns text by text, in shuffled order; the median over rounds and, in brackets,
+the slowest and fastest round. `--speed-texts 0` leaves it out. Linux only (peak memory).
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +34,8 @@ from torch import nn
 
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.evaluation import evaluate
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
@@ -37,15 +47,13 @@ from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.reconstruction import CalibrationInputs, reconstruct
 from compressor.pruning.structure import prune_heads, prune_neurons
 
-_CHOICE = 4  # rows at hand for each that is read: reconstruction prefers long ones
-
 Prune = Callable[[TorchModel, float, PassContext], TorchModel]
 
 
 def by_scores(importance: str, scope: str) -> Prune:
     def prune(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
         settings = {"ratio": ratio, "importance": importance, "scope": scope, "round_to": 16}
-        rows = {"calibration_rows": rows_to_read(context)}
+        rows = {"calibration_rows": len(context.calibration)}
         return PruneStructured.model_validate({**settings, **rows}).apply(model, context)
 
     return prune
@@ -64,14 +72,16 @@ def by_masks_and_least_squares(model: TorchModel, ratio: float, context: PassCon
 
 
 def by_reconstruction(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
-    rows = rows_to_read(context)
+    rows = len(context.calibration)
     settings = {"method": "reconstruction", "ratio": ratio, "calibration_rows": rows}
     return PruneStructured.model_validate(settings).apply(model, context)
 
 
 METHODS: dict[str, Prune] = {
     "random": by_scores("random", "layer"),
-    "magnitude": by_scores("magnitude", "layer"),
+    "magnitude L1": by_scores("magnitude_l1", "layer"),
+    "magnitude L2": by_scores("magnitude", "layer"),
+    "activation": by_scores("activation", "layer"),
     "taylor": by_scores("taylor", "global"),
     "fisher masks": by_masks,
     "fisher + least squares": by_masks_and_least_squares,
@@ -79,12 +89,8 @@ METHODS: dict[str, Prune] = {
 }
 
 
-def rows_to_read(context: PassContext) -> int:
-    return max(1, len(context.calibration) // _CHOICE)
-
-
 def stored(model: TorchModel, context: PassContext) -> CalibrationInputs:
-    rows = rows_to_read(context)
+    rows = len(context.calibration)
     directory = context.work_dir / "inputs"
     return store_inputs(model, context.calibration, rows, context.seed, directory)
 
@@ -126,7 +132,7 @@ def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Da
     settings = DataSettings(
         text=arguments.text,
         label=arguments.label,
-        calibration=SplitSource(path=arguments.train, max_rows=_CHOICE * arguments.rows),
+        calibration=SplitSource(path=arguments.train, max_rows=arguments.rows),
         search=SplitSource(path=arguments.search, text=arguments.search_text),
     )
     splits = load_splits(
@@ -139,10 +145,20 @@ def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Da
     return Data(splits["calibration"], splits["search"])
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """One pruning, measured: accuracy and FLOPs left in percent, CPU seconds, MB of memory."""
+
+    accuracy: float
+    flops: float
+    seconds: float
+    peak_mb: float
+
+
 def measure(
-    arguments: argparse.Namespace, name: str, ratio: float, seed: int
-) -> tuple[float, float, float]:
-    """Return accuracy and share of FLOPs left, both in percent, and seconds of CPU time."""
+    arguments: argparse.Namespace, name: str, ratio: float, seed: int, export_to: Path | None
+) -> Pruned:
+    quieten()
     model = load_checkpoint(arguments.checkpoint)
     data = load_data(arguments, model, seed)
     length = mean_tokens(model, data.calibration)
@@ -157,11 +173,50 @@ def measure(
             progress=SILENT,
             note=lambda _: None,
         )
+        held_mb = reset_peak_mb()
         start = time.process_time()
         model = METHODS[name](model, ratio, context)
         seconds = time.process_time() - start
+        peak_mb = status_mb("VmHWM") - held_mb
     score = evaluate(model, model.task, model.preprocessor, data.search, "accuracy")
-    return 100 * score.value, 100 * count_flops(model.module, length) / before, seconds
+    if export_to is not None:
+        export_onnx(model, export_to, threads=1)
+    left = 100 * count_flops(model.module, length) / before
+    return Pruned(100 * score.value, left, seconds, peak_mb)
+
+
+def reset_peak_mb() -> float:
+    """Forget the highest memory use so far, and return the present one."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return status_mb("VmRSS")
+
+
+def status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [line] = [line for line in lines if line.startswith(f"{field}:")]
+    return int(line.split()[1]) / 1e3
+
+
+def speed_ratios(dense: Path, pruned: Path, batches: list[Any], rounds: int) -> np.ndarray:
+    """Return, for each round over all texts, how many times as fast the pruned model is."""
+    models = [OnnxModel(path, provider="cpu", threads=1) for path in (dense, pruned)]
+    random, ratios = np.random.default_rng(0), []
+    for round_number in range(rounds + 1):
+        totals = [0, 0]
+        for batch in batches:
+            for index in random.permutation(2):
+                start = time.perf_counter_ns()
+                models[index].predict(batch)
+                totals[index] += time.perf_counter_ns() - start
+        if round_number > 0:  # the first one warms up
+            ratios.append(totals[0] / totals[1])
+    return np.array(ratios)
+
+
+def quieten() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_arguments() -> argparse.Namespace:
@@ -176,14 +231,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--speed-texts", type=int, default=100, help="search rows to time")
+    parser.add_argument("--speed-rounds", type=int, default=7, help="timed rounds over them")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = read_arguments()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quieten()
     model = load_checkpoint(arguments.checkpoint)
     data = load_data(arguments, model, arguments.seeds[0])
     baseline = evaluate(model, model.task, model.preprocessor, data.search, "accuracy")
@@ -192,17 +247,54 @@ def main() -> None:
         f"{arguments.rows} calibration rows, seeds {arguments.seeds}, 1 thread, "
         f"torch {torch.__version__}"
     )
-    head = f"{'method':24}{'removed':>8}{'accuracy':>10}{'(min-max)':>16}"
-    print(f"{head}{'FLOPs left':>12}{'CPU s':>8}")
-    for ratio in arguments.ratios:
-        for name in arguments.methods:
-            found = np.array([measure(arguments, name, ratio, seed) for seed in arguments.seeds])
-            accuracy, flops, seconds = found.mean(axis=0)
-            spread = f"({found[:, 0].min():.2f}-{found[:, 0].max():.2f})"
-            print(
-                f"{name:24}{ratio:8.0%}{accuracy:10.2f}{spread:>16}{flops:11.1f}%{seconds:8.0f}",
-                flush=True,
-            )
+    head = f"{'method':24}{'removed':>8}{'accuracy':>10}{'(min-max)':>16}{'FLOPs left':>12}"
+    print(f"{head}{'CPU s':>8}{'peak MB':>9}{'speed':>8}{'(min-max)':>14}")
+    with tempfile.TemporaryDirectory() as folder:
+        dense, pruned = Path(folder) / "dense.onnx", Path(folder) / "pruned.onnx"
+        texts = data.search.examples[: arguments.speed_texts]
+        batches = [model.task.encode(model.preprocessor, [text]) for text in texts]
+        if batches:
+            export_onnx(model, dense, threads=1)
+        for ratio in arguments.ratios:
+            for name in arguments.methods:
+                found = prune_with_seeds(arguments, name, ratio, pruned if batches else None)
+                row = f"{name:24}{ratio:8.0%}{in_columns(found)}"
+                if batches:
+                    speeds = speed_ratios(dense, pruned, batches, arguments.speed_rounds)
+                    spread = f"({speeds.min():.2f}-{speeds.max():.2f})"
+                    row += f"{np.median(speeds):7.2f}x{spread:>14}"
+                print(row, flush=True)
+
+
+def prune_with_seeds(
+    arguments: argparse.Namespace, name: str, ratio: float, export_to: Path | None
+) -> list[Pruned]:
+    """Prune once for each seed; the first one's model is exported."""
+    return [
+        in_own_process(measure, arguments, name, ratio, seed, None if position else export_to)
+        for position, seed in enumerate(arguments.seeds)
+    ]
+
+
+def in_own_process(work: Callable[..., Pruned], *arguments: Any) -> Pruned:
+    # A pool each: one whose workers are replaced after a task can hang (python/cpython#115634).
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def in_columns(found: list[Pruned]) -> str:
+    accuracies = [each.accuracy for each in found]
+    spread = f"({min(accuracies):.2f}-{max(accuracies):.2f})"
+    means = f"{mean(accuracies):10.2f}{spread:>16}{mean(each.flops for each in found):11.1f}%"
+    seconds, peak_mb = (
+        mean(each.seconds for each in found),
+        max(each.peak_mb for each in found),
+    )
+    return f"{means}{seconds:8.0f}{peak_mb:9.0f}"
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 if __name__ == "__main__":
