@@ -74,6 +74,6 @@ class EncoderFactory:
         return Encoder(module, inputs, torch.tensor([0, 1, 2]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_encoder() -> EncoderFactory:
     return EncoderFactory()
