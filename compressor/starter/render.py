@@ -128,6 +128,9 @@ def _budget(facts: StarterFacts) -> Iterator[str]:
 
 
 def _passes(facts: StarterFacts) -> Iterator[str]:
+    yield _line(
+        "on_failure: repair", "a pass that loses too much is tried in milder forms; or stop"
+    )
     yield "passes:"
     if facts.prunable_reason:
         yield f"  # No structured pruning for {facts.model_type}: {facts.prunable_reason}."
@@ -157,6 +160,7 @@ def _pruning(facts: StarterFacts) -> Iterator[str]:
     yield "      learning_rate: 1.0e-4"
     yield "      batch_size: 32"
     yield "      hidden_weight: 1.0"
+    yield "      dropout: false"
     yield "      freeze_embeddings: true"
 
 

@@ -56,6 +56,7 @@ def test_every_guess_stands_in_the_recipe(tiny_bert_dir: Path, rows: Path, tmp_p
     assert data["data"]["search"] == {"path": "./my rows.csv"}
     assert data["data"]["max_length"] == 16  # the longest has 14 tokens
     assert data["budget"] == {"metric": "accuracy", "max_drop": 0.0209}  # 1 / 48, rounded up
+    assert data["on_failure"] == "repair"
     assert (tmp_path / data["model"]["checkpoint"]).resolve() == tiny_bert_dir.resolve()
     assert "# Machine: " in output.read_text(encoding="utf-8")
 
