@@ -370,9 +370,9 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
 
     seen = []
 
-    def distill(*arguments: Any, layer_map: Any) -> Any:
-        seen.append(layer_map)
-        return original(*arguments, layer_map=layer_map)
+    def distill(*arguments: Any, **settings: Any) -> Any:
+        seen.append(settings["layer_map"])
+        return original(*arguments, **settings)
 
     original = _structured.distill
     monkeypatch.setattr(_structured, "distill", distill)
