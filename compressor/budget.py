@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from compressor.errors import BudgetExceeded
-from compressor.measurements import Score
+from compressor.measurements import Score, TargetKind
 from compressor.mistakes import Mistake, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
@@ -32,6 +32,66 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"names {twice[0]} twice")
     return values
+
+
+class CompressionTarget(BaseModel):
+    """The recipe's `budget.target`: what to reach within the budget, in place of a fixed fraction.
+
+    Exactly one of `max_megabytes`, `speedup` and `strongest` is given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_megabytes: Annotated[float, Field(strict=True)] | None = Field(
+        None, gt=0, description="goal: largest size of the ONNX file, MB (10^6 bytes)"
+    )
+    speedup: Annotated[float, Field(strict=True)] | None = Field(
+        None,
+        gt=1,
+        description="goal: how many times faster than the baseline, at least; a ratio of median "
+        "latencies on the first of benchmark.providers, timed in turns",
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=65536, description="examples in one call for `speedup`; left out, 1"
+    )
+    sequence_length: int | None = Field(
+        None,
+        ge=2,
+        le=65536,
+        description="tokens of each text for `speedup`; left out, the first of "
+        "benchmark.sequence_lengths; not used for images",
+    )
+    strongest: bool = Field(
+        False, description="goal: the largest fraction with which every gate holds"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        goals = (self.max_megabytes is not None, self.speedup is not None, self.strongest)
+        if sum(goals) != 1:
+            raise rule_error(
+                [
+                    Mistake(
+                        (),
+                        f"has {sum(goals)} goals; give one of max_megabytes, speedup and "
+                        f"strongest: true",
+                    )
+                ]
+            )
+        shape = {"batch_size": self.batch_size, "sequence_length": self.sequence_length}
+        unread = [name for name, value in shape.items() if value is not None]
+        if unread and self.speedup is None:
+            raise rule_error(
+                [Mistake((name,), f"is only for speedup, not {self.kind}") for name in unread]
+            )
+        return self
+
+    @property
+    def kind(self) -> TargetKind:
+        """Return which goal is given."""
+        if self.strongest:
+            return "strongest"
+        return "speedup" if self.max_megabytes is None else "max_megabytes"
 
 
 class AccuracyBudget(BaseModel):
@@ -69,6 +129,12 @@ class AccuracyBudget(BaseModel):
         description="largest drop in accuracy of any slice, absolute; a slice whose drop is proven "
         "to be larger then fails the run; left out, slices are compared with max_drop and only "
         "reported",
+    )
+
+    target: CompressionTarget | None = Field(
+        default=None,
+        description="a goal that the run finds the mildest way to, by searching the fraction of "
+        "its one pass that has one; what the recipe writes there is the most that may go",
     )
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ CompressorError
 │   └── ParityError                 exported logits differ; holds the difference and the limit
 ├── ReportError            exit 4   a finished run cannot be read or written
 └── BudgetExceeded         exit 5   it worked, but accuracy fell too far
+    ├── TargetMissed                no way to the goal of `budget.target` stays within the budget
     └── NotCertified       exit 6   the drop looks small enough, but the data cannot prove it
 
 Exit code 1 is left to uncaught exceptions: it always means a bug of ours.
@@ -109,6 +110,37 @@ class BudgetExceeded(CompressorError):
         super().__init__(
             f"{step}: {metric} fell by {drop:.4f} from the baseline{attempts}, the budget allows "
             f"{max_drop:.4f}{before}; use milder settings for this step or raise {key}"
+        )
+
+
+class TargetMissed(BudgetExceeded):
+    """No candidate reached the goal of `budget.target` within the budget.
+
+    `best` says how far the strongest candidate within the budget came, None when there was none;
+    `drop` is that candidate's, or the smallest; `tried` has a line for each candidate.
+    """
+
+    def __init__(
+        self,
+        step: str,
+        *,
+        goal: str,
+        best: str | None,
+        advice: str,
+        metric: str,
+        drop: float,
+        max_drop: float,
+        tried: Sequence[str],
+    ) -> None:
+        super().__init__(step, metric=metric, drop=drop, max_drop=max_drop, tried=tried)
+        self.goal = goal
+        self.best = best
+        found = f"the best within the budget is {best}"
+        if best is None:
+            found = f"no candidate is within the budget, the best lost {drop:.4f} of {max_drop:.4f}"
+        self.args = (
+            f"{step}: the goal, {goal}, was not reached; {found} (tried: {'; '.join(tried)}); "
+            f"{advice}",
         )
 
 

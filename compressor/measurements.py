@@ -20,6 +20,7 @@ Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 # The metric that needs no labels: the share of answers that equal the untouched checkpoint's.
 AGREEMENT = "agreement"
+TargetKind = Literal["max_megabytes", "speedup", "strongest"]
 FlipKind = Literal["lost", "won", "changed"]
 
 
@@ -189,6 +190,24 @@ class PassTry:
 
 
 @dataclass(frozen=True)
+class TargetRecord:
+    """The goal of `budget.target`, and how near the search came to it.
+
+    `wanted` and `reached` are MB (10^6 bytes) for `max_megabytes`, how many times faster for
+    `speedup`; for `strongest`, `reached` is MB and nothing is `wanted`. `reached` is that of the
+    strongest candidate within the budget or, when the goal is met, of the one that was kept.
+    """
+
+    kind: TargetKind
+    goal: str  # in words
+    wanted: float | None
+    reached: float | None  # None when no candidate was within the budget
+    met: bool
+    position: int  # of the pass whose fraction was searched, the first is 0
+    share: float | None  # of the fraction in the recipe, that `reached` was found with
+
+
+@dataclass(frozen=True)
 class SliceRecord:
     """What is proven about the accuracy of one group of examples; words as in `Certificate`.
 
@@ -309,6 +328,7 @@ class RunReport:
     certificate_readings: tuple[CertificateReading, ...] = ()  # of these rows, oldest first
     steps: tuple[StepRecord, ...] = ()  # in the order they were needed
     damaged_steps: tuple[str, ...] = ()  # what was stored, found damaged, and done again
+    target: TargetRecord | None = None  # null when the recipe asks for no goal
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from compressor.run_splits import read_splits
 from compressor.stages import Stages
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
+from compressor.targets import search_fraction
 from compressor.tasks import load_task
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,10 @@ class _Run:
         model = self.stages.untouched
         for position, step in enumerate(self.recipe.passes):
             if isinstance(step, TorchPass):
-                model = self._gated(position, step, model)
+                if position == self.recipe.searched_pass:
+                    model = self._search(position, step, model)
+                else:
+                    model = self._gated(position, step, model)
                 self._show_checkpoint(model)
         if model is self.stages.untouched:
             self._show_checkpoint(self.stages.save_untouched())
@@ -250,7 +254,9 @@ class _Run:
             return
         self._start("benchmark")
         for provider in providers:
-            self.log.latencies += self.stages.time(provider, self.baseline_graph, artifact)
+            settings = self.recipe.benchmark.model_copy(update={"providers": (provider,)})
+            name = f"benchmark on {provider}"
+            self.log.latencies += self.stages.time(name, settings, self.baseline_graph, artifact)
         if any(latency.noisy for latency in self.log.latencies):
             self.progress.result("the machine was busy meanwhile: read speeds with care")
 
@@ -289,6 +295,13 @@ class _Run:
         self.current = f"passes[{position}] ({step.kind})"
         logger.info("%s: start", self.current)
         return pass_gate(self.stages, self.log, position, step, before, self.baseline_score)
+
+    def _search(self, position: int, step: Pass, before: StoredCheckpoint) -> StoredCheckpoint:
+        """Find the fraction of a pass that the budget's target asks for; later steps are stored."""
+        self.current = f"passes[{position}] ({step.kind})"
+        logger.info("%s: start of the search", self.current)
+        ends = (self.baseline_score, self.baseline_graph)
+        return search_fraction(self.stages, self.log, position, before, *ends)
 
     def _load_splits(self, labels: tuple[str, ...], metric: str) -> dict[str, Dataset]:
         column = self.task.input_column

@@ -29,7 +29,7 @@ from compressor.budget import AccuracyBudget
 from compressor.data import DataSettings
 from compressor.errors import RecipeError
 from compressor.mistakes import Mistake, did_you_mean, explain, is_rule, rule_error, show
-from compressor.passes import Pass, discover
+from compressor.passes import Pass, TorchPass, discover
 from compressor.paths import HubName, LocalPath
 from compressor.recipe_rules import find_conflicts
 from compressor.tasks import task_names
@@ -223,7 +223,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        mistakes = [*find_conflicts(self.to_dict(), discover()), *self._repair_mistakes()]
+        mistakes = [
+            *find_conflicts(self.to_dict(), discover()),
+            *self._repair_mistakes(),
+            *self._target_mistakes(),
+        ]
         if mistakes:
             raise rule_error(mistakes)
         return self
@@ -239,6 +243,42 @@ class Recipe(BaseModel):
             yield Mistake(
                 ("repair",), "nothing may be repaired; set on_failure: repair, or remove it"
             )
+
+    def _target_mistakes(self) -> Iterator[Mistake]:
+        if self.budget.target is None:
+            return
+        place = ("budget", "target")
+        if len(found := self._with_fraction()) != 1:
+            names = ", ".join(f"passes[{item}] ({self.passes[item].kind})" for item in found)
+            yield Mistake(
+                place,
+                f"searches the fraction of one pass, such as the ratio of prune_structured, and "
+                f"{f'here {len(found)} have one: {names}' if found else 'here none has one'}; "
+                f"leave one of them in the recipe, or remove target",
+            )
+        if any(self.may_repair(step) for step in self.passes):
+            yield Mistake(
+                place,
+                "already searches for a fraction with which every gate holds, so a repair would "
+                "search within the search; remove on_failure: repair, or remove target",
+            )
+        if self.budget.target.speedup is not None and not self.benchmark.providers:
+            yield Mistake(
+                ("benchmark", "providers"),
+                "is empty, but budget.target.speedup is measured on the first of them; name one",
+            )
+
+    def _with_fraction(self) -> list[int]:
+        return [
+            position
+            for position, step in enumerate(self.passes)
+            if isinstance(step, TorchPass) and step.at_share(1.0) is not None
+        ]
+
+    @property
+    def searched_pass(self) -> int | None:
+        """Return the position of the pass whose fraction is searched; None without a target."""
+        return None if self.budget.target is None else self._with_fraction()[0]
 
     def may_repair(self, step: Pass) -> bool:
         """Return whether milder settings of `step` are tried when its gate fails."""

@@ -26,6 +26,7 @@ from compressor.measurements import (
     SliceRecord,
     SplitRecord,
     StepRecord,
+    TargetRecord,
     Verdict,
 )
 
@@ -62,6 +63,7 @@ class RunLog:
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
+    target: TargetRecord | None = None
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
@@ -155,6 +157,7 @@ class RunLog:
             compared_split=self.compared_split,
             slices=self.slices,
             flips=self.flips,
+            target=self.target,
             environment=self.environment,
             missing=missing,
             seconds=time.monotonic() - self._started,

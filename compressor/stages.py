@@ -26,15 +26,7 @@ from compressor.errors import CompressorError, PassError
 from compressor.evaluation import benchmark_batches, evaluate, mean_length, parity_batches
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
-from compressor.measurements import (
-    AGREEMENT,
-    Flops,
-    Latency,
-    Parity,
-    Score,
-    Size,
-    StepRecord,
-)
+from compressor.measurements import AGREEMENT, Flops, Latency, Parity, Score, Size, StepRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
@@ -42,7 +34,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
 from compressor.progress import Progress
-from compressor.recipe import Recipe
+from compressor.recipe import BenchmarkSettings, Recipe
 from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.stored import (
     CHECKPOINT,
@@ -259,9 +251,11 @@ class Stages:
         read = {"split": self._prints["search"], **self._inputs(graph)}
         return self._do("flops", name, read, work).fact("flops", Flops)
 
-    def time(self, provider: str, baseline: StoredGraph, final: StoredGraph) -> tuple[Latency, ...]:
-        """Time both ends of the run on a provider, taking turns."""
-        settings = self.recipe.benchmark
+    def time(
+        self, name: str, settings: BenchmarkSettings, baseline: StoredGraph, final: StoredGraph
+    ) -> tuple[Latency, ...]:
+        """Time both ends of the run on the first provider of `settings`, taking turns."""
+        provider = settings.providers[0]
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             own: dict[Contestant, Any] = {
@@ -296,7 +290,7 @@ class Stages:
             "threads": self.threads,
             "cpu": machine["cpu"],
         }
-        done = self._do("benchmark", f"benchmark on {provider}", read, work)
+        done = self._do("benchmark", name, read, work)
         return done.fact("latencies", _Latencies).latencies
 
     def _do(

@@ -22,6 +22,7 @@ LAYERS = (
     ("cli",),
     ("__init__", "console"),
     ("pipeline",),
+    ("targets",),
     ("gates",),
     ("certification", "finish", "stages"),
     ("run_splits",),

@@ -118,6 +118,13 @@ class Pass(BaseModel, ABC):
 class TorchPass(Pass):
     """A pass over the PyTorch model; it runs before export."""
 
+    def at_share(self, share: float) -> Self | None:  # noqa: ARG002
+        """Return these settings with every fraction at `share` (0..1) of its value.
+
+        None when the pass has no fraction that says how much goes.
+        """
+        return None
+
     @abstractmethod
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Return the compressed model. The pass owns `model` and may change it."""

@@ -81,6 +81,10 @@ class PruneMagnitude(TorchPass):
         """Return the sparsity between this one and that of `milder`."""
         return halfway(self, milder, "sparsity")
 
+    def at_share(self, share: float) -> Self | None:
+        """Return the sparsity at `share` of its value."""
+        return lower(self, "sparsity", share=share)
+
     def required_splits(self) -> frozenset[str]:
         """Return the training split when fine-tuning is asked for."""
         return frozenset() if self.finetune is None else frozenset({"train"})

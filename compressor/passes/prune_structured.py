@@ -362,6 +362,10 @@ class PruneStructured(TorchPass):
         """Return the ratios between these and `milder`."""
         return halfway(self, milder, *self._fractions)
 
+    def at_share(self, share: float) -> Self | None:
+        """Return the ratios at `share` of their value; None when only whole layers go."""
+        return lower(self, *self._fractions, share=share) if self._fractions else None
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""
         splits = {"calibration"} if self.measures_units or self.measures_layers else set()

@@ -121,6 +121,10 @@ class PruneWidth(TorchPass):
         """Return the ratio between this one and that of `milder`."""
         return halfway(self, milder, "ratio") if self.ratio is not None else None
 
+    def at_share(self, share: float) -> Self | None:
+        """Return the ratio at `share` of its value; None when a width is given."""
+        return lower(self, "ratio", share=share) if self.ratio is not None else None
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""
         splits = {"calibration"} if self.reads_rows else set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.report import units, verdict
+from compressor.report import target, units, verdict
 from compressor.report.table import p50_ms, reference_setting
 
 
@@ -23,11 +23,13 @@ def conclusion(data: dict[str, Any]) -> str:
 
     For example `Passed: good enough, with 95% confidence`.
     """
-    status = verdict.TITLES[data["verdict"]]
+    status = verdict.title(data)
     if data["verdict"] == "failed":
         return verdict.headline(data)
     if data["verdict"] == "not_certified":
         return f"{status}: good enough as measured, but the data cannot prove it"
+    if target.is_missed(data):
+        return f"{status} within the budget"
     proof, good = data["certificate"], data["verdict"] == "passed"
     words = "good enough" if good else "not good enough"
     if proof is not None and proof["verdict"] == ("certified" if good else "refuted"):

@@ -118,7 +118,7 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         recipe_name=data["recipe_name"],
         steps=" → ".join(map(_step_words, data["passes"])) or "export only",
         started=moment(data["started_at"]),
-        verdict=verdict.TITLES[data["verdict"]],
+        verdict=verdict.title(data),
         state=data["verdict"],
         proof=_proof_words(data),
         reason="" if data["verdict"] == "passed" else verdict.headline(data),

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from compressor.report import units, verdict
+from compressor.report import target, units, verdict
 from compressor.report.table import table_rows
 from compressor.report.templating import printable
 
@@ -23,8 +23,10 @@ STYLES = {
 def render_summary(data: dict[str, Any]) -> Group:
     """Return what to print when a run ends, from the content of its `report.json`."""
     style = STYLES[data["verdict"]]
-    banner = Text(f"{verdict.TITLES[data['verdict']]}: ", style=f"bold {style}")
+    banner = Text(f"{verdict.title(data)}: ", style=f"bold {style}")
     banner.append_text(plain(verdict.headline(data)))
+    if (goal := target.met_words(data)) is not None:
+        banner.append_text(plain(f". {goal}"))
     if data["baseline"] is None:
         return Group(banner)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")

@@ -70,8 +70,8 @@ def size_points(data: dict[str, Any]) -> list[Point]:
 
 
 def was_repaired(data: dict[str, Any]) -> bool:
-    """Tell whether any pass was tried more than once."""
-    return any(len(item["tries"]) > 1 for item in data["passes"])
+    """Tell whether any pass was tried more than once because a gate refused it."""
+    return data["target"] is None and any(len(item["tries"]) > 1 for item in data["passes"])
 
 
 def _end(data: dict[str, Any], end: Any) -> tuple[Tried, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.measurements import AGREEMENT
-from compressor.report import units
+from compressor.report import target, units
 from compressor.report.table import p50_ms, reference_setting
 
 
@@ -44,6 +44,11 @@ _STEPS = {
 }
 
 
+def title(data: dict[str, Any]) -> str:
+    """Return how the run ended in a few words."""
+    return target.MISSED_TITLE if target.is_missed(data) else TITLES[data["verdict"]]
+
+
 def headline(data: dict[str, Any]) -> str:
     """Say in one sentence how the run of a `report.json` ended.
 
@@ -54,6 +59,8 @@ def headline(data: dict[str, Any]) -> str:
         parts = [size_words(data), _speed_words(data), score_words(data)]
         text = ", ".join(part for part in parts if part)
         return text[:1].upper() + text[1:] if text else "Finished, but nothing was measured"
+    if target.is_missed(data):
+        return target.missed_words(data)
     if data["verdict"] == "budget_exceeded":
         return f"{_guilty(data)} lost too much: {_loss_words(data)}"
     if data["verdict"] == "not_certified":
@@ -73,6 +80,8 @@ def advice(data: dict[str, Any]) -> str | None:
             "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "
             "with --allow-inconclusive."
         )
+    if target.is_missed(data):
+        return target.advice(data)
     if data["guilty_step"] == "slices":
         return (
             "Use milder settings, train on more examples like these, or raise "

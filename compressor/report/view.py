@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from compressor.report import provenance, table, units, verdict
+from compressor.report import provenance, table, target, units, verdict
 from compressor.report.answers import Answer, answers, conclusion
 from compressor.report.changes import (
     Flips,
@@ -64,6 +64,7 @@ class View:
     headline: str
     reason: str
     advice: str | None
+    target: str | None
     started: str
     duration: str
     budget: str
@@ -104,12 +105,13 @@ def view_of(data: dict[str, Any]) -> View:
         (name, tuple(group)) for name, group in groupby(settings, lambda item: item.provider)
     )
     return View(
-        status=verdict.TITLES[data["verdict"]],
+        status=verdict.title(data),
         conclusion=conclusion(data),
         answers=tuple(answers(data)),
         headline=verdict.headline(data),
         reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
         advice=verdict.advice(data),
+        target=target.met_words(data),
         started=moment(data["started_at"]),
         duration=units.duration(data["seconds"]),
         budget=units.points(data["max_drop"]),

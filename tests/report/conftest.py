@@ -27,6 +27,7 @@ from compressor.measurements import (
     SliceRecord,
     SplitRecord,
     StepRecord,
+    TargetRecord,
 )
 
 NO_OUTCOMES = np.zeros(0, dtype=np.int64)
@@ -210,6 +211,7 @@ def full_report(**changes: Any) -> RunReport:
         compared_split="certification",
         slices=SLICES,
         flips=FLIPS,
+        target=TargetRecord("max_megabytes", "at most 20 MB", 20.0, 17.4, True, 0, 0.5),
     )
     return dataclasses.replace(report, **changes)
 
@@ -237,7 +239,7 @@ def failed_before_baseline() -> RunReport:
         verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
         final=None, passes=(), parity=None, latencies=(), splits=(),
         certification=None, certificate=None, labels=(), compared_split=None, slices=(),
-        flips=(),
+        flips=(), target=None,
         source_sha256=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
@@ -250,7 +252,7 @@ def failed_at_second_pass() -> RunReport:
     return full_report(
         verdict="failed", reason="passes[1] (quantize_dynamic): no MatMul has a constant weight",
         guilty_step="passes[1] (quantize_dynamic)", final=None, passes=(PRUNE, broken),
-        latencies=(), certification=None, certificate=None, compared_split="search",
+        latencies=(), certification=None, certificate=None, compared_split="search", target=None,
         missing=dict.fromkeys(("final", "latencies"), STOPPED),
     )  # fmt: skip
 
@@ -268,7 +270,22 @@ def over_budget() -> RunReport:
         reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "
         "budget allows 0.0100",
         guilty_step="passes[0] (prune_structured)", final=None, passes=(guilty,), parity=None,
+        latencies=(), certification=None, certificate=None, compared_split="search", target=None,
+        missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
+    )  # fmt: skip
+
+
+def missed_goal() -> RunReport:
+    candidate = dataclasses.replace(
+        PRUNE.tries[1], change="ratio 0.5 -> 0.25: 22 MB, goal at most 20 MB", kept=False
+    )
+    searched = dataclasses.replace(PRUNE, tries=(PRUNE.tries[0], candidate))
+    return full_report(
+        verdict="budget_exceeded",
+        reason="passes[0] (prune_structured): the goal, at most 20 MB, was not reached",
+        guilty_step="passes[0] (prune_structured)", final=None, passes=(searched,), parity=None,
         latencies=(), certification=None, certificate=None, compared_split="search",
+        target=TargetRecord("max_megabytes", "at most 20 MB", 20.0, 22.0, False, 0, 0.5),
         missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
 
@@ -328,6 +345,7 @@ STATES: dict[str, Callable[[], RunReport]] = {
     "passed": full_report,
     "failed-before-baseline": failed_before_baseline,
     "failed-at-second-pass": failed_at_second_pass,
+    "missed-goal": missed_goal,
     "over-budget": over_budget,
     "over-budget-on-certification": over_budget_on_certification,
     "not-certified": not_certified,

@@ -11,7 +11,8 @@ def test_every_attempt_is_there_and_the_kept_one_is_told_apart(passed: dict[str,
     assert [stage.title for stage in (baseline, quantize, final)] == [
         "Baseline", "2 · quantize_dynamic", "Final artifact",
     ]  # fmt: skip
-    assert was_repaired(passed)
+    assert was_repaired(passed | {"target": None})
+    assert not was_repaired(passed)  # its goal had several fractions tried, no gate did
 
 
 def test_a_report_without_tries_counts_each_pass_once(passed: dict[str, Any], report_in_state):

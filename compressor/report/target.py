@@ -1,0 +1,52 @@
+"""What became of the goal of `budget.target`, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.report import units
+
+MISSED_TITLE = "Goal not reached"
+
+
+def is_missed(data: dict[str, Any]) -> bool:
+    """Tell whether the run stopped because nothing within the budget reached its goal."""
+    target = data["target"]
+    return data["verdict"] == "budget_exceeded" and target is not None and not target["met"]
+
+
+def missed_words(data: dict[str, Any]) -> str:
+    """Say how near the search came to the goal that it missed."""
+    target = data["target"]
+    best = "no fraction that was tried is within the budget"
+    if target["reached"] is not None:
+        best = f"the best within the budget is {_figure(target)}"
+    return f"The goal, {target['goal']}, was not reached: {best}"
+
+
+def met_words(data: dict[str, Any]) -> str | None:
+    """Say with which fraction the goal was met; None without a goal, or when it was not met."""
+    target = data["target"]
+    if target is None or not target["met"]:
+        return None
+    return (
+        f"Goal: {target['goal']}. Reached: {_figure(target)}, with {100 * target['share']:g}% of "
+        f"the fraction that the recipe allows pass {target['position'] + 1}"
+    )
+
+
+def advice(data: dict[str, Any]) -> str:
+    """Say what to do about a goal that was missed."""
+    tries = "the tries of the pass show what each fraction came to"
+    if data["target"]["share"] == 1:
+        return f"Ask for less in budget.target, or let more go in the recipe; {tries}."
+    return (
+        f"Ask for less in budget.target, raise budget.max_drop if that loss is acceptable, or "
+        f"train longer after the cut; {tries}."
+    )
+
+
+def _figure(target: dict[str, Any]) -> str:
+    if target["kind"] == "speedup":
+        return f"{units.number(target['reached'])} times as fast"
+    return f"{units.megabytes(round(1e6 * target['reached']))} MB"

@@ -1,0 +1,320 @@
+"""A goal in place of a fixed fraction: the search for the mildest way there within the budget.
+
+The fraction that the recipe writes is the most that may go. It is searched on a ladder that is
+fixed before the run, the eighths of that fraction. Each candidate goes through the pass, all later
+ones and the export, is judged after each on the search split alone, and every step of it is stored,
+so that a stopped search goes on and the accepted candidate is not made twice.
+
+A candidate is settled when a gate refuses it or when it reaches the goal. Both become true on the
+way up the ladder and stay so, as far as more compression never gains accuracy; then bisection finds
+the first rung that is settled with at most four candidates. If its gates hold, it is the mildest
+way to the goal; if one failed, no rung does both, because none below it reaches the goal. For the
+strongest compression the rung below the first refused one is the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from compressor.budget import CompressionTarget
+from compressor.certification import compare_answers
+from compressor.errors import TargetMissed
+from compressor.gates import describe_change
+from compressor.measurements import PassRecord, PassTry, Score, Size, TargetRecord, Verdict
+from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.recipe import BenchmarkSettings
+from compressor.run_log import RunLog
+from compressor.stages import PassResult, Stages, Told
+from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
+
+RUNGS = 8  # the finest step is an eighth of the recipe's fraction
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The goal of a recipe in words, and whether a figure reaches it.
+
+    A figure is the size of the ONNX file in MB (10^6 bytes), for `speedup` how many times faster.
+    """
+
+    target: CompressionTarget
+    timing: BenchmarkSettings  # the one shape on the one provider that `speedup` is measured on
+
+    @classmethod
+    def of(cls, target: CompressionTarget, benchmark: BenchmarkSettings) -> Goal:
+        """Return the goal of a recipe with these settings."""
+        own = {
+            "providers": benchmark.providers[:1],
+            "batch_sizes": (target.batch_size or 1,),
+            "sequence_lengths": (target.sequence_length or benchmark.sequence_lengths[0],),
+        }
+        return cls(target, benchmark.model_copy(update=own))
+
+    @property
+    def wanted(self) -> float | None:
+        """Return the figure to reach; None for the strongest compression."""
+        return self.target.max_megabytes or self.target.speedup
+
+    def reached_by(self, figure: float) -> bool:
+        """Tell whether `figure` reaches the goal, which the strongest compression never is."""
+        if self.target.max_megabytes is not None:
+            return figure <= self.target.max_megabytes
+        return self.target.speedup is not None and figure >= self.target.speedup
+
+    def figure(self, figure: float) -> str:
+        """Return a figure with its unit."""
+        unit = "times as fast as the baseline" if self.target.speedup else "MB"
+        return f"{figure:.4g} {unit}"
+
+    def __str__(self) -> str:
+        if self.target.max_megabytes is not None:
+            return f"at most {self.target.max_megabytes:g} MB"
+        if self.target.speedup is not None:
+            timing = self.timing
+            return (
+                f"at least {self.target.speedup:g} times as fast as the baseline at batch "
+                f"{timing.batch_sizes[0]}, {timing.sequence_lengths[0]} tokens on "
+                f"{timing.providers[0]}"
+            )
+        return "the strongest compression within the budget"
+
+
+@dataclass
+class _Candidate:
+    """One rung of the ladder on its way to the graph that would ship, as far as it came."""
+
+    rung: int
+    step: TorchPass
+    change: str
+    told: Told = field(default_factory=Told)
+    made: PassResult[StoredCheckpoint] | None = None  # what the searched pass itself gave
+    score: Score | None = None  # of that
+    last: Score | None = None  # of the last model that was judged
+    refused: str | None = None  # which gate failed, and by how much
+    figure: float | None = None  # of the graph that would ship; None when a gate failed
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.refused is not None:
+            return "budget_exceeded"
+        return "failed" if self.figure is None else "passed"
+
+
+@dataclass
+class _Search:
+    """The candidates so far; `accepted` is the answer, once there is one."""
+
+    stages: Stages
+    log: RunLog
+    position: int
+    step: TorchPass
+    goal: Goal
+    before: StoredCheckpoint
+    baseline: Score
+    baseline_graph: StoredGraph
+    tried: list[_Candidate] = field(default_factory=list)
+    accepted: _Candidate | None = None
+
+    def run(self) -> None:
+        """Find the first rung that is settled, and accept what the goal makes of it."""
+        low, high = 0, RUNGS + 1  # every rung up to `low` is not settled, every one from `high` is
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.is_settled(self.attempt(middle)):
+                high = middle
+            else:
+                low = middle
+        wanted = low if self.goal.wanted is None else high
+        of_it = [item for item in self.tried if item.rung == wanted and item.verdict == "passed"]
+        self.accepted = of_it[0] if of_it else None
+
+    def is_settled(self, candidate: _Candidate) -> bool:
+        return candidate.figure is None or self.goal.reached_by(candidate.figure)
+
+    def attempt(self, rung: int) -> _Candidate:
+        """Take one candidate as far as it comes."""
+        step = self.step.at_share(rung / RUNGS)
+        assert step is not None, "the recipe was checked"
+        candidate = _Candidate(rung, step, describe_change(self.step.settings, step.settings))
+        self.tried.append(candidate)
+        self.stages.progress.stage(self.name_of(self.position, step, candidate))
+        self.follow(candidate)
+        self.stages.progress.result(self.outcome(candidate))
+        return candidate
+
+    def follow(self, candidate: _Candidate) -> None:
+        """Apply the pass, all later ones and the export; stop at the first gate that fails."""
+        stages, change = self.stages, candidate.change
+        model = self.before
+        for position, step in enumerate(stages.recipe.passes):
+            if position < self.position or not isinstance(step, TorchPass):
+                continue
+            own = candidate.step if position == self.position else step
+            made = self.apply(candidate, position, own, model)
+            if candidate.refused is not None:
+                return
+            model = made.model
+        exported = stages.export(f"export, {change}", model)
+        graph, size = exported.graph, exported.size
+        stages.parity(f"parity, {change}", model, graph)
+        for position, step in enumerate(stages.recipe.passes):
+            if isinstance(step, OnnxPass):
+                changed = self.apply(candidate, position, step, graph)
+                if candidate.refused is not None:
+                    return
+                graph, size = changed.model, changed.size
+        score = stages.score(f"graph, {change}", graph, reference=self.baseline)
+        self.judge(candidate, "export", score)
+        if candidate.refused is None:
+            candidate.figure = self.measure(graph, size, change)
+
+    def apply(
+        self, candidate: _Candidate, position: int, step: Pass, before: AnyStored
+    ) -> PassResult[AnyStored]:
+        """Apply one pass and judge what it gave."""
+        name = self.name_of(position, step, candidate)
+        told = candidate.told if position == self.position else Told()
+        made: Any = self.stages.run_pass(name, position, step, before, told)
+        score = self.stages.score(name, made.model, reference=self.baseline)
+        if position == self.position:
+            candidate.made, candidate.score = made, score
+        self.judge(candidate, f"passes[{position}] ({step.kind})", score)
+        given: PassResult[AnyStored] = made
+        return given
+
+    def judge(self, candidate: _Candidate, place: str, score: Score) -> None:
+        budget = self.stages.recipe.budget
+        candidate.last = score
+        if not budget.holds(self.baseline, score):
+            drop = budget.drop(self.baseline, score)
+            candidate.refused = f"{place} lost {drop:.4f}, the budget allows {budget.max_drop:.4f}"
+
+    def measure(self, graph: StoredGraph, size: Size, change: str) -> float:
+        """Return the figure of a graph that the goal speaks of."""
+        if self.goal.target.speedup is None:
+            return size.bytes_on_disk / 1e6
+        name = f"benchmark, {change}"
+        timed = self.stages.time(name, self.goal.timing, self.baseline_graph, graph)
+        median = {item.model: item.p50_ms for item in timed}
+        return median["baseline"] / median["final"]
+
+    def name_of(self, position: int, step: Pass, candidate: _Candidate) -> str:
+        return f"passes[{position}] ({step.kind}), {candidate.change}"
+
+    def outcome(self, candidate: _Candidate) -> str:
+        """Say what became of a candidate, such as `ratio 0.8 -> 0.4: 9.1 MB, goal ...`."""
+        if candidate.refused is not None:
+            return f"{candidate.change}: {candidate.refused}"
+        if candidate.figure is None:
+            return candidate.change  # it raised, and the error says the rest
+        return f"{candidate.change}: {self.goal.figure(candidate.figure)}, goal {self.goal}"
+
+    def best(self) -> _Candidate | None:
+        """Return the accepted candidate, or the strongest one within the budget."""
+        within = [item for item in self.tried if item.verdict == "passed"]
+        return self.accepted or max(within, key=lambda item: item.rung, default=None)
+
+    def shown(self) -> _Candidate:
+        """Return the candidate that stands for the pass: a broken one, the best, or the mildest."""
+        if self.tried[-1].verdict == "failed":
+            return self.tried[-1]
+        return self.best() or min(self.tried, key=lambda item: item.rung)
+
+    def record(self) -> PassRecord:
+        shown = self.shown()
+        own = self.record_try(shown)
+        return PassRecord(
+            kind=self.step.kind,
+            settings=own.settings,
+            score_before=self.log.score_now(),
+            score_after=own.score_after,
+            drop=own.drop,
+            size=own.size,
+            verdict=own.verdict,
+            seconds=own.seconds,
+            notes=tuple(shown.told.notes),
+            facts=shown.told.facts,
+            tries=tuple(self.record_try(item) for item in self.tried),
+            reused=shown.made is not None and shown.made.reused,
+        )
+
+    def record_try(self, item: _Candidate) -> PassTry:
+        budget = self.stages.recipe.budget
+        return PassTry(
+            settings=item.step.settings,
+            change=self.outcome(item),
+            score_after=None if item.score is None else item.score.value,
+            drop=None if item.score is None else budget.drop(self.baseline, item.score),
+            size=None if item.made is None else item.made.size,
+            verdict=item.verdict,
+            seconds=0.0 if item.made is None else item.made.seconds,
+            kept=item is self.accepted,
+        )
+
+    def target_record(self) -> TargetRecord:
+        best = self.best()
+        return TargetRecord(
+            kind=self.goal.target.kind,
+            goal=str(self.goal),
+            wanted=self.goal.wanted,
+            reached=None if best is None else best.figure,
+            met=self.accepted is not None,
+            position=self.position,
+            share=None if best is None else best.rung / RUNGS,
+        )
+
+    def missed(self) -> TargetMissed:
+        """Return the error that says how far the search came."""
+        best, shown = self.best(), self.shown()
+        budget = self.stages.recipe.budget
+        assert shown.last is not None
+        advice = "ask for less, raise budget.max_drop, or let the passes recover by longer training"
+        if best is not None and best.rung == RUNGS:
+            advice = f"ask for less, or raise the fraction in passes[{self.position}]"
+        return TargetMissed(
+            f"passes[{self.position}] ({self.step.kind})",
+            goal=str(self.goal),
+            best=None if best is None else self.outcome(best).partition(", goal ")[0],
+            advice=advice,
+            metric=shown.last.metric,
+            drop=budget.drop(self.baseline, shown.last),
+            max_drop=budget.max_drop,
+            tried=[self.outcome(item) for item in self.tried],
+        )
+
+
+def search_fraction(
+    stages: Stages,
+    log: RunLog,
+    position: int,
+    before: StoredCheckpoint,
+    baseline: Score,
+    baseline_graph: StoredGraph,
+) -> StoredCheckpoint:
+    """Return what the pass at `position` gives with the fraction that the recipe's target asks for.
+
+    The record of the pass with all candidates, and that of the target, are in `log` in every case.
+    Raises `TargetMissed` when no candidate reaches the goal within the budget, and whatever a pass
+    or the export raises.
+    """
+    recipe = stages.recipe
+    step, target = recipe.passes[position], recipe.budget.target
+    assert isinstance(step, TorchPass)
+    assert target is not None
+    goal = Goal.of(target, recipe.benchmark)
+    search = _Search(stages, log, position, step, goal, before, baseline, baseline_graph)
+    try:
+        search.run()
+    finally:
+        record = search.record()
+        log.passes.append(record)
+        log.target = search.target_record()
+    accepted = search.accepted
+    shown = search.shown()
+    assert shown.last is not None
+    compare_answers(log, recipe, stages.splits["search"], shown.last)
+    if accepted is None:
+        raise search.missed()
+    assert accepted.made is not None
+    return accepted.made.model
