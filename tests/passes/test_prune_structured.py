@@ -16,35 +16,9 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, _layer_choice
 from compressor.passes._reconstruction import store_inputs
 from compressor.passes.prune_structured import PruneStructured
-from compressor.progress import SILENT
 from compressor.pruning.importance import layer_losses
 
 ContextMaker = Callable[..., PassContext]
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make_context(tmp_path: Path, notes: list[str]) -> ContextMaker:
-    def make(baseline: Path | None = None, **splits: Dataset) -> PassContext:
-        def load_baseline() -> TorchModel:
-            assert baseline is not None, "this test's settings need no baseline"
-            return load_checkpoint(baseline)
-
-        return PassContext(
-            splits=splits,
-            load_baseline=load_baseline,
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
-            progress=SILENT,
-            note=notes.append,
-        )
-
-    return make
 
 
 def units(model: TorchModel) -> list[tuple[int, int]]:

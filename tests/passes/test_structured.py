@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from compressor.data import Dataset
 from compressor.export.latency import MeasuredTable, Situation
@@ -18,7 +17,6 @@ from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, _reconstruction, _structured
 from compressor.passes.prune_structured import PruneStructured
-from compressor.progress import SILENT
 from compressor.pruning.latency import latency_table
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
@@ -28,31 +26,6 @@ UNIFORM: dict[str, dict[str, Any]] = {
     "scores": {"ratio": 0.5},
     "reconstruction": {"method": "reconstruction", "ratio": 0.5},
 }
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make_context(tmp_path: Path, notes: list[str]) -> ContextMaker:
-    def make(baseline: Path | None = None, **splits: Dataset) -> PassContext:
-        def load_baseline() -> TorchModel:
-            assert baseline is not None, "this test's settings need no baseline"
-            return load_checkpoint(baseline)
-
-        return PassContext(
-            splits=splits,
-            load_baseline=load_baseline,
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
-            progress=SILENT,
-            note=notes.append,
-        )
-
-    return make
 
 
 def units(model: TorchModel) -> list[tuple[int, int]]:
