@@ -127,19 +127,12 @@ class _Gate(Generic[AnyStored]):
 
     def record(self) -> PassRecord:
         shown = self.shown()
-        own = shown.record(kept=shown is self.kept)
-        return PassRecord(
-            kind=self.step.kind,
-            settings=own.settings,
-            score_before=self.log.score_now(),
-            score_after=own.score_after,
-            drop=own.drop,
-            size=own.size,
-            verdict=own.verdict,
-            seconds=own.seconds,
-            notes=tuple(shown.told.notes),
+        return self.log.pass_record(
+            self.step.kind,
+            shown.record(kept=shown is self.kept),
+            [attempt.record(kept=attempt is self.kept) for attempt in self.tries],
+            notes=shown.told.notes,
             facts=shown.told.facts,
-            tries=tuple(attempt.record(kept=attempt is self.kept) for attempt in self.tries),
             reused=shown.reused,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from compressor.measurements import (
     ModelRecord,
     Parity,
     PassRecord,
+    PassTry,
     RunReport,
     SliceRecord,
     SplitRecord,
@@ -75,6 +76,32 @@ class RunLog:
         assert self.baseline is not None
         scores = [record.score_after for record in self.passes if record.score_after is not None]
         return scores[-1] if scores else self.baseline.score.value
+
+    def pass_record(
+        self,
+        kind: str,
+        shown: PassTry,
+        tries: Iterable[PassTry],
+        *,
+        notes: Iterable[str],
+        facts: Mapping[str, Any],
+        reused: bool,
+    ) -> PassRecord:
+        """Return the record of a pass for which the try `shown` stands."""
+        return PassRecord(
+            kind=kind,
+            settings=shown.settings,
+            score_before=self.score_now(),
+            score_after=shown.score_after,
+            drop=shown.drop,
+            size=shown.size,
+            verdict=shown.verdict,
+            seconds=shown.seconds,
+            notes=tuple(notes),
+            facts=facts,
+            tries=tuple(tries),
+            reused=reused,
+        )
 
     def costliest_pass(self) -> tuple[str, float] | None:
         """Return name and cost of the pass so far that lost most; None when none lost anything."""

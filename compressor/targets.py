@@ -223,19 +223,12 @@ class _Search:
 
     def record(self) -> PassRecord:
         shown = self.shown()
-        own = self.record_try(shown)
-        return PassRecord(
-            kind=self.step.kind,
-            settings=own.settings,
-            score_before=self.log.score_now(),
-            score_after=own.score_after,
-            drop=own.drop,
-            size=own.size,
-            verdict=own.verdict,
-            seconds=own.seconds,
-            notes=tuple(shown.told.notes),
+        return self.log.pass_record(
+            self.step.kind,
+            self.record_try(shown),
+            [self.record_try(item) for item in self.tried],
+            notes=shown.told.notes,
             facts=shown.told.facts,
-            tries=tuple(self.record_try(item) for item in self.tried),
             reused=shown.made is not None and shown.made.reused,
         )
 
