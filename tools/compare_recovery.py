@@ -38,6 +38,17 @@ from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
 
 _TEMPERATURE = 2.0
+_RECIPE = (
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "hidden_weight",
+    "sublayer_weight",
+    "temperature",
+    "schedule",
+    "dropout",
+    "precision",
+)
 _COLUMNS = ("accuracy", "KL", "held-out KL", "held-out same", "FLOPs left", "CPU min")
 
 
@@ -59,7 +70,12 @@ def load_rows(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dat
     train = splits["train"]
     held = held_out_rows(train, arguments.held_out)
     inside = "".join(f" \n {_text(train, row)} \n " for row in held)
-    rest = [row for row in range(len(train)) if f" {_text(train, row)} " not in inside]
+    rest = [
+        row
+        for row in range(len(train))
+        if f" {_text(train, row)} " not in inside
+        and len(_text(train, row).split()) >= arguments.minimum_words
+    ]
     return {
         "search": splits["search"],
         "held-out": take(train, held, "search"),
@@ -170,17 +186,16 @@ def share_of_same(student: NDArray[np.float32], teacher: NDArray[np.float32]) ->
 
 
 def recipe(arguments: argparse.Namespace) -> Distill:
-    names = ("epochs", "learning_rate", "batch_size", "hidden_weight", "schedule")
-    settings = {name: getattr(arguments, name) for name in names}
-    return Distill.model_validate({**settings, "freeze_embeddings": True, "dropout": False})
+    settings = {name: getattr(arguments, name) for name in _RECIPE}
+    return Distill.model_validate({**settings, "freeze_embeddings": True})
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what makes two runs of the same ratio and seed the same run."""
     if arguments.without_recovery:
         return {"held_out": arguments.held_out}
-    names = ("rows", "epochs", "learning_rate", "batch_size", "hidden_weight")
-    return {name: getattr(arguments, name) for name in (*names, "schedule", "held_out")}
+    names = ("rows", "minimum_words", "held_out", *_RECIPE)
+    return {name: getattr(arguments, name) for name in names}
 
 
 def print_table(runs: list[dict[str, Any]], baseline: float) -> None:
@@ -216,6 +231,13 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--hidden-weight", type=float, default=1.0)
+    parser.add_argument("--sublayer-weight", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--dropout", action="store_true", help="at the checkpoint's own rates")
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--minimum-words", type=int, default=1, help="words a train row must have to be used"
+    )
     parser.add_argument("--schedule", default="linear", choices=("linear", "cosine", "constant"))
     return parser.parse_args()
 

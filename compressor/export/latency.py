@@ -37,17 +37,21 @@ from compressor.paths import cache_directory
 from compressor.progress import Progress
 from compressor.pruning.latency import LatencyTable, latency_table, measured_sizes
 
-_FORMAT = 1  # of the cached file
+_FORMAT = 2  # of the cached file
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "compressor")
 _COPIES = 2  # sub-layers in a timed graph, so that starting it weighs less
 _WARMUP_RUNS, _ROUNDS = 3, 40
 _MAX_WIDTHS = 17  # feed-forward widths that are measured
 _NOTHING = "nothing"
+_Graphs = dict[str, onnx.ModelProto]
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a table is for: sub-layers up to a size, and how they are run."""
+    """What a table is for: sub-layers up to a size, and how they are run.
+
+    With `one_token_last` the last layer computes only what is read of one token.
+    """
 
     kind: SubLayerKind
     max_heads: int
@@ -57,19 +61,31 @@ class Situation:
     num_tokens: int
     precision: Precision
     threads: int
+    one_token_last: bool
+
+
+@dataclass(frozen=True)
+class MeasuredTimes:
+    """Milliseconds of one layer's sub-layers, by numbers of heads and of neurons."""
+
+    attention_ms: dict[int, float]
+    feed_forward_ms: dict[int, float]
+
+    @property
+    def table(self) -> LatencyTable:
+        """Return the table through these points."""
+        return latency_table(self.attention_ms, self.feed_forward_ms)
 
 
 @dataclass(frozen=True)
 class MeasuredTable:
-    """A table, the points it goes through, and where it came from.
+    """The times of the `last` layer and of the `others`, and where they came from.
 
-    `attention_ms` and `feed_forward_ms` map numbers of units to milliseconds. `replaced` is why a
-    cached file was not used although it was there.
+    `replaced` is why a cached file was not used although it was there.
     """
 
-    table: LatencyTable
-    attention_ms: dict[int, float]
-    feed_forward_ms: dict[int, float]
+    others: MeasuredTimes
+    last: MeasuredTimes
     path: Path
     is_cached: bool
     replaced: str | None = None
@@ -94,10 +110,9 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
             return _read(path, key)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             replaced = f"{path} could not be used ({type(error).__name__}: {error})"
-    attention_ms, feed_forward_ms = _measure(situation, progress)
-    _write(path, {"key": key, "attention_ms": attention_ms, "feed_forward_ms": feed_forward_ms})
-    table = latency_table(attention_ms, feed_forward_ms)
-    return MeasuredTable(table, attention_ms, feed_forward_ms, path, False, replaced)
+    others, last = _measure(situation, progress)
+    _write(path, {"key": key, "others": asdict(others), "last": asdict(last)})
+    return MeasuredTable(others, last, path, False, replaced)
 
 
 def _key(situation: Situation) -> dict[str, Any]:
@@ -117,14 +132,20 @@ def _read(path: Path, key: Mapping[str, Any]) -> MeasuredTable:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["key"] != key:
         raise ValueError("it is about something else")
+    others, last = (_times(content[name], key) for name in ("others", "last"))
+    return MeasuredTable(others, last, path, True)
+
+
+def _times(content: Mapping[str, Any], key: Mapping[str, Any]) -> MeasuredTimes:
     attention_ms, feed_forward_ms = (
         {int(count): float(value) for count, value in content[name].items()}
         for name in ("attention_ms", "feed_forward_ms")
     )
     if max(attention_ms) != key["max_heads"] or max(feed_forward_ms) != key["max_neurons"]:
         raise ValueError("it does not reach the largest sizes")
-    table = latency_table(attention_ms, feed_forward_ms)
-    return MeasuredTable(table, attention_ms, feed_forward_ms, path, True)
+    times = MeasuredTimes(attention_ms, feed_forward_ms)
+    latency_table(attention_ms, feed_forward_ms)  # raises where they are not times
+    return times
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -141,24 +162,60 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _measure(situation: Situation, progress: Progress) -> tuple[dict[int, float], dict[int, float]]:
-    heads = range(situation.max_heads + 1)
-    widths = measured_sizes(situation.max_neurons, situation.round_to, _MAX_WIDTHS)
-    kind, precision = situation.kind, situation.precision
-    graphs = {_NOTHING: _nothing(kind)}
-    for count in heads:
-        graphs[f"heads-{count}"] = attention_graph(kind, count, _COPIES, precision)
-    for count in widths:
-        graphs[f"neurons-{count}"] = feed_forward_graph(kind, count, _COPIES, precision)
+def _measure(situation: Situation, progress: Progress) -> tuple[MeasuredTimes, MeasuredTimes]:
+    """Return the times of all layers but the last, and of the last."""
+    kind = situation.kind
+    graphs = {_NOTHING: _nothing(kind), **_sub_layers(situation, one_token=False)}
+    if situation.one_token_last:
+        graphs.update(_sub_layers(situation, one_token=True))
     with tempfile.TemporaryDirectory(prefix="compressor-latency-") as folder:
         fastest_ms = _fastest(graphs, situation, Path(folder), progress)
+    others = _of_one(fastest_ms, situation, one_token=False)
+    last = _of_one(fastest_ms, situation, one_token=True) if situation.one_token_last else others
+    return others, last
 
-    def of(name: str) -> float:
-        return max(0.0, fastest_ms[name] - fastest_ms[_NOTHING]) / _COPIES
 
-    return (
-        {count: of(f"heads-{count}") for count in heads},
-        {count: of(f"neurons-{count}") for count in widths},
+def _counts(situation: Situation) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of heads and of neurons that are measured."""
+    widths = measured_sizes(situation.max_neurons, situation.round_to, _MAX_WIDTHS)
+    return tuple(range(situation.max_heads + 1)), widths
+
+
+def _name(unit: str, count: int, *, one_token: bool) -> str:
+    return f"{unit}-{count}{'-one' if one_token else ''}"
+
+
+def _copies(*, one_token: bool) -> int:
+    # What computes one token has no second sub-layer to feed.
+    return 1 if one_token else _COPIES
+
+
+def _sub_layers(situation: Situation, *, one_token: bool) -> _Graphs:
+    kind, precision, copies = situation.kind, situation.precision, _copies(one_token=one_token)
+    heads, widths = _counts(situation)
+    graphs = {}
+    for count in heads:
+        graph = attention_graph(kind, count, copies, precision, one_token=one_token)
+        graphs[_name("heads", count, one_token=one_token)] = graph
+    for count in widths:
+        graph = feed_forward_graph(kind, count, copies, precision, one_token=one_token)
+        graphs[_name("neurons", count, one_token=one_token)] = graph
+    return graphs
+
+
+def _of_one(
+    fastest_ms: Mapping[str, float], situation: Situation, *, one_token: bool
+) -> MeasuredTimes:
+    """Return the times of one sub-layer of each size, without what starting a run takes."""
+
+    def of(unit: str, count: int) -> float:
+        added = fastest_ms[_name(unit, count, one_token=one_token)] - fastest_ms[_NOTHING]
+        return max(0.0, added) / _copies(one_token=one_token)
+
+    heads, widths = _counts(situation)
+    return MeasuredTimes(
+        {count: of("heads", count) for count in heads},
+        {count: of("neurons", count) for count in widths},
     )
 
 

@@ -58,20 +58,41 @@ def sub_layer_kind(module: Any) -> SubLayerKind:
 
 
 def attention_graph(
-    kind: SubLayerKind, num_heads: int, copies: int, precision: Precision
+    kind: SubLayerKind,
+    num_heads: int,
+    copies: int,
+    precision: Precision,
+    *,
+    one_token: bool = False,
 ) -> onnx.ModelProto:
-    """Return `copies` attention sub-layers, one after another, with their norms and residuals."""
+    """Return `copies` attention sub-layers, one after another, with their norms and residuals.
+
+    With `one_token` the last one computes what a classifier reads: the first token, from the keys
+    and values of all.
+    """
     graph = _Graph(kind)
-    for _ in range(copies):
+    for _ in range(copies - one_token):
         graph.attention(num_heads)
+    if one_token:
+        graph.attention_of_one_token(num_heads)
     return _in_precision(graph.model(), precision)
 
 
 def feed_forward_graph(
-    kind: SubLayerKind, num_neurons: int, copies: int, precision: Precision
+    kind: SubLayerKind,
+    num_neurons: int,
+    copies: int,
+    precision: Precision,
+    *,
+    one_token: bool = False,
 ) -> onnx.ModelProto:
-    """Return `copies` feed-forward sub-layers, one after another, with norms and residuals."""
+    """Return `copies` feed-forward sub-layers, one after another, with norms and residuals.
+
+    With `one_token` they read the first token alone.
+    """
     graph = _Graph(kind)
+    if one_token:
+        graph.states = graph.first_token(graph.states)
     for _ in range(copies):
         graph.feed_forward(num_neurons)
     return _in_precision(graph.model(), precision)
@@ -108,16 +129,41 @@ class _Graph:
         packed = self._product(states, self.kind.hidden_size, 3 * width)
         sizes = self._constant(np.full(3, width, np.int64))
         parts = self._node("Split", [packed, sizes], outputs=3, axis=-1)
+        self._attend(parts, [MASK] if self.kind.has_mask else [], num_heads, residual)
+
+    def _attend(self, parts: list[str], mask: list[str], num_heads: int, residual: str) -> None:
+        """Append biases, attention, its output projection and the sum with the residual."""
+        width = num_heads * self.kind.head_dim
         inputs = [self._one("Add", [part, self._vector(width)]) for part in parts]
         context = self._one(
             "Attention",
-            [*inputs, *([MASK] if self.kind.has_mask else [])],
+            [*inputs, *mask],
             q_num_heads=num_heads,
             kv_num_heads=num_heads,
             scale=self.kind.head_dim**-0.5,
         )
         output = self._product(context, width, self.kind.hidden_size)
         self._leave([output, residual])
+
+    def attention_of_one_token(self, num_heads: int) -> None:
+        """Append an attention sub-layer whose only query is the first token's."""
+        width, residual = num_heads * self.kind.head_dim, self.first_token(self.states)
+        if num_heads == 0:
+            self._leave([residual])
+            return
+        states = self._normalised_first(self.states)
+        own = self.first_token(states) if self.kind.norms_first else residual
+        query = self._product(own, self.kind.hidden_size, width)
+        packed = self._product(states, self.kind.hidden_size, 2 * width)
+        sizes = self._constant(np.full(2, width, np.int64))
+        parts = [query, *self._node("Split", [packed, sizes], outputs=2, axis=-1)]
+        mask = [self.first_token(MASK, axis=2)] if self.kind.has_mask else []
+        self._attend(parts, mask, num_heads, residual)
+
+    def first_token(self, value: str, axis: int = 1) -> str:
+        """Append what leaves the first position along `axis` only, and return that."""
+        first = self._constant(np.zeros(1, np.int64))
+        return self._one("Gather", [value, first], axis=axis)
 
     def feed_forward(self, num_neurons: int) -> None:
         """Append a feed-forward sub-layer."""

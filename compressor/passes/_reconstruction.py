@@ -30,6 +30,7 @@ from compressor.pruning.budget_search import (
 from compressor.pruning.fisher import token_mask
 from compressor.pruning.latency import TableCost
 from compressor.pruning.layerwise import TensorFiles, run_layer
+from compressor.pruning.read_tokens import reads_one_token
 from compressor.pruning.reconstruction import CalibrationInputs, check_calibration, reconstruct
 from compressor.pruning.structure import Removed, prune_heads, prune_neurons
 from compressor.pruning.surgeon import compensated_scores
@@ -192,15 +193,17 @@ def _cost_meter(
         num_tokens=max(1, round(calibration.mean_length)),
         precision=settings.latency_precision,
         threads=settings.latency_threads or default_threads(),
+        one_token_last=reads_one_token(module, calibration[0]),
     )
     measured = latency_of_sub_layers(situation, context.progress)
     _tell(measured, situation, context)
+    tables = (*(measured.others.table for _ in layers[1:]), measured.last.table)
 
     def cost_of(pruned: Any) -> Cost:
         left = encoder_layers(pruned)
         heads = tuple(layer.num_heads for layer in left)
         neurons = tuple(layer.num_neurons for layer in left)
-        return TableCost(measured.table, heads, neurons)
+        return TableCost(tables, heads, neurons)
 
     return cost_of
 
@@ -212,12 +215,17 @@ def _tell(measured: MeasuredTable, situation: Situation, context: PassContext) -
         f"latency table {'from the cache' if measured.is_cached else 'measured'}: "
         f"{situation.precision}, batch {situation.batch_size}, {situation.num_tokens} tokens, "
         f"{situation.threads} thread{'s' if situation.threads > 1 else ''} of the CPU"
+        f"{'; one token read of the last layer' if situation.one_token_last else ''}"
     )
+    tables = {"others": measured.others, "last": measured.last}
     context.record(
         "latency_table",
         {
-            "attention_ms": sorted(measured.attention_ms.items()),
-            "feed_forward_ms": sorted(measured.feed_forward_ms.items()),
+            layers: {
+                "attention_ms": sorted(times.attention_ms.items()),
+                "feed_forward_ms": sorted(times.feed_forward_ms.items()),
+            }
+            for layers, times in tables.items()
         },
     )
 

@@ -43,8 +43,8 @@ class EncoderCost:
         """Return the cost of the whole encoder."""
         return self.fixed + self.head * sum(self.heads) + self.neuron * sum(self.neurons)
 
-    def of_layer(self, heads: int, neurons: int) -> float:
-        """Return what a layer with as many units adds to `fixed`."""
+    def of_layer(self, layer: int, heads: int, neurons: int) -> float:  # noqa: ARG002 - a protocol
+        """Return what a layer with as many units adds to `fixed`, the same for every `layer`."""
         return self.head * heads + self.neuron * neurons
 
 
@@ -95,8 +95,8 @@ class Cost(Protocol):
     def total(self) -> float:
         """Return the cost of the whole encoder."""
 
-    def of_layer(self, heads: int, neurons: int) -> float:
-        """Return what a layer with as many units adds to what is fixed."""
+    def of_layer(self, layer: int, heads: int, neurons: int) -> float:
+        """Return what a layer, counted from 0, with as many units adds to what is fixed."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +125,19 @@ class _Block:
 def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
     """Raise `ValueError` when `ratio` of `cost` cannot go, or only with every unit there is."""
     if freedom.uniform:
-        now = cost.of_layer(cost.heads[0], cost.neurons[0])
-        least = min(cost.of_layer(*counts) for counts in _equal_counts(cost, freedom))
-        removable = len(cost.heads) * (now - least)
+        now = _of_equal_layers(cost, cost.heads[0], cost.neurons[0])
+        removable = now - min(
+            _of_equal_layers(cost, *counts) for counts in _equal_counts(cost, freedom)
+        )
         why = (
             f"with one head and {freedom.round_to} neurons left in every layer, as far as those "
             f"may go, {{}} of it are gone"
         )
     else:
         removable = sum(
-            cost.of_layer(heads, neurons)
-            - cost.of_layer(0 if freedom.heads else heads, 0 if freedom.neurons else neurons)
-            for heads, neurons in zip(cost.heads, cost.neurons, strict=True)
+            cost.of_layer(layer, heads, neurons)
+            - cost.of_layer(layer, 0 if freedom.heads else heads, 0 if freedom.neurons else neurons)
+            for layer, (heads, neurons) in enumerate(zip(cost.heads, cost.neurons, strict=True))
         )
         removable -= _cheapest_block(cost, freedom)
         kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
@@ -149,11 +150,14 @@ def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
 
 def _cheapest_block(cost: Cost, freedom: Freedom) -> float:
     """Return what the cheapest head or block of neurons adds to a layer without any."""
-    bare = cost.of_layer(0, 0)
-    sizes = [(1, 0)] * (freedom.heads and max(cost.heads) > 0)
-    if freedom.neurons:
-        sizes += [(0, min(freedom.round_to, neurons)) for neurons in cost.neurons if neurons]
-    return min((cost.of_layer(*size) - bare for size in sizes), default=0.0)
+    sizes: list[tuple[int, int, int]] = []
+    for layer, (heads, neurons) in enumerate(zip(cost.heads, cost.neurons, strict=True)):
+        if freedom.heads and heads:
+            sizes.append((layer, 1, 0))
+        if freedom.neurons and neurons:
+            sizes.append((layer, 0, min(freedom.round_to, neurons)))
+    added = (cost.of_layer(*size) - cost.of_layer(size[0], 0, 0) for size in sizes)
+    return min(added, default=0.0)
 
 
 def _require_reach(ratio: float, largest: float, why: str) -> None:
@@ -236,15 +240,20 @@ def _best_equal_counts(
     num_layers = len(cost.heads)
     heads = sum(map(_sums_of_best, scores.heads), torch.zeros(1))
     neurons = sum(map(_sums_of_best, scores.neurons), torch.zeros(1))
-    fixed = cost.total - num_layers * cost.of_layer(cost.heads[0], cost.neurons[0])
+    fixed = cost.total - _of_equal_layers(cost, cost.heads[0], cost.neurons[0])
     fitting = [
         counts
         for counts in _equal_counts(cost, freedom)
-        if fixed + num_layers * cost.of_layer(*counts) <= budget
+        if fixed + _of_equal_layers(cost, *counts) <= budget
     ]
     assert fitting, "check_ratio lets no budget pass that nothing meets"
     best = max(fitting, key=lambda counts: float(heads[counts[0]] + neurons[counts[1]]))
     return [best[0]] * num_layers, [best[1]] * num_layers
+
+
+def _of_equal_layers(cost: Cost, heads: int, neurons: int) -> float:
+    """Return what all layers add to what is fixed, with the same numbers of units in each."""
+    return sum(cost.of_layer(layer, heads, neurons) for layer in range(len(cost.heads)))
 
 
 def _best_counts(
@@ -252,19 +261,19 @@ def _best_counts(
 ) -> tuple[list[int], list[int]]:
     """Return how many heads and how many neurons each layer keeps, where any numbers may."""
     costs, values, counts = [], [], []
+    bare = [cost.of_layer(layer, 0, 0) for layer in range(len(cost.heads))]
     of_both = zip(scores.heads, scores.neurons, strict=True)
-    for heads, neurons in of_both:
+    for layer, (heads, neurons) in enumerate(of_both):
         for layer_scores, block, may_go, is_heads in (
             (heads, 1, freedom.heads, True),
             (neurons, freedom.round_to, freedom.neurons, False),
         ):
             options = _counts(len(layer_scores), block, may_go)
             sizes = [(count, 0) if is_heads else (0, count) for count in options]
-            costs.append(np.array([cost.of_layer(*size) for size in sizes]))
+            costs.append(np.array([cost.of_layer(layer, *size) - bare[layer] for size in sizes]))
             values.append(_sums_of_best(layer_scores)[options].numpy())
             counts.append(options)
-    bare = cost.of_layer(0, 0)
-    picks = best_choices([group - bare for group in costs], values, budget - bare * len(cost.heads))
+    picks = best_choices(costs, values, budget - sum(bare))
     kept = [options[pick] for options, pick in zip(counts, picks, strict=True)]
     return kept[0::2], kept[1::2]
 

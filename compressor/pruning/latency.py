@@ -22,20 +22,21 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class TableCost:
-    """What an encoder takes by a table; `heads` and `neurons` are those of each layer."""
+    """What an encoder takes by the table of each layer, which has so many `heads` and `neurons`."""
 
-    table: LatencyTable
+    tables: tuple[LatencyTable, ...]
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
 
     @property
     def total(self) -> float:
         """Return the milliseconds of the whole encoder."""
-        return sum(map(self.of_layer, self.heads, self.neurons))
+        return sum(map(self.of_layer, range(len(self.tables)), self.heads, self.neurons))
 
-    def of_layer(self, heads: int, neurons: int) -> float:
-        """Return the milliseconds of one layer with as many units."""
-        return self.table.attention[heads] + self.table.feed_forward[neurons]
+    def of_layer(self, layer: int, heads: int, neurons: int) -> float:
+        """Return the milliseconds of a layer, counted from 0, with as many units."""
+        table = self.tables[layer]
+        return table.attention[heads] + table.feed_forward[neurons]
 
 
 def latency_table(

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compressor.errors import EnvironmentMismatch
 from compressor.export import latency
-from compressor.export.latency import Situation, latency_of_sub_layers
+from compressor.export.latency import MeasuredTimes, Situation, latency_of_sub_layers
 from compressor.export.sub_layers import SubLayerKind
 from compressor.progress import SILENT
 
@@ -22,7 +24,9 @@ SITUATION = Situation(
     num_tokens=5,
     precision="float32",
     threads=1,
+    one_token_last=False,
 )
+TIMES = MeasuredTimes({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0})
 
 
 @pytest.fixture(autouse=True)
@@ -36,25 +40,58 @@ def test_a_table_is_measured_once_and_then_read(cache: Path):
     first = latency_of_sub_layers(SITUATION, SILENT)
     again = latency_of_sub_layers(SITUATION, SILENT)
 
-    assert list(first.attention_ms) == [0, 1, 2]
-    assert list(first.feed_forward_ms) == [0, 16, 32, 40]
-    assert len(first.table.attention) == 3
-    assert len(first.table.feed_forward) == 41
+    assert list(first.others.attention_ms) == [0, 1, 2]
+    assert list(first.others.feed_forward_ms) == [0, 16, 32, 40]
+    assert len(first.others.table.attention) == 3
+    assert len(first.others.table.feed_forward) == 41
+    assert first.last == first.others
     assert (first.is_cached, again.is_cached) == (False, True)
     assert again == replace(first, is_cached=True)
     assert [path.name for path in cache.iterdir()] == [first.path.name]
 
 
+def test_a_last_layer_of_which_one_token_is_read_has_times_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    asked: list[str] = []
+
+    def fastest(graphs: Mapping[str, Any], *_: Any) -> dict[str, float]:
+        asked.extend(graphs)
+        return {name: 1.0 + 0.5 * name.endswith("-one") for name in graphs}
+
+    monkeypatch.setattr(latency, "_fastest", fastest)
+    found = latency_of_sub_layers(replace(SITUATION, one_token_last=True), SILENT)
+
+    assert len(asked) == 1 + 2 * (3 + 4)
+    assert set(found.others.attention_ms.values()) == {0.0}
+    assert found.last.attention_ms == {0: 0.5, 1: 0.5, 2: 0.5}
+    assert found.last.feed_forward_ms == {0: 0.5, 16: 0.5, 32: 0.5, 40: 0.5}
+
+
+def test_the_graphs_of_one_token_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(latency, "_ROUNDS", 1)
+    for precision in ("float32", "int8"):
+        situation = replace(
+            SITUATION,
+            precision=precision,
+            kind=replace(KIND, norms_first=True),
+            one_token_last=True,
+        )
+        found = latency_of_sub_layers(situation, SILENT)
+        assert list(found.last.attention_ms) == [0, 1, 2]
+
+
 def test_whatever_a_time_depends_on_has_a_table_of_its_own(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(latency, "_measure", lambda *_: ({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0}))
+    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES))
     others = [
         SITUATION,
         replace(SITUATION, precision="int8"),
         replace(SITUATION, num_tokens=6),
         replace(SITUATION, batch_size=2),
         replace(SITUATION, threads=2),
+        replace(SITUATION, one_token_last=True),
         replace(SITUATION, kind=replace(KIND, hidden_size=64)),
     ]
     assert len({latency_of_sub_layers(each, SILENT).path for each in others}) == len(others)
@@ -83,7 +120,7 @@ def test_a_damaged_file_is_measured_again_and_told(cache: Path, content: str):
 def test_a_table_that_ends_too_early_is_measured_again(cache: Path):
     first = latency_of_sub_layers(SITUATION, SILENT)
     content = json.loads(first.path.read_text(encoding="utf-8"))
-    del content["feed_forward_ms"]["40"]
+    del content["last"]["feed_forward_ms"]["40"]
     first.path.write_text(json.dumps(content), encoding="utf-8")
     again = latency_of_sub_layers(SITUATION, SILENT)
     assert again.replaced is not None
@@ -95,6 +132,6 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
 ):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(latency, "_measure", lambda *_: ({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0}))
+    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES))
     with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
         latency_of_sub_layers(SITUATION, SILENT)

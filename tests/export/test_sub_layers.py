@@ -106,6 +106,30 @@ def test_the_graphs_compute_the_sub_layers_of_vit_whose_norms_come_first(tiny_vi
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_of_one_token_the_graphs_compute_the_first_row_of_the_whole(
+    request: pytest.FixtureRequest, name: str
+):
+    kind = sub_layer_kind(request.getfixturevalue(f"tiny_{name}").module)
+    width = 4 * kind.head_dim
+    whole = attention_graph(kind, 4, 1, "float32")
+    weights = [
+        torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in whole.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    ]
+    place = next(i for i, weight in enumerate(weights) if weight.shape[-1] == 3 * width)
+    apart = [weights[place][:, :width], weights[place][:, width:]]
+    weights[place : place + 1] = apart
+    one = with_weights(attention_graph(kind, 4, 1, "float32", one_token=True), *weights)
+    np.testing.assert_allclose(run(one), run(whole)[:, :1], atol=1e-5)
+
+    inner_whole = feed_forward_graph(kind, 64, 2, "float32")
+    inner_one = feed_forward_graph(kind, 64, 2, "float32", one_token=True)
+    np.testing.assert_allclose(run(inner_one), run(inner_whole)[:, :1], atol=1e-5)
+
+
+@torch.no_grad()
 def test_without_units_only_what_pruning_leaves_is_computed(tiny_bert: TorchModel):
     layer, kind = encoder_layers(tiny_bert.module)[0], sub_layer_kind(tiny_bert.module)
     naming, states = naming_of(tiny_bert.module), torch.from_numpy(STATES_IN)

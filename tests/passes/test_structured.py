@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from compressor.data import Dataset
-from compressor.export.latency import MeasuredTable, Situation
+from compressor.export.latency import MeasuredTable, MeasuredTimes, Situation
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, _reconstruction, _structured
 from compressor.passes.prune_structured import PruneStructured
-from compressor.pruning.latency import latency_table
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
@@ -207,14 +206,14 @@ def test_reconstruction_takes_what_a_latency_table_says(
     monkeypatch: pytest.MonkeyPatch,
 ):
     # A made-up machine on which heads cost nearly nothing and neurons all there is.
-    attention_ms, feed_forward_ms = {0: 0.1, 4: 0.2}, {0: 0.1, 64: 3.3}
-    table = latency_table(attention_ms, feed_forward_ms)
+    others = MeasuredTimes({0: 0.1, 4: 0.2}, {0: 0.1, 64: 3.3})
+    last = MeasuredTimes({0: 0.1, 4: 0.2}, {0: 0.1, 64: 0.9})
     asked: list[Situation] = []
 
     def measured(situation: Situation, _: Any) -> MeasuredTable:
         asked.append(situation)
         place = tmp_path / "table.json"
-        return MeasuredTable(table, attention_ms, feed_forward_ms, place, False, "it was damaged")
+        return MeasuredTable(others, last, place, False, "it was damaged")
 
     monkeypatch.setattr(_reconstruction, "latency_of_sub_layers", measured)
     settings = PruneStructured.model_validate(
@@ -229,26 +228,36 @@ def test_reconstruction_takes_what_a_latency_table_says(
 
     pruned = settings.apply(tiny_bert, context)
 
-    before = 2 * (0.2 + 3.3)
-    left = sum(table.attention[h] + table.feed_forward[n] for h, n in units(pruned))
+    before = 2 * 0.2 + 3.3 + 0.9
+    left = sum(
+        times.table.attention[heads] + times.table.feed_forward[neurons]
+        for times, (heads, neurons) in zip((others, last), units(pruned), strict=True)
+    )
     assert 0.3 * before < left <= 0.5 * before
-    # Heads take 0.4 ms, empty sub-layers 0.2 ms: that leaves room for 58 neurons of 0.05 ms.
-    assert units(pruned)[0][0] == units(pruned)[1][0] == 4
-    assert sum(neurons for _, neurons in units(pruned)) == 48
+    # Heads take 0.4 ms, empty sub-layers 0.2 ms, so 1.7 ms are left for neurons: all 64 of the last
+    # layer for 0.8 ms, and 16 of the first layer for 0.05 ms each.
+    assert units(pruned) == [(4, 16), (4, 64)]
     encoded = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
     [situation] = asked
     assert (situation.max_heads, situation.max_neurons, situation.round_to) == (4, 64, 16)
     assert situation.num_tokens == round(encoded["attention_mask"].sum() / 48)
     assert (situation.precision, situation.batch_size, situation.threads) == ("int8", 1, 3)
+    assert situation.one_token_last
     assert notes[:2] == [
         "the latency table was measured again: it was damaged",
         f"latency table measured: int8, batch 1, {situation.num_tokens} tokens, 3 threads of the "
-        f"CPU",
+        f"CPU; one token read of the last layer",
     ]
     assert notes[2].startswith(f"encoder latency left: {100 * left / before:.1f}%")
     assert context.facts["latency_table"] == {
-        "attention_ms": [[0, 0.1], [4, 0.2]],
-        "feed_forward_ms": [[0, 0.1], [64, 3.3]],
+        "others": {
+            "attention_ms": [[0, 0.1], [4, 0.2]],
+            "feed_forward_ms": [[0, 0.1], [64, 3.3]],
+        },
+        "last": {
+            "attention_ms": [[0, 0.1], [4, 0.2]],
+            "feed_forward_ms": [[0, 0.1], [64, 0.9]],
+        },
     }
 
 

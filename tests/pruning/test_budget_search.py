@@ -183,7 +183,7 @@ def test_by_a_table_the_best_numbers_are_those_of_an_exhaustive_search():
         tuple(torch.rand(2, generator=random, dtype=torch.float64) for _ in range(2)),
         tuple(torch.rand(4, generator=random, dtype=torch.float64) / 2 for _ in range(2)),
     )
-    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    cost = TableCost((STEPPED, STEPPED), heads=(2, 2), neurons=(4, 4))
 
     def kept_score(counts: tuple[int, ...]) -> float:
         layers = (given.heads[0], given.neurons[0], given.heads[1], given.neurons[1])
@@ -196,7 +196,7 @@ def test_by_a_table_the_best_numbers_are_those_of_an_exhaustive_search():
         fitting = [
             counts
             for counts in product(range(3), range(5), range(3), range(5))
-            if cost.of_layer(*counts[:2]) + cost.of_layer(*counts[2:]) <= budget
+            if cost.of_layer(0, *counts[:2]) + cost.of_layer(1, *counts[2:]) <= budget
         ]
         heads, neurons = units_to_remove(given, cost, budget, Freedom(round_to=1))
         kept = tuple(
@@ -210,7 +210,7 @@ def test_by_a_table_the_best_numbers_are_those_of_an_exhaustive_search():
 
 def test_by_a_table_the_ratio_is_what_goes_not_what_stays():
     given = scores([[3.0, 3.0], [3.0, 3.0]], [[1.0] * 4, [1.0] * 4])
-    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    cost = TableCost((STEPPED, STEPPED), heads=(2, 2), neurons=(4, 4))
     assert cost.total == 20.0
     heads, neurons = units_to_remove(given, cost, (1 - 0.2) * cost.total, Freedom(2))
     gone_heads, gone_neurons = (sum(map(len, units.values())) for units in (heads, neurons))
@@ -221,7 +221,7 @@ def test_by_a_table_the_ratio_is_what_goes_not_what_stays():
 
 def test_by_a_table_layers_stay_uniform_or_keep_a_kind_where_that_is_asked():
     given = scores([[1.0, 9.0], [8.0, 1.0]], [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
-    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    cost = TableCost((STEPPED, STEPPED), heads=(2, 2), neurons=(4, 4))
     uniform = units_to_remove(given, cost, 16.0, Freedom(2, uniform=True))
     assert uniform == ({}, {0: [0, 1], 1: [2, 3]})
     heads, neurons = units_to_remove(given, cost, 13.0, Freedom(2, heads=False))
@@ -233,7 +233,7 @@ def test_by_a_table_layers_stay_uniform_or_keep_a_kind_where_that_is_asked():
 
 
 def test_by_a_table_a_ratio_out_of_reach_is_refused():
-    cost = TableCost(STEPPED, heads=(2, 2), neurons=(4, 4))
+    cost = TableCost((STEPPED, STEPPED), heads=(2, 2), neurons=(4, 4))
     # Without units 3 of 20 are left, and the cheapest block of two neurons takes 2.
     check_ratio(cost, 0.75, Freedom(2))
     with pytest.raises(ValueError, match=r"ratio: 0\.76 of the encoder cannot go: .* 0\.75 of it"):

@@ -22,9 +22,11 @@ def test_points_that_fall_are_replaced_by_the_closest_that_do_not():
 
 def test_an_encoder_takes_the_sum_of_its_sub_layers():
     table = latency_table({0: 1.0, 2: 3.0}, {0: 0.5, 2: 4.5})
-    cost = TableCost(table, heads=(2, 0), neurons=(1, 2))
-    assert cost.of_layer(1, 0) == 2.0 + 0.5
-    assert cost.total == (3.0 + 2.5) + (1.0 + 4.5)
+    last = latency_table({0: 0.5, 2: 1.0}, {0: 0.25, 2: 0.5})
+    cost = TableCost((table, last), heads=(2, 0), neurons=(1, 2))
+    assert cost.of_layer(0, 1, 0) == 2.0 + 0.5
+    assert cost.of_layer(1, 2, 0) == 1.0 + 0.25
+    assert cost.total == (3.0 + 2.5) + (0.5 + 0.5)
 
 
 @pytest.mark.parametrize(
