@@ -44,8 +44,8 @@ def sites_to_keep(
 
     Raises `ValueError` when the logits are not finite.
     """
-    batches = _batches(context)
-    runner = _Runner(model, context.work_dir, batches)
+    batches = calibration_rows(context)
+    runner = GraphRunner(model, context.work_dir, batches)
     reference, size = runner.logits(graph), weight_bytes(graph)
     found = []
     with context.progress.bar("sensitivity", len(sites)) as advance:
@@ -70,7 +70,8 @@ def _fact(item: Sensitivity, kept: Sequence[Site]) -> dict[str, object]:
     }
 
 
-def _batches(context: PassContext) -> list[Batch]:
+def calibration_rows(context: PassContext) -> list[Batch]:
+    """Return up to 128 rows of the calibration split, evenly spread, in batches of like length."""
     dataset = context.calibration
     read = (context.load_exported or context.load_baseline)()
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(_ROWS, len(dataset))).round())
@@ -81,7 +82,7 @@ def _batches(context: PassContext) -> list[Batch]:
     ]
 
 
-class _Runner:
+class GraphRunner:
     """Writes a graph to the pass's own folder and runs it there."""
 
     def __init__(self, model: OnnxModel, work_dir: Path, batches: Sequence[Batch]) -> None:

@@ -1,14 +1,17 @@
 """Half precision for GPUs: half the size, and tensor cores do the products.
 
-Weights and activations become float16 (Micikevicius et al. 2018, arXiv:1710.03740); inputs, outputs
-and the operators that need the range stay as they are.
+Weights and activations become float16 (Micikevicius et al. 2018, arXiv:1710.03740) or bfloat16
+(Kalamkar et al. 2019, arXiv:1905.12322); inputs and outputs stay as they are, and so do the nodes
+whose numbers do not fit: they are found by running real rows through the float graph.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KEPT_BY_REPAIR = (1, 2, 4, 8, 16)  # most sensitive nodes in float, one try after the other
+_LISTED = 20  # names in a message, before it says how many more there are
+
 
 class ConvertFp16(OnnxPass):
     """Store and compute in float16; for GPUs, a CPU would only convert back and forth."""
@@ -30,21 +36,50 @@ class ConvertFp16(OnnxPass):
     # ONNX Runtime has few float16 kernels for CPUs and silently inserts casts around the rest.
     providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
 
+    dtype: Literal["float16", "bfloat16"] = Field(
+        "float16",
+        description="type of weights and arithmetic; bfloat16 has the range of float32 and 8 "
+        "significant bits in place of 11, and needs a GPU of compute capability 8.0 or higher",
+    )
+    search_ranges: bool = Field(
+        True,
+        description="run up to 128 unlabelled rows of the calibration split through the float "
+        "graph, and keep in float32 the nodes whose numbers float16 cannot hold; nothing to do for "
+        "bfloat16",
+    )
     keep_in_float: tuple[str, ...] = Field(
         (),
-        description="operator types that stay in float32, such as Softmax or LayerNormalization, "
-        "besides those that ONNX Runtime never converts; one that the graph lacks is an error",
+        description="what else stays in float32: operator types such as Softmax, and patterns (* "
+        "and ?) of node or weight names; one that matches nothing is an error",
+    )
+    keep_sensitive: int = Field(
+        0,
+        ge=0,
+        description="number of nodes that stay in float32 because they move the logits most, "
+        "converted one by one and measured on up to 128 unlabelled rows of the calibration split; "
+        "at least one is converted, however many are named here",
     )
 
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
-        """Write the float16 graph and return it.
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when rows are to be run."""
+        return frozenset({"calibration"} if self._searches or self.keep_sensitive else ())
 
-        Raises `PassError` when the graph has no float32 weights or integer operators, when it lacks
-        an operator of `keep_in_float`, and when a weight is beyond the range of float16.
+    def milder(self) -> Iterator[Self]:
+        """Yield more and more of the most sensitive nodes left in float32."""
+        for count in _KEPT_BY_REPAIR:
+            if count > self.keep_sensitive:
+                yield self.model_copy(update={"keep_sensitive": count})
+
+    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+        """Write the graph in half precision and return it.
+
+        Raises `PassError` when the graph has no float32 weights or integer operators, when a
+        pattern of `keep_in_float` matches nothing, when a weight or a value of the float graph is
+        not finite, and when a logit of the converted graph is not.
         """
         from compressor.models.onnx_file import load_graph, save_graph
         from compressor.models.onnx_model import OnnxModel
-        from compressor.quantization.half import convert_to_half
+        from compressor.quantization.half import bound_masks, convert_to_half
         from compressor.quantization.sites import integer_operators, lift_constants
 
         graph = load_graph(model.path)
@@ -54,31 +89,94 @@ class ConvertFp16(OnnxPass):
                 f"for that; remove the quantizing pass"
             )
         lift_constants(graph)
-        self._check_operators(graph)
         before = _float_weights(graph)
         if not before:
             raise self._error("the graph has no float32 weights; remove one of two fp16 passes")
+        bound_masks(graph)
         try:
-            converted = convert_to_half(graph, keep_in_float=self.keep_in_float)
+            kept = self._kept_nodes(graph, model, context)
+            converted = convert_to_half(graph, in_float=kept, dtype=self.dtype)
+            path = context.work_dir / "model.onnx"
+            save_graph(converted, path)
+            self._compare(graph, converted, model, context)
         except ValueError as error:
             raise self._error(
-                f"{error}; name the operators that need the range of float32 in keep_in_float"
+                f"{error}; name the nodes that need float32 in keep_in_float, or use search_ranges"
             ) from error
-        path = context.work_dir / "model.onnx"
-        save_graph(converted, path)
-        done = f"{before - _float_weights(converted):,} of {before:,} weights are float16"
+        done = f"{before - _float_weights(converted):,} of {before:,} weights are {self.dtype}"
         logger.info("convert_fp16: %s", done)
         context.note(f"{done}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
-    def _check_operators(self, graph: onnx.ModelProto) -> None:
-        present = sorted({node.op_type for node in graph.graph.node})
-        for position, operator in enumerate(self.keep_in_float):
-            if operator not in present:
-                raise self._error(
-                    f"keep_in_float[{position}]: the graph has no operator '{operator}' (it has "
-                    f"{', '.join(present)})"
+    @property
+    def _searches(self) -> bool:
+        return self.search_ranges and self.dtype == "float16"
+
+    def _kept_nodes(
+        self, graph: onnx.ModelProto, model: OnnxModel, context: PassContext
+    ) -> frozenset[str]:
+        """Return the names of the nodes that stay in float32."""
+        from compressor.passes import _half
+
+        kept = self._named(graph)
+        if self._searches:
+            found = _half.nodes_out_of_range(graph, context)
+            kept |= {item.name for item in found}
+            if found:
+                reasons = [f"{item.name} ({item.operator}) {item.reason}" for item in found]
+                context.note(f"In float32, out of the range of float16: {_listing(reasons)}.")
+        if self.keep_sensitive:
+            sensitive = _half.sensitive_nodes(
+                graph, kept, self.keep_sensitive, dtype=self.dtype, model=model, context=context
+            )
+            kept |= set(sensitive)
+            context.note(f"In float32, the most sensitive: {_listing(sensitive)}.")
+        return kept
+
+    def _compare(
+        self,
+        graph: onnx.ModelProto,
+        converted: onnx.ModelProto,
+        model: OnnxModel,
+        context: PassContext,
+    ) -> None:
+        """Record how far the logits move on the calibration rows, where they are there."""
+        from compressor.passes import _half
+
+        if self.required_splits():
+            fact = _half.parity(graph, converted, model=model, context=context)
+            context.record("half_parity", fact)
+            context.note(
+                f"On {fact['rows']} calibration rows, logits differ from float32 by up to "
+                f"{fact['max_abs_diff']:.2g}, and {fact['flips']} answers change, on the provider "
+                f"{fact['provider']}."
+            )
+
+    def _named(self, graph: onnx.ModelProto) -> frozenset[str]:
+        """Return the nodes that `keep_in_float` names."""
+        from compressor.quantization.half import float_nodes, node_name
+
+        nodes = list(float_nodes(graph))
+        weights = {tensor.name for tensor in graph.graph.initializer}
+        kept: set[str] = set()
+        for position, pattern in enumerate(self.keep_in_float):
+            matching = {
+                node_name(node)
+                for node in nodes
+                if any(
+                    fnmatchcase(name, pattern)
+                    for name in (node.op_type, node_name(node), *weights.intersection(node.input))
                 )
+            }
+            if not matching:
+                operators = sorted({node.op_type for node in nodes})
+                raise self._error(
+                    f"keep_in_float[{position}]: '{pattern}' matches no operator, node or weight; "
+                    f"operators are {', '.join(operators)}, nodes "
+                    f"{_listing([node_name(node) for node in nodes])}"
+                )
+            kept |= matching
+        return frozenset(kept)
 
     def _error(self, message: str) -> PassError:
         return PassError(message, kind=self.kind)
@@ -89,3 +187,8 @@ def _float_weights(model: onnx.ModelProto) -> int:
     float32 = 1  # onnx.TensorProto.FLOAT, as a number: onnx is not imported with the settings
     sizes = (prod(item.dims) for item in model.graph.initializer if item.data_type == float32)
     return sum(size for size in sizes if size > 1)
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

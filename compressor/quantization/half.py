@@ -1,20 +1,30 @@
-"""Float16 weights and activations in an ONNX graph, with ONNX Runtime's own converter.
+"""Float16 or bfloat16 weights and activations in an ONNX graph, decided node by node.
 
-The converter maps every constant beyond the range of float16 to its end without a word. For
-attention masks, which are built from the lowest float32, the result can still overflow to minus
-infinity once a score is added; for a weight it is a wrong number. Both are dealt with before.
+ONNX Runtime's own converter keeps operators in float32 by their type, casts every value between two
+such operators to float16 and back, which turns an overflow into infinity all the same, and maps
+constants beyond the range of float16 to its end without a word. Here a value stays in float32
+between two nodes that compute in it, a cast stands only where the types of writer and reader
+differ, and a weight that does not fit is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, defs, numpy_helper
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.quantization.cuda_kernels import HalfType, has_kernel
+from compressor.quantization.element_types import (
+    element_types,
+    input_is_fixed,
+    opset_version,
+    output_is_fixed,
+)
+from compressor.quantization.sites import lift_constants
 
 HALF_MAX = 65504.0
 
@@ -23,134 +33,236 @@ HALF_MAX = 65504.0
 MASKED = -30000.0
 
 # No weight of a network that works is lower than this, but masks are (-1e9, the lowest float32).
-_LOWEST_WEIGHT = -1e8
+LOWEST_WEIGHT = -1e8
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LARGEST: dict[HalfType, float] = {"float16": HALF_MAX, "bfloat16": 3.3895313892515355e38}
+_ELEMENTS: dict[HalfType, int] = {
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+}
+# Bounds of values: the end of the range of float16 bounds as well as any number beyond it.
+_CLAMPS = frozenset(("Clip", "Max", "Min"))
+# Nodes that move numbers without computing any.
+_MOVES = frozenset(
+    (
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Return what a node is called: its name, or else that of its first output."""
+    return str(node.name or node.output[0])
+
+
+def to_half(values: NDArray[np.float32], dtype: HalfType) -> NDArray[np.generic]:
+    """Return `values` rounded to half precision, to nearest and ties to even."""
+    kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):
+        rounded: NDArray[np.generic] = values.astype(kind)
+    return rounded
+
+
+def bound_masks(model: onnx.ModelProto) -> None:
+    """Make the masks among the constants finite in any type (`MASKED`), in place.
+
+    A mask is a single number below -65504 or an element of a constant below -1e8; minus infinity
+    is one too. Bounds of `Clip`, `Min` and `Max` become the largest float16 where they are larger.
+    """
+    clamps = {
+        name for node in model.graph.node if node.op_type in _CLAMPS for name in node.input[1:]
+    }
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values: NDArray[np.float32] = numpy_helper.to_array(tensor)
+        limit = -HALF_MAX if values.size == 1 else LOWEST_WEIGHT
+        bounded = np.where(values < limit, np.float32(MASKED), values)
+        if tensor.name in clamps:
+            bounded = np.minimum(bounded, np.float32(HALF_MAX))
+        if not np.array_equal(bounded, values, equal_nan=True):
+            tensor.CopyFrom(numpy_helper.from_array(bounded.astype(np.float32), tensor.name))
+
+
+def float_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes that read or give float32 values, in order."""
+    types = element_types(model)
+    for node in model.graph.node:
+        if any(types.get(name) == TensorProto.FLOAT for name in (*node.input, *node.output)):
+            yield node
 
 
 def convert_to_half(
-    model: onnx.ModelProto, *, keep_in_float: Sequence[str] = ()
+    model: onnx.ModelProto,
+    *,
+    in_float: Collection[str] = (),
+    dtype: HalfType = "float16",
 ) -> onnx.ModelProto:
-    """Return `model` in float16; inputs and outputs of the graph keep their types.
+    """Return a copy of `model` in half precision; inputs and outputs keep their types.
 
-    Operators of the types `keep_in_float` compute in float32, with casts around them, as do those
-    that ONNX Runtime has no float16 kernels for. Masks become finite (`MASKED`).
+    Nodes called `in_float` (`node_name`) compute in float32, as do those that ONNX Runtime has no
+    kernels of this type for, and nodes that only move numbers between them. Masks become finite.
 
-    Raises `ValueError` when a weight is beyond ±65504 or not finite, and when the type of a value
-    cannot be inferred.
+    Raises `ValueError` when a weight that a converted node reads is beyond ±65504 or not finite,
+    when the type of a value cannot be inferred, and when a node holds a branch or a loop.
     """
-    kept = {*DEFAULT_OP_BLOCK_LIST, *keep_in_float}
-    for tensor in _constants_to_convert(model.graph, kept):
-        _bound(tensor)
-    _infer_types(model)
-    converted = convert_float_to_float16(
-        model, keep_io_types=True, disable_shape_infer=True, op_block_list=sorted(kept)
-    )
-    # The converter appends its casts at the end of the node list, ONNX requires them in order.
-    program = ir.from_proto(converted)
-    program.graph.sort()
-    ordered: onnx.ModelProto = ir.to_proto(program)
-    return ordered
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    lift_constants(converted)
+    bound_masks(converted)
+    _Conversion(converted, frozenset(in_float), dtype).run()
+    return converted
 
 
-def _constants_to_convert(graph: onnx.GraphProto, kept: set[str]) -> Iterator[TensorProto]:
-    """Yield the float constants that an operator outside `kept` reads or holds."""
-    read = {name for node in graph.node if node.op_type not in kept for name in node.input}
-    yield from (
-        tensor
-        for tensor in graph.initializer
-        if tensor.name in read and tensor.data_type == TensorProto.FLOAT
-    )
-    for node in graph.node:
-        if node.op_type in kept:
-            continue
-        for attribute in node.attribute:
-            if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-                yield attribute.t
+class _Conversion:
+    """One pass over the nodes of a graph, which is changed in place."""
 
+    def __init__(self, model: onnx.ModelProto, in_float: frozenset[str], dtype: HalfType) -> None:
+        self._graph, self._version = model.graph, opset_version(model)
+        self._dtype, self._half = dtype, _ELEMENTS[dtype]
+        self._types = element_types(model)
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._outputs = {value.name for value in model.graph.output}
+        self._in_float = self._kept(in_float)
+        self._now: dict[str, int] = {}  # the type of each computed float value in the new graph
+        self._renamed: dict[str, str] = {}  # outputs of the graph that are computed in half
+        self._made: dict[tuple[str, int], str] = {}  # casts and converted constants
+        self._nodes: list[onnx.NodeProto] = []
 
-def _bound(tensor: TensorProto) -> None:
-    """Bring the masks in a constant into the range of float16, in place."""
-    values: NDArray[np.float32] = numpy_helper.to_array(tensor)
-    limit = -HALF_MAX if values.size == 1 else _LOWEST_WEIGHT
-    masked = np.where(values < limit, np.float32(MASKED), values)
-    if values.size == 1:  # a bound such as that of Clip, not a weight
-        masked = np.minimum(masked, np.float32(HALF_MAX))
-    beyond = ~(np.abs(masked) <= HALF_MAX)  # true for NaN too
-    if beyond.any():
-        raise ValueError(
-            f"weight {tensor.name} holds {masked[beyond].flat[0]:.6g}, float16 ends at "
-            f"±{HALF_MAX:g}"
-        )
-    if not np.array_equal(masked, values):
-        tensor.CopyFrom(numpy_helper.from_array(masked.astype(np.float32), tensor.name))
-
-
-def _infer_types(model: onnx.ModelProto) -> None:
-    """Describe every value with its element type, where the converter looks for it.
-
-    ONNX's own inference stops at the first fused operator, and ONNX Runtime's wants shapes as well.
-    """
-    graph = model.graph
-    version = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    described = (*graph.value_info, *graph.input, *graph.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in described}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
-        if unknown := [name for name in node.input if name and not types.get(name)]:
-            raise ValueError(
-                f"the type of {', '.join(unknown)}, read by {node.op_type}, is unknown"
+    def run(self) -> None:
+        for node in self._graph.node:
+            self._convert(node)
+        for name, half in self._renamed.items():
+            self._nodes.append(
+                helper.make_node("Cast", [half], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
             )
+        del self._graph.node[:]
+        self._graph.node.extend(self._nodes)
+        self._drop_unread_constants()
+        self._describe()
+
+    def _convert(self, node: onnx.NodeProto) -> None:
+        if any(item.HasField("g") or item.graphs for item in node.attribute):
+            raise ValueError(
+                f"node {node_name(node)} holds a branch or a loop ({node.op_type}), whose values "
+                f"cannot be converted"
+            )
+        in_half = node_name(node) not in self._in_float
+        for position, name in enumerate(node.input):
+            if self._types.get(name) == TensorProto.FLOAT:
+                fixed = not in_half or input_is_fixed(node, position, self._version)
+                wanted = TensorProto.FLOAT if fixed else self._half
+                node.input[position] = self._read(name, wanted)
         for position, name in enumerate(node.output):
-            types[name] = types.get(name) or _output_type(node, position, types, version)
-    del graph.value_info[:]
-    graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(name, types[name], None)
-        for node in graph.node
-        for name in node.output
-        if types[name]
-    )
+            if self._types.get(name) == TensorProto.FLOAT:
+                fixed = not in_half or output_is_fixed(node, position, self._version)
+                self._now[name] = TensorProto.FLOAT if fixed else self._half
+                if name in self._outputs and not fixed:
+                    self._renamed[name] = node.output[position] = f"{name}_{self._dtype}"
+        if in_half:
+            self._convert_attributes(node)
+        self._nodes.append(node)
 
+    def _convert_attributes(self, node: onnx.NodeProto) -> None:
+        for item in node.attribute:
+            if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT:
+                item.i = self._half
+            elif item.HasField("t") and item.t.data_type == TensorProto.FLOAT:
+                item.t.CopyFrom(self._rounded(item.t, item.t.name))
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # float32 zeros by definition
+            zero = to_half(np.zeros(1, np.float32), self._dtype)
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(zero)))
 
-def _output_type(
-    node: onnx.NodeProto, position: int, types: Mapping[str, int], version: int
-) -> int:
-    """Return the element type of an output, 0 where it cannot be told from the inputs' types."""
-    attributes = {item.name: item for item in node.attribute}
-    if node.op_type == "Cast":
-        return int(attributes["to"].i)
-    if node.op_type == "ConstantOfShape":
-        return int(attributes["value"].t.data_type if "value" in attributes else TensorProto.FLOAT)
-    inputs = [types[name] if name else 0 for name in node.input]
-    if node.domain == "com.microsoft":
-        # ONNX Runtime's fused operators compute in the type of their activations. Other outputs
-        # are statistics for training, except the sum that skip connections go on with.
-        if position == 0 or (node.op_type == "SkipLayerNormalization" and position == 3):
-            return next((kind for kind in inputs if kind in _FLOATS), 0)
-        return 0
-    if node.domain not in ("", "ai.onnx") or not defs.has(
-        node.op_type, max_inclusive_version=version
-    ):
-        return 0
-    schema = defs.get_schema(node.op_type, version)
-    wanted = schema.outputs[min(position, len(schema.outputs) - 1)].type_str
-    last = len(schema.inputs) - 1  # stands for all the rest where an operator takes any number
-    same = (
-        kind
-        for index, kind in enumerate(inputs)
-        if kind and schema.inputs[min(index, last)].type_str == wanted
-    )
-    return next(same, _only_type(schema, wanted))
+    def _read(self, name: str, wanted: int) -> str:
+        """Return the name under which `name` can be read with the type `wanted`."""
+        if name in self._weights:
+            return name if wanted == TensorProto.FLOAT else self._half_weight(name)
+        source = self._renamed.get(name, name)
+        if self._now.get(name, TensorProto.FLOAT) == wanted:
+            return source
+        key = (name, wanted)
+        if key not in self._made:
+            kind = "float32" if wanted == TensorProto.FLOAT else self._dtype
+            self._made[key] = f"{name}_as_{kind}"
+            cast = helper.make_node(
+                "Cast", [source], [self._made[key]], name=f"{self._made[key]}_cast", to=wanted
+            )
+            self._nodes.append(cast)
+        return self._made[key]
 
+    def _half_weight(self, name: str) -> str:
+        key = (name, self._half)
+        if key not in self._made:
+            self._made[key] = f"{name}_{self._dtype}" if self._read_in_float(name) else name
+            rounded = self._rounded(self._weights[name], self._made[key])
+            if self._made[key] == name:
+                self._weights[name].CopyFrom(rounded)
+            else:
+                self._graph.initializer.append(rounded)
+        return self._made[key]
 
-def _only_type(schema: defs.OpSchema, wanted: str) -> int:
-    allowed = next(
-        (
-            item.allowed_type_strs
-            for item in schema.type_constraints
-            if item.type_param_str == wanted
-        ),
-        [wanted],
-    )
-    name = allowed[0].removeprefix("tensor(").removesuffix(")") if len(allowed) == 1 else ""
-    return int(TensorProto.DataType.Value(name.upper())) if name else 0
+    def _read_in_float(self, name: str) -> bool:
+        """Return whether somebody needs a constant in float32 too."""
+        return name in self._outputs or any(
+            node_name(node) in self._in_float or input_is_fixed(node, position, self._version)
+            for node in self._graph.node
+            for position, read in enumerate(node.input)
+            if read == name
+        )
+
+    def _rounded(self, tensor: TensorProto, name: str) -> TensorProto:
+        values: NDArray[np.float32] = numpy_helper.to_array(tensor)
+        limit = _LARGEST[self._dtype]
+        beyond = ~(np.abs(values) <= limit)  # true for NaN too
+        if beyond.any():
+            raise ValueError(
+                f"weight {tensor.name} holds {values[beyond].flat[0]:.6g}, {self._dtype} ends at "
+                f"±{limit:g}"
+            )
+        return numpy_helper.from_array(to_half(values, self._dtype), name)
+
+    def _kept(self, in_float: frozenset[str]) -> set[str]:
+        """Return the names of all nodes that stay in float32."""
+        graph = self._graph
+        kept = set(in_float)
+        kept |= {
+            node_name(node)
+            for node in graph.node
+            if not has_kernel(node.op_type, self._dtype, self._version)
+        }
+        writers = {name: node_name(node) for node in graph.node for name in node.output}
+        readers: dict[str, set[str]] = {}
+        for node in graph.node:
+            for name in node.input:
+                readers.setdefault(name, set()).add(node_name(node))
+        for node in graph.node:
+            if node.op_type not in _MOVES:
+                continue
+            values = [name for name in node.input if self._types.get(name) == TensorProto.FLOAT]
+            before = {writers.get(name) for name in values}
+            after = set().union(*(readers.get(name, set()) for name in node.output))
+            if values and after and before <= kept and after <= kept:
+                kept.add(node_name(node))
+        return kept
+
+    def _drop_unread_constants(self) -> None:
+        read = {name for node in self._graph.node for name in node.input} | self._outputs
+        unread = [tensor for tensor in self._graph.initializer if tensor.name not in read]
+        for tensor in unread:
+            self._graph.initializer.remove(tensor)
+
+    def _describe(self) -> None:
+        """Give the described values their new types; their shapes stay."""
+        for value in self._graph.value_info:
+            if value.name in self._now:
+                value.type.tensor_type.elem_type = self._now[value.name]

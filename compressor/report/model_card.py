@@ -85,7 +85,8 @@ def _front_matter(data: dict[str, Any]) -> str:
     kinds = [item["kind"] for item in data["passes"]]
     tags = ["onnx", "onnxruntime", "compressor"]
     tags += ["int8"] * any(kind.startswith("quantize") for kind in kinds)
-    tags += ["fp16"] * ("convert_fp16" in kinds)
+    halves = [item["settings"] for item in data["passes"] if item["kind"] == "convert_fp16"]
+    tags += ["bf16" if item.get("dtype") == "bfloat16" else "fp16" for item in halves]
     tags += ["pruned"] * any(kind.startswith("prune") for kind in kinds)
     fields: dict[str, Any] = {"library_name": "onnx"}
     if data["task"]:

@@ -43,10 +43,12 @@ def notes() -> list[str]:
 
 
 @pytest.fixture
-def context(tmp_path: Path, notes: list[str]) -> PassContext:
+def context(
+    tmp_path: Path, notes: list[str], tiny_bert_dir: Path, text_dataset: Dataset
+) -> PassContext:
     return PassContext(
-        splits={},
-        load_baseline=lambda: pytest.fail("this pass needs no baseline"),
+        splits={"calibration": text_dataset},
+        load_baseline=lambda: load_checkpoint(tiny_bert_dir),
         device=torch.device("cpu"),
         seed=0,
         work_dir=tmp_path / "work",
@@ -116,12 +118,105 @@ def test_file_halves_and_the_number_of_parameters_does_not(
         before.parameters,
         before.nonzero_parameters,
     )
-    assert notes == [f"{before.parameters:,} of {before.parameters:,} weights are float16."]
+    assert f"{before.parameters:,} of {before.parameters:,} weights are float16." in notes
 
 
-def test_operator_that_the_graph_lacks_is_an_error(exported: OnnxModel, apply):
-    with pytest.raises(PassError, match=r"keep_in_float\[0\]: .* no operator 'LayerNorm' \(it has"):
+def test_parity_with_float_is_measured_and_recorded(
+    exported: OnnxModel, apply, context: PassContext, notes: list[str], tiny_bert: TorchModel
+):
+    converted = apply(exported)
+    parity = context.facts["half_parity"]
+    examples = sorted(context.calibration.examples, key=len)
+    batches = [
+        tiny_bert.task.encode(tiny_bert.preprocessor, examples[start : start + 32])
+        for start in (0, 32)
+    ]
+    difference = np.concatenate(
+        [converted.predict(batch) - exported.predict(batch) for batch in batches]
+    )
+    assert parity["max_abs_diff"] == pytest.approx(np.abs(difference).max(), rel=1e-3)
+    assert parity["rms_diff"] == pytest.approx(np.sqrt(np.mean(difference**2)), rel=1e-3)
+    assert (parity["rows"], parity["provider"]) == (48, "cpu")
+    assert any("logits differ from float32 by up to" in note for note in notes)
+
+
+def test_node_beyond_the_range_is_found_and_kept(
+    exported: OnnxModel, apply, context: PassContext, tiny_bert: TorchModel, tmp_path: Path
+):
+    graph = load_graph(exported.path)
+    scale(graph, "bert.encoder.layer.1.attention.output.dense.weight", 1e6)
+    save_graph(graph, tmp_path / "large.onnx")
+    large = OnnxModel(tmp_path / "large.onnx")
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, context.calibration.examples[:8])
+    mixed = apply(large)
+    found = {item["operator"] for item in context.facts["kept_in_float"]}
+    assert "MatMul" in found
+    assert element_types(mixed) == {TensorProto.FLOAT, TensorProto.FLOAT16}
+    np.testing.assert_allclose(mixed.predict(batch), large.predict(batch), atol=0.02)
+
+
+def test_without_the_search_a_weight_beyond_the_range_is_an_error(
+    exported: OnnxModel, apply, tmp_path: Path
+):
+    graph = load_graph(exported.path)
+    scale(graph, "classifier.weight", 1e6)
+    save_graph(graph, tmp_path / "large.onnx")
+    expected = r"weight classifier\.weight holds .* ±65504; .* or use search_ranges"
+    with pytest.raises(PassError, match=expected) as caught:
+        apply(OnnxModel(tmp_path / "large.onnx"), search_ranges=False)
+    assert caught.value.kind == "convert_fp16"
+
+
+def test_weight_that_is_not_finite_is_an_error(exported: OnnxModel, apply, tmp_path: Path):
+    graph = load_graph(exported.path)
+    scale(graph, "classifier.weight", float("nan"))
+    save_graph(graph, tmp_path / "broken.onnx")
+    with pytest.raises(PassError, match=r"the float graph gives nan|holds NaN"):
+        apply(OnnxModel(tmp_path / "broken.onnx"))
+
+
+def scale(graph: onnx.ModelProto, weight: str, factor: float) -> None:
+    [tensor] = [item for item in graph.graph.initializer if item.name == weight]
+    scaled = numpy_helper.to_array(tensor) * np.float32(factor)
+    tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ("Tanh", {"Tanh"}),
+        ("bert.encoder.layer.1.*.dense.weight", {"MatMul"}),
+        ("classifier.*", {"Gemm"}),
+    ],
+)
+def test_operators_and_patterns_of_names_stay_in_float(
+    exported: OnnxModel, apply, pattern: str, kept: set[str]
+):
+    graph = load_graph(apply(exported, keep_in_float=(pattern,)).path).graph
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    back = [node for node in casts.values() if node.attribute[0].i == TensorProto.FLOAT]
+    read = {name for node in back for name in node.output}
+    assert {node.op_type for node in graph.node if read.intersection(node.input)} == kept
+
+
+def test_pattern_that_matches_nothing_is_an_error(exported: OnnxModel, apply):
+    expected = r"keep_in_float\[0\]: 'LayerNorm' matches no operator, node or weight; operators are"
+    with pytest.raises(PassError, match=expected):
         apply(exported, keep_in_float=("LayerNorm",))
+
+
+def test_most_sensitive_nodes_stay_in_float(
+    exported: OnnxModel, apply, context: PassContext, notes: list[str]
+):
+    mixed = apply(exported, keep_sensitive=2)
+    profile = context.facts["sensitivity"]
+    kept = [item for item in profile if item["kept_in_float"]]
+    rest = [item for item in profile if not item["kept_in_float"]]
+    assert len(kept) == 2
+    assert min(item["logit_rms"] for item in kept) >= max(item["logit_rms"] for item in rest)
+    assert {item["layer"] for item in profile} >= {0, 1}
+    assert any(note.startswith("In float32, the most sensitive: ") for note in notes)
+    onnx.checker.check_model(load_graph(mixed.path))
 
 
 def test_second_conversion_is_refused(exported: OnnxModel, apply, tmp_path: Path):
@@ -139,16 +234,26 @@ def test_quantized_graph_is_refused(
         apply(quantized)
 
 
-def test_weight_beyond_the_range_is_named(exported: OnnxModel, apply, tmp_path: Path):
-    graph = load_graph(exported.path)
-    [tensor] = [item for item in graph.graph.initializer if item.name == "classifier.weight"]
-    large = numpy_helper.to_array(tensor) + np.float32(1e6)
-    tensor.CopyFrom(numpy_helper.from_array(large, tensor.name))
-    save_graph(graph, tmp_path / "large.onnx")
-    with pytest.raises(PassError, match=r"weight classifier\.weight holds .* ±65504") as caught:
-        apply(OnnxModel(tmp_path / "large.onnx"))
-    assert caught.value.kind == "convert_fp16"
-
-
 def test_runs_on_gpus_only():
     assert ConvertFp16.providers == ("cuda", "tensorrt")
+
+
+def test_bfloat16_needs_no_calibration_and_halves_the_file_too(exported: OnnxModel, apply):
+    settings = ConvertFp16(dtype="bfloat16")
+    assert settings.required_splits() == frozenset()
+    converted = load_graph(apply(exported, dtype="bfloat16").path)
+    onnx.checker.check_model(converted)
+    weights = [item for item in converted.graph.initializer if len(item.dims) == 2]
+    assert {item.data_type for item in weights} - {TensorProto.INT64} == {TensorProto.BFLOAT16}
+    assert converted.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_calibration_is_asked_for_only_when_rows_are_run():
+    assert ConvertFp16().required_splits() == {"calibration"}
+    assert ConvertFp16(search_ranges=False).required_splits() == frozenset()
+    assert ConvertFp16(search_ranges=False, keep_sensitive=1).required_splits() == {"calibration"}
+
+
+def test_repair_leaves_more_and_more_nodes_in_float():
+    assert [step.keep_sensitive for step in ConvertFp16().milder()] == [1, 2, 4, 8, 16]
+    assert [step.keep_sensitive for step in ConvertFp16(keep_sensitive=4).milder()] == [8, 16]

@@ -6,7 +6,6 @@ import pytest
 
 from compressor.passes import discover
 from compressor.passes._milder import halfway, ladder, longer
-from compressor.passes.convert_fp16 import ConvertFp16
 from compressor.passes.distill import Distill
 from compressor.passes.finetune import Finetune
 from compressor.passes.prune_magnitude import PruneMagnitude
@@ -14,6 +13,7 @@ from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.prune_width import PruneWidth
 from compressor.passes.quantize_aware_train import QuantizeAwareTrain
 from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.trim_vocabulary import TrimVocabulary
 from compressor.training.settings import DistillRecovery, FinetuneSettings
 
 
@@ -80,7 +80,7 @@ def test_int8_offers_finer_scales_then_sensitive_weights_then_tables_in_float():
 
 
 def test_a_pass_without_milder_settings_offers_none():
-    assert list(ConvertFp16().milder()) == []
+    assert list(TrimVocabulary().milder()) == []
 
 
 def test_the_strongest_is_looked_for_between_what_failed_and_what_passed():
