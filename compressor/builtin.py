@@ -1,19 +1,21 @@
 """The model that ships with the project: a small ViT for scikit-learn's handwritten digits.
 
 It lets anyone see a whole run on real data without a network. It is trained once, in well under a
-minute, and kept in the user's cache. It is trained on the fixed `train` part of the digits only, so
-that the `test` part stays unseen.
+minute, and kept in the user's cache; training that was stopped goes on from its last checkpoint. It
+is trained on the fixed `train` part of the digits only, so that the `test` part stays unseen.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
@@ -31,6 +33,7 @@ PREFIX = "builtin:"
 # The name holds a version: a change of architecture or training must not find an old model.
 _MODELS = {"digits-vit": "digits-vit-1"}
 _SEED = 0
+_CHECKPOINT_SECONDS = 5.0
 _SETTINGS = FinetuneSettings(
     epochs=7, learning_rate=1.5e-3, batch_size=128, weight_decay=0.05, warmup_ratio=0.1
 )
@@ -39,7 +42,8 @@ _SETTINGS = FinetuneSettings(
 def resolve_builtin(checkpoint: str, *, progress: Progress) -> str:
     """Return `checkpoint` itself, or for `builtin:NAME` the directory of that trained model.
 
-    Trains the model when the cache lacks it; it appears there whole or not at all.
+    Trains the model when the cache lacks it; it appears there whole or not at all. Of two processes
+    the second waits for the first.
     """
     if not checkpoint.startswith(PREFIX):
         return checkpoint
@@ -55,14 +59,19 @@ def resolve_builtin(checkpoint: str, *, progress: Progress) -> str:
 
 
 def _train_into(directory: Path, progress: Progress) -> None:
+    """Train into `directory`, one process at a time; one that was killed is gone on with."""
+    work = directory.with_name(f".training-{directory.name}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".training-") as scratch:
-            whole = Path(scratch) / "model"
-            _train_digits(Path(scratch), progress).save(whole)
-            if directory.exists():  # an earlier version of this function was interrupted here
-                shutil.rmtree(directory)
+        with _alone(work.with_suffix(".lock"), progress):
+            if (directory / "config.json").is_file():
+                return  # the process that was waited for has made it
+            whole = work / "model"
+            _remove(whole)  # a process that was killed may have saved half of it
+            _train_digits(work, progress).save(whole)
+            _remove(directory)  # an earlier version of this function was interrupted here
             whole.rename(directory)
+            _remove(work)
     except OSError as error:
         raise EnvironmentMismatch(
             f"{directory}: the built-in model cannot be stored ({error}); free some space or set "
@@ -70,7 +79,27 @@ def _train_into(directory: Path, progress: Progress) -> None:
         ) from error
 
 
-def _train_digits(scratch: Path, progress: Progress) -> TorchModel:
+@contextmanager
+def _alone(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock `path`, which the system drops with the process, however that ends."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.stage("wait for another run, which trains the built-in model")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _train_digits(work: Path, progress: Progress) -> TorchModel:
     labels = tuple(str(digit) for digit in range(10))
     settings = DataSettings(image="image", train=SplitSource(sklearn="digits", split="train"))
     train = load_splits(
@@ -98,9 +127,10 @@ def _train_digits(scratch: Path, progress: Progress) -> TorchModel:
     run = TrainingRun(
         device=torch.device("cpu"),
         seed=_SEED,
-        work_dir=scratch,
+        work_dir=work,
         progress=progress,
         description="train the built-in digits model (once)",
+        checkpoint_seconds=_CHECKPOINT_SECONDS,
     )
     finetune(model, shifted(train), _SETTINGS, run)
     return model

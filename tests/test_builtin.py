@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from compressor import builtin
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import load_checkpoint
-from compressor.progress import SILENT
+from compressor.progress import SILENT, Advance, Silent
 
 
 @pytest.fixture
@@ -35,19 +38,68 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_the_model_is_trained_once_and_then_found(cache: Path, monkeypatch: pytest.MonkeyPatch):
     place = builtin.resolve_builtin("builtin:digits-vit", progress=SILENT)
     assert load_checkpoint(place).labels == tuple("0123456789")
-    assert [path.name for path in cache.iterdir()] == ["digits-vit-1"]
+    shown = [path.name for path in cache.iterdir() if path.suffix != ".lock"]
+    assert shown == ["digits-vit-1"]
     monkeypatch.setattr(builtin, "_train_digits", None)
     assert builtin.resolve_builtin("builtin:digits-vit", progress=SILENT) == place
 
 
-def test_training_that_is_interrupted_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    def stop(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(builtin, "_train_digits", stop)
+def test_training_that_is_stopped_goes_on_and_ends_at_the_same_weights(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    place = Path(builtin.resolve_builtin("builtin:digits-vit", progress=SILENT))
+    undisturbed = (place / "model.safetensors").read_bytes()
+    monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(builtin, "_CHECKPOINT_SECONDS", 0.0)
+    resumed = StopAfter(1)
     with pytest.raises(KeyboardInterrupt):
-        builtin.resolve_builtin("builtin:digits-vit", progress=SILENT)
-    assert list(cache.iterdir()) == []
+        builtin.resolve_builtin("builtin:digits-vit", progress=resumed)
+    work = tmp_path / "second" / ".training-digits-vit-1"
+    assert (work / "training.safetensors").is_file()
+    (work / "model").mkdir()  # as if the process was killed while it saved
+    going_on = StopAfter(3)
+    place = Path(builtin.resolve_builtin("builtin:digits-vit", progress=going_on))
+    assert going_on.advanced == [1, 1]  # one step that was done before, and one more
+    assert (place / "model.safetensors").read_bytes() == undisturbed
+    assert not work.exists()
+
+
+class StopAfter(Silent):
+    """A progress that stops the process, as Ctrl-C would, after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.advanced: list[int] = []
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        def advance(amount: int = 1, detail: str = "") -> None:
+            self.advanced.append(amount)
+            if len(self.advanced) == self.steps:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_a_second_process_waits_and_takes_what_the_first_made(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache.mkdir()
+    lock = FileLock(cache / ".training-digits-vit-1.lock")
+    lock.acquire()
+    monkeypatch.setattr(builtin, "_train_digits", None)
+    said: list[str] = []
+
+    class FirstEnds(Silent):
+        def stage(self, title: str) -> None:
+            said.append(title)
+            (cache / "digits-vit-1").mkdir()
+            (cache / "digits-vit-1" / "config.json").touch()
+            lock.release()
+
+    place = builtin.resolve_builtin("builtin:digits-vit", progress=FirstEnds())
+    assert place == str(cache / "digits-vit-1")
+    assert said == ["wait for another run, which trains the built-in model"]
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(

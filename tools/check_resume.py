@@ -1,26 +1,32 @@
 #!/usr/bin/env python3
 """Kill a run at random moments, let it go on, and compare it with one that nobody disturbed.
 
-    tools/check_resume.py RECIPE [--kills 20] [--seed 0] [--set KEY=VALUE ...]
+    tools/check_resume.py RECIPE [--kills 20] [--kills-a-round 4] [--seed 0] [--set KEY=VALUE ...]
 
-A round begins in an empty directory and gives the same command again after every kill, until it is
-done; rounds follow one another until there were enough kills. Each moment is drawn uniformly from
-the length of the shortest run that nobody killed; the signal is SIGKILL, which nothing can prepare
-for.
+A round begins in an empty directory, with an empty cache, and gives the same command again after
+every kill, until it is done; rounds follow one another until there were enough kills. The moments
+of a round are drawn uniformly from the length of the undisturbed run, the training of a built-in
+model included; a run that goes on after a kill is given the time that a run takes which finds
+everything done, besides. The signal is SIGKILL, which nothing can prepare for.
 
 Fails unless in every round each file of the artifact has the bytes that the undisturbed run gave
-it, and no step that a killed run had finished was done again.
+it, no step that a killed run had finished was done again (making a built-in model is one), and
+nothing is left over in the cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 Marks = dict[str, tuple[int, int]]  # of each finished step: inode and time of its record
@@ -31,63 +37,108 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--kills", type=int, default=20, help="how often to kill a run")
+    parser.add_argument("--kills-a-round", type=int, default=4, help="before it may finish")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    if arguments.kills < 1:
-        parser.error(f"--kills: must be at least 1, got {arguments.kills}")
+    if arguments.kills < 1 or arguments.kills_a_round < 1:
+        parser.error("--kills and --kills-a-round: must be at least 1")
     draw = random.Random(arguments.seed)  # noqa: S311 - moments, not secrets
     kills = different = repeated = rounds = 0
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch) / "undisturbed"
-        seconds = run_whole(command(arguments, whole))
-        print(f"undisturbed: {seconds:.1f} s, {len(marks(whole))} steps", flush=True)
+        whole = Place(Path(scratch) / "undisturbed", arguments)
+        seconds, going_on = timed(whole), timed(whole)
+        print(
+            f"undisturbed: {seconds:.1f} s, {len(whole.marks())} steps; again, with everything "
+            f"done: {going_on:.1f} s",
+            flush=True,
+        )
         while kills < arguments.kills:
             rounds += 1
-            output = Path(scratch) / f"round-{rounds}"
-            waits = [draw.uniform(0, seconds) for _ in range(arguments.kills - kills)]
-            killed, again, elapsed = one_round(command(arguments, output), output, waits)
-            if not killed:  # the first run may have trained a built-in model, which later ones find
-                seconds = min(seconds, elapsed)
-            changed = different_files(whole / "artifact", output / "artifact")
+            place = Place(Path(scratch) / f"round-{rounds}", arguments)
+            count = min(arguments.kills_a_round, arguments.kills - kills)
+            moments = sorted(draw.uniform(0, seconds) for _ in range(count))
+            later = [after - before + going_on for before, after in pairwise(moments)]
+            killed, again = one_round(place, [moments[0], *later])
+            changed = different_files(whole.output / "artifact", place.output / "artifact")
+            changed += different_files(whole.cache, place.cache)
             kills, repeated, different = kills + killed, repeated + again, different + changed
-            print(f"round {rounds}: {killed} kills, {changed} files differ, {again} steps repeated")
+            print(
+                f"round {rounds}: {killed} kills, {changed} files differ, {again} steps repeated",
+                flush=True,
+            )
+            place.remove()
     print(f"{kills} kills in {rounds} rounds: {different} files differ, {repeated} steps repeated")
     return int(different + repeated > 0)
 
 
-def command(arguments: argparse.Namespace, output: Path) -> list[str]:
-    """Return the command line of one run on the CPU."""
-    run = [sys.executable, "-m", "compressor", "run", str(arguments.recipe), "--device", "cpu"]
-    overrides = [word for setting in arguments.set for word in ("--set", setting)]
-    return [*run, "--output", str(output), *overrides]
+@dataclass(frozen=True)
+class Place:
+    """Where one run happens: an output directory and a cache of its own."""
+
+    folder: Path
+    arguments: argparse.Namespace
+
+    @property
+    def output(self) -> Path:
+        """Return the output directory."""
+        return self.folder / "run"
+
+    @property
+    def cache(self) -> Path:
+        """Return where the run keeps what is made once, such as a built-in model."""
+        return self.folder / "cache"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the run."""
+        return {**os.environ, "COMPRESSOR_CACHE": str(self.cache)}
+
+    @property
+    def command(self) -> list[str]:
+        """Return the command line of the run, on the CPU."""
+        run = [sys.executable, "-m", "compressor", "run", str(self.arguments.recipe)]
+        overrides = [word for setting in self.arguments.set for word in ("--set", setting)]
+        return [*run, "--device", "cpu", "--output", str(self.output), *overrides]
+
+    def marks(self) -> Marks:
+        """Return what shows that a finished step is the very one that was finished before."""
+        records = (self.output / "steps").glob("[!.]*/step.json")
+        found = {record.parent.name: record.stat() for record in records}
+        made = self.cache.glob("[!.]*/config.json")
+        found |= {record.parent.name: record.stat() for record in made}
+        return {key: (status.st_ino, status.st_mtime_ns) for key, status in found.items()}
+
+    def remove(self) -> None:
+        """Delete everything, because twenty of them take room."""
+        shutil.rmtree(self.folder)
 
 
-def run_whole(run: list[str]) -> float:
-    """Carry out `run` without a disturbance and return the seconds that it took."""
+def timed(place: Place) -> float:
+    """Carry out the whole run without a disturbance and return the seconds that it took."""
     started = time.monotonic()
-    subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(place.command, env=place.environment, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
 
-def one_round(run: list[str], output: Path, waits: list[float]) -> tuple[int, int, float]:
-    """Kill `run` after each of `waits` until it finishes.
-
-    Returns the kills, the steps that were done twice, and the seconds of the last run.
-    """
+def one_round(place: Place, waits: list[float]) -> tuple[int, int]:
+    """Kill a run after each of `waits` until it finishes; return kills and repeated steps."""
     kills = repeated = 0
     finished: Marks = {}
     for wait in [*waits, None]:
         started = time.monotonic()
-        process = subprocess.Popen(run, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            place.command, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         try:
-            status = process.wait(timeout=wait)
+            _, said = process.communicate(timeout=wait)
+            status = process.returncode
         except subprocess.TimeoutExpired:
             process.kill()
+            process.communicate()
             status = None
-            process.wait()
         elapsed = time.monotonic() - started
-        now = marks(output)
+        now = place.marks()
         again = sorted(key for key, mark in finished.items() if now.get(key) != mark)
         repeated += len(again)
         print(f"  {'killed' if status is None else 'ended'} after {elapsed:.1f} s: {len(now)} "
@@ -97,15 +148,8 @@ def one_round(run: list[str], output: Path, waits: list[float]) -> tuple[int, in
         kills += 1
         finished = now
     if status != 0:
-        sys.exit(f"the run ended with exit code {status}: {' '.join(run)}")
-    return kills, repeated, elapsed
-
-
-def marks(output: Path) -> Marks:
-    """Return what shows that a stored step is the very one that was stored before."""
-    records = (output / "steps").glob("[!.]*/step.json")
-    found = {record.parent.name: record.stat() for record in records}
-    return {key: (status.st_ino, status.st_mtime_ns) for key, status in found.items()}
+        sys.exit(f"the run ended with exit code {status}:\n{said.decode()}")
+    return kills, repeated
 
 
 def different_files(expected: Path, found: Path) -> int:
