@@ -25,7 +25,7 @@ MIN_RADIUS = 3.0  # a smaller marker could not be seen; the label carries its tr
 PLAIN_RADIUS = 7.5  # where size is an axis already
 RING_GAP = 4.5  # between a marker on the Pareto front and the ring around it
 
-Role = Literal["baseline", "pass", "try", "final"]
+Role = Literal["baseline", "pass", "spare", "try", "final"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Point:
     """One model in the chart; `run` is its run's number in a comparison.
 
     `cost` is in the unit of the chart's axis. A baseline is drawn hollow, a `try` is one that a
-    gate refused.
+    gate refused, a `spare` one that passed and that the run did not go on with.
     """
 
     name: str

@@ -8,7 +8,13 @@ import math
 REACH = {"circle": 1.0, "square": 0.89, "diamond": 1.26, "triangle": 1.56, "cross": 1.0}
 SHAPES = ("circle", "square", "diamond", "triangle")  # of the runs of a comparison, in turn
 # Of what a single run tried.
-ROLE_SHAPES = {"baseline": "circle", "pass": "square", "try": "cross", "final": "diamond"}
+ROLE_SHAPES = {
+    "baseline": "circle",
+    "pass": "square",
+    "spare": "square",  # hollow
+    "try": "cross",
+    "final": "diamond",
+}
 
 
 def marker_path(shape: str, x: float, y: float, radius: float) -> str:

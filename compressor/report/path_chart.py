@@ -1,7 +1,7 @@
 """The way from the baseline to the artifact as a picture: score above, size below, every attempt.
 
-An attempt that a gate refused is a cross below the line of the budget; the line joins the models
-that the run went on with.
+An attempt that a gate refused is a cross, one that passed and was not kept a hollow square; the
+line joins the models that the run went on with.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ BARS_TOP, BARS_BOTTOM = 262, 330  # of the sizes
 NAMES = 350
 RADIUS = 7.5
 SPREAD = 62.0  # between attempts at one pass
+_ENDINGS = {"try": ", refused", "spare": ", passed but not kept"}
 LABELLED = 4  # attempts at one pass that have room for a label each
 
 
@@ -69,6 +70,7 @@ class PathChart:
     y_ticks: tuple[Tick, ...]
     limit: Tick
     has_refused: bool
+    has_spare: bool
     title: str
     description: str
     height: int
@@ -97,7 +99,8 @@ def path_chart(data: dict[str, Any]) -> PathChart | None:
         _column(stage, LEFT + (index + 0.5) * width, width, axis, metric, largest)
         for index, stage in enumerate(found)
     )
-    kept = [mark for column in columns for mark in column.marks if mark.role != "try"]
+    marks = [mark for column in columns for mark in column.marks]
+    kept = [mark for mark in marks if mark.role not in ("try", "spare")]
     return PathChart(
         columns=columns,
         line="M" + " L".join(f"{mark.x},{mark.y}" for mark in kept),
@@ -105,9 +108,10 @@ def path_chart(data: dict[str, Any]) -> PathChart | None:
         y_ticks=tuple(Tick(_y(axis, tick), axis.score_text(metric, tick)) for tick in axis.ticks()),
         limit=Tick(_y(axis, lowest), f"lowest the budget allows: {units.score(metric, lowest)}"),
         height=NAMES + 15 * max(len(column.lines) for column in columns) - 8,
-        has_refused=any(mark.role == "try" for column in columns for mark in column.marks),
+        has_refused=any(mark.role == "try" for mark in marks),
+        has_spare=any(mark.role == "spare" for mark in marks),
         title=f"{units.title(metric)} and size after each step",
-        description="; ".join(mark.title for column in columns for mark in column.marks),
+        description="; ".join(mark.title for mark in marks),
     )
 
 
@@ -138,11 +142,11 @@ def _mark(stage: Stage, index: int, x: float, axis: Axis, metric: str | None) ->
     assert item.score is not None
     y = _y(axis, item.score)
     text = units.score(metric, item.score)
-    is_refused = item.role == "try"
+    is_refused, is_kept = item.role == "try", item.role not in ("try", "spare")
     attempt = f", try {index + 1}" if len(stage.attempts) > 1 else ""
     change = f" ({item.change})" if item.change else ""
     below = " ↓" if item.score < axis.low else ""
-    has_label = len(stage.attempts) <= LABELLED or not is_refused
+    has_label = len(stage.attempts) <= LABELLED or is_kept
     return Mark(
         x=round(x, 1),
         y=y,
@@ -152,7 +156,7 @@ def _mark(stage: Stage, index: int, x: float, axis: Axis, metric: str | None) ->
         label_y=round(y + (21 if is_refused and y < BOTTOM - 16 else -14), 1),
         title=f"{stage.title}{attempt}{change}: {text}"
         f"{', ' + units.megabytes(item.num_bytes) + ' MB' if item.num_bytes else ''}"
-        f"{', refused' if is_refused else ''}",
+        f"{_ENDINGS.get(item.role, '')}",
     )
 
 

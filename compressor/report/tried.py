@@ -32,7 +32,7 @@ class Stage:
     @property
     def kept(self) -> Tried | None:
         """Return the model that the run went on with."""
-        return next((item for item in self.attempts if item.role != "try"), None)
+        return next((item for item in self.attempts if item.role not in ("try", "spare")), None)
 
 
 def stages(data: dict[str, Any]) -> list[Stage]:
@@ -89,11 +89,17 @@ def _attempts(record: dict[str, Any]) -> tuple[Tried, ...]:
         Tried(
             score=item["score_after"],
             num_bytes=_bytes(item),
-            role="pass" if item["kept"] else "try",
+            role=_role(item),
             change="" if index == 0 else item["change"],
         )
         for index, item in enumerate(record["tries"])
     )
+
+
+def _role(item: dict[str, Any]) -> Role:
+    if item["kept"]:
+        return "pass"
+    return "spare" if item["verdict"] == "passed" else "try"
 
 
 def _bytes(record: dict[str, Any]) -> int | None:

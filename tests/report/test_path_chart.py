@@ -22,6 +22,15 @@ def test_a_refused_attempt_is_a_cross_below_the_budget(passed: dict[str, Any]):
     assert found.has_refused
 
 
+def test_an_attempt_that_passed_but_was_not_kept_is_a_hollow_square_off_the_line(report_in_state):
+    found = path_chart(report_in_state("missed-goal"))
+    assert found is not None
+    [spare] = [mark for column in found.columns for mark in column.marks if mark.role == "spare"]
+    assert spare.title.endswith(", passed but not kept")
+    assert f"{spare.x},{spare.y}" not in found.line
+    assert found.has_spare
+
+
 def test_a_bar_is_as_high_as_the_file_is_large(passed: dict[str, Any]):
     found = path_chart(passed)
     assert found is not None

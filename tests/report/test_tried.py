@@ -46,3 +46,9 @@ def test_the_last_pass_is_not_drawn_over_the_final_artifact(passed: dict[str, An
 def test_what_failed_before_it_was_measured_has_no_point(report_in_state):
     data = report_in_state("failed-at-second-pass")
     assert [point.role for point in size_points(data)] == ["baseline", "try", "pass"]
+
+
+def test_a_candidate_that_passed_but_was_not_kept_is_not_called_refused(report_in_state):
+    prune = stages(report_in_state("missed-goal"))[1]
+    assert [item.role for item in prune.attempts] == ["try", "spare"]
+    assert prune.kept is None
