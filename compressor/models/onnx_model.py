@@ -138,9 +138,12 @@ class OnnxModel:
 
 
 def open_session(
-    path: Path, provider: str, *, threads: int | None = None
+    path: Path, provider: str, *, threads: int | None = None, keeps_memory: bool = True
 ) -> onnxruntime.InferenceSession:
     """Open a session that really runs on `provider`: cpu, cuda or tensorrt.
+
+    One that `keeps_memory` of a run for the next is faster, and holds what the largest of all runs
+    so far took, rounded up.
 
     Raises `EnvironmentMismatch` when the file is missing, damaged or has no output `logits`, when
     this onnxruntime does not have the provider, when the provider did not start, and when it left
@@ -148,7 +151,9 @@ def open_session(
     """
     if not path.is_file():
         raise EnvironmentMismatch(f"{path}: not found; give the path of an .onnx file")
-    session = _open(str(path), provider, threads=threads, place=str(path))
+    session = _open(
+        str(path), provider, threads=threads, place=str(path), keeps_memory=keeps_memory
+    )
     outputs = [item.name for item in session.get_outputs()]
     if OUTPUT not in outputs:
         raise EnvironmentMismatch(
@@ -224,12 +229,19 @@ def misplaced_nodes(
 
 
 def _open(
-    source: str | bytes, provider: str, *, threads: int | None, place: str
+    source: str | bytes,
+    provider: str,
+    *,
+    threads: int | None,
+    place: str,
+    keeps_memory: bool = True,
 ) -> onnxruntime.InferenceSession:
     names = _available(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: one for each physical core
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = keeps_memory
+    options.enable_mem_pattern = keeps_memory
     options.log_severity_level = 3  # errors; what matters among the warnings is checked below
     # Otherwise the threads of one session keep spinning while another one is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -94,9 +94,9 @@ class Int8Pass(OnnxPass):
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the int8 graph and return it.
 
-        Raises `PassError` when the graph is already quantized, when a pattern matches nothing, when
-        nothing is left to quantize, and when a weight or, for `keep_sensitive`, a logit is not
-        finite.
+        Raises `PassError` when a calibration split that is read is empty, when the graph is already
+        quantized, when a pattern matches nothing, when nothing is left to quantize, and when a
+        weight, an observed activation or, for `keep_sensitive`, a logit is not finite.
         """
         from compressor.models.onnx_file import load_graph, save_graph
         from compressor.models.onnx_model import OnnxModel
@@ -105,6 +105,7 @@ class Int8Pass(OnnxPass):
         from compressor.quantization.sites import find_sites, integer_operators, lift_constants
         from compressor.quantization.smoothing import smooth_normalized_inputs
 
+        self._check_calibration(context)
         graph = load_graph(model.path)
         if present := integer_operators(graph):
             raise self._error(
@@ -134,6 +135,13 @@ class Int8Pass(OnnxPass):
             names = _listing([site.weight for site in kept])
             context.note(f"Left in float, the most sensitive for each byte: {names}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
+
+    def _check_calibration(self, context: PassContext) -> None:
+        if "calibration" in self.required_splits() and len(context.calibration) == 0:
+            raise self._error(
+                f"{context.calibration.source}: this pass runs calibration rows, and there are "
+                f"none; give data.calibration at least one row"
+            )
 
     def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
         found = [site for site in sites if self._reason(site) is None]

@@ -1,9 +1,12 @@
-"""Quantizes activations with one scale for each token, so that no token depends on another.
+"""Quantizes activations with one scale for each token, or one fixed beforehand.
 
 One scale for a whole batch is set by its largest activation, and a few tokens are many times larger
 than the rest: most use a small part of the 256 levels, and which part changes with their neighbours
 in the batch. A scale of its own gives each token the whole grid. Only the scale is found at run
 time; the zero point is a constant, so equal tokens give equal integers in every batch.
+
+A grid that calibration fixed costs no more than a `QuantizeLinear`, and is independent of the batch
+too; but the one scale has to fit every token there will ever be.
 """
 
 from __future__ import annotations
@@ -52,6 +55,14 @@ AFTER_GELU = Grid(zero_point=32, smallest_range=_GELU_LOWEST * 223 / 32, is_sign
 AFTER_RELU = Grid(zero_point=0, smallest_range=_NO_RANGE, is_signed=False)
 
 
+@dataclass(frozen=True)
+class StaticGrid:
+    """How any value maps to unsigned 8 bits: `value = scale * (integer - zero_point)`, clipped."""
+
+    scale: float
+    zero_point: int
+
+
 def grid_after(producer: onnx.NodeProto | None) -> Grid:
     """Return the finest grid for what `producer` computes; None stands for an input."""
     operator = producer.op_type if producer is not None else ""
@@ -61,22 +72,22 @@ def grid_after(producer: onnx.NodeProto | None) -> Grid:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Quantized:
     """Names of quantized activations: `values = ranges * scale * (integers - zero_point)`.
 
     With activations of shape `(..., K)`, `integers` has that shape and `ranges` has `(..., 1)`;
-    `scale` and `zero_point` are constants.
+    `scale` and `zero_point` are constants. A grid fixed beforehand has no ranges.
     """
 
     integers: str
     scale: str
     zero_point: str
-    ranges: str
+    ranges: str | None = None
 
 
 def quantize_tokens(
     values: str, grid: Grid, opset: int, add: Add
-) -> tuple[Tokens, list[onnx.NodeProto]]:
+) -> tuple[Quantized, list[onnx.NodeProto]]:
     """Return the quantized form of `values`, shape `(..., K)`, and the nodes that compute it.
 
     A token is a vector along the last axis. These are the fewest nodes that do it: what each costs
@@ -85,19 +96,20 @@ def quantize_tokens(
     needs a negation).
     """
     name = f"{values}_tokens"
-    tokens = Tokens(
+    ranges = f"{name}_range"
+    tokens = Quantized(
         integers=f"{name}_uint8",
         scale=add("token_scale", np.array(1 / grid.levels, np.float32)),
         zero_point=add("token_zero_point", np.array(grid.zero_point, np.uint8)),
-        ranges=f"{name}_range",
+        ranges=ranges,
     )
     smallest = add("token_smallest_range", np.array(grid.smallest_range, np.float32))
     magnitudes, largest = f"{name}_magnitude" if grid.is_signed else values, f"{name}_largest"
     nodes = [helper.make_node("Abs", [values], [magnitudes])] if grid.is_signed else []
     nodes += [
         _reduce_max(magnitudes, largest, opset, add),
-        helper.make_node("Max", [largest, smallest], [tokens.ranges]),
-        helper.make_node("Div", [values, tokens.ranges], [f"{name}_relative"]),
+        helper.make_node("Max", [largest, smallest], [ranges]),
+        helper.make_node("Div", [values, ranges], [f"{name}_relative"]),
         helper.make_node(
             "QuantizeLinear",
             [f"{name}_relative", tokens.scale, tokens.zero_point],
@@ -105,6 +117,19 @@ def quantize_tokens(
         ),
     ]
     return tokens, nodes
+
+
+def quantize_static(
+    values: str, grid: StaticGrid, add: Add
+) -> tuple[Quantized, list[onnx.NodeProto]]:
+    """Return the quantized form of `values`, of any shape, and the node that computes it."""
+    found = Quantized(
+        integers=f"{values}_uint8",
+        scale=add("static_scale", np.array(grid.scale, np.float32)),
+        zero_point=add("static_zero_point", np.array(grid.zero_point, np.uint8)),
+    )
+    inputs = [values, found.scale, found.zero_point]
+    return found, [helper.make_node("QuantizeLinear", inputs, [found.integers])]
 
 
 def _reduce_max(values: str, largest: str, opset: int, add: Add) -> onnx.NodeProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -111,6 +111,13 @@ def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
         for position, name in enumerate(node.input):
             uses[name].append(Use(node, position))
     return uses
+
+
+def factor_names(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
+    """Return the names of the activations that the matrices among `sites` multiply, each once."""
+    uses = find_uses(model.graph)
+    matrices = (site.weight for site in sites if site.kind == "matrix")
+    return tuple(dict.fromkeys(use.node.input[0] for name in matrices for use in uses[name]))
 
 
 def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import norm
 
+from compressor.quantization.activations import StaticGrid
 from compressor.quantization.affine import max_pair_sum
 from compressor.quantization.rewrite import quantize_sites
 from compressor.quantization.sites import find_sites
@@ -34,9 +35,9 @@ def operators(model: onnx.ModelProto) -> list[str]:
     return [item.op_type for item in model.graph.node]
 
 
-@pytest.fixture(params=["per_tensor", "per_token"])
+@pytest.fixture(params=["per_tensor", "per_token", {"x": StaticGrid(0.03, 120)}])
 def quantize(request: pytest.FixtureRequest) -> Callable[[onnx.ModelProto], None]:
-    """Return a function that quantizes every site of a graph, both ways in turn."""
+    """Return a function that quantizes every site of a graph, in each way in turn."""
     return lambda graph: quantize_sites(graph, find_sites(graph), activations=request.param)
 
 
@@ -59,6 +60,42 @@ def test_product_per_token_equals_the_integer_reference(
     found = constants(graph)
     expected = token_product(activations, found["w_int8"], found["w_scale"])
     np.testing.assert_allclose(run_graph(graph, x=activations), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero_point", [0, 77, 255])
+def test_product_with_a_fixed_grid_equals_the_integer_reference_and_clips(
+    make_graph, run_graph, zero_point: int
+):
+    activations = (3 * RANDOM.normal(size=(2, 3, K))).astype(np.float32)
+    nodes = [node("Gemm", ["x", "w", "b"])]
+    graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "b": BIAS})
+    quantize_sites(graph, find_sites(graph), activations={"x": StaticGrid(0.02, zero_point)})
+    found = constants(graph)
+    integers = np.clip(np.rint(activations[0] / np.float32(0.02)) + zero_point, 0, 255)
+    assert np.any(integers == 255) or np.any(integers == 0)
+    sums = (integers.astype(np.int64) - zero_point) @ found["w_int8"].astype(np.int64)
+    expected = sums * (np.float64(np.float32(0.02)) * found["w_scale"]) + BIAS
+    np.testing.assert_allclose(run_graph(graph, x=activations[0]), expected, rtol=1e-5, atol=1e-5)
+    assert operators(graph) == ["QuantizeLinear", "MatMulIntegerToFloat"]
+
+
+def test_activations_with_a_fixed_grid_are_quantized_once_for_all_their_products(
+    make_graph, run_graph
+):
+    nodes = [node("MatMul", ["x", "w"], "a"), node("MatMul", ["x", "v"], "c")]
+    nodes.append(node("Add", ["a", "c"]))
+    graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": WEIGHT[::-1].copy()})
+    quantize_sites(graph, find_sites(graph), activations={"x": StaticGrid(0.02, 128)})
+    assert operators(graph).count("QuantizeLinear") == 1
+    assert np.abs(run_graph(graph, x=X) - X @ (WEIGHT + WEIGHT[::-1])).max() < 0.5
+
+
+def test_activations_without_a_grid_get_a_scale_for_each_token(make_graph, run_graph):
+    nodes = [node("MatMul", ["x", "w"], "a"), node("Tanh", ["a"], "t"), node("MatMul", ["t", "v"])]
+    graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": WEIGHT[:N].copy()})
+    quantize_sites(graph, find_sites(graph), activations={"t": StaticGrid(1 / 127, 127)})
+    assert operators(graph).count("ReduceMax") == 1
+    assert np.abs(run_graph(graph, x=X) - np.tanh(X @ WEIGHT) @ WEIGHT[:N]).max() < 0.3
 
 
 @pytest.mark.parametrize(
