@@ -45,6 +45,9 @@ _RECIPE = (
     "hidden_weight",
     "sublayer_weight",
     "temperature",
+    "join_probability",
+    "mask_probability",
+    "drop_probability",
     "schedule",
     "dropout",
     "precision",
@@ -233,6 +236,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--hidden-weight", type=float, default=1.0)
     parser.add_argument("--sublayer-weight", type=float, default=0.0)
     parser.add_argument("--temperature", type=float, default=2.0)
+    for change in ("join", "mask", "drop"):
+        parser.add_argument(f"--{change}-probability", type=float, default=0.0)
     parser.add_argument("--dropout", action="store_true", help="at the checkpoint's own rates")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
+from compressor.training.augment import augmented
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.layer_losses import LayerLosses, layer_losses
@@ -79,7 +80,7 @@ def distill(
     embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
     student's hidden states are compared through a linear map, learnt and thrown away. What
     `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also for
-    `moments`.
+    `moments`. Texts are changed first where `settings` ask for it: see `augmented`.
 
     Raises `ValueError` before training when the teacher cannot teach this model: other labels, and
     for the losses on layers another vocabulary, a wider student, or layers that lack what is
@@ -87,6 +88,7 @@ def distill(
     """
     require_examples(dataset)
     order = label_order(model, teacher)
+    dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()

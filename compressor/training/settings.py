@@ -149,6 +149,27 @@ class DistillSettings(TrainingSettings):
         description="weight of cross-entropy on labels; 0 needs no labels",
     )
 
+    join_probability: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "chance of a text to be joined with another one, so that the teacher has to weigh; for "
+            "short single texts, where a teacher that learnt the rows is too sure of them"
+        ),
+    )
+    mask_probability: float = Field(
+        default=0.0, ge=0, lt=1, description="chance of each word to become the mask token"
+    )
+    drop_probability: float = Field(
+        default=0.0, ge=0, lt=1, description="chance of each word to be left out"
+    )
+
+    @property
+    def augments(self) -> bool:
+        """Return whether texts are changed before teacher and student read them."""
+        return any((self.join_probability, self.mask_probability, self.drop_probability))
+
     @property
     def compares_layers(self) -> bool:
         """Return whether anything but logits and labels is learnt from."""
@@ -167,6 +188,15 @@ class DistillSettings(TrainingSettings):
             raise ValueError(
                 "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
                 "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_stay_true(self) -> Self:
+        if self.join_probability and self.label_weight:
+            raise ValueError(
+                "join_probability makes texts that no label belongs to; set label_weight to 0, the "
+                "teacher's answers take its place, or leave join_probability out"
             )
         return self
 

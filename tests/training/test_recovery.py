@@ -255,3 +255,18 @@ def test_two_distillations_with_one_seed_give_the_same_weights(
     distill(student, teacher, text_dataset, settings, elsewhere)
 
     assert all(torch.equal(value, first[name]) for name, value in weights_of(student).items())
+
+
+def test_a_student_learns_from_changed_texts(
+    student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    before = distances(student, teacher, text_dataset)
+    as_they_are = student.clone()
+    for model, chance in ((student, 0.5), (as_they_are, 0.0)):
+        settings = DistillSettings(
+            **LEARN, join_probability=chance, mask_probability=0.1, drop_probability=0.1
+        )
+        distill(model, teacher, text_dataset, settings, training_run)
+    assert distances(student, teacher, text_dataset)[0] < 0.9 * before[0]
+    own, other = weights_of(student), weights_of(as_they_are)
+    assert any(not torch.equal(own[name], other[name]) for name in own)

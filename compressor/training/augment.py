@@ -1,0 +1,119 @@
+"""More texts for a teacher to answer: joined, with words hidden and words left out.
+
+A teacher is so sure of the rows that it was trained on that its answers there say little more than
+a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence that
+lacks a word, it has to weigh, and how it does is what a student can learn. No label is needed.
+
+Ref: hiding words: Tang et al. 2019, arXiv:1903.12136, section 3.2; mixing examples for
+distillation: Liang et al. 2021, arXiv:2011.00593 (there embeddings, here texts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from compressor.data import Dataset
+from compressor.models.torch_model import TorchModel
+from compressor.tasks import Example
+from compressor.training.settings import DistillSettings
+
+Settings = TypeVar("Settings", bound=DistillSettings)
+
+# Keeps these draws apart from the order of batches, which the same seed gives.
+_STREAM = 1
+_MOST_DRAWS = 10  # of each text; a longer training reads them again
+
+
+def augmented(
+    model: TorchModel, teacher: TorchModel, dataset: Dataset, settings: Settings, seed: int
+) -> tuple[Dataset, Settings]:
+    """Return changed texts of `dataset`, up to ten of each for as many epochs, and the settings.
+
+    With the settings that come back, training on them takes as many steps as with `settings` on
+    `dataset`. Both stay as they are where nothing is asked for.
+
+    Raises `ValueError` when the examples are no texts, when pairs are to be joined, and when
+    student or teacher has no token to hide words with, or they have different ones.
+    """
+    if not settings.augments:
+        return dataset, settings
+    mask = _mask_token(model, teacher) if settings.mask_probability else ""
+    copies = min(math.ceil(settings.epochs), _MOST_DRAWS)
+    random = np.random.default_rng([seed, _STREAM])
+    examples: list[Example] = []
+    for _ in range(copies):
+        for example in dataset.examples:
+            other = dataset.examples[random.integers(len(dataset))]
+            examples.append(
+                _changed(_joined(example, other, settings, random), settings, mask, random)
+            )
+    labels = None if dataset.labels is None else np.tile(dataset.labels, copies)
+    return (
+        replace(
+            dataset,
+            examples=tuple(examples),
+            labels=labels,
+            rows=np.tile(dataset.rows, copies),
+            columns={name: values * copies for name, values in dataset.columns.items()},
+        ),
+        settings.model_copy(update={"epochs": settings.epochs / copies}),
+    )
+
+
+def _mask_token(model: TorchModel, teacher: TorchModel) -> str:
+    tokens = [getattr(each.preprocessor, "mask_token", None) for each in (model, teacher)]
+    if tokens[0] is None or tokens[0] != tokens[1]:
+        raise ValueError(
+            f"mask_probability: hiding words takes a mask token that student and teacher share, "
+            f"the student's is {tokens[0]!r} and the teacher's {tokens[1]!r}; set mask_probability "
+            f"to 0, drop_probability leaves words out instead"
+        )
+    return str(tokens[0])
+
+
+def _joined(
+    example: Example, other: Example, settings: DistillSettings, random: np.random.Generator
+) -> Example:
+    """Return `example`, or it and `other` in either order as one text."""
+    if random.random() >= settings.join_probability:
+        return example
+    if not (isinstance(example, str) and isinstance(other, str)):
+        raise ValueError(
+            "join_probability: only single texts can be joined, and these examples are "
+            f"{'pairs' if isinstance(example, tuple) else 'images'}; set join_probability to 0"
+        )
+    return f"{example} {other}" if random.random() < 0.5 else f"{other} {example}"
+
+
+def _changed(
+    example: Example, settings: DistillSettings, mask: str, random: np.random.Generator
+) -> Example:
+    if isinstance(example, str):
+        return _without_words(example, settings, mask, random)
+    if isinstance(example, tuple):
+        first, second = (_without_words(text, settings, mask, random) for text in example)
+        return first, second
+    raise ValueError(
+        "join_probability, mask_probability and drop_probability change texts, and these examples "
+        "are images; leave them out"
+    )
+
+
+def _without_words(
+    text: str, settings: DistillSettings, mask: str, random: np.random.Generator
+) -> str:
+    """Return `text` with some words left out, at least one staying, and some of the rest hidden."""
+    words = text.split()
+    kept = _drawn(words, 1 - settings.drop_probability, random) or words
+    hidden = random.random(len(kept)) < settings.mask_probability
+    return " ".join(mask if hide else word for word, hide in zip(kept, hidden, strict=True))
+
+
+def _drawn(words: Sequence[str], probability: float, random: np.random.Generator) -> list[str]:
+    chosen = random.random(len(words)) < probability
+    return [word for word, is_in in zip(words, chosen, strict=True) if is_in]
