@@ -35,7 +35,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
     return [
         *_order_conflicts(passes),
         *_vocabulary_conflicts(passes, entries),
-        *_grid_conflicts(passes),
+        *_grid_conflicts(passes, entries),
         *_provider_conflicts(data, passes),
         *_task_conflicts(data),
     ]
@@ -61,7 +61,7 @@ def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mista
         onnx.append((index, kind))
 
 
-def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
+def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]], entries: Any) -> Iterator[Mistake]:
     """Check that what was trained for int8 is stored as int8, with no other training in between."""
     for position, (index, entry) in enumerate(passes):
         if _kind(entry) != _TRAIN_FOR_INT8:
@@ -74,6 +74,13 @@ def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistak
                 f"{_TRAIN_FOR_INT8} trains for int8, but no {_STORE_INT8} after it stores int8; "
                 f"add `- kind: {_STORE_INT8}`",
             )
+        for place, _ in later:
+            if entries[place].get("embeddings") == "int4":
+                yield Mistake(
+                    ("passes", place, "embeddings"),
+                    f"{_TRAIN_FOR_INT8} (passes[{index}]) trains with tables in int8, int4 ones "
+                    f"would undo a part of that; leave this key out, or that pass",
+                )
         for place, kind in later[: kinds.index(_STORE_INT8) if _STORE_INT8 in kinds else None]:
             yield Mistake(
                 ("passes", place, "kind"),

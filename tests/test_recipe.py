@@ -76,6 +76,7 @@ class QuantizeDynamic(QuantizeFast):
     """Stores weights as int8."""
 
     kind: Literal["quantize_dynamic"] = "quantize_dynamic"  # type: ignore[assignment]
+    embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
 
 
 @pytest.fixture(autouse=True)
@@ -371,6 +372,12 @@ def test_a_torch_pass_after_training_for_int8_is_a_mistake() -> None:
         "r.yaml:7: passes[1].kind: shrink would move the weights off the int8 grids of "
         "quantize_aware_train (passes[0]); move it before that pass"
     )
+
+
+def test_int4_tables_after_training_for_int8_are_a_mistake() -> None:
+    passes = ("quantize_aware_train", "quantize_dynamic")
+    [mistake] = mistakes_of(with_passes(*passes, extra="    embeddings: int4\n"))
+    assert mistake.startswith("r.yaml:8: passes[1].embeddings: quantize_aware_train (passes[0])")
 
 
 def test_training_for_int8_is_followed_by_storing_it() -> None:

@@ -28,6 +28,7 @@ _FACTORS: dict[str, tuple[int, int]] = {
     "MatMul": (0, 1),
     "MatMulInteger": (0, 1),
     "MatMulIntegerToFloat": (0, 1),
+    "MatMulNBits": (0, 1),
     "QGemm": (0, 3),
     "QLinearMatMul": (0, 3),
 }

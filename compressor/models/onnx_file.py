@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from compressor.errors import EnvironmentMismatch
+from compressor.models.packed_weights import packed_weights
 from compressor.models.size import gzipped_bytes
 
 # Protobuf stops at 2 GiB; the graph itself and the framing need some of it.
@@ -120,21 +121,30 @@ def parameter_counts(path: Path) -> tuple[int, int]:
       one element alone is a constant of the computation, such as 1 / sqrt(head width);
     - int8 and uint8 tensors count, except zero points. An element is zero when it equals its zero
       point (0 where the operator was given none), because that is what it stands for;
+    - bytes that hold several integers count as that many (`packed_weights.py`);
     - wider integers and booleans are shapes, positions and indices, and do not count.
 
     So the count does not change when a model is quantized or converted to fp16.
     """
-    graph = load_graph(path).graph
+    model = load_graph(path)
+    graph = model.graph
     constants = list(_constants(graph))
+    packed = packed_weights(model)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in constants}
     scales, zero_points = _quantization_constants(graph)
-    skipped = scales | set(zero_points.values()) | _table_scales(graph, values)
+    scales |= _table_scales(graph, values)
+    for stored in packed.values():
+        scales |= {_before_casts(stored.scales, graph), stored.zero_points}
+    skipped = scales | set(zero_points.values())
     parameters = nonzero = 0
     for tensor in constants:
         weight = values[tensor.name]
         if tensor.name in skipped:
             continue
-        if tensor.data_type in _FLOATS and weight.size > 1:
+        if (item := packed.get(tensor.name)) is not None:
+            parameters += item.num_elements
+            nonzero += item.count_nonzero(weight, values.get(item.zero_points))
+        elif tensor.data_type in _FLOATS and weight.size > 1:
             parameters += weight.size
             nonzero += int(np.count_nonzero(weight))
         elif tensor.data_type in _BYTES:
@@ -179,6 +189,14 @@ def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str,
                 name = node.output[0] if value is None else node.input[value]
                 zero_points[name] = node.input[zero_point]
     return scales, zero_points
+
+
+def _before_casts(name: str, graph: onnx.GraphProto) -> str:
+    """Return the constant that `name` is, converted to another type or not."""
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    while name in casts:
+        name = casts[name]
+    return name
 
 
 def _table_scales(graph: onnx.GraphProto, values: dict[str, NDArray[Any]]) -> set[str]:

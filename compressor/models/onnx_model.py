@@ -59,6 +59,7 @@ _COMPUTE = frozenset(
         "MatMul",
         "MatMulInteger",
         "MatMulIntegerToFloat",
+        "MatMulNBits",
         "MultiHeadAttention",
         "PackedMultiHeadAttention",
         "QAttention",

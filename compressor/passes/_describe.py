@@ -93,7 +93,7 @@ def _type_text(annotation: Any) -> str:
         return "mapping"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return "one of " + ", ".join(str(value) for value in inner)
+        return "one of " + ", ".join(_plain_text(value) for value in inner)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(item) for item in inner))
     if origin is tuple and inner[-1:] == (...,):

@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from compressor.errors import PassError
 from compressor.passes._base import OnnxPass, PassContext
@@ -24,11 +24,21 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.rewrite import Activations
     from compressor.quantization.sites import Site
+    from compressor.quantization.tables import Int4Tables
 
 logger = logging.getLogger(__name__)
 
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 _LISTED = 20  # names in a message, before it says how many more there are
+
+
+def _spelt_out(value: Any) -> Any:
+    """Return what `true` stands for."""
+    return "int8" if value is True else value
+
+
+Embeddings = Annotated[Literal["int8", "int4", False], BeforeValidator(_spelt_out)]
+BlockSize = Literal[16, 32, 64, 128, 256]
 
 
 class Int8Pass(OnnxPass):
@@ -43,7 +53,15 @@ class Int8Pass(OnnxPass):
         "multiply its weight instead: less error for one more multiplication where it helps; not "
         "after quantize_aware_train, whose weights fit the grid without it",
     )
-    embeddings: bool = Field(True, description="also quantize embedding tables, one scale per row")
+    embeddings: Embeddings = Field(
+        "int8",
+        description="how embedding tables are stored: with one scale for each row in int8, in half "
+        "of that and less exactly with one for each block of a row in int4 (small ones, which "
+        "every text reads, stay int8), or in float; true is int8",
+    )
+    embedding_block: BlockSize = Field(
+        32, description="weights of an int4 table's row that share one scale"
+    )
     exclude: tuple[str, ...] = Field(
         (),
         description="patterns (* and ?) of weight or node names that stay in float; one that "
@@ -68,10 +86,12 @@ class Int8Pass(OnnxPass):
         return frozenset({"calibration"} if self.keep_sensitive else ())
 
     def milder(self) -> Iterator[Self]:
-        """Yield finer activations, then more sensitive weights and tables left in float."""
-        finest = self._finest()
-        if finest != self:
-            yield finest
+        """Yield int8 tables, finer activations, then sensitive weights and tables in float."""
+        finest = self
+        for milder in (self._without_int4(), self._without_int4()._finest()):
+            if milder != finest:
+                yield milder
+            finest = milder
         for count in _KEPT_BY_REPAIR:
             if count > self.keep_sensitive:
                 yield finest.model_copy(update={"keep_sensitive": count})
@@ -87,6 +107,10 @@ class Int8Pass(OnnxPass):
         Raises `ValueError` when a value is not finite.
         """
 
+    def _without_int4(self) -> Self:
+        """Return these settings with int4 tables, which lose the most, in int8."""
+        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
+
     def _finest(self) -> Self:
         """Return these settings with activations as fine as they get."""
         return self
@@ -101,9 +125,9 @@ class Int8Pass(OnnxPass):
         from compressor.models.onnx_file import load_graph, save_graph
         from compressor.models.onnx_model import OnnxModel
         from compressor.quantization.reorder import reorder_inner_channels
-        from compressor.quantization.rewrite import quantize_sites
         from compressor.quantization.sites import find_sites, integer_operators, lift_constants
         from compressor.quantization.smoothing import smooth_normalized_inputs
+        from compressor.quantization.tables import store_sites
 
         self._check_calibration(context)
         graph = load_graph(model.path)
@@ -121,14 +145,15 @@ class Int8Pass(OnnxPass):
             with context.progress.bar("ordering channels", None):
                 reordered = reorder_inner_channels(graph, candidates)
             activations = self._activations(graph, candidates, model, context)
-            kept = self._most_sensitive(graph, candidates, activations, model, context)
+            tables = self._int4_tables(candidates)
+            kept = self._most_sensitive(graph, candidates, activations, tables, model, context)
             chosen = [site for site in candidates if site not in kept]
-            quantize_sites(graph, chosen, activations=activations)
+            errors = store_sites(graph, chosen, activations=activations, tables=tables)
         except ValueError as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
-        self._report(sites, chosen, len(reordered), context)
+        self._report(sites, chosen, errors, len(reordered), context)
         if self.smooth:
             context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
         if kept:
@@ -154,6 +179,7 @@ class Int8Pass(OnnxPass):
         graph: ModelProto,
         sites: list[Site],
         activations: Activations,
+        tables: Int4Tables,
         model: OnnxModel,
         context: PassContext,
     ) -> tuple[Site, ...]:
@@ -167,8 +193,19 @@ class Int8Pass(OnnxPass):
             sites,
             min(self.keep_sensitive, len(sites) - 1),
             activations=activations,
+            tables=tables,
             model=model,
             context=context,
+        )
+
+    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
+        from compressor.quantization.tables import Int4Tables, reasons_against_int4
+
+        if self.embeddings != "int4":
+            return Int4Tables()
+        tables = {site.weight for site in sites if site.kind == "table"}
+        return Int4Tables(
+            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
         )
 
     def _reason(self, site: Site) -> str | None:
@@ -199,12 +236,31 @@ class Int8Pass(OnnxPass):
         return "; ".join(f"{_listing(names)} ({reason})" for reason, names in groups.items())
 
     def _report(
-        self, sites: tuple[Site, ...], chosen: list[Site], reordered: int, context: PassContext
+        self,
+        sites: tuple[Site, ...],
+        chosen: list[Site],
+        int4_errors: dict[str, float],
+        reordered: int,
+        context: PassContext,
     ) -> None:
         tables = sum(site.kind == "table" for site in chosen)
-        done = f"{len(chosen) - tables} matrices and {tables} embedding tables hold int8 weights"
+        done = (
+            f"{len(chosen) - tables} matrices and {tables - len(int4_errors)} embedding tables "
+            f"hold int8 weights"
+        )
         logger.info("%s: %s", self.kind, done)
-        context.note(f"{done}, {sum(site.num_elements for site in chosen):,} weights in all.")
+        stored = [site.num_elements for site in chosen if site.weight not in int4_errors]
+        context.note(f"{done}, {sum(stored):,} weights in all.")
+        for name, error in int4_errors.items():
+            context.note(
+                f"{name} holds int4 weights, {self.embedding_block} to a scale; rounding moves "
+                f"them by {100 * error:.1f}% (root mean square)."
+            )
+        if self.embeddings == "int4":
+            from compressor.quantization.tables import reasons_against_int4
+
+            for name, reason in reasons_against_int4(chosen).items():
+                context.note(f"{name} is int8 and not int4: {reason}.")
         if reordered:
             context.note(f"Inner channels reordered before {reordered} of the matrices.")
         if leftovers := self._leftovers(sites):

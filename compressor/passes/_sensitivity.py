@@ -23,6 +23,7 @@ from compressor.quantization.sensitivity import (
     weight_bytes,
 )
 from compressor.quantization.sites import Site
+from compressor.quantization.tables import Int4Tables
 
 if TYPE_CHECKING:
     from compressor.tasks import Batch
@@ -37,6 +38,7 @@ def sites_to_keep(
     count: int,
     *,
     activations: Activations,
+    tables: Int4Tables,
     model: OnnxModel,
     context: PassContext,
 ) -> tuple[Site, ...]:
@@ -50,7 +52,7 @@ def sites_to_keep(
     found = []
     with context.progress.bar("sensitivity", len(sites)) as advance:
         for site in sites:
-            variant = quantized_alone(graph, site, activations=activations)
+            variant = quantized_alone(graph, site, activations=activations, tables=tables)
             rms, flips = compare_logits(reference, runner.logits(variant))
             found.append(Sensitivity(site, rms, flips, size - weight_bytes(variant)))
             advance(1, f"logits move by {rms:.2g}, {site.weight}")

@@ -17,8 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from compressor.quantization.rewrite import Activations, quantize_sites
+from compressor.quantization.rewrite import Activations
 from compressor.quantization.sites import Site
+from compressor.quantization.tables import NO_INT4, Int4Tables, store_sites
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Sensitivity:
 
 
 def quantized_alone(
-    model: onnx.ModelProto, site: Site, *, activations: Activations
+    model: onnx.ModelProto, site: Site, *, activations: Activations, tables: Int4Tables = NO_INT4
 ) -> onnx.ModelProto:
-    """Return a copy of the float graph `model` in which `site` alone is int8."""
+    """Return a copy of the float graph `model` in which `site` alone is int8, or int4."""
     variant = onnx.ModelProto()
     variant.CopyFrom(model)
-    quantize_sites(variant, [site], activations=activations)
+    store_sites(variant, [site], activations=activations, tables=tables)
     return variant
 
 

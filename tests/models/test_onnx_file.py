@@ -182,3 +182,24 @@ def test_float_table_of_one_column_counts(tmp_path: Path):
         helper.make_node("Gather", ["w", "ids"], ["y"]),
     ]
     assert counts(tmp_path, nodes, {"w": np.ones((2, 1), np.float32)}) == (2, 2)
+
+
+def test_packed_integers_count_one_by_one_without_their_scales(tmp_path: Path):
+    # Low bits first: 7 8, 8 9, 8 0; a product's block is filled up with whatever the bytes hold.
+    table = np.array([[0x87, 0x98], [0x08, 0x88]], np.uint8)
+    matrix = np.zeros((3, 1, 8), np.uint8)
+    matrix[:, 0, 0] = [0x88, 0x18, 0x81]
+    block = {"domain": "com.microsoft", "bits": 4, "block_size": 16}
+    nodes = [
+        helper.make_node("Cast", ["half"], ["scale"], to=TensorProto.FLOAT),
+        helper.make_node("GatherBlockQuantized", ["t", "ids", "scale"], ["rows"], **block),
+        helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], K=2, N=3, **block),
+    ]
+    constants = {
+        "half": np.ones((2, 1), np.float16),
+        "s": np.ones((3, 1), np.float32),
+        "t": table,
+        "w": matrix,
+    }
+    # 8 stands for 0: two of eight entries of the table do not, two of six of the matrix.
+    assert counts(tmp_path, nodes, constants) == (8 + 6, 3 + 2)

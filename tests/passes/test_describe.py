@@ -17,6 +17,7 @@ class Swim(BaseModel):
     kind: Literal["swim"] = "swim"
     minutes: float = Field(default=10.0, gt=0, description="duration in minutes")
     lanes: int = Field(default=1, ge=1, le=8, description="lanes used")
+    dives: Literal["deep", False] = Field(default=False, description="how deep")
 
 
 class Exercise(BaseModel):
@@ -38,6 +39,7 @@ def test_settings_are_described_in_order_with_nested_ones_behind_their_owner() -
         ),
         SettingDescription("then.minutes", "number", "10.0", "> 0", "duration in minutes"),
         SettingDescription("then.lanes", "integer", "1", ">= 1, <= 8", "lanes used (kind swim)"),
+        SettingDescription("then.dives", "one of deep, false", "false", "", "how deep (kind swim)"),
     ]
 
 

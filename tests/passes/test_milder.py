@@ -68,15 +68,27 @@ def test_int8_offers_finer_scales_then_sensitive_weights_then_tables_in_float():
         for step in QuantizeDynamic(activations="per_tensor").milder()
     ]
     assert offers == [
-        ("per_token", 0, True),
-        ("per_token", 1, True),
-        ("per_token", 2, True),
-        ("per_token", 4, True),
-        ("per_token", 8, True),
+        ("per_token", 0, "int8"),
+        ("per_token", 1, "int8"),
+        ("per_token", 2, "int8"),
+        ("per_token", 4, "int8"),
+        ("per_token", 8, "int8"),
         ("per_token", 0, False),
     ]
     last = QuantizeDynamic(embeddings=False, keep_sensitive=4)
     assert [step.keep_sensitive for step in last.milder()] == [8]
+
+
+def test_int4_tables_become_int8_before_anything_else_gets_milder():
+    offers = [
+        (step.activations, step.keep_sensitive, step.embeddings)
+        for step in QuantizeDynamic(activations="per_tensor", embeddings="int4").milder()
+    ]
+    assert offers[:3] == [
+        ("per_tensor", 0, "int8"),
+        ("per_token", 0, "int8"),
+        ("per_token", 1, "int8"),
+    ]
 
 
 def test_a_pass_without_milder_settings_offers_none():

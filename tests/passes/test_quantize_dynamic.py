@@ -21,6 +21,7 @@ from compressor.passes._base import PassContext
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
+from compressor.quantization.blocks import quantize_blocks
 from compressor.tasks import Batch
 
 LAYER = "bert.encoder.layer.0"
@@ -137,6 +138,57 @@ def test_report_counts_what_was_done_and_lists_what_was_not(
 
 def test_tables_stay_in_float_when_embeddings_is_false(exported: OnnxModel, apply):
     assert not any("embeddings" in name for name in int8_weights(apply(exported, embeddings=False)))
+
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+
+
+def test_large_tables_become_int4_and_small_ones_int8(exported: OnnxModel, apply, notes: list[str]):
+    quantized = apply(exported, embeddings="int4", embedding_block=16)
+    tensors = load_graph(quantized.path).graph.initializer
+    # 36 words and 64 positions of width 32, packed in pairs; two token types.
+    packed = {item.name: tuple(item.dims) for item in tensors if item.name.endswith("_int4")}
+    assert packed == {
+        f"{WORDS}_int4": (36, 16),
+        "bert.embeddings.position_embeddings.weight_int4": (64, 16),
+    }
+    assert "bert.embeddings.token_type_embeddings.weight_int8" in int8_weights(quantized)
+    assert notes[0].startswith("11 matrices and 1 embedding tables hold int8 weights")
+    assert notes[1].startswith(f"{WORDS} holds int4 weights, 16 to a scale; rounding moves them by")
+    assert notes[3] == (
+        "bert.embeddings.token_type_embeddings.weight is int8 and not int4: it is small, and "
+        "every text reads the same rows."
+    )
+
+
+def test_model_with_int4_tables_answers_as_the_float_model_with_rounded_ones(
+    exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
+):
+    rounded = load_graph(exported.path)
+    for tensor in rounded.graph.initializer:
+        if tensor.name in (WORDS, WORDS.replace("word", "position")):
+            blocks = quantize_blocks(numpy_helper.to_array(tensor), bits=4, block_size=16)
+            tensor.CopyFrom(numpy_helper.from_array(blocks.restored(), tensor.name))
+    save_graph(rounded, tmp_path / "rounded.onnx")
+    settings = {"exclude": ("*encoder*", "*pooler*", "classifier*", "*token_type*")}
+    quantized = apply(exported, embeddings="int4", embedding_block=16, **settings)
+    model = load_checkpoint(tiny_bert_dir)
+    batch = model.task.encode(model.preprocessor, text_dataset.examples)
+    expected = OnnxModel(tmp_path / "rounded.onnx", threads=1).predict(batch)
+    np.testing.assert_allclose(quantized.predict(batch), expected, atol=1e-4)
+
+
+def test_int4_tables_are_smaller_and_hold_as_many_parameters(exported: OnnxModel, apply):
+    quantized = apply(exported, embeddings="int4")
+    assert quantized.size().parameters == exported.size().parameters
+    assert quantized.components().embeddings < 0.65 * apply(exported).components().embeddings
+
+
+def test_true_is_the_old_spelling_of_int8():
+    assert QuantizeDynamic.model_validate({"embeddings": True}) == QuantizeDynamic()
+    assert QuantizeDynamic.model_validate({"embeddings": False}).embeddings is False
+    with pytest.raises(ValidationError, match="'int8', 'int4' or False"):
+        QuantizeDynamic.model_validate({"embeddings": "int3"})
 
 
 def test_excluded_patterns_match_nodes_too(exported: OnnxModel, apply):
@@ -307,3 +359,19 @@ def test_at_least_one_weight_becomes_int8(exported: OnnxModel, context: PassCont
     changed = QuantizeDynamic(min_elements=0, keep_sensitive=99).apply(exported, context)
     [left] = [fact for fact in context.facts["sensitivity"] if not fact["kept_in_float"]]
     assert int8_weights(changed) == {f"{left['name']}_int8"}
+
+
+def test_an_int4_table_is_measured_as_what_it_becomes(
+    exported: OnnxModel, context: PassContext, tiny_bert_dir: Path, apply
+):
+    QuantizeDynamic(min_elements=0, keep_sensitive=1, embeddings="int4").apply(exported, context)
+    facts = context.facts["sensitivity"]
+    fact = next(item for item in facts if item["name"] == WORDS)
+    others = [item["name"] for item in facts if item is not fact]
+    alone = apply(exported, exclude=others, embeddings="int4")
+    read = load_checkpoint(tiny_bert_dir)
+    batch = read.task.encode(read.preprocessor, context.calibration.examples)
+    difference = (alone.predict(batch) - exported.predict(batch)).astype(np.float64)
+    assert fact["logit_rms"] == pytest.approx(np.sqrt(np.mean(np.square(difference))), rel=1e-3)
+    # 32 floats a row become 16 bytes and one scale of two.
+    assert fact["bytes_saved"] == 36 * (32 * 4 - 16 - 2)

@@ -1,0 +1,139 @@
+"""Embedding tables in four bits, half the size of int8: blocks of a row share a scale.
+
+A table is only looked up, so its integers meet no arithmetic, and `GatherBlockQuantized` turns
+those that a batch needs back into floats. The integers are stored as packed bytes: with ONNX's own
+type int4 the same operator took five times as long (ONNX Runtime 1.32, one thread: 12.6 ms against
+2.6 for 4096 tokens of 384 channels, where a table of int8 took 1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.quantization.blocks import quantize_blocks, relative_error
+from compressor.quantization.rewrite import Activations, quantize_sites
+from compressor.quantization.sites import Site, find_uses
+
+BITS = 4
+
+# A table that holds less than this part of all table weights stays in 8 bits. Position and token
+# type tables are small, and every text reads the same rows of them.
+_WORTH = 0.1
+
+
+@dataclass(frozen=True)
+class Int4Tables:
+    """Which tables are stored in four bits, and how many weights of a row share a scale."""
+
+    weights: frozenset[str] = frozenset()
+    block_size: int = 32
+
+
+NO_INT4 = Int4Tables()
+
+
+def store_sites(
+    model: onnx.ModelProto, sites: Sequence[Site], *, activations: Activations, tables: Int4Tables
+) -> dict[str, float]:
+    """Store `sites` as int8, or as int4 where `tables` says so; return the error of each int4 one.
+
+    Changes the graph in place; raises `ValueError` like `quantize_sites` and `store_int4_tables`.
+    """
+    packed = [site for site in sites if site.weight in tables.weights]
+    errors = store_int4_tables(model, packed, block_size=tables.block_size)
+    rest = [site for site in sites if site.weight not in tables.weights]
+    quantize_sites(model, rest, activations=activations)
+    return errors
+
+
+def reasons_against_int4(sites: Iterable[Site]) -> dict[str, str]:
+    """Return why tables among `sites` should not be stored in four bits, by their weights."""
+    tables = [site for site in sites if site.kind == "table"]
+    total = sum(site.num_elements for site in tables)
+    found = {}
+    for site in tables:
+        if site.num_elements < _WORTH * total:
+            found[site.weight] = "it is small, and every text reads the same rows"
+        elif site.shape[-1] % 2:
+            found[site.weight] = "its rows have an odd width and integers are packed in pairs"
+    return found
+
+
+def store_int4_tables(
+    model: onnx.ModelProto, sites: Sequence[Site], *, block_size: int
+) -> dict[str, float]:
+    """Store the tables of `sites` as int4 in blocks, in place, and return each one's error.
+
+    The error is the root mean square of what rounding loses, over that of the table. An index
+    beyond the table gives zeros, where a lookup in float would fail. The float originals are
+    removed.
+
+    Raises `ValueError` when a table is not finite; the graph is then not to be used.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    uses = find_uses(graph)
+    lookups: dict[str, list[onnx.NodeProto]] = {}  # by the first output of what they replace
+    errors = {}
+    for site in sites:
+        table = numpy_helper.to_array(tensors[site.weight])
+        try:
+            blocks = quantize_blocks(table, bits=BITS, block_size=block_size)
+        except ValueError as error:
+            raise ValueError(f"weight {site.weight} {error}") from error
+        errors[site.weight] = relative_error(table, blocks)
+        stored = []
+        for suffix, values in (("int4", blocks.packed()), ("scale", blocks.scales)):
+            name = _free_name(f"{site.weight}_{suffix}", tensors)
+            tensors[name] = numpy_helper.from_array(values, name)
+            graph.initializer.append(tensors[name])
+            stored.append(name)
+        for use in uses[site.weight]:
+            lookups[use.node.output[0]] = _lookup(use.node, stored[0], stored[1], block_size)
+        graph.initializer.remove(tensors[site.weight])
+    _replace(model, lookups)
+    return errors
+
+
+def _lookup(node: onnx.NodeProto, table: str, scales: str, block_size: int) -> list[onnx.NodeProto]:
+    """Return what looks rows up and turns them into floats.
+
+    ONNX Runtime computes the cast of a constant once, when it opens the file.
+    """
+    factors = f"{node.output[0]}_scale"
+    return [
+        helper.make_node("Cast", [scales], [factors], to=TensorProto.FLOAT),
+        helper.make_node(
+            "GatherBlockQuantized",
+            [table, node.input[1], factors],
+            [node.output[0]],
+            name=node.name,
+            domain="com.microsoft",
+            bits=BITS,
+            block_size=block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        ),
+    ]
+
+
+def _replace(model: onnx.ModelProto, lookups: dict[str, list[onnx.NodeProto]]) -> None:
+    nodes = [
+        item
+        for node in model.graph.node
+        for item in lookups.get(node.output[0] if node.output else "", [node])
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
