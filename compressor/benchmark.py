@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,9 @@ import numpy as np
 import onnxruntime
 
 from compressor.measurements import Latency
-from compressor.models.onnx_model import OUTPUT, OnnxModel, provider_that_ran
+from compressor.models.gpu_memory import GpuMemory
+from compressor.models.onnx_model import OUTPUT, OnnxModel, check_provider, provider_that_ran
+from compressor.models.provider_options import ProviderSettings, axes_of, output_shape
 from compressor.progress import SILENT, Advance, Progress
 from compressor.tasks import Batch
 
@@ -28,6 +31,7 @@ BenchmarkBatch = tuple[int, int | None, Mapping[Contestant, Batch]]
 _WIDEST_SPREAD = 1.5  # 95th percentile over the median
 _LARGEST_DRIFT = 1.15  # median of one half of the runs over that of the other
 _FEWEST_TO_SEE_DRIFT = 10  # runs; medians of fewer differ by chance
+_RUNS_TO_FILL_MEMORY = 3  # in the first a session also makes its plans, a later one reuses them
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -40,6 +44,8 @@ def benchmark(
     warmup_runs: int,
     num_runs: int,
     threads: int,
+    cuda_graph: bool = False,
+    cache_dir: Path | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[Latency, ...]:
@@ -48,39 +54,64 @@ def benchmark(
     After `warmup_runs` untimed runs of each model follow `num_runs` rounds; in a round every model
     runs once, in an order drawn from `seed`. `threads` are those within one operator, operators run
     one after the other. On the CPU a run goes from NumPy to NumPy; on a GPU inputs and outputs stay
-    in its memory, and a run ends when the GPU is done.
+    in its memory, where they are written once, and a run ends when the GPU is done.
 
-    Raises `EnvironmentMismatch` when `provider` is not available or does not do the work, and
-    `ValueError` when there is nothing to time.
+    With `cuda_graph` the kernels of each shape are recorded in the warm-up and replayed as one.
+    TensorRT builds one engine for all shapes, and keeps it in `cache_dir`. On a GPU each model's
+    memory is measured first, in a session of its own for each batch.
+
+    Raises `EnvironmentMismatch` when `provider` is not available, does not do the work or cannot
+    record it, and `ValueError` when there is nothing to time.
     """
     if not models or not batches or num_runs < 1:
         raise ValueError("a benchmark needs a model, a batch and a run")
+    settings = ProviderSettings(
+        cuda_graph=cuda_graph and provider != "cpu",
+        rounds_float32=True,  # as ONNX Runtime does by itself: else fp32 looks slower than it is
+        axes=axes_of([(size, length) for size, length, _ in batches]),
+    )
     opened = {
-        name: OnnxModel(path, provider=provider, threads=threads) for name, path in models.items()
+        name: OnnxModel(path, provider, threads, _with_cache(settings, cache_dir, name))
+        for name, path in models.items()
     }
+    check_provider(provider)  # which also loads what every session on a GPU needs
+    memory = None if provider == "cpu" else _memory(opened, batches, GpuMemory(), progress)
     random = np.random.default_rng(seed)
     found: list[Latency] = []
     with progress.bar(f"benchmark on {provider}", len(batches) * num_runs) as advance:
-        for batch_size, sequence_length, own in batches:
-            runs = {name: _prepare(model, own[name]) for name, model in opened.items()}
+        for place, (batch_size, sequence_length, own) in enumerate(batches):
+            runs = {name: _prepare(model, own[name], place) for name, model in opened.items()}
             _warm_up(runs.values(), warmup_runs)
             shape = f"batch {batch_size}" + (f" x {sequence_length}" if sequence_length else "")
             elapsed_ms = _take_turns(runs, num_runs, random, advance, shape)
+            p50, p95, p99 = (
+                {name: float(np.percentile(times, share)) for name, times in elapsed_ms.items()}
+                for share in (50, 95, 99)
+            )
             found += [
                 Latency(
                     model=name,
                     provider=provider_that_ran(opened[name].session),
                     batch_size=batch_size,
                     sequence_length=sequence_length,
-                    p50_ms=float(np.percentile(times, 50)),
-                    p95_ms=float(np.percentile(times, 95)),
+                    p50_ms=p50[name],
+                    p95_ms=p95[name],
                     num_runs=num_runs,
                     threads=threads,
                     noisy=is_noisy(times),
+                    p99_ms=p99[name],
+                    cuda_graph=settings.cuda_graph,
+                    peak_memory_bytes=None if memory is None else memory[name, place],
                 )
                 for name, times in elapsed_ms.items()
             ]
     return tuple(found)
+
+
+def _with_cache(
+    settings: ProviderSettings, cache_dir: Path | None, name: Contestant
+) -> ProviderSettings:
+    return settings if cache_dir is None else replace(settings, cache_dir=cache_dir / name)
 
 
 def is_noisy(elapsed_ms: Sequence[float]) -> bool:
@@ -117,28 +148,71 @@ def _siblings(cpu: int) -> str:
     return path.read_text(encoding="ascii").strip() if path.is_file() else str(cpu)
 
 
-def _prepare(model: OnnxModel, batch: Batch) -> Run:
-    """Return a call that runs `batch` once and returns when the result is there."""
+def _prepare(model: OnnxModel, batch: Batch, number: int) -> Run:
+    """Return a call that runs `batch` once and returns when the result is there.
+
+    `number` tells the shapes of one session apart, each of which has a CUDA graph of its own.
+    """
     session, feed = model.session, model.feed(batch)
     if model.provider == "cpu":
         return lambda: session.run([OUTPUT], feed)
-    return _bind(session, feed, "cuda")
+    options = onnxruntime.RunOptions()
+    if model.settings.cuda_graph:
+        options.add_run_config_entry("gpu_graph_id", str(number + 1))
+    return _bind(session, feed, "cuda", options)
 
 
-def _bind(session: onnxruntime.InferenceSession, feed: Batch, device: str) -> Run:
-    """Return a run whose inputs and outputs stay in the memory of `device`."""
+def _bind(
+    session: onnxruntime.InferenceSession,
+    feed: Batch,
+    device: str,
+    options: onnxruntime.RunOptions | None = None,
+) -> Run:
+    """Return a run whose inputs and outputs stay in one place in the memory of `device`."""
     binding = session.io_binding()
-    for name, value in feed.items():
-        on_device = onnxruntime.OrtValue.ortvalue_from_numpy(value, device, 0)
-        binding.bind_ortvalue_input(name, on_device)
-    binding.bind_output(OUTPUT, device, 0)
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(value, device, 0)
+        for name, value in feed.items()
+    }
+    inputs = {item.name: item.shape for item in session.get_inputs()}
+    [output] = [item for item in session.get_outputs() if item.name == OUTPUT]
+    shape = output_shape(inputs, output.shape, feed)
+    result = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_ortvalue_output(OUTPUT, result)
     binding.synchronize_inputs()
 
-    def run() -> None:
-        session.run_with_iobinding(binding)
+    def run() -> onnxruntime.OrtValue:
+        session.run_with_iobinding(binding, options)
         binding.synchronize_outputs()  # kernels are queued: without this only the launch is timed
+        return result
 
     return run
+
+
+def _memory(
+    models: Mapping[Contestant, OnnxModel],
+    batches: Sequence[BenchmarkBatch],
+    gpu: GpuMemory,
+    progress: Progress,
+) -> dict[tuple[Contestant, int], int]:
+    """Return how many bytes of the GPU each model takes at most, for each batch by its place.
+
+    A session does not give memory back before it closes, so what it holds after a few runs is what
+    it took at most. Other processes on the same GPU would be counted too.
+    """
+    found: dict[tuple[Contestant, int], int] = {}
+    with progress.bar("GPU memory", len(models) * len(batches)) as advance:
+        for place, (_, _, own) in enumerate(batches):
+            for name, model in models.items():
+                before = gpu.used_bytes()
+                alone = replace(model, settings=replace(model.settings, exact_memory=True))
+                _warm_up([_prepare(alone, own[name], place)], _RUNS_TO_FILL_MEMORY)
+                found[name, place] = max(0, gpu.used_bytes() - before)
+                del alone  # and with it the session
+                advance()
+    return found
 
 
 def _warm_up(runs: Iterable[Run], num_runs: int) -> None:

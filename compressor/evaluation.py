@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import AGREEMENT, Score
+from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Task
 
 BATCH_SIZE = 32
+_NO_LIMIT = 1_000_000  # tokens; tokenizers that know no limit name a much larger one
 
 Model = TypeVar("Model")  # what tells two models of a benchmark apart
 
@@ -119,6 +122,23 @@ def parity_batches(task: Task, preprocessor: Any, dataset: Dataset) -> list[Batc
     spread = [order[round(step * (len(order) - 1) / 15)] for step in range(16)]
     chosen = ([order[0]], [order[-1]], spread[:8], spread[8:], spread[::5])
     return [task.encode(preprocessor, [examples[index] for index in indices]) for indices in chosen]
+
+
+def engine_settings(task: Task, preprocessor: Any, cache_dir: Path) -> ProviderSettings:
+    """Return what TensorRT needs to know to build one engine for a whole evaluation.
+
+    Raises `RecipeError` when neither the task nor the tokenizer limits the length of a text.
+    """
+    axes = {"batch": AxisRange(1, BATCH_SIZE, BATCH_SIZE)}
+    if task.has_sequence:
+        longest = task.max_length or int(preprocessor.model_max_length)
+        if longest > _NO_LIMIT:
+            raise RecipeError(
+                "data.max_length: TensorRT builds an engine for a range of lengths, and neither "
+                "the recipe nor the tokenizer says where it ends; set the largest number of tokens"
+            )
+        axes["sequence"] = AxisRange(1, min(128, longest), longest)
+    return ProviderSettings(axes=axes, cache_dir=cache_dir)
 
 
 def benchmark_batches(

@@ -20,8 +20,8 @@ from compressor.measurements import ModelRecord, PassRecord, PassTry, Score, Siz
 from compressor.passes import Pass
 from compressor.recipe import RepairSettings
 from compressor.run_log import AS_WRITTEN, RunLog
-from compressor.stages import Stages, Told
-from compressor.stored import AnyStored
+from compressor.stages import Stages
+from compressor.stored import AnyStored, Told
 
 
 @dataclass

@@ -84,6 +84,9 @@ class Latency:
     num_runs: int
     threads: int
     noisy: bool = False  # the runs differ so much that the machine was busy with something else
+    p99_ms: float | None = None  # null in reports of before it was measured
+    cuda_graph: bool = False  # kernels were recorded once and replayed
+    peak_memory_bytes: int | None = None  # of the GPU; null on the CPU
 
 
 @dataclass(frozen=True)

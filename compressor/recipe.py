@@ -129,6 +129,12 @@ class BenchmarkSettings(BaseModel):
         le=1024,
         description="ONNX Runtime's threads; left out, all physical cores",
     )
+    cuda_graph: bool = Field(
+        default=False,
+        description="on cuda and tensorrt, record the kernels of each batch size and length once "
+        "and replay them as one, which takes launching them out of the time; an error where a "
+        "graph cannot be recorded",
+    )
 
 
 class ReportSettings(BaseModel):

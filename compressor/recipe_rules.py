@@ -37,6 +37,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
         *_vocabulary_conflicts(passes, entries),
         *_grid_conflicts(passes, entries),
         *_provider_conflicts(data, passes),
+        *_graph_conflicts(data),
         *_task_conflicts(data),
     ]
 
@@ -148,8 +149,20 @@ def _provider_conflicts(
                 yield Mistake(
                     ("passes", index, "kind"),
                     f"{_kind(entry)} gives a model for {' or '.join(entry.providers)}, but "
-                    f"{setting} asks for {name}; change {setting} or remove the pass",
+                    f"{setting} asks for {name}; change {setting} or remove the pass"
+                    f"{entry.not_elsewhere and ': ' + entry.not_elsewhere}",
                 )
+
+
+def _graph_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
+    wanted = _setting(data, "benchmark", "cuda_graph", False)
+    if wanted is True and isinstance(timed, list | tuple) and set(timed) <= {"cpu"}:
+        yield Mistake(
+            ("benchmark", "cuda_graph"),
+            "records the kernels of a GPU, but benchmark.providers names neither cuda nor "
+            "tensorrt; name one, or remove cuda_graph",
+        )
 
 
 def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 import torch
 
@@ -23,7 +23,13 @@ from compressor.benchmark import Contestant, benchmark
 from compressor.data import Dataset, fingerprint
 from compressor.environment import describe_environment, result_conditions, seed_everything
 from compressor.errors import CompressorError, PassError
-from compressor.evaluation import benchmark_batches, evaluate, mean_length, parity_batches
+from compressor.evaluation import (
+    benchmark_batches,
+    engine_settings,
+    evaluate,
+    mean_length,
+    parity_batches,
+)
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.measurements import AGREEMENT, Flops, Latency, Parity, Score, Size, StepRecord
@@ -31,6 +37,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.provider_options import PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
 from compressor.progress import Progress
@@ -40,32 +47,16 @@ from compressor.stored import (
     CHECKPOINT,
     AnyStored,
     Exported,
+    PassResult,
     StoredCheckpoint,
     StoredGraph,
     StoredModel,
+    Told,
     checkpoint_of,
     exported,
     graph_of,
 )
 from compressor.tasks import Task
-
-
-@dataclass
-class Told:
-    """What a pass said about its work so far, kept apart so that it survives a failure."""
-
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PassResult(Generic[AnyStored]):
-    """What a pass gave, and how long it took when it was really done."""
-
-    model: AnyStored
-    size: Size
-    seconds: float
-    reused: bool
 
 
 @dataclass
@@ -98,7 +89,11 @@ class Stages:
 
     def open_graph(self, stored: StoredGraph) -> OnnxModel:
         """Return an ONNX model for the provider that the recipe exports for."""
-        return OnnxModel(stored.path, provider=self.recipe.export.provider, threads=self.threads)
+        provider, settings = self.recipe.export.provider, PLAIN
+        if provider == "tensorrt":
+            folder = self.store.scratch / "tensorrt" / stored.digest
+            settings = engine_settings(self.task, self._preprocessor(stored), folder)
+        return OnnxModel(stored.path, provider, self.threads, settings)
 
     def score(
         self,
@@ -276,6 +271,8 @@ class Stages:
                 warmup_runs=settings.warmup_runs,
                 num_runs=settings.num_runs,
                 threads=self.threads,
+                cuda_graph=settings.cuda_graph,
+                cache_dir=scratch,
                 progress=self.progress,
             )
             return {"latencies": _Latencies(measured)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from compressor.measurements import ComponentBytes, Size
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
@@ -63,3 +63,21 @@ def graph_of(step: Step, checkpoint: StoredCheckpoint) -> StoredGraph:
 def exported(step: Step, graph: StoredGraph) -> Exported:
     """Return `graph` with what the step measured about it."""
     return Exported(graph, step.fact("size", Size), step.fact("components", ComponentBytes))
+
+
+@dataclass
+class Told:
+    """What a pass said about its work so far, kept apart so that it survives a failure."""
+
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PassResult(Generic[AnyStored]):
+    """What a pass gave, and how long it took when it was really done."""
+
+    model: AnyStored
+    size: Size
+    seconds: float
+    reused: bool

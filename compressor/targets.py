@@ -25,8 +25,8 @@ from compressor.measurements import PassRecord, PassTry, Score, Size, TargetReco
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.recipe import BenchmarkSettings
 from compressor.run_log import RunLog
-from compressor.stages import PassResult, Stages, Told
-from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
+from compressor.stages import Stages
+from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
 
 RUNGS = 8  # the finest step is an eighth of the recipe's fraction
 

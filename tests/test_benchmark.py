@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor import benchmark as module
 from compressor.benchmark import benchmark, default_threads, is_noisy
 from compressor.errors import EnvironmentMismatch
+from compressor.models import onnx_model
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.progress import Silent
@@ -113,12 +114,13 @@ def test_percentiles_are_those_of_the_runs(models, monkeypatch: pytest.MonkeyPat
     [found] = time_models({"final": models["final"]}, num_runs=20)
     assert found.p50_ms == pytest.approx(10.5)
     assert found.p95_ms == pytest.approx(19.05)  # between the 19th and the 20th value
+    assert found.p99_ms == pytest.approx(19.81)
 
 
 def test_models_take_turns_in_shuffled_order_after_the_warm_up(models, monkeypatch):
     calls: list[str] = []
     monkeypatch.setattr(
-        module, "_prepare", lambda model, inputs: lambda: calls.append(model.path.stem)
+        module, "_prepare", lambda model, inputs, number: lambda: calls.append(model.path.stem)
     )
     time_models(models, warmup_runs=2, num_runs=30)
     assert calls[:4] == ["baseline", "baseline", "final", "final"]
@@ -132,7 +134,7 @@ def test_each_model_runs_its_own_inputs(models, monkeypatch):
     monkeypatch.setattr(
         module,
         "_prepare",
-        lambda model, inputs: prepared.setdefault(model.path.stem, inputs) and print,
+        lambda model, inputs, number: prepared.setdefault(model.path.stem, inputs) and print,
     )
     own = {"baseline": batch(3), "final": batch(3)}
     time_models(models, batches=[(3, None, own)], num_runs=1)
@@ -143,7 +145,7 @@ def test_each_model_runs_its_own_inputs(models, monkeypatch):
 def test_order_is_the_same_for_the_same_seed(models, monkeypatch):
     calls: list[str] = []
     monkeypatch.setattr(
-        module, "_prepare", lambda model, inputs: lambda: calls.append(model.path.stem)
+        module, "_prepare", lambda model, inputs, number: lambda: calls.append(model.path.stem)
     )
     time_models(models, num_runs=20, seed=3)
     time_models(models, num_runs=20, seed=3)
@@ -153,7 +155,90 @@ def test_order_is_the_same_for_the_same_seed(models, monkeypatch):
 def test_bound_inputs_and_outputs_give_the_same_run(models):
     # The path of GPUs, with the CPU as the device.
     model = OnnxModel(models["final"])
-    module._bind(model.session, batch(1), "cpu")()
+    bound = module._bind(model.session, batch(3), "cpu")
+    first = bound()
+    np.testing.assert_array_equal(first.numpy(), model.predict(batch(3)))
+    assert bound() is first  # in one place, as a CUDA graph needs it
+
+
+def test_nothing_of_a_gpu_is_measured_on_the_cpu(models):
+    found = time_models(models, cuda_graph=True)
+    assert {(item.cuda_graph, item.peak_memory_bytes) for item in found} == {(False, None)}
+
+
+@pytest.fixture
+def as_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Let the CPU stand for CUDA; returns what each session was told, in order."""
+    told: list[dict[str, str]] = []
+    options = onnx_model.provider_options
+
+    def listen(provider, source, settings):
+        found = options(provider, source, settings)
+        told.append(found["CUDAExecutionProvider"])
+        return {}
+
+    bind = module._bind
+    monkeypatch.setitem(onnx_model._PROVIDERS, "cuda", ("CPUExecutionProvider",))
+    monkeypatch.setattr(onnx_model, "provider_options", listen)
+    monkeypatch.setattr(
+        module, "_bind", lambda session, feed, device, *rest: bind(session, feed, "cpu")
+    )
+    monkeypatch.setattr(module, "GpuMemory", Growing)
+    monkeypatch.setattr(module, "check_provider", lambda provider: None)
+    return told
+
+
+class Growing:
+    """A GPU on which 1000 bytes more are in use each time it is asked."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def used_bytes(self) -> int:
+        self.used += 1000
+        return self.used
+
+
+def test_memory_of_a_gpu_is_what_a_session_of_its_own_takes(models, as_cuda):
+    grid = [(1, None, for_both(1)), (4, None, for_both(4))]
+    found = time_models(models, batches=grid, provider="cuda")
+    assert [item.peak_memory_bytes for item in found] == [1000] * 4
+    alone, timed = as_cuda[:4], as_cuda[4:]
+    assert [item.get("arena_extend_strategy") for item in alone] == ["kSameAsRequested"] * 4
+    assert timed == [{"use_tf32": "1", "enable_cuda_graph": "0"}] * 2
+
+
+def test_cuda_graphs_are_asked_for_and_said(models, as_cuda):
+    found = time_models(models, provider="cuda", cuda_graph=True)
+    assert {item["enable_cuda_graph"] for item in as_cuda} == {"1"}
+    assert all(item.cuda_graph for item in found)
+
+
+def test_each_shape_has_a_graph_of_its_own(models, as_cuda, monkeypatch):
+    numbers = []
+
+    def bind(session, feed, device, options):
+        numbers.append((len(feed["x"]), options.get_run_config_entry("gpu_graph_id")))
+        return lambda: None
+
+    monkeypatch.setattr(module, "_bind", bind)
+    monkeypatch.setattr(
+        module, "_memory", lambda *rest: {(n, i): 0 for n in models for i in (0, 1)}
+    )
+    grid = [(1, None, for_both(1)), (4, None, for_both(4))]
+    time_models(models, batches=grid, provider="cuda", cuda_graph=True)
+    assert sorted(set(numbers)) == [(1, "1"), (4, "2")]
+
+
+def test_engines_of_two_models_are_kept_apart(models, as_cuda, tmp_path: Path, monkeypatch):
+    folders = {}
+    monkeypatch.setattr(
+        onnx_model,
+        "provider_options",
+        lambda provider, source, settings: folders.update({source.stem: settings.cache_dir}) or {},
+    )
+    time_models(models, provider="cuda", cache_dir=tmp_path)
+    assert folders == {"baseline": tmp_path / "baseline", "final": tmp_path / "final"}
 
 
 def test_provider_that_is_not_there_is_an_error(models):

@@ -18,7 +18,7 @@ from compressor.passes._milder import halfway, ladder
 from compressor.progress import SILENT
 from compressor.recipe import ModelSettings, Recipe, RepairSettings
 from compressor.run_log import RunLog
-from compressor.stages import PassResult, Told
+from compressor.stored import PassResult, Told
 
 ROWS = 100
 SPLIT = Dataset(

@@ -134,6 +134,7 @@ def test_a_plain_export_gets_every_default() -> None:
         "warmup_runs": 5,
         "num_runs": 50,
         "threads": None,
+        "cuda_graph": False,
     }
     assert (recipe.seed, recipe.output) == (0, None)
 
@@ -248,7 +249,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
     )
     shrink = "kind, on_failure, ratio, steps, uniform, layers, teacher, table"
     kinds = "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, shrink, tidy"
-    timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads"
+    timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads, cuda_graph"
     assert set(mistakes_of(text)) == {
         "r.yaml:19: key 'seed' appears twice, first in line 17",
         "r.yaml:1: model: required key 'checkpoint' is missing",
@@ -393,6 +394,21 @@ def test_a_pass_whose_result_cannot_run_where_it_should_is_a_mistake() -> None:
         "r.yaml:6: passes[0].kind: convert_fp16 gives a model for cuda or tensorrt, but "
         "benchmark.providers asks for cpu; change benchmark.providers or remove the pass",
     )
+
+
+@pytest.mark.parametrize("settings", ["{cuda_graph: true}", "{providers: [], cuda_graph: true}"])
+def test_cuda_graphs_need_a_gpu_to_time_on(settings: str) -> None:
+    text = with_passes("shrink", extra=f"benchmark: {settings}\n")
+    assert mistakes_of(text) == (
+        "r.yaml:7: benchmark.cuda_graph: records the kernels of a GPU, but benchmark.providers "
+        "names neither cuda nor tensorrt; name one, or remove cuda_graph",
+    )
+
+
+@pytest.mark.parametrize("providers", ["[cpu, cuda]", "[tensorrt]"])
+def test_cuda_graphs_are_allowed_where_a_gpu_is_timed(providers: str) -> None:
+    extra = f"benchmark: {{providers: {providers}, cuda_graph: true}}\n"
+    assert parse(with_passes("shrink", extra=extra)).benchmark.cuda_graph
 
 
 def test_a_pass_runs_on_the_providers_it_names() -> None:

@@ -22,8 +22,7 @@ from compressor.passes.prune_width import PruneWidth
 from compressor.progress import SILENT
 from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe, load_recipe
 from compressor.run_log import RunLog
-from compressor.stages import PassResult, Told
-from compressor.stored import Exported
+from compressor.stored import Exported, PassResult, Told
 from compressor.targets import Goal, search_fraction
 
 ROWS = 1000

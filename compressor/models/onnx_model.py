@@ -30,6 +30,7 @@ from compressor.models.onnx_file import (
     load_graph,
     parameter_counts,
 )
+from compressor.models.provider_options import PLAIN, ProviderSettings, provider_options
 from compressor.tasks import Batch
 
 OUTPUT = "logits"
@@ -92,17 +93,18 @@ class OnnxModel:
     """An .onnx file that is never changed in place; its session opens with the first prediction.
 
     `threads` are those within one operator, None leaves the number to ONNX Runtime (the physical
-    cores).
+    cores). `settings` say how a GPU is used.
     """
 
     path: Path
     provider: str = "cpu"
     threads: int | None = None
+    settings: ProviderSettings = PLAIN
 
     @cached_property
     def session(self) -> onnxruntime.InferenceSession:
         """Return the open session; raises `EnvironmentMismatch` like `open_session`."""
-        return open_session(self.path, self.provider, threads=self.threads)
+        return open_session(self.path, self.provider, threads=self.threads, settings=self.settings)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -139,7 +141,12 @@ class OnnxModel:
 
 
 def open_session(
-    path: Path, provider: str, *, threads: int | None = None, keeps_memory: bool = True
+    path: Path,
+    provider: str,
+    *,
+    threads: int | None = None,
+    keeps_memory: bool = True,
+    settings: ProviderSettings = PLAIN,
 ) -> onnxruntime.InferenceSession:
     """Open a session that really runs on `provider`: cpu, cuda or tensorrt.
 
@@ -147,13 +154,18 @@ def open_session(
     so far took, rounded up.
 
     Raises `EnvironmentMismatch` when the file is missing, damaged or has no output `logits`, when
-    this onnxruntime does not have the provider, when the provider did not start, and when it left
-    nodes that take time to another one.
+    this onnxruntime does not have the provider, when the provider did not start, when it left
+    nodes that take time to another one, and when it cannot do what `settings` ask for.
     """
     if not path.is_file():
         raise EnvironmentMismatch(f"{path}: not found; give the path of an .onnx file")
     session = _open(
-        str(path), provider, threads=threads, place=str(path), keeps_memory=keeps_memory
+        path,
+        provider,
+        threads=threads,
+        place=str(path),
+        keeps_memory=keeps_memory,
+        settings=settings,
     )
     outputs = [item.name for item in session.get_outputs()]
     if OUTPUT not in outputs:
@@ -230,12 +242,13 @@ def misplaced_nodes(
 
 
 def _open(
-    source: str | bytes,
+    source: Path | bytes,
     provider: str,
     *,
     threads: int | None,
     place: str,
     keeps_memory: bool = True,
+    settings: ProviderSettings = PLAIN,
 ) -> onnxruntime.InferenceSession:
     names = _available(provider)
     options = onnxruntime.SessionOptions()
@@ -248,15 +261,21 @@ def _open(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    told = provider_options(provider, source, settings)
     try:
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print.
         session = onnxruntime.InferenceSession(
-            source, options, providers=list(names), enable_fallback=0
+            source if isinstance(source, bytes) else str(source),
+            options,
+            providers=list(names),
+            provider_options=[told.get(name, {}) for name in names],
+            enable_fallback=0,
         )
     except _SESSION_FAILURES as error:
+        graphs = ", or benchmark.cuda_graph turned off" if settings.cuda_graph else ""
         raise EnvironmentMismatch(
             f"{place}: provider '{provider}' cannot run this graph: {error}; a damaged file has to "
-            f"be made again, a provider without a kernel for an operator has to be replaced"
+            f"be made again, a provider without a kernel for an operator has to be replaced{graphs}"
         ) from error
     if provider != "cpu":
         _check_placement(session, provider, place)

@@ -88,6 +88,8 @@ class Pass(BaseModel, ABC):
     )
     # Providers the result can run on; None means all of them.
     providers: ClassVar[tuple[str, ...] | None] = None
+    # Why not on others, and what to use there; empty where `providers` says it all.
+    not_elsewhere: ClassVar[str] = ""
 
     @property
     def settings(self) -> dict[str, Any]:

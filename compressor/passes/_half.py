@@ -58,7 +58,7 @@ def nodes_out_of_range(graph: onnx.ModelProto, context: PassContext) -> tuple[Ke
 
     def run(probed: onnx.ModelProto, names: list[str]) -> Iterator[list[NDArray[Any]]]:
         save_graph(probed, path)
-        session = open_session(path, "cpu")
+        session = open_session(path, "cpu", keeps_memory=False)
         read = [item.name for item in session.get_inputs()]
         with context.progress.bar("ranges", len(batches)) as advance:
             for batch in batches:
@@ -112,13 +112,22 @@ def sensitive_nodes(
     }
     context.record(
         "sensitivity",
-        [_fact(node, sizes, *moved[node_name(node)], chosen=chosen) for node in candidates],
+        [
+            _fact(node, sizes, *moved[node_name(node)], dtype=dtype, chosen=chosen)
+            for node in candidates
+        ],
     )
     return chosen
 
 
 def _fact(
-    node: onnx.NodeProto, sizes: Mapping[str, int], rms: float, flips: int, *, chosen: Sequence[str]
+    node: onnx.NodeProto,
+    sizes: Mapping[str, int],
+    rms: float,
+    flips: int,
+    *,
+    dtype: HalfType,
+    chosen: Sequence[str],
 ) -> dict[str, object]:
     """Describe a node by the largest weight that it reads: that name says where it belongs."""
     weights = [name for name in node.input if name in sizes]
@@ -130,6 +139,7 @@ def _fact(
         "flips": flips,
         "bytes_saved": sum(sizes[weight] for weight in weights) // 2,
         "kept_in_float": node_name(node) in chosen,
+        "converted_to": dtype,
     }
 
 

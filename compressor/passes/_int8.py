@@ -44,8 +44,12 @@ BlockSize = Literal[16, 32, 64, 128, 256]
 class Int8Pass(OnnxPass):
     """A pass that stores the weights of products and embedding tables as int8."""
 
-    # CUDA has no kernels for these operators; there they would run on the CPU, slower than fp32.
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
+    not_elsewhere: ClassVar[str] = (
+        "CUDA has no kernels for its integer products and would leave them to the CPU, slower than "
+        "float32, and TensorRT takes int8 only with signed scales fixed beforehand; convert_fp16 "
+        "makes a model for both"
+    )
 
     smooth: bool = Field(
         False,

@@ -127,7 +127,7 @@ def _latency_method(data: dict[str, Any]) -> str:
     warmup = benchmark.get("warmup_runs") if isinstance(benchmark, dict) else None
     after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
     return (
-        f"Wall time of one batch in ONNX Runtime: median (p50) and 95th percentile (p95) of "
+        f"Wall time of one batch in ONNX Runtime: median (p50), 95th (p95) and 99th percentile of "
         f"{_either(runs)} runs after {after}, {_either(threads)} "
         f"thread{'' if threads == [1] else 's'}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."

@@ -28,6 +28,7 @@ class Sensitivity:
     title: str
     rows: tuple[LayerBar, ...]
     note: str
+    converted_to: str  # the type that layers are stored as where they are not left in float
 
 
 def sensitivity_views(data: dict[str, Any]) -> list[Sensitivity]:
@@ -71,4 +72,5 @@ def _view(title: str, layers: list[dict[str, Any]]) -> Sensitivity:
             for item in ranked[:MAX_SHOWN]
         ),
         note=note,
+        converted_to=str(ranked[0].get("converted_to", "int8")),
     )

@@ -32,10 +32,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """p50 and p95 of one batch as text, in ms."""
+    """Percentiles of the time of one batch in ms, and the GPU's memory in MB, as text."""
 
     p50: str
     p95: str
+    p99: str = units.DASH
+    memory: str = units.DASH
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,12 @@ def _timing(data: dict[str, Any], model: str, setting: Setting) -> Timing | None
     entry = _latency(data, model, setting)
     if entry is None:
         return None
-    return Timing(units.number(entry["p50_ms"]), units.number(entry["p95_ms"]))
+    return Timing(
+        p50=units.number(entry["p50_ms"]),
+        p95=units.number(entry["p95_ms"]),
+        p99=units.number(entry["p99_ms"]),
+        memory=units.megabytes(entry["peak_memory_bytes"]),
+    )
 
 
 def _latency_row(data: dict[str, Any], setting: Setting) -> LatencyRow:

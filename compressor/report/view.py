@@ -85,6 +85,8 @@ class View:
     components: Components | None
     sensitivities: tuple[Sensitivity, ...]
     latency_rows: tuple[LatencyRow, ...]
+    has_gpu_memory: bool
+    cuda_graph_providers: str
     parity: str | None
     certification: str | None
     certificate: str | None
@@ -132,6 +134,10 @@ def view_of(data: dict[str, Any]) -> View:
         components=components_view(data),
         sensitivities=tuple(sensitivity_views(data)),
         latency_rows=tuple(table.latency_grid(data)),
+        has_gpu_memory=any(item["peak_memory_bytes"] is not None for item in data["latencies"]),
+        cuda_graph_providers=" and ".join(
+            dict.fromkeys(item["provider"] for item in data["latencies"] if item["cuda_graph"])
+        ),
         parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),

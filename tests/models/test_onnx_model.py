@@ -18,6 +18,7 @@ from compressor.models.onnx_model import (
     open_session,
     provider_that_ran,
 )
+from compressor.models.provider_options import ProviderSettings
 
 WEIGHT = np.array([[1, 0, 2], [0, 3, 4]], np.float32)
 
@@ -49,7 +50,8 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch):
     open_for_real = onnxruntime.InferenceSession
 
     def on_the_cpu(source, options, providers, **settings):
-        return open_for_real(source, options, providers=["CPUExecutionProvider"], **settings)
+        told = settings | {"provider_options": [{}]}
+        return open_for_real(source, options, providers=["CPUExecutionProvider"], **told)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
 
@@ -191,3 +193,26 @@ def test_graph_without_logits_is_refused(tmp_path: Path):
     path = write_product(tmp_path / "model.onnx", output="hidden")
     with pytest.raises(EnvironmentMismatch, match="has outputs hidden but none called logits"):
         open_session(path, "cpu")
+
+
+def test_session_tells_its_provider_what_the_settings_say(
+    product: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told = {}
+    built_in = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_in)
+
+    def listen(source, options, providers, provider_options, **rest):
+        told.update(zip(providers, provider_options, strict=True))
+        raise RuntimeError("all compute graph nodes have not been partitioned to CUDA")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", listen)
+    settings = ProviderSettings(cuda_graph=True)
+    with pytest.raises(
+        EnvironmentMismatch, match=r"partitioned .*, or benchmark\.cuda_graph turned"
+    ):
+        open_session(product, "cuda", settings=settings)
+    assert told == {
+        "CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "1"},
+        "CPUExecutionProvider": {},
+    }

@@ -153,6 +153,17 @@ def test_a_run_over_budget_names_the_guilty_pass_and_what_to_do(render, report_i
     assert "not reached" in text
 
 
+def test_memory_and_graphs_of_a_gpu_are_shown_where_there_are_any(report_in_state, passed):
+    on_gpu, on_cpu = report_in_state("several-providers"), passed
+    page = Page(render_html(on_gpu)).text
+    assert "Memory is the most that a model took of the GPU's, MB." in page
+    assert "Recorded as CUDA graphs on cuda." in page
+    assert page.count("123") >= 8  # 123,456,789 bytes, of both models at four settings
+    assert "Memory" not in Page(render_html(on_cpu)).text
+    assert "| 123 |" in render_markdown(on_gpu)
+    assert "GPU memory" not in render_markdown(on_cpu)
+
+
 def test_several_providers_each_have_their_latencies(report_in_state):
     page = Page(render_html(report_in_state("several-providers")))
     assert "Latency on cpu, ms" in page.text

@@ -56,3 +56,12 @@ def test_page_and_markdown_say_what_stayed_in_float(render, passed: dict[str, An
     assert "Sensitivity by layer: 2 · quantize" in text
     assert "encoder.0.output" in text
     assert "1 of 1 layers was left in float" in text
+
+
+def test_layers_say_what_they_are_stored_as(passed: dict[str, Any]):
+    passed["passes"][0]["facts"] = {
+        "sensitivity": [layer("a", 0.1) | {"converted_to": "float16"}, layer("b", 0.4)]
+    }
+    assert sensitivity_views(passed)[0].converted_to == "int8"
+    passed["passes"][0]["facts"]["sensitivity"].pop()
+    assert sensitivity_views(passed)[0].converted_to == "float16"
