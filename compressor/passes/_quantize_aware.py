@@ -41,6 +41,7 @@ def train_for_int8(
     run = TrainingRun(
         context.device, context.seed, context.work_dir, context.progress, settings.kind
     )
+    untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
     with (
         _without_dropout(model.module),
         simulated_int8(
@@ -71,7 +72,16 @@ def train_for_int8(
         context.note(
             "There were no answers to recover: rounding alone changed none of them on these rows."
         )
-    context.record("int8_answers", {"before": asdict(before), "after": asdict(after)})
+    is_kept = settings.keep_if_worse or after.logit_rms < before.logit_rms
+    if not is_kept:
+        model.module.load_state_dict(untrained)
+        context.note(
+            "There was nothing to recover: the training came no nearer to the teacher than "
+            "rounding alone, so its weights were put back. A lower learning_rate or more epochs "
+            "may help."
+        )
+    answers = {"before": asdict(before), "after": asdict(after), "kept": is_kept}
+    context.record("int8_answers", answers)
     return model
 
 

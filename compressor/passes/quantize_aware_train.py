@@ -73,6 +73,13 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         "before and after",
     )
 
+    keep_if_worse: bool = Field(
+        False,
+        description="keep the training also where its answers are no nearer to the teacher's on "
+        "the calibration rows than those of the model that was only rounded; false then gives the "
+        "model back as it was",
+    )
+
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
@@ -84,8 +91,12 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place; its weights then lie on int8 grids.
 
+        Where training came no nearer to the teacher's answers, the model is as it was before, and
+        a note says that there was nothing to recover.
+
         Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
-        and the root mean square error of the logits, before and after the training.
+        and the root mean square error of the logits, before and after the training, and whether
+        the training was `kept`.
 
         Raises `ValueError` before training when the model's architecture is not known, a weight is
         not finite or the teacher cannot teach it, and what training raises.

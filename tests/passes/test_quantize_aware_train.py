@@ -21,7 +21,13 @@ from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
 
-SHORT = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "min_elements": 512}
+SHORT = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "min_elements": 512,
+    "keep_if_worse": True,
+}
 
 
 @pytest.fixture
@@ -61,6 +67,21 @@ def test_training_comes_nearer_to_the_float_answers_than_rounding(
     answers = context.facts["int8_answers"]
     assert answers["after"]["logit_rms"] < 0.9 * answers["before"]["logit_rms"]
     assert any("answers that differ from the float model's" in note for note in notes)
+
+
+def test_a_training_that_came_no_nearer_is_undone_and_told(
+    tiny_bert: TorchModel, context: PassContext, notes: list[str]
+):
+    before = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
+    settings = QuantizeAwareTrain(**SHORT | {"learning_rate": 0.1, "keep_if_worse": False})
+    trained = settings.apply(tiny_bert, context)
+    answers = context.facts["int8_answers"]
+    assert not answers["kept"]
+    assert answers["after"]["logit_rms"] > answers["before"]["logit_rms"]
+    assert any(note.startswith("There was nothing to recover") for note in notes)
+    after = trained.module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_the_int8_file_computes_what_was_simulated(
