@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from compressor.errors import PassError
-from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes._base import PassContext
+from compressor.passes._site_choice import SitePass, listing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,19 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
-_LISTED = 20  # names in a message, before it says how many more there are
 
 
-def _spelt_out(value: Any) -> Any:
-    """Return what `true` stands for."""
-    return "int8" if value is True else value
-
-
-Embeddings = Annotated[Literal["int8", "int4", False], BeforeValidator(_spelt_out)]
-BlockSize = Literal[16, 32, 64, 128, 256]
-
-
-class Int8Pass(OnnxPass):
+class Int8Pass(SitePass):
     """A pass that stores the weights of products and embedding tables as int8."""
 
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
@@ -56,26 +44,6 @@ class Int8Pass(OnnxPass):
         description="divide channels that a normalisation makes large before their product, and "
         "multiply its weight instead: less error for one more multiplication where it helps; not "
         "after quantize_aware_train, whose weights fit the grid without it",
-    )
-    embeddings: Embeddings = Field(
-        "int8",
-        description="how embedding tables are stored: with one scale for each row in int8, in half "
-        "of that and less exactly with one for each block of a row in int4 (small ones, which "
-        "every text reads, stay int8), or in float; true is int8",
-    )
-    embedding_block: BlockSize = Field(
-        32, description="weights of an int4 table's row that share one scale"
-    )
-    exclude: tuple[str, ...] = Field(
-        (),
-        description="patterns (* and ?) of weight or node names that stay in float; one that "
-        "matches nothing is an error",
-    )
-    min_elements: int = Field(
-        2048,
-        ge=0,
-        description="smallest number of weights in a matrix or table worth quantizing; smaller "
-        "ones, such as a classifier head, save next to nothing",
     )
     keep_sensitive: int = Field(
         0,
@@ -111,10 +79,6 @@ class Int8Pass(OnnxPass):
         Raises `ValueError` when a value is not finite.
         """
 
-    def _without_int4(self) -> Self:
-        """Return these settings with int4 tables, which lose the most, in int8."""
-        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
-
     def _finest(self) -> Self:
         """Return these settings with activations as fine as they get."""
         return self
@@ -126,21 +90,15 @@ class Int8Pass(OnnxPass):
         quantized, when a pattern matches nothing, when nothing is left to quantize, and when a
         weight, an observed activation or, for `keep_sensitive`, a logit is not finite.
         """
-        from compressor.models.onnx_file import load_graph, save_graph
+        from compressor.models.onnx_file import save_graph
         from compressor.models.onnx_model import OnnxModel
         from compressor.quantization.reorder import reorder_inner_channels
-        from compressor.quantization.sites import find_sites, integer_operators, lift_constants
+        from compressor.quantization.sites import find_sites
         from compressor.quantization.smoothing import smooth_normalized_inputs
         from compressor.quantization.tables import store_sites
 
         self._check_calibration(context)
-        graph = load_graph(model.path)
-        if present := integer_operators(graph):
-            raise self._error(
-                f"the graph is already quantized (it has {', '.join(present)}); remove one of the "
-                f"quantizing passes"
-            )
-        lift_constants(graph)
+        graph = self._float_graph(model)
         sites = find_sites(graph)
         self._check_patterns(sites)
         candidates = self._candidates(sites)
@@ -161,7 +119,7 @@ class Int8Pass(OnnxPass):
         if self.smooth:
             context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
         if kept:
-            names = _listing([site.weight for site in kept])
+            names = listing([site.weight for site in kept])
             context.note(f"Left in float, the most sensitive for each byte: {names}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
@@ -171,12 +129,6 @@ class Int8Pass(OnnxPass):
                 f"{context.calibration.source}: this pass runs calibration rows, and there are "
                 f"none; give data.calibration at least one row"
             )
-
-    def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
-        found = [site for site in sites if self._reason(site) is None]
-        if not found:
-            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
-        return found
 
     def _most_sensitive(
         self,
@@ -202,43 +154,6 @@ class Int8Pass(OnnxPass):
             context=context,
         )
 
-    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
-        from compressor.quantization.tables import Int4Tables, reasons_against_int4
-
-        if self.embeddings != "int4":
-            return Int4Tables()
-        tables = {site.weight for site in sites if site.kind == "table"}
-        return Int4Tables(
-            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
-        )
-
-    def _reason(self, site: Site) -> str | None:
-        """Return why `site` stays in float, None when it becomes int8."""
-        if any(_matches(pattern, site) for pattern in self.exclude):
-            return "excluded"
-        if site.kind == "table" and not self.embeddings:
-            return "embeddings is false"
-        if site.num_elements < self.min_elements:
-            return f"fewer than {self.min_elements} weights"
-        return site.obstacle
-
-    def _check_patterns(self, sites: tuple[Site, ...]) -> None:
-        for position, pattern in enumerate(self.exclude):
-            if not any(_matches(pattern, site) for site in sites):
-                names = [site.weight for site in sites]
-                raise self._error(
-                    f"exclude[{position}]: '{pattern}' matches no weight and no node; weights are "
-                    f"{_listing(names)}"
-                )
-
-    def _leftovers(self, sites: tuple[Site, ...]) -> str:
-        """Return what stays in float, grouped by reason."""
-        groups: dict[str, list[str]] = defaultdict(list)
-        for site in sites:
-            if (reason := self._reason(site)) is not None:
-                groups[reason].append(site.weight)
-        return "; ".join(f"{_listing(names)} ({reason})" for reason, names in groups.items())
-
     def _report(
         self,
         sites: tuple[Site, ...],
@@ -255,29 +170,8 @@ class Int8Pass(OnnxPass):
         logger.info("%s: %s", self.kind, done)
         stored = [site.num_elements for site in chosen if site.weight not in int4_errors]
         context.note(f"{done}, {sum(stored):,} weights in all.")
-        for name, error in int4_errors.items():
-            context.note(
-                f"{name} holds int4 weights, {self.embedding_block} to a scale; rounding moves "
-                f"them by {100 * error:.1f}% (root mean square)."
-            )
-        if self.embeddings == "int4":
-            from compressor.quantization.tables import reasons_against_int4
-
-            for name, reason in reasons_against_int4(chosen).items():
-                context.note(f"{name} is int8 and not int4: {reason}.")
+        self._report_tables(chosen, int4_errors, context)
         if reordered:
             context.note(f"Inner channels reordered before {reordered} of the matrices.")
         if leftovers := self._leftovers(sites):
             context.note(f"Left in float: {leftovers}.")
-
-    def _error(self, message: str) -> PassError:
-        return PassError(message, kind=self.kind)
-
-
-def _matches(pattern: str, site: Site) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (site.weight, *site.nodes))
-
-
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,16 @@ class Blocks:
         shifted = self.values.astype(np.int16) + (1 << (self.bits - 1))
         return pack(shifted.astype(np.uint8), self.bits)
 
+    def packed_in_blocks(self) -> Bytes:
+        """Return the same for products, `(rows, blocks, block_size * bits / 8)`.
+
+        The last block of a row is filled up with zeros.
+        """
+        missing = -self.values.shape[1] % self.block_size
+        filled = np.pad(self.values, ((0, 0), (0, missing)))
+        whole = Blocks(filled, self.scales, self.bits, self.block_size).packed()
+        return whole.reshape(len(whole), self.scales.shape[1], -1)
+
     def restored(self) -> Floats:
         """Return what the integers stand for, `(rows, width)`."""
         spread = np.repeat(self.scales.astype(np.float32), self.block_size, axis=1)
@@ -55,18 +66,21 @@ class Blocks:
         return found
 
 
-def quantize_blocks(matrix: Floats, *, bits: int, block_size: int) -> Blocks:
+def quantize_blocks(
+    matrix: Floats, *, bits: int, block_size: int, half_scales: bool = True
+) -> Blocks:
     """Return the rows of `matrix`, shape `(rows, width)`, as integers in blocks of `block_size`.
 
     The last block of a row is shorter where `block_size` does not divide the width. A block of
-    zeros has scale 1.
+    zeros has scale 1. With `half_scales`, scales are float16 where its range is enough.
 
     Raises `ValueError` when an entry is not finite.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("holds NaN or infinity, which no integer can stand for")
     parts = [_chosen_scales(part, bits, block_size) for part in _chunks(matrix)]
-    scales = _storable(np.concatenate(parts))
+    scales: NDArray[Any] = np.concatenate(parts)
+    scales = _storable(scales) if half_scales else scales
     values = [
         _rounded(_blocks(part, block_size), scales[start : start + len(part)], bits)
         .reshape(len(part), -1)[:, : matrix.shape[1]]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.quantization.blocks import quantize_blocks, relative_error
@@ -86,16 +88,12 @@ def store_int4_tables(
         except ValueError as error:
             raise ValueError(f"weight {site.weight} {error}") from error
         errors[site.weight] = relative_error(table, blocks)
-        stored = []
-        for suffix, values in (("int4", blocks.packed()), ("scale", blocks.scales)):
-            name = _free_name(f"{site.weight}_{suffix}", tensors)
-            tensors[name] = numpy_helper.from_array(values, name)
-            graph.initializer.append(tensors[name])
-            stored.append(name)
+        packed = add_constant(model, tensors, f"{site.weight}_int4", blocks.packed())
+        scales = add_constant(model, tensors, f"{site.weight}_scale", blocks.scales)
         for use in uses[site.weight]:
-            lookups[use.node.output[0]] = _lookup(use.node, stored[0], stored[1], block_size)
+            lookups[use.node.output[0]] = _lookup(use.node, packed, scales, block_size)
         graph.initializer.remove(tensors[site.weight])
-    _replace(model, lookups)
+    replace_nodes(model, lookups)
     return errors
 
 
@@ -121,11 +119,12 @@ def _lookup(node: onnx.NodeProto, table: str, scales: str, block_size: int) -> l
     ]
 
 
-def _replace(model: onnx.ModelProto, lookups: dict[str, list[onnx.NodeProto]]) -> None:
+def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProto]]) -> None:
+    """Put the nodes of `replaced` in the place of those whose first output is their key."""
     nodes = [
         item
         for node in model.graph.node
-        for item in lookups.get(node.output[0] if node.output else "", [node])
+        for item in replaced.get(node.output[0] if node.output else "", [node])
     ]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -133,7 +132,12 @@ def _replace(model: onnx.ModelProto, lookups: dict[str, list[onnx.NodeProto]]) -
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def _free_name(name: str, taken: Iterable[str]) -> str:
-    while name in taken:
+def add_constant(
+    model: onnx.ModelProto, tensors: dict[str, TensorProto], name: str, values: NDArray[Any]
+) -> str:
+    """Store `values` under `name`, or under a name like it that is not in `tensors` yet."""
+    while name in tensors:
         name += "_"
+    tensors[name] = numpy_helper.from_array(values, name)
+    model.graph.initializer.append(tensors[name])
     return name

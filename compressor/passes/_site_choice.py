@@ -1,0 +1,154 @@
+"""What every pass over the weights of a graph shares: which ones it takes, and why not others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field
+
+from compressor.errors import PassError
+from compressor.passes._base import OnnxPass, PassContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onnx import ModelProto
+
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.quantization.sites import Site
+    from compressor.quantization.tables import Int4Tables
+
+_OLDEST_OPSET = 10  # the first with QuantizeLinear
+_LISTED = 20  # names in a message, before it says how many more there are
+
+
+def _spelt_out(value: Any) -> Any:
+    """Return what `true` stands for."""
+    return "int8" if value is True else value
+
+
+Embeddings = Annotated[Literal["int8", "int4", False], BeforeValidator(_spelt_out)]
+BlockSize = Literal[16, 32, 64, 128, 256]
+
+
+class SitePass(OnnxPass):
+    """A pass that stores the weights of products and embedding tables as integers."""
+
+    embeddings: Embeddings = Field(
+        "int8",
+        description="how embedding tables are stored: with one scale for each row in int8, in half "
+        "of that and less exactly with one for each block of a row in int4 (small ones, which "
+        "every text reads, stay int8), or in float; true is int8",
+    )
+    embedding_block: BlockSize = Field(
+        32, description="weights of an int4 table's row that share one scale"
+    )
+    exclude: tuple[str, ...] = Field(
+        (),
+        description="patterns (* and ?) of weight or node names that stay in float; one that "
+        "matches nothing is an error",
+    )
+    min_elements: int = Field(
+        2048,
+        ge=0,
+        description="smallest number of weights in a matrix or table worth quantizing; smaller "
+        "ones, such as a classifier head, save next to nothing",
+    )
+
+    def _float_graph(self, model: OnnxModel) -> ModelProto:
+        """Return the graph, constants as initializers; refuse integers and old operators."""
+        from compressor.models.onnx_file import load_graph
+        from compressor.quantization.sites import integer_operators, lift_constants
+
+        graph = load_graph(model.path)
+        if present := integer_operators(graph):
+            raise self._error(
+                f"the graph is already quantized (it has {', '.join(present)}); remove one of the "
+                f"quantizing passes"
+            )
+        opsets = {item.domain: item.version for item in graph.opset_import}
+        opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
+        if opset < _OLDEST_OPSET:
+            raise self._error(
+                f"the graph is of operator set {opset}, which has no integers to quantize to; "
+                f"export it with operator set {_OLDEST_OPSET} or newer"
+            )
+        lift_constants(graph)
+        return graph
+
+    def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
+        found = [site for site in sites if self._reason(site) is None]
+        if not found:
+            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
+        return found
+
+    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
+        from compressor.quantization.tables import Int4Tables, reasons_against_int4
+
+        if self.embeddings != "int4":
+            return Int4Tables()
+        tables = {site.weight for site in sites if site.kind == "table"}
+        return Int4Tables(
+            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
+        )
+
+    def _without_int4(self) -> Self:
+        """Return these settings with int4 tables, which lose the most, in int8."""
+        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
+
+    def _reason(self, site: Site) -> str | None:
+        """Return why `site` stays in float, None when it becomes int8."""
+        if any(_matches(pattern, site) for pattern in self.exclude):
+            return "excluded"
+        if site.kind == "table" and not self.embeddings:
+            return "embeddings is false"
+        if site.num_elements < self.min_elements:
+            return f"fewer than {self.min_elements} weights"
+        return site.obstacle
+
+    def _check_patterns(self, sites: tuple[Site, ...]) -> None:
+        for position, pattern in enumerate(self.exclude):
+            if not any(_matches(pattern, site) for site in sites):
+                names = [site.weight for site in sites]
+                raise self._error(
+                    f"exclude[{position}]: '{pattern}' matches no weight and no node; weights are "
+                    f"{listing(names)}"
+                )
+
+    def _leftovers(self, sites: tuple[Site, ...]) -> str:
+        """Return what stays in float, grouped by reason."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for site in sites:
+            if (reason := self._reason(site)) is not None:
+                groups[reason].append(site.weight)
+        return "; ".join(f"{listing(names)} ({reason})" for reason, names in groups.items())
+
+    def _report_tables(
+        self, chosen: Iterable[Site], int4_errors: dict[str, float], context: PassContext
+    ) -> None:
+        """Note what the int4 tables lose, and which tables are none."""
+        if self.embeddings != "int4":
+            return
+        from compressor.quantization.tables import reasons_against_int4
+
+        for name, error in int4_errors.items():
+            context.note(
+                f"{name} holds int4 weights, {self.embedding_block} to a scale; rounding moves "
+                f"them by {100 * error:.1f}% (root mean square)."
+            )
+        for name, reason in reasons_against_int4(chosen).items():
+            context.note(f"{name} is int8 and not int4: {reason}.")
+
+    def _error(self, message: str) -> PassError:
+        return PassError(message, kind=self.kind)
+
+
+def _matches(pattern: str, site: Site) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (site.weight, *site.nodes))
+
+
+def listing(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

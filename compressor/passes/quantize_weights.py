@@ -1,0 +1,131 @@
+"""Weights of 4 or 8 bits, arithmetic in float: for where memory is the limit.
+
+Each block of an output column has a scale of its own (as in Dettmers et al. 2023, arXiv:2305.14314,
+and Frantar et al. 2022, arXiv:2210.17323), which loses less than one scale for the whole column;
+the products are ONNX Runtime's `MatMulNBits` (`quantization/weight_only.py`). No calibration rows
+are needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compressor.passes._base import PassContext
+from compressor.passes._site_choice import BlockSize, SitePass, listing
+
+if TYPE_CHECKING:
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.quantization.sites import Site
+
+logger = logging.getLogger(__name__)
+
+
+class QuantizeWeights(SitePass):
+    """Store the weights of products in blocks of 4 or 8 bits; activations stay as exact as asked.
+
+    Smaller than int8 and, with more than a few tokens at once, slower than `quantize_dynamic`.
+    """
+
+    kind: Literal["quantize_weights"] = "quantize_weights"
+    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda")
+    not_elsewhere: ClassVar[str] = (
+        "TensorRT has no kernels for packed weights; convert_fp16 makes a model for it"
+    )
+
+    bits: Literal[4, 8] = Field(4, description="bits of a weight in products")
+    block_size: BlockSize = Field(
+        32,
+        description="weights of an output column that share one scale of 32 bits; with more the "
+        "file is smaller and faster, and less exact",
+    )
+    activations: Literal["int8", "float"] = Field(
+        "int8",
+        description="what weights are multiplied with on a CPU: activations of 8 bits, one scale "
+        "for `block_size` channels of a token, or of 32, at about half the speed and only with "
+        "weights of 4 bits; CUDA always takes floats",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> Self:
+        if self.bits == 8 and self.activations == "float":
+            raise ValueError(
+                "bits: 8 with activations: float has no kernel on x86, where ONNX Runtime would "
+                "widen each matrix anew at every run, at 0.1 to 0.4 of the speed of float32; take "
+                "activations: int8, or bits: 4"
+            )
+        return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield int8 tables, float activations, small blocks, 8 bits, and tables in float."""
+        steps: tuple[dict[str, object], ...] = (
+            {"embeddings": self.embeddings and "int8"},
+            {"activations": "float"} if self.bits == 4 else {},
+            {"block_size": 16},
+            {"bits": 8, "activations": "int8"},
+            {"embeddings": False},
+        )
+        reached = self
+        for step in steps:
+            milder = reached.model_copy(update=step)
+            if milder != reached:
+                yield milder
+            reached = milder
+
+    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+        """Write the graph with packed weights and return it.
+
+        Raises `PassError` when the graph is already quantized, when a pattern matches nothing, when
+        nothing is left to quantize, and when a weight is not finite.
+        """
+        from compressor.models.onnx_file import save_graph
+        from compressor.models.onnx_model import OnnxModel
+        from compressor.quantization.sites import find_sites
+        from compressor.quantization.tables import store_sites
+        from compressor.quantization.weight_only import PackedForm, pack_matrices
+
+        graph = self._float_graph(model)
+        sites = find_sites(graph)
+        self._check_patterns(sites)
+        chosen = self._candidates(sites)
+        matrices = [site for site in chosen if site.kind == "matrix"]
+        tables = [site for site in chosen if site.kind == "table"]
+        try:
+            form = PackedForm(self.bits, self.block_size, self.activations)
+            errors = pack_matrices(graph, matrices, form)
+            int4 = self._int4_tables(tables)
+            lost = store_sites(graph, tables, activations="per_token", tables=int4)
+        except ValueError as error:
+            raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
+        path = context.work_dir / "model.onnx"
+        save_graph(graph, path)
+        self._report(sites, chosen, errors, lost, context)
+        return OnnxModel(path, provider=model.provider, threads=model.threads)
+
+    def _report(
+        self,
+        sites: tuple[Site, ...],
+        chosen: list[Site],
+        errors: dict[str, float],
+        int4_errors: dict[str, float],
+        context: PassContext,
+    ) -> None:
+        packed = sum(site.num_elements for site in chosen if site.weight in errors)
+        done = f"{len(errors)} matrices hold weights of {self.bits} bits"
+        logger.info("quantize_weights: %s", done)
+        context.note(f"{done}, {self.block_size} to a scale, {packed:,} in all.")
+        if errors:
+            worst = max(errors, key=lambda name: errors[name])
+            context.note(
+                f"Rounding moves them by {100 * errors[worst]:.1f}% at most (root mean square, in "
+                f"{worst})."
+            )
+        int8 = [site.weight for site in chosen if site.weight not in {*errors, *int4_errors}]
+        if int8:
+            context.note(f"Embedding tables in int8: {listing(int8)}.")
+        self._report_tables(chosen, int4_errors, context)
+        if leftovers := self._leftovers(sites):
+            context.note(f"Left in float: {leftovers}.")
