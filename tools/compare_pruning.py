@@ -4,7 +4,7 @@
 
 Train rows are read without labels by all methods but `taylor`; accuracy is measured on the search
 file. FLOPs are counted from the shapes of the pruned module, not taken from the pruning code, at
-the calibration rows' mean length. Methods that know no FLOPs target lose `ratio` of the heads and
+the search rows' mean length. Methods that know no FLOPs target lose `ratio` of the heads and
 of the neurons. Several `--seeds` give the mean and, in brackets, lowest and highest accuracy.
 
 Each pruning has a process of its own: CPU seconds and peak memory (above what it held before) are
@@ -47,32 +47,37 @@ from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.reconstruction import CalibrationInputs, reconstruct
 from compressor.pruning.structure import prune_heads, prune_neurons
 
-Prune = Callable[[TorchModel, float, PassContext], TorchModel]
+# The last argument is how many calibration rows to read.
+Prune = Callable[[TorchModel, float, PassContext, int], TorchModel]
 
 
 def by_scores(importance: str, scope: str) -> Prune:
-    def prune(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
+    def prune(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
         settings = {"ratio": ratio, "importance": importance, "scope": scope, "round_to": 16}
-        rows = {"calibration_rows": len(context.calibration)}
-        return PruneStructured.model_validate({**settings, **rows}).apply(model, context)
+        return PruneStructured.model_validate({**settings, "calibration_rows": rows}).apply(
+            model, context
+        )
 
     return prune
 
 
-def by_masks(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
-    prune_by_fisher(model, ratio, stored(model, context), context.seed)
+def by_masks(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
+    prune_by_fisher(model, ratio, stored(model, context, rows), context.seed)
     return model
 
 
-def by_masks_and_least_squares(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
-    calibration, teacher = stored(model, context), model.clone()
+def by_masks_and_least_squares(
+    model: TorchModel, ratio: float, context: PassContext, rows: int
+) -> TorchModel:
+    calibration, teacher = stored(model, context, rows), model.clone()
     prune_by_fisher(model, ratio, calibration, context.seed)
     reconstruct(model.module, teacher.module, calibration, ridge=1e-3, advance=lambda: None)
     return model
 
 
-def by_reconstruction(model: TorchModel, ratio: float, context: PassContext) -> TorchModel:
-    rows = len(context.calibration)
+def by_reconstruction(
+    model: TorchModel, ratio: float, context: PassContext, rows: int
+) -> TorchModel:
     settings = {"method": "reconstruction", "ratio": ratio, "calibration_rows": rows}
     return PruneStructured.model_validate(settings).apply(model, context)
 
@@ -89,8 +94,7 @@ METHODS: dict[str, Prune] = {
 }
 
 
-def stored(model: TorchModel, context: PassContext) -> CalibrationInputs:
-    rows = len(context.calibration)
+def stored(model: TorchModel, context: PassContext, rows: int) -> CalibrationInputs:
     directory = context.work_dir / "inputs"
     return store_inputs(model, context.calibration, rows, context.seed, directory)
 
@@ -132,7 +136,7 @@ def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Da
     settings = DataSettings(
         text=arguments.text,
         label=arguments.label,
-        calibration=SplitSource(path=arguments.train, max_rows=arguments.rows),
+        calibration=SplitSource(path=arguments.train),
         search=SplitSource(path=arguments.search, text=arguments.search_text),
     )
     splits = load_splits(
@@ -161,7 +165,7 @@ def measure(
     quieten()
     model = load_checkpoint(arguments.checkpoint)
     data = load_data(arguments, model, seed)
-    length = mean_tokens(model, data.calibration)
+    length = mean_tokens(model, data.search)
     before = count_flops(model.module, length)
     with tempfile.TemporaryDirectory() as folder:
         context = PassContext(
@@ -175,7 +179,7 @@ def measure(
         )
         held_mb = reset_peak_mb()
         start = time.process_time()
-        model = METHODS[name](model, ratio, context)
+        model = METHODS[name](model, ratio, context, arguments.rows)
         seconds = time.process_time() - start
         peak_mb = status_mb("VmHWM") - held_mb
     score = evaluate(model, model.task, model.preprocessor, data.search, "accuracy")
