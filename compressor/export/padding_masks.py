@@ -13,9 +13,12 @@ import onnx_ir as ir
 
 from compressor.export.graph_values import add_constant, constant, dims, insert, producer, scalar
 
+# Where an attention reads what is added to its scores, with axes (batch, heads, queries, keys).
+_MASK_INPUTS = {"Attention": 3, "MultiHeadAttention": 5}
+
 
 def simplify_padding_masks(graph: ir.Graph) -> int:
-    """Replace the masks of `Attention` nodes that hide keys alone, in place; return how many.
+    """Replace the masks of fused attentions that hide keys alone, in place; return how many.
 
     A mask is replaced when it can be shown to be `where(attention_mask, 0, lowest)`, the same for
     every query. Zeroing the rows that attend to nothing is then removed as well. It changes the
@@ -25,16 +28,15 @@ def simplify_padding_masks(graph: ir.Graph) -> int:
     replaced = 0
     rebuilt: dict[tuple[int, float], ir.Value] = {}
     for node in list(graph):
-        if node.op_type != "Attention" or len(node.inputs) < 4 or node.inputs[3] is None:
-            continue
-        mask = node.inputs[3]
-        if (found := _key_bias(mask)) is None:
+        place = _MASK_INPUTS.get(node.op_type, len(node.inputs))
+        mask = node.inputs[place] if place < len(node.inputs) else None
+        if mask is None or (found := _key_bias(mask)) is None:
             continue
         source, lowest = found
         key = (id(source), lowest)
         if key not in rebuilt:
             rebuilt[key] = _build(graph, node, source, lowest)
-        node.replace_input_with(3, rebuilt[key])
+        node.replace_input_with(place, rebuilt[key])
         _drop_guard(node, source)
         replaced += 1
     return replaced
@@ -167,7 +169,7 @@ def _build(graph: ir.Graph, reader: ir.Node, source: ir.Value, lowest: float) ->
         dtype=ir.DataType.INT64,
         attributes={"axis": 0},
     )
-    # `Attention` wants as many rows as there are queries; `unread_positions` knows this Expand.
+    # An attention wants as many rows as there are queries; `unread_positions` knows this Expand.
     return insert(reader, "Expand", [row, target], "padding_mask", (batch, 1, keys, keys))
 
 

@@ -56,6 +56,8 @@ _ALONG_ONE_AXIS = {
     "SimplifiedLayerNormalization": -1,
     "Softmax": -1,
 }
+# Where an attention reads what is added to its scores; a cache or a second mask follows.
+_MASK_INPUTS = {"Attention": 3, "MultiHeadAttention": 5}
 
 
 def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
@@ -74,8 +76,10 @@ def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
         return _normalized(node, axis)
     if node.op_type in ("MatMul", "FusedMatMul"):
         return _product(node, axis)
-    if node.op_type == "Attention":
+    if node.op_type in _MASK_INPUTS:
         return _attention(node, axis)
+    if node.op_type == "SkipLayerNormalization":
+        return _skip_normalized(node, axis)
     if node.op_type == "Transpose":
         return [list(node.attributes.get_ints("perm"))[axis]]
     if node.op_type == "Reshape":
@@ -144,17 +148,28 @@ def _product(node: ir.Node, axis: int) -> Axes | None:
     return [axis, None] if right == 2 and axis < rank - 2 else None
 
 
+def _skip_normalized(node: ir.Node, axis: int) -> Axes | None:
+    """Return the axes of value, residual, scale, shift and bias; the last three are vectors."""
+    rank = _rank(node.outputs[0])
+    same = all(_rank(value) == rank for value in node.inputs[:2])
+    if rank is None or not same or axis >= rank - 1:
+        return None
+    return [axis, axis, *[None] * (len(node.inputs) - 2)]
+
+
 def _attention(node: ir.Node, axis: int) -> Axes | None:
     rank = _rank(node.inputs[0])
-    if rank is None or axis != rank - 2 or node.attributes.get_int("is_causal", 0) != 0:
+    place = _MASK_INPUTS[node.op_type]
+    is_causal = any(node.attributes.get_int(flag, 0) for flag in ("is_causal", "unidirectional"))
+    if rank is None or axis != rank - 2 or is_causal or any(node.inputs[place + 1 :]):
         return None
     axes: Axes = [axis, *[None] * (len(node.inputs) - 1)]
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        mask = dims(node.inputs[3])
+    if len(node.inputs) > place and node.inputs[place] is not None:
+        mask = dims(node.inputs[place])
         if mask is None or len(mask) < 2:
             return None
-        axes[3] = len(mask) - 2 if mask[-2] != 1 else None
-    return None if any(node.inputs[4:]) else axes
+        axes[place] = len(mask) - 2 if mask[-2] != 1 else None
+    return axes
 
 
 def _rank(value: ir.Value | None) -> int | None:

@@ -28,6 +28,7 @@ from transformers.exporters.exporter_onnx import OnnxExporter
 
 from compressor.errors import ExportError
 from compressor.export.cpu_graph import optimize_for_cpu
+from compressor.export.gpu_graph import optimize_for_cuda
 from compressor.export.weight_names import name_weights
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
@@ -114,6 +115,8 @@ def export_onnx(
     _finish(program, tuple(inputs))
     if fuse and provider == "cpu":
         optimize_for_cpu(program, may_raise_opset=opset is None)
+    elif fuse and provider == "cuda":
+        optimize_for_cuda(program)
     save_graph(ir.to_proto(program), path)
     logger.info("export: %s, %.1f MB", path.name, path.stat().st_size / 1e6)
     return OnnxModel(path, provider=provider, threads=threads)
