@@ -1,0 +1,43 @@
+"""Every integer of a pruned random checkpoint is right, in every int8 form."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "check_integers.py"
+
+
+@pytest.fixture(scope="module")
+def checking() -> ModuleType:
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location("check_integers", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_integer_of_a_pruned_model_differs_in_any_form(checking: ModuleType):
+    name, model, examples = checking.random_model(2)
+    found = dict(checking.check(model, examples))
+    assert name == "2: xlm-roberta, pruned"
+    assert set(found) == set(checking.FORMS)
+    numbers = [item for checks in found.values() for item in checks]
+    assert sum(item.wrong + item.saturated for item in numbers) == 0
+    assert all(item.compared > 0 for item in numbers)
+
+
+def test_a_wrong_number_is_named(checking: ModuleType):
+    bad = checking.ExactnessCheck("layer.0", "MatMulInteger", 10, 3, 1)
+    assert checking.describe([bad]) == "layer.0: 3 wrong, 1 saturated"
+
+
+def test_the_random_models_are_of_every_supported_architecture(checking: ModuleType):
+    from compressor.models.architectures import _NAMINGS
+
+    assert set(_NAMINGS) <= {*checking.TEXT, *checking.IMAGE}

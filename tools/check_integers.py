@@ -1,0 +1,232 @@
+"""Recompute the integer products of quantized checkpoints in NumPy; not one may differ.
+
+Builds tiny random checkpoints of the supported architectures with heavy-tailed weights and odd
+sizes, some of them pruned unevenly, quantizes each in every form (one scale per token, per tensor,
+grids fixed by calibration), and compares every integer product of the graph that ONNX Runtime makes
+of the file, and every row of the int8 embedding tables, bit for bit. Each product also gets
+integers that overflow 16 bits where any can; by simulation they must not on CPUs without VNNI.
+Checkpoints on the command line are checked too. Exits with 1 when a number is wrong.
+
+Usage: tools/check_integers.py [CHECKPOINT ...] [--random N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.environment import describe_environment
+from compressor.export.to_onnx import export_onnx
+from compressor.models.architectures import encoder_layers
+from compressor.models.onnx_model import optimized_graph
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes._base import PassContext
+from compressor.passes._int8 import Int8Pass
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize_static import QuantizeStatic
+from compressor.progress import SILENT
+from compressor.pruning.structure import prune_heads, prune_neurons
+from compressor.quantization.exactness import ExactnessCheck, check_integers
+from compressor.tasks import Batch, Example
+from compressor.tasks.image_classification import ImageClassification
+from compressor.tasks.text_classification import TextClassification
+
+TEXT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
+IMAGE = ("vit", "deit", "beit", "dinov2")
+FORMS: dict[str, Int8Pass] = {
+    "per_token": QuantizeDynamic.model_validate({"min_elements": 0}),
+    "per_tensor": QuantizeDynamic.model_validate({"min_elements": 0, "activations": "per_tensor"}),
+    "static": QuantizeStatic.model_validate({"min_elements": 0}),
+    "static, mse": QuantizeStatic.model_validate({"min_elements": 0, "method": "mse"}),
+}
+WORDS = 61  # of a random model's vocabulary
+IMAGE_SIZE = 12
+LENGTHS = (1, 2, 7, 16, 33)  # tokens in the texts that random models read
+
+
+class Numbers:
+    """A tokenizer of texts such as `17 4 9`: the numbers are the tokens, 0 is the padding."""
+
+    model_max_length = 40
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self.model_input_names = list(inputs)
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        _pairs: object = None,
+        *,
+        padding: bool | str,
+        truncation: bool,  # noqa: ARG002 -- a tokenizer's arguments
+        max_length: int,
+        return_tensors: str,  # noqa: ARG002
+    ) -> dict[str, NDArray[np.int64]]:
+        rows = [_numbers(text)[:max_length] for text in texts]
+        width = max_length if padding == "max_length" else max(map(len, rows))
+        ids, mask = (np.zeros((len(rows), width), np.int64) for _ in range(2))
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        return {name: known[name] for name in self.model_input_names}
+
+
+def _numbers(text: str) -> list[int]:
+    # Words that are no numbers come from the exporter's example.
+    return [int(word) if word.isdigit() else 5 for word in text.split()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoints", nargs="*", type=Path, help="folders of classifiers")
+    parser.add_argument("--random", type=int, default=20, help="random checkpoints to check")
+    arguments = parser.parse_args()
+    wrong = compared = 0
+    for name, model, examples in models(arguments.checkpoints, arguments.random):
+        for form, checks in check(model, examples):
+            wrong_here = sum(item.wrong + item.saturated for item in checks)
+            numbers = sum(item.compared for item in checks)
+            wrong, compared = wrong + wrong_here, compared + numbers
+            print(f"{name:32} {form:12} {numbers:12,} numbers in {len(checks):2} nodes: ", end="")
+            print(describe(checks))
+    print(f"{name:32} {form:12} {len(checks):3} nodes {numbers:12,} numbers {describe(checks)}")
+    print(
+        f"\n{compared:,} numbers compared, {wrong} wrong; "
+        f"{describe_environment(seed=0, device=torch.device('cpu'), threads=1)['cpu']['model']}, "
+        f"onnxruntime {onnxruntime.__version__}"
+    )
+    return 1 if wrong else 0
+
+
+def describe(checks: Sequence[ExactnessCheck]) -> str:
+    bad = [item for item in checks if item.wrong or item.saturated]
+    listed = (f"{item.node}: {item.wrong} wrong, {item.saturated} saturated" for item in bad)
+    return "exact" if not bad else "; ".join(listed)
+
+
+def models(
+    checkpoints: Sequence[Path], count: int
+) -> Iterator[tuple[str, TorchModel, list[Example]]]:
+    for number in range(count):
+        yield random_model(number)
+    for path in checkpoints:
+        model = load_checkpoint(path)
+        example = model.task.dummy_example(24)
+        texts: list[Example] = ["a", "a film that is quite good, if long", example]
+        yield path.name, model, texts if model.task.has_sequence else [example] * 3
+
+
+def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
+    """Return a model of the next architecture, every third one pruned, and what it reads."""
+    kind = (*TEXT, *IMAGE)[number % len((*TEXT, *IMAGE))]
+    torch.manual_seed(number)
+    random = np.random.default_rng(number)
+    is_text = kind in TEXT
+    module = _module(kind, random, is_text=is_text)
+    _spread(module, number)
+    is_pruned = number % 3 == 2
+    if is_pruned:
+        width = encoder_layers(module)[0].num_neurons
+        prune_neurons(module, {0: random.permutation(width)[: width // 3 + 1].tolist()})
+        if kind != "mpnet":  # its heads share one table of relative positions
+            prune_heads(module, {1: [int(random.integers(0, 3))]})
+    name = f"{number}: {kind}{', pruned' if is_pruned else ''}"
+    if is_text:
+        named = ("input_ids", "attention_mask", "token_type_ids")
+        has_types = kind in ("bert", "electra")
+        model = TorchModel(module, Numbers(named[: 3 if has_types else 2]), TextClassification())
+        texts = [" ".join(map(str, random.integers(2, WORDS, size=length))) for length in LENGTHS]
+        return name, model, list(texts)
+    processor = transformers.ViTImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5], image_std=[0.5]
+    )
+    shape = (5, IMAGE_SIZE, IMAGE_SIZE)
+    images = [image.astype(np.uint8) for image in random.integers(0, 256, size=shape)]
+    return name, TorchModel(module, processor, ImageClassification()), list(images)
+
+
+def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
+    head = int(random.integers(3, 12))  # odd ones too
+    sizes: dict[str, Any] = {
+        "hidden_size": 3 * head,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": int(random.integers(30, 90)),
+        "num_labels": 3,
+    }
+    if kind == "distilbert":
+        sizes = {"dim": 3 * head, "n_layers": 2, "n_heads": 3, "hidden_dim": 47, "num_labels": 3}
+    if is_text:
+        sizes |= {"vocab_size": WORDS, "max_position_embeddings": 48, "pad_token_id": 0}
+        auto: Any = transformers.AutoModelForSequenceClassification
+    else:
+        sizes |= {"image_size": IMAGE_SIZE, "patch_size": 4, "num_channels": 1}
+        auto = transformers.AutoModelForImageClassification
+        # transformers knows two heads of DeiT, and asks the configuration which.
+        sizes |= {"architectures": ["DeiTForImageClassification"]} if kind == "deit" else {}
+    return auto.from_config(transformers.AutoConfig.for_model(kind, **sizes)).eval()
+
+
+def _spread(module: Any, seed: int) -> None:
+    """Give weights and normalisations heavy tails, as those of trained models have."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            factor = torch.exp(torch.randn(parameter.shape[-1:], generator=generator))
+            if parameter.ndim > 1:
+                parameter.copy_(0.15 * noise * factor)
+            else:
+                parameter.add_(0.3 * noise)
+
+
+def check(
+    model: TorchModel, examples: list[Example]
+) -> Iterator[tuple[str, tuple[ExactnessCheck, ...]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_onnx(model, Path(folder) / "model.onnx", threads=1)
+        for number, (form, step) in enumerate(FORMS.items()):
+            context = _context(model, examples, Path(folder) / str(number))
+            quantized = step.apply(exported, context)
+            graph = optimized_graph(quantized.path)
+            yield (
+                form,
+                check_integers(graph, [quantized.feed(b) for b in _batches(model, examples)]),
+            )
+
+
+def _batches(model: TorchModel, examples: list[Example]) -> list[Batch]:
+    parts = (examples, examples[:1], examples[-1:])
+    return [model.task.encode(model.preprocessor, part) for part in parts]
+
+
+def _context(model: TorchModel, examples: list[Example], work_dir: Path) -> PassContext:
+    rows = np.arange(len(examples))
+    return PassContext(
+        splits={"calibration": Dataset("calibration", tuple(examples), None, rows, "generated")},
+        load_baseline=lambda: model,
+        device=torch.device("cpu"),
+        seed=0,
+        work_dir=work_dir,
+        progress=SILENT,
+        note=lambda _: None,
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.exit(main())
