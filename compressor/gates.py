@@ -6,7 +6,8 @@ strongest that passed and what failed above it, as long as tries are left. Every
 model as it was before the pass, is judged on the search split alone, and is a stored step of its
 own, so that a stopped repair goes on too.
 
-An error is not a loss of accuracy: a pass that raises for a milder setting stops the run.
+An error is not a loss of accuracy: a pass that raises for a milder setting stops the run. Only one
+so mild that nothing would be removed is passed over: it is the model before the pass.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from compressor.certification import compare_answers
+from compressor.errors import PassError
 from compressor.measurements import ModelRecord, PassRecord, PassTry, Score, Size, Verdict
-from compressor.passes import Pass
+from compressor.passes import NothingToRemove, Pass
 from compressor.recipe import RepairSettings
 from compressor.run_log import AS_WRITTEN, RunLog
 from compressor.stages import Stages
@@ -89,7 +91,10 @@ class _Gate(Generic[AnyStored]):
             between = failed.halfway(self.kept.step)
             if between is None:
                 break
-            if self.attempt(between).verdict != "passed":
+            attempt = self.attempt(between)
+            if attempt is None:
+                break
+            if attempt.verdict != "passed":
                 failed = between
 
     def exhausted(self, limits: RepairSettings) -> bool:
@@ -99,14 +104,24 @@ class _Gate(Generic[AnyStored]):
         slow = limits.max_minutes is not None and seconds >= 60 * limits.max_minutes
         return slow or len(self.tries) > limits.max_tries
 
-    def attempt(self, step: Pass) -> _Try[AnyStored]:
-        """Apply `step` to the model before the pass, and judge what it gives."""
+    def attempt(self, step: Pass) -> _Try[AnyStored] | None:
+        """Apply `step` to the model before the pass, and judge what it gives.
+
+        Returns None, and leaves no try behind, when a milder step would remove nothing.
+        """
         change = describe_change(self.step.settings, step.settings)
         name = self.name if step is self.step else f"{self.name}, {change}"
         self.stages.progress.stage(name)
         attempt = _Try[AnyStored](step, change)
         self.tries.append(attempt)
-        given = self.stages.run_pass(name, self.position, step, self.before, attempt.told)
+        try:
+            given = self.stages.run_pass(name, self.position, step, self.before, attempt.told)
+        except PassError as error:
+            if step is self.step or not isinstance(error.__cause__, NothingToRemove):
+                raise
+            self.tries.pop()
+            self.stages.progress.result("nothing would be removed: passed over")
+            return None
         attempt.seconds, attempt.reused = given.seconds, given.reused
         score = self.stages.score(name, given.model, reference=self.baseline)
         budget = self.stages.recipe.budget

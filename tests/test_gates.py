@@ -13,7 +13,7 @@ from compressor.data import Dataset, DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError
 from compressor.gates import describe_change, pass_gate
 from compressor.measurements import ModelRecord, PassRecord, Score, Size
-from compressor.passes import TorchPass
+from compressor.passes import NothingToRemove, TorchPass
 from compressor.passes._milder import halfway, ladder
 from compressor.progress import SILENT
 from compressor.recipe import ModelSettings, Recipe, RepairSettings
@@ -52,10 +52,15 @@ def score(value: float) -> Score:
 
 
 class Stages:
-    """Stages whose models are their own scores; `broken` are ratios for which the pass fails."""
+    """Stages whose models are their own scores.
 
-    def __init__(self, recipe: Recipe, seconds: float, broken: tuple[float, ...]) -> None:
-        self.recipe, self.seconds, self.broken = recipe, seconds, broken
+    The pass fails for the ratios `broken`, and with `empty` ones nothing would be removed.
+    """
+
+    def __init__(
+        self, recipe: Recipe, seconds: float, broken: tuple[float, ...], empty: tuple[float, ...]
+    ) -> None:
+        self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
         self.splits, self.progress = {"search": SPLIT}, SILENT
 
     def run_pass(
@@ -63,6 +68,9 @@ class Stages:
     ) -> PassResult[Any]:
         if step.ratio in self.broken:
             raise PassError("cannot do so little", kind="spoil", position=position)
+        if step.ratio in self.empty:
+            cause = NothingToRemove("nothing goes")
+            raise PassError(str(cause), kind="spoil", position=position) from cause
         told.notes.append(f"spoilt {step.ratio:g}")
         return PassResult(before - step.ratio, Size(1, 1, 1), self.seconds, reused=False)
 
@@ -79,6 +87,7 @@ def gate(
     on_failure: Literal["stop", "repair"] = "repair",
     seconds: float = 1.0,
     broken: tuple[float, ...] = (),
+    empty: tuple[float, ...] = (),
     earlier: tuple[PassRecord, ...] = (),
 ) -> tuple[RunLog, Any]:
     """Send a pass through a gate; return the log and the kept model, or the error."""
@@ -96,7 +105,7 @@ def gate(
         labels=("no", "yes"), baseline=ModelRecord(score(1.0), Size(1, 1, 1)),
         passes=list(earlier),
     )  # fmt: skip
-    stages: Any = Stages(recipe, seconds, broken)
+    stages: Any = Stages(recipe, seconds, broken, empty)
     try:
         return log, pass_gate(stages, log, len(earlier), step, before, score(1.0))
     except (BudgetExceeded, PassError) as error:
@@ -179,6 +188,18 @@ def test_an_error_in_a_milder_setting_stops_the_run_and_the_tries_are_kept():
     assert isinstance(error, PassError)
     assert ratios(log) == [(0.8, "budget_exceeded", False), (0.6, "failed", False)]
     assert log.passes[0].verdict == "failed"
+
+
+def test_a_milder_setting_that_removes_nothing_is_passed_over():
+    log, error = gate(0.1, empty=(0.4, 0.2))
+    assert isinstance(error, BudgetExceeded)
+    assert ratios(log) == [(0.8, "budget_exceeded", False), (0.6, "budget_exceeded", False)]
+
+
+def test_a_recipe_that_removes_nothing_is_an_error():
+    log, error = gate(0.9, empty=(0.8,))
+    assert isinstance(error, PassError)
+    assert ratios(log) == [(0.8, "failed", False)]
 
 
 def test_a_pass_may_repair_where_the_recipe_stops_and_the_reverse():

@@ -7,9 +7,9 @@ import inspect
 import pkgutil
 from functools import cache
 
-from compressor.passes._base import OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes._base import NothingToRemove, OnnxPass, Pass, PassContext, TorchPass
 
-__all__ = ["OnnxPass", "Pass", "PassContext", "TorchPass", "discover"]
+__all__ = ["NothingToRemove", "OnnxPass", "Pass", "PassContext", "TorchPass", "discover"]
 
 
 @cache

@@ -75,6 +75,14 @@ class PassContext:
             raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
 
 
+class NothingToRemove(ValueError):
+    """The settings are so mild that the pass would leave this model as it is.
+
+    An error where a recipe writes them; where the run itself tried milder and milder ones, those
+    are passed over.
+    """
+
+
 class Pass(BaseModel, ABC):
     """One step of a recipe: its fields are its settings, `apply` is its work."""
 

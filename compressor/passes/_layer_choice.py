@@ -11,7 +11,7 @@ import torch
 from compressor.models.architectures import encoder_layers
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel
-from compressor.passes._base import PassContext
+from compressor.passes._base import NothingToRemove, PassContext
 from compressor.pruning.activation import block_influences
 from compressor.pruning.importance import LabelledInputs, layer_losses
 from compressor.training.layers import chosen_layers
@@ -37,7 +37,7 @@ def drop_layers(
             )
     elif settings.layers is not None:
         if settings.layers >= depth:
-            raise ValueError(
+            raise NothingToRemove(
                 f"layers: the model has {depth} layers, so fewer have to stay, "
                 f"got {settings.layers}"
             )

@@ -1,12 +1,14 @@
 """What a pass offers when its gate fails: milder settings in a fixed order, from settings alone.
 
-A fraction goes down to 3/4, 1/2 and 1/4 of what the recipe says, which costs no more than the
-attempt before; then training gets longer, at half of the fraction. Between a setting that failed
+A fraction goes down to 3/4, 1/2 and 1/4 of what the recipe says, and a number of features or layers
+that stay goes up, which costs no more than the attempt before; then training gets longer, at half
+of the fraction. Between a setting that failed
 and a milder one that passed lies the strongest that passes: `halfway` looks there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -34,6 +36,12 @@ def ladder(settings: Settings, *names: str) -> Iterator[Settings]:
     """Yield `settings` with lower and lower fractions called `names`; nothing without a name."""
     for share in _SHARES if names else ():
         yield lower(settings, *names, share=share)
+
+
+def wider(width: int, step: int) -> Iterator[int]:
+    """Yield widths a quarter, a half and three quarters above `width`, in multiples of `step`."""
+    found = (math.ceil(width * (1 + share) / step) * step for share in (0.25, 0.5, 0.75))
+    yield from dict.fromkeys(found)
 
 
 def longer(training: Training) -> Iterator[Training]:

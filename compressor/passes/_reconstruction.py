@@ -85,7 +85,7 @@ class Reconstruction:
         settings, calibration, module = self.settings, self.calibration, model.module
         assert settings.ratio is not None, "the settings are checked"
         with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
-            batches = _each(calibration, advance)
+            batches = each_batch(calibration, advance)
             scores = compensated_scores(module, batches, seed=context.seed)
         budget = (1 - progress * settings.ratio) * self.cost_before
         heads, neurons = units_to_remove(scores, self.cost_of(module), budget, self.freedom)
@@ -124,7 +124,8 @@ def store_inputs(
     chosen = _drawn_by_length(dataset, random)[:max_rows]
     if len(chosen) == 0:
         raise ValueError(
-            f"{dataset.source}: method reconstruction needs calibration rows, got none"
+            f"{dataset.source}: measuring the model needs calibration rows, got none; give "
+            f"data.calibration at least one row"
         )
     order = sorted(chosen.tolist(), key=lambda row: _length(dataset.examples[row]))
     files = TensorFiles(directory, model.device)
@@ -167,9 +168,10 @@ def _rows(model: TorchModel, inputs: Mapping[str, Tensor]) -> Iterator[tuple[byt
             yield sha256(row.numpy().tobytes()).digest(), trace.attention.output.shape[1]
 
 
-def _each(
+def each_batch(
     calibration: CalibrationInputs, advance: Callable[[], object]
 ) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of `calibration`, and call `advance` when one has been used."""
     for batch in range(len(calibration)):
         yield calibration[batch]
         advance()

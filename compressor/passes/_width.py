@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel
-from compressor.passes._base import PassContext
-from compressor.passes._reconstruction import store_inputs
-from compressor.passes.prune_width import PruneWidth, nearest_multiples
+from compressor.passes._base import NothingToRemove, PassContext
+from compressor.passes._reconstruction import each_batch, store_inputs
+from compressor.passes.prune_width import READS_ROWS, PruneWidth, nearest_multiples
 from compressor.pruning.reconstruction import CalibrationInputs
 from compressor.pruning.width import (
     check_width,
@@ -35,10 +37,7 @@ def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -
     calibration = _calibration(model, settings, context)
     if calibration is not None and settings.compensate:
         check_rows(calibration, width, has_head=True)
-    batches = () if calibration is None else (calibration[i] for i in range(len(calibration)))
-    kept = choose_features(
-        model.module, spaces, width, settings.importance, batches, seed=context.seed
-    )
+    kept = _choose(model, settings, context, width, calibration)
     teacher = model.clone() if settings.compensate else model
     cut_spaces(model.module, spaces, kept, width)
     context.note(f"hidden size {before} -> {width}")
@@ -62,10 +61,37 @@ def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -
     return model
 
 
+def _choose(
+    model: TorchModel,
+    settings: PruneWidth,
+    context: PassContext,
+    width: int,
+    calibration: CalibrationInputs | None,
+) -> list[list[int]]:
+    """Return the features of each space that stay."""
+    choose = partial(
+        choose_features,
+        model.module,
+        spaces_of(model.module),
+        width,
+        settings.importance,
+        seed=context.seed,
+    )
+    if calibration is None or settings.importance not in READS_ROWS:
+        return choose(())
+    with context.progress.bar("measuring features", len(calibration)) as advance:
+        return choose(each_batch(calibration, advance))
+
+
 def _width(before: int, settings: PruneWidth, device: str) -> int:
     """Return the new hidden size; raises `ValueError` when there is none."""
     round_to = settings.round_to or _ROUND_TO.get(device, _ROUND_TO_ELSEWHERE)
     if settings.width is not None:
+        if settings.width >= before:
+            raise NothingToRemove(
+                f"width: the model is {before} wide, so a narrower one has 1 to {before - 1}, got "
+                f"{settings.width}"
+            )
         if settings.width % round_to:
             raise ValueError(
                 f"width: {settings.width} is not a multiple of {round_to}, which the kernels on "
@@ -75,7 +101,8 @@ def _width(before: int, settings: PruneWidth, device: str) -> int:
     assert settings.ratio is not None, "the settings are checked"
     width = round(before * (1 - settings.ratio) / round_to) * round_to
     if not 0 < width < before:
-        raise ValueError(
+        kind = ValueError if width == 0 else NothingToRemove
+        raise kind(
             f"ratio: {settings.ratio:g} of {before} features leaves {width} in multiples of "
             f"{round_to}, but more than none have to stay and fewer than all; use another ratio or "
             f"a smaller round_to"

@@ -25,6 +25,7 @@ _ONLY_IN = {
         "ridge",
     ),
 }
+_MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
 _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
 
@@ -343,7 +344,7 @@ class PruneStructured(TorchPass):
         )
 
     def milder(self) -> Iterator[Self]:
-        """Yield lower ratios or fewer layers to drop; then, at half of that, longer recovery."""
+        """Yield lower ratios or fewer layers to drop; then, in the middle, longer recovery."""
         half = self
         if self._fractions:
             yield from ladder(self, *self._fractions)
@@ -354,6 +355,11 @@ class PruneStructured(TorchPass):
             half = self.model_copy(
                 update={"drop_layers": self.drop_layers[: (len(self.drop_layers) + 1) // 2]}
             )
+        elif self.layers is not None:
+            # How many there are is not known here; what would drop none is passed over.
+            for more in range(1, _MOST_LAYERS_BACK + 1):
+                yield self.model_copy(update={"layers": self.layers + more})
+            half = self.model_copy(update={"layers": self.layers + 1})
         if self.recovery is not None:
             for recovery in longer(self.recovery):
                 yield half.model_copy(update={"recovery": recovery})

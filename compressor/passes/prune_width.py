@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
-from compressor.passes._milder import HALF, halfway, ladder, longer, lower
+from compressor.passes._milder import HALF, halfway, ladder, longer, lower, wider
 from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
 
-_READS_ROWS = ("activation", "variance", "reconstruction")  # importance measured on the data
+# Importance that is measured on the data.
+READS_ROWS = ("activation", "variance", "reconstruction")
+_MULTIPLE = 64  # kernels on every device like widths that are multiples of this
 
 
 def nearest_multiples(width: int, round_to: int) -> str:
@@ -106,20 +108,35 @@ class PruneWidth(TorchPass):
     @property
     def reads_rows(self) -> bool:
         """Return whether the calibration split is read."""
-        return self.compensate or self.importance in _READS_ROWS
+        return self.compensate or self.importance in READS_ROWS
 
     def milder(self) -> Iterator[Self]:
-        """Yield lower ratios; then, at half of the ratio, longer recovery."""
-        fractions = () if self.ratio is None else ("ratio",)
-        yield from ladder(self, *fractions)
+        """Yield lower ratios, or greater widths; then, at half or the first, longer recovery."""
+        if self.width is None:
+            yield from ladder(self, "ratio")
+            half = lower(self, "ratio", share=HALF)
+        else:
+            offers = [
+                self.model_copy(update={"width": width})
+                for width in wider(self.width, self.round_to or _MULTIPLE)
+            ]
+            yield from offers
+            half = offers[0]
         if self.recovery is not None:
-            half = lower(self, *fractions, share=HALF)
             for recovery in longer(self.recovery):
                 yield half.model_copy(update={"recovery": recovery})
 
     def halfway(self, milder: Self) -> Self | None:
-        """Return the ratio between this one and that of `milder`."""
-        return halfway(self, milder, "ratio") if self.ratio is not None else None
+        """Return the ratio, or the width, between this one and that of `milder`."""
+        if self.ratio is not None:
+            return halfway(self, milder, "ratio")
+        assert self.width is not None
+        assert milder.width is not None
+        step = self.round_to or _MULTIPLE
+        width = (self.width + milder.width) // (2 * step) * step
+        between = milder.model_copy(update={"width": width})
+        is_line = milder.model_copy(update={"width": self.width}) == self
+        return between if is_line and self.width < width < milder.width else None
 
     def at_share(self, share: float) -> Self | None:
         """Return the ratio at `share` of its value; None when a width is given."""

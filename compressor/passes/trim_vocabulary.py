@@ -6,7 +6,8 @@ texts at hand never contain.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
@@ -60,6 +61,19 @@ class TrimVocabulary(TorchPass):
             "patterns (* and ?) of further pieces that stay; one that matches nothing is an error"
         ),
     )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower counts that a piece needs to stay, down to one."""
+        count = self.min_count
+        while count > 1:
+            count //= 2
+            yield self.model_copy(update={"min_count": count})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the count between these settings' and that of `milder`."""
+        count = (self.min_count + milder.min_count) // 2
+        between = milder.model_copy(update={"min_count": count})
+        return between if milder.min_count < count < self.min_count else None
 
     def required_splits(self) -> frozenset[str]:
         """Return the splits whose texts are counted."""

@@ -45,10 +45,47 @@ def test_a_ratio_of_zero_stays_zero():
 
 def test_a_narrower_stream_becomes_wider_again():
     assert [step.ratio for step in PruneWidth(ratio=0.4).milder()] == [0.3, 0.2, 0.1]
-    assert list(PruneWidth(width=256).milder()) == []
     middle = PruneWidth(ratio=0.4).halfway(PruneWidth(ratio=0.3))
     assert middle is not None
     assert middle.ratio == 0.35
+
+
+def test_an_absolute_width_grows_by_quarters_in_whole_multiples():
+    step = PruneWidth(width=256, recovery=DistillRecovery(epochs=1))
+    offers = [
+        (milder.width, milder.recovery and milder.recovery.epochs) for milder in step.milder()
+    ]
+    # 448 is 1.75 times 256; longer recovery is tried at the first, which surely is narrower.
+    assert offers == [(320, 1), (384, 1), (448, 1), (320, 2), (320, 4)]
+    assert [milder.width for milder in PruneWidth(width=20, round_to=4).milder()] == [28, 32, 36]
+    assert [milder.width for milder in PruneWidth(width=16, round_to=16).milder()] == [32]
+
+
+def test_between_two_widths_lies_a_multiple():
+    step = PruneWidth(width=128, round_to=16)
+    middle = step.halfway(PruneWidth(width=192, round_to=16))
+    assert middle is not None
+    assert middle.width == 160
+    assert step.halfway(PruneWidth(width=144, round_to=16)) is None
+    longer_too = PruneWidth(width=192, round_to=16, recovery=DistillRecovery(epochs=1))
+    assert step.halfway(longer_too) is None
+
+
+def test_more_and_more_layers_stay():
+    step = PruneStructured(layers=3, recovery=DistillRecovery(epochs=1))
+    offers = [
+        (milder.layers, milder.recovery.epochs) for milder in step.milder() if milder.recovery
+    ]
+    assert offers == [(4, 1), (5, 1), (6, 1), (7, 1), (4, 2), (4, 4)]
+
+
+def test_rarer_and_rarer_pieces_stay():
+    step = TrimVocabulary(min_count=10)
+    assert [milder.min_count for milder in step.milder()] == [5, 2, 1]
+    middle = step.halfway(TrimVocabulary(min_count=5))
+    assert middle is not None
+    assert middle.min_count == 7
+    assert TrimVocabulary(min_count=2).halfway(TrimVocabulary(min_count=1)) is None
 
 
 def test_fewer_layers_are_dropped_one_by_one():
