@@ -207,7 +207,7 @@ class TargetRecord:
     reached: float | None  # None when no candidate was within the budget
     met: bool
     position: int  # of the pass whose fraction was searched, the first is 0
-    share: float | None  # of the fraction in the recipe, that `reached` was found with
+    share: float | None  # of the fraction in the recipe for `reached`; 0: left out
 
 
 @dataclass(frozen=True)

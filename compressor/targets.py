@@ -1,7 +1,8 @@
 """A goal in place of a fixed fraction: the search for the mildest way there within the budget.
 
 The fraction that the recipe writes is the most that may go. It is searched on a ladder that is
-fixed before the run, the eighths of that fraction. Each candidate goes through the pass, all later
+fixed before the run, the eighths of that fraction; on its lowest rung the pass is left out. Each
+candidate goes through the pass, all later
 ones and the export, is judged after each on the search split alone, and every step of it is stored,
 so that a stopped search goes on and the accepted candidate is not made twice.
 
@@ -19,15 +20,16 @@ from typing import Any
 
 from compressor.budget import CompressionTarget
 from compressor.certification import compare_answers
-from compressor.errors import TargetMissed
+from compressor.errors import PassError, TargetMissed
 from compressor.gates import describe_change
 from compressor.measurements import PassRecord, PassTry, Score, Size, TargetRecord, Verdict
-from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.passes import NothingToRemove, OnnxPass, Pass, TorchPass
 from compressor.recipe import BenchmarkSettings
 from compressor.run_log import RunLog
 from compressor.stages import Stages
 from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
 
+LEFT_OUT = "left out"
 RUNGS = 8  # the finest step is an eighth of the recipe's fraction
 
 
@@ -88,7 +90,8 @@ class _Candidate:
     step: TorchPass
     change: str
     told: Told = field(default_factory=Told)
-    made: PassResult[StoredCheckpoint] | None = None  # what the searched pass itself gave
+    made: PassResult[StoredCheckpoint] | None = None  # None too where the pass is left out
+    model: StoredCheckpoint | None = None  # what the searched pass gave, or what was before it
     score: Score | None = None  # of that
     last: Score | None = None  # of the last model that was judged
     refused: str | None = None  # which gate failed, and by how much
@@ -118,7 +121,7 @@ class _Search:
 
     def run(self) -> None:
         """Find the first rung that is settled, and accept what the goal makes of it."""
-        low, high = 0, RUNGS + 1  # every rung up to `low` is not settled, every one from `high` is
+        low, high = -1, RUNGS + 1  # every rung up to `low` is not settled, every one from `high` is
         while high - low > 1:
             middle = (low + high) // 2
             if self.is_settled(self.attempt(middle)):
@@ -136,7 +139,8 @@ class _Search:
         """Take one candidate as far as it comes."""
         step = self.step.at_share(rung / RUNGS)
         assert step is not None, "the recipe was checked"
-        candidate = _Candidate(rung, step, describe_change(self.step.settings, step.settings))
+        change = describe_change(self.step.settings, step.settings) if rung else LEFT_OUT
+        candidate = _Candidate(rung, step, change)
         self.tried.append(candidate)
         self.stages.progress.stage(self.name_of(self.position, step, candidate))
         self.follow(candidate)
@@ -150,11 +154,12 @@ class _Search:
         for position, step in enumerate(stages.recipe.passes):
             if position < self.position or not isinstance(step, TorchPass):
                 continue
-            own = candidate.step if position == self.position else step
-            made = self.apply(candidate, position, own, model)
+            if position == self.position:
+                model = self.apply_searched(candidate)
+            else:
+                model = self.apply(candidate, position, step, model).model
             if candidate.refused is not None:
                 return
-            model = made.model
         exported = stages.export(f"export, {change}", model)
         graph, size = exported.graph, exported.size
         stages.parity(f"parity, {change}", model, graph)
@@ -169,6 +174,25 @@ class _Search:
         if candidate.refused is None:
             candidate.figure = self.measure(graph, size, change)
 
+    def apply_searched(self, candidate: _Candidate) -> StoredCheckpoint:
+        """Apply the searched pass, unless it would remove nothing, and judge what it gave."""
+        model = self.before
+        if candidate.rung > 0:
+            try:
+                made = self.apply(candidate, self.position, candidate.step, model)
+            except PassError as error:
+                if not isinstance(error.__cause__, NothingToRemove):
+                    raise
+                candidate.told.notes.append("nothing would be removed, so the pass is left out")
+            else:
+                candidate.made, candidate.model, candidate.score = made, made.model, candidate.last
+                return made.model
+        name = self.name_of(self.position, self.step, candidate)
+        candidate.model = model
+        candidate.score = self.stages.score(name, model, reference=self.baseline)
+        self.judge(candidate, f"passes[{self.position}] ({self.step.kind})", candidate.score)
+        return model
+
     def apply(
         self, candidate: _Candidate, position: int, step: Pass, before: AnyStored
     ) -> PassResult[AnyStored]:
@@ -177,8 +201,6 @@ class _Search:
         told = candidate.told if position == self.position else Told()
         made: Any = self.stages.run_pass(name, position, step, before, told)
         score = self.stages.score(name, made.model, reference=self.baseline)
-        if position == self.position:
-            candidate.made, candidate.score = made, score
         self.judge(candidate, f"passes[{position}] ({step.kind})", score)
         given: PassResult[AnyStored] = made
         return given
@@ -309,5 +331,5 @@ def search_fraction(
     compare_answers(log, recipe, stages.splits["search"], shown.last)
     if accepted is None:
         raise search.missed()
-    assert accepted.made is not None
-    return accepted.made.model
+    assert accepted.model is not None
+    return accepted.model

@@ -15,7 +15,7 @@ from compressor.budget import AccuracyBudget, CompressionTarget
 from compressor.data import Dataset, DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError, RecipeError, TargetMissed
 from compressor.measurements import ComponentBytes, Latency, ModelRecord, RunReport, Score, Size
-from compressor.passes import OnnxPass, TorchPass
+from compressor.passes import NothingToRemove, OnnxPass, TorchPass
 from compressor.passes._milder import lower
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.prune_width import PruneWidth
@@ -66,8 +66,8 @@ def score(value: float) -> Score:
 class Stages:
     """Stages whose models are (kept share, accuracy): a whole model is 10 MB and takes 10 ms."""
 
-    def __init__(self, recipe: Recipe, broken: tuple[float, ...] = ()) -> None:
-        self.recipe, self.broken = recipe, broken
+    def __init__(self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...]) -> None:
+        self.recipe, self.broken, self.empty = recipe, broken, empty
         self.splits, self.progress = {"search": SPLIT}, SILENT
         self.exports: list[str] = []
         self.timed: list[BenchmarkSettings] = []
@@ -80,6 +80,9 @@ class Stages:
             return PassResult((kept, accuracy - step.cost), size(kept), 1.0, reused=False)
         if step.ratio in self.broken:
             raise PassError("cannot do so little", kind="cut", position=position)
+        if step.ratio in self.empty:
+            cause = NothingToRemove("nothing goes")
+            raise PassError(str(cause), kind="cut", position=position) from cause
         told.notes.append(f"cut {step.ratio:g}")
         model = (kept - step.ratio, accuracy - step.ratio / 10)
         return PassResult(model, size(model[0]), 1.0, reused=False)
@@ -111,7 +114,12 @@ def size(kept: float) -> Size:
 
 
 def search(
-    max_drop: float, *, cost: float = 0.0, broken: tuple[float, ...] = (), **target: Any
+    max_drop: float,
+    *,
+    cost: float = 0.0,
+    broken: tuple[float, ...] = (),
+    empty: tuple[float, ...] = (),
+    **target: Any,
 ) -> tuple[RunLog, Any, Stages]:
     """Search the ratio of a cut; return the log, the kept model or the error, and the stages."""
     recipe = Recipe(
@@ -124,7 +132,7 @@ def search(
         recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="",
         labels=("no", "yes"), baseline=ModelRecord(score(1.0), size(1.0)),
     )  # fmt: skip
-    stages: Any = Stages(recipe, broken)
+    stages: Any = Stages(recipe, broken, empty)
     whole: Any = (1.0, 1.0)
     try:
         return log, search_fraction(stages, log, 0, whole, score(1.0), whole), stages
@@ -181,7 +189,8 @@ def test_a_goal_that_costs_more_than_the_budget_names_the_best_within_it():
     assert error.best == "ratio 0.8 -> 0.3: 7 MB"
     assert "raise budget.max_drop" in str(error)
     assert rungs(log) == [
-        (0.4, "budget_exceeded", False), (0.2, "passed", False), (0.3, "passed", False),
+        (0.4, "budget_exceeded", False), (0.1, "passed", False), (0.2, "passed", False),
+        (0.3, "passed", False),
     ]  # fmt: skip
     assert log.passes[0].tries[0].change == (
         "ratio 0.8 -> 0.4: passes[0] (cut) lost 0.0400, the budget allows 0.0300"
@@ -192,7 +201,7 @@ def test_a_goal_that_costs_more_than_the_budget_names_the_best_within_it():
 
 def test_a_candidate_that_a_gate_refused_is_not_exported():
     _, _, stages = search(0.03, max_megabytes=5.0)
-    assert stages.exports == ["export, ratio 0.8 -> 0.2", "export, ratio 0.8 -> 0.3"]
+    assert stages.exports == [f"export, ratio 0.8 -> 0.{tenths}" for tenths in (1, 2, 3)]
 
 
 def test_a_later_pass_counts_too():
@@ -217,12 +226,40 @@ def test_the_strongest_can_be_all_that_the_recipe_allows():
 
 
 def test_when_no_rung_is_within_the_budget_there_is_no_best():
-    log, error, _ = search(0.005, strongest=True)
+    # Without the cut, the pass behind it still costs a point.
+    log, error, _ = search(0.005, cost=0.01, strongest=True)
     assert isinstance(error, TargetMissed)
     assert error.best is None
     assert error.drop == pytest.approx(0.01)
     assert "no candidate is within the budget, the best lost 0.0100 of 0.0050" in str(error)
-    assert (log.passes[0].settings["ratio"], log.passes[0].verdict) == (0.1, "budget_exceeded")
+    assert (log.passes[0].settings["ratio"], log.passes[0].verdict) == (0.0, "budget_exceeded")
+
+
+def test_where_even_the_mildest_fraction_costs_too_much_the_pass_is_left_out():
+    log, model, stages = search(0.005, strongest=True)
+    assert model == (1.0, 1.0)
+    assert rungs(log) == [
+        (0.4, "budget_exceeded", False), (0.1, "budget_exceeded", False), (0.0, "passed", True),
+    ]  # fmt: skip
+    kept = log.passes[0].tries[-1]
+    assert kept.change == "left out: 10 MB, goal the strongest compression within the budget"
+    assert (kept.score_after, kept.drop, kept.size, kept.seconds) == (1.0, 0.0, None, 0.0)
+    assert log.target is not None
+    assert (log.target.met, log.target.share, log.target.reached) == (True, 0.0, 10.0)
+    assert stages.exports == ["export, left out"]
+
+
+def test_a_goal_that_is_reached_without_the_pass_leaves_it_out():
+    log, model, _ = search(0.5, max_megabytes=10.0)
+    assert model == (1.0, 1.0)
+    assert [item[0] for item in rungs(log)] == [0.4, 0.1, 0.0]
+
+
+def test_a_fraction_so_small_that_nothing_goes_leaves_the_pass_out():
+    log, model, _ = search(0.5, max_megabytes=9.5, empty=(0.1,))
+    # 9 MB would have done, but a tenth removes nothing here, so it takes two.
+    assert model[0] == pytest.approx(0.8)
+    assert [(item[0], item[2]) for item in rungs(log)] == [(0.4, False), (0.1, False), (0.2, True)]
 
 
 def test_a_speedup_is_the_ratio_of_medians_at_the_shape_of_the_goal():
@@ -242,9 +279,9 @@ def test_a_shape_left_out_is_one_example_of_the_first_length_that_is_timed():
 
 
 def test_a_candidate_that_raises_stops_the_run_and_the_others_are_kept():
-    log, error, _ = search(0.5, max_megabytes=9.5, broken=(0.2,))
+    log, error, _ = search(0.5, max_megabytes=9.5, broken=(0.1,))
     assert isinstance(error, PassError)
-    assert rungs(log) == [(0.4, "passed", False), (0.2, "failed", False)]
+    assert rungs(log) == [(0.4, "passed", False), (0.1, "failed", False)]
     assert log.target is not None
     assert not log.target.met
 

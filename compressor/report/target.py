@@ -29,6 +29,11 @@ def met_words(data: dict[str, Any]) -> str | None:
     target = data["target"]
     if target is None or not target["met"]:
         return None
+    if target["share"] == 0:
+        return (
+            f"Goal: {target['goal']}. Reached: {_figure(target)}, with pass "
+            f"{target['position'] + 1} left out"
+        )
     return (
         f"Goal: {target['goal']}. Reached: {_figure(target)}, with {100 * target['share']:g}% of "
         f"the fraction that the recipe allows pass {target['position'] + 1}"

@@ -21,6 +21,11 @@ def test_a_goal_that_was_met_is_told_with_its_fraction(passed: dict[str, Any]):
     assert not view_of(passed).was_repaired
 
 
+def test_a_goal_that_was_met_without_the_pass_says_so(passed: dict[str, Any]):
+    passed["target"]["share"] = 0.0
+    assert met_words(passed) == "Goal: at most 20 MB. Reached: 17.4 MB, with pass 1 left out"
+
+
 def test_a_goal_that_was_missed_says_what_the_best_was(report_in_state: Any):
     data = report_in_state("missed-goal")
     assert is_missed(data)
