@@ -18,6 +18,7 @@ from compressor.models.architectures import (
 )
 from compressor.models.components import component_of, layer_of
 from compressor.models.torch_model import TorchModel
+from compressor.models.width import width_axes
 from compressor.passes import discover
 
 _FLOAT_BYTES = 4
@@ -86,6 +87,17 @@ def _prune_structured(kind: str, subject: _Subject) -> PassSaving:
     return PassSaving(kind, True, found, subject.encoder_flops_share, reason)
 
 
+def _prune_width(kind: str, subject: _Subject) -> PassSaving:
+    try:
+        axes = width_axes(subject.model.module)
+    except UnsupportedArchitecture as error:
+        return PassSaving(kind, False, None, None, error.reason)
+    along = {axis.parameter for axis in axes}
+    found = subject.bytes_where(lambda name: name in along)
+    reason = "all that is as wide as the residual stream; one feature has to stay"
+    return PassSaving(kind, True, found, subject.encoder_flops_share, reason)
+
+
 def _prune_magnitude(kind: str, _: _Subject) -> PassSaving:
     return PassSaving(kind, True, 0, 0.0, "zeros show only after compression, such as gzip")
 
@@ -128,6 +140,7 @@ _ESTIMATES: dict[str, Callable[[str, _Subject], PassSaving]] = {
     "finetune": _nothing,
     "prune_magnitude": _prune_magnitude,
     "prune_structured": _prune_structured,
+    "prune_width": _prune_width,
     "quantize_aware_train": _quantize,
     "quantize_dynamic": _quantize,
     "quantize_static": _quantize,
