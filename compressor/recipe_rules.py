@@ -63,7 +63,7 @@ def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mista
 
 
 def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]], entries: Any) -> Iterator[Mistake]:
-    """Check that what was trained for int8 is stored as int8, with no other training in between."""
+    """Check that what was trained for int8 is stored as int8, as it was trained."""
     for position, (index, entry) in enumerate(passes):
         if _kind(entry) != _TRAIN_FOR_INT8:
             continue
@@ -88,6 +88,13 @@ def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]], entries: Any) -> I
                 f"{kind} would move the weights off the int8 grids of {_TRAIN_FOR_INT8} "
                 f"(passes[{index}]); move it before that pass",
             )
+        for place, kind in later:
+            if kind == _STORE_INT8 and entries[place].get("smooth") is True:
+                yield Mistake(
+                    ("passes", place, "smooth"),
+                    f"rescales the weights that {_TRAIN_FOR_INT8} (passes[{index}]) put on int8 "
+                    f"grids, so they would be rounded once more; leave smooth out",
+                )
 
 
 def _format_conflict(earlier: str, later: str) -> str | None:

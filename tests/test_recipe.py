@@ -381,6 +381,13 @@ def test_int4_tables_after_training_for_int8_are_a_mistake() -> None:
     assert mistake.startswith("r.yaml:8: passes[1].embeddings: quantize_aware_train (passes[0])")
 
 
+def test_weights_trained_for_int8_are_not_smoothed() -> None:
+    steps = with_passes("quantize_aware_train", "quantize_dynamic")
+    found = mistakes_of(steps.replace("quantize_dynamic\n", "quantize_dynamic\n    smooth: true\n"))
+    rescaled = "r.yaml:8: passes[1].smooth: rescales the weights that quantize_aware_train"
+    assert any(mistake.startswith(rescaled) for mistake in found)
+
+
 def test_training_for_int8_is_followed_by_storing_it() -> None:
     recipe = parse(with_passes("shrink", "quantize_aware_train", "quantize_dynamic"))
     assert [step.kind for step in recipe.passes][1:] == ["quantize_aware_train", "quantize_dynamic"]
