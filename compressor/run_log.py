@@ -140,9 +140,12 @@ class RunLog:
         assert self.baseline is not None
         assert self.final is not None
         return {
-            "recipe": self.recipe,
+            "recipe": _without_curves(self.recipe),
             # What ran, which a repair may have made milder than what the recipe says.
-            "passes": [{"kind": step.kind, "settings": step.settings} for step in self.passes],
+            "passes": [
+                {"kind": step.kind, "settings": _without_curves(step.settings)}
+                for step in self.passes
+            ],
             "source": {"checkpoint": self.source_checkpoint, "sha256": self.source_sha256},
             "scores": {
                 "metric": self.metric,
@@ -193,3 +196,12 @@ class RunLog:
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
         )
+
+
+def _without_curves(value: Any) -> Any:
+    """Return plain data without the folders that curves were written to: they change no weight."""
+    if isinstance(value, Mapping):
+        return {key: _without_curves(item) for key, item in value.items() if key != "tensorboard"}
+    if isinstance(value, list | tuple):
+        return [_without_curves(item) for item in value]
+    return value
