@@ -142,6 +142,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     from compressor.data import check_files
     from compressor.measurements import AGREEMENT
     from compressor.recipe import load_recipe
+    from compressor.run_splits import check_resolution
 
     loaded = load_recipe(recipe, settings or ())
     try:
@@ -152,6 +153,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
         )
     except RecipeError as error:
         raise loaded.placed(error) from error
+    check_resolution(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
 

@@ -44,7 +44,7 @@ from compressor.readings import READINGS, record_reading
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.run_log import RunLog
-from compressor.run_splits import read_splits
+from compressor.run_splits import check_resolution, read_splits
 from compressor.stages import Stages
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
@@ -139,6 +139,7 @@ class _Run:
         """Find the checkpoint, read the splits, and check that they and the budget fit."""
         self._start("load")
         recipe = self.recipe
+        check_resolution(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         files = find_checkpoint(name, revision=recipe.model.revision)
         self.task = load_task(

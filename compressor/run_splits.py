@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compressor.data import Dataset, load_splits
+from compressor.data import Dataset, load_splits, most_rows
+from compressor.errors import RecipeError
 from compressor.measurements import AGREEMENT
 from compressor.recipe import Recipe
 from compressor.slices import slice_masks
+
+
+def check_resolution(recipe: Recipe) -> None:
+    """Raise `RecipeError` when the budget is finer than one example of search, if that can be told.
+
+    No row is read, so a split that is cut from another one, or lies on the Hub, is passed over.
+    """
+    source = recipe.data.search
+    rows = None if source is None else most_rows(source)
+    mistake = recipe.budget.resolution_mistake(rows) if rows else None
+    if mistake is not None:
+        raise RecipeError(recipe.describe("budget.max_drop", mistake))
 
 
 def read_splits(

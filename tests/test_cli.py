@@ -85,6 +85,17 @@ def test_a_missing_data_file_exits_with_3(
     assert "absent.csv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_budget_finer_than_one_example_is_told_before_anything_is_done(
+    compress: Compress, recipe: Path, command: str, capsys: pytest.CaptureFixture[str]
+):
+    # The checkpoint does not exist, and a run would say so if it came that far.
+    arguments = ["--output", recipe.parent / "out"] if command == "run" else []
+    assert compress(command, recipe, "--set", "budget.max_drop=0.4", *arguments) == 2
+    message = capsys.readouterr().err
+    assert "budget.max_drop=0.4: 0.4 is finer than one of the 2 examples" in message
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -1,6 +1,6 @@
 """The four splits of a run: train, calibration, search, certification."""
 
-from compressor.data.check import check_files
+from compressor.data.check import check_files, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import Dataset, load_splits
@@ -14,4 +14,5 @@ __all__ = [
     "describe_splits",
     "fingerprint",
     "load_splits",
+    "most_rows",
 ]

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compressor.data.readers import read_header
+from compressor.data.readers import parquet_rows, read_header
 from compressor.data.settings import DataSettings, SplitSource
 from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
+
+_DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
+_CHUNK_BYTES = 1 << 20
 
 
 def check_files(
@@ -51,6 +54,26 @@ def check_files(
         raise RecipeError(mistakes)
 
 
+def most_rows(source: SplitSource) -> int | None:
+    """Return a number of rows that `source` surely does not exceed; None when it is not known.
+
+    It is found without reading values: lines are counted, of which a quoted cell may take several.
+
+    Raises `EnvironmentMismatch` when a parquet file is damaged.
+    """
+    limits = [source.max_rows]
+    if source.sklearn is not None:
+        limits.append(_DIGITS_ROWS[source.split])
+    elif source.path is None or not source.path.is_file():
+        pass
+    elif source.file_format == "parquet":
+        limits.append(parquet_rows(source.path))
+    else:
+        header = source.file_format in ("csv", "tsv")
+        limits.append(_count_lines(source.path) - header)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def file_source(path: Path) -> SplitSource:
     """Return the source for a data file that a command was given.
 
@@ -63,6 +86,17 @@ def file_source(path: Path) -> SplitSource:
         return SplitSource(path=path)
     except ValidationError as error:
         raise RecipeError([f"{path}: {item['msg']}" for item in error.errors()]) from error
+
+
+def _count_lines(path: Path) -> int:
+    """Count the lines of a file, the last one with or without its end."""
+    count, last = 0, b"\n"
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            # A carriage return ends a line too, where no line feed follows.
+            count += chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
+            last = chunk[-1:]
+    return count + (last not in b"\r\n")
 
 
 def _check_header(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> None:

@@ -49,6 +49,14 @@ def read_header(source: SplitSource) -> list[str]:
         return list(file.schema_arrow.names)
 
 
+def parquet_rows(path: Path) -> int:
+    """Return how many rows a parquet file has; raises `EnvironmentMismatch` for a damaged one."""
+    import pyarrow.parquet
+
+    with _damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
+        return int(file.metadata.num_rows)
+
+
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     import pyarrow

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.data import DataSettings, check_files
+from compressor.data import DataSettings, SplitSource, check_files, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError
 
 Write = Callable[[str, str], Path]
@@ -88,3 +88,22 @@ def test_a_header_needs_no_label_where_nothing_is_held_against_it(
     with pytest.raises(RecipeError, match="no column 'label'"):
         check_files(data)
     check_files(data, labelled=False)
+
+
+def test_a_text_file_has_no_more_rows_than_lines_without_its_header(write: Write) -> None:
+    assert most_rows(SplitSource(path=write("a.tsv", "label\ttext\n0\ta\n1\tb"))) == 2
+    assert most_rows(SplitSource(path=write("b.csv", "label,text\r\n0,a\r\n1,b\r\n"))) == 2
+    assert most_rows(SplitSource(path=write("c.jsonl", '{"text": "a"}\n'))) == 1
+    # A quoted cell over two lines counts twice: the number is a limit.
+    assert most_rows(SplitSource(path=write("d.csv", 'text\n"a\nb"\n'))) == 2
+
+
+def test_rows_are_known_where_the_source_says_so(tmp_path: Path) -> None:
+    parquet = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", "c"]}), parquet)
+    assert most_rows(SplitSource(path=parquet)) == 3
+    assert most_rows(SplitSource(path=parquet, max_rows=2)) == 2
+    assert most_rows(SplitSource(sklearn="digits", split="test")) == 500
+    assert most_rows(SplitSource(hub="org/data")) is None
+    assert most_rows(SplitSource(hub="org/data", max_rows=7)) == 7
+    assert most_rows(SplitSource(path=tmp_path / "absent.tsv")) is None
