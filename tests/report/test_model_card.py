@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from transformers.pipelines import SUPPORTED_TASKS
 
 from compressor.report.render import render_model_card
 
@@ -50,6 +52,17 @@ def test_the_front_matter_is_what_the_hub_expects(passed: dict[str, Any]):
         "base_model": "example-org/minilm-sst2",
         "metrics": ["accuracy"],
     }
+
+
+def test_the_hubs_own_reader_takes_the_card_as_it_is(any_state: dict[str, Any]):
+    card = render_model_card(any_state)
+    read = ModelCard(card)
+    assert read.data.to_dict() == front_matter(card)
+    assert isinstance(read.data, ModelCardData)
+    assert read.data.pipeline_tag in (None, *SUPPORTED_TASKS)
+    assert all(re.fullmatch(r"[a-z0-9_-]+", tag) for tag in read.data.tags)
+    # Written back, it is the same card: nothing was dropped or understood as something else.
+    assert front_matter(str(read)) == front_matter(card)
 
 
 @pytest.mark.parametrize(
