@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -47,24 +49,26 @@ def render_comparison_text(reports: Sequence[tuple[str, dict[str, Any]]]) -> Ren
     Raises `ReportError` when there is no run.
     """
     settings, runs = _views(reports)
-    position = next(iter(_common(reports, settings)), None)
-    grid = Table(header_style="bold", show_lines=False)
-    grid.add_column("run", overflow="fold", ratio=2, min_width=10)
+    shared = next(iter(_common(reports, settings)), None)
+    position = None if shared is None else settings.index(shared)
+    # The table holds figures alone, so that it fits a narrow terminal; the words below it wrap.
+    grid = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    grid.add_column("run", no_wrap=True)
     for heading in ("MB", "parameters", "score", "points", "p50 ms"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("verdict")
+        grid.add_column(heading, justify="right", no_wrap=True)
     for run in runs:
-        _add_run(grid, run, None if position is None else settings.index(position))
+        _add_run(grid, run, position)
     parts: list[RenderableType] = [grid]
-    if position is None:
+    if shared is None:
         parts.append(Text("p50 ms: no setting was timed in all runs", style="dim"))
     else:
-        parts.append(Text("p50 ms: ").append_text(plain(f"{position.shape}, {position.provider}")))
+        parts.append(Text("p50 ms: ").append_text(plain(f"{shared.shape}, {shared.provider}")))
+    for run in runs:
+        parts += [Text(), *_run_text(run, position)]
     chart = _chart(reports, settings)
     if chart is not None:
         best = [item.name for item in chart.figures if item.on_front]
-        parts.append(plain(f"Pareto front, {chart.title}: {'; '.join(best)}"))
-    parts += [plain(f"{run.number}: {run.reason}") for run in runs if run.reason]
+        parts += [Text(), plain(f"Pareto front, {chart.title}: {'; '.join(best)}")]
     for warning in incomparable(reports):
         parts += [Text(), *_warning_text(warning)]
     return Group(*parts)
@@ -181,27 +185,32 @@ def _chart(
 
 
 def _add_run(grid: Table, run: RunView, position: int | None) -> None:
-    style = STYLES[run.state]
-    for end in (run.baseline, run.final):
+    for end, name in ((run.baseline, "baseline"), (run.final, "final")):
         timing = None if position is None else end.timings[position]
         is_final = end is run.final
-        speedup = run.speedups[position] if is_final and position is not None else ""
         grid.add_row(
-            plain(f"{run.number} {run.name}") if not is_final else plain(f"  {run.steps}"),
-            _with(end.megabytes, run.smaller if is_final else ""),
+            f"{run.number} {name}",
+            end.megabytes,
             end.parameters,
             end.score,
             end.change,
-            _with(units.DASH if timing is None else timing.p50, speedup),
-            Text(_with(run.verdict, run.proof.partition(",")[0]), style=style)
-            if is_final
-            else Text("baseline", style="dim"),
-            end_section=is_final,
+            units.DASH if timing is None else timing.p50,
+            style=STYLES[run.state] if is_final else "dim",
         )
 
 
-def _with(figure: str, comparison: str) -> str:
-    return f"{figure}\n{comparison}" if comparison else figure
+def _run_text(run: RunView, position: int | None) -> list[RenderableType]:
+    """Say which run a number is, what it did, how it ended and what it gained."""
+    outcome = Text(run.verdict, style=STYLES[run.state])
+    if run.proof:
+        outcome.append_text(plain(f", {run.proof}"))
+    gained = [run.smaller, "" if position is None else run.speedups[position]]
+    if any(gained):
+        outcome.append_text(plain(f"; {', '.join(part for part in gained if part)}"))
+    lines = [plain(f"{run.number} {run.name}: {run.steps}"), outcome]
+    if run.reason:
+        lines.append(plain(run.reason))
+    return [lines[0], *(Padding(line, (0, 0, 0, 2)) for line in lines[1:])]
 
 
 def _warning_text(warning: Incomparable) -> list[RenderableType]:

@@ -23,6 +23,15 @@ def test_runs_stand_side_by_side(passed: dict[str, Any], report_in_state):
     assert "p50 ms: batch 1, 32 tokens, cpu" in text
 
 
+def test_figures_stay_whole_on_a_narrow_terminal(passed: dict[str, Any], report_in_state):
+    runs = [("runs/a-long-name", passed), ("runs/b", report_in_state("not-certified"))]
+    lines = shown(runs, width=60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert ["1", "final", "17.4", "17.0", "M", "89.40%", "−0.60", "4.80"] in map(str.split, lines)
+    assert "…" not in "".join(lines)
+    assert "1 runs/a-long-name: prune_structured (2 tries) →" in "\n".join(lines)
+
+
 def test_runs_that_can_be_compared_carry_no_warning(passed: dict[str, Any]):
     reports = [("a", passed), ("b", passed)]
     assert "different" not in shown(reports)
@@ -40,7 +49,7 @@ def test_a_difference_is_named_in_both_forms(passed: dict[str, Any], make_report
 
 def test_a_run_that_stopped_says_why(passed: dict[str, Any], report_in_state):
     reports = [("a", passed), ("b", report_in_state("over-budget"))]
-    assert "2: Pass 1 of 2 (prune_structured) lost too much" in shown(reports, width=160)
+    assert "  Pass 1 of 2 (prune_structured) lost too much" in shown(reports, width=160)
     assert "lost too much" in render_comparison_html(reports)
 
 
