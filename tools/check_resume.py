@@ -7,7 +7,8 @@ A round begins in an empty directory, with an empty cache, and gives the same co
 every kill, until it is done; rounds follow one another until there were enough kills. The moments
 of a round are drawn uniformly from the length of the undisturbed run, the training of a built-in
 model included; a run that goes on after a kill is given the time that a run takes which finds
-everything done, besides. The signal is SIGKILL, which nothing can prepare for.
+everything done, besides. Time is the process's own, on all CPUs, so that a busy machine does not
+move the moments to the front. The signal is SIGKILL, which nothing can prepare for.
 
 Fails unless in every round each file of the artifact has the bytes that the undisturbed run gave
 it, no step that a killed run had finished was done again (making a built-in model is one), and
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,8 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+_POLL_SECONDS = 0.02
 
 Marks = dict[str, tuple[int, int]]  # of each finished step: inode and time of its record
 
@@ -49,8 +54,8 @@ def main() -> int:
         whole = Place(Path(scratch) / "undisturbed", arguments)
         seconds, going_on = timed(whole), timed(whole)
         print(
-            f"undisturbed: {seconds:.1f} s, {len(whole.marks())} steps; again, with everything "
-            f"done: {going_on:.1f} s",
+            f"undisturbed: {seconds:.1f} CPU seconds, {len(whole.marks())} steps; again, with "
+            f"everything done: {going_on:.1f}",
             flush=True,
         )
         while kills < arguments.kills:
@@ -115,40 +120,57 @@ class Place:
 
 
 def timed(place: Place) -> float:
-    """Carry out the whole run without a disturbance and return the seconds that it took."""
-    started = time.monotonic()
+    """Carry out the whole run without a disturbance and return the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(place.command, env=place.environment, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def killed_after(process: subprocess.Popen[bytes], seconds: float) -> float | None:
+    """Kill `process` when it has used this many CPU seconds; None when it ended before."""
+    while process.poll() is None:
+        used = cpu_seconds(process.pid)
+        if used >= seconds:
+            process.kill()
+            process.wait()
+            return used
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process of this user, not waited for yet, has used on all CPUs (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = fields[11], fields[12]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def one_round(place: Place, waits: list[float]) -> tuple[int, int]:
     """Kill a run after each of `waits` until it finishes; return kills and repeated steps."""
     kills = repeated = 0
     finished: Marks = {}
-    for wait in [*waits, None]:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            place.command, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        try:
-            _, said = process.communicate(timeout=wait)
-            status = process.returncode
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            status = None
-        elapsed = time.monotonic() - started
+    place.folder.mkdir()
+    for wait in [*waits, math.inf]:
+        with (place.folder / "said.txt").open("wb") as said:
+            process = subprocess.Popen(
+                place.command, env=place.environment, stdout=subprocess.DEVNULL, stderr=said
+            )
+            used = killed_after(process, wait)
         now = place.marks()
         again = sorted(key for key, mark in finished.items() if now.get(key) != mark)
         repeated += len(again)
-        print(f"  {'killed' if status is None else 'ended'} after {elapsed:.1f} s: {len(now)} "
-              f"steps stored, repeated: {', '.join(again) or 'none'}", flush=True)  # fmt: skip
-        if status is not None:
+        end = "ended" if used is None else f"killed after {used:.1f} CPU seconds"
+        print(
+            f"  {end}: {len(now)} steps stored, repeated: {', '.join(again) or 'none'}", flush=True
+        )
+        if used is None:
             break
         kills += 1
         finished = now
-    if status != 0:
-        sys.exit(f"the run ended with exit code {status}:\n{said.decode()}")
+    if process.returncode != 0:
+        said_last = (place.folder / "said.txt").read_text()
+        sys.exit(f"the run ended with exit code {process.returncode}:\n{said_last}")
     return kills, repeated
 
 
