@@ -94,13 +94,15 @@ def export_onnx(
         raise ExportError(
             f"export.provider: '{provider}' is not known (allowed: {', '.join(_FUSIONS)})"
         )
+    device = model.device
+    # Tracing on a GPU would write down the attention kernels that PyTorch picks there.
+    model.module.cpu().eval()
     inputs = _traced_inputs(model)
     config = OnnxConfig(
         dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
         opset_version=opset,
         ort_fusions=_fusions(provider, opset) if fuse else None,
     )
-    model.module.eval()
     logger.info("export: %s for %s", type(model.module).__name__, provider)
     try:
         with _quiet():
@@ -112,6 +114,8 @@ def export_onnx(
             f"untouched checkpoint exports, the passes before the export are the cause, otherwise "
             f"this architecture or opset {opset or '(default)'} is not supported"
         ) from error
+    finally:
+        model.module.to(device)
     _finish(program, tuple(inputs))
     if fuse and provider == "cpu":
         optimize_for_cpu(program, may_raise_opset=opset is None)
