@@ -7,10 +7,10 @@ number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import open_session
 from compressor.passes._base import PassContext
-from compressor.quantization.observers import ActivationStatistics
 from compressor.training.batches import length_of
 
 if TYPE_CHECKING:
@@ -32,11 +31,21 @@ _TOKENS = 1024  # in a batch, at most, if one row alone does not have more
 _MASK = "attention_mask"
 
 
+class Statistics(Protocol):
+    """Running facts about one activation, of a size that does not grow with rows."""
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        """Take `values` into account; raises `ValueError` when one is not finite."""
+
+
+Watched = TypeVar("Watched", bound=Statistics)
+
+
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Generic[Watched]):
     """What was observed: statistics of each activation by name, and on how much text."""
 
-    statistics: dict[str, ActivationStatistics]
+    statistics: dict[str, Watched]
     num_rows: int
 
 
@@ -47,15 +56,18 @@ def calibrate(
     num_rows: int,
     model: OnnxModel,
     context: PassContext,
-) -> Calibration:
+    watch: Callable[[], Watched],
+) -> Calibration[Watched]:
     """Observe `values`, activations of the float `graph`, on rows of the calibration split.
+
+    `watch` makes what remembers one of them.
 
     The rows, at most `num_rows`, are spread evenly over the split. Padding is never among them.
 
     Raises `ValueError` when a value is not finite.
     """
     examples = calibration_rows(context.calibration, num_rows)
-    statistics = {name: ActivationStatistics() for name in values}
+    statistics = {name: watch() for name in values}
     path = context.work_dir / "calibration" / "model.onnx"
     _save_with_outputs(graph, list(values), path)
     session = open_session(path, model.provider, threads=model.threads, keeps_memory=False)
@@ -102,7 +114,7 @@ def unpadded(batch: Batch) -> Iterator[Batch]:
             }
 
 
-def _update(watched: ActivationStatistics, name: str, values: NDArray[np.float32]) -> None:
+def _update(watched: Statistics, name: str, values: NDArray[np.float32]) -> None:
     try:
         watched.update(values)
     except ValueError as error:

@@ -54,8 +54,8 @@ class Int8Pass(SitePass):
     )
 
     def required_splits(self) -> frozenset[str]:
-        """Return the calibration split when sensitive weights are to be found."""
-        return frozenset({"calibration"} if self.keep_sensitive else ())
+        """Return the calibration split when anything is chosen by its rows."""
+        return super().required_splits() | ({"calibration"} if self.keep_sensitive else set())
 
     def milder(self) -> Iterator[Self]:
         """Yield int8 tables, finer activations, then sensitive weights and tables in float."""
@@ -110,6 +110,7 @@ class Int8Pass(SitePass):
             tables = self._int4_tables(candidates)
             kept = self._most_sensitive(graph, candidates, activations, tables, model, context)
             chosen = [site for site in candidates if site not in kept]
+            self._round(graph, chosen, model, context)
             errors = store_sites(graph, chosen, activations=activations, tables=tables)
         except ValueError as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
@@ -122,13 +123,6 @@ class Int8Pass(SitePass):
             names = listing([site.weight for site in kept])
             context.note(f"Left in float, the most sensitive for each byte: {names}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
-
-    def _check_calibration(self, context: PassContext) -> None:
-        if "calibration" in self.required_splits() and len(context.calibration) == 0:
-            raise self._error(
-                f"{context.calibration.source}: this pass runs calibration rows, and there are "
-                f"none; give data.calibration at least one row"
-            )
 
     def _most_sensitive(
         self,
@@ -153,6 +147,14 @@ class Int8Pass(SitePass):
             model=model,
             context=context,
         )
+
+    def _round(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> None:
+        if self._reads_rows():
+            from compressor.passes._rounding import round_to_int8
+
+            round_to_int8(graph, sites, self._rounding(), model=model, context=context)
 
     def _report(
         self,

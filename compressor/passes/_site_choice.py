@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from compressor.models.onnx_model import OnnxModel
+    from compressor.passes._rounding import Rounding
     from compressor.quantization.sites import Site
     from compressor.quantization.tables import Int4Tables
 
@@ -56,6 +57,41 @@ class SitePass(OnnxPass):
         description="smallest number of weights in a matrix or table worth quantizing; smaller "
         "ones, such as a classifier head, save next to nothing",
     )
+    rounding: Literal["nearest", "gptq"] = Field(
+        "nearest",
+        description="how a weight of a product becomes an integer: the nearest, or the one that "
+        "changes the products least on unlabelled rows of the calibration split",
+    )
+    bias_correction: bool = Field(
+        False,
+        description="add to each bias what rounding its weights takes from the mean of the product "
+        "on unlabelled rows of the calibration split",
+    )
+    rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, that rounding gptq and bias_correction read, at "
+        "their real lengths and without padding; memory does not grow with them",
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when anything is chosen by its rows."""
+        return frozenset({"calibration"} if self._reads_rows() else ())
+
+    def _reads_rows(self) -> bool:
+        return self.rounding != "nearest" or self.bias_correction
+
+    def _rounding(self) -> Rounding:
+        from compressor.passes._rounding import Rounding
+
+        return Rounding(self.rounding, self.bias_correction, self.rows)
+
+    def _check_calibration(self, context: PassContext) -> None:
+        if "calibration" in self.required_splits() and len(context.calibration) == 0:
+            raise self._error(
+                f"{context.calibration.source}: this pass runs calibration rows, and there are "
+                f"none; give data.calibration at least one row"
+            )
 
     def _float_graph(self, model: OnnxModel) -> ModelProto:
         """Return the graph, constants as initializers; refuse integers and old operators."""

@@ -61,11 +61,19 @@ class QuantizeStatic(Int8Pass):
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> Mapping[str, StaticGrid]:
         from compressor.passes._calibration import calibrate
+        from compressor.quantization.observers import ActivationStatistics
         from compressor.quantization.ranges import static_grid
         from compressor.quantization.sites import factor_names
 
         values = factor_names(graph, sites)
-        found = calibrate(graph, values, num_rows=self.rows, model=model, context=context)
+        found = calibrate(
+            graph,
+            values,
+            num_rows=self.rows,
+            model=model,
+            context=context,
+            watch=ActivationStatistics,
+        )
         grids = {}
         for name, statistics in found.statistics.items():
             try:

@@ -2,8 +2,8 @@
 
 Each block of an output column has a scale of its own (as in Dettmers et al. 2023, arXiv:2305.14314,
 and Frantar et al. 2022, arXiv:2210.17323), which loses less than one scale for the whole column;
-the products are ONNX Runtime's `MatMulNBits` (`quantization/weight_only.py`). No calibration rows
-are needed.
+the products are ONNX Runtime's `MatMulNBits` (`quantization/weight_only.py`). Calibration rows are
+read only for `rounding: gptq` and `bias_correction`, and need no labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from compressor.passes._base import PassContext
 from compressor.passes._site_choice import BlockSize, SitePass, listing
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from compressor.models.onnx_model import OnnxModel
+    from compressor.quantization.blocks import Blocks
     from compressor.quantization.sites import Site
 
 logger = logging.getLogger(__name__)
@@ -78,8 +81,9 @@ class QuantizeWeights(SitePass):
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with packed weights and return it.
 
-        Raises `PassError` when the graph is already quantized, when a pattern matches nothing, when
-        nothing is left to quantize, and when a weight is not finite.
+        Raises `PassError` when a calibration split that is read is empty, when the graph is already
+        quantized, when a pattern matches nothing, when nothing is left to quantize, and when a
+        weight or an observed activation is not finite.
         """
         from compressor.models.onnx_file import save_graph
         from compressor.models.onnx_model import OnnxModel
@@ -87,6 +91,7 @@ class QuantizeWeights(SitePass):
         from compressor.quantization.tables import store_sites
         from compressor.quantization.weight_only import PackedForm, pack_matrices
 
+        self._check_calibration(context)
         graph = self._float_graph(model)
         sites = find_sites(graph)
         self._check_patterns(sites)
@@ -95,7 +100,8 @@ class QuantizeWeights(SitePass):
         tables = [site for site in chosen if site.kind == "table"]
         try:
             form = PackedForm(self.bits, self.block_size, self.activations)
-            errors = pack_matrices(graph, matrices, form)
+            rounded = self._round(graph, matrices, model, context)
+            errors = pack_matrices(graph, matrices, form, chosen=rounded)
             int4 = self._int4_tables(tables)
             lost = store_sites(graph, tables, activations="per_token", tables=int4)
         except ValueError as error:
@@ -104,6 +110,23 @@ class QuantizeWeights(SitePass):
         save_graph(graph, path)
         self._report(sites, chosen, errors, lost, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
+
+    def _round(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> dict[str, Blocks]:
+        if not self._reads_rows():
+            return {}
+        from compressor.passes._rounding import round_to_blocks
+
+        return round_to_blocks(
+            graph,
+            sites,
+            self._rounding(),
+            bits=self.bits,
+            block_size=self.block_size,
+            model=model,
+            context=context,
+        )
 
     def _report(
         self,

@@ -7,7 +7,7 @@ weights takes the time, with one row or few; with many, an integer product is fa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,9 +37,15 @@ class PackedForm:
 
 
 def pack_matrices(
-    model: onnx.ModelProto, sites: Sequence[Site], form: PackedForm
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    form: PackedForm,
+    *,
+    chosen: Mapping[str, Blocks] | None = None,
 ) -> dict[str, float]:
     """Store the matrices of `sites` as packed integers, in place, and return each one's error.
+
+    `chosen` holds the integers of those that are not to be rounded to the nearest ones.
 
     The error is the root mean square of what rounding loses, over that of the matrix. The float
     originals are removed.
@@ -58,14 +64,9 @@ def pack_matrices(
         transposed, factor = uses[site.weight][0].layout
         stored: NDArray[np.float32] = numpy_helper.to_array(tensors[site.weight])
         columns = (stored if transposed else stored.T) * np.float32(factor)  # (N, K)
-        try:
-            # Scales stay float32: the kernel wants them constant when it opens the file, which the
-            # cast of a constant is only once ONNX Runtime has optimized the graph.
-            blocks = quantize_blocks(
-                columns, bits=form.bits, block_size=form.block_size, half_scales=False
-            )
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        blocks = (chosen or {}).get(site.weight)
+        if blocks is None:
+            blocks = _nearest(site.weight, columns, form)
         errors[site.weight] = relative_error(columns, blocks)
         names = _store(model, tensors, site.weight, blocks)
         for use in uses[site.weight]:
@@ -74,6 +75,17 @@ def pack_matrices(
         graph.initializer.remove(tensors[site.weight])
     replace_nodes(model, products)
     return errors
+
+
+def _nearest(name: str, columns: NDArray[np.float32], form: PackedForm) -> Blocks:
+    try:
+        # Scales stay float32: the kernel wants them constant when it opens the file, which the
+        # cast of a constant is only once ONNX Runtime has optimized the graph.
+        return quantize_blocks(
+            columns, bits=form.bits, block_size=form.block_size, half_scales=False
+        )
+    except ValueError as error:
+        raise ValueError(f"weight {name} {error}") from error
 
 
 def _store(

@@ -21,6 +21,7 @@ from compressor.passes._calibration import Calibration, calibrate, unpadded
 from compressor.passes.quantize_static import QuantizeStatic
 from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
+from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.sites import factor_names, find_sites
 from compressor.tasks import Batch
 
@@ -81,10 +82,19 @@ def with_examples(context: PassContext, *examples: str) -> PassContext:
     return dataclasses.replace(context, splits={"calibration": rows})
 
 
-def observe(exported: OnnxModel, context: PassContext, num_rows: int = 512) -> Calibration:
+def observe(
+    exported: OnnxModel, context: PassContext, num_rows: int = 512
+) -> Calibration[ActivationStatistics]:
     graph = load_graph(exported.path)
     values = factor_names(graph, find_sites(graph))
-    return calibrate(graph, values, num_rows=num_rows, model=exported, context=context)
+    return calibrate(
+        graph,
+        values,
+        num_rows=num_rows,
+        model=exported,
+        context=context,
+        watch=ActivationStatistics,
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
