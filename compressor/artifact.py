@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,6 @@ MODEL = "model.onnx"
 MANIFEST_VERSION = 1
 
 
-class Prediction(TypedDict):
-    """One answer: the label, its class id, and its softmax probability."""
-
-    label: str
-    label_id: int
-    score: float
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A loaded artifact; call it with a list of texts, pairs of texts, or images."""
@@ -45,20 +37,19 @@ class Artifact:
     preprocessor: Any
     task: Task
 
-    def __call__(self, examples: Sequence[Example]) -> list[Prediction]:
-        """Return one prediction for each example."""
-        labels = self.manifest["labels"]
-        logits = self.logits(examples)
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=-1, keepdims=True)  # (num_examples, num_labels)
-        winners = logits.argmax(axis=-1)
-        return [
-            Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
-            for k, row in zip(winners, probabilities, strict=True)
-        ]
+    def __call__(self, examples: Sequence[Example]) -> Any:
+        """Return the task's answers, one for each example.
 
-    def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
-        """Return the logits, shape `(num_examples, num_labels)`; raises on a bare string."""
+        A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
+        vectors, float32 of shape `(num_examples, width)`.
+        """
+        return self.task.answers(self.outputs(examples), self.manifest["labels"])
+
+    def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Return what the graph gives, such as `(num_examples, num_labels)`.
+
+        Raises on a bare string.
+        """
         if isinstance(examples, str) or len(examples) == 0:
             raise ValueError("give a list with at least one text or image, not a bare string")
         chunks = [
@@ -68,6 +59,10 @@ class Artifact:
             for start in range(0, len(examples), batch_size)
         ]
         return np.concatenate(chunks)
+
+    def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Return the logits of a classifier, shape `(num_examples, num_labels)`."""
+        return self.outputs(examples, batch_size=batch_size)
 
 
 def write_artifact(

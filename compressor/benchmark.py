@@ -18,7 +18,7 @@ import onnxruntime
 
 from compressor.measurements import Latency
 from compressor.models.gpu_memory import GpuMemory
-from compressor.models.onnx_model import OUTPUT, OnnxModel, check_provider, provider_that_ran
+from compressor.models.onnx_model import OnnxModel, check_provider, output_of, provider_that_ran
 from compressor.models.provider_options import ProviderSettings, axes_of, output_shape
 from compressor.progress import SILENT, Advance, Progress
 from compressor.tasks import Batch
@@ -155,7 +155,8 @@ def _prepare(model: OnnxModel, batch: Batch, number: int) -> Run:
     """
     session, feed = model.session, model.feed(batch)
     if model.provider == "cpu":
-        return lambda: session.run([OUTPUT], feed)
+        outputs = [output_of(session)]
+        return lambda: session.run(outputs, feed)
     options = onnxruntime.RunOptions()
     if model.settings.cuda_graph:
         options.add_run_config_entry("gpu_graph_id", str(number + 1))
@@ -175,12 +176,12 @@ def _bind(
         for name, value in feed.items()
     }
     inputs = {item.name: item.shape for item in session.get_inputs()}
-    [output] = [item for item in session.get_outputs() if item.name == OUTPUT]
+    [output] = [item for item in session.get_outputs() if item.name == output_of(session)]
     shape = output_shape(inputs, output.shape, feed)
     result = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
     for name, value in values.items():
         binding.bind_ortvalue_input(name, value)
-    binding.bind_ortvalue_output(OUTPUT, result)
+    binding.bind_ortvalue_output(output.name, result)
     binding.synchronize_inputs()
 
     def run() -> onnxruntime.OrtValue:

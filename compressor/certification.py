@@ -38,6 +38,7 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
             score,
             max_drop=budget.max_drop if budget.max_slice_drop is None else budget.max_slice_drop,
             confidence=budget.confidence,
+            seed=recipe.seed,
         )
     log.flips = find_flips(
         split, untouched, score, log.labels, with_examples=recipe.report.examples
@@ -52,7 +53,8 @@ def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, fin
     """
     budget = recipe.budget
     log.certification = Certification(baseline, final, budget.drop(baseline, final))
-    log.certify(split.labels, fingerprint(split), budget.confidence, recipe.seed)
+    truth = split.labels if split.grades is None else split.grades
+    log.certify(truth, fingerprint(split), budget.confidence, recipe.seed)
     compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
 
@@ -67,7 +69,7 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
     if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
         raise BudgetExceeded(
             f"slice {worst.name}",
-            metric="accuracy",
+            metric="accuracy" if log.pooling is None else str(log.metric),
             drop=worst.drop,
             max_drop=budget.max_slice_drop,
             key="budget.max_slice_drop",

@@ -140,15 +140,15 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
     from compressor.data import check_files
-    from compressor.measurements import AGREEMENT
     from compressor.recipe import load_recipe
+    from compressor.recipe_rules import needs_labels
     from compressor.run_splits import check_resolution
 
     loaded = load_recipe(recipe, settings or ())
     try:
         check_files(
             loaded.data,
-            labelled=loaded.budget.metric != AGREEMENT,
+            labelled=needs_labels(loaded.to_dict()),
             keep=loaded.kept_columns(),
         )
     except RecipeError as error:

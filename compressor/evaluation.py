@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import AGREEMENT, Score
+from compressor.measurements import LABEL_FREE, Score
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Task
+from compressor.tasks import Batch, Example, Task, Truth
 
 BATCH_SIZE = 32
 _NO_LIMIT = 1_000_000  # tokens; tokenizers that know no limit name a much larger one
@@ -26,7 +27,7 @@ class Predictor(Protocol):
     """What can be evaluated: a `TorchModel` or an `OnnxModel`."""
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 logits, the first axis is the batch."""
+        """Return the float32 outputs that the task names, the first axis is the batch."""
 
 
 def evaluate(
@@ -41,33 +42,45 @@ def evaluate(
 ) -> Score:
     """Score `predictor` on every example of `dataset`.
 
-    The metric `agreement` compares with `reference`, the untouched checkpoint's score on the same
-    examples, and takes `predictor` for the untouched checkpoint itself when there is none. Every
-    other metric compares with the labels.
+    Metrics that need no labels compare with `reference`, the untouched checkpoint's score on the
+    same examples, and take `predictor` for the untouched checkpoint itself when there is none.
 
-    Raises `RecipeError` when the split has no labels and `FloatingPointError` when a logit is not
-    finite, because a score of such logits would look like any other number.
+    Raises `RecipeError` when the split lacks what the metric needs and `FloatingPointError` when an
+    output is not finite, because a score of such outputs would look like any other number.
     """
-    if dataset.labels is None and metric != AGREEMENT:
-        raise RecipeError(
-            f"data.{dataset.name}: has no labels, so nothing but agreement can be scored on it"
-        )
-    answers = dataset.labels
-    if metric == AGREEMENT:
-        answers = None if reference is None else reference.outcomes
-    logits = predict_logits(
-        predictor, task, preprocessor, dataset, answers=answers, progress=progress
+    truth = truth_of(dataset, reference)
+    mistake = task.unscorable(metric, truth)
+    if mistake is not None:
+        raise RecipeError(f"data.{dataset.name}: {mistake}")
+    right = task.right_answers(metric, truth)
+    outputs = predict_logits(
+        predictor, task, preprocessor, dataset, answers=right, progress=progress
     )
-    if not np.isfinite(logits).all():
-        row = int(np.argwhere(~np.isfinite(logits))[0][0])
+    if not np.isfinite(outputs).all():
+        row = int(np.argwhere(~np.isfinite(outputs))[0][0])
+        what = "logits" if task.names_labels else "vectors"
         raise FloatingPointError(
-            f"the model's logits are not finite for row {row} of the {dataset.name} split"
+            f"the model's {what} are not finite for row {row} of the {dataset.name} split"
         )
-    if metric == AGREEMENT:
-        own = logits.argmax(axis=-1) if answers is None else answers
-        return task.score(metric, logits, own.astype(np.int64))
-    assert dataset.labels is not None
-    return task.score(metric, logits, dataset.labels)
+    return task.score(metric, outputs, truth)
+
+
+def truth_of(dataset: Dataset, reference: Score | None = None) -> Truth:
+    """Return what outputs on a split are compared with."""
+    return Truth(dataset.examples, dataset.labels, dataset.grades, reference)
+
+
+def digest_of(reference: Score) -> dict[str, str]:
+    """Return the SHA-256 of what a score without labels compares with, for keys of steps.
+
+    Empty for a metric that compares with labels, whose score depends on no other model.
+    """
+    if reference.metric not in LABEL_FREE:
+        return {}
+    digest = hashlib.sha256(reference.outcomes.tobytes())
+    if reference.vectors is not None:
+        digest.update(reference.vectors.tobytes())
+    return {"reference": digest.hexdigest()}
 
 
 def predict_logits(
@@ -79,7 +92,7 @@ def predict_logits(
     answers: NDArray[np.int64] | None = None,
     progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
-    """Return the logits, shape `(num_examples, num_labels)`, in the order of `dataset`.
+    """Return the outputs, such as `(num_examples, num_labels)`, in the order of `dataset`.
 
     Examples are batched by length: it saves padding, and the order does not change a score. Where
     `answers`, shape `(num_examples,)`, are known, progress says how many of them were met so far.

@@ -17,7 +17,7 @@ from PIL import Image
 
 from compressor.data import Dataset
 from compressor.measurements import Flip, FlipKind, Score
-from compressor.tasks import Example
+from compressor.tasks import Example, cosines
 
 # A report of ten thousand flips should stay a file that one can open.
 MAX_TEXT = 400  # characters of each text
@@ -30,9 +30,14 @@ def find_flips(
 ) -> tuple[Flip, ...]:
     """Return the flips between two models that answered `split`, those that lost most first.
 
+    Of embeddings, every text is one whose nearest neighbour is another text now; its confidences
+    are the cosine similarities to these neighbours, and those come first whose vector moved most.
+
     An example that both models answer wrongly is no flip, whatever they answer. Without labels
     every changed answer is one. `with_examples` decides whether texts are quoted and images shown.
     """
+    if before.vectors is not None and after.vectors is not None:
+        return _moved(split, before, after, with_examples=with_examples)
     changed = before.outcomes != after.outcomes
     right = before.outcomes if split.labels is None else split.labels
     changed &= (before.outcomes == right) | (after.outcomes == right)
@@ -67,6 +72,39 @@ def find_flips(
         else flip
         for rank, flip in enumerate(found)
     )
+
+
+def _moved(split: Dataset, before: Score, after: Score, *, with_examples: bool) -> tuple[Flip, ...]:
+    """Return the texts that have another nearest neighbour now, those that moved most first."""
+    assert before.vectors is not None
+    assert after.vectors is not None
+    similarities = cosines(before.vectors, after.vectors)  # (num_texts,)
+    rows = np.flatnonzero(before.outcomes != after.outcomes)
+    near = [
+        cosines(score.vectors[rows], score.vectors[score.outcomes[rows]]).tolist()
+        for score in (before, after)
+        if score.vectors is not None
+    ]
+
+    def named(index: int) -> str:
+        text = _text(split.examples[index]) if with_examples else None
+        return f"row {split.rows[index]}" if text is None else text
+
+    found = [
+        Flip(
+            kind="changed",
+            row=int(split.rows[index]),
+            text=_text(split.examples[index]) if with_examples else None,
+            label=None,
+            before=named(before.outcomes[index]),
+            after=named(after.outcomes[index]),
+            before_confidence=old,
+            after_confidence=new,
+            lost_confidence=1 - float(similarities[index]),
+        )
+        for index, old, new in zip(rows.tolist(), *near, strict=True)
+    ]
+    return tuple(sorted(found, key=_rank))
 
 
 def _kind(split: Dataset, index: int, before: Score) -> FlipKind:

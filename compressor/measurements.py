@@ -18,8 +18,17 @@ SCHEMA_VERSION = 1
 
 Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
-# The metric that needs no labels: the share of answers that equal the untouched checkpoint's.
+# Metrics that need no labels, because they compare with the untouched checkpoint's outputs on the
+# same examples: of a classifier the share of equal answers, of embeddings the mean cosine
+# similarity and the mean share of nearest neighbours that stay.
 AGREEMENT = "agreement"
+COSINE = "cosine"
+RANK_AGREEMENT = "rank_agreement"
+LABEL_FREE = frozenset({AGREEMENT, COSINE, RANK_AGREEMENT})
+# The rank correlation of pairs' cosine similarities with the grades that people gave them.
+SPEARMAN = "spearman"
+# Metrics to which an example contributes a number, so that a score moves by less than an example.
+OF_NUMBERS = frozenset({COSINE, RANK_AGREEMENT, SPEARMAN})
 TargetKind = Literal["max_megabytes", "speedup", "strongest"]
 FlipKind = Literal["lost", "won", "changed"]
 
@@ -31,6 +40,11 @@ class Score:
     `outcomes` has shape `(num_examples,)`: the predicted class of each example, in the order of the
     split, so that the scores of two models can be paired example by example. `probabilities` has
     shape `(num_examples, num_labels)`, each row sums to 1; None where nobody kept them.
+
+    Of embeddings, `outcomes` are each text's nearest neighbour among the split's other texts, as
+    their position, and `vectors`, shape `(num_texts, width)`, are they themselves. `shares`, shape
+    `(num_examples,)`, is what each example contributes: the score is their mean or, for a rank
+    correlation, taken from them; an example is a text, or for `spearman` a pair of them.
     """
 
     metric: str
@@ -38,10 +52,12 @@ class Score:
     num_examples: int
     outcomes: NDArray[np.int64] = field(repr=False, compare=False)
     probabilities: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    shares: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    vectors: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 # What a score holds of every single example; `report.json` has the flips instead.
-PER_EXAMPLE = frozenset({"outcomes", "probabilities"})
+PER_EXAMPLE = frozenset({"outcomes", "probabilities", "shares", "vectors"})
 
 
 @dataclass(frozen=True)
@@ -270,6 +286,18 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class EmbeddingRecord:
+    """How a sentence encoder makes a vector of the states of a text's tokens."""
+
+    pooling: str  # mean of all tokens, or cls, the first one
+    normalize: bool  # whether vectors have length 1
+    source: (
+        str | None
+    )  # the checkpoint's file that says so; null where the recipe or a default does
+    max_length: int | None  # tokens that the checkpoint's files allow; null where they do not say
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One stored step of the run; `seconds` is what it took when it was really done."""
 
@@ -332,6 +360,7 @@ class RunReport:
     steps: tuple[StepRecord, ...] = ()  # in the order they were needed
     damaged_steps: tuple[str, ...] = ()  # what was stored, found damaged, and done again
     target: TargetRecord | None = None  # null when the recipe asks for no goal
+    embedding: EmbeddingRecord | None = None  # null for a task that gives no vectors
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

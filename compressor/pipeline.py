@@ -34,9 +34,10 @@ from compressor.environment import (
 from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
 from compressor.finish import PASSED, finish, verdict_of
 from compressor.gates import pass_gate
-from compressor.measurements import ModelRecord, RunReport
+from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
+from compressor.models.pooling import read_pooling
 from compressor.output import OutputDirectory, claim_output
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.progress import SILENT, Progress
@@ -142,23 +143,32 @@ class _Run:
         check_resolution(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         files = find_checkpoint(name, revision=recipe.model.revision)
-        self.task = load_task(
-            recipe.model.task or files.infer_task(), max_length=recipe.data.max_length
-        )
+        try:
+            self.task = load_task(
+                recipe.model.task or files.infer_task(),
+                max_length=recipe.data.max_length,
+                pooling=recipe.model.pooling,
+                normalize=recipe.model.normalize,
+            )
+            if not self.task.names_labels:
+                self.log.pooling = read_pooling(files.directory, self.task)
+        except RecipeError as error:
+            raise recipe.placed(error) from error
+        self._require_fitting_passes()
         metric = recipe.budget.metric or self.task.metrics[0]
         if metric not in self.task.metrics:
             allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
             unknown = f"unknown metric '{metric}' ({allowed})"
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
-        self.log.labels = files.labels
+        self.log.labels = files.labels if self.task.names_labels else ()
         self.log.source_sha256 = files.sha256()
         try:
-            self.splits = self._load_splits(files.labels, metric)
+            self.splits = self._load_splits(metric)
         except RecipeError as error:
             raise recipe.placed(error) from error
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
-        if mistake is not None:
+        if mistake is not None and metric not in OF_NUMBERS:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
         self.store = StepStore(self.directory.steps, self.directory.work)
         self.stages = Stages(
@@ -304,9 +314,19 @@ class _Run:
         ends = (self.baseline_score, self.baseline_graph)
         return search_fraction(self.stages, self.log, position, before, *ends)
 
-    def _load_splits(self, labels: tuple[str, ...], metric: str) -> dict[str, Dataset]:
-        column = self.task.input_column
-        splits = read_splits(self.recipe, label_names=labels, input_column=column, metric=metric)
+    def _require_fitting_passes(self) -> None:
+        """Raise `RecipeError` for every setting of a pass that the task cannot do anything with."""
+        mistakes = [
+            self.recipe.describe(f"passes.{position}.{key}", why)
+            for position, step in enumerate(self.recipe.passes)
+            for key, why in step.unfit_for(self.task)
+        ]
+        if mistakes:
+            raise RecipeError(mistakes)
+
+    def _load_splits(self, metric: str) -> dict[str, Dataset]:
+        labels = self.log.labels
+        splits = read_splits(self.recipe, task=self.task, label_names=labels, metric=metric)
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}
         self.directory.write_text("splits.json", json.dumps(rows) + "\n")

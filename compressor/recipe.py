@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializeAsAny,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -29,10 +28,10 @@ from compressor.budget import AccuracyBudget
 from compressor.data import DataSettings
 from compressor.errors import RecipeError
 from compressor.mistakes import Mistake, did_you_mean, explain, is_rule, rule_error, show
+from compressor.models.settings import ModelSettings
 from compressor.passes import Pass, TorchPass, discover
-from compressor.paths import HubName, LocalPath
+from compressor.paths import LocalPath
 from compressor.recipe_rules import find_conflicts
-from compressor.tasks import task_names
 from compressor.yaml_source import Document, parse_document
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -46,30 +45,6 @@ def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
         if values.count(value) > 1:
             raise ValueError(f"names {value} twice")
     return values
-
-
-def _known_task(name: str) -> str:
-    if name not in task_names():
-        raise ValueError(f"unknown task '{name}'{did_you_mean(name, task_names())}")
-    return name
-
-
-class ModelSettings(BaseModel):
-    """The recipe's `model`: the checkpoint to compress."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    checkpoint: HubName = Field(
-        description="directory relative to the recipe, Hub id such as org/name, or "
-        "builtin:digits-vit, which the package trains itself"
-    )
-    revision: Annotated[str, StringConstraints(min_length=1)] | None = Field(
-        default=None, description="branch, tag or commit of a Hub id; left out, its main branch"
-    )
-    task: Annotated[str, AfterValidator(_known_task)] | None = Field(
-        default=None,
-        description="what the checkpoint is for; left out, inferred from its architecture",
-    )
 
 
 class ExportSettings(BaseModel):

@@ -7,9 +7,12 @@ should hear of everything at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from compressor.measurements import LABEL_FREE
 from compressor.mistakes import Mistake, did_you_mean
+from compressor.models.checkpoint import find_checkpoint
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.tasks import task_class, task_names
 
@@ -40,6 +43,30 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
         *_graph_conflicts(data),
         *_task_conflicts(data),
     ]
+
+
+def needs_labels(data: Mapping[str, Any]) -> bool:
+    """Return whether the metric of a valid recipe's plain `data` is taken on labels.
+
+    Raises `EnvironmentMismatch` as `expected_metric` does.
+    """
+    return expected_metric(data) not in LABEL_FREE
+
+
+def expected_metric(data: Mapping[str, Any]) -> str | None:
+    """Return the metric of a valid recipe's plain `data`; None when only loading it can tell.
+
+    Where the recipe names neither metric nor task, a checkpoint that lies here tells the task.
+    Raises `EnvironmentMismatch` when it cannot be read.
+    """
+    metric: str | None = _setting(data, "budget", "metric", None)
+    if metric is None:
+        checkpoint = _setting(data, "model", "checkpoint", "")
+        task = _setting(data, "model", "task", None)
+        if task is None and Path(checkpoint).is_dir():
+            task = find_checkpoint(checkpoint).infer_task()
+        metric = None if task is None else task_class(task).metrics[0]
+    return metric
 
 
 def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:

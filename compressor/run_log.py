@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from compressor.certificate import certify_scores
@@ -30,6 +29,7 @@ from compressor.measurements import (
     TargetRecord,
     Verdict,
 )
+from compressor.models.pooling import Pooling
 
 # Why a part of the report can be missing, when the run never came so far.
 _NOT_REACHED = "the run stopped before this was measured"
@@ -48,6 +48,7 @@ class RunLog:
     task: str | None = None
     metric: str | None = None
     labels: tuple[str, ...] = ()
+    pooling: Pooling | None = None
     source_sha256: str | None = None
     baseline: ModelRecord | None = None
     final: ModelRecord | None = None
@@ -114,7 +115,7 @@ class RunLog:
         return (name, cost) if cost > 0 else None
 
     def certify(
-        self, labels: NDArray[np.int64] | None, fingerprint: str, confidence: float, seed: int
+        self, truth: NDArray[Any] | None, fingerprint: str, confidence: float, seed: int
     ) -> None:
         """Say what the two scores on the certification split prove, or why they prove nothing."""
         assert self.certification is not None
@@ -122,7 +123,7 @@ class RunLog:
             certificate = certify_scores(
                 self.certification.baseline,
                 self.certification.final,
-                labels,
+                truth,
                 max_drop=self.max_drop,
                 confidence=confidence,
                 seed=seed,
@@ -193,6 +194,7 @@ class RunLog:
             seconds=time.monotonic() - self._started,
             started_at=self._started_at,
             labels=self.labels,
+            embedding=None if self.pooling is None else self.pooling.record(),
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget import LABEL, LENGTH
-from compressor.certificate import certify_slices
+from compressor.certificate import certify_mean_slices, certify_slices
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score, SliceRecord
@@ -34,9 +34,14 @@ def slice_masks(
     `label` gives a slice for each class, `length` three for short, medium and long texts with about
     as many examples each, a column one for each of its values.
 
-    Raises `RecipeError` for `label` without labels, `length` of images, and a column with too many
-    values.
+    Raises `RecipeError` for `label` without labels, `length` of images, a column with too many
+    values, and any slice of graded pairs.
     """
+    if names and split.grades is not None:
+        raise RecipeError(
+            "budget.slices: spearman compares pairs with one another, and a slice has too few; "
+            "remove the slices, or use cosine, which is taken text by text"
+        )
     masks: dict[str, Mask] = {}
     for name in names:
         if name == LABEL:
@@ -56,22 +61,35 @@ def judge_slices(
     *,
     max_drop: float,
     confidence: float,
+    seed: int,
 ) -> tuple[SliceRecord, ...]:
     """Return what is proven about each slice, the worst first.
 
-    The drop is that of accuracy whatever the run's metric, because macro F1 of a single class says
-    nothing. Without labels a changed answer counts as a wrong one.
+    The drop is that of accuracy whatever a classifier's metric, because macro F1 of a single class
+    says nothing. Without labels a changed answer counts as a wrong one. Of embeddings it is that of
+    the metric itself.
     """
     if not masks:
         return ()
-    right = before.outcomes if split.labels is None else split.labels
-    found = certify_slices(
-        masks,
-        before.outcomes == right,
-        after.outcomes == right,
-        max_drop=max_drop,
-        confidence=confidence,
-    )
+    if before.shares is not None and after.shares is not None:
+        found = certify_mean_slices(
+            before.metric,
+            masks,
+            before.shares,
+            after.shares,
+            max_drop=max_drop,
+            confidence=confidence,
+            seed=seed,
+        )
+    else:
+        right = before.outcomes if split.labels is None else split.labels
+        found = certify_slices(
+            masks,
+            before.outcomes == right,
+            after.outcomes == right,
+            max_drop=max_drop,
+            confidence=confidence,
+        )
     records = [
         SliceRecord(
             name=name,
@@ -98,8 +116,8 @@ def _rank(record: SliceRecord) -> tuple[int, float, float]:
 def _by_label(split: Dataset, label_names: Sequence[str]) -> dict[str, Mask]:
     if split.labels is None:
         raise RecipeError(
-            f"budget.slices: label needs labels, and data.{split.name} has none; remove label from "
-            f"the slices or give the split a label column"
+            f"budget.slices: label needs labels of classes, and data.{split.name} has none; remove "
+            f"label from the slices or give the split a label column"
         )
     return {
         f"{LABEL} = {label_names[value]}": split.labels == value

@@ -8,6 +8,7 @@ killed last week: both ways lead to the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import time
@@ -25,6 +26,7 @@ from compressor.environment import describe_environment, result_conditions, seed
 from compressor.errors import CompressorError, PassError
 from compressor.evaluation import (
     benchmark_batches,
+    digest_of,
     engine_settings,
     evaluate,
     mean_length,
@@ -32,7 +34,7 @@ from compressor.evaluation import (
 )
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
-from compressor.measurements import AGREEMENT, Flops, Latency, Parity, Score, Size, StepRecord
+from compressor.measurements import Flops, Latency, Parity, Score, Size, StepRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
@@ -76,7 +78,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
-        task = {"name": self.task.name, "max_length": self.task.max_length}
+        task = {"name": self.task.name, **dataclasses.asdict(self.task)}
         self._always = {**result_conditions(), "task": task}
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
         self._onnx = {"provider": self.recipe.export.provider, "threads": self.threads}
@@ -106,9 +108,9 @@ class Stages:
     ) -> Score:
         """Score a model on a split with the recipe's metric; `stage` and `of` name the step.
 
-        `reference` is the untouched checkpoint's score, which the metric `agreement` compares with.
+        `reference` is the untouched checkpoint's score, which metrics without labels compare with.
 
-        Raises `PassError` when a logit is not finite.
+        Raises `PassError` when an output is not finite.
         """
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
@@ -127,9 +129,8 @@ class Stages:
 
         runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
         read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
-        if self.metric == AGREEMENT and reference is not None:
-            read["reference"] = reference.outcomes.tolist()
-        name = f"{stage}: score" if of is None else f"{stage}: score of {of}"
+        read |= {} if reference is None else digest_of(reference)
+        name = f"{stage}: score" + ("" if of is None else f" of {of}")
         return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
 
     def run_pass(
@@ -196,8 +197,8 @@ class Stages:
                 )
             return {"size": graph.size(), "components": graph.components()}
 
-        how = settings.model_dump(mode="json", exclude={"max_parity_diff"})
-        done = self._do("export", name, {"export": how, **self._inputs(model), **self._torch}, work)
+        how = {"export": settings.model_dump(mode="json", exclude={"max_parity_diff"})}
+        done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
         return exported(done, graph_of(done, model))
 
     def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,42 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved random BERT without a head, with the files of sentence-transformers."""
+    directory = tmp_path_factory.mktemp("tiny-encoder")
+    torch.manual_seed(0)
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    transformers.BertModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for index, (path, kind) in enumerate(kinds.items())
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    (directory / "config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    return directory
+
+
+@pytest.fixture(scope="session")
 def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a saved random ViT classifier of 8x8 grey images with three labels."""
     directory = tmp_path_factory.mktemp("tiny-vit")
@@ -93,6 +130,11 @@ def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_bert(tiny_bert_dir: Path) -> TorchModel:
     return load_checkpoint(tiny_bert_dir)
+
+
+@pytest.fixture
+def tiny_encoder(tiny_encoder_dir: Path) -> TorchModel:
+    return load_checkpoint(tiny_encoder_dir)
 
 
 @pytest.fixture

@@ -116,3 +116,33 @@ def test_without_probabilities_the_flips_stand_in_the_order_of_their_rows():
 
 def test_the_same_answers_are_no_flip():
     assert find_flips(split([0, 0, 0, 2]), BEFORE, BEFORE, NAMES, with_examples=True) == ()
+
+
+def placed(*degrees: float) -> Score:
+    """Return the score of an encoder that puts texts at these angles."""
+    angles = np.deg2rad(degrees)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    similar = vectors @ vectors.T - 9 * np.eye(len(vectors))
+    return Score("cosine", 0.0, len(degrees), similar.argmax(axis=1), vectors=vectors)
+
+
+def test_of_vectors_the_texts_with_another_neighbour_are_named_the_most_moved_first():
+    # Text b moves from beside a (20 degrees away) to beside c; a then is nearest to d.
+    before, after = placed(0, 20, 100, 310), placed(0, 80, 100, 310)
+    found = find_flips(split(None), before, after, (), with_examples=True)
+    assert [(flip.text, flip.before, flip.after) for flip in found] == [
+        ("b", "a", "c"), ("a", "b", "d"),
+    ]  # fmt: skip
+    assert found[0].lost_confidence == pytest.approx(1 - np.cos(np.deg2rad(60)))
+    assert found[0].before_confidence == pytest.approx(np.cos(np.deg2rad(20)))
+    assert found[0].after_confidence == pytest.approx(np.cos(np.deg2rad(20)))
+    assert (found[0].kind, found[0].label) == ("changed", None)
+
+
+def test_neighbours_are_named_by_their_rows_where_texts_must_stay():
+    before, after = placed(0, 20, 100, 310), placed(0, 80, 100, 310)
+    found = find_flips(split(None), before, after, (), with_examples=False)
+    assert [(flip.row, flip.text, flip.before, flip.after) for flip in found] == [
+        (11, None, "row 10", "row 12"),
+        (10, None, "row 11", "row 13"),
+    ]

@@ -32,6 +32,7 @@ from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, TorchPass, discover
 from compressor.run_splits import read_splits
+from compressor.tasks import load_task
 
 
 def write_split(path: Path, dataset: Dataset) -> Path:
@@ -150,7 +151,7 @@ def test_a_repair_that_may_measure_weights_has_its_calibration_rows(
     splits = read_splits(
         compressor.load_recipe(path),
         label_names=("negative", "positive"),
-        input_column="text",
+        task=load_task("text-classification"),
         metric="accuracy",
     )
     assert ("calibration" in splits) == read

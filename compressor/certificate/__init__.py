@@ -1,22 +1,35 @@
 """What paired examples prove: is the drop at most `max_drop`, and with which confidence?"""
 
-from compressor.certificate.bootstrap import MetricFunction, f1_macro, matthews_correlation
+from compressor.certificate.bootstrap import (
+    MetricFunction,
+    f1_macro,
+    matthews_correlation,
+    spearman,
+)
 from compressor.certificate.certify import (
     certify_agreement,
     certify_metric,
     certify_paired,
-    certify_scores,
     certify_slices,
+)
+from compressor.certificate.numbers import (
+    certify_correlation,
+    certify_mean,
+    certify_mean_slices,
 )
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,
     tango_upper_bound,
 )
+from compressor.certificate.scores import certify_scores
 
 __all__ = [
     "MetricFunction",
     "certify_agreement",
+    "certify_correlation",
+    "certify_mean",
+    "certify_mean_slices",
     "certify_metric",
     "certify_paired",
     "certify_scores",
@@ -25,5 +38,6 @@ __all__ = [
     "holm",
     "matthews_correlation",
     "noninferiority_p_value",
+    "spearman",
     "tango_upper_bound",
 ]

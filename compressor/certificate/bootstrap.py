@@ -1,6 +1,8 @@
-"""Bounds by resampling, for scores that are no mean over examples: macro F1, Matthews correlation.
+"""Bounds by resampling, for scores that are no share of examples.
 
-The scores here work on many resamples at once; on a single one they agree with scikit-learn.
+Macro F1, Matthews' and Spearman's correlations are no means over examples; means of numbers are,
+but no count bounds them. The scores here work on many resamples at once; on a single one they agree
+with scikit-learn and SciPy.
 """
 
 from __future__ import annotations
@@ -42,6 +44,14 @@ def matthews_correlation(outcomes: Classes, labels: Classes) -> Floats:
     return np.asarray(np.divide(covariance, root, out=np.zeros_like(root), where=root > 0))
 
 
+def spearman(values: Floats, grades: Floats) -> Floats:
+    """Return the rank correlation of two arrays; 0 where either is the same throughout."""
+    first, second = (_centred_ranks(numbers) for numbers in (values, grades))
+    root = np.sqrt(np.sum(first**2, axis=-1) * np.sum(second**2, axis=-1))
+    products = np.sum(first * second, axis=-1)
+    return np.asarray(np.divide(products, root, out=np.zeros_like(root), where=root > 0))
+
+
 def bca_upper_bound(
     metric_function: MetricFunction,
     before: Classes,
@@ -65,19 +75,47 @@ def bca_upper_bound(
     truth = np.append(labels, label)
     first, second = np.append(before, label), np.append(after, answer)
 
-    def drop(rows: NDArray[np.generic], axis: int) -> Floats:
-        # SciPy hands the row numbers out as floats.
-        drawn = np.moveaxis(rows, axis, -1).astype(np.int64)  # (..., num_examples + 1)
+    def drop(drawn: Classes) -> Floats:
         return metric_function(first[drawn], truth[drawn]) - metric_function(
             second[drawn], truth[drawn]
         )
 
+    return resampled_bound(
+        drop,
+        len(truth),
+        name=metric_function.__name__,
+        confidence=confidence,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def resampled_bound(
+    drop: Callable[[Classes], Floats],
+    num_examples: int,
+    *,
+    name: str,
+    confidence: float,
+    seed: int,
+    resamples: int,
+) -> tuple[float, float]:
+    """Return the one-sided upper bound of a drop (BCa) and its standard error.
+
+    `drop` takes row numbers of shape `(..., num_examples)` and returns drops of shape `(...)`;
+    `name` is what dropped, for errors. Raises `ValueError` when it is the same in every resample.
+    Ref: Efron 1987, JASA 82:171.
+    """
+
+    def statistic(rows: NDArray[np.generic], axis: int) -> Floats:
+        # SciPy hands the row numbers out as floats.
+        return drop(np.moveaxis(rows, axis, -1).astype(np.int64))  # (..., num_examples)
+
     def resample(count: int, method: str, result: Any) -> Any:
         return stats.bootstrap(
-            (np.arange(len(truth)),),
-            drop,
+            (np.arange(num_examples),),
+            statistic,
             n_resamples=count,
-            batch=max(1, _NUMBERS_AT_ONCE // len(truth)),
+            batch=max(1, _NUMBERS_AT_ONCE // num_examples),
             vectorized=True,
             axis=-1,
             confidence_level=confidence,
@@ -90,8 +128,8 @@ def bca_upper_bound(
     drawn = resample(resamples, "percentile", None)
     if np.ptp(drawn.bootstrap_distribution) == 0:
         raise ValueError(
-            f"{metric_function.__name__}: the drop is the same in all {resamples} resamples, so it "
-            f"has no bound; certify accuracy instead or give examples of every class"
+            f"{name}: the drop is the same in all {resamples} resamples, so it has no bound; give "
+            f"more examples, or certify another metric"
         )
     result = resample(0, "BCa", drawn)
     return float(result.confidence_interval.high), float(result.standard_error)
@@ -123,6 +161,12 @@ def _worst_flip(
         )
 
     return max(flips, key=drop)
+
+
+def _centred_ranks(numbers: Floats) -> Floats:
+    # (..., num_examples), ties share their mean
+    ranks: Floats = np.asarray(stats.rankdata(numbers, axis=-1), dtype=np.float64)
+    return np.asarray(ranks - ranks.mean(axis=-1, keepdims=True))
 
 
 def _class_counts(outcomes: Classes, labels: Classes) -> tuple[Floats, Floats, Floats]:

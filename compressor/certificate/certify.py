@@ -18,26 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from compressor.certificate.bootstrap import (
-    Classes,
-    MetricFunction,
-    bca_upper_bound,
-    f1_macro,
-    matthews_correlation,
-)
+from compressor.certificate.bootstrap import Classes, MetricFunction, bca_upper_bound
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.measurements import AGREEMENT, Certificate, CertificateVerdict, Score
+from compressor.measurements import AGREEMENT, Certificate, CertificateVerdict
 
 Booleans = NDArray[np.bool_]
 
-_METRICS: dict[str, MetricFunction] = {
-    "f1_macro": f1_macro,
-    "matthews_correlation": matthews_correlation,
-}
 _POWER = 0.8  # the chance that `needed_examples` settle the question
 _MOST_EXAMPLES = 10**12  # nobody has more, so no number is given
 # NumPy's letters for the types of an array, and what to call its entries.
@@ -52,7 +42,7 @@ def certify_paired(
     Raises `ValueError` when the arrays are empty or do not pair up, or a setting is out of range.
     Ref: Tango 1998, Statistics in Medicine 17:891, eqs. 24-26.
     """
-    _check_settings(max_drop, confidence)
+    check_settings(max_drop, confidence)
     before, after = _paired("truth", before_right=before_right, after_right=after_right)
     return _certify_counts(
         int(np.sum(before & ~after)),
@@ -60,43 +50,6 @@ def certify_paired(
         len(before),
         max_drop,
         confidence,
-    )
-
-
-def certify_scores(
-    before: Score,
-    after: Score,
-    labels: Classes | None,
-    *,
-    max_drop: float,
-    confidence: float = 0.95,
-    seed: int,
-) -> Certificate:
-    """Certify the drop between two scores of one metric on the examples that `labels` belong to.
-
-    Agreement by `certify_agreement` (without labels), accuracy by `certify_paired`, any other
-    metric by `certify_metric`; raises as they do, and `KeyError` for a metric without a bound.
-    """
-    if before.metric == AGREEMENT:
-        flips = before.outcomes != after.outcomes
-        return certify_agreement(flips, max_drop=max_drop, confidence=confidence)
-    if labels is None:
-        raise ValueError(f"labels: {before.metric} cannot be certified without them")
-    if before.metric == "accuracy":
-        return certify_paired(
-            before.outcomes == labels,
-            after.outcomes == labels,
-            max_drop=max_drop,
-            confidence=confidence,
-        )
-    return certify_metric(
-        _METRICS[before.metric],
-        before.outcomes,
-        after.outcomes,
-        labels,
-        max_drop=max_drop,
-        confidence=confidence,
-        seed=seed,
     )
 
 
@@ -109,7 +62,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
 
     Raises `ValueError` when `flips` is empty or a setting is out of range.
     """
-    _check_settings(max_drop, confidence)
+    check_settings(max_drop, confidence)
     (changed,) = _paired("truth", flips=flips)
     count, total = int(np.sum(changed)), len(changed)
     upper = stats.binomtest(count, total, alternative="less")
@@ -121,7 +74,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
         bound = stats.beta.ppf(confidence, rate * size + 1, (1 - rate) * size)
         return bool(bound <= max_drop)
 
-    return _certificate(
+    return draw_verdict(
         metric=AGREEMENT,
         drop=rate,
         upper_bound=float(upper.proportion_ci(confidence, method="exact").high),
@@ -156,7 +109,7 @@ def certify_metric(
     does not vary over the resamples, so that no bound exists.
     Ref: Efron 1987, JASA 82:171.
     """
-    _check_settings(max_drop, confidence)
+    check_settings(max_drop, confidence)
     before, after, truth = _paired(
         "class", before_outcomes=before_outcomes, after_outcomes=after_outcomes, labels=labels
     )
@@ -176,7 +129,7 @@ def certify_metric(
     upper, error = bound(before, after)
     negative_lower, _ = bound(after, before)
     drop = float(metric_function(before, truth) - metric_function(after, truth))
-    return _certificate(
+    return draw_verdict(
         metric=metric_function.__name__,
         drop=drop,
         upper_bound=max(upper, drop),
@@ -213,7 +166,7 @@ def certify_slices(
     `certify_paired`.
     Ref: Holm 1979, Scandinavian Journal of Statistics 6:65.
     """
-    _check_settings(max_drop, confidence)
+    check_settings(max_drop, confidence)
     if not slices:
         raise ValueError("slices: must name at least one slice, got none")
     counts = [_slice_counts(*item, before_right, after_right) for item in slices.items()]
@@ -236,7 +189,7 @@ def _certify_counts(
         bound = tango_upper_bound(losses * scale, wins * scale, size, confidence=confidence)
         return bound <= max_drop
 
-    return _certificate(
+    return draw_verdict(
         metric="accuracy",
         drop=drop,
         upper_bound=tango_upper_bound(losses, wins, num_examples, confidence=confidence),
@@ -250,7 +203,7 @@ def _certify_counts(
     )
 
 
-def _certificate(
+def draw_verdict(
     *,
     metric: str,
     drop: float,
@@ -328,7 +281,8 @@ def _smallest_size(certifies: Callable[[int], bool], num_examples: int) -> int:
     return high
 
 
-def _check_settings(max_drop: float, confidence: float) -> None:
+def check_settings(max_drop: float, confidence: float) -> None:
+    """Raise `ValueError` for a budget or a confidence out of range."""
     if not 0 <= max_drop < 1:
         raise ValueError(f"max_drop: must be at least 0 and below 1, got {max_drop!r}")
     if not 0.5 < confidence < 1:

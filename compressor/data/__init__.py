@@ -3,12 +3,13 @@
 from compressor.data.check import check_files, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.data.splits import Dataset, load_splits
+from compressor.data.splits import Dataset, LabelKind, load_splits
 
 __all__ = [
     "SPLIT_NAMES",
     "DataSettings",
     "Dataset",
+    "LabelKind",
     "SplitSource",
     "check_files",
     "describe_splits",

@@ -90,6 +90,28 @@ def read_class_ids(
     return _checked_ids(table, column, values, labels)
 
 
+def read_grades(table: Table, column: str) -> NDArray[np.float64]:
+    """Return the grade of every row, shape `(num_rows,)`: numbers, the higher the more similar.
+
+    Raises `RecipeError` for a grade that is missing or no finite number, and when all are equal.
+    """
+    bad = BadRows()
+    grades = np.zeros(len(table))
+    for row, value in enumerate(table.columns[column]):
+        try:
+            grades[row] = float(value)
+        except (TypeError, ValueError):
+            grades[row] = np.nan
+        if isinstance(value, bool) or not np.isfinite(grades[row]):
+            bad.add(f"{table.place(row)}: {column} must be a number, got {show(value)}")
+    bad.check()
+    if np.ptp(grades) == 0:
+        raise RecipeError(
+            f"{table.name}: {column} is {grades[0]:g} in every row, so nothing can rise with it"
+        )
+    return grades
+
+
 def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
     """Refuse missing labels and a column that mixes whole numbers and texts."""
     bad = BadRows()

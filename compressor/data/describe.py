@@ -43,12 +43,14 @@ def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of the examples and labels, whatever file or split they came from."""
+    """Return the SHA-256 of the examples, labels and grades, whatever file they came from."""
     digest = hashlib.sha256()
     for example in dataset.examples:
         digest.update(_digest(example))
     if dataset.labels is not None:
         digest.update(np.asarray(dataset.labels, dtype="<i8").tobytes())
+    if dataset.grades is not None:
+        digest.update(np.asarray(dataset.grades, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -7,13 +7,13 @@ example is both trained on and judged by.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.data.columns import read_class_ids, read_examples
+from compressor.data.columns import read_class_ids, read_examples, read_grades
 from compressor.data.readers import read_table
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
@@ -24,6 +24,7 @@ from compressor.tasks import Example
 _CALIBRATION_ROWS = 512
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
 _NEED_LABELS = ("search", "certification")
+LabelKind = Literal["class", "grade", "none"]
 
 # Where a missing split is cut from: the first of these that the recipe gives.
 _DONORS = {
@@ -49,6 +50,8 @@ class Dataset:
     rows: NDArray[np.int64] = field(repr=False)
     source: str
     cut_from: str | None = None
+    # Of texts that were read as pairs: how similar the texts 2i and 2i + 1 are, at position i.
+    grades: NDArray[np.float64] | None = field(default=None, repr=False)
     # Further columns of the file by name, values as they stand in it, for `budget.slices`.
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
@@ -64,6 +67,7 @@ class _Loaded:
     table: Table
     columns: tuple[str, ...]  # that hold the input
     labels: NDArray[np.int64] | None  # of the whole table
+    grades: NDArray[np.float64] | None  # likewise
     rows: NDArray[np.int64]
     source: str
 
@@ -80,12 +84,16 @@ def load_splits(
     seed: int,
     labelled: bool = True,
     keep: Mapping[str, Sequence[str]] | None = None,
+    kind: LabelKind = "class",
+    splits_pairs: bool = False,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
     `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
     reads, `text` or `image`. Search and certification must have labels unless `labelled` is false.
-    `keep` names further columns that a split must have, which `Dataset.columns` then holds.
+    `keep` names further columns that a split must have, which `Dataset.columns` then holds. `kind`
+    says what the label column holds: class ids or names, grades of pairs, or nothing that is read.
+    With `splits_pairs` a pair of texts becomes two examples, one after the other.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
@@ -112,13 +120,17 @@ def load_splits(
         seed=seed,
         must_label=_NEED_LABELS if labelled else (),
         keep=(keep := keep or {}),
+        kind=kind,
     )
     cuts = _take_cuts(loaded, plan, seed)
     is_image = input_column == "image"
-    return {
+    splits = {
         name: _decode(name, *cuts[name], loaded, keep.get(name, ()), is_image=is_image)
         for name in wanted
     }
+    if not splits_pairs:
+        return splits
+    return {name: _each_text(split) for name, split in splits.items()}
 
 
 def _decode(
@@ -138,8 +150,24 @@ def _decode(
         rows=origin.table.source_rows(rows),
         source=origin.source,
         cut_from=None if donor == name else donor,
+        grades=None if origin.grades is None else origin.grades[rows],
         columns={
             column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
+        },
+    )
+
+
+def _each_text(split: Dataset) -> Dataset:
+    """Return the split with the two texts of a pair as two examples; single texts stay."""
+    if not split.examples or not isinstance(split.examples[0], tuple):
+        return split
+    return replace(
+        split,
+        examples=tuple(text for pair in split.examples for text in pair),
+        rows=np.repeat(split.rows, 2),
+        columns={
+            name: tuple(value for value in values for _ in range(2))
+            for name, values in split.columns.items()
         },
     )
 
@@ -195,6 +223,7 @@ def _load_all(
     seed: int,
     must_label: Sequence[str],
     keep: Mapping[str, Sequence[str]],
+    kind: LabelKind,
 ) -> dict[str, _Loaded]:
     """Load the given splits that are wanted or cut from; report the mistakes of all together."""
     loaded: dict[str, _Loaded] = {}
@@ -206,29 +235,41 @@ def _load_all(
         label = settings.label_column(source)
         try:
             columns = settings.input_columns(source, input_column)
+            if kind == "grade" and set(uses) & set(must_label) and len(columns) != 2:
+                raise RecipeError(
+                    f"text: the grade is that of a pair, and {columns[0]} is one text; list the "
+                    f"columns of both texts"
+                )
             required = [*columns, *(column for split in uses for column in keep.get(split, ()))]
             if set(uses) & set(must_label):
                 required.append(label)
             table = read_table(source, required, (label,))
-            labels = _labels(table, label, label_names, settings.label_names)
+            labels, grades = _labels(table, label, label_names, settings.label_names, kind)
         except RecipeError as error:
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
         else:
             rows, description = _limit(name, source, table, labels, seed)
-            loaded[name] = _Loaded(table, columns, labels, rows, description)
+            loaded[name] = _Loaded(table, columns, labels, grades, rows, description)
     if mistakes:
         raise RecipeError(mistakes)
     return loaded
 
 
 def _labels(
-    table: Table, column: str, labels: Sequence[str], data_names: Sequence[str] | None
-) -> NDArray[np.int64] | None:
+    table: Table,
+    column: str,
+    labels: Sequence[str],
+    data_names: Sequence[str] | None,
+    kind: LabelKind,
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return the class ids and the grades of a table, of which it has one or neither."""
     if len(table) == 0:
         raise RecipeError(f"{table.name}: has no rows")
-    if column not in table.columns:
-        return None
-    return read_class_ids(table, column, labels=labels, data_names=data_names)
+    if column not in table.columns or kind == "none":
+        return None, None
+    if kind == "grade":
+        return None, read_grades(table, column)
+    return read_class_ids(table, column, labels=labels, data_names=data_names), None
 
 
 def _limit(

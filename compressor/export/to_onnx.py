@@ -31,7 +31,7 @@ from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
 from compressor.export.weight_names import name_weights
 from compressor.models.onnx_file import save_graph
-from compressor.models.onnx_model import OUTPUT, OnnxModel
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,10 @@ def export_onnx(
     """Write `model` to `path` as a graph for `provider` and return it.
 
     The graph reads what the tokenizer or image processor gives, under the same names, with the
-    batch and, where the task has one, the sequence of any length. Its one output is `logits`. With
-    `fuse` it uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset`
-    None takes the exporter's. The same model gives the same bytes, and no path of this machine is
+    batch and, where the task has one, the sequence of any length. Its one output is the task's:
+    `logits`, or `sentence_embedding` with pooling and normalisation in the graph. With `fuse` it
+    uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset` None takes
+    the exporter's. The same model gives the same bytes, and no path of this machine is
     in them.
 
     Raises `ExportError` when the model cannot be traced or translated.
@@ -116,7 +117,7 @@ def export_onnx(
         ) from error
     finally:
         model.module.to(device)
-    _finish(program, tuple(inputs))
+    _finish(program, tuple(inputs), model.task.output)
     if fuse and provider == "cpu":
         optimize_for_cpu(program, may_raise_opset=opset is None)
     elif fuse and provider == "cuda":
@@ -147,14 +148,14 @@ def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
     return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
 
 
-def _finish(program: ir.Model, input_names: tuple[str, ...]) -> None:
+def _finish(program: ir.Model, input_names: tuple[str, ...], output: str) -> None:
     """Leave one output, readable names, and nothing that tells how the graph was made."""
     graph = program.graph
-    found = [value for value in graph.outputs if value.name == OUTPUT]
+    found = [value for value in graph.outputs if value.name == output]
     if len(found) != 1:
         raise ExportError(
             f"the exported model has outputs {', '.join(str(v.name) for v in graph.outputs)}, one "
-            f"called {OUTPUT} is needed; the checkpoint is not a classifier"
+            f"called {output} is needed; set model.task to what the checkpoint is for"
         )
     graph.outputs[:] = found
     if {value.name for value in graph.inputs} - set(input_names):

@@ -17,9 +17,11 @@ from compressor.export.to_onnx import export_onnx
 from compressor.inspection.facts import INSPECT_VERSION
 from compressor.inspection.savings import PassSaving, most_savings
 from compressor.inspection.timing import TimeShares, profile
+from compressor.measurements import EmbeddingRecord
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
+from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_model
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, load_task
@@ -77,6 +79,7 @@ class CheckpointFacts:
     prunable_reason: str  # why not, empty when it is
     savings: tuple[PassSaving, ...]
     time: TimeShares | None  # null when timing was not asked for
+    embedding: EmbeddingRecord | None = None  # how vectors are made; null for a classifier
     kind: Literal["checkpoint"] = "checkpoint"
     inspect_version: int = INSPECT_VERSION
 
@@ -115,6 +118,7 @@ def inspect_checkpoint(
         prunable_reason=reason,
         savings=most_savings(model, inside / total if total else 0.0),
         time=_time(model, batch, files, progress) if timing else None,
+        embedding=None if model.task.names_labels else pooling_of(model.module).record(),
     )
 
 

@@ -21,7 +21,7 @@ from compressor.inspection.facts import (
 from compressor.inspection.inputs import TextRows, random_batch, text_batches
 from compressor.models.components import StoredWeight, component_bytes, stored_weights
 from compressor.models.onnx_file import bytes_on_disk, load_graph, parameter_counts
-from compressor.models.onnx_model import OUTPUT, optimized_graph
+from compressor.models.onnx_model import OUTPUTS, optimized_graph
 from compressor.progress import SILENT, Progress
 from compressor.quantization.integer_products import IntegerProduct, find_integer_products
 from compressor.quantization.saturation import exact_product, saturating_product
@@ -87,7 +87,7 @@ def _logit_change(
     progress.stage(f"simulate {len(risky)} products without VNNI")
     name, batches = random_batch(model) if rows is None else text_batches(model, rows)
     outputs = [item.name for item in model.graph.output]
-    output = OUTPUT if OUTPUT in outputs else outputs[0]
+    output = next((name for name in OUTPUTS if name in outputs), outputs[0])
     graph = SplitRun(model, risky)
     exact, saturated = [], []
     with progress.bar("simulate", len(batches)) as advance:

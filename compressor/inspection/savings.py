@@ -56,7 +56,11 @@ def most_savings(model: TorchModel, encoder_flops_share: float) -> tuple[PassSav
     return tuple(_ESTIMATES[kind](kind, subject) for kind in discover() if kind in _ESTIMATES)
 
 
-def _nothing(kind: str, _: _Subject) -> PassSaving:
+def _finetune(kind: str, subject: _Subject) -> PassSaving:
+    if not subject.model.task.names_labels:
+        return PassSaving(
+            kind, False, None, None, "trains on labels of classes; distill needs none"
+        )
     return PassSaving(kind, True, None, None, "recovers accuracy; the size stays")
 
 
@@ -137,7 +141,7 @@ def _int8_weights(module: Any) -> Iterator[Any]:
 _ESTIMATES: dict[str, Callable[[str, _Subject], PassSaving]] = {
     "convert_fp16": _half,
     "distill": _distill,
-    "finetune": _nothing,
+    "finetune": _finetune,
     "prune_magnitude": _prune_magnitude,
     "prune_structured": _prune_structured,
     "prune_width": _prune_width,

@@ -106,6 +106,17 @@ def _why_exact(products: tuple[ProductFacts, ...]) -> str:
     return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
 
 
+def _answers(facts: CheckpointFacts) -> dict[str, str]:
+    """Return what the model gives: labels, or vectors made in some way."""
+    made = facts.embedding
+    if made is None:
+        more = ", ..." if len(facts.labels) > 8 else ""
+        return {"labels": ", ".join(facts.labels[:8]) + more}
+    words = {"mean": "mean over tokens", "cls": "first token"}.get(made.pooling, made.pooling)
+    source = "by default" if made.source is None else f"says {made.source}"
+    return {"vectors": f"{words}, {'length 1' if made.normalize else 'not scaled'} ({source})"}
+
+
 def render_checkpoint(facts: CheckpointFacts) -> Group:
     """Return what to print about a checkpoint."""
     tokens = f" of {facts.sequence_length} tokens" if facts.sequence_length else ""
@@ -115,7 +126,7 @@ def render_checkpoint(facts: CheckpointFacts) -> Group:
     head = _facts(
         {
             "model": f"{facts.model_type}, {facts.task}",
-            "labels": ", ".join(facts.labels[:8]) + (", ..." if len(facts.labels) > 8 else ""),
+            **_answers(facts),
             "size": f"{units.megabytes(facts.bytes_on_disk)} MB, "
             f"{units.count(facts.parameters)} parameters",
             "work": f"{facts.flops / 1e9:,.3g} GFLOPs for one example{tokens}",

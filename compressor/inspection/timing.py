@@ -19,7 +19,7 @@ import onnxruntime
 
 from compressor.models.components import COMPONENTS, Component, stored_weights
 from compressor.models.onnx_file import load_graph
-from compressor.models.onnx_model import OUTPUT
+from compressor.models.onnx_model import output_of
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch
 
@@ -52,9 +52,10 @@ def profile(path: Path, batch: Batch, *, progress: Progress = SILENT) -> TimeSha
             str(path), options, providers=["CPUExecutionProvider"]
         )
         feed = {item.name: batch[item.name] for item in session.get_inputs()}
+        outputs = [output_of(session)]
         with progress.bar("profile", _WARMUP_RUNS + _TIMED_RUNS) as advance:
             for _ in range(_WARMUP_RUNS + _TIMED_RUNS):
-                session.run([OUTPUT], feed)
+                session.run(outputs, feed)
                 advance()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         placed = place_nodes(load_graph(Path(folder) / "model.onnx", weights=False))

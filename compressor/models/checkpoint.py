@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import EnvironmentMismatch
+from compressor.models.pooling import MODULES
 from compressor.tasks import task_class, task_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -48,6 +49,8 @@ class CheckpointFiles:
 
     def infer_task(self) -> str:
         """Return the task that the checkpoint's architecture is for."""
+        if (self.directory / MODULES).is_file():
+            return "sentence-embedding"  # whatever head the encoder was saved with
         architectures = self.config.get("architectures") or []
         for name in task_names():
             head = task_class(name).head
@@ -60,12 +63,15 @@ class CheckpointFiles:
 
     def fingerprint(self) -> str:
         """Return one SHA-256 over every file that loading the checkpoint can read."""
-        small = {path for pattern in _HUB_PATTERNS for path in self.directory.glob(pattern)}
+        # Also those of folders such as 1_Pooling.
+        patterns = (*_HUB_PATTERNS, "*/config.json")
+        small = {path for pattern in patterns for path in self.directory.glob(pattern)}
         digest = hashlib.sha256()
         for path in sorted(small.union(self.weights)):
             with path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{path.name}\0{content}\n".encode())
+            name = path.relative_to(self.directory).as_posix()
+            digest.update(f"{name}\0{content}\n".encode())
         return digest.hexdigest()
 
     def sha256(self) -> str:

@@ -34,6 +34,7 @@ from compressor.models.provider_options import PLAIN, ProviderSettings, provider
 from compressor.tasks import Batch
 
 OUTPUT = "logits"
+OUTPUTS = (OUTPUT, "sentence_embedding")  # what tasks call their one output
 
 # What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
 _PROVIDERS: dict[str, tuple[str, ...]] = {
@@ -107,18 +108,23 @@ class OnnxModel:
         return open_session(self.path, self.provider, threads=self.threads, settings=self.settings)
 
     @property
+    def output_name(self) -> str:
+        """Return what the graph gives, named as the task names it."""
+        return output_of(self.session)
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Return what the graph reads, named as the tokenizer names it."""
         return tuple(item.name for item in self.session.get_inputs())
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits, shape `(batch, num_labels)`.
+        """Return the output that the task names, such as logits of shape `(batch, num_labels)`.
 
         Entries of `batch` that the graph does not read are left out. Raises `EnvironmentMismatch`
         when one that it reads is missing.
         """
-        logits = self.session.run([OUTPUT], self.feed(batch))[0]
-        return np.asarray(logits, dtype=np.float32)
+        outputs = self.session.run([self.output_name], self.feed(batch))[0]
+        return np.asarray(outputs, dtype=np.float32)
 
     def size(self) -> Size:
         """Return how large the file is, in parameters, bytes, and bytes after gzip."""
@@ -153,9 +159,9 @@ def open_session(
     One that `keeps_memory` of a run for the next is faster, and holds what the largest of all runs
     so far took, rounded up.
 
-    Raises `EnvironmentMismatch` when the file is missing, damaged or has no output `logits`, when
-    this onnxruntime does not have the provider, when the provider did not start, when it left
-    nodes that take time to another one, and when it cannot do what `settings` ask for.
+    Raises `EnvironmentMismatch` when the file is missing, damaged or has no output that a task
+    names, when this onnxruntime does not have the provider, when the provider did not start, when
+    it left nodes that take time to another one, and when it cannot do what `settings` ask for.
     """
     if not path.is_file():
         raise EnvironmentMismatch(f"{path}: not found; give the path of an .onnx file")
@@ -168,12 +174,18 @@ def open_session(
         settings=settings,
     )
     outputs = [item.name for item in session.get_outputs()]
-    if OUTPUT not in outputs:
+    if not set(outputs) & set(OUTPUTS):
         raise EnvironmentMismatch(
-            f"{path}: has outputs {', '.join(outputs)} but none called {OUTPUT}; export the "
-            f"checkpoint with this package"
+            f"{path}: has outputs {', '.join(outputs)} but none called {' or '.join(OUTPUTS)}; "
+            f"export the checkpoint with this package"
         )
     return session
+
+
+def output_of(session: onnxruntime.InferenceSession) -> str:
+    """Return the name of the output that a task reads of a session from `open_session`."""
+    names = (str(item.name) for item in session.get_outputs())
+    return next(name for name in names if name in OUTPUTS)
 
 
 def optimized_graph(path: Path) -> onnx.ModelProto:

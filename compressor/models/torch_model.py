@@ -25,6 +25,9 @@ from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.outputs import answers_of
+from compressor.models.pooling import lowers_case, read_pooling, write_pooling
+from compressor.models.sentence_encoder import AutoSentenceEncoder, pooling_of
 from compressor.models.size import gzipped_bytes
 from compressor.tasks import Batch, Task, load_task
 
@@ -51,7 +54,9 @@ class TorchModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the label names in the order of the logits."""
+        """Return the label names in the order of the logits; none where vectors are given."""
+        if not self.task.names_labels:
+            return ()
         names: dict[int, str] = self.module.config.id2label
         return tuple(names[index] for index in range(len(names)))
 
@@ -62,12 +67,12 @@ class TorchModel:
         return parameter.device
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits, shape `(batch, num_labels)`, in evaluation mode."""
+        """Return logits `(batch, num_labels)`, or vectors `(batch, width)`, in evaluation mode."""
         self.module.eval()
         inputs = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.module(**inputs).logits.float().cpu().numpy()
-        return logits
+            outputs: NDArray[np.float32] = answers_of(self.module(**inputs)).float().cpu().numpy()
+        return outputs
 
     def parameter_counts(self) -> tuple[int, int]:
         """Return how many parameters there are, and how many of them are not zero."""
@@ -89,17 +94,22 @@ class TorchModel:
     def save(self, directory: Path) -> None:
         """Write config, weights, shape and preprocessor, so that `load_checkpoint` reads them.
 
-        A model of the plain shape becomes a plain Hugging Face checkpoint.
+        A model of the plain shape becomes a plain Hugging Face checkpoint; that of a sentence
+        encoder is its encoder, with the files that sentence-transformers reads.
         """
         directory.mkdir(parents=True, exist_ok=True)
+        module = self.module if self.task.names_labels else self.module.base_model
         # transformers only sets it in its own save_pretrained; the task is inferred from it.
-        self.module.config.architectures = [type(self.module).__name__]
+        module.config.architectures = [type(module).__name__]
         self.preprocessor.save_pretrained(directory)
+        if not self.task.names_labels:
+            width, length = module.config.hidden_size, int(self.preprocessor.model_max_length)
+            write_pooling(directory, pooling_of(self.module), width=width, max_length=length)
         shape = structure.read_shape(self.module)
         if shape is None:
-            self.module.save_pretrained(directory)
+            module.save_pretrained(directory)
             return
-        self.module.config.save_pretrained(directory)
+        module.config.save_pretrained(directory)
         save_file(_own_tensors(self.module), directory / _WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(shape.to_dict(), indent=2) + "\n"
         (directory / _STRUCTURE).write_text(text, encoding="utf-8")
@@ -122,7 +132,7 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
     _check_weights(files)
     config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
-    auto_class: Any = TasksManager.get_model_class_for_task(task.name)
+    auto_class = _auto_class(files, task)
     if type(config) not in auto_class._model_mapping:
         raise EnvironmentMismatch(
             f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
@@ -145,7 +155,7 @@ def load_with_head(
     The new head is drawn with `seed`, for `labels` in their order; the second result says whether
     it was needed. The encoder has to be complete. Errors as `load_checkpoint`.
     """
-    auto_class: Any = TasksManager.get_model_class_for_task(task.name)
+    auto_class = _auto_class(files, task)
     config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
     if (files.directory / _STRUCTURE).is_file() or type(config) not in auto_class._model_mapping:
         return load_model(files, task), False
@@ -160,6 +170,13 @@ def load_with_head(
     inside = f"{module.base_model_prefix}."
     _check_names(files.name, [name for name in missing if name.startswith(inside)])
     return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
+
+
+def _auto_class(files: CheckpointFiles, task: Task) -> Any:
+    """Return what chooses the module's class: one of transformers, or the one for vectors."""
+    if task.names_labels:
+        return TasksManager.get_model_class_for_task(task.name)
+    return AutoSentenceEncoder(read_pooling(files.directory, task))
 
 
 def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
@@ -214,7 +231,25 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
     if task.has_sequence:
         _check_vocabulary(files, preprocessor, config)
         _limit_length(preprocessor, config)
+    if not task.names_labels:
+        _read_as_sentences(files, task, preprocessor)
     return preprocessor
+
+
+def _read_as_sentences(files: CheckpointFiles, task: Task, tokenizer: Any) -> None:
+    """Let a tokenizer read what sentence-transformers would, or refuse when it cannot."""
+    limit = read_pooling(files.directory, task).max_length
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    probe = "The QUICK Brown Fox"
+    if lowers_case(files.directory) and tokenizer.tokenize(probe) != tokenizer.tokenize(
+        probe.lower()
+    ):
+        raise EnvironmentMismatch(
+            f"{files.name}: sentence_bert_config.json puts texts to lower case before a tokenizer "
+            f"that tells case apart, which an artifact cannot do; give the tokenizer a lower-case "
+            f"normalizer and set do_lower_case to false"
+        )
 
 
 def _from_pretrained(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compressor.data import Dataset
     from compressor.models.onnx_model import OnnxModel
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,14 @@ class Pass(BaseModel, ABC):
     def halfway(self, milder: Self) -> Self | None:  # noqa: ARG002
         """Return settings between these and `milder`, None when nothing worth a try lies there."""
         return None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        """Yield every setting that makes no sense for `task`, with the reason and what to do.
+
+        They follow from the settings and the task alone, so that nothing has run when they are
+        told. A setting within another one has a dot, such as `recovery.kind`.
+        """
+        yield from ()
 
     def required_splits(self) -> frozenset[str]:
         """Return the splits this pass reads with its present settings."""

@@ -19,7 +19,6 @@ from compressor.quantization.cuda_kernels import HalfType, has_kernel
 from compressor.quantization.element_types import opset_version
 from compressor.quantization.half import convert_to_half, float_nodes, node_name
 from compressor.quantization.half_ranges import KeptNode, find_float_nodes
-from compressor.quantization.sensitivity import compare_logits
 
 # What is worth keeping in float: everything else only moves numbers or adds a few.
 _COMPUTES = frozenset(
@@ -99,11 +98,11 @@ def sensitive_nodes(
     runner = GraphRunner(model, context.work_dir, calibration_rows(context))
     reference = runner.logits(graph)
     everything = {node_name(node) for node in nodes}
-    moved: dict[str, tuple[float, int]] = {}
+    moved: dict[str, tuple[float, int | None]] = {}
     with context.progress.bar("sensitivity", len(candidates)) as advance:
         for node in candidates:
             alone = convert_to_half(graph, in_float=everything - {node_name(node)}, dtype=dtype)
-            moved[node_name(node)] = compare_logits(reference, runner.logits(alone))
+            moved[node_name(node)] = runner.change(reference, alone)
             advance(1, f"logits move by {moved[node_name(node)][0]:.2g}, {node_name(node)}")
     ranked = sorted(moved, key=lambda name: -moved[name][0])
     chosen = ranked[: min(count, len(ranked) - 1)]
@@ -124,7 +123,7 @@ def _fact(
     node: onnx.NodeProto,
     sizes: Mapping[str, int],
     rms: float,
-    flips: int,
+    flips: int | None,
     *,
     dtype: HalfType,
     chosen: Sequence[str],
@@ -153,7 +152,7 @@ def parity(
     batches = calibration_rows(context)
     runner = GraphRunner(model, context.work_dir, batches)
     before, after = runner.logits(graph), runner.logits(converted)
-    rms, flips = compare_logits(before, after)
+    rms, flips = runner.compare(before, after)
     return {
         "provider": model.provider,
         "rows": len(before),

@@ -63,10 +63,16 @@ def train_for_int8(
         )
         after = _compare(model, rows, wanted)
     context.note(summary.sentence())
+    words = f"int8 as simulated, on {after.num_rows} calibration rows: "
+    if before.changed is not None and after.changed is not None:
+        words += (
+            f"answers that differ from the float model's {100 * before.changed:.2f}% -> "
+            f"{100 * after.changed:.2f}%, "
+        )
+    output = "vectors" if before.changed is None else "logits"
     context.note(
-        f"int8 as simulated, on {after.num_rows} calibration rows: answers that differ from the "
-        f"float model's {100 * before.changed:.2f}% -> {100 * after.changed:.2f}%, error of the "
-        f"logits {before.logit_rms:.4f} -> {after.logit_rms:.4f} (root mean square)"
+        f"{words}error of the {output} {before.logit_rms:.4f} -> {after.logit_rms:.4f} (root mean "
+        f"square)"
     )
     if before.changed == 0:
         context.note(
@@ -87,10 +93,13 @@ def train_for_int8(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """How far answers are from the wanted ones: share of other classes, error of the logits."""
+    """How far answers are from the wanted ones: share of other classes, error of the logits.
+
+    Vectors have no classes, so of them the share is None.
+    """
 
     num_rows: int
-    changed: float
+    changed: float | None
     logit_rms: float
 
 
@@ -99,8 +108,10 @@ def _compare(
 ) -> _Comparison:
     found = np.concatenate([model.predict(batch) for batch in batches])
     goal = np.concatenate(list(wanted))
-    changed = found.argmax(axis=1) != goal.argmax(axis=1)
     error = np.sqrt(np.mean(np.square(found - goal, dtype=np.float64)))
+    if not model.task.names_labels:
+        return _Comparison(len(goal), None, float(error))
+    changed = found.argmax(axis=1) != goal.argmax(axis=1)
     return _Comparison(len(goal), float(changed.mean()), float(error))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compressor.models.components import layer_of
 from compressor.models.onnx_file import save_graph
-from compressor.models.onnx_model import OnnxModel
+from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
 from compressor.quantization.rewrite import Activations
 from compressor.quantization.sensitivity import (
@@ -53,7 +53,7 @@ def sites_to_keep(
     with context.progress.bar("sensitivity", len(sites)) as advance:
         for site in sites:
             variant = quantized_alone(graph, site, activations=activations, tables=tables)
-            rms, flips = compare_logits(reference, runner.logits(variant))
+            rms, flips = runner.change(reference, variant)
             found.append(Sensitivity(site, rms, flips, size - weight_bytes(variant)))
             advance(1, f"logits move by {rms:.2g}, {site.weight}")
     kept = most_sensitive(found, count)
@@ -90,6 +90,19 @@ class GraphRunner:
     def __init__(self, model: OnnxModel, work_dir: Path, batches: Sequence[Batch]) -> None:
         self._path = work_dir / "sensitivity" / "model.onnx"
         self._model, self._batches = model, batches
+
+    def change(
+        self, reference: NDArray[np.float32], graph: onnx.ModelProto
+    ) -> tuple[float, int | None]:
+        """Return how far the outputs of `graph` are from `reference`, as `compare` does."""
+        return self.compare(reference, self.logits(graph))
+
+    def compare(
+        self, reference: NDArray[np.float32], changed: NDArray[np.float32]
+    ) -> tuple[float, int | None]:
+        """Return the change as `compare_logits` does; of vectors no answer flips."""
+        are_vectors = self._model.output_name != OUTPUT
+        return compare_logits(reference, changed, are_vectors=are_vectors)
 
     def logits(self, graph: onnx.ModelProto) -> NDArray[np.float32]:
         """Return the logits of all batches."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
 from compressor.paths import HubName
 from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
@@ -16,6 +17,7 @@ from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 class Distill(DistillSettings, TorchPass):
@@ -91,6 +93,10 @@ class Distill(DistillSettings, TorchPass):
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 class Finetune(FinetuneSettings, TorchPass):
@@ -24,6 +26,10 @@ class Finetune(FinetuneSettings, TorchPass):
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._fit import unfit_pruning
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 _ONLY_IN = {
@@ -371,6 +373,10 @@ class PruneStructured(TorchPass):
     def at_share(self, share: float) -> Self | None:
         """Return the ratios at `share` of their value; None when only whole layers go."""
         return lower(self, *self._fractions, share=share) if self._fractions else None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield what needs a loss on labels or logits, for a task that has neither."""
+        return unfit_pruning(self, task)
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""

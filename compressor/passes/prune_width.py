@@ -13,6 +13,7 @@ from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 # Importance that is measured on the data.
 READS_ROWS = ("activation", "variance", "reconstruction")
@@ -141,6 +142,16 @@ class PruneWidth(TorchPass):
     def at_share(self, share: float) -> Self | None:
         """Return the ratio at `share` of its value; None when a width is given."""
         return lower(self, "ratio", share=share) if self.ratio is not None else None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield the pass itself for a task that gives vectors, which would become narrower."""
+        if not task.names_labels:
+            yield (
+                "kind",
+                "makes vectors as narrow as the residual stream, and an index of the untouched "
+                "checkpoint's could not be searched with them; use prune_structured, which keeps "
+                "their width",
+            )
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 class QuantizeAwareTrain(DistillSettings, TorchPass):
@@ -84,6 +86,10 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         """Yield longer training."""
         yield from longer(self)
 
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
+
     def required_splits(self) -> frozenset[str]:
         """Return the splits to train on and to measure on."""
         return frozenset({"train", "calibration"})
@@ -95,8 +101,8 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         a note says that there was nothing to recover.
 
         Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
-        and the root mean square error of the logits, before and after the training, and whether
-        the training was `kept`.
+        (null of vectors) and the root mean square error of the logits or vectors, before and after
+        the training, and whether the training was `kept`.
 
         Raises `ValueError` before training when the model's architecture is not known, a weight is
         not finite or the teacher cannot teach it, and what training raises.

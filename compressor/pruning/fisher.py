@@ -2,7 +2,10 @@
 
 A mask variable of 1 multiplies each unit's output. To second order, the KL divergence between the
 model's own answers before and after a small change of the masks is half their Fisher information,
-so a unit with little of it can be masked and the answers stay what they were.
+so a unit with little of it can be masked and the answers stay what they were. For vectors what
+should stay is their direction: the Fisher information of a normal distribution around the vector of
+length 1 plays the same part, because half of it is, to second order, by how much the cosine
+similarity to the model's own vector falls.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.models.architectures import Attention, FeedForward, encoder_layers
+from compressor.models.outputs import answers_of, gives_vectors
 from compressor.pruning.importance import UnitScores
 
 _TEMPERATURE = 2.0  # softens confident answers, whose Fisher information would vanish
@@ -34,6 +39,7 @@ def fisher_scores(
     `dz_c / dmask` over classes c drawn from `p`; for two classes
     `p_0 p_1 (d(z_1 - z_0) / dmask)^2`. The constant `1 / temperature^2` is left out. Exact up to 8
     classes; with more it is estimated, without bias, by 8 random projections drawn from `seed`.
+    For vectors it is the squared derivative of the vector of length 1, estimated likewise.
     Padding counts nothing, because no logit depends on it.
 
     `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
@@ -82,7 +88,7 @@ def gradients_at_outputs(
     num_examples = 0
     for inputs in batches:
         with _watched([output_of(part) for part in parts]) as seen, torch.enable_grad():
-            probes = list(_fisher_probes(module(**inputs).logits, generator))
+            probes = list(_probes(module(**inputs), generator))
             flat = [output for uses in seen.values() for _, output in uses]
             rows = [torch.autograd.grad(probe, flat, retain_graph=True) for probe in probes]
         of_output = dict(zip(flat, zip(*rows, strict=True), strict=True))
@@ -162,17 +168,37 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
     return torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _fisher_probes(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+def _probes(outputs: Any, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield scalars `v` whose squared derivatives add up to the Fisher information of an example.
 
     Each is summed over the batch, whose examples do not touch each other.
     """
-    if not logits.isfinite().all():
+    answers = answers_of(outputs)
+    if not answers.isfinite().all():
         raise ValueError(
-            "the model's logits on the calibration split are not finite, so nothing can be "
+            "the model's answers on the calibration split are not finite, so nothing can be "
             "measured; its weights are broken, check the checkpoint or the training before this "
             "step"
         )
+    if gives_vectors(outputs):
+        yield from _direction_probes(answers, generator)
+    else:
+        yield from _fisher_probes(answers, generator)
+
+
+def _direction_probes(vectors: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Project the vectors of length 1, shape `(batch, width)`, onto random signs.
+
+    Over all signs the mean square of a projection is the squared length (Hutchinson 1990,
+    Communications in Statistics - Simulation and Computation 19:433).
+    """
+    directions = functional.normalize(vectors, dim=-1)
+    for _ in range(_MAX_PROBES):
+        signs = torch.randint(0, 2, vectors.shape, generator=generator).to(vectors) * 2 - 1
+        yield (signs * directions).sum() / math.sqrt(_MAX_PROBES)
+
+
+def _fisher_probes(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
     p = torch.softmax(logits.detach() / _TEMPERATURE, dim=-1)  # (batch, classes)
     num_classes = p.shape[-1]
     centred = logits - (p * logits).sum(dim=-1, keepdim=True)

@@ -23,6 +23,7 @@ from compressor.models.architectures import (
     encoder_layers,
     layer_list,
 )
+from compressor.models.outputs import answers_of, gives_vectors
 
 # The inputs of a model by name, and the class ids of the examples; None for unlabelled examples.
 LabelledInputs = tuple[Mapping[str, Tensor], Tensor | None]
@@ -105,7 +106,8 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
     """Measure the loss without each layer, shape `(layers,)`, float64 on the CPU.
 
     The loss is the mean cross-entropy, on the labels or on the classes that the whole model
-    predicts. It takes one pass over `batches` for each layer, and one more without labels.
+    predicts; of vectors 1 minus the cosine similarity to those of the whole model. It takes one
+    pass over `batches` for each layer, and one more without labels.
 
     Raises `ValueError` when there are no examples or a loss is not finite.
     Ref: Kim et al. 2024, arXiv:2402.02834 (there by perplexity).
@@ -116,7 +118,7 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
     losses = []
     with _in_evaluation_mode(module), torch.no_grad():
         targets = [
-            module(**inputs).logits.argmax(dim=-1) if labels is None else labels
+            _own_target(module(**inputs)) if labels is None else labels
             for inputs, labels in batches
         ]
         for index, layer in enumerate(list(layers)):
@@ -155,10 +157,23 @@ def _in_evaluation_mode(module: Any) -> Iterator[None]:
 def _mean_loss(module: Any, batches: Sequence[LabelledInputs], targets: Sequence[Tensor]) -> float:
     total, num_examples = 0.0, 0
     for (inputs, _), target in zip(batches, targets, strict=True):
-        loss = functional.cross_entropy(module(**inputs).logits, target, reduction="sum")
-        total += loss.item()
+        total += _loss(module(**inputs), target).item()
         num_examples += len(target)
     return total / num_examples
+
+
+def _own_target(outputs: Any) -> Tensor:
+    """Return what stands for labels where there are none: the model's own classes or vectors."""
+    answers = answers_of(outputs)
+    return answers if gives_vectors(outputs) else answers.argmax(dim=-1)
+
+
+def _loss(outputs: Any, target: Tensor) -> Tensor:
+    """Return the loss summed over a batch."""
+    answers = answers_of(outputs)
+    if gives_vectors(outputs):
+        return (1 - functional.cosine_similarity(answers, target, dim=-1)).sum()
+    return functional.cross_entropy(answers, target, reduction="sum")
 
 
 def _head_norms(layer: EncoderLayer, order: int) -> Tensor:
@@ -249,7 +264,13 @@ def _gate_gradients(
     for gate in gates:
         if gate:
             gate.values = None
-    logits = module(**inputs).logits  # (batch, num_labels)
+    outputs = module(**inputs)
+    if gives_vectors(outputs):
+        raise ValueError(
+            "Taylor importance is the gradient of a loss on labels; a model's vectors agree with "
+            "themselves, where that gradient is 0: use importance fisher, activation or magnitude"
+        )
+    logits = outputs.logits  # (batch, num_labels)
     targets = logits.argmax(dim=-1) if labels is None else labels
     # Summed, not averaged, so that each row of a gate's gradient is its own example's.
     loss = functional.cross_entropy(logits, targets, reduction="sum")

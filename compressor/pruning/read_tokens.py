@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from compressor.models.architectures import layer_list
+from compressor.models.outputs import answers_of
 
 
 def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
-    """Return whether the logits depend on the first token of the last layer's output alone.
+    """Return whether answers depend on the first token of the last layer's output alone.
 
     The export then computes that layer for no other (`export/unread_positions.py`), and most of it
     costs next to nothing. Found by the gradient of a random sum of the logits, so it holds for any
@@ -29,7 +30,7 @@ def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     handle = layer_list(module)[-1].register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = module(**inputs).logits
+            logits = answers_of(module(**inputs))
             random = torch.Generator().manual_seed(0)
             probe = torch.randn(logits.shape, generator=random).to(logits)
             [gradient] = torch.autograd.grad((logits * probe).sum(), [seen[0]])

@@ -22,6 +22,7 @@ from compressor.models.architectures import (
     naming_of,
     require_prunable_heads,
 )
+from compressor.models.outputs import answers_of
 from compressor.models.structure import remove_attention, remove_feed_forward, set_num_heads
 
 Scope = Literal["layer", "global"]
@@ -77,6 +78,8 @@ def prune_heads(module: Any, heads: Units) -> None:
 
     Raises `ValueError` for an index that is out of range, and `UnsupportedArchitecture`.
     """
+    if not heads:
+        return  # such as all of MPNet's, which cannot go
     require_prunable_heads(module)
     layers, naming = encoder_layers(module), naming_of(module)
     _check_indices("head", heads, [layer.num_heads for layer in layers])
@@ -129,7 +132,7 @@ class DependencyGraph:
             self._graph = torch_pruning.DependencyGraph().build_dependency(
                 module,
                 example_inputs=_example_inputs(module),
-                output_transform=lambda outputs: outputs.logits,
+                output_transform=answers_of,
                 verbose=False,
             )
         for parameter in frozen:

@@ -24,11 +24,14 @@ from compressor.quantization.tables import NO_INT4, Int4Tables, store_sites
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One site quantized alone: the root-mean-square change of the logits, and changed answers."""
+    """One site quantized alone: the root-mean-square change of the logits, and changed answers.
+
+    Vectors are no answers that change or not, so of them `flips` is None.
+    """
 
     site: Site
     logit_rms: float
-    flips: int
+    flips: int | None
     bytes_saved: int  # scales of the int8 form included
 
     @property
@@ -48,19 +51,22 @@ def quantized_alone(
 
 
 def compare_logits(
-    reference: NDArray[np.float32], changed: NDArray[np.float32]
-) -> tuple[float, int]:
+    reference: NDArray[np.float32], changed: NDArray[np.float32], *, are_vectors: bool = False
+) -> tuple[float, int | None]:
     """Return the root-mean-square difference and the number of rows whose arg-max differs.
 
-    Both are `(rows, num_labels)`; raises `ValueError` when they are not of one shape or not finite.
+    Both are `(rows, num_labels)`; vectors `(rows, width)` have no arg-max that means anything, so
+    of them the second is None. Raises `ValueError` when they are not of one shape or not finite.
     """
     if reference.shape != changed.shape:
         raise ValueError(f"logits of shapes {reference.shape} and {changed.shape} do not pair up")
     difference = reference.astype(np.float64) - changed
     if not np.isfinite(difference).all():
         raise ValueError("logits hold NaN or infinity")
-    flips = int(np.sum(reference.argmax(axis=1) != changed.argmax(axis=1)))
-    return float(np.sqrt(np.mean(np.square(difference)))), flips
+    rms = float(np.sqrt(np.mean(np.square(difference))))
+    if are_vectors:
+        return rms, None
+    return rms, int(np.sum(reference.argmax(axis=1) != changed.argmax(axis=1)))
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

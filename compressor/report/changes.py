@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compressor.report import units
@@ -41,10 +41,13 @@ class FlipRow:
 class Flips:
     """The changed answers: in one sentence, the worst of them, and what is not shown."""
 
+    title: str
     summary: str
     rows: tuple[FlipRow, ...]
     note: str
     has_labels: bool
+    answer: str  # what `before` and `after` of a row are
+    sure: str  # and what the figure beside each is
 
 
 def flips_view(data: dict[str, Any]) -> Flips | None:
@@ -52,11 +55,15 @@ def flips_view(data: dict[str, Any]) -> Flips | None:
     split, found = data["compared_split"], data["flips"]
     if split is None:
         return None
+    is_vectors = data["embedding"] is not None
     return Flips(
-        summary=_summary(found, split),
-        rows=tuple(_row(item) for item in _shown(found)),
+        title="Texts with another nearest neighbour" if is_vectors else "Answers that changed",
+        summary=_neighbours_summary(found, split) if is_vectors else _summary(found, split),
+        rows=tuple((_moved_row if is_vectors else _row)(item) for item in _shown(found)),
         note=_note(found),
         has_labels=any(item["kind"] != "changed" for item in found),
+        answer=" nearest text" if is_vectors else "",
+        sure="and its cosine similarity" if is_vectors else "and how sure",
     )
 
 
@@ -119,14 +126,16 @@ def slices_summary(data: dict[str, Any]) -> str:
     certified = sum(item["verdict"] == "certified" for item in found)
     budget = units.points(found[0]["max_drop"])
     place = _PLACES.get(data["compared_split"], "the data")
+    name = "accuracy" if data["embedding"] is None else units.metric_words(data["metric"])
     words = (
         f"Groups of examples judged by themselves, on {place}. Of {_count(len(found), 'slice')}, "
         f"{refuted or 'none'} {'are' if refuted > 1 else 'is'} proven to lose more than {budget} "
-        f"points of accuracy, and {certified or 'none'} to lose less"
+        f"points of {name}, and {certified or 'none'} to lose less"
     )
     if refuted + certified < len(found):
         words += "; the others have too few examples to tell"
-    return f"{words}. Holm's correction keeps a false verdict among all of them as rare as in one."
+    by = "Holm's" if data["embedding"] is None else "Bonferroni's"
+    return f"{words}. {by} correction keeps a false verdict among all of them as rare as in one."
 
 
 def _shown(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -154,6 +163,16 @@ def _summary(found: list[dict[str, Any]], split: str) -> str:
     )
 
 
+def _neighbours_summary(found: list[dict[str, Any]], split: str) -> str:
+    place = f"On {_PLACES.get(split, f'the {split} split')}"
+    texts = _count(len(found), "text")
+    have = "has" if len(found) == 1 else "have"
+    words = f"{place}, {texts} {have} another nearest neighbour among the other texts"
+    if not found:
+        return f"{words} than by the untouched checkpoint."
+    return f"{words}. Those come first whose vector moved most: 1 minus its cosine similarity."
+
+
 def _count(amount: int, noun: str) -> str:
     return f"{f'{amount:,}' if amount else 'no'} {noun}" + ("" if amount == 1 else "s")
 
@@ -172,10 +191,27 @@ def _image(uri: str | None) -> str:
     return uri if uri is not None and _DATA_URI.fullmatch(uri) else ""
 
 
-def _row(item: dict[str, Any]) -> FlipRow:
-    text = item["text"] or ""
+def _moved_row(item: dict[str, Any]) -> FlipRow:
+    """Return the row of a text whose nearest neighbour changed."""
+    row = _row(item)
+    return replace(
+        row,
+        mark=f"≠ moved {units.number(item['lost_confidence'])}",
+        before=_cut(item["before"]),
+        after=_cut(item["after"]),
+        before_confidence=units.number(item["before_confidence"]),
+        after_confidence=units.number(item["after_confidence"]),
+    )
+
+
+def _cut(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
-        text = text[: MAX_CHARACTERS - 1].rstrip("… ") + "…"
+        return text[: MAX_CHARACTERS - 1].rstrip("… ") + "…"
+    return text
+
+
+def _row(item: dict[str, Any]) -> FlipRow:
+    text = _cut(item["text"] or "")
     return FlipRow(
         kind=item["kind"],
         mark=_MARKS[item["kind"]],

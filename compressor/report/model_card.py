@@ -13,9 +13,11 @@ from compressor.report.templating import fill_markdown
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # The names under which the Hub knows a metric, where they differ from ours.
-_HUB_METRICS = {"f1_macro": "f1"}
+_HUB_METRICS = {"f1_macro": "f1", "spearman": "spearmanr"}
+# The Hub's word for a task, where it differs from ours.
+_HUB_TASKS = {"sentence-embedding": "sentence-similarity"}
 
-_TEXT_CODE = """\
+_TOKENS_CODE = """\
 import numpy as np
 import onnxruntime
 from transformers import AutoTokenizer
@@ -30,9 +32,18 @@ batch = tokenizer(
     return_tensors="np",
 )
 inputs = {{node.name: batch[node.name].astype(np.int64) for node in session.get_inputs()}}
+"""
+_TEXT_CODE = f"""\
+{_TOKENS_CODE}\
 [logits] = session.run(["logits"], inputs)
-labels = {labels}
+labels = {{labels}}
 print([labels[index] for index in logits.argmax(axis=-1)])
+"""
+_VECTORS_CODE = f"""\
+{_TOKENS_CODE}\
+[vectors] = session.run(["sentence_embedding"], inputs)
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
 """
 
 _IMAGE_CODE = """\
@@ -76,6 +87,7 @@ def render_model_card(data: dict[str, Any]) -> str:
             (item["kind"], provenance.own_settings(item["settings"])) for item in data["passes"]
         ],
         is_image=_is_image(data),
+        embedding=provenance.embedding_words(data["embedding"]),
         code=_code(data),
         limits=_limits(data),
     )
@@ -90,7 +102,7 @@ def _front_matter(data: dict[str, Any]) -> str:
     tags += ["pruned"] * any(kind.startswith("prune") for kind in kinds)
     fields: dict[str, Any] = {"library_name": "onnx"}
     if data["task"]:
-        fields["pipeline_tag"] = data["task"]
+        fields["pipeline_tag"] = _HUB_TASKS.get(data["task"], data["task"])
     fields["tags"] = tags
     if _HUB_ID.fullmatch(data["source_checkpoint"]):
         fields["base_model"] = data["source_checkpoint"]
@@ -141,6 +153,8 @@ def _code(data: dict[str, Any]) -> str:
     export = data["recipe"].get("export")
     provider = str(export.get("provider", "cpu")) if isinstance(export, dict) else "cpu"
     template = _IMAGE_CODE if _is_image(data) else _TEXT_CODE
+    if data["embedding"] is not None:
+        template = _VECTORS_CODE
     return template.format(
         provider=repr(_PROVIDERS.get(provider, provider)),
         max_length="min(tokenizer.model_max_length, 512)" if length is None else int(length),

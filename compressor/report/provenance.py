@@ -15,6 +15,13 @@ _METRICS = {
     "matthews_correlation": "the correlation of predicted and labelled classes, from -1 to 1",
     "agreement": "the share of examples that get the untouched checkpoint's answer, so that no "
     "labels are needed; accuracy cannot fall by more than the share that is missing",
+    "cosine": "the mean cosine similarity of each text's vector and the vector that the untouched "
+    "checkpoint gives it, from -1 to 1",
+    "rank_agreement": "the share of each text's ten nearest neighbours among the other different "
+    "texts of the split, by cosine similarity, that are among its ten nearest by the untouched "
+    "checkpoint's vectors too, averaged over texts",
+    "spearman": "the rank correlation of the cosine similarity of pairs of texts with their "
+    "grades, from -1 to 1",
 }
 
 
@@ -33,14 +40,33 @@ def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def parity_words(parity: dict[str, Any]) -> str:
-    """Say how closely the exported file follows the PyTorch model."""
+def embedding_words(embedding: dict[str, Any] | None) -> str | None:
+    """Say how a sentence encoder makes its vectors; None for a model that gives none."""
+    if embedding is None:
+        return None
+    pooling = {
+        "mean": "the mean of the states of all tokens",
+        "cls": "the state of the first token",
+    }
+    words = f"A vector is {pooling.get(embedding['pooling'], embedding['pooling'])}"
+    words += ", scaled to length 1" if embedding["normalize"] else ", not scaled"
+    source = embedding["source"]
+    words += (
+        f", as the checkpoint's {source} says" if source else ", as the recipe or its defaults say"
+    )
+    if embedding["max_length"] is not None:
+        words += f"; the checkpoint reads at most {embedding['max_length']:,} tokens of a text"
+    return f"{words}."
+
+
+def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
+    """Say how closely the exported file follows the PyTorch model, which gives `output`."""
     lengths = parity["sequence_lengths"]
     text = (
-        f"On {parity['num_examples']:,} real inputs the logits of the exported file differ from "
+        f"On {parity['num_examples']:,} real inputs the {output} of the exported file differ from "
         f"PyTorch's by at most {parity['max_abs_diff']:.2g} (allowed: {parity['limit']:.2g})"
         if parity["max_abs_diff"] is not None
-        else f"The logits of {parity['num_examples']:,} real inputs could not be compared"
+        else f"The {output} of {parity['num_examples']:,} real inputs could not be compared"
     )
     if lengths:
         text += f", at padded lengths of {', '.join(map(str, lengths))} tokens"

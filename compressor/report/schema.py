@@ -18,7 +18,7 @@ from compressor.measurements import PER_EXAMPLE, RunReport
 _SIGNED = frozenset(
     {
         "value", "drop", "upper_bound", "lower_bound", "score_before", "score_after",
-        "lost_confidence", "baseline", "final",
+        "lost_confidence", "before_confidence", "after_confidence", "baseline", "final",
     }
 )  # fmt: skip
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

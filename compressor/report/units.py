@@ -12,8 +12,19 @@ DASH = "—"
 BYTES_PER_MB = 1_000_000
 
 # Metrics that are a share of something read best as per cent; a correlation does not.
-_SHARES = frozenset({"accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "agreement"})
-_METRIC_WORDS = {"f1": "F1", "f1_macro": "macro F1", "f1_micro": "micro F1"}
+_SHARES = frozenset(
+    {
+        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "agreement",
+        "rank_agreement",
+    }
+)  # fmt: skip
+_METRIC_WORDS = {
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_micro": "micro F1",
+    "cosine": "cosine similarity",
+    "spearman": "Spearman correlation",
+}
 
 
 def is_share(metric: str | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.measurements import AGREEMENT
+from compressor.measurements import AGREEMENT, SPEARMAN
 from compressor.report import target, units
 from compressor.report.table import p50_ms, reference_setting
 
@@ -176,6 +176,9 @@ def certificate_counts(data: dict[str, Any]) -> str | None:
     counts = f"{proof['losses']:,} answers turned wrong and {proof['wins']:,} turned right"
     if proof["metric"] == AGREEMENT:
         counts = f"{proof['losses']:,} of {proof['num_examples']:,} answers changed"
+    elif data["embedding"] is not None:
+        what = "pairs" if proof["metric"] == SPEARMAN else "texts"
+        counts = f"{proof['losses']:,} of {proof['num_examples']:,} {what} lost"
     return f"{counts} ({proof['method']})"
 
 

@@ -87,6 +87,7 @@ class View:
     latency_rows: tuple[LatencyRow, ...]
     has_gpu_memory: bool
     cuda_graph_providers: str
+    embedding: str | None
     parity: str | None
     certification: str | None
     certificate: str | None
@@ -138,7 +139,8 @@ def view_of(data: dict[str, Any]) -> View:
         cuda_graph_providers=" and ".join(
             dict.fromkeys(item["provider"] for item in data["latencies"] if item["cuda_graph"])
         ),
-        parity=provenance.parity_words(data["parity"]) if data["parity"] else None,
+        embedding=provenance.embedding_words(data["embedding"]),
+        parity=_parity(data),
         certification=verdict.certification_words(data),
         certificate=verdict.certificate_words(data),
         readings=verdict.readings_words(data),
@@ -150,6 +152,13 @@ def view_of(data: dict[str, Any]) -> View:
         recipe_yaml=provenance.recipe_yaml(data),
         environment=tuple(provenance.environment_rows(data)),
     )
+
+
+def _parity(data: dict[str, Any]) -> str | None:
+    if not data["parity"]:
+        return None
+    output = "logits" if data["embedding"] is None else "vectors"
+    return provenance.parity_words(data["parity"], output)
 
 
 def model_points(data: dict[str, Any], setting: Setting, run: int | None) -> list[Point]:

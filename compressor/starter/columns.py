@@ -31,6 +31,9 @@ _PAIRS = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
+_GRADE_NAMES = (
+    "score", "label", "grade", "similarity", "similarity_score", "relatedness", "relatedness_score",
+)  # fmt: skip
 _IMAGE_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _SAMPLE = 500  # rows that are looked at to tell texts from other columns
@@ -65,10 +68,7 @@ def guess_columns(
     `name` is the file, for errors; `labels` are the checkpoint's. Raises `RecipeError` that lists
     the columns and the flag to give when a column does not exist or cannot be told.
     """
-    flags = [(item, "--text") for item in inputs] + ([(label, "--label")] if label else [])
-    for column, flag in flags:
-        if column not in columns:
-            raise RecipeError(f"{flag}: {name} has no column '{column}' ({_listing(columns)})")
+    _check_given(name, columns, inputs, label)
     if len(inputs) > (1 if is_image else 2):
         raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(inputs)}")
     found = _label(name, columns, labels, label, tuple(label_names), inputs)
@@ -82,6 +82,54 @@ def guess_columns(
             f"--label-names where the data calls its classes otherwise"
         )
     return Guess(chosen, found.label, found.label_names)
+
+
+def guess_sentences(
+    name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
+) -> Guess:
+    """Return which columns hold the texts to embed and, of pairs, the grade of their similarity.
+
+    `inputs` and `label` are given. Without a column of grades `label` is None. Raises `RecipeError`
+    as `guess_columns` does.
+    """
+    _check_given(name, columns, inputs, label)
+    place = f"{name} ({_listing(columns)})"
+    chosen = tuple(inputs) or _text(place, {k: v for k, v in columns.items() if k != label})
+    if len(chosen) > 2:
+        raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(chosen)}")
+    if label is not None:
+        if len(chosen) == 1 or not _is_grade(columns[label]):
+            raise RecipeError(
+                f"--label: of sentence embeddings it is the grade of a pair of texts, a number; "
+                f"'{label}' of {name} with the text in {' and '.join(chosen)} is none; leave it out"
+            )
+        return Guess(chosen, label)
+    named = [column for column in columns if column.lower() in _GRADE_NAMES]
+    grades = [item for item in named if item not in chosen and _is_grade(columns[item])]
+    if len(chosen) == 1 or not grades:
+        return Guess(chosen, None)
+    if len(grades) > 1:
+        raise RecipeError(
+            f"{place}: {' and '.join(grades)} could each be the grade of the pairs; give --label "
+            f"COLUMN"
+        )
+    return Guess(chosen, grades[0])
+
+
+def _is_grade(values: Sequence[Any]) -> bool:
+    """Return whether a column holds finite numbers, as such or as text, that are not all equal."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        return False
+    return bool(np.isfinite(numbers).all() and np.ptp(numbers) > 0)
+
+
+def _check_given(name: str, columns: Columns, inputs: Sequence[str], label: str | None) -> None:
+    flags = [(item, "--text") for item in inputs] + ([(label, "--label")] if label else [])
+    for column, flag in flags:
+        if column not in columns:
+            raise RecipeError(f"{flag}: {name} has no column '{column}' ({_listing(columns)})")
 
 
 def _label(

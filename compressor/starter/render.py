@@ -24,6 +24,7 @@ _NOT_TEXT = re.compile(r"true|false|yes|no|on|off|null|~|y|n", re.IGNORECASE)
 _COMMENT_COLUMN = 38
 
 _MAX_TRAIN_ROWS = 20_000
+_VECTORS_DROP = 0.02  # of a similarity or a correlation
 _ROWS_FOR_TWO_EPOCHS = 10_000  # fewer than this and the recovery sees each of them twice
 
 
@@ -55,6 +56,7 @@ class StarterFacts:
     machine: str  # one line: processor, features, providers
     prunable_reason: str  # why heads and neurons cannot be pruned, empty when they can
     keeps_heads: bool  # heads cannot be pruned, neurons can
+    vectors: str = ""  # how a sentence encoder makes them, empty for a classifier
 
 
 def render(facts: StarterFacts, output: Path) -> str:
@@ -76,7 +78,7 @@ def _model(facts: StarterFacts, output: Path) -> Iterator[str]:
     name = _relative(Path(facts.checkpoint), output) if facts.is_local else facts.checkpoint
     yield "model:"
     yield f"  checkpoint: {_scalar(name)}"
-    yield _line(f"  task: {facts.task}", f"labels: {_short(facts.labels)}")
+    yield _line(f"  task: {facts.task}", facts.vectors or f"labels: {_short(facts.labels)}")
 
 
 def _data(facts: StarterFacts, output: Path) -> Iterator[str]:
@@ -84,7 +86,10 @@ def _data(facts: StarterFacts, output: Path) -> Iterator[str]:
     yield "data:"
     yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", "column of the input")
     if guess.label is not None:
-        yield _line(f"  label: {_scalar(guess.label)}", "class ids, or names of the labels")
+        told = "class ids, or names of the labels"
+        if facts.vectors:
+            told = "grades of the pairs: the more similar, the higher"
+        yield _line(f"  label: {_scalar(guess.label)}", told)
     if guess.label_names is not None:
         names = ", ".join(map(_scalar, guess.label_names))
         yield _line(f"  label_names: [{names}]", "the data's names in the checkpoint's order")
@@ -104,6 +109,9 @@ def _certification(facts: StarterFacts, output: Path) -> Iterator[str]:
         f"about {rows_to_certify(budget):,} rows certify {budget:.2%} at 95% confidence when "
         f"{CHANGED:.0%} of the answers change"
     )
+    if facts.vectors:
+        yield from _certification_of_vectors(facts, output)
+        return
     if facts.certification is not None:
         yield _source("certification", facts.certification, facts, output)
         bound = certified_by(facts.certification.num_rows)
@@ -114,13 +122,28 @@ def _certification(facts: StarterFacts, output: Path) -> Iterator[str]:
     yield f"  # {needed}."
 
 
+def _certification_of_vectors(facts: StarterFacts, output: Path) -> Iterator[str]:
+    if facts.certification is not None:
+        yield _source("certification", facts.certification, facts, output)
+    else:
+        yield "  # certification: {path: unseen.csv}"
+        yield "  # Rows that nothing else reads, to prove the budget at the end."
+    yield "  # n rows prove what was lost and about 4 / n more, so 1,000 rows prove 0.004 more."
+
+
 def _budget(facts: StarterFacts) -> Iterator[str]:
     rows = facts.search.num_rows
     unlabelled = facts.search.guess.label is None
-    metric = "agreement" if unlabelled else facts.metric
-    why = "the rows have no labels: answers that stay the same" if unlabelled else ""
     yield "budget:"
-    yield _line(f"  metric: {metric}", why)
+    if facts.vectors:
+        why = "mean cosine similarity to the untouched checkpoint's vectors; or rank_agreement"
+        yield _line(f"  metric: {facts.metric}", why if unlabelled else "with the grades")
+        yield _line(
+            f"  max_drop: {_VECTORS_DROP:g}", "below the untouched checkpoint, all passes together"
+        )
+        return
+    why = "the rows have no labels: answers that stay the same" if unlabelled else ""
+    yield _line(f"  metric: {facts.metric}", why)
     yield _line(
         f"  max_drop: {smallest_budget(rows):g}",
         f"below the untouched checkpoint, all passes together; no finer than 1/{rows:,}",

@@ -15,6 +15,7 @@ from compressor.data.readers import read_header, read_table
 from compressor.data.table import Table
 from compressor.environment import describe_environment
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.measurements import LABEL_FREE, SPEARMAN
 from compressor.models.architectures import (
     UnsupportedArchitecture,
     encoder_layers,
@@ -22,13 +23,14 @@ from compressor.models.architectures import (
 )
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
+from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_model
 from compressor.progress import SILENT, Progress
 from compressor.recipe import Recipe, parse_recipe
-from compressor.starter.columns import guess_columns
+from compressor.starter.columns import Guess, guess_columns, guess_sentences
 from compressor.starter.decide import measure_lengths
 from compressor.starter.render import SourceFacts, StarterFacts, render
-from compressor.tasks import Example, load_task
+from compressor.tasks import Example, Task, load_task
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +68,28 @@ def write_starter(
         raise EnvironmentMismatch(f"{output.parent}: no such directory for the recipe; make it")
     files = find_checkpoint(checkpoint, revision=None)
     task = load_task(files.infer_task())
-    is_image = task.input_column == "image"
+    if wishes.label_names and not task.names_labels:
+        raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
     progress.stage("read the data")
-    searched, table = _look(data, files.labels, wishes, is_image=is_image)
+    searched, table = _look(data, files.labels, wishes, task)
     # Each file may call its columns differently; what was given by name is for `data`.
     others = {
-        name: _look(path, files.labels, _for_other(path, wishes), is_image=is_image)[0]
+        name: _look(path, files.labels, _for_other(path, wishes), task)[0]
         for name, path in (("train", train), ("certification", certification))
         if path is not None
     }
     progress.stage(f"load {files.name}")
     model = load_model(files, task)
     reason, keeps_heads = _pruning(model)
-    examples = _examples(table, searched.guess.inputs)
+    examples = _examples(table, searched.guess.inputs, task)
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=Path(checkpoint).is_dir(),
         model_type=model.module.config.model_type,
         task=task.name,
-        metric=task.metrics[0],
-        labels=files.labels,
+        metric=_metric(task, searched.guess),
+        labels=files.labels if task.names_labels else (),
+        vectors="" if task.names_labels else _vectors(model),
         input_column=task.input_column,
         search=searched,
         train=others.get("train"),
@@ -102,19 +106,39 @@ def write_starter(
     return recipe
 
 
+def _metric(task: Task, guess: Guess) -> str:
+    """Return the metric for rows with such columns: one that needs no labels where there are none.
+
+    Where there are grades of pairs, nothing else tells as much.
+    """
+    if guess.label is not None:
+        return task.metrics[0] if task.names_labels else SPEARMAN
+    return next(name for name in task.metrics if name in LABEL_FREE)
+
+
+def _vectors(model: TorchModel) -> str:
+    """Say in a few words how a sentence encoder makes its vectors."""
+    pooling = pooling_of(model.module)
+    words = f"vectors: {'mean over tokens' if pooling.mode == 'mean' else 'first token'}"
+    return f"{words}, {'length 1' if pooling.normalize else 'not scaled'}"
+
+
 def _look(
-    path: Path, labels: Sequence[str], wishes: Wishes, *, is_image: bool
+    path: Path, labels: Sequence[str], wishes: Wishes, task: Task
 ) -> tuple[SourceFacts, Table]:
     source = file_source(path)
     header = read_header(source)
     table = read_table(source, header, ())
     if len(table) < _MIN_ROWS:
         raise RecipeError(f"{path}: has {len(table)} rows, at least {_MIN_ROWS} are needed")
+    if not task.names_labels:
+        guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
+        return SourceFacts(path, len(table), guess), table
     guess = guess_columns(
         str(path),
         table.columns,
         labels,
-        is_image=is_image,
+        is_image=task.input_column == "image",
         inputs=wishes.inputs,
         label=wishes.label,
         label_names=wishes.label_names,
@@ -132,10 +156,10 @@ def _for_other(path: Path, wishes: Wishes) -> Wishes:
     )
 
 
-def _examples(table: Table, columns: Sequence[str]) -> list[Example]:
+def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]:
     texts = [[str(value) for value in table.columns[column]] for column in columns]
-    if len(texts) == 1:
-        return list(texts[0])
+    if len(texts) == 1 or task.splits_pairs:
+        return [text for column in texts for text in column]
     return list(zip(texts[0], texts[1], strict=True))
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
-from compressor.tasks._base import Batch, Example, Task
+from compressor.errors import RecipeError
+from compressor.tasks._base import Batch, Example, Task, Truth
+from compressor.tasks._similarity import cosines
 
-__all__ = ["Batch", "Example", "Task", "load_task", "task_class", "task_names"]
+__all__ = ["Batch", "Example", "Task", "Truth", "cosines", "load_task", "task_class", "task_names"]
 
 
 def task_names() -> tuple[str, ...]:
@@ -32,6 +36,24 @@ def task_class(name: str) -> type[Task]:
     return found
 
 
-def load_task(name: str, *, max_length: int | None = None) -> Task:
-    """Return the task called `name` with its options; raises `KeyError` like `task_class`."""
-    return task_class(name)(max_length=max_length)
+def load_task(
+    name: str,
+    *,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+) -> Task:
+    """Return the task called `name` with its options; raises `KeyError` like `task_class`.
+
+    Raises `RecipeError` for `pooling` or `normalize` of a task that gives no vectors.
+    """
+    kind: type[Any] = task_class(name)
+    wanted = {"pooling": pooling, "normalize": normalize}
+    given = {option: value for option, value in wanted.items() if value is not None}
+    unknown = given.keys() - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise RecipeError(
+            [f"model.{option}: {name} gives no vectors; remove it" for option in sorted(unknown)]
+        )
+    task: Task = kind(max_length=max_length, **given)
+    return task

@@ -1,8 +1,13 @@
-"""What a task has to say: how examples become inputs, and how logits become a score.
+"""What a task has to say: how examples become inputs, and how a model's outputs become a score.
 
 A task is one file in this folder with one `Task` subclass; the file's name with hyphens is the word
-in the recipe. Tasks import neither torch nor anything that does, because a shipped artifact uses
-them where torch is not installed.
+in the recipe. A task owns its output: `output` names it in the PyTorch module and in the ONNX
+graph, `score` says how good such outputs are, and `answers` what a user of an artifact gets of
+them. A classifier's outputs are logits, one for each label; an encoder's are vectors. Nothing else
+in the package has to know more of them than that the first axis is the batch.
+
+Tasks import neither torch nor anything that does, because a shipped artifact uses them where torch
+is not installed.
 """
 
 from __future__ import annotations
@@ -24,6 +29,21 @@ Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the b
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What a model's outputs on a split are compared with; what the split does not have is None.
+
+    `labels`, shape `(num_examples,)`, are class ids. `grades`, shape `(num_examples / 2,)`, say how
+    similar two neighbouring texts are, the more the higher. `reference` is the untouched
+    checkpoint's score on the same examples.
+    """
+
+    examples: Sequence[Example]
+    labels: NDArray[np.int64] | None = None
+    grades: NDArray[np.float64] | None = None
+    reference: Score | None = None
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """One kind of problem; `max_length` cuts token sequences (None: the tokenizer's limit)."""
 
@@ -31,9 +51,12 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]  # how the names of transformers architectures for this task end
+    output: ClassVar[str]  # the name of what the model gives
     input_column: ClassVar[str]  # the key under `data` that names the input column
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     has_sequence: ClassVar[bool]  # whether inputs have a token axis that can be padded
+    names_labels: ClassVar[bool]  # whether outputs are of classes with names
+    splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
 
     @abstractmethod
     def load_preprocessor(self, directory: str | Path) -> Any:
@@ -61,5 +84,24 @@ class Task(ABC):
         """Return an example that encodes to about `length` tokens (ignored without a sequence)."""
 
     @abstractmethod
-    def score(self, metric: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
-        """Score `logits` of shape `(num_examples, num_labels)` against `labels`."""
+    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """Score `outputs`, shape `(num_examples, width)`, in the order of `truth.examples`.
+
+        A metric that compares with the untouched checkpoint takes `outputs` for its own where
+        `truth` has no reference. Ask `unscorable` first.
+        """
+
+    @abstractmethod
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return why `metric` cannot be taken on these examples, for `data.search: ...`, or None.
+
+        It reads nothing that a model gave, so that the answer is there before one runs.
+        """
+
+    @abstractmethod
+    def right_answers(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
+        """Return the class of each example that counts as right, None where none does."""
+
+    @abstractmethod
+    def answers(self, outputs: NDArray[np.float32], labels: Sequence[str]) -> Any:
+        """Return what a user of an artifact wants to have of `outputs`."""

@@ -1,13 +1,61 @@
-"""Scores that every classification task shares, computed with scikit-learn."""
+"""What every classification task shares: scores, computed with scikit-learn, and answers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import AGREEMENT, Score
+from compressor.tasks._base import Task, Truth
 
 METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
+
+
+class Prediction(TypedDict):
+    """One answer: the label, its class id, and its softmax probability."""
+
+    label: str
+    label_id: int
+    score: float
+
+
+class Classification(Task):
+    """One label out; the answer is the class with the largest logit."""
+
+    output: ClassVar[str] = "logits"
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+    names_labels: ClassVar[bool] = True
+    splits_pairs: ClassVar[bool] = False
+
+    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """Score by the arg-max of the logits, shape `(num_examples, num_labels)`."""
+        right = self.right_answers(metric, truth)
+        if right is None:
+            right = outputs.argmax(axis=-1).astype(np.int64)
+        return score_classification(metric, outputs, right)
+
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return that labels are missing, where they are."""
+        if metric == AGREEMENT or truth.labels is not None:
+            return None
+        return "has no labels, so nothing but agreement can be scored on it"
+
+    def right_answers(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
+        """Return the labels or, for `agreement`, the untouched checkpoint's answers."""
+        if metric != AGREEMENT:
+            return truth.labels
+        return None if truth.reference is None else truth.reference.outcomes
+
+    def answers(self, outputs: NDArray[np.float32], labels: Sequence[str]) -> list[Prediction]:
+        """Return one prediction for each row of logits."""
+        winners = outputs.argmax(axis=-1)
+        return [
+            Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
+            for k, row in zip(winners, softmax(outputs), strict=True)
+        ]
 
 
 def score_classification(

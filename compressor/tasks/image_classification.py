@@ -11,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from compressor.measurements import Score
-from compressor.tasks._base import Batch, Example, Task
-from compressor.tasks._classification import METRICS, score_classification
+from compressor.tasks._base import Batch, Example
+from compressor.tasks._classification import Classification
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """Images are resized and normalised as the checkpoint's image processor says."""
 
     name: ClassVar[str] = "image-classification"
     head: ClassVar[str] = "ForImageClassification"
     input_column: ClassVar[str] = "image"
-    metrics: ClassVar[tuple[str, ...]] = METRICS
     has_sequence: ClassVar[bool] = False
 
     def load_preprocessor(self, directory: str | Path) -> Any:
@@ -56,10 +54,6 @@ class ImageClassification(Task):
     def dummy_example(self, length: int) -> Example:  # noqa: ARG002
         """Return a grey gradient that the image processor resizes."""
         return np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
-
-    def score(self, metric: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Score:
-        """Score by the arg-max of the logits."""
-        return score_classification(metric, logits, labels)
 
 
 def _with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

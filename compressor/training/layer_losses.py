@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
+from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import kept_features
 from compressor.training.batches import TrainingBatch
@@ -76,13 +77,13 @@ class LayerLosses:
         }
 
     def __call__(self, module: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, the student's logits and the teacher's in the order of its labels."""
+        """Return the loss, the student's answers and the teacher's, logits in its own order."""
         student = module(**batch.inputs, **self._wanted)
         with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
             target = self._teacher.module(**self._inputs(batch), **self._wanted)
         own, other = _Pass(student, self._recorded), _Pass(target, self._recorded)
         losses = [weight * term(own, other, batch.mask) for weight, term in self._terms]
-        return torch.stack(losses).sum(), student.logits, target.logits
+        return torch.stack(losses).sum(), answers_of(student), answers_of(target)
 
 
 @contextmanager

@@ -40,6 +40,18 @@ def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     return divergence * temperature**2
 
 
+def embedding_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
+    """Return the squared error of the student's vectors over the teacher's squared length.
+
+    Both have shape `(batch, width)`. For vectors of length 1 it is twice 1 minus the cosine
+    similarity; for others lengths are learnt too, which those who rank by products need.
+
+    Ref: Reimers & Gurevych 2020, arXiv:2004.09813, eq. 1 (there not divided).
+    """
+    student, teacher = _precise(student_vectors), _precise(teacher_vectors)
+    return (student - teacher).square().sum() / teacher.square().sum()
+
+
 def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the squared error of the student's hidden states over the teacher's squared norm.
 

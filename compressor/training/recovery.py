@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from compressor.data import Dataset
+from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
 from compressor.training.augment import augmented
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.layer_losses import LayerLosses, layer_losses
 from compressor.training.layers import LayerMap
-from compressor.training.losses import logits_kl, task_loss
+from compressor.training.losses import embedding_loss, logits_kl, task_loss
 from compressor.training.moments import Moments
 from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
-from compressor.training.teacher import TeacherLogits, label_order
+from compressor.training.teacher import TeacherLogits, answer_order
 from compressor.training.trainer import require_examples, train
 
 
@@ -87,8 +88,9 @@ def distill(
     compared. Also raises what `train` raises.
     """
     require_examples(dataset)
-    order = label_order(model, teacher)
+    order = answer_order(model, teacher)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
+    on_answers = _answer_loss(model, settings)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()
@@ -100,40 +102,50 @@ def distill(
     run_with = partial(train, model, dataset, settings, run, after_step=after_step, moments=moments)
     if not settings.compares_layers:
         answers = TeacherLogits(teacher, dataset, order)
-        loss = _logits_loss(answers, settings)
+        loss = _loss_on_answers(answers, on_answers)
         # Not computed again in other batches, where they would differ in the last bits.
         return run_with(loss=loss, goal=goal, kept={**(kept or {}), "teacher_logits": answers})
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]
-        loss = _layers_loss(losses, order, settings)
+        loss = _layers_loss(losses, order, on_answers)
         extra = {} if losses.projection is None else {"projection": losses.projection}
         return run_with(loss=loss, goal=goal, kept=kept, trained_too=extra)
 
 
-def _logits_loss(teacher_logits: TeacherLogits, settings: DistillSettings) -> LossFunction:
+# The student's answers, the teacher's and the labels to a loss.
+_AnswerLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _loss_on_answers(teacher_answers: TeacherLogits, on_answers: _AnswerLoss) -> LossFunction:
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        logits = module(**batch.inputs).logits
-        return _loss_on_logits(logits, teacher_logits(batch.rows), batch.labels, settings)
+        answers = answers_of(module(**batch.inputs))
+        return on_answers(answers, teacher_answers(batch.rows), batch.labels)
 
     return loss
 
 
-def _layers_loss(losses: LayerLosses, order: list[int], settings: DistillSettings) -> LossFunction:
+def _layers_loss(losses: LayerLosses, order: list[int], on_answers: _AnswerLoss) -> LossFunction:
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
         on_layers, student, teacher = losses(module, batch)
-        return on_layers + _loss_on_logits(student, teacher[:, order], batch.labels, settings)
+        return on_layers + on_answers(student, teacher[:, order], batch.labels)
 
     return loss
 
 
-def _loss_on_logits(
-    student: Tensor, teacher: Tensor, labels: Tensor, settings: DistillSettings
-) -> Tensor:
-    total = settings.logits_weight * logits_kl(student, teacher, settings.temperature)
-    if settings.label_weight > 0:
-        total = total + settings.label_weight * task_loss(student, labels)
-    return total
+def _answer_loss(model: TorchModel, settings: DistillSettings) -> _AnswerLoss:
+    """Return the loss on what the task's models answer: logits, or vectors."""
+
+    def on_logits(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        total = settings.logits_weight * logits_kl(student, teacher, settings.temperature)
+        if settings.label_weight > 0:
+            total = total + settings.label_weight * task_loss(student, labels)
+        return total
+
+    def on_vectors(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001
+        return settings.logits_weight * embedding_loss(student, teacher)
+
+    return on_logits if model.task.names_labels else on_vectors
 
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:

@@ -91,7 +91,11 @@ class DistillSettings(TrainingSettings):
         default=2.0, gt=0, le=100, description="softens both distributions of logits"
     )
     logits_weight: float = Field(
-        default=1.0, ge=0, le=1e6, description="weight of the KL loss on logits"
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="weight of the loss on the teacher's answers: KL of logits, of sentence "
+        "embeddings the relative squared error of vectors",
     )
     hidden_weight: float = Field(
         default=0.0,

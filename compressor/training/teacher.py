@@ -23,23 +23,25 @@ _LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_
 
 
 class TeacherLogits:
-    """The teacher's logits for a split, computed when a row is first asked for and then kept.
+    """The teacher's answers for a split, computed when a row is first asked for and then kept.
 
     The teacher reads the examples with its own preprocessor, so its vocabulary may be another.
-    `order` says which of its logits stands where; by default they stay where they are.
+    `order` says which of its logits stands where; by default they stay where they are, and so do
+    the numbers of a vector.
     """
 
     def __init__(
         self, teacher: TorchModel, dataset: Dataset, order: Sequence[int] | None = None
     ) -> None:
         self._teacher = teacher
-        self._order = list(range(len(teacher.labels)) if order is None else order)
+        width = len(teacher.labels) or int(teacher.module.config.hidden_size)
+        self._order = list(range(width) if order is None else order)
         self._dataset = dataset
         self._known = np.zeros(len(dataset), dtype=bool)
-        self._logits = np.zeros((len(dataset), len(teacher.labels)), dtype=np.float32)
+        self._logits = np.zeros((len(dataset), width), dtype=np.float32)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the logits of `rows`, shape `(len(rows), num_labels)`, on the device of `rows`.
+        """Return the answers to `rows`, such as `(len(rows), num_labels)`, on the device of `rows`.
 
         Raises `ValueError` when one of them is not finite.
         """
@@ -54,7 +56,7 @@ class TeacherLogits:
         logits = self._logits[positions]
         if not np.isfinite(logits).all():
             raise ValueError(
-                f"{self._dataset.source}: the teacher's logits are not finite for one of the rows "
+                f"{self._dataset.source}: the teacher's answers are not finite for one of the rows "
                 f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
         return torch.from_numpy(logits).to(rows.device)
@@ -89,11 +91,20 @@ class TeacherInputs:
         }
 
 
-def label_order(model: TorchModel, teacher: TorchModel) -> list[int]:
+def answer_order(model: TorchModel, teacher: TorchModel) -> list[int]:
     """Return where each of the student's labels is among the teacher's logits, by its name.
 
-    Raises `ValueError` unless both have the same labels, each once.
+    The numbers of vectors keep their places. Raises `ValueError` unless both have the same labels,
+    each once, or vectors of the same width.
     """
+    if not model.task.names_labels:
+        own, other = (int(each.module.config.hidden_size) for each in (model, teacher))
+        if own != other:
+            raise ValueError(
+                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
+                f"the same, so take a student and a teacher of one width"
+            )
+        return list(range(own))
     if sorted(model.labels) != sorted(teacher.labels):
         raise ValueError(
             f"the teacher's labels are {list(teacher.labels)}, the student's {list(model.labels)}; "

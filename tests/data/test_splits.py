@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from compressor.data import Dataset, DataSettings, fingerprint, load_splits
+from compressor.data import Dataset, DataSettings, LabelKind, fingerprint, load_splits
 from compressor.data.splits import plan_cuts
 from compressor.errors import RecipeError
 
@@ -349,3 +349,63 @@ def test_further_columns_are_kept_for_the_split_that_asks_for_them(
     assert cut.columns == {"source": tuple("print" if label else "web" for label in cut.labels)}
     with pytest.raises(RecipeError, match="no column 'sourse', did you mean 'source'"):
         load_splits(data, needed=("search",), keep={"search": ("sourse",)}, **common)
+
+
+def graded(write: Write, text: str) -> DataSettings:
+    return DataSettings.model_validate(
+        {"text": ["a", "b"], "label": "grade", "search": {"path": write("pairs.csv", text)}}
+    )
+
+
+def load_pairs(settings: DataSettings, kind: LabelKind) -> Dataset:
+    return load_splits(
+        settings,
+        label_names=(),
+        input_column="text",
+        needed=("search",),
+        seed=0,
+        kind=kind,
+        splits_pairs=True,
+        keep={"search": ("b",)},
+    )["search"]
+
+
+def test_a_graded_pair_is_two_texts_and_one_grade(write: Write):
+    split = load_pairs(graded(write, "a,b,grade\nx,y,4.5\nz,w,0\n"), "grade")
+    assert split.examples == ("x", "y", "z", "w")
+    assert split.rows.tolist() == [0, 0, 1, 1]
+    assert split.grades is not None
+    assert split.grades.tolist() == [4.5, 0.0]
+    assert split.labels is None
+    assert split.columns == {"b": ("y", "y", "w", "w")}
+
+
+def test_grades_are_not_read_where_nothing_asks_for_them(write: Write):
+    split = load_pairs(graded(write, "a,b,grade\nx,y,much\nz,w,little\n"), "none")
+    assert (split.grades, split.labels) == (None, None)
+
+
+def test_the_fingerprint_depends_on_the_grades(write: Write):
+    first = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,0\n"), "grade")
+    second = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,1\n"), "grade")
+    assert fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    ("rows", "mistake"),
+    [
+        ("x,y,4\nz,w,high\n", "grade must be a number, got 'high'"),
+        ("x,y,4\nz,w,nan\n", "grade must be a number"),
+        ("x,y,4\nz,w,\n", "grade must be a number"),
+        ("x,y,4\nz,w,4\n", "grade is 4 in every row"),
+    ],
+)
+def test_a_grade_that_says_nothing_is_refused(write: Write, rows: str, mistake: str):
+    with pytest.raises(RecipeError, match=mistake):
+        load_pairs(graded(write, f"a,b,grade\n{rows}"), "grade")
+
+
+def test_a_grade_of_a_single_text_is_refused(write: Write):
+    settings = graded(write, "a,b,grade\nx,y,4\nz,w,1\n").model_copy(update={"text": "a"})
+    with pytest.raises(RecipeError, match=r"data\.search: text: the grade is that of a pair"):
+        load_pairs(settings, "grade")

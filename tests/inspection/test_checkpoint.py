@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import compressor.inspection
 from compressor.errors import EnvironmentMismatch
 from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.inspection.facts import to_dict
+from compressor.inspection.terminal import render_checkpoint
+from compressor.measurements import EmbeddingRecord
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.pruning.structure import prune_heads
@@ -87,3 +90,16 @@ def test_every_key_is_documented(tiny_bert_dir: Path):
 def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(EnvironmentMismatch, match="not a transformers checkpoint"):
         inspect_checkpoint(str(tmp_path))
+
+
+def test_a_sentence_encoder_says_how_it_makes_vectors(tiny_encoder_dir: Path):
+    facts = inspect_checkpoint(str(tiny_encoder_dir), timing=False)
+    assert (facts.task, facts.labels) == ("sentence-embedding", ())
+    assert facts.embedding == EmbeddingRecord("mean", True, "1_Pooling/config.json", 16)
+    assert facts.components["other"].flops == 0  # no pooler and no classifier
+    supported = {saving.kind: saving.supported for saving in facts.savings}
+    assert (supported["finetune"], supported["distill"]) == (False, True)
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(render_checkpoint(facts))
+    assert "mean over tokens, length 1 (says 1_Pooling/config.json)" in printed.get()

@@ -69,8 +69,13 @@ def test_a_broken_config_names_the_file(copy: Path):
         find_checkpoint(str(copy))
 
 
-def test_a_headless_checkpoint_needs_the_task_in_the_recipe(copy: Path):
+def test_a_headless_checkpoint_is_for_sentence_embeddings(copy: Path):
     edit_config(copy, architectures=["BertModel"])
+    assert find_checkpoint(str(copy)).infer_task() == "sentence-embedding"
+
+
+def test_a_head_of_another_kind_needs_the_task_in_the_recipe(copy: Path):
+    edit_config(copy, architectures=["BertForMaskedLM"])
     with pytest.raises(EnvironmentMismatch, match=r"set model\.task"):
         find_checkpoint(str(copy)).infer_task()
 

@@ -388,3 +388,16 @@ def test_positions_that_hang_on_the_id_of_the_padding_are_not_moved(
 def test_settings_that_make_no_sense_are_refused(settings: Any):
     with pytest.raises(ValidationError):
         TrimVocabulary.model_validate(settings)
+
+
+def test_vectors_of_texts_whose_tokens_stay_are_the_same_numbers(word_piece_dir: Path):
+    model = load_checkpoint(word_piece_dir, task="sentence-embedding")
+    texts = texts_of("a good film", "the bad movie")
+    before = model.predict(model.task.encode(model.preprocessor, texts.examples))
+    context = PassContext(
+        {"train": texts}, lambda: model, torch.device("cpu"), 0, Path(), SILENT, lambda _: None
+    )
+    trimmed = TrimVocabulary().apply(model, context)
+    assert trimmed.module.get_input_embeddings().num_embeddings < len(VOCABULARY)
+    after = trimmed.predict(trimmed.task.encode(trimmed.preprocessor, texts.examples))
+    np.testing.assert_allclose(after, before, atol=1e-6)

@@ -14,6 +14,7 @@ from compressor.measurements import (
     CertificateReading,
     Certification,
     ComponentBytes,
+    EmbeddingRecord,
     Flip,
     Flops,
     Latency,
@@ -212,6 +213,7 @@ def full_report(**changes: Any) -> RunReport:
         slices=SLICES,
         flips=FLIPS,
         target=TargetRecord("max_megabytes", "at most 20 MB", 20.0, 17.4, True, 0, 0.5),
+        embedding=None,
     )
     return dataclasses.replace(report, **changes)
 
@@ -254,6 +256,31 @@ def failed_at_second_pass() -> RunReport:
         guilty_step="passes[1] (quantize_dynamic)", final=None, passes=(PRUNE, broken),
         latencies=(), certification=None, certificate=None, compared_split="search", target=None,
         missing=dict.fromkeys(("final", "latencies"), STOPPED),
+    )  # fmt: skip
+
+
+def embeddings() -> RunReport:
+    """Return the report of a sentence encoder, some of whose texts have other neighbours now."""
+    scores = [Score("cosine", value, 872, np.zeros(872, dtype=np.int64)) for value in (1.0, 0.993)]
+    report = full_report()
+    assert report.baseline is not None
+    assert report.final is not None
+    return full_report(
+        task="sentence-embedding", metric="cosine", labels=(),
+        baseline=dataclasses.replace(report.baseline, score=scores[0]),
+        final=dataclasses.replace(report.final, score=scores[1]),
+        certification=Certification(*scores, 0.007),
+        certificate=Certificate(
+            "certified", "cosine", 0.007, 0.0092, 0.006, 0.01, 0.95, 872, 3, 860, None,
+            "paired BCa bootstrap over texts, 9999 resamples, one loss of 1 added", "dd" * 32,
+        ),
+        slices=(), embedding=EmbeddingRecord("mean", True, "1_Pooling/config.json", 256),
+        flips=(
+            Flip(
+                "changed", 17, "a gripping film", None, "a <thrilling> film", "a dull film", 0.913,
+                0.874, 0.0213,
+            ),
+        ),
     )  # fmt: skip
 
 
@@ -360,6 +387,7 @@ STATES: dict[str, Callable[[], RunReport]] = {
     "without-latencies": without_latencies,
     "without-passes": without_passes,
     "images": images,
+    "embeddings": embeddings,
     "several-providers": several_providers,
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.starter.columns import Guess, guess_columns
+from compressor.starter.columns import Guess, guess_columns, guess_sentences
 
 LABELS = ("negative", "positive")
 TEXTS = ["a fine film", "two dull hours", "it was quite good"]
@@ -129,3 +129,30 @@ def test_two_columns_of_images_are_an_error():
     columns = {"left": ["a.png"], "right": ["b.png"], "label": [0]}
     with pytest.raises(RecipeError, match="left and right could each be the image"):
         guess(columns, is_image=True)
+
+
+def test_pairs_of_sentences_and_their_grade_are_known_by_name():
+    columns = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], "score": ["4.2", "0", "3"]}
+    assert guess_sentences("rows.csv", columns) == Guess(("sentence1", "sentence2"), "score")
+
+
+def test_one_column_of_texts_needs_no_other_whatever_else_there_is():
+    columns = {"text": TEXTS, "label": ["a", "b", "c"], "id": [1, 2, 3]}
+    assert guess_sentences("rows.csv", columns) == Guess(("text",), None)
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "message"),
+    [
+        ({"score": [1, 2, 3], "label": [0.5, 1, 0]}, {}, "score and label could each be the grade"),
+        ({"kind": ["x", "y", "z"]}, {"label": "kind"}, "the grade of a pair of texts, a number"),
+        ({"score": [1, 1, 1]}, {"label": "score"}, "the grade of a pair of texts, a number"),
+        ({"score": [1, 2, 3]}, {"label": "absent"}, "--label: rows.csv has no column 'absent'"),
+    ],
+)
+def test_a_grade_that_cannot_be_told_is_an_error(
+    more: dict[str, Any], given: dict[str, Any], message: str
+):
+    columns = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], **more}
+    with pytest.raises(RecipeError, match=message):
+        guess_sentences("rows.csv", columns, **given)

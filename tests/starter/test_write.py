@@ -15,6 +15,9 @@ from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline import run
 from compressor.recipe import load_recipe
 from compressor.starter.write import Wishes, write_starter
+from compressor.tasks import load_task
+
+TASK = "sentence-embedding"
 
 
 def write_rows(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
@@ -155,3 +158,27 @@ def test_names_that_yaml_would_misread_are_quoted(tiny_bert_dir: Path, tmp_path:
     assert (recipe.data.text, recipe.data.label) == ("no", "yes")
     assert recipe.data.search is not None
     assert recipe.data.search.path == data
+
+
+def test_a_sentence_encoder_is_gated_by_cosine_or_by_grades(
+    tiny_encoder_dir: Path, rows: Path, tmp_path: Path
+):
+    recipe = write_starter(str(tiny_encoder_dir), rows, tmp_path / "texts.yaml")
+    assert (recipe.model.task, recipe.budget.metric) == ("sentence-embedding", "cosine")
+    assert recipe.data.text == "review"
+    assert not [key for step in recipe.passes for key in step.unfit_for(load_task(TASK))]
+    text = (tmp_path / "texts.yaml").read_text(encoding="utf-8")
+    assert "# vectors: mean over tokens, length 1" in text
+    content = [["a fine film", "a good film", 4.5], ["so bad it is", "the plot", 0.5]]
+    pairs = write_rows(tmp_path / "pairs.csv", ["sentence1", "sentence2", "score"], content)
+    graded = write_starter(str(tiny_encoder_dir), pairs, tmp_path / "pairs.yaml")
+    assert (graded.budget.metric, graded.data.label) == ("spearman", "score")
+    assert graded.data.text == ("sentence1", "sentence2")
+
+
+def test_label_names_of_a_sentence_encoder_are_refused(
+    tiny_encoder_dir: Path, rows: Path, tmp_path: Path
+):
+    wishes = Wishes(label_names=("bad", "good"))
+    with pytest.raises(RecipeError, match="--label-names: sentence-embedding has no labels"):
+        write_starter(str(tiny_encoder_dir), rows, tmp_path / "recipe.yaml", wishes=wishes)

@@ -10,7 +10,7 @@ from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.recovery import distill
 from compressor.training.settings import DistillSettings
-from compressor.training.teacher import TeacherLogits, attention_maps_in, check_layers, label_order
+from compressor.training.teacher import TeacherLogits, answer_order, attention_maps_in, check_layers
 from compressor.training.trainer import TrainingRun
 
 LOGITS = DistillSettings(max_steps=1)
@@ -62,15 +62,15 @@ def test_a_teacher_that_answers_with_nan_is_refused(teacher: TorchModel, text_da
     with torch.no_grad():
         teacher.module.classifier.bias[0] = float("nan")
 
-    with pytest.raises(ValueError, match=r"teacher's logits are not finite .* \[3, 40\]"):
+    with pytest.raises(ValueError, match=r"teacher's answers are not finite .* \[3, 40\]"):
         TeacherLogits(teacher, text_dataset)(torch.tensor([3, 40]))
 
 
 def test_labels_are_matched_by_their_names(teacher: TorchModel, tiny_bert: TorchModel):
     teacher.module.config.id2label = {0: "positive", 1: "negative"}
 
-    assert label_order(tiny_bert, tiny_bert) == [0, 1]
-    assert label_order(tiny_bert, teacher) == [1, 0]
+    assert answer_order(tiny_bert, tiny_bert) == [0, 1]
+    assert answer_order(tiny_bert, teacher) == [1, 0]
 
 
 @pytest.mark.parametrize("settings", [LOGITS, HIDDEN])
@@ -121,7 +121,7 @@ def test_labels_of_one_name_cannot_be_matched(tiny_bert: TorchModel, teacher: To
     teacher.module.config.id2label = {0: "same", 1: "same"}
 
     with pytest.raises(ValueError, match="not told apart by their names"):
-        label_order(tiny_bert, teacher)
+        answer_order(tiny_bert, teacher)
 
 
 def test_label_weight_without_labels_is_refused(

@@ -1,0 +1,206 @@
+"""Verdicts about scores to which every example contributes a number and not an answer.
+
+Such are the means over texts of a cosine similarity or of the share of kept neighbours, and the
+rank correlation of similarities with grades. Their bounds are paired bootstraps (BCa) over texts,
+or over pairs of texts. A bootstrap sees nothing that did not happen, so, as for the other scores,
+one example is added that lost everything: with n examples that costs about 4 / n of the budget.
+
+The candidates among which neighbours are looked for stay as they are: what is bounded is the mean
+over texts that could be asked, against this collection of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.certificate.bootstrap import Classes, Floats, resampled_bound, spearman
+from compressor.certificate.certify import Booleans, check_settings, draw_verdict
+from compressor.measurements import SPEARMAN, Certificate
+
+_ROUNDING = 1e-6  # differences below it are summation order, and no win or loss
+
+
+def certify_mean(
+    metric: str,
+    before: Floats,
+    after: Floats,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+    resamples: int = 9999,
+) -> Certificate:
+    """Certify the drop of a mean of numbers of at most 1, both arrays `(num_examples,)`.
+
+    The example that is added fell from 1 to 0. Wins and losses count the numbers that rose and
+    fell. Raises `ValueError` when the arrays are empty or do not pair up, a number is not finite or
+    above 1, or a setting is out of range.
+    """
+    check_settings(max_drop, confidence)
+    _check_numbers(before=before, after=after)
+    if (largest := max(before.max(), after.max())) > 1 + _ROUNDING:
+        raise ValueError(f"{metric}: no number may be above 1, got {largest:g}")
+    fallen = before - after
+
+    def bound(losses: Floats) -> tuple[float, float]:
+        extended = np.append(losses, 1.0)
+        return resampled_bound(
+            lambda drawn: extended[drawn].mean(axis=-1),
+            len(extended),
+            name=metric,
+            confidence=confidence,
+            seed=seed,
+            resamples=resamples,
+        )
+
+    upper, error = bound(fallen)
+    negative_lower, _ = bound(-fallen)
+    return _certificate(
+        metric, float(fallen.mean()), upper, -negative_lower, error, fallen, max_drop, confidence,
+        f"paired BCa bootstrap over texts, {resamples} resamples, one loss of 1 added",
+    )  # fmt: skip
+
+
+def certify_correlation(
+    before: Floats,
+    after: Floats,
+    grades: Floats,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+    resamples: int = 9999,
+) -> Certificate:
+    """Certify the drop of the rank correlation with `grades`; all arrays are `(num_pairs,)`.
+
+    The pair that is added has the highest or the lowest grade, whichever harms more, fits it before
+    and contradicts it after. Losses count the pairs whose rank moved away from that of their grade,
+    wins those that came nearer. Raises as `certify_mean` does.
+    """
+    check_settings(max_drop, confidence)
+    _check_numbers(before=before, after=after, grades=grades)
+
+    def bound(first: Floats, second: Floats) -> tuple[float, float]:
+        old, new, truth = _with_worst_pair(first, second, grades)
+
+        def drop(drawn: Classes) -> Floats:
+            return spearman(old[drawn], truth[drawn]) - spearman(new[drawn], truth[drawn])
+
+        return resampled_bound(
+            drop,
+            len(truth),
+            name=SPEARMAN,
+            confidence=confidence,
+            seed=seed,
+            resamples=resamples,
+        )
+
+    upper, error = bound(before, after)
+    negative_lower, _ = bound(after, before)
+    drop = float(spearman(before, grades) - spearman(after, grades))
+    return _certificate(
+        SPEARMAN, drop, upper, -negative_lower, error, _moved_away(before, after, grades), max_drop,
+        confidence, f"paired BCa bootstrap over pairs, {resamples} resamples, one flip added",
+    )  # fmt: skip
+
+
+def certify_mean_slices(
+    metric: str,
+    slices: Mapping[str, Booleans],
+    before: Floats,
+    after: Floats,
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+) -> dict[str, Certificate]:
+    """Certify each slice so that with `confidence` not one of them is certified wrongly.
+
+    A slice is a mask of shape `(num_examples,)`. A bootstrap gives bounds and no p-values that
+    Holm's procedure could order, so each slice is tested at (1 - confidence) / number of slices
+    (Bonferroni), which is never less strict. Raises `ValueError` for an empty slice, and as
+    `certify_mean` does.
+    """
+    empty = [name for name, mask in slices.items() if not mask.any()]
+    if empty or not slices:
+        raise ValueError(f"slices: each must hold at least one example, empty: {empty or 'all'}")
+    level = 1 - (1 - confidence) / len(slices)
+    return {
+        name: certify_mean(
+            metric, before[mask], after[mask], max_drop=max_drop, confidence=level, seed=seed
+        )
+        for name, mask in slices.items()
+    }
+
+
+def _certificate(
+    metric: str,
+    drop: float,
+    upper: float,
+    lower: float,
+    error: float,
+    fallen: Floats,
+    max_drop: float,
+    confidence: float,
+    method: str,
+) -> Certificate:
+    total = len(fallen)
+    wins, losses = int(np.sum(fallen < -_ROUNDING)), int(np.sum(fallen > _ROUNDING))
+    return draw_verdict(
+        metric=metric,
+        drop=drop,
+        upper_bound=max(upper, drop),
+        lower_bound=min(lower, drop),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=(total, wins, losses),
+        variance=total * error**2,
+        certifies=lambda size: size > total,
+        method=method,
+    )
+
+
+def _with_worst_pair(
+    before: Floats, after: Floats, grades: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Return the arrays with the pair added that raises the drop most."""
+
+    def extended(fits: int) -> tuple[Floats, Floats, Floats]:
+        ends = [(numbers.min() - 1, numbers.max() + 1) for numbers in (before, after)]
+        grade = (grades.min(), grades.max())[fits]
+        return (
+            np.append(before, ends[0][fits]),
+            np.append(after, ends[1][1 - fits]),
+            np.append(grades, grade),
+        )
+
+    def drop(arrays: tuple[Floats, Floats, Floats]) -> float:
+        old, new, truth = arrays
+        return float(spearman(old, truth) - spearman(new, truth))
+
+    return max((extended(0), extended(1)), key=drop)
+
+
+def _moved_away(before: Floats, after: Floats, grades: Floats) -> Floats:
+    """Return by how many ranks each pair moved away from the rank of its grade."""
+    wanted = _ranks(grades)
+    moved: Floats = np.abs(_ranks(after) - wanted) - np.abs(_ranks(before) - wanted)
+    return moved
+
+
+def _ranks(numbers: Floats) -> Floats:
+    ranks: Floats = np.argsort(np.argsort(numbers, kind="stable"), kind="stable").astype(np.float64)
+    return ranks
+
+
+def _check_numbers(**arrays: NDArray[np.float64]) -> None:
+    length = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        if array.shape != (length,) or length == 0 or not np.isfinite(array).all():
+            raise ValueError(
+                f"{name}: must be a finite number for each example, the same examples as in "
+                f"{next(iter(arrays))}, got shape {array.shape}"
+            )

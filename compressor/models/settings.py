@@ -1,0 +1,45 @@
+"""The recipe's `model`: which checkpoint, and what it is for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from compressor.mistakes import did_you_mean
+from compressor.paths import HubName
+from compressor.tasks import task_names
+
+
+def _known_task(name: str) -> str:
+    if name not in task_names():
+        raise ValueError(f"unknown task '{name}'{did_you_mean(name, task_names())}")
+    return name
+
+
+class ModelSettings(BaseModel):
+    """The recipe's `model`: the checkpoint to compress."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: HubName = Field(
+        description="directory relative to the recipe, Hub id such as org/name, or "
+        "builtin:digits-vit, which the package trains itself"
+    )
+    revision: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None, description="branch, tag or commit of a Hub id; left out, its main branch"
+    )
+    task: Annotated[str, AfterValidator(_known_task)] | None = Field(
+        default=None,
+        description="what the checkpoint is for; left out, inferred from its architecture",
+    )
+    pooling: Literal["mean", "cls"] | None = Field(
+        default=None,
+        description="of sentence-embedding: a vector is the mean of the states of all tokens, or "
+        "the first token's; left out, what the checkpoint's files say, else mean",
+    )
+    normalize: bool | None = Field(
+        default=None,
+        description="of sentence-embedding: give every vector length 1; left out, what the "
+        "checkpoint's files say, else false",
+    )

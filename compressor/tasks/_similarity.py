@@ -1,0 +1,111 @@
+"""What embeddings are good for: which texts are near, and whether that stayed as it was.
+
+Scales of vectors do not matter here, angles do: similarity is the cosine. The neighbours of a text
+are looked for among the other *different* texts of the split. A text that occurs twice would be its
+own nearest neighbour, whatever a model does, and two equal candidates would be told apart by noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 10  # of each text, whose agreement is taken
+MAX_CANDIDATES = (
+    10_000  # different texts, evenly spread over the split; work grows with rows x this
+)
+_ROWS_AT_ONCE = 1024
+
+Floats = NDArray[np.float64]
+Vectors = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+
+def cosines(first: Vectors, second: Vectors) -> Floats:
+    """Return the cosine similarity of each row of `first` and the same row of `second`.
+
+    >>> cosines(np.array([[3.0, 4.0]], np.float32), np.array([[4.0, 3.0]], np.float32)).round(6)
+    array([0.96])
+    """
+    products: Floats = np.sum(_unit(first) * _unit(second), axis=1)
+    return np.clip(products, -1.0, 1.0)
+
+
+def candidates(texts: Sequence[str]) -> Places:
+    """Return the positions of the different texts, the first of each, at most 10,000 of them."""
+    first: dict[str, int] = {}
+    for position, text in enumerate(texts):
+        first.setdefault(text, position)
+    places = np.fromiter(first.values(), dtype=np.int64)
+    if len(places) <= MAX_CANDIDATES:
+        return places
+    return places[np.linspace(0, len(places) - 1, MAX_CANDIDATES).round().astype(np.int64)]
+
+
+def nearest(vectors: Vectors, texts: Sequence[str], count: int) -> Places:
+    """Return the positions of the `count` nearest other texts of each, nearest first.
+
+    Shape `(num_texts, count)`; `count` is less than the number of candidates. Ties go to the text
+    that comes first.
+    """
+    places = candidates(texts)
+    unit = _unit(vectors).astype(np.float32)
+    others = unit[places]  # (num_candidates, width)
+    number = {texts[place]: column for column, place in enumerate(places.tolist())}
+    own = np.array([number.get(text, -1) for text in texts])
+    found = []
+    for start in range(0, len(unit), _ROWS_AT_ONCE):
+        similarities = unit[start : start + _ROWS_AT_ONCE] @ others.T  # (rows, num_candidates)
+        columns = own[start : start + _ROWS_AT_ONCE]
+        rows = np.flatnonzero(columns >= 0)
+        similarities[rows, columns[rows]] = -np.inf
+        found.append(_largest(similarities, count))
+    return places[np.concatenate(found)]
+
+
+def kept_neighbours(before: Places, after: Places) -> Floats:
+    """Return for each row of neighbours, shape `(num_texts, count)`, which share of them stayed.
+
+    >>> kept_neighbours(np.array([[1, 2]]), np.array([[2, 5]]))
+    array([0.5])
+    """
+    same = before[:, :, None] == after[:, None, :]  # (num_texts, count, count)
+    share: Floats = same.any(axis=2).mean(axis=1)
+    return share
+
+
+def rank_correlation(similarities: Floats, grades: Floats) -> float:
+    """Return Spearman's correlation; 0 where the similarities are all equal and so say nothing.
+
+    Both have shape `(num_pairs,)`; the grades are not all equal.
+
+    >>> rank_correlation(np.array([0.1, 0.9, 0.5]), np.array([1.0, 5.0, 2.0]))
+    1.0
+    """
+    # Here and not at the top: `compress validate` asks tasks for their metrics' names.
+    from scipy import stats
+
+    if np.ptp(similarities) == 0:
+        return 0.0
+    return float(stats.spearmanr(similarities, grades).statistic)
+
+
+def _largest(similarities: NDArray[np.float32], count: int) -> Places:
+    """Return the columns of the `count` largest values of each row, the largest first."""
+    if count < similarities.shape[1]:
+        # Sorting all of them would take most of the time.
+        columns = np.sort(np.argpartition(-similarities, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(similarities.shape[1]), similarities.shape)
+    chosen = np.take_along_axis(similarities, columns, axis=1)
+    order = np.argsort(-chosen, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1).astype(np.int64)
+
+
+def _unit(vectors: Vectors) -> Floats:
+    """Return the vectors with length 1; one of zeros, which has no direction, stays."""
+    precise = vectors.astype(np.float64)
+    lengths = np.linalg.norm(precise, axis=1, keepdims=True)
+    return np.asarray(precise / np.where(lengths > 0, lengths, 1.0))

@@ -1,0 +1,88 @@
+"""What every task on texts shares: the tokenizer, and how texts become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from compressor.errors import RecipeError
+from compressor.tasks._base import Batch, Example, Task
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+class TextTask(Task):
+    """Sequences are cut to `max_length` tokens and padded to the longest of their batch."""
+
+    input_column: ClassVar[str] = "text"
+    has_sequence: ClassVar[bool] = True
+
+    def load_preprocessor(self, directory: str | Path) -> Any:
+        """Load the tokenizer; raises `OSError` when its files are missing."""
+        from transformers import AutoTokenizer
+
+        # Without these transformers makes a tokenizer with an empty vocabulary, and every word of
+        # every text becomes the unknown token.
+        if not any((Path(directory) / name).is_file() for name in _TOKENIZER_FILES):
+            raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} lies in {directory}")
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+    def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
+        """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
+        limit = self.max_length or int(preprocessor.model_max_length)
+        return _tokenize(preprocessor, examples, padding=True, max_length=limit)
+
+    def benchmark_batch(
+        self,
+        preprocessor: Any,
+        examples: Sequence[Example],
+        batch_size: int,
+        sequence_length: int | None,
+    ) -> Batch:
+        """Join real texts until each row is `sequence_length` tokens long, and cut it there."""
+        length = int(sequence_length or preprocessor.model_max_length)
+        if length > int(preprocessor.model_max_length):
+            raise RecipeError(
+                f"benchmark.sequence_lengths: {length} is longer than this model can read "
+                f"({preprocessor.model_max_length} tokens); remove it"
+            )
+        words = cycle(word for example in examples for word in _first(example).split())
+        # Every word gives at least one token, so `length` words fill a row.
+        rows = [" ".join(islice(words, length)) for _ in range(batch_size)]
+        return _tokenize(preprocessor, rows, padding="max_length", max_length=length)
+
+    def dummy_example(self, length: int) -> Example:
+        """Return a text of about `length` tokens for tokenizers that know the word `the`."""
+        return " ".join(["the"] * max(1, length - 2))
+
+
+def _first(example: Example) -> str:
+    return str(example[0] if isinstance(example, tuple) else example)
+
+
+def _tokenize(
+    preprocessor: Any, examples: Sequence[Example], *, padding: bool | str, max_length: int
+) -> Batch:
+    pairs = [example for example in examples if isinstance(example, tuple)]
+    if pairs and len(pairs) != len(examples):
+        raise ValueError("a batch holds either texts or pairs of texts, not both")
+    encoded = preprocessor(
+        [_first(example) for example in examples],
+        [str(pair[1]) for pair in pairs] if pairs else None,
+        padding=padding,
+        truncation=True,
+        max_length=max_length,
+        return_tensors="np",
+    )
+    return {name: np.asarray(value, dtype=np.int64) for name, value in encoded.items()}

@@ -1,0 +1,129 @@
+"""Sentence embeddings: one text in, one vector out.
+
+Labels are not needed. How good a compressed encoder is, is how near its vectors are to the
+untouched checkpoint's, and whether each text keeps its nearest neighbours, which is what search,
+clustering and deduplication read off vectors. Where pairs of texts have a grade of how similar they
+are, the rank correlation with it is the usual score (Cer et al. 2017, arXiv:1708.00055).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
+from compressor.tasks._base import Batch, Example, Truth
+from compressor.tasks._similarity import (
+    NEIGHBOURS,
+    candidates,
+    cosines,
+    kept_neighbours,
+    nearest,
+    rank_correlation,
+)
+from compressor.tasks._text import TextTask
+
+PoolingMode = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True)
+class SentenceEmbedding(TextTask):
+    """Each text of a pair is read by itself.
+
+    `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
+    tokens; None leaves it to the checkpoint.
+    """
+
+    pooling: PoolingMode | None = None
+    normalize: bool | None = None
+
+    name: ClassVar[str] = "sentence-embedding"
+    head: ClassVar[str] = "Model"
+    output: ClassVar[str] = "sentence_embedding"
+    metrics: ClassVar[tuple[str, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
+    names_labels: ClassVar[bool] = False
+    splits_pairs: ClassVar[bool] = True
+
+    def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
+        """Tokenize texts; arrays are int64 of shape `(batch, sequence)`.
+
+        Raises `ValueError` for a pair: its two texts are two examples.
+        """
+        if any(isinstance(example, tuple) for example in examples):
+            raise ValueError(
+                "an embedding is of one text; give the two texts of a pair one after the other"
+            )
+        return super().encode(preprocessor, examples)
+
+    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """Score vectors of shape `(num_texts, width)`.
+
+        `cosine` is the mean cosine similarity of each vector and the untouched checkpoint's of the
+        same text. `rank_agreement` is the mean share of each text's ten nearest neighbours, among
+        the other texts of the split, that are still among its ten nearest (mutual nearest
+        neighbours: Huh et al. 2024, arXiv:2405.07987, section 2). `spearman` is the rank
+        correlation of the cosine similarity of pairs with their grades.
+        """
+        texts = [str(example) for example in truth.examples]
+        reference = truth.reference
+        before = outputs if reference is None else reference.vectors
+        if before is None or before.shape != outputs.shape:
+            raise ValueError(
+                f"vectors of shape {outputs.shape} cannot be compared with the untouched "
+                f"checkpoint's, {None if before is None else before.shape}"
+            )
+        if metric == SPEARMAN:
+            assert truth.grades is not None, "the caller asked whether it can be scored"
+            shares = cosines(outputs[0::2], outputs[1::2])  # (num_pairs,)
+            value = rank_correlation(shares, truth.grades)
+        elif metric in (COSINE, RANK_AGREEMENT):
+            is_cosine = metric == COSINE
+            shares = cosines(before, outputs) if is_cosine else _agreement(before, outputs, texts)
+            value = float(np.mean(shares))
+        else:
+            raise KeyError(metric)
+        outcomes = nearest(outputs, texts, 1)[:, 0]
+        return Score(metric, value, len(shares), outcomes, shares=shares, vectors=outputs)
+
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return that grades are missing, or that there are too few different texts."""
+        if metric == SPEARMAN and truth.grades is None:
+            return (
+                "has no graded pairs, which spearman compares similarities with; name the columns "
+                "of both texts in data.text and that of the grade in data.label"
+            )
+        found = len(candidates([str(example) for example in truth.examples]))
+        if metric == RANK_AGREEMENT and found <= 2 * NEIGHBOURS:
+            return (
+                f"holds {found} different texts; rank_agreement compares the {NEIGHBOURS} nearest "
+                f"of each, which even a random model keeps unless there are more than "
+                f"{2 * NEIGHBOURS}: give it more rows, or use cosine"
+            )
+        if found < 3:
+            return (
+                f"holds {found} different texts; at least 3 are needed, so that each has two "
+                f"others to be near to"
+            )
+        return None
+
+    def right_answers(self, metric: str, truth: Truth) -> None:
+        """Return None: no vector is the right one."""
+
+    def answers(
+        self,
+        outputs: NDArray[np.float32],
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+    ) -> NDArray[np.float32]:
+        """Return the vectors, float32 of shape `(num_texts, width)`."""
+        return outputs
+
+
+def _agreement(
+    before: NDArray[np.float32], after: NDArray[np.float32], texts: Sequence[str]
+) -> NDArray[np.float64]:
+    found = (nearest(vectors, texts, NEIGHBOURS) for vectors in (before, after))
+    return kept_neighbours(*found)

@@ -1,0 +1,139 @@
+"""Bounds of means and of rank correlations, against what is known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from compressor.certificate import (
+    certify_correlation,
+    certify_mean,
+    certify_mean_slices,
+    certify_scores,
+    spearman,
+)
+from compressor.measurements import Score
+
+ONES = np.ones(400)
+
+
+def fallen(seed: int, size: int = 400, scale: float = 0.01) -> np.ndarray:
+    """Return numbers that fell from 1 by an exponential amount of mean `scale`."""
+    return 1 - np.random.default_rng(seed).exponential(scale, size)
+
+
+def test_the_bound_of_a_mean_is_near_the_normal_one_when_nothing_is_rare():
+    after = fallen(0, size=20_000)
+    proof = certify_mean("cosine", np.ones(20_000), after, max_drop=0.02, seed=0)
+    lost = np.append(1 - after, 1.0)
+    normal = lost.mean() + 1.645 * lost.std() / np.sqrt(len(lost))
+    assert proof.drop == pytest.approx((1 - after).mean())
+    assert proof.upper_bound == pytest.approx(normal, rel=0.02)
+    assert (proof.verdict, proof.num_examples, proof.wins) == ("certified", 20_000, 0)
+
+
+def test_a_mean_that_fell_far_is_refuted_and_one_near_the_budget_is_open():
+    far = certify_mean("cosine", ONES, fallen(1, scale=0.1), max_drop=0.02, seed=0)
+    assert far.verdict == "refuted"
+    assert 0.02 < far.lower_bound < far.drop < far.upper_bound
+    near = certify_mean("cosine", ONES, fallen(1, scale=0.018), max_drop=0.02, seed=0)
+    assert near.verdict == "inconclusive"
+    assert near.needed_examples is not None
+    assert near.needed_examples > 400
+
+
+def test_without_any_loss_the_bound_is_a_few_over_the_number_of_texts():
+    proof = certify_mean("rank_agreement", ONES, ONES, max_drop=0.02, seed=0)
+    # Exact for a share without a loss: 1 - 0.05^(1/400) = 3.0 / 400.
+    assert 3.0 / 400 < proof.upper_bound < 6.0 / 400
+    assert (proof.drop, proof.losses, proof.verdict) == (0.0, 0, "certified")
+
+
+def test_the_same_seed_gives_the_same_bound():
+    proofs = [certify_mean("cosine", ONES, fallen(3), max_drop=0.02, seed=7) for _ in range(2)]
+    assert proofs[0] == proofs[1]
+
+
+@pytest.mark.slow
+def test_a_mean_at_the_boundary_is_rarely_certified():
+    # Shares of kept neighbours in tenths, whose true mean drop is exactly the budget.
+    random = np.random.default_rng(0)
+    certified = 0
+    for seed in range(400):
+        lost = random.binomial(10, 0.02, size=300) / 10
+        proof = certify_mean(
+            "rank_agreement", np.ones(300), 1 - lost, max_drop=0.02, seed=seed, resamples=999
+        )
+        certified += proof.verdict == "certified"
+    # 5% are allowed; three standard deviations of 400 draws above that are 8%.
+    assert certified / 400 < 0.08
+
+
+def test_spearman_on_many_samples_is_scipys_on_each():
+    random = np.random.default_rng(0)
+    values, grades = random.normal(size=(3, 50)), random.integers(0, 6, (3, 50)).astype(float)
+    expected = [stats.spearmanr(*item).statistic for item in zip(values, grades, strict=True)]
+    assert spearman(values, grades) == pytest.approx(expected)
+    assert spearman(values, np.ones((3, 50))).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_correlation_that_stayed_is_certified_and_one_that_went_is_refuted():
+    random = np.random.default_rng(0)
+    grades = random.integers(0, 6, 500).astype(float)
+    before = grades + random.normal(size=500)
+    same = certify_correlation(before, before, grades, max_drop=0.05, seed=0, resamples=999)
+    assert (same.verdict, same.drop, same.wins, same.losses) == ("certified", 0.0, 0, 0)
+    assert same.upper_bound > 0
+    noise = random.normal(size=500)
+    gone = certify_correlation(before, noise, grades, max_drop=0.05, seed=0, resamples=999)
+    assert gone.verdict == "refuted"
+    expected = stats.spearmanr(before, grades).statistic - stats.spearmanr(noise, grades).statistic
+    assert gone.drop == pytest.approx(expected)
+    assert gone.losses > gone.wins
+
+
+def test_slices_are_tested_at_their_share_of_the_error():
+    masks = {"first": np.arange(400) < 100, "rest": np.arange(400) >= 100}
+    found = certify_mean_slices("cosine", masks, ONES, fallen(4), max_drop=0.05, seed=0)
+    assert [item.confidence for item in found.values()] == [pytest.approx(0.975)] * 2
+    assert found["first"].num_examples == 100
+    alone = certify_mean("cosine", ONES[:100], fallen(4)[:100], max_drop=0.05, seed=0)
+    assert found["first"].upper_bound > alone.upper_bound
+
+
+def test_an_empty_slice_is_refused():
+    with pytest.raises(ValueError, match=r"empty: \['none'\]"):
+        certify_mean_slices("cosine", {"none": ONES < 0}, ONES, ONES, max_drop=0.1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (ONES, ONES[:3], "after: must be a finite number for each example"),
+        (ONES, np.full(400, np.nan), "after: must be a finite number"),
+        (2 * ONES, ONES, "cosine: no number may be above 1, got 2"),
+        (ONES[:0], ONES[:0], "before: must be a finite number"),
+    ],
+)
+def test_numbers_that_do_not_pair_up_are_refused(
+    before: np.ndarray, after: np.ndarray, reason: str
+):
+    with pytest.raises(ValueError, match=reason):
+        certify_mean("cosine", before, after, max_drop=0.1, seed=0)
+
+
+def test_a_score_finds_its_bound():
+    outcomes = np.zeros(400, dtype=np.int64)
+    before, after = (
+        Score("cosine", float(numbers.mean()), 400, outcomes, shares=numbers)
+        for numbers in (ONES, fallen(0))
+    )
+    proof = certify_scores(before, after, None, max_drop=0.02, seed=0)
+    assert proof == certify_mean("cosine", ONES, fallen(0), max_drop=0.02, seed=0)
+
+
+def test_spearman_without_grades_is_refused():
+    score = Score("spearman", 0.5, 400, np.zeros(400, dtype=np.int64), shares=ONES)
+    with pytest.raises(ValueError, match="spearman cannot be certified without"):
+        certify_scores(score, score, None, max_drop=0.02, seed=0)

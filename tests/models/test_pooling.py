@@ -1,0 +1,133 @@
+"""What the files of sentence-transformers say is done, or refused by its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.models.pooling import Pooling, read_pooling, write_pooling
+from compressor.models.torch_model import load_checkpoint
+from compressor.tasks import load_task
+
+TASK = load_task("sentence-embedding")
+
+
+@pytest.fixture
+def copy(tiny_encoder_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_encoder_dir, tmp_path / "copy")
+
+
+def change(path: Path, **entries: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def test_the_files_say_how_vectors_are_made(tiny_encoder_dir: Path):
+    assert read_pooling(tiny_encoder_dir, TASK) == Pooling(
+        "mean", True, "1_Pooling/config.json", 16, {"prompts": {"query": "q: "}}
+    )
+
+
+def test_without_files_it_is_the_mean_unless_the_recipe_says_otherwise(tmp_path: Path):
+    assert read_pooling(tmp_path, TASK) == Pooling("mean", False)
+    wanted = load_task("sentence-embedding", pooling="cls", normalize=True)
+    assert read_pooling(tmp_path, wanted) == Pooling("cls", True)
+
+
+def test_a_recipe_that_contradicts_the_files_is_told_every_key(tiny_encoder_dir: Path):
+    wanted = load_task("sentence-embedding", pooling="cls", normalize=False)
+    with pytest.raises(RecipeError) as refused:
+        read_pooling(tiny_encoder_dir, wanted)
+    keys = [mistake.partition(": ")[0] for mistake in refused.value.mistakes]
+    assert keys == ["model.pooling", "model.normalize"]
+
+
+@pytest.mark.parametrize("pooling", [Pooling("mean", True), Pooling("cls", False)])
+def test_what_is_written_is_read_again(tmp_path: Path, pooling: Pooling):
+    write_pooling(tmp_path, pooling, width=8, max_length=128)
+    found = read_pooling(tmp_path, TASK)
+    assert (found.mode, found.normalize, found.max_length) == (
+        pooling.mode,
+        pooling.normalize,
+        128,
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_cls_token": True}, "mean_tokens and cls_token"),
+        ({"pooling_mode_mean_tokens": False}, "pools by nothing"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+    ],
+)
+def test_another_pooling_is_refused_by_its_name(copy: Path, entries: Any, reason: str):
+    change(copy / "1_Pooling" / "config.json", **entries)
+    with pytest.raises(EnvironmentMismatch, match=reason):
+        read_pooling(copy, TASK)
+
+
+def test_the_later_form_of_the_pooling_file_is_read(copy: Path):
+    (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    assert read_pooling(copy, TASK).mode == "cls"
+
+
+def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
+    modules = json.loads((copy / "modules.json").read_text())
+    modules[2]["type"] = "sentence_transformers.models.Dense"
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(EnvironmentMismatch, match="Transformer, Pooling, Dense"):
+        read_pooling(copy, TASK)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("modules.json", "[", "not a readable JSON file"),
+        ("modules.json", "{}", "must hold a list"),
+        ("modules.json", '[{"idx": 0}]', "without type and path"),
+        ("sentence_bert_config.json", '{"max_seq_length": "all"}', "max_seq_length"),
+        (
+            "config_sentence_transformers.json",
+            '{"prompts": {"query": "q: "}, "default_prompt_name": "query"}',
+            "puts the prompt 'query'",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_followed_is_named(copy: Path, name: str, content: str, reason: str):
+    (copy / name).write_text(content)
+    with pytest.raises(EnvironmentMismatch, match=reason) as refused:
+        read_pooling(copy, TASK)
+    assert name in str(refused.value)
+
+
+def test_a_pooling_file_that_is_missing_or_outside_is_named(copy: Path):
+    (copy / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json: not found"):
+        read_pooling(copy, TASK)
+    modules = json.loads((copy / "modules.json").read_text())
+    modules[1]["path"] = "../elsewhere"
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(EnvironmentMismatch, match="outside the checkpoint"):
+        read_pooling(copy, TASK)
+
+
+def test_lower_case_before_a_tokenizer_that_lowers_it_itself_changes_nothing(copy: Path):
+    change(copy / "sentence_bert_config.json", do_lower_case=True)
+    assert load_checkpoint(copy).preprocessor.model_max_length == 16
+
+
+def test_lower_case_before_a_tokenizer_that_tells_case_apart_is_refused(copy: Path):
+    change(copy / "sentence_bert_config.json", do_lower_case=True)
+    content = json.loads((copy / "tokenizer.json").read_text())
+    content["normalizer"] = None
+    content["model"]["vocab"] |= {"The": len(content["model"]["vocab"])}
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    change(copy / "config.json", vocab_size=len(content["model"]["vocab"]))
+    with pytest.raises(EnvironmentMismatch):
+        load_checkpoint(copy)

@@ -1,0 +1,180 @@
+"""A run on a sentence encoder, from recipe to report and artifact."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compressor
+from compressor.data import Dataset
+from compressor.errors import RecipeError
+from compressor.measurements import RunReport
+from compressor.models.torch_model import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_rows(path: Path, header: tuple[str, ...], rows: Any) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tiny_encoder_dir: Path, text_dataset: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
+    """Return a recipe without passes over the tiny encoder; tests change a copy."""
+    folder = tmp_path_factory.mktemp("data")
+    texts = [(f"{text} {'very ' * (index // 6)}", index % 2) for index, text in enumerate(
+        text_dataset.examples
+    )]  # fmt: skip
+    search = write_rows(folder / "search.csv", ("text", "source"), texts)
+    unseen = write_rows(folder / "unseen.csv", ("text", "source"), texts[::-1])
+    return {
+        "model": {"checkpoint": str(tiny_encoder_dir)},
+        "data": {"search": {"path": str(search)}, "certification": {"path": str(unseen)}},
+        "budget": {"max_drop": 0.2, "slices": ["source", "length"]},
+        "passes": [],
+        "benchmark": {
+            "batch_sizes": [1], "sequence_lengths": [8], "num_runs": 3, "warmup_runs": 1,
+            "threads": 1,
+        },
+    }  # fmt: skip
+
+
+def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
+    recipe = output.with_suffix(".json.yaml")
+    recipe.write_text(json.dumps({**base, **changes}))
+    return compressor.run(compressor.load_recipe(recipe), output=output, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(base: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Path]:
+    output = tmp_path_factory.mktemp("finished") / "run"
+    return run(base, output, passes=[{"kind": "quantize_dynamic", "min_elements": 64}]), output
+
+
+def test_the_run_is_scored_by_cosine_and_proven(finished: tuple[RunReport, Path]):
+    report, _ = finished
+    assert (report.task, report.metric, report.labels) == ("sentence-embedding", "cosine", ())
+    assert report.baseline is not None
+    assert report.final is not None
+    assert report.baseline.score.value == pytest.approx(1.0)
+    assert 0.95 < report.final.score.value < 0.99999  # int8 moves vectors, a little
+    assert report.certificate is not None
+    assert report.certificate.verdict == "certified"
+    assert report.certificate.drop < report.certificate.upper_bound <= 0.2
+    assert report.embedding is not None
+    assert (report.embedding.pooling, report.embedding.normalize) == ("mean", True)
+    assert {item.name.partition(" = ")[0] for item in report.slices} == {"source", "length"}
+
+
+def test_the_artifact_gives_vectors_without_torch(
+    finished: tuple[RunReport, Path], tiny_encoder_dir: Path
+):
+    _, output = finished
+    script = (
+        "import sys, json\n"
+        "sys.modules['torch'] = None\n"  # any import of torch now fails
+        "import compressor\n"
+        "embed = compressor.load_artifact(sys.argv[1])\n"
+        "print(json.dumps(embed(sys.argv[2:]).tolist()))\n"
+    )
+    texts = ["a good film", "the plot was very quite lovely and the story is dull"]
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(output / "artifact"), *texts],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    found = np.array(json.loads(result.stdout))
+    model = load_checkpoint(tiny_encoder_dir)
+    expected = model.predict(model.task.encode(model.preprocessor, texts))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
+    assert (found * expected).sum(axis=1).min() > 0.95
+
+
+def test_the_drop_is_that_of_the_artifacts_own_vectors(
+    finished: tuple[RunReport, Path], base: dict[str, Any], tiny_encoder_dir: Path
+):
+    report, output = finished
+    with Path(base["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)]
+    after = compressor.load_artifact(output / "artifact")(texts)
+    model = load_checkpoint(tiny_encoder_dir)
+    before = model.predict(model.task.encode(model.preprocessor, texts))
+    assert report.final is not None
+    assert report.final.score.value == pytest.approx((before * after).sum(axis=1).mean(), abs=1e-5)
+
+
+def test_flips_are_texts_whose_nearest_neighbour_changed(finished: tuple[RunReport, Path]):
+    report, _ = finished
+    for flip in report.flips:
+        assert flip.before != flip.after
+        assert flip.kind == "changed"
+    moved = [flip.lost_confidence for flip in report.flips]
+    assert moved == sorted(moved, key=lambda value: -(value or 0.0))
+
+
+def test_report_and_card_speak_of_vectors(finished: tuple[RunReport, Path]):
+    _, output = finished
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "Texts with another nearest neighbour" in page
+    assert "the mean of the states of all tokens, scaled to length 1" in page
+    card = (output / "artifact" / "README.md").read_text(encoding="utf-8")
+    assert 'session.run(["sentence_embedding"], inputs)' in card
+    assert "pipeline_tag: sentence-similarity" in card
+
+
+def test_graded_pairs_are_scored_by_spearman(
+    base: dict[str, Any], finished: tuple[RunReport, Path], tmp_path: Path
+):
+    with Path(base["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)]
+    grades = np.random.default_rng(0).integers(0, 6, size=len(texts) - 1)
+    rows = zip(texts, texts[1:], grades.tolist(), strict=False)
+    pairs = write_rows(tmp_path / "pairs.csv", ("a", "b", "grade"), rows)
+    data = {"text": ["a", "b"], "label": "grade", "search": {"path": str(pairs)}}
+    report = run(
+        base, tmp_path / "run", data=data, budget={"metric": "spearman", "max_drop": 0.001}
+    )
+    model = load_checkpoint(base["model"]["checkpoint"])
+    vectors = model.predict(model.task.encode(model.preprocessor, texts))
+    similar = (vectors[:-1] * vectors[1:]).sum(axis=1)
+    ranks = [np.argsort(np.argsort(similar)), _mean_ranks(grades)]
+    assert report.baseline is not None
+    assert report.baseline.score.num_examples == len(texts) - 1
+    assert report.baseline.score.value == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-4)
+    assert report.splits[0].num_examples == 2 * (len(texts) - 1)
+
+
+def _mean_ranks(grades: np.ndarray) -> np.ndarray:
+    order = np.sort(grades)
+    return np.array([np.mean(np.flatnonzero(order == grade)) for grade in grades])
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"budget": {"metric": "accuracy", "max_drop": 0.1}}, "budget.metric: unknown metric"),
+        ({"budget": {"metric": "spearman", "max_drop": 0.1}}, "text: the grade is that of a pair"),
+        ({"budget": {"max_drop": 0.1, "slices": ["label"]}}, "label needs labels of classes"),
+    ],
+)
+def test_what_makes_no_sense_for_vectors_is_refused_before_anything_runs(
+    base: dict[str, Any], tmp_path: Path, changes: dict[str, Any], mistake: str
+):
+    with pytest.raises(RecipeError, match=mistake):
+        run(base, tmp_path / "run", **changes)
+
+
+def test_pooling_of_the_recipe_against_the_checkpoints_is_refused(
+    base: dict[str, Any], tmp_path: Path
+):
+    model = {**base["model"], "pooling": "cls"}
+    with pytest.raises(RecipeError, match=r"model\.pooling: is cls, but 1_Pooling/config\.json"):
+        run(base, tmp_path / "run", model=model)
