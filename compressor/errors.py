@@ -20,6 +20,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
+def about(count: int) -> str:
+    """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return f"about {-(-count // unit) * unit:,}"
+
+
+class Terminated(BaseException):
+    """SIGTERM came: no error, but like Ctrl-C a reason to stop, with the report written."""
+
+
 class CompressorError(Exception):
     """The root of the tree: catch this to catch everything `compressor` raises on purpose."""
 
@@ -171,7 +181,7 @@ class NotCertified(BudgetExceeded):
             found = f"all that is proven is a drop of at most {upper_bound:.4f}"
         rows = "more rows"
         if needed_examples is not None:
-            rows = f"about {needed_examples:,} rows"
+            rows = f"{about(needed_examples)} rows"
         self.args = (
             f"certification: {metric} fell by {drop:.4f} and {found}, the budget allows "
             f"{max_drop:.4f}; give data.certification {rows}, raise budget.max_drop, or accept "

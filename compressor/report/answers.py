@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.measurements import AGREEMENT
 from compressor.report import target, units, verdict
 from compressor.report.table import p50_ms, reference_setting
 
@@ -75,10 +76,11 @@ def _how_sure(data: dict[str, Any]) -> Answer:
     _, _, rest = words.partition(": ")
     answer = {
         "certified": f"{100 * proof['confidence']:g}% sure",
-        "refuted": "Sure of the contrary",
+        "refuted": f"{100 * proof['confidence']:g}% sure that it is not",
         "inconclusive": "Not sure enough",
     }[proof["verdict"]]
-    examples = f"Taken on {proof['num_examples']:,} examples that no step of the run had seen."
+    examples = f"Taken on {proof['num_examples']:,} examples that no step of the run had seen"
+    examples += "." if proof["metric"] == AGREEMENT else f": {units.change(proof['drop'])} points."
     warning = verdict.readings_words(data)
     if warning is not None:
         examples = f"{warning}."

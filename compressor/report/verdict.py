@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.errors import about
 from compressor.measurements import AGREEMENT, SPEARMAN
 from compressor.report import target, units
 from compressor.report.table import p50_ms, reference_setting
@@ -87,6 +88,12 @@ def advice(data: dict[str, Any]) -> str | None:
             "Use milder settings, train on more examples like these, or raise "
             "budget.max_slice_drop if that loss is acceptable."
         )
+    if data["guilty_step"] == "certification":
+        return (
+            "The gates held on the search split, so it is too small or too unlike these rows: give "
+            "data.search more rows or use milder settings. These rows have spoken now: prove the "
+            "next model with others. Or raise budget.max_drop if that loss is acceptable."
+        )
     good = sum(record["verdict"] == "passed" for record in data["passes"])
     if good == len(data["passes"]):
         return (
@@ -153,7 +160,7 @@ def certificate_words(data: dict[str, Any]) -> str | None:
     )
     if proof["needed_examples"] is None:
         return words + accepted
-    return f"{words}; about {proof['needed_examples']:,} examples would settle it{accepted}"
+    return f"{words}; {about(proof['needed_examples'])} examples would settle it{accepted}"
 
 
 def readings_words(data: dict[str, Any]) -> str | None:
@@ -299,7 +306,8 @@ def _score_card(data: dict[str, Any]) -> Card:
     detail = f"{examples:,} examples"
     if drop is not None:
         lost, allowed = units.change_and_budget(drop, max_drop)
-        ratio, detail = f"{lost} points", f"budget {allowed} points, {detail}"
+        where = " search" if data["certification"] else ""
+        ratio, detail = f"{lost} points", f"budget {allowed} points, {examples:,}{where} examples"
         used = min(max(drop / max_drop, 0.0), 1.0) if max_drop > 0 else None
     return Card(
         title=units.title(data["metric"]),

@@ -26,7 +26,7 @@ def test_a_proven_run_says_how_sure_it_is(passed: dict[str, Any]):
     assert good.detail == "Accuracy 90.00% → 89.40% (−0.60 points; budget 1.00)."
     assert sure.detail == (
         "With 95% confidence, the drop is at most 0.87 points; the budget is 1.00. Taken on 900 "
-        "examples that no step of the run had seen."
+        "examples that no step of the run had seen: −0.50 points."
     )
     assert gain.detail == "90.8 → 17.4 MB, 12.0 → 4.80 ms at batch 1, 32 tokens on cpu."
 
@@ -49,10 +49,17 @@ def test_an_open_question_is_not_a_yes(report_in_state):
     assert said(data)[:2] == ["As measured, yes", "Not sure enough"]
 
 
+def test_what_the_certification_rows_lost_stands_beside_how_sure_that_is(passed: dict[str, Any]):
+    passed["certificate"] |= {"num_examples": 301, "drop": 0.0199}
+    passed["certificate_readings"] = []
+    detail = answers(passed)[1].detail
+    assert "Taken on 301 examples that no step of the run had seen: −1.99 points." in detail
+
+
 def test_a_refuted_run_is_sure_of_the_contrary(report_in_state):
     data = certified(report_in_state("over-budget-on-certification"), "refuted")
     assert conclusion(data) == "Accuracy budget exceeded: not good enough, with 95% confidence"
-    assert said(data)[:2] == ["No", "Sure of the contrary"]
+    assert said(data)[:2] == ["No", "95% sure that it is not"]
 
 
 def test_a_run_that_stopped_gained_nothing_yet(report_in_state):

@@ -68,9 +68,23 @@ def test_advice_names_the_last_pass_within_the_budget(make_report):
 
 
 def test_advice_after_good_passes_points_at_the_export(report_in_state):
-    assert "Every pass stayed within" in (
-        verdict.advice(report_in_state("over-budget-on-certification")) or ""
-    )
+    data = report_in_state("over-budget-on-certification") | {"guilty_step": "artifact"}
+    assert "Every pass stayed within" in (verdict.advice(data) or "")
+
+
+def test_advice_after_a_failed_certification_asks_for_other_rows(report_in_state):
+    text = str(verdict.advice(report_in_state("over-budget-on-certification")))
+    assert "prove the next model with others" in text
+    assert "parity" not in text
+
+
+def test_the_score_card_names_its_split_where_another_one_decides(report_in_state):
+    [card] = [
+        card
+        for card in verdict.cards(report_in_state("over-budget-on-certification"))
+        if card.title == "Accuracy"
+    ]
+    assert card.detail == "budget 1.00 points, 872 search examples"
 
 
 def test_the_score_card_shows_how_much_of_the_budget_is_used(passed: dict[str, Any]):
