@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,9 +22,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from compressor import __version__
-from compressor.errors import CompressorError, RecipeError
+from compressor.errors import CompressorError, RecipeError, Terminated
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from compressor.measurements import RunReport
 
 app = typer.Typer(
@@ -61,9 +64,18 @@ def main() -> None:
         # Below its name, so that lines which begin with file:line stay what editors jump to.
         err.print(f"[bold red]{type(error).__name__}[/]\n{escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("stopped; the report holds the steps that finished, and the same command goes on")
-        sys.exit(130)
+    except (KeyboardInterrupt, Terminated) as stop:
+        sys.exit(_stopped(stop))
+
+
+def _stopped(stop: BaseException) -> int:
+    """Say what to do after Ctrl-C or SIGTERM, and return the exit code that shells know."""
+    err.print("stopped; the report holds the steps that finished, and the same command goes on")
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's
+    raise Terminated
 
 
 @app.callback(invoke_without_command=True)
@@ -120,6 +132,8 @@ def run(
 
     _silence_transformers()
 
+    # What stops a run from outside, such as a scheduler, should find a report too.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         report = run_recipe(
             loaded,
@@ -133,6 +147,8 @@ def run(
         if error.report is not None:
             _print_report(error.report, output or loaded.output)
         raise
+    except KeyboardInterrupt as stop:  # typer would end with the code alone
+        raise typer.Exit(_stopped(stop)) from stop
     _print_report(report, output or loaded.output)
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from compressor.errors import BudgetExceeded, CompressorError, EnvironmentMismatch, NotCertified
+from compressor.errors import (
+    BudgetExceeded,
+    CompressorError,
+    EnvironmentMismatch,
+    NotCertified,
+    ReportError,
+)
 from compressor.measurements import RunReport, Verdict
 from compressor.output import OutputDirectory
 from compressor.report.render import write_report
@@ -13,6 +19,7 @@ from compressor.run_log import RunLog
 logger = logging.getLogger(__name__)
 
 PASSED = "every gate held"
+STOPPED = "stopped from outside; the same command goes on after the last finished step"
 
 
 def verdict_of(error: CompressorError) -> Verdict:
@@ -32,9 +39,9 @@ def finish(
     report = log.report(verdict, reason, guilty)
     try:
         write_report(report, directory.path)
-    except OSError as error:
+    except ReportError as error:
         if verdict == "passed":
-            raise EnvironmentMismatch(f"the report cannot be written: {error}") from error
+            raise EnvironmentMismatch(str(error)) from error
         # The run already stops for a reason of its own, often the same full disk.
         logger.error("the report could not be written: %s", error)
     return report

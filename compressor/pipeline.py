@@ -31,8 +31,8 @@ from compressor.environment import (
     package_versions,
     select_device,
 )
-from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
-from compressor.finish import PASSED, finish, verdict_of
+from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
+from compressor.finish import PASSED, STOPPED, finish, verdict_of
 from compressor.gates import pass_gate
 from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
@@ -104,7 +104,10 @@ def run(
             )
             mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
             raise mismatch from error
-        except BaseException as error:  # a bug of ours or Ctrl-C: the report comes first
+        except (KeyboardInterrupt, Terminated):
+            finish(directory, log, "failed", STOPPED, steps.current)
+            raise
+        except BaseException as error:  # a bug of ours: the report comes first
             finish(directory, log, "failed", repr(error), steps.current)
             raise
         return finish(directory, log, "passed", PASSED, None)

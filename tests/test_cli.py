@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,12 +122,32 @@ def test_each_error_has_its_exit_code(
     assert compress("run", recipe, "--output", "unused") == code
 
 
-def test_ctrl_c_exits_with_130(compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_exits_with_130(
+    compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
     def stop(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("compressor.pipeline.run", stop)
     assert compress("run", recipe, "--output", "unused") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_sigterm_exits_with_143_like_ctrl_c(
+    compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    def stop(*arguments: Any, **settings: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("compressor.pipeline.run", stop)
+    try:
+        assert compress("run", recipe, "--output", "unused") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_a_missing_checkpoint_exits_with_3_and_leaves_a_report(

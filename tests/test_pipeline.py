@@ -374,6 +374,34 @@ def test_ctrl_c_leaves_a_report(
         run(base, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["verdict"], report["guilty_step"]) == ("failed", "baseline")
+    assert report["reason"].startswith("stopped from outside; the same command goes on")
+
+
+def test_a_disk_too_full_for_the_report_does_not_hide_why_the_run_stopped(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compressor.stages.export_onnx", fail)
+    monkeypatch.setattr("compressor.report.render.write_text", fail)
+    with pytest.raises(
+        EnvironmentMismatch, match=r"baseline: cannot read or write .*No space left"
+    ):
+        run(base, tmp_path / "run")
+
+
+def test_an_output_directory_that_is_removed_during_a_run_is_told(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def remove(*arguments: Any, **settings: Any) -> None:
+        shutil.rmtree(tmp_path / "run")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("compressor.stages.export_onnx", remove)
+    with pytest.raises(EnvironmentMismatch, match=r"check free space and permissions in .*run"):
+        run(base, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
 
 
 def test_a_budget_finer_than_one_example_stops_before_the_model_is_loaded(
