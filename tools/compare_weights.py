@@ -1,0 +1,183 @@
+"""Compare how weights are stored: bytes, accuracy, changed answers, logit error and speed.
+
+Exports the checkpoint for the CPU, stores it with tables in float, int8 and int4, products in int8
+(`quantize_dynamic` with `smooth`) and in blocks of 8 and 4 bits (`quantize_weights`), with each
+rounding, and prints one table. Every model answers the same rows in the same batches of 32, sorted
+by length. For the speeds the models take turns, in shuffled order, on one thread, and its CPU time
+counts, so that other processes disturb little; a speed is the time of the float graph over the
+model's, within one round, and the table gives the median over the rounds.
+
+Usage: tools/compare_weights.py CHECKPOINT --data FILE --text COLUMN --label COLUMN
+       --calibration FILE --calibration-text COLUMN
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from compare_int8 import (
+    BATCH_SIZE,
+    SEED,
+    TIMED_BATCHES,
+    TIMED_TEXTS,
+    Models,
+    context,
+    encode,
+    predict,
+    read_rows,
+    spread,
+    starts,
+)
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.environment import describe_environment
+from compressor.export.to_onnx import export_onnx
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes._site_choice import SitePass
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize_weights import QuantizeWeights
+from compressor.tasks import Batch
+
+CALIBRATION_ROWS = 512
+
+INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
+BITS = {"kind": "quantize_weights", "rows": CALIBRATION_ROWS}
+GPTQ = {"rounding": "gptq"}
+FORMS: dict[str, dict[str, object]] = {
+    "int8, float tables": {**INT8, "embeddings": False},
+    "int8": INT8,
+    "int8, gptq": {**INT8, **GPTQ},
+    "int8, biases corrected": {**INT8, "bias_correction": True},
+    "int8, int4 tables": {**INT8, "embeddings": "int4"},
+    "8 bits": {**BITS, "bits": 8},
+    "4 bits, float tables": {**BITS, "embeddings": False},
+    "4 bits": BITS,
+    "4 bits, gptq": {**BITS, **GPTQ},
+    "4 bits, gptq, biases": {**BITS, **GPTQ, "bias_correction": True},
+    "4 bits, block 128": {**BITS, "block_size": 128},
+    "4 bits, block 128, gptq": {**BITS, **GPTQ, "block_size": 128},
+    "4 bits, int4 tables": {**BITS, "embeddings": "int4"},
+    "4 bits, int4 tables, gptq": {**BITS, **GPTQ, "embeddings": "int4"},
+}
+PASSES: dict[str, type[SitePass]] = {
+    "quantize_dynamic": QuantizeDynamic,
+    "quantize_weights": QuantizeWeights,
+}
+
+
+def main() -> int:
+    arguments = read_arguments()
+    texts, labels = read_rows(arguments.data, arguments.text, arguments.label, arguments.rows)
+    calibration = read_texts(arguments.calibration, arguments.calibration_text)
+    model = load_checkpoint(arguments.checkpoint)
+    by_length = sorted(texts, key=len)
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_models(model, calibration, Path(folder))
+        logits = {name: predict(item, model, texts) for name, item in models.items()}
+        singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
+        chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
+        batches = spread([chunk for chunk in chunks if len(chunk) == BATCH_SIZE], TIMED_BATCHES)
+        speeds = [
+            time_in_turns(models, [encode(model, item) for item in group], arguments.rounds)
+            for group in (singles, batches)
+        ]
+        print_table(models, logits, labels, speeds)
+    facts = describe_environment(seed=SEED, device=torch.device("cpu"), threads=1)
+    print(
+        f"\n{len(texts)} rows of {arguments.data.name}, calibrated on {CALIBRATION_ROWS} of "
+        f"{arguments.calibration.name}; {arguments.rounds} rounds of {len(singles)} single texts "
+        f"and of {len(batches)} batches of {BATCH_SIZE}, CPU time of one thread; "
+        f"{facts['cpu']['model']}, onnxruntime {onnxruntime.__version__}"
+    )
+    return 0
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="folder of a text classifier")
+    parser.add_argument("--data", type=Path, required=True, help=".tsv (unquoted) or .csv file")
+    parser.add_argument("--text", required=True, help="column of the texts")
+    parser.add_argument("--label", required=True, help="column of the labels, as class numbers")
+    parser.add_argument(
+        "--calibration", type=Path, required=True, help="unquoted .tsv file of unlabelled texts"
+    )
+    parser.add_argument("--calibration-text", required=True, help="its column of the texts")
+    parser.add_argument("--rows", type=int, help="read only so many rows of --data")
+    parser.add_argument("--rounds", type=int, default=15, help="of each timing")
+    return parser.parse_args()
+
+
+def read_texts(path: Path, column: str) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return spread([row[column] for row in reader], CALIBRATION_ROWS)
+
+
+def make_models(model: TorchModel, calibration: Sequence[str], folder: Path) -> Models:
+    """Write every file of the comparison to `folder`, the float one first."""
+    rows = Dataset(
+        "calibration", tuple(calibration), None, np.arange(len(calibration)), "calibration"
+    )
+    exported = export_onnx(model, folder / "fp32.onnx", threads=1)
+    models = {"fp32": exported}
+    for name, form in FORMS.items():
+        lent = replace(context(model, folder / name), splits={"calibration": rows})
+        settings = PASSES[str(form["kind"])].model_validate(form)
+        models[name] = settings.apply(exported, lent)
+    return models
+
+
+def time_in_turns(
+    models: Models, batches: Sequence[Batch], rounds: int
+) -> Mapping[str, NDArray[np.float64]]:
+    """Return each model's CPU milliseconds for all `batches`, one number a round."""
+    random = np.random.default_rng(SEED)
+    spent_ms = {name: np.zeros(rounds) for name in models}
+    names = list(models)
+    for round_number in range(-1, rounds):  # the first warms up and does not count
+        for batch in batches:
+            for index in random.permutation(len(names)):
+                start = time.thread_time_ns()
+                models[names[index]].predict(batch)
+                if round_number >= 0:
+                    spent_ms[names[index]][round_number] += (time.thread_time_ns() - start) / 1e6
+    return spent_ms
+
+
+def print_table(
+    models: Models,
+    logits: Mapping[str, NDArray[np.float32]],
+    labels: NDArray[np.int64],
+    timings: Sequence[Mapping[str, NDArray[np.float64]]],
+) -> None:
+    first = next(iter(models))
+    print(
+        "model                           bytes  accuracy  changed  logit RMS  speed, batch 1    32"
+    )
+    for name, model in models.items():
+        answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
+        error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
+        speeds = [float(np.median(item[first] / item[name])) for item in timings]
+        print(
+            f"{name:26} {model.size().bytes_on_disk:10,}  {np.mean(answers == labels):8.2%}"
+            f"  {np.sum(answers != expected):7}  {error:9.4f}  {speeds[0]:14.2f}  {speeds[1]:4.2f}"
+        )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.exit(main())
