@@ -54,7 +54,9 @@ def _good_enough(data: dict[str, Any]) -> Answer:
         return Answer(question, "Unknown", "The run stopped before there was a model to judge.")
     if data["verdict"] == "budget_exceeded":
         return Answer(question, "No", f"{verdict.headline(data)}.")
-    answer = "Yes" if data["verdict"] == "passed" else "As measured, yes"
+    is_open = data["certification"] is not None and data["inconclusive_allowed"]
+    is_plain = data["verdict"] == "passed" and not is_open
+    answer = "Yes" if is_plain else "As measured, yes"
     return Answer(question, answer, f"{_capital(verdict.score_words(data))}.{_refuted(data)}")
 
 

@@ -49,6 +49,12 @@ def test_an_open_question_is_not_a_yes(report_in_state):
     assert said(data)[:2] == ["As measured, yes", "Not sure enough"]
 
 
+def test_a_run_that_went_on_without_proof_is_good_as_measured(passed: dict[str, Any]):
+    passed["certificate"] |= {"verdict": "inconclusive"}
+    assert said(passed | {"inconclusive_allowed": True})[0] == "As measured, yes"
+    assert conclusion(passed) == "Passed: good enough as measured, but nothing is proven"
+
+
 def test_what_the_certification_rows_lost_stands_beside_how_sure_that_is(passed: dict[str, Any]):
     passed["certificate"] |= {"num_examples": 301, "drop": 0.0199}
     passed["certificate_readings"] = []
