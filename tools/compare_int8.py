@@ -2,13 +2,15 @@
 
 Exports the checkpoint plain, with transformers' own fusions for the CPU, and as this package
 rewrites it for the CPU; quantizes the last with the pass `quantize_dynamic` (per tensor and per
-token), the one before with transformers' own dynamic quantizer (with its defaults and per channel),
-and prints one table. Every model answers the same rows in the same
+token), with `quantize_static` (each method of calibration) and `quantize_auto` where calibration
+rows are given, the one before with transformers' own dynamic quantizer (with its defaults and per
+channel), and prints one table. Every model answers the same rows in the same
 batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on one
 thread; a speed is the time of the plain float graph over the model's, within one round, and the
 table gives the median over the rounds and in brackets the 10th and 90th percentile.
 
 Usage: tools/compare_int8.py CHECKPOINT --data FILE --text COLUMN --label COLUMN [--rows N]
+           [--calibration FILE [--calibration-text COLUMN]]
 """
 
 from __future__ import annotations
@@ -36,16 +38,20 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
     OnnxRuntimeQuantizer,
 )
 
+from compressor.data import Dataset
 from compressor.environment import describe_environment
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes.quantize_auto import QuantizeAuto
 from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize_static import QuantizeStatic
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 
 BATCH_SIZE = 32
+CALIBRATION_ROWS = 512
 TIMED_TEXTS = 24  # run one by one, spread over the lengths
 TIMED_BATCHES = 4  # of 32 rows, spread over the lengths
 SEED = 0
@@ -60,7 +66,7 @@ def main() -> int:
     model = load_checkpoint(arguments.checkpoint)
     by_length = sorted(texts, key=len)
     with tempfile.TemporaryDirectory() as folder:
-        models = make_models(model, Path(folder))
+        models = make_models(model, Path(folder), read_calibration(arguments))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
         chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
@@ -86,6 +92,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--text", required=True, help="column of the texts")
     parser.add_argument("--label", required=True, help="column of the labels, as class numbers")
     parser.add_argument("--rows", type=int, help="read only so many rows")
+    parser.add_argument("--calibration", type=Path, help="file of unlabelled rows")
+    parser.add_argument("--calibration-text", help="its column, if not the same as --text")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
     return parser.parse_args()
 
@@ -93,16 +101,32 @@ def read_arguments() -> argparse.Namespace:
 def read_rows(
     path: Path, text: str, label: str, limit: int | None
 ) -> tuple[list[str], NDArray[np.int64]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        if path.suffix == ".tsv":
-            reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            reader = csv.DictReader(stream)
-        rows = list(reader)[:limit]
+    rows = read_table(path)[:limit]
     return [row[text] for row in rows], np.array([int(row[label]) for row in rows])
 
 
-def make_models(model: TorchModel, folder: Path) -> Models:
+def read_texts(path: Path, column: str) -> list[str]:
+    return [row[column] for row in read_table(path)]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        if path.suffix == ".tsv":
+            return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return list(csv.DictReader(stream))
+
+
+def read_calibration(arguments: argparse.Namespace) -> Dataset | None:
+    """Return rows spread over the calibration file, None without one."""
+    if arguments.calibration is None:
+        return None
+    texts = read_texts(arguments.calibration, arguments.calibration_text or arguments.text)
+    rows = np.random.default_rng(SEED).permutation(len(texts))[:CALIBRATION_ROWS]
+    chosen = tuple(texts[row] for row in rows)
+    return Dataset("calibration", chosen, None, rows, arguments.calibration.name)
+
+
+def make_models(model: TorchModel, folder: Path, calibration: Dataset | None) -> Models:
     """Write every file of the comparison to `folder`, the plain float one first."""
     rewritten = export_onnx(model, folder / "rewritten.onnx", threads=1)
     fused = export_fused(model, folder / "fused.onnx", opset=20)
@@ -111,14 +135,9 @@ def make_models(model: TorchModel, folder: Path) -> Models:
         "fp32, exporter's fusions": fused,
         "fp32, rewritten": rewritten,
     }
-    forms: dict[str, dict[str, object]] = {
-        "per_tensor": {"activations": "per_tensor"},
-        "per_token": {},
-        "per_token, smooth": {"smooth": True},
-    }
-    for name, form in forms.items():
-        settings = QuantizeDynamic.model_validate(form)
-        models[name] = settings.apply(rewritten, context(model, folder / name))
+    for number, (name, step) in enumerate(int8_passes(calibrated=calibration is not None).items()):
+        lent = context(model, folder / f"int8_{number}", calibration)
+        models[name] = step.apply(rewritten, lent)
     peers = {
         "transformers": OnnxRuntimeDynamicConfig(),
         "transformers, per channel": OnnxRuntimeDynamicConfig(per_channel=True),
@@ -132,15 +151,31 @@ def make_models(model: TorchModel, folder: Path) -> Models:
     return models
 
 
+def int8_passes(*, calibrated: bool) -> dict[str, OnnxPass]:
+    """Return the passes of the comparison; without calibration rows, those that need none."""
+    passes: dict[str, OnnxPass] = {
+        "per_tensor": QuantizeDynamic.model_validate({"activations": "per_tensor"}),
+        "per_token": QuantizeDynamic.model_validate({}),
+        "per_token, smooth": QuantizeDynamic.model_validate({"smooth": True}),
+    }
+    if not calibrated:
+        return passes
+    for method in ("minmax", "percentile", "mse", "entropy"):
+        passes[f"static, {method}"] = QuantizeStatic.model_validate({"method": method})
+    passes["mixed"] = QuantizeAuto.model_validate({"forms": ("mixed",)})
+    passes["auto"] = QuantizeAuto.model_validate({"smooth": True})
+    return passes
+
+
 def export_fused(model: TorchModel, path: Path, opset: int | None) -> OnnxModel:
     """Return the export without this package's rewrites; with an `opset`, fused for the CPU."""
     with patch("compressor.export.to_onnx.optimize_for_cpu", lambda *_, **__: None):
         return export_onnx(model, path, opset=opset, threads=1)
 
 
-def context(model: TorchModel, work_dir: Path) -> PassContext:
+def context(model: TorchModel, work_dir: Path, calibration: Dataset | None = None) -> PassContext:
     return PassContext(
-        splits={},
+        splits={} if calibration is None else {"calibration": calibration},
         load_baseline=lambda: model,
         device=torch.device("cpu"),
         seed=SEED,

@@ -17,7 +17,6 @@ Usage: tools/race_rewrites.py CHECKPOINT --data FILE --text COLUMN [--rounds N]
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from compare_int8 import (
     context,
     encode,
     export_fused,
+    read_texts,
     spread,
     starts,
     time_in_turns,
@@ -93,15 +93,6 @@ def main() -> int:
         f"thread, onnxruntime {onnxruntime.__version__}"
     )
     return 0
-
-
-def read_texts(path: Path, column: str) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        if path.suffix == ".tsv":
-            reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            reader = csv.DictReader(stream)
-        return [row[column] for row in reader]
 
 
 def make_models(model: TorchModel, folder: Path) -> Iterator[tuple[str, OnnxModel]]:

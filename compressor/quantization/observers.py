@@ -58,6 +58,7 @@ class ActivationStatistics:
         self.lowest = np.inf
         self.highest = -np.inf
         self.num_tokens = 0
+        self.squared_ranges = 0.0  # summed over tokens: the square of the largest magnitude
         self.histogram = Histogram()
         self.channel_largest: NDArray[np.float32] = np.zeros(0, np.float32)  # (K,), magnitudes
 
@@ -75,6 +76,8 @@ class ActivationStatistics:
         self.highest = max(self.highest, float(tokens.max()))
         self.num_tokens += len(tokens)
         self.histogram.update(tokens)
-        largest = np.abs(tokens).max(axis=0)
+        magnitudes = np.abs(tokens)
+        self.squared_ranges += float(np.square(magnitudes.max(axis=1), dtype=np.float64).sum())
+        largest = magnitudes.max(axis=0)
         known = self.channel_largest if len(self.channel_largest) else np.zeros_like(largest)
         self.channel_largest = np.maximum(known, largest)

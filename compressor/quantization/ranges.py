@@ -5,12 +5,14 @@ What lies outside is clipped to the nearer end; a narrower range gives finer ste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from compressor.quantization.activations import StaticGrid
+from compressor.quantization.activations import Grid, StaticGrid, grid_after
 from compressor.quantization.observers import ActivationStatistics, Histogram
 
 Floats = NDArray[np.float64]
@@ -20,6 +22,7 @@ _LEVELS = 256
 _CANDIDATES = 100  # for one end of the range
 _SWEEPS = 3  # over both ends, one after the other
 _NARROWEST = 0.02  # of the full range, that a search looks at
+_AS_FINE = 4.0  # times the squared error of one scale for each token
 
 
 def static_grid(
@@ -44,6 +47,37 @@ def static_grid(
     elif method == "entropy":
         low, high = entropy_range(statistics.histogram, low, high)
     return grid_of(low, high)
+
+
+def finely_rounded(
+    model: onnx.ModelProto,
+    statistics: Mapping[str, ActivationStatistics],
+    grids: Mapping[str, StaticGrid],
+) -> dict[str, StaticGrid]:
+    """Return those of `grids` that lose little against one scale for each token.
+
+    Little is at most four times the mean squared error, or twice the error; a fixed grid's includes
+    what it clips. `model` is the float graph whose activations were observed.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    return {
+        name: grid
+        for name, grid in grids.items()
+        if _grid_error(statistics[name], grid)
+        <= _AS_FINE * _token_error(statistics[name], grid_after(producers.get(name)))
+    }
+
+
+def _grid_error(statistics: ActivationStatistics, grid: StaticGrid) -> float:
+    """Return the mean squared error of a fixed grid over what was observed."""
+    values, counts = _occupied(statistics.histogram, statistics.lowest, statistics.highest)
+    return _squared_error(values, counts, grid) / float(counts.sum())
+
+
+def _token_error(statistics: ActivationStatistics, grid: Grid) -> float:
+    """Return the mean squared error of rounding with one scale for each token, as a prediction."""
+    squared = max(statistics.squared_ranges / statistics.num_tokens, grid.smallest_range**2)
+    return squared / grid.levels**2 / 12  # of a uniform distribution one step wide
 
 
 def grid_of(low: float, high: float) -> StaticGrid:
@@ -75,12 +109,16 @@ def least_squares_range(histogram: Histogram, low: float, high: float) -> tuple[
     values, counts = _occupied(histogram, low, high)
     shares = np.linspace(_NARROWEST, 1, _CANDIDATES)
     best_low, best_high = low, high
+
+    def error(first: float, last: float) -> float:
+        return _squared_error(values, counts, grid_of(first, last))
+
     for _ in range(_SWEEPS):
         if high > 0:
-            errors = [_squared_error(values, counts, best_low, high * share) for share in shares]
+            errors = [error(best_low, high * share) for share in shares]
             best_high = high * float(shares[np.argmin(errors)])
         if low < 0:
-            errors = [_squared_error(values, counts, low * share, best_high) for share in shares]
+            errors = [error(low * share, best_high) for share in shares]
             best_low = low * float(shares[np.argmin(errors)])
     return best_low, best_high
 
@@ -105,8 +143,8 @@ def entropy_range(histogram: Histogram, low: float, high: float) -> tuple[float,
     return max(low, -best_end), min(high, best_end)
 
 
-def _squared_error(values: Floats, counts: NDArray[np.int64], low: float, high: float) -> float:
-    grid = grid_of(low, high)
+def _squared_error(values: Floats, counts: NDArray[np.int64], grid: StaticGrid) -> float:
+    """Return the squared error of a grid, summed over `counts` of each of `values`."""
     integers = np.clip(np.rint(values / grid.scale) + grid.zero_point, 0, _LEVELS - 1)
     return float(np.square((integers - grid.zero_point) * grid.scale - values) @ counts)
 

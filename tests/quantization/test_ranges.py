@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from onnx import helper
 from scipy import stats
 
 from compressor.quantization.activations import StaticGrid
@@ -11,6 +12,7 @@ from compressor.quantization.observers import ActivationStatistics, Histogram
 from compressor.quantization.ranges import (
     Method,
     entropy_range,
+    finely_rounded,
     grid_of,
     least_squares_range,
     percentile_range,
@@ -148,3 +150,23 @@ def test_a_grid_covers_its_range_up_to_half_a_step():
     lowest, highest = (grid.scale * (end - grid.zero_point) for end in (0, 255))
     assert abs(lowest + 0.333) <= grid.scale / 2
     assert abs(highest - 1.1) <= grid.scale / 2
+
+
+def test_a_fixed_grid_is_as_fine_where_tokens_have_one_range_and_not_where_they_differ(make_graph):
+    random = np.random.default_rng(5)
+    alike = random.uniform(-1, 1, size=(200, 64)).astype(np.float32)
+    # One token in twenty is 20 times as large, and the grid of all has to hold it.
+    unlike = alike * np.where(np.arange(200) % 20 == 0, 20, 1)[:, None].astype(np.float32)
+    graph = make_graph([helper.make_node("Add", ["alike", "unlike"], ["y"])], {}, {})
+    statistics = {"alike": ActivationStatistics(), "unlike": ActivationStatistics()}
+    statistics["alike"].update(alike)
+    statistics["unlike"].update(unlike)
+    grids = {name: static_grid(item, "minmax") for name, item in statistics.items()}
+    assert list(finely_rounded(graph, statistics, grids)) == ["alike"]
+
+
+def test_zeros_are_as_fine_as_they_get(make_graph):
+    graph = make_graph([helper.make_node("Relu", ["x"], ["y"])], {}, {})
+    statistics = {"x": ActivationStatistics()}
+    statistics["x"].update(np.zeros((3, 4), np.float32))
+    assert finely_rounded(graph, statistics, {"x": StaticGrid(1.0, 0)})

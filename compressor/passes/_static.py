@@ -1,0 +1,75 @@
+"""What the passes share that fix 8-bit grids of activations by calibration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from compressor.passes._base import PassContext
+from compressor.passes._int8 import Int8Pass
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.passes._calibration import Calibration
+    from compressor.quantization.activations import StaticGrid
+    from compressor.quantization.observers import ActivationStatistics
+    from compressor.quantization.sites import Site
+
+
+class CalibratedPass(Int8Pass):
+    """A pass that stores int8 weights and observes activations on calibration rows."""
+
+    method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        "percentile",
+        description="which range of an activation 8 bits stand for: all that was seen, all but the "
+        "rarest on either side, the one with the least squared error, or the one that loses least "
+        "information; what lies outside is clipped",
+    )
+    percentile: float = Field(
+        99.99,
+        gt=50,
+        le=100,
+        description="percent of the values that stay inside the range of method percentile",
+    )
+    rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, that activations are observed on, at their real "
+        "lengths and without padding; memory does not grow with them",
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split."""
+        return frozenset({"calibration"})
+
+    def _observe(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> Calibration[ActivationStatistics]:
+        from compressor.passes._calibration import calibrate
+        from compressor.quantization.observers import ActivationStatistics
+        from compressor.quantization.sites import factor_names
+
+        values = factor_names(graph, sites)
+        return calibrate(
+            graph,
+            values,
+            num_rows=self.rows,
+            model=model,
+            context=context,
+            watch=ActivationStatistics,
+        )
+
+    def _grids(self, found: Calibration[ActivationStatistics]) -> dict[str, StaticGrid]:
+        """Return the grid of each activation; raises `ValueError` for one that was never seen."""
+        from compressor.quantization.ranges import static_grid
+
+        grids = {}
+        for name, statistics in found.statistics.items():
+            try:
+                grids[name] = static_grid(statistics, self.method, percentile=self.percentile)
+            except ValueError as error:
+                raise ValueError(f"activations {name} {error}") from error
+        return grids

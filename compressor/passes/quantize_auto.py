@@ -1,0 +1,83 @@
+"""Int8 in the form that is fastest on this machine, among those that keep the answers.
+
+Activations with one scale for each token cost more time, those with a grid fixed beforehand more
+accuracy. How much of either depends on the model and on the machine, so both are measured: the
+logits of every form on calibration rows, and its time, the forms taking turns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
+
+from compressor.passes._base import PassContext
+from compressor.passes._static import CalibratedPass
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.quantization.rewrite import Activations
+    from compressor.quantization.sites import Site
+
+Form = Literal["per_token", "per_tensor", "static", "mixed"]
+
+
+class QuantizeAuto(CalibratedPass):
+    """Store weights as int8, with the fastest activations that change few enough answers.
+
+    Records `race`: for each form the error of the logits (root mean square) and the share of
+    answers that change on the calibration rows, its median time in milliseconds, and whether it was
+    chosen. The result is stored like that of any other pass, so a run that goes on does not race
+    again; another run, or another machine, may choose differently.
+    """
+
+    kind: Literal["quantize_auto"] = "quantize_auto"
+
+    forms: tuple[Form, ...] = Field(
+        ("per_token", "mixed", "static"),
+        min_length=1,
+        description="what takes part: one scale for each token or for the whole tensor at run "
+        "time, grids fixed by calibration, or such grids only where they round about as finely as "
+        "a scale for each token; with per_tensor an answer depends on the other rows of its batch",
+    )
+    max_changed: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="fraction of the answers on calibration rows that a form may change; where all "
+        "change more, and for a model of vectors, the form with the smallest error is taken",
+    )
+    batch_size: int = Field(1, gt=0, le=256, description="rows in a batch that is timed")
+    rounds: int = Field(
+        30, gt=0, description="times that every form runs each timed batch, taking turns"
+    )
+
+    def _activations(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> Activations:
+        from compressor.passes._race import choose, race
+        from compressor.quantization.ranges import finely_rounded
+
+        forms: dict[str, Activations] = {}
+        grids, fine = {}, {}
+        if not {"static", "mixed"}.isdisjoint(self.forms):
+            found = self._observe(graph, sites, model, context)
+            grids = self._grids(found)
+            fine = finely_rounded(graph, found.statistics, grids)
+        for form in self.forms:
+            if form in ("per_token", "per_tensor"):
+                forms[form] = form
+            else:
+                forms[form] = grids if form == "static" else fine
+        results = race(graph, sites, forms, settings=self, model=model, context=context)
+        chosen = choose(results, self.max_changed)
+        context.record("race", [{**item.fact(), "chosen": item is chosen} for item in results])
+        context.note(f"Raced on this machine: {'; '.join(map(str, results))}.")
+        fixed = f" ({len(fine)} of {len(grids)} grids fixed)" if chosen.form == "mixed" else ""
+        context.note(f"Chosen: {chosen.form}{fixed}.")
+        return forms[chosen.form]
+
+    def _finest(self) -> Self:
+        return self.model_copy(update={"forms": ("per_token",)})

@@ -1,0 +1,113 @@
+"""Measure how much memory calibration takes for few and for many rows.
+
+Exports a checkpoint, then observes the activations of all its products with each number of rows, in
+a process of its own, and prints the peak of resident memory (VmHWM) before calibration, when the
+checkpoint, the graph and all texts are loaded, and after it.
+
+Usage: tools/calibration_memory.py CHECKPOINT --data FILE --text COLUMN [--rows N N ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from compare_int8 import context, read_texts
+
+from compressor.data import Dataset
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_file import load_graph
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import load_checkpoint
+from compressor.passes._calibration import calibrate
+from compressor.quantization.observers import ActivationStatistics
+from compressor.quantization.sites import factor_names, find_sites, lift_constants
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="folder of a text classifier")
+    parser.add_argument("--data", type=Path, required=True, help=".tsv (unquoted) or .csv file")
+    parser.add_argument("--text", required=True, help="column of the texts")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 10_000])
+    parser.add_argument("--graph", type=Path, help=argparse.SUPPRESS)  # of a measuring process
+    arguments = parser.parse_args()
+    if arguments.graph is not None:
+        print(json.dumps(measure(arguments)))
+        return 0
+    texts = len(read_texts(arguments.data, arguments.text))
+    if texts < max(arguments.rows):
+        parser.error(f"{arguments.data} has {texts} rows; ask for at most as many with --rows")
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.onnx"
+        export_onnx(load_checkpoint(arguments.checkpoint), graph, threads=1)
+        found = [_in_own_process(graph, rows) for rows in arguments.rows]
+    print("  rows   tokens  seconds  before, MB  peak, MB")
+    for rows, item in zip(arguments.rows, found, strict=True):
+        print(
+            f"{rows:6} {item['tokens']:8} {item['seconds']:8.1f} {item['before_mb']:11.1f} "
+            f"{item['peak_mb']:9.1f}"
+        )
+    peaks = [item["peak_mb"] for item in found]
+    print(f"\nthe largest peak is {max(peaks) / min(peaks):.3f} times the smallest")
+    return 0
+
+
+def _in_own_process(graph: Path, rows: int) -> dict[str, float]:
+    given = [*sys.argv, "--graph", str(graph), "--rows", str(rows)]
+    done = subprocess.run([sys.executable, *given], capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Calibrate once, and return what it took."""
+    [num_rows] = arguments.rows
+    texts = read_texts(arguments.data, arguments.text)
+    model = load_checkpoint(arguments.checkpoint)
+    split = Dataset("calibration", tuple(texts), None, np.arange(len(texts)), arguments.data.name)
+    graph = load_graph(arguments.graph)
+    lift_constants(graph)
+    values = factor_names(graph, [site for site in find_sites(graph) if site.obstacle is None])
+    with tempfile.TemporaryDirectory() as folder:
+        lent = context(model, Path(folder), split)
+        before = peak_mb()
+        started = time.monotonic()
+        opened = OnnxModel(arguments.graph, threads=1)
+        found = calibrate(
+            graph,
+            values,
+            num_rows=num_rows,
+            model=opened,
+            context=lent,
+            watch=ActivationStatistics,
+        )
+        seconds = time.monotonic() - started
+    tokens = max(item.num_tokens for item in found.statistics.values())
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "before_mb": before,
+        "peak_mb": peak_mb(),
+    }
+
+
+def peak_mb() -> float:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3 / 1.024)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.exit(main())
