@@ -79,6 +79,18 @@ class Int8Pass(SitePass):
         Raises `ValueError` when a value is not finite.
         """
 
+    def _smooth(
+        self,
+        graph: ModelProto,
+        sites: list[Site],
+        model: OnnxModel,  # noqa: ARG002 -- for passes that run it
+        context: PassContext,  # noqa: ARG002
+    ) -> tuple[str, ...] | None:
+        """Smooth large channels in place and return before which weights; None if not asked to."""
+        from compressor.quantization.smoothing import smooth_normalized_inputs
+
+        return smooth_normalized_inputs(graph, sites) if self.smooth else None
+
     def _finest(self) -> Self:
         """Return these settings with activations as fine as they get."""
         return self
@@ -94,7 +106,6 @@ class Int8Pass(SitePass):
         from compressor.models.onnx_model import OnnxModel
         from compressor.quantization.reorder import reorder_inner_channels
         from compressor.quantization.sites import find_sites
-        from compressor.quantization.smoothing import smooth_normalized_inputs
         from compressor.quantization.tables import store_sites
 
         self._check_calibration(context)
@@ -103,7 +114,7 @@ class Int8Pass(SitePass):
         self._check_patterns(sites)
         candidates = self._candidates(sites)
         try:
-            smoothed = smooth_normalized_inputs(graph, candidates) if self.smooth else ()
+            smoothed = self._smooth(graph, candidates, model, context)
             with context.progress.bar("ordering channels", None):
                 reordered = reorder_inner_channels(graph, candidates)
             activations = self._activations(graph, candidates, model, context)
@@ -117,7 +128,7 @@ class Int8Pass(SitePass):
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
         self._report(sites, chosen, errors, len(reordered), context)
-        if self.smooth:
+        if smoothed is not None:
             context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
         if kept:
             names = listing([site.weight for site in kept])

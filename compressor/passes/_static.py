@@ -41,9 +41,29 @@ class CalibratedPass(Int8Pass):
         "lengths and without padding; memory does not grow with them",
     )
 
+    smooth_alpha: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="smooth by the channels that are large on the calibration rows, before any "
+        "product that gains by it, in place of `smooth`: how much of the difference between "
+        "channels moves into the weights, such as 0.5 (a fraction); left out, not at all",
+    )
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split."""
         return frozenset({"calibration"})
+
+    def _smooth(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> tuple[str, ...] | None:
+        if self.smooth_alpha is None:
+            return super()._smooth(graph, sites, model, context)
+        from compressor.quantization.smoothing import smooth_observed_inputs
+
+        found = self._observe(graph, sites, model, context)
+        largest = {name: item.channel_largest for name, item in found.statistics.items()}
+        return smooth_observed_inputs(graph, sites, largest, self.smooth_alpha)
 
     def _observe(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

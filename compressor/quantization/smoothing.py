@@ -1,23 +1,24 @@
-"""Makes activations after a normalisation easier to quantize, without data.
+"""Makes activations easier to quantize: after a normalisation without data, or with it.
 
 A few channels of an encoder are ten times larger than the others, and a token's one scale has to
 fit them. Dividing each channel by a factor and multiplying the row of the weight with it leaves the
 product as it was, and moves a part of the difference into the weights, which have a scale for each
 column (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438). Which channels are large is read from the
 normalisation's own scale and shift (as in Nagel et al. 2019, arXiv:1906.04721), so no rows are
-needed. The residual reads the same normalisation, so the division is an operator of its own.
+needed, or from calibration rows. The residual reads the same normalisation, and a division does not
+pass through GELU, so it is an operator of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compressor.quantization.affine import quantize_columns
+from compressor.quantization.affine import column_scales, quantize_columns
 from compressor.quantization.sites import Site, Use, find_uses
 
 Floats = NDArray[np.float32]
@@ -26,6 +27,8 @@ _STRENGTH = 0.5  # of the difference between channels, in logarithms, that moves
 _WORTH = 0.95  # the predicted error after, as a part of that before, from which on it is done
 _TOKENS = 256  # drawn for the prediction
 _LEVELS = 127
+# A channel's root mean square, as a part of the largest magnitude seen: three deviations.
+_TYPICAL = 1 / 3
 
 
 def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     uses = find_uses(graph)
-    smoothed: dict[str, onnx.NodeProto] = {}  # by the matrix: the division before it
+    found: dict[str, tuple[Use, Floats]] = {}
     for site in sites:
         if (use := _only_product(site, uses)) is None:
             continue
@@ -54,24 +57,91 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
             factors = channel_factors(*affine, weight)
         except ValueError as error:
             raise ValueError(f"weight {site.weight} {error}") from error
-        if factors is None:
+        if factors is not None:
+            found[site.weight] = use, factors
+    _divide_inputs(graph, found)
+    return tuple(found)
+
+
+def smooth_observed_inputs(
+    model: onnx.ModelProto, sites: Iterable[Site], largest: Mapping[str, Floats], strength: float
+) -> tuple[str, ...]:
+    """Smooth the inputs of those `sites` that gain by it, in place, and return their names.
+
+    `largest` gives the largest magnitude of each channel, shape `(K,)`, of activations by their
+    names; `strength` (0..1) is how much of the difference moves into the weights. Looked at are
+    matrices that one MatMul reads. The float graph computes what it did before, up to rounding.
+
+    Raises `ValueError` when a weight is not finite.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    uses = find_uses(model.graph)
+    found: dict[str, tuple[Use, Floats]] = {}
+    for site in sites:
+        use = _only_product(site, uses)
+        if use is None or use.node.input[0] not in largest:
             continue
-        scaled = numpy_helper.from_array(weight * factors[:, None], site.weight)
-        tensors[site.weight].CopyFrom(scaled)
-        graph.initializer.append(numpy_helper.from_array(1 / factors, f"{site.weight}_smoothing"))
-        values, even = use.node.input[0], f"{site.weight}_smoothed_input"
-        smoothed[site.weight] = helper.make_node(
-            "Mul", [values, f"{site.weight}_smoothing"], [even]
-        )
+        weight = numpy_helper.to_array(tensors[site.weight])
+        try:
+            factors = observed_factors(largest[use.node.input[0]], weight, strength)
+        except ValueError as error:
+            raise ValueError(f"weight {site.weight} {error}") from error
+        if factors is not None:
+            found[site.weight] = use, factors
+    _divide_inputs(model.graph, found)
+    return tuple(found)
+
+
+def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats | None:
+    """Return what to divide each channel by, shape `(K,)`; None when little would be gained.
+
+    Channel j gets `max |x_j| ** strength / max |w_j| ** (1 - strength)`; one where either is zero
+    keeps its size. The gain is predicted for one range of all channels.
+
+    Raises `ValueError` when a weight is not finite.
+    Ref: Xiao et al. 2023, arXiv:2211.10438, eq. 4.
+    """
+    rows = np.abs(weight.astype(np.float64)).max(axis=1)
+    if not np.isfinite(rows).all():
+        raise ValueError("holds NaN or infinity, which no integer can stand for")
+    sizes = largest.astype(np.float64)
+    lives = (sizes > 0) & (rows > 0)
+    if not lives.any():
+        return None
+    logarithms = strength * np.log(sizes[lives]) - (1 - strength) * np.log(rows[lives])
+    factors = np.ones(len(sizes), np.float32)
+    factors[lives] = np.exp(logarithms - logarithms.mean())
+    before = _predicted_error(sizes, weight, np.ones_like(factors))
+    return factors if _predicted_error(sizes, weight, factors) < _WORTH * before else None
+
+
+def _predicted_error(sizes: NDArray[np.float64], weight: Floats, factors: Floats) -> float:
+    """Return the squared error of a product by rounding either side, up to a constant factor."""
+    even = sizes / factors
+    scaled = weight * factors[:, None]
+    activations = np.square(even.max() / _LEVELS) * np.square(scaled, dtype=np.float64).sum()
+    steps = np.square(column_scales(scaled), dtype=np.float64).sum()
+    return float(activations + steps * np.square(_TYPICAL * even).sum())
+
+
+def _divide_inputs(graph: onnx.GraphProto, found: Mapping[str, tuple[Use, Floats]]) -> None:
+    """Divide the input of each matrix by its factors, and multiply its rows by them."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    divisions: dict[str, onnx.NodeProto] = {}  # by the matrix: the division before it
+    for name, (use, factors) in found.items():
+        weight = numpy_helper.to_array(tensors[name])
+        tensors[name].CopyFrom(numpy_helper.from_array(weight * factors[:, None], name))
+        graph.initializer.append(numpy_helper.from_array(1 / factors, f"{name}_smoothing"))
+        values, even = use.node.input[0], f"{name}_smoothed_input"
+        divisions[name] = helper.make_node("Mul", [values, f"{name}_smoothing"], [even])
         use.node.input[0] = even
     nodes = [
         item
         for node in graph.node
-        for item in (*(smoothed[name] for name in node.input if name in smoothed), node)
+        for item in (*(divisions[name] for name in node.input if name in divisions), node)
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    return tuple(smoothed)
 
 
 def channel_factors(scale: Floats, shift: Floats, weight: Floats) -> Floats | None:

@@ -266,6 +266,17 @@ def test_images_need_no_mask(tiny_vit_dir: Path, image_dataset: Dataset, tmp_pat
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
+def test_observed_channels_can_be_smoothed_where_it_helps(
+    exported: OnnxModel, apply, encode, notes: list[str]
+):
+    batch = encode(SHORT, LONG)
+    before, after = exported.predict(batch), apply(exported, smooth_alpha=0.5).predict(batch)
+    # 11 matrices; two are read by Gemm.
+    [count] = [int(note.split()[-4]) for note in notes if note.startswith("Large channels")]
+    assert 0 < count <= 9
+    assert np.abs(after - before).max() < 0.25 * np.abs(before).max()
+
+
 def test_sensitive_weights_are_judged_with_the_grids_they_would_have(
     exported: OnnxModel, context: PassContext
 ):
@@ -287,7 +298,14 @@ def test_milder_settings_leave_more_in_float():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"percentile": 50}, {"percentile": 100.1}, {"rows": 0}, {"method": "best"}]
+    "bad",
+    [
+        {"percentile": 50},
+        {"percentile": 100.1},
+        {"rows": 0},
+        {"method": "best"},
+        {"smooth_alpha": 1.5},
+    ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, object]):
     with pytest.raises(ValidationError):

@@ -11,7 +11,12 @@ from onnx import TensorProto, helper
 
 from compressor.quantization.rewrite import quantize_sites
 from compressor.quantization.sites import find_sites
-from compressor.quantization.smoothing import channel_factors, smooth_normalized_inputs
+from compressor.quantization.smoothing import (
+    channel_factors,
+    observed_factors,
+    smooth_normalized_inputs,
+    smooth_observed_inputs,
+)
 
 MakeGraph = Callable[..., onnx.ModelProto]
 RANDOM = np.random.default_rng(2)
@@ -90,3 +95,46 @@ def test_weight_that_is_not_finite_is_named(make_graph: MakeGraph):
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(broken, "w"))
     with pytest.raises(ValueError, match="weight w holds NaN"):
         smooth_normalized_inputs(model, find_sites(model))
+
+
+def test_observed_channels_are_divided_by_the_published_factors():
+    largest = np.array([100.0, 1.0, 1.0, 0.0], np.float32)
+    weight = np.array([[0.1, -0.2], [0.4, 0.1], [0.4, 0.4], [0.3, 0.3]], np.float32)
+    factors = observed_factors(largest, weight, 0.5)
+    assert factors is not None
+    # sqrt(100 / 0.2), sqrt(1 / 0.4) twice, over their geometric mean; the last was never seen.
+    published = np.sqrt([100 / 0.2, 1 / 0.4, 1 / 0.4])
+    expected = [*(published / np.exp(np.log(published).mean())), 1.0]
+    np.testing.assert_allclose(factors, expected, rtol=1e-5)
+
+
+def test_channels_of_one_size_are_left_alone():
+    weight = np.random.default_rng(0).choice([-0.5, 0.5], size=(8, 3)).astype(np.float32)
+    assert observed_factors(np.ones(8, np.float32), weight, 0.5) is None
+
+
+def test_channels_that_were_never_seen_are_left_alone():
+    assert observed_factors(np.zeros(2, np.float32), np.ones((2, 1), np.float32), 0.5) is None
+
+
+def test_observed_smoothing_refuses_weights_that_are_not_finite():
+    weight = np.array([[np.nan], [1.0]], np.float32)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        observed_factors(np.ones(2, np.float32), weight, 0.5)
+
+
+def test_observed_smoothing_leaves_the_float_graph_what_it_was(make_graph, run_graph):
+    random = np.random.default_rng(1)
+    channels = np.where(np.arange(16) < 2, 50, 1).astype(np.float32)
+    x = (random.normal(size=(9, 16)) * channels).astype(np.float32)
+    weight = random.normal(size=(16, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    graph = make_graph(nodes, {"x": (TensorProto.FLOAT, None)}, {"w": weight})
+    before = run_graph(graph, x=x)
+    largest = {"h": np.abs(x).max(axis=0)}
+    assert smooth_observed_inputs(graph, find_sites(graph), largest, 0.5) == ("w",)
+    assert [node.op_type for node in graph.graph.node] == ["Gelu", "Mul", "MatMul"]
+    np.testing.assert_allclose(run_graph(graph, x=x), before, rtol=1e-4, atol=1e-4)
