@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_the_drop_is_that_of_the_artifacts_own_vectors(
     assert report.final.score.value == pytest.approx((before * after).sum(axis=1).mean(), abs=1e-5)
 
 
+def verify(run_folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "verify_run.py"), str(run_folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_score_can_be_computed_again_without_this_package(
+    finished: tuple[RunReport, Path], tmp_path: Path
+):
+    _, output = finished
+    copy = shutil.copytree(output, tmp_path / "copy")
+    assert verify(copy).returncode == 0, verify(copy).stdout
+    report = json.loads((copy / "report.json").read_text())
+    report["final"]["score"]["value"] -= 0.001
+    (copy / "report.json").write_text(json.dumps(report))
+    assert verify(copy).returncode == 1
+
+
 def test_flips_are_texts_whose_nearest_neighbour_changed(finished: tuple[RunReport, Path]):
     report, _ = finished
     for flip in report.flips:
@@ -150,6 +168,7 @@ def test_graded_pairs_are_scored_by_spearman(
     assert report.baseline.score.num_examples == len(texts) - 1
     assert report.baseline.score.value == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-4)
     assert report.splits[0].num_examples == 2 * (len(texts) - 1)
+    assert verify(tmp_path / "run").returncode == 0
 
 
 def _mean_ranks(grades: np.ndarray) -> np.ndarray:

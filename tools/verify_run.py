@@ -1,7 +1,9 @@
 """Recompute a run's final score from the artifact's files alone, and compare it with the report.
 
 Independent on purpose: nothing of `compressor` is imported. Usage: tools/verify_run.py RUN
-Exits with 1 when a figure of the report does not agree, with 2 when its metric is not accuracy.
+Accuracy and, for sentence encoders, cosine, rank_agreement and spearman; the first two compare with
+the run's own baseline graph. Exits with 1 when a figure of the report does not agree, with 2 when
+its metric is another.
 """
 
 from __future__ import annotations
@@ -14,10 +16,19 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from scipy import stats
+
+VECTORS = ("cosine", "rank_agreement", "spearman")
+# The report's baseline ran in PyTorch, which differs by 1e-6; where that turns a tie between two
+# neighbours, one text keeps a tenth more or less of its ten.
+TOLERANCES = {"accuracy": 1e-9, "spearman": 1e-6, "cosine": 1e-5, "rank_agreement": 1e-3}
 
 
-def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[str]]:
-    """Return inputs and labels of every row of the file or dataset that `split` came from."""
+def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[Any]]:
+    """Return inputs and labels of every row of the file or dataset that `split` came from.
+
+    An input is an image, a text or a list of two; a label is None where there is no such column.
+    """
     source = data[split]
     if source.get("sklearn") == "digits":
         from sklearn.datasets import load_digits
@@ -31,12 +42,19 @@ def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[str]]:
             rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
             rows = list(csv.DictReader(stream))
-    text, label = (source.get(name) or data[name] for name in ("text", "label"))
-    return [row[text] for row in rows], [row[label] for row in rows]
+    text, label = (source.get(name) or data[name] or name for name in ("text", "label"))
+    pairs = isinstance(text, list)
+    inputs = [[row[name] for name in text] if pairs else row[text] for row in rows]
+    return inputs, [row.get(label) for row in rows]
 
 
-def encode(folder: Path, inputs: list[Any], max_length: int | None) -> dict[str, Any]:
-    """Turn inputs into model inputs with Pillow-free numpy or with the bare tokenizer."""
+def encode(
+    folder: Path, inputs: list[Any], max_length: int | None, words: Path | None = None
+) -> dict[str, Any]:
+    """Turn inputs into model inputs with Pillow-free numpy or with the bare tokenizer.
+
+    `words` is another folder whose tokenizer reads them, with the length limit of `folder`.
+    """
     if not isinstance(inputs[0], str):
         facts = json.loads((folder / "preprocessor_config.json").read_text())
         pixels = np.stack(inputs)[:, None] * np.float32(facts["rescale_factor"])
@@ -44,7 +62,7 @@ def encode(folder: Path, inputs: list[Any], max_length: int | None) -> dict[str,
         return {"pixel_values": pixels.astype(np.float32)}
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str((words or folder) / "tokenizer.json"))
     limit = json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"]
     tokenizer.enable_truncation(min(max_length or limit, limit))
     tokenizer.enable_padding()
@@ -56,13 +74,56 @@ def encode(folder: Path, inputs: list[Any], max_length: int | None) -> dict[str,
     }
 
 
-def main(run: Path) -> int:
-    """Print both figures and return the exit code."""
-    report = json.loads((run / "report.json").read_text())
-    if report["metric"] != "accuracy":
-        print(f"only accuracy can be recomputed from an artifact alone, not {report['metric']}")
-        return 2
-    chosen = json.loads((run / "splits.json").read_text())["search"]
+def embed(run: Path, report: dict[str, Any], texts: list[str], *, baseline: bool) -> Any:
+    """Return the vectors, scaled to length 1, that one end of the run gives `texts`."""
+    folder = run / "artifact"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    source = Path(report["source_checkpoint"])
+    words = source if baseline and (source / "tokenizer.json").is_file() else None
+    session = onnxruntime.InferenceSession(
+        str((run / "baseline" if baseline else folder) / "model.onnx"),
+        providers=["CPUExecutionProvider"],
+    )
+    names = {item.name for item in session.get_inputs()}
+    found = []
+    for start in range(0, len(texts), 32):
+        batch = encode(folder, texts[start : start + 32], manifest["max_length"], words)
+        feed = {name: value for name, value in batch.items() if name in names}
+        found.append(session.run(["sentence_embedding"], feed)[0].astype(np.float64))
+    vectors = np.concatenate(found)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def ten_nearest(vectors: Any, texts: list[str]) -> list[set[str]]:
+    """Return for each text the ten other texts, told apart by what they say, that are nearest."""
+    first = sorted({text: place for place, text in reversed(list(enumerate(texts)))}.values())
+    similar = vectors @ vectors[first].T
+    found = []
+    for text, row in zip(texts, similar, strict=True):
+        others = [texts[first[place]] for place in np.argsort(-row, kind="stable")]
+        found.append(set([other for other in others[:11] if other != text][:10]))
+    return found
+
+
+def score_vectors(run: Path, report: dict[str, Any], rows: list[int]) -> float:
+    """Return the metric of a run on a sentence encoder, from its two graphs."""
+    inputs, grades = read_rows(report["recipe"]["data"], "search")
+    pairs = isinstance(inputs[0], list)
+    chosen = [inputs[row] if pairs else [inputs[row]] for row in dict.fromkeys(rows)]
+    texts = [text for item in chosen for text in item]
+    after = embed(run, report, texts, baseline=False)
+    if report["metric"] == "spearman":
+        wanted = [float(grades[row]) for row in dict.fromkeys(rows)]
+        return float(stats.spearmanr((after[0::2] * after[1::2]).sum(axis=1), wanted).statistic)
+    before = embed(run, report, texts, baseline=True)
+    if report["metric"] == "cosine":
+        return float((before * after).sum(axis=1).mean())
+    kept = zip(ten_nearest(before, texts), ten_nearest(after, texts), strict=True)
+    return float(np.mean([len(old & new) / 10 for old, new in kept]))
+
+
+def score_classes(run: Path, report: dict[str, Any], chosen: list[int]) -> float:
+    """Return the accuracy of a run's artifact."""
     folder = run / "artifact"
     manifest = json.loads((folder / "manifest.json").read_text())
     inputs, labels = read_rows(report["recipe"]["data"], "search")
@@ -80,12 +141,25 @@ def main(run: Path) -> int:
         for row, logits in zip(rows, session.run(["logits"], feed)[0], strict=True):
             answer = int(logits.argmax())
             right += labels[row] in (str(answer), manifest["labels"][answer])
-    value = right / len(chosen)
-    size = (folder / "model.onnx").stat().st_size
+    return right / len(chosen)
+
+
+def main(run: Path) -> int:
+    """Print both figures and return the exit code."""
+    report = json.loads((run / "report.json").read_text())
+    metric = report["metric"]
+    if metric not in TOLERANCES:
+        print(f"{', '.join(TOLERANCES)} can be recomputed from a run's files alone, not {metric}")
+        return 2
+    chosen = json.loads((run / "splits.json").read_text())["search"]
+    score = score_vectors if metric in VECTORS else score_classes
+    value = score(run, report, chosen)
+    size = (run / "artifact" / "model.onnx").stat().st_size
     final = report["final"]
-    print(f"accuracy  report {final['score']['value']:.6f}   recomputed {value:.6f}")
+    print(f"{metric}  report {final['score']['value']:.6f}   recomputed {value:.6f}")
     print(f"bytes     report {final['size']['bytes_on_disk']}   on disk    {size}")
-    agrees = abs(value - final["score"]["value"]) < 1e-9 and size == final["size"]["bytes_on_disk"]
+    difference = abs(value - final["score"]["value"])
+    agrees = difference < TOLERANCES[metric] and size == final["size"]["bytes_on_disk"]
     print("the report agrees" if agrees else "THE REPORT DOES NOT AGREE")
     return 0 if agrees else 1
 
