@@ -1,8 +1,8 @@
 """Measure how much memory calibration takes for few and for many rows.
 
 Exports a checkpoint, then observes the activations of all its products with each number of rows, in
-a process of its own, and prints the peak of resident memory (VmHWM) before calibration, when the
-checkpoint, the graph and all texts are loaded, and after it.
+a process of its own. Prints the resident memory before calibration, when the checkpoint, the graph
+and all texts are loaded, and the peak from there on, as Linux counts it (VmHWM, set back before).
 
 Usage: tools/calibration_memory.py CHECKPOINT --data FILE --text COLUMN [--rows N N ...]
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -80,6 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     values = factor_names(graph, [site for site in find_sites(graph) if site.obstacle is None])
     with tempfile.TemporaryDirectory() as folder:
         lent = context(model, Path(folder), split)
+        reset_peak()
         before = peak_mb()
         started = time.monotonic()
         opened = OnnxModel(arguments.graph, threads=1)
@@ -101,10 +101,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def reset_peak() -> None:
+    """Let the peak of this process start again from what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_mb() -> float:
-    """Return the largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3 / 1.024)
+    """Return the largest resident memory of this process since the peak was set back."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [line] = [line for line in status if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -162,8 +162,12 @@ def int8_passes(*, calibrated: bool) -> dict[str, OnnxPass]:
         return passes
     for method in ("minmax", "percentile", "mse", "entropy"):
         passes[f"static, {method}"] = QuantizeStatic.model_validate({"method": method})
+    passes["static, smooth"] = QuantizeStatic.model_validate({"smooth_alpha": 0.5})
     passes["mixed"] = QuantizeAuto.model_validate({"forms": ("mixed",)})
-    passes["auto"] = QuantizeAuto.model_validate({"smooth": True})
+    passes["mixed, smooth"] = QuantizeAuto.model_validate(
+        {"forms": ("mixed",), "smooth_alpha": 0.5}
+    )
+    passes["auto"] = QuantizeAuto.model_validate({"smooth_alpha": 0.5})
     return passes
 
 
