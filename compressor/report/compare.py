@@ -128,7 +128,8 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         reason="" if data["verdict"] == "passed" else verdict.headline(data),
         baseline=table.model_row(data, "baseline", "Baseline", settings),
         final=table.model_row(data, "final", "Final", settings),
-        smaller=units.compared(units.ratio(*sizes), "smaller", "larger", "same size") or "",
+        smaller=units.compared(units.ratio(*sizes), "smaller", "larger", "same size", counted=True)
+        or "",
         speedups=tuple(
             units.compared(value, "faster", "slower", "same speed") or "" for value in speedups
         ),

@@ -94,6 +94,8 @@ def _stack(name: str, parts: dict[str, int], scale: float, y: float) -> Stack:
 
 def _row(kind: str, found: dict[str, dict[str, int]]) -> tuple[str, str, str, str]:
     before, after = (found.get(name, {}).get(kind) for name in ("before", "after"))
-    change = units.compared(units.ratio(before, after), "smaller", "larger", "same size")
+    change = units.compared(
+        units.ratio(before, after), "smaller", "larger", "same size", counted=True
+    )
     sizes = units.megabytes(before), units.megabytes(after)
     return _NAMES[kind], *sizes, change or units.DASH

@@ -168,17 +168,26 @@ def times(factor: float | None) -> str:
     return f"{factor:.{digits}f}×"
 
 
-def compared(factor: float | None, better: str, worse: str, same: str) -> str | None:
+def compared(
+    factor: float | None, better: str, worse: str, same: str, *, counted: bool = False
+) -> str | None:
     """Say a ratio in words, such as `3.9× smaller`, `1.2× larger` or `same size`.
+
+    Within 5% it is the same, unless what is compared was `counted` and not timed.
 
     >>> compared(3.93, "smaller", "larger", "same size")
     '3.9× smaller'
     >>> compared(0.5, "faster", "slower", "same speed")
     '2.0× slower'
+    >>> compared(1.046, "fewer", "more", "same number", counted=True)
+    '4.4% fewer'
     """
     if factor is None:
         return None
     if 1 / 1.05 < factor < 1.05:
+        percent = 100 * abs(1 / factor - 1)
+        if counted and percent >= 0.1:
+            return f"{percent:.1f}% {better if factor > 1 else worse}"
         return same
     return f"{times(factor)} {better}" if factor > 1 else f"{times(1 / factor)} {worse}"
 

@@ -246,7 +246,7 @@ def _score_change_words(
 def size_words(data: dict[str, Any]) -> str | None:
     """Say how much smaller the model file is."""
     factor = units.ratio(_bytes(data, "baseline"), _bytes(data, "final"))
-    return units.compared(factor, "smaller", "larger", "same size")
+    return units.compared(factor, "smaller", "larger", "same size", counted=True)
 
 
 def _speed_words(data: dict[str, Any]) -> str:
@@ -323,7 +323,7 @@ def _score_card(data: dict[str, Any]) -> Card:
 def _parameter_card(data: dict[str, Any]) -> Card:
     sizes = [data[end]["size"] if data[end] else None for end in ("baseline", "final")]
     before, after = (None if size is None else size["parameters"] for size in sizes)
-    words = units.compared(units.ratio(before, after), "fewer", "more", "same number")
+    words = units.compared(units.ratio(before, after), "fewer", "more", "same number", counted=True)
     detail = ""
     if sizes[1] is not None:
         zeros = units.zeros(sizes[1]["parameters"], sizes[1]["nonzero_parameters"])

@@ -66,6 +66,14 @@ def test_five_per_cent_either_way_count_as_the_same(factor: float, words: str):
     assert units.compared(factor, "smaller", "larger", "same size") == words
 
 
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(1.0004, "same size"), (1.04, "3.8% smaller"), (0.96, "4.2% larger"), (1.06, "1.1× smaller")],
+)
+def test_what_was_counted_is_the_same_only_where_it_is(factor: float, words: str):
+    assert units.compared(factor, "smaller", "larger", "same size", counted=True) == words
+
+
 def test_a_correlation_is_not_shown_as_per_cent():
     assert units.score("matthews_correlation", -0.25) == "−0.2500"
 
