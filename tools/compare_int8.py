@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
@@ -64,17 +64,11 @@ def main() -> int:
     arguments = read_arguments()
     texts, labels = read_rows(arguments.data, arguments.text, arguments.label, arguments.rows)
     model = load_checkpoint(arguments.checkpoint)
-    by_length = sorted(texts, key=len)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(model, Path(folder), read_calibration(arguments))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
-        singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
-        chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
-        batches = spread([chunk for chunk in chunks if len(chunk) == BATCH_SIZE], TIMED_BATCHES)
-        speeds = [
-            time_in_turns(models, [encode(model, item) for item in group], arguments.rounds)
-            for group in (singles, batches)
-        ]
+        singles, batches = timed_inputs(model, texts)
+        speeds = [time_in_turns(models, group, arguments.rounds) for group in (singles, batches)]
         print_table(models, logits, labels, speeds)
     facts = describe_environment(seed=SEED, device=torch.device("cpu"), threads=1)
     print(
@@ -216,8 +210,20 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
     return [items[round(position)] for position in positions]
 
 
+def timed_inputs(model: TorchModel, texts: Sequence[str]) -> tuple[list[Batch], list[Batch]]:
+    """Return single texts and whole batches to time, both spread over the lengths."""
+    by_length = sorted(texts, key=len)
+    singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
+    chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
+    batches = spread([chunk for chunk in chunks if len(chunk) == BATCH_SIZE], TIMED_BATCHES)
+    return [encode(model, item) for item in singles], [encode(model, item) for item in batches]
+
+
 def time_in_turns(
-    models: Models, batches: Sequence[Batch], rounds: int
+    models: Models,
+    batches: Sequence[Batch],
+    rounds: int,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> Mapping[str, NDArray[np.float64]]:
     """Return each model's milliseconds for all `batches`, one number a round."""
     random = np.random.default_rng(SEED)
@@ -226,10 +232,10 @@ def time_in_turns(
     for round_number in range(-1, rounds):  # the first warms up and does not count
         for batch in batches:
             for index in random.permutation(len(names)):
-                start = time.perf_counter_ns()
+                start = clock_ns()
                 models[names[index]].predict(batch)
                 if round_number >= 0:
-                    spent_ms = (time.perf_counter_ns() - start) / 1e6
+                    spent_ms = (clock_ns() - start) / 1e6
                     elapsed_ms[names[index]][round_number] += spent_ms
     return elapsed_ms
 

@@ -14,14 +14,12 @@ Usage: tools/compare_weights.py CHECKPOINT --data FILE --text COLUMN --label COL
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +27,16 @@ import onnxruntime
 import torch
 from compare_int8 import (
     BATCH_SIZE,
+    CALIBRATION_ROWS,
     SEED,
-    TIMED_BATCHES,
-    TIMED_TEXTS,
     Models,
     context,
-    encode,
     predict,
     read_rows,
+    read_texts,
     spread,
-    starts,
+    time_in_turns,
+    timed_inputs,
 )
 from numpy.typing import NDArray
 
@@ -49,9 +47,6 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes._site_choice import SitePass
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_weights import QuantizeWeights
-from compressor.tasks import Batch
-
-CALIBRATION_ROWS = 512
 
 INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
 BITS = {"kind": "quantize_weights", "rows": CALIBRATION_ROWS}
@@ -81,17 +76,16 @@ PASSES: dict[str, type[SitePass]] = {
 def main() -> int:
     arguments = read_arguments()
     texts, labels = read_rows(arguments.data, arguments.text, arguments.label, arguments.rows)
-    calibration = read_texts(arguments.calibration, arguments.calibration_text)
+    calibration = spread(
+        read_texts(arguments.calibration, arguments.calibration_text), CALIBRATION_ROWS
+    )
     model = load_checkpoint(arguments.checkpoint)
-    by_length = sorted(texts, key=len)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(model, calibration, Path(folder))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
-        singles = [[text] for text in spread(by_length, TIMED_TEXTS)]
-        chunks = [by_length[start : start + BATCH_SIZE] for start in starts(by_length)]
-        batches = spread([chunk for chunk in chunks if len(chunk) == BATCH_SIZE], TIMED_BATCHES)
+        singles, batches = timed_inputs(model, texts)
         speeds = [
-            time_in_turns(models, [encode(model, item) for item in group], arguments.rounds)
+            time_in_turns(models, group, arguments.rounds, time.thread_time_ns)
             for group in (singles, batches)
         ]
         print_table(models, logits, labels, speeds)
@@ -111,19 +105,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help=".tsv (unquoted) or .csv file")
     parser.add_argument("--text", required=True, help="column of the texts")
     parser.add_argument("--label", required=True, help="column of the labels, as class numbers")
-    parser.add_argument(
-        "--calibration", type=Path, required=True, help="unquoted .tsv file of unlabelled texts"
-    )
+    parser.add_argument("--calibration", type=Path, required=True, help="file of unlabelled texts")
     parser.add_argument("--calibration-text", required=True, help="its column of the texts")
     parser.add_argument("--rows", type=int, help="read only so many rows of --data")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
     return parser.parse_args()
-
-
-def read_texts(path: Path, column: str) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return spread([row[column] for row in reader], CALIBRATION_ROWS)
 
 
 def make_models(model: TorchModel, calibration: Sequence[str], folder: Path) -> Models:
@@ -134,27 +120,10 @@ def make_models(model: TorchModel, calibration: Sequence[str], folder: Path) -> 
     exported = export_onnx(model, folder / "fp32.onnx", threads=1)
     models = {"fp32": exported}
     for name, form in FORMS.items():
-        lent = replace(context(model, folder / name), splits={"calibration": rows})
+        lent = context(model, folder / name, rows)
         settings = PASSES[str(form["kind"])].model_validate(form)
         models[name] = settings.apply(exported, lent)
     return models
-
-
-def time_in_turns(
-    models: Models, batches: Sequence[Batch], rounds: int
-) -> Mapping[str, NDArray[np.float64]]:
-    """Return each model's CPU milliseconds for all `batches`, one number a round."""
-    random = np.random.default_rng(SEED)
-    spent_ms = {name: np.zeros(rounds) for name in models}
-    names = list(models)
-    for round_number in range(-1, rounds):  # the first warms up and does not count
-        for batch in batches:
-            for index in random.permutation(len(names)):
-                start = time.thread_time_ns()
-                models[names[index]].predict(batch)
-                if round_number >= 0:
-                    spent_ms[names[index]][round_number] += (time.thread_time_ns() - start) / 1e6
-    return spent_ms
 
 
 def print_table(
