@@ -80,7 +80,7 @@ def run(
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
     target = select_device(device)
     threads = recipe.benchmark.threads or default_threads()
-    for provider in dict.fromkeys((recipe.export.provider, *recipe.benchmark.providers)):
+    for provider in dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers)):
         check_provider(provider)
     with claim_output(Path(place), force=force) as directory:
         log = RunLog(
@@ -290,7 +290,7 @@ class _Run:
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made}
         seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
-        load_artifact(folder, provider=self.recipe.export.provider, threads=self.threads)
+        load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
         self.store.remove_unused()
 
     def _start(self, step: str) -> None:

@@ -55,6 +55,12 @@ class ExportSettings(BaseModel):
     provider: Provider = Field(
         default="cpu", description="execution provider that the graph is fused for and evaluated on"
     )
+    evaluate_on: Literal["cpu"] | None = Field(
+        default=None,
+        description="execution provider that scores are taken on in place of `provider`: with cpu, "
+        "a machine without the GPU can judge a model for it, and the report says where it was "
+        "judged",
+    )
     opset: int | None = Field(
         default=None,
         ge=17,
@@ -73,6 +79,11 @@ class ExportSettings(BaseModel):
         lt=1,
         description="largest difference allowed between exported logits and torch",
     )
+
+    @property
+    def judged_on(self) -> Provider:
+        """Return the execution provider that graphs are evaluated on."""
+        return self.evaluate_on or self.provider
 
 
 class BenchmarkSettings(BaseModel):

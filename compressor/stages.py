@@ -39,7 +39,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.provider_options import PLAIN
+from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
 from compressor.progress import Progress
@@ -81,7 +81,7 @@ class Stages:
         task = {"name": self.task.name, **dataclasses.asdict(self.task)}
         self._always = {**result_conditions(), "task": task}
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
-        self._onnx = {"provider": self.recipe.export.provider, "threads": self.threads}
+        self._onnx = {"provider": self.recipe.export.judged_on, "threads": self.threads}
 
     def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
         """Load a PyTorch model onto the device of the run."""
@@ -90,9 +90,11 @@ class Stages:
         return model
 
     def open_graph(self, stored: StoredGraph) -> OnnxModel:
-        """Return an ONNX model for the provider that the recipe exports for."""
-        provider, settings = self.recipe.export.provider, PLAIN
-        if provider == "tensorrt":
+        """Return an ONNX model on the provider that the recipe has graphs judged on."""
+        provider, settings = self.recipe.export.judged_on, PLAIN
+        if provider != self.recipe.export.provider:
+            settings = AS_WRITTEN
+        elif provider == "tensorrt":
             folder = self.store.scratch / "tensorrt" / stored.digest
             settings = engine_settings(self.task, self._preprocessor(stored), folder)
         return OnnxModel(stored.path, provider, self.threads, settings)
@@ -197,7 +199,9 @@ class Stages:
                 )
             return {"size": graph.size(), "components": graph.components()}
 
-        how = {"export": settings.model_dump(mode="json", exclude={"max_parity_diff"})}
+        how = {
+            "export": settings.model_dump(mode="json", exclude={"max_parity_diff", "evaluate_on"})
+        }
         done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
         return exported(done, graph_of(done, model))
 

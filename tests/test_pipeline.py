@@ -228,6 +228,35 @@ def test_a_run_without_passes_is_a_plain_export(base: dict[str, Any], tmp_path: 
     assert report.final.score.value == report.baseline.score.value
 
 
+def test_a_model_for_a_gpu_that_is_not_here_can_be_judged_on_the_cpu(
+    base: dict[str, Any], tmp_path: Path
+):
+    report = run(
+        base,
+        tmp_path / "run",
+        passes=[{"kind": "quantize_tensorrt", "min_elements": 64}, {"kind": "convert_fp16"}],
+        export={"provider": "tensorrt", "evaluate_on": "cpu"},
+        benchmark={"providers": []},
+    )
+    assert report.verdict == "passed"
+    assert [step.verdict for step in report.passes] == ["passed", "passed"]
+    assert "Judged on the provider cpu, not on TensorRT." in report.passes[0].notes
+    manifest = json.loads((tmp_path / "run" / "artifact" / "manifest.json").read_text())
+    assert manifest["provider"] == "tensorrt"
+    for place in ("report.md", "report.html", "artifact/README.md"):
+        text = (tmp_path / "run" / place).read_text()
+        assert "judged on the provider cpu, not on tensorrt" in text.lower()
+
+
+def test_a_provider_that_is_not_here_is_refused_with_what_can_be_done_without_it(
+    base: dict[str, Any], tmp_path: Path
+):
+    export = {"provider": "tensorrt"}
+    with pytest.raises(EnvironmentMismatch, match=r"tensorrt.*export\.evaluate_on: cpu"):
+        run(base, tmp_path / "run", export=export, benchmark={"providers": []})
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_certification_split_is_read_for_both_ends(
     base: dict[str, Any], answered: Dataset, tmp_path: Path
 ):

@@ -123,6 +123,7 @@ def test_a_plain_export_gets_every_default() -> None:
     assert recipe.passes == ()
     assert recipe.to_dict()["export"] == {
         "provider": "cpu",
+        "evaluate_on": None,
         "opset": None,
         "fuse": True,
         "max_parity_diff": 1e-3,

@@ -17,6 +17,44 @@ def test_int8_on_a_gpu_is_refused_with_the_reason_and_the_alternative(provider: 
     assert mistake.message == (
         f"quantize_dynamic gives a model for cpu, but benchmark.providers asks for {provider}; "
         f"change benchmark.providers or remove the pass: CUDA has no kernels for its integer "
-        f"products and would leave them to the CPU, slower than float32, and TensorRT takes int8 "
-        f"only with signed scales fixed beforehand; convert_fp16 makes a model for both"
+        f"products and would leave them to the CPU, slower than float32; convert_fp16 makes a "
+        f"model for it, and quantize_tensorrt an int8 one for TensorRT"
     )
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_signed_pairs_are_refused_where_they_would_not_be_int8(provider: str) -> None:
+    data = {
+        "passes": [{"kind": "quantize_tensorrt"}],
+        "export": {"provider": provider},
+        "benchmark": {"providers": []},
+    }
+    [mistake] = find_conflicts(data, discover())
+    assert mistake.path == ("passes", 0, "kind")
+    assert mistake.message == (
+        f"quantize_tensorrt gives a model for tensorrt, but export.provider asks for {provider}; "
+        f"change export.provider or remove the pass: CUDA has no kernels for int8 products and "
+        f"would compute them in float, slower than without this pass; use convert_fp16 there, and "
+        f"quantize_dynamic or quantize_static on a CPU"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "places"),
+    [
+        (["quantize_tensorrt", "convert_fp16"], []),
+        (["convert_fp16", "quantize_tensorrt"], [1]),
+        (["quantize_tensorrt", "quantize_tensorrt"], [1]),
+        (["quantize_aware_train", "quantize_tensorrt"], [0, 1]),
+    ],
+)
+def test_half_precision_may_follow_signed_pairs_and_nothing_else(
+    kinds: list[str], places: list[int]
+) -> None:
+    data = {
+        "passes": [{"kind": kind} for kind in kinds],
+        "export": {"provider": "tensorrt"},
+        "benchmark": {"providers": ["tensorrt"]},
+    }
+    found = find_conflicts(data, discover())
+    assert {mistake.path for mistake in found} == {("passes", place, "kind") for place in places}

@@ -2,10 +2,10 @@
 
 Environment, the execution providers that really run, parity of float32, float16 and bfloat16 with
 PyTorch, latency and memory over batch sizes and lengths with and without CUDA graphs, TensorRT
-where it is installed, and every pass that trains or prunes: on a tiny and a BERT-base-sized random
-model, which need no download. The table names date, card, driver and versions, so that it can be
-kept. One of the lengths is no multiple of 8: there ONNX Runtime's fused attention takes another
-kernel.
+in float16 and int8 where it is installed, and every pass that trains or prunes: on a tiny and a
+BERT-base-sized random model, which need no download. The table names date, card, driver and
+versions, so that it can be kept. One of the lengths is no multiple of 8: there ONNX Runtime's fused
+attention takes another kernel.
 
 Exit code 0 when every check passed, 4 when one failed, 3 without a GPU. `--provider cpu` runs the
 same checks on the CPU, to test the script itself.
@@ -40,10 +40,12 @@ from compressor.errors import CompressorError, EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
 from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider
+from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import TorchPass, discover
 from compressor.passes._base import PassContext
 from compressor.passes.convert_fp16 import ConvertFp16
+from compressor.passes.quantize_tensorrt import QuantizeTensorrt
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 from compressor.training.checkpoints import digest_of_tensors
@@ -197,21 +199,20 @@ def check_latency(situation: Situation, record: Record) -> None:
 
 
 def check_tensorrt(situation: Situation, record: Record) -> None:
-    """The same grid on TensorRT in float16 against float32; int8 there is not offered."""
+    """The same grid on TensorRT in float16 and in int8 against float32."""
     try:
         check_provider("tensorrt")
     except EnvironmentMismatch as error:
         record.add("tensorrt", "provider", None, f"does not run: {error}")
         return
     for name, model in situation.subjects.items():
-        path = situation.folder / name / "tensorrt" / "model.onnx"
-        plain = export_onnx(model, path, provider="tensorrt")
-        half = convert(situation, model, plain, f"{name}-tensorrt", "float16")
-        for recorded in (False, True):
-            ends = {"baseline": plain.path, "final": half.path}
-            add_latencies(
-                situation, record, name, model, "float16", ends, recorded, provider="tensorrt"
-            )
+        plain, *made = tensorrt_graphs(situation, name, model)
+        for precision, path in made:
+            for recorded in (False, True):
+                ends = {"baseline": plain[1], "final": path}
+                add_latencies(
+                    situation, record, name, model, precision, ends, recorded, provider="tensorrt"
+                )
 
 
 def check_training(situation: Situation, record: Record) -> None:
@@ -313,6 +314,22 @@ def graphs(situation: Situation, name: str, model: TorchModel) -> Iterator[tuple
     yield "float32", plain
     for precision in ("float16", "bfloat16"):
         yield precision, convert(situation, model, plain, name, precision)
+
+
+def tensorrt_graphs(situation: Situation, name: str, model: TorchModel) -> list[tuple[str, Path]]:
+    """Return the graph of a model for TensorRT in each precision, made on the CPU."""
+    exported = export_onnx(
+        model, situation.folder / name / "tensorrt" / "model.onnx", provider="tensorrt"
+    )
+    plain = OnnxModel(exported.path, settings=AS_WRITTEN)
+    step = QuantizeTensorrt.model_validate({"rows": NUM_TEXTS})
+    work_dir = situation.folder / f"{name}-int8" / "float32"
+    int8 = step.apply(plain, context(situation, name, work_dir, model))
+    return [
+        ("float32", plain.path),
+        ("float16", convert(situation, model, plain, f"{name}-tensorrt", "float16").path),
+        ("int8, float16", convert(situation, model, int8, f"{name}-int8", "float16").path),
+    ]
 
 
 def convert(

@@ -74,16 +74,21 @@ def encode(
     }
 
 
+def open_graph(path: Path, report: dict[str, Any]) -> onnxruntime.InferenceSession:
+    """Return a session on the CPU; quantize-dequantize pairs for a GPU run as they are written."""
+    options = onnxruntime.SessionOptions()
+    if report["recipe"]["export"].get("evaluate_on"):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def embed(run: Path, report: dict[str, Any], texts: list[str], *, baseline: bool) -> Any:
     """Return the vectors, scaled to length 1, that one end of the run gives `texts`."""
     folder = run / "artifact"
     manifest = json.loads((folder / "manifest.json").read_text())
     source = Path(report["source_checkpoint"])
     words = source if baseline and (source / "tokenizer.json").is_file() else None
-    session = onnxruntime.InferenceSession(
-        str((run / "baseline" if baseline else folder) / "model.onnx"),
-        providers=["CPUExecutionProvider"],
-    )
+    session = open_graph((run / "baseline" if baseline else folder) / "model.onnx", report)
     names = {item.name for item in session.get_inputs()}
     found = []
     for start in range(0, len(texts), 32):
@@ -127,9 +132,7 @@ def score_classes(run: Path, report: dict[str, Any], chosen: list[int]) -> float
     folder = run / "artifact"
     manifest = json.loads((folder / "manifest.json").read_text())
     inputs, labels = read_rows(report["recipe"]["data"], "search")
-    session = onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = open_graph(folder / "model.onnx", report)
     names = {item.name for item in session.get_inputs()}
     right = 0
     # The same batches as the report's: with `activations: per_tensor` an answer depends on them.

@@ -273,6 +273,8 @@ def _open(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    elif settings.as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     told = provider_options(provider, source, settings)
     try:
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print.
@@ -305,8 +307,9 @@ def _available(provider: str) -> tuple[str, ...]:
         has = ", ".join(name for name, known in _PROVIDERS.items() if known[0] in built_in)
         raise EnvironmentMismatch(
             f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__} "
-            f"(has: {has}); install the GPU build (extra 'gpu' instead of 'cpu') or remove it from "
-            f"benchmark.providers and export.provider"
+            f"(has: {has}); install the GPU build (extra 'gpu' instead of 'cpu'), or remove it "
+            f"from benchmark.providers and export.provider; export.evaluate_on: cpu judges a model "
+            f"for it without it"
         )
     if provider != "cpu":
         onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed

@@ -32,13 +32,15 @@ class AxisRange:
 
 @dataclass(frozen=True)
 class ProviderSettings:
-    """How a session uses a GPU; on the CPU nothing of it applies.
+    """How a session uses a GPU; on the CPU nothing but `as_written` applies.
 
     `cuda_graph` records the kernels of a run once for each shape and replays them as one, which
     needs inputs and outputs that stay where they are. `axes` are the free axes of the inputs by
     name: TensorRT builds one engine for that range, in place of a new one whenever a shape is
     outside of those seen before. `cache_dir` keeps its engines and kernel timings, of this graph
-    alone: TensorRT finds an engine by the names in a graph, and not by its weights.
+    alone: TensorRT finds an engine by the names in a graph, and not by its weights. `as_written`
+    lets the CPU compute quantize-dequantize pairs in float, as TensorRT would understand them, in
+    place of the integer products that it makes of them: those saturate on CPUs without VNNI.
     """
 
     cuda_graph: bool = False
@@ -48,9 +50,11 @@ class ProviderSettings:
     exact_memory: bool = False  # ask the GPU for what is needed, not for the next power of two
     axes: Mapping[str, AxisRange] = field(default_factory=dict, hash=False)
     cache_dir: Path | None = None
+    as_written: bool = False
 
 
 PLAIN = ProviderSettings()
+AS_WRITTEN = ProviderSettings(as_written=True)
 
 
 def provider_options(
@@ -123,6 +127,9 @@ def _tensorrt_options(graph: onnx.GraphProto, settings: ProviderSettings) -> Opt
     options = {
         "trt_fp16_enable": _flag(TensorProto.FLOAT16 in kinds),
         "trt_bf16_enable": _flag(TensorProto.BFLOAT16 in kinds),
+        # The pairs in the graph say what is int8 and on which grid; a calibration table beside
+        # them would be an error.
+        "trt_int8_enable": _flag(any(node.op_type == "QuantizeLinear" for node in graph.node)),
         "trt_cuda_graph_enable": _flag(settings.cuda_graph),
     }
     if settings.cache_dir is not None:

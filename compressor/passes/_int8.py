@@ -35,8 +35,7 @@ class Int8Pass(SitePass):
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
     not_elsewhere: ClassVar[str] = (
         "CUDA has no kernels for its integer products and would leave them to the CPU, slower than "
-        "float32, and TensorRT takes int8 only with signed scales fixed beforehand; convert_fp16 "
-        "makes a model for both"
+        "float32; convert_fp16 makes a model for it, and quantize_tensorrt an int8 one for TensorRT"
     )
 
     smooth: bool = Field(

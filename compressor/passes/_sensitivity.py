@@ -1,8 +1,9 @@
-"""Measures which weights `quantize_dynamic` leaves in float, on unlabelled calibration rows."""
+"""Measures which weights a pass leaves in float, on unlabelled calibration rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from compressor.models.components import layer_of
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
+from compressor.quantization.pairs import SignedScales
 from compressor.quantization.rewrite import Activations
 from compressor.quantization.sensitivity import (
     Sensitivity,
@@ -37,7 +39,7 @@ def sites_to_keep(
     sites: Sequence[Site],
     count: int,
     *,
-    activations: Activations,
+    activations: Activations | SignedScales,
     tables: Int4Tables,
     model: OnnxModel,
     context: PassContext,
@@ -107,5 +109,7 @@ class GraphRunner:
     def logits(self, graph: onnx.ModelProto) -> NDArray[np.float32]:
         """Return the logits of all batches."""
         save_graph(graph, self._path)
-        opened = OnnxModel(self._path, provider=self._model.provider, threads=self._model.threads)
+        # Kept engines belong to one graph: they are found by names, and not by weights.
+        settings = replace(self._model.settings, cache_dir=None)
+        opened = replace(self._model, path=self._path, settings=settings)
         return np.concatenate([opened.predict(batch) for batch in self._batches])

@@ -34,18 +34,9 @@ Embeddings = Annotated[Literal["int8", "int4", False], BeforeValidator(_spelt_ou
 BlockSize = Literal[16, 32, 64, 128, 256]
 
 
-class SitePass(OnnxPass):
-    """A pass that stores the weights of products and embedding tables as integers."""
+class WeightPass(OnnxPass):
+    """A pass over the weights of products, with all that tells which of them it takes."""
 
-    embeddings: Embeddings = Field(
-        "int8",
-        description="how embedding tables are stored: with one scale for each row in int8, in half "
-        "of that and less exactly with one for each block of a row in int4 (small ones, which "
-        "every text reads, stay int8), or in float; true is int8",
-    )
-    embedding_block: BlockSize = Field(
-        32, description="weights of an int4 table's row that share one scale"
-    )
     exclude: tuple[str, ...] = Field(
         (),
         description="patterns (* and ?) of weight or node names that stay in float; one that "
@@ -57,34 +48,6 @@ class SitePass(OnnxPass):
         description="smallest number of weights in a matrix or table worth quantizing; smaller "
         "ones, such as a classifier head, save next to nothing",
     )
-    rounding: Literal["nearest", "gptq"] = Field(
-        "nearest",
-        description="how a weight of a product becomes an integer: the nearest, or the one that "
-        "changes the products least on unlabelled rows of the calibration split",
-    )
-    bias_correction: bool = Field(
-        False,
-        description="add to each bias what rounding its weights takes from the mean of the product "
-        "on unlabelled rows of the calibration split",
-    )
-    rows: int = Field(
-        512,
-        gt=0,
-        description="calibration rows, at most, that rounding gptq and bias_correction read, at "
-        "their real lengths and without padding; memory does not grow with them",
-    )
-
-    def required_splits(self) -> frozenset[str]:
-        """Return the calibration split when anything is chosen by its rows."""
-        return frozenset({"calibration"} if self._reads_rows() else ())
-
-    def _reads_rows(self) -> bool:
-        return self.rounding != "nearest" or self.bias_correction
-
-    def _rounding(self) -> Rounding:
-        from compressor.passes._rounding import Rounding
-
-        return Rounding(self.rounding, self.bias_correction, self.rows)
 
     def _check_calibration(self, context: PassContext) -> None:
         if "calibration" in self.required_splits() and len(context.calibration) == 0:
@@ -120,26 +83,10 @@ class SitePass(OnnxPass):
             raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
         return found
 
-    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
-        from compressor.quantization.tables import Int4Tables, reasons_against_int4
-
-        if self.embeddings != "int4":
-            return Int4Tables()
-        tables = {site.weight for site in sites if site.kind == "table"}
-        return Int4Tables(
-            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
-        )
-
-    def _without_int4(self) -> Self:
-        """Return these settings with int4 tables, which lose the most, in int8."""
-        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
-
     def _reason(self, site: Site) -> str | None:
-        """Return why `site` stays in float, None when it becomes int8."""
+        """Return why `site` stays in float, None when it becomes an integer."""
         if any(_matches(pattern, site) for pattern in self.exclude):
             return "excluded"
-        if site.kind == "table" and not self.embeddings:
-            return "embeddings is false"
         if site.num_elements < self.min_elements:
             return f"fewer than {self.min_elements} weights"
         return site.obstacle
@@ -161,6 +108,71 @@ class SitePass(OnnxPass):
                 groups[reason].append(site.weight)
         return "; ".join(f"{listing(names)} ({reason})" for reason, names in groups.items())
 
+    def _error(self, message: str) -> PassError:
+        return PassError(message, kind=self.kind)
+
+
+class SitePass(WeightPass):
+    """A pass that stores the weights of products and embedding tables as integers."""
+
+    embeddings: Embeddings = Field(
+        "int8",
+        description="how embedding tables are stored: with one scale for each row in int8, in half "
+        "of that and less exactly with one for each block of a row in int4 (small ones, which "
+        "every text reads, stay int8), or in float; true is int8",
+    )
+    embedding_block: BlockSize = Field(
+        32, description="weights of an int4 table's row that share one scale"
+    )
+    rounding: Literal["nearest", "gptq"] = Field(
+        "nearest",
+        description="how a weight of a product becomes an integer: the nearest, or the one that "
+        "changes the products least on unlabelled rows of the calibration split",
+    )
+    bias_correction: bool = Field(
+        False,
+        description="add to each bias what rounding its weights takes from the mean of the product "
+        "on unlabelled rows of the calibration split",
+    )
+    rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, that rounding gptq and bias_correction read, at "
+        "their real lengths and without padding; memory does not grow with them",
+    )
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when anything is chosen by its rows."""
+        return frozenset({"calibration"} if self._reads_rows() else ())
+
+    def _reads_rows(self) -> bool:
+        return self.rounding != "nearest" or self.bias_correction
+
+    def _rounding(self) -> Rounding:
+        from compressor.passes._rounding import Rounding
+
+        return Rounding(self.rounding, self.bias_correction, self.rows)
+
+    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
+        from compressor.quantization.tables import Int4Tables, reasons_against_int4
+
+        if self.embeddings != "int4":
+            return Int4Tables()
+        tables = {site.weight for site in sites if site.kind == "table"}
+        return Int4Tables(
+            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
+        )
+
+    def _without_int4(self) -> Self:
+        """Return these settings with int4 tables, which lose the most, in int8."""
+        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
+
+    def _reason(self, site: Site) -> str | None:
+        """Return why `site` stays in float, None when it becomes an integer."""
+        if site.kind == "table" and not self.embeddings:
+            return "embeddings is false"
+        return super()._reason(site)
+
     def _report_tables(
         self, chosen: Iterable[Site], int4_errors: dict[str, float], context: PassContext
     ) -> None:
@@ -176,9 +188,6 @@ class SitePass(OnnxPass):
             )
         for name, reason in reasons_against_int4(chosen).items():
             context.note(f"{name} is int8 and not int4: {reason}.")
-
-    def _error(self, message: str) -> PassError:
-        return PassError(message, kind=self.kind)
 
 
 def _matches(pattern: str, site: Site) -> bool:

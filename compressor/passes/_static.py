@@ -8,6 +8,7 @@ from pydantic import Field
 
 from compressor.passes._base import PassContext
 from compressor.passes._int8 import Int8Pass
+from compressor.passes._site_choice import WeightPass
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from compressor.quantization.sites import Site
 
 
-class CalibratedPass(Int8Pass):
-    """A pass that stores int8 weights and observes activations on calibration rows."""
+class ObservingPass(WeightPass):
+    """A pass that observes the activations of products on calibration rows."""
 
     method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
         "percentile",
@@ -40,25 +41,25 @@ class CalibratedPass(Int8Pass):
         description="calibration rows, at most, that activations are observed on, at their real "
         "lengths and without padding; memory does not grow with them",
     )
-
     smooth_alpha: float | None = Field(
         None,
         ge=0,
         le=1,
         description="smooth by the channels that are large on the calibration rows, before any "
-        "product that gains by it, in place of `smooth`: how much of the difference between "
-        "channels moves into the weights, such as 0.5 (a fraction); left out, not at all",
+        "product that gains by it: how much of the difference between channels moves into the "
+        "weights, such as 0.5 (a fraction); left out, not at all",
     )
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split."""
         return frozenset({"calibration"})
 
-    def _smooth(
+    def _smooth_observed(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> tuple[str, ...] | None:
+        """Smooth large channels in place and return before which weights; None if not asked to."""
         if self.smooth_alpha is None:
-            return super()._smooth(graph, sites, model, context)
+            return None
         from compressor.quantization.smoothing import smooth_observed_inputs
 
         found = self._observe(graph, sites, model, context)
@@ -81,6 +82,26 @@ class CalibratedPass(Int8Pass):
             context=context,
             watch=ActivationStatistics,
         )
+
+
+class CalibratedPass(ObservingPass, Int8Pass):
+    """A pass that stores int8 weights and observes activations on calibration rows."""
+
+    smooth_alpha: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="smooth by the channels that are large on the calibration rows, before any "
+        "product that gains by it, in place of `smooth`: how much of the difference between "
+        "channels moves into the weights, such as 0.5 (a fraction); left out, not at all",
+    )
+
+    def _smooth(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> tuple[str, ...] | None:
+        if self.smooth_alpha is None:
+            return super()._smooth(graph, sites, model, context)
+        return self._smooth_observed(graph, sites, model, context)
 
     def _grids(self, found: Calibration[ActivationStatistics]) -> dict[str, StaticGrid]:
         """Return the grid of each activation; raises `ValueError` for one that was never seen."""

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT_BY_REPAIR = (1, 2, 4, 8, 16)  # most sensitive nodes in float, one try after the other
 _LISTED = 20  # names in a message, before it says how many more there are
+_PAIRS = frozenset(("DequantizeLinear", "QuantizeLinear"))  # what TensorRT reads int8 from
 
 
 class ConvertFp16(OnnxPass):
@@ -83,10 +84,10 @@ class ConvertFp16(OnnxPass):
         from compressor.quantization.sites import integer_operators, lift_constants
 
         graph = load_graph(model.path)
-        if present := integer_operators(graph):
+        if present := sorted(set(integer_operators(graph)) - _PAIRS):
             raise self._error(
                 f"the graph is quantized (it has {', '.join(present)}), and GPUs have no kernels "
-                f"for that; remove the quantizing pass"
+                f"for that; use quantize_tensorrt in place of the quantizing pass, or remove it"
             )
         lift_constants(graph)
         before = _float_weights(graph)

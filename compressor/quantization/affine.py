@@ -39,7 +39,7 @@ def saturation_free_scales(weight: Floats) -> NDArray[np.float32]:
 
     Raises `ValueError` when a weight is not finite.
     """
-    exact = _finite(weight)
+    exact = finite(weight)
     largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
     sums = np.max(_pair_sums(exact), axis=0, initial=0.0)  # (N,)
     return _scales(np.maximum(largest, sums))
@@ -54,7 +54,7 @@ def column_scales(weight: Floats) -> NDArray[np.float32]:
 
     Raises `ValueError` when a weight is not finite.
     """
-    steps = _grid_steps(_finite(weight))
+    steps = _grid_steps(finite(weight))
     return np.where(np.isnan(steps), saturation_free_scales(weight), steps).astype(np.float32)
 
 
@@ -68,7 +68,7 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float
     Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
     """
     scales = column_scales(weight)
-    return _round(_finite(weight) / scales), scales
+    return _round(finite(weight) / scales), scales
 
 
 def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -78,7 +78,7 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]
 
     Raises `ValueError` when an entry is not finite.
     """
-    exact = _finite(table)
+    exact = finite(table)
     scales = _scales(np.max(np.abs(exact), axis=1, initial=0.0))  # (rows,)
     return _round(exact / scales[:, None]), scales
 
@@ -95,7 +95,7 @@ def pair_order(weight: Floats) -> NDArray[np.intp] | None:
     Raises `ValueError` when a weight is not finite.
     Ref: Crouse 2016, doi:10.1109/TAES.2016.140952, for the assignment.
     """
-    exact = _finite(weight)
+    exact = finite(weight)
     largest = np.max(np.abs(exact), axis=0, initial=0.0)
     relative = exact / np.where(largest == 0, 1.0, largest)  # (K, N), each column within -1..1
     ranked = np.argsort(-np.abs(relative).max(axis=1, initial=0.0), kind="stable")
@@ -157,7 +157,8 @@ def _excess(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
     return found
 
 
-def _finite(weight: Floats) -> NDArray[np.float64]:
+def finite(weight: Floats) -> NDArray[np.float64]:
+    """Return `weight` in float64; raises `ValueError` when a number is not finite."""
     # In float64 the sum of two float32 neither rounds away its small part nor overflows.
     exact = weight.astype(np.float64)
     if not np.isfinite(exact).all():

@@ -23,7 +23,7 @@ _NO_FLOAT16 = frozenset(
         "Scaler",
     )
 )
-_FLOAT16_SINCE = {"CumSum": 14, "IsInf": 20}
+_FLOAT16_SINCE = {"CumSum": 14, "DequantizeLinear": 19, "IsInf": 20, "QuantizeLinear": 19}
 # In bfloat16 it has these, some since an operator set; what is not listed stays in float32.
 _BFLOAT16 = frozenset(
     (
@@ -77,7 +77,16 @@ _BFLOAT16 = frozenset(
         "Where",
     )
 )
-_BFLOAT16_SINCE = {"Where": 16, "Conv": 22, "HardSigmoid": 22, "HardSwish": 22}
+_BFLOAT16_SINCE = {
+    "Where": 16,
+    # Not in that table: graphs with these pairs are made for TensorRT, which reads them in any
+    # float type; a cast between a pair and its product would keep it from computing in int8.
+    "DequantizeLinear": 19,
+    "QuantizeLinear": 19,
+    "Conv": 22,
+    "HardSigmoid": 22,
+    "HardSwish": 22,
+}
 
 
 def has_kernel(operator: str, dtype: HalfType, version: int) -> bool:

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 
 _LEVELS = 256
+_SIGNED_MAX = 127
 _CANDIDATES = 100  # for one end of the range
 _SWEEPS = 3  # over both ends, one after the other
 _NARROWEST = 0.02  # of the full range, that a search looks at
@@ -47,6 +48,31 @@ def static_grid(
     elif method == "entropy":
         low, high = entropy_range(statistics.histogram, low, high)
     return grid_of(low, high)
+
+
+def signed_scale(
+    statistics: ActivationStatistics, method: Method, *, percentile: float = 99.99
+) -> float:
+    """Return the scale of an activation on a signed grid: `value = scale * integer`, -128..127.
+
+    The methods are those of `static_grid`, over ranges that reach as far on both sides of 0. An
+    activation that was 0 throughout gets scale 1.
+
+    Raises `ValueError` when nothing was observed.
+    """
+    if statistics.num_tokens == 0:
+        raise ValueError("were not observed on any calibration row")
+    low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
+    if method == "percentile":
+        low, high = percentile_range(statistics.histogram, low, high, percentile)
+    elif method == "entropy":
+        low, high = entropy_range(statistics.histogram, low, high)
+    farthest = max(-low, high)
+    if farthest == 0:
+        return 1.0
+    if method == "mse":
+        farthest = _least_squares_end(statistics.histogram, low, high)
+    return farthest / _SIGNED_MAX
 
 
 def finely_rounded(
@@ -121,6 +147,15 @@ def least_squares_range(histogram: Histogram, low: float, high: float) -> tuple[
             errors = [error(low * share, best_high) for share in shares]
             best_low = low * float(shares[np.argmin(errors)])
     return best_low, best_high
+
+
+def _least_squares_end(histogram: Histogram, low: float, high: float) -> float:
+    """Return the end of the symmetric range with the smallest mean squared error."""
+    values, counts = _occupied(histogram, low, high)
+    ends = max(-low, high) * np.linspace(_NARROWEST, 1, _CANDIDATES)
+    # Signed integers with zero point 0 are unsigned ones with the zero point in the middle.
+    grids = [StaticGrid(float(end) / _SIGNED_MAX, _SIGNED_MAX + 1) for end in ends]
+    return float(ends[np.argmin([_squared_error(values, counts, grid) for grid in grids])])
 
 
 def entropy_range(histogram: Histogram, low: float, high: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from compressor.quantization.pairs import SignedScales
 from compressor.quantization.rewrite import Activations
 from compressor.quantization.sites import Site
 from compressor.quantization.tables import NO_INT4, Int4Tables, store_sites
@@ -41,7 +42,11 @@ class Sensitivity:
 
 
 def quantized_alone(
-    model: onnx.ModelProto, site: Site, *, activations: Activations, tables: Int4Tables = NO_INT4
+    model: onnx.ModelProto,
+    site: Site,
+    *,
+    activations: Activations | SignedScales,
+    tables: Int4Tables = NO_INT4,
 ) -> onnx.ModelProto:
     """Return a copy of the float graph `model` in which `site` alone is int8, or int4."""
     variant = onnx.ModelProto()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.quantization.blocks import quantize_blocks, relative_error
+from compressor.quantization.pairs import SignedScales, insert_pairs
 from compressor.quantization.rewrite import Activations, quantize_sites
 from compressor.quantization.sites import Site, find_uses
 
@@ -39,16 +40,25 @@ NO_INT4 = Int4Tables()
 
 
 def store_sites(
-    model: onnx.ModelProto, sites: Sequence[Site], *, activations: Activations, tables: Int4Tables
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    *,
+    activations: Activations | SignedScales,
+    tables: Int4Tables,
 ) -> dict[str, float]:
     """Store `sites` as int8, or as int4 where `tables` says so; return the error of each int4 one.
 
-    Changes the graph in place; raises `ValueError` like `quantize_sites` and `store_int4_tables`.
+    Signed scales make quantize-dequantize pairs of them, everything else integer products. Changes
+    the graph in place; raises `ValueError` like `quantize_sites`, `insert_pairs` and
+    `store_int4_tables`.
     """
     packed = [site for site in sites if site.weight in tables.weights]
     errors = store_int4_tables(model, packed, block_size=tables.block_size)
     rest = [site for site in sites if site.weight not in tables.weights]
-    quantize_sites(model, rest, activations=activations)
+    if isinstance(activations, SignedScales):
+        insert_pairs(model, rest, activations)
+    else:
+        quantize_sites(model, rest, activations=activations)
     return errors
 
 

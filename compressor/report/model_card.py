@@ -170,6 +170,8 @@ def _limits(data: dict[str, Any]) -> list[str]:
     ]
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
+    if elsewhere := provenance.judged_elsewhere(data):
+        limits.append(elsewhere)
     if any(item["settings"].get("activations") == "per_tensor" for item in data["passes"]):
         limits.append(
             "Activations are quantized when the model runs, with one range for a whole batch, so a "

@@ -121,10 +121,24 @@ def _score_method(data: dict[str, Any]) -> str:
     text = f"{units.title(metric)}{f': {meaning}' if meaning else ''}. "
     examples = data["baseline"]["score"]["num_examples"]
     seed = data["environment"].get("seed", data["recipe"].get("seed"))
+    where = judged_elsewhere(data)
     return (
         f"{text}Taken on the {examples:,} examples of the search split, the same for every row of "
         f"the table. The baseline and PyTorch passes run in PyTorch, later passes and the final "
-        f"artifact in ONNX Runtime, from the very file that ships. Seed {plain_text(seed)}."
+        f"artifact in ONNX Runtime, from the very file that ships. {where}{' ' if where else ''}"
+        f"Seed {plain_text(seed)}."
+    )
+
+
+def judged_elsewhere(data: dict[str, Any]) -> str:
+    """Say that graphs were judged on another provider than theirs; nothing when they were not."""
+    export = data["recipe"].get("export")
+    judged_on = export.get("evaluate_on") if isinstance(export, dict) else None
+    if judged_on is None or judged_on == export["provider"]:
+        return ""
+    return (
+        f"Judged on the provider {judged_on}, not on {export['provider']}, which the artifact is "
+        f"for: answers there may differ by rounding."
     )
 
 

@@ -309,6 +309,9 @@ def _score_card(data: dict[str, Any]) -> Card:
         where = " search" if data["certification"] else ""
         ratio, detail = f"{lost} points", f"budget {allowed} points, {examples:,}{where} examples"
         used = min(max(drop / max_drop, 0.0), 1.0) if max_drop > 0 else None
+    export = data["recipe"].get("export")
+    if isinstance(export, dict) and export.get("evaluate_on") not in (None, export["provider"]):
+        detail += f", judged on {export['evaluate_on']}, not on {export['provider']}"
     return Card(
         title=units.title(data["metric"]),
         before=units.score(data["metric"], _value(data, "baseline")),

@@ -74,6 +74,13 @@ def test_tensorrt_may_use_the_types_that_the_weights_have(kind, allowed: tuple[s
     assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == allowed
 
 
+def test_tensorrt_may_use_int8_where_the_graph_has_pairs():
+    graph = encoder()
+    assert tensorrt(graph, PLAIN)["trt_int8_enable"] == "0"
+    graph.graph.node.append(helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["q"]))
+    assert tensorrt(graph, PLAIN)["trt_int8_enable"] == "1"
+
+
 def test_tensorrt_keeps_its_engines_in_the_folder_it_is_given(tmp_path: Path):
     folder = tmp_path / "engines" / "baseline"
     options = tensorrt(encoder(), ProviderSettings(cache_dir=folder))

@@ -16,6 +16,7 @@ from compressor.quantization.ranges import (
     grid_of,
     least_squares_range,
     percentile_range,
+    signed_scale,
     static_grid,
 )
 
@@ -170,3 +171,38 @@ def test_zeros_are_as_fine_as_they_get(make_graph):
     statistics = {"x": ActivationStatistics()}
     statistics["x"].update(np.zeros((3, 4), np.float32))
     assert finely_rounded(graph, statistics, {"x": StaticGrid(1.0, 0)})
+
+
+def signed_error(values: np.ndarray, scale: float) -> float:
+    rounded = np.clip(np.rint(values / scale), -128, 127) * scale
+    return float(np.mean(np.square(rounded - values)))
+
+
+@pytest.mark.parametrize("values", [[-2.54, 1.0], [0.0, 2.54]])
+def test_signed_scale_reaches_the_farthest_value_on_either_side(values: list[float]):
+    assert signed_scale(observed(np.array(values)), "minmax") == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_signed_scale_of_nothing_but_zeros_is_one(method: Method):
+    assert signed_scale(observed(np.zeros(10)), method) == 1.0
+
+
+def test_signed_scale_of_a_percentile_leaves_a_rare_value_out():
+    values = np.append(np.linspace(-1, 1, 10_001), 100.0)
+    found = signed_scale(observed(values), "percentile", percentile=99.9)
+    assert found == pytest.approx(1 / 127, rel=0.05)
+
+
+def test_signed_scale_of_least_squares_beats_every_end_that_was_tried_by_hand():
+    values = np.random.default_rng(5).standard_t(3, 20_000)
+    best = signed_error(values, signed_scale(observed(values), "mse"))
+    largest = np.abs(values).max()
+    by_hand = min(signed_error(values, largest * share / 127) for share in np.linspace(0.02, 1, 50))
+    assert best <= by_hand * 1.02  # a histogram in place of the values
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_signed_scale_needs_a_value(method: Method):
+    with pytest.raises(ValueError, match="not observed on any calibration row"):
+        signed_scale(ActivationStatistics(), method)

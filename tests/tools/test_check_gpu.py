@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
 
 from compressor.errors import EnvironmentMismatch
@@ -183,6 +185,25 @@ def test_every_precision_is_timed_at_every_setting_that_the_model_can_read(outco
         for precision in ("float32", beside)
     }
     assert "| tiny | pruned, float16 | cpu | no | 2 | 8 |" in (folder / "gpu.md").read_text()
+
+
+def test_tensorrt_gets_a_graph_with_signed_pairs_in_half_precision(
+    script: ModuleType, tmp_path: Path
+):
+    subjects = script.subjects(tmp_path, None, ["tiny"])
+    situation = script.Situation(
+        "cpu", script.torch.device("cpu"), tmp_path, (1,), (8,), 1, subjects
+    )
+    made = dict(script.tensorrt_graphs(situation, "tiny", subjects["tiny"]))
+    assert list(made) == ["float32", "float16", "int8, float16"]
+    kinds = {
+        name: Counter(node.op_type for node in onnx.load(path).graph.node)["QuantizeLinear"]
+        for name, path in made.items()
+    }
+    assert kinds["float32"] == kinds["float16"] == 0
+    assert kinds["int8, float16"] > 0
+    sizes = [path.stat().st_size for path in made.values()]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_logits_that_are_off_fail_the_parity_check(

@@ -1,0 +1,189 @@
+"""Int8 for NVIDIA GPUs: signed quantize-dequantize pairs, which TensorRT turns into int8 products.
+
+CUDA itself has no kernels for the integer products that the other int8 passes make. TensorRT has,
+where a graph says with pairs of operators which products to compute in int8 and on which grids
+(`quantization/pairs.py`). Which grid an activation gets is found on unlabelled rows, with the same
+running statistics as in `quantize_static`; one scale has to fit all tokens, on both sides of zero.
+
+The rest of the graph stays as it is: in float32, or in half precision with `convert_fp16` after
+this pass, which leaves every integer where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from compressor.passes._base import PassContext
+from compressor.passes._site_choice import listing
+from compressor.passes._static import ObservingPass
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.quantization.pairs import SignedScales
+    from compressor.quantization.sites import Site
+
+logger = logging.getLogger(__name__)
+
+_KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
+_SMOOTHED_BY_REPAIR = 0.5
+
+
+class QuantizeTensorrt(ObservingPass):
+    """Store the weights of products as int8 behind signed pairs, for TensorRT; without labels.
+
+    Embedding tables, residuals, normalisations, GELU, softmax, convolutions and biases stay in
+    float.
+    """
+
+    kind: Literal["quantize_tensorrt"] = "quantize_tensorrt"
+    providers: ClassVar[tuple[str, ...] | None] = ("tensorrt",)
+    not_elsewhere: ClassVar[str] = (
+        "CUDA has no kernels for int8 products and would compute them in float, slower than "
+        "without this pass; use convert_fp16 there, and quantize_dynamic or quantize_static on a "
+        "CPU"
+    )
+
+    keep_sensitive: int = Field(
+        0,
+        ge=0,
+        description="number of weights that stay in float because they move the logits most for "
+        "each byte that they would save, measured one by one on up to 128 unlabelled rows of the "
+        "calibration split; at least one weight becomes int8, however many are named here",
+    )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield smoothed activations, then more and more of the most sensitive weights in float."""
+        finest = self
+        if self.smooth_alpha is None:
+            finest = self.model_copy(update={"smooth_alpha": _SMOOTHED_BY_REPAIR})
+            yield finest
+        for count in _KEPT_BY_REPAIR:
+            if count > self.keep_sensitive:
+                yield finest.model_copy(update={"keep_sensitive": count})
+
+    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+        """Write the graph with its pairs and return it.
+
+        Activations are observed in float on the CPU, whichever provider the graph is for.
+
+        Raises `PassError` when the calibration split is empty, when the graph is already quantized,
+        has operators that TensorRT cannot read or is of an older operator set than 13, when a
+        pattern matches nothing, when nothing is left to quantize, and when a weight, an observed
+        activation or, for `keep_sensitive`, a logit is not finite.
+        """
+        from compressor.models.onnx_file import save_graph
+        from compressor.models.onnx_model import OnnxModel
+        from compressor.models.provider_options import AS_WRITTEN
+        from compressor.quantization.pairs import insert_pairs
+        from compressor.quantization.sites import find_sites
+
+        self._check_calibration(context)
+        graph = self._float_graph(model)
+        self._check_operators(graph)
+        sites = find_sites(graph)
+        self._check_patterns(sites)
+        candidates = self._candidates(sites)
+        on_cpu = OnnxModel(model.path, threads=model.threads, settings=AS_WRITTEN)
+        try:
+            smoothed = self._smooth_observed(graph, candidates, on_cpu, context)
+            scales = self._scales(graph, candidates, on_cpu, context)
+            kept = self._most_sensitive(graph, candidates, scales, on_cpu, context)
+            chosen = [site for site in candidates if site not in kept]
+            insert_pairs(graph, chosen, scales)
+        except ValueError as error:
+            raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
+        path = context.work_dir / "model.onnx"
+        save_graph(graph, path)
+        self._report(sites, chosen, context)
+        if smoothed is not None:
+            context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
+        if kept:
+            names = listing([site.weight for site in kept])
+            context.note(f"Left in float, the most sensitive for each byte: {names}.")
+        if model.provider != "tensorrt":
+            context.note(f"Judged on the provider {model.provider}, not on TensorRT.")
+        return OnnxModel(path, model.provider, model.threads, model.settings)
+
+    def _check_operators(self, graph: ModelProto) -> None:
+        """Refuse what TensorRT cannot read, before anything is run."""
+        from compressor.quantization.element_types import opset_version
+        from compressor.quantization.pairs import OLDEST_OPSET
+
+        foreign = {
+            f"{node.domain}:{node.op_type}"
+            for node in graph.graph.node
+            if node.domain not in ("", "ai.onnx")
+        }
+        if foreign:
+            raise self._error(
+                f"TensorRT cannot read {', '.join(sorted(foreign))}; export the model with "
+                f"export.provider: tensorrt, which leaves such operators out"
+            )
+        if (version := opset_version(graph)) < OLDEST_OPSET:
+            raise self._error(
+                f"the graph is of operator set {version}, which has no scales for each column of a "
+                f"weight; export it with operator set {OLDEST_OPSET} or newer"
+            )
+
+    def _reason(self, site: Site) -> str | None:
+        if site.kind == "table":
+            return "a table is looked up, which int8 does not make faster on a GPU"
+        return super()._reason(site)
+
+    def _scales(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> SignedScales:
+        """Return the scale of each activation; raises `ValueError` for one not finite or unseen."""
+        from compressor.quantization.pairs import SignedScales
+        from compressor.quantization.ranges import signed_scale
+
+        found = self._observe(graph, sites, model, context)
+        scales = {}
+        for name, statistics in found.statistics.items():
+            try:
+                scales[name] = signed_scale(statistics, self.method, percentile=self.percentile)
+            except ValueError as error:
+                raise ValueError(f"activations {name} {error}") from error
+        context.note(
+            f"Scales of {len(scales)} activations fixed on {found.num_rows} calibration rows "
+            f"({self.method})."
+        )
+        return SignedScales(scales)
+
+    def _most_sensitive(
+        self,
+        graph: ModelProto,
+        sites: list[Site],
+        scales: SignedScales,
+        model: OnnxModel,
+        context: PassContext,
+    ) -> tuple[Site, ...]:
+        """Return the sites that stay in float because they cost most for each byte."""
+        if self.keep_sensitive == 0:
+            return ()
+        from compressor.passes._sensitivity import sites_to_keep
+        from compressor.quantization.tables import NO_INT4
+
+        return sites_to_keep(
+            graph,
+            sites,
+            min(self.keep_sensitive, len(sites) - 1),
+            activations=scales,
+            tables=NO_INT4,
+            model=model,
+            context=context,
+        )
+
+    def _report(self, sites: tuple[Site, ...], chosen: list[Site], context: PassContext) -> None:
+        weights = sum(site.num_elements for site in chosen)
+        done = f"{len(chosen)} matrices hold int8 weights in signed pairs, {weights:,} in all"
+        logger.info("%s: %s", self.kind, done)
+        context.note(f"{done}.")
+        if leftovers := self._leftovers(sites):
+            context.note(f"Left in float: {leftovers}.")
