@@ -152,11 +152,7 @@ def compress(
     before = count_flops(model.module, length)
     found: list[dict[str, Any]] = []
     seconds = 0.0
-    pruning = {"method": "reconstruction", "ratio": ratio}
-    steps: dict[str, TorchPass] = {"pruned": PruneStructured.model_validate(pruning)}
-    if not arguments.without_recovery:
-        steps["distilled"] = recipe(arguments)
-    for state, step in steps.items():
+    for state, step in passes(arguments, ratio).items():
         with tempfile.TemporaryDirectory() as folder:
             context = PassContext(
                 splits={"train": take(train, chosen, "train"), "calibration": train},
@@ -188,16 +184,30 @@ def share_of_same(student: NDArray[np.float32], teacher: NDArray[np.float32]) ->
     return 100 * float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
 
 
-def recipe(arguments: argparse.Namespace) -> Distill:
-    settings = {name: getattr(arguments, name) for name in _RECIPE}
-    return Distill.model_validate({**settings, "freeze_embeddings": True})
+def passes(arguments: argparse.Namespace, ratio: float) -> dict[str, TorchPass]:
+    """Return the passes by the state they leave: one that does both where there are steps."""
+    pruning = {"method": "reconstruction", "ratio": ratio}
+    training = {name: getattr(arguments, name) for name in _RECIPE} | {"freeze_embeddings": True}
+    if arguments.steps > 1:
+        gradual = {"steps": arguments.steps, "step_schedule": arguments.step_schedule}
+        recovery = {"kind": "distill", **training}
+        return {
+            "distilled": PruneStructured.model_validate(
+                {**pruning, **gradual, "recovery": recovery}
+            )
+        }
+    found: dict[str, TorchPass] = {"pruned": PruneStructured.model_validate(pruning)}
+    if not arguments.without_recovery:
+        found["distilled"] = Distill.model_validate(training)
+    return found
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what makes two runs of the same ratio and seed the same run."""
     if arguments.without_recovery:
-        return {"held_out": arguments.held_out}
-    names = ("rows", "minimum_words", "held_out", *_RECIPE)
+        return {"held_out": arguments.held_out, "minimum_words": arguments.minimum_words}
+    gradual = ("steps", "step_schedule") if arguments.steps > 1 else ()
+    names = ("rows", "minimum_words", "held_out", *_RECIPE, *gradual)
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -230,6 +240,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=2000, help="train rows that only judge")
     parser.add_argument("--rows", type=int, default=20000, help="train rows to distil on, at most")
     parser.add_argument("--without-recovery", action="store_true", help="measure pruning alone")
+    parser.add_argument("--steps", type=int, default=1, help="prune in this many, with training")
+    parser.add_argument("--step-schedule", default="cubic", choices=("cubic", "linear"))
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -3,12 +3,13 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.batches import TrainingBatch
 from compressor.training.losses import hidden_state_loss, relation_loss, task_loss
-from compressor.training.precision import computes_in_bfloat16
+from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.recovery import distill
 from compressor.training.run import TrainingRun
 from compressor.training.settings import DistillSettings, TrainingSettings
@@ -54,6 +55,36 @@ def test_matrix_products_are_bfloat16_and_weights_stay_float32(
 
     assert seen == [torch.bfloat16]
     assert {value.dtype for value in tiny_bert.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_attention_is_computed_in_float32_among_bfloat16_products(by_name: bool):
+    random = torch.Generator().manual_seed(0)
+    states = [torch.randn(2, 3, 5, 8, generator=random).bfloat16() for _ in range(3)]
+    mask = torch.randn(2, 1, 5, 5, generator=random).bfloat16()
+    precise = functional.scaled_dot_product_attention(
+        *(value.float() for value in states), attn_mask=mask.float()
+    )
+
+    with autocast(CPU, bfloat16=True):
+        if by_name:
+            named = dict(zip(("query", "key", "value"), states, strict=True))
+            found = functional.scaled_dot_product_attention(**named, attn_mask=mask)
+        else:
+            found = functional.scaled_dot_product_attention(*states, mask)
+        product = states[0].float() @ states[1].float().mT
+
+    torch.testing.assert_close(found, precise.bfloat16(), rtol=0, atol=0)
+    assert product.dtype == torch.bfloat16
+
+
+def test_attention_in_a_float32_block_is_left_alone():
+    states = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    with autocast(CPU, bfloat16=False):
+        found = functional.scaled_dot_product_attention(states, states, states)
+
+    assert found.dtype == torch.float32
 
 
 def test_every_loss_is_nearly_the_same_in_bfloat16(
