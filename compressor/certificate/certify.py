@@ -126,23 +126,15 @@ def certify_metric(
             resamples=resamples,
         )
 
-    upper, error = bound(before, after)
-    negative_lower, _ = bound(after, before)
-    drop = float(metric_function(before, truth) - metric_function(after, truth))
-    return draw_verdict(
+    lost = (before == truth) & (after != truth)
+    won = (before != truth) & (after == truth)
+    return draw_bootstrap_verdict(
         metric=metric_function.__name__,
-        drop=drop,
-        upper_bound=max(upper, drop),
-        lower_bound=min(-negative_lower, drop),
+        drop=float(metric_function(before, truth) - metric_function(after, truth)),
+        bounds=(bound(before, after), bound(after, before)),
+        counts=(total, int(won.sum()), int(lost.sum())),
         max_drop=max_drop,
         confidence=confidence,
-        counts=(
-            total,
-            int(np.sum((before != truth) & (after == truth))),
-            int(np.sum((before == truth) & (after != truth))),
-        ),
-        variance=total * error**2,
-        certifies=lambda size: size > total,
         method=f"paired BCa bootstrap, {resamples} resamples, one flip added",
     )
 
@@ -241,6 +233,37 @@ def draw_verdict(
         wins=wins,
         losses=losses,
         needed_examples=needed,
+        method=method,
+    )
+
+
+def draw_bootstrap_verdict(
+    *,
+    metric: str,
+    drop: float,
+    bounds: tuple[tuple[float, float], tuple[float, float]],
+    counts: tuple[int, int, int],
+    max_drop: float,
+    confidence: float,
+    method: str,
+) -> Certificate:
+    """Draw the verdict from two bootstraps, of the drop and of the rise.
+
+    Each of `bounds` is an upper bound and its standard error; `counts` are as in `draw_verdict`.
+    What is observed lies within its own bounds, also where the added example moved them.
+    """
+    (upper, error), (negative_lower, _) = bounds
+    num_examples = counts[0]
+    return draw_verdict(
+        metric=metric,
+        drop=drop,
+        upper_bound=max(upper, drop),
+        lower_bound=min(-negative_lower, drop),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=counts,
+        variance=num_examples * error**2,
+        certifies=lambda size: size > num_examples,
         method=method,
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.certificate.bootstrap import Classes, Floats, resampled_bound, spearman
-from compressor.certificate.certify import Booleans, check_settings, draw_verdict
+from compressor.certificate.certify import Booleans, check_settings, draw_bootstrap_verdict
 from compressor.measurements import SPEARMAN, Certificate
 
 _ROUNDING = 1e-6  # differences below it are summation order, and no win or loss
@@ -56,12 +56,15 @@ def certify_mean(
             resamples=resamples,
         )
 
-    upper, error = bound(fallen)
-    negative_lower, _ = bound(-fallen)
-    return _certificate(
-        metric, float(fallen.mean()), upper, -negative_lower, error, fallen, max_drop, confidence,
-        f"paired BCa bootstrap over texts, {resamples} resamples, one loss of 1 added",
-    )  # fmt: skip
+    return draw_bootstrap_verdict(
+        metric=metric,
+        drop=float(fallen.mean()),
+        bounds=(bound(fallen), bound(-fallen)),
+        counts=_counts(fallen),
+        max_drop=max_drop,
+        confidence=confidence,
+        method=f"paired BCa bootstrap over texts, {resamples} resamples, one loss of 1 added",
+    )
 
 
 def certify_correlation(
@@ -98,13 +101,15 @@ def certify_correlation(
             resamples=resamples,
         )
 
-    upper, error = bound(before, after)
-    negative_lower, _ = bound(after, before)
-    drop = float(spearman(before, grades) - spearman(after, grades))
-    return _certificate(
-        SPEARMAN, drop, upper, -negative_lower, error, _moved_away(before, after, grades), max_drop,
-        confidence, f"paired BCa bootstrap over pairs, {resamples} resamples, one flip added",
-    )  # fmt: skip
+    return draw_bootstrap_verdict(
+        metric=SPEARMAN,
+        drop=float(spearman(before, grades) - spearman(after, grades)),
+        bounds=(bound(before, after), bound(after, before)),
+        counts=_counts(_moved_away(before, after, grades)),
+        max_drop=max_drop,
+        confidence=confidence,
+        method=f"paired BCa bootstrap over pairs, {resamples} resamples, one flip added",
+    )
 
 
 def certify_mean_slices(
@@ -136,31 +141,9 @@ def certify_mean_slices(
     }
 
 
-def _certificate(
-    metric: str,
-    drop: float,
-    upper: float,
-    lower: float,
-    error: float,
-    fallen: Floats,
-    max_drop: float,
-    confidence: float,
-    method: str,
-) -> Certificate:
-    total = len(fallen)
-    wins, losses = int(np.sum(fallen < -_ROUNDING)), int(np.sum(fallen > _ROUNDING))
-    return draw_verdict(
-        metric=metric,
-        drop=drop,
-        upper_bound=max(upper, drop),
-        lower_bound=min(lower, drop),
-        max_drop=max_drop,
-        confidence=confidence,
-        counts=(total, wins, losses),
-        variance=total * error**2,
-        certifies=lambda size: size > total,
-        method=method,
-    )
+def _counts(fallen: Floats) -> tuple[int, int, int]:
+    """Return the number of examples, of those that rose and of those that fell."""
+    return len(fallen), int(np.sum(fallen < -_ROUNDING)), int(np.sum(fallen > _ROUNDING))
 
 
 def _with_worst_pair(
