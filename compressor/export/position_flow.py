@@ -8,47 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.export.graph_values import add_constant, dims
+from compressor.models.operators import ELEMENTWISE
 
 Axes = list[int | None]
 
-# Each element of the output depends on the elements of the inputs at the same place, broadcast.
-_ELEMENTWISE = frozenset(
-    (
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Clip",
-        "Div",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "Relu",
-        "Sigmoid",
-        "Softplus",
-        "Sqrt",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Where",
-        "BiasGelu",
-        "FastGelu",
-        "QuickGelu",
-    )
-)
 # What they compute along their axis; the positions have to lie along another.
 _ALONG_ONE_AXIS = {
     "LayerNormalization": -1,
@@ -70,7 +33,7 @@ def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
     axis = known[0]
     if axis is None or any(output.uses() for output in node.outputs[1:]):
         return None
-    if node.op_type in _ELEMENTWISE:
+    if node.op_type in ELEMENTWISE:
         return _broadcast(node, axis)
     if node.op_type in _ALONG_ONE_AXIS:
         return _normalized(node, axis)

@@ -19,40 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from compressor.models.operators import ELEMENTWISE
 from compressor.quantization.affine import pair_order
 from compressor.quantization.sites import Site, Use, find_sites, find_uses, names_in_bodies
-
-# Each output element depends on the same element of the inputs alone.
-_ELEMENTWISE = frozenset(
-    (
-        "Abs",
-        "Add",
-        "BiasGelu",
-        "Div",
-        "Elu",
-        "Erf",
-        "Exp",
-        "FastGelu",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Max",
-        "Min",
-        "Mish",
-        "Mul",
-        "Neg",
-        "Pow",
-        "QuickGelu",
-        "Relu",
-        "Sigmoid",
-        "Softplus",
-        "Sqrt",
-        "Sub",
-        "Tanh",
-    )
-)
 
 
 def reorder_inner_channels(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
@@ -146,7 +115,7 @@ class _Graph:
     ) -> list[str] | None:
         """Add `node` to `block` and return the values before it; None when it mixes channels."""
         is_product = len(node.input) > 1 and node.input[1] in self.matrices
-        if not is_product and node.op_type not in _ELEMENTWISE:
+        if not is_product and node.op_type not in ELEMENTWISE:
             return None
         if is_product and self.matrix(node.input[1]).shape[1] != width:
             return None

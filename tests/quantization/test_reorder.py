@@ -44,6 +44,11 @@ BLOCKS = {
         node("Relu", ["a"], "h"),
         node("Gemm", ["h", "second_t"], "y", transB=1),
     ],
+    "activation with two ends": [
+        node("MatMul", ["x", "first"], "a"),
+        node("Clip", ["a", "zero", "six"], "h"),
+        LAST,
+    ],
     "gate": [
         node("MatMul", ["x", "first"], "a"),
         node("MatMul", ["x", "gate"], "b"),
@@ -83,6 +88,7 @@ CONSTANTS = {
     "gate": RANDOM.integers(-9, 10, (4, INNER)).astype(np.float32),
     "bias": BIAS,
     "zero": np.zeros((), np.float32),
+    "six": np.full((), 6, np.float32),
     "positions": np.arange(INNER, dtype=np.float32),
 }
 
