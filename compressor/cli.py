@@ -41,6 +41,7 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+FLAG = ""  # in place of `<bool>`, which typer shows as if a flag took a value
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -80,7 +81,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - 
 
 @app.callback(invoke_without_command=True)
 def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    show: Annotated[
+        bool, typer.Option("--version", metavar=FLAG, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Answer --version."""
     if show:
@@ -102,6 +105,7 @@ def run(
         bool,
         typer.Option(
             "--force",
+            metavar=FLAG,
             help="Do every step anew, whatever an earlier run into the output directory finished, "
             "and accept a directory that holds other files.",
         ),
@@ -110,11 +114,15 @@ def run(
         bool,
         typer.Option(
             "--allow-inconclusive",
+            metavar=FLAG,
             help="Go on, with exit code 0, when the certification split cannot prove the budget.",
         ),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log each step with its numbers to standard error.")
+        bool,
+        typer.Option(
+            "--verbose", metavar=FLAG, help="Log each step with its numbers to standard error."
+        ),
     ] = False,
 ) -> None:
     """Carry out a recipe: compress, verify, export, benchmark, report."""
@@ -197,8 +205,7 @@ def passes(
     kind: Annotated[str | None, typer.Argument(help="Show this pass alone.")] = None,
 ) -> None:
     """List every pass with its settings, defaults and units."""
-    from compressor.passes import discover
-    from compressor.passes._describe import pass_settings
+    from compressor.passes import discover, pass_settings
 
     found = discover()
     if kind is not None and kind not in found:
@@ -232,7 +239,9 @@ def init(
         str | None,
         typer.Option(help="The data's label names in the checkpoint's order, with commas between."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar=FLAG, help="Replace a recipe that exists.")
+    ] = False,
 ) -> None:
     """Write a commented starter recipe for a checkpoint, data and this machine."""
     from compressor.console import ConsoleProgress
@@ -262,7 +271,9 @@ def inspect(
         str,
         typer.Argument(help="A checkpoint (directory or Hub id), an .onnx file, or an artifact."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=FLAG, help="Print the facts as JSON.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Rows to try int8 saturation on; random inputs otherwise.")
     ] = None,
@@ -272,7 +283,10 @@ def inspect(
         typer.Option(help="Directory of the tokenizer; the .onnx file's own directory otherwise."),
     ] = None,
     timing: Annotated[
-        bool, typer.Option("--timing/--no-timing", help="Export a checkpoint and profile it.")
+        bool,
+        typer.Option(
+            "--timing/--no-timing", metavar=FLAG, help="Export a checkpoint and profile it."
+        ),
     ] = True,
 ) -> None:
     """Show where bytes and time are, what passes could save, and whether int8 is exact."""

@@ -42,8 +42,7 @@ from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import TorchPass, discover
-from compressor.passes._base import PassContext
+from compressor.passes import PassContext, TorchPass, discover
 from compressor.passes.convert_fp16 import ConvertFp16
 from compressor.passes.quantize_tensorrt import QuantizeTensorrt
 from compressor.progress import SILENT

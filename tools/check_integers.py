@@ -33,7 +33,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.architectures import encoder_layers
 from compressor.models.onnx_model import optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.passes import PassContext
 from compressor.passes._int8 import Int8Pass
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_static import QuantizeStatic

@@ -43,7 +43,7 @@ from compressor.environment import describe_environment
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes import OnnxPass, PassContext
 from compressor.passes.quantize_auto import QuantizeAuto
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_static import QuantizeStatic

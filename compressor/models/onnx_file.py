@@ -21,8 +21,8 @@ from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from compressor.errors import EnvironmentMismatch
+from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.packed_weights import packed_weights
-from compressor.models.size import gzipped_bytes
 
 # Protobuf stops at 2 GiB; the graph itself and the framing need some of it.
 _LARGEST_SINGLE_FILE = 2**31 - 2**25

@@ -25,10 +25,10 @@ from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.outputs import answers_of
 from compressor.models.pooling import lowers_case, read_pooling, write_pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder, pooling_of
-from compressor.models.size import gzipped_bytes
 from compressor.tasks import Batch, Task, load_task
 
 _WEIGHTS = "model.safetensors"

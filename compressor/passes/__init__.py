@@ -8,8 +8,18 @@ import pkgutil
 from functools import cache
 
 from compressor.passes._base import NothingToRemove, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes._describe import SettingDescription, pass_settings
 
-__all__ = ["NothingToRemove", "OnnxPass", "Pass", "PassContext", "TorchPass", "discover"]
+__all__ = [
+    "NothingToRemove",
+    "OnnxPass",
+    "Pass",
+    "PassContext",
+    "SettingDescription",
+    "TorchPass",
+    "discover",
+    "pass_settings",
+]
 
 
 @cache

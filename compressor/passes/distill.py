@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
-from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
+from compressor.passes._vector_tasks import unfit_training
 from compressor.paths import HubName
 from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 from compressor.passes._base import PassContext, TorchPass
-from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
+from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compressor.passes._base import PassContext, TorchPass
-from compressor.passes._fit import unfit_pruning
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
+from compressor.passes._vector_tasks import unfit_pruning
 from compressor.training.settings import Recovery
 
 if TYPE_CHECKING:

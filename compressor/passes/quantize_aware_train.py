@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from compressor.passes._base import PassContext, TorchPass
-from compressor.passes._fit import unfit_training
 from compressor.passes._milder import longer
+from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from compressor.passes import discover
-from compressor.passes._describe import SettingDescription, pass_settings
+from compressor.passes import SettingDescription, discover, pass_settings
 
 
 class Walk(BaseModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.models.size import gzipped_bytes
+from compressor.models.gzipped_size import gzipped_bytes
 
 
 def test_the_size_is_that_of_a_gzip_file(tmp_path: Path):
