@@ -58,6 +58,12 @@ def test_help_names_the_exit_codes(compress: Compress, capsys: pytest.CaptureFix
     assert "5 budget exceeded, 6 budget not proven" in " ".join(capsys.readouterr().out.split())
 
 
+def test_help_shows_no_value_beside_a_flag(compress: Compress, capsys: pytest.CaptureFixture[str]):
+    compress("run", "--help")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "--verbose" in line]
+    assert "<" not in line
+
+
 def test_the_version_is_printed(compress: Compress, capsys: pytest.CaptureFixture[str]):
     assert compress("--version") == 0
     assert capsys.readouterr().out == "compressor 0.1.0\n"
