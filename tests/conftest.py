@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from compressor.data import Dataset
+from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 
 GOOD = ("good", "great", "fine", "lovely", "brilliant", "funny")
@@ -19,6 +23,20 @@ BAD = ("bad", "awful", "poor", "dull", "terrible", "boring")
 NEUTRAL = ("a", "the", "film", "movie", "plot", "very", "quite", "and", "was", "story", "it", "is")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = ("##s", "##ly", "##ing", "un", ",", ".", "!")
+# Weights of the usual spread would leave layers this narrow near zero.
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+}
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collections: they took a tenth of each export."""
+    gc.collect()
+    gc.freeze()
 
 
 def word_piece_tokenizer() -> transformers.PreTrainedTokenizerFast:
@@ -51,15 +69,11 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = word_piece_tokenizer()
     config = transformers.BertConfig(
+        **TINY,
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
         max_position_embeddings=64,
         id2label={0: "negative", 1: "positive"},
         label2id={"negative": 0, "positive": 1},
-        initializer_range=0.3,
     )
     transformers.BertForSequenceClassification(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -72,15 +86,7 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny-encoder")
     torch.manual_seed(0)
     tokenizer = word_piece_tokenizer()
-    config = transformers.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
+    config = transformers.BertConfig(**TINY, vocab_size=len(tokenizer), max_position_embeddings=64)
     transformers.BertModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
@@ -108,16 +114,12 @@ def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny-vit")
     torch.manual_seed(0)
     config = transformers.ViTConfig(
+        **TINY,
         image_size=8,
         patch_size=2,
         num_channels=1,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
         id2label={0: "zero", 1: "one", 2: "two"},
         label2id={"zero": 0, "one": 1, "two": 2},
-        initializer_range=0.3,
     )
     transformers.ViTForImageClassification(config).save_pretrained(directory)
     processor = transformers.ViTImageProcessorPil(
@@ -140,6 +142,38 @@ def tiny_encoder(tiny_encoder_dir: Path) -> TorchModel:
 @pytest.fixture
 def tiny_vit(tiny_vit_dir: Path) -> TorchModel:
     return load_checkpoint(tiny_vit_dir)
+
+
+@pytest.fixture(scope="session")
+def exported_bert(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    """Return the tiny BERT as a graph, fused for the CPU. Tracing takes seconds: share it."""
+    path = tmp_path_factory.mktemp("exported-bert") / "model.onnx"
+    return export_onnx(load_checkpoint(tiny_bert_dir), path, threads=1)
+
+
+@pytest.fixture(scope="session")
+def exported_bert_for_cuda(
+    tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OnnxModel:
+    """Return the tiny BERT as a graph, fused for CUDA; open its file anew to run it elsewhere."""
+    path = tmp_path_factory.mktemp("exported-bert-for-cuda") / "model.onnx"
+    return export_onnx(load_checkpoint(tiny_bert_dir), path, provider="cuda", threads=2)
+
+
+@pytest.fixture(scope="session")
+def exported_standard_bert(
+    tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> OnnxModel:
+    """Return the tiny BERT as a graph of standard operators, for TensorRT and other tools."""
+    path = tmp_path_factory.mktemp("exported-standard-bert") / "model.onnx"
+    return export_onnx(load_checkpoint(tiny_bert_dir), path, provider="tensorrt")
+
+
+@pytest.fixture(scope="session")
+def exported_vit(tiny_vit_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    """Return the tiny ViT as a graph, fused for the CPU."""
+    path = tmp_path_factory.mktemp("exported-vit") / "model.onnx"
+    return export_onnx(load_checkpoint(tiny_vit_dir), path, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -173,3 +207,31 @@ def image_dataset() -> Dataset:
     return Dataset(
         "train", tuple(examples), np.array(labels, dtype=np.int64), np.arange(48), "generated"
     )
+
+
+@pytest.fixture(scope="session")
+def bert_recipe(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return a recipe without passes over the tiny BERT, to change in copies.
+
+    Its own answers are the labels, so the accuracy is 1.
+    """
+    words = ["good", "bad", "fine film", "a dull plot", "very funny", "the story was poor"]
+    texts = [f"{first} {second}" for first in words for second in words]
+    model = load_checkpoint(tiny_bert_dir)
+    answers = model.predict(model.task.encode(model.preprocessor, texts)).argmax(axis=1)
+    rows = [f"{text},{answer}" for text, answer in zip(texts, answers, strict=True)]
+    data = tmp_path_factory.mktemp("bert-recipe") / "rows.csv"
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    return {
+        "model": {"checkpoint": str(tiny_bert_dir)},
+        "data": {"text": "text", "label": "label", "search": {"path": str(data)}},
+        "budget": {"max_drop": 0.9},
+        "passes": [],
+        "benchmark": {
+            "batch_sizes": [1],
+            "sequence_lengths": [8],
+            "num_runs": 2,
+            "warmup_runs": 1,
+            "threads": 1,
+        },
+    }

@@ -19,18 +19,19 @@ from compressor.artifact import (
 )
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
-from compressor.export.to_onnx import export_onnx
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def artifact(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(
+    tiny_bert_dir: Path, exported_bert: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     model = load_checkpoint(tiny_bert_dir)
     folder = tmp_path_factory.mktemp("made")
-    exported = export_onnx(model, folder / "model.onnx")
     write_artifact(
         folder / "artifact",
-        model=exported,
+        model=exported_bert,
         preprocessor=model.preprocessor,
         config=model.module.config,
     )

@@ -27,8 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.passes import TorchPass, discover
-from compressor.passes._base import PassContext
+from compressor.passes import PassContext, TorchPass, discover
 from compressor.progress import SILENT
 from compressor.pruning import layerwise
 

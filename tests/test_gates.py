@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-import numpy as np
 import pytest
+from made_up_scores import SEARCH, score
 
 from compressor.budget import AccuracyBudget
-from compressor.data import Dataset, DataSettings, SplitSource
+from compressor.data import DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError
 from compressor.gates import describe_change, pass_gate
 from compressor.measurements import ModelRecord, PassRecord, Score, Size
@@ -19,15 +19,6 @@ from compressor.progress import SILENT
 from compressor.recipe import ModelSettings, Recipe, RepairSettings
 from compressor.run_log import RunLog
 from compressor.stored import PassResult, Told
-
-ROWS = 100
-SPLIT = Dataset(
-    "search",
-    tuple(f"text {index}" for index in range(ROWS)),
-    np.zeros(ROWS, dtype=np.int64),
-    np.arange(ROWS),
-    "generated",
-)
 
 
 class Spoil(TorchPass):
@@ -46,11 +37,6 @@ class Spoil(TorchPass):
         raise AssertionError("the stages below do this pass's work")
 
 
-def score(value: float) -> Score:
-    wrong = round(ROWS * (1 - value))
-    return Score("accuracy", value, ROWS, (np.arange(ROWS) < wrong).astype(np.int64))
-
-
 class Stages:
     """Stages whose models are their own scores.
 
@@ -61,7 +47,7 @@ class Stages:
         self, recipe: Recipe, seconds: float, broken: tuple[float, ...], empty: tuple[float, ...]
     ) -> None:
         self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
-        self.splits, self.progress = {"search": SPLIT}, SILENT
+        self.splits, self.progress = {"search": SEARCH}, SILENT
 
     def run_pass(
         self, name: str, position: int, step: Spoil, before: float, told: Told

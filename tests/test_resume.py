@@ -35,28 +35,8 @@ SPARSER = {"kind": "prune_magnitude", "sparsity": 0.6}
 
 
 @pytest.fixture(scope="module")
-def base(tiny_bert_dir: Path, tmp_path_factory: Any) -> dict[str, Any]:
-    """Return a recipe over the tiny BERT, whose own answers are the labels."""
-    data = tmp_path_factory.mktemp("data") / "rows.csv"
-    words = ["good", "bad", "fine film", "a dull plot", "very funny", "the story was poor"]
-    texts = [f"{first} {second}" for first in words for second in words]
-    model = compressor.load_checkpoint(tiny_bert_dir)
-    answers = model.predict(model.task.encode(model.preprocessor, texts)).argmax(axis=1)
-    rows = [f"{text},{answer}" for text, answer in zip(texts, answers, strict=True)]
-    data.write_text("\n".join(["text,label", *rows]) + "\n")
-    return {
-        "model": {"checkpoint": str(tiny_bert_dir)},
-        "data": {"text": "text", "label": "label", "search": {"path": str(data)}},
-        "budget": {"max_drop": 0.9},
-        "passes": PASSES,
-        "benchmark": {
-            "batch_sizes": [1],
-            "sequence_lengths": [8],
-            "num_runs": 2,
-            "warmup_runs": 1,
-            "threads": 1,
-        },
-    }
+def base(bert_recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**bert_recipe, "passes": PASSES}
 
 
 def run(recipe: dict[str, Any], output: Path, *, force: bool = False) -> RunReport:

@@ -157,9 +157,9 @@ def test_graded_pairs_are_scored_by_spearman(
     rows = zip(texts, texts[1:], grades.tolist(), strict=False)
     pairs = write_rows(tmp_path / "pairs.csv", ("a", "b", "grade"), rows)
     data = {"text": ["a", "b"], "label": "grade", "search": {"path": str(pairs)}}
-    report = run(
-        base, tmp_path / "run", data=data, budget={"metric": "spearman", "max_drop": 0.001}
-    )
+    # Its steps have the export of the untouched checkpoint, which is the same one.
+    output = shutil.copytree(finished[1], tmp_path / "run")
+    report = run(base, output, data=data, budget={"metric": "spearman", "max_drop": 0.001})
     model = load_checkpoint(base["model"]["checkpoint"])
     vectors = model.predict(model.task.encode(model.preprocessor, texts))
     similar = (vectors[:-1] * vectors[1:]).sum(axis=1)
@@ -168,7 +168,7 @@ def test_graded_pairs_are_scored_by_spearman(
     assert report.baseline.score.num_examples == len(texts) - 1
     assert report.baseline.score.value == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-4)
     assert report.splits[0].num_examples == 2 * (len(texts) - 1)
-    assert verify(tmp_path / "run").returncode == 0
+    assert verify(output).returncode == 0
 
 
 def _mean_ranks(grades: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import pytest
+from made_up_scores import SEARCH, score
 
 import compressor
 from compressor.budget import AccuracyBudget, CompressionTarget
-from compressor.data import Dataset, DataSettings, SplitSource
+from compressor.data import DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError, RecipeError, TargetMissed
 from compressor.measurements import ComponentBytes, Latency, ModelRecord, RunReport, Score, Size
 from compressor.passes import NothingToRemove, OnnxPass, TorchPass
@@ -24,15 +24,6 @@ from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe, load_rec
 from compressor.run_log import RunLog
 from compressor.stored import Exported, PassResult, Told
 from compressor.targets import Goal, search_fraction
-
-ROWS = 1000
-SPLIT = Dataset(
-    "search",
-    tuple(f"text {index}" for index in range(ROWS)),
-    np.zeros(ROWS, dtype=np.int64),
-    np.arange(ROWS),
-    "generated",
-)
 
 
 class Cut(TorchPass):
@@ -58,17 +49,12 @@ class Store(OnnxPass):
         raise AssertionError("the stages below do this pass's work")
 
 
-def score(value: float) -> Score:
-    wrong = round(ROWS * (1 - value))
-    return Score("accuracy", value, ROWS, (np.arange(ROWS) < wrong).astype(np.int64))
-
-
 class Stages:
     """Stages whose models are (kept share, accuracy): a whole model is 10 MB and takes 10 ms."""
 
     def __init__(self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...]) -> None:
         self.recipe, self.broken, self.empty = recipe, broken, empty
-        self.splits, self.progress = {"search": SPLIT}, SILENT
+        self.splits, self.progress = {"search": SEARCH}, SILENT
         self.exports: list[str] = []
         self.timed: list[BenchmarkSettings] = []
 
@@ -355,36 +341,18 @@ Run = Callable[[dict[str, Any]], RunReport]
 
 
 @pytest.fixture
-def run(tiny_bert_dir: Path, tmp_path: Path) -> Run:
-    """Return what runs a recipe over the tiny BERT, whose own answers are the labels."""
-    data = tmp_path / "rows.csv"
-    words = ["good", "bad", "fine film", "a dull plot", "very funny", "the story was poor"]
-    texts = [f"{first} {second}" for first in words for second in words]
-    model = compressor.load_checkpoint(tiny_bert_dir)
-    answers = model.predict(model.task.encode(model.preprocessor, texts)).argmax(axis=1)
-    rows = [f"{text},{answer}" for text, answer in zip(texts, answers, strict=True)]
-    data.write_text("\n".join(["text,label", *rows]) + "\n")
+def run(bert_recipe: dict[str, Any], tmp_path: Path) -> Run:
+    """Return what runs a recipe over the tiny BERT with a goal, always in the same directory."""
+    pruned = {"kind": "prune_structured", "ratio": 0.8, "importance": "magnitude"}
+    passes = [
+        {**pruned, "may_empty_layers": True},
+        {"kind": "quantize_dynamic", "min_elements": 64},
+    ]
 
     def go(target: dict[str, Any]) -> RunReport:
-        pruned = {"kind": "prune_structured", "ratio": 0.8, "importance": "magnitude"}
-        recipe = {
-            "model": {"checkpoint": str(tiny_bert_dir)},
-            "data": {"text": "text", "label": "label", "search": {"path": str(data)}},
-            "budget": {"max_drop": 0.9, "target": target},
-            "passes": [
-                {**pruned, "may_empty_layers": True},
-                {"kind": "quantize_dynamic", "min_elements": 64},
-            ],
-            "benchmark": {
-                "batch_sizes": [1],
-                "sequence_lengths": [8],
-                "num_runs": 2,
-                "warmup_runs": 1,
-                "threads": 1,
-            },
-        }
+        budget = {"max_drop": 0.9, "target": target}
         path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(recipe))
+        path.write_text(json.dumps({**bert_recipe, "passes": passes, "budget": budget}))
         return compressor.run(load_recipe(path), output=tmp_path / "run", device="cpu")
 
     return go

@@ -22,11 +22,9 @@ TEXTS = ["the plot was very " * 10, "a good film", "bad", ""]
 
 
 @pytest.fixture(scope="module")
-def bert(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+def bert(exported_bert_for_cuda: OnnxModel) -> OnnxModel:
     """Return the tiny BERT as exported for CUDA; run on the CPU, for want of a GPU."""
-    path = tmp_path_factory.mktemp("cuda") / "model.onnx"
-    export_onnx(load_checkpoint(tiny_bert_dir), path, provider="cuda")
-    return OnnxModel(path)
+    return OnnxModel(exported_bert_for_cuda.path)
 
 
 @pytest.fixture(scope="module")

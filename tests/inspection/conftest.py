@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
     OnnxRuntimeQuantizer,
 )
 
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
@@ -47,17 +47,21 @@ def tiny(tiny_bert_dir: Path) -> TorchModel:
 
 
 @pytest.fixture(scope="session")
-def plain(tiny: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+def plain(
+    tiny: TorchModel, exported_standard_bert: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> OnnxModel:
     """Return the tiny BERT in float32, with the tokenizer beside it."""
     folder = tmp_path_factory.mktemp("plain")
     tiny.preprocessor.save_pretrained(folder)
-    return export_onnx(tiny, folder / "model.onnx", fuse=False, threads=1)
+    shutil.copyfile(exported_standard_bert.path, folder / "model.onnx")
+    return OnnxModel(folder / "model.onnx", threads=1)
 
 
 @pytest.fixture(scope="session")
-def ours(tiny: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ours(
+    tiny: TorchModel, exported_bert: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("ours")
-    exported = export_onnx(tiny, folder / "model.onnx", threads=1)
     context = PassContext(
         splits={},
         load_baseline=lambda: tiny,
@@ -67,7 +71,7 @@ def ours(tiny: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
         progress=SILENT,
         note=lambda _: None,
     )
-    return QuantizeDynamic(min_elements=0).apply(exported, context).path
+    return QuantizeDynamic(min_elements=0).apply(exported_bert, context).path
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from compressor.data import Dataset
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.progress import SILENT
@@ -23,19 +25,52 @@ def notes() -> list[str]:
 
 @pytest.fixture
 def make_context(tmp_path: Path, notes: list[str]) -> ContextMaker:
-    def make(baseline: Path | None = None, **splits: Dataset) -> PassContext:
-        def load_baseline() -> TorchModel:
-            assert baseline is not None, "this test's settings need no baseline"
-            return load_checkpoint(baseline)
+    """Return a function that makes a context of splits, given by name.
+
+    `baseline` is the folder of the untouched checkpoint; a pass that loads it where its test gave
+    none fails. `exported` is that of the model which a graph was exported from, if it is another.
+    `work` names the scratch folder.
+    """
+
+    def make(
+        baseline: Path | None = None,
+        *,
+        exported: Path | None = None,
+        work: str = "work",
+        seed: int = 0,
+        **splits: Dataset,
+    ) -> PassContext:
+        def load(folder: Path | None) -> TorchModel:
+            assert folder is not None, "this test's settings need no other model"
+            return load_checkpoint(folder)
 
         return PassContext(
             splits=splits,
-            load_baseline=load_baseline,
+            load_baseline=lambda: load(baseline),
             device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
+            seed=seed,
+            work_dir=tmp_path / work,
             progress=SILENT,
             note=notes.append,
+            load_exported=None if exported is None else lambda: load(exported),
         )
 
     return make
+
+
+@pytest.fixture
+def unlabelled(text_dataset: Dataset) -> Dataset:
+    """Return the texts as calibration rows, which have no labels."""
+    return dataclasses.replace(text_dataset, name="calibration", labels=None)
+
+
+@pytest.fixture
+def context(make_context: ContextMaker, tiny_bert_dir: Path, unlabelled: Dataset) -> PassContext:
+    """Return what a pass over the graph of the tiny BERT gets when it asks for calibration rows."""
+    return make_context(exported=tiny_bert_dir, calibration=unlabelled)
+
+
+@pytest.fixture
+def exported(exported_bert: OnnxModel) -> OnnxModel:
+    """Return the graph that passes start from: the tiny BERT, fused for the CPU."""
+    return exported_bert

@@ -6,55 +6,35 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, numpy_helper
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext
 from compressor.passes.convert_fp16 import ConvertFp16
 from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.progress import SILENT
 
 EXPORTS = {
-    "fused for cuda": {"provider": "cuda"},
-    "fused for the cpu": {"provider": "cpu"},
-    "standard operators": {"provider": "tensorrt"},
+    "fused for cuda": "exported_bert_for_cuda",
+    "fused for the cpu": "exported_bert",
+    "standard operators": "exported_standard_bert",
 }
 
 
-@pytest.fixture(scope="module", params=EXPORTS)
-def exported(
-    request: pytest.FixtureRequest, tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> OnnxModel:
+@pytest.fixture(params=EXPORTS)
+def exported(request: pytest.FixtureRequest) -> OnnxModel:
     """Return the tiny BERT as exported for each provider; run on the CPU, for want of a GPU."""
-    path = tmp_path_factory.mktemp("bert") / "model.onnx"
-    export_onnx(load_checkpoint(tiny_bert_dir), path, **EXPORTS[request.param])
-    return OnnxModel(path)
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
+    return OnnxModel(request.getfixturevalue(EXPORTS[request.param]).path)
 
 
 @pytest.fixture
 def context(
-    tmp_path: Path, notes: list[str], tiny_bert_dir: Path, text_dataset: Dataset
+    make_context: Callable[..., PassContext], tiny_bert_dir: Path, text_dataset: Dataset
 ) -> PassContext:
-    return PassContext(
-        splits={"calibration": text_dataset},
-        load_baseline=lambda: load_checkpoint(tiny_bert_dir),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-    )
+    return make_context(tiny_bert_dir, calibration=text_dataset)
 
 
 @pytest.fixture

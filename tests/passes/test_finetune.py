@@ -15,28 +15,7 @@ from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
 from compressor.training.trainer import TrainingRun
 
-ContextMaker = Callable[[Dataset], PassContext]
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make_context(tiny_bert_dir: Path, tmp_path: Path, notes: list[str]) -> ContextMaker:
-    def make(train: Dataset) -> PassContext:
-        return PassContext(
-            splits={"train": train},
-            load_baseline=lambda: load_checkpoint(tiny_bert_dir),
-            device=torch.device("cpu"),
-            seed=3,
-            work_dir=tmp_path,
-            progress=SILENT,
-            note=notes.append,
-        )
-
-    return make
+ContextMaker = Callable[..., PassContext]
 
 
 def test_it_is_fine_tuning_with_the_settings_seed_and_split_of_the_run(
@@ -52,7 +31,7 @@ def test_it_is_fine_tuning_with_the_settings_seed_and_split_of_the_run(
     finetune(by_hand, text_dataset, settings, run)
 
     tuned = Finetune(max_steps=4, batch_size=8, learning_rate=1e-3).apply(
-        tiny_bert, make_context(text_dataset)
+        tiny_bert, make_context(train=text_dataset, seed=3)
     )
 
     expected = by_hand.module.state_dict()
@@ -62,7 +41,7 @@ def test_it_is_fine_tuning_with_the_settings_seed_and_split_of_the_run(
 def test_the_report_says_how_long_it_trained(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    Finetune(max_steps=2, batch_size=8).apply(tiny_bert, make_context(text_dataset))
+    Finetune(max_steps=2, batch_size=8).apply(tiny_bert, make_context(train=text_dataset, seed=3))
 
     assert len(notes) == 1
     assert notes[0].startswith("2 steps in ")
@@ -78,7 +57,7 @@ def test_rows_without_labels_are_refused(
     unlabelled = dataclasses.replace(text_dataset, labels=None)
 
     with pytest.raises(ValueError, match="fine-tuning needs labels"):
-        Finetune().apply(tiny_bert, make_context(unlabelled))
+        Finetune().apply(tiny_bert, make_context(train=unlabelled, seed=3))
 
 
 def test_settings_of_distillation_are_refused():

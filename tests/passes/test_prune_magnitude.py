@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.passes.finetune import Finetune
 from compressor.passes.prune_magnitude import PruneMagnitude
-from compressor.progress import SILENT
 from compressor.training.settings import FinetuneSettings
 
 # Two layers of four 32x32 projections, a 32x64 and a 64x32, and the pooler's 32x32.
@@ -19,23 +19,10 @@ TRAINING = FinetuneSettings(epochs=2, batch_size=8, learning_rate=1e-2)
 
 
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
 def context(
-    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path, notes: list[str]
+    make_context: Callable[..., PassContext], tiny_bert_dir: Path, text_dataset: Dataset
 ) -> PassContext:
-    return PassContext(
-        splits={"train": text_dataset},
-        load_baseline=lambda: load_checkpoint(tiny_bert_dir),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path,
-        progress=SILENT,
-        note=notes.append,
-    )
+    return make_context(tiny_bert_dir, train=text_dataset)
 
 
 def encoder_weights(model: TorchModel) -> dict[str, torch.Tensor]:

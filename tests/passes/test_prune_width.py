@@ -23,36 +23,10 @@ from compressor.passes.finetune import Finetune
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.prune_width import PruneWidth
 from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.progress import SILENT
 from compressor.training.losses import hidden_state_loss
 
 ContextMaker = Callable[..., PassContext]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make_context(tmp_path: Path, notes: list[str]) -> ContextMaker:
-    def make(baseline: Path | None = None, name: str = "work", **splits: Dataset) -> PassContext:
-        def load_baseline() -> TorchModel:
-            assert baseline is not None, "this test's settings need no baseline"
-            return load_checkpoint(baseline)
-
-        return PassContext(
-            splits=splits,
-            load_baseline=load_baseline,
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / name,
-            progress=SILENT,
-            note=notes.append,
-        )
-
-    return make
 
 
 def width(**settings: Any) -> PruneWidth:
@@ -158,7 +132,7 @@ def test_a_narrow_checkpoint_loads_in_another_process_and_trains_on(
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-6)
 
     loaded = load_checkpoint(tmp_path / "narrow")
-    context = make_context(name="training", train=text_dataset)
+    context = make_context(work="training", train=text_dataset)
     context.work_dir.mkdir()
     trained = Finetune(max_steps=2, batch_size=8).apply(loaded, context)
     assert abs(logits(trained, text_dataset) - expected).max() > 1e-4
@@ -170,8 +144,8 @@ def test_a_narrow_model_is_pruned_exported_and_quantized(
     context = make_context(calibration=text_dataset)
     narrow = width(width=20).apply(tiny_bert, context)
     again = PruneStructured.model_validate({"method": "reconstruction", "ratio": 0.3})
-    narrow = again.apply(narrow, make_context(name="again", calibration=text_dataset))
-    narrow = width(width=16).apply(narrow, make_context(name="third", calibration=text_dataset))
+    narrow = again.apply(narrow, make_context(work="again", calibration=text_dataset))
+    narrow = width(width=16).apply(narrow, make_context(work="third", calibration=text_dataset))
     narrow.save(tmp_path / "saved")
     loaded = load_checkpoint(tmp_path / "saved")
     np.testing.assert_array_equal(logits(loaded, text_dataset), logits(narrow, text_dataset))
@@ -179,7 +153,7 @@ def test_a_narrow_model_is_pruned_exported_and_quantized(
     exported = export_onnx(loaded, tmp_path / "narrow.onnx", threads=1)
     batches = [encode(loaded, text_dataset), loaded.task.encode(loaded.preprocessor, ["good"])]
     check_parity(narrow, exported, batches, limit=1e-4)
-    context = make_context(name="int8")
+    context = make_context(work="int8")
     context.work_dir.mkdir()
     small = QuantizeDynamic(min_elements=64).apply(exported, context)
     assert abs(small.predict(batches[0]) - exported.predict(batches[0])).max() < 0.5

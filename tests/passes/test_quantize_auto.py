@@ -2,58 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
-from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext
 from compressor.passes._race import RaceResult, choose
 from compressor.passes.quantize_auto import QuantizeAuto
-from compressor.progress import SILENT
 from compressor.quantization import ranges
 
 PRODUCTS = 11  # matrices of the tiny BERT
-
-
-@pytest.fixture(scope="module")
-def model(tiny_bert_dir: Path) -> TorchModel:
-    return load_checkpoint(tiny_bert_dir)
-
-
-@pytest.fixture(scope="module")
-def exported(model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    return export_onnx(model, tmp_path_factory.mktemp("bert") / "model.onnx", threads=1)
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(
-    model: TorchModel, tmp_path: Path, text_dataset: Dataset, notes: list[str]
-) -> PassContext:
-    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-        load_exported=lambda: model,
-    )
 
 
 @pytest.fixture
@@ -117,11 +80,11 @@ def test_every_form_is_raced_and_recorded_and_one_is_chosen(
 
 
 def test_the_error_of_a_form_is_that_of_its_logits(
-    operators, exported: OnnxModel, context: PassContext, model: TorchModel
+    operators, exported: OnnxModel, context: PassContext, tiny_bert: TorchModel
 ):
     operators(forms=("static",), embeddings=False)
     [fact] = context.facts["race"]
-    batch = model.task.encode(model.preprocessor, context.calibration.examples)
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, context.calibration.examples)
     shipped = OnnxModel(context.work_dir / "model.onnx", threads=1)
     difference = (shipped.predict(batch) - exported.predict(batch)).astype(np.float64)
     # The race runs batches of 32, padded otherwise: an activation may move by one step.

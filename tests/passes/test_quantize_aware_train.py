@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from compressor.passes import PassContext
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.quantize_aware_train import QuantizeAwareTrain
 from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
 
 SHORT = {
@@ -31,23 +31,10 @@ SHORT = {
 
 
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
 def context(
-    text_dataset: Dataset, tiny_bert_dir: Path, tmp_path: Path, notes: list[str]
+    make_context: Callable[..., PassContext], tiny_bert_dir: Path, text_dataset: Dataset
 ) -> PassContext:
-    return PassContext(
-        splits={"train": text_dataset, "calibration": text_dataset},
-        load_baseline=lambda: load_checkpoint(tiny_bert_dir),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "pass",
-        progress=SILENT,
-        note=notes.append,
-    )
+    return make_context(tiny_bert_dir, train=text_dataset, calibration=text_dataset)
 
 
 def to_int8(model: TorchModel, context: PassContext, directory: Path) -> OnnxModel:
@@ -84,7 +71,7 @@ def test_a_training_that_came_no_nearer_is_undone_and_told(
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_the_int8_file_computes_what_was_simulated(
+def test_the_int8_file_computes_what_was_simulated_with_the_integers_that_were_trained(
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
     wanted = logits(tiny_bert, tiny_bert, text_dataset)
@@ -97,13 +84,7 @@ def test_the_int8_file_computes_what_was_simulated(
         context.facts["int8_answers"]["after"]["logit_rms"], rel=0.05
     )
 
-
-def test_the_file_holds_the_integers_that_were_trained(
-    tiny_bert: TorchModel, context: PassContext, tmp_path: Path
-):
-    trained = QuantizeAwareTrain(**SHORT).apply(tiny_bert, context)
     weight = trained.module.bert.encoder.layer[1].output.dense.weight.detach().numpy().T
-    file = to_int8(trained, context, tmp_path)
     stored = {
         item.name: numpy_helper.to_array(item) for item in onnx.load(file.path).graph.initializer
     }

@@ -1,25 +1,21 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.passes import PassContext
 from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
 from compressor.quantization.blocks import quantize_blocks
 from compressor.tasks import Batch
@@ -27,33 +23,13 @@ from compressor.tasks import Batch
 LAYER = "bert.encoder.layer.0"
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    """Return the tiny BERT, fused for the CPU."""
-    path = tmp_path_factory.mktemp("bert") / "model.onnx"
-    return export_onnx(load_checkpoint(tiny_bert_dir), path, threads=1)
-
-
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def apply(tmp_path: Path, notes: list[str]) -> Callable[..., OnnxModel]:
-    """Return a function that applies the pass with the given settings in a folder of its own."""
+def apply(make_context: Callable[..., PassContext]) -> Callable[..., OnnxModel]:
+    """Return a function that applies the pass with the given settings, without any rows."""
 
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
-        context = PassContext(
-            splits={},
-            load_baseline=lambda: pytest.fail("this pass needs no baseline"),
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
-            progress=SILENT,
-            note=notes.append,
-        )
-        return QuantizeDynamic(**{"min_elements": 0, **settings}).apply(model, context)
+        step = QuantizeDynamic.model_validate({"min_elements": 0, **settings})
+        return step.apply(model, make_context())
 
     return run
 
@@ -230,12 +206,11 @@ def test_weight_that_is_not_finite_is_named(exported: OnnxModel, apply, tmp_path
         apply(OnnxModel(tmp_path / "broken.onnx"))
 
 
-def test_convolutions_stay_in_float(tiny_vit_dir: Path, apply, tmp_path: Path):
-    model = load_checkpoint(tiny_vit_dir)
-    quantized = apply(export_onnx(model, tmp_path / "vit.onnx"))
+def test_convolutions_stay_in_float(exported_vit: OnnxModel, apply):
+    quantized = apply(exported_vit)
     pixels = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
     batch = {"pixel_values": pixels}
-    before, after = model.predict(batch), quantized.predict(batch)
+    before, after = exported_vit.predict(batch), quantized.predict(batch)
     operators = {node.op_type for node in load_graph(quantized.path).graph.node}
     assert {"Conv", "MatMulIntegerToFloat"} <= operators
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
@@ -303,22 +278,6 @@ def test_runs_on_cpu_only():
 def test_negative_minimum_is_refused():
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         QuantizeDynamic(min_elements=-1)
-
-
-@pytest.fixture
-def context(tiny_bert_dir: Path, tmp_path: Path, text_dataset: Dataset, notes: list[str]):
-    """Return a context with unlabelled calibration rows."""
-    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-        load_exported=lambda: load_checkpoint(tiny_bert_dir),
-    )
 
 
 def test_calibration_rows_are_read_only_to_find_sensitive_weights():

@@ -6,62 +6,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from onnx import numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel, optimized_graph
-from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext
 from compressor.passes._calibration import Calibration, calibrate, unpadded
 from compressor.passes.quantize_static import QuantizeStatic
-from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
 from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.sites import factor_names, find_sites
 from compressor.tasks import Batch
 
+ContextMaker = Callable[..., PassContext]
+
 SHORT, LONG = "a good film", "the bad film was not a good one and " * 5
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_bert_dir: Path) -> TorchModel:
-    return load_checkpoint(tiny_bert_dir)
-
-
-@pytest.fixture(scope="module")
-def exported(model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    """Return the tiny BERT, fused for the CPU."""
-    return export_onnx(model, tmp_path_factory.mktemp("bert") / "model.onnx", threads=1)
-
-
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(
-    model: TorchModel, tmp_path: Path, text_dataset: Dataset, notes: list[str]
-) -> PassContext:
-    """Return a context with unlabelled calibration rows, a few of them long."""
-    examples = (*text_dataset.examples, LONG, LONG + "good")
-    rows = dataclasses.replace(text_dataset, name="calibration", examples=examples, labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-        load_exported=lambda: model,
-    )
+def context(make_context: ContextMaker, tiny_bert_dir: Path, unlabelled: Dataset) -> PassContext:
+    """Return a context whose calibration rows are short but for a few."""
+    rows = dataclasses.replace(unlabelled, examples=(*unlabelled.examples, LONG, LONG + "good"))
+    return make_context(exported=tiny_bert_dir, calibration=rows)
 
 
 @pytest.fixture
@@ -73,8 +44,8 @@ def apply(context: PassContext) -> Callable[..., OnnxModel]:
 
 
 @pytest.fixture
-def encode(model: TorchModel) -> Callable[..., Batch]:
-    return lambda *texts: model.task.encode(model.preprocessor, texts)
+def encode(tiny_bert: TorchModel) -> Callable[..., Batch]:
+    return lambda *texts: tiny_bert.task.encode(tiny_bert.preprocessor, texts)
 
 
 def with_examples(context: PassContext, *examples: str) -> PassContext:
@@ -162,11 +133,11 @@ def test_padding_is_never_observed(exported: OnnxModel, context: PassContext, en
 
 
 def test_what_is_observed_is_what_the_model_computes(
-    model: TorchModel, exported: OnnxModel, context: PassContext
+    tiny_bert: TorchModel, exported: OnnxModel, context: PassContext
 ):
     found = observe(exported, with_examples(context, LONG)).statistics["tanh"]
-    encoded = model.preprocessor([LONG], return_tensors="pt")
-    pooled = model.module.bert(**encoded).pooler_output.detach().numpy()
+    encoded = tiny_bert.preprocessor([LONG], return_tensors="pt")
+    pooled = tiny_bert.module.bert(**encoded).pooler_output.detach().numpy()
     assert (found.lowest, found.highest) == pytest.approx((pooled.min(), pooled.max()), rel=1e-3)
     np.testing.assert_allclose(found.channel_largest, np.abs(pooled).max(axis=0), rtol=1e-3)
 
@@ -248,21 +219,17 @@ def test_a_weight_of_zeros_stays_one(exported: OnnxModel, apply, encode, tmp_pat
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
-def test_images_need_no_mask(tiny_vit_dir: Path, image_dataset: Dataset, tmp_path: Path):
-    model = load_checkpoint(tiny_vit_dir)
-    graph = export_onnx(model, tmp_path / "vit.onnx", threads=1)
-    context = PassContext(
-        splits={"calibration": image_dataset},
-        load_baseline=lambda: model,
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=lambda _: None,
-    )
-    quantized = QuantizeStatic(min_elements=0).apply(graph, context)
-    batch = model.task.encode(model.preprocessor, image_dataset.examples)
-    before, after = model.predict(batch), quantized.predict(batch)
+def test_images_need_no_mask(
+    exported_vit: OnnxModel,
+    tiny_vit: TorchModel,
+    tiny_vit_dir: Path,
+    image_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    context = make_context(tiny_vit_dir, calibration=image_dataset)
+    quantized = QuantizeStatic(min_elements=0).apply(exported_vit, context)
+    batch = tiny_vit.task.encode(tiny_vit.preprocessor, image_dataset.examples)
+    before, after = tiny_vit.predict(batch), quantized.predict(batch)
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 

@@ -8,58 +8,26 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import helper, numpy_helper
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph, parameter_counts, save_graph
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.provider_options import AS_WRITTEN, PLAIN, provider_options
-from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext
 from compressor.passes.convert_fp16 import ConvertFp16
 from compressor.passes.quantize_tensorrt import QuantizeTensorrt
-from compressor.progress import SILENT
 from compressor.tasks import Batch
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_bert_dir: Path) -> TorchModel:
-    return load_checkpoint(tiny_bert_dir)
-
-
-@pytest.fixture(scope="module")
-def exported(model: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+@pytest.fixture
+def exported(exported_standard_bert: OnnxModel) -> OnnxModel:
     """Return the tiny BERT as it is exported for TensorRT, to be judged on the CPU."""
-    path = tmp_path_factory.mktemp("bert") / "model.onnx"
-    export_onnx(model, path, provider="tensorrt", threads=1)
-    return OnnxModel(path, threads=1, settings=AS_WRITTEN)
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(
-    model: TorchModel, tmp_path: Path, text_dataset: Dataset, notes: list[str]
-) -> PassContext:
-    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-        load_exported=lambda: model,
-    )
+    return OnnxModel(exported_standard_bert.path, threads=1, settings=AS_WRITTEN)
 
 
 @pytest.fixture
@@ -71,8 +39,8 @@ def apply(context: PassContext) -> Callable[..., OnnxModel]:
 
 
 @pytest.fixture
-def batch(model: TorchModel, text_dataset: Dataset) -> Batch:
-    return model.task.encode(model.preprocessor, text_dataset.examples)
+def batch(tiny_bert: TorchModel, text_dataset: Dataset) -> Batch:
+    return tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
 
 
 def constants(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -254,10 +222,9 @@ def test_milder_settings_smooth_and_then_keep_weights_in_float():
     assert found == [(0.5, 0), (0.5, 1), (0.5, 2), (0.5, 4), (0.5, 8)]
 
 
-def test_graph_with_operators_of_onnx_runtime_is_refused(model: TorchModel, apply, tmp_path: Path):
-    fused = export_onnx(model, tmp_path / "cpu.onnx", provider="cpu", opset=20, threads=1)
+def test_graph_with_operators_of_onnx_runtime_is_refused(exported_bert: OnnxModel, apply):
     with pytest.raises(PassError, match=r"TensorRT cannot read com\.microsoft:.*export\.provider"):
-        apply(fused)
+        apply(exported_bert)
 
 
 def test_quantized_graph_is_refused(exported: OnnxModel, apply):

@@ -6,51 +6,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.inspection.onnx_file import inspect_onnx
 from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel, misplaced_nodes
 from compressor.models.torch_model import load_checkpoint
-from compressor.passes._base import PassContext
+from compressor.passes import PassContext
 from compressor.passes.quantize_weights import QuantizeWeights
-from compressor.progress import SILENT
 from compressor.tasks import Batch
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    """Return the tiny BERT, fused for the CPU."""
-    path = tmp_path_factory.mktemp("bert") / "model.onnx"
-    return export_onnx(load_checkpoint(tiny_bert_dir), path, threads=1)
-
-
 @pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def apply(tmp_path: Path, notes: list[str]) -> Callable[..., OnnxModel]:
-    """Return a function that applies the pass with the given settings in a folder of its own."""
+def apply(make_context: Callable[..., PassContext]) -> Callable[..., OnnxModel]:
+    """Return a function that applies the pass with the given settings, without any rows."""
 
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
-        context = PassContext(
-            splits={},
-            load_baseline=lambda: pytest.fail("this pass needs no baseline"),
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
-            progress=SILENT,
-            note=notes.append,
-        )
-        changed = {"min_elements": 0, **settings}
-        return QuantizeWeights.model_validate(changed).apply(model, context)
+        step = QuantizeWeights.model_validate({"min_elements": 0, **settings})
+        return step.apply(model, make_context())
 
     return run
 

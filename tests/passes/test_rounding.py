@@ -8,56 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
-from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes import OnnxPass, PassContext
 from compressor.passes._calibration import calibrate
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_static import QuantizeStatic
 from compressor.passes.quantize_weights import QuantizeWeights
-from compressor.progress import SILENT
 from compressor.quantization.affine import max_pair_sum
 from compressor.quantization.gptq import ActivationMoments
 from compressor.quantization.sites import factor_names, find_sites
 
 FEED_FORWARD = "bert.encoder.layer.0.output.dense"
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    """Return the tiny BERT, fused for the CPU."""
-    path = tmp_path_factory.mktemp("bert") / "model.onnx"
-    return export_onnx(load_checkpoint(tiny_bert_dir), path, threads=1)
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def context(tiny_bert_dir: Path, tmp_path: Path, text_dataset: Dataset, notes: list[str]):
-    """Return a context with unlabelled calibration rows."""
-    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: pytest.fail("the graph was exported from another model"),
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=notes.append,
-        load_exported=lambda: load_checkpoint(tiny_bert_dir),
-    )
 
 
 @pytest.fixture

@@ -73,22 +73,6 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
     return float((first * second).sum(axis=1).mean())
 
 
-@pytest.fixture
-def make_context(tmp_path: Path) -> Callable[..., PassContext]:
-    def make(baseline: Path | None, **splits: Dataset) -> PassContext:
-        from compressor.progress import SILENT
-
-        def load() -> TorchModel:
-            assert baseline is not None
-            return load_checkpoint(baseline)
-
-        return PassContext(
-            splits, load, torch.device("cpu"), 0, tmp_path / "work", SILENT, lambda _: None
-        )
-
-    return make
-
-
 @pytest.mark.parametrize("importance", ["fisher", "activation", "magnitude"])
 def test_pruning_by_scores_keeps_the_width_and_loads_again(
     encoder: TorchModel, texts: Dataset, make_context: ContextMaker, tmp_path: Path, importance: str
@@ -97,7 +81,7 @@ def test_pruning_by_scores_keeps_the_width_and_loads_again(
     # The heads of MPNet share a position bias, so only its neurons can go.
     heads = 0.0 if encoder.module.config.model_type == "mpnet" else 0.25
     step = PruneStructured(head_ratio=heads, neuron_ratio=0.5, importance=importance)
-    pruned = step.apply(encoder, make_context(None, calibration=texts))
+    pruned = step.apply(encoder, make_context(calibration=texts))
     assert sum(layer.num_neurons for layer in encoder_layers(pruned.module)) == 64
     after = vectors(pruned, texts)
     assert after.shape == before.shape
@@ -114,9 +98,9 @@ def test_reconstruction_keeps_vectors_nearer_than_chance(
 ):
     before = vectors(encoder, texts)
     by_chance = PruneStructured(head_ratio=0, neuron_ratio=0.5, importance="random")
-    worse = vectors(by_chance.apply(encoder.clone(), make_context(None)), texts)
+    worse = vectors(by_chance.apply(encoder.clone(), make_context()), texts)
     step = PruneStructured(method="reconstruction", ratio=0.25, head_ratio=0, round_to=8)
-    better = vectors(step.apply(encoder, make_context(None, calibration=texts)), texts)
+    better = vectors(step.apply(encoder, make_context(calibration=texts)), texts)
     assert similarity(before, better) > similarity(before, worse)
 
 
@@ -209,7 +193,7 @@ def test_a_student_of_another_width_is_refused(
 def test_training_for_int8_brings_vectors_nearer(
     tiny_encoder: TorchModel, texts: Dataset, make_context: ContextMaker
 ):
-    context = make_context(None, train=texts, calibration=texts)
+    context = make_context(train=texts, calibration=texts)
     step = QuantizeAwareTrain(min_elements=64, max_steps=20, epochs=100)
     step.apply(tiny_encoder, context)
     answers = context.facts["int8_answers"]

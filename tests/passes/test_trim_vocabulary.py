@@ -83,27 +83,6 @@ def texts_of(*texts: str) -> Dataset:
     return Dataset("train", examples, labels, np.arange(len(examples)), "generated")
 
 
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make_context(tmp_path: Path, notes: list[str]) -> Callable[..., PassContext]:
-    def make(**splits: Dataset) -> PassContext:
-        return PassContext(
-            splits=splits,
-            load_baseline=lambda: pytest.fail("no baseline is needed"),
-            device=torch.device("cpu"),
-            seed=0,
-            work_dir=tmp_path / "work",
-            progress=SILENT,
-            note=notes.append,
-        )
-
-    return make
-
-
 def logits(model: TorchModel, texts: list[Any]) -> Any:
     return model.predict(model.task.encode(model.preprocessor, texts))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +15,6 @@ import pytest
 
 from compressor.errors import EnvironmentMismatch
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "check_gpu.py"
 FACTS = {
     "gpu": "NVIDIA H100",
     "driver": "NVRM version: 580.65",
@@ -29,17 +28,8 @@ FACTS = {
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """Return the script as a module."""
-    sys.path.insert(0, str(SCRIPT.parent))  # where a script finds those beside it
-    spec = importlib.util.spec_from_file_location("check_gpu", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks for its module there
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("check_gpu")
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "check_integers.py"
-
 
 @pytest.fixture(scope="module")
-def checking() -> ModuleType:
-    """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("check_integers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def checking(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("check_integers")
 
 
 def test_no_integer_of_a_pruned_model_differs_in_any_form(checking: ModuleType):

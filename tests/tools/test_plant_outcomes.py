@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,32 +13,24 @@ import pytest
 from compressor.certificate import certify_paired
 from compressor.measurements import Certificate
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "plant_outcomes.py"
-
 
 @pytest.fixture(scope="module")
-def planting() -> ModuleType:
-    """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("plant_outcomes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks for its module there
-    spec.loader.exec_module(module)
-    return module
+def planting(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("plant_outcomes")
 
 
-def test_one_recipe_of_each_kind_gets_the_verdict_it_should():
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--recipes", "5"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = done.stdout.splitlines()[1:-2]
+def test_one_recipe_of_each_kind_gets_the_verdict_it_should(
+    planting: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["plant_outcomes.py", "--recipes", "5"])
+    assert planting.main() == 0
+    printed = capsys.readouterr().out
+    rows = printed.splitlines()[1:-2]
     verdicts = {row[:13].strip(): tuple(row.split()[-2:]) for row in rows}
     assert verdicts["far above"] == ("refuted", "5")
     assert verdicts["far below"] == ("certified", "0")
     assert verdicts["too few rows"][0] == "inconclusive"
-    assert "5 recipes: 3 should fail" in done.stdout
+    assert "5 recipes: 3 should fail" in printed
 
 
 @pytest.mark.parametrize(("metric", "drop"), [("accuracy", 0.02), ("agreement", 0.04)])
