@@ -87,8 +87,8 @@ class CheckpointFiles:
 def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> CheckpointFiles:
     """Return the files of a local directory or, when there is none, of a Hub repository.
 
-    Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, or
-    needs code of its own.
+    Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, is
+    quantized, or needs code of its own.
     """
     directory = Path(checkpoint).expanduser()
     if not directory.is_dir():
@@ -102,6 +102,13 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
         raise EnvironmentMismatch(
             f"{checkpoint}: its config names code of its own (auto_map), which is never run; "
             f"use a checkpoint whose architecture transformers has"
+        )
+    if (quantization := config.get("quantization_config")) is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise EnvironmentMismatch(
+            f"{checkpoint}: is quantized already (quantization_config in its config.json"
+            f"{f', by {method}' if method else ''}), and compression starts from float weights; "
+            f"give the checkpoint that it was quantized from"
         )
     return CheckpointFiles(checkpoint, directory, _find_weights(checkpoint, directory), config)
 

@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx.external_data_helper import uses_external_data
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.gzipped_size import gzipped_bytes
@@ -76,7 +76,7 @@ def save_graph(
     """Write a graph to `path` in one step: readers see the old file or the whole new one.
 
     Weights go into `<path>.data` only where one file would pass `largest_single_file` bytes, which
-    is what protobuf can hold. The same graph gives the same bytes.
+    is what protobuf can hold. The same graph gives the same bytes, and stays what it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = data_path(path)
@@ -90,6 +90,8 @@ def save_graph(
                 location=data.name,
                 convert_attribute=True,
             )
+            # That took the weights out of memory, and the next to save the graph would lose them.
+            load_external_data_for_model(model, scratch)
             (Path(scratch) / data.name).replace(data)
         else:
             written.write_bytes(model.SerializeToString(deterministic=True))

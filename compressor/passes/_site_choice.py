@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from compressor.quantization.tables import Int4Tables
 
 _OLDEST_OPSET = 10  # the first with QuantizeLinear
+_NO_SITE = (
+    "no product and no lookup of the graph has constant weights, as where weights are inputs of "
+    "it; export the model with its weights inside"
+)
 _LISTED = 20  # names in a message, before it says how many more there are
 
 
@@ -80,7 +84,7 @@ class WeightPass(OnnxPass):
     def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
         found = [site for site in sites if self._reason(site) is None]
         if not found:
-            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or 'no site'}")
+            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or _NO_SITE}")
         return found
 
     def _reason(self, site: Site) -> str | None:

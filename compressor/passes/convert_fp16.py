@@ -80,11 +80,11 @@ class ConvertFp16(OnnxPass):
         """
         from compressor.models.onnx_file import load_graph, save_graph
         from compressor.models.onnx_model import OnnxModel
-        from compressor.quantization.half import bound_masks, convert_to_half
+        from compressor.quantization.half import NotFinite, bound_masks, convert_to_half
         from compressor.quantization.sites import integer_operators, lift_constants
 
         graph = load_graph(model.path)
-        if present := sorted(set(integer_operators(graph)) - _PAIRS):
+        if not _PAIRS.issuperset(present := integer_operators(graph)):
             raise self._error(
                 f"the graph is quantized (it has {', '.join(present)}), and GPUs have no kernels "
                 f"for that; use quantize_tensorrt in place of the quantizing pass, or remove it"
@@ -92,7 +92,10 @@ class ConvertFp16(OnnxPass):
         lift_constants(graph)
         before = _float_weights(graph)
         if not before:
-            raise self._error("the graph has no float32 weights; remove one of two fp16 passes")
+            raise self._error(
+                "the graph has no float32 weights: remove one of two fp16 passes, or, where "
+                "weights are inputs of the graph, export the model with its weights inside"
+            )
         bound_masks(graph)
         try:
             kept = self._kept_nodes(graph, model, context)
@@ -100,6 +103,8 @@ class ConvertFp16(OnnxPass):
             path = context.work_dir / "model.onnx"
             save_graph(converted, path)
             self._compare(graph, converted, model, context)
+        except NotFinite as error:
+            raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         except ValueError as error:
             raise self._error(
                 f"{error}; name the nodes that need float32 in keep_in_float, or use search_ranges"

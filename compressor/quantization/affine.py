@@ -25,6 +25,8 @@ PAIR_MAX = 128  # 128 * 255 = 32640 fits into 16 bits (32767), 129 * 255 = 32895
 _ON_GRID = 1e-3
 _ROWS_TO_REJECT = 16  # tell nearly every grid that does not fit, at little cost
 
+_ROWS_AT_ONCE = 1 << 14  # of a table, which may take gigabytes, in float64
+
 # A scale below the smallest normal float32 loses digits, so that value / scale may pass 127.
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
@@ -78,9 +80,14 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]
 
     Raises `ValueError` when an entry is not finite.
     """
-    exact = finite(table)
-    scales = _scales(np.max(np.abs(exact), axis=1, initial=0.0))  # (rows,)
-    return _round(exact / scales[:, None]), scales
+    values = np.empty(table.shape, np.int8)
+    scales = np.empty(len(table), np.float32)
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        exact = finite(table[rows])
+        scales[rows] = _scales(np.max(np.abs(exact), axis=1, initial=0.0))
+        values[rows] = _round(exact / scales[rows, None])
+    return values, scales
 
 
 def pair_order(weight: Floats) -> NDArray[np.intp] | None:

@@ -60,6 +60,10 @@ _MOVES = frozenset(
 )
 
 
+class NotFinite(ValueError):
+    """A weight or a value is NaN or infinite in float32 already, which no other type can cure."""
+
+
 def node_name(node: onnx.NodeProto) -> str:
     """Return what a node is called: its name, or else that of its first output."""
     return str(node.name or node.output[0])
@@ -225,7 +229,8 @@ class _Conversion:
         limit = _LARGEST[self._dtype]
         beyond = ~(np.abs(values) <= limit)  # true for NaN too
         if beyond.any():
-            raise ValueError(
+            kind = NotFinite if np.isnan(values).any() else ValueError
+            raise kind(
                 f"weight {tensor.name} holds {values[beyond].flat[0]:.6g}, {self._dtype} ends at "
                 f"±{limit:g}"
             )

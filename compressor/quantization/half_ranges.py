@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.quantization.element_types import element_types, opset_version
-from compressor.quantization.half import HALF_MAX, node_name, to_half
+from compressor.quantization.half import HALF_MAX, NotFinite, node_name, to_half
 
 # Rows that were not measured may hold larger numbers than those that were.
 LARGEST = HALF_MAX / 2
@@ -121,7 +121,7 @@ def find_float_nodes(model: onnx.ModelProto, run: RunBatches) -> tuple[KeptNode,
     Masks must be finite already (`bound_masks`). `run` opens a graph and gives, for each batch of
     rows, the outputs that it is asked for.
 
-    Raises `ValueError` when the graph itself gives NaN or infinity, or one of its weights is.
+    Raises `NotFinite` when the graph itself gives NaN or infinity, or one of its weights is.
     """
     types = element_types(model)
     probes = _probes(model, types)
@@ -189,7 +189,7 @@ def _measure(model: onnx.ModelProto, probes: _Probes, run: RunBatches) -> dict[s
                     found[name] = value
     for measured, name in probes.largest.items():
         if not np.isfinite(found[name]):
-            raise ValueError(f"the float graph gives {found[name]} for {measured}")
+            raise NotFinite(f"the float graph gives {found[name]} for {measured}")
     return found
 
 
@@ -224,7 +224,7 @@ def _weight_problem(tensor: TensorProto) -> str | None:
         return None
     values: NDArray[np.float32] = numpy_helper.to_array(tensor)
     if not np.isfinite(values).all():
-        raise ValueError(f"weight {tensor.name} holds NaN or infinity")
+        raise NotFinite(f"weight {tensor.name} holds NaN or infinity")
     largest = float(np.max(np.abs(values), initial=0.0))
     if largest > HALF_MAX:
         return f"up to {largest:.3g}"

@@ -153,7 +153,10 @@ def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
 
 def _obstacle(tensor: onnx.TensorProto, readers: Sequence[Use]) -> str | None:
     if tensor.data_type != onnx.TensorProto.FLOAT:
-        return f"it is {_FLOATS[tensor.data_type]} and the integer operators need float32"
+        return (
+            f"it is {_FLOATS[tensor.data_type]} and the integer operators need float32: quantize "
+            f"the float32 graph in its place"
+        )
     if len(tensor.dims) != 2:
         return f"it has {len(tensor.dims)} axes and not two"
     is_table = all(use.is_lookup for use in readers)

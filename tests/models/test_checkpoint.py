@@ -63,6 +63,15 @@ def test_a_checkpoint_with_code_of_its_own_is_refused(copy: Path):
         find_checkpoint(str(copy))
 
 
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "fp8"])
+def test_a_checkpoint_that_is_quantized_already_is_refused(copy: Path, method: str):
+    edit_config(copy, quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(
+        EnvironmentMismatch, match=rf"quantized already .*, by {method}\), .* from$"
+    ):
+        find_checkpoint(str(copy))
+
+
 def test_a_broken_config_names_the_file(copy: Path):
     (copy / "config.json").write_text('{"model_type": ')
     with pytest.raises(EnvironmentMismatch, match=r"config\.json: not a readable JSON"):

@@ -51,6 +51,18 @@ def test_saved_graph_reads_back(tmp_path: Path):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.onnx"]
 
 
+def test_graph_is_still_whole_after_its_weights_went_beside_it(tmp_path: Path):
+    large = np.arange(1024, dtype=np.float32).reshape(2, 512)
+    model = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": large})
+    save_graph(model, tmp_path / "first.onnx", largest_single_file=1000)
+    save_graph(model, tmp_path / "second.onnx", largest_single_file=1000)
+    save_graph(model, tmp_path / "whole.onnx")
+    assert data_path(tmp_path / "second.onnx").is_file()
+    for name in ("first", "second", "whole"):
+        [weight] = load_graph(tmp_path / f"{name}.onnx").graph.initializer
+        np.testing.assert_array_equal(numpy_helper.to_array(weight), large)
+
+
 def test_weights_go_beside_the_graph_only_when_one_file_cannot_hold_them(tmp_path: Path):
     path = tmp_path / "model.onnx"
     large = np.arange(1024, dtype=np.float32).reshape(2, 512)  # small tensors stay in the graph

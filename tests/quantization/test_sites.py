@@ -68,7 +68,8 @@ def test_bias_of_gemm_is_not_a_site(make_graph):
         (
             [node("MatMul", ["x", "w"])],
             WEIGHT.astype(np.float16),
-            "it is float16 and the integer operators need float32",
+            "it is float16 and the integer operators need float32: quantize the float32 graph in "
+            "its place",
         ),
         (
             [node("Gemm", ["x", "w"], transA=1)],
