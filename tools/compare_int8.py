@@ -3,14 +3,15 @@
 Exports the checkpoint plain, with transformers' own fusions for the CPU, and as this package
 rewrites it for the CPU; quantizes the last with the pass `quantize_dynamic` (per tensor and per
 token), with `quantize_static` (each method of calibration) and `quantize_auto` where calibration
-rows are given, the one before with transformers' own dynamic quantizer (with its defaults and per
-channel), and prints one table. Every model answers the same rows in the same
-batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on one
-thread; a speed is the time of the plain float graph over the model's, within one round, and the
+rows are given, the one before with transformers' own dynamic quantizer (with its defaults, per
+channel, and with 7-bit weights), and prints one table. `--others` adds files that other tools made
+of the same checkpoint, such as optimum, Olive or NNCF. Every model answers the same rows in the
+same batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on
+one thread; a speed is the time of the plain float graph over the model's, within one round, and the
 table gives the median over the rounds and in brackets the 10th and 90th percentile.
 
 Usage: tools/compare_int8.py CHECKPOINT --data FILE --text COLUMN --label COLUMN [--rows N]
-           [--calibration FILE [--calibration-text COLUMN]]
+           [--calibration FILE [--calibration-text COLUMN]] [--others NAME=FILE ...]
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> int:
     model = load_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(model, Path(folder), read_calibration(arguments))
+        models |= {name: OnnxModel(path, threads=1) for name, path in arguments.others}
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles, batches = timed_inputs(model, texts)
         speeds = [time_in_turns(models, group, arguments.rounds) for group in (singles, batches)]
@@ -89,7 +91,23 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="file of unlabelled rows")
     parser.add_argument("--calibration-text", help="its column, if not the same as --text")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
+    parser.add_argument(
+        "--others",
+        type=named_file,
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="ONNX files of other tools, with the same inputs and an output `logits`",
+    )
     return parser.parse_args()
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """Return name and path of `NAME=FILE`."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and Path(path).is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=FILE, and FILE has to be there")
+    return name, Path(path)
 
 
 def read_rows(
@@ -135,6 +153,7 @@ def make_models(model: TorchModel, folder: Path, calibration: Dataset | None) ->
     peers = {
         "transformers": OnnxRuntimeDynamicConfig(),
         "transformers, per channel": OnnxRuntimeDynamicConfig(per_channel=True),
+        "transformers, 7-bit": OnnxRuntimeDynamicConfig(reduce_range=True),
     }
     for name, config in peers.items():
         quantizer = OnnxRuntimeQuantizer(config)
