@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, StringConstraints, ValidationInfo
 
 BUILTIN = "builtin:"  # a name that the package itself knows how to make
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # what looks like one; the Hub knows more
 
 
 def cache_directory() -> Path:
@@ -50,7 +50,7 @@ def resolve_name(name: str, base_dir: Path | None) -> str:
     if name.startswith(BUILTIN):
         return name
     path = resolve_path(Path(name), base_dir)
-    if path.exists() or not _HUB_ID.fullmatch(name):
+    if path.exists() or not HUB_ID.fullmatch(name):
         return str(path)
     return name
 

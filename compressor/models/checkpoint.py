@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.pooling import MODULES
+from compressor.paths import HUB_ID
 from compressor.tasks import task_class, task_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -114,21 +113,31 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
 
 
 def _download(checkpoint: str, revision: str | None) -> Path:
-    if not _HUB_ID.fullmatch(checkpoint):
-        raise EnvironmentMismatch(
-            f"{checkpoint}: no such directory; model.checkpoint is a directory (relative to the "
-            f"recipe) or a Hub id such as org/name"
-        )
+    if not HUB_ID.fullmatch(checkpoint):
+        raise _neither(checkpoint)
     from huggingface_hub import snapshot_download  # only here: local checkpoints need no network
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except HFValidationError as error:
+        raise _neither(checkpoint) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentMismatch(
             f"{checkpoint}: no such directory, and it could not be fetched from the Hub "
             f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN"
         ) from error
+
+
+def _neither(checkpoint: str) -> EnvironmentMismatch:
+    return EnvironmentMismatch(
+        f"{checkpoint}: no such directory; model.checkpoint is a directory (relative to the "
+        f"recipe) or a Hub id such as org/name"
+    )
 
 
 def _read_config(name: str, directory: Path) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path):
         find_checkpoint(str(tmp_path / "absent"))
 
 
+@pytest.mark.parametrize("name", ["./absent", "../absent", "absent-", "org/no--model"])
+def test_a_name_that_the_hub_does_not_allow_is_a_directory_that_does_not_exist(name: str):
+    with pytest.raises(EnvironmentMismatch, match=r"no such directory; .* such as org/name"):
+        find_checkpoint(name)
+
+
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_check(monkeypatch: pytest.MonkeyPatch):
     import huggingface_hub.constants
 
