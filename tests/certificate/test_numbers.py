@@ -24,13 +24,13 @@ def fallen(seed: int, size: int = 400, scale: float = 0.01) -> np.ndarray:
 
 
 def test_the_bound_of_a_mean_is_near_the_normal_one_when_nothing_is_rare():
-    after = fallen(0, size=20_000)
-    proof = certify_mean("cosine", np.ones(20_000), after, max_drop=0.02, seed=0, resamples=999)
+    after = fallen(0, size=8000)
+    proof = certify_mean("cosine", np.ones(8000), after, max_drop=0.02, seed=0, resamples=999)
     lost = np.append(1 - after, 1.0)
     normal = lost.mean() + 1.645 * lost.std() / np.sqrt(len(lost))
     assert proof.drop == pytest.approx((1 - after).mean())
     assert proof.upper_bound == pytest.approx(normal, rel=0.02)
-    assert (proof.verdict, proof.num_examples, proof.wins) == ("certified", 20_000, 0)
+    assert (proof.verdict, proof.num_examples, proof.wins) == ("certified", 8000, 0)
 
 
 def test_a_mean_that_fell_far_is_refuted_and_one_near_the_budget_is_open():
