@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from classifier_rows import new_parser, quieten, read_splits
 from numpy.typing import NDArray
 
-from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
@@ -37,11 +36,10 @@ ROWS_PER_BATCH = 32
 
 def main() -> None:
     arguments = read_arguments()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quieten()
     model = load_checkpoint(arguments.checkpoint)
-    splits = load_data(arguments, model)
+    needed = ("train", "calibration", "search")
+    splits = read_splits(arguments, model, needed, max_rows=arguments.rows)
     with tempfile.TemporaryDirectory() as folder:
         contexts = Contexts(arguments.checkpoint, splits, Path(folder))
         if arguments.ratio:
@@ -86,22 +84,6 @@ class Contexts:
         )
 
 
-def load_data(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dataset]:
-    settings = DataSettings(
-        text=arguments.text,
-        label=arguments.label,
-        train=SplitSource(path=arguments.train, max_rows=arguments.rows),
-        search=SplitSource(path=arguments.search, text=arguments.search_text),
-    )
-    return load_splits(
-        settings,
-        label_names=model.labels,
-        input_column="text",
-        needed=("train", "calibration", "search"),
-        seed=0,
-    )
-
-
 def quantize(model: TorchModel, context: PassContext) -> OnnxModel:
     exported = export_onnx(model, context.work_dir / "exported.onnx", threads=1)
     return QuantizeDynamic.model_validate({}).apply(exported, context)
@@ -138,13 +120,7 @@ def setting(text: str) -> tuple[str, object]:
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--train", required=True, help="rows to train and calibrate on")
-    parser.add_argument("--search", required=True, help="labelled rows to compare on")
-    parser.add_argument("--text", required=True, help="column of the text")
-    parser.add_argument("--search-text", help="column of the text in --search, where it differs")
-    parser.add_argument("--label", default="label", help="column of the label")
+    parser = new_parser(__doc__, train="rows to train and calibrate on")
     parser.add_argument("--rows", type=int, default=20_000, help="training rows, at most")
     parser.add_argument("--ratio", type=float, help="prune this share of the FLOPs first")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the training")

@@ -17,7 +17,6 @@ the slowest and fastest round. `--speed-texts 0` leaves it out. Linux only (peak
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import tempfile
 import time
@@ -29,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from classifier_rows import new_parser, quieten, read_splits
 from torch import nn
 
-from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.data import Dataset
 from compressor.evaluation import evaluate
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
@@ -133,19 +132,7 @@ class Data:
 
 
 def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Data:
-    settings = DataSettings(
-        text=arguments.text,
-        label=arguments.label,
-        calibration=SplitSource(path=arguments.train),
-        search=SplitSource(path=arguments.search, text=arguments.search_text),
-    )
-    splits = load_splits(
-        settings,
-        label_names=model.labels,
-        input_column="text",
-        needed=("calibration", "search"),
-        seed=seed,
-    )
+    splits = read_splits(arguments, model, ("calibration", "search"), seed=seed)
     return Data(splits["calibration"], splits["search"])
 
 
@@ -217,20 +204,8 @@ def speed_ratios(dense: Path, pruned: Path, batches: list[Any], rounds: int) -> 
     return np.array(ratios)
 
 
-def quieten() -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--train", required=True, help="rows to calibrate on")
-    parser.add_argument("--search", required=True, help="labelled rows to measure accuracy on")
-    parser.add_argument("--text", required=True, help="column of the text")
-    parser.add_argument("--search-text", help="column of the text in --search, where it differs")
-    parser.add_argument("--label", default="label", help="column of the label")
+    parser = new_parser(__doc__, train="rows to calibrate on")
     parser.add_argument("--rows", type=int, default=1024, help="calibration rows")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -25,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from classifier_rows import new_parser, quieten, read_splits
 from compare_pruning import count_flops, mean_tokens
 from numpy.typing import NDArray
 
-from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.data import Dataset
 from compressor.evaluation import predict_logits
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, TorchPass
@@ -57,19 +56,7 @@ _COLUMNS = ("accuracy", "KL", "held-out KL", "held-out same", "FLOPs left", "CPU
 
 def load_rows(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dataset]:
     """Return `search`, `held-out` and `train`; a train row has nothing to do with the others."""
-    settings = DataSettings(
-        text=arguments.text,
-        label=arguments.label,
-        train=SplitSource(path=arguments.train),
-        search=SplitSource(path=arguments.search, text=arguments.search_text),
-    )
-    splits = load_splits(
-        settings,
-        label_names=model.labels,
-        input_column="text",
-        needed=("train", "search"),
-        seed=0,
-    )
+    splits = read_splits(arguments, model, ("train", "search"))
     train = splits["train"]
     held = held_out_rows(train, arguments.held_out)
     inside = "".join(f" \n {_text(train, row)} \n " for row in held)
@@ -227,13 +214,7 @@ def print_table(runs: list[dict[str, Any]], baseline: float) -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--train", required=True, help="rows to calibrate and to train on")
-    parser.add_argument("--search", required=True, help="labelled rows to measure accuracy on")
-    parser.add_argument("--text", required=True, help="column of the text")
-    parser.add_argument("--search-text", help="column of the text in --search, where it differs")
-    parser.add_argument("--label", default="label", help="column of the label")
+    parser = new_parser(__doc__, train="rows to calibrate and to train on")
     parser.add_argument("--results", required=True, type=Path, help="file that grows by each run")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.6, 0.7, 0.8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -261,9 +242,7 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = read_arguments()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quieten()
     model = load_checkpoint(arguments.checkpoint)
     rows = load_rows(arguments, model)
     teacher = Teacher(model, answers(model, rows["search"]), answers(model, rows["held-out"]))

@@ -11,7 +11,6 @@ TOKENIZER is any directory or Hub id with one. Linux only (peak memory).
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 import transformers
+from classifier_rows import quieten
 
 from compressor.data import DataSettings, SplitSource, load_splits
 from compressor.models.torch_model import TorchModel
@@ -105,12 +105,6 @@ def status_mb(field: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     [line] = [line for line in lines if line.startswith(f"{field}:")]
     return int(line.split()[1]) / 1e3
-
-
-def quieten() -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_arguments() -> argparse.Namespace:

@@ -1,0 +1,53 @@
+"""Arguments and rows of the scripts that compare ways to compress a text classifier."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import torch
+import transformers
+
+from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.models.torch_model import TorchModel
+
+
+def quieten() -> None:
+    """Compute on one thread, and print nothing but what the script prints."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def new_parser(description: str | None, *, train: str) -> argparse.ArgumentParser:
+    """Return a parser of a checkpoint and its rows; `train` says what those rows are for."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--train", required=True, help=train)
+    parser.add_argument("--search", required=True, help="labelled rows to measure accuracy on")
+    parser.add_argument("--text", required=True, help="column of the text")
+    parser.add_argument("--search-text", help="column of the text in --search, where it differs")
+    parser.add_argument("--label", default="label", help="column of the label")
+    return parser
+
+
+def read_splits(
+    arguments: argparse.Namespace,
+    model: TorchModel,
+    needed: tuple[str, ...],
+    *,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> dict[str, Dataset]:
+    """Read the `needed` splits; the rows of --train are `train`, or `calibration` without one."""
+    train = SplitSource(path=arguments.train, max_rows=max_rows)
+    settings = DataSettings(
+        text=arguments.text,
+        label=arguments.label,
+        search=SplitSource(path=arguments.search, text=arguments.search_text),
+        train=train if "train" in needed else None,
+        calibration=None if "train" in needed else train,
+    )
+    return load_splits(
+        settings, label_names=model.labels, input_column="text", needed=needed, seed=seed
+    )
