@@ -95,10 +95,13 @@ def _logits(change: LogitChange | None) -> Iterable[RenderableType]:
 
 
 def _why_exact(products: tuple[ProductFacts, ...]) -> str:
-    unsigned = sum(item.weights == "uint8" for item in products)
-    signed = sum(item.activations == "int8" for item in products)
-    bounded = sum(item.risk_known for item in products)
+    packed = sum(item.operator == "MatMulNBits" for item in products)
+    others = [item for item in products if item.operator != "MatMulNBits"]
+    unsigned = sum(item.weights == "uint8" for item in others)
+    signed = sum(item.activations == "int8" for item in others)
+    bounded = sum(item.risk_known for item in others)
     reasons = {
+        "with packed weights, whose kernels keep neighbours apart": packed,
         "with unsigned weights, which are widened first": unsigned,
         "with signed activations, which are widened first": signed,
         "whose pairs of weights cannot leave 16 bits": bounded,

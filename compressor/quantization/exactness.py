@@ -2,7 +2,8 @@
 
 Compared are the sums themselves, with the integers that the graph really multiplies and with ones
 made to overflow 16 bits, and what the graph's own operator makes of them. Int8 embedding tables are
-looked up row by row and compared with their integers times their scales.
+looked up row by row and compared with their integers times their scales. Packed weights of 4 and 8
+bits are checked in `packed_exactness.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.quantization.packed_exactness import check_packed
 from compressor.quantization.saturation import exact_product, saturating_product
+from compressor.quantization.unoptimized import CONTRIB, open_nodes, open_unoptimized
 
 Array = NDArray[Any]
 Values = dict[str, Array]
 
-_CONTRIB = "com.microsoft"
 _RANDOM_ROWS = 5  # beside rows made to overflow; an odd number, as kernels take rows in pairs
 _WORST_COLUMNS = 8  # of a matrix, for which rows are made that overflow first
 _INT32 = np.iinfo(np.int32)
@@ -57,7 +59,7 @@ class _Product:
 def check_integers(
     model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], seed: int = 0
 ) -> tuple[ExactnessCheck, ...]:
-    """Return a check of each integer product and int8 table of a graph as ONNX Runtime runs it.
+    """Return a check of each integer product and table of a graph as ONNX Runtime runs it.
 
     `feeds` are inputs of the whole graph. Known are the operators that this package writes; any
     other that multiplies integers raises `ValueError`, as do weights that are not constant, so that
@@ -67,7 +69,11 @@ def check_integers(
     for feed in feeds:
         checker.run(feed)
     checker.overflow()
-    return (*checker.found(), *_check_tables(model))
+    packed = (
+        ExactnessCheck(node.name or node.output[0], node.op_type, compared, wrong, 0)
+        for node, compared, wrong in check_packed(model, seed)
+    )
+    return (*checker.found(), *_check_tables(model), *packed)
 
 
 class _Checker:
@@ -248,16 +254,10 @@ def _own_session(operator: str) -> onnxruntime.InferenceSession:
 
 def _session(operator: str, names: Sequence[str], outputs: int = 1) -> onnxruntime.InferenceSession:
     standard = ("MatMulInteger", "DynamicQuantizeLinear")
-    domain = "" if operator in standard else _CONTRIB
+    domain = "" if operator in standard else CONTRIB
     written = [f"out{number}" for number in range(outputs)]
-    graph = helper.make_graph(
-        [helper.make_node(operator, names, written, domain=domain)],
-        "one operator",
-        [helper.make_tensor_value_info(name, _KINDS[name], None) for name in names],
-        [onnx.ValueInfoProto(name=name) for name in written],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(_CONTRIB, 1)]
-    return _open(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    node = helper.make_node(operator, names, written, domain=domain)
+    return open_nodes([node], {name: _KINDS[name] for name in names})
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
@@ -267,18 +267,7 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.I
     watched.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in known
     )
-    return _open(watched)
-
-
-def _open(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    # The graph is one that ONNX Runtime optimized already.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_unoptimized(watched)
 
 
 def _check_tables(model: onnx.ModelProto) -> Iterator[ExactnessCheck]:
@@ -310,14 +299,6 @@ def _look_up(
     nodes: Sequence[onnx.NodeProto], indices: str, table: TensorProto, scales: TensorProto
 ) -> Array:
     """Return every row of a table as the nodes of a graph give it."""
-    graph = helper.make_graph(
-        nodes,
-        "lookup",
-        [helper.make_tensor_value_info(indices, TensorProto.INT64, None)],
-        [onnx.ValueInfoProto(name=nodes[-1].output[0])],
-        [table, scales],
-    )
-    opsets = [helper.make_opsetid("", 20)]
-    session = _open(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    session = open_nodes(nodes, {indices: TensorProto.INT64}, [table, scales])
     found: Array = session.run(None, {indices: np.arange(table.dims[0])})[0]
     return found

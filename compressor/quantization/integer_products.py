@@ -15,12 +15,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.quantization.packed_exactness import multiplies_integers
 from compressor.quantization.saturation import PairRisk, pair_risk
 
 Array = NDArray[Any]
 Product = Callable[[Array, Array], NDArray[np.int64]]  # (M, K) and (K, N) to (M, N)
 Inputs = Sequence[Array | None]  # of a node; None where an optional one is left out
-Integer = Literal["int8", "uint8", "unknown"]
+Integer = Literal["int8", "uint8", "uint4", "uint2", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ _OPERATORS = {
     "ConvInteger": _Places(0, 2, 1, 3),
 }
 _INTEGERS: dict[int, Integer] = {TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
+_PACKED: dict[int, Integer] = {2: "uint2", 4: "uint4", 8: "uint8"}
 # Its kernel gives the weights to the multiplier as the left factor; signed ones are exact there.
 _WEIGHTS_ON_THE_LEFT = frozenset(("ConvInteger",))
 
@@ -75,7 +77,26 @@ def find_integer_products(model: onnx.ModelProto) -> tuple[IntegerProduct, ...]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     types = _element_types(model)
     return tuple(
-        _describe(node, tensors, types) for node in model.graph.node if node.op_type in _OPERATORS
+        _describe(node, tensors, types) if node.op_type in _OPERATORS else _describe_packed(node)
+        for node in model.graph.node
+        if node.op_type in _OPERATORS or multiplies_integers(node)
+    )
+
+
+def _describe_packed(node: onnx.NodeProto) -> IntegerProduct:
+    """Describe a product of packed weights, which is exact on every CPU (`packed_exactness.py`)."""
+    return IntegerProduct(
+        node=node.name or node.output[0],
+        output=node.output[0],
+        operator=node.op_type,
+        weight=node.input[1],
+        inner=attribute(node, "K", None),
+        columns=attribute(node, "N", None),
+        activations="int8",
+        weights=_PACKED.get(attribute(node, "bits", 4), "unknown"),
+        risk=None,
+        can_saturate=False,
+        can_simulate=False,
     )
 
 

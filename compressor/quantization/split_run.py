@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from compressor.quantization.integer_products import KERNELS, Product
 from compressor.quantization.sites import names_in_bodies
+from compressor.quantization.unoptimized import open_unoptimized
 
 Values = dict[str, NDArray[Any]]
 
@@ -98,14 +99,7 @@ class SplitRun:
         model = helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
         )
-        options = onnxruntime.SessionOptions()
-        # The graph is one that ONNX Runtime optimized already.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return open_unoptimized(model)
 
 
 def _cut(graph: onnx.GraphProto, replaced: AbstractSet[str]) -> list[_Piece]:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from compressor.quantization import exactness
+from compressor.models.onnx_file import save_graph
+from compressor.models.onnx_model import optimized_graph
+from compressor.quantization import exactness, packed_exactness
 from compressor.quantization.activations import StaticGrid
 from compressor.quantization.exactness import check_integers
 from compressor.quantization.rewrite import Activations, quantize_sites
 from compressor.quantization.saturation import saturating_product
 from compressor.quantization.sites import find_sites
+from compressor.quantization.tables import store_int4_tables
+from compressor.quantization.weight_only import PackedForm, pack_matrices
 
 RANDOM = np.random.default_rng(0)
 K, N = 37, 6
@@ -94,3 +100,59 @@ def test_sums_that_pass_32_bits_are_refused():
     weight = np.full((2**17, 1), 127, np.int8)
     with pytest.raises(ValueError, match="does not fit into 32 bits"):
         exactness._sums(np.full((1, 2**17), 255, np.uint8), weight, np.zeros((), np.uint8))
+
+
+def packed_graph(make_graph, form: PackedForm, inner: int) -> onnx.ModelProto:
+    weight = RANDOM.standard_t(2, size=(inner, N)).astype(np.float32)
+    graph = make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], FLOATS, {"w": weight})
+    pack_matrices(graph, find_sites(graph), form)
+    return graph
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("inner", [37, 96, 1100])
+def test_products_of_packed_weights_are_exact(make_graph, bits: int, block_size: int, inner: int):
+    graph = packed_graph(make_graph, PackedForm(bits, block_size, "int8"), inner)
+    [check] = check_integers(graph, [])
+    assert (check.operator, check.wrong, check.saturated) == ("MatMulNBits", 0, 0)
+    # 5 random rows, a full one and two for each of 4 columns, alone and together; in two parts
+    # where there are more than 1024 channels.
+    assert check.compared == 2 * (5 + 1 + 8) * N * (2 if inner > 1024 else 1)
+
+
+def test_packed_weights_that_multiply_floats_are_no_integer_product(make_graph):
+    assert check_integers(packed_graph(make_graph, PackedForm(4, 32, "float"), K), []) == ()
+
+
+def test_packed_products_of_other_integers_are_found_out(
+    make_graph, monkeypatch: pytest.MonkeyPatch
+):
+    graph = packed_graph(make_graph, PackedForm(4, 32, "int8"), K)
+    read = packed_exactness.unpack
+    monkeypatch.setattr(packed_exactness, "unpack", lambda *given: read(*given) ^ np.uint8(1))
+    [check] = check_integers(graph, [])
+    assert check.wrong > check.compared / 2
+
+
+def table_graph(make_graph, width: int) -> onnx.ModelProto:
+    table = RANDOM.standard_t(3, size=(50, width)).astype(np.float32)
+    nodes = [helper.make_node("Gather", ["t", "i"], ["y"])]
+    graph = make_graph(nodes, {"i": (TensorProto.INT64, [None, None])}, {"t": table})
+    store_int4_tables(graph, find_sites(graph), block_size=32)
+    return graph
+
+
+@pytest.mark.parametrize("width", [64, 70])
+def test_every_row_of_an_int4_table_is_what_its_integers_say(
+    make_graph, width: int, tmp_path: Path
+):
+    path = tmp_path / "model.onnx"
+    save_graph(table_graph(make_graph, width), path)
+    [check] = check_integers(optimized_graph(path), [])
+    assert (check.operator, check.compared, check.wrong) == ("GatherBlockQuantized", 50 * width, 0)
+
+
+def test_scales_that_are_not_constant_are_refused(make_graph):
+    with pytest.raises(ValueError, match="GatherBlockQuantized y has weights or scales that are"):
+        check_integers(table_graph(make_graph, 64), [])  # its scales are still to be widened
