@@ -18,7 +18,17 @@ from compressor.tasks import task_class, task_names
 
 _QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
 _TRAIN_FOR_INT8 = "quantize_aware_train"  # leaves float weights on int8 grids
-_STORE_INT8 = "quantize_dynamic"  # stores those grids
+# Stores those grids, by how the training rounds activations.
+_STORE_INT8 = {"per_token": "quantize_dynamic", "static": "quantize_static"}
+# Settings of the same name in both, and the training's setting under which they have to be alike.
+_AGREED: Mapping[str, tuple[str, Any] | None] = {
+    "activations": None,
+    "method": ("activations", "static"),
+    "percentile": ("method", "percentile"),
+    "rows": ("activations", "static"),
+    "embeddings": ("freeze_embeddings", True),
+    "embedding_block": ("embeddings", "int4"),
+}
 _FP16 = "convert_fp16"
 _DEFAULT_PROVIDER = "cpu"
 _TRIM = "trim_vocabulary"
@@ -94,34 +104,57 @@ def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]], entries: Any) -> I
     for position, (index, entry) in enumerate(passes):
         if _kind(entry) != _TRAIN_FOR_INT8:
             continue
-        later = [(place, _kind(other)) for place, other in passes[position + 1 :]]
-        kinds = [kind for _, kind in later]
-        if _STORE_INT8 not in kinds:
+        training = _effective(entries[index], entry)
+        wanted = _STORE_INT8.get(str(training.get("activations")), _STORE_INT8["per_token"])
+        stores = [place for place, other in passes[position + 1 :] if _kind(other) == wanted]
+        if not stores:
             yield Mistake(
                 ("passes", index, "kind"),
-                f"{_TRAIN_FOR_INT8} trains for int8, but no {_STORE_INT8} after it stores int8; "
-                f"add `- kind: {_STORE_INT8}`",
+                f"{_TRAIN_FOR_INT8} trains for int8, but no {wanted} after it stores int8; "
+                f"add `- kind: {wanted}`",
             )
-        for place, _ in later:
-            if entries[place].get("embeddings") == "int4":
+        for place, other in passes[position + 1 :]:
+            if place in stores:
+                yield from _storing_conflicts(place, _effective(entries[place], other), training)
+                break
+            if _kind(other) not in _STORE_INT8.values():
                 yield Mistake(
-                    ("passes", place, "embeddings"),
-                    f"{_TRAIN_FOR_INT8} (passes[{index}]) trains with tables in int8, int4 ones "
-                    f"would undo a part of that; leave this key out, or that pass",
+                    ("passes", place, "kind"),
+                    f"{_kind(other)} would move the weights off the int8 grids of "
+                    f"{_TRAIN_FOR_INT8} (passes[{index}]); move it before that pass",
                 )
-        for place, kind in later[: kinds.index(_STORE_INT8) if _STORE_INT8 in kinds else None]:
+
+
+def _storing_conflicts(
+    place: int, storing: Mapping[str, Any], training: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    """Find settings with which a pass at `place` would round otherwise than was trained."""
+    for name in ("smooth", "smooth_alpha"):
+        if storing.get(name) not in (None, False):
             yield Mistake(
-                ("passes", place, "kind"),
-                f"{kind} would move the weights off the int8 grids of {_TRAIN_FOR_INT8} "
-                f"(passes[{index}]); move it before that pass",
+                ("passes", place, name),
+                f"rescales the weights that {_TRAIN_FOR_INT8} put on int8 grids, so they would be "
+                f"rounded once more; leave {name} out",
             )
-        for place, kind in later:
-            if kind == _STORE_INT8 and entries[place].get("smooth") is True:
-                yield Mistake(
-                    ("passes", place, "smooth"),
-                    f"rescales the weights that {_TRAIN_FOR_INT8} (passes[{index}]) put on int8 "
-                    f"grids, so they would be rounded once more; leave smooth out",
-                )
+    for name, condition in _AGREED.items():
+        if name not in storing or name not in training:
+            continue
+        applies = condition is None or training.get(condition[0]) == condition[1]
+        wanted, found = (
+            "int8" if item[name] is True else item[name] for item in (training, storing)
+        )
+        if applies and found != wanted:
+            yield Mistake(
+                ("passes", place, name),
+                f"is {found}, but {_TRAIN_FOR_INT8} before it trains for {wanted}; give both the "
+                f"same {name}",
+            )
+
+
+def _effective(entry: Mapping[str, Any], kind: type[Pass]) -> dict[str, Any]:
+    """Return what an entry says, and the defaults of what it leaves out."""
+    defaults = {name: field.get_default() for name, field in kind.model_fields.items()}
+    return {**defaults, **entry}
 
 
 def _format_conflict(earlier: str, later: str) -> str | None:

@@ -67,6 +67,10 @@ class QuantizeAwareTrain(TorchPass):
     """A training that leaves weights on int8 grids."""
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+    activations: Literal["per_token", "static"] = Field("per_token", description="how rounded")
+    embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are rounded")
+    freeze_embeddings: bool = Field(True, description="whether tables are rounded")
+    rows: int = Field(512, description="rows of static grids")
 
     def apply(self, model: Any, context: PassContext) -> Any:
         raise NotImplementedError
@@ -79,6 +83,15 @@ class QuantizeDynamic(QuantizeFast):
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
 
 
+class QuantizeStatic(QuantizeFast):
+    """Stores weights as int8, with fixed grids."""
+
+    kind: Literal["quantize_static"] = "quantize_static"  # type: ignore[assignment]
+    embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
+    rows: int = Field(512, description="rows of static grids")
+    smooth_alpha: float | None = Field(None, description="strength of smoothing")
+
+
 @pytest.fixture(autouse=True)
 def known_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, type[Pass]] = {
@@ -86,6 +99,7 @@ def known_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         "quantize_aware_train": QuantizeAwareTrain,
         "quantize_dynamic": QuantizeDynamic,
         "quantize_fast": QuantizeFast,
+        "quantize_static": QuantizeStatic,
         "shrink": Shrink,
         "tidy": Tidy,
     }
@@ -249,7 +263,10 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "model, data, budget, passes, on_failure, repair, export, benchmark, report, seed, output"
     )
     shrink = "kind, on_failure, ratio, steps, uniform, layers, teacher, table"
-    kinds = "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, shrink, tidy"
+    kinds = (
+        "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, quantize_static, "
+        "shrink, tidy"
+    )
     timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads, cuda_graph"
     assert set(mistakes_of(text)) == {
         "r.yaml:19: key 'seed' appears twice, first in line 17",
@@ -379,7 +396,45 @@ def test_a_torch_pass_after_training_for_int8_is_a_mistake() -> None:
 def test_int4_tables_after_training_for_int8_are_a_mistake() -> None:
     passes = ("quantize_aware_train", "quantize_dynamic")
     [mistake] = mistakes_of(with_passes(*passes, extra="    embeddings: int4\n"))
-    assert mistake.startswith("r.yaml:8: passes[1].embeddings: quantize_aware_train (passes[0])")
+    assert mistake == (
+        "r.yaml:8: passes[1].embeddings: is int4, but quantize_aware_train before it trains for "
+        "int8; give both the same embeddings"
+    )
+
+
+def test_int4_tables_may_be_stored_where_they_were_trained_for_or_not_rounded() -> None:
+    steps = with_passes("quantize_aware_train", "quantize_dynamic", extra="    embeddings: int4\n")
+    for trained in ("embeddings: int4", "freeze_embeddings: false"):
+        training = f"quantize_aware_train\n    {trained}\n"
+        assert parse(steps.replace("quantize_aware_train\n", training)).passes
+
+
+def trained_for_fixed_grids(storing: str) -> str:
+    steps = with_passes("quantize_aware_train", storing)
+    return steps.replace(
+        "quantize_aware_train\n", "quantize_aware_train\n    activations: static\n"
+    )
+
+
+def test_training_for_fixed_grids_is_stored_with_fixed_grids() -> None:
+    assert parse(trained_for_fixed_grids("quantize_static")).passes
+    [mistake] = mistakes_of(trained_for_fixed_grids("quantize_dynamic"))
+    assert mistake.endswith(
+        "no quantize_static after it stores int8; add `- kind: quantize_static`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rows: 100", "rows: is 100, but quantize_aware_train before it trains for 512"),
+        ("smooth_alpha: 0.5", "smooth_alpha: rescales the weights that quantize_aware_train put"),
+    ],
+)
+def test_fixed_grids_are_observed_as_in_training(setting: str, message: str) -> None:
+    text = trained_for_fixed_grids("quantize_static") + f"    {setting}\n"
+    [mistake] = mistakes_of(text)
+    assert mistake.startswith(f"r.yaml:9: passes[1].{message}")
 
 
 def test_weights_trained_for_int8_are_not_smoothed() -> None:

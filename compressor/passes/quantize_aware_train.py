@@ -1,8 +1,8 @@
 """Training for int8: the model learns to answer as before with the roundings of its int8 file.
 
-The pass leaves a float model whose weights lie on int8 grids; `quantize_dynamic` later in the
-recipe finds those grids and stores exactly the integers that were trained
-(`quantization/fake_quantize.py`).
+The pass leaves a float model whose weights lie on int8 grids; `quantize_dynamic` or
+`quantize_static` later in the recipe finds those grids and stores exactly the integers that were
+trained (`quantization/fake_quantize.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from compressor.passes._base import PassContext, TorchPass
 from compressor.passes._milder import longer
+from compressor.passes._site_choice import BlockSize
 from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import DistillSettings
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 class QuantizeAwareTrain(DistillSettings, TorchPass):
     """Train with int8 weights and activations simulated, towards the float model's answers.
 
-    Simulated is what the file of `quantize_dynamic` computes with `activations: per_token` and a
-    fused export: pair-safe weights with learned steps, activations rounded token by token,
-    embedding tables rounded once. Needs no labels.
+    Simulated is what the file of `quantize_dynamic` with `activations: per_token`, or that of
+    `quantize_static`, computes with a fused export: pair-safe weights with learned steps,
+    activations rounded token by token or on observed grids, embedding tables rounded once. Needs no
+    labels.
 
     Ref: Jacob et al. 2018, arXiv:1712.05877; learned steps: Esser et al. 2020, arXiv:1902.08153;
     a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft answers.
@@ -35,6 +37,36 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
 
+    activations: Literal["per_token", "static"] = Field(
+        "per_token",
+        description="how activations are rounded: each token with its own scale, as the file of "
+        "quantize_dynamic does, or on grids observed on calibration rows, as that of "
+        "quantize_static; they are observed again when the steps of weights are frozen",
+    )
+    method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        "percentile", description="how a static grid is chosen; the same as quantize_static's"
+    )
+    percentile: float = Field(
+        99.99,
+        gt=50,
+        le=100,
+        description="percent of the values inside the range of method percentile; the same as "
+        "quantize_static's",
+    )
+    rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, that static grids are observed on; the same as "
+        "quantize_static's",
+    )
+    embeddings: Literal["int8", "int4"] = Field(
+        "int8", description="how embedding tables are rounded; the same as the later pass's"
+    )
+    embedding_block: BlockSize = Field(
+        32,
+        description="weights of an int4 table's row that share one scale; the same as the later "
+        "pass's",
+    )
     epochs: float = Field(default=0.5, gt=0, le=1000, description="passes over the training split")
     learning_rate: float = Field(
         default=2e-5, gt=0, le=1, description="peak learning rate of AdamW"

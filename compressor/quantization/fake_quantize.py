@@ -1,11 +1,13 @@
-"""Simulates, in PyTorch and with gradients, what the int8 file of `quantize_dynamic` computes.
+"""Simulates, in PyTorch and with gradients, what an int8 file of this package computes.
 
 Weights are rounded to one grid for each output row whose step is learned (LSQ), within what the
 pair rule of `affine.py` allows; activations are rounded token by token on the grids of
-`activations.py`; embedding tables are rounded once, row by row. Roundings pass gradients straight
-through. After `bake` the module is an ordinary one whose weights lie on their grids, and
-`quantize_dynamic` finds those grids again (`affine.column_scales`), so the integers that were
-trained are the integers of the file, and no record beside the weights has to travel with them.
+`activations.py`, or each on one grid that observation fixed; embedding tables are rounded once, row
+by row to 8 bits or in blocks to 4. Roundings pass gradients straight through. Afterwards the
+module is an ordinary one whose weights lie on their grids, and the pass that writes the file finds
+those grids again (`affine.column_scales`, `blocks.py`), so the integers that were trained are the
+integers of the file, and no record beside the weights has to travel with them. Fixed grids are not
+stored either: the file's calibration observes the trained weights on the same rows, as here.
 
 Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
 2020, arXiv:2004.09576 (LSQ+: initial steps of least squared error).
@@ -14,7 +16,7 @@ Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (L
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +27,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compressor.models.architectures import encoder_layers, naming_of
-from compressor.quantization.activations import AFTER_GELU, AFTER_RELU, SYMMETRIC, Grid
+from compressor.quantization.activations import (
+    AFTER_GELU,
+    AFTER_RELU,
+    SYMMETRIC,
+    Grid,
+    StaticGrid,
+)
 from compressor.quantization.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
+from compressor.quantization.blocks import quantize_blocks
+from compressor.quantization.observers import ActivationStatistics
+from compressor.quantization.sites import Site
+from compressor.quantization.tables import BITS, reasons_against_int4
 
 # Adam moves every parameter by about the learning rate a step. A step size is trained as the
 # logarithm of a factor, times this, so that it moves by about 10 x 5e-5 of itself.
@@ -83,6 +95,17 @@ def fake_quantize_tokens(values: Tensor, grid: Grid) -> Tensor:
     return values + (rounded - found)
 
 
+def fake_quantize_static(values: Tensor, grid: StaticGrid) -> Tensor:
+    """Round activations of any shape to a grid fixed beforehand, as `QuantizeLinear` does.
+
+    What the grid does not reach is clipped and gets no gradient.
+    """
+    low, high = (grid.scale * (end - grid.zero_point) for end in (0, 255))
+    clipped = values.clamp(low, high)
+    integers = (values.detach() / grid.scale).round().clamp(-grid.zero_point, 255 - grid.zero_point)
+    return clipped + (integers * grid.scale - clipped.detach())
+
+
 class WeightQuantizer(nn.Module):
     """Rounds a weight to a grid of learned steps; a parametrization of `nn.Linear.weight`."""
 
@@ -131,37 +154,68 @@ def _pairs(values: Tensor) -> Tensor:
     return padded.reshape(len(padded), -1, 2)
 
 
-@dataclass(frozen=True)
-class _Product:
-    """A linear layer to simulate, and the grid of what goes into it."""
+class InputQuantizer:
+    """Rounds what goes into a linear layer: token by token, or on a grid that `fix` gives it.
 
-    linear: nn.Linear
-    grid: Grid
+    Called before the layer. While it watches, it only remembers what goes in.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid: Grid | StaticGrid = grid
+        self._watched: ActivationStatistics | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the layer's inputs, the first of them rounded."""
+        values, *others = inputs
+        if self._watched is not None:
+            self._watched.update(values.detach().cpu().numpy())
+            return inputs
+        if isinstance(self.grid, StaticGrid):
+            return (fake_quantize_static(values, self.grid), *others)
+        return (fake_quantize_tokens(values, self.grid), *others)
+
+    def watch(self) -> None:
+        """Round nothing until `fix`."""
+        self._watched = ActivationStatistics()
+
+    def fix(self, choose: Callable[[ActivationStatistics], StaticGrid]) -> None:
+        """Round from now on with what `choose` makes of what was seen since `watch`."""
+        assert self._watched is not None, "watch comes first"
+        self.grid, self._watched = choose(self._watched), None
+
+
+@dataclass(frozen=True)
+class SimulatedInt8:
+    """What rounds the weights and the inputs of a module's products, inputs by the layer's name."""
+
+    weights: tuple[WeightQuantizer, ...]
+    inputs: Mapping[str, InputQuantizer]
 
 
 @contextmanager
 def simulated_int8(
-    module: Any, *, min_elements: int, rounds_tables: bool = True
-) -> Iterator[tuple[WeightQuantizer, ...]]:
+    module: Any, *, min_elements: int, rounds_tables: bool = True, int4_block: int | None = None
+) -> Iterator[SimulatedInt8]:
     """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
 
     Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
-    embedding tables of that size are rounded in place, because a table is only looked up. Yields
-    what rounds the weights. When the block ends, weights lie on their grids and everything else is
-    as it was.
+    embedding tables of that size are rounded in place, because a table is only looked up: to int8,
+    and with `int4_block` those that are worth it to int4 in blocks of so many. Inputs are rounded
+    token by token until they are given other grids. When the block ends, weights lie on their grids
+    and everything else is as it was.
 
     Raises `ValueError` when a weight is not finite, and `UnsupportedArchitecture`.
     """
     products = _products(module, min_elements)
-    for name, part in module.named_modules() if rounds_tables else ():
-        if isinstance(part, nn.Embedding) and part.weight.numel() >= min_elements:
-            _round_table(name, part)
-    quantizers, hooks = [], []
+    if rounds_tables:
+        _round_tables(module, min_elements, int4_block)
+    weights, inputs, hooks = [], {}, []
     try:
         for name, product in products.items():
-            quantizers.append(_attach(name, product.linear))
-            hooks.append(product.linear.register_forward_pre_hook(_rounding(product.grid)))
-        yield tuple(quantizers)
+            weights.append(_attach(name, product.linear))
+            inputs[name] = InputQuantizer(product.grid)
+            hooks.append(product.linear.register_forward_pre_hook(inputs[name]))
+        yield SimulatedInt8(tuple(weights), inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -170,6 +224,14 @@ def simulated_int8(
                 parametrize.remove_parametrizations(product.linear, "weight")
                 # Its weight comes last now; parameters keep the order that optimizers know them in.
                 product.linear.register_parameter("bias", product.linear._parameters.pop("bias"))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A linear layer to simulate, and the grid of what goes into it."""
+
+    linear: nn.Linear
+    grid: Grid
 
 
 def _products(module: Any, min_elements: int) -> dict[str, _Product]:
@@ -201,18 +263,25 @@ def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
     return quantizer
 
 
-def _rounding(grid: Grid) -> Any:
-    def round_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (fake_quantize_tokens(inputs[0], grid), *inputs[1:])
-
-    return round_input
-
-
 @torch.no_grad()
-def _round_table(name: str, table: nn.Embedding) -> None:
-    try:
-        values, scales = quantize_rows(table.weight.detach().cpu().numpy())
-    except ValueError as error:
-        raise ValueError(f"weight {name}.weight {error}") from error
-    rounded = torch.from_numpy(values).float() * torch.from_numpy(scales)[:, None]
-    table.weight.copy_(rounded)
+def _round_tables(module: Any, min_elements: int, int4_block: int | None) -> None:
+    found = {
+        f"{name}.weight": part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Embedding) and part.weight.numel() >= min_elements
+    }
+    sites = [
+        Site(name, "table", tuple(part.weight.shape), (), None) for name, part in found.items()
+    ]
+    against = reasons_against_int4(sites)
+    for name, table in found.items():
+        values = table.weight.detach().cpu().numpy()
+        try:
+            if int4_block is None or name in against:
+                integers, scales = quantize_rows(values)
+                rounded = integers * scales[:, None]
+            else:
+                rounded = quantize_blocks(values, bits=BITS, block_size=int4_block).restored()
+        except ValueError as error:
+            raise ValueError(f"weight {name} {error}") from error
+        table.weight.copy_(torch.from_numpy(rounded))

@@ -16,10 +16,15 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
+from compressor.passes._quantize_aware import _Freezer
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.quantize_aware_train import QuantizeAwareTrain
 from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize_static import QuantizeStatic
+from compressor.quantization.activations import Grid, StaticGrid
 from compressor.quantization.affine import max_pair_sum
+from compressor.quantization.fake_quantize import simulated_int8
+from compressor.quantization.ranges import static_grid
 
 SHORT = {
     "epochs": 2,
@@ -92,6 +97,65 @@ def test_the_int8_file_computes_what_was_simulated_with_the_integers_that_were_t
     scales = stored[name.replace("_int8", "_scale")]
     assert max_pair_sum(stored[name]) <= 128
     np.testing.assert_allclose(stored[name] * scales, weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_the_static_file_computes_what_was_simulated(
+    method: str, tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
+):
+    wanted = logits(tiny_bert, tiny_bert, text_dataset)
+    settings = QuantizeAwareTrain(**SHORT, activations="static", method=method)
+    trained = settings.apply(tiny_bert, context)
+    exported = export_onnx(trained, tmp_path / "exported.onnx", threads=1)
+    file = QuantizeStatic(min_elements=512, method=method).apply(exported, context)
+    error = logits(file, trained, text_dataset) - wanted
+    # Grids are observed anew, in float sums of another order; see above for the rest.
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(
+        context.facts["int8_answers"]["after"]["logit_rms"], rel=0.05
+    )
+
+
+def test_int4_tables_are_stored_as_they_were_trained_for(
+    tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
+):
+    settings = QuantizeAwareTrain(**SHORT, embeddings="int4", embedding_block=16)
+    trained = settings.apply(tiny_bert, context)
+    exported = export_onnx(trained, tmp_path / "exported.onnx", threads=1)
+    found, size = {}, {}
+    for tables in ("int4", False):
+        lent = replace(context, work_dir=tmp_path / str(tables))
+        storing = QuantizeDynamic(min_elements=512, embeddings=tables, embedding_block=16)
+        file = storing.apply(exported, lent)
+        found[tables] = logits(file, trained, text_dataset)
+        size[tables] = file.size().bytes_on_disk
+    # The table lies on a grid of four bits, so storing it so changes nothing.
+    np.testing.assert_allclose(found["int4"], found[False], atol=1e-5)
+    assert size["int4"] < size[False]
+
+
+def test_a_killed_training_with_fixed_grids_goes_on_with_the_same_ones(
+    tiny_bert: TorchModel,
+) -> None:
+    def observe() -> None:
+        for each in simulated.inputs.values():
+            each.watch()
+        tiny_bert.module(input_ids=torch.tensor([[2, 5, 6, 3]]))
+        for each in simulated.inputs.values():
+            each.fix(lambda seen: static_grid(seen, "minmax"))
+
+    with simulated_int8(tiny_bert.module, min_elements=512) as simulated:
+        freezer = _Freezer(simulated, 0.5, observe)
+        freezer(1, 4)
+        assert all(isinstance(each.grid, Grid) for each in simulated.inputs.values())
+        freezer(2, 4)
+        grids = [each.grid for each in simulated.inputs.values()]
+        assert all(isinstance(grid, StaticGrid) for grid in grids)
+        state = freezer.state_dict()
+        for each in simulated.inputs.values():
+            each.grid = StaticGrid(1.0, 0)
+        _Freezer(simulated, 0.5, observe).load_state_dict(state)
+        assert [each.grid for each in simulated.inputs.values()] == grids
+        assert not any(each.log_factor.requires_grad for each in simulated.weights)
 
 
 def test_the_result_is_an_ordinary_model_that_saves_and_loads(

@@ -108,3 +108,10 @@ def test_weights_that_are_not_finite_are_refused(broken: float):
     matrix[1, 3] = broken
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         quantize_blocks(matrix, bits=4, block_size=16)
+
+
+def test_blocks_on_a_grid_of_four_bits_are_found_again():
+    matrix = np.random.default_rng(5).standard_t(3, size=(200, 96)).astype(np.float32)
+    stored = quantize_blocks(matrix, bits=4, block_size=32).restored()
+    again = quantize_blocks(stored, bits=4, block_size=32)
+    np.testing.assert_array_equal(again.restored(), stored)

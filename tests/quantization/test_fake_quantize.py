@@ -9,15 +9,23 @@ from torch import nn
 
 from compressor.models.architectures import UnsupportedArchitecture
 from compressor.models.torch_model import TorchModel
-from compressor.quantization.activations import AFTER_GELU, AFTER_RELU, SYMMETRIC, quantize_tokens
+from compressor.quantization.activations import (
+    AFTER_GELU,
+    AFTER_RELU,
+    SYMMETRIC,
+    StaticGrid,
+    quantize_tokens,
+)
 from compressor.quantization.affine import max_pair_sum, quantize_columns
 from compressor.quantization.fake_quantize import (
+    fake_quantize_static,
     fake_quantize_tokens,
     fake_quantize_weight,
     first_steps,
     project_pairs,
     simulated_int8,
 )
+from compressor.quantization.unoptimized import open_nodes
 
 RANDOM = np.random.default_rng(3)
 
@@ -75,6 +83,29 @@ def test_token_gradients_pass_straight_through():
     values = random_weight(2, 8).requires_grad_()
     (fake_quantize_tokens(values, SYMMETRIC) * torch.arange(8)).sum().backward()
     assert torch.equal(values.grad, torch.arange(8.0).expand(2, 8))
+
+
+def test_fixed_grids_round_and_clip_as_the_operator_does():
+    grid = StaticGrid(scale=0.1, zero_point=100)  # from -10.0 to 15.5
+    values = torch.tensor([-20.0, -10.04, 0.04, 0.05, 0.15, 7.77, 15.54, 15.6])
+    expected = (quantize_linear(values.numpy(), grid) - 100.0) * np.float32(0.1)
+    np.testing.assert_allclose(fake_quantize_static(values, grid).numpy(), expected, rtol=1e-6)
+
+
+def test_what_a_fixed_grid_clips_gets_no_gradient():
+    values = torch.tensor([-20.0, -5.0, 0.0, 15.0, 16.0], requires_grad=True)
+    fake_quantize_static(values, StaticGrid(scale=0.1, zero_point=100)).sum().backward()
+    assert values.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def quantize_linear(values: np.ndarray, grid: StaticGrid) -> np.ndarray:
+    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
+    constants = [
+        numpy_helper.from_array(np.array(grid.scale, np.float32), "s"),
+        numpy_helper.from_array(np.array(grid.zero_point, np.uint8), "z"),
+    ]
+    session = open_nodes([node], {"x": TensorProto.FLOAT}, constants)
+    return session.run(None, {"x": values})[0]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +177,8 @@ def test_quantization_finds_the_integers_that_were_trained(in_features: int):
 
 def test_simulation_ends_with_weights_on_their_grids(tiny_bert: TorchModel):
     before = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
-    with simulated_int8(tiny_bert.module, min_elements=1) as quantizers:
-        assert quantizers
+    with simulated_int8(tiny_bert.module, min_elements=1) as simulated:
+        assert simulated.weights
     after = tiny_bert.module.state_dict()
     assert list(after) == list(before)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -172,9 +203,9 @@ def test_small_matrices_and_unrounded_tables_stay_in_float(tiny_bert: TorchModel
 
 def test_gradients_reach_weights_and_steps(tiny_bert: TorchModel):
     inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4)}
-    with simulated_int8(tiny_bert.module, min_elements=1) as quantizers:
+    with simulated_int8(tiny_bert.module, min_elements=1) as simulated:
         tiny_bert.module(**inputs).logits.square().sum().backward()
-        assert all(quantizer.log_factor.grad.abs().sum() > 0 for quantizer in quantizers)
+        assert all(each.log_factor.grad.abs().sum() > 0 for each in simulated.weights)
 
 
 def test_a_broken_weight_is_named_and_the_module_is_as_before(tiny_bert: TorchModel):
