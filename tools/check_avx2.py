@@ -5,8 +5,8 @@
 Valgrind emulates an x86 CPU with AVX2 and without VNNI or AVX-512, so ONNX Runtime takes the
 kernels that add two products in 16 bits, and they saturate there as they do on such a CPU. Every
 integer product of each file, as ONNX Runtime optimizes it, multiplies random activations and those
-that overflow 16 bits first, and is compared with NumPy in 32 bits and more; so is every row of
-the tables. A product with weights of full range goes first: if that does not saturate, the emulation
+that overflow 16 bits first, and is compared with NumPy in 32 bits and more; so is every row of the
+tables. A product with weights of full range goes first: if that does not saturate, the emulation
 shows nothing and this is an error. Exits with 1 when a number is wrong, 3 when it cannot be told.
 """
 
@@ -20,12 +20,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.quantization.exactness import check_integers
+from compressor.quantization.exactness import ExactnessCheck, check_integers
 from compressor.quantization.unoptimized import CONTRIB
 
 CANNOT_TELL = 3
@@ -72,15 +74,19 @@ def check(paths: Sequence[Path]) -> int:
         graph = onnx.load(path)
         for item in check_integers(graph, []):
             wrong, compared = wrong + item.wrong, compared + item.compared
-            if item.wrong:
-                print(f"{graph.doc_string}: {item.operator} {item.node}: {item.wrong} wrong")
+            report(graph.doc_string, item)
     print(f"{len(paths)} files without VNNI: {compared:,} numbers compared, {wrong} wrong")
     return 1 if wrong else 0
 
 
+def report(name: str, item: ExactnessCheck) -> None:
+    if item.wrong:
+        print(f"{name}: {item.operator} {item.node}: {item.wrong} wrong")
+
+
 def full_range() -> onnx.ModelProto:
     """Return a graph of one product whose pairs of weights leave 16 bits."""
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "scale": np.ones((), np.float32),
         "weight": np.full((32, 8), 127, np.int8),
         "weight_scale": np.ones(8, np.float32),

@@ -1,11 +1,13 @@
 """Recompute the integer products of quantized checkpoints in NumPy; not one may differ.
 
 Builds tiny random checkpoints of the supported architectures with heavy-tailed weights and odd
-sizes, some of them pruned unevenly, quantizes each in every form (one scale per token, per tensor,
-grids fixed by calibration), and compares every integer product of the graph that ONNX Runtime makes
-of the file, and every row of the int8 embedding tables, bit for bit. Each product also gets
-integers that overflow 16 bits where any can; by simulation they must not on CPUs without VNNI.
-Checkpoints on the command line are checked too. Exits with 1 when a number is wrong.
+sizes, every third one pruned unevenly and every third one alike in all layers, stores each in every
+form that ships (one scale per token, per tensor, grids fixed by calibration or where they are fine,
+smoothed, with weights left in float, int4 tables, packed weights, after training for int8), and
+compares every integer product of the graph that ONNX Runtime makes of the file, and every row of
+the embedding tables, bit for bit. Each product also gets integers that overflow 16 bits where any
+can; by simulation they must not on CPUs without VNNI. Checkpoints on the command line are checked
+too. Exits with 1 when a number is wrong.
 
 Usage: tools/check_integers.py [CHECKPOINT ...] [--random N]
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +34,15 @@ from compressor.data import Dataset
 from compressor.environment import describe_environment
 from compressor.export.to_onnx import export_onnx
 from compressor.models.architectures import encoder_layers
-from compressor.models.onnx_model import optimized_graph
+from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
-from compressor.passes._int8 import Int8Pass
+from compressor.passes._site_choice import SitePass
+from compressor.passes.quantize_auto import QuantizeAuto
+from compressor.passes.quantize_aware_train import QuantizeAwareTrain
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_static import QuantizeStatic
+from compressor.passes.quantize_weights import QuantizeWeights
 from compressor.progress import SILENT
 from compressor.pruning.structure import prune_heads, prune_neurons
 from compressor.quantization.exactness import ExactnessCheck, check_integers
@@ -46,11 +52,34 @@ from compressor.tasks.text_classification import TextClassification
 
 TEXT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 IMAGE = ("vit", "deit", "beit", "dinov2")
-FORMS: dict[str, Int8Pass] = {
-    "per_token": QuantizeDynamic.model_validate({"min_elements": 0}),
-    "per_tensor": QuantizeDynamic.model_validate({"min_elements": 0, "activations": "per_tensor"}),
-    "static": QuantizeStatic.model_validate({"min_elements": 0}),
-    "static, mse": QuantizeStatic.model_validate({"min_elements": 0, "method": "mse"}),
+SMALL = {"min_elements": 0}
+FORMS: dict[str, SitePass] = {
+    "per_token": QuantizeDynamic.model_validate(SMALL),
+    "per_token, int4 tables": QuantizeDynamic.model_validate({**SMALL, "embeddings": "int4"}),
+    "per_token, smooth": QuantizeDynamic.model_validate({**SMALL, "smooth": True}),
+    "per_token, gptq": QuantizeDynamic.model_validate({**SMALL, "rounding": "gptq"}),
+    "per_token, 2 in float": QuantizeDynamic.model_validate({**SMALL, "keep_sensitive": 2}),
+    "per_tensor": QuantizeDynamic.model_validate({**SMALL, "activations": "per_tensor"}),
+    "static": QuantizeStatic.model_validate(SMALL),
+    "static, mse": QuantizeStatic.model_validate({**SMALL, "method": "mse"}),
+    "static, smooth_alpha": QuantizeStatic.model_validate({**SMALL, "smooth_alpha": 0.5}),
+    "static, int4 tables": QuantizeStatic.model_validate({**SMALL, "embeddings": "int4"}),
+    "mixed": QuantizeAuto.model_validate({**SMALL, "forms": ("mixed",), "rounds": 1}),
+    "8 bits, block 16": QuantizeWeights.model_validate({**SMALL, "bits": 8, "block_size": 16}),
+    "4 bits, block 64": QuantizeWeights.model_validate({**SMALL, "block_size": 64}),
+}
+# Trained for, then stored: few steps, but enough that weights and step sizes have moved.
+TRAINED: dict[str, tuple[QuantizeAwareTrain, SitePass]] = {
+    form: (
+        QuantizeAwareTrain.model_validate(
+            {**SMALL, "max_steps": 5, "learning_rate": 1e-3, "keep_if_worse": True, **training}
+        ),
+        FORMS[stored],
+    )
+    for form, stored, training in (
+        ("trained", "per_token", {}),
+        ("trained, static", "static", {"activations": "static"}),
+    )
 }
 WORDS = 61  # of a random model's vocabulary
 IMAGE_SIZE = 12
@@ -96,13 +125,15 @@ def main() -> int:
     arguments = parser.parse_args()
     wrong = compared = 0
     for name, model, examples in models(arguments.checkpoints, arguments.random):
-        for form, checks in check(model, examples):
+        for form, checks in chain(check(model, examples), check_trained(model, examples)):
             wrong_here = sum(item.wrong + item.saturated for item in checks)
             numbers = sum(item.compared for item in checks)
             wrong, compared = wrong + wrong_here, compared + numbers
-            print(f"{name:32} {form:12} {numbers:12,} numbers in {len(checks):2} nodes: ", end="")
-            print(describe(checks))
-    print(f"{name:32} {form:12} {len(checks):3} nodes {numbers:12,} numbers {describe(checks)}")
+            print(
+                f"{name:24} {form:22} {numbers:12,} numbers in {len(checks):2} nodes: "
+                f"{describe(checks)}",
+                flush=True,
+            )
     print(
         f"\n{compared:,} numbers compared, {wrong} wrong; "
         f"{describe_environment(seed=0, device=torch.device('cpu'), threads=1)['cpu']['model']}, "
@@ -130,20 +161,23 @@ def models(
 
 
 def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
-    """Return a model of the next architecture, every third one pruned, and what it reads."""
+    """Return a model of the next architecture, two of three pruned, and what it reads."""
     kind = (*TEXT, *IMAGE)[number % len((*TEXT, *IMAGE))]
     torch.manual_seed(number)
     random = np.random.default_rng(number)
     is_text = kind in TEXT
     module = _module(kind, random, is_text=is_text)
     _spread(module, number)
-    is_pruned = number % 3 == 2
-    if is_pruned:
-        width = encoder_layers(module)[0].num_neurons
-        prune_neurons(module, {0: random.permutation(width)[: width // 3 + 1].tolist()})
+    pruning = ("", ", uniform", ", pruned")[number % 3]
+    width = encoder_layers(module)[0].num_neurons
+    gone = random.permutation(width)[: width // 3 + 1].tolist()
+    if pruning == ", pruned":
+        prune_neurons(module, {0: gone})
         if kind != "mpnet":  # its heads share one table of relative positions
             prune_heads(module, {1: [int(random.integers(0, 3))]})
-    name = f"{number}: {kind}{', pruned' if is_pruned else ''}"
+    elif pruning == ", uniform":
+        prune_neurons(module, {0: gone, 1: gone})
+    name = f"{number}: {kind}{pruning}"
     if is_text:
         named = ("input_ids", "attention_mask", "token_type_ids")
         has_types = kind in ("bert", "electra")
@@ -198,14 +232,28 @@ def check(
 ) -> Iterator[tuple[str, tuple[ExactnessCheck, ...]]]:
     with tempfile.TemporaryDirectory() as folder:
         exported = export_onnx(model, Path(folder) / "model.onnx", threads=1)
-        for number, (form, step) in enumerate(FORMS.items()):
-            context = _context(model, examples, Path(folder) / str(number))
-            quantized = step.apply(exported, context)
-            graph = optimized_graph(quantized.path)
-            yield (
-                form,
-                check_integers(graph, [quantized.feed(b) for b in _batches(model, examples)]),
-            )
+        for form, step in FORMS.items():
+            context = _context(model, examples, Path(folder) / form)
+            yield form, _checked(step.apply(exported, context), model, examples)
+
+
+def check_trained(
+    model: TorchModel, examples: list[Example]
+) -> Iterator[tuple[str, tuple[ExactnessCheck, ...]]]:
+    """Yield the checks of `model` after training for int8, in each form that it can train for."""
+    with tempfile.TemporaryDirectory() as folder:
+        for form, (training, step) in TRAINED.items():
+            context = _context(model, examples, Path(folder) / form)
+            trained = training.apply(model.clone(), context)
+            stored = export_onnx(trained, Path(folder) / f"{form}.onnx", threads=1)
+            yield form, _checked(step.apply(stored, context), model, examples)
+
+
+def _checked(
+    stored: OnnxModel, model: TorchModel, examples: list[Example]
+) -> tuple[ExactnessCheck, ...]:
+    feeds = [stored.feed(batch) for batch in _batches(model, examples)]
+    return check_integers(optimized_graph(stored.path), feeds)
 
 
 def _batches(model: TorchModel, examples: list[Example]) -> list[Batch]:
@@ -215,8 +263,9 @@ def _batches(model: TorchModel, examples: list[Example]) -> list[Batch]:
 
 def _context(model: TorchModel, examples: list[Example], work_dir: Path) -> PassContext:
     rows = np.arange(len(examples))
+    dataset = Dataset("calibration", tuple(examples), None, rows, "generated")
     return PassContext(
-        splits={"calibration": Dataset("calibration", tuple(examples), None, rows, "generated")},
+        splits={"calibration": dataset, "train": dataset},
         load_baseline=lambda: model,
         device=torch.device("cpu"),
         seed=0,
