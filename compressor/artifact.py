@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.tasks import Example, Task, load_task
 
 MANIFEST = "manifest.json"
@@ -120,6 +121,9 @@ def load_artifact(
 ) -> Artifact:
     """Load an artifact after checking every file against the manifest.
 
+    An artifact that was made for another provider than the CPU computes its quantize-dequantize
+    pairs there as they are written, in float.
+
     Raises `EnvironmentMismatch` when a file is missing or changed, or `provider` is not there.
     """
     folder = Path(directory)
@@ -127,7 +131,8 @@ def load_artifact(
     if verify:
         verify_artifact(folder, manifest)
     task = load_task(manifest["task"], max_length=manifest["max_length"])
-    model = OnnxModel(folder / MODEL, provider=provider, threads=threads)
+    settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
+    model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
     return Artifact(folder, manifest, model, task.load_preprocessor(folder), task)
 
 

@@ -257,6 +257,9 @@ def test_a_model_for_a_gpu_that_is_not_here_can_be_judged_on_the_cpu(
     assert "Judged on the provider cpu, not on TensorRT." in report.passes[0].notes
     manifest = json.loads((begun / "artifact" / "manifest.json").read_text())
     assert manifest["provider"] == "tensorrt"
+    artifact = load_artifact(begun / "artifact")
+    assert artifact.model.settings.as_written
+    assert artifact.logits(["a good film"]).shape == (1, 2)
     for place in ("report.md", "report.html", "artifact/README.md"):
         text = (begun / place).read_text()
         assert "judged on the provider cpu, not on tensorrt" in text.lower()

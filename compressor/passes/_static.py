@@ -55,16 +55,25 @@ class ObservingPass(WeightPass):
         return frozenset({"calibration"})
 
     def _smooth_observed(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        sites: list[Site],
+        model: OnnxModel,
+        context: PassContext,
+        *,
+        together: bool = False,
     ) -> tuple[str, ...] | None:
-        """Smooth large channels in place and return before which weights; None if not asked to."""
+        """Smooth large channels in place and return before which weights; None if not asked to.
+
+        `together`, products of one input go on reading one value.
+        """
         if self.smooth_alpha is None:
             return None
         from compressor.quantization.smoothing import smooth_observed_inputs
 
         found = self._observe(graph, sites, model, context)
         largest = {name: item.channel_largest for name, item in found.statistics.items()}
-        return smooth_observed_inputs(graph, sites, largest, self.smooth_alpha)
+        return smooth_observed_inputs(graph, sites, largest, self.smooth_alpha, together=together)
 
     def _observe(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

@@ -45,7 +45,7 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     uses = find_uses(graph)
-    found: dict[str, tuple[Use, Floats]] = {}
+    found: list[tuple[dict[str, Use], Floats]] = []
     for site in sites:
         if (use := _only_product(site, uses)) is None:
             continue
@@ -58,38 +58,45 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
         except ValueError as error:
             raise ValueError(f"weight {site.weight} {error}") from error
         if factors is not None:
-            found[site.weight] = use, factors
-    _divide_inputs(graph, found)
-    return tuple(found)
+            found.append(({site.weight: use}, factors))
+    return _divide_inputs(graph, found)
 
 
 def smooth_observed_inputs(
-    model: onnx.ModelProto, sites: Iterable[Site], largest: Mapping[str, Floats], strength: float
+    model: onnx.ModelProto,
+    sites: Iterable[Site],
+    largest: Mapping[str, Floats],
+    strength: float,
+    *,
+    together: bool = False,
 ) -> tuple[str, ...]:
     """Smooth the inputs of those `sites` that gain by it, in place, and return their names.
 
     `largest` gives the largest magnitude of each channel, shape `(K,)`, of activations by their
     names; `strength` (0..1) is how much of the difference moves into the weights. Looked at are
-    matrices that one MatMul reads. The float graph computes what it did before, up to rounding.
+    matrices that one MatMul reads; `together`, those of one input get the same factors and still
+    read one value. The float graph computes what it did before, up to rounding.
 
     Raises `ValueError` when a weight is not finite.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = find_uses(model.graph)
-    found: dict[str, tuple[Use, Floats]] = {}
+    groups: dict[str, dict[str, Use]] = {}
     for site in sites:
         use = _only_product(site, uses)
-        if use is None or use.node.input[0] not in largest:
-            continue
-        weight = numpy_helper.to_array(tensors[site.weight])
+        if use is not None and use.node.input[0] in largest:
+            groups.setdefault(use.node.input[0] if together else site.weight, {})[site.weight] = use
+    found = []
+    for group in groups.values():
+        weight = np.concatenate([numpy_helper.to_array(tensors[name]) for name in group], axis=1)
+        value = next(iter(group.values())).node.input[0]
         try:
-            factors = observed_factors(largest[use.node.input[0]], weight, strength)
+            factors = observed_factors(largest[value], weight, strength)
         except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+            raise ValueError(f"weight {' or '.join(group)} {error}") from error
         if factors is not None:
-            found[site.weight] = use, factors
-    _divide_inputs(model.graph, found)
-    return tuple(found)
+            found.append((group, factors))
+    return _divide_inputs(model.graph, found)
 
 
 def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats | None:
@@ -124,24 +131,33 @@ def _predicted_error(sizes: NDArray[np.float64], weight: Floats, factors: Floats
     return float(activations + steps * np.square(_TYPICAL * even).sum())
 
 
-def _divide_inputs(graph: onnx.GraphProto, found: Mapping[str, tuple[Use, Floats]]) -> None:
-    """Divide the input of each matrix by its factors, and multiply its rows by them."""
+def _divide_inputs(
+    graph: onnx.GraphProto, found: Iterable[tuple[Mapping[str, Use], Floats]]
+) -> tuple[str, ...]:
+    """Divide the input of each group of matrices by its factors, and multiply their rows by them.
+
+    Return the names of the matrices.
+    """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    divisions: dict[str, onnx.NodeProto] = {}  # by the matrix: the division before it
-    for name, (use, factors) in found.items():
-        weight = numpy_helper.to_array(tensors[name])
-        tensors[name].CopyFrom(numpy_helper.from_array(weight * factors[:, None], name))
-        graph.initializer.append(numpy_helper.from_array(1 / factors, f"{name}_smoothing"))
-        values, even = use.node.input[0], f"{name}_smoothed_input"
-        divisions[name] = helper.make_node("Mul", [values, f"{name}_smoothing"], [even])
-        use.node.input[0] = even
-    nodes = [
-        item
-        for node in graph.node
-        for item in (*(divisions[name] for name in node.input if name in divisions), node)
-    ]
+    divisions: dict[str, onnx.NodeProto] = {}  # by what they give, until their first reader
+    smoothed: list[str] = []
+    for group, factors in found:
+        first, use = next(iter(group.items()))
+        graph.initializer.append(numpy_helper.from_array(1 / factors, f"{first}_smoothing"))
+        values, even = use.node.input[0], f"{first}_smoothed_input"
+        divisions[even] = helper.make_node("Mul", [values, f"{first}_smoothing"], [even])
+        for name, reader in group.items():
+            weight = numpy_helper.to_array(tensors[name])
+            tensors[name].CopyFrom(numpy_helper.from_array(weight * factors[:, None], name))
+            reader.node.input[0] = even
+            smoothed.append(name)
+    nodes = []
+    for node in graph.node:
+        nodes += [divisions.pop(name) for name in node.input if name in divisions]
+        nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+    return tuple(smoothed)
 
 
 def channel_factors(scale: Floats, shift: Floats, weight: Floats) -> Floats | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_every_product_with_a_weight_reads_two_pairs_and_no_float_weight(
 def test_logits_equal_the_float_graph_with_factors_rounded_in_numpy(
     exported: OnnxModel, apply, batch: Batch, tmp_path: Path
 ):
-    quantized = apply(exported)
+    quantized = apply(exported, smooth_alpha=None)
     graph = load_graph(quantized.path)
     found = constants(graph)
     by_hand = rounded_in_numpy(load_graph(exported.path), graph, found)
@@ -191,7 +192,10 @@ def test_half_precision_after_it_moves_no_integer(
 
 
 def test_parameters_are_counted_as_before(exported: OnnxModel, apply):
-    assert parameter_counts(apply(exported).path)[0] == parameter_counts(exported.path)[0]
+    assert (
+        parameter_counts(apply(exported, smooth_alpha=None).path)[0]
+        == parameter_counts(exported.path)[0]
+    )
 
 
 def test_report_says_what_is_int8_and_where_it_was_judged(exported: OnnxModel, apply, notes):
@@ -210,16 +214,26 @@ def test_most_sensitive_weights_stay_in_float(exported: OnnxModel, apply, notes,
     assert any(note.startswith("Left in float, the most sensitive") for note in notes)
 
 
-def test_smoothing_leaves_standard_operators_alone(exported: OnnxModel, apply, batch: Batch):
-    quantized = apply(exported, smooth_alpha=0.5)
-    assert {node.domain for node in load_graph(quantized.path).graph.node} == {""}
-    before = exported.predict(batch)
-    assert np.abs(quantized.predict(batch) - before).max() < 0.25 * np.abs(before).max()
+def test_smoothing_adds_multiplications_and_no_pairs(exported: OnnxModel, apply, batch: Batch):
+    counted = [
+        Counter(node.op_type for node in load_graph(apply(exported, **settings).path).graph.node)
+        for settings in ({"smooth_alpha": None}, {"smooth_alpha": 0.8})
+    ]
+    assert counted[1]["Mul"] > counted[0]["Mul"]
+    del counted[0]["Mul"], counted[1]["Mul"]
+    assert counted[0] == counted[1]
 
 
 def test_milder_settings_smooth_and_then_keep_weights_in_float():
-    found = [(item.smooth_alpha, item.keep_sensitive) for item in QuantizeTensorrt().milder()]
-    assert found == [(0.5, 0), (0.5, 1), (0.5, 2), (0.5, 4), (0.5, 8)]
+    kept = [(0.8, count) for count in (1, 2, 4, 8)]
+    found = {
+        alpha: [
+            (item.smooth_alpha, item.keep_sensitive)
+            for item in QuantizeTensorrt(smooth_alpha=alpha).milder()
+        ]
+        for alpha in (0.8, None)
+    }
+    assert found == {0.8: kept, None: [(0.8, 0), *kept]}
 
 
 def test_graph_with_operators_of_onnx_runtime_is_refused(exported_bert: OnnxModel, apply):

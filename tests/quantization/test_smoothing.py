@@ -138,3 +138,27 @@ def test_observed_smoothing_leaves_the_float_graph_what_it_was(make_graph, run_g
     assert smooth_observed_inputs(graph, find_sites(graph), largest, 0.5) == ("w",)
     assert [node.op_type for node in graph.graph.node] == ["Gelu", "Mul", "MatMul"]
     np.testing.assert_allclose(run_graph(graph, x=x), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("together", "values"), [(True, 1), (False, 2)])
+def test_products_of_one_input_read_one_smoothed_value_where_they_should(
+    make_graph, run_graph, together: bool, values: int
+):
+    random = np.random.default_rng(2)
+    channels = np.where(np.arange(16) < 2, 50, 1).astype(np.float32)
+    x = (random.normal(size=(9, 16)) * channels).astype(np.float32)
+    matrices = {name: random.normal(size=(16, 5)).astype(np.float32) for name in ("w", "v")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["x", "v"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    graph = make_graph(nodes, {"x": (TensorProto.FLOAT, None)}, matrices)
+    before = run_graph(graph, x=x)
+    largest = {"x": np.abs(x).max(axis=0)}
+    smoothed = smooth_observed_inputs(graph, find_sites(graph), largest, 0.5, together=together)
+    assert smoothed == ("w", "v")
+    products = [node for node in graph.graph.node if node.op_type == "MatMul"]
+    assert len({node.input[0] for node in products}) == values
+    assert [node.op_type for node in graph.graph.node].count("Mul") == values
+    np.testing.assert_allclose(run_graph(graph, x=x), before, rtol=1e-4, atol=1e-3)
