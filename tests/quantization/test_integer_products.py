@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.quantization.integer_products import KERNELS, find_integer_products
 from compressor.quantization.saturation import exact_product, saturating_product
+from compressor.quantization.sites import find_sites
 from compressor.quantization.split_run import SplitRun
+from compressor.quantization.weight_only import PackedForm, pack_matrices
 
 RANDOM = np.random.default_rng(0)
 K, N, M = 7, 5, 3
@@ -191,6 +193,23 @@ def test_a_convolution_reads_its_filter_channel_by_channel_within_each_position(
     assert product.risk is not None
     assert (product.risk.worst_sum, product.risk.risky_pairs) == (200, 1)
     assert (product.inner, product.columns, product.can_simulate) == (4, 1, False)
+
+
+@pytest.mark.parametrize(("bits", "weights"), [(4, "uint4"), (8, "uint8")])
+def test_packed_weights_are_products_of_integers_where_activations_are_too(
+    make_graph: Callable[..., onnx.ModelProto], bits: int, weights: str
+):
+    weight = RANDOM.normal(size=(K, N)).astype(np.float32)
+    for activations in ("int8", "float"):
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        model = make_graph([node], {"x": (TensorProto.FLOAT, [M, K])}, {"w": weight})
+        form = PackedForm(bits, 16, activations)  # type: ignore[arg-type]
+        pack_matrices(model, find_sites(model), form)
+        found = find_integer_products(model)
+        assert len(found) == (activations == "int8")
+        for product in found:
+            assert (product.activations, product.weights) == ("int8", weights)
+            assert (product.inner, product.columns, product.can_saturate) == (K, N, False)
 
 
 def test_every_kernel_is_compared_with_onnx_runtime():
