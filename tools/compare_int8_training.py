@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from classifier_rows import new_parser, quieten, read_splits
 from numpy.typing import NDArray
 from scipy.special import log_softmax
@@ -42,7 +43,7 @@ ROWS_PER_BATCH = 32
 def main() -> None:
     arguments = read_arguments()
     quieten()
-    training = QuantizeAwareTrain.model_validate(dict(map(setting, arguments.set)))
+    training = QuantizeAwareTrain.model_validate(dict(arguments.set))
     model = load_checkpoint(arguments.checkpoint)
     splits = load_rows(arguments, model)
     compared = {"search": splits["search"], "held out": splits["held out"]}
@@ -168,8 +169,14 @@ def report(
 
 
 def setting(text: str) -> tuple[str, object]:
-    name, _, value = text.partition("=")
-    return name, json.loads(value)
+    """Return name and value of `NAME=VALUE`, the value read as in a recipe."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def read_arguments() -> argparse.Namespace:
@@ -178,7 +185,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=2000, help="more rows, to compare on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     parser.add_argument("--ratio", type=float, help="prune this share of the FLOPs first")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the training")
+    parser.add_argument(
+        "--set", nargs="*", type=setting, default=[], help="NAME=VALUE, settings of the training"
+    )
     return parser.parse_args()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,18 +11,11 @@ import pytest
 
 from compressor.quantization.integer_products import find_integer_products
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "check_avx2.py"
-
 
 @pytest.fixture(scope="module")
-def checking() -> ModuleType:
+def checking(load_script: Callable[[str], ModuleType]) -> ModuleType:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("check_avx2", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_avx2")
 
 
 def test_the_product_that_goes_first_must_saturate_without_vnni(checking: ModuleType):
