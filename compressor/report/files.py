@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import ReportError
+from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION
 from compressor.report.schema import problems
 
@@ -51,8 +51,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
     Keys that a later version of the same schema added are filled with their defaults.
 
-    Raises `ReportError` when the file is missing, is not JSON, has another schema version, or lacks
-    a key or has one of a wrong type (all of them are named).
+    Raises `EnvironmentMismatch` when the file is missing or cannot be read, and `ReportError` when
+    it is not JSON, has another schema version, or lacks a key or has one of a wrong type (all of
+    them are named).
     """
     file = path / REPORT_JSON if path.is_dir() else path
     data = _load(file)
@@ -76,11 +77,13 @@ def _load(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
-        raise ReportError(
+        raise EnvironmentMismatch(
             f"{file}: no such report; give the output directory of a run, or its {REPORT_JSON}"
         ) from error
     except OSError as error:
-        raise ReportError(f"{file}: cannot be read ({error})") from error
+        raise EnvironmentMismatch(
+            f"{file}: cannot be read ({error}); give a {REPORT_JSON} that may be read"
+        ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
         raise ReportError(f"{file}: not JSON ({error}); give the {REPORT_JSON} of a run") from error
 

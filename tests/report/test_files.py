@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressor.errors import ReportError
+from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.report.files import read_report, to_json, write_text
 
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str, compl
 
 
 def test_a_report_that_does_not_exist_is_refused(tmp_path: Path):
-    with pytest.raises(ReportError, match="no such report"):
+    with pytest.raises(EnvironmentMismatch, match="no such report"):
         read_report(tmp_path)
 
 
