@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from compressor.passes._base import PassContext
-from compressor.passes._site_choice import SitePass, listing
+from compressor.passes._sensitive import SensitivePass
+from compressor.passes._site_choice import SitePass
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,14 +23,11 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.rewrite import Activations
     from compressor.quantization.sites import Site
-    from compressor.quantization.tables import Int4Tables
 
 logger = logging.getLogger(__name__)
 
-_KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 
-
-class Int8Pass(SitePass):
+class Int8Pass(SensitivePass, SitePass):
     """A pass that stores the weights of products and embedding tables as int8."""
 
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
@@ -44,13 +42,6 @@ class Int8Pass(SitePass):
         "multiply its weight instead: less error for one more multiplication where it helps; not "
         "after quantize_aware_train, whose weights fit the grid without it",
     )
-    keep_sensitive: int = Field(
-        0,
-        ge=0,
-        description="number of weights that stay in float because they move the logits most for "
-        "each byte that they would save, measured one by one on up to 128 unlabelled rows of the "
-        "calibration split; at least one weight becomes int8, however many are named here",
-    )
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when anything is chosen by its rows."""
@@ -63,9 +54,7 @@ class Int8Pass(SitePass):
             if milder != finest:
                 yield milder
             finest = milder
-        for count in _KEPT_BY_REPAIR:
-            if count > self.keep_sensitive:
-                yield finest.model_copy(update={"keep_sensitive": count})
+        yield from finest._with_more_in_float()
         if self.embeddings:
             yield finest.model_copy(update={"embeddings": False})
 
@@ -103,6 +92,7 @@ class Int8Pass(SitePass):
         """
         from compressor.models.onnx_file import save_graph
         from compressor.models.onnx_model import OnnxModel
+        from compressor.passes._sensitivity import sites_to_keep
         from compressor.quantization.reorder import reorder_inner_channels
         from compressor.quantization.sites import find_sites
         from compressor.quantization.tables import store_sites
@@ -118,7 +108,15 @@ class Int8Pass(SitePass):
                 reordered = reorder_inner_channels(graph, candidates)
             activations = self._activations(graph, candidates, model, context)
             tables = self._int4_tables(candidates)
-            kept = self._most_sensitive(graph, candidates, activations, tables, model, context)
+            kept = sites_to_keep(
+                graph,
+                candidates,
+                self.keep_sensitive,
+                activations=activations,
+                tables=tables,
+                model=model,
+                context=context,
+            )
             chosen = [site for site in candidates if site not in kept]
             self._round(graph, chosen, model, context)
             errors = store_sites(graph, chosen, activations=activations, tables=tables)
@@ -127,36 +125,8 @@ class Int8Pass(SitePass):
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
         self._report(sites, chosen, errors, len(reordered), context)
-        if smoothed is not None:
-            context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
-        if kept:
-            names = listing([site.weight for site in kept])
-            context.note(f"Left in float, the most sensitive for each byte: {names}.")
+        self._report_choices(smoothed, kept, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
-
-    def _most_sensitive(
-        self,
-        graph: ModelProto,
-        sites: list[Site],
-        activations: Activations,
-        tables: Int4Tables,
-        model: OnnxModel,
-        context: PassContext,
-    ) -> tuple[Site, ...]:
-        """Return the sites that stay in float because they cost most for each byte."""
-        if self.keep_sensitive == 0:
-            return ()
-        from compressor.passes._sensitivity import sites_to_keep
-
-        return sites_to_keep(
-            graph,
-            sites,
-            min(self.keep_sensitive, len(sites) - 1),
-            activations=activations,
-            tables=tables,
-            model=model,
-            context=context,
-        )
 
     def _round(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

@@ -25,7 +25,7 @@ from compressor.quantization.sensitivity import (
     weight_bytes,
 )
 from compressor.quantization.sites import Site
-from compressor.quantization.tables import Int4Tables
+from compressor.quantization.tables import NO_INT4, Int4Tables
 
 if TYPE_CHECKING:
     from compressor.tasks import Batch
@@ -40,14 +40,17 @@ def sites_to_keep(
     count: int,
     *,
     activations: Activations | SignedScales,
-    tables: Int4Tables,
+    tables: Int4Tables = NO_INT4,
     model: OnnxModel,
     context: PassContext,
 ) -> tuple[Site, ...]:
     """Return the `count` of `sites` that cost most for each byte, and record what every one costs.
 
-    Raises `ValueError` when the logits are not finite.
+    Without a count nothing is measured, and one site at least is left out. Raises `ValueError` when
+    the logits are not finite.
     """
+    if count == 0:
+        return ()
     batches = calibration_rows(context)
     runner = GraphRunner(model, context.work_dir, batches)
     reference, size = runner.logits(graph), weight_bytes(graph)
@@ -58,7 +61,7 @@ def sites_to_keep(
             rms, flips = runner.change(reference, variant)
             found.append(Sensitivity(site, rms, flips, size - weight_bytes(variant)))
             advance(1, f"logits move by {rms:.2g}, {site.weight}")
-    kept = most_sensitive(found, count)
+    kept = most_sensitive(found, min(count, len(sites) - 1))
     context.record("sensitivity", [_fact(item, kept) for item in found])
     return kept
 

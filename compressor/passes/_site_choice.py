@@ -71,15 +71,19 @@ class WeightPass(OnnxPass):
                 f"the graph is already quantized (it has {', '.join(present)}); remove one of the "
                 f"quantizing passes"
             )
-        opsets = {item.domain: item.version for item in graph.opset_import}
-        opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
-        if opset < _OLDEST_OPSET:
-            raise self._error(
-                f"the graph is of operator set {opset}, which has no integers to quantize to; "
-                f"export it with operator set {_OLDEST_OPSET} or newer"
-            )
+        self._check_operator_set(graph, _OLDEST_OPSET, "integers to quantize to")
         lift_constants(graph)
         return graph
+
+    def _check_operator_set(self, graph: ModelProto, oldest: int, lacking: str) -> None:
+        """Refuse a graph of an operator set before `oldest`, which is `lacking` something."""
+        from compressor.quantization.element_types import opset_version
+
+        if (version := opset_version(graph)) < oldest:
+            raise self._error(
+                f"the graph is of operator set {version}, which has no {lacking}; export it with "
+                f"operator set {oldest} or newer"
+            )
 
     def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
         found = [site for site in sites if self._reason(site) is None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
     from compressor.models.onnx_model import OnnxModel
     from compressor.passes._calibration import Calibration
-    from compressor.quantization.activations import StaticGrid
     from compressor.quantization.observers import ActivationStatistics
     from compressor.quantization.sites import Site
+
+_Chosen = TypeVar("_Chosen")
 
 
 class ObservingPass(WeightPass):
@@ -92,6 +94,21 @@ class ObservingPass(WeightPass):
             watch=ActivationStatistics,
         )
 
+    def _chosen(
+        self, found: Calibration[ActivationStatistics], choose: Callable[..., _Chosen]
+    ) -> dict[str, _Chosen]:
+        """Return what `choose`, such as `static_grid`, makes of each activation by `method`.
+
+        Raises `ValueError` for an activation that was never seen.
+        """
+        chosen = {}
+        for name, statistics in found.statistics.items():
+            try:
+                chosen[name] = choose(statistics, self.method, percentile=self.percentile)
+            except ValueError as error:
+                raise ValueError(f"activations {name} {error}") from error
+        return chosen
+
 
 class CalibratedPass(ObservingPass, Int8Pass):
     """A pass that stores int8 weights and observes activations on calibration rows."""
@@ -111,15 +128,3 @@ class CalibratedPass(ObservingPass, Int8Pass):
         if self.smooth_alpha is None:
             return super()._smooth(graph, sites, model, context)
         return self._smooth_observed(graph, sites, model, context)
-
-    def _grids(self, found: Calibration[ActivationStatistics]) -> dict[str, StaticGrid]:
-        """Return the grid of each activation; raises `ValueError` for one that was never seen."""
-        from compressor.quantization.ranges import static_grid
-
-        grids = {}
-        for name, statistics in found.statistics.items():
-            try:
-                grids[name] = static_grid(statistics, self.method, percentile=self.percentile)
-            except ValueError as error:
-                raise ValueError(f"activations {name} {error}") from error
-        return grids

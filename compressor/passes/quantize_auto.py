@@ -58,13 +58,13 @@ class QuantizeAuto(CalibratedPass):
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> Activations:
         from compressor.passes._race import choose, race
-        from compressor.quantization.ranges import finely_rounded
+        from compressor.quantization.ranges import finely_rounded, static_grid
 
         forms: dict[str, Activations] = {}
         grids, fine = {}, {}
         if not {"static", "mixed"}.isdisjoint(self.forms):
             found = self._observe(graph, sites, model, context)
-            grids = self._grids(found)
+            grids = self._chosen(found, static_grid)
             fine = finely_rounded(graph, found.statistics, grids)
         for form in self.forms:
             if form in ("per_token", "per_tensor"):

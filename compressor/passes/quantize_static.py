@@ -35,8 +35,10 @@ class QuantizeStatic(CalibratedPass):
     def _activations(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> Mapping[str, StaticGrid]:
+        from compressor.quantization.ranges import static_grid
+
         found = self._observe(graph, sites, model, context)
-        grids = self._grids(found)
+        grids = self._chosen(found, static_grid)
         context.note(
             f"Grids of {len(grids)} activations fixed on {found.num_rows} calibration rows "
             f"({self.method})."

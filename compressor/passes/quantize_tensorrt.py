@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from compressor.passes._base import PassContext
-from compressor.passes._site_choice import listing
+from compressor.passes._sensitive import SensitivePass
 from compressor.passes._static import ObservingPass
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
 # Of none and 0.5 to 0.9 the one with the smallest error on MiniLM: activations have one scale for
 # all channels and lose more to large ones than weights, which have one for each column.
 _SMOOTHED = 0.8
 
 
-class QuantizeTensorrt(ObservingPass):
+class QuantizeTensorrt(ObservingPass, SensitivePass):
     """Store the weights of products as int8 behind signed pairs, for TensorRT; without labels.
 
     Embedding tables, residuals, normalisations, GELU, softmax, convolutions and biases stay in
@@ -60,13 +59,6 @@ class QuantizeTensorrt(ObservingPass):
         "difference between channels moves into the weights (a fraction), for one multiplication "
         "of the input; null, not at all",
     )
-    keep_sensitive: int = Field(
-        0,
-        ge=0,
-        description="number of weights that stay in float because they move the logits most for "
-        "each byte that they would save, measured one by one on up to 128 unlabelled rows of the "
-        "calibration split; at least one weight becomes int8, however many are named here",
-    )
 
     def milder(self) -> Iterator[Self]:
         """Yield smoothed activations, then more and more of the most sensitive weights in float."""
@@ -74,9 +66,7 @@ class QuantizeTensorrt(ObservingPass):
         if self.smooth_alpha is None:
             finest = self.model_copy(update={"smooth_alpha": _SMOOTHED})
             yield finest
-        for count in _KEPT_BY_REPAIR:
-            if count > self.keep_sensitive:
-                yield finest.model_copy(update={"keep_sensitive": count})
+        yield from finest._with_more_in_float()
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with its pairs and return it.
@@ -91,6 +81,7 @@ class QuantizeTensorrt(ObservingPass):
         from compressor.models.onnx_file import save_graph
         from compressor.models.onnx_model import OnnxModel
         from compressor.models.provider_options import AS_WRITTEN
+        from compressor.passes._sensitivity import sites_to_keep
         from compressor.quantization.pairs import insert_pairs
         from compressor.quantization.sites import find_sites
 
@@ -104,7 +95,14 @@ class QuantizeTensorrt(ObservingPass):
         try:
             smoothed = self._smooth_observed(graph, candidates, on_cpu, context, together=True)
             scales = self._scales(graph, candidates, on_cpu, context)
-            kept = self._most_sensitive(graph, candidates, scales, on_cpu, context)
+            kept = sites_to_keep(
+                graph,
+                candidates,
+                self.keep_sensitive,
+                activations=scales,
+                model=on_cpu,
+                context=context,
+            )
             chosen = [site for site in candidates if site not in kept]
             insert_pairs(graph, chosen, scales)
         except ValueError as error:
@@ -112,18 +110,13 @@ class QuantizeTensorrt(ObservingPass):
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
         self._report(sites, chosen, context)
-        if smoothed is not None:
-            context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
-        if kept:
-            names = listing([site.weight for site in kept])
-            context.note(f"Left in float, the most sensitive for each byte: {names}.")
+        self._report_choices(smoothed, kept, context)
         if model.provider != "tensorrt":
             context.note(f"Judged on the provider {model.provider}, not on TensorRT.")
         return OnnxModel(path, model.provider, model.threads, model.settings)
 
     def _check_operators(self, graph: ModelProto) -> None:
         """Refuse what TensorRT cannot read, before anything is run."""
-        from compressor.quantization.element_types import opset_version
         from compressor.quantization.pairs import OLDEST_OPSET
 
         foreign = {
@@ -136,11 +129,7 @@ class QuantizeTensorrt(ObservingPass):
                 f"TensorRT cannot read {', '.join(sorted(foreign))}; export the model with "
                 f"export.provider: tensorrt, which leaves such operators out"
             )
-        if (version := opset_version(graph)) < OLDEST_OPSET:
-            raise self._error(
-                f"the graph is of operator set {version}, which has no scales for each column of a "
-                f"weight; export it with operator set {OLDEST_OPSET} or newer"
-            )
+        self._check_operator_set(graph, OLDEST_OPSET, "scales for each column of a weight")
 
     def _reason(self, site: Site) -> str | None:
         if site.kind == "table":
@@ -155,41 +144,12 @@ class QuantizeTensorrt(ObservingPass):
         from compressor.quantization.ranges import signed_scale
 
         found = self._observe(graph, sites, model, context)
-        scales = {}
-        for name, statistics in found.statistics.items():
-            try:
-                scales[name] = signed_scale(statistics, self.method, percentile=self.percentile)
-            except ValueError as error:
-                raise ValueError(f"activations {name} {error}") from error
+        scales = self._chosen(found, signed_scale)
         context.note(
             f"Scales of {len(scales)} activations fixed on {found.num_rows} calibration rows "
             f"({self.method})."
         )
         return SignedScales(scales)
-
-    def _most_sensitive(
-        self,
-        graph: ModelProto,
-        sites: list[Site],
-        scales: SignedScales,
-        model: OnnxModel,
-        context: PassContext,
-    ) -> tuple[Site, ...]:
-        """Return the sites that stay in float because they cost most for each byte."""
-        if self.keep_sensitive == 0:
-            return ()
-        from compressor.passes._sensitivity import sites_to_keep
-        from compressor.quantization.tables import NO_INT4
-
-        return sites_to_keep(
-            graph,
-            sites,
-            min(self.keep_sensitive, len(sites) - 1),
-            activations=scales,
-            tables=NO_INT4,
-            model=model,
-            context=context,
-        )
 
     def _report(self, sites: tuple[Site, ...], chosen: list[Site], context: PassContext) -> None:
         weights = sum(site.num_elements for site in chosen)

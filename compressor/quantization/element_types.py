@@ -16,8 +16,9 @@ _CONTRIB = "com.microsoft"
 
 
 def opset_version(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operator set that a graph uses."""
-    return int(next(item.version for item in model.opset_import if item.domain in _ONNX))
+    """Return the version of the standard operator set that a graph uses, 0 for none."""
+    versions = (item.version for item in model.opset_import if item.domain in _ONNX)
+    return max(versions, default=0)
 
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:

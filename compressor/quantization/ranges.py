@@ -38,15 +38,9 @@ def static_grid(
     Raises `ValueError` when nothing was observed.
     Ref: Wu et al. 2020, arXiv:2004.09602, for percentiles and entropy.
     """
-    if statistics.num_tokens == 0:
-        raise ValueError("were not observed on any calibration row")
-    low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
-    if method == "percentile":
-        low, high = percentile_range(statistics.histogram, low, high, percentile)
-    elif method == "mse":
+    low, high = _range_with_zero(statistics, method, percentile)
+    if method == "mse":
         low, high = least_squares_range(statistics.histogram, low, high)
-    elif method == "entropy":
-        low, high = entropy_range(statistics.histogram, low, high)
     return grid_of(low, high)
 
 
@@ -60,19 +54,27 @@ def signed_scale(
 
     Raises `ValueError` when nothing was observed.
     """
-    if statistics.num_tokens == 0:
-        raise ValueError("were not observed on any calibration row")
-    low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
-    if method == "percentile":
-        low, high = percentile_range(statistics.histogram, low, high, percentile)
-    elif method == "entropy":
-        low, high = entropy_range(statistics.histogram, low, high)
+    low, high = _range_with_zero(statistics, method, percentile)
     farthest = max(-low, high)
     if farthest == 0:
         return 1.0
     if method == "mse":
         farthest = _least_squares_end(statistics.histogram, low, high)
     return farthest / _SIGNED_MAX
+
+
+def _range_with_zero(
+    statistics: ActivationStatistics, method: Method, percentile: float
+) -> tuple[float, float]:
+    """Return the range that `method` cuts; `mse`, which needs a grid, still gets the whole one."""
+    if statistics.num_tokens == 0:
+        raise ValueError("were not observed on any calibration row")
+    low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
+    if method == "percentile":
+        return percentile_range(statistics.histogram, low, high, percentile)
+    if method == "entropy":
+        return entropy_range(statistics.histogram, low, high)
+    return low, high
 
 
 def finely_rounded(

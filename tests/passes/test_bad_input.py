@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,7 +19,6 @@ from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import OnnxPass, discover
 from compressor.passes._base import PassContext
-from compressor.progress import SILENT
 from compressor.tasks import Batch
 
 VOCABULARY, WIDTH, INNER, LABELS = 64, 16, 32, 2
@@ -86,21 +83,6 @@ def make(
 @pytest.fixture(scope="module")
 def model(tiny_bert_dir: Path) -> TorchModel:
     return load_checkpoint(tiny_bert_dir)
-
-
-@pytest.fixture
-def context(model: TorchModel, tmp_path: Path, text_dataset: Dataset) -> PassContext:
-    rows = dataclasses.replace(text_dataset, name="calibration", labels=None)
-    return PassContext(
-        splits={"calibration": rows},
-        load_baseline=lambda: model,
-        device=torch.device("cpu"),
-        seed=0,
-        work_dir=tmp_path / "work",
-        progress=SILENT,
-        note=lambda _: None,
-        load_exported=lambda: model,
-    )
 
 
 @pytest.fixture
