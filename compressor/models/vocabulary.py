@@ -22,6 +22,7 @@ from compressor.models.torch_model import POSITIONS_AFTER_PADDING, TorchModel
 from compressor.tasks import Task
 
 _TOKENIZER = "tokenizer.json"
+_BERT = ("BertNormalizer", "BertPreTokenizer")
 _BESIDE = ("vocab.txt", "added_tokens.json", "special_tokens_map.json")
 
 
@@ -82,6 +83,40 @@ def pieces_that_must_stay(tokenizer: Tokenizer) -> set[int]:
         for piece, index in vocabulary.items()
         if piece in added or len(piece.removeprefix(prefix)) <= 1 or not splits(piece)
     } | {entry["id"] for entry in content["added_tokens"]}
+
+
+def unreachable_pieces(tokenizer: Tokenizer) -> set[int]:
+    """Return the ids of pieces that the tokens of no text contain, added tokens aside.
+
+    A piece is looked up in words, and a word is what BERT's normalizer and splitting at spaces,
+    punctuation and Chinese characters leave. Both leave such a word as it is, and so every part of
+    it; a piece that they change or split is part of none. In `bert-base-uncased` these are
+    `[unused0]` to `[unused993]`, and what continues a word with punctuation or Chinese characters.
+
+    Raises `ValueError` for a tokenizer with another normalizer or another way to split.
+    """
+    content = json.loads(tokenizer.to_str())
+    found = tuple((content[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer"))
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if found != _BERT or normalizer is None or splitter is None:
+        raise ValueError(
+            f"drop: unreachable knows what no text leads to for {' and '.join(_BERT)} alone, and "
+            f"this tokenizer has {found[0]} and {found[1]}; use drop: unused"
+        )
+    prefix: str = content["model"]["continuing_subword_prefix"]
+    added = {entry["content"] for entry in content["added_tokens"]} | {
+        content["model"]["unk_token"]
+    }
+
+    def stays(piece: str) -> bool:
+        inside = piece.startswith(prefix) and piece != prefix
+        # Any letter does for the beginning of the word, as each character is treated by itself.
+        word = "a" + piece.removeprefix(prefix) if inside else piece
+        parts = splitter.pre_tokenize_str(normalizer.normalize_str(word))
+        return [part for part, _ in parts] == [word]
+
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    return {index for piece, index in vocabulary.items() if piece not in added and not stays(piece)}
 
 
 def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:

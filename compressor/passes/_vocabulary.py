@@ -11,7 +11,12 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from compressor.models.torch_model import TorchModel
-from compressor.models.vocabulary import pieces_that_must_stay, plain_tokenizer, trim_vocabulary
+from compressor.models.vocabulary import (
+    pieces_that_must_stay,
+    plain_tokenizer,
+    trim_vocabulary,
+    unreachable_pieces,
+)
 from compressor.passes._base import PassContext
 
 if TYPE_CHECKING:
@@ -21,9 +26,37 @@ _MOST_HELD_OUT = 2000
 _TEXTS_AT_ONCE = 1024
 
 
-def trim_to_texts(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> TorchModel:
+def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> TorchModel:
     """Do what `TrimVocabulary.apply` promises."""
     before = plain_tokenizer(model.preprocessor)
+    if settings.drop == "unreachable":
+        return _trim_to_reachable(model, before, settings.keep, context)
+    return _trim_to_texts(model, before, settings, context)
+
+
+def _trim_to_reachable(
+    model: TorchModel, before: Tokenizer, keep: Sequence[str], context: PassContext
+) -> TorchModel:
+    vocabulary = before.get_vocab()
+    gone = unreachable_pieces(before) - _matching(keep, vocabulary)
+    kept = sorted(set(vocabulary.values()) - gone)
+    rows = model.module.get_input_embeddings().num_embeddings
+    if len(kept) == rows:
+        raise ValueError(
+            f"texts can lead to all {rows:,} pieces, so there is nothing to trim; take drop: "
+            f"unused, or remove this pass"
+        )
+    trimmed = trim_vocabulary(model, kept)
+    context.note(
+        f"{len(kept):,} of {rows:,} pieces stay ({len(kept) / rows:.1%}); no text leads to one of "
+        f"the others, so the tokens of every text stay the same"
+    )
+    return trimmed
+
+
+def _trim_to_texts(
+    model: TorchModel, before: Tokenizer, settings: TrimVocabulary, context: PassContext
+) -> TorchModel:
     stay = pieces_that_must_stay(before) | _matching(settings.keep, before.get_vocab())
     counted, held_out = _texts(settings, context)
     counts: Counter[int] = Counter()

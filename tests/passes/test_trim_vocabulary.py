@@ -369,6 +369,78 @@ def test_settings_that_make_no_sense_are_refused(settings: Any):
         TrimVocabulary.model_validate(settings)
 
 
+ODD = ("[unused0]", "Film", "##!", "##京", "京", "!", "é", "##é", "a b", "don't", "##")
+
+
+def with_odd_pieces(model: TorchModel, *, strip_accents: bool = False) -> TorchModel:
+    """Return the model with pieces more that a text can lead to, and that none can."""
+    pieces = dict.fromkeys((*VOCABULARY, *ODD))
+    tokenizer = tokenizer_with({piece: index for index, piece in enumerate(pieces)})
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=True, strip_accents=strip_accents
+    )
+    model.module.resize_token_embeddings(len(pieces))
+    return TorchModel(model.module, tokenizer, model.task)
+
+
+@pytest.mark.parametrize(
+    ("strip_accents", "reachable"), [(False, {"京", "!", "é", "##é"}), (True, {"京", "!"})]
+)
+def test_only_pieces_that_no_text_leads_to_go_and_no_answer_changes(
+    model: TorchModel,
+    make_context: Any,
+    notes: list[str],
+    strip_accents: bool,
+    reachable: set[str],
+):
+    odd = with_odd_pieces(model, strip_accents=strip_accents)
+    texts = ["A Film !", "caf\u00e9 don't a!b a京b 京", "[unused0] ## Ä§ [MASK]", "".join(PIECES)]
+    tokens, before = [odd.preprocessor.tokenize(text) for text in texts], logits(odd, texts)
+    trimmed = TrimVocabulary(drop="unreachable").apply(odd, make_context())
+    own = trimmed.preprocessor.get_vocab()
+    # A piece of nothing but the prefix looks like one at the beginning of a word, and "#" is split.
+    assert set(own) & set(ODD) == reachable
+    assert set(VOCABULARY) - {"qé"} <= set(own)
+    assert [trimmed.preprocessor.tokenize(text) for text in texts] == tokens
+    np.testing.assert_array_equal(logits(trimmed, texts), before)
+    assert notes[0].startswith(f"{len(own)} of {len({*VOCABULARY, *ODD})} pieces stay")
+    with pytest.raises(ValueError, match=r"lead to all \d+ pieces, .* take drop: unused"):
+        TrimVocabulary(drop="unreachable").apply(trimmed, make_context())
+
+
+def test_a_pattern_keeps_what_no_text_leads_to(model: TorchModel, make_context: Any):
+    settings = TrimVocabulary(drop="unreachable", keep=("[[]unused*",))
+    trimmed = settings.apply(with_odd_pieces(model), make_context())
+    assert set(trimmed.preprocessor.get_vocab()) & {"[unused0]", "Film"} == {"[unused0]"}
+
+
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents"), [(True, None), (False, None), (True, False)]
+)
+def test_what_the_normalizer_leaves_it_leaves_again(lowercase: bool, strip_accents: bool | None):
+    """That a piece which it changes is part of no word rests on this; every character is tried."""
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    left = normalizer.normalize_str("a".join(characters))
+    assert len(left) > 1e6
+    assert normalizer.normalize_str(left).split() == left.split()
+
+
+def test_tokenizers_that_change_texts_otherwise_are_refused(model: TorchModel, make_context: Any):
+    model.preprocessor.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ValueError, match="this tokenizer has Lowercase and BertPreTokenizer; use"):
+        TrimVocabulary(drop="unreachable").apply(model, make_context())
+    assert len(model.module.get_input_embeddings().weight) == len(VOCABULARY) + 3
+
+
+def test_settings_of_counting_have_no_place_where_nothing_is_counted():
+    with pytest.raises(ValidationError, match="min_count: drop: unreachable reads no text"):
+        TrimVocabulary(drop="unreachable", min_count=2)
+    settings = TrimVocabulary(drop="unreachable")
+    assert settings.required_splits() == frozenset()
+    assert not list(settings.milder())
+
+
 def test_vectors_of_texts_whose_tokens_stay_are_the_same_numbers(word_piece_dir: Path):
     model = load_checkpoint(word_piece_dir, task="sentence-embedding")
     texts = texts_of("a good film", "the bad movie")
