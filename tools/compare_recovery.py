@@ -43,6 +43,7 @@ _RECIPE = (
     "batch_size",
     "hidden_weight",
     "sublayer_weight",
+    "label_weight",
     "temperature",
     "join_probability",
     "mask_probability",
@@ -228,6 +229,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--hidden-weight", type=float, default=1.0)
     parser.add_argument("--sublayer-weight", type=float, default=0.0)
+    parser.add_argument("--label-weight", type=float, default=0.0)
     parser.add_argument("--temperature", type=float, default=2.0)
     for change in ("join", "mask", "drop"):
         parser.add_argument(f"--{change}-probability", type=float, default=0.0)

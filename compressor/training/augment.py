@@ -2,7 +2,8 @@
 
 A teacher is so sure of the rows that it was trained on that its answers there say little more than
 a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence that
-lacks a word, it has to weigh, and how it does is what a student can learn. No label is needed.
+lacks a word, it has to weigh, and how it does is what a student can learn. No label is needed;
+where there are some, two joined texts of one class keep theirs.
 
 Ref: hiding words: Tang et al. 2019, arXiv:1903.12136, section 3.2; mixing examples for
 distillation: Liang et al. 2021, arXiv:2011.00593 (there embeddings, here texts).
@@ -20,6 +21,7 @@ import numpy as np
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example
+from compressor.training.batches import UNLABELLED
 from compressor.training.settings import DistillSettings
 
 Settings = TypeVar("Settings", bound=DistillSettings)
@@ -46,13 +48,18 @@ def augmented(
     copies = min(math.ceil(settings.epochs), _MOST_DRAWS)
     random = np.random.default_rng([seed, _STREAM])
     examples: list[Example] = []
+    partners: list[int] = []
     for _ in range(copies):
-        for example in dataset.examples:
-            other = dataset.examples[random.integers(len(dataset))]
-            examples.append(
-                _changed(_joined(example, other, settings, random), settings, mask, random)
-            )
-    labels = None if dataset.labels is None else np.tile(dataset.labels, copies)
+        for row, example in enumerate(dataset.examples):
+            other = int(random.integers(len(dataset)))
+            joined = _joined(example, dataset.examples[other], settings, random)
+            partners.append(row if joined is example else other)
+            examples.append(_changed(joined, settings, mask, random))
+    labels = None
+    if dataset.labels is not None:
+        own = np.tile(dataset.labels, copies)
+        # Two texts of different classes are one text of neither.
+        labels = np.where(own == dataset.labels[partners], own, UNLABELLED)
     return (
         replace(
             dataset,

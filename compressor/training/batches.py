@@ -16,7 +16,7 @@ from compressor.tasks import Example
 
 # Batches are sorted by length inside a pool of this many, and shuffled again.
 _BATCHES_PER_POOL = 16
-_UNLABELLED = -100  # PyTorch's ignore_index
+UNLABELLED = -100  # PyTorch's ignore_index
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def training_loader(
             "rows": torch.tensor(rows),
         }
 
-    labels = np.full(len(dataset), _UNLABELLED) if dataset.labels is None else dataset.labels
+    labels = np.full(len(dataset), UNLABELLED) if dataset.labels is None else dataset.labels
     lengths = [length_of(example) for example in dataset.examples]
     return DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressor.training.batches import UNLABELLED
+
 # Attention probabilities below this count as this: dropout leaves zeros, whose logarithm is not.
 _SMALLEST_PROBABILITY = 1e-6
 
@@ -21,9 +23,11 @@ _SMALLEST_PROBABILITY = 1e-6
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of `logits` against the class ids `labels`.
 
-    `logits` has shape `(batch, num_labels)`, `labels` `(batch,)`.
+    `logits` has shape `(batch, num_labels)`, `labels` `(batch,)`. Rows whose label is -100 have
+    none and do not count; without any other the loss is 0.
     """
-    return functional.cross_entropy(_precise(logits), labels)
+    total = functional.cross_entropy(_precise(logits), labels, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp(min=1)
 
 
 def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

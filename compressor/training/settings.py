@@ -150,7 +150,8 @@ class DistillSettings(TrainingSettings):
         default=0.0,
         ge=0,
         le=1e6,
-        description="weight of cross-entropy on labels; 0 needs no labels",
+        description="weight of cross-entropy on labels; texts that were joined across classes have "
+        "none; 0 needs no labels",
     )
 
     join_probability: float = Field(
@@ -192,15 +193,6 @@ class DistillSettings(TrainingSettings):
             raise ValueError(
                 "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
                 "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _labels_stay_true(self) -> Self:
-        if self.join_probability and self.label_weight:
-            raise ValueError(
-                "join_probability makes texts that no label belongs to; set label_weight to 0, the "
-                "teacher's answers take its place, or leave join_probability out"
             )
         return self
 

@@ -79,7 +79,9 @@ def test_each_epoch_has_texts_of_its_own_and_takes_as_many_steps(
     assert total_steps(len(found), fitting) == total_steps(48, settings)
     assert text_dataset.labels is not None
     assert found.labels is not None
-    assert found.labels.tolist() == 3 * text_dataset.labels.tolist()
+    kept = found.labels != -100
+    assert 0 < kept.sum() < len(found)
+    assert (found.labels == np.tile(text_dataset.labels, 3))[kept].all()
     assert found.rows.tolist() == 3 * list(range(48))
     many, _ = augmented(
         tiny_bert, tiny_bert, text_dataset, settings.model_copy(update={"epochs": 500.0}), seed=0
@@ -117,7 +119,20 @@ def test_other_mask_tokens_are_refused(tiny_bert: TorchModel, text_dataset: Data
         augmented(tiny_bert, teacher, text_dataset, settings, seed=0)
 
 
-def test_joined_texts_have_no_label():
-    with pytest.raises(ValueError, match="makes texts that no label belongs to"):
-        DistillSettings(join_probability=0.5, label_weight=1)
-    DistillSettings(mask_probability=0.5, label_weight=1)
+def test_joined_texts_keep_the_label_that_both_have_and_no_other(tiny_bert: TorchModel):
+    texts = tuple(f"text {index}" for index in range(60))  # of the class `index % 2`
+    dataset = dataset_of(*texts)
+    settings = DistillSettings(epochs=2, join_probability=0.5, label_weight=1)
+    found = augmented(tiny_bert, tiny_bert, dataset, settings, seed=0)[0]
+    assert found.labels is not None
+    seen = set()
+    for text, label in zip(found.examples, found.labels, strict=True):
+        classes = {int(word) % 2 for word in str(text).split() if word != "text"}
+        assert label == (classes.pop() if len(classes) == 1 else -100)
+        seen.add((str(text).count("text"), int(label)))
+    assert seen == {(1, 0), (1, 1), (2, 0), (2, 1), (2, -100)}
+
+
+def test_without_labels_joined_texts_have_none(tiny_bert: TorchModel):
+    dataset = replace(dataset_of("a", "b"), labels=None)
+    assert changed(tiny_bert, dataset, join_probability=0.5).labels is None

@@ -23,6 +23,17 @@ def test_task_loss_is_the_mean_negative_log_probability_of_the_label():
     assert task_loss(logits, torch.tensor([1, 0])).item() == pytest.approx(expected)
 
 
+def test_rows_without_a_label_do_not_count():
+    logits = torch.tensor([[1.0, 2.0], [0.0, 3.0], [5.0, 1.0]], requires_grad=True)
+    some = task_loss(logits, torch.tensor([1, -100, -100]))
+    assert some.item() == pytest.approx(task_loss(logits[:1], torch.tensor([1])).item())
+    none = task_loss(logits, torch.tensor([-100, -100, -100]))
+    none.backward()
+    assert none.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
 def test_logits_kl_of_equal_distributions_is_zero():
     logits = torch.tensor([[1.0, 2.0, 3.0]])
 
