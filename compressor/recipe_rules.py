@@ -136,6 +136,11 @@ def _storing_conflicts(
                 f"rescales the weights that {_TRAIN_FOR_INT8} put on int8 grids, so they would be "
                 f"rounded once more; leave {name} out",
             )
+    if storing.get("once_per_text") == "int4":
+        yield Mistake(
+            ("passes", place, "once_per_text"),
+            f"stores in 4 bits what {_TRAIN_FOR_INT8} put on int8 grids; leave once_per_text out",
+        )
     for name, condition in _AGREED.items():
         if name not in storing or name not in training:
             continue

@@ -58,3 +58,13 @@ def test_half_precision_may_follow_signed_pairs_and_nothing_else(
     }
     found = find_conflicts(data, discover())
     assert {mistake.path for mistake in found} == {("passes", place, "kind") for place in places}
+
+
+def test_four_bits_for_what_was_trained_in_eight_are_a_mistake() -> None:
+    storing = {"kind": "quantize_dynamic", "once_per_text": "int4"}
+    data = {"passes": [{"kind": "quantize_aware_train"}, storing]}
+    [mistake] = find_conflicts(data, discover())
+    assert mistake.path == ("passes", 1, "once_per_text")
+    assert mistake.message.endswith(
+        "quantize_aware_train put on int8 grids; leave once_per_text out"
+    )

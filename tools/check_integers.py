@@ -3,11 +3,11 @@
 Builds tiny random checkpoints of the supported architectures with heavy-tailed weights and odd
 sizes, every third one pruned unevenly and every third one alike in all layers, stores each in every
 form that ships (one scale per token, per tensor, grids fixed by calibration or where they are fine,
-smoothed, with weights left in float, int4 tables, packed weights, after training for int8), and
-compares every integer product of the graph that ONNX Runtime makes of the file, and every row of
-the embedding tables, bit for bit. Each product also gets integers that overflow 16 bits where any
-can; by simulation they must not on CPUs without VNNI. Checkpoints on the command line are checked
-too. Exits with 1 when a number is wrong.
+smoothed, with weights left in float, int4 tables with and without refined rows, packed weights,
+after training for int8), and compares every integer product of the graph that ONNX Runtime makes of
+the file, and every row of the embedding tables, bit for bit. Each product also gets integers that
+overflow 16 bits where any can; by simulation they must not on CPUs without VNNI. Checkpoints on the
+command line are checked too. Exits with 1 when a number is wrong.
 
 Usage: tools/check_integers.py [CHECKPOINT ...] [--random N]
 """
@@ -56,6 +56,9 @@ SMALL = {"min_elements": 0}
 FORMS: dict[str, SitePass] = {
     "per_token": QuantizeDynamic.model_validate(SMALL),
     "per_token, int4 tables": QuantizeDynamic.model_validate({**SMALL, "embeddings": "int4"}),
+    "per_token, 4 bits where few": QuantizeDynamic.model_validate(
+        {**SMALL, "embeddings": "int4", "refined_rows": 9, "once_per_text": "int4"}
+    ),
     "per_token, smooth": QuantizeDynamic.model_validate({**SMALL, "smooth": True}),
     "per_token, gptq": QuantizeDynamic.model_validate({**SMALL, "rounding": "gptq"}),
     "per_token, 2 in float": QuantizeDynamic.model_validate({**SMALL, "keep_sensitive": 2}),
@@ -130,7 +133,7 @@ def main() -> int:
             numbers = sum(item.compared for item in checks)
             wrong, compared = wrong + wrong_here, compared + numbers
             print(
-                f"{name:24} {form:22} {numbers:12,} numbers in {len(checks):2} nodes: "
+                f"{name:24} {form:28} {numbers:12,} numbers in {len(checks):2} nodes: "
                 f"{describe(checks)}",
                 flush=True,
             )

@@ -34,7 +34,6 @@ from compare_int8 import (
     predict,
     read_rows,
     read_texts,
-    spread,
     time_in_turns,
     timed_inputs,
 )
@@ -51,12 +50,16 @@ from compressor.passes.quantize_weights import QuantizeWeights
 INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
 BITS = {"kind": "quantize_weights", "rows": CALIBRATION_ROWS}
 GPTQ = {"rounding": "gptq"}
+REFINED = {"embeddings": "int4", "refined_rows": 750}
 FORMS: dict[str, dict[str, object]] = {
     "int8, float tables": {**INT8, "embeddings": False},
     "int8": INT8,
     "int8, gptq": {**INT8, **GPTQ},
     "int8, biases corrected": {**INT8, "bias_correction": True},
     "int8, int4 tables": {**INT8, "embeddings": "int4"},
+    "int8, int4 once per text": {**INT8, "once_per_text": "int4"},
+    "int8, int4 tables, 750 rows": {**INT8, **REFINED},
+    "the same, int4 once per text": {**INT8, **REFINED, "once_per_text": "int4"},
     "8 bits": {**BITS, "bits": 8},
     "4 bits, float tables": {**BITS, "embeddings": False},
     "4 bits": BITS,
@@ -76,9 +79,7 @@ PASSES: dict[str, type[SitePass]] = {
 def main() -> int:
     arguments = read_arguments()
     texts, labels = read_rows(arguments.data, arguments.text, arguments.label, arguments.rows)
-    calibration = spread(
-        read_texts(arguments.calibration, arguments.calibration_text), CALIBRATION_ROWS
-    )
+    calibration = read_texts(arguments.calibration, arguments.calibration_text)
     model = load_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(model, calibration, Path(folder))
@@ -133,15 +134,13 @@ def print_table(
     timings: Sequence[Mapping[str, NDArray[np.float64]]],
 ) -> None:
     first = next(iter(models))
-    print(
-        "model                           bytes  accuracy  changed  logit RMS  speed, batch 1    32"
-    )
+    print(f"{'model':28} {'bytes':>10}  accuracy  changed  logit RMS  speed, batch 1    32")
     for name, model in models.items():
         answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
         error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
         speeds = [float(np.median(item[first] / item[name])) for item in timings]
         print(
-            f"{name:26} {model.size().bytes_on_disk:10,}  {np.mean(answers == labels):8.2%}"
+            f"{name:28} {model.size().bytes_on_disk:10,}  {np.mean(answers == labels):8.2%}"
             f"  {np.sum(answers != expected):7}  {error:9.4f}  {speeds[0]:14.2f}  {speeds[1]:4.2f}"
         )
 

@@ -123,7 +123,8 @@ def parameter_counts(path: Path) -> tuple[int, int]:
       one element alone is a constant of the computation, such as 1 / sqrt(head width);
     - int8 and uint8 tensors count, except zero points. An element is zero when it equals its zero
       point (0 where the operator was given none), because that is what it stands for;
-    - bytes that hold several integers count as that many (`packed_weights.py`);
+    - bytes that hold several integers count as that many (`packed_weights.py`), and a table that
+      refines the rows of another not at all;
     - wider integers and booleans are shapes, positions and indices, and do not count.
 
     So the count does not change when a model is quantized or converted to fp16.
@@ -138,6 +139,7 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     for stored in packed.values():
         scales |= {_before_casts(stored.scales, graph), stored.zero_points}
     skipped = scales | set(zero_points.values())
+    skipped |= {name for name, stored in packed.items() if stored.refines}
     parameters = nonzero = 0
     for tensor in constants:
         weight = values[tensor.name]

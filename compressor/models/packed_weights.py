@@ -6,6 +6,7 @@ operator that reads it does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ class PackedWeight:
 
     Rows are those of a table, or the output columns of a product. `block_size` neighbours in a row
     share one entry of `scales` and of `zero_points`, which are names; without zero points, the
-    middle of the range stands for 0.
+    middle of the range stands for 0. One that `refines` has further digits of another table's rows
+    and no weights of its own (`quantization/tables.py`).
     """
 
     bits: int
@@ -35,6 +37,7 @@ class PackedWeight:
     block_size: int
     scales: str
     zero_points: str
+    refines: bool = False
 
     @property
     def num_elements(self) -> int:
@@ -61,6 +64,7 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
+    producers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type not in _INPUTS:
             continue
@@ -72,13 +76,24 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
             continue
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         bits = int(attributes.get("bits", 4))
+        refines = False
         if node.op_type == "MatMulNBits":
             rows, width = int(attributes["N"]), int(attributes["K"])
         else:
             rows, width = tensor.dims[0], tensor.dims[-1] * 8 // bits
+            refines = _is_looked_up(node.input[1], producers, tensors)
         block_size = int(attributes.get("block_size", 128))
-        found[weight] = PackedWeight(bits, rows, width, block_size, scales, zero_points)
+        found[weight] = PackedWeight(bits, rows, width, block_size, scales, zero_points, refines)
     return found
+
+
+def _is_looked_up(
+    index: str, producers: Mapping[str, onnx.NodeProto], tensors: Mapping[str, onnx.TensorProto]
+) -> bool:
+    """Return whether an index comes out of a constant itself, converted to another type."""
+    cast = producers.get(index)
+    lookup = producers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    return lookup is not None and lookup.op_type == "Gather" and lookup.input[0] in tensors
 
 
 def pack(values: Bytes, bits: int) -> Bytes:

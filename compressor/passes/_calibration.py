@@ -79,7 +79,9 @@ def calibrate(
             for batch in unpadded(read.task.encode(read.preprocessor, chunk)):
                 feed = {name: value for name, value in batch.items() if name in wanted}
                 computed = [name for name in values if name not in feed]
-                found = dict(zip(computed, session.run(computed, feed), strict=True))
+                # Without names, ONNX Runtime would compute and give all outputs.
+                results = session.run(computed, feed) if computed else []
+                found = dict(zip(computed, results, strict=True))
                 for name, watched in statistics.items():
                     _update(watched, name, {**feed, **found}[name])
             advance(len(chunk))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from compressor.passes._base import PassContext
 from compressor.passes._sensitive import SensitivePass
-from compressor.passes._site_choice import SitePass
+from compressor.passes._site_choice import SitePass, listing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.rewrite import Activations
     from compressor.quantization.sites import Site
+
+_BLOCK = 128  # weights of a column that share a scale
+_ROWS_TO_COUNT = 8  # calibration rows that show which matrices multiply one token alone
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +46,24 @@ class Int8Pass(SensitivePass, SitePass):
         "after quantize_aware_train, whose weights fit the grid without it",
     )
 
+    once_per_text: Literal["int8", "int4"] = Field(
+        "int8",
+        description="how matrices are stored that multiply one token of a text alone, as most of "
+        "those of a classifier's last layer do: int4, with 128 weights of a column to a scale and "
+        "rounded by what the products change on `rows` of the calibration split, takes half the "
+        "bytes, where there is next to no arithmetic to save",
+    )
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when anything is chosen by its rows."""
-        return super().required_splits() | ({"calibration"} if self.keep_sensitive else set())
+        reads = self.keep_sensitive > 0 or self.once_per_text == "int4"
+        return super().required_splits() | ({"calibration"} if reads else set())
 
     def milder(self) -> Iterator[Self]:
-        """Yield int8 tables, finer activations, then sensitive weights and tables in float."""
+        """Yield all in int8, finer activations, then sensitive weights and tables in float."""
         finest = self
-        for milder in (self._without_int4(), self._without_int4()._finest()):
+        int8 = self._without_int4().model_copy(update={"once_per_text": "int8"})
+        for milder in (self._without_int4(), int8, int8._finest()):
             if milder != finest:
                 yield milder
             finest = milder
@@ -107,7 +120,7 @@ class Int8Pass(SensitivePass, SitePass):
             with context.progress.bar("ordering channels", None):
                 reordered = reorder_inner_channels(graph, candidates)
             activations = self._activations(graph, candidates, model, context)
-            tables = self._int4_tables(candidates)
+            tables = self._int4_tables(graph, candidates, model, context)
             kept = sites_to_keep(
                 graph,
                 candidates,
@@ -118,20 +131,52 @@ class Int8Pass(SensitivePass, SitePass):
                 context=context,
             )
             chosen = [site for site in candidates if site not in kept]
+            packed = self._pack_once_per_text(graph, chosen, model, context)
+            chosen = [site for site in chosen if site.weight not in packed]
             self._round(graph, chosen, model, context)
             errors = store_sites(graph, chosen, activations=activations, tables=tables)
         except ValueError as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
+        if packed:
+            context.note(f"In int4, as they multiply one token of a text: {listing(list(packed))}.")
         self._report(sites, chosen, errors, len(reordered), context)
         self._report_choices(smoothed, kept, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
+    def _pack_once_per_text(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> dict[str, float]:
+        """Store what multiplies one token of a text as int4, and return each one's error."""
+        if self.once_per_text != "int4":
+            return {}
+        from compressor.passes._rounding import Rounding, round_to_blocks
+        from compressor.passes._rows_seen import once_per_text_sites
+        from compressor.quantization.weight_only import PackedForm, pack_matrices
+
+        found = once_per_text_sites(
+            graph, sites, num_rows=_ROWS_TO_COUNT, model=model, context=context
+        )
+        if not found:
+            context.note("Nothing multiplies one token of a text alone, so once_per_text is moot.")
+            return {}
+        form = PackedForm(4, _BLOCK, "int8")
+        rounded = round_to_blocks(
+            graph,
+            found,
+            Rounding("gptq", self.bias_correction, self.rows),
+            bits=form.bits,
+            block_size=form.block_size,
+            model=model,
+            context=context,
+        )
+        return pack_matrices(graph, found, form, chosen=rounded)
+
     def _round(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> None:
-        if self._reads_rows():
+        if self._rounds_by_rows():
             from compressor.passes._rounding import round_to_int8
 
             round_to_int8(graph, sites, self._rounding(), model=model, context=context)

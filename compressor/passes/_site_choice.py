@@ -6,7 +6,7 @@ from collections import defaultdict
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.errors import PassError
 from compressor.passes._base import OnnxPass, PassContext
@@ -132,6 +132,13 @@ class SitePass(WeightPass):
     embedding_block: BlockSize = Field(
         32, description="weights of an int4 table's row that share one scale"
     )
+    refined_rows: int = Field(
+        0,
+        ge=0,
+        description="rows of each int4 table, those that texts of the calibration split look up "
+        "most often, that get four bits more: a thousand pieces are most of what a text is made of "
+        "(of `rows` of them, or of 10,000 where the split has as many)",
+    )
     rounding: Literal["nearest", "gptq"] = Field(
         "nearest",
         description="how a weight of a product becomes an integer: the nearest, or the one that "
@@ -145,15 +152,17 @@ class SitePass(WeightPass):
     rows: int = Field(
         512,
         gt=0,
-        description="calibration rows, at most, that rounding gptq and bias_correction read, at "
-        "their real lengths and without padding; memory does not grow with them",
+        description="calibration rows, at most, that rounding gptq, bias_correction and "
+        "refined_rows read, at their real lengths and without padding; memory does not grow with "
+        "them",
     )
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when anything is chosen by its rows."""
-        return frozenset({"calibration"} if self._reads_rows() else ())
+        reads = self._rounds_by_rows() or self.refined_rows > 0
+        return frozenset({"calibration"} if reads else ())
 
-    def _reads_rows(self) -> bool:
+    def _rounds_by_rows(self) -> bool:
         return self.rounding != "nearest" or self.bias_correction
 
     def _rounding(self) -> Rounding:
@@ -161,19 +170,38 @@ class SitePass(WeightPass):
 
         return Rounding(self.rounding, self.bias_correction, self.rows)
 
-    def _int4_tables(self, sites: list[Site]) -> Int4Tables:
-        from compressor.quantization.tables import Int4Tables, reasons_against_int4
+    def _int4_tables(
+        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+    ) -> Int4Tables:
+        from compressor.quantization.tables import NO_INT4, Int4Tables, reasons_against_int4
 
         if self.embeddings != "int4":
-            return Int4Tables()
-        tables = {site.weight for site in sites if site.kind == "table"}
-        return Int4Tables(
-            frozenset(tables - reasons_against_int4(sites).keys()), self.embedding_block
-        )
+            return NO_INT4
+        reasons = reasons_against_int4(sites)
+        tables = [site for site in sites if site.kind == "table" and site.weight not in reasons]
+        refined = {}
+        if self.refined_rows:
+            from compressor.passes._rows_seen import frequent_rows
+
+            refined = frequent_rows(
+                graph, tables, self.refined_rows, num_rows=self.rows, model=model, context=context
+            )
+        weights = frozenset(site.weight for site in tables)
+        return Int4Tables(weights, self.embedding_block, refined)
 
     def _without_int4(self) -> Self:
         """Return these settings with int4 tables, which lose the most, in int8."""
-        return self.model_copy(update={"embeddings": self.embeddings and "int8"})
+        update = {"embeddings": self.embeddings and "int8", "refined_rows": 0}
+        return self.model_copy(update=update)
+
+    @model_validator(mode="after")
+    def _refines_int4_tables(self) -> Self:
+        if self.refined_rows and self.embeddings != "int4":
+            raise ValueError(
+                f"refined_rows: {self.refined_rows} is for int4 tables; write embeddings: int4, or "
+                f"leave it out"
+            )
+        return self
 
     def _reason(self, site: Site) -> str | None:
         """Return why `site` stays in float, None when it becomes an integer."""
@@ -190,9 +218,12 @@ class SitePass(WeightPass):
         from compressor.quantization.tables import reasons_against_int4
 
         for name, error in int4_errors.items():
+            finer = f", its {self.refined_rows:,} most frequent rows in two steps" * bool(
+                self.refined_rows
+            )
             context.note(
-                f"{name} holds int4 weights, {self.embedding_block} to a scale; rounding moves "
-                f"them by {100 * error:.1f}% (root mean square)."
+                f"{name} holds int4 weights, {self.embedding_block} to a scale{finer}; rounding "
+                f"moves them by {100 * error:.1f}% (root mean square)."
             )
         for name, reason in reasons_against_int4(chosen).items():
             context.note(f"{name} is int8 and not int4: {reason}.")

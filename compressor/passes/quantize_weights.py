@@ -65,7 +65,7 @@ class QuantizeWeights(SitePass):
     def milder(self) -> Iterator[Self]:
         """Yield int8 tables, float activations, small blocks, 8 bits, and tables in float."""
         steps: tuple[dict[str, object], ...] = (
-            {"embeddings": self.embeddings and "int8"},
+            {"embeddings": self.embeddings and "int8", "refined_rows": 0},
             {"activations": "float"} if self.bits == 4 else {},
             {"block_size": 16},
             {"bits": 8, "activations": "int8"},
@@ -99,10 +99,10 @@ class QuantizeWeights(SitePass):
         matrices = [site for site in chosen if site.kind == "matrix"]
         tables = [site for site in chosen if site.kind == "table"]
         try:
+            int4 = self._int4_tables(graph, tables, model, context)
             form = PackedForm(self.bits, self.block_size, self.activations)
             rounded = self._round(graph, matrices, model, context)
             errors = pack_matrices(graph, matrices, form, chosen=rounded)
-            int4 = self._int4_tables(tables)
             lost = store_sites(graph, tables, activations="per_token", tables=int4)
         except ValueError as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
@@ -114,7 +114,7 @@ class QuantizeWeights(SitePass):
     def _round(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> dict[str, Blocks]:
-        if not self._reads_rows():
+        if not self._rounds_by_rows():
             return {}
         from compressor.passes._rounding import round_to_blocks
 

@@ -93,10 +93,10 @@ def quantize_blocks(
     return Blocks(np.concatenate(values), scales, bits, block_size)
 
 
-def relative_error(matrix: Floats, blocks: Blocks) -> float:
-    """Return the root mean square of what is lost, over that of `matrix`."""
+def relative_error(matrix: Floats, restored: Floats) -> float:
+    """Return the root mean square of what `restored` lost, over that of `matrix`."""
     total = float(np.sum(np.square(matrix, dtype=np.float64)))
-    lost = float(np.sum(np.square(matrix - blocks.restored(), dtype=np.float64)))
+    lost = float(np.sum(np.square(matrix - restored, dtype=np.float64)))
     return float(np.sqrt(lost / total)) if total else 0.0
 
 

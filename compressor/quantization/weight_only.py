@@ -67,7 +67,7 @@ def pack_matrices(
         blocks = (chosen or {}).get(site.weight)
         if blocks is None:
             blocks = _nearest(site.weight, columns, form)
-        errors[site.weight] = relative_error(columns, blocks)
+        errors[site.weight] = relative_error(columns, blocks.restored())
         names = _store(model, tensors, site.weight, blocks)
         for use in uses[site.weight]:
             node = _product(use, names, columns.shape, form)

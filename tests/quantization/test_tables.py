@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -17,8 +19,8 @@ def lookup(table: str = "w", output: str = "y", **attributes: int):
     return helper.make_node("Gather", [table, "ids"], [output], name=output, **attributes)
 
 
-def store(model, *names: str, block_size: int = 16) -> dict[str, float]:
-    tables = Int4Tables(frozenset(names), block_size)
+def store(model, *names: str, block_size: int = 16, refined: Any = None) -> dict[str, float]:
+    tables = Int4Tables(frozenset(names), block_size, refined or {})
     return store_sites(model, find_sites(model), activations="per_token", tables=tables)
 
 
@@ -32,6 +34,41 @@ def test_lookup_gives_the_rows_that_the_integers_stand_for(
     store(graph, "w", block_size=block_size)
     expected = quantize_blocks(table, bits=4, block_size=block_size).restored()[IDS]
     np.testing.assert_allclose(run_graph(graph, ids=IDS), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [(6,), (3, 0), tuple(range(7))])
+@pytest.mark.parametrize("width", [16, 40])
+def test_refined_rows_come_out_in_two_steps_and_others_in_one(
+    make_graph, run_graph, rows: tuple[int, ...], width: int
+):
+    table = RANDOM.normal(size=(7, width)).astype(np.float32)
+    graph = make_graph([lookup()], INDICES, {"w": table})
+    [error] = store(graph, "w", refined={"w": np.array(rows)}).values()
+    expected = quantize_blocks(table, bits=4, block_size=16).restored()
+    lost = table[list(rows)] - expected[list(rows)]
+    expected[list(rows)] += quantize_blocks(lost, bits=4, block_size=16).restored()
+    found = run_graph(graph, ids=np.arange(7))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    errors = np.abs(found - table).max(axis=1)
+    assert errors[list(rows)].max() < 0.2 * np.abs(lost).max()
+    assert error == pytest.approx(np.linalg.norm(found - table) / np.linalg.norm(table), rel=1e-4)
+    np.testing.assert_allclose(run_graph(graph, ids=IDS), expected[IDS], rtol=1e-5, atol=1e-6)
+
+
+def test_more_refined_rows_than_16_bits_can_point_at(make_graph, run_graph):
+    table = RANDOM.normal(size=(33_000, 16)).astype(np.float32)
+    graph = make_graph([lookup()], INDICES, {"w": table})
+    store(graph, "w", refined={"w": np.arange(33_000)[::-1]})
+    assert np.abs(run_graph(graph, ids=IDS) - table[IDS]).max() < 0.03
+
+
+def test_no_rows_to_refine_need_no_second_table(make_graph):
+    plain, refined = (
+        make_graph([lookup()], INDICES, {"w": np.ones((7, 16), np.float32)}) for _ in range(2)
+    )
+    store(plain, "w")
+    store(refined, "w", refined={"w": np.array([], np.int64)})
+    assert refined == plain
 
 
 def test_two_weights_take_a_byte_and_the_floats_are_gone(make_graph):

@@ -1,0 +1,102 @@
+"""Four bits where texts notice least: rare rows of tables, and what multiplies one token alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from pydantic import ValidationError
+
+from compressor.data import Dataset
+from compressor.models.onnx_file import load_graph
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.torch_model import TorchModel
+from compressor.passes import PassContext
+from compressor.passes.quantize_dynamic import QuantizeDynamic
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+
+
+@pytest.fixture
+def apply(context: PassContext) -> Callable[..., OnnxModel]:
+    def run(model: OnnxModel, **settings: object) -> OnnxModel:
+        return QuantizeDynamic(**{"min_elements": 0, **settings}).apply(model, context)
+
+    return run
+
+
+def stored(model: OnnxModel, ending: str) -> set[str]:
+    names = [item.name for item in load_graph(model.path).graph.initializer]
+    return {name.removesuffix(ending) for name in names if name.endswith(ending)}
+
+
+def test_rows_that_texts_look_up_most_are_refined_and_no_parameters_are_added(
+    exported: OnnxModel, apply, notes: list[str], unlabelled: Dataset, tiny_bert: TorchModel
+):
+    counts: Counter[int] = Counter()
+    for ids in tiny_bert.preprocessor(list(unlabelled.examples))["input_ids"]:
+        counts.update(ids)
+    # The words alone, whose indices are an input and not computed.
+    settings = {"embeddings": "int4", "embedding_block": 16, "exclude": ("*position*",)}
+    size = apply(exported, **settings).size()
+    finer = apply(exported, refined_rows=5, **settings)
+    tensors = {item.name: item for item in load_graph(finer.path).graph.initializer}
+    places = numpy_helper.to_array(tensors[f"{WORDS}_place"])
+    assert set(np.flatnonzero(places < 5)) == {row for row, _ in counts.most_common(5)}
+    assert tensors[f"{WORDS}_rest_int4"].dims[0] == 6  # and one of zeros
+    assert finer.size().parameters == size.parameters
+    assert finer.size().nonzero_parameters == size.nonzero_parameters
+    assert any(f"{WORDS} holds int4 weights, 16 to a scale, its 5 most" in note for note in notes)
+    with pytest.raises(ValidationError, match="refined_rows: 5 is for int4 tables"):
+        QuantizeDynamic(refined_rows=5)
+    assert QuantizeDynamic(embeddings="int4", refined_rows=5).required_splits() == {"calibration"}
+
+
+def test_what_multiplies_one_token_of_a_text_is_int4_and_the_rest_int8(
+    exported: OnnxModel, apply, notes: list[str], tiny_bert: TorchModel, text_dataset: Dataset
+):
+    plain = apply(exported)  # of which the next one takes the place
+    size, int8 = plain.size(), stored(plain, "_int8")
+    packed = apply(exported, once_per_text="int4")
+    last = "bert.encoder.layer.1"
+    # The classifier reads the first token alone, and so do these; keys and values take them all.
+    once = {
+        f"{last}.attention.self.query.weight",
+        f"{last}.attention.output.dense.weight",
+        f"{last}.intermediate.dense.weight",
+        f"{last}.output.dense.weight",
+        "bert.pooler.dense.weight",
+        "classifier.weight",
+    }
+    assert stored(packed, "_int4") == once
+    assert stored(packed, "_int8") == int8 - once
+    [note] = [note for note in notes if note.startswith("In int4, as they multiply one token")]
+    assert all(name in note for name in once)
+    assert packed.size().parameters == size.parameters
+    batch = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
+    expected = exported.predict(batch)
+    assert np.abs(packed.predict(batch) - expected).max() < 0.3 * np.abs(expected).max()
+
+
+def test_without_anything_that_multiplies_one_token_all_is_int8(
+    exported: OnnxModel, apply, notes: list[str]
+):
+    settings = {"exclude": ("*layer.1*", "*pooler*", "classifier*")}
+    plain = stored(apply(exported, **settings), "_int8")
+    packed = apply(exported, once_per_text="int4", **settings)
+    assert stored(packed, "_int8") == plain
+    assert not stored(packed, "_int4")
+    assert "Nothing multiplies one token of a text alone, so once_per_text is moot." in notes
+
+
+def test_four_bits_become_eight_before_anything_else_gets_milder():
+    first, second, *_ = QuantizeDynamic(
+        embeddings="int4", refined_rows=3, once_per_text="int4"
+    ).milder()
+    assert (first.embeddings, first.refined_rows, first.once_per_text) == ("int8", 0, "int4")
+    assert (second.embeddings, second.once_per_text) == ("int8", "int8")
+    assert first.required_splits() == {"calibration"}
+    assert second.required_splits() == frozenset()
