@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compressor.artifact import Artifact, load_artifact
     from compressor.measurements import RunReport
     from compressor.models.torch_model import TorchModel, load_checkpoint
-    from compressor.pipeline import run
+    from compressor.pipeline.run import run
     from compressor.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ _HOMES = {
     "load_artifact": "artifact",
     "load_checkpoint": "models.torch_model",
     "load_recipe": "recipe",
-    "run": "pipeline",
+    "run": "pipeline.run",
 }
 
 

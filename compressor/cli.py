@@ -136,7 +136,7 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from compressor.console import ConsoleProgress
-    from compressor.pipeline import run as run_recipe
+    from compressor.pipeline.run import run as run_recipe
 
     _silence_transformers()
 
@@ -164,9 +164,9 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
     from compressor.data import check_files
+    from compressor.pipeline.splits import check_resolution
     from compressor.recipe import load_recipe
     from compressor.recipe_rules import needs_labels
-    from compressor.run_splits import check_resolution
 
     loaded = load_recipe(recipe, settings or ())
     try:

@@ -124,7 +124,7 @@ def test_each_error_has_its_exit_code(
     def fail(*arguments: Any, **settings: Any) -> None:
         raise error
 
-    monkeypatch.setattr("compressor.pipeline.run", fail)
+    monkeypatch.setattr("compressor.pipeline.run.run", fail)
     assert compress("run", recipe, "--output", "unused") == code
 
 
@@ -135,7 +135,7 @@ def test_ctrl_c_exits_with_130(
     def stop(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressor.pipeline.run", stop)
+    monkeypatch.setattr("compressor.pipeline.run.run", stop)
     assert compress("run", recipe, "--output", "unused") == 130
     assert "the same command goes on" in capsys.readouterr().err
 
@@ -148,7 +148,7 @@ def test_sigterm_exits_with_143_like_ctrl_c(
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("compressor.pipeline.run", stop)
+    monkeypatch.setattr("compressor.pipeline.run.run", stop)
     try:
         assert compress("run", recipe, "--output", "unused") == 143
     finally:

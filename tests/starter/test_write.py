@@ -12,7 +12,7 @@ from PIL import Image
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.torch_model import load_checkpoint
-from compressor.pipeline import run
+from compressor.pipeline.run import run
 from compressor.recipe import load_recipe
 from compressor.starter.write import Wishes, write_starter
 from compressor.tasks import load_task

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from compressor.budget import AccuracyBudget
-from compressor.certification import gate_slices
 from compressor.errors import BudgetExceeded
 from compressor.measurements import SliceRecord
-from compressor.run_log import RunLog
+from compressor.pipeline.certification import gate_slices
+from compressor.pipeline.log import RunLog
 
 
 def log_with(*verdicts: Any) -> RunLog:

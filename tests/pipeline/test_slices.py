@@ -11,7 +11,7 @@ from compressor.certificate import certify_slices
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score
-from compressor.slices import MAX_VALUES, judge_slices, slice_masks
+from compressor.pipeline.slices import MAX_VALUES, judge_slices, slice_masks
 
 NAMES = ("no", "yes")
 TEXTS = ("a", "b c", "d e f", "g h i j", "k l m n o", "p q r s t u")

@@ -19,11 +19,11 @@ from compressor.passes import NothingToRemove, OnnxPass, TorchPass
 from compressor.passes._milder import lower
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.prune_width import PruneWidth
+from compressor.pipeline.log import RunLog
+from compressor.pipeline.targets import Goal, search_fraction
 from compressor.progress import SILENT
 from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe, load_recipe
-from compressor.run_log import RunLog
 from compressor.stored import Exported, PassResult, Told
-from compressor.targets import Goal, search_fraction
 
 
 class Cut(TorchPass):

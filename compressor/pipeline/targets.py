@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.budget import CompressionTarget
-from compressor.certification import compare_answers
 from compressor.errors import PassError, TargetMissed
-from compressor.gates import describe_change
 from compressor.measurements import PassRecord, PassTry, Score, Size, TargetRecord, Verdict
 from compressor.passes import NothingToRemove, OnnxPass, Pass, TorchPass
+from compressor.pipeline.certification import compare_answers
+from compressor.pipeline.gates import describe_change
+from compressor.pipeline.log import RunLog
+from compressor.pipeline.stages import Stages
 from compressor.recipe import BenchmarkSettings
-from compressor.run_log import RunLog
-from compressor.stages import Stages
 from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
 
 LEFT_OUT = "left out"

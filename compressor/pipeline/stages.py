@@ -1,6 +1,6 @@
 """How each step of a run is done, and everything that its result depends on.
 
-`pipeline.py` knows the order of the steps. Here each one becomes a question to the step store: is
+`run.py` knows the order of the steps. Here each one becomes a question to the step store: is
 there a result for exactly these inputs? If not, it is made and stored. A model that a step gives is
 always read from the store by the next one, whether it was made a second ago or in a run that was
 killed last week: both ways lead to the same bytes.

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from compressor.data import Dataset
-from compressor.flips import MAX_IMAGES, MAX_TEXT, find_flips
 from compressor.measurements import Score
+from compressor.pipeline.flips import MAX_IMAGES, MAX_TEXT, find_flips
 
 NAMES = ("no", "yes", "maybe")
 

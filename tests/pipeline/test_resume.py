@@ -142,7 +142,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.stages.export_onnx", fail)
+    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", fail)
 
 
 def test_a_damaged_step_is_done_again_and_the_report_says_so(

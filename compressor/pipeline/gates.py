@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from compressor.certification import compare_answers
 from compressor.errors import PassError
 from compressor.measurements import ModelRecord, PassRecord, PassTry, Score, Size, Verdict
 from compressor.passes import NothingToRemove, Pass
+from compressor.pipeline.certification import compare_answers
+from compressor.pipeline.log import AS_WRITTEN, RunLog
+from compressor.pipeline.stages import Stages
 from compressor.recipe import RepairSettings
-from compressor.run_log import AS_WRITTEN, RunLog
-from compressor.stages import Stages
 from compressor.stored import AnyStored, Told
 
 

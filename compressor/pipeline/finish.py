@@ -12,9 +12,9 @@ from compressor.errors import (
     ReportError,
 )
 from compressor.measurements import RunReport, Verdict
-from compressor.output import OutputDirectory
+from compressor.pipeline.log import RunLog
+from compressor.pipeline.output import OutputDirectory
 from compressor.report.render import write_report
-from compressor.run_log import RunLog
 
 logger = logging.getLogger(__name__)
 

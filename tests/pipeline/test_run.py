@@ -31,7 +31,7 @@ from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, TorchPass, discover
-from compressor.run_splits import read_splits
+from compressor.pipeline.splits import read_splits
 from compressor.tasks import load_task
 
 
@@ -401,7 +401,7 @@ def test_a_full_disk_is_an_environment_mismatch_with_a_report(
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
 
-    monkeypatch.setattr("compressor.stages.export_onnx", lambda *_, **__: fail())
+    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", lambda *_, **__: fail())
     with pytest.raises(EnvironmentMismatch, match=r"baseline: .*No space left .*free space"):
         run(base, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
@@ -413,7 +413,7 @@ def test_ctrl_c_leaves_a_report(
     def stop(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressor.stages.export_onnx", stop)
+    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", stop)
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -427,7 +427,7 @@ def test_a_disk_too_full_for_the_report_does_not_hide_why_the_run_stopped(
     def fail(*arguments: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.stages.export_onnx", fail)
+    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", fail)
     monkeypatch.setattr("compressor.report.render.write_text", fail)
     with pytest.raises(
         EnvironmentMismatch, match=r"baseline: cannot read or write .*No space left"
@@ -442,7 +442,7 @@ def test_an_output_directory_that_is_removed_during_a_run_is_told(
         shutil.rmtree(tmp_path / "run")
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("compressor.stages.export_onnx", remove)
+    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", remove)
     with pytest.raises(EnvironmentMismatch, match=r"check free space and permissions in .*run"):
         run(base, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"

@@ -8,9 +8,9 @@ from compressor.data import Dataset, LabelKind, load_splits, most_rows
 from compressor.errors import RecipeError
 from compressor.evaluation import truth_of
 from compressor.measurements import LABEL_FREE, OF_NUMBERS
+from compressor.pipeline.slices import slice_masks
 from compressor.recipe import Recipe
 from compressor.recipe_rules import expected_metric
-from compressor.slices import slice_masks
 from compressor.tasks import Task
 
 _JUDGED = {"search", "certification"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.output import claim_output
+from compressor.pipeline.output import claim_output
 
 
 def test_a_new_directory_is_made_with_its_parents(tmp_path: Path):
@@ -88,7 +88,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path):
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from compressor.output import claim_output\n"
+        "from compressor.pipeline.output import claim_output\n"
         "held = claim_output(Path(sys.argv[1]), force=False)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -11,13 +11,13 @@ from made_up_scores import SEARCH, score
 from compressor.budget import AccuracyBudget
 from compressor.data import DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError
-from compressor.gates import describe_change, pass_gate
 from compressor.measurements import ModelRecord, PassRecord, Score, Size
 from compressor.passes import NothingToRemove, TorchPass
 from compressor.passes._milder import halfway, ladder
+from compressor.pipeline.gates import describe_change, pass_gate
+from compressor.pipeline.log import RunLog
 from compressor.progress import SILENT
 from compressor.recipe import ModelSettings, Recipe, RepairSettings
-from compressor.run_log import RunLog
 from compressor.stored import PassResult, Told
 
 

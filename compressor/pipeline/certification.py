@@ -12,11 +12,11 @@ from __future__ import annotations
 from compressor.budget import AccuracyBudget
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified
-from compressor.flips import find_flips
 from compressor.measurements import Certification, Score
+from compressor.pipeline.flips import find_flips
+from compressor.pipeline.log import RunLog
+from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
-from compressor.run_log import RunLog
-from compressor.slices import judge_slices, slice_masks
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:

@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from compressor.artifact import load_artifact, seal_artifact
 from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
-from compressor.certification import certify, compare_answers, gate_slices, require_proof
 from compressor.data import Dataset, describe_splits, fingerprint
 from compressor.environment import (
     Device,
@@ -32,24 +31,25 @@ from compressor.environment import (
     select_device,
 )
 from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
-from compressor.finish import PASSED, STOPPED, finish, verdict_of
-from compressor.gates import pass_gate
 from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.pooling import read_pooling
-from compressor.output import OutputDirectory, claim_output
 from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
+from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
+from compressor.pipeline.gates import pass_gate
+from compressor.pipeline.log import RunLog
+from compressor.pipeline.output import OutputDirectory, claim_output
+from compressor.pipeline.splits import check_resolution, read_splits
+from compressor.pipeline.stages import Stages
+from compressor.pipeline.targets import search_fraction
 from compressor.progress import SILENT, Progress
 from compressor.readings import READINGS, record_reading
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
-from compressor.run_log import RunLog
-from compressor.run_splits import check_resolution, read_splits
-from compressor.stages import Stages
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
-from compressor.targets import search_fraction
 from compressor.tasks import load_task
 
 logger = logging.getLogger(__name__)
