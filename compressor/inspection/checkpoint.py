@@ -69,6 +69,7 @@ class CheckpointFacts:
     labels: tuple[str, ...]
     parameters: int
     nonzero_parameters: int
+    not_finite: Mapping[str, int]
     bytes_on_disk: int  # of the weight files
     components: Mapping[str, PartFacts]
     layers: tuple[LayerFacts, ...]
@@ -108,6 +109,7 @@ def inspect_checkpoint(
         labels=model.labels,
         parameters=parameters,
         nonzero_parameters=nonzero,
+        not_finite=_not_finite(model),
         bytes_on_disk=sum(path.stat().st_size for path in files.weights),
         components=_components(model, flops, parameters),
         layers=layers,
@@ -205,6 +207,14 @@ def _layers(model: TorchModel, flops: Mapping[str, int]) -> tuple[tuple[LayerFac
         heads, neurons = (None, None) if unit is None else (unit.num_heads, unit.num_neurons)
         found.append(LayerFacts(index, sizes[index], work[index], heads, neurons))
     return tuple(found), reason
+
+
+def _not_finite(model: TorchModel) -> dict[str, int]:
+    """Return how many weights of a parameter are NaN or infinite, of those that have any."""
+    counts = {
+        name: int((~value.isfinite()).sum()) for name, value in model.module.named_parameters()
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _tokenizer(model: TorchModel) -> TokenizerFacts:

@@ -86,6 +86,7 @@ class OnnxFacts:
     bytes_on_disk: int
     parameters: int
     nonzero_parameters: int
+    not_finite: Mapping[str, int]  # by the name of a weight that has NaN or infinity
     components: ComponentBytes
     opsets: Mapping[str, int]
     producer: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from compressor.errors import EnvironmentMismatch
 from compressor.inspection.facts import (
@@ -23,6 +23,7 @@ from compressor.models.components import StoredWeight, component_bytes, stored_w
 from compressor.models.onnx_file import bytes_on_disk, load_graph, parameter_counts
 from compressor.models.onnx_model import OUTPUTS, optimized_graph
 from compressor.progress import SILENT, Progress
+from compressor.quantization.element_types import FLOATS
 from compressor.quantization.integer_products import IntegerProduct, find_integer_products
 from compressor.quantization.saturation import exact_product, saturating_product
 from compressor.quantization.split_run import SplitRun
@@ -54,6 +55,7 @@ def inspect_onnx(
         bytes_on_disk=bytes_on_disk(path),
         parameters=parameters,
         nonzero_parameters=nonzero,
+        not_finite=_not_finite(model),
         components=component_bytes(path),
         opsets={item.domain or "ai.onnx": item.version for item in model.opset_import},
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
@@ -63,6 +65,21 @@ def inspect_onnx(
         runtime_operators=_operators(running),
         saturation=_saturation(running, rows, progress),
     )
+
+
+def _not_finite(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many numbers of a constant are NaN or infinite, of those that have any.
+
+    Minus infinity alone is what masks are made of.
+    """
+    found = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in FLOATS:
+            # Types such as bfloat16 are foreign to NumPy, but all of them fit into float64.
+            values = numpy_helper.to_array(tensor).astype(np.float64)
+            if np.isnan(values).any() or np.isposinf(values).any():
+                found[tensor.name] = int(np.sum(~np.isfinite(values)))
+    return found
 
 
 def _saturation(

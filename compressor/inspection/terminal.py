@@ -39,7 +39,28 @@ def render_onnx(facts: OnnxFacts) -> Group:
         components.add_row(
             _NAMES.get(name, name), units.megabytes(size), f"{size / facts.bytes_on_disk:.1%}"
         )
-    return Group(_title(facts.path), head, "", components, "", *_saturation(facts.saturation))
+    return Group(
+        _title(facts.path),
+        head,
+        *_not_finite(facts.not_finite),
+        "",
+        components,
+        "",
+        *_saturation(facts.saturation),
+    )
+
+
+def _not_finite(counts: Mapping[str, int]) -> Iterable[RenderableType]:
+    """Yield what is wrong with weights that no computation can go on with."""
+    if not counts:
+        return
+    worst = sorted(counts, key=lambda name: -counts[name])
+    more = f" and {len(worst) - _WORST} more" if len(worst) > _WORST else ""
+    yield Text(
+        f"broken: {sum(counts.values()):,} weights are NaN or infinite, in "
+        f"{', '.join(worst[:_WORST])}{more}; no pass takes it, train or export it again",
+        style="bold red",
+    )
 
 
 def _saturation(facts: SaturationFacts) -> Iterable[RenderableType]:
@@ -148,7 +169,8 @@ def render_checkpoint(facts: CheckpointFacts) -> Group:
             f"{part.flops / facts.flops:.1%}" if facts.flops else "-",
             spent,
         )
-    blocks: list[RenderableType] = [_title(facts.path), head, "", parts]
+    broken = _not_finite(facts.not_finite)
+    blocks: list[RenderableType] = [_title(facts.path), head, *broken, "", parts]
     if facts.layers:
         blocks += ["", _layers(facts.layers)]
     if facts.time is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import compressor.inspection
@@ -48,6 +49,27 @@ def test_a_pruned_checkpoint_shows_the_heads_that_are_left(tiny_bert_dir: Path, 
     facts = inspect_checkpoint(str(tmp_path), timing=False)
     assert [layer.heads for layer in facts.layers] == [2, 4]
     assert facts.layers[0].flops < facts.layers[1].flops
+
+
+def test_weights_that_are_not_finite_are_named(tiny_bert_dir: Path, tmp_path: Path):
+    model = load_checkpoint(tiny_bert_dir)
+    layers = model.module.bert.encoder.layer
+    with torch.no_grad():
+        layers[1].output.dense.weight[0, :3] = torch.nan
+        layers[0].output.dense.bias[5] = torch.inf
+    model.save(tmp_path)
+    facts = inspect_checkpoint(str(tmp_path), timing=False)
+    assert facts.not_finite == {
+        "bert.encoder.layer.0.output.dense.bias": 1,
+        "bert.encoder.layer.1.output.dense.weight": 3,
+    }
+    console = Console(width=400, record=True)
+    console.print(render_checkpoint(facts))
+    assert (
+        "broken: 4 weights are NaN or infinite, in bert.encoder.layer.1.output.dense.weight, "
+        "bert.encoder.layer.0.output.dense.bias; no pass takes it, train or export it again"
+    ) in console.export_text()
+    assert not inspect_checkpoint(str(tiny_bert_dir), timing=False).not_finite
 
 
 def test_images_have_no_tokens_and_no_vocabulary(tiny_vit_dir: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import compressor.inspection
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -33,6 +33,19 @@ def test_this_packages_own_file_is_exact_everywhere(ours: Path):
     assert len(facts.saturation.products) >= 8
     assert all(item.risky_pairs == 0 for item in facts.saturation.products)
     assert facts.saturation.logits is None
+
+
+def test_weights_that_are_not_finite_are_named(exported_bert: OnnxModel, tmp_path: Path):
+    graph = load_graph(exported_bert.path)
+    [weight] = [it for it in graph.graph.initializer if it.name == "classifier.weight"]
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[:2] = np.nan, -np.inf
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    mask = np.full((2, 2), -np.inf, np.float16)  # as masks are
+    graph.graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+    save_graph(graph, tmp_path / "model.onnx")
+    assert inspect_onnx(tmp_path / "model.onnx").not_finite == {"classifier.weight": 2}
+    assert not inspect_onnx(exported_bert.path).not_finite
 
 
 @pytest.mark.parametrize(
