@@ -8,7 +8,7 @@ counts, so that other processes disturb little; a speed is the time of the float
 model's, within one round, and the table gives the median over the rounds.
 
 Usage: tools/compare_weights.py CHECKPOINT --data FILE --text COLUMN --label COLUMN
-       --calibration FILE --calibration-text COLUMN
+       --calibration FILE --calibration-text COLUMN [--drop-unreachable]
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes._site_choice import SitePass
 from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_weights import QuantizeWeights
+from compressor.passes.trim_vocabulary import TrimVocabulary
 
 INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
 BITS = {"kind": "quantize_weights", "rows": CALIBRATION_ROWS}
@@ -82,6 +83,9 @@ def main() -> int:
     calibration = read_texts(arguments.calibration, arguments.calibration_text)
     model = load_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.drop_unreachable:
+            trimming = TrimVocabulary(drop="unreachable")
+            model = trimming.apply(model, context(model, Path(folder) / "trimming"))
         models = make_models(model, calibration, Path(folder))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles, batches = timed_inputs(model, texts)
@@ -109,6 +113,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="file of unlabelled texts")
     parser.add_argument("--calibration-text", required=True, help="its column of the texts")
     parser.add_argument("--rows", type=int, help="read only so many rows of --data")
+    parser.add_argument(
+        "--drop-unreachable",
+        action="store_true",
+        help="take the pieces out first that the tokens of no text contain",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
     return parser.parse_args()
 
