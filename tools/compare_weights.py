@@ -84,7 +84,7 @@ def main() -> int:
     model = load_checkpoint(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.drop_unreachable:
-            trimming = TrimVocabulary(drop="unreachable")
+            trimming = TrimVocabulary.model_validate({"drop": "unreachable"})
             model = trimming.apply(model, context(model, Path(folder) / "trimming"))
         models = make_models(model, calibration, Path(folder))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
