@@ -6,7 +6,7 @@ operator that reads it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from onnx import helper
 Bytes = NDArray[np.uint8]
 
 # Where the operators that read packed weights find (weights, scales, zero points).
-_INPUTS = {"GatherBlockQuantized": (0, 2, 3), "MatMulNBits": (1, 2, 3)}
+_LOOKUP = "GatherBlockQuantized"
+_INPUTS = {_LOOKUP: (0, 2, 3), "MatMulNBits": (1, 2, 3)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     producers = {name: node for node in model.graph.node for name in node.output}
+    lookups = {node.input[1] for node in model.graph.node if node.op_type == _LOOKUP}
     for node in model.graph.node:
         if node.op_type not in _INPUTS:
             continue
@@ -81,19 +83,19 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
             rows, width = int(attributes["N"]), int(attributes["K"])
         else:
             rows, width = tensor.dims[0], tensor.dims[-1] * 8 // bits
-            refines = _is_looked_up(node.input[1], producers, tensors)
+            refines = _refines(node, producers, lookups)
         block_size = int(attributes.get("block_size", 128))
         found[weight] = PackedWeight(bits, rows, width, block_size, scales, zero_points, refines)
     return found
 
 
-def _is_looked_up(
-    index: str, producers: Mapping[str, onnx.NodeProto], tensors: Mapping[str, onnx.TensorProto]
+def _refines(
+    node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], lookups: Collection[str]
 ) -> bool:
-    """Return whether an index comes out of a constant itself, converted to another type."""
-    cast = producers.get(index)
-    lookup = producers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
-    return lookup is not None and lookup.op_type == "Gather" and lookup.input[0] in tensors
+    """Return whether a lookup's index was looked up itself, by that of another packed table."""
+    cast = producers.get(node.input[1])
+    place = producers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    return place is not None and place.op_type == "Gather" and place.input[1] in lookups
 
 
 def pack(values: Bytes, bits: int) -> Bytes:

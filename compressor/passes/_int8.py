@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.rewrite import Activations
     from compressor.quantization.sites import Site
+    from compressor.quantization.tables import Int4Tables
 
 _BLOCK = 128  # weights of a column that share a scale
 _ROWS_TO_COUNT = 8  # calibration rows that show which matrices multiply one token alone
@@ -141,7 +142,7 @@ class Int8Pass(SensitivePass, SitePass):
         save_graph(graph, path)
         if packed:
             context.note(f"In int4, as they multiply one token of a text: {listing(list(packed))}.")
-        self._report(sites, chosen, errors, len(reordered), context)
+        self._report(sites, chosen, tables, errors, len(reordered), context)
         self._report_choices(smoothed, kept, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
@@ -185,6 +186,7 @@ class Int8Pass(SensitivePass, SitePass):
         self,
         sites: tuple[Site, ...],
         chosen: list[Site],
+        int4: Int4Tables,
         int4_errors: dict[str, float],
         reordered: int,
         context: PassContext,
@@ -197,7 +199,7 @@ class Int8Pass(SensitivePass, SitePass):
         logger.info("%s: %s", self.kind, done)
         stored = [site.num_elements for site in chosen if site.weight not in int4_errors]
         context.note(f"{done}, {sum(stored):,} weights in all.")
-        self._report_tables(chosen, int4_errors, context)
+        self._report_tables(chosen, int4, int4_errors, context)
         if reordered:
             context.note(f"Inner channels reordered before {reordered} of the matrices.")
         if leftovers := self._leftovers(sites):

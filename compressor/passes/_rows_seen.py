@@ -55,6 +55,8 @@ def frequent_rows(
     Read are `num_rows` calibration rows, or 10,000 where indices are inputs and nothing has to be
     computed. Rows that are not looked up at all are not among the result.
     """
+    if not tables:
+        return {}
     uses = find_uses(graph.graph)
     indices = {site.weight: [use.node.input[1] for use in uses[site.weight]] for site in tables}
     names = dict.fromkeys(name for found in indices.values() for name in found)

@@ -210,17 +210,20 @@ class SitePass(WeightPass):
         return super()._reason(site)
 
     def _report_tables(
-        self, chosen: Iterable[Site], int4_errors: dict[str, float], context: PassContext
+        self,
+        chosen: Iterable[Site],
+        int4: Int4Tables,
+        errors: dict[str, float],
+        context: PassContext,
     ) -> None:
         """Note what the int4 tables lose, and which tables are none."""
         if self.embeddings != "int4":
             return
         from compressor.quantization.tables import reasons_against_int4
 
-        for name, error in int4_errors.items():
-            finer = f", its {self.refined_rows:,} most frequent rows in two steps" * bool(
-                self.refined_rows
-            )
+        for name, error in errors.items():
+            refined = len(int4.refined.get(name, ()))
+            finer = f", its {refined:,} most frequent rows in two steps" if refined else ""
             context.note(
                 f"{name} holds int4 weights, {self.embedding_block} to a scale{finer}; rounding "
                 f"moves them by {100 * error:.1f}% (root mean square)."

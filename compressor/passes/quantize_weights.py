@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.quantization.blocks import Blocks
     from compressor.quantization.sites import Site
+    from compressor.quantization.tables import Int4Tables
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class QuantizeWeights(SitePass):
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
-        self._report(sites, chosen, errors, lost, context)
+        self._report(sites, chosen, errors, int4, lost, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
     def _round(
@@ -133,6 +134,7 @@ class QuantizeWeights(SitePass):
         sites: tuple[Site, ...],
         chosen: list[Site],
         errors: dict[str, float],
+        int4: Int4Tables,
         int4_errors: dict[str, float],
         context: PassContext,
     ) -> None:
@@ -149,6 +151,6 @@ class QuantizeWeights(SitePass):
         int8 = [site.weight for site in chosen if site.weight not in {*errors, *int4_errors}]
         if int8:
             context.note(f"Embedding tables in int8: {listing(int8)}.")
-        self._report_tables(chosen, int4_errors, context)
+        self._report_tables(chosen, int4, int4_errors, context)
         if leftovers := self._leftovers(sites):
             context.note(f"Left in float: {leftovers}.")

@@ -50,6 +50,9 @@ def test_rows_that_texts_look_up_most_are_refined_and_no_parameters_are_added(
     assert finer.size().parameters == size.parameters
     assert finer.size().nonzero_parameters == size.nonzero_parameters
     assert any(f"{WORDS} holds int4 weights, 16 to a scale, its 5 most" in note for note in notes)
+    notes.clear()
+    apply(exported, refined_rows=1000, **settings)
+    assert any(f"its {len(counts)} most frequent rows" in note for note in notes)
     with pytest.raises(ValidationError, match="refined_rows: 5 is for int4 tables"):
         QuantizeDynamic(refined_rows=5)
     assert QuantizeDynamic(embeddings="int4", refined_rows=5).required_splits() == {"calibration"}
