@@ -70,11 +70,10 @@ def pieces_that_must_stay(tokenizer: Tokenizer) -> set[int]:
     model = content["model"]
     vocabulary: dict[str, int] = model["vocab"]
     prefix: str = model["continuing_subword_prefix"]
-    added = {entry["content"] for entry in content["added_tokens"]} | {model["unk_token"]}
+    added = _added_and_unknown(content)
 
     def splits(piece: str) -> bool:
-        inside = piece.startswith(prefix) and piece != prefix
-        text = piece.removeprefix(prefix) if inside else piece
+        inside, text = _inside_a_word(piece, prefix)
         first = (prefix if inside else "") + text[:1]
         return first in vocabulary and all(prefix + letter in vocabulary for letter in text[1:])
 
@@ -104,19 +103,29 @@ def unreachable_pieces(tokenizer: Tokenizer) -> set[int]:
             f"this tokenizer has {found[0]} and {found[1]}; use drop: unused"
         )
     prefix: str = content["model"]["continuing_subword_prefix"]
-    added = {entry["content"] for entry in content["added_tokens"]} | {
-        content["model"]["unk_token"]
-    }
+    added = _added_and_unknown(content)
 
     def stays(piece: str) -> bool:
-        inside = piece.startswith(prefix) and piece != prefix
+        inside, text = _inside_a_word(piece, prefix)
         # Any letter does for the beginning of the word, as each character is treated by itself.
-        word = "a" + piece.removeprefix(prefix) if inside else piece
+        word = "a" + text if inside else text
         parts = splitter.pre_tokenize_str(normalizer.normalize_str(word))
         return [part for part, _ in parts] == [word]
 
     vocabulary: dict[str, int] = content["model"]["vocab"]
     return {index for piece, index in vocabulary.items() if piece not in added and not stays(piece)}
+
+
+def _added_and_unknown(content: dict[str, Any]) -> set[str]:
+    """Return the tokens that are no pieces of words, from the contents of a `tokenizer.json`."""
+    added = {str(entry["content"]) for entry in content["added_tokens"]}
+    return added | {content["model"]["unk_token"]}
+
+
+def _inside_a_word(piece: str, prefix: str) -> tuple[bool, str]:
+    """Return whether a piece goes on with a word, and its text; the prefix alone does not."""
+    inside = piece.startswith(prefix) and piece != prefix
+    return inside, piece.removeprefix(prefix) if inside else piece
 
 
 def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compressor.passes._calibration import calibrate
+from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.sites import Site, factor_names, find_uses
 
 if TYPE_CHECKING:
@@ -29,16 +29,6 @@ class _Indices:
 
     def update(self, values: NDArray[Any]) -> None:
         self.counts.update(values.reshape(-1).tolist())
-
-
-class _Tokens:
-    """How many vectors a product was given."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def update(self, values: NDArray[Any]) -> None:
-        self.number += prod(values.shape[:-1])
 
 
 def frequent_rows(
@@ -85,14 +75,16 @@ def once_per_text_sites(
 ) -> tuple[Site, ...]:
     """Return the matrices that multiply one token of a text alone, or one vector of an image."""
     values = factor_names(graph, sites)
-    found = calibrate(graph, values, num_rows=num_rows, model=model, context=context, watch=_Tokens)
+    found = calibrate(
+        graph, values, num_rows=num_rows, model=model, context=context, watch=ActivationStatistics
+    )
     uses = find_uses(graph.graph)
     return tuple(
         site
         for site in sites
         if site.kind == "matrix"
         and all(
-            found.statistics[use.node.input[0]].number == found.num_rows
+            found.statistics[use.node.input[0]].num_tokens == found.num_rows
             for use in uses[site.weight]
         )
     )

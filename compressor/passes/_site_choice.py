@@ -191,8 +191,10 @@ class SitePass(WeightPass):
 
     def _without_int4(self) -> Self:
         """Return these settings with int4 tables, which lose the most, in int8."""
-        update = {"embeddings": self.embeddings and "int8", "refined_rows": 0}
-        return self.model_copy(update=update)
+        return self.model_copy(update=self._int8_tables())
+
+    def _int8_tables(self) -> dict[str, object]:
+        return {"embeddings": self.embeddings and "int8", "refined_rows": 0}
 
     @model_validator(mode="after")
     def _refines_int4_tables(self) -> Self:

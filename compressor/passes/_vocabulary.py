@@ -29,57 +29,55 @@ _TEXTS_AT_ONCE = 1024
 def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> TorchModel:
     """Do what `TrimVocabulary.apply` promises."""
     before = plain_tokenizer(model.preprocessor)
+    wanted = _matching(settings.keep, before.get_vocab())
     if settings.drop == "unreachable":
-        return _trim_to_reachable(model, before, settings.keep, context)
-    return _trim_to_texts(model, before, settings, context)
-
-
-def _trim_to_reachable(
-    model: TorchModel, before: Tokenizer, keep: Sequence[str], context: PassContext
-) -> TorchModel:
-    vocabulary = before.get_vocab()
-    gone = unreachable_pieces(before) - _matching(keep, vocabulary)
-    kept = sorted(set(vocabulary.values()) - gone)
-    rows = model.module.get_input_embeddings().num_embeddings
-    if len(kept) == rows:
-        raise ValueError(
-            f"texts can lead to all {rows:,} pieces, so there is nothing to trim; take drop: "
-            f"unused, or remove this pass"
+        stay = set(before.get_vocab().values()) - unreachable_pieces(before)
+        trimmed = _trim_to(
+            model,
+            stay | wanted,
+            context,
+            all_stay="texts can lead to all {} pieces, so there is nothing to trim; take drop: "
+            "unused, or remove this pass",
+            why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
-    trimmed = trim_vocabulary(model, kept)
-    context.note(
-        f"{len(kept):,} of {rows:,} pieces stay ({len(kept) / rows:.1%}); no text leads to one of "
-        f"the others, so the tokens of every text stay the same"
-    )
+    else:
+        counted, held_out = _texts(settings, context)
+        stay = pieces_that_must_stay(before) | _pieces_in(counted, before, settings, context)
+        trimmed = _trim_to(
+            model,
+            stay | wanted,
+            context,
+            all_stay="all {} pieces are in use, so there is nothing to trim; raise min_count (it "
+            f"is {settings.min_count}), or remove this pass",
+            why=f", counted in {len(counted):,} texts",
+        )
+        _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
     return trimmed
 
 
-def _trim_to_texts(
-    model: TorchModel, before: Tokenizer, settings: TrimVocabulary, context: PassContext
+def _trim_to(
+    model: TorchModel, stay: set[int], context: PassContext, *, all_stay: str, why: str
 ) -> TorchModel:
-    stay = pieces_that_must_stay(before) | _matching(settings.keep, before.get_vocab())
-    counted, held_out = _texts(settings, context)
+    """Cut the vocabulary down to `stay` and note `why`; `all_stay` is the error if nothing goes."""
+    rows = model.module.get_input_embeddings().num_embeddings
+    if len(stay) == rows:
+        raise ValueError(all_stay.format(f"{rows:,}"))
+    trimmed = trim_vocabulary(model, sorted(stay))
+    context.note(f"{len(stay):,} of {rows:,} pieces stay ({len(stay) / rows:.1%}){why}")
+    return trimmed
+
+
+def _pieces_in(
+    texts: Sequence[str], tokenizer: Tokenizer, settings: TrimVocabulary, context: PassContext
+) -> set[int]:
+    """Return the pieces that occur in `texts` as often as `min_count` asks."""
     counts: Counter[int] = Counter()
-    with context.progress.bar("counting pieces", len(counted)) as advance:
-        for texts in _chunks(counted):
-            for encoding in before.encode_batch(texts, add_special_tokens=False):
+    with context.progress.bar("counting pieces", len(texts)) as advance:
+        for chunk in _chunks(texts):
+            for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
                 counts.update(encoding.ids)
-            advance(len(texts))
-    stay |= {index for index, count in counts.items() if count >= settings.min_count}
-    rows = model.module.get_input_embeddings().num_embeddings
-    kept = sorted(stay)
-    if len(kept) == rows:
-        raise ValueError(
-            f"all {rows:,} pieces are in use, so there is nothing to trim; raise min_count "
-            f"(it is {settings.min_count}), or remove this pass"
-        )
-    trimmed = trim_vocabulary(model, kept)
-    context.note(
-        f"{len(kept):,} of {rows:,} pieces stay ({len(kept) / rows:.1%}), counted in "
-        f"{len(counted):,} texts"
-    )
-    _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
-    return trimmed
+            advance(len(chunk))
+    return {index for index, count in counts.items() if count >= settings.min_count}
 
 
 def _texts(settings: TrimVocabulary, context: PassContext) -> tuple[list[str], list[str]]:

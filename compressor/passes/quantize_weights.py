@@ -66,7 +66,7 @@ class QuantizeWeights(SitePass):
     def milder(self) -> Iterator[Self]:
         """Yield int8 tables, float activations, small blocks, 8 bits, and tables in float."""
         steps: tuple[dict[str, object], ...] = (
-            {"embeddings": self.embeddings and "int8", "refined_rows": 0},
+            self._int8_tables(),
             {"activations": "float"} if self.bits == 4 else {},
             {"block_size": 16},
             {"bits": 8, "activations": "int8"},
