@@ -176,6 +176,7 @@ def _vocabulary_conflicts(
     passes: Sequence[tuple[int, type[Pass]]], entries: Any
 ) -> Iterator[Mistake]:
     """Find what compares layers with those of a teacher that reads other tokens."""
+    known = dict(passes)
     kinds = {index: _kind(entry) for index, entry in passes}
     trimmed = [index for index, kind in kinds.items() if kind == _TRIM]
     for index, kind in kinds.items():
@@ -187,6 +188,8 @@ def _vocabulary_conflicts(
         }
         if kind == _DISTILL and own.get("teacher") is None:
             parts[("passes", index)] = own
+        if kind == _TRAIN_FOR_INT8 and own.get("teacher") == "baseline":
+            parts[("passes", index)] = _effective(own, known[index])
         for place, part in parts.items():
             for name in _layer_weights(part):
                 yield Mistake(

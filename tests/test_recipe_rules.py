@@ -68,3 +68,24 @@ def test_four_bits_for_what_was_trained_in_eight_are_a_mistake() -> None:
     assert mistake.message.endswith(
         "quantize_aware_train put on int8 grids; leave once_per_text out"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"teacher": "baseline"}, ["hidden_weight"]),  # 1 by default
+        ({"teacher": "baseline", "hidden_weight": 0}, []),
+        ({"teacher": "baseline", "hidden_weight": 0, "attention_weight": 1}, ["attention_weight"]),
+        ({}, []),
+    ],
+)
+def test_training_for_int8_cannot_compare_layers_over_another_vocabulary(
+    settings: dict[str, object], names: list[str]
+) -> None:
+    passes = [
+        {"kind": "trim_vocabulary"},
+        {"kind": "quantize_aware_train", **settings},
+        {"kind": "quantize_dynamic"},
+    ]
+    found = find_conflicts({"passes": passes}, discover())
+    assert [mistake.path for mistake in found] == [("passes", 1, name) for name in names]

@@ -33,8 +33,9 @@ from compressor.quantization.activations import StaticGrid
 from compressor.quantization.fake_quantize import SimulatedInt8, simulated_int8
 from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.ranges import static_grid
-from compressor.tasks import Batch
+from compressor.tasks import Batch, Example
 from compressor.training.recovery import distill
+from compressor.training.teacher import answer_order
 from compressor.training.trainer import TrainingRun
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ def train_for_int8(
     model.module.to(context.device)
     teacher = model.clone() if settings.teacher == "input" else context.load_baseline()
     teacher.module.to(context.device)
-    rows = list(_batches(model, settings, context))
-    wanted = [teacher.predict(batch) for batch in rows]
+    chunks = list(_measured(settings, context))
+    rows = [_encode(model, chunk) for chunk in chunks]
+    order = answer_order(model, teacher)
+    # Its own tokens and its own order of labels: the passes before may have changed the model's.
+    wanted = [teacher.predict(_encode(teacher, chunk))[:, order] for chunk in chunks]
     has_tables = any(isinstance(part, nn.Embedding) for part in model.module.modules())
     settings = settings.model_copy(
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}
@@ -138,9 +142,7 @@ def _compare(
     return _Comparison(len(goal), float(changed.mean()), float(error))
 
 
-def _batches(
-    model: TorchModel, settings: QuantizeAwareTrain, context: PassContext
-) -> Iterator[Batch]:
+def _measured(settings: QuantizeAwareTrain, context: PassContext) -> Iterator[list[Example]]:
     dataset = context.calibration
     chosen = np.random.default_rng(context.seed).permutation(len(dataset))
     chosen = chosen[: settings.measured_rows]
@@ -150,8 +152,11 @@ def _batches(
             f"empty; give data.calibration at least one row"
         )
     for start in range(0, len(chosen), _ROWS_PER_BATCH):
-        rows = chosen[start : start + _ROWS_PER_BATCH]
-        yield model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
+        yield [dataset.examples[row] for row in chosen[start : start + _ROWS_PER_BATCH]]
+
+
+def _encode(model: TorchModel, examples: Sequence[Example]) -> Batch:
+    return model.task.encode(model.preprocessor, examples)
 
 
 @contextmanager
@@ -188,7 +193,7 @@ def _observe(
     with parametrize.cached():  # of one length each, batches are many and small
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             chunk = rows[start : start + _ROWS_PER_BATCH]
-            for batch in unpadded(model.task.encode(model.preprocessor, chunk)):
+            for batch in unpadded(_encode(model, chunk)):
                 model.predict(batch)
 
     def choose(statistics: ActivationStatistics) -> StaticGrid:

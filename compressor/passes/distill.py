@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -113,15 +112,10 @@ class Distill(DistillSettings, TorchPass):
         `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
         student cannot be loaded.
         """
-        from compressor.models.torch_model import load_checkpoint
         from compressor.training.recovery import distill
         from compressor.training.trainer import TrainingRun
 
-        if self.teacher is None:
-            teacher = context.load_baseline()
-        else:
-            teacher = load_checkpoint(self.teacher, task=model.task.name)
-            teacher = replace(teacher, task=model.task)
+        teacher = self._load_teacher(model, context)
         student = model if self.student is None else self._load_student(model, context)
         layer_map = self._shape(student, teacher, context)
         run = TrainingRun(
@@ -130,6 +124,17 @@ class Distill(DistillSettings, TorchPass):
         summary = distill(student, teacher, context.train, self, run, layer_map=layer_map)
         context.note(summary.sentence())
         return student
+
+    def _load_teacher(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
+        from compressor.models.checkpoint import find_checkpoint
+        from compressor.models.torch_model import load_model
+
+        if self.teacher is None:
+            return context.load_baseline()
+        teacher = load_model(find_checkpoint(self.teacher), model.task)
+        _require_length(teacher, "teacher")
+        return teacher
 
     def _load_student(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Load the checkpoint to begin from; it takes the place of `model`."""
@@ -145,13 +150,7 @@ class Distill(DistillSettings, TorchPass):
                 f"{list(model.labels)}; they must be the same in the same order, because the "
                 f"artifact keeps the order: take another student, or one without a head"
             )
-        limit = getattr(student.preprocessor, "model_max_length", None)
-        wanted = model.task.max_length
-        if wanted is not None and limit is not None and wanted > limit:
-            raise ValueError(
-                f"student: it reads at most {limit} tokens, data.max_length is {wanted}; set "
-                f"data.max_length to {limit} or less"
-            )
+        _require_length(student, "student")
         student.module.to(context.device)
         head = "a new head" if is_new else "its own head"
         context.note(
@@ -171,7 +170,7 @@ class Distill(DistillSettings, TorchPass):
         if self.student_layers is not None:
             depth = len(encoder_layers(student.module))
             layers = chosen_layers(self.student_layers, depth)
-            if self.student is None and len(encoder_layers(teacher.module)) == depth:
+            if self.student is None and teacher.module.config.num_hidden_layers == depth:
                 layer_map = tuple(enumerate(layers))
             keep_layers(student.module, layers)
             context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
@@ -179,3 +178,14 @@ class Distill(DistillSettings, TorchPass):
             return layer_map
         depths = (each.module.config.num_hidden_layers for each in (student, teacher))
         return layer_map_of(self.layer_map, *depths)
+
+
+def _require_length(model: TorchModel, whose: str) -> None:
+    """Raise `ValueError` when a model cannot read as many tokens as the recipe gives it."""
+    limit = getattr(model.preprocessor, "model_max_length", None)
+    wanted = model.task.max_length
+    if wanted is not None and limit is not None and wanted > limit:
+        raise ValueError(
+            f"{whose}: it reads at most {limit} tokens, data.max_length is {wanted}; set "
+            f"data.max_length to {limit} or less"
+        )

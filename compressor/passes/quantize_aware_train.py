@@ -82,6 +82,10 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         description="round embedding tables to int8 before the training and leave them so; false "
         "trains them in float, and their rounding is not simulated",
     )
+    dropout: Literal[False] = Field(
+        default=False,
+        description="always off: next to what rounding changes, dropout is far larger a noise",
+    )
     teacher: Literal["input", "baseline"] = Field(
         "input",
         description="whose answers to learn: those of the model as the passes before left it, or "

@@ -22,12 +22,13 @@ from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example
 from compressor.training.batches import UNLABELLED
+from compressor.training.schedules import total_steps
 from compressor.training.settings import DistillSettings
 
 Settings = TypeVar("Settings", bound=DistillSettings)
 
-# Keeps these draws apart from the order of batches, which the same seed gives.
-_STREAM = 1
+# Keeps these draws apart from the order of batches, which the seed and the number of an epoch give.
+_STREAM = 0x74657874
 _MOST_DRAWS = 10  # of each text; a longer training reads them again
 
 
@@ -39,12 +40,11 @@ def augmented(
     With the settings that come back, training on them takes as many steps as with `settings` on
     `dataset`. Both stay as they are where nothing is asked for.
 
-    Raises `ValueError` when the examples are no texts, when pairs are to be joined, and when
-    student or teacher has no token to hide words with, or they have different ones.
+    Raises what `check_augmentation` raises.
     """
     if not settings.augments:
         return dataset, settings
-    mask = _mask_token(model, teacher) if settings.mask_probability else ""
+    mask = check_augmentation(model, teacher, dataset, settings)
     copies = min(math.ceil(settings.epochs), _MOST_DRAWS)
     random = np.random.default_rng([seed, _STREAM])
     examples: list[Example] = []
@@ -68,8 +68,38 @@ def augmented(
             rows=np.tile(dataset.rows, copies),
             columns={name: values * copies for name, values in dataset.columns.items()},
         ),
-        settings.model_copy(update={"epochs": settings.epochs / copies}),
+        _of_as_many_steps(settings, len(dataset), copies),
     )
+
+
+def check_augmentation(
+    model: TorchModel, teacher: TorchModel, dataset: Dataset, settings: DistillSettings
+) -> str:
+    """Return the token that hides a word, empty where none is hidden.
+
+    Raises `ValueError` when `settings` ask for changes and the examples are no texts, when pairs
+    are to be joined, and when student or teacher has no token to hide words with, or they have
+    different ones.
+    """
+    example = next(iter(dataset.examples), "")
+    if settings.augments and not isinstance(example, str | tuple):
+        raise ValueError(
+            "join_probability, mask_probability and drop_probability change texts, and these "
+            "examples are images; leave them out"
+        )
+    if settings.join_probability > 0 and isinstance(example, tuple):
+        raise ValueError(
+            "join_probability: only single texts can be joined, and these examples are pairs; set "
+            "join_probability to 0"
+        )
+    return _mask_token(model, teacher) if settings.mask_probability > 0 else ""
+
+
+def _of_as_many_steps(settings: Settings, num_examples: int, copies: int) -> Settings:
+    steps = total_steps(num_examples, settings)
+    # In batches of all copies together: an epoch of one of them may end with a smaller one.
+    epochs = steps / math.ceil(num_examples * copies / settings.batch_size)
+    return settings.model_copy(update={"epochs": epochs, "max_steps": steps})
 
 
 def _mask_token(model: TorchModel, teacher: TorchModel) -> str:
@@ -89,11 +119,6 @@ def _joined(
     """Return `example`, or it and `other` in either order as one text."""
     if random.random() >= settings.join_probability:
         return example
-    if not (isinstance(example, str) and isinstance(other, str)):
-        raise ValueError(
-            "join_probability: only single texts can be joined, and these examples are "
-            f"{'pairs' if isinstance(example, tuple) else 'images'}; set join_probability to 0"
-        )
     return f"{example} {other}" if random.random() < 0.5 else f"{other} {example}"
 
 
@@ -102,13 +127,9 @@ def _changed(
 ) -> Example:
     if isinstance(example, str):
         return _without_words(example, settings, mask, random)
-    if isinstance(example, tuple):
-        first, second = (_without_words(text, settings, mask, random) for text in example)
-        return first, second
-    raise ValueError(
-        "join_probability, mask_probability and drop_probability change texts, and these examples "
-        "are images; leave them out"
-    )
+    assert isinstance(example, tuple), "the examples are checked"
+    first, second = (_without_words(text, settings, mask, random) for text in example)
+    return first, second
 
 
 def _without_words(

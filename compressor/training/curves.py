@@ -17,7 +17,8 @@ def curves(
 ) -> Iterator[list[transformers.TrainerCallback]]:
     """Yield what writes loss and learning rate of each step while a block lasts; none without one.
 
-    The event files lie in a folder of their own, by the `name` of the run. `losses` are those of
+    The event files lie in a folder of their own, by the `name` of the run, which no other run may
+    have. `losses` are those of
     all steps; a run that goes on starts after them, and TensorBoard then leaves out what a killed
     process wrote of later steps.
     """

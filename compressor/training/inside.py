@@ -23,6 +23,11 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.layers import LayerMap
 from compressor.training.settings import DistillSettings, Relation
 
+_NO_HEADS = (
+    "relation_weight: {} lost all its attention heads, so there are no queries, keys and values; "
+    "choose another relation_layer or set relation_weight to 0"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class LinearPair:
@@ -79,20 +84,11 @@ def relation_pairs(
     Raises `ValueError` when one of them has none, the relation heads do not divide both widths, or
     it is not known where they are.
     """
-    ours, theirs = _layers(model, "relation_weight"), _layers(teacher, "relation_weight")
-    chosen = len(theirs) - 1 if settings.relation_layer is None else settings.relation_layer
-    if chosen >= len(theirs):
-        raise ValueError(
-            f"relation_layer: the teacher has layers 0 to {len(theirs) - 1}, got {chosen}"
-        )
-    other = theirs[chosen].attention
+    other = relation_teacher(teacher, settings)
+    ours = _layers(model, "relation_weight")
     own = next((layer.attention for layer in reversed(ours) if layer.attention), None)
-    if other is None or own is None:
-        whose = f"layer {chosen} of the teacher" if other is None else "every layer of the student"
-        raise ValueError(
-            f"relation_weight: {whose} lost all its attention heads, so there are no queries, keys "
-            f"and values; choose another relation_layer or set relation_weight to 0"
-        )
+    if own is None:
+        raise ValueError(_NO_HEADS.format("every layer of the student"))
     num_heads = settings.relation_heads or other.num_heads
     for whose, width in (("student", _width(own)), ("teacher", _width(other))):
         if width % num_heads:
@@ -105,6 +101,23 @@ def relation_pairs(
         tuple(LinearPair(_linear(own, name), _linear(other, name)) for name in settings.relations),
         num_heads,
     )
+
+
+def relation_teacher(teacher: TorchModel, settings: DistillSettings) -> Attention:
+    """Return the teacher's attention whose relations are learnt.
+
+    Raises `ValueError` when the chosen layer is not there or has none.
+    """
+    layers = _layers(teacher, "relation_weight")
+    chosen = len(layers) - 1 if settings.relation_layer is None else settings.relation_layer
+    if chosen >= len(layers):
+        raise ValueError(
+            f"relation_layer: the teacher has layers 0 to {len(layers) - 1}, got {chosen}"
+        )
+    attention = layers[chosen].attention
+    if attention is None:
+        raise ValueError(_NO_HEADS.format(f"layer {chosen} of the teacher"))
+    return attention
 
 
 @contextmanager

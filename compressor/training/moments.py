@@ -32,6 +32,7 @@ class Moments:
         self.key = ""
         self._values: dict[str, dict[str, Tensor]] = {}
         self._file: StateFile | None = None
+        self._before: StateFile | None = None  # needed until the run after it has its result
 
     def put(self, optimizer: Any, module: nn.Module) -> None:
         """Start `optimizer` with these moments; parameters that have none start without.
@@ -41,7 +42,8 @@ class Moments:
         if self._file is not None and not self._values:
             raise ValueError(
                 f"{self._file.path}: the moments of the training before are missing or damaged; "
-                f"remove {self._file.path.parent} and run again"
+                f"remove {self._file.path.parent.parent}, so that this pass begins anew, and run "
+                f"again"
             )
         names = parameter_names(optimizer, module)
         state = {index: self._values[name] for index, name in names.items() if name in self._values}
@@ -49,33 +51,41 @@ class Moments:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def keep(self, optimizer: Any, module: nn.Module, folder: Path, key: str) -> None:
-        """Take over the moments of the run `key`, and write them into its folder."""
+        """Take over the moments of the run `key`, and write them into its folder.
+
+        Those of the run before stay on disk until `forget_before`.
+        """
         names = parameter_names(optimizer, module)
         values = {
             names[index]: {kind: value.detach().cpu().clone() for kind, value in each.items()}
             for index, each in optimizer.state_dict()["state"].items()
             if index in names
         }
-        before, self._file = self._file, StateFile(folder / _FILE, key)
+        self._before, self._file = self._file, StateFile(folder / _FILE, key)
         self.key, self._values = key, values
         tensors = {
             f"{name}/{kind}": value for name, each in values.items() for kind, value in each.items()
         }
         self._file.write(State(tensors, {}))
-        self._forget(before)
 
     def read(self, folder: Path, key: str) -> None:
         """Become what the finished run `key` left in its folder.
 
         They may be gone since, when the next run is finished too and they are not needed any more.
         """
-        before, self._file = self._file, StateFile(folder / _FILE, key)
+        self._before, self._file = self._file, StateFile(folder / _FILE, key)
         self.key, self._values = key, {}
         state = self._file.read()
         for name, value in ({} if state is None else state.tensors).items():
             parameter, _, kind = name.rpartition("/")
             self._values.setdefault(parameter, {})[kind] = value
-        self._forget(before)
+        self.forget_before()
+
+    def forget_before(self) -> None:
+        """Remove what the run before the last one left: that one has its result."""
+        before, self._before = self._before, None
+        if before is not None and self._file is not None and before.path != self._file.path:
+            before.remove()
 
     def follow(self, module: Any, heads: Units, neurons: Units) -> None:
         """Cut the moments as `module` was cut when it lost these heads and neurons.
@@ -110,10 +120,6 @@ class Moments:
                 stays[list(removed)] = False
                 kept = stays.nonzero()[:, 0]
                 self._values[name][kind] = value.index_select(dim, kept)
-
-    def _forget(self, file: StateFile | None) -> None:
-        if file is not None and self._file is not None and file.path != self._file.path:
-            file.remove()
 
 
 def parameter_names(optimizer: Any, module: nn.Module) -> dict[int, str]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from compressor.data import Dataset
 from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
-from compressor.training.augment import augmented
+from compressor.training.augment import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.inside import relation_teacher
 from compressor.training.layer_losses import LayerLosses, layer_losses
 from compressor.training.layers import LayerMap
 from compressor.training.losses import embedding_loss, logits_kl, task_loss
@@ -21,8 +22,8 @@ from compressor.training.moments import Moments
 from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
-from compressor.training.teacher import TeacherLogits, answer_order
-from compressor.training.trainer import require_examples, train
+from compressor.training.teacher import TeacherLogits, answer_order, check_inputs
+from compressor.training.trainer import require_embeddings, require_examples, train
 
 
 def finetune(
@@ -41,9 +42,9 @@ def finetune(
     What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also
     for `moments`.
 
-    Raises `ValueError` when there are no labels, and what `train` raises.
+    Raises what `check_finetuning` and `train` raise.
     """
-    _require_labels(dataset, "fine-tuning")
+    check_finetuning(model, dataset, settings)
 
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
         return task_loss(module(**batch.inputs).logits, batch.labels)
@@ -83,16 +84,14 @@ def distill(
     `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also for
     `moments`. Texts are changed first where `settings` ask for it: see `augmented`.
 
-    Raises `ValueError` before training when the teacher cannot teach this model: other labels, and
-    for the losses on layers another vocabulary, a wider student, or layers that lack what is
-    compared. Also raises what `train` raises.
+    Raises `ValueError` before training when the teacher cannot teach this model: what
+    `check_distillation` finds, and for the losses on layers a wider student, or layers that lack
+    what is compared. Also raises what `train` raises.
     """
-    require_examples(dataset)
+    check_distillation(model, teacher, dataset, settings)
     order = answer_order(model, teacher)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
     on_answers = _answer_loss(model, settings)
-    if settings.label_weight > 0:
-        _require_labels(dataset, "distillation with label_weight above 0")
     teacher.module.to(run.device).eval()
     goal = {
         **(goal or {}),
@@ -104,13 +103,45 @@ def distill(
         answers = TeacherLogits(teacher, dataset, order)
         loss = _loss_on_answers(answers, on_answers)
         # Not computed again in other batches, where they would differ in the last bits.
-        return run_with(loss=loss, goal=goal, kept={**(kept or {}), "teacher_logits": answers})
+        return run_with(loss=loss, goal=goal, kept=kept, cached={"teacher_logits": answers})
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]
         loss = _layers_loss(losses, order, on_answers)
         extra = {} if losses.projection is None else {"projection": losses.projection}
         return run_with(loss=loss, goal=goal, kept=kept, trained_too=extra)
+
+
+def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
+    """Raise `ValueError` when a model that has been compressed could not be trained so either.
+
+    That is for an empty split, one without labels, and embeddings to freeze where there are none.
+    """
+    require_examples(dataset)
+    _require_labels(dataset, "fine-tuning")
+    require_embeddings(model, settings)
+
+
+def check_distillation(
+    model: TorchModel, teacher: TorchModel, dataset: Dataset, settings: DistillSettings
+) -> None:
+    """Raise `ValueError` when a student that has been compressed could not learn so either.
+
+    That is for an empty split, labels that are needed and missing, other labels than the teacher's,
+    texts that cannot be changed as asked for, embeddings to freeze where there are none, and for
+    the losses on layers a teacher that reads other tokens, or has no layer `relation_layer`. What
+    depends on the layers that the student is left with is not looked at.
+    """
+    require_examples(dataset)
+    answer_order(model, teacher)
+    check_augmentation(model, teacher, dataset, settings)
+    if settings.label_weight > 0:
+        _require_labels(dataset, "distillation with label_weight above 0")
+    require_embeddings(model, settings)
+    if settings.compares_layers:
+        check_inputs(model, teacher, dataset)
+    if settings.relation_weight > 0:
+        relation_teacher(teacher, settings)
 
 
 # The student's answers, the teacher's and the labels to a loss.

@@ -1,11 +1,24 @@
-"""How a setting moves over the steps of a training run; learning rates are the Trainer's own."""
+"""How many steps a training run has, and how a setting moves over them.
+
+Learning rates are the Trainer's own.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+from compressor.training.settings import TrainingSettings
+
 _RANKINGS = 50
+
+
+def total_steps(num_examples: int, settings: TrainingSettings) -> int:
+    """Return how many optimizer steps `train` takes on a split of `num_examples`."""
+    batches = math.ceil(num_examples / settings.batch_size)
+    # 1.1 epochs of 100 batches are 110 steps, and in binary fractions a little more.
+    steps = math.ceil(round(settings.epochs * batches, 6)) or 1
+    return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
 def cubic_sparsity(step: int, begin: int, end: int, initial: float, final: float) -> float:

@@ -64,6 +64,11 @@ class TrainingSettings(BaseModel):
         ),
     )
 
+    @property
+    def label_setting(self) -> str | None:
+        """Return which setting makes this training read labels; None where none does."""
+        return None
+
     @field_validator("tensorboard")
     @classmethod
     def _tensorboard_is_there(cls, folder: Path | None) -> Path | None:
@@ -79,6 +84,11 @@ class TrainingSettings(BaseModel):
 
 class FinetuneSettings(TrainingSettings):
     """Train on the labels alone."""
+
+    @property
+    def label_setting(self) -> str:
+        """Return that it is the kind of training."""
+        return "kind"
 
 
 Relation = Literal["queries", "keys", "values"]
@@ -171,6 +181,11 @@ class DistillSettings(TrainingSettings):
     )
 
     @property
+    def label_setting(self) -> str | None:
+        """Return `label_weight` where it is above 0."""
+        return "label_weight" if self.label_weight > 0 else None
+
+    @property
     def augments(self) -> bool:
         """Return whether texts are changed before teacher and student read them."""
         return any((self.join_probability, self.mask_probability, self.drop_probability))
@@ -227,3 +242,9 @@ class DistillRecovery(DistillSettings):
 
 
 Recovery = Annotated[FinetuneRecovery | DistillRecovery, Field(discriminator="kind")]
+
+
+def label_setting_of(recovery: Recovery | None) -> str | None:
+    """Return the setting of a pass that makes its `recovery` read labels; None when none does."""
+    own = None if recovery is None else recovery.label_setting
+    return None if own is None else f"recovery.{own}"

@@ -62,13 +62,14 @@ class TeacherLogits:
         return torch.from_numpy(logits).to(rows.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the logits so far and which rows they are of."""
-        return {"logits": torch.from_numpy(self._logits), "known": torch.from_numpy(self._known)}
+        """Return the answers so far, and which rows they are of."""
+        logits = torch.from_numpy(self._logits[self._known])
+        return {"logits": logits, "known": torch.from_numpy(self._known)}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Keep these logits instead of computing them."""
-        self._logits = state_dict["logits"].numpy()
-        self._known = state_dict["known"].numpy()
+        """Keep these answers instead of computing them."""
+        self._known = state_dict["known"].numpy().copy()
+        self._logits[self._known] = state_dict["logits"].numpy()
 
 
 class TeacherInputs:
@@ -152,8 +153,9 @@ def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Layers:
-    """What a model shows of its inside: widths of its hidden states and number of maps."""
+    """What a model shows of its inside: sizes of its hidden states and number of maps."""
 
+    num_tokens: int  # of the first example
     width: int
     num_layers: int
     num_maps: int
@@ -166,7 +168,9 @@ def _look_inside(model: TorchModel, dataset: Dataset, *, maps: bool) -> _Layers:
     with torch.no_grad():
         outputs = model.module(**inputs, output_hidden_states=True, output_attentions=maps)
     states = outputs.hidden_states
-    return _Layers(states[-1].shape[-1], len(states) - 1, len(outputs.attentions) if maps else 0)
+    num_maps = len(outputs.attentions) if maps else 0
+    _, num_tokens, width = states[-1].shape
+    return _Layers(num_tokens, width, len(states) - 1, num_maps)
 
 
 def check_layers(
@@ -183,6 +187,12 @@ def check_layers(
     maps = settings.attention_weight > 0
     own = _look_inside(model, dataset, maps=maps)
     other = _look_inside(teacher, dataset, maps=maps)
+    if own.num_tokens != other.num_tokens:
+        raise ValueError(
+            f"the student makes {own.num_tokens} tokens of an example and the teacher "
+            f"{other.num_tokens}, so their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, "
+            f"or take a teacher with the student's patch size and special tokens"
+        )
     if settings.hidden_weight > 0 and own.width > other.width:
         raise ValueError(
             f"hidden_weight projects the student's hidden states onto the teacher's, but the "

@@ -34,6 +34,7 @@ from compressor.training.run import (
     TrainingRun,
     TrainingSummary,
 )
+from compressor.training.schedules import total_steps
 from compressor.training.settings import TrainingSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.watcher import StepWatcher, TrainingFiles
@@ -42,18 +43,12 @@ __all__ = [
     "TrainingDiverged",
     "TrainingRun",
     "TrainingSummary",
+    "require_embeddings",
     "require_examples",
-    "total_steps",
     "train",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def total_steps(num_examples: int, settings: TrainingSettings) -> int:
-    """Return how many optimizer steps `train` takes on a split of `num_examples`."""
-    steps = math.ceil(settings.epochs * math.ceil(num_examples / settings.batch_size))
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
 def require_examples(dataset: Dataset) -> None:
@@ -62,6 +57,15 @@ def require_examples(dataset: Dataset) -> None:
         raise ValueError(
             f"{dataset.source}: the split '{dataset.name}' is empty and cannot be trained on; "
             f"give data.{dataset.name} at least one row"
+        )
+
+
+def require_embeddings(model: TorchModel, settings: TrainingSettings) -> None:
+    """Raise `ValueError` when there are no embedding tables to freeze."""
+    if settings.freeze_embeddings and not _tables(model.module):
+        raise ValueError(
+            f"freeze_embeddings: a model of type '{model.module.config.model_type}' has no "
+            f"embedding tables; leave the setting out"
         )
 
 
@@ -75,6 +79,7 @@ def train(
     goal: Mapping[str, Any],
     after_step: AfterStep | None = None,
     kept: Mapping[str, Stateful] | None = None,
+    cached: Mapping[str, Stateful] | None = None,
     trained_too: Mapping[str, nn.Module] | None = None,
     moments: Moments | None = None,
 ) -> TrainingSummary:
@@ -86,7 +91,8 @@ def train(
     A run that was killed goes on from its last checkpoint in `run.work_dir` and ends with the same
     weights, bit for bit on a CPU, as if nothing had happened; the result of one that finished is
     read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
-    no run is taken for another; what they remember from step to step has to be in `kept`, by name.
+    no run is taken for another; what they remember from step to step has to be in `kept`, by name,
+    or in `cached` where nobody needs it once the training is over.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
     With `moments` AdamW starts with those of the run before, and they become those of this one.
 
@@ -94,6 +100,7 @@ def train(
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
     """
     require_examples(dataset)
+    require_embeddings(model, settings)
     steps = total_steps(len(dataset), settings)
     arguments = _arguments(settings, run, steps)
     goal = {
@@ -118,15 +125,18 @@ def train(
             advance(steps, "finished before")
             return finished
         if settings.freeze_embeddings:
-            _freeze_embeddings(model.module)
-        watcher = StepWatcher(files.checkpoint, run, advance, after_step, kept, moments)
+            for table in _tables(model.module):
+                table.weight.requires_grad_(False)
+        state = {**kept, **(cached or {})}
+        watcher = StepWatcher(files.checkpoint, run, advance, after_step, state, moments)
         loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
-        with curves(settings.tensorboard, run.description, watcher.losses) as callbacks:
+        name = f"{run.description} {key[:8]}"
+        with curves(settings.tensorboard, name, watcher.losses) as callbacks:
             for callback in callbacks:
                 trainer.add_callback(callback)
             trainer.train()
-        _check_weights(model.module, watcher, trainer)
+        watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
         summary = watcher.summary()
         files.finish(model.module, kept, moments, summary, trainer.optimizer)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
@@ -245,29 +255,8 @@ def _arguments(
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def _freeze_embeddings(module: transformers.PreTrainedModel) -> None:
-    tables = [child for child in module.modules() if isinstance(child, nn.Embedding)]
-    if not tables:
-        raise ValueError(
-            f"freeze_embeddings: a model of type '{module.config.model_type}' has no embedding "
-            f"tables; leave the setting out"
-        )
-    for table in tables:
-        table.weight.requires_grad_(False)
-
-
-def _check_weights(
-    module: transformers.PreTrainedModel, watcher: StepWatcher, trainer: _Trainer
-) -> None:
-    # A finite loss can have gradients that are not, and the last step is followed by no other loss.
-    for parameter in module.parameters():
-        if not torch.isfinite(parameter).all():
-            raise TrainingDiverged(
-                "the weights are not finite",
-                step=len(watcher.losses),
-                loss=watcher.losses[-1],
-                learning_rate=trainer._get_learning_rate(),
-            )
+def _tables(module: nn.Module) -> list[nn.Embedding]:
+    return [child for child in module.modules() if isinstance(child, nn.Embedding)]
 
 
 @contextmanager

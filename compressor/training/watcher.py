@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 
 from compressor.progress import Advance
 from compressor.training.checkpoints import Pace, State, StateFile
 from compressor.training.moments import Moments
-from compressor.training.run import AfterStep, TrainingRun, TrainingSummary
+from compressor.training.run import AfterStep, TrainingDiverged, TrainingRun, TrainingSummary
 from compressor.training.snapshot import (
     Snapshot,
     Stateful,
@@ -67,10 +68,15 @@ class TrainingFiles:
         summary: TrainingSummary,
         optimizer: Any,
     ) -> None:
-        """Keep the result, and the way there no longer."""
+        """Keep the result, and the way there no longer.
+
+        Until the result is whole, all that this run would begin from again stays.
+        """
         if moments is not None:
             moments.keep(optimizer, module, self.folder, self.key)
         self.finished.write(State(module_tensors(module, kept), asdict(summary)))
+        if moments is not None:
+            moments.forget_before()
         self.checkpoint.remove()
 
 
@@ -127,10 +133,26 @@ class StepWatcher(transformers.TrainerCallback):
     ) -> None:
         """Let the caller do its part, and keep a checkpoint now and then."""
         if self.after_step is not None:
+            # What it computes with weights that are not finite fails for another reason.
+            self.require_finite(kwargs["model"], kwargs["optimizer"])
             self.after_step(state.global_step, state.max_steps)
         if state.global_step < state.max_steps and self.pace.due():
             self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
         self.advance(1, f"loss {self.losses[-1]:.4f}")
+
+    def require_finite(self, module: nn.Module, optimizer: Any) -> None:
+        """Raise `TrainingDiverged` when a weight is not finite.
+
+        A finite loss can have gradients that are not.
+        """
+        if all(torch.isfinite(value).all() for value in module.parameters()):
+            return
+        raise TrainingDiverged(
+            "the weights are not finite",
+            step=len(self.losses),
+            loss=self.losses[-1],
+            learning_rate=optimizer.param_groups[0]["lr"],
+        )
 
     def summary(self) -> TrainingSummary:
         """Return what was done so far, in this process and before."""

@@ -8,13 +8,16 @@ import pytest
 import torch
 import transformers
 from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
-from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint, load_model
 from compressor.passes import PassContext
 from compressor.passes.distill import Distill
+from compressor.tasks import load_task
 
 ContextMaker = Callable[..., PassContext]
 
@@ -390,3 +393,63 @@ def test_the_checkpoints_it_reads_are_those_that_the_recipe_names():
     assert Distill().required_checkpoints() == ()
     named = Distill(teacher="org/large", student="org/small")
     assert named.required_checkpoints() == ("org/large", "org/small")
+
+
+def test_a_teacher_that_reads_less_than_the_recipe_allows_is_refused(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    settings = json.loads((other_teacher_dir / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 32
+    (other_teacher_dir / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
+
+    with pytest.raises(ValueError, match=r"teacher: it reads at most 32 tokens, data\.max_length"):
+        Distill(teacher=str(other_teacher_dir)).apply(
+            model, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_a_teacher_makes_vectors_as_the_recipe_says(
+    tiny_encoder: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
+):
+    """A plain encoder says nothing of pooling, so the recipe does, for both ends alike."""
+    plain = tmp_path / "plain"
+    tiny_encoder.module.base_model.save_pretrained(plain)
+    tiny_encoder.preprocessor.save_pretrained(plain)
+    task = load_task("sentence-embedding", pooling="cls", normalize=True)
+    student = load_model(find_checkpoint(str(plain)), task)
+    context = make_context(train=dataclasses.replace(text_dataset, labels=None))
+
+    settings = Distill(teacher=str(plain), max_steps=1, batch_size=48, dropout=False)
+    settings.apply(student, context)
+
+    with safe_open(context.work_dir / "trained.safetensors", framework="pt") as content:
+        facts = json.loads(content.metadata()["facts"])
+    assert facts["final_loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_whose_layers_share_weights_teaches_a_student_of_fewer_layers(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
+):
+    """Only its answers are learnt, so nothing has to be known of its layers."""
+    config = transformers.AlbertConfig(
+        vocab_size=len(tiny_bert.preprocessor),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        id2label=tiny_bert.module.config.id2label,
+    )
+    transformers.AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
+    tiny_bert.preprocessor.save_pretrained(tmp_path / "albert")
+    settings = Distill(teacher=str(tmp_path / "albert"), student_layers=1, max_steps=1)
+
+    student = settings.apply(tiny_bert, make_context(train=text_dataset))
+
+    assert student.module.config.num_hidden_layers == 1

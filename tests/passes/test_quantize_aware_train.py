@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from tokenizers import Tokenizer
 from torch import nn
 
 from compressor.data import Dataset
@@ -210,3 +212,32 @@ def test_an_empty_calibration_split_is_refused_before_training(
     context.splits["calibration"] = empty
     with pytest.raises(ValueError, match="calibration split, and it is empty"):
         QuantizeAwareTrain(**SHORT).apply(tiny_bert, context)
+
+
+def test_a_teacher_reads_its_own_tokens_and_names_its_own_labels(
+    tiny_bert: TorchModel, context: PassContext
+):
+    """After other numbers of words and of labels, the answers by name are what they were."""
+    content = json.loads(tiny_bert.preprocessor.backend_tokenizer.to_str())
+    words = content["model"]["vocab"]
+    good, dull = words["good"], words["dull"]
+    words["good"], words["dull"] = dull, good
+    tiny_bert.preprocessor._tokenizer = Tokenizer.from_str(json.dumps(content))
+    table = tiny_bert.module.get_input_embeddings().weight
+    swapped = [1, 0]
+    classifier = tiny_bert.module.classifier
+    with torch.no_grad():
+        classifier.weight.copy_(classifier.weight[swapped])
+        classifier.bias.copy_(classifier.bias[swapped])
+        table[[good, dull]] = table[[dull, good]]
+    labels = tiny_bert.labels
+    tiny_bert.module.config.id2label = {0: labels[1], 1: labels[0]}
+    settings = QuantizeAwareTrain(
+        teacher="baseline", hidden_weight=0, max_steps=1, min_elements=10**9, learning_rate=1e-9
+    )
+
+    settings.apply(tiny_bert, context)
+
+    before = context.facts["int8_answers"]["before"]
+    assert before["changed"] == 0
+    assert before["logit_rms"] == pytest.approx(0, abs=1e-5)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_loss_and_learning_rate_of_every_step_are_written(
 
     summary = finetune(tiny_bert, text_dataset, settings, run)
 
-    folder = tmp_path / "curves" / "recovery-after-step-1-of-3"
+    [folder] = (tmp_path / "curves").iterdir()
+    assert re.fullmatch("recovery-after-step-1-of-3-[0-9a-f]{8}", folder.name)
     losses = curve(folder, "loss")
     assert [step for step, _ in losses] == [1, 2, 3, 4]
     assert losses[-1][1] == pytest.approx(summary.final_loss)
@@ -74,8 +76,22 @@ def test_a_run_that_goes_on_draws_each_step_once(
 
     finetune(tiny_bert, text_dataset, settings, run)
 
-    steps = [step for step, _ in curve(tmp_path / "curves" / "training", "loss")]
-    assert steps == [1, 2, 3, 4]
+    [folder] = (tmp_path / "curves").iterdir()
+    assert [step for step, _ in curve(folder, "loss")] == [1, 2, 3, 4]
+
+
+def test_two_trainings_of_one_name_have_curves_of_their_own(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+    settings: FinetuneSettings,
+    tmp_path: Path,
+):
+    finetune(tiny_bert, text_dataset, settings, training_run)
+
+    finetune(tiny_bert, text_dataset, settings, training_run)  # begins from other weights
+
+    assert len(list((tmp_path / "curves").iterdir())) == 2
 
 
 def test_curves_do_not_make_it_another_training(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from compressor.data import Dataset
@@ -337,3 +338,14 @@ def test_a_process_that_is_killed_goes_on_in_the_next(
     assert len(progress.details) == 2 * STEPS
     distill(undisturbed, teacher, text_dataset, DISTILL, elsewhere(run))
     assert equal(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_a_finished_distillation_keeps_no_answers_of_the_teacher(
+    model: MakeModel, teacher: TorchModel, text_dataset: Dataset, run: TrainingRun
+):
+    distill(model(), teacher, text_dataset, DISTILL, run)
+
+    with safe_open(run.work_dir / "trained.safetensors", framework="pt") as content:
+        names = list(content.keys())
+    assert names
+    assert not [name for name in names if "teacher" in name]

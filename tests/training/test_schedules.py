@@ -1,6 +1,7 @@
 import pytest
 
-from compressor.training.schedules import cubic_sparsity, gradual_pruning
+from compressor.training.schedules import cubic_sparsity, gradual_pruning, total_steps
+from compressor.training.settings import TrainingSettings
 
 
 def test_sparsity_is_initial_until_the_ramp_begins():
@@ -63,3 +64,9 @@ def test_gradual_pruning_ranks_the_weights_at_most_51_times():
     assert len(recorder.sparsities) <= 51
     assert recorder.sparsities[-1] == 0.5
     assert len(recorder.sparsities) + recorder.holds == 10_000
+
+
+def test_fractions_of_epochs_are_not_rounded_up_by_what_binary_numbers_cannot_hold():
+    assert total_steps(100, TrainingSettings(batch_size=1, epochs=1.1)) == 110
+    assert total_steps(100, TrainingSettings(batch_size=1, epochs=1.101)) == 111
+    assert total_steps(3, TrainingSettings(batch_size=32, epochs=1e-9)) == 1

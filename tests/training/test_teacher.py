@@ -229,3 +229,32 @@ def test_a_layer_without_attention_map_is_refused(
 
     with pytest.raises(ValueError, match="the student gives 1 from 2 layers"):
         distill(tiny_bert, teacher, text_dataset, ATTENTION, training_run)
+
+
+def test_only_answers_that_are_known_are_kept(tiny_bert: TorchModel, text_dataset: Dataset):
+    answers = TeacherLogits(tiny_bert, text_dataset)
+    asked = torch.tensor([5, 3, 40])
+    expected = answers(asked)
+
+    state = answers.state_dict()
+    other = TeacherLogits(tiny_bert, text_dataset)
+    other.load_state_dict(state)
+
+    assert state["logits"].shape == (3, 2)
+    assert state["known"].nonzero()[:, 0].tolist() == [3, 5, 40]
+    with torch.no_grad():  # what it would compute now is something else
+        tiny_bert.module.classifier.weight.zero_()
+    assert torch.equal(other(asked), expected)
+
+
+def test_images_cut_into_other_patches_are_refused(
+    tiny_vit: TorchModel, image_dataset: Dataset, training_run: TrainingRun
+):
+    config = tiny_vit.module.config.__class__(
+        **{**tiny_vit.module.config.to_dict(), "patch_size": 4}
+    )
+    teacher = dataclasses.replace(tiny_vit, module=type(tiny_vit.module)(config).eval())
+    settings = DistillSettings(max_steps=1, hidden_weight=1)
+
+    with pytest.raises(ValueError, match="makes 17 tokens of an example and the teacher 5"):
+        distill(tiny_vit, teacher, image_dataset, settings, training_run)

@@ -14,8 +14,9 @@ from compressor.models.torch_model import TorchModel
 from compressor.progress import SILENT
 from compressor.training.batches import TrainingBatch
 from compressor.training.losses import task_loss
+from compressor.training.schedules import total_steps
 from compressor.training.settings import TrainingSettings
-from compressor.training.trainer import TrainingDiverged, TrainingRun, total_steps, train
+from compressor.training.trainer import TrainingDiverged, TrainingRun, train
 
 GOAL = {"loss": "of this test"}
 FAST = TrainingSettings(epochs=20, batch_size=8, learning_rate=2e-3)
@@ -357,3 +358,29 @@ def test_training_on_a_gpu_leaves_the_model_where_it_was(
 
     assert tiny_bert.device == torch.device("cpu")
     assert accuracy(tiny_bert, text_dataset) >= 0.95
+
+
+def test_weights_that_are_not_finite_are_told_before_they_are_ranked(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    query = tiny_bert.module.bert.encoder.layer[0].attention.self.query.weight
+
+    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        # Of a finite value with gradients that are not: the slope of a root at 0.
+        return cross_entropy(module, batch) + (query - query.detach()).square().sum().sqrt()
+
+    def rank(step: int, total: int) -> None:
+        raise ValueError("what is not finite cannot be ranked")
+
+    settings = TrainingSettings(max_steps=3, batch_size=8, warmup_ratio=0)
+    with pytest.raises(TrainingDiverged, match="the weights are not finite at step 1") as caught:
+        train(
+            tiny_bert,
+            text_dataset,
+            settings,
+            training_run,
+            loss=loss,
+            goal=GOAL,
+            after_step=rank,
+        )
+    assert caught.value.step == 1
