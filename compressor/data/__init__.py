@@ -3,9 +3,10 @@
 from compressor.data.check import check_files, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.data.splits import Dataset, LabelKind, load_splits
+from compressor.data.splits import CALIBRATION_ROWS, Dataset, LabelKind, load_splits
 
 __all__ = [
+    "CALIBRATION_ROWS",
     "SPLIT_NAMES",
     "DataSettings",
     "Dataset",

@@ -166,7 +166,7 @@ class DataSettings(BaseModel):
     calibration: SplitSource | None = Field(
         default=None,
         description="rows for activation ranges, labels not needed; left out: 20% of train, else "
-        "of search, at most 512 rows",
+        "of search, at most 512 rows or as many as a pass reads",
     )
     search: SplitSource | None = Field(
         default=None,

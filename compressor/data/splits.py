@@ -21,7 +21,7 @@ from compressor.data.table import Table
 from compressor.errors import RecipeError
 from compressor.tasks import Example
 
-_CALIBRATION_ROWS = 512
+CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
 _NEED_LABELS = ("search", "certification")
 LabelKind = Literal["class", "grade", "none"]
@@ -86,6 +86,7 @@ def load_splits(
     keep: Mapping[str, Sequence[str]] | None = None,
     kind: LabelKind = "class",
     splits_pairs: bool = False,
+    calibration_rows: int = CALIBRATION_ROWS,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
@@ -94,12 +95,14 @@ def load_splits(
     `keep` names further columns that a split must have, which `Dataset.columns` then holds. `kind`
     says what the label column holds: class ids or names, grades of pairs, or nothing that is read.
     With `splits_pairs` a pair of texts becomes two examples, one after the other.
+    `calibration_rows` is the size of a calibration split that is cut, at most.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
 
     - search and certification: from each other, in equal shares; else 20% of train each.
-    - calibration: 20% of train, else of search, else of certification, at most 512 rows.
+    - calibration: 20% of train, else of search, else of certification, at most
+      `calibration_rows`.
     - train: an equal share of search, else of certification.
 
     Splits that are not needed are neither cut nor read, unless another one is cut from them. Equal
@@ -122,7 +125,7 @@ def load_splits(
         keep=(keep := keep or {}),
         kind=kind,
     )
-    cuts = _take_cuts(loaded, plan, seed)
+    cuts = _take_cuts(loaded, plan, seed, calibration_rows)
     is_image = input_column == "image"
     splits = {
         name: _decode(name, *cuts[name], loaded, keep.get(name, ()), is_image=is_image)
@@ -285,13 +288,15 @@ def _limit(
 
 
 def _take_cuts(
-    loaded: Mapping[str, _Loaded], plan: Mapping[str, str], seed: int
+    loaded: Mapping[str, _Loaded], plan: Mapping[str, str], seed: int, calibration_rows: int
 ) -> dict[str, tuple[str, NDArray[np.int64]]]:
     """Return for each split the donor and the rows of its table, which do not overlap."""
     result: dict[str, tuple[str, NDArray[np.int64]]] = {}
     for donor, data in loaded.items():
         takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
         counts = {name: _cut_size(name, donor, takers, len(data.rows)) for name in takers}
+        if "calibration" in counts:
+            counts["calibration"] = min(calibration_rows, counts["calibration"])
         if sum(counts.values()) >= len(data.rows):
             raise RecipeError(
                 f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
@@ -309,9 +314,7 @@ def _take_cuts(
 
 def _cut_size(name: str, donor: str, takers: Sequence[str], num_rows: int) -> int:
     share = max(1, round(_TRAIN_SHARE * num_rows))
-    if name == "calibration":
-        return min(_CALIBRATION_ROWS, share)
-    if donor == "train":
+    if name == "calibration" or donor == "train":
         return share
     equals = 1 + sum(taker != "calibration" for taker in takers)
     return max(1, num_rows // equals)

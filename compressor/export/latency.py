@@ -11,7 +11,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ _COPIES = 2  # sub-layers in a timed graph, so that starting it weighs less
 _WARMUP_RUNS, _ROUNDS = 3, 40
 _MAX_WIDTHS = 17  # feed-forward widths that are measured
 _NOTHING = "nothing"
+_TABLE_BYTES = 1 << 16  # more than any table takes
 _Graphs = dict[str, onnx.ModelProto]
 
 
@@ -98,7 +100,7 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
     counts, less that of a graph that does nothing. Neighbours on a machine only ever add time: on a
     busy one, three medians of one size were 0.84, 4.04 and 4.88 ms, its fastest runs 0.71 to 0.75.
 
-    Raises `EnvironmentMismatch` when the table cannot be stored.
+    Raises `EnvironmentMismatch`, before anything is measured, when no table can be stored.
     Ref: Chen & Revels 2016, arXiv:1608.04295 (the minimum as an estimator).
     """
     key = _key(situation)
@@ -110,6 +112,7 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
             return _read(path, key)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             replaced = f"{path} could not be used ({type(error).__name__}: {error})"
+    _require_room(path)
     others, last = _measure(situation, progress)
     _write(path, {"key": key, "others": asdict(others), "last": asdict(last)})
     return MeasuredTable(others, last, path, False, replaced)
@@ -148,13 +151,25 @@ def _times(content: Mapping[str, Any], key: Mapping[str, Any]) -> MeasuredTimes:
     return times
 
 
+def _require_room(path: Path) -> None:
+    """Raise `EnvironmentMismatch` when a table cannot be written to `path`."""
+    with _scratch_for(path) as scratch:
+        scratch.write_bytes(bytes(_TABLE_BYTES))
+
+
 def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with _scratch_for(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(path)
+
+
+@contextmanager
+def _scratch_for(path: Path) -> Iterator[Path]:
+    """Yield a path on the same disk as `path`; what is left there in the end goes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-            whole = Path(scratch) / path.name
-            whole.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            whole.replace(path)
+            yield Path(scratch) / path.name
     except OSError as error:
         raise EnvironmentMismatch(
             f"{path}: the latency table cannot be stored ({error}); free some space or set "
@@ -231,12 +246,12 @@ def _nothing(kind: SubLayerKind) -> onnx.ModelProto:
 
 
 def _fastest(
-    graphs: Mapping[str, onnx.ModelProto], situation: Situation, folder: Path, progress: Progress
+    graphs: dict[str, onnx.ModelProto], situation: Situation, folder: Path, progress: Progress
 ) -> dict[str, float]:
     runs = {}
-    for name, graph in graphs.items():
+    for name in list(graphs):
         path = folder / f"{name}.onnx"
-        save_graph(graph, path)
+        save_graph(graphs.pop(name), path)  # the session has weights of its own
         model = OnnxModel(path, provider="cpu", threads=situation.threads)
         runs[name] = (model.session, model.feed(_inputs(situation)))
         path.unlink()  # the session has read it

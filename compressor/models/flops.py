@@ -12,8 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.components import component_of
 from compressor.models.onnx_file import load_graph, save_graph
@@ -51,6 +52,7 @@ def encoder_flops(path: Path, batch: Batch) -> int:
     Raises `EnvironmentMismatch` when the file is missing or damaged, or does not run on a CPU.
     """
     graph = load_graph(path)
+    _widen(graph)
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     nodes = [node for node in graph.graph.node if _is_in_layers(node, known)]
     wanted = {name for node in nodes for name in (*_operands(node), node.output[0])}
@@ -67,6 +69,30 @@ def encoder_flops(path: Path, batch: Batch) -> int:
             found = model.session.run([_SHAPE_OF + name for name in asked], model.feed(batch))
     shapes = known | {name: tuple(shape.tolist()) for name, shape in zip(asked, found, strict=True)}
     return sum(_flops(node, shapes) for node in nodes)
+
+
+def _widen(graph: onnx.ModelProto) -> None:
+    """Let a graph compute in float32 what it computes in bfloat16, of which a CPU has no kernels.
+
+    No shape changes.
+    """
+    for tensor in graph.graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.graph.node:
+        for item in node.attribute:
+            if item.HasField("t"):
+                _widen_tensor(item.t)
+            elif node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.BFLOAT16:
+                item.i = TensorProto.FLOAT
+    for value in graph.graph.value_info:
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.BFLOAT16:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def _is_in_layers(node: onnx.NodeProto, constants: Container[str]) -> bool:

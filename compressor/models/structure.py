@@ -225,7 +225,18 @@ def keep_layers(module: Any, indices: Sequence[int]) -> None:
         numbered: list[Any] = [part for part in layer.modules() if hasattr(part, "layer_idx")]
         for part in numbered:
             part.layer_idx = new_index
-    module.config.num_hidden_layers = len(kept)
+    _set_depth(module.config, len(kept))
+
+
+def _set_depth(config: Any, depth: int) -> None:
+    """Write the number of layers into a configuration.
+
+    Those that can be a backbone's name each layer, and which of them give features: the last.
+    """
+    config.num_hidden_layers = depth
+    if hasattr(config, "stage_names"):
+        config.stage_names = ["stem", *(f"stage{number}" for number in range(1, depth + 1))]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
 def remove_attention(layer: EncoderLayer, naming: Naming) -> None:

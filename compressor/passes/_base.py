@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from compressor.tasks import Task
 
 
+ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
+
+
 @dataclass(frozen=True)
 class PassContext:
     """What the pipeline lends a pass.
@@ -128,6 +131,21 @@ class Pass(BaseModel, ABC):
     def required_splits(self) -> frozenset[str]:
         """Return the splits this pass reads with its present settings."""
         return frozenset()
+
+    def calibration_rows_wanted(self) -> int:
+        """Return how many calibration rows this pass would read, where the recipe gives no split.
+
+        A split that is cut has at least 512, where its source allows that.
+        """
+        return 0
+
+    @property
+    def label_setting(self) -> str | None:
+        """Return the setting that makes this pass train on labels; None when it does without.
+
+        A setting within another one has a dot, such as `recovery.kind`.
+        """
+        return None
 
     def required_checkpoints(self) -> tuple[str, ...]:
         """Return the checkpoints besides the recipe's that this pass reads, such as a teacher."""

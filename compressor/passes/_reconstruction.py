@@ -61,13 +61,7 @@ class Reconstruction:
         cls, model: TorchModel, settings: PruneStructured, context: PassContext
     ) -> Reconstruction:
         """Encode the calibration rows; raise `ValueError` when model, ratio or rows do not do."""
-        if settings.head_ratio != 0:
-            require_prunable_heads(model.module)
-        directory = context.work_dir / "calibration"
-        calibration = store_inputs(
-            model, context.calibration, settings.rows_to_measure, context.seed, directory
-        )
-        check_calibration(model.module, calibration)
+        calibration = _calibration(model, settings, context)
         cost_of = _cost_meter(model.module, settings, calibration, context)
         cost = cost_of(model.module)
         freedom = _freedom(settings, model.device.type)
@@ -109,6 +103,35 @@ class Reconstruction:
         return Removed(heads, neurons)
 
 
+def check_reconstruction(
+    model: TorchModel, settings: PruneStructured, context: PassContext, *, any_layers: bool
+) -> None:
+    """Raise `ValueError` for what pruning `model` would raise after losing whole layers.
+
+    With `any_layers` alike, what cannot go from all of them cannot go from some. A latency table is
+    not measured for that.
+    """
+    calibration = _calibration(model, settings, context)
+    if any_layers and settings.target != "latency":
+        assert settings.ratio is not None, "the settings are checked"
+        cost = _cost_meter(model.module, settings, calibration, context)(model.module)
+        check_ratio(cost, settings.ratio, _freedom(settings, model.device.type))
+
+
+def _calibration(
+    model: TorchModel, settings: PruneStructured, context: PassContext
+) -> CalibrationInputs:
+    """Encode the calibration rows; raise `ValueError` when they or the model do not do."""
+    if settings.head_ratio != 0:
+        require_prunable_heads(model.module)
+    directory = context.work_dir / "calibration"
+    calibration = store_inputs(
+        model, context.calibration, settings.rows_to_measure, context.seed, directory
+    )
+    check_calibration(model.module, calibration)
+    return calibration
+
+
 def store_inputs(
     model: TorchModel, dataset: Dataset, max_rows: int, seed: int, directory: Path
 ) -> CalibrationInputs:
@@ -141,7 +164,14 @@ def store_inputs(
             num_tokens += length
             num_distinct += 0 if content in seen else length
             seen.add(content)
-    return CalibrationInputs(files, len(starts), len(order), num_tokens, num_distinct)
+    return CalibrationInputs(
+        files,
+        num_batches=len(starts),
+        num_rows=len(order),
+        num_distinct_rows=len(seen),
+        num_tokens=num_tokens,
+        num_distinct_tokens=num_distinct,
+    )
 
 
 def _drawn_by_length(dataset: Dataset, random: np.random.Generator) -> NDArray[np.int64]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from compressor.models.architectures import encoder_layers, require_prunable_heads
 from compressor.models.structure import configure_shape
 from compressor.models.torch_model import TorchModel
-from compressor.passes._base import PassContext
+from compressor.passes._base import NothingToRemove, PassContext
 from compressor.passes._layer_choice import calibration_batches, drop_layers
-from compressor.passes._reconstruction import Reconstruction
+from compressor.passes._reconstruction import Reconstruction, check_reconstruction
+from compressor.passes._recovery import RecoveryTraining
 from compressor.pruning.activation import activation_scores
 from compressor.pruning.fisher import fisher_scores
 from compressor.pruning.importance import (
@@ -24,11 +25,9 @@ from compressor.pruning.importance import (
     taylor_scores,
 )
 from compressor.pruning.structure import Removed, Scope, prune_heads, prune_neurons, select_units
+from compressor.training.layers import LayerMap
 from compressor.training.moments import Moments
-from compressor.training.recovery import distill, finetune
 from compressor.training.schedules import cubic_sparsity
-from compressor.training.settings import FinetuneRecovery, Recovery
-from compressor.training.trainer import TrainingRun, TrainingSummary
 
 if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
@@ -42,7 +41,8 @@ def prune_and_recover(
     depth = len(encoder_layers(model.module))
     if settings.uniform:
         _require_equal_layers(model)
-    _check_early(model, settings)
+    _check_early(model, settings, context)
+    training = RecoveryTraining.prepare(settings.recovery, model, context)
     kept = drop_layers(model, settings, context)
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
@@ -55,7 +55,9 @@ def prune_and_recover(
         else _Ratios.of(model, settings)
     )
     moments = Moments()
-    recover = _recovery(settings, context, kept, depth, moments)
+    # Each layer learns from the one it was in the teacher, whatever was removed around it.
+    layer_map = tuple(enumerate(kept)) if training and training.teaches(depth) else None
+    recover = _recover(training, settings, context, layer_map)
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
             removed = goals.prune_to(_progress(settings, step), model, context)
@@ -66,7 +68,7 @@ def prune_and_recover(
             _note_units(context, "FFN neurons", neurons, [it.num_neurons for it in layers])
             if settings.uniform:
                 _configure(model, context)
-        recover(model, step)
+        recover(model, step, moments)
     return model
 
 
@@ -101,13 +103,17 @@ def _configure(model: TorchModel, context: PassContext) -> None:
     )
 
 
-def _check_early(model: TorchModel, settings: PruneStructured) -> None:
-    """Raise `ValueError` for ratios out of reach before layers are measured, where that is known.
+def _check_early(model: TorchModel, settings: PruneStructured, context: PassContext) -> None:
+    """Raise `ValueError` for what cannot be done, where that is known before layers are measured.
 
     Which layers will stay is not; where all are alike, it does not matter.
     """
+    if not settings.measures_layers:
+        return
     alike = len({(it.num_heads, it.num_neurons) for it in encoder_layers(model.module)}) == 1
-    if settings.method == "scores" and settings.measures_layers and alike:
+    if settings.method == "reconstruction":
+        check_reconstruction(model, settings, context, any_layers=alike)
+    elif alike:
         _Ratios.of(model, settings, num_layers=settings.layers)
 
 
@@ -167,7 +173,7 @@ class _Ratios:
             raise ValueError(f"{unit}_ratio: {error}") from error
         if not removed:
             smaller_blocks = ", a smaller round_to" if round_to > 1 else ""
-            raise ValueError(
+            raise NothingToRemove(
                 f"{unit}_ratio: {ratio:g} of the {unit}s is none (layers have {list(counts)}, "
                 f"scope is '{self._scope}', each layer keeps a multiple of {round_to}); "
                 f"use a larger ratio{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
@@ -223,54 +229,31 @@ def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -
     return activation_scores(model.module, unlabelled)
 
 
-def _recovery(
+def _recover(
+    training: RecoveryTraining | None,
     settings: PruneStructured,
     context: PassContext,
-    kept: tuple[int, ...],
-    depth: int,
-    moments: Moments,
-) -> Callable[[TorchModel, int], None]:
-    """Return what trains a model after each step, if anything; a teacher is loaded here, once."""
-    if settings.recovery is None:
-        return lambda _, __: None
-    carried = moments if settings.steps > 1 else None
-    train = _trainer(_part_of(settings.recovery, settings.steps), context, kept, depth, carried)
+    layer_map: LayerMap | None,
+) -> Callable[[TorchModel, int, Moments], None]:
+    """Return what trains a model after each step, if anything."""
+    if training is None:
+        return lambda _, __, ___: None
+    part = training.in_parts(settings.steps)
 
-    def recover(model: TorchModel, step: int) -> None:
-        place = f" after step {step} of {settings.steps}" if settings.steps > 1 else ""
-        work_dir = context.work_dir / f"recovery-{step}"
-        work_dir.mkdir(parents=True, exist_ok=True)  # a killed run's training goes on there
-        # The seed decides which rows come first, and a part may end before the others are read.
-        seed = context.seed + step - 1
-        run = TrainingRun(context.device, seed, work_dir, context.progress, f"recovery{place}")
-        summary = train(model, run)
-        context.note(f"recovery{place}: {summary.sentence()}")
+    def recover(model: TorchModel, step: int, moments: Moments) -> None:
+        several = settings.steps > 1
+        part.train(
+            model,
+            context,
+            name=f"recovery-{step}",
+            place=f" after step {step} of {settings.steps}" if several else "",
+            # The seed decides which rows come first; a part may end before the others are read.
+            seed=context.seed + step - 1,
+            layer_map=layer_map,
+            moments=moments if several else None,
+        )
 
     return recover
-
-
-def _part_of(recovery: Recovery, steps: int) -> Recovery:
-    """Return the settings of the part of `recovery` that follows each step."""
-    limit = None if recovery.max_steps is None else recovery.max_steps // steps
-    return recovery.model_copy(update={"epochs": recovery.epochs / steps, "max_steps": limit})
-
-
-def _trainer(
-    recovery: Recovery,
-    context: PassContext,
-    kept: tuple[int, ...],
-    depth: int,
-    moments: Moments | None,
-) -> Callable[[TorchModel, TrainingRun], TrainingSummary]:
-    if isinstance(recovery, FinetuneRecovery):
-        return lambda model, run: finetune(model, context.train, recovery, run, moments=moments)
-    teacher = context.load_baseline()
-    # Each layer learns from the one it was in the teacher, whatever was removed around it.
-    same_depth = len(encoder_layers(teacher.module)) == depth
-    layer_map = tuple(enumerate(kept)) if same_depth else None
-    return lambda model, run: distill(
-        model, teacher, context.train, recovery, run, layer_map=layer_map, moments=moments
-    )
 
 
 def _note_units(

@@ -8,6 +8,7 @@ from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import NothingToRemove, PassContext
 from compressor.passes._reconstruction import each_batch, store_inputs
+from compressor.passes._recovery import RecoveryTraining
 from compressor.passes.prune_width import READS_ROWS, PruneWidth, nearest_multiples
 from compressor.pruning.reconstruction import CalibrationInputs
 from compressor.pruning.width import (
@@ -18,9 +19,6 @@ from compressor.pruning.width import (
     spaces_of,
 )
 from compressor.pruning.width_fit import check_rows, fit_width
-from compressor.training.recovery import distill, finetune
-from compressor.training.run import TrainingRun
-from compressor.training.settings import FinetuneRecovery
 
 _ROUND_TO = {"cuda": 64}
 _ROUND_TO_ELSEWHERE = 16
@@ -34,6 +32,7 @@ def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -
     width = _width(before, settings, context.device.type)
     check_width(model.module, width)
     require_finite_weights(model.module)
+    training = RecoveryTraining.prepare(settings.recovery, model, context)
     calibration = _calibration(model, settings, context)
     if calibration is not None and settings.compensate:
         check_rows(calibration, width, has_head=True)
@@ -57,7 +56,8 @@ def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -
             f"least squares on {calibration.num_rows} calibration rows without labels, "
             f"{calibration.mean_length:.1f} tokens each on average"
         )
-    _recover(model, settings, context)
+    if training is not None:
+        training.train(model, context)
     return model
 
 
@@ -119,16 +119,3 @@ def _calibration(
     return store_inputs(
         model, context.calibration, settings.calibration_rows, context.seed, directory
     )
-
-
-def _recover(model: TorchModel, settings: PruneWidth, context: PassContext) -> None:
-    if settings.recovery is None:
-        return
-    work_dir = context.work_dir / "recovery"
-    work_dir.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun(context.device, context.seed, work_dir, context.progress, "recovery")
-    if isinstance(settings.recovery, FinetuneRecovery):
-        summary = finetune(model, context.train, settings.recovery, run)
-    else:
-        summary = distill(model, context.load_baseline(), context.train, settings.recovery, run)
-    context.note(f"recovery: {summary.sentence()}")

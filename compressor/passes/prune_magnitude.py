@@ -85,6 +85,11 @@ class PruneMagnitude(TorchPass):
         """Return the sparsity at `share` of its value."""
         return lower(self, "sparsity", share=share)
 
+    @property
+    def label_setting(self) -> str | None:
+        """Return the fine-tuning, where there is one."""
+        return None if self.finetune is None else "finetune"
+
     def required_splits(self) -> frozenset[str]:
         """Return the training split when fine-tuning is asked for."""
         return frozenset() if self.finetune is None else frozenset({"train"})

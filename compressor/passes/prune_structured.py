@@ -7,26 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, PassContext, TorchPass
+from compressor.passes._method_rules import check_method
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.passes._vector_tasks import unfit_pruning
-from compressor.training.settings import Recovery
+from compressor.training.settings import Recovery, label_setting_of
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
 
-_ONLY_IN = {
-    "scores": ("importance", "scope", "may_empty_layers"),
-    "reconstruction": (
-        "target",
-        "latency_precision",
-        "latency_batch_size",
-        "latency_threads",
-        "ridge",
-    ),
-}
 _MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
 _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
@@ -266,31 +257,7 @@ class PruneStructured(TorchPass):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
-        other = "reconstruction" if self.method == "scores" else "scores"
-        fields = type(self).model_fields
-        given = [name for name in _ONLY_IN[other] if getattr(self, name) != fields[name].default]
-        if given:
-            raise ValueError(
-                f"{' and '.join(given)} {'belongs' if len(given) == 1 else 'belong'} to method: "
-                f"{other}; set method: {other}, or leave {' and '.join(given)} out"
-            )
-        if self.target == "latency" and self.latency_precision is None:
-            raise ValueError(
-                "target: latency needs latency_precision, because times depend on it: int8 where "
-                "quantize_dynamic follows, otherwise float32"
-            )
-        if self.latency_precision is not None and self.target != "latency":
-            raise ValueError(
-                "latency_precision belongs to target: latency; set target, or leave it out"
-            )
-        if self.method == "reconstruction":
-            if self.ratio is None:
-                raise ValueError("method: reconstruction needs a ratio, the share of target")
-            if self.head_ratio or self.neuron_ratio:
-                raise ValueError(
-                    "method: reconstruction decides itself how many heads and neurons go; give "
-                    "ratio alone, or with head_ratio: 0 or neuron_ratio: 0 to keep all of a kind"
-                )
+        check_method(self)
         return self
 
     @property
@@ -377,6 +344,18 @@ class PruneStructured(TorchPass):
     def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
         """Yield what needs a loss on labels or logits, for a task that has neither."""
         return unfit_pruning(self, task)
+
+    def calibration_rows_wanted(self) -> int:
+        """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""
+        if "calibration" not in self.required_splits():
+            return 0
+        choose = ROWS_TO_CHOOSE_FROM if self.method == "reconstruction" else 1
+        return choose * self.rows_to_measure
+
+    @property
+    def label_setting(self) -> str | None:
+        """Return what makes the recovery train on labels."""
+        return label_setting_of(self.recovery)
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""

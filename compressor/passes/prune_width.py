@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, PassContext, TorchPass
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower, wider
-from compressor.training.settings import Recovery
+from compressor.training.settings import DistillSettings, Recovery, label_setting_of
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
@@ -106,6 +106,16 @@ class PruneWidth(TorchPass):
             )
         return self
 
+    @model_validator(mode="after")
+    def _compares_what_has_one_width(self) -> Self:
+        if isinstance(self.recovery, DistillSettings) and self.recovery.sublayer_weight > 0:
+            raise ValueError(
+                "recovery.sublayer_weight compares outputs of one width, and this pass makes the "
+                "student narrower than its teacher; use recovery.hidden_weight, which compares the "
+                "features that stay"
+            )
+        return self
+
     @property
     def reads_rows(self) -> bool:
         """Return whether the calibration split is read."""
@@ -153,14 +163,19 @@ class PruneWidth(TorchPass):
                 "their width",
             )
 
+    @property
+    def label_setting(self) -> str | None:
+        """Return what makes the recovery train on labels."""
+        return label_setting_of(self.recovery)
+
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when something is measured, train when there is recovery."""
         splits = {"calibration"} if self.reads_rows else set()
         return frozenset(splits if self.recovery is None else {*splits, "train"})
 
     def calibration_rows_wanted(self) -> int:
-        """Return `calibration_rows` when the calibration split is read."""
-        return self.calibration_rows if self.reads_rows else 0
+        """Return four times what is read, because long rows are preferred."""
+        return ROWS_TO_CHOOSE_FROM * self.calibration_rows if self.reads_rows else 0
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Make `model` narrower, in place.

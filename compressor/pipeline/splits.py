@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from compressor.data import Dataset, LabelKind, load_splits, most_rows
+from compressor.data import CALIBRATION_ROWS, Dataset, LabelKind, load_splits, most_rows
 from compressor.errors import RecipeError
 from compressor.evaluation import truth_of
 from compressor.measurements import LABEL_FREE, OF_NUMBERS
@@ -42,6 +42,7 @@ def read_splits(
     needed = {"search"}.union(*(step.required_splits() for step in recipe.possible_passes()))
     if recipe.data.certification is not None:
         needed.add("certification")
+    wanted = [step.calibration_rows_wanted() for step in recipe.passes]
     kind: LabelKind = "class" if task.names_labels else "grade"
     if kind == "grade" and metric in LABEL_FREE:
         kind = "none"  # a column of that name need not be one of grades
@@ -55,13 +56,30 @@ def read_splits(
         keep=recipe.kept_columns(),
         kind=kind,
         splits_pairs=task.splits_pairs,
+        calibration_rows=max([CALIBRATION_ROWS, *wanted]),
     )
     # Now and not at the end: what cannot be scored or formed should not cost a training.
     found = {
         name: task.unscorable(metric, truth_of(splits[name])) for name in _JUDGED & set(splits)
     }
     mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
+    mistakes += _missing_labels(recipe, splits.get("train"))
     if mistakes:
         raise RecipeError(mistakes)
     slice_masks(splits[recipe.judged_split], recipe.budget.slices, label_names)
     return splits
+
+
+def _missing_labels(recipe: Recipe, train: Dataset | None) -> Iterator[str]:
+    """Yield a mistake for every pass that trains on labels which `train` has not."""
+    if train is None or train.labels is not None:
+        return
+    given = recipe.data.train
+    column = recipe.data.label if given is None else recipe.data.label_column(given)
+    for position, step in enumerate(recipe.passes):
+        if step.label_setting is not None:
+            yield (
+                f"passes.{position}.{step.label_setting}: trains on labels, and the train split "
+                f"({train.source}) has no column '{column}'; name the column in "
+                f"data.label, or distill with label_weight: 0, which needs none"
+            )

@@ -296,15 +296,18 @@ def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:
 def _blocks(scores: Sequence[Tensor], round_to: int) -> list[_Block]:
     """Cut each layer's neurons, sorted, into blocks; return all, the best mean score first.
 
-    A layer's blocks stay in order, because their means fall.
+    A layer's blocks stay in order, because their means do not rise.
     """
-    blocks = []
+    blocks: list[tuple[float, _Block]] = []
     for layer, layer_scores in enumerate(scores):
         ranked = layer_scores.sort(descending=True).values
+        mean = math.inf
         for start in range(0, len(ranked), round_to):
             block = ranked[start : start + round_to]
-            blocks.append(_Block(layer, len(block), float(block.sum())))
-    return sorted(blocks, key=lambda block: -block.score / block.size)
+            # Of equal scores the mean of a smaller block may be higher in the last bit.
+            mean = min(mean, float(block.mean()))
+            blocks.append((mean, _Block(layer, len(block), float(block.sum()))))
+    return [block for _, block in sorted(blocks, key=lambda item: -item[0])]
 
 
 def _fill(

@@ -94,7 +94,11 @@ def gradients_at_outputs(
         of_output = dict(zip(flat, zip(*rows, strict=True), strict=True))
         size = len(next(iter(inputs.values())))
         num_examples += size
-        yield size, {linear: _calls(uses, of_output, inputs) for linear, uses in seen.items()}
+        calls = {linear: _calls(uses, of_output, inputs) for linear, uses in seen.items()}
+        # They hold the graph of this batch, which would be alive during the next forward pass.
+        del probes, flat, rows, of_output, seen
+        yield size, calls
+        del calls
     if num_examples == 0:
         raise ValueError("measuring heads and neurons needs at least one example, got none")
 

@@ -49,8 +49,9 @@ class CalibrationInputs:
     files: TensorFiles
     num_batches: int
     num_rows: int
+    num_distinct_rows: int  # that are not the copy of another row
     num_tokens: int  # without padding
-    num_distinct_tokens: int  # of rows that are not the copy of another row
+    num_distinct_tokens: int  # without padding, of those rows
 
     def __len__(self) -> int:
         """Return the number of batches."""

@@ -43,8 +43,8 @@ def compensated_scores(
     second moment of that gradient. So costs compare across layers and between heads and neurons.
     Padding is left out. Memory is that of `H`: `(neurons + 1)^2` numbers of 8 bytes a layer.
 
-    `batches` are inputs of the model by name. Raises `ValueError` when there are none, or something
-    is not finite.
+    `batches` are inputs of the model by name. Raises `ValueError` when there are none, something is
+    not finite, or no answer depends on any layer.
 
     Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
     factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
@@ -54,6 +54,12 @@ def compensated_scores(
     for part, found in moments.items():
         require_finite(parts, part, found.inputs)
         require_finite(parts, part, found.gradients)
+    if moments and not any(found.squares for found in moments.values()):
+        raise ValueError(
+            "the model's answers to the calibration rows depend on no layer, so heads and neurons "
+            "cannot be compared; its classifier may be zero or was never trained, or its logits "
+            "are so far apart that nothing changes them: check the checkpoint"
+        )
     none = torch.zeros(0, dtype=torch.float64)
     scores = [
         elimination_costs(
@@ -92,7 +98,10 @@ def elimination_costs(weight: Tensor, moments: Moments, dim: int) -> Tensor:
     at_once = _NEURONS_AT_ONCE if dim == 1 else 1
     size = weight.shape[1]
     damped = moments.inputs.clone()
-    damped.diagonal()[:size] += _DAMPING * damped.diagonal()[:size].mean()
+    mean = damped.diagonal()[:size].mean()
+    # Where no answer depends on a layer, any damping gives its units a cost of 0.
+    damped.diagonal()[:size] += torch.where(mean == 0, 1.0, _DAMPING * mean)
+    damped.diagonal()[size:] += (mean == 0).double()
     inverse = torch.linalg.inv(damped)
     # tr(C dW H dW') is the plain norm of `root @ dW`, and corrections act on the other side.
     values, vectors = torch.linalg.eigh(moments.gradients)

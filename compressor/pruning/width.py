@@ -230,12 +230,17 @@ def _count_in(
     inputs: Mapping[str, Tensor],
     size: int,
 ) -> None:
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in seen:
+        parts.setdefault(name, []).append(tensor)
     first: dict[int, str] = {}
-    for name, tensor in seen:  # all alive, so that equal ids are one tensor
-        leader = first.setdefault(id(tensor), name)
+    for name, chunks in parts.items():  # all alive, so that equal ids are one tensor
+        leader = first.setdefault(id(chunks[0]), name)
         if leader != name:
             found[name] = found[leader]
             continue
+        # A layer may compute its tokens in chunks, one after the other.
+        tensor = torch.cat(chunks, dim=1) if len(chunks) > 1 else chunks[0]
         if name not in found:
             zeros = torch.zeros(size, size, dtype=torch.float64, device=tensor.device)
             found[name] = Moments(zeros, zeros[0].clone())

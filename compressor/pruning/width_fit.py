@@ -36,13 +36,15 @@ _NORM_BEHIND = {"attention": slice(0, 1), "feed_forward": slice(1, 2)}
 
 def check_rows(calibration: CalibrationInputs, width: int, *, has_head: bool) -> None:
     """Raise `ValueError` when least squares has more unknowns than rows that differ."""
-    tokens, rows, unknowns = calibration.num_distinct_tokens, calibration.num_rows, width + 1
+    tokens, rows = calibration.num_distinct_tokens, calibration.num_distinct_rows
+    unknowns = width + 1
     if tokens < unknowns or (has_head and rows < unknowns):
         raise ValueError(
             f"the calibration rows have {tokens} tokens that are not padding or in the copy of "
-            f"another row ({rows} rows), but to fit a layer that reads {width} features takes at "
-            f"least {unknowns}{', and as many rows for the head' if has_head else ''}; give a "
-            f"larger calibration split, or raise calibration_rows"
+            f"another row ({rows} rows that differ), but to fit a layer that reads {width} "
+            f"features takes at least {unknowns}"
+            f"{', and as many rows for the head' if has_head else ''}; give a larger calibration "
+            f"split, or raise calibration_rows"
         )
 
 

@@ -137,6 +137,21 @@ def test_calibration_takes_at_most_512_rows(settings: Settings, reviews: Reviews
     assert sizes(splits) == {"train": 3488, "calibration": 512}
 
 
+@pytest.mark.parametrize(("wanted", "found"), [(700, 700), (2048, 800)])
+def test_calibration_is_as_large_as_asked_for_up_to_a_fifth_of_train(
+    settings: Settings, reviews: Reviews, wanted: int, found: int
+) -> None:
+    splits = load_splits(
+        settings(train=reviews("train.tsv", 4000)),
+        label_names=("negative", "positive"),
+        input_column="text",
+        needed=("train", "calibration"),
+        seed=0,
+        calibration_rows=wanted,
+    )
+    assert sizes(splits) == {"train": 4000 - found, "calibration": found}
+
+
 def test_splits_that_are_not_needed_are_neither_cut_nor_read(
     settings: Settings, reviews: Reviews, tmp_path: Path
 ) -> None:

@@ -135,3 +135,16 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
     monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES))
     with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
         latency_of_sub_layers(SITUATION, SILENT)
+
+
+def test_nothing_is_measured_for_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def measure(*_: object) -> tuple[MeasuredTimes, MeasuredTimes]:
+        raise AssertionError("measured first")
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(latency, "_measure", measure)
+    with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
+        latency_of_sub_layers(SITUATION, SILENT)

@@ -14,9 +14,12 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.architectures import encoder_layers
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import load_graph, save_graph
+from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.pruning.budget_search import encoder_cost
 from compressor.pruning.structure import prune_heads, prune_neurons
+from compressor.quantization.cuda_kernels import HalfType
+from compressor.quantization.half import convert_to_half
 from compressor.quantization.rewrite import quantize_sites
 from compressor.quantization.sites import find_sites
 
@@ -171,3 +174,15 @@ def test_a_torch_count_of_the_dense_model_agrees(tiny_vit: TorchModel):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(EnvironmentMismatch, match=r"model\.onnx"):
         encoder_flops(tmp_path / "model.onnx", ones(1))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_changes_no_count(
+    exported_bert_for_cuda: OnnxModel, tmp_path: Path, dtype: HalfType
+):
+    """A CPU has no kernels of bfloat16, and shapes do not depend on the type."""
+    expected = encoder_flops(exported_bert_for_cuda.path, batch_of("bert"))
+    graph = convert_to_half(load_graph(exported_bert_for_cuda.path), dtype=dtype)
+    save_graph(graph, tmp_path / "half.onnx")
+
+    assert encoder_flops(tmp_path / "half.onnx", batch_of("bert")) == expected > 0

@@ -281,3 +281,42 @@ def test_a_checkpoint_with_a_corrupt_shape_is_refused(tiny_bert: TorchModel, tmp
     (tmp_path / "structure.json").write_text(json.dumps(shape), encoding="utf-8")
     with pytest.raises(EnvironmentMismatch, match=r"structure\.json.*layers\.0\.num_heads"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("bert", {}),
+        ("distilbert", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}),
+        ("electra", {}),
+        ("mpnet", {}),
+        ("roberta", {}),
+        ("beit", {"image_size": 8, "patch_size": 2}),
+        ("deit", {"image_size": 8, "patch_size": 2}),
+        ("dinov2", {"image_size": 8, "patch_size": 2}),
+        ("vit", {"image_size": 8, "patch_size": 2}),
+    ],
+)
+def test_a_checkpoint_of_fewer_layers_loads_with_transformers_alone(
+    tmp_path: Path, kind: str, own: dict[str, Any]
+):
+    """Configurations that can be a backbone's name every layer, and may not name one too many."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    settings = own if kind == "distilbert" else {**sizes, "intermediate_size": 64, **own}
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    is_image = "image_size" in own
+    auto: Any = (
+        transformers.AutoModelForImageClassification
+        if is_image
+        else transformers.AutoModelForSequenceClassification
+    )
+    if kind == "deit":
+        config.architectures = ["DeiTForImageClassification"]
+    module = auto.from_config(config).eval()
+
+    keep_layers(module, [0, 2])
+    module.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path)
+
+    assert loaded.config.num_hidden_layers == 2
+    assert loaded.state_dict().keys() == module.state_dict().keys()

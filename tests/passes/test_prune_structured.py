@@ -14,6 +14,7 @@ from compressor.data import Dataset
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, _layer_choice
+from compressor.passes._base import NothingToRemove
 from compressor.passes._reconstruction import store_inputs
 from compressor.passes.prune_structured import PruneStructured
 from compressor.pruning.importance import layer_losses
@@ -340,7 +341,7 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
     make_context: ContextMaker,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from compressor.passes import _structured
+    from compressor.passes import _recovery
 
     seen = []
 
@@ -348,8 +349,8 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
         seen.append(settings["layer_map"])
         return original(*arguments, **settings)
 
-    original = _structured.distill
-    monkeypatch.setattr(_structured, "distill", distill)
+    original = _recovery.distill
+    monkeypatch.setattr(_recovery, "distill", distill)
     recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8, "hidden_weight": 1.0}
     settings = PruneStructured.model_validate({"drop_layers": [0], "recovery": recovery})
 
@@ -456,6 +457,81 @@ def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "rows", "message"),
+    [
+        ({"ratio": 0.999}, 48, "0.999 of the encoder cannot go"),
+        ({"ratio": 0.5}, 1, "least squares"),
+    ],
+)
+def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    rows: int,
+    message: str,
+):
+    def measured(*_: Any) -> None:
+        raise AssertionError("layers were measured first")
+
+    monkeypatch.setattr(_layer_choice, "layer_losses", measured)
+    few = replace(text_dataset, examples=text_dataset.examples[:rows], labels=None)
+    with pytest.raises(ValueError, match=message):
+        reconstruction(layers=1, **settings).apply(tiny_bert, make_context(calibration=few))
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.02])
+def test_a_ratio_too_mild_for_any_unit_is_told_apart(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, ratio: float
+):
+    """Where a run itself tries milder and milder ratios, this one is passed over."""
+    with pytest.raises(NothingToRemove):
+        PruneStructured(ratio=ratio, scope="layer", importance="magnitude").apply(
+            tiny_bert, make_context(calibration=text_dataset)
+        )
+
+
+@pytest.mark.parametrize(
+    ("recovery", "message"),
+    [
+        ({"kind": "finetune"}, "fine-tuning needs labels"),
+        ({"kind": "distill", "label_weight": 0.5}, "label_weight above 0 needs labels"),
+        (
+            {"kind": "distill", "relation_weight": 1, "relation_layer": 2},
+            "relation_layer: the teacher has layers 0 to 1, got 2",
+        ),
+    ],
+)
+def test_a_recovery_that_cannot_be_is_told_before_anything_is_pruned(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    recovery: dict[str, Any],
+    message: str,
+):
+    unlabelled = replace(text_dataset, labels=None)
+    context = make_context(tiny_bert_dir, calibration=unlabelled, train=unlabelled)
+    with pytest.raises(ValueError, match=message):
+        reconstruction(ratio=0.5, recovery=recovery).apply(tiny_bert, context)
+    assert units(tiny_bert) == [(4, 64), (4, 64)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"ratio": 0.5, "method": "reconstruction", "calibration_rows": 100}, 400),
+        ({"ratio": 0.5, "importance": "fisher", "calibration_rows": 700}, 700),
+        ({"ratio": 0.5, "importance": "magnitude", "calibration_rows": 700}, 0),
+    ],
+)
+def test_as_many_calibration_rows_are_wanted_as_are_read(settings: dict[str, Any], rows: int):
+    assert PruneStructured.model_validate(settings).calibration_rows_wanted() == rows
+
+
 def test_an_unsupported_architecture_is_refused(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
@@ -509,6 +585,30 @@ def test_an_unsupported_architecture_is_refused(
         (
             {"method": "reconstruction", "ratio": 0.5, "head_ratio": 0, "neuron_ratio": 0},
             "nothing would be removed",
+        ),
+        (
+            {
+                "method": "reconstruction",
+                "ratio": 0.5,
+                "head_ratio": 0,
+                "neuron_ratio": 0,
+                "drop_layers": [0],
+            },
+            "keep all heads and all neurons, so no ratio can be reached",
+        ),
+        (
+            {"method": "reconstruction", "ratio": 0.5, "latency_threads": 4},
+            "latency_threads belongs to target: latency",
+        ),
+        (
+            {
+                "method": "reconstruction",
+                "ratio": 0.5,
+                "target": "flops",
+                "latency_threads": 4,
+                "latency_batch_size": 32,
+            },
+            "latency_batch_size and latency_threads belong to target: latency",
         ),
         (
             {"method": "reconstruction", "ratio": 0.5, "scope": "layer", "importance": "random"},

@@ -239,6 +239,24 @@ def test_rows_that_are_all_alike_are_refused(
         width(width=20).apply(tiny_bert, make_context(calibration=alike))
 
 
+def test_the_head_needs_rows_that_differ_and_not_only_tokens(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    few = replace(text_dataset, examples=text_dataset.examples[:12] * 4, labels=None)
+    with pytest.raises(ValueError, match=r"\(12 rows that differ\)"):
+        width(width=16).apply(tiny_bert, make_context(calibration=few))
+
+
+def test_a_recovery_without_labels_is_told_before_anything_is_cut(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+):
+    unlabelled = replace(text_dataset, labels=None)
+    context = make_context(calibration=unlabelled, train=unlabelled)
+    with pytest.raises(ValueError, match="fine-tuning needs labels"):
+        width(width=16, recovery={"kind": "finetune"}).apply(tiny_bert, context)
+    assert tiny_bert.module.config.hidden_size == 32
+
+
 def test_weights_that_are_not_finite_are_refused_by_name(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
@@ -266,6 +284,10 @@ def test_an_unsupported_architecture_is_refused_by_name(
         ({"width": 8, "round_to": 16}, "not a multiple of round_to 16; use 16, or"),
         ({"ratio": 0.5, "importance": "taylor"}, "'random', 'magnitude', 'activation'"),
         ({"ratio": 0.5, "widht": 3}, "Extra inputs are not permitted"),
+        (
+            {"ratio": 0.5, "recovery": {"kind": "distill", "sublayer_weight": 1}},
+            "sublayer_weight compares outputs of one width",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str):

@@ -15,7 +15,7 @@ from compressor.data import Dataset
 from compressor.export.latency import MeasuredTable, MeasuredTimes, Situation
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, _reconstruction, _structured
+from compressor.passes import PassContext, _reconstruction, _recovery
 from compressor.passes.prune_structured import PruneStructured
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
@@ -176,7 +176,7 @@ def test_steps_follow_their_schedule(
         seen.append((units(model)[0][1], run.seed, settings.epochs, settings.max_steps))
         return TrainingSummary(1, 1.0, 1.0)
 
-    monkeypatch.setattr(_structured, "finetune", finetune)
+    monkeypatch.setattr(_recovery, "finetune", finetune)
     settings = PruneStructured.model_validate(
         {
             "neuron_ratio": 0.5,
@@ -194,7 +194,8 @@ def test_steps_follow_their_schedule(
 
 def test_one_step_takes_the_recovery_as_it_is():
     recovery = DistillRecovery(epochs=2.5, max_steps=9)
-    assert _structured._part_of(recovery, 1) == recovery
+    training = _recovery.RecoveryTraining(recovery, None)
+    assert training.in_parts(1) == training
 
 
 def test_reconstruction_takes_what_a_latency_table_says(

@@ -11,6 +11,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT, Advance, Progress, Silent
+from compressor.training.checkpoints import State, StateFile
 
 
 class Stopped(BaseException):
@@ -74,3 +75,32 @@ def test_a_pass_that_was_stopped_repeats_the_pruning_but_no_finished_recovery(
     assert sum(step.startswith("recovery after step 2") for step in resumed.steps) == 2
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_disk_that_was_full_when_a_result_was_written_costs_that_training_alone(
+    step: int,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    expected = apply_to(tiny_bert_dir, text_dataset, tmp_path / "undisturbed")
+    write, resumed = StateFile.write, Told()
+
+    def full(file: StateFile, state: State) -> None:
+        if file.path.parent.name == f"recovery-{step}" and file.path.name.startswith("trained"):
+            raise OSError(28, "No space left on device")
+        write(file, state)
+
+    monkeypatch.setattr(StateFile, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        apply_to(tiny_bert_dir, text_dataset, tmp_path / "stopped")
+    monkeypatch.setattr(StateFile, "write", write)
+    found = apply_to(tiny_bert_dir, text_dataset, tmp_path / "stopped", resumed)
+
+    finished = [told for told in resumed.steps if told.endswith("finished before")]
+    assert len(finished) == step - 1
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    left = [path.parent.name for path in (tmp_path / "stopped").rglob("moments.safetensors")]
+    assert left == ["recovery-3"]

@@ -487,6 +487,55 @@ def test_labels_that_differ_from_the_checkpoint_are_refused(base: dict[str, Any]
         run(base, tmp_path / "run", data=data)
 
 
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        ({"kind": "finetune"}, "kind"),
+        ({"kind": "distill", "label_weight": 1}, "label_weight"),
+        ({"kind": "prune_structured", "ratio": 0.5, "recovery": {"kind": "finetune"}}, "recovery"),
+        ({"kind": "prune_magnitude", "sparsity": 0.5, "finetune": {}}, "finetune"),
+    ],
+)
+def test_training_on_labels_that_are_not_there_is_refused_before_any_pass(
+    base: dict[str, Any], tmp_path: Path, step: dict[str, Any], key: str
+):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\na good film\nbad\n" * 8)
+    data = {**base["data"], "train": {"path": str(texts)}}
+    passes = [{"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"}, step]
+    with pytest.raises(
+        RecipeError, match=rf"passes\[1\]\.{key}.*: trains on labels, and the train"
+    ):
+        run(base, tmp_path / "run", data=data, passes=passes)
+
+
+def test_calibration_rows_are_cut_for_the_pass_that_reads_most(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    many = range(3000)
+    assert answered.labels is not None
+    large = dataclasses.replace(
+        answered,
+        examples=tuple(answered.examples[row % len(answered)] for row in many),
+        labels=np.resize(answered.labels, len(many)),
+    )
+    data = {**base["data"], "train": {"path": str(write_split(tmp_path / "large.csv", large))}}
+    fisher = {"kind": "prune_structured", "ratio": 0.5, "importance": "fisher"}
+    steps = [{**fisher, "calibration_rows": 570}, {**fisher, "calibration_rows": 2}]
+    steps.append({"kind": "finetune"})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**base, "data": data, "passes": steps}))
+    task = load_task("text-classification")
+    splits = read_splits(
+        compressor.load_recipe(recipe),
+        task=task,
+        label_names=("negative", "positive"),
+        metric="accuracy",
+    )
+    assert len(splits["calibration"]) == 570
+    assert len(splits["train"]) == 2430
+
+
 def test_no_output_directory_is_a_recipe_error(base: dict[str, Any], tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(base))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -147,3 +148,21 @@ def test_logits_that_are_not_finite_are_refused(make_encoder: EncoderMaker):
     encoder.module.classifier.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="answers on the calibration split are not finite"):
         fisher_scores(encoder.module, [encoder.inputs])
+
+
+def test_no_batch_is_remembered_while_the_next_one_is_measured(make_encoder):
+    """The graph of a batch holds all activations, so two of them would be twice the memory."""
+    encoder = make_encoder("bert")
+    output = encoder_layers(encoder.module)[0].feed_forward.ffn_out
+    seen: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[bool]] = []
+
+    def look(module: torch.nn.Module, inputs: Any, result: torch.Tensor) -> None:
+        alive.append([each() is not None for each in seen])
+        seen.append(weakref.ref(result))
+
+    with_hook = output.register_forward_hook(look)
+    fisher_scores(encoder.module, [encoder.inputs] * 3)
+    with_hook.remove()
+
+    assert alive == [[], [False], [False, False]]

@@ -40,7 +40,8 @@ def store(tmp_path: Path) -> Store:
                     inputs["attention_mask"][0, 6:] = 0
             files.put("inputs", batch, inputs)
             num_tokens += 8 * 12
-        return CalibrationInputs(files, num_batches, 8 * num_batches, num_tokens, num_tokens)
+        rows = 8 * num_batches
+        return CalibrationInputs(files, num_batches, rows, rows, num_tokens, num_tokens)
 
     return make
 
@@ -148,11 +149,11 @@ def test_too_few_tokens_are_refused_with_the_rank_they_can_have(
 ):
     encoder = make_encoder("bert")
     calibration = store(encoder)
-    few = CalibrationInputs(calibration.files, 3, 24, 288, 64)
+    few = CalibrationInputs(calibration.files, 3, 24, 24, 288, 64)
     with pytest.raises(ValueError, match=r"64 tokens that are not padding") as caught:
         check_calibration(encoder.module, few)
     assert "rank 64 for the 65 unknowns of the feed-forward network of layer 1" in str(caught.value)
-    check_calibration(encoder.module, CalibrationInputs(calibration.files, 3, 24, 288, 65))
+    check_calibration(encoder.module, CalibrationInputs(calibration.files, 3, 24, 24, 288, 65))
 
 
 def test_statistics_that_are_not_finite_name_the_sub_layer(

@@ -88,3 +88,20 @@ def test_a_weight_that_is_not_finite_is_refused(make_encoder: EncoderMaker):
     encoder.module.bert.encoder.layer[1].output.dense.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         compensated_scores(encoder.module, [encoder.inputs])
+
+
+def test_answers_that_depend_on_nothing_are_refused(make_encoder: EncoderMaker):
+    encoder = make_encoder("bert")
+    encoder.module.classifier.weight.data.zero_()
+    with pytest.raises(ValueError, match=r"depend on no layer.*check the checkpoint"):
+        compensated_scores(encoder.module, [encoder.inputs])
+
+
+def test_layers_that_no_answer_depends_on_cost_nothing(make_encoder: EncoderMaker):
+    """What lies before a norm whose weights are all zero is not seen behind it."""
+    encoder = make_encoder("bert")
+    encoder.module.bert.encoder.layer[1].attention.output.LayerNorm.weight.data.zero_()
+    scores = compensated_scores(encoder.module, [encoder.inputs])
+    for unseen in (scores.heads[0], scores.neurons[0], scores.heads[1]):
+        assert unseen.tolist() == [0] * len(unseen)
+    assert float(scores.neurons[1].max()) > 0

@@ -297,3 +297,18 @@ def test_a_shape_of_another_width_is_refused(make_encoder):
     layers = (LayerShape(num_heads=4, ffn_neurons=64),) * 2
     with pytest.raises(EnvironmentMismatch, match=r"hidden_size 40, .* allows less than 32"):
         apply_shape(module, EncoderShape(head_dim=8, hidden_size=40, layers=layers))
+
+
+def test_moments_do_not_depend_on_chunks(make_encoder):
+    whole = make_encoder("bert")
+    chunked = make_encoder("bert", chunk_size_feed_forward=1)
+
+    expected = reader_moments(whole.module, spaces_of(whole.module), [whole.inputs])
+    found = reader_moments(chunked.module, spaces_of(chunked.module), [chunked.inputs])
+
+    assert found.keys() == expected.keys()
+    for name, moments in expected.items():
+        assert found[name].count == moments.count, name
+        torch.testing.assert_close(
+            found[name].products, moments.products, rtol=1e-5, atol=1e-4, msg=name
+        )
