@@ -21,8 +21,8 @@ class TrimVocabulary(TorchPass):
     """Keep the WordPiece pieces that unlabelled text of the domain contains, and drop the others.
 
     A word whose piece is gone is split into smaller pieces that stay, down to single characters, so
-    that nothing becomes unknown. Special tokens, single characters and pieces with a character that
-    is no piece by itself always stay. Texts made of kept pieces get exactly the answers they got.
+    that nothing becomes unknown whose characters all are pieces. Special tokens, single characters
+    and pieces with a character that is no piece by itself always stay. Texts made of kept pieces get exactly the answers they got.
     The tokenizer is trimmed with the model; the report says for how many texts that were not used
     for counting the tokens change. Where rows of the counted file resemble each other that share
     says little about other texts, so give text that is like what the model will read.
