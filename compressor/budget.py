@@ -112,7 +112,7 @@ class AccuracyBudget(BaseModel):
 
     confidence: float = Field(
         default=0.95,
-        ge=0.5,
+        gt=0.5,
         lt=1,
         description="of the certificate: how sure the bound on the drop must be, one-sided",
     )

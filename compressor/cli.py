@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compressor import __version__
-from compressor.errors import CompressorError, RecipeError, Terminated
+from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -164,6 +164,7 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
     from compressor.data import check_files
+    from compressor.pipeline.inputs import check_local_checkpoints
     from compressor.pipeline.splits import check_resolution
     from compressor.recipe import load_recipe
     from compressor.recipe_rules import needs_labels
@@ -178,6 +179,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     except RecipeError as error:
         raise loaded.placed(error) from error
     check_resolution(loaded)
+    check_local_checkpoints(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
 
@@ -196,7 +198,13 @@ def compare(
     reports = [(str(path), read_report(path)) for path in runs]
     out.print(render_comparison_text(reports))
     if html is not None:
-        html.write_text(render_comparison_html(reports), encoding="utf-8")
+        try:
+            html.write_text(render_comparison_html(reports), encoding="utf-8")
+        except OSError as error:
+            raise EnvironmentMismatch(
+                f"--html {html}: cannot be written ({error.strerror or error}); give a file in a "
+                f"directory that exists and can be written"
+            ) from error
         out.print(f"wrote {escape(str(html))}", soft_wrap=True)
 
 

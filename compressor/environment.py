@@ -30,8 +30,13 @@ _PACKAGES = (
     "onnxscript",
     "optimum",
     "torch-pruning",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
     "numpy",
+    "scipy",
     "scikit-learn",
+    "pillow",
 )
 # The parts of this package that show results and make none.
 _ONLY_SHOWS = ("report/", "cli.py", "console.py")
@@ -66,11 +71,7 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> di
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {
-            "model": _cpu_field("model name") or platform.processor() or None,
-            "logical_cores": os.cpu_count(),
-            "features": _cpu_features(),
-        },
+        "cpu": _describe_cpu(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "device": str(device),
         "threads": threads,
@@ -89,6 +90,19 @@ def result_conditions() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_features": _cpu_features(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def timing_conditions(threads: int) -> dict[str, Any]:
+    """Return what a time depends on besides `result_conditions`; `threads` are ONNX Runtime's."""
+    return {"threads": threads, "cpu": _describe_cpu()}
+
+
+def _describe_cpu() -> dict[str, Any]:
+    return {
+        "model": _cpu_field("model name") or platform.processor() or None,
+        "logical_cores": os.cpu_count(),
+        "features": _cpu_features(),
     }
 
 

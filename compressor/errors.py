@@ -16,8 +16,12 @@ Exit code 1 is left to uncaught exceptions: it always means a bug of ours.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, ClassVar
+
+# Of an OSError that no code is to blame for: the disk is full, read-only or broken.
+DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO))
 
 
 def about(count: int) -> str:

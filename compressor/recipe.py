@@ -101,7 +101,10 @@ class BenchmarkSettings(BaseModel):
     sequence_lengths: Annotated[
         tuple[Annotated[int, Field(ge=2, le=65536)], ...], AfterValidator(_each_once)
     ] = Field(
-        default=(32, 128), min_length=1, description="tokens of each text; not used for images"
+        default=(32, 128),
+        min_length=1,
+        description="tokens of each text; left out, cut to what the model reads; not used for "
+        "images",
     )
     warmup_runs: int = Field(
         default=5, ge=1, le=10_000, description="untimed calls before the timed ones"

@@ -56,11 +56,12 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
 
 
 def needs_labels(data: Mapping[str, Any]) -> bool:
-    """Return whether the metric of a valid recipe's plain `data` is taken on labels.
+    """Return whether the metric of a valid recipe's plain `data` is surely taken on labels.
 
     Raises `EnvironmentMismatch` as `expected_metric` does.
     """
-    return expected_metric(data) not in LABEL_FREE
+    metric = expected_metric(data)
+    return metric is not None and metric not in LABEL_FREE
 
 
 def expected_metric(data: Mapping[str, Any]) -> str | None:

@@ -153,7 +153,7 @@ class StepStore:
     def remove_unused(self) -> None:
         """Remove what this run did not use: steps of earlier recipes, and scratch folders."""
         for folder in self.path.iterdir():
-            if folder.name not in self.used:
+            if folder.name not in self.used and folder.is_dir():  # other files are somebody else's
                 shutil.rmtree(folder)
         if self.scratch.is_dir():
             shutil.rmtree(self.scratch)

@@ -60,3 +60,9 @@ def test_a_budget_for_slices_needs_slices():
     with pytest.raises(ValidationError, match="names label twice"):
         AccuracyBudget(max_drop=0.01, slices=("label", "label"))
     assert AccuracyBudget(max_drop=0.01, slices=("label", "source")).slice_columns == ("source",)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.4, 1.0])
+def test_a_confidence_that_no_certificate_can_have_is_refused(confidence: float):
+    with pytest.raises(ValidationError, match=r"greater than 0\.5|less than 1"):
+        AccuracyBudget(max_drop=0.01, confidence=confidence)

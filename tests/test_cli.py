@@ -70,9 +70,9 @@ def test_the_version_is_printed(compress: Compress, capsys: pytest.CaptureFixtur
 
 
 def test_a_valid_recipe_is_said_to_be_valid(
-    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str]
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str], tiny_bert_dir: Path
 ):
-    assert compress("validate", recipe) == 0
+    assert compress("validate", recipe, "--set", f"model.checkpoint={tiny_bert_dir}") == 0
     assert "valid (export only)" in capsys.readouterr().out
 
 
@@ -98,7 +98,8 @@ def test_a_budget_finer_than_one_example_is_told_before_anything_is_done(
 ):
     # The checkpoint does not exist, and a run would say so if it came that far.
     arguments = ["--output", recipe.parent / "out"] if command == "run" else []
-    assert compress(command, recipe, "--set", "budget.max_drop=0.4", *arguments) == 2
+    arguments += ["--set", "model.task=text-classification", "--set", "budget.max_drop=0.4"]
+    assert compress(command, recipe, *arguments) == 2
     message = capsys.readouterr().err
     assert "budget.max_drop=0.4: 0.4 is finer than one of the 2 examples" in message
 
@@ -221,3 +222,41 @@ def test_init_writes_a_recipe_that_validate_accepts(
     assert f"wrote {output}" in capsys.readouterr().out
     assert compress("validate", output) == 0
     assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 2
+
+
+def test_a_comparison_that_cannot_be_written_exits_with_3(
+    compress: Compress,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    monkeypatch.setattr("compressor.report.render.read_report", lambda _: {})
+    for kind in ("text", "html"):
+        monkeypatch.setattr(f"compressor.report.compare.render_comparison_{kind}", lambda _: "")
+    assert compress("compare", tmp_path, "--html", tmp_path / "nowhere" / "x.html") == 3
+    assert "give a file in a directory that exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "steps", "place"),
+    [
+        ("./nowhere", "[]", "recipe.yaml:1: model.checkpoint: "),
+        ("./there", "[{kind: distill, teacher: ./nowhere}]", "recipe.yaml:6: passes[0]: "),
+    ],
+)
+def test_validate_looks_for_checkpoints_that_are_not_on_the_hub(
+    compress: Compress,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    tiny_bert_dir: Path,
+    checkpoint: str,
+    steps: str,
+    place: str,
+):
+    (recipe.parent / "there").symlink_to(tiny_bert_dir)
+    text = recipe.read_text().replace("./checkpoint", checkpoint)
+    recipe.write_text(text.replace("passes: []", f"passes: {steps}"))
+    assert compress("validate", recipe) == 3
+    told = capsys.readouterr().err
+    assert place in told
+    assert "no such directory; a checkpoint is a directory" in told

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.environment import describe_environment, seed_everything, select_device
+from compressor.environment import (
+    describe_environment,
+    result_conditions,
+    seed_everything,
+    select_device,
+)
 from compressor.errors import EnvironmentMismatch
 
 
@@ -35,3 +40,9 @@ def test_asking_for_cuda_without_a_device_is_refused(monkeypatch: pytest.MonkeyP
 def test_auto_is_the_cpu_without_a_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert select_device("auto") == torch.device("cpu")
+
+
+def test_what_reads_texts_and_images_is_among_the_versions():
+    """A score that is stored for one tokenizer library is not that of another one."""
+    versions = result_conditions()["packages"]
+    assert {"tokenizers", "pillow", "scipy", "safetensors"} <= versions.keys()

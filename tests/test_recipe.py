@@ -505,8 +505,8 @@ def test_a_mistake_found_later_still_names_its_line() -> None:
 def test_a_contradiction_in_data_names_its_line() -> None:
     assert mistakes_of(BASE, "data.certification.path=dev.tsv") == (
         "--set data.certification.path=dev.tsv: data.certification: reads the same rows as "
-        "data.search, but rows that were used before certify nothing; leave certification out and "
-        "it is cut from the others",
+        "data.search, but rows that were used before certify nothing; give it rows of its own, or "
+        "leave it out, and nothing is proven",
     )
 
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from compressor.passes import discover
-from compressor.recipe_rules import find_conflicts
+from compressor.pipeline.splits import check_resolution
+from compressor.recipe import Recipe
+from compressor.recipe_rules import expected_metric, find_conflicts, needs_labels
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -89,3 +93,16 @@ def test_training_for_int8_cannot_compare_layers_over_another_vocabulary(
     ]
     found = find_conflicts({"passes": passes}, discover())
     assert [mistake.path for mistake in found] == [("passes", 1, name) for name in names]
+
+
+def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\nb\nc\n")
+    data = {
+        "model": {"checkpoint": "sentence-transformers/all-MiniLM-L6-v2"},
+        "data": {"search": {"path": str(tmp_path / "rows.csv")}},
+        "budget": {"max_drop": 0.01},
+        "passes": [],
+    }
+    assert expected_metric(data) is None
+    assert not needs_labels(data)
+    check_resolution(Recipe.model_validate(data))  # which of these rows a score is made of is open

@@ -136,3 +136,10 @@ def test_a_file_is_copied_where_there_are_no_links(tmp_path: Path, monkeypatch: 
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "content"
     assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_a_file_of_somebody_else_among_the_steps_stays(store: StepStore):
+    (store.path / ".DS_Store").write_text("")
+    (store.path / "0123").mkdir()
+    store.remove_unused()
+    assert [path.name for path in store.path.iterdir()] == [".DS_Store"]

@@ -47,6 +47,8 @@ def certify_mean(
 
     def bound(losses: Floats) -> tuple[float, float]:
         extended = np.append(losses, 1.0)
+        if np.ptp(extended) == 0:  # every number fell from 1 to 0, and there is nothing to resample
+            return 1.0, 0.0
         return resampled_bound(
             lambda drawn: extended[drawn].mean(axis=-1),
             len(extended),

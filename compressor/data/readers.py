@@ -15,7 +15,7 @@ import numpy as np
 
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
-from compressor.data.table import Table, choose_columns
+from compressor.data.table import Table, choose_columns, require_each_once
 from compressor.data.text_files import read_text_file, read_text_header
 from compressor.errors import EnvironmentMismatch, RecipeError
 
@@ -74,6 +74,7 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
     import pyarrow.parquet
 
     with _damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
+        require_each_once(str(path), file.schema_arrow.names)
         chosen = choose_columns(str(path), list(file.schema_arrow.names), required, optional)
         table = file.read(columns=chosen)
         columns = {name: table.column(name).to_pylist() for name in chosen}

@@ -175,8 +175,7 @@ class DataSettings(BaseModel):
     )
     certification: SplitSource | None = Field(
         default=None,
-        description="rows read once, at the end; left out: an equal share of search, else 20% of "
-        "train",
+        description="rows read once, at the end, to prove the budget; left out, nothing is proven",
     )
 
     @model_validator(mode="after")
@@ -206,7 +205,7 @@ class DataSettings(BaseModel):
                 yield Mistake(
                     ("certification",),
                     f"reads the same rows as data.{name}, but rows that were used before certify "
-                    f"nothing; leave certification out and it is cut from the others",
+                    f"nothing; give it rows of its own, or leave it out, and nothing is proven",
                 )
 
     @property

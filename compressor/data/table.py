@@ -60,6 +60,13 @@ class BadRows:
             raise RecipeError(self._mistakes)
 
 
+def require_each_once(place: str, header: Sequence[str]) -> None:
+    """Raise `RecipeError` when a column appears twice."""
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise RecipeError(f"{place}: column '{twice[0]}' appears twice; rename one of them")
+
+
 def choose_columns(
     name: str, present: Sequence[str], required: Sequence[str], optional: Sequence[str]
 ) -> list[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from compressor.data.settings import FileFormat
-from compressor.data.table import BadRows, Table, choose_columns
+from compressor.data.table import BadRows, Table, choose_columns, require_each_once
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.mistakes import show
+
+_LONGEST_CELL = 1 << 30  # characters
 
 
 def read_text_file(
@@ -65,6 +67,7 @@ def _delimited_records(path: Path, file_format: FileFormat) -> Iterator[tuple[in
                 if bare := text.rstrip("\r\n"):
                     yield number, bare.split("\t")
             return
+        csv.field_size_limit(_LONGEST_CELL)  # 128 KiB otherwise, which a long document passes
         reader = csv.reader(stream, strict=True)
         start = 1
         try:
@@ -81,9 +84,7 @@ def _delimited_records(path: Path, file_format: FileFormat) -> Iterator[tuple[in
 
 def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
     _, header = next(records, (0, []))
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise RecipeError(f"{path}:1: column '{twice[0]}' appears twice; rename one of them")
+    require_each_once(f"{path}:1", header)
     if not header:
         raise RecipeError(f"{path}: the file is empty; its first line must name the columns")
     return header

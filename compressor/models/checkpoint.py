@@ -135,8 +135,8 @@ def _download(checkpoint: str, revision: str | None) -> Path:
 
 def _neither(checkpoint: str) -> EnvironmentMismatch:
     return EnvironmentMismatch(
-        f"{checkpoint}: no such directory; model.checkpoint is a directory (relative to the "
-        f"recipe) or a Hub id such as org/name"
+        f"{checkpoint}: no such directory; a checkpoint is a directory (relative to the recipe) or "
+        f"a Hub id such as org/name"
     )
 
 

@@ -54,7 +54,8 @@ def encoder_flops(path: Path, batch: Batch) -> int:
     graph = load_graph(path)
     _widen(graph)
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
-    nodes = [node for node in graph.graph.node if _is_in_layers(node, known)]
+    stored = {name: name for name in known} | _dequantized(graph.graph, known)
+    nodes = [node for node in graph.graph.node if _is_in_layers(node, stored)]
     wanted = {name for node in nodes for name in (*_operands(node), node.output[0])}
     asked = sorted(wanted - known.keys())
     for name in asked:
@@ -95,12 +96,21 @@ def _widen_tensor(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _is_in_layers(node: onnx.NodeProto, constants: Container[str]) -> bool:
+def _dequantized(graph: onnx.GraphProto, constants: Container[str]) -> dict[str, str]:
+    """Return the constants that values are which a node only widens, by the values' names."""
+    return {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in constants
+    }
+
+
+def _is_in_layers(node: onnx.NodeProto, constants: Mapping[str, str]) -> bool:
     if node.op_type in _ATTENTION:
         return True
     if node.op_type not in _FACTORS:
         return False
-    weights = [name for name in _operands(node) if name in constants]
+    weights = [constants[name] for name in _operands(node) if name in constants]
     return not weights or any(component_of(name) in _IN_LAYERS for name in weights)
 
 

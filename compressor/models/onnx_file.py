@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,17 @@ _FLOATS = frozenset(
         onnx.TensorProto.DOUBLE,
     )
 )
-_BYTES = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+_SMALL_INTEGERS = frozenset(
+    (
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.INT4,
+        onnx.TensorProto.UINT4,
+    )
+)
+# Operators whose attributes say along which axis, and in which blocks, zero points differ.
+_SAY_THEIR_AXIS = frozenset(("DequantizeLinear", "QuantizeLinear"))
+_FIRST_AXIS = frozenset(("ConvInteger", "QLinearConv"))  # output channels; elsewhere the last
 
 # Where quantized operators read scales and zero points: positions of (value, scale, zero point).
 # A value of None is the operator's output, a scale of None is applied by a later operator.
@@ -121,8 +132,8 @@ def parameter_counts(path: Path) -> tuple[int, int]:
 
     - floating-point tensors of more than one element count, except scales of quantized weights;
       one element alone is a constant of the computation, such as 1 / sqrt(head width);
-    - int8 and uint8 tensors count, except zero points. An element is zero when it equals its zero
-      point (0 where the operator was given none), because that is what it stands for;
+    - integers of 8 and of 4 bits count, except zero points. An element is zero when it equals its
+      zero point (0 where the operator was given none), because that is what it stands for;
     - bytes that hold several integers count as that many (`packed_weights.py`), and a table that
       refines the rows of another not at all;
     - wider integers and booleans are shapes, positions and indices, and do not count.
@@ -138,7 +149,7 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     scales |= _table_scales(graph, values)
     for stored in packed.values():
         scales |= {_before_casts(stored.scales, graph), stored.zero_points}
-    skipped = scales | set(zero_points.values())
+    skipped = scales | {zero_point.name for zero_point in zero_points.values()}
     skipped |= {name for name, stored in packed.items() if stored.refines}
     parameters = nonzero = 0
     for tensor in constants:
@@ -151,10 +162,11 @@ def parameter_counts(path: Path) -> tuple[int, int]:
         elif tensor.data_type in _FLOATS and weight.size > 1:
             parameters += weight.size
             nonzero += int(np.count_nonzero(weight))
-        elif tensor.data_type in _BYTES:
-            zero = values.get(zero_points.get(tensor.name, ""), np.zeros(1, weight.dtype))
+        elif tensor.data_type in _SMALL_INTEGERS:
             parameters += weight.size
-            nonzero += int(np.count_nonzero(weight != _per_tensor(zero, tensor.name)))
+            zero_point = zero_points.get(tensor.name)
+            zeros = 0 if zero_point is None else zero_point.spread(values, weight.shape)
+            nonzero += int(np.count_nonzero(weight.astype(np.int16) != zeros))
     return parameters, nonzero
 
 
@@ -181,17 +193,45 @@ def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield tensor
 
 
-def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str, str]]:
-    """Return the names of scales, and the zero point's name for each quantized value."""
+@dataclass(frozen=True)
+class _ZeroPoint:
+    """A constant that says which integer stands for 0: one, or several along an axis."""
+
+    name: str
+    axis: int
+    block_size: int  # elements that share one along the axis; 0 where each has its own
+
+    def spread(self, values: Mapping[str, NDArray[Any]], shape: tuple[int, ...]) -> Any:
+        """Return the zero of every element of a weight of `shape`, or one for all."""
+        if self.name not in values:  # computed, so that nothing is known of it
+            return 0
+        zeros = values[self.name].astype(np.int16)
+        if zeros.size == 1:
+            return zeros.reshape(())
+        axis = self.axis % len(shape)
+        if self.block_size:
+            return np.repeat(zeros, self.block_size, axis)[tuple(slice(size) for size in shape)]
+        return zeros.reshape([size if place == axis else 1 for place, size in enumerate(shape)])
+
+
+def _zero_point(node: onnx.NodeProto, name: str) -> _ZeroPoint:
+    if node.op_type in _SAY_THEIR_AXIS:
+        said = {item.name: int(item.i) for item in node.attribute}
+        return _ZeroPoint(name, said.get("axis", 1), said.get("block_size", 0))
+    return _ZeroPoint(name, 0 if node.op_type in _FIRST_AXIS else -1, 0)
+
+
+def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str, _ZeroPoint]]:
+    """Return the names of scales, and the zero point of each quantized value."""
     scales: set[str] = set()
-    zero_points: dict[str, str] = {}
+    zero_points: dict[str, _ZeroPoint] = {}
     for node in graph.node:
         for value, scale, zero_point in _QUANTIZED_INPUTS.get(node.op_type, ()):
             if scale is not None:
                 scales.add(node.input[scale])
             if zero_point < len(node.input) and node.input[zero_point]:
                 name = node.output[0] if value is None else node.input[value]
-                zero_points[name] = node.input[zero_point]
+                zero_points[name] = _zero_point(node, node.input[zero_point])
     return scales, zero_points
 
 
@@ -222,10 +262,3 @@ def _table_scales(graph: onnx.GraphProto, values: dict[str, NDArray[Any]]) -> se
         for name, indices in names.items()
         if any(len(table) == len(values[name]) for table in lookups[indices])
     }
-
-
-def _per_tensor(zero_point: NDArray[Any], name: str) -> Any:
-    distinct = np.unique(zero_point)
-    if distinct.size != 1:
-        raise ValueError(f"weight {name} has different zero points along an axis, one is supported")
-    return distinct[0]

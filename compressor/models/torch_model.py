@@ -34,7 +34,21 @@ from compressor.tasks import Batch, Task, load_task
 _WEIGHTS = "model.safetensors"
 _STRUCTURE = "structure.json"
 # RoBERTa's descendants number positions from pad_token_id + 1 on.
-POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"}
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+_LONGEST = 2**31 - 1  # tokens that tokenizers can cut at; a tokenizer without a limit says more
 
 
 @dataclass
@@ -231,6 +245,11 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
     if task.has_sequence:
         _check_vocabulary(files, preprocessor, config)
         _limit_length(preprocessor, config)
+        if preprocessor.model_max_length > _LONGEST and task.max_length is None:
+            raise EnvironmentMismatch(
+                f"{files.name}: neither tokenizer nor config.json says how many tokens the model "
+                f"reads; set data.max_length"
+            )
     if not task.names_labels:
         _read_as_sentences(files, task, preprocessor)
     return preprocessor

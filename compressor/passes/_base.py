@@ -140,6 +140,11 @@ class Pass(BaseModel, ABC):
         return 0
 
     @property
+    def measures_time(self) -> bool:
+        """Return whether the result depends on how fast this machine is."""
+        return False
+
+    @property
     def label_setting(self) -> str | None:
         """Return the setting that makes this pass train on labels; None when it does without.
 

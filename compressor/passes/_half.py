@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from compressor.models.components import layer_of
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OnnxModel, open_session
+from compressor.models.provider_options import AS_WRITTEN
 from compressor.passes._base import PassContext
 from compressor.passes._sensitivity import GraphRunner, calibration_rows
 from compressor.quantization.cuda_kernels import HalfType, has_kernel
@@ -46,18 +47,23 @@ _COMPUTES = frozenset(
 )
 
 
-def nodes_out_of_range(graph: onnx.ModelProto, context: PassContext) -> tuple[KeptNode, ...]:
+def nodes_out_of_range(
+    graph: onnx.ModelProto, model: OnnxModel, context: PassContext
+) -> tuple[KeptNode, ...]:
     """Return the nodes that need float32, and record them with what they need it for.
 
-    The rows run in float32 on the CPU, whichever provider the graph is for. Raises `ValueError`
-    when a value or a weight is not finite.
+    The rows run in float32 on the CPU, whichever provider `graph`, which is that of `model`, is
+    for, with the threads of `model`; pairs of quantization are computed as they stand. Raises
+    `ValueError` when a value or a weight is not finite.
     """
     batches = calibration_rows(context)
     path = context.work_dir / "ranges" / "model.onnx"
 
     def run(probed: onnx.ModelProto, names: list[str]) -> Iterator[list[NDArray[Any]]]:
         save_graph(probed, path)
-        session = open_session(path, "cpu", keeps_memory=False)
+        session = open_session(
+            path, "cpu", threads=model.threads, keeps_memory=False, settings=AS_WRITTEN
+        )
         read = [item.name for item in session.get_inputs()]
         with context.progress.bar("ranges", len(batches)) as advance:
             for batch in batches:

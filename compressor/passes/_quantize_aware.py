@@ -184,7 +184,10 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
 def _observe(
     model: TorchModel, simulated: SimulatedInt8, settings: QuantizeAwareTrain, context: PassContext
 ) -> None:
-    """Fix the grids of activations as `quantize_static` will: on the same rows, without padding."""
+    """Fix the grids of activations as `quantize_static` will: on the same rows, without padding.
+
+    But for tokens of the last layer that the file does not compute: see `fake_quantize.py`.
+    """
     if settings.activations != "static":
         return
     for each in simulated.inputs.values():

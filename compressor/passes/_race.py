@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from compressor.models.onnx_file import save_graph
-from compressor.models.onnx_model import OnnxModel
+from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
 from compressor.passes._calibration import calibration_rows
 from compressor.quantization.rewrite import Activations, quantize_sites
@@ -90,7 +90,7 @@ def race(
     results = []
     for name, form in opened.items():
         logits = np.concatenate([form.predict(batch) for batch in rows])
-        rms, flips = compare_logits(reference, logits)
+        rms, flips = compare_logits(reference, logits, are_vectors=plain.output_name != OUTPUT)
         changed = None if flips is None else flips / len(logits)
         results.append(RaceResult(name, rms, changed, medians[name]))
     return results

@@ -11,14 +11,13 @@ import onnx
 from numpy.typing import NDArray
 
 from compressor.passes._calibration import calibrate
+from compressor.passes._site_choice import ROWS_WITHOUT_COMPUTING
 from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.sites import Site, factor_names, find_uses
 
 if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.passes._base import PassContext
-
-_ROWS_WITHOUT_COMPUTING = 10_000
 
 
 class _Indices:
@@ -51,7 +50,7 @@ def frequent_rows(
     indices = {site.weight: [use.node.input[1] for use in uses[site.weight]] for site in tables}
     names = dict.fromkeys(name for found in indices.values() for name in found)
     if names.keys() <= {item.name for item in graph.graph.input}:
-        num_rows = max(num_rows, _ROWS_WITHOUT_COMPUTING)
+        num_rows = max(num_rows, ROWS_WITHOUT_COMPUTING)
     seen = calibrate(
         graph, tuple(names), num_rows=num_rows, model=model, context=context, watch=_Indices
     ).statistics

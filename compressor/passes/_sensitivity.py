@@ -26,6 +26,7 @@ from compressor.quantization.sensitivity import (
 )
 from compressor.quantization.sites import Site
 from compressor.quantization.tables import NO_INT4, Int4Tables
+from compressor.training.batches import length_of
 
 if TYPE_CHECKING:
     from compressor.tasks import Batch
@@ -82,7 +83,7 @@ def calibration_rows(context: PassContext) -> list[Batch]:
     dataset = context.calibration
     read = (context.load_exported or context.load_baseline)()
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(_ROWS, len(dataset))).round())
-    examples = sorted((dataset.examples[int(row)] for row in chosen), key=len)
+    examples = sorted((dataset.examples[int(row)] for row in chosen), key=length_of)
     return [
         read.task.encode(read.preprocessor, examples[start : start + _BATCH_SIZE])
         for start in range(0, len(examples), _BATCH_SIZE)

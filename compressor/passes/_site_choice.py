@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from compressor.quantization.sites import Site
     from compressor.quantization.tables import Int4Tables
 
+ROWS_WITHOUT_COMPUTING = 10_000  # read where indices are inputs, so that counting them is cheap
 _OLDEST_OPSET = 10  # the first with QuantizeLinear
 _NO_SITE = (
     "no product and no lookup of the graph has constant weights, as where weights are inputs of "
@@ -161,6 +162,12 @@ class SitePass(WeightPass):
         """Return the calibration split when anything is chosen by its rows."""
         reads = self._rounds_by_rows() or self.refined_rows > 0
         return frozenset({"calibration"} if reads else ())
+
+    def calibration_rows_wanted(self) -> int:
+        """Return `rows` when any is read, and as many as refined tables count indices in."""
+        if "calibration" not in self.required_splits():
+            return 0
+        return max(self.rows, ROWS_WITHOUT_COMPUTING if self.refined_rows else 0)
 
     def _rounds_by_rows(self) -> bool:
         return self.rounding != "nearest" or self.bias_correction

@@ -56,6 +56,10 @@ class ObservingPass(WeightPass):
         """Return the calibration split."""
         return frozenset({"calibration"})
 
+    def calibration_rows_wanted(self) -> int:
+        """Return `rows`, or what refined tables read where there are any."""
+        return max(self.rows, super().calibration_rows_wanted())
+
     def _smooth_observed(
         self,
         graph: ModelProto,

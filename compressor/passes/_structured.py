@@ -66,6 +66,8 @@ def prune_and_recover(
             layers = encoder_layers(model.module)
             _note_units(context, "attention heads", heads, [it.num_heads for it in layers])
             _note_units(context, "FFN neurons", neurons, [it.num_neurons for it in layers])
+            if settings.heads_to_remove and sum(heads) == sum(it.num_heads for it in layers):
+                context.note(f"{settings.heads_to_remove:g} of the attention heads is none")
             if settings.uniform:
                 _configure(model, context)
         recover(model, step, moments)
@@ -151,9 +153,7 @@ class _Ratios:
         )
         if settings.heads_to_remove > 0:
             require_prunable_heads(model.module)
-            goals.check("head", goals.heads, settings.heads_to_remove, 1)
-        if settings.neurons_to_remove > 0:
-            goals.check("neuron", goals.neurons, settings.neurons_to_remove, goals.round_to)
+        goals.check()
         return goals
 
     @property
@@ -165,19 +165,39 @@ class _Ratios:
     def _scope(self) -> Scope:
         return "global" if self.settings.ranks_globally else "layer"
 
-    def check(self, unit: str, counts: Sequence[int], ratio: float, round_to: int) -> None:
-        """Raise `ValueError` unless `ratio` removes some units and leaves those that must stay."""
+    def check(self) -> None:
+        """Raise `ValueError` unless the ratios remove something and leave what must stay.
+
+        A ratio that heads and neurons share may be too mild for one of the two.
+        """
+        settings = self.settings
+        spared = {
+            unit: self._why_none(unit, counts, ratio, round_to)
+            for unit, counts, ratio, round_to in (
+                ("head", self.heads, settings.heads_to_remove, 1),
+                ("neuron", self.neurons, settings.neurons_to_remove, self.round_to),
+            )
+            if ratio > 0
+        }
+        for unit, why in spared.items():
+            is_named = getattr(settings, f"{unit}_ratio") is not None
+            if why and (is_named or all(spared.values())):
+                raise NothingToRemove(why)
+
+    def _why_none(self, unit: str, counts: Sequence[int], ratio: float, round_to: int) -> str:
+        """Return why `ratio` removes no unit, empty when it does; raise when it takes too many."""
         try:
             removed = self._select([torch.zeros(count) for count in counts], ratio, round_to)
         except ValueError as error:
             raise ValueError(f"{unit}_ratio: {error}") from error
-        if not removed:
-            smaller_blocks = ", a smaller round_to" if round_to > 1 else ""
-            raise NothingToRemove(
-                f"{unit}_ratio: {ratio:g} of the {unit}s is none (layers have {list(counts)}, "
-                f"scope is '{self._scope}', each layer keeps a multiple of {round_to}); "
-                f"use a larger ratio{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
-            )
+        if removed:
+            return ""
+        smaller_blocks = ", a smaller round_to" if round_to > 1 else ""
+        return (
+            f"{unit}_ratio: {ratio:g} of the {unit}s is none (layers have {list(counts)}, scope is "
+            f"'{self._scope}', each layer keeps a multiple of {round_to}); use a larger ratio"
+            f"{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
+        )
 
     def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
         """Remove the lowest-scored units until the fraction `progress` of the ratios is reached."""

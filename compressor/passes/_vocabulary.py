@@ -17,7 +17,7 @@ from compressor.models.vocabulary import (
     trim_vocabulary,
     unreachable_pieces,
 )
-from compressor.passes._base import PassContext
+from compressor.passes._base import NothingToRemove, PassContext
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary import TrimVocabulary
@@ -61,7 +61,7 @@ def _trim_to(
     """Cut the vocabulary down to `stay` and note `why`; `all_stay` is the error if nothing goes."""
     rows = model.module.get_input_embeddings().num_embeddings
     if len(stay) == rows:
-        raise ValueError(all_stay.format(f"{rows:,}"))
+        raise NothingToRemove(all_stay.format(f"{rows:,}"))
     trimmed = trim_vocabulary(model, sorted(stay))
     context.note(f"{len(stay):,} of {rows:,} pieces stay ({len(stay) / rows:.1%}){why}")
     return trimmed

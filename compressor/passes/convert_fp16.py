@@ -126,7 +126,7 @@ class ConvertFp16(OnnxPass):
 
         kept = self._named(graph)
         if self._searches:
-            found = _half.nodes_out_of_range(graph, context)
+            found = _half.nodes_out_of_range(graph, model, context)
             kept |= {item.name for item in found}
             if found:
                 reasons = [f"{item.name} ({item.operator}) {item.reason}" for item in found]

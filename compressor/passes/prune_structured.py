@@ -353,6 +353,11 @@ class PruneStructured(TorchPass):
         return choose * self.rows_to_measure
 
     @property
+    def measures_time(self) -> bool:
+        """Return whether the target is a latency."""
+        return self.target == "latency"
+
+    @property
     def label_setting(self) -> str | None:
         """Return what makes the recovery train on labels."""
         return label_setting_of(self.recovery)

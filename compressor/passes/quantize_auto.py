@@ -54,6 +54,11 @@ class QuantizeAuto(CalibratedPass):
         30, gt=0, description="times that every form runs each timed batch, taking turns"
     )
 
+    @property
+    def measures_time(self) -> bool:
+        """Return that forms are raced."""
+        return True
+
     def _activations(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> Activations:

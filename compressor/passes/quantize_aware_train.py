@@ -130,6 +130,10 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         """Return the splits to train on and to measure on."""
         return frozenset({"train", "calibration"})
 
+    def calibration_rows_wanted(self) -> int:
+        """Return the rows that answers are compared on, or grids observed on."""
+        return max(self.measured_rows, self.rows if self.activations == "static" else 0)
+
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place; its weights then lie on int8 grids.
 

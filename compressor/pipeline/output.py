@@ -7,9 +7,10 @@ the process, however that ends, so the file that stays behind means nothing by i
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -87,20 +88,25 @@ class OutputDirectory:
         temporary.replace(self.path / name)
 
 
-def claim_output(path: Path, *, force: bool) -> OutputDirectory:
+def claim_output(
+    path: Path, *, force: bool, inputs: Mapping[str, Path] = MappingProxyType({})
+) -> OutputDirectory:
     """Create and lock `path` for a new run, or for one that goes on where an earlier one ended.
 
     What the earlier run gave (artifact and report) is removed at once, so that nothing in the
     directory speaks of another recipe; its finished steps stay. With `force` they go too, and a
-    directory that holds other files is accepted; those are never touched.
+    directory that holds other files is accepted; those are never touched. `inputs` are the files
+    and folders that the run reads, by their keys in the recipe.
 
     Raises `RecipeError` when the directory holds files of someone else and `force` was not given,
-    `EnvironmentMismatch` when it cannot be written or another run is writing it, with `force` too.
+    when what would be removed holds an input, and when no run made it; `EnvironmentMismatch` when
+    it cannot be written or another run is writing it, with `force` too.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"output: {path} is a file; give a directory")
     # A folder that never held a run is refused before anything, even a lock, is put into it.
     _refuse_occupied(path, force=force)
+    _refuse_inputs(path, inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / _LOCK, timeout=0)
@@ -122,8 +128,29 @@ def claim_output(path: Path, *, force: bool) -> OutputDirectory:
     return OutputDirectory(path, lock)
 
 
+def _refuse_inputs(path: Path, inputs: Mapping[str, Path]) -> None:
+    """Refuse to replace what the run itself reads, such as the checkpoint of an earlier run."""
+    for key, read in inputs.items():
+        for name in (*_RESULTS, *_KEPT):
+            if read.resolve().is_relative_to((path / name).resolve()):
+                raise RecipeError(
+                    f"{key}: {read} lies in {path / name}, which this run would replace; give "
+                    f"another --output, or copy it elsewhere first"
+                )
+
+
 def _refuse_occupied(path: Path, *, force: bool) -> None:
-    if force or not path.is_dir() or _held_a_run(path):
+    if not path.is_dir() or _held_a_run(path):
+        return
+    if force:
+        if (path / "report.json").is_file():
+            return  # a run whose hidden files were lost on the way, such as by a copy
+        foreign = [name for name in (*_RESULTS, *_KEPT) if (path / name).exists()]
+        if foreign:
+            raise RecipeError(
+                f"output: {path} holds {', '.join(foreign)}, which a run would replace, and no run "
+                f"of compressor made them; move them away, or give another --output"
+            )
         return
     if any(item.name != _LOCK for item in path.iterdir()):
         raise RecipeError(

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from compressor.artifact import load_artifact, seal_artifact
+from compressor.artifact import MANIFEST, load_artifact, seal_artifact
 from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
 from compressor.data import Dataset, describe_splits, fingerprint
@@ -35,10 +35,12 @@ from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.pooling import read_pooling
+from compressor.models.torch_model import load_preprocessor
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
 from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
 from compressor.pipeline.gates import pass_gate
+from compressor.pipeline.inputs import check_teachers, fit_lengths, local_inputs
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.splits import check_resolution, read_splits
@@ -82,7 +84,8 @@ def run(
     threads = recipe.benchmark.threads or default_threads()
     for provider in dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers)):
         check_provider(provider)
-    with claim_output(Path(place), force=force) as directory:
+    place = Path(place).expanduser()
+    with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
         log = RunLog(
             recipe=recipe.to_dict(),
             recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
@@ -158,6 +161,11 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         self._require_fitting_passes()
+        check_teachers(recipe)
+        if self.task.has_sequence:
+            limit = int(load_preprocessor(files, self.task).model_max_length)
+            self.recipe = recipe = fit_lengths(recipe, limit)
+            self.log.recipe = recipe.to_dict()
         metric = recipe.budget.metric or self.task.metrics[0]
         if metric not in self.task.metrics:
             allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
@@ -290,7 +298,11 @@ class _Run:
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made}
         seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
-        load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
+        try:
+            load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
+        except BaseException:
+            (folder / MANIFEST).unlink(missing_ok=True)  # what did not load here loads nowhere
+            raise
         self.store.remove_unused()
 
     def _start(self, step: str) -> None:

@@ -20,9 +20,10 @@ def check_resolution(recipe: Recipe) -> None:
     """Raise `RecipeError` when the budget is finer than one example of search, if that can be told.
 
     No row is read, so a split that is cut from another one, or lies on the Hub, is passed over; and
-    so is a metric whose score moves by less than an example.
+    so is a metric whose score moves by less than an example, or that is not known yet.
     """
-    if expected_metric(recipe.to_dict()) in OF_NUMBERS:
+    metric = expected_metric(recipe.to_dict())
+    if metric is None or metric in OF_NUMBERS:
         return
     source = recipe.data.search
     rows = None if source is None else most_rows(source)

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from compressor.artifact import MODEL, write_artifact
 from compressor.benchmark import Contestant, benchmark
 from compressor.data import Dataset, fingerprint
-from compressor.environment import describe_environment, result_conditions, seed_everything
-from compressor.errors import CompressorError, PassError
+from compressor.environment import result_conditions, seed_everything, timing_conditions
+from compressor.errors import DISK_ERRORS, CompressorError, PassError
 from compressor.evaluation import (
     benchmark_batches,
     digest_of,
@@ -164,6 +165,7 @@ class Stages:
             **self._inputs(before),
             **self._torch,
             **(self._onnx if isinstance(step, OnnxPass) else {}),
+            **(timing_conditions(self.threads) if step.measures_time else {}),
         }
         done = self._do("pass", name, read, work)
         told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
@@ -282,15 +284,13 @@ class Stages:
             )
             return {"latencies": _Latencies(measured)}
 
-        machine = describe_environment(seed=0, device=self.device, threads=self.threads)
         read = {
             "baseline": self._inputs(baseline),
             "final": self._inputs(final),
             "split": self._prints["search"],
             "settings": settings.model_dump(mode="json", exclude={"providers"}),
             "timed_on": provider,
-            "threads": self.threads,
-            "cpu": machine["cpu"],
+            **timing_conditions(self.threads),
         }
         done = self._do("benchmark", name, read, work)
         return done.fact("latencies", _Latencies).latencies
@@ -381,9 +381,11 @@ class Stages:
         seed_everything(self.recipe.seed)
         try:
             return apply()
-        except CompressorError:
+        except (CompressorError, SafetensorError):  # safetensors has its own for a full disk
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
             # Passes explain themselves in ValueErrors; anything else is told by its type.
             told = str(error) if isinstance(error, ValueError) else repr(error)
             raise PassError(told, kind=step.kind, position=position) from error

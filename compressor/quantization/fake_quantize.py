@@ -7,7 +7,10 @@ by row to 8 bits or in blocks to 4. Roundings pass gradients straight through. A
 module is an ordinary one whose weights lie on their grids, and the pass that writes the file finds
 those grids again (`affine.column_scales`, `blocks.py`), so the integers that were trained are the
 integers of the file, and no record beside the weights has to travel with them. Fixed grids are not
-stored either: the file's calibration observes the trained weights on the same rows, as here.
+stored either: the file's calibration observes the trained weights on the same rows, as here. Where
+a classifier reads one token alone, the fused file computes no other in its last layer, so there it
+observes that token, and here all: grids of that layer's query, attention output and feed-forward
+differ by some percent.
 
 Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
 2020, arXiv:2004.09576 (LSQ+: initial steps of least squared error).

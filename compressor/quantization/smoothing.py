@@ -103,7 +103,9 @@ def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats
     """Return what to divide each channel by, shape `(K,)`; None when little would be gained.
 
     Channel j gets `max |x_j| ** strength / max |w_j| ** (1 - strength)`; one where either is zero
-    keeps its size. The gain is predicted for one range of all channels.
+    keeps its size. The gain is predicted for one symmetric range of all channels; what comes from
+    GELU or ReLU has a finer grid of its own at run time, which a division before the product takes
+    from it, so there a form with a scale for each token gains less than predicted, or loses.
 
     Raises `ValueError` when a weight is not finite.
     Ref: Xiao et al. 2023, arXiv:2211.10438, eq. 4.

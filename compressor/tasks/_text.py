@@ -17,6 +17,8 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
@@ -54,8 +56,8 @@ class TextTask(Task):
         length = int(sequence_length or preprocessor.model_max_length)
         if length > int(preprocessor.model_max_length):
             raise RecipeError(
-                f"benchmark.sequence_lengths: {length} is longer than this model can read "
-                f"({preprocessor.model_max_length} tokens); remove it"
+                f"benchmark.sequence_lengths: {length} tokens are more than this model reads; set "
+                f"{preprocessor.model_max_length} or less"
             )
         words = cycle(word for example in examples for word in _first(example).split())
         # Every word gives at least one token, so `length` words fill a row.

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.data import DataSettings, SplitSource, check_files, most_rows
+from compressor.data import DataSettings, SplitSource, check_files, load_splits, most_rows
+from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
 
 Write = Callable[[str, str], Path]
@@ -107,3 +108,29 @@ def test_rows_are_known_where_the_source_says_so(tmp_path: Path) -> None:
     assert most_rows(SplitSource(hub="org/data")) is None
     assert most_rows(SplitSource(hub="org/data", max_rows=7)) == 7
     assert most_rows(SplitSource(path=tmp_path / "absent.tsv")) is None
+
+
+def test_a_key_that_the_first_row_leaves_out_may_come_later(
+    settings: Settings, write: Write
+) -> None:
+    rows = '{"text": "a", "label": 0}\n{"text": "b", "label": 1, "source": "web"}\n'
+    data = settings(search=write("rows.jsonl", rows))
+    check_files(data, keep={"search": ("source",)})
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_expects(settings: Settings, write: Write) -> None:
+    data = settings(search=write("rows.csv", f"text,label\n{'a long text ' * 20_000},1\nb,0\n"))
+    check_files(data)
+    splits = load_splits(
+        data, label_names=("no", "yes"), input_column="text", needed=("search",), seed=0
+    )
+    assert len(str(splits["search"].examples[0])) > 200_000
+
+
+def test_a_parquet_column_that_appears_twice_is_named(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([1])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text", "label"]), path)
+    source = SplitSource(path=path)
+    with pytest.raises(RecipeError, match="column 'text' appears twice"):
+        read_table(source, ["text"], ["label"])

@@ -186,3 +186,31 @@ def test_half_precision_changes_no_count(
     save_graph(graph, tmp_path / "half.onnx")
 
     assert encoder_flops(tmp_path / "half.onnx", batch_of("bert")) == expected > 0
+
+
+def test_pooler_and_classifier_behind_their_scales_do_not_count(
+    exported_standard_bert: OnnxModel, tmp_path: Path
+):
+    """In pairs for TensorRT a weight is read through the node that widens it."""
+    graph = load_graph(exported_standard_bert.path)
+    for node in list(graph.graph.node):
+        for position, name in enumerate(node.input):
+            tensor = next((it for it in graph.graph.initializer if it.name == name), None)
+            if node.op_type in ("MatMul", "Gemm") and tensor is not None and len(tensor.dims) == 2:
+                values = numpy_helper.to_array(tensor)
+                scale, integers = np.abs(values).max() / 127, name
+                tensor.CopyFrom(
+                    numpy_helper.from_array(np.rint(values / scale).astype(np.int8), integers)
+                )
+                graph.graph.initializer.append(
+                    numpy_helper.from_array(np.float32(scale), f"{name}_scale")
+                )
+                widen = helper.make_node(
+                    "DequantizeLinear", [integers, f"{name}_scale"], [f"{name}_float"]
+                )
+                graph.graph.node.insert(0, widen)
+                node.input[position] = f"{name}_float"
+    save_graph(graph, tmp_path / "pairs.onnx")
+
+    expected = encoder_flops(exported_standard_bert.path, batch_of("bert"))
+    assert encoder_flops(tmp_path / "pairs.onnx", batch_of("bert")) == expected

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -215,3 +216,39 @@ def test_packed_integers_count_one_by_one_without_their_scales(tmp_path: Path):
     }
     # 8 stands for 0: two of eight entries of the table do not, two of six of the matrix.
     assert counts(tmp_path, nodes, constants) == (8 + 6, 3 + 2)
+
+
+@pytest.mark.parametrize(
+    ("node", "zeros", "expected"),
+    [
+        # Of 0 4 1 and 4 4 0, how many are not what stands for 0 in their column or row.
+        ({"op": "MatMulInteger", "names": ["x", "w", "", "z"]}, [0, 4, 0], 2),
+        ({"op": "DequantizeLinear", "names": ["w", "s", "z"], "axis": 1}, [0, 4, 0], 2),
+        ({"op": "DequantizeLinear", "names": ["w", "s", "z"], "axis": 0}, [4, 0], 4),
+        ({"op": "DequantizeLinear", "names": ["w", "s", "z"]}, [0, 4, 0], 2),  # axis 1
+    ],
+)
+def test_zero_points_may_differ_along_an_axis(
+    tmp_path: Path, node: dict[str, Any], zeros: list[int], expected: int
+):
+    weight = np.array([[0, 4, 1], [4, 4, 0]], np.uint8)
+    attributes = {"axis": node["axis"]} if "axis" in node else {}
+    made = helper.make_node(node["op"], node["names"], ["y"], **attributes)
+    constants = {"w": weight, "z": np.array(zeros, np.uint8)}
+    if "s" in node["names"]:
+        constants["s"] = np.ones(len(zeros), np.float32)
+    assert counts(tmp_path, [made], constants) == (6, expected)
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
+def test_integers_of_four_bits_count_with_the_zero_points_of_their_blocks(
+    tmp_path: Path, kind: Any
+):
+    weight = np.array([[1, 1, 2, 2, 3], [0, 1, 2, 3, 3]]).astype(kind)
+    constants = {
+        "w": weight,
+        "s": np.ones((2, 3), np.float32),
+        "z": np.array([[1, 2, 3], [1, 3, 0]]).astype(kind),  # for two neighbours each
+    }
+    node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"], axis=1, block_size=2)
+    assert counts(tmp_path, [node], constants) == (10, 3)

@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from compressor.passes import PassContext
+from compressor.passes import PassContext, discover
 from compressor.progress import Silent
 
 
@@ -48,3 +49,20 @@ def test_a_fact_is_never_overwritten(context: PassContext):
     with pytest.raises(ValueError, match="fact 'scores' is recorded already"):
         context.record("scores", 2)
     assert context.facts == {"scores": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"kind": "quantize_dynamic"}, 0),
+        ({"kind": "quantize_dynamic", "rounding": "gptq", "rows": 700}, 700),
+        ({"kind": "quantize_dynamic", "embeddings": "int4", "refined_rows": 750}, 10_000),
+        ({"kind": "quantize_static", "rows": 4096}, 4096),
+        ({"kind": "quantize_aware_train", "measured_rows": 800}, 800),
+        ({"kind": "quantize_aware_train", "rows": 900}, 512),
+        ({"kind": "quantize_aware_train", "activations": "static", "rows": 900}, 900),
+    ],
+)
+def test_a_pass_says_how_many_calibration_rows_it_would_read(settings: dict[str, Any], rows: int):
+    step = discover()[settings["kind"]].model_validate(settings)
+    assert step.calibration_rows_wanted() == rows

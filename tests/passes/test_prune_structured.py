@@ -392,7 +392,7 @@ def test_rows_without_labels_are_measured_against_the_models_own_answers(
     ("settings", "message"),
     [
         (
-            {"ratio": 0.1, "scope": "layer"},
+            {"head_ratio": 0.1, "scope": "layer"},
             "head_ratio: 0.1 of the heads is none (layers have [4, 4], scope is 'layer', each "
             "layer keeps a multiple of 1); use a larger ratio, or head_ratio: 0 to keep all heads",
         ),
@@ -483,15 +483,31 @@ def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.02])
-def test_a_ratio_too_mild_for_any_unit_is_told_apart(
-    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, ratio: float
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"ratio": 0.02}, None),
+        ({"head_ratio": 0.1}, None),
+        ({"head_ratio": 0.1, "neuron_ratio": 0.5}, None),
+        ({"ratio": 0.12}, (4, 56)),  # an eighth of the neurons, and of 4 heads none
+        ({"ratio": 0.5}, (2, 32)),
+    ],
+)
+def test_a_ratio_too_mild_for_a_kind_leaves_it_and_for_both_is_told_apart(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    settings: dict[str, float],
+    left: tuple[int, int] | None,
 ):
-    """Where a run itself tries milder and milder ratios, this one is passed over."""
-    with pytest.raises(NothingToRemove):
-        PruneStructured(ratio=ratio, scope="layer", importance="magnitude").apply(
-            tiny_bert, make_context(calibration=text_dataset)
-        )
+    """Where a run itself tries milder and milder ratios, one that takes nothing is passed over."""
+    step = PruneStructured.model_validate({**settings, "scope": "layer", "importance": "magnitude"})
+    context = make_context(calibration=text_dataset)
+    if left is None:
+        with pytest.raises(NothingToRemove):
+            step.apply(tiny_bert, context)
+    else:
+        assert units(step.apply(tiny_bert, context)) == [left, left]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from compressor.data import Dataset
 from compressor.errors import PassError
+from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
@@ -107,6 +110,23 @@ def test_a_mixed_form_fixes_only_the_grids_that_are_fine(
     assert found.count("MatMulIntegerToFloat") == PRODUCTS
     assert found.count("ReduceMax") == PRODUCTS - 1
     assert "Chosen: mixed (1 of 11 grids fixed)." in notes
+
+
+def test_of_a_sentence_encoder_the_most_exact_form_is_chosen(
+    tiny_encoder: TorchModel,
+    tiny_encoder_dir: Path,
+    text_dataset: Dataset,
+    make_context: Callable[..., PassContext],
+    tmp_path: Path,
+):
+    """Its vectors have no answers that could change, so how fast a form is does not matter."""
+    exported = export_onnx(tiny_encoder, tmp_path / "encoder.onnx", threads=1)
+    context = make_context(exported=tiny_encoder_dir, calibration=text_dataset)
+    QuantizeAuto(min_elements=0, rounds=2, max_changed=1).apply(exported, context)
+    race = context.facts["race"]
+    assert [item["changed"] for item in race] == [None] * len(race)
+    [chosen] = [item for item in race if item["chosen"]]
+    assert chosen["logit_rms"] == min(item["logit_rms"] for item in race)
 
 
 def test_milder_settings_begin_with_the_most_exact_form():

@@ -139,3 +139,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
     directory.write_text("splits.json", "{}\n")
     assert (directory.path / "splits.json").read_text() == "{}\n"
     assert not list(directory.path.glob("*.partial"))
+
+
+def test_force_takes_no_folder_for_ours_that_only_has_such_a_name(tmp_path: Path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").write_text("mine")
+    with pytest.raises(RecipeError, match="holds checkpoint, which a run would replace"):
+        claim_output(tmp_path, force=True)
+    assert contents(tmp_path) == ["checkpoint", "checkpoint/model.safetensors"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["checkpoint", "steps/abc/checkpoint"])
+def test_a_run_does_not_remove_what_it_reads(tmp_path: Path, name: str, *, force: bool):
+    with claim_output(tmp_path, force=False) as first:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_text("the result of a run")
+        first.write_text("report.json", "{}")
+    before = contents(tmp_path)
+    inputs = {"model.checkpoint": tmp_path / name}
+    with pytest.raises(RecipeError, match=r"model\.checkpoint: .* which this run would replace"):
+        claim_output(tmp_path, force=force, inputs=inputs)
+    assert contents(tmp_path) == before

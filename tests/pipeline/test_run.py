@@ -536,6 +536,89 @@ def test_calibration_rows_are_cut_for_the_pass_that_reads_most(
     assert len(splits["train"]) == 2430
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"benchmark": {"sequence_lengths": [8, 65]}}, r"benchmark\.sequence_lengths: 65 tokens"),
+        ({"data": {"max_length": 65}}, r"data\.max_length: 65 tokens"),
+        (
+            {
+                "budget": {"max_drop": 0.9, "target": {"speedup": 2, "sequence_length": 128}},
+                "passes": [{"kind": "prune_structured", "ratio": 0.5}],
+            },
+            r"budget\.target\.sequence_length: 128 tokens",
+        ),
+    ],
+)
+def test_texts_longer_than_the_model_reads_are_refused_before_anything_runs(
+    base: dict[str, Any], tmp_path: Path, changes: dict[str, Any], place: str
+):
+    if "data" in changes:
+        changes = {"data": {**base["data"], **changes["data"]}}
+    with pytest.raises(RecipeError, match=rf"{place} are more than this model reads; set 64"):
+        run(base, tmp_path / "run", **changes)
+    assert not list((tmp_path / "run" / "steps").iterdir())
+
+
+def test_lengths_that_the_recipe_does_not_name_are_cut_to_what_the_model_reads(
+    base: dict[str, Any], begun: Path
+):
+    quick = {"batch_sizes": [1], "num_runs": 2, "warmup_runs": 1, "threads": 1}
+    report = run(base, begun, benchmark=quick)
+    assert {latency.sequence_length for latency in report.latencies} == {32, 64}
+    assert report.recipe["benchmark"]["sequence_lengths"] == [32, 64]
+
+
+def test_a_missing_teacher_is_told_by_its_pass_before_anything_runs(
+    base: dict[str, Any], tmp_path: Path
+):
+    steps = [
+        {"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"},
+        {"kind": "distill", "teacher": "./nowhere"},
+    ]
+    with pytest.raises(EnvironmentMismatch, match=r"passes\[1\]: .*nowhere: no such directory"):
+        run(base, tmp_path / "run", passes=steps)
+    assert not list((tmp_path / "run" / "steps").iterdir())
+
+
+def test_a_disk_that_is_full_in_a_pass_is_no_failure_of_the_pass(
+    base: dict[str, Any], begun: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("compressor.models.onnx_file.save_graph", full)
+    steps = [{"kind": "quantize_dynamic", "min_elements": 65}]
+    with pytest.raises(EnvironmentMismatch, match="check free space") as caught:
+        run(base, begun, passes=steps)
+    assert caught.value.exit_code == 3
+    assert caught.value.report.verdict == "failed"
+
+
+def test_the_result_of_a_run_is_no_input_of_the_next_one_into_the_same_directory(
+    base: dict[str, Any], begun: Path
+):
+    (begun / "checkpoint").mkdir()
+    before = file_contents(begun)
+    model = {"checkpoint": str(begun / "checkpoint")}
+    with pytest.raises(RecipeError, match=r"model\.checkpoint: .* lies in"):
+        run(base, begun, model=model)
+    assert file_contents(begun) == before
+
+
+def test_an_artifact_that_does_not_load_again_has_no_manifest(
+    base: dict[str, Any], begun: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object, **__: object) -> None:
+        raise EnvironmentMismatch("it does not load")
+
+    monkeypatch.setattr("compressor.pipeline.run.load_artifact", broken)
+    with pytest.raises(EnvironmentMismatch, match="it does not load"):
+        run(base, begun, benchmark={"providers": []})
+    assert (begun / "artifact" / "model.onnx").is_file()
+    assert not (begun / "artifact" / "manifest.json").exists()
+
+
 def test_no_output_directory_is_a_recipe_error(base: dict[str, Any], tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(base))

@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 
 from compressor.tasks._similarity import (
     MAX_CANDIDATES,
+    _largest,
     candidates,
     cosines,
     kept_neighbours,
@@ -62,3 +63,10 @@ def test_rank_correlation_of_ranks_and_of_constants():
         pytest.approx(0.8)
     )
     assert rank_correlation(np.full(4, 0.3), np.arange(4.0)) == 0.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_of_texts_as_near_as_each_other_the_first_ones_are_taken(count: int):
+    similarities = np.random.default_rng(0).integers(0, 4, (50, 200)).astype(np.float32)
+    expected = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(_largest(similarities, count), expected)
