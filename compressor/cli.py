@@ -315,7 +315,7 @@ def inspect(
         progress=ConsoleProgress(err),  # standard output holds the facts alone
     )
     if as_json:
-        typer.echo(json.dumps(to_dict(facts), indent=2))
+        typer.echo(json.dumps(to_dict(facts), indent=2, allow_nan=False))
     else:
         out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
 

@@ -14,6 +14,7 @@ from compressor.measurements import LABEL_FREE
 from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import find_checkpoint
 from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.paths import BUILTIN
 from compressor.tasks import task_class, task_names
 
 _QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
@@ -30,6 +31,7 @@ _AGREED: Mapping[str, tuple[str, Any] | None] = {
     "embedding_block": ("embeddings", "int4"),
 }
 _FP16 = "convert_fp16"
+_BUILTIN_TASK = "image-classification"  # of every model that the package makes
 _DEFAULT_PROVIDER = "cpu"
 _TRIM = "trim_vocabulary"
 _DISTILL = "distill"
@@ -76,6 +78,8 @@ def expected_metric(data: Mapping[str, Any]) -> str | None:
         task = _setting(data, "model", "task", None)
         if task is None and Path(checkpoint).is_dir():
             task = find_checkpoint(checkpoint).infer_task()
+        elif task is None and checkpoint.startswith(BUILTIN):
+            task = _BUILTIN_TASK
         metric = None if task is None else task_class(task).metrics[0]
     return metric
 

@@ -241,7 +241,7 @@ def test_a_comparison_that_cannot_be_written_exits_with_3(
     ("checkpoint", "steps", "place"),
     [
         ("./nowhere", "[]", "recipe.yaml:1: model.checkpoint: "),
-        ("./there", "[{kind: distill, teacher: ./nowhere}]", "recipe.yaml:6: passes[0]: "),
+        ("./there", "[{kind: distill, teacher: ./nowhere}]", "recipe.yaml:6: passes[0].teacher: "),
     ],
 )
 def test_validate_looks_for_checkpoints_that_are_not_on_the_hub(

@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.evaluation import predict_logits
+from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, TorchPass
 from compressor.passes.distill import Distill
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
+from compressor.steps import sha256
 
 _TEMPERATURE = 2.0
 _RECIPE = (
@@ -51,6 +53,7 @@ _RECIPE = (
     "schedule",
     "dropout",
     "precision",
+    "freeze_embeddings",
 )
 _COLUMNS = ("accuracy", "KL", "held-out KL", "held-out same", "FLOPs left", "CPU min")
 
@@ -175,7 +178,7 @@ def share_of_same(student: NDArray[np.float32], teacher: NDArray[np.float32]) ->
 def passes(arguments: argparse.Namespace, ratio: float) -> dict[str, TorchPass]:
     """Return the passes by the state they leave: one that does both where there are steps."""
     pruning = {"method": "reconstruction", "ratio": ratio}
-    training = {name: getattr(arguments, name) for name in _RECIPE} | {"freeze_embeddings": True}
+    training = {name: getattr(arguments, name) for name in _RECIPE}
     if arguments.steps > 1:
         gradual = {"steps": arguments.steps, "step_schedule": arguments.step_schedule}
         recovery = {"kind": "distill", **training}
@@ -193,10 +196,20 @@ def passes(arguments: argparse.Namespace, ratio: float) -> dict[str, TorchPass]:
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what makes two runs of the same ratio and seed the same run."""
     if arguments.without_recovery:
-        return {"held_out": arguments.held_out, "minimum_words": arguments.minimum_words}
+        names = ("held_out", "minimum_words")
+        return {name: getattr(arguments, name) for name in names} | inputs_of(arguments)
     gradual = ("steps", "step_schedule") if arguments.steps > 1 else ()
     names = ("rows", "minimum_words", "held_out", *_RECIPE, *gradual)
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in names} | inputs_of(arguments)
+
+
+def inputs_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what tells checkpoint and data from others, wherever they lie."""
+    weights = find_checkpoint(arguments.checkpoint).fingerprint()
+    files = {name: getattr(arguments, name) for name in ("train", "search")}
+    digests = {name: sha256(Path(path))[:16] for name, path in files.items()}
+    columns = {name: getattr(arguments, name) for name in ("text", "search_text", "label")}
+    return {"checkpoint": weights[:16], **digests, **columns}
 
 
 def print_table(runs: list[dict[str, Any]], baseline: float) -> None:
@@ -233,6 +246,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=2.0)
     for change in ("join", "mask", "drop"):
         parser.add_argument(f"--{change}-probability", type=float, default=0.0)
+    parser.add_argument(
+        "--train-embeddings",
+        dest="freeze_embeddings",
+        action="store_false",
+        help="train the tables too, which cost no FLOPs",
+    )
     parser.add_argument("--dropout", action="store_true", help="at the checkpoint's own rates")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
@@ -262,11 +281,15 @@ def main() -> None:
         for ratio in arguments.ratios:
             if (ratio, seed) in done:
                 continue
-            for found in compress(arguments, rows, teacher, ratio, seed):
-                runs.append({"ratio": ratio, "seed": seed, "settings": settings, **found})
-                with arguments.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
-                print(json.dumps(runs[-1]), flush=True)
+            found = compress(arguments, rows, teacher, ratio, seed)
+            new = [{"ratio": ratio, "seed": seed, "settings": settings, **each} for each in found]
+            lines = "".join(json.dumps(run) + "\n" for run in new)
+            with arguments.results.open("a", encoding="utf-8") as file:
+                file.write(
+                    lines
+                )  # all states at once, so that a kill leaves none without the other
+            print(lines, end="", flush=True)
+            runs += new
     print_table(runs, baseline)
 
 

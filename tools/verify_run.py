@@ -3,7 +3,7 @@
 Independent on purpose: nothing of `compressor` is imported. Usage: tools/verify_run.py RUN
 Accuracy and, for sentence encoders, cosine, rank_agreement and spearman; the first two compare with
 the run's own baseline graph. Exits with 1 when a figure of the report does not agree, with 2 when
-its metric is another.
+its metric is another, or its rows come from elsewhere than digits, csv, tsv or JSON lines.
 """
 
 from __future__ import annotations
@@ -36,16 +36,34 @@ def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[Any]]:
         digits = load_digits()
         images = np.round(digits.images * 255 / 16).astype(np.uint8)  # (1797, 8, 8)
         return list(images), [str(label) for label in digits.target]
-    path = Path(source["path"])
-    with path.open(encoding="utf-8", newline="") as stream:
-        if path.suffix == ".tsv":
+    path = Path(source["path"] or "")
+    if path.suffix not in (".tsv", ".csv", ".jsonl"):
+        raise SystemExit(_cannot(f"{source['path'] or source.get('hub')} cannot be read here"))
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in stream if line.strip()]
+        elif path.suffix == ".tsv":
             rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
         else:
+            csv.field_size_limit(1 << 30)
             rows = list(csv.DictReader(stream))
     text, label = (source.get(name) or data[name] or name for name in ("text", "label"))
     pairs = isinstance(text, list)
-    inputs = [[row[name] for name in text] if pairs else row[text] for row in rows]
-    return inputs, [row.get(label) for row in rows]
+    inputs = [tuple(row[name] for name in text) if pairs else row[text] for row in rows]
+    names = data["label_names"] or []  # of class 0, 1, ... in the data's own words
+    found = [row.get(label) for row in rows]
+    return inputs, [str(names.index(item)) if item in names else item for item in found]
+
+
+def _cannot(why: str) -> int:
+    print(why)
+    return 2
+
+
+def source_of(report: dict[str, Any], split: str) -> str:
+    """Return the split of the recipe whose rows `split` was cut from, or itself."""
+    facts = next(item for item in report["splits"] if item["name"] == split)
+    return str(facts["cut_from"] or split)
 
 
 def encode(
@@ -55,7 +73,7 @@ def encode(
 
     `words` is another folder whose tokenizer reads them, with the length limit of `folder`.
     """
-    if not isinstance(inputs[0], str):
+    if isinstance(inputs[0], np.ndarray):
         facts = json.loads((folder / "preprocessor_config.json").read_text())
         pixels = np.stack(inputs)[:, None] * np.float32(facts["rescale_factor"])
         pixels = (pixels - facts["image_mean"][0]) / facts["image_std"][0]
@@ -112,8 +130,8 @@ def ten_nearest(vectors: Any, texts: list[str]) -> list[set[str]]:
 
 def score_vectors(run: Path, report: dict[str, Any], rows: list[int]) -> float:
     """Return the metric of a run on a sentence encoder, from its two graphs."""
-    inputs, grades = read_rows(report["recipe"]["data"], "search")
-    pairs = isinstance(inputs[0], list)
+    inputs, grades = read_rows(report["recipe"]["data"], source_of(report, "search"))
+    pairs = isinstance(inputs[0], tuple)
     chosen = [inputs[row] if pairs else [inputs[row]] for row in dict.fromkeys(rows)]
     texts = [text for item in chosen for text in item]
     after = embed(run, report, texts, baseline=False)
@@ -127,23 +145,30 @@ def score_vectors(run: Path, report: dict[str, Any], rows: list[int]) -> float:
     return float(np.mean([len(old & new) / 10 for old, new in kept]))
 
 
+def length_of(item: Any) -> int:
+    """Return about how long an input is; images are of one size."""
+    if isinstance(item, tuple):
+        return sum(map(len, item))
+    return len(item) if isinstance(item, str) else 0
+
+
 def score_classes(run: Path, report: dict[str, Any], chosen: list[int]) -> float:
     """Return the accuracy of a run's artifact."""
     folder = run / "artifact"
     manifest = json.loads((folder / "manifest.json").read_text())
-    inputs, labels = read_rows(report["recipe"]["data"], "search")
+    inputs, labels = read_rows(report["recipe"]["data"], source_of(report, "search"))
     session = open_graph(folder / "model.onnx", report)
     names = {item.name for item in session.get_inputs()}
     right = 0
     # The same batches as the report's: with `activations: per_tensor` an answer depends on them.
-    order = sorted(chosen, key=lambda row: len(inputs[row]) if isinstance(inputs[row], str) else 0)
+    order = sorted(chosen, key=lambda row: length_of(inputs[row]))
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]
         batch = encode(folder, [inputs[row] for row in rows], manifest["max_length"])
         feed = {name: value for name, value in batch.items() if name in names}
         for row, logits in zip(rows, session.run(["logits"], feed)[0], strict=True):
             answer = int(logits.argmax())
-            right += labels[row] in (str(answer), manifest["labels"][answer])
+            right += str(labels[row]) in (str(answer), manifest["labels"][answer])
     return right / len(chosen)
 
 

@@ -3,7 +3,13 @@
 from compressor.data.check import check_files, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.data.splits import CALIBRATION_ROWS, Dataset, LabelKind, load_splits
+from compressor.data.splits import (
+    CALIBRATION_ROWS,
+    Dataset,
+    LabelKind,
+    calibration_cut,
+    load_splits,
+)
 
 __all__ = [
     "CALIBRATION_ROWS",
@@ -12,6 +18,7 @@ __all__ = [
     "Dataset",
     "LabelKind",
     "SplitSource",
+    "calibration_cut",
     "check_files",
     "describe_splits",
     "fingerprint",

@@ -294,27 +294,42 @@ def _take_cuts(
     result: dict[str, tuple[str, NDArray[np.int64]]] = {}
     for donor, data in loaded.items():
         takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
-        counts = {name: _cut_size(name, donor, takers, len(data.rows)) for name in takers}
-        if "calibration" in counts:
-            counts["calibration"] = min(calibration_rows, counts["calibration"])
+        counts: dict[str, int] = {}
+        if "calibration" in takers:
+            counts["calibration"] = calibration_cut(len(data.rows), calibration_rows)
+        rest = len(data.rows) - counts.get("calibration", 0)
+        for name in takers:
+            if name != "calibration":
+                whole = len(data.rows) if donor == "train" else rest
+                counts[name] = _cut_size(donor, takers, whole)
+        counts = {name: counts[name] for name in takers}
         if sum(counts.values()) >= len(data.rows):
             raise RecipeError(
                 f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
                 f"{' and '.join(takers)} from it; give those splits a source of their own"
             )
-        rest = data.rows
+        left = data.rows
         for name, count in counts.items():
-            labels = data.labels_of(rest)
-            rows = sample_rows(rest, labels, count, seed=seed, purpose=f"{donor}.{name}")
-            rest = np.setdiff1d(rest, rows, assume_unique=True)
+            labels = data.labels_of(left)
+            rows = sample_rows(left, labels, count, seed=seed, purpose=f"{donor}.{name}")
+            left = np.setdiff1d(left, rows, assume_unique=True)
             result[name] = (donor, rows)
-        result[donor] = (donor, rest)
+        result[donor] = (donor, left)
     return result
 
 
-def _cut_size(name: str, donor: str, takers: Sequence[str], num_rows: int) -> int:
-    share = max(1, round(_TRAIN_SHARE * num_rows))
-    if name == "calibration" or donor == "train":
-        return share
+def calibration_cut(num_rows: int, calibration_rows: int) -> int:
+    """Return how many of `num_rows` become the calibration split that is cut from them."""
+    return min(max(CALIBRATION_ROWS, calibration_rows), _share_of(num_rows))
+
+
+def _share_of(num_rows: int) -> int:
+    return max(1, round(_TRAIN_SHARE * num_rows))
+
+
+def _cut_size(donor: str, takers: Sequence[str], num_rows: int) -> int:
+    """Return how many of a donor's `num_rows` another split gets, calibration aside."""
+    if donor == "train":
+        return _share_of(num_rows)
     equals = 1 + sum(taker != "calibration" for taker in takers)
     return max(1, num_rows // equals)

@@ -6,6 +6,7 @@ The keys are documented in `compressor/inspection/schema.md`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -100,5 +101,14 @@ class OnnxFacts:
 
 
 def to_dict(facts: Any) -> dict[str, Any]:
-    """Return facts as plain JSON values."""
-    return dataclasses.asdict(facts)
+    """Return facts as plain JSON values; a number that is not finite, which JSON lacks, is null."""
+    plain: dict[str, Any] = _finite(dataclasses.asdict(facts))
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

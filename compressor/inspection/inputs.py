@@ -45,7 +45,7 @@ def text_batches(model: onnx.ModelProto, rows: TextRows) -> tuple[str, list[Batc
     texts = [value for value in table.columns[rows.text][:MAX_ROWS] if isinstance(value, str)]
     if not texts:
         raise RecipeError(f"{rows.data}: column '{rows.text}' holds no text; name another one")
-    task = load_task("text-classification", max_length=_MAX_LENGTH)
+    task = load_task("text-classification")
     try:
         tokenizer = task.load_preprocessor(rows.tokenizer)
     except (OSError, ValueError) as error:
@@ -53,6 +53,7 @@ def text_batches(model: onnx.ModelProto, rows: TextRows) -> tuple[str, list[Batc
             f"{rows.tokenizer}: no tokenizer can be loaded ({error}); give --tokenizer DIRECTORY "
             f"with the files that the model was trained with"
         ) from error
+    tokenizer.model_max_length = min(_MAX_LENGTH, tokenizer.model_max_length)
     wanted = _input_names(model)
     found = []
     for start in range(0, len(texts), _BATCH_SIZE):

@@ -20,6 +20,7 @@ from compressor.models.components import component_of, layer_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import width_axes
 from compressor.passes import discover
+from compressor.passes.prune_width import PruneWidth
 
 _FLOAT_BYTES = 4
 _SMALLEST_INT8 = 2048  # elements; `quantize_dynamic` leaves smaller matrices alone
@@ -88,7 +89,23 @@ def _prune_structured(kind: str, subject: _Subject) -> PassSaving:
     found = subject.bytes_where(
         lambda name: layer_of(name) is not None and component_of(name) in chosen
     )
-    return PassSaving(kind, True, found, subject.encoder_flops_share, reason)
+    share = subject.encoder_flops_share
+    if neurons_only:
+        share *= _feed_forward_share(subject.model.module)
+    return PassSaving(kind, True, found, share, reason)
+
+
+def _feed_forward_share(module: Any) -> float:
+    """Return the feed-forward networks' part of the encoder's products with weights."""
+    linears = {
+        name: part.weight.numel()
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and layer_of(f"{name}.weight") is not None
+    }
+    inner = sum(
+        size for name, size in linears.items() if component_of(f"{name}.weight") == "feed_forward"
+    )
+    return inner / max(1, sum(linears.values()))
 
 
 def _prune_width(kind: str, subject: _Subject) -> PassSaving:
@@ -96,6 +113,8 @@ def _prune_width(kind: str, subject: _Subject) -> PassSaving:
         axes = width_axes(subject.model.module)
     except UnsupportedArchitecture as error:
         return PassSaving(kind, False, None, None, error.reason)
+    for _, why in PruneWidth.model_validate({"ratio": 0.5}).unfit_for(subject.model.task):
+        return PassSaving(kind, False, None, None, why)
     along = {axis.parameter for axis in axes}
     found = subject.bytes_where(lambda name: name in along)
     reason = "all that is as wide as the residual stream; one feature has to stay"
@@ -107,8 +126,24 @@ def _prune_magnitude(kind: str, _: _Subject) -> PassSaving:
 
 
 def _quantize(kind: str, subject: _Subject) -> PassSaving:
-    saved = sum(3 * weight.numel() for weight in _int8_weights(subject.model.module))
-    return PassSaving(kind, True, saved, None, "int8 weights and tables, on the CPU; scales aside")
+    """Count matrices in 8 bits and tables in 4, of the 32 that they have."""
+    saved = sum(
+        weight.numel() * (7 if is_table else 6) // 2
+        for weight, is_table in _int8_weights(subject.model.module)
+    )
+    reason = "int8 weights and int4 tables, on the CPU; scales aside"
+    return PassSaving(kind, True, saved, None, reason)
+
+
+def _in_blocks(kind: str, subject: _Subject) -> PassSaving:
+    saved = sum(weight.numel() * 7 // 2 for weight, _ in _int8_weights(subject.model.module))
+    return PassSaving(kind, True, saved, None, "weights and tables of 4 bits; scales aside")
+
+
+def _for_tensorrt(kind: str, subject: _Subject) -> PassSaving:
+    found = _int8_weights(subject.model.module)
+    saved = sum(3 * weight.numel() for weight, is_table in found if not is_table)
+    return PassSaving(kind, True, saved, None, "int8 matrices, on TensorRT; tables stay float")
 
 
 def _half(kind: str, subject: _Subject) -> PassSaving:
@@ -128,10 +163,10 @@ def _trim_vocabulary(kind: str, subject: _Subject) -> PassSaving:
     return PassSaving(kind, True, saved, 0.0, "pieces that the domain does not use, at most all")
 
 
-def _int8_weights(module: Any) -> Iterator[Any]:
-    """Yield the weights that int8 passes store in 8 bits, each once however many modules share."""
+def _int8_weights(module: Any) -> Iterator[tuple[Any, bool]]:
+    """Yield each weight that passes store as integers, once, and whether it is a table."""
     found = {
-        id(part.weight): part.weight
+        id(part.weight): (part.weight, isinstance(part, nn.Embedding))
         for part in module.modules()
         if isinstance(part, nn.Linear | nn.Embedding) and part.weight.numel() >= _SMALLEST_INT8
     }
@@ -145,8 +180,11 @@ _ESTIMATES: dict[str, Callable[[str, _Subject], PassSaving]] = {
     "prune_magnitude": _prune_magnitude,
     "prune_structured": _prune_structured,
     "prune_width": _prune_width,
+    "quantize_auto": _quantize,
     "quantize_aware_train": _quantize,
     "quantize_dynamic": _quantize,
     "quantize_static": _quantize,
+    "quantize_tensorrt": _for_tensorrt,
+    "quantize_weights": _in_blocks,
     "trim_vocabulary": _trim_vocabulary,
 }

@@ -44,14 +44,14 @@ _SMALL_INTEGERS = frozenset(
         onnx.TensorProto.UINT4,
     )
 )
-# Operators whose attributes say along which axis, and in which blocks, zero points differ.
-_SAY_THEIR_AXIS = frozenset(("DequantizeLinear", "QuantizeLinear"))
-_FIRST_AXIS = frozenset(("ConvInteger", "QLinearConv"))  # output channels; elsewhere the last
+# Of convolutions it is output channels that have zero points of their own; elsewhere the last axis.
+_FIRST_AXIS = frozenset(("ConvInteger", "QLinearConv"))
 
 # Where quantized operators read scales and zero points: positions of (value, scale, zero point).
 # A value of None is the operator's output, a scale of None is applied by a later operator.
 _QUANTIZED_INPUTS: dict[str, tuple[tuple[int | None, int | None, int], ...]] = {
     "DequantizeLinear": ((0, 1, 2),),
+    "GatherBlockQuantized": ((0, 2, 3),),
     "QuantizeLinear": ((0, 1, 2),),
     "DynamicQuantizeMatMul": ((1, 2, 3),),
     "MatMulIntegerToFloat": ((0, 2, 4), (1, 3, 5)),
@@ -202,23 +202,30 @@ class _ZeroPoint:
     block_size: int  # elements that share one along the axis; 0 where each has its own
 
     def spread(self, values: Mapping[str, NDArray[Any]], shape: tuple[int, ...]) -> Any:
-        """Return the zero of every element of a weight of `shape`, or one for all."""
-        if self.name not in values:  # computed, so that nothing is known of it
-            return 0
-        zeros = values[self.name].astype(np.int16)
+        """Return the zero of every element of a weight of `shape`, or one for all.
+
+        It is 0 where nothing is known of it: it is computed, or does not fit the weight.
+        """
+        zeros = values.get(self.name, np.zeros(1)).astype(np.int16)
+        axis = self.axis % len(shape)
         if zeros.size == 1:
             return zeros.reshape(())
-        axis = self.axis % len(shape)
-        if self.block_size:
-            return np.repeat(zeros, self.block_size, axis)[tuple(slice(size) for size in shape)]
-        return zeros.reshape([size if place == axis else 1 for place, size in enumerate(shape)])
+        if self.block_size and zeros.ndim == len(shape):
+            blocks = np.repeat(zeros, self.block_size, axis)
+            return blocks[tuple(slice(size) for size in shape)]
+        if zeros.size != shape[axis]:
+            return 0
+        return zeros.reshape([-1 if place == axis else 1 for place in range(len(shape))])
 
 
 def _zero_point(node: onnx.NodeProto, name: str) -> _ZeroPoint:
-    if node.op_type in _SAY_THEIR_AXIS:
-        said = {item.name: int(item.i) for item in node.attribute}
+    said = {item.name: int(item.i) for item in node.attribute}
+    if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
         return _ZeroPoint(name, said.get("axis", 1), said.get("block_size", 0))
-    return _ZeroPoint(name, 0 if node.op_type in _FIRST_AXIS else -1, 0)
+    if node.op_type == "GatherBlockQuantized":
+        return _ZeroPoint(name, said.get("quantize_axis", 1), said.get("block_size", 128))
+    is_first = node.op_type in _FIRST_AXIS or (node.op_type == "QGemm" and said.get("transB", 0))
+    return _ZeroPoint(name, 0 if is_first else -1, 0)
 
 
 def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str, _ZeroPoint]]:
@@ -227,7 +234,7 @@ def _quantization_constants(graph: onnx.GraphProto) -> tuple[set[str], dict[str,
     zero_points: dict[str, _ZeroPoint] = {}
     for node in graph.node:
         for value, scale, zero_point in _QUANTIZED_INPUTS.get(node.op_type, ()):
-            if scale is not None:
+            if scale is not None and scale < len(node.input):
                 scales.add(node.input[scale])
             if zero_point < len(node.input) and node.input[zero_point]:
                 name = node.output[0] if value is None else node.input[value]

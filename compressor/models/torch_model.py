@@ -27,7 +27,7 @@ from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.outputs import answers_of
-from compressor.models.pooling import lowers_case, read_pooling, write_pooling
+from compressor.models.pooling import MODULES, lowers_case, read_pooling, write_pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder, pooling_of
 from compressor.tasks import Batch, Task, load_task
 
@@ -48,7 +48,6 @@ POSITIONS_AFTER_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
-_LONGEST = 2**31 - 1  # tokens that tokenizers can cut at; a tokenizer without a limit says more
 
 
 @dataclass
@@ -202,6 +201,16 @@ def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
     return _load_preprocessor(files, task, config)
 
 
+def token_limit(files: CheckpointFiles, task: Task) -> int:
+    """Return how many tokens the checkpoint that `find_checkpoint` found reads at most.
+
+    Errors as `load_preprocessor`.
+    """
+    if (files.directory / MODULES).is_file() and not task.names_labels:
+        task = load_task(task.name)  # what its files say of pooling is not asked here
+    return int(load_preprocessor(files, task).model_max_length)
+
+
 def _check_vocabulary(files: CheckpointFiles, preprocessor: Any, config: Any) -> None:
     rows = config.vocab_size
     largest = max(preprocessor.get_vocab().values(), default=-1)
@@ -245,11 +254,6 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
     if task.has_sequence:
         _check_vocabulary(files, preprocessor, config)
         _limit_length(preprocessor, config)
-        if preprocessor.model_max_length > _LONGEST and task.max_length is None:
-            raise EnvironmentMismatch(
-                f"{files.name}: neither tokenizer nor config.json says how many tokens the model "
-                f"reads; set data.max_length"
-            )
     if not task.names_labels:
         _read_as_sentences(files, task, preprocessor)
     return preprocessor

@@ -152,9 +152,9 @@ class Pass(BaseModel, ABC):
         """
         return None
 
-    def required_checkpoints(self) -> tuple[str, ...]:
-        """Return the checkpoints besides the recipe's that this pass reads, such as a teacher."""
-        return ()
+    def required_checkpoints(self) -> dict[str, str]:
+        """Return the checkpoints besides the recipe's that this pass reads, by their settings."""
+        return {}
 
 
 class TorchPass(Pass):

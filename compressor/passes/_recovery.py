@@ -43,7 +43,8 @@ class RecoveryTraining:
 
     def teaches(self, depth: int) -> bool:
         """Return whether there is a teacher of `depth` layers."""
-        return self.teacher is not None and self.teacher.module.config.num_hidden_layers == depth
+        config = None if self.teacher is None else self.teacher.module.config
+        return getattr(config, "num_hidden_layers", None) == depth
 
     def in_parts(self, count: int) -> RecoveryTraining:
         """Return the part of this training that follows each of `count` steps of pruning."""

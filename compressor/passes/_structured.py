@@ -64,10 +64,12 @@ def prune_and_recover(
             moments.follow(model.module, removed.heads, removed.neurons)
         if step == settings.steps:
             layers = encoder_layers(model.module)
-            _note_units(context, "attention heads", heads, [it.num_heads for it in layers])
-            _note_units(context, "FFN neurons", neurons, [it.num_neurons for it in layers])
-            if settings.heads_to_remove and sum(heads) == sum(it.num_heads for it in layers):
-                context.note(f"{settings.heads_to_remove:g} of the attention heads is none")
+            # With method reconstruction a ratio says nothing about either kind.
+            by_kind = settings.method == "scores"
+            shares = (settings.heads_to_remove, settings.neurons_to_remove) if by_kind else (0, 0)
+            left = [it.num_heads for it in layers], [it.num_neurons for it in layers]
+            _note_units(context, "attention heads", heads, left[0], shares[0])
+            _note_units(context, "FFN neurons", neurons, left[1], shares[1])
             if settings.uniform:
                 _configure(model, context)
         recover(model, step, moments)
@@ -166,23 +168,21 @@ class _Ratios:
         return "global" if self.settings.ranks_globally else "layer"
 
     def check(self) -> None:
-        """Raise `ValueError` unless the ratios remove something and leave what must stay.
+        """Raise `ValueError` unless something goes, and what must stay is left.
 
-        A ratio that heads and neurons share may be too mild for one of the two.
+        A ratio may be too mild for one kind where the other, or whole layers, go; a note says so.
         """
         settings = self.settings
-        spared = {
-            unit: self._why_none(unit, counts, ratio, round_to)
+        spared = [
+            self._why_none(unit, counts, ratio, round_to)
             for unit, counts, ratio, round_to in (
                 ("head", self.heads, settings.heads_to_remove, 1),
                 ("neuron", self.neurons, settings.neurons_to_remove, self.round_to),
             )
             if ratio > 0
-        }
-        for unit, why in spared.items():
-            is_named = getattr(settings, f"{unit}_ratio") is not None
-            if why and (is_named or all(spared.values())):
-                raise NothingToRemove(why)
+        ]
+        if spared and all(spared) and not settings.changes_layers:
+            raise NothingToRemove(spared[0])
 
     def _why_none(self, unit: str, counts: Sequence[int], ratio: float, round_to: int) -> str:
         """Return why `ratio` removes no unit, empty when it does; raise when it takes too many."""
@@ -277,8 +277,10 @@ def _recover(
 
 
 def _note_units(
-    context: PassContext, name: str, before: Sequence[int], after: Sequence[int]
+    context: PassContext, name: str, before: Sequence[int], after: Sequence[int], ratio: float
 ) -> None:
     if sum(before) != sum(after):
         by_layer = ", ".join(map(str, after))
         context.note(f"{name} {sum(before)} -> {sum(after)} (by layer: {by_layer})")
+    elif ratio > 0:
+        context.note(f"{ratio:g} of the {name} is none: all of them stay")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -101,9 +102,10 @@ class Distill(DistillSettings, TorchPass):
         """Return the training split."""
         return frozenset({"train"})
 
-    def required_checkpoints(self) -> tuple[str, ...]:
+    def required_checkpoints(self) -> dict[str, str]:
         """Return teacher and student, where the recipe names them."""
-        return tuple(name for name in (self.teacher, self.student) if name is not None)
+        named = {"teacher": self.teacher, "student": self.student}
+        return {role: name for role, name in named.items() if name is not None}
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place, or the checkpoint named as `student`, and return it.
@@ -128,11 +130,17 @@ class Distill(DistillSettings, TorchPass):
     def _load_teacher(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
         from compressor.models.checkpoint import find_checkpoint
+        from compressor.models.pooling import MODULES
         from compressor.models.torch_model import load_model
+        from compressor.tasks import load_task
 
         if self.teacher is None:
             return context.load_baseline()
-        teacher = load_model(find_checkpoint(self.teacher), model.task)
+        files, task = find_checkpoint(self.teacher), model.task
+        if not task.names_labels and (files.directory / MODULES).is_file():
+            # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
+            task = load_task(task.name, max_length=task.max_length)
+        teacher = replace(load_model(files, task), task=model.task)
         _require_length(teacher, "teacher")
         return teacher
 
@@ -170,7 +178,8 @@ class Distill(DistillSettings, TorchPass):
         if self.student_layers is not None:
             depth = len(encoder_layers(student.module))
             layers = chosen_layers(self.student_layers, depth)
-            if self.student is None and teacher.module.config.num_hidden_layers == depth:
+            taught = getattr(teacher.module.config, "num_hidden_layers", None)
+            if self.student is None and taught == depth:
                 layer_map = tuple(enumerate(layers))
             keep_layers(student.module, layers)
             context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")

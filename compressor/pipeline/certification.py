@@ -12,7 +12,7 @@ from __future__ import annotations
 from compressor.budget import AccuracyBudget
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified
-from compressor.measurements import Certification, Score
+from compressor.measurements import LABEL_FREE, Certification, Score
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
@@ -69,7 +69,8 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
     if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
         raise BudgetExceeded(
             f"slice {worst.name}",
-            metric="accuracy" if log.pooling is None else str(log.metric),
+            # Without labels what fell is the share of answers that stayed.
+            metric=str(log.metric) if log.metric in LABEL_FREE or log.pooling else "accuracy",
             drop=worst.drop,
             max_drop=budget.max_slice_drop,
             key="budget.max_slice_drop",

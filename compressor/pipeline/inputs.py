@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.models.checkpoint import find_checkpoint
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.paths import BUILTIN, HUB_ID
 from compressor.recipe import Recipe
+from compressor.tasks import NO_LIMIT
 
 
 def local_inputs(recipe: Recipe) -> dict[str, Path]:
     """Return the files and folders on this machine that a run reads, by their keys."""
-    named = {f"data.{name}.path": source.path for name, source in recipe.data.given.items()}
-    found = {key: path for key, path in named.items() if path is not None}
+    found: dict[str, Path] = {}
+    for name, source in recipe.data.given.items():
+        if source.path is not None:
+            found[f"data.{name}.path"] = source.path
+        elif source.hub is not None and Path(source.hub).exists():
+            found[f"data.{name}.hub"] = Path(source.hub)
     for key, name in _checkpoints(recipe):
         if Path(name).exists():
             found[key] = Path(name)
@@ -31,52 +36,69 @@ def check_local_checkpoints(recipe: Recipe) -> None:
             _check(recipe, key, name)
 
 
-def check_teachers(recipe: Recipe) -> None:
-    """Check every checkpoint besides the model's, and fetch what is on the Hub; errors as above."""
-    for key, name in _checkpoints(recipe):
-        if key != "model.checkpoint":
-            _check(recipe, key, name)
+def other_checkpoints(recipe: Recipe) -> dict[str, CheckpointFiles]:
+    """Return every checkpoint besides the model's by its key, fetched where it is on the Hub.
+
+    Raises as `check_local_checkpoints` does.
+    """
+    return {
+        key: _check(recipe, key, name)
+        for key, name in _checkpoints(recipe)
+        if key != "model.checkpoint"
+    }
 
 
 def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if not recipe.model.checkpoint.startswith(BUILTIN):
         yield "model.checkpoint", recipe.model.checkpoint
     for position, step in enumerate(recipe.passes):
-        for name in step.required_checkpoints():
-            yield f"passes.{position}", name
+        for role, name in step.required_checkpoints().items():
+            yield f"passes.{position}.{role}", name
 
 
-def _check(recipe: Recipe, key: str, name: str) -> None:
+def _check(recipe: Recipe, key: str, name: str) -> CheckpointFiles:
     try:
-        find_checkpoint(name)
+        return find_checkpoint(name)
     except EnvironmentMismatch as error:
         raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
 
 
-def fit_lengths(recipe: Recipe, limit: int) -> Recipe:
-    """Return `recipe` for a model that reads `limit` tokens.
+def fit_lengths(recipe: Recipe, limits: Mapping[str, int]) -> Recipe:
+    """Return `recipe` for models that read so many tokens at most, by their keys in the recipe.
 
-    The lengths that are timed where the recipe names none are cut to that. Raises `RecipeError` for
-    every length that it names and that is longer.
+    The lengths that are timed where the recipe names none are cut to what the model reads, or a
+    student that takes its place. Raises `RecipeError` for every length that it names and that is
+    more, and where nothing says how much the model reads.
     """
-    timed = recipe.benchmark
-    target = recipe.budget.target
-    named: dict[str, tuple[int, ...]] = {"data.max_length": (recipe.data.max_length or 0,)}
+    timed, target, longest = recipe.benchmark, recipe.budget.target, recipe.data.max_length
+    shipped = {key: limit for key, limit in limits.items() if not key.endswith(".teacher")}
+    limit = min(shipped.values())
+    if limit >= NO_LIMIT and longest is None:
+        why = "neither tokenizer nor config.json says how many tokens the model reads; set it"
+        raise RecipeError(recipe.describe("data.max_length", why))
+    named: dict[str, tuple[int, ...]] = {}
     if target is not None:
         named["budget.target.sequence_length"] = (target.sequence_length or 0,)
     if timed.providers and "sequence_lengths" in timed.model_fields_set:
         named["benchmark.sequence_lengths"] = timed.sequence_lengths
     mistakes = [
-        recipe.describe(
-            key, f"{max(lengths)} tokens are more than this model reads; set {limit} or less"
-        )
-        for key, lengths in named.items()
-        if max(lengths) > limit
+        *_longer({"data.max_length": (longest or 0,)}, limits),
+        *_longer(named, shipped),
     ]
     if mistakes:
-        raise RecipeError(mistakes)
+        raise RecipeError([recipe.describe(*mistake) for mistake in mistakes])
     if "sequence_lengths" in timed.model_fields_set:
         return recipe
     lengths = tuple(dict.fromkeys(min(length, limit) for length in timed.sequence_lengths))
     changed = timed.model_copy(update={"sequence_lengths": lengths})
     return recipe.model_copy(update={"benchmark": changed})
+
+
+def _longer(
+    named: Mapping[str, tuple[int, ...]], limits: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield key and reason of every length that is more than one of the models reads."""
+    reader, limit = min(limits.items(), key=lambda item: item[1])
+    for key, lengths in named.items():
+        if max(lengths) > limit:
+            yield key, f"{max(lengths)} tokens are more than {reader} reads; set {limit} or less"

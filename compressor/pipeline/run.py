@@ -35,12 +35,12 @@ from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.pooling import read_pooling
-from compressor.models.torch_model import load_preprocessor
+from compressor.models.torch_model import token_limit
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
 from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
 from compressor.pipeline.gates import pass_gate
-from compressor.pipeline.inputs import check_teachers, fit_lengths, local_inputs
+from compressor.pipeline.inputs import fit_lengths, local_inputs, other_checkpoints
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.splits import check_resolution, read_splits
@@ -161,10 +161,10 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         self._require_fitting_passes()
-        check_teachers(recipe)
+        readers = {"model.checkpoint": files, **other_checkpoints(recipe)}
         if self.task.has_sequence:
-            limit = int(load_preprocessor(files, self.task).model_max_length)
-            self.recipe = recipe = fit_lengths(recipe, limit)
+            limits = {key: token_limit(found, self.task) for key, found in readers.items()}
+            self.recipe = recipe = fit_lengths(recipe, limits)
             self.log.recipe = recipe.to_dict()
         metric = recipe.budget.metric or self.task.metrics[0]
         if metric not in self.task.metrics:

@@ -75,8 +75,8 @@ def _missing_labels(recipe: Recipe, train: Dataset | None) -> Iterator[str]:
     """Yield a mistake for every pass that trains on labels which `train` has not."""
     if train is None or train.labels is not None:
         return
-    given = recipe.data.train
-    column = recipe.data.label if given is None else recipe.data.label_column(given)
+    source = recipe.data.given.get(train.cut_from or "train")
+    column = recipe.data.label if source is None else recipe.data.label_column(source)
     for position, step in enumerate(recipe.passes):
         if step.label_setting is not None:
             yield (

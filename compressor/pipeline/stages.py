@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from compressor.artifact import MODEL, write_artifact
-from compressor.benchmark import Contestant, benchmark
+from compressor.benchmark import Contestant, benchmark, default_threads
 from compressor.data import Dataset, fingerprint
 from compressor.environment import result_conditions, seed_everything, timing_conditions
 from compressor.errors import DISK_ERRORS, CompressorError, PassError
@@ -153,19 +153,21 @@ class Stages:
                 told.facts.update(context.facts)
             return {"size": size, "notes": told.notes, "facts": told.facts}
 
+        # A pass over the PyTorch model says itself how many threads it times with, or takes all.
+        threads = self.threads if isinstance(step, OnnxPass) else default_threads()
         read = {
             "kind": step.kind,
             "settings": step.settings,
             "untouched": self.untouched.digest,
             "splits": {split: self._prints[split] for split in sorted(step.required_splits())},
             "checkpoints": [
-                find_checkpoint(other).fingerprint() for other in step.required_checkpoints()
+                find_checkpoint(name).fingerprint() for name in step.required_checkpoints().values()
             ],
             "seed": self.recipe.seed,
             **self._inputs(before),
             **self._torch,
             **(self._onnx if isinstance(step, OnnxPass) else {}),
-            **(timing_conditions(self.threads) if step.measures_time else {}),
+            **(timing_conditions(threads) if step.measures_time else {}),
         }
         done = self._do("pass", name, read, work)
         told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])

@@ -42,16 +42,19 @@ class Goal:
 
     target: CompressionTarget
     timing: BenchmarkSettings  # the one shape on the one provider that `speedup` is measured on
+    has_sequence: bool = True  # so that a number of tokens means something
 
     @classmethod
-    def of(cls, target: CompressionTarget, benchmark: BenchmarkSettings) -> Goal:
+    def of(
+        cls, target: CompressionTarget, benchmark: BenchmarkSettings, *, has_sequence: bool = True
+    ) -> Goal:
         """Return the goal of a recipe with these settings."""
         own = {
             "providers": benchmark.providers[:1],
             "batch_sizes": (target.batch_size or 1,),
             "sequence_lengths": (target.sequence_length or benchmark.sequence_lengths[0],),
         }
-        return cls(target, benchmark.model_copy(update=own))
+        return cls(target, benchmark.model_copy(update=own), has_sequence)
 
     @property
     def wanted(self) -> float | None:
@@ -74,10 +77,10 @@ class Goal:
             return f"at most {self.target.max_megabytes:g} MB"
         if self.target.speedup is not None:
             timing = self.timing
+            tokens = f", {timing.sequence_lengths[0]} tokens" if self.has_sequence else ""
             return (
                 f"at least {self.target.speedup:g} times as fast as the baseline at batch "
-                f"{timing.batch_sizes[0]}, {timing.sequence_lengths[0]} tokens on "
-                f"{timing.providers[0]}"
+                f"{timing.batch_sizes[0]}{tokens} on {timing.providers[0]}"
             )
         return "the strongest compression within the budget"
 
@@ -317,7 +320,7 @@ def search_fraction(
     step, target = recipe.passes[position], recipe.budget.target
     assert isinstance(step, TorchPass)
     assert target is not None
-    goal = Goal.of(target, recipe.benchmark)
+    goal = Goal.of(target, recipe.benchmark, has_sequence=stages.task.has_sequence)
     search = _Search(stages, log, position, step, goal, before, baseline, baseline_graph)
     try:
         search.run()

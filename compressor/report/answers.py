@@ -32,6 +32,8 @@ def conclusion(data: dict[str, Any]) -> str:
     if target.is_missed(data):
         return f"{status} within the budget"
     proof, good = data["certificate"], data["verdict"] == "passed"
+    if _lost_a_slice(data):
+        return f"{status}: not good enough, with {_slice_confidence(data)} confidence"
     words = "good enough" if good else "not good enough"
     if proof is not None and proof["verdict"] == ("certified" if good else "refuted"):
         return f"{status}: {words}, with {_confidence(proof)}"
@@ -50,8 +52,11 @@ def _confidence(proof: dict[str, Any]) -> str:
 
 def _good_enough(data: dict[str, Any]) -> Answer:
     question = "Is it good enough?"
-    if data["verdict"] == "failed":
+    if data["verdict"] == "failed" and data["final"] is None:
         return Answer(question, "Unknown", "The run stopped before there was a model to judge.")
+    if data["verdict"] == "failed":
+        words = f"{_capital(verdict.score_words(data))}. The run stopped after that, and there is "
+        return Answer(question, "Not finished", f"{words}no artifact to use.")
     if data["verdict"] == "budget_exceeded":
         return Answer(question, "No", f"{verdict.headline(data)}.")
     is_open = data["certification"] is not None and data["inconclusive_allowed"]
@@ -67,12 +72,25 @@ def _refuted(data: dict[str, Any]) -> str:
         return ""
     allowed = units.points(data["slices"][0]["max_drop"])
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    if data["metric"] == AGREEMENT:
+        return f" But {names[0]}{more} changed more than {allowed}% of the answers, as is proven."
     return f" But {names[0]}{more} lost more than {allowed} points, and that is proven."
 
 
 def _how_sure(data: dict[str, Any]) -> Answer:
     question = "How sure are we?"
     proof, words = data["certificate"], verdict.certificate_words(data)
+    if _lost_a_slice(data):
+        worst = data["slices"][0]
+        least, allowed = units.bound_and_budget(
+            worst["lower_bound"], worst["max_drop"], upwards=False
+        )
+        detail = (
+            f"With {_slice_confidence(data)} confidence for all slices together, {worst['name']} "
+            f"{verdict.lost_in_a_slice(data)} at least {least}, more than the {allowed} that a "
+            f"slice may."
+        )
+        return Answer(question, f"{_slice_confidence(data)} sure that it is not", detail)
     if proof is None or words is None:
         return Answer(question, "Not proven" if data["final"] else units.DASH, _unproven(data))
     _, _, rest = words.partition(": ")
@@ -89,6 +107,15 @@ def _how_sure(data: dict[str, Any]) -> Answer:
         if proof["verdict"] == "certified":
             answer += ", if it were the first reading"
     return Answer(question, answer, f"{_capital(rest)}. {examples}")
+
+
+def _lost_a_slice(data: dict[str, Any]) -> bool:
+    """Return whether the run ended because a slice is proven to lose too much."""
+    return bool(data["guilty_step"] == "slices" and data["slices"])
+
+
+def _slice_confidence(data: dict[str, Any]) -> str:
+    return f"{100 * data['recipe']['budget']['confidence']:g}%"
 
 
 def _unproven(data: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from compressor.measurements import AGREEMENT
 from compressor.report import units
 
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
@@ -104,7 +105,7 @@ def slice_rows(data: dict[str, Any]) -> list[SliceRow]:
             name=item["name"],
             examples=f"{item['num_examples']:,}",
             change=units.change(item["drop"]),
-            bound=units.points(item["upper_bound"]),
+            bound=units.bound_and_budget(item["upper_bound"], item["max_drop"], upwards=True)[0],
             budget_text=units.points(item["max_drop"]),
             verdict=item["verdict"],
             state=SLICE_STATES[item["verdict"]],
@@ -127,10 +128,13 @@ def slices_summary(data: dict[str, Any]) -> str:
     budget = units.points(found[0]["max_drop"])
     place = _PLACES.get(data["compared_split"], "the data")
     name = "accuracy" if data["embedding"] is None else units.metric_words(data["metric"])
+    lose, what = "lose", f" points of {name}"
+    if data["metric"] == AGREEMENT:  # without labels a changed answer is no loss that is known
+        lose, what = "change", "% of their answers"
     words = (
         f"Groups of examples judged by themselves, on {place}. Of {_count(len(found), 'slice')}, "
-        f"{refuted or 'none'} {'are' if refuted > 1 else 'is'} proven to lose more than {budget} "
-        f"points of {name}, and {certified or 'none'} to lose less"
+        f"{refuted or 'none'} {'are' if refuted > 1 else 'is'} proven to {lose} more than "
+        f"{budget}{what}, and {certified or 'none'} to {lose} less"
     )
     if refuted + certified < len(found):
         words += "; the others have too few examples to tell"

@@ -146,7 +146,8 @@ def _proof_words(data: dict[str, Any]) -> str:
     proof = data["certificate"]
     if proof is None:
         return ""
-    return f"{proof['verdict']}, at most {units.points(proof['upper_bound'])} points lost"
+    bound, _ = units.bound_and_budget(proof["upper_bound"], proof["max_drop"], upwards=True)
+    return f"{proof['verdict']}, at most {bound} points lost"
 
 
 def _common(

@@ -142,9 +142,8 @@ def certificate_words(data: dict[str, Any]) -> str | None:
             return None
         return f"Nothing is proven about the drop: {why_missing(data, 'certificate')}{accepted}"
     sure = f"{100 * proof['confidence']:g}% confidence"
-    bound, least, budget = (
-        units.points(proof[key]) for key in ("upper_bound", "lower_bound", "max_drop")
-    )
+    bound, budget = units.bound_and_budget(proof["upper_bound"], proof["max_drop"], upwards=True)
+    least, _ = units.bound_and_budget(proof["lower_bound"], proof["max_drop"], upwards=False)
     what, unit = "the drop is", " points"
     if proof["metric"] == AGREEMENT:
         what, unit, budget = "the share of changed answers is", "%", f"{budget}%"
@@ -215,6 +214,11 @@ def _loss_words(data: dict[str, Any]) -> str:
     if data["guilty_step"] == "slices" and data["slices"]:
         worst = data["slices"][0]
         lost, allowed = units.change_and_budget(worst["drop"], worst["max_drop"])
+        if data["metric"] == AGREEMENT:
+            return (
+                f"{units.points(worst['drop'])}% of the answers to the {worst['num_examples']:,} "
+                f"examples of {worst['name']} changed (in a slice {allowed}% may)"
+            )
         return (
             f"the {worst['num_examples']:,} examples of {worst['name']} changed by {lost} points "
             f"(a slice may lose {allowed})"
@@ -224,6 +228,11 @@ def _loss_words(data: dict[str, Any]) -> str:
         values = proof["baseline"]["value"], proof["final"]["value"]
         return _score_change_words(data, *values, proof["drop"])
     return score_words(data)
+
+
+def lost_in_a_slice(data: dict[str, Any]) -> str:
+    """Say what a slice did, before a number of points."""
+    return "changed" if data["metric"] == AGREEMENT else "lost"
 
 
 def score_words(data: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ def guess_columns(
     rest = {key: values for key, values in columns.items() if key != found.label}
     place = f"{name} ({_listing(columns)})"
     chosen = tuple(inputs) or (_image(place, rest) if is_image else _text(place, rest))
-    if found.label is None and set(columns) != set(chosen):
+    if found.label is None and not inputs and set(columns) != set(chosen):
         raise RecipeError(
             f"{name}: no column holds the checkpoint's labels ({_few(labels)}) or ids "
             f"0..{len(labels) - 1} ({_listing(columns)}); give --label COLUMN, with "
@@ -212,7 +212,10 @@ def _text(place: str, columns: Columns) -> tuple[str, ...]:
     lowered = {column.lower(): column for column in columns}
     for first, second in _PAIRS:
         if first in lowered and second in lowered:
-            return lowered[first], lowered[second]
+            pair = lowered[first], lowered[second]
+            others = [column for column in texts if column not in pair]
+            if not others:
+                return pair
     known = [column for column in columns if column.lower() in _TEXT_NAMES]
     chosen = texts if len(texts) == 1 else [item for item in known if item in texts or not texts]
     if len(chosen) == 1:

@@ -17,6 +17,7 @@ _COVERED = 99.5  # per cent of the rows that are not cut
 _MULTIPLE = 8  # of lengths, which kernels like
 _POINT = 0.01
 _CONFIDENCE, _POWER = 0.95, 0.8
+UNCHANGED = 3  # rows without a change bound its rate by this over their number: the rule of three
 CHANGED = 0.02  # share of answers that compression changes, for the estimates below
 
 
@@ -75,6 +76,14 @@ def certified_by(num_rows: int) -> float:
     """Return about the smallest drop that so many rows can certify; see `rows_to_certify`."""
     spread = norm.ppf(_CONFIDENCE) + norm.ppf(_POWER)
     return float(spread) * math.sqrt(CHANGED / num_rows)
+
+
+def certified_without_change(num_rows: int) -> float:
+    """Return the smallest share of changed answers that so many rows can certify: none changed.
+
+    Ref: Hanley & Lippman-Hand 1983, doi:10.1001/jama.1983.03330370053031 (the rule of three).
+    """
+    return UNCHANGED / num_rows
 
 
 def _round_up(length: float, limit: int) -> int:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 import os.path
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from compressor.data import calibration_cut
+from compressor.passes.prune_structured import PruneStructured
 from compressor.starter.columns import Guess
 from compressor.starter.decide import (
     CHANGED,
+    UNCHANGED,
     Lengths,
     certified_by,
+    certified_without_change,
     rows_to_certify,
     smallest_budget,
 )
 
-# Words that YAML reads as they are; anything else is quoted.
+# Words that YAML may read as they are, such as no number; anything else is quoted.
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
-_NOT_TEXT = re.compile(r"true|false|yes|no|on|off|null|~|y|n", re.IGNORECASE)
 _COMMENT_COLUMN = 38
 
 _MAX_TRAIN_ROWS = 20_000
+_RATIO_WITHOUT_TRAINING = "0.2"
 _VECTORS_DROP = 0.02  # of a similarity or a correlation
 _ROWS_FOR_TWO_EPOCHS = 10_000  # fewer than this and the recovery sees each of them twice
 
@@ -104,17 +111,25 @@ def _data(facts: StarterFacts, output: Path) -> Iterator[str]:
 
 
 def _certification(facts: StarterFacts, output: Path) -> Iterator[str]:
-    budget = smallest_budget(facts.search.num_rows)
+    budget = smallest_budget(_judged_rows(facts))
     needed = (
         f"about {rows_to_certify(budget):,} rows certify {budget:.2%} at 95% confidence when "
         f"{CHANGED:.0%} of the answers change"
     )
+    certify = certified_by
+    if facts.search.guess.label is None:
+        # Without labels every changed answer counts as lost.
+        needed = (
+            f"about {math.ceil(UNCHANGED / budget):,} rows certify {budget:.2%} at 95% confidence "
+            f"when no answer changes"
+        )
+        certify = certified_without_change
     if facts.vectors:
         yield from _certification_of_vectors(facts, output)
         return
     if facts.certification is not None:
         yield _source("certification", facts.certification, facts, output)
-        bound = certified_by(facts.certification.num_rows)
+        bound = certify(facts.certification.num_rows)
         yield f"  # {needed}; these rows can certify about {bound:.2%}."
         return
     yield "  # certification: {path: unseen.csv}"
@@ -131,8 +146,17 @@ def _certification_of_vectors(facts: StarterFacts, output: Path) -> Iterator[str
     yield "  # n rows prove what was lost and about 4 / n more, so 1,000 rows prove 0.004 more."
 
 
-def _budget(facts: StarterFacts) -> Iterator[str]:
+def _judged_rows(facts: StarterFacts) -> int:
+    """Return how many rows of search are left where the calibration rows are cut from it."""
     rows = facts.search.num_rows
+    if facts.prunable_reason or facts.train is not None:
+        return rows
+    step = PruneStructured.model_validate({"method": "reconstruction", "ratio": 0.2})
+    return max(2, rows - calibration_cut(rows, step.calibration_rows_wanted()))
+
+
+def _budget(facts: StarterFacts) -> Iterator[str]:
+    rows = _judged_rows(facts)
     unlabelled = facts.search.guess.label is None
     yield "budget:"
     if facts.vectors:
@@ -169,7 +193,7 @@ def _pruning(facts: StarterFacts) -> Iterator[str]:
     trains = facts.train is not None
     yield "  - kind: prune_structured"
     yield _line("    method: reconstruction", "reads unlabelled rows, a minute on a CPU")
-    ratio = "0.4" if trains else "0.2"
+    ratio = "0.4" if trains else _RATIO_WITHOUT_TRAINING
     yield _line(f"    ratio: {ratio}", "of the encoder's FLOPs; raise it until the gate fails")
     if facts.keeps_heads:
         yield _line("    head_ratio: 0", f"the heads of {facts.model_type} have to stay")
@@ -218,7 +242,9 @@ def _source(
 
 def _relative(path: Path, output: Path) -> str:
     """Return `path` from the recipe's directory; it never looks like a Hub id."""
-    text = Path(os.path.relpath(path.resolve(), output.resolve().parent)).as_posix()
+    # A link keeps its name, which tells the format; what it points to may have another.
+    place = path.parent.resolve() / path.name
+    text = Path(os.path.relpath(place, output.resolve().parent)).as_posix()
     return text if text.startswith(".") else f"./{text}"
 
 
@@ -227,7 +253,7 @@ def _columns(names: tuple[str, ...]) -> str:
 
 
 def _scalar(text: str) -> str:
-    if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):
+    if _PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     return json.dumps(text, ensure_ascii=False)
 

@@ -62,6 +62,8 @@ def write_starter(
     `data` becomes the search split. A file that exists is kept unless `force`. Raises `RecipeError`
     for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data cannot be read.
     """
+    if output.is_dir():
+        raise RecipeError(f"{output}: is a directory; give --output a file in it")
     if output.exists() and not force:
         raise RecipeError(f"{output}: exists already; give another --output, or --force")
     if not output.parent.is_dir():
@@ -73,11 +75,12 @@ def write_starter(
     progress.stage("read the data")
     searched, table = _look(data, files.labels, wishes, task)
     # Each file may call its columns differently; what was given by name is for `data`.
-    others = {
-        name: _look(path, files.labels, _for_other(path, wishes), task)[0]
-        for name, path in (("train", train), ("certification", certification))
-        if path is not None
-    }
+    others: dict[str, SourceFacts] = {}
+    for name, path in (("train", train), ("certification", certification)):
+        if path is not None:
+            others[name], rows = _look(path, files.labels, _for_other(path, wishes), task)
+            if task.names_labels:
+                _require_same_names(others[name], rows, searched, files.labels)
     progress.stage(f"load {files.name}")
     model = load_model(files, task)
     reason, keeps_heads = _pruning(model)
@@ -102,8 +105,30 @@ def write_starter(
     )
     text = render(facts, output)
     recipe = parse_recipe(text, path=output)  # before it is written: a starter that does not load
-    output.write_text(text, encoding="utf-8")
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"{output}: cannot be written ({error.strerror or error}); give another --output"
+        ) from error
     return recipe
+
+
+def _require_same_names(
+    other: SourceFacts, rows: Table, searched: SourceFacts, labels: Sequence[str]
+) -> None:
+    """Raise `RecipeError` where a file calls a class otherwise than the one of `searched`."""
+    label = other.guess.label
+    if label is None or searched.guess.label is None:
+        return
+    names = searched.guess.label_names or labels
+    unknown = sorted({str(value) for value in rows.columns[label]}.difference(names))
+    if unknown and not all(value.isdigit() for value in unknown):  # ids are read beside any names
+        raise RecipeError(
+            f"{other.path}: column '{label}' holds {', '.join(unknown[:6])}, {searched.path} calls "
+            f"the classes {', '.join(names)}, and a recipe has one data.label_names; make the "
+            f"labels of one file like the other's"
+        )
 
 
 def _metric(task: Task, guess: Guess) -> str:

@@ -11,8 +11,19 @@ from typing import Any
 from compressor.errors import RecipeError
 from compressor.tasks._base import Batch, Example, Task, Truth
 from compressor.tasks._similarity import cosines
+from compressor.tasks._text import NO_LIMIT
 
-__all__ = ["Batch", "Example", "Task", "Truth", "cosines", "load_task", "task_class", "task_names"]
+__all__ = [
+    "NO_LIMIT",
+    "Batch",
+    "Example",
+    "Task",
+    "Truth",
+    "cosines",
+    "load_task",
+    "task_class",
+    "task_names",
+]
 
 
 def task_names() -> tuple[str, ...]:

@@ -95,13 +95,15 @@ def rank_correlation(similarities: Floats, grades: Floats) -> float:
 def _largest(similarities: NDArray[np.float32], count: int) -> Places:
     """Return the columns of the `count` largest values of each row, the largest first."""
     if count < similarities.shape[1]:
-        # Sorting all of them would take most of the time, and partitioning alone leaves open which
-        # of those at the limit are among them: the first ones.
-        limit = -np.partition(-similarities, count - 1, axis=1)[:, count - 1 : count]
-        above, equal = similarities > limit, similarities == limit
+        # Sorting all of them would take most of the time.
+        columns = np.sort(np.argpartition(-similarities, count - 1, axis=1)[:, :count], axis=1)
+        # Which of those at the limit are among them, that leaves open: the first ones are to be.
+        limit = np.take_along_axis(similarities, columns, axis=1).min(axis=1, keepdims=True)
+        tied = np.flatnonzero((similarities >= limit).sum(axis=1) > count)
+        above, equal = similarities[tied] > limit[tied], similarities[tied] == limit[tied]
         room = count - above.sum(axis=1, keepdims=True)
         taken = above | (equal & (equal.cumsum(axis=1) <= room))
-        columns = np.nonzero(taken)[1].reshape(len(similarities), count)
+        columns[tied] = np.nonzero(taken)[1].reshape(len(tied), count)
     else:
         columns = np.broadcast_to(np.arange(similarities.shape[1]), similarities.shape)
     chosen = np.take_along_axis(similarities, columns, axis=1)

@@ -23,6 +23,8 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
 )
 
+NO_LIMIT = 2**31  # what a tokenizer says that was saved without one is far more
+
 
 class TextTask(Task):
     """Sequences are cut to `max_length` tokens and padded to the longest of their batch."""
@@ -83,8 +85,8 @@ def _tokenize(
         [_first(example) for example in examples],
         [str(pair[1]) for pair in pairs] if pairs else None,
         padding=padding,
-        truncation=True,
-        max_length=max_length,
+        truncation=max_length < NO_LIMIT,
+        max_length=max_length if max_length < NO_LIMIT else None,
         return_tensors="np",
     )
     return {name: np.asarray(value, dtype=np.int64) for name, value in encoded.items()}

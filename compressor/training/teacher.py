@@ -169,8 +169,9 @@ def _look_inside(model: TorchModel, dataset: Dataset, *, maps: bool) -> _Layers:
         outputs = model.module(**inputs, output_hidden_states=True, output_attentions=maps)
     states = outputs.hidden_states
     num_maps = len(outputs.attentions) if maps else 0
-    _, num_tokens, width = states[-1].shape
-    return _Layers(num_tokens, width, len(states) - 1, num_maps)
+    shape = states[-1].shape
+    num_tokens = shape[1] if len(shape) == 3 else 0  # a convolution has none
+    return _Layers(num_tokens, shape[-1], len(states) - 1, num_maps)
 
 
 def check_layers(

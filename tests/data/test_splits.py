@@ -121,7 +121,7 @@ def test_cuts_from_train_take_a_fifth_each(settings: Settings, reviews: Reviews)
 
 def test_a_lone_search_file_is_shared_by_all(settings: Settings, reviews: Reviews) -> None:
     splits = load(settings(search=reviews("dev.tsv", 90)))
-    assert sizes(splits) == {"train": 30, "calibration": 18, "search": 12, "certification": 30}
+    assert sizes(splits) == {"train": 24, "calibration": 18, "search": 24, "certification": 24}
 
 
 def test_cuts_never_overlap_and_lose_no_row(settings: Settings, reviews: Reviews) -> None:
@@ -150,6 +150,20 @@ def test_calibration_is_as_large_as_asked_for_up_to_a_fifth_of_train(
         calibration_rows=wanted,
     )
     assert sizes(splits) == {"train": 4000 - found, "calibration": found}
+
+
+def test_many_calibration_rows_leave_equal_shares_of_the_rest(
+    settings: Settings, reviews: Reviews
+) -> None:
+    splits = load_splits(
+        settings(search=reviews("search.tsv", 4000)),
+        label_names=("negative", "positive"),
+        input_column="text",
+        needed=("train", "calibration", "search"),
+        seed=0,
+        calibration_rows=8192,
+    )
+    assert sizes(splits) == {"train": 1600, "calibration": 800, "search": 1600}
 
 
 def test_splits_that_are_not_needed_are_neither_cut_nor_read(

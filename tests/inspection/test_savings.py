@@ -32,9 +32,22 @@ def test_a_narrower_stream_can_take_all_that_is_as_wide_as_it(tiny_bert: TorchMo
     )
 
 
-def test_int8_takes_three_bytes_of_four_from_matrices_that_are_large_enough(tiny_bert: TorchModel):
+@pytest.mark.parametrize(
+    ("kind", "of_a_matrix", "of_a_table"),
+    [
+        ("quantize_dynamic", 3, 3.5),
+        ("quantize_static", 3, 3.5),
+        ("quantize_auto", 3, 3.5),
+        ("quantize_weights", 3.5, 3.5),
+        ("quantize_tensorrt", 3, 0),
+    ],
+)
+def test_integers_take_bytes_from_weights_that_are_large_enough(
+    tiny_bert: TorchModel, kind: str, of_a_matrix: float, of_a_table: float
+):
     # Only feed-forward products (32 x 64) and the position table (64 x 32) have 2048 elements.
-    assert by_kind(tiny_bert)["quantize_dynamic"].bytes_saved == 3 * 2048 * (2 * 2 + 1)
+    expected = 2048 * (2 * 2 * of_a_matrix + of_a_table)
+    assert by_kind(tiny_bert)[kind].bytes_saved == expected
 
 
 def test_float16_takes_half(tiny_bert: TorchModel):

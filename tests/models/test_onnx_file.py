@@ -252,3 +252,41 @@ def test_integers_of_four_bits_count_with_the_zero_points_of_their_blocks(
     }
     node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"], axis=1, block_size=2)
     assert counts(tmp_path, [node], constants) == (10, 3)
+
+
+@pytest.mark.parametrize(("transposed", "zeros"), [(0, [0, 4, 0]), (1, [4, 0])])
+def test_zero_points_of_a_quantized_gemm_are_those_of_its_columns(
+    tmp_path: Path, transposed: int, zeros: list[int]
+):
+    weight = np.array([[0, 4, 1], [4, 4, 0]], np.uint8)
+    names = ["x", "s", "z", "w", "ws", "wz"]
+    node = helper.make_node("QGemm", names, ["y"], domain="com.microsoft", transB=transposed)
+    constants = {
+        "w": weight,
+        "s": np.array(1, np.float32),
+        "z": np.array(0, np.uint8),
+        "ws": np.ones(len(zeros), np.float32),
+        "wz": np.array(zeros, np.uint8),
+    }
+    assert counts(tmp_path, [node], constants) == (6, 4 if transposed else 2)
+
+
+def test_zero_points_that_do_not_fit_a_weight_are_taken_for_zero(tmp_path: Path):
+    node = helper.make_node("MatMulInteger", ["x", "w", "", "z"], ["y"])
+    constants = {"w": np.array([[0, 4, 1]], np.uint8), "z": np.array([1, 1], np.uint8)}
+    assert counts(tmp_path, [node], constants) == (3, 2)
+
+
+def test_a_table_of_four_bits_counts_without_its_scales_and_zero_points(tmp_path: Path):
+    table = np.array([[1, 1, 2, 2], [0, 1, 2, 3]]).astype(ml_dtypes.uint4)
+    constants = {
+        "t": table,
+        "s": np.ones((2, 2), np.float32),
+        "z": np.array([[1, 2], [0, 3]]).astype(ml_dtypes.uint4),
+    }
+    block = {"domain": "com.microsoft", "quantize_axis": 1, "block_size": 2}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("GatherBlockQuantized", ["t", "ids", "s", "z"], ["y"], **block),
+    ]
+    assert counts(tmp_path, nodes, constants) == (8, 2)

@@ -19,7 +19,7 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_preprocessor
-from compressor.tasks import load_task
+from compressor.tasks import NO_LIMIT, load_task
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_heads_that_do_not_divide_the_hidden_size_are_named(copy: Path):
         load_checkpoint(copy)
 
 
-def test_a_tokenizer_and_a_config_without_a_limit_need_one_in_the_recipe(copy: Path):
+def test_texts_for_a_model_without_a_limit_are_not_cut(copy: Path):
     settings = json.loads((copy / "tokenizer_config.json").read_text())
     del settings["model_max_length"]
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -135,6 +135,7 @@ def test_a_tokenizer_and_a_config_without_a_limit_need_one_in_the_recipe(copy: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.AutoConfig, "from_pretrained", without_limit)
-        with pytest.raises(EnvironmentMismatch, match=r"set data\.max_length"):
-            load_preprocessor(files, load_task("text-classification"))
-        load_preprocessor(files, load_task("text-classification", max_length=64))
+        task = load_task("text-classification")
+        tokenizer = load_preprocessor(files, task)
+    assert tokenizer.model_max_length >= NO_LIMIT
+    assert task.encode(tokenizer, ["good " * 500])["input_ids"].shape == (1, 502)

@@ -390,9 +390,9 @@ def test_a_distillation_that_learns_nothing_is_refused():
 
 
 def test_the_checkpoints_it_reads_are_those_that_the_recipe_names():
-    assert Distill().required_checkpoints() == ()
+    assert Distill().required_checkpoints() == {}
     named = Distill(teacher="org/large", student="org/small")
-    assert named.required_checkpoints() == ("org/large", "org/small")
+    assert named.required_checkpoints() == {"teacher": "org/large", "student": "org/small"}
 
 
 def test_a_teacher_that_reads_less_than_the_recipe_allows_is_refused(

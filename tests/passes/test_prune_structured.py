@@ -488,7 +488,7 @@ def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
     [
         ({"ratio": 0.02}, None),
         ({"head_ratio": 0.1}, None),
-        ({"head_ratio": 0.1, "neuron_ratio": 0.5}, None),
+        ({"head_ratio": 0.1, "neuron_ratio": 0.5}, (4, 32)),
         ({"ratio": 0.12}, (4, 56)),  # an eighth of the neurons, and of 4 heads none
         ({"ratio": 0.5}, (2, 32)),
     ],

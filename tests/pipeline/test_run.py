@@ -555,7 +555,9 @@ def test_texts_longer_than_the_model_reads_are_refused_before_anything_runs(
 ):
     if "data" in changes:
         changes = {"data": {**base["data"], **changes["data"]}}
-    with pytest.raises(RecipeError, match=rf"{place} are more than this model reads; set 64"):
+    with pytest.raises(
+        RecipeError, match=rf"{place} are more than model\.checkpoint reads; set 64"
+    ):
         run(base, tmp_path / "run", **changes)
     assert not list((tmp_path / "run" / "steps").iterdir())
 
@@ -576,7 +578,9 @@ def test_a_missing_teacher_is_told_by_its_pass_before_anything_runs(
         {"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"},
         {"kind": "distill", "teacher": "./nowhere"},
     ]
-    with pytest.raises(EnvironmentMismatch, match=r"passes\[1\]: .*nowhere: no such directory"):
+    with pytest.raises(
+        EnvironmentMismatch, match=r"passes\[1\]\.teacher: .*nowhere: no such directory"
+    ):
         run(base, tmp_path / "run", passes=steps)
     assert not list((tmp_path / "run" / "steps").iterdir())
 

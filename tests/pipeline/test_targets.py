@@ -24,6 +24,7 @@ from compressor.pipeline.targets import Goal, search_fraction
 from compressor.progress import SILENT
 from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe, load_recipe
 from compressor.stored import Exported, PassResult, Told
+from compressor.tasks import load_task
 
 
 class Cut(TorchPass):
@@ -55,6 +56,7 @@ class Stages:
     def __init__(self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...]) -> None:
         self.recipe, self.broken, self.empty = recipe, broken, empty
         self.splits, self.progress = {"search": SEARCH}, SILENT
+        self.task = load_task("text-classification")
         self.exports: list[str] = []
         self.timed: list[BenchmarkSettings] = []
 

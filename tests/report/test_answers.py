@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from compressor.report.answers import answers, conclusion
+from compressor.report.changes import slices_summary
 from compressor.report.render import render_html, render_markdown
 
 
@@ -98,3 +99,42 @@ def test_a_first_reading_says_that_it_is_the_only_one(passed: dict[str, Any]):
     for text in (render_html(certified(passed)), render_markdown(certified(passed))):
         assert "The certification split is read once" in text
         assert "had been read before" not in text
+
+
+def lost_a_slice(data: dict[str, Any]) -> dict[str, Any]:
+    worst = data["slices"][0] | {
+        "name": "label negative",
+        "verdict": "refuted",
+        "drop": 0.05,
+        "lower_bound": 0.031,
+        "max_drop": 0.02,
+    }
+    recipe = data["recipe"] | {"budget": {"max_drop": 0.01, "confidence": 0.9}}
+    ended = {"verdict": "budget_exceeded", "guilty_step": "slices", "recipe": recipe}
+    return certified(data) | ended | {"slices": [worst]}
+
+
+def test_a_slice_that_is_proven_to_lose_is_no_matter_of_measurement(passed: dict[str, Any]):
+    data = lost_a_slice(passed)
+    assert conclusion(data).endswith(": not good enough, with 90% confidence")
+    good, sure, _ = answers(data)
+    assert (good.answer, sure.answer) == ("No", "90% sure that it is not")
+    assert sure.detail == (
+        "With 90% confidence for all slices together, label negative lost at least 3.10, more than "
+        "the 2.00 that a slice may."
+    )
+
+
+def test_without_labels_a_slice_changed_its_answers_and_lost_nothing_known(passed: dict[str, Any]):
+    data = lost_a_slice(passed) | {"metric": "agreement"}
+    assert "label negative changed at least 3.10" in answers(data)[1].detail
+    assert "5.00% of the answers to the 450 examples" in answers(data)[0].detail
+    assert "proven to change more than 2.00% of their answers" in slices_summary(data)
+
+
+def test_a_run_that_stopped_after_its_artifact_was_scored_knows_the_score(passed: dict[str, Any]):
+    data = certified(passed) | {"verdict": "failed", "guilty_step": "benchmark", "slices": []}
+    good = answers(data)[0]
+    assert good.answer == "Not finished"
+    assert good.detail.startswith("Accuracy 90.00% → 89.40%")
+    assert good.detail.endswith("there is no artifact to use.")

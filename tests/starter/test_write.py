@@ -13,6 +13,7 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.run import run
+from compressor.pipeline.splits import read_splits
 from compressor.recipe import load_recipe
 from compressor.starter.write import Wishes, write_starter
 from compressor.tasks import load_task
@@ -58,7 +59,7 @@ def test_every_guess_stands_in_the_recipe(tiny_bert_dir: Path, rows: Path, tmp_p
     assert data["data"]["label_names"] == ["Negative", "Positive"]
     assert data["data"]["search"] == {"path": "./my rows.csv"}
     assert data["data"]["max_length"] == 16  # the longest has 14 tokens
-    assert data["budget"] == {"metric": "accuracy", "max_drop": 0.0209}  # 1 / 48, rounded up
+    assert data["budget"] == {"metric": "accuracy", "max_drop": 0.0264}  # 1 / 48, rounded up
     assert data["on_failure"] == "repair"
     assert (tmp_path / data["model"]["checkpoint"]).resolve() == tiny_bert_dir.resolve()
     assert "# Machine: " in output.read_text(encoding="utf-8")
@@ -182,3 +183,54 @@ def test_label_names_of_a_sentence_encoder_are_refused(
     wishes = Wishes(label_names=("bad", "good"))
     with pytest.raises(RecipeError, match="--label-names: sentence-embedding has no labels"):
         write_starter(str(tiny_encoder_dir), rows, tmp_path / "recipe.yaml", wishes=wishes)
+
+
+def test_files_that_name_the_classes_otherwise_are_refused(
+    tiny_bert_dir: Path, rows: Path, tmp_path: Path
+):
+    """A recipe has one list of names, so the run would refuse one of the two."""
+    lower = [["a very dull film", "negative"], ["a fine plot", "positive"]]
+    other = write_rows(tmp_path / "train.csv", ["text", "label"], lower)
+    with pytest.raises(RecipeError, match=r"train\.csv: column 'label' holds negative"):
+        write_starter(str(tiny_bert_dir), rows, tmp_path / "recipe.yaml", train=other)
+
+
+def test_a_starter_for_few_rows_without_a_training_file_holds_its_own_budget(
+    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
+):
+    """The calibration rows are cut from the same file, which leaves fewer to judge on."""
+    rows = [[text, label] for text, label in zip(text_dataset.examples, [0, 1] * 24, strict=True)]
+    data = write_rows(tmp_path / "rows.csv", ["text", "label"], rows)
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    splits = read_splits(
+        recipe,
+        task=load_task("text-classification"),
+        label_names=("negative", "positive"),
+        metric="accuracy",
+    )
+    assert recipe.budget.resolution_mistake(len(splits["search"])) is None
+
+
+@pytest.mark.parametrize("name", [".5", "1e3", "null", "yes", "0x1", "text"])
+def test_any_name_of_a_column_is_read_back_as_it_is(tiny_bert_dir: Path, tmp_path: Path, name: str):
+    data = write_rows(tmp_path / "rows.csv", [name, "label"], [["a dull film", 0], ["a plot", 1]])
+    wishes = Wishes(inputs=(name,))
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=wishes)
+    assert recipe.data.text == name
+
+
+def test_a_link_keeps_its_own_name(tiny_bert_dir: Path, tmp_path: Path):
+    (tmp_path / "blobs").mkdir()
+    data = write_rows(tmp_path / "blobs" / "abc123", ["text", "label"], [["a", 0], ["b", 1]])
+    (tmp_path / "rows.csv").symlink_to(data)
+    wishes = Wishes(inputs=("text",))
+    recipe = write_starter(
+        str(tiny_bert_dir), tmp_path / "rows.csv", tmp_path / "recipe.yaml", wishes=wishes
+    )
+    assert recipe.data.search is not None
+    assert recipe.data.search.path == tmp_path / "rows.csv"
+
+
+def test_a_directory_is_no_recipe(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
+    with pytest.raises(RecipeError, match="is a directory; give --output a file in it"):
+        write_starter(str(tiny_bert_dir), rows, tmp_path, force=True)

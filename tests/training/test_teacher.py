@@ -258,3 +258,28 @@ def test_images_cut_into_other_patches_are_refused(
 
     with pytest.raises(ValueError, match="makes 17 tokens of an example and the teacher 5"):
         distill(tiny_vit, teacher, image_dataset, settings, training_run)
+
+
+def test_hidden_states_of_a_convolution_are_compared(
+    tiny_vit: TorchModel, image_dataset: Dataset, training_run: TrainingRun
+):
+    """They have no tokens, and width is their last axis as it is that of any state."""
+    config = transformers.ResNetConfig(
+        num_channels=1,
+        embedding_size=8,
+        hidden_sizes=[8, 8],
+        depths=[1, 1],
+        layer_type="basic",
+        num_labels=3,
+    )
+    models = [
+        dataclasses.replace(
+            tiny_vit, module=transformers.ResNetForImageClassification(config).eval()
+        )
+        for _ in range(2)
+    ]
+    for model in models:
+        model.module.config.id2label = tiny_vit.module.config.id2label
+    settings = DistillSettings(max_steps=1, batch_size=8, hidden_weight=1)
+
+    assert distill(*models, image_dataset, settings, training_run).steps == 1
