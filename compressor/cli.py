@@ -164,8 +164,7 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
     from compressor.data import check_files
-    from compressor.pipeline.inputs import check_local_checkpoints
-    from compressor.pipeline.splits import check_resolution
+    from compressor.pipeline.inputs import check_local_checkpoints, check_resolution
     from compressor.recipe import load_recipe
     from compressor.recipe_rules import needs_labels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compressor.passes import discover
-from compressor.pipeline.splits import check_resolution
+from compressor.pipeline.inputs import check_resolution
 from compressor.recipe import Recipe
 from compressor.recipe_rules import expected_metric, find_conflicts, needs_labels
 

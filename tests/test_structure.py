@@ -126,7 +126,7 @@ def test_help_and_validate_never_load_torch():
         "    app(sys.argv[1:], standalone_mode=False)\n"
         "except SystemExit:\n"
         "    pass\n"
-        "print('loaded:', [m for m in ('torch', 'transformers', 'onnxruntime', 'sklearn') "
+        "print('loaded:', [m for m in ('torch', 'transformers', 'onnxruntime', 'sklearn', 'scipy') "
         "if m in sys.modules])\n"
     )
     for arguments in (["--help"], ["validate", str(ROOT / "recipes" / "quickstart.yaml")]):

@@ -1,15 +1,34 @@
-"""What a run reads besides its rows, looked at before anything long begins."""
+"""What a run reads, looked at before anything long begins; free of torch and of SciPy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from compressor.data import most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.measurements import OF_NUMBERS
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.paths import BUILTIN, HUB_ID
 from compressor.recipe import Recipe
+from compressor.recipe_rules import expected_metric
 from compressor.tasks import NO_LIMIT
+
+
+def check_resolution(recipe: Recipe) -> None:
+    """Raise `RecipeError` when the budget is finer than one example of search, if that can be told.
+
+    No row is read, so a split that is cut from another one, or lies on the Hub, is passed over; and
+    so is a metric whose score moves by less than an example, or that is not known yet.
+    """
+    metric = expected_metric(recipe.to_dict())
+    if metric is None or metric in OF_NUMBERS:
+        return
+    source = recipe.data.search
+    rows = None if source is None else most_rows(source)
+    mistake = recipe.budget.resolution_mistake(rows) if rows else None
+    if mistake is not None:
+        raise RecipeError(recipe.describe("budget.max_drop", mistake))
 
 
 def local_inputs(recipe: Recipe) -> dict[str, Path]:

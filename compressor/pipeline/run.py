@@ -40,10 +40,15 @@ from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
 from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
 from compressor.pipeline.gates import pass_gate
-from compressor.pipeline.inputs import fit_lengths, local_inputs, other_checkpoints
+from compressor.pipeline.inputs import (
+    check_resolution,
+    fit_lengths,
+    local_inputs,
+    other_checkpoints,
+)
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
-from compressor.pipeline.splits import check_resolution, read_splits
+from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages
 from compressor.pipeline.targets import search_fraction
 from compressor.progress import SILENT, Progress

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from compressor.data import CALIBRATION_ROWS, Dataset, LabelKind, load_splits, most_rows
+from compressor.data import CALIBRATION_ROWS, Dataset, LabelKind, load_splits
 from compressor.errors import RecipeError
 from compressor.evaluation import truth_of
-from compressor.measurements import LABEL_FREE, OF_NUMBERS
+from compressor.measurements import LABEL_FREE
 from compressor.pipeline.slices import slice_masks
 from compressor.recipe import Recipe
-from compressor.recipe_rules import expected_metric
 from compressor.tasks import Task
 
 _JUDGED = {"search", "certification"}
-
-
-def check_resolution(recipe: Recipe) -> None:
-    """Raise `RecipeError` when the budget is finer than one example of search, if that can be told.
-
-    No row is read, so a split that is cut from another one, or lies on the Hub, is passed over; and
-    so is a metric whose score moves by less than an example, or that is not known yet.
-    """
-    metric = expected_metric(recipe.to_dict())
-    if metric is None or metric in OF_NUMBERS:
-        return
-    source = recipe.data.search
-    rows = None if source is None else most_rows(source)
-    mistake = recipe.budget.resolution_mistake(rows) if rows else None
-    if mistake is not None:
-        raise RecipeError(recipe.describe("budget.max_drop", mistake))
 
 
 def read_splits(
