@@ -284,10 +284,9 @@ def main() -> None:
             found = compress(arguments, rows, teacher, ratio, seed)
             new = [{"ratio": ratio, "seed": seed, "settings": settings, **each} for each in found]
             lines = "".join(json.dumps(run) + "\n" for run in new)
+            # All states at once, so that a kill leaves none without the others.
             with arguments.results.open("a", encoding="utf-8") as file:
-                file.write(
-                    lines
-                )  # all states at once, so that a kill leaves none without the other
+                file.write(lines)
             print(lines, end="", flush=True)
             runs += new
     print_table(runs, baseline)

@@ -177,8 +177,8 @@ def main(run: Path) -> int:
     report = json.loads((run / "report.json").read_text())
     metric = report["metric"]
     if metric not in TOLERANCES:
-        print(f"{', '.join(TOLERANCES)} can be recomputed from a run's files alone, not {metric}")
-        return 2
+        names = ", ".join(TOLERANCES)
+        return _cannot(f"{names} can be recomputed from a run's files alone, not {metric}")
     chosen = json.loads((run / "splits.json").read_text())["search"]
     score = score_vectors if metric in VECTORS else score_classes
     value = score(run, report, chosen)

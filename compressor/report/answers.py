@@ -85,9 +85,10 @@ def _how_sure(data: dict[str, Any]) -> Answer:
         least, allowed = units.bound_and_budget(
             worst["lower_bound"], worst["max_drop"], upwards=False
         )
+        did = "changed" if data["metric"] == AGREEMENT else "lost"
         detail = (
             f"With {_slice_confidence(data)} confidence for all slices together, {worst['name']} "
-            f"{verdict.lost_in_a_slice(data)} at least {least}, more than the {allowed} that a "
+            f"{did} at least {least}, more than the {allowed} that a "
             f"slice may."
         )
         return Answer(question, f"{_slice_confidence(data)} sure that it is not", detail)

@@ -230,11 +230,6 @@ def _loss_words(data: dict[str, Any]) -> str:
     return score_words(data)
 
 
-def lost_in_a_slice(data: dict[str, Any]) -> str:
-    """Say what a slice did, before a number of points."""
-    return "changed" if data["metric"] == AGREEMENT else "lost"
-
-
 def score_words(data: dict[str, Any]) -> str:
     """Say how the score on the search split changed, against the budget."""
     before, after = _value(data, "baseline"), _value(data, "final")

@@ -151,7 +151,9 @@ def _judged_rows(facts: StarterFacts) -> int:
     rows = facts.search.num_rows
     if facts.prunable_reason or facts.train is not None:
         return rows
-    step = PruneStructured.model_validate({"method": "reconstruction", "ratio": 0.2})
+    step = PruneStructured.model_validate(
+        {"method": "reconstruction", "ratio": float(_RATIO_WITHOUT_TRAINING)}
+    )
     return max(2, rows - calibration_cut(rows, step.calibration_rows_wanted()))
 
 

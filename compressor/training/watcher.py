@@ -133,9 +133,12 @@ class StepWatcher(transformers.TrainerCallback):
     ) -> None:
         """Let the caller do its part, and keep a checkpoint now and then."""
         if self.after_step is not None:
-            # What it computes with weights that are not finite fails for another reason.
-            self.require_finite(kwargs["model"], kwargs["optimizer"])
-            self.after_step(state.global_step, state.max_steps)
+            try:
+                self.after_step(state.global_step, state.max_steps)
+            except ValueError:
+                # Where weights are not finite, that is the reason, and not what came of it.
+                self.require_finite(kwargs["model"], kwargs["optimizer"])
+                raise
         if state.global_step < state.max_steps and self.pace.due():
             self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
         self.advance(1, f"loss {self.losses[-1]:.4f}")
