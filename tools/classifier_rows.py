@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import transformers
 
@@ -51,3 +53,22 @@ def read_splits(
     return load_splits(
         settings, label_names=model.labels, input_column="text", needed=needed, seed=seed
     )
+
+
+def set_aside(texts: Sequence[str], count: int) -> tuple[list[int], list[int]]:
+    """Return rows to judge by and the rows that have nothing to do with them.
+
+    The first are `count` rows of five words or more that no other row repeats, the same in every
+    run; the second leave out what is a part of one of them, as many rows of SST-2 are.
+    """
+    stripped = [text.strip() for text in texts]
+    everything = "\n".join(stripped)
+    held: list[int] = []
+    for row in np.random.RandomState(12345).permutation(len(texts)).tolist():
+        if len(held) == count:
+            break
+        if len(stripped[row].split()) >= 5 and everything.count(stripped[row]) == 1:
+            held.append(row)
+    inside = "".join(f" \n {stripped[row]} \n " for row in held)
+    rest = [row for row, text in enumerate(stripped) if f" {text} " not in inside]
+    return held, rest

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from classifier_rows import new_parser, quieten, read_splits
+from classifier_rows import new_parser, quieten, read_splits, set_aside
 from compare_pruning import count_flops, mean_tokens
 from numpy.typing import NDArray
 
@@ -62,37 +62,14 @@ def load_rows(arguments: argparse.Namespace, model: TorchModel) -> dict[str, Dat
     """Return `search`, `held-out` and `train`; a train row has nothing to do with the others."""
     splits = read_splits(arguments, model, ("train", "search"))
     train = splits["train"]
-    held = held_out_rows(train, arguments.held_out)
-    inside = "".join(f" \n {_text(train, row)} \n " for row in held)
-    rest = [
-        row
-        for row in range(len(train))
-        if f" {_text(train, row)} " not in inside
-        and len(_text(train, row).split()) >= arguments.minimum_words
-    ]
+    texts = [str(example) for example in train.examples]
+    held, others = set_aside(texts, arguments.held_out)
+    rest = [row for row in others if len(texts[row].split()) >= arguments.minimum_words]
     return {
         "search": splits["search"],
         "held-out": take(train, held, "search"),
         "train": take(train, rest, "train"),
     }
-
-
-def held_out_rows(train: Dataset, count: int) -> list[int]:
-    """Return rows of five words or more that no other row repeats, the same in every run."""
-    order = np.random.RandomState(12345).permutation(len(train)).tolist()
-    everything = "\n".join(_text(train, row) for row in range(len(train)))
-    held: list[int] = []
-    for row in order:
-        if len(held) == count:
-            break
-        text = _text(train, row)
-        if len(text.split()) >= 5 and everything.count(text) == 1:
-            held.append(row)
-    return held
-
-
-def _text(dataset: Dataset, row: int) -> str:
-    return str(dataset.examples[row]).strip()
 
 
 def take(dataset: Dataset, rows: list[int], name: str) -> Dataset:
