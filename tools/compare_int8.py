@@ -6,12 +6,14 @@ token), with `quantize_static` (each method of calibration) and `quantize_auto` 
 rows are given, the one before with transformers' own dynamic quantizer (with its defaults, per
 channel, and with 7-bit weights), and prints one table. `--others` adds files that other tools made
 of the same checkpoint, such as optimum, Olive or NNCF. Every model answers the same rows in the
-same batches of 32, sorted by length. For the speeds the models take turns, in shuffled order, on
-one thread; a speed is the time of the plain float graph over the model's, within one round, and the
-table gives the median over the rounds and in brackets the 10th and 90th percentile.
+same batches of 32, sorted by length. For the speeds the models take turns,
+in shuffled order, on one thread; a speed is the CPU time of the plain float graph over the model's,
+within one round, and the table gives the median over the rounds and in brackets the 10th and 90th
+percentile.
 
 Usage: tools/compare_int8.py CHECKPOINT --data FILE --text COLUMN --label COLUMN [--rows N]
            [--calibration FILE [--calibration-text COLUMN]] [--others NAME=FILE ...]
+           [--json docs/results/int8.json]
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -33,6 +35,7 @@ import onnx_ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from results import write_results
 from transformers.exporters.configs import ExportFormat
 from transformers.exporters.quantizers.quantizer_onnxruntime import (
     OnnxRuntimeDynamicConfig,
@@ -71,13 +74,17 @@ def main() -> int:
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles, batches = timed_inputs(model, texts)
         speeds = [time_in_turns(models, group, arguments.rounds) for group in (singles, batches)]
-        print_table(models, logits, labels, speeds)
+        found = compare(models, logits, labels, speeds)
+    print_table(found)
     facts = describe_environment(seed=SEED, device=torch.device("cpu"), threads=1)
     print(
         f"\n{len(texts)} rows of {arguments.data.name}, {arguments.rounds} rounds of "
         f"{len(singles)} single texts and of {len(batches)} batches; {facts['cpu']['model']}, one "
-        f"thread, onnxruntime {onnxruntime.__version__}"
+        f"thread, CPU time, onnxruntime {onnxruntime.__version__}"
     )
+    if arguments.json is not None:
+        about = {"rows": len(texts), "rounds": arguments.rounds, "clock": "CPU time of one thread"}
+        write_results(arguments.json, found, about=about)
     return 0
 
 
@@ -91,6 +98,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="file of unlabelled rows")
     parser.add_argument("--calibration-text", help="its column, if not the same as --text")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
+    parser.add_argument("--json", type=Path, help="results file to write, too")
     parser.add_argument(
         "--others",
         type=named_file,
@@ -239,44 +247,66 @@ def timed_inputs(model: TorchModel, texts: Sequence[str]) -> tuple[list[Batch], 
 
 
 def time_in_turns(
-    models: Models,
-    batches: Sequence[Batch],
-    rounds: int,
-    clock_ns: Callable[[], int] = time.perf_counter_ns,
+    models: Models, batches: Sequence[Batch], rounds: int
 ) -> Mapping[str, NDArray[np.float64]]:
-    """Return each model's milliseconds for all `batches`, one number a round."""
+    """Return each model's milliseconds of CPU time for all `batches`, one number a round.
+
+    Every session computes on the one thread that calls it, so neighbours on the machine take turns
+    with it and are not counted.
+    """
     random = np.random.default_rng(SEED)
     elapsed_ms = {name: np.zeros(rounds) for name in models}
     names = list(models)
     for round_number in range(-1, rounds):  # the first warms up and does not count
         for batch in batches:
             for index in random.permutation(len(names)):
-                start = clock_ns()
+                start = time.thread_time_ns()
                 models[names[index]].predict(batch)
                 if round_number >= 0:
-                    spent_ms = (clock_ns() - start) / 1e6
+                    spent_ms = (time.thread_time_ns() - start) / 1e6
                     elapsed_ms[names[index]][round_number] += spent_ms
     return elapsed_ms
 
 
-def print_table(
+def compare(
     models: Models,
     logits: Mapping[str, NDArray[np.float32]],
     labels: NDArray[np.int64],
     timings: Iterable[Mapping[str, NDArray[np.float64]]],
-) -> None:
+) -> list[dict[str, Any]]:
+    """Return a row for each model, beside the first one: MB, percent, and ratios of speed."""
     first = next(iter(models))
     timings = list(timings)
-    print("model                         MB   accuracy  changed  logit RMS   "
-          "speed, batch 1         speed, batch 32")  # fmt: skip
+    rows = []
     for name, model in models.items():
         answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
         error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
-        speeds = (np.percentile(item[first] / item[name], (50, 10, 90)) for item in timings)
+        row = {
+            "name": name,
+            "megabytes": model.size().bytes_on_disk / 1e6,
+            "accuracy": 100 * float(np.mean(answers == labels)),
+            "changed_percent": 100 * float(np.mean(answers != expected)),
+            "logit_rms": float(error),
+        }
+        for size, item in zip((1, BATCH_SIZE), timings, strict=True):
+            middle, low, high = np.percentile(item[first] / item[name], (50, 10, 90))
+            spread = {"median": float(middle), "low": float(low), "high": float(high)}
+            row[f"speed_batch_{size}"] = spread
+        rows.append(row)
+    return rows
+
+
+def print_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    print("model                         MB   accuracy  changed  logit RMS   "
+          "speed, batch 1         speed, batch 32")  # fmt: skip
+    for row in rows:
+        speeds = [row[f"speed_batch_{size}"] for size in (1, BATCH_SIZE)]
         print(
-            f"{name:26} {model.size().bytes_on_disk / 1e6:6.2f}  {np.mean(answers == labels):8.2%}"
-            f"  {np.mean(answers != expected):7.2%}  {error:9.4f}   "
-            + "   ".join(f"{mid:5.2f} ({low:4.2f} - {high:4.2f})" for mid, low, high in speeds)
+            f"{row['name']:26} {row['megabytes']:6.2f}  {row['accuracy']:7.2f}%"
+            f"  {row['changed_percent']:6.2f}%  {row['logit_rms']:9.4f}   "
+            + "   ".join(
+                "{median:5.2f} ({low:4.2f} - {high:4.2f})".format(**item) for item in speeds
+            )
         )
 
 

@@ -20,7 +20,7 @@ import argparse
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from classifier_rows import new_parser, quieten, read_splits
+from results import write_results
 from torch import nn
 
 from compressor.data import Dataset
@@ -189,16 +190,16 @@ def status_mb(field: str) -> float:
 
 
 def speed_ratios(dense: Path, pruned: Path, batches: list[Any], rounds: int) -> np.ndarray:
-    """Return, for each round over all texts, how many times as fast the pruned model is."""
+    """Return, for each round over all texts, by how much less CPU time the pruned model takes."""
     models = [OnnxModel(path, provider="cpu", threads=1) for path in (dense, pruned)]
     random, ratios = np.random.default_rng(0), []
     for round_number in range(rounds + 1):
         totals = [0, 0]
         for batch in batches:
             for index in random.permutation(2):
-                start = time.perf_counter_ns()
+                start = time.thread_time_ns()
                 models[index].predict(batch)
-                totals[index] += time.perf_counter_ns() - start
+                totals[index] += time.thread_time_ns() - start
         if round_number > 0:  # the first one warms up
             ratios.append(totals[0] / totals[1])
     return np.array(ratios)
@@ -212,6 +213,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--speed-texts", type=int, default=100, help="search rows to time")
     parser.add_argument("--speed-rounds", type=int, default=7, help="timed rounds over them")
+    parser.add_argument("--json", type=Path, help="results file to write, too")
     return parser.parse_args()
 
 
@@ -228,6 +230,7 @@ def main() -> None:
     )
     head = f"{'method':24}{'removed':>8}{'accuracy':>10}{'(min-max)':>16}{'FLOPs left':>12}"
     print(f"{head}{'CPU s':>8}{'peak MB':>9}{'speed':>8}{'(min-max)':>14}")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         dense, pruned = Path(folder) / "dense.onnx", Path(folder) / "pruned.onnx"
         texts = data.search.examples[: arguments.speed_texts]
@@ -237,12 +240,20 @@ def main() -> None:
         for ratio in arguments.ratios:
             for name in arguments.methods:
                 found = prune_with_seeds(arguments, name, ratio, pruned if batches else None)
-                row = f"{name:24}{ratio:8.0%}{in_columns(found)}"
+                row = {"method": name, "removed": ratio, **as_row(found)}
                 if batches:
-                    speeds = speed_ratios(dense, pruned, batches, arguments.speed_rounds)
-                    spread = f"({speeds.min():.2f}-{speeds.max():.2f})"
-                    row += f"{np.median(speeds):7.2f}x{spread:>14}"
-                print(row, flush=True)
+                    ratios = speed_ratios(dense, pruned, batches, arguments.speed_rounds)
+                    row["speed"] = [float(np.percentile(ratios, share)) for share in (50, 0, 100)]
+                print(in_columns(row), flush=True)
+                rows.append(row)
+    if arguments.json is not None:
+        about = {
+            "baseline_accuracy": 100 * baseline.value,
+            "search_rows": len(data.search),
+            "calibration_rows": arguments.rows,
+            "seeds": arguments.seeds,
+        }
+        write_results(arguments.json, rows, about=about)
 
 
 def prune_with_seeds(
@@ -261,15 +272,29 @@ def in_own_process(work: Callable[..., Pruned], *arguments: Any) -> Pruned:
         return pool.submit(work, *arguments).result()
 
 
-def in_columns(found: list[Pruned]) -> str:
+def as_row(found: list[Pruned]) -> dict[str, Any]:
+    """Return what several seeds gave: means, and the lowest and highest accuracy."""
     accuracies = [each.accuracy for each in found]
-    spread = f"({min(accuracies):.2f}-{max(accuracies):.2f})"
-    means = f"{mean(accuracies):10.2f}{spread:>16}{mean(each.flops for each in found):11.1f}%"
-    seconds, peak_mb = (
-        mean(each.seconds for each in found),
-        max(each.peak_mb for each in found),
+    return {
+        "accuracy": mean(accuracies),
+        "lowest": min(accuracies),
+        "highest": max(accuracies),
+        "flops_left_percent": mean(each.flops for each in found),
+        "cpu_seconds": mean(each.seconds for each in found),
+        "peak_megabytes": max(each.peak_mb for each in found),
+    }
+
+
+def in_columns(row: Mapping[str, Any]) -> str:
+    spread = f"({row['lowest']:.2f}-{row['highest']:.2f})"
+    text = f"{row['method']:24}{row['removed']:8.0%}{row['accuracy']:10.2f}{spread:>16}"
+    text += (
+        f"{row['flops_left_percent']:11.1f}%{row['cpu_seconds']:8.0f}{row['peak_megabytes']:9.0f}"
     )
-    return f"{means}{seconds:8.0f}{peak_mb:9.0f}"
+    if "speed" not in row:
+        return text
+    middle, low, high = row["speed"]
+    return f"{text}{middle:7.2f}x{f'({low:.2f}-{high:.2f})':>14}"
 
 
 def mean(values: Iterable[float]) -> float:

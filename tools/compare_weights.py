@@ -17,9 +17,8 @@ import argparse
 import logging
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +29,16 @@ from compare_int8 import (
     CALIBRATION_ROWS,
     SEED,
     Models,
+    compare,
     context,
     predict,
+    print_table,
     read_rows,
     read_texts,
     time_in_turns,
     timed_inputs,
 )
-from numpy.typing import NDArray
+from results import write_results
 
 from compressor.data import Dataset
 from compressor.environment import describe_environment
@@ -89,11 +90,9 @@ def main() -> int:
         models = make_models(model, calibration, Path(folder))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles, batches = timed_inputs(model, texts)
-        speeds = [
-            time_in_turns(models, group, arguments.rounds, time.thread_time_ns)
-            for group in (singles, batches)
-        ]
-        print_table(models, logits, labels, speeds)
+        speeds = [time_in_turns(models, group, arguments.rounds) for group in (singles, batches)]
+        found = compare(models, logits, labels, speeds)
+    print_table(found)
     facts = describe_environment(seed=SEED, device=torch.device("cpu"), threads=1)
     print(
         f"\n{len(texts)} rows of {arguments.data.name}, calibrated on {CALIBRATION_ROWS} of "
@@ -101,6 +100,15 @@ def main() -> int:
         f"and of {len(batches)} batches of {BATCH_SIZE}, CPU time of one thread; "
         f"{facts['cpu']['model']}, onnxruntime {onnxruntime.__version__}"
     )
+    if arguments.json is not None:
+        about = {
+            "rows": len(texts),
+            "rounds": arguments.rounds,
+            "clock": "CPU time of one thread",
+            "calibration_rows": CALIBRATION_ROWS,
+            "unreachable_pieces_dropped": arguments.drop_unreachable,
+        }
+        write_results(arguments.json, found, about=about)
     return 0
 
 
@@ -119,6 +127,7 @@ def read_arguments() -> argparse.Namespace:
         help="take the pieces out first that the tokens of no text contain",
     )
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
+    parser.add_argument("--json", type=Path, help="results file to write, too")
     return parser.parse_args()
 
 
@@ -134,24 +143,6 @@ def make_models(model: TorchModel, calibration: Sequence[str], folder: Path) -> 
         settings = PASSES[str(form["kind"])].model_validate(form)
         models[name] = settings.apply(exported, lent)
     return models
-
-
-def print_table(
-    models: Models,
-    logits: Mapping[str, NDArray[np.float32]],
-    labels: NDArray[np.int64],
-    timings: Sequence[Mapping[str, NDArray[np.float64]]],
-) -> None:
-    first = next(iter(models))
-    print(f"{'model':28} {'bytes':>10}  accuracy  changed  logit RMS  speed, batch 1    32")
-    for name, model in models.items():
-        answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
-        error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
-        speeds = [float(np.median(item[first] / item[name])) for item in timings]
-        print(
-            f"{name:28} {model.size().bytes_on_disk:10,}  {np.mean(answers == labels):8.2%}"
-            f"  {np.sum(answers != expected):7}  {error:9.4f}  {speeds[0]:14.2f}  {speeds[1]:4.2f}"
-        )
 
 
 if __name__ == "__main__":
