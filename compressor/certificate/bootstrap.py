@@ -1,47 +1,77 @@
 """Bounds by resampling, for scores that are no share of examples.
 
 Macro F1, Matthews' and Spearman's correlations are no means over examples; means of numbers are,
-but no count bounds them. The scores here work on many resamples at once; on a single one they agree
-with scikit-learn and SciPy.
+but no count bounds them. On a single sample the scores here agree with scikit-learn and SciPy.
+
+The bound is the bias-corrected and accelerated bootstrap (BCa). It needs the drop on thousands of
+resamples, and the drop without each example in turn. Both are computed from how often each row
+occurs and not row by row: rows that are equal share one cell of a table, a resample is a draw of
+the counts of the cells, and the drop without one example is that of its cell. So the work grows
+with the number of examples, or of cells where those are few, and never with its square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import sparse, stats
 
 Classes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Outcomes and labels, both of shape (..., num_examples), to scores of shape (...).
-MetricFunction = Callable[[Classes, Classes], Floats]
-
 _NUMBERS_AT_ONCE = 2_000_000  # what one batch of resamples may hold
+# Drawing the count of a cell takes as long as drawing about so many rows.
+_ROWS_PER_CELL = 20
 
 
-def f1_macro(outcomes: Classes, labels: Classes) -> Floats:
-    """Return the mean F1 of the classes that occur in either array, as scikit-learn defines it."""
-    hits, predicted, actual = _class_counts(outcomes, labels)  # each (..., num_classes)
-    occurring = predicted + actual
-    scores = np.divide(2 * hits, occurring, out=np.zeros_like(hits), where=occurring > 0)
+@dataclass(frozen=True)
+class ClassCounts:
+    """How often each class was hit, predicted and labelled: three of shape `(..., num_classes)`."""
+
+    hits: Floats
+    predicted: Floats
+    actual: Floats
+
+
+# Counts with classes along the last axis to scores of shape `(...)`.
+MetricFunction = Callable[[ClassCounts], Floats]
+
+
+def f1_macro(counts: ClassCounts) -> Floats:
+    """Return the mean F1 of the classes that occur at all, as scikit-learn defines it."""
+    occurring = counts.predicted + counts.actual
+    zeros = np.zeros_like(occurring)
+    scores = np.divide(2 * counts.hits, occurring, out=zeros, where=occurring > 0)
     return np.asarray(scores.sum(axis=-1) / np.sum(occurring > 0, axis=-1))
 
 
-def matthews_correlation(outcomes: Classes, labels: Classes) -> Floats:
+def matthews_correlation(counts: ClassCounts) -> Floats:
     """Return the correlation of prediction and label; 0 when either is the same throughout.
 
     Ref: Gorodkin 2004, Computational Biology and Chemistry 28:367, for more than two classes.
     """
-    hits, predicted, actual = _class_counts(outcomes, labels)  # each (..., num_classes)
-    total = float(labels.shape[-1])
-    covariance = hits.sum(axis=-1) * total - (predicted * actual).sum(axis=-1)
-    spread = (total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (actual**2).sum(axis=-1))
+    total = counts.actual.sum(axis=-1)
+    covariance = counts.hits.sum(axis=-1) * total - (counts.predicted * counts.actual).sum(axis=-1)
+    spread = (total**2 - (counts.predicted**2).sum(axis=-1)) * (
+        total**2 - (counts.actual**2).sum(axis=-1)
+    )
     root = np.sqrt(spread)
     return np.asarray(np.divide(covariance, root, out=np.zeros_like(root), where=root > 0))
+
+
+def count_classes(outcomes: Classes, labels: Classes) -> ClassCounts:
+    """Count what a metric is made of; both arrays have shape `(num_examples,)`."""
+    size = int(max(outcomes.max(), labels.max())) + 1
+
+    def count(classes: Classes) -> Floats:
+        return np.bincount(classes, minlength=size).astype(np.float64)
+
+    return ClassCounts(count(labels[outcomes == labels]), count(outcomes), count(labels))
 
 
 def spearman(values: Floats, grades: Floats) -> Floats:
@@ -50,6 +80,24 @@ def spearman(values: Floats, grades: Floats) -> Floats:
     root = np.sqrt(np.sum(first**2, axis=-1) * np.sum(second**2, axis=-1))
     products = np.sum(first * second, axis=-1)
     return np.asarray(np.divide(products, root, out=np.zeros_like(root), where=root > 0))
+
+
+class Drop(Protocol):
+    """A drop as a function of how often each cell occurs; equal examples share a cell."""
+
+    @property
+    def name(self) -> str:
+        """Return what dropped, for errors."""
+
+    @property
+    def counts(self) -> Classes:
+        """Return how many examples each cell holds, at least one, shape `(num_cells,)`."""
+
+    def of(self, counts: Floats) -> Floats:
+        """Return the drops of counts of shape `(batch, num_cells)`, as `(batch,)`."""
+
+    def without_one(self) -> Floats:
+        """Return the drop without one example of each cell, shape `(num_cells,)`."""
 
 
 def bca_upper_bound(
@@ -71,114 +119,328 @@ def bca_upper_bound(
     Raises `ValueError` when the score is the same in every resample.
     Ref: Efron 1987, JASA 82:171.
     """
-    label, answer = _worst_flip(metric_function, before, after, labels)
-    truth = np.append(labels, label)
-    first, second = np.append(before, label), np.append(after, answer)
-
-    def drop(drawn: Classes) -> Floats:
-        return metric_function(first[drawn], truth[drawn]) - metric_function(
-            second[drawn], truth[drawn]
+    # Ids may have gaps; only classes that occur take room.
+    present, ids = np.unique(np.stack([before, after, labels]), return_inverse=True)
+    if len(present) == 1:
+        raise ValueError(
+            f"{metric_function.__name__}: labels and answers are all class {int(present[0])}, so "
+            f"nothing can be wrong; give examples of every class"
         )
-
+    table = MetricDrop.of_rows(metric_function, *ids.reshape(3, -1), num_classes=len(present))
     return resampled_bound(
-        drop,
-        len(truth),
-        name=metric_function.__name__,
-        confidence=confidence,
-        seed=seed,
-        resamples=resamples,
+        table.with_worst_flip(), confidence=confidence, seed=seed, resamples=resamples
     )
 
 
+@dataclass(frozen=True)
+class MetricDrop:
+    """The drop of a score of classes, by the cells (before, after, label) that occur."""
+
+    metric: MetricFunction
+    cells: Classes  # (num_cells, 3)
+    counts: Classes
+    num_classes: int
+
+    @classmethod
+    def of_rows(
+        cls,
+        metric: MetricFunction,
+        before: Classes,
+        after: Classes,
+        labels: Classes,
+        *,
+        num_classes: int,
+    ) -> MetricDrop:
+        """Count the cells of examples whose classes are 0 to `num_classes` - 1."""
+        shape = (num_classes,) * 3
+        numbers = np.ravel_multi_index((before, after, labels), shape)
+        found, counts = np.unique(numbers, return_counts=True)
+        cells = np.stack(np.unravel_index(found, shape), axis=-1)
+        return cls(metric, cells, counts, num_classes)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the metric."""
+        return self.metric.__name__
+
+    def of(self, counts: Floats) -> Floats:
+        """Return the drops of counts of shape `(batch, num_cells)`."""
+        before, after, labels = self.cells.T
+        actual = self._by_class(labels, counts)
+
+        def score(outcomes: Classes) -> Floats:
+            hits = self._by_class(labels, counts * (outcomes == labels))
+            return self.metric(ClassCounts(hits, self._by_class(outcomes, counts), actual))
+
+        return np.asarray(score(before) - score(after))
+
+    def without_one(self) -> Floats:
+        """Return the drop without one example of each cell: at most three classes change."""
+        return self._after_adding(self.cells, -1)
+
+    def with_worst_flip(self) -> MetricDrop:
+        """Return the table with one more flip, the one from right to wrong that harms most."""
+        classes = np.arange(self.num_classes)
+        labels = np.unique(self.cells[:, 2])
+        pairs = np.stack(np.meshgrid(labels, classes, indexing="ij"), axis=-1).reshape(-1, 2)
+        label, answer = pairs[pairs[:, 0] != pairs[:, 1]].T
+        flips = np.stack([label, answer, label], axis=-1)
+        worst = flips[int(np.argmax(self._after_adding(flips, 1)))]
+        same = np.flatnonzero((self.cells == worst).all(axis=1))
+        if len(same):
+            counts = self.counts.copy()
+            counts[same[0]] += 1
+            return MetricDrop(self.metric, self.cells, counts, self.num_classes)
+        cells, counts = np.vstack([self.cells, worst]), np.append(self.counts, 1)
+        return MetricDrop(self.metric, cells, counts, self.num_classes)
+
+    def _after_adding(self, cells: Classes, amount: int) -> Floats:
+        """Return the drops with `amount` examples more of each of `cells`, one after the other."""
+        before, after, labels = self.cells.T
+        counts = self.counts.astype(np.float64)
+        size = self.num_classes
+
+        def total(classes: Classes, weights: Floats) -> Floats:
+            return np.asarray(np.bincount(classes, weights, minlength=size), np.float64)
+
+        def score(outcomes: Classes, place: int) -> Iterator[Floats]:
+            hits = total(labels, counts * (outcomes == labels))
+            predicted, actual = total(outcomes, counts), total(labels, counts)
+            step = max(1, _NUMBERS_AT_ONCE // size)
+            for start in range(0, len(cells), step):
+                part = cells[start : start + step]
+                rows, answer, label = np.arange(len(part)), part[:, place], part[:, 2]
+                own = [np.tile(numbers, (len(part), 1)) for numbers in (hits, predicted, actual)]
+                own[0][rows, label] += amount * (answer == label)
+                own[1][rows, answer] += amount
+                own[2][rows, label] += amount
+                yield self.metric(ClassCounts(*own))
+
+        return np.concatenate(list(score(before, 0))) - np.concatenate(list(score(after, 1)))
+
+    def _by_class(self, classes: Classes, counts: Floats) -> Floats:
+        """Add up counts `(batch, num_cells)` over the cells of each class."""
+        places = (np.arange(len(classes)), classes)
+        shape = (len(classes), self.num_classes)
+        return np.asarray(counts @ sparse.csr_array((np.ones(len(classes)), places), shape=shape))
+
+
+@dataclass(frozen=True)
+class MeanDrop:
+    """The mean of what each example lost, by the losses that occur."""
+
+    name: str
+    losses: Floats  # (num_cells,), each another one
+    counts: Classes
+
+    @classmethod
+    def of_rows(cls, name: str, losses: Floats) -> MeanDrop:
+        """Count the losses that are equal."""
+        values, counts = np.unique(losses, return_counts=True)
+        return cls(name, values, counts)
+
+    def of(self, counts: Floats) -> Floats:
+        """Return the means of counts of shape `(batch, num_cells)`."""
+        return np.asarray(counts @ self.losses / counts.sum(axis=-1))
+
+    def without_one(self) -> Floats:
+        """Return the mean without one example of each cell."""
+        total = int(self.counts.sum())
+        return np.asarray((float(self.counts @ self.losses) - self.losses) / (total - 1))
+
+
+@dataclass(frozen=True)
+class SpearmanDrop:
+    """The drop of a rank correlation with grades, by the triples (before, after, grade)."""
+
+    name: str
+    codes: Classes  # (3, num_cells): the place of each number among the different ones
+    counts: Classes
+
+    @classmethod
+    def of_rows(cls, name: str, before: Floats, after: Floats, grades: Floats) -> SpearmanDrop:
+        """Count the triples that are equal; they are ordered by grade."""
+        numbers = (before, after, grades)
+        codes = np.stack([np.unique(item, return_inverse=True)[1] for item in numbers])
+        order = np.lexsort(codes)  # by the last row first
+        codes = codes[:, order]
+        first = np.append(True, (np.diff(codes, axis=1) != 0).any(axis=0))
+        counts = np.diff(np.append(np.flatnonzero(first), codes.shape[1]))
+        return cls(name, codes[:, first], counts)
+
+    def of(self, counts: Floats) -> Floats:
+        """Return the drops of counts of shape `(batch, num_cells)`."""
+        return np.array([self._of_one(item) for item in counts])
+
+    def _of_one(self, counts: Floats) -> float:
+        old, new, truth = (_ranks_of_counted(codes, counts) for codes in self.codes)
+        return _correlation(old, truth, counts) - _correlation(new, truth, counts)
+
+    def without_one(self) -> Floats:
+        """Return the drop without one example of each cell."""
+        old, new, truth = self.codes
+        return self._correlations_without_one(old, truth) - self._correlations_without_one(
+            new, truth
+        )
+
+    def _correlations_without_one(self, first: Classes, second: Classes) -> Floats:
+        """Return the rank correlation of two rows of codes without one example of each cell.
+
+        Without example i the rank of j falls by u(i, j), which is 1 where j was above i, 1/2 where
+        they tied and 0 below; so every sum over the new ranks is the old one less sums of ranks
+        above i, and a count of the examples that are above i in both.
+        """
+        counts = self.counts.astype(np.float64)
+        size = counts.sum()
+        # Centred, so that no large sums are subtracted from each other.
+        r, s = (_ranks_of_counted(codes, counts) - (size + 1) / 2 for codes in (first, second))
+        products = (
+            counts @ (r * s)
+            - r * s
+            - (_sum_above(first, counts * s) - s / 2)
+            - (_sum_above(second, counts * r) - r / 2)
+            + _above_in_both(first, second, counts)
+            - 1 / 4  # of itself, with itself
+        )
+        squares, sums = [], []
+        for ranks, codes in ((r, first), (s, second)):
+            falls = _sum_above(codes, counts) - 1 / 2
+            tied = np.bincount(codes, counts)[codes] - 1  # each adds 1/2 to the falls, 1/4 squared
+            falls_of_ranks = _sum_above(codes, counts * ranks) - ranks / 2
+            squares.append(counts @ ranks**2 - ranks**2 - 2 * falls_of_ranks + falls - tied / 4)
+            sums.append(-ranks - falls)
+        covariance = products - sums[0] * sums[1] / (size - 1)
+        spreads = [
+            square - total**2 / (size - 1) for square, total in zip(squares, sums, strict=True)
+        ]
+        varies = np.minimum(*spreads) > 1 / 4  # two examples that differ have 1/2, more have more
+        root = np.sqrt(np.where(varies, spreads[0] * spreads[1], 1.0))
+        return np.where(varies, covariance / root, 0.0)
+
+
 def resampled_bound(
-    drop: Callable[[Classes], Floats],
-    num_examples: int,
-    *,
-    name: str,
-    confidence: float,
-    seed: int,
-    resamples: int,
+    drop: Drop, *, confidence: float, seed: int, resamples: int
 ) -> tuple[float, float]:
     """Return the one-sided upper bound of a drop (BCa) and its standard error.
 
-    `drop` takes row numbers of shape `(..., num_examples)` and returns drops of shape `(...)`;
-    `name` is what dropped, for errors. Raises `ValueError` when it is the same in every resample.
+    Raises `ValueError` when the drop is the same in every resample.
     Ref: Efron 1987, JASA 82:171.
     """
-
-    def statistic(rows: NDArray[np.generic], axis: int) -> Floats:
-        # SciPy hands the row numbers out as floats.
-        return drop(np.moveaxis(rows, axis, -1).astype(np.int64))  # (..., num_examples)
-
-    def resample(count: int, method: str, result: Any) -> Any:
-        return stats.bootstrap(
-            (np.arange(num_examples),),
-            statistic,
-            n_resamples=count,
-            batch=max(1, _NUMBERS_AT_ONCE // num_examples),
-            vectorized=True,
-            axis=-1,
-            confidence_level=confidence,
-            alternative="less",
-            method=method,
-            bootstrap_result=result,
-            rng=np.random.default_rng(seed),
-        )
-
-    drawn = resample(resamples, "percentile", None)
-    if np.ptp(drawn.bootstrap_distribution) == 0:
+    drawn = np.concatenate([drop.of(counts) for counts in _draw(drop.counts, resamples, seed)])
+    # A sum of the same numbers in another order differs in its last digits.
+    if np.ptp(drawn) <= 1e-13 * np.max(np.abs(drawn)):
         raise ValueError(
-            f"{name}: the drop is the same in all {resamples} resamples, so it has no bound; give "
-            f"more examples, or certify another metric"
+            f"{drop.name}: the drop is the same in all {resamples} resamples, so it has no bound; "
+            f"give more examples, or certify another metric"
         )
-    result = resample(0, "BCa", drawn)
-    return float(result.confidence_interval.high), float(result.standard_error)
-
-
-def _worst_flip(
-    metric_function: MetricFunction, before: Classes, after: Classes, labels: Classes
-) -> tuple[int, int]:
-    """Return label and new, wrong answer of the flip that raises the drop most."""
-    answers = np.unique(np.concatenate([before, after, labels]))
-    flips = [
-        (int(label), int(answer))
-        for label in np.unique(labels)
-        for answer in answers
-        if answer != label
-    ]
-    if not flips:
+    [observed] = drop.of(drop.counts[None].astype(np.float64))
+    below = (np.mean(drawn < observed) + np.mean(drawn <= observed)) / 2
+    if not 0 < below < 1:
         raise ValueError(
-            f"{metric_function.__name__}: labels and answers are all class {int(answers[0])}, so "
-            f"nothing can be wrong; give examples of every class"
+            f"{drop.name}: the drop lies outside of all {resamples} resamples, so it has no bound; "
+            f"give more examples, or certify another metric"
         )
+    bias = float(stats.norm.ppf(below))
+    shifted = bias + float(stats.norm.ppf(confidence))
+    # An acceleration is at most 1/6, so the pole is at 6 standard deviations or beyond.
+    share = stats.norm.cdf(bias + shifted / (1 - acceleration(drop) * shifted))
+    return float(np.quantile(drawn, share)), float(np.std(drawn, ddof=1))
 
-    def drop(flip: tuple[int, int]) -> float:
-        label, answer = flip
-        truth = np.append(labels, label)
-        return float(
-            metric_function(np.append(before, label), truth)
-            - metric_function(np.append(after, answer), truth)
+
+def acceleration(drop: Drop) -> float:
+    """Return a sixth of the skewness of what each example contributes, by the jackknife.
+
+    0 where no example contributes more than another: nothing is skewed then.
+    Ref: Efron 1987, JASA 82:171, eq. 6.6.
+    """
+    left_out = drop.without_one()
+    weights = drop.counts / drop.counts.sum()
+    influence = weights @ left_out - left_out
+    variance = float(weights @ influence**2)
+    if variance <= (1e-13 * float(np.max(np.abs(left_out)))) ** 2:
+        return 0.0
+    skewness = float(weights @ influence**3) / variance**1.5
+    return skewness / (6 * math.sqrt(drop.counts.sum()))
+
+
+def _draw(counts: Classes, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield batches of resampled counts, `(batch, num_cells)`: as many examples, drawn again."""
+    random = np.random.default_rng(seed)
+    total, cells = int(counts.sum()), len(counts)
+    step = max(1, _NUMBERS_AT_ONCE // cells)
+    by_cell = cells * _ROWS_PER_CELL < total
+    cell_of = None if cells == total else np.repeat(np.arange(cells), counts)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        if by_cell:
+            yield random.multinomial(total, counts / total, size=size).astype(np.float64)
+            continue
+        drawn = np.empty((size, cells))
+        for row in drawn:
+            rows = random.integers(total, size=total, dtype=np.uint32)
+            row[:] = np.bincount(rows if cell_of is None else cell_of[rows], minlength=cells)
+        yield drawn
+
+
+def _ranks_of_counted(codes: Classes, counts: Floats) -> Floats:
+    """Return the rank of each cell's number among counted ones; ties share their mean."""
+    ties = np.bincount(codes, counts)
+    return np.asarray((np.cumsum(ties) - (ties - 1) / 2)[codes])
+
+
+def _correlation(first: Floats, second: Floats, counts: Floats) -> float:
+    """Return the correlation of counted ranks; 0 where either is the same throughout."""
+    mean = (counts.sum() + 1) / 2  # of any ranks
+    first, second = first - mean, second - mean
+    weighted = counts * second
+    root = float(np.sqrt((counts @ first**2) * (weighted @ second)))
+    return float(first @ weighted) / root if root > 0 else 0.0
+
+
+def _sum_above(codes: Classes, weights: Floats) -> Floats:
+    """Return for each cell the sum of `weights` over higher cells, and half of it over equal ones.
+
+    The cell itself is one of the equal ones.
+    """
+    ties = np.bincount(codes, weights)
+    return np.asarray((np.cumsum(ties[::-1])[::-1] - ties / 2)[codes])
+
+
+def _above_in_both(first: Classes, second: Classes, counts: Floats) -> Floats:
+    """Return for each cell the count of cells that are higher in both; a tie halves it, two to 1/4.
+
+    Cells are sorted by `first`, highest first, so that those above a cell are a prefix; in it,
+    those that are higher in `second` are found bit by bit in a wavelet matrix, for all cells at
+    once.
+    Ref: Claude and Navarro 2012, The wavelet matrix, SPIRE, LNCS 7608:167.
+    """
+    order = np.argsort(-first, kind="stable")
+    sorted_first = -first[order]
+    # Of strictly higher and of not lower cells: the mean of the two halves ties.
+    ends = [np.searchsorted(sorted_first, -first, side=side) for side in ("left", "right")]
+    end = np.concatenate(ends)
+    start, found = np.zeros_like(end), np.zeros(len(end))
+    wanted = np.concatenate([second, second])
+    values, weights = second[order], counts[order]
+    for bit in range(int(second.max()).bit_length() - 1, -1, -1):
+        ones = (values >> bit) & 1
+        zeros_before = np.append(0, np.cumsum(1 - ones))
+        weight_of_ones = np.append(0.0, np.cumsum(weights * ones))
+        has_one = ((wanted >> bit) & 1).astype(bool)
+        # Where the wanted value has a 0, those with a 1 are higher; then only equal ones go on.
+        found += np.where(has_one, 0.0, weight_of_ones[end] - weight_of_ones[start])
+        start, end = (
+            np.where(has_one, zeros_before[-1] + place - zeros_before[place], zeros_before[place])
+            for place in (start, end)
         )
-
-    return max(flips, key=drop)
+        ordered = np.argsort(ones, kind="stable")
+        values, weights = values[ordered], weights[ordered]
+    equal = np.append(0.0, np.cumsum(weights))
+    found += (equal[end] - equal[start]) / 2
+    return np.asarray(found.reshape(2, -1).mean(axis=0))
 
 
 def _centred_ranks(numbers: Floats) -> Floats:
     # (..., num_examples), ties share their mean
     ranks: Floats = np.asarray(stats.rankdata(numbers, axis=-1), dtype=np.float64)
     return np.asarray(ranks - ranks.mean(axis=-1, keepdims=True))
-
-
-def _class_counts(outcomes: Classes, labels: Classes) -> tuple[Floats, Floats, Floats]:
-    """Count hits, predictions and labels of each class: three of shape (..., num_classes)."""
-    num_classes = int(max(outcomes.max(), labels.max())) + 1
-    rows = labels.size // labels.shape[-1]
-    offsets = num_classes * np.arange(rows)[:, None]
-    shape = (*labels.shape[:-1], num_classes)
-
-    def count(classes: Classes, chosen: NDArray[np.bool_] | None = None) -> Floats:
-        cells = classes.reshape(rows, -1) + offsets
-        kept = cells.ravel() if chosen is None else cells[chosen.reshape(rows, -1)]
-        return np.bincount(kept, minlength=rows * num_classes).reshape(shape).astype(np.float64)
-
-    return count(labels, outcomes == labels), count(outcomes), count(labels)

@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from compressor.certificate.bootstrap import Classes, MetricFunction, bca_upper_bound
+from compressor.certificate.bootstrap import (
+    Classes,
+    MetricFunction,
+    bca_upper_bound,
+    count_classes,
+)
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,
@@ -102,8 +107,8 @@ def certify_metric(
     """Certify the drop of a score that is no mean over examples, by paired bootstrap (BCa).
 
     All three arrays hold classes 0, 1, ... and have shape `(num_examples,)`. `metric_function`,
-    such as `f1_macro`, takes outcomes and labels of shape `(..., num_examples)` and returns scores
-    of shape `(...)`. `bca_upper_bound` says how the bound is taken when little or nothing flips.
+    such as `f1_macro`, makes scores of counts of hits, predictions and labels.
+    `bca_upper_bound` says how the bound is taken when little or nothing flips.
 
     Raises `ValueError` when the arrays do not pair up, a setting is out of range, or the score
     does not vary over the resamples, so that no bound exists.
@@ -130,7 +135,10 @@ def certify_metric(
     won = (before != truth) & (after == truth)
     return draw_bootstrap_verdict(
         metric=metric_function.__name__,
-        drop=float(metric_function(before, truth) - metric_function(after, truth)),
+        drop=float(
+            metric_function(count_classes(before, truth))
+            - metric_function(count_classes(after, truth))
+        ),
         bounds=(bound(before, after), bound(after, before)),
         counts=(total, int(won.sum()), int(lost.sum())),
         max_drop=max_drop,

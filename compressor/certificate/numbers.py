@@ -16,7 +16,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.certificate.bootstrap import Classes, Floats, resampled_bound, spearman
+from compressor.certificate.bootstrap import (
+    Floats,
+    MeanDrop,
+    SpearmanDrop,
+    resampled_bound,
+    spearman,
+)
 from compressor.certificate.certify import Booleans, check_settings, draw_bootstrap_verdict
 from compressor.measurements import SPEARMAN, Certificate
 
@@ -49,14 +55,8 @@ def certify_mean(
         extended = np.append(losses, 1.0)
         if np.ptp(extended) == 0:  # every number fell from 1 to 0, and there is nothing to resample
             return 1.0, 0.0
-        return resampled_bound(
-            lambda drawn: extended[drawn].mean(axis=-1),
-            len(extended),
-            name=metric,
-            confidence=confidence,
-            seed=seed,
-            resamples=resamples,
-        )
+        drop = MeanDrop.of_rows(metric, extended)
+        return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
     return draw_bootstrap_verdict(
         metric=metric,
@@ -89,19 +89,8 @@ def certify_correlation(
     _check_numbers(before=before, after=after, grades=grades)
 
     def bound(first: Floats, second: Floats) -> tuple[float, float]:
-        old, new, truth = _with_worst_pair(first, second, grades)
-
-        def drop(drawn: Classes) -> Floats:
-            return spearman(old[drawn], truth[drawn]) - spearman(new[drawn], truth[drawn])
-
-        return resampled_bound(
-            drop,
-            len(truth),
-            name=SPEARMAN,
-            confidence=confidence,
-            seed=seed,
-            resamples=resamples,
-        )
+        drop = SpearmanDrop.of_rows(SPEARMAN, *_with_worst_pair(first, second, grades))
+        return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
     return draw_bootstrap_verdict(
         metric=SPEARMAN,
