@@ -30,6 +30,8 @@ def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
     it has no such axis or is needed whole. The result is None when every input is needed whole or
     the operator is not known: `known` may then not be relied on for its outputs.
     """
+    if node.op_type == "Split":
+        return _split(node, known)
     axis = known[0]
     if axis is None or any(output.uses() for output in node.outputs[1:]):
         return None
@@ -51,9 +53,13 @@ def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
 
 
 def narrow_node(node: ir.Node, axis: int) -> None:
-    """Adapt what a node holds besides its inputs to one position along `axis` of its output."""
+    """Adapt what a node holds besides its inputs to one position along `axis` of its outputs."""
     [output, *_] = node.outputs
     shape = dims(output)
+    if node.op_type == "Split":
+        for part in node.outputs:
+            _narrow_shape(part, axis)
+        return
     if node.op_type == "Reshape":
         assert node.graph is not None
         # 0 stands for the size before, whatever it is now.
@@ -61,8 +67,25 @@ def narrow_node(node: ir.Node, axis: int) -> None:
         name = f"{output.name}_shape"
         node.replace_input_with(1, add_constant(node.graph, name, np.array(target, np.int64)))
         node.attributes.pop("allowzero", None)
+    _narrow_shape(output, axis)
+
+
+def _narrow_shape(value: ir.Value, axis: int) -> None:
+    shape = dims(value)
     if shape is not None:
-        output.shape = ir.Shape(1 if place == axis else dim for place, dim in enumerate(shape))
+        value.shape = ir.Shape(1 if place == axis else dim for place, dim in enumerate(shape))
+
+
+def _split(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
+    """Return the axes of value and sizes where every part that is read is read at one position."""
+    pairs = zip(node.outputs, known, strict=True)
+    axes = {axis for value, axis in pairs if value.uses() or value.is_graph_output()}
+    rank = _rank(node.inputs[0])
+    if rank is None or len(axes) != 1 or (axis := axes.pop()) is None:
+        return None
+    if axis == node.attributes.get_int("axis", 0) % rank:
+        return None
+    return [axis, *[None] * (len(node.inputs) - 1)]
 
 
 def _broadcast(node: ir.Node, axis: int) -> Axes | None:

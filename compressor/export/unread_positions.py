@@ -109,7 +109,10 @@ def _common_axis(value: ir.Value, wanted: list[int | None]) -> int | None:
 
 
 def _is_unpackable(node: ir.Node, known: list[int | None]) -> bool:
-    """Return whether `node` splits a product with packed weights, read at one position in part."""
+    """Return whether `node` splits a product with packed weights, read at one position in part.
+
+    A Split of which all is read at one position is narrowed itself, and its weights stay packed.
+    """
     if node.op_type != "Split" or len(node.inputs) < 2 or constant(node.inputs[1]) is None:
         return False
     rank = len(dims(node.inputs[0]) or ())
@@ -145,7 +148,7 @@ def _narrow(graph: ir.Graph, states: ir.Value, demand: _Demand) -> None:
         for place, (value, axis) in enumerate(zip(node.inputs, needs[node] or (), strict=True)):
             if value is not None and axis is not None and value not in demand.axes:
                 node.replace_input_with(place, at_position(node, value, axis))
-        narrow_node(node, demand.axes[node.outputs[0]])
+        narrow_node(node, next(demand.axes[item] for item in node.outputs if item in demand.axes))
     first = add_constant(graph, "read_position_0", np.array(0, np.int64))
     for reader in states.consumers():
         reader.replace_input_with(1, first)
@@ -209,7 +212,7 @@ def _multiply(
 def _split_again(split: ir.Node, rest: ir.Value, outputs: list[ir.Value]) -> None:
     """Let the readers of `outputs` read them from `rest`, which holds nothing else."""
     if len(outputs) == 1:
-        outputs[0].replace_all_uses_with(rest)
+        replace(outputs[0], rest)
         return
     graph = split.graph
     assert graph is not None

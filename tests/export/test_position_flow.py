@@ -75,3 +75,34 @@ def test_a_reshape_keeps_the_sizes_before_the_position():
     assert reshape.inputs[1].const_value.numpy().tolist() == [0, 0, 8]
     assert reshape.outputs[0].shape is not None
     assert reshape.outputs[0].shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("axis", "known", "expected"),
+    [
+        (-1, [1, 1], [1, None]),
+        (-1, [1, None], None),
+        (-1, [None, None], None),
+        (-1, [1, 0], None),
+        (1, [1, 1], None),
+    ],
+    ids=["all at one position", "one whole", "all whole", "along two axes", "cut along positions"],
+)
+def test_a_split_is_narrowed_where_all_its_parts_are(
+    axis: int, known: list[int | None], expected: list[int | None] | None
+):
+    assert demanded_axes(split(axis, "t = Neg (p) u = Neg (q)"), known) == expected
+
+
+def test_a_part_that_nothing_reads_needs_no_position():
+    assert demanded_axes(split(-1, "t = Neg (q)"), [None, 1]) == [1, None]
+    assert demanded_axes(split(-1, ""), [None, None]) is None
+
+
+def split(axis: int, readers: str) -> ir.Node:
+    """Return a Split in two, of which `readers` read the parts `p` and `q`."""
+    model = parser.parse_model(f"""
+    <ir_version: 11, opset_import: ["" : 23]>
+    g (float[b, s, 8] a) => (float[b, s, 8] y) <int64[2] sizes = {{4, 4}}>
+    {{ p, q = Split <axis: int = {axis}> (a, sizes) {readers} y = Identity (a) }}""")
+    return next(item for item in ir.from_proto(model).graph if item.op_type == "Split")

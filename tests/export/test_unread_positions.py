@@ -122,6 +122,36 @@ def test_weights_that_layers_share_are_not_copied():
     np.testing.assert_allclose(run(model, 2, 4), expected, rtol=1e-6, atol=1e-6)
 
 
+def gated(rest: str) -> ir.Model:
+    """Return a feed-forward network whose two products are one packed product that is split."""
+    text = f"""
+    <ir_version: 11, opset_import: ["" : 23]>
+    g (float[b, s, 8] x, float[b, 1, s, s] mask) => (float[b, 8] z)
+    <int64 at = {{0}}, int64[2] halves = {{8, 8}}, float[b, s, 8] n, float[b, s, 16] h,
+     float[b, s, 8] up, float[b, s, 8] gate, float[b, s, 8] g, float[b, s, 8] y>
+    {{ n = LayerNormalization (x, gamma) h = MatMul (n, inner)
+       up, gate = Split <axis: int = -1> (h, halves) {rest}
+       z = Gather <axis: int = 1> (y, at) }}"""
+    proto = parser.parse_model(text)
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(WEIGHTS[name], name) for name in ("inner", "gamma")
+    )
+    return ir.from_proto(proto)
+
+
+@pytest.mark.parametrize(
+    "rest", ["g = Gelu (gate) y = Mul (up, g)", "y = Gelu (gate)"], ids=["gated", "half unread"]
+)
+def test_a_packed_product_that_is_read_at_one_position_stays_packed(rest: str):
+    model = gated(rest)
+    expected = run(model, 2, 4)
+    assert drop_unread_positions(model.graph) == 1
+    [product] = [node for node in model.graph if node.op_type == "MatMul"]
+    assert str(product.inputs[1].name) == "inner"
+    assert product.outputs[0].shape[1] == 1
+    np.testing.assert_allclose(run(model, 2, 4), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_last_layer_of_an_exported_classifier_serves_one_token(exported_vit: OnnxModel):
     proto = load_graph(exported_vit.path).graph
     shapes = {item.name: item.type.tensor_type.shape.dim for item in proto.value_info}
