@@ -17,7 +17,7 @@ from pydantic import (
 
 from compressor.errors import BudgetExceeded
 from compressor.measurements import Score, TargetKind
-from compressor.mistakes import Mistake, rule_error
+from compressor.mistakes import Mistake, first_repeated, listing, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
 _ROUNDING = 1e-12
@@ -27,10 +27,21 @@ LABEL, LENGTH = "label", "length"  # the slices that are no column of the data
 Slice = Annotated[str, StringConstraints(min_length=1)]
 
 
+def _below_one(value: float) -> float:
+    if value >= 1:
+        raise ValueError(
+            f"must be less than 1, got {value:.12g}; it is a part of the whole score, so that one "
+            f"point is 0.01"
+        )
+    return value
+
+
+Share = Annotated[float, Field(strict=True), AfterValidator(_below_one)]
+
+
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"names {twice[0]} twice")
+    if (twice := first_repeated(values)) is not None:
+        raise ValueError(f"names {listing([twice])} twice")
     return values
 
 
@@ -104,9 +115,8 @@ class AccuracyBudget(BaseModel):
         description="metric of the task; left out, its first one; agreement needs no labels: the "
         "share of answers that equal the untouched checkpoint's",
     )
-    max_drop: Annotated[float, Field(strict=True)] = Field(
+    max_drop: Share = Field(
         ge=0,
-        lt=1,
         description="largest drop below the baseline, absolute (0.01 is one point); cumulative",
     )
 
@@ -119,13 +129,13 @@ class AccuracyBudget(BaseModel):
 
     slices: Annotated[tuple[Slice, ...], AfterValidator(_each_once)] = Field(
         default=(),
+        max_length=100,
         description="groups of examples that are judged by themselves: label (each class), length "
         "(short, medium and long texts), or a column of the data file (each of its values)",
     )
-    max_slice_drop: Annotated[float, Field(strict=True)] | None = Field(
+    max_slice_drop: Share | None = Field(
         default=None,
         ge=0,
-        lt=1,
         description="largest drop in accuracy of any slice, absolute; a slice whose drop is proven "
         "to be larger then fails the run; left out, slices are compared with max_drop and only "
         "reported",

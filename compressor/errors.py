@@ -24,6 +24,10 @@ from typing import Any, ClassVar
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO))
 
 
+_MOST_LINES = 40  # of mistakes that a message shows
+_LONGEST_LINE = 1500  # characters
+
+
 def about(count: int) -> str:
     """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
     unit = 10 ** max(0, len(str(count)) - 2)
@@ -43,13 +47,28 @@ class CompressorError(Exception):
 
 
 class RecipeError(CompressorError):
-    """The request is wrong and nothing was run; `mistakes` holds one line for each mistake."""
+    """The request is wrong and nothing was run; `mistakes` holds one line for each mistake.
+
+    The message is what a person can read of them: the first ones, and how many more there are,
+    `more` that were found and are not in `mistakes` counted in.
+    """
 
     exit_code = 2
 
-    def __init__(self, mistakes: str | Sequence[str]) -> None:
+    def __init__(self, mistakes: str | Sequence[str], *, more: int = 0) -> None:
         self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
-        super().__init__("\n".join(self.mistakes))
+        self.more = more
+        lines = [_readable(line) for line in self.mistakes[:_MOST_LINES]]
+        if hidden := len(self.mistakes) - len(lines) + more:
+            lines.append(f"... and {hidden} more mistakes like these")
+        super().__init__("\n".join(lines))
+
+
+def _readable(line: str) -> str:
+    """Leave the middle out of a line that no one would read: its place and its end stay."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
 
 
 class EnvironmentMismatch(CompressorError):

@@ -7,14 +7,19 @@ word for a misspelt one, and one line for each mistake rather than one for each 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
 KeyPath = tuple[str | int, ...]
+Value = TypeVar("Value", bound=Hashable)
+
+_MOST_NAMES = 30  # listed after a wrong word; a file may have 50,000 columns
+_LONGEST_NAME = 60  # characters of a value or a name that is shown
+_LONGEST_GUESSED = 200  # characters of a word whose neighbours are looked for: quadratic work
 
 # Classes that stand for others: the abstract class of a list's entries -> the classes allowed.
 Variants = Mapping[type[BaseModel], Sequence[type[BaseModel]]]
@@ -61,16 +66,51 @@ def format_path(path: KeyPath) -> str:
     """
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            text += f".{_shortened(key)}" if text else _shortened(key)
     return text
 
 
 def did_you_mean(word: str, allowed: Iterable[str], *, noun: str = "allowed") -> str:
     """Return `, did you mean 'ratio'? (allowed: kind, ratio)`; no guess when nothing is near."""
     words = list(allowed)
-    near = difflib.get_close_matches(word, words, n=1)
-    guess = f", did you mean '{near[0]}'?" if near else ""
-    return f"{guess} ({noun}: {', '.join(words) or 'none'})"
+    near = close_words(word, words, cutoff=0.6)
+    guess = f", did you mean {show(near[0])}?" if near else ""
+    return f"{guess} ({noun}: {listing(words) or 'none'})"
+
+
+def close_words(word: str, words: Iterable[str], *, cutoff: float) -> list[str]:
+    """Return the word most like `word`, if one is at least `cutoff` alike; none for a long text."""
+    if len(word) > _LONGEST_GUESSED:
+        return []
+    near = [item for item in words if len(item) <= 2 * len(word) + 2]
+    return difflib.get_close_matches(word, near, n=1, cutoff=cutoff)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names with commas, the first of them where they are many.
+
+    >>> listing(["a", "b"])
+    'a, b'
+    """
+    shown = ", ".join(_shortened(name) for name in names[:_MOST_NAMES])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > _MOST_NAMES else shown
+
+
+def first_repeated(values: Iterable[Value]) -> Value | None:
+    """Return the first value that was there before, None when all differ.
+
+    >>> first_repeated(["a", "b", "a"])
+    'a'
+    """
+    seen: set[Value] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def show(value: Any) -> str:
@@ -81,12 +121,16 @@ def show(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f"'{value}'" if len(value) <= 60 else f"'{value[:57]}...'"
+            return f"'{_shortened(value)}'"
         case list() | tuple():
             return f"a list of {len(value)}"
         case dict():
             return "a mapping"
-    return str(value)
+    return _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
 
 
 def rule_error(mistakes: Sequence[Mistake]) -> ValidationError:
@@ -114,6 +158,8 @@ def explain(
     plain: list[Mistake] = []
     of_unions: dict[KeyPath, list[str]] = {}  # what the branches of a union say about one value
     for details in errors:
+        if _repeats_another(details, errors):
+            continue
         path, in_union = _locate(details, data)
         message = _message(details, path, data, model, variants)
         if in_union:
@@ -122,11 +168,26 @@ def explain(
             plain.append(Mistake(path, message))
     # A branch of another shape complains about the whole value; the branch that is meant goes
     # deeper, and is the only one to report.
+    above = {path[:end] for path in of_unions for end in range(len(path))}
     return plain + [
-        Mistake(path, _join(messages))
-        for path, messages in of_unions.items()
-        if not any(len(other) > len(path) and other[: len(path)] == path for other in of_unions)
+        Mistake(path, _join(messages)) for path, messages in of_unions.items() if path not in above
     ]
+
+
+def _repeats_another(details: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
+    """Return whether pydantic says of a list's length what is wrong with its entries."""
+    kind, place = details["type"], details["loc"]
+    if kind == "too_short":  # entries that are wrong were not counted
+        return bool(len(details["input"]) >= details["ctx"]["min_length"])
+    # Of a list of two that is empty, both entries are missing: the last one tells the length.
+    return (
+        kind == "missing"
+        and isinstance(place[-1], int)
+        and any(
+            other["type"] == kind and other["loc"] == (*place[:-1], place[-1] + 1)
+            for other in errors
+        )
+    )
 
 
 def _join(messages: Sequence[str]) -> str:
@@ -179,7 +240,7 @@ def _message(
         return f"required key '{details['loc'][-1]}' is missing"
     if kind == "extra_forbidden":
         known = _allowed_keys(path[:-1], data, model, variants)
-        return f"unknown key '{path[-1]}'{did_you_mean(str(path[-1]), known)}"
+        return f"unknown key {show(str(path[-1]))}{did_you_mean(str(path[-1]), known)}"
     if kind in ("model_type", "model_attributes_type", "dataclass_type"):
         known = _allowed_keys(path, data, model, variants)
         return f"must be a mapping (keys: {', '.join(known)}), got {show(given)}"
@@ -192,7 +253,7 @@ def _rare_message(details: ErrorDetails) -> str:
         return f"must be {facts['expected']}, got {show(given)}"
     if kind == "union_tag_invalid":
         tags = [tag.strip().strip("'") for tag in facts["expected_tags"].split(",")]
-        return f"unknown kind '{facts['tag']}'{did_you_mean(facts['tag'], tags)}"
+        return f"unknown kind {show(facts['tag'])}{did_you_mean(facts['tag'], tags)}"
     if kind == "union_tag_not_found":
         return f"required key {facts['discriminator']} is missing"
     if kind == "too_short":

@@ -27,23 +27,31 @@ from pydantic import (
 from compressor.budget import AccuracyBudget
 from compressor.data import DataSettings
 from compressor.errors import RecipeError
-from compressor.mistakes import Mistake, did_you_mean, explain, is_rule, rule_error, show
+from compressor.mistakes import (
+    Mistake,
+    did_you_mean,
+    explain,
+    first_repeated,
+    is_rule,
+    rule_error,
+    show,
+)
 from compressor.models.settings import ModelSettings
 from compressor.passes import Pass, TorchPass, discover
-from compressor.paths import LocalPath
-from compressor.recipe_rules import find_conflicts
+from compressor.paths import LocalPath, unreadable
+from compressor.recipe_rules import MOST_PASSES, find_conflicts
 from compressor.yaml_source import Document, parse_document
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Value = TypeVar("Value")
 
+_MOST_EXPLAINED = 200  # mistakes; finding the word that was meant takes a while
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
 def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"names {value} twice")
+    if (twice := first_repeated(values)) is not None:
+        raise ValueError(f"names {twice} twice")
     return values
 
 
@@ -97,12 +105,13 @@ class BenchmarkSettings(BaseModel):
     )
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=65536)], ...], AfterValidator(_each_once)
-    ] = Field(default=(1, 8), min_length=1, description="examples in one call")
+    ] = Field(default=(1, 8), min_length=1, max_length=100, description="examples in one call")
     sequence_lengths: Annotated[
         tuple[Annotated[int, Field(ge=2, le=65536)], ...], AfterValidator(_each_once)
     ] = Field(
         default=(32, 128),
         min_length=1,
+        max_length=100,
         description="tokens of each text; left out, cut to what the model reads; not used for "
         "images",
     )
@@ -190,7 +199,8 @@ class Recipe(BaseModel):
     data: DataSettings = Field(description="columns, labels and splits")
     budget: AccuracyBudget = Field(description="how much the score may drop")
     passes: tuple[Annotated[SerializeAsAny[Pass], BeforeValidator(_to_pass)], ...] = Field(
-        description="what is done to the model, in order; an empty list is a plain export"
+        max_length=MOST_PASSES,
+        description="what is done to the model, in order; an empty list is a plain export",
     )
     on_failure: Literal["stop", "repair"] = Field(
         default="stop",
@@ -330,10 +340,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `RecipeError` with every mistake that the file and the overrides hold.
     """
     path = Path(path)
+    reason = unreadable(path, largest=_MAX_BYTES)
+    if reason is not None:
+        raise RecipeError(f"{path}: {reason}; give the path of a recipe, a YAML file below 1 MiB")
     try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise RecipeError(f"{path}: {size} bytes; a recipe is a YAML file below 1 MiB")
         content = path.read_bytes()
     except OSError as error:
         raise RecipeError(
@@ -363,20 +373,22 @@ def parse_recipe(text: str, *, path: str | Path, overrides: Sequence[str] = ()) 
             json.dumps(data), strict=True, context={"base_dir": Path(path).absolute().parent}
         )
     except ValidationError as error:
-        mistakes = _explain(error, data)
+        mistakes, more = _explain(error, data)
         lines = [document.describe(mistake.path, mistake.message) for mistake in mistakes]
-        raise RecipeError([*document.mistakes, *lines]) from error
+        raise RecipeError([*document.mistakes, *lines], more=more) from error
     if document.mistakes:
         raise RecipeError(document.mistakes)
     recipe._source = document
     return recipe
 
 
-def _explain(error: ValidationError, data: dict[str, Any]) -> list[Mistake]:
+def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[list[Mistake], int]:
+    """Return what is wrong, and how many more mistakes there are that nobody would read."""
     errors = error.errors(include_url=False)
     known = discover()
-    mistakes = explain(errors, data, Recipe, {Pass: tuple(known.values())})
+    told = errors[:_MOST_EXPLAINED]
+    mistakes = explain(told, data, Recipe, {Pass: tuple(known.values())})
     if not all(is_rule(details) for details in errors):
         # The rules between sections have not run; look for what can be told already.
         mistakes += [item for item in find_conflicts(data, known) if item not in mistakes]
-    return mistakes
+    return mistakes, len(errors) - len(told)

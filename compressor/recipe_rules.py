@@ -17,6 +17,7 @@ from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import BUILTIN
 from compressor.tasks import task_class, task_names
 
+MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them
 _QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
 _TRAIN_FOR_INT8 = "quantize_aware_train"  # leaves float weights on int8 grids
 # Stores those grids, by how the training rounds activations.
@@ -44,7 +45,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
     entries = data.get("passes")
     passes = [
         (index, known[entry["kind"]])
-        for index, entry in enumerate(entries if isinstance(entries, list) else ())
+        for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ())
         if isinstance(entry, dict) and entry.get("kind") in known
     ]
     return [
@@ -101,6 +102,7 @@ def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mista
             reason = _format_conflict(other, kind)
             if reason:
                 yield Mistake(place, f"{kind} cannot follow {other} (passes[{earlier}]): {reason}")
+                break  # the same is wrong with every pass between the two
         onnx.append((index, kind))
 
 

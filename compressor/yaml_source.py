@@ -19,6 +19,7 @@ from compressor.errors import RecipeError
 from compressor.mistakes import KeyPath, format_path, show
 
 _MAX_DEPTH = 32  # of nested lists and mappings; recipes use 5
+_MAX_VALUES = 50_000  # keys counted too; the longest lists are names of classes, 21,843 in ImageNet
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _MAX_DIGITS = 18  # of an integer that fits in 64 bits; longer ones stay text and fail as one
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -34,6 +35,7 @@ class _Loader(yaml.SafeLoader):
     """Composes nodes and constructs nothing; refuses aliases, tags and bottomless nesting."""
 
     _depth = 0
+    _values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML leaves it out
@@ -45,6 +47,9 @@ class _Loader(yaml.SafeLoader):
             raise _refusal(f"tag '{short}' is not allowed; a recipe holds plain values only", event)
         if self._depth >= _MAX_DEPTH:
             raise _refusal(f"nested deeper than {_MAX_DEPTH} levels", event)
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise _refusal(f"more than {_MAX_VALUES} keys and values, which is no recipe", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -203,7 +208,7 @@ def _read_node(node: Any, path: KeyPath, document: Document) -> Any:
         key = key_node.value
         if key in mapping:
             document.mistakes.append(
-                f"{where}: key '{key}' appears twice, first in line {first_lines[key]}"
+                f"{where}: key {show(key)} appears twice, first in line {first_lines[key]}"
             )
             continue
         first_lines[key] = line

@@ -5,7 +5,14 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compressor.mistakes import Mistake, did_you_mean, explain, rule_error, show
+from compressor.mistakes import (
+    Mistake,
+    did_you_mean,
+    explain,
+    first_repeated,
+    rule_error,
+    show,
+)
 
 
 class Cat(BaseModel):
@@ -110,3 +117,33 @@ def test_values_are_shown_as_a_recipe_spells_them(value: object, text: str) -> N
 
 def test_a_word_like_nothing_known_gets_the_list_without_a_guess() -> None:
     assert did_you_mean("zzz", ["ratio", "kind"]) == " (allowed: ratio, kind)"
+
+
+def test_a_list_with_wrong_entries_is_not_called_short_as_well() -> None:
+    class Named(BaseModel):
+        names: tuple[str, ...] = Field(default=("x",), min_length=1)
+
+    data = {"names": [5]}
+    with pytest.raises(ValidationError) as caught:
+        Named.model_validate(data)
+    assert explain(caught.value.errors(), data, Named, {}) == [
+        Mistake(("names", 0), "must be text (put it in quotes), got 5")
+    ]
+
+
+def test_an_empty_list_of_two_is_one_mistake() -> None:
+    assert explained({"names": []}) == [
+        Mistake(("names",), "must be text or a list of at least 2, got a list of 0")
+    ]
+
+
+def test_a_long_list_of_names_is_cut_and_counted() -> None:
+    names = [f"n{number}" for number in range(50_000)]
+    assert did_you_mean("text", names, noun="columns") == (
+        f" (columns: {', '.join(names[:30])}, ... (50000 in all))"
+    )
+
+
+def test_the_first_repeated_of_sixty_thousand_values_is_found() -> None:
+    assert first_repeated([*range(60_000), 59_999, 3]) == 59_999
+    assert first_repeated(range(60_000)) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -275,7 +276,8 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "(allowed: checkpoint, revision, task, pooling, normalize)",
         "r.yaml:3: data.text: must be text (put it in quotes) or a list, got 5",
         "r.yaml:4: data.search.max_rows: must be greater than 0, got 0",
-        "r.yaml:6: budget.max_drop: must be less than 1, got 1.5",
+        "r.yaml:6: budget.max_drop: must be less than 1, got 1.5; it is a part of the whole score, "
+        "so that one point is 0.01",
         "r.yaml:9: passes[0].ratio: must be less than 1, got 1.5",
         f"r.yaml:10: passes[0].raito: unknown key 'raito', did you mean 'ratio'? "
         f"(allowed: {shrink})",
@@ -516,7 +518,10 @@ def test_a_contradiction_in_data_names_its_line() -> None:
         (b"", ":1: the recipe is empty"),
         (b"model: \xff", ":1: not UTF-8"),
         (b"a: 1\nb: [\n", ":3: not valid YAML"),
-        (b" " * (1 << 20) + b"x", ": 1048577 bytes; a recipe is a YAML file below 1 MiB"),
+        (
+            b" " * (1 << 20) + b"x",
+            ": holds 1048577 bytes, more than the 1048576 that are read at most",
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_one_mistake(tmp_path: Path, content: bytes, part: str) -> None:
@@ -533,7 +538,7 @@ def test_an_absent_recipe_is_a_recipe_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     assert caught.value.mistakes == (
-        f"{path}: cannot be read (No such file or directory); give the path of a recipe file",
+        f"{path}: does not exist; give the path of a recipe, a YAML file below 1 MiB",
     )
 
 
@@ -572,3 +577,43 @@ def test_repair_is_off_unless_the_recipe_or_the_pass_says_so() -> None:
     assert repairing.may_repair(repairing.passes[0])
     assert repairing.repair is not None
     assert (repairing.repair.max_tries, repairing.repair.max_minutes) == (3, None)
+
+
+_MINIMAL = "model: {checkpoint: x}\ndata: {search: {path: a.tsv}}\nbudget: {max_drop: 0.1}\n"
+
+
+def test_a_recipe_that_is_a_pipe_or_a_device_is_refused_without_being_opened(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(RecipeError, match="is a named pipe, not a file"):
+        load_recipe(tmp_path / "pipe.yaml")
+    with pytest.raises(RecipeError, match="is a device, not a file"):
+        load_recipe(tmp_path / "zero.yaml")
+
+
+def test_a_thousand_repeated_mistakes_are_told_in_forty_lines_and_a_count() -> None:
+    passes = ", ".join(["{kind: quantize_fast}"] * 1000)
+    text = f"{_MINIMAL}passes: [{passes}]\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, path="r.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "r.yaml:4: passes: must be a list of at most 100, got a list of 1000"
+    # The list, and each of its first hundred passes but the first, which follows nothing.
+    assert len(caught.value.mistakes) == 100
+    assert lines[40:] == ["... and 60 more mistakes like these"]
+
+
+def test_ten_thousand_unknown_keys_are_refused_within_seconds() -> None:
+    text = f"{_MINIMAL}passes: []\n" + "".join(f"k{number}: 1\n" for number in range(10_000))
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, path="r.yaml")
+    assert str(caught.value).splitlines()[-1] == "... and 9960 more mistakes like these"
+
+
+def test_a_key_of_half_a_megabyte_is_shortened_in_its_mistake() -> None:
+    text = f"{_MINIMAL}passes: []\n? {'z' * 500_000}\n: 1\n"
+    with pytest.raises(RecipeError, match=r"z{57}\.\.\.: unknown key 'z{57}\.\.\.'") as caught:
+        parse_recipe(text, path="r.yaml")
+    assert len(str(caught.value)) < 400

@@ -210,3 +210,11 @@ def test_an_override_that_is_not_unicode_is_a_printable_mistake() -> None:
     assert document.mistakes == [
         "--set output=\\udc80: is not valid Unicode text; check the encoding of the terminal"
     ]
+
+
+def test_sixty_thousand_entries_are_refused_where_the_limit_is_passed() -> None:
+    [mistake] = mistakes_of("a:\n" + "- 1\n" * 60_000)
+    # The mapping, its key and the list are values too.
+    assert mistake == (
+        "r.yaml:49999: not valid YAML here: more than 50000 keys and values, which is no recipe"
+    )

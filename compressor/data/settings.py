@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from compressor.errors import RecipeError
-from compressor.mistakes import Mistake, rule_error
+from compressor.mistakes import Mistake, first_repeated, listing, rule_error
 from compressor.paths import HubName, LocalPath
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -188,10 +188,8 @@ class DataSettings(BaseModel):
     def _column_mistakes(self) -> Iterator[Mistake]:
         if self.text is not None and self.image is not None:
             yield Mistake(("image",), "text and image are both given; a model reads one of them")
-        names = self.label_names or ()
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            yield Mistake(("label_names",), f"names must differ, {', '.join(twice)} appears twice")
+        if (twice := first_repeated(self.label_names or ())) is not None:
+            yield Mistake(("label_names",), f"names must differ, {listing([twice])} appears twice")
 
     def _split_mistakes(self) -> Iterator[Mistake]:
         given = self.given

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
-from compressor.mistakes import did_you_mean
+from compressor.mistakes import did_you_mean, first_repeated, show
 
 _MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
 
@@ -62,9 +62,9 @@ class BadRows:
 
 def require_each_once(place: str, header: Sequence[str]) -> None:
     """Raise `RecipeError` when a column appears twice."""
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise RecipeError(f"{place}: column '{twice[0]}' appears twice; rename one of them")
+    twice = first_repeated(header)
+    if twice is not None:
+        raise RecipeError(f"{place}: column {show(twice)} appears twice; rename one of them")
 
 
 def choose_columns(
