@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compressor import __version__
-from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
+from compressor.errors import CompressorError, EnvironmentMismatch, Terminated
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -163,22 +163,11 @@ def run(
 @app.command()
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Report every mistake in a recipe, and local files that are missing, without running it."""
-    from compressor.data import check_files
-    from compressor.pipeline.inputs import check_local_checkpoints, check_resolution
+    from compressor.pipeline.inputs import check_inputs
     from compressor.recipe import load_recipe
-    from compressor.recipe_rules import needs_labels
 
     loaded = load_recipe(recipe, settings or ())
-    try:
-        check_files(
-            loaded.data,
-            labelled=needs_labels(loaded.to_dict()),
-            keep=loaded.kept_columns(),
-        )
-    except RecipeError as error:
-        raise loaded.placed(error) from error
-    check_resolution(loaded)
-    check_local_checkpoints(loaded)
+    check_inputs(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
 

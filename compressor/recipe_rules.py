@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.measurements import LABEL_FREE
-from compressor.mistakes import Mistake, did_you_mean
+from compressor.mistakes import Mistake, did_you_mean, show
 from compressor.models.checkpoint import find_checkpoint
 from compressor.passes import OnnxPass, Pass, TorchPass
-from compressor.paths import BUILTIN
+from compressor.paths import BUILTIN, is_folder
 from compressor.tasks import task_class, task_names
 
 MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them
@@ -75,14 +75,31 @@ def expected_metric(data: Mapping[str, Any]) -> str | None:
     """
     metric: str | None = _setting(data, "budget", "metric", None)
     if metric is None:
-        checkpoint = _setting(data, "model", "checkpoint", "")
-        task = _setting(data, "model", "task", None)
-        if task is None and Path(checkpoint).is_dir():
-            task = find_checkpoint(checkpoint).infer_task()
-        elif task is None and checkpoint.startswith(BUILTIN):
-            task = _BUILTIN_TASK
+        task = expected_task(data)
         metric = None if task is None else task_class(task).metrics[0]
     return metric
+
+
+def expected_task(data: Mapping[str, Any]) -> str | None:
+    """Return the task of a valid recipe's plain `data`; None when only loading it can tell.
+
+    Raises `EnvironmentMismatch` when the checkpoint that lies here cannot be read.
+    """
+    checkpoint: str = _setting(data, "model", "checkpoint", "")
+    task: str | None = _setting(data, "model", "task", None)
+    if task is None and is_folder(Path(checkpoint)):
+        task = find_checkpoint(checkpoint).infer_task()
+    elif task is None and checkpoint.startswith(BUILTIN):
+        task = _BUILTIN_TASK
+    return task
+
+
+def metric_mistake(metric: str, task: str) -> str | None:
+    """Return why a task has no such metric, None when it has."""
+    known = task_class(task).metrics
+    if metric in known:
+        return None
+    return f"{task} has no metric {show(metric)}{did_you_mean(metric, known)}"
 
 
 def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
@@ -254,9 +271,8 @@ def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
         return
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
-    if isinstance(metric, str) and metric not in task.metrics:
-        hint = did_you_mean(metric, task.metrics)
-        yield Mistake(("budget", "metric"), f"{name} has no metric '{metric}'{hint}")
+    if isinstance(metric, str) and (why := metric_mistake(metric, name)) is not None:
+        yield Mistake(("budget", "metric"), why)
     for column in ("text", "image"):
         if column != task.input_column and _setting(data, "data", column, None) is not None:
             yield Mistake(

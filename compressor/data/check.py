@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compressor.data.readers import parquet_rows, read_header
-from compressor.data.settings import DataSettings, SplitSource
+from compressor.data.readers import check_folder, parquet_rows, read_header
+from compressor.data.settings import DataSettings, Quoting, SplitSource
 from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.paths import unreadable
 
 _DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
 _CHUNK_BYTES = 1 << 20
@@ -28,18 +29,27 @@ def check_files(
     certification unless `labelled` is false; the other splits may go without.
     `keep` names further columns that a split must have.
 
-    Raises `EnvironmentMismatch` listing every missing file, otherwise `RecipeError` listing every
-    wrong header.
+    Raises `EnvironmentMismatch` listing every missing file and folder, otherwise `RecipeError`
+    listing every wrong header.
     """
     files = {name: source for name, source in settings.given.items() if source.path is not None}
     absent = [
-        f"data.{name}.path: {path} is not a file; paths are relative to the recipe"
+        f"data.{name}.path: {path} {reason}; paths are relative to the recipe"
         for name, path in ((name, source.path) for name, source in files.items())
-        if path is not None and not path.is_file()
+        if path is not None and (reason := unreadable(path)) is not None
     ]
+    mistakes: list[str] = []
+    for name, source in settings.given.items():
+        if source.hub is None:
+            continue
+        try:
+            check_folder(source)
+        except EnvironmentMismatch as error:
+            absent.append(f"data.{name}.hub: {error}")
+        except RecipeError as error:
+            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
     if absent:
         raise EnvironmentMismatch("\n".join(absent))
-    mistakes: list[str] = []
     for name, source in files.items():
         named = source.text or source.image or settings.text or settings.image or ()
         columns = (named,) if isinstance(named, str) else named
@@ -67,7 +77,7 @@ def most_rows(source: SplitSource) -> int | None:
     limits = [source.max_rows]
     if source.sklearn is not None:
         limits.append(_DIGITS_ROWS[source.split])
-    elif source.path is None or not source.path.is_file():
+    elif source.path is None or unreadable(source.path) is not None:
         pass
     elif source.file_format == "parquet":
         limits.append(parquet_rows(source.path))
@@ -77,16 +87,16 @@ def most_rows(source: SplitSource) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def file_source(path: Path) -> SplitSource:
+def file_source(path: Path, quoting: Quoting | None = None) -> SplitSource:
     """Return the source for a data file that a command was given.
 
     Raises `EnvironmentMismatch` when there is no such file, `RecipeError` when its extension does
     not tell its format.
     """
-    if not path.is_file():
-        raise EnvironmentMismatch(f"{path}: no such file; give a csv, tsv, jsonl or parquet file")
+    if (reason := unreadable(path)) is not None:
+        raise EnvironmentMismatch(f"{path}: {reason}; give a csv, tsv, jsonl or parquet file")
     try:
-        return SplitSource(path=path)
+        return SplitSource(path=path, quoting=quoting)
     except ValidationError as error:
         raise RecipeError([f"{path}: {item['msg']}" for item in error.errors()]) from error
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from compressor.data.table import BadRows, Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.mistakes import show
+from compressor.paths import unreadable
 from compressor.tasks import Example
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def read_class_ids(
             f"data.label_names: {len(data_names)} names ({_few(data_names)}), but the checkpoint "
             f"has {len(labels)} labels ({_few(labels)}); give one name a label, in its order"
         )
-    values = table.columns[column]
+    values = _whole_numbers(table.columns[column])
     _check_kinds(table, column, values)
     if values and isinstance(values[0], str):
         return _ids_from_texts(table, column, values, labels, data_names)
@@ -110,6 +111,18 @@ def read_grades(table: Table, column: str) -> NDArray[np.float64]:
             f"{table.name}: {column} is {grades[0]:g} in every row, so nothing can rise with it"
         )
     return grades
+
+
+def _whole_numbers(values: Sequence[Any]) -> Sequence[Any]:
+    """Return a column of whole numbers that were stored as floats as integers.
+
+    pandas stores ids so where one is missing, which is a mistake of its own.
+    """
+    if not any(type(value) is float and value.is_integer() for value in values):
+        return values
+    return [
+        int(value) if type(value) is float and value.is_integer() else value for value in values
+    ]
 
 
 def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
@@ -140,9 +153,20 @@ def _ids_from_texts(
     if unknown is None:
         return np.array([index[value] for value in values], dtype=np.int64)
     found = list(dict.fromkeys(values))
-    if all(_INTEGER.fullmatch(value) for value in found):
+    numbers = {value for value in found if _INTEGER.fullmatch(value)}
+    if len(numbers) == len(found):
         return _checked_ids(table, column, [int(value) for value in values], labels)
     owner = "data.label_names" if data_names is not None else "the checkpoint"
+    if numbers and not any(value in index for value in found):
+        # The column holds ids, so what is wrong is the row that has none.
+        bad = BadRows()
+        for row, value in enumerate(values):
+            if value not in numbers:
+                bad.add(
+                    f"{table.place(row)}: {column} {show(value)} is no class id, as other rows "
+                    f"have, and no label of {owner} ({_few(names)}); repair or remove the row"
+                )
+        bad.check()
     raise RecipeError(
         f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
         f"has {_few(sorted(found))}, {owner} has {_few(names)}; list the data's names in "
@@ -176,7 +200,13 @@ def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:
     if isinstance(value, dict):  # how datasets stores images in parquet
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
-        source: Path | io.BytesIO = (table.directory or Path()) / value
+        path = (table.directory or Path()) / value
+        source: Path | io.BytesIO = path
+        if (reason := unreadable(path)) is not None:
+            raise EnvironmentMismatch(
+                f"{table.place(row)}: the image {path} {reason}; paths are relative to the file "
+                f"of rows"
+            )
     elif isinstance(value, bytes):
         source = io.BytesIO(value)
     else:

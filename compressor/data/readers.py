@@ -6,6 +6,7 @@ second each, and `compress validate` reads headers of text files only.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from compressor.data.settings import SplitSource
 from compressor.data.table import Table, choose_columns, require_each_once
 from compressor.data.text_files import read_text_file, read_text_header
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.paths import HUB_ID, is_folder, no_folder, special_files, unreadable
 
 _DIGITS_TEST_ROWS = 500
 
@@ -32,17 +34,21 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
         return _read_digits(source, required, optional)
     if source.path is None:
         return _read_hub(source, required, optional)
+    _require_readable(source.path)
     if source.file_format == "parquet":
         return _read_parquet(source.path, required, optional)
-    return read_text_file(source.path, source.file_format, required, optional)
+    return read_text_file(
+        source.path, source.file_format, required, optional, quoting=source.quoting
+    )
 
 
 def read_header(source: SplitSource) -> list[str]:
     """Return a file's column names without reading its rows; raises as `read_table` does."""
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
+    _require_readable(source.path)
     if source.file_format != "parquet":
-        return read_text_header(source.path, source.file_format)
+        return read_text_header(source.path, source.file_format, quoting=source.quoting)
     import pyarrow.parquet
 
     with _damage_named(source.path), pyarrow.parquet.ParquetFile(source.path) as file:
@@ -53,8 +59,15 @@ def parquet_rows(path: Path) -> int:
     """Return how many rows a parquet file has; raises `EnvironmentMismatch` for a damaged one."""
     import pyarrow.parquet
 
+    _require_readable(path)
     with _damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
         return int(file.metadata.num_rows)
+
+
+def _require_readable(path: Path) -> None:
+    reason = unreadable(path)
+    if reason is not None:
+        raise EnvironmentMismatch(f"{path}: {reason}; give a file of rows")
 
 
 @contextmanager
@@ -77,16 +90,56 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
         require_each_once(str(path), file.schema_arrow.names)
         chosen = choose_columns(str(path), list(file.schema_arrow.names), required, optional)
         table = file.read(columns=chosen)
-        columns = {name: table.column(name).to_pylist() for name in chosen}
+        columns = {name: _parquet_column(path, table, name) for name in chosen}
     return Table(str(path), columns, directory=path.parent)
 
 
+def _parquet_column(path: Path, table: Any, name: str) -> list[Any]:
+    try:
+        values: list[Any] = table.column(name).to_pylist()
+    except (UnicodeDecodeError, OverflowError) as error:  # such as bytes that are said to be text
+        raise RecipeError(
+            f"{path}: column '{name}' holds a value that cannot be read ({error}); write the file "
+            f"again without it"
+        ) from error
+    return values
+
+
+def check_folder(source: SplitSource) -> None:
+    """Check that a `hub` source that is no name on the Hub is a folder that can be read.
+
+    Raises `EnvironmentMismatch` when it is missing or holds pipes or devices, `RecipeError` when it
+    was written by `save_to_disk`.
+    """
+    folder = Path(str(source.hub))
+    if not is_folder(folder):
+        if HUB_ID.fullmatch(str(source.hub)):
+            return  # a dataset on the Hub
+        raise EnvironmentMismatch(
+            f"{folder}: {no_folder(folder)}; `hub` is a dataset on the Hub, such as org/name, or a "
+            f"folder of csv, parquet or image files, relative to the recipe"
+        )
+    if (special := next(special_files(folder), None)) is not None:
+        raise EnvironmentMismatch(f"{special}, and reading it might never end; remove it")
+    if unreadable(folder / "state.json") is None and any(folder.glob("*.arrow")):
+        raise RecipeError(
+            f"{source.name}: is a folder that save_to_disk wrote; write its rows with "
+            f"`datasets.load_from_disk('{source.hub}').to_parquet('rows.parquet')` and give that "
+            f"file as `path`"
+        )
+
+
 def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
+    check_folder(source)
     import datasets
 
     try:
         loaded = datasets.load_dataset(
-            source.hub, name=source.subset, split=source.split, revision=source.revision
+            source.hub,
+            name=source.subset,
+            split=source.split,
+            revision=source.revision,
+            **_as_written(source),
         )
     except ValueError as error:  # an unknown split or subset; the text lists the known ones
         raise RecipeError(f"{source.name}: {error}") from error
@@ -102,6 +155,34 @@ def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[s
     chosen = choose_columns(source.name, loaded.column_names, required, optional)
     columns = {name: _hub_column(loaded, name) for name in chosen}
     return Table(source.name, columns, directory=Path(str(source.hub)))
+
+
+def _as_written(source: SplitSource) -> dict[str, Any]:
+    """Return the options with which a dataset of csv files is read as its text stands there.
+
+    pandas would make a missing value of the texts NA, null and nan, and a number of 007.
+    """
+    import datasets
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    builder = datasets.load_dataset_builder(
+        source.hub, name=source.subset, revision=source.revision
+    )
+    if not isinstance(builder.config, CsvConfig):
+        return {}
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": []}
+    if is_folder(Path(str(source.hub))):
+        # Converters name columns, which for files on the Hub would mean to fetch them first.
+        files = [Path(file) for found in builder.config.data_files.values() for file in found]
+        separator = builder.config.sep
+        names = {name for file in files for name in _csv_names(file, separator)}
+        options["converters"] = dict.fromkeys(sorted(names), str)
+    return options
+
+
+def _csv_names(path: Path, separator: str) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        return next(csv.reader(stream, delimiter=separator), [])
 
 
 def _hub_column(loaded: Any, name: str) -> list[Any]:

@@ -12,6 +12,8 @@ from compressor.mistakes import Mistake, first_repeated, listing, rule_error
 from compressor.paths import HubName, LocalPath
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+# Whether cells may be in quotes, which are then no part of them.
+Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
@@ -34,11 +36,17 @@ class SplitSource(BaseModel):
 
     path: LocalPath | None = Field(
         default=None,
-        description="file of rows, relative to the recipe: .csv (quoted as in RFC 4180), .tsv "
-        "(never quoted), .jsonl, .ndjson or .json (one object a line), .parquet",
+        description="file of rows, relative to the recipe: .csv, .tsv, .jsonl, .ndjson or .json "
+        "(one object a line, or one array of objects), .parquet",
     )
     format: FileFormat | None = Field(
         default=None, description="format of `path`, for a file whose extension does not tell"
+    )
+    quoting: Quoting | None = Field(
+        default=None,
+        description="whether cells of a csv or tsv file may be in quotes, which are then no part "
+        "of them: csv (as in RFC 4180) or none; left out, csv for csv files, and for tsv files "
+        "what alone fits the file, an error where both do",
     )
     hub: HubName | None = Field(
         default=None, description="dataset id on the Hub, or a local folder of csv or parquet files"
@@ -83,6 +91,7 @@ class SplitSource(BaseModel):
             yield Mistake((), f"needs exactly one of path, hub and sklearn, got {got}")
         owners = {
             "format": ("path",),
+            "quoting": ("path",),
             "subset": ("hub",),
             "split": ("hub", "sklearn"),
             "revision": ("hub",),
@@ -95,6 +104,11 @@ class SplitSource(BaseModel):
             yield Mistake(("split",), f"of {self.sklearn} must be {choices}, got '{self.split}'")
 
     def _format_mistakes(self) -> Iterator[Mistake]:
+        file_format = None
+        if self.path is not None:
+            file_format = self.format or _FORMATS.get(self.path.suffix.lower())
+        if self.quoting is not None and file_format in ("jsonl", "parquet"):
+            yield Mistake(("quoting",), f"belongs to csv and tsv, and the file is {file_format}")
         if self.path is None or self.format is not None or self.path.suffix.lower() in _FORMATS:
             return
         yield Mistake(

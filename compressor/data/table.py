@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
-from compressor.mistakes import did_you_mean, first_repeated, show
+from compressor.mistakes import close_words, did_you_mean, first_repeated, show
 
 _MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
 
@@ -75,11 +74,11 @@ def choose_columns(
     Raises `RecipeError` naming each required one that is absent, and an optional one that seems
     misspelt: rows would silently count as unlabelled.
     """
+    known, needed = set(present), set(required)
     absent = [
         column
         for column in dict.fromkeys((*required, *optional))
-        if column not in present
-        and (column in required or difflib.get_close_matches(column, present, cutoff=0.8))
+        if column not in known and (column in needed or close_words(column, present, cutoff=0.8))
     ]
     if absent:
         raise RecipeError(
@@ -88,4 +87,4 @@ def choose_columns(
                 for column in absent
             ]
         )
-    return list(dict.fromkeys([*required, *(item for item in optional if item in present)]))
+    return list(dict.fromkeys([*required, *(item for item in optional if item in known)]))

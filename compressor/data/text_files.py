@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compressor.data.settings import FileFormat
+from compressor.data.file_kinds import refuse_other_kinds
+from compressor.data.quotes import quotes_of_csv, quotes_of_tsv
+from compressor.data.settings import FileFormat, Quoting
 from compressor.data.table import BadRows, Table, choose_columns, require_each_once
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.mistakes import show
+from compressor.mistakes import first_repeated, show
 
 _LONGEST_CELL = 1 << 30  # characters
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+
+_Records = Iterator[tuple[int, list[str]]]
 
 
 def read_text_file(
-    path: Path, file_format: FileFormat, required: Sequence[str], optional: Sequence[str]
+    path: Path,
+    file_format: FileFormat,
+    required: Sequence[str],
+    optional: Sequence[str],
+    *,
+    quoting: Quoting | None = None,
 ) -> Table:
     """Read columns of a csv, tsv or JSON lines file; raises as `readers.read_table` does."""
     if file_format == "jsonl":
-        return _read_json_lines(path, required, optional)
-    return _read_delimited(path, file_format, required, optional)
+        return _read_json(path, required, optional)
+    return _read_delimited(path, file_format, quoting, required, optional)
 
 
-def read_text_header(path: Path, file_format: FileFormat) -> list[str]:
-    """Return the column names, of JSON lines the first row's keys (none in an empty file)."""
+def read_text_header(
+    path: Path, file_format: FileFormat, *, quoting: Quoting | None = None
+) -> list[str]:
+    """Return the column names, of JSON the first row's keys (none in an empty file)."""
     if file_format != "jsonl":
-        return _header(path, _delimited_records(path, file_format))
+        # The cells below matter for a header in quotes alone; looking at them takes longer.
+        if quoting is None and file_format == "csv":
+            quoting = "csv"
+        elif quoting is None and '"' not in _first_line(path):
+            quoting = "none"
+        return _header(path, file_format, _delimited_records(path, file_format, quoting))
     bad = BadRows()
     first = next(_json_records(path, bad), None)
     bad.check()
@@ -59,45 +78,99 @@ def _first_bad_line(path: Path) -> int:
     return 1
 
 
-def _delimited_records(path: Path, file_format: FileFormat) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line and the fields of each record, header first; blank lines are skipped."""
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their ends; a carriage return alone ends none."""
+    refuse_other_kinds(path)
     with _text_problems_named(path), path.open(encoding="utf-8-sig", newline="\n") as stream:
-        if file_format == "tsv":
-            for number, text in enumerate(stream, start=1):
-                if bare := text.rstrip("\r\n"):
-                    yield number, bare.split("\t")
-            return
-        csv.field_size_limit(_LONGEST_CELL)  # 128 KiB otherwise, which a long document passes
-        reader = csv.reader(stream, strict=True)
-        start = 1
-        try:
-            for fields in reader:
-                if fields:
-                    yield start, fields
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise RecipeError(
-                f"{path}:{start}: not valid csv ({error}); check the quotes of this row, or name "
-                f"the file .tsv if tabs separate its columns and nothing is quoted"
-            ) from error
+        for number, line in enumerate(stream, start=1):
+            if "\0" in line:
+                raise RecipeError(
+                    f"{path}:{number}: holds a NUL character, so the file is damaged or in another "
+                    f"encoding; convert it to UTF-8"
+                )
+            yield line
 
 
-def _header(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+def _first_line(path: Path) -> str:
+    return next(_lines(path), "")
+
+
+def _delimited_records(path: Path, file_format: FileFormat, quoting: Quoting | None) -> _Records:
+    """Yield the first line and the fields of each record, header first; blank lines are skipped."""
+    separator = _SEPARATORS[file_format]
+    csv.field_size_limit(_LONGEST_CELL)  # 128 KiB otherwise, which a long document passes
+    if quoting is None:
+        decide = quotes_of_csv if file_format == "csv" else quotes_of_tsv
+        quoting = decide(str(path), _lines(path))
+    if quoting == "none":
+        return _plain_records(path, separator)
+    return _quoted_records(path, separator)
+
+
+def _plain_records(path: Path, separator: str) -> _Records:
+    for number, text in enumerate(_lines(path), start=1):
+        if bare := text.rstrip("\r\n"):
+            yield number, bare.split(separator)
+
+
+def _quoted_records(path: Path, separator: str) -> _Records:
+    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield start, fields
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise RecipeError(
+            f"{path}:{start}: not valid csv ({error}); check the quotes of this row, or set "
+            f"`quoting: none` if no cell of the file is in quotes (name it .tsv if tabs separate "
+            f"its columns)"
+        ) from error
+
+
+def _header(path: Path, file_format: FileFormat, records: _Records) -> list[str]:
     _, header = next(records, (0, []))
-    require_each_once(f"{path}:1", header)
     if not header:
         raise RecipeError(f"{path}: the file is empty; its first line must name the columns")
+    if any("\r" in name for name in header):
+        raise RecipeError(
+            f"{path}:1: its lines end with a carriage return alone; convert them to line feeds"
+        )
+    require_each_once(f"{path}:1", header)
+    _refuse_other_separator(path, file_format, header)
     return header
 
 
+def _refuse_other_separator(path: Path, file_format: FileFormat, header: Sequence[str]) -> None:
+    """Refuse a header of one name that holds what usually stands between names."""
+    own = _SEPARATORS[file_format]
+    found = [mark for mark in _NAMES if mark != own and mark in header[0]]
+    if len(header) > 1 or not found:
+        return
+    other = max(found, key=header[0].count)
+    way = {"\t": "set `format: tsv`", ",": "set `format: csv`"}.get(
+        other, f"write the file again with {_NAMES[own]}"
+    )
+    raise RecipeError(
+        f"{path}:1: the header is {show(header[0])}, whose names seem to be separated by "
+        f"{_NAMES[other]}, and a {file_format} file has {_NAMES[own]} there; {way}"
+    )
+
+
 def _read_delimited(
-    path: Path, file_format: FileFormat, required: Sequence[str], optional: Sequence[str]
+    path: Path,
+    file_format: FileFormat,
+    quoting: Quoting | None,
+    required: Sequence[str],
+    optional: Sequence[str],
 ) -> Table:
-    records = _delimited_records(path, file_format)
-    header = _header(path, records)
+    records = _delimited_records(path, file_format, quoting)
+    header = _header(path, file_format, records)
     chosen = choose_columns(str(path), header, required, optional)
     columns: dict[str, list[Any]] = {name: [] for name in chosen}
-    targets = [(header.index(name), values) for name, values in columns.items()]
+    position = {name: index for index, name in enumerate(header)}
+    targets = [(position[name], values) for name, values in columns.items()]
     lines: list[int] = []
     bad = BadRows()
     for line, fields in records:
@@ -111,23 +184,57 @@ def _read_delimited(
     return Table(str(path), columns, lines, path.parent)
 
 
-def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _text_problems_named(path), path.open(encoding="utf-8-sig", newline="\n") as stream:
-        for number, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                bad.add(f"{path}:{number}: not one JSON object ({error})")
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                bad.add(f"{path}:{number}: each line must be a JSON object, got {show(row)}")
+def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """Yield the line and the object of each row; rows of one JSON array have no lines."""
+    first = True
+    lines = _lines(path)
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        if first and path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+            yield from _array_records(path, itertools.chain([text], lines), bad)
+            return
+        first = False
+        try:
+            row = _parse_json(text)
+        except (ValueError, RecursionError) as error:
+            bad.add(f"{path}:{number}: not one JSON object ({error})")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            bad.add(f"{path}:{number}: each line must be a JSON object, got {show(row)}")
 
 
-def _read_json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
+def _array_records(
+    path: Path, lines: Iterable[str], bad: BadRows
+) -> Iterator[tuple[None, dict[str, Any]]]:
+    try:
+        rows = _parse_json("".join(lines))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{path}: begins with '[' and is not one JSON array ({error}); write one object a line"
+        ) from error
+    for position, row in enumerate(rows):
+        if isinstance(row, dict):
+            yield None, row
+        else:
+            bad.add(f"{path}: row {position} of the array must be an object, got {show(row)}")
+
+
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_each_key_once)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that gives a key twice, of which Python would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"key {show(first_repeated(key for key, _ in pairs))} appears twice")
+    return found
+
+
+def _read_json(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
     wanted = (*required, *optional)
     present: dict[str, None] = {}  # the columns in the order they appear
     lines: list[int] = []
@@ -135,9 +242,10 @@ def _read_json_lines(path: Path, required: Sequence[str], optional: Sequence[str
     bad = BadRows()
     for line, row in _json_records(path, bad):
         present.update(dict.fromkeys(row))
-        lines.append(line)
+        if line is not None:
+            lines.append(line)
         rows.append({name: row[name] for name in wanted if name in row})
     bad.check()
     chosen = choose_columns(str(path), list(present), required, optional) if rows else wanted
     columns = {name: [row.get(name) for row in rows] for name in chosen}
-    return Table(str(path), columns, lines, path.parent)
+    return Table(str(path), columns, lines or None, path.parent)

@@ -5,14 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from compressor.data import most_rows
+from compressor.data import check_files, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import OF_NUMBERS
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
-from compressor.paths import BUILTIN, HUB_ID
+from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
-from compressor.recipe_rules import expected_metric
+from compressor.recipe_rules import (
+    expected_metric,
+    expected_task,
+    metric_mistake,
+    needs_labels,
+)
 from compressor.tasks import NO_LIMIT
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Check all that a recipe reads and that can be looked at before anything long begins.
+
+    The headers of data files, the metric, the budget against the number of rows, and checkpoints on
+    this machine: in that order, because a file of the wrong kind has a wrong number of rows too.
+
+    Raises `EnvironmentMismatch` for what is missing or damaged, `RecipeError` for what is wrong.
+    """
+    data = recipe.to_dict()
+    try:
+        check_files(recipe.data, labelled=needs_labels(data), keep=recipe.kept_columns())
+    except RecipeError as error:
+        raise recipe.placed(error) from error
+    task, metric = expected_task(data), recipe.budget.metric
+    why = None if task is None or metric is None else metric_mistake(metric, task)
+    if why is not None:
+        raise RecipeError(recipe.describe("budget.metric", why))
+    check_resolution(recipe)
+    check_local_checkpoints(recipe)
 
 
 def check_resolution(recipe: Recipe) -> None:
@@ -37,10 +63,10 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
     for name, source in recipe.data.given.items():
         if source.path is not None:
             found[f"data.{name}.path"] = source.path
-        elif source.hub is not None and Path(source.hub).exists():
+        elif source.hub is not None and exists(Path(source.hub)):
             found[f"data.{name}.hub"] = Path(source.hub)
     for key, name in _checkpoints(recipe):
-        if Path(name).exists():
+        if exists(Path(name)):
             found[key] = Path(name)
     return found
 
@@ -51,7 +77,7 @@ def check_local_checkpoints(recipe: Recipe) -> None:
     Raises `EnvironmentMismatch`, which begins with the key, for the first one that will not do.
     """
     for key, name in _checkpoints(recipe):
-        if Path(name).is_dir() or not HUB_ID.fullmatch(name):
+        if is_folder(Path(name)) or not HUB_ID.fullmatch(name):
             _check(recipe, key, name)
 
 

@@ -41,7 +41,7 @@ from compressor.pipeline.certification import certify, compare_answers, gate_sli
 from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
-    check_resolution,
+    check_inputs,
     fit_lengths,
     local_inputs,
     other_checkpoints,
@@ -151,7 +151,7 @@ class _Run:
         """Find the checkpoint, read the splits, and check that they and the budget fit."""
         self._start("load")
         recipe = self.recipe
-        check_resolution(recipe)  # before a built-in model is trained
+        check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         files = find_checkpoint(name, revision=recipe.model.revision)
         try:

@@ -134,3 +134,22 @@ def test_a_parquet_column_that_appears_twice_is_named(settings: Settings, tmp_pa
     source = SplitSource(path=path)
     with pytest.raises(RecipeError, match="column 'text' appears twice"):
         read_table(source, ["text"], ["label"])
+
+
+def test_a_folder_that_is_not_there_is_told(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentMismatch, match=r"data\.search\.hub: .*/rows: does not exist"):
+        check_files(settings(search={"hub": str(tmp_path / "rows")}))
+
+
+def test_a_file_that_is_a_folder_or_a_device_is_told(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    data = settings(train=tmp_path / "folder.csv", search=tmp_path / "zero.csv")
+    with pytest.raises(EnvironmentMismatch) as caught:
+        check_files(data)
+    assert str(caught.value).splitlines() == [
+        f"data.train.path: {tmp_path / 'folder.csv'} is a directory, not a file; paths are "
+        f"relative to the recipe",
+        f"data.search.path: {tmp_path / 'zero.csv'} is a device, not a file; paths are relative "
+        f"to the recipe",
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,37 @@ def test_pixels_without_a_known_range_are_refused() -> None:
 def test_a_missing_image_is_a_mistake(value: Any) -> None:
     with pytest.raises(RecipeError, match="the image is missing"):
         read_examples(table(image=[value]), ("image",), [0], is_image=True)
+
+
+def test_a_bad_label_among_ids_is_named_by_its_own_row() -> None:
+    values = [*["0", "1"] * 64, "nan", "1"]
+    assert label_mistakes(values) == (
+        "dev.tsv:130: label 'nan' is no class id, as other rows have, and no label of the "
+        "checkpoint (negative, positive); repair or remove the row",
+    )
+
+
+def test_whole_numbers_that_were_stored_as_floats_are_ids() -> None:
+    assert ids([1.0, 0.0, 1.0]) == [1, 0, 1]
+
+
+def test_a_float_that_is_missing_or_no_whole_number_is_named_by_its_row() -> None:
+    assert label_mistakes([1.0, float("nan")])[0].startswith("dev.tsv:3: label is missing")
+    assert label_mistakes([1.0, 0.5])[0].startswith("dev.tsv:3: label must be a whole number")
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"en": "a"}, 7, b"\xff" * 1000])
+def test_a_text_that_is_something_else_is_named_in_few_words(value: Any) -> None:
+    with pytest.raises(RecipeError, match=r"^dev\.tsv:2: text must be text, got") as caught:
+        read_examples(table(text=[value]), ("text",), [0], is_image=False)
+    assert len(str(caught.value)) < 120
+
+
+def test_an_image_that_is_a_pipe_or_a_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    rows = Table("dev.csv", {"image": ["a.png", "b.png"]}, directory=tmp_path)
+    with pytest.raises(EnvironmentMismatch, match=r"a\.png is a named pipe, not a file"):
+        read_examples(rows, ("image",), [0], is_image=True)
+    with pytest.raises(EnvironmentMismatch, match=r"b\.png is a directory, not a file"):
+        read_examples(rows, ("image",), [1], is_image=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,132 @@ def test_a_truncated_parquet_file_is_an_environment_mismatch(tmp_path: Path) -> 
 )
 def test_a_header_is_read_without_the_rows(write: Write, name: str, text: str) -> None:
     assert read_header(SplitSource(path=write(name, text))) == ["text", "label"]
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (gzip.compress(b"label\ttext\n1\ta\n"), "is a gzip file, no UTF-8 text of rows; unpack it"),
+        (b"PK\x03\x04rest", "is a zip file, or a spreadsheet"),
+        (b"PAR1rest", "is a parquet file, no UTF-8 text of rows; set `format: parquet`"),
+        ("label\ttext\n".encode("utf-16"), "is UTF-16 text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_by_its_kind(
+    tmp_path: Path, start: bytes, words: str
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(start)
+    with pytest.raises(RecipeError) as caught:
+        read_header(SplitSource(path=path))
+    assert words in caught.value.mistakes[0]
+
+
+def test_a_nul_character_is_named_by_its_line(write: Write) -> None:
+    path = write("a.tsv", "label\ttext\n1\ta\0b\n")
+    assert mistakes_of(path) == (
+        f"{path}:2: holds a NUL character, so the file is damaged or in another encoding; convert "
+        f"it to UTF-8",
+    )
+
+
+def test_latin_1_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\na\nb\xe9\n")
+    assert mistakes_of(path)[0].startswith(f"{path}:3: not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "words"),
+    [
+        ("a.csv", "text;label", "separated by semicolons, and a csv file has commas there; write"),
+        (
+            "a.csv",
+            "text\tlabel",
+            "separated by tabs, and a csv file has commas there; set `format:",
+        ),
+        ("a.tsv", "text,label", "separated by commas, and a tsv file has tabs there; set `format:"),
+    ],
+)
+def test_another_separator_is_named(write: Write, name: str, header: str, words: str) -> None:
+    [mistake] = mistakes_of(write(name, f"{header}\na;1\n"))
+    assert words in mistake
+
+
+def test_a_json_array_is_read_as_rows(write: Write) -> None:
+    path = write("a.json", '[\n {"text": "a", "label": 1},\n {"text": "b"}\n]\n')
+    assert columns_of(path) == {"text": ["a", "b"], "label": [1, None]}
+    assert read_header(SplitSource(path=path)) == ["text", "label"]
+
+
+def test_a_json_array_of_something_else_is_named_by_position(write: Write) -> None:
+    path = write("a.json", '[{"text": "a"}, 5]')
+    assert mistakes_of(path) == (f"{path}: row 1 of the array must be an object, got 5",)
+
+
+def test_a_key_that_a_json_row_gives_twice_is_a_mistake(write: Write) -> None:
+    path = write("a.jsonl", '{"text": "a", "text": "b"}\n')
+    assert mistakes_of(path) == (f"{path}:1: not one JSON object (key 'text' appears twice)",)
+
+
+def test_parquet_texts_that_are_no_unicode_are_a_mistake(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": broken}), path)
+    assert mistakes_of(path)[0].startswith(f"{path}: column 'text' holds a value that cannot be")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array(["007", "NA"]).dictionary_encode(),
+        pa.array(["007", "NA"], pa.large_string()),
+        pa.array(["007", "NA"], pa.string_view()),
+    ],
+)
+def test_parquet_texts_of_every_kind_are_read(tmp_path: Path, texts: pa.Array) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": texts}), path)
+    assert columns_of(path) == {"text": ["007", "NA"]}
+
+
+def test_fifty_thousand_columns_are_read_in_seconds(write: Write) -> None:
+    names = ["text", *(f"c{number}" for number in range(50_000))]
+    path = write("a.csv", f"{','.join(names)}\n{','.join('x' * len(names))}\n")
+    assert len(read_table(SplitSource(path=path), read_header(SplitSource(path=path)), ())) == 1
+    [mistake] = mistakes_of(path, "texts")
+    assert len(mistake) < 500
+
+
+def test_a_hub_folder_of_csv_gives_texts_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.csv").write_text("text,label\nNA,0\nnull,1\n007,1\n")
+    source = SplitSource(hub=str(tmp_path / "rows"), split="train")
+    table = read_table(source, ("text",), ("label",))
+    assert table.columns == {"text": ["NA", "null", "007"], "label": ["0", "1", "1"]}
+
+
+def test_a_folder_of_save_to_disk_is_told_how_to_be_read(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(RecipeError, match=r"load_from_disk\(.*\)\.to_parquet\('rows\.parquet'\)"):
+        read_table(SplitSource(hub=str(tmp_path / "saved")), ("text",), ())
+
+
+def test_a_pipe_within_a_hub_folder_is_refused(hub_folder: Path) -> None:
+    os.mkfifo(hub_folder / "train" / "part-1.parquet")
+    with pytest.raises(EnvironmentMismatch, match=r"part-1\.parquet is a named pipe"):
+        read_table(SplitSource(hub=str(hub_folder), split="train"), ("text",), ())
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "a.parquet"])
+def test_a_data_file_that_is_a_pipe_is_refused_without_being_opened(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(EnvironmentMismatch, match="is a named pipe, not a file"):
+        read_table(SplitSource(path=tmp_path / name), ("text",), ())

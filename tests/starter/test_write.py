@@ -137,7 +137,7 @@ def test_nothing_is_written_when_a_column_cannot_be_guessed(tiny_bert_dir: Path,
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, EnvironmentMismatch, "no such file"),
+        (None, EnvironmentMismatch, "does not exist"),
         ("", RecipeError, "the file is empty"),
         ("text,label\na fine film,1\n", RecipeError, "has 1 rows, at least 2 are needed"),
     ],
