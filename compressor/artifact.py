@@ -49,21 +49,29 @@ class Artifact:
     def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return what the graph gives, such as `(num_examples, num_labels)`.
 
-        Raises on a bare string.
+        Raises `ValueError` for anything that is no list of what the model reads.
         """
-        if isinstance(examples, str) or len(examples) == 0:
-            raise ValueError("give a list with at least one text or image, not a bare string")
+        given = self.task.given(examples, pairs=_reads_pairs(self.manifest))
         chunks = [
             self.model.predict(
-                self.task.encode(self.preprocessor, examples[start : start + batch_size])
+                self.task.encode(self.preprocessor, given[start : start + batch_size])
             )
-            for start in range(0, len(examples), batch_size)
+            for start in range(0, len(given), batch_size)
         ]
         return np.concatenate(chunks)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return the logits of a classifier, shape `(num_examples, num_labels)`."""
         return self.outputs(examples, batch_size=batch_size)
+
+
+def _reads_pairs(manifest: Mapping[str, Any]) -> bool | None:
+    """Return whether the rows it was judged on were pairs of texts, None where nothing says."""
+    data = (manifest.get("recipe") or {}).get("data") or {}
+    sources = [data.get(name) or {} for name in ("search", "certification", "train")]
+    named = [source.get("text") or data.get("text") or "text" for source in sources if source]
+    found = {not isinstance(columns, str) for columns in named}
+    return found.pop() if len(found) == 1 else None
 
 
 def write_artifact(

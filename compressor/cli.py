@@ -63,7 +63,9 @@ def main() -> None:
         app()
     except CompressorError as error:
         # Below its name, so that lines which begin with file:line stay what editors jump to.
-        err.print(f"[bold red]{type(error).__name__}[/]\n{escape(str(error))}", soft_wrap=True)
+        # A name from a file may hold half of a surrogate pair, which no terminal shows.
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+        err.print(f"[bold red]{type(error).__name__}[/]\n{escape(text)}", soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, Terminated) as stop:
         sys.exit(_stopped(stop))
@@ -180,9 +182,12 @@ def compare(
     ] = None,
 ) -> None:
     """Put several runs into one table and one chart."""
+    from compressor.paths import unwritable
     from compressor.report.compare import render_comparison_html, render_comparison_text
     from compressor.report.render import read_report
 
+    if html is not None and (reason := unwritable(html)) is not None:
+        raise EnvironmentMismatch(f"--html {html}: {reason}; give a file to write the page to")
     reports = [(str(path), read_report(path)) for path in runs]
     out.print(render_comparison_text(reports))
     if html is not None:

@@ -28,6 +28,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # what looks like one; th
 LARGEST_JSON = 1 << 26  # bytes of a file of settings or of a report, which is parsed as a whole
 LARGEST_TOKENIZER = 1 << 29  # bytes of the largest file that is read beside weights and rows
 
+ABSENT = "does not exist"
 _SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISFIFO, "is a named pipe"),
     (stat.S_ISSOCK, "is a socket"),
@@ -35,7 +36,7 @@ _SPECIAL: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "is a device"),
 )
 _REASONS = {
-    errno.ENOENT: "does not exist",
+    errno.ENOENT: ABSENT,
     errno.ENOTDIR: "does not exist, because a part of its path is a file",
     errno.ELOOP: "is a symbolic link that leads back to itself",
     errno.ENAMETOOLONG: "is a longer path than this system has",
@@ -86,7 +87,7 @@ def unwritable(path: Path) -> str | None:
     """
     found = _status(path)
     if isinstance(found, str):
-        return None if found == _REASONS[errno.ENOENT] else found
+        return None if found == ABSENT else found
     if stat.S_ISDIR(found.st_mode):
         return "is a directory, not a file"
     kind = _special(found)

@@ -75,31 +75,14 @@ def expected_metric(data: Mapping[str, Any]) -> str | None:
     """
     metric: str | None = _setting(data, "budget", "metric", None)
     if metric is None:
-        task = expected_task(data)
+        checkpoint = _setting(data, "model", "checkpoint", "")
+        task = _setting(data, "model", "task", None)
+        if task is None and is_folder(Path(checkpoint)):
+            task = find_checkpoint(checkpoint).infer_task()
+        elif task is None and checkpoint.startswith(BUILTIN):
+            task = _BUILTIN_TASK
         metric = None if task is None else task_class(task).metrics[0]
     return metric
-
-
-def expected_task(data: Mapping[str, Any]) -> str | None:
-    """Return the task of a valid recipe's plain `data`; None when only loading it can tell.
-
-    Raises `EnvironmentMismatch` when the checkpoint that lies here cannot be read.
-    """
-    checkpoint: str = _setting(data, "model", "checkpoint", "")
-    task: str | None = _setting(data, "model", "task", None)
-    if task is None and is_folder(Path(checkpoint)):
-        task = find_checkpoint(checkpoint).infer_task()
-    elif task is None and checkpoint.startswith(BUILTIN):
-        task = _BUILTIN_TASK
-    return task
-
-
-def metric_mistake(metric: str, task: str) -> str | None:
-    """Return why a task has no such metric, None when it has."""
-    known = task_class(task).metrics
-    if metric in known:
-        return None
-    return f"{task} has no metric {show(metric)}{did_you_mean(metric, known)}"
 
 
 def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
@@ -271,8 +254,9 @@ def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
         return
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
-    if isinstance(metric, str) and (why := metric_mistake(metric, name)) is not None:
-        yield Mistake(("budget", "metric"), why)
+    if isinstance(metric, str) and metric not in task.metrics:
+        hint = did_you_mean(metric, task.metrics)
+        yield Mistake(("budget", "metric"), f"{name} has no metric {show(metric)}{hint}")
     for column in ("text", "image"):
         if column != task.input_column and _setting(data, "data", column, None) is not None:
             yield Mistake(

@@ -115,3 +115,26 @@ def test_the_same_files_and_facts_give_the_same_manifest(copy: Path, artifact: P
     model_task = load_artifact(copy).task
     seal_artifact(copy, task=model_task, labels=("negative", "positive"), facts={"more": 1})
     assert (copy / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes()
+
+
+def test_an_artifact_that_was_judged_on_texts_refuses_pairs(copy: Path):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["recipe"] = {"data": {"text": "sentence", "search": {"path": "a.tsv"}}}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="this model reads single texts, got a pair"):
+        load_artifact(copy)([("a good film", "a bad film")])
+
+
+def test_an_artifact_that_was_judged_on_pairs_refuses_texts(copy: Path):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    source = {"path": "a.tsv", "text": ["question", "answer"]}
+    manifest["recipe"] = {"data": {"search": source}}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="this model reads pairs of texts"):
+        load_artifact(copy)(["a good film", "a bad film"])
+
+
+@pytest.mark.parametrize("value", [[None], [], None, [3.5], {"text": "a good film"}])
+def test_what_is_no_text_gets_no_answer(artifact: Path, value: object):
+    with pytest.raises(ValueError, match=r"give a list|must be a text"):
+        load_artifact(artifact)(value)  # type: ignore[arg-type]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -260,3 +262,24 @@ def test_validate_looks_for_checkpoints_that_are_not_on_the_hub(
     told = capsys.readouterr().err
     assert place in told
     assert "no such directory; a checkpoint is a directory" in told
+
+
+def test_a_comparison_is_not_written_into_a_pipe(
+    compress: Compress, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    os.mkfifo(tmp_path / "page.html")
+    assert compress("compare", tmp_path, "--html", tmp_path / "page.html") == 3
+    assert "is a named pipe, not a file" in capsys.readouterr().err
+
+
+def test_validate_and_run_name_a_packed_file_and_not_the_number_of_its_rows(
+    compress: Compress, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = tmp_path / "rows.tsv"
+    rows.write_bytes(gzip.compress(b"label\ttext\n1\ta film\n0\ta plot\n"))
+    options = ["--set", f"data.search.path={rows}", "--set", "budget.max_drop=0.05"]
+    assert compress("validate", recipe, *options) == 2
+    assert compress("run", recipe, *options, "--output", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert told.count("is a gzip file, no UTF-8 text of rows") == 2
+    assert "finer than one" not in told

@@ -11,7 +11,7 @@ from compressor.data.readers import check_folder, parquet_rows, read_header
 from compressor.data.settings import DataSettings, Quoting, SplitSource
 from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.paths import unreadable
+from compressor.paths import ABSENT, unreadable
 
 _DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
 _CHUNK_BYTES = 1 << 20
@@ -94,7 +94,8 @@ def file_source(path: Path, quoting: Quoting | None = None) -> SplitSource:
     not tell its format.
     """
     if (reason := unreadable(path)) is not None:
-        raise EnvironmentMismatch(f"{path}: {reason}; give a csv, tsv, jsonl or parquet file")
+        why = "no such file" if reason == ABSENT else reason
+        raise EnvironmentMismatch(f"{path}: {why}; give a csv, tsv, jsonl or parquet file")
     try:
         return SplitSource(path=path, quoting=quoting)
     except ValidationError as error:

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,9 @@ from compressor.data.table import BadRows, Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.mistakes import show
 from compressor.paths import unreadable
-from compressor.tasks import Example
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from compressor.tasks import Example, pixels_of
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
-_GREY_MODES = ("1", "L", "LA", "La")
-_COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-_WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_examples(
@@ -153,20 +147,9 @@ def _ids_from_texts(
     if unknown is None:
         return np.array([index[value] for value in values], dtype=np.int64)
     found = list(dict.fromkeys(values))
-    numbers = {value for value in found if _INTEGER.fullmatch(value)}
-    if len(numbers) == len(found):
+    if all(_INTEGER.fullmatch(value) for value in found):
         return _checked_ids(table, column, [int(value) for value in values], labels)
     owner = "data.label_names" if data_names is not None else "the checkpoint"
-    if numbers and not any(value in index for value in found):
-        # The column holds ids, so what is wrong is the row that has none.
-        bad = BadRows()
-        for row, value in enumerate(values):
-            if value not in numbers:
-                bad.add(
-                    f"{table.place(row)}: {column} {show(value)} is no class id, as other rows "
-                    f"have, and no label of {owner} ({_few(names)}); repair or remove the row"
-                )
-        bad.check()
     raise RecipeError(
         f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
         f"has {_few(sorted(found))}, {owner} has {_few(names)}; list the data's names in "
@@ -212,13 +195,13 @@ def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:
     else:
         raise RecipeError(f"{table.place(row)}: the image is missing, got {show(value)}")
     # Here and not at the top, because `compress validate` must answer at once.
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
-                return _to_array(ImageOps.exif_transpose(image))
+                return pixels_of(image)
     except (
         OSError,
         ValueError,
@@ -230,14 +213,3 @@ def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:
         raise EnvironmentMismatch(
             f"{table.place(row)}: the image{name} is missing or damaged ({error})"
         ) from error
-
-
-def _to_array(image: Image) -> NDArray[np.uint8]:
-    if image.mode in _WIDE_GREY_MODES:
-        # Pillow would clip 16 bits to 255; the upper byte is the picture.
-        return (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
-    if image.mode in _GREY_MODES:
-        return np.asarray(image.convert("L"), dtype=np.uint8)
-    if image.mode in _COLOUR_MODES:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    raise ValueError(f"pixel format {image.mode} has no range that maps to 0..255; save it as PNG")

@@ -220,7 +220,7 @@ def _not_finite(model: TorchModel) -> dict[str, int]:
 def _tokenizer(model: TorchModel) -> TokenizerFacts:
     tool = model.preprocessor
     if not model.task.has_sequence:
-        return TokenizerFacts(type(tool).__name__, None, None)
+        return TokenizerFacts(tool.kind, None, None)
     backend = getattr(tool, "backend_tokenizer", None)
     kind = type(tool).__name__ if backend is None else type(backend.model).__name__
     return TokenizerFacts(kind, len(tool), int(tool.model_max_length))

@@ -9,6 +9,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.inspection.facts import OnnxFacts
 from compressor.inspection.inputs import TextRows
 from compressor.inspection.onnx_file import inspect_onnx
+from compressor.paths import ABSENT, exists, is_folder, unreadable
 from compressor.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -58,13 +59,17 @@ def find_onnx(path: Path) -> Path | None:
 
     Raises `EnvironmentMismatch` for a path to a file that does not exist.
     """
-    if path.is_file():
+    reason = unreadable(path)
+    if reason is None:
         return path
+    if exists(path) and not is_folder(path):
+        raise EnvironmentMismatch(f"{path}: {reason}; give an .onnx file or a directory")
     for folder in (path, path / "artifact"):
-        if (folder / _MANIFEST).is_file() or (
-            (folder / _MODEL).is_file() and not any(folder.glob("*.safetensors"))
+        if unreadable(folder / _MANIFEST) is None or (
+            unreadable(folder / _MODEL) is None and not any(folder.glob("*.safetensors"))
         ):
             return folder / _MODEL
-    if path.suffix == ".onnx" and not path.exists():
-        raise EnvironmentMismatch(f"{path}: no such file; give an .onnx file or a directory")
+    if path.suffix == ".onnx" and not is_folder(path):
+        why = "no such file" if reason == ABSENT else reason
+        raise EnvironmentMismatch(f"{path}: {why}; give an .onnx file or a directory")
     return None

@@ -15,11 +15,23 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.pooling import MODULES
-from compressor.paths import HUB_ID
+from compressor.paths import (
+    ABSENT,
+    HUB_ID,
+    LARGEST_JSON,
+    LARGEST_TOKENIZER,
+    exists,
+    is_folder,
+    no_folder,
+    resolve_path,
+    special_files,
+    unreadable,
+)
 from compressor.tasks import task_class, task_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_SETTINGS = {"config.json", "model.safetensors.index.json", "modules.json", "structure.json"}
 
 
 @dataclass(frozen=True)
@@ -89,13 +101,16 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, is
     quantized, or needs code of its own.
     """
-    directory = Path(checkpoint).expanduser()
-    if not directory.is_dir():
+    directory = resolve_path(Path(checkpoint), None)
+    if not is_folder(directory):
+        if exists(directory) or not HUB_ID.fullmatch(checkpoint):
+            raise _neither(checkpoint, no_folder(directory))
         directory = _download(checkpoint, revision)
     elif revision is not None:
         raise EnvironmentMismatch(
             f"{checkpoint}: a local directory has no revision '{revision}'; remove model.revision"
         )
+    _require_plain_files(directory)
     config = _read_config(checkpoint, directory)
     if "auto_map" in config:
         raise EnvironmentMismatch(
@@ -113,8 +128,6 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
 
 
 def _download(checkpoint: str, revision: str | None) -> Path:
-    if not HUB_ID.fullmatch(checkpoint):
-        raise _neither(checkpoint)
     from huggingface_hub import snapshot_download  # only here: local checkpoints need no network
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -125,7 +138,7 @@ def _download(checkpoint: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_HUB_PATTERNS))
     except HFValidationError as error:
-        raise _neither(checkpoint) from error
+        raise _neither(checkpoint, ABSENT) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentMismatch(
             f"{checkpoint}: no such directory, and it could not be fetched from the Hub "
@@ -133,10 +146,27 @@ def _download(checkpoint: str, revision: str | None) -> Path:
         ) from error
 
 
-def _neither(checkpoint: str) -> EnvironmentMismatch:
+def _require_plain_files(directory: Path) -> None:
+    """Raise `EnvironmentMismatch` for anything in a checkpoint whose reading could fail or not end.
+
+    transformers opens whatever it knows by name, so every entry has to be a file or a directory.
+    """
+    if (reason := no_folder(directory)) is not None:
+        raise EnvironmentMismatch(f"{directory}: {reason}; give a checkpoint that may be read")
+    if (special := next(special_files(directory, depth=2), None)) is not None:
+        raise EnvironmentMismatch(f"{special}, and reading it might never end; remove it")
+    patterns = (*_HUB_PATTERNS, "*/config.json")
+    for path in sorted({path for pattern in patterns for path in directory.glob(pattern)}):
+        largest = LARGEST_JSON if path.name in _SETTINGS else LARGEST_TOKENIZER
+        reason = unreadable(path, largest=None if path.suffix == ".safetensors" else largest)
+        if reason is not None and not is_folder(path):
+            raise EnvironmentMismatch(f"{path}: {reason}; copy or download the checkpoint again")
+
+
+def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:
     return EnvironmentMismatch(
-        f"{checkpoint}: no such directory; a checkpoint is a directory (relative to the recipe) or "
-        f"a Hub id such as org/name"
+        f"{checkpoint}: {'no such directory' if reason == ABSENT else reason}; a checkpoint is a "
+        f"directory (relative to the recipe) or a Hub id such as org/name"
     )
 
 

@@ -24,6 +24,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from compressor.errors import EnvironmentMismatch
 from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.packed_weights import packed_weights
+from compressor.paths import ABSENT, unreadable
 
 # Protobuf stops at 2 GiB; the graph itself and the framing need some of it.
 _LARGEST_SINGLE_FILE = 2**31 - 2**25
@@ -68,6 +69,8 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
 
     Raises `EnvironmentMismatch` when the file or its data file is missing or damaged.
     """
+    if (reason := unreadable(path)) not in (None, ABSENT):
+        raise EnvironmentMismatch(f"{path}: {reason}; give an ONNX file")
     try:
         model = onnx.load(path, load_external_data=weights)
     except FileNotFoundError as error:

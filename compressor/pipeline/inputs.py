@@ -11,20 +11,15 @@ from compressor.measurements import OF_NUMBERS
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
-from compressor.recipe_rules import (
-    expected_metric,
-    expected_task,
-    metric_mistake,
-    needs_labels,
-)
+from compressor.recipe_rules import expected_metric, needs_labels
 from compressor.tasks import NO_LIMIT
 
 
 def check_inputs(recipe: Recipe) -> None:
     """Check all that a recipe reads and that can be looked at before anything long begins.
 
-    The headers of data files, the metric, the budget against the number of rows, and checkpoints on
-    this machine: in that order, because a file of the wrong kind has a wrong number of rows too.
+    The headers of data files before the budget is held against the number of rows, because a file
+    of the wrong kind has a wrong number of them too; then checkpoints on this machine.
 
     Raises `EnvironmentMismatch` for what is missing or damaged, `RecipeError` for what is wrong.
     """
@@ -33,10 +28,6 @@ def check_inputs(recipe: Recipe) -> None:
         check_files(recipe.data, labelled=needs_labels(data), keep=recipe.kept_columns())
     except RecipeError as error:
         raise recipe.placed(error) from error
-    task, metric = expected_task(data), recipe.budget.metric
-    why = None if task is None or metric is None else metric_mistake(metric, task)
-    if why is not None:
-        raise RecipeError(recipe.describe("budget.metric", why))
     check_resolution(recipe)
     check_local_checkpoints(recipe)
 

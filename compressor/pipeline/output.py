@@ -6,6 +6,7 @@ the process, however that ends, so the file that stays behind means nothing by i
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.paths import exists, is_folder, no_folder, unwritable
 
 _LOCK = ".lock"
 _RESULTS = (
@@ -102,8 +104,13 @@ def claim_output(
     when what would be removed holds an input, and when no run made it; `EnvironmentMismatch` when
     it cannot be written or another run is writing it, with `force` too.
     """
-    if path.exists() and not path.is_dir():
-        raise RecipeError(f"output: {path} is a file; give a directory")
+    reason = no_folder(path)
+    if reason is not None and exists(path):
+        raise RecipeError(f"output: {path} {reason}; give a directory, or a name for a new one")
+    if (reason := unwritable(path)) is not None and not is_folder(path):
+        raise EnvironmentMismatch(
+            f"output: {path} cannot be written: it {reason}; give another --output"
+        )
     # A folder that never held a run is refused before anything, even a lock, is put into it.
     _refuse_occupied(path, force=force)
     _refuse_inputs(path, inputs)
@@ -132,11 +139,15 @@ def _refuse_inputs(path: Path, inputs: Mapping[str, Path]) -> None:
     """Refuse to replace what the run itself reads, such as the checkpoint of an earlier run."""
     for key, read in inputs.items():
         for name in (*_RESULTS, *_KEPT):
-            if read.resolve().is_relative_to((path / name).resolve()):
+            if _real(read).is_relative_to(_real(path / name)):
                 raise RecipeError(
                     f"{key}: {read} lies in {path / name}, which this run would replace; give "
                     f"another --output, or copy it elsewhere first"
                 )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `resolve` raises for links that lead in a circle
 
 
 def _refuse_occupied(path: Path, *, force: bool) -> None:

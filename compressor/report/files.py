@@ -11,6 +11,7 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION
+from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, unreadable
 from compressor.report.schema import problems
 
 REPORT_JSON = "report.json"
@@ -55,7 +56,12 @@ def read_report(path: Path) -> dict[str, Any]:
     it is not JSON, has another schema version, or lacks a key or has one of a wrong type (all of
     them are named).
     """
-    file = path / REPORT_JSON if path.is_dir() else path
+    file = path / REPORT_JSON if is_folder(path) else path
+    if (reason := unreadable(file, largest=LARGEST_TOKENIZER)) is not None:
+        why = "no such report" if reason == ABSENT else reason
+        raise EnvironmentMismatch(
+            f"{file}: {why}; give the output directory of a run, or its {REPORT_JSON}"
+        )
     data = _load(file)
     if not isinstance(data, dict):
         raise ReportError(f"{file}: expected a JSON object, got {_json_type(data)}")
@@ -76,10 +82,6 @@ def read_report(path: Path) -> dict[str, Any]:
 def _load(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError as error:
-        raise EnvironmentMismatch(
-            f"{file}: no such report; give the output directory of a run, or its {REPORT_JSON}"
-        ) from error
     except OSError as error:
         raise EnvironmentMismatch(
             f"{file}: cannot be read ({error}); give a {REPORT_JSON} that may be read"

@@ -25,6 +25,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_model
+from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe import Recipe, parse_recipe
 from compressor.starter.columns import Guess, guess_columns, guess_sentences
@@ -62,12 +63,14 @@ def write_starter(
     `data` becomes the search split. A file that exists is kept unless `force`. Raises `RecipeError`
     for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data cannot be read.
     """
-    if output.is_dir():
+    if is_folder(output):
         raise RecipeError(f"{output}: is a directory; give --output a file in it")
-    if output.exists() and not force:
+    if (reason := unwritable(output)) is not None:
+        raise RecipeError(f"{output}: {reason}; give --output a file to write the recipe to")
+    if exists(output) and not force:
         raise RecipeError(f"{output}: exists already; give another --output, or --force")
-    if not output.parent.is_dir():
-        raise EnvironmentMismatch(f"{output.parent}: no such directory for the recipe; make it")
+    if (reason := no_folder(output.parent)) is not None:
+        raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
     files = find_checkpoint(checkpoint, revision=None)
     task = load_task(files.infer_task())
     if wishes.label_names and not task.names_labels:
@@ -87,7 +90,7 @@ def write_starter(
     examples = _examples(table, searched.guess.inputs, task)
     facts = StarterFacts(
         checkpoint=checkpoint,
-        is_local=Path(checkpoint).is_dir(),
+        is_local=is_folder(Path(checkpoint)),
         model_type=model.module.config.model_type,
         task=task.name,
         metric=_metric(task, searched.guess),

@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.errors import RecipeError
 from compressor.tasks._base import Batch, Example, Task, Truth
+from compressor.tasks._pixels import pixels_of
 from compressor.tasks._similarity import cosines
 from compressor.tasks._text import NO_LIMIT
 
@@ -21,6 +22,7 @@ __all__ = [
     "Truth",
     "cosines",
     "load_task",
+    "pixels_of",
     "task_class",
     "task_names",
 ]

@@ -63,6 +63,14 @@ class Task(ABC):
         """Load the tokenizer or image processor that lies in `directory` (no code from it runs)."""
 
     @abstractmethod
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:
+        """Return what a user gave as a list of examples.
+
+        `pairs` says whether an example is a pair of texts, None where that is not known. Raises
+        `ValueError` for anything that is no such list.
+        """
+
+    @abstractmethod
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Turn examples into one padded batch of model inputs; raises on an empty sequence."""
 

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from compressor.errors import RecipeError
+from compressor.mistakes import show
 from compressor.tasks._base import Batch, Example, Task
+from compressor.tasks._given import given_texts
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,6 +43,10 @@ class TextTask(Task):
         if not any((Path(directory) / name).is_file() for name in _TOKENIZER_FILES):
             raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} lies in {directory}")
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:
+        """Return texts or pairs of texts; an artifact of vectors takes single texts alone."""
+        return given_texts(value, pairs=False if self.splits_pairs else pairs)
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
@@ -89,4 +95,18 @@ def _tokenize(
         max_length=max_length if max_length < NO_LIMIT else None,
         return_tensors="np",
     )
-    return {name: np.asarray(value, dtype=np.int64) for name, value in encoded.items()}
+    batch = {name: np.asarray(value, dtype=np.int64) for name, value in encoded.items()}
+    _require_tokens(batch, examples)
+    return batch
+
+
+def _require_tokens(batch: Batch, examples: Sequence[Example]) -> None:
+    """Refuse a row without a token, for which a model computes something all the same."""
+    ids = batch["input_ids"]
+    mask = batch.get("attention_mask", np.ones_like(ids))
+    empty = np.flatnonzero(mask.sum(axis=1) == 0)
+    if len(empty):
+        raise RecipeError(
+            f"the text {show(_first(examples[int(empty[0])]))} gives no token, so a model has "
+            f"nothing to read; leave such texts out"
+        )

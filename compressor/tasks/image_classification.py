@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from compressor.errors import EnvironmentMismatch
+from compressor.paths import LARGEST_JSON, unreadable
 from compressor.tasks._base import Batch, Example
 from compressor.tasks._classification import Classification
+from compressor.tasks._given import given_images
 
 
 class ImageClassification(Classification):
@@ -28,18 +33,24 @@ class ImageClassification(Classification):
         from transformers import AutoImageProcessor
 
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
-        return load(directory, backend="pil", trust_remote_code=False)
+        processor = load(directory, backend="pil", trust_remote_code=False)
+        return ImageReader(processor, _channels(processor, _config(Path(directory))))
+
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
+        """Return pictures as arrays of bytes; those of Pillow in any pixel format."""
+        return given_images(value)
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Return `pixel_values`, float32 of shape `(batch, channels, height, width)`.
 
         A checkpoint of colour images gets grey ones three times, one of grey images the luma.
+
+        Raises `EnvironmentMismatch` where the processor leaves images at several sizes.
         """
-        mean = preprocessor.image_mean
-        channels = len(mean) if isinstance(mean, list | tuple) else 1
-        images = [_with_channels(np.asarray(image, dtype=np.uint8), channels) for image in examples]
-        pixels = preprocessor(images, return_tensors="np")["pixel_values"]
-        return {"pixel_values": np.asarray(pixels, dtype=np.float32)}
+        reader = preprocessor
+        if not isinstance(reader, ImageReader):
+            reader = ImageReader(preprocessor, _channels(preprocessor, {}))
+        return {"pixel_values": reader.pixels([np.asarray(image) for image in examples])}
 
     def benchmark_batch(
         self,
@@ -54,6 +65,71 @@ class ImageClassification(Classification):
     def dummy_example(self, length: int) -> Example:  # noqa: ARG002
         """Return a grey gradient that the image processor resizes."""
         return np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """An image processor of transformers, with the number of channels that its model reads."""
+
+    processor: Any
+    num_channels: int
+
+    @property
+    def kind(self) -> str:
+        """Return what transformers calls the processor."""
+        return type(self.processor).__name__
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the processor's settings; the channels stand in config.json."""
+        self.processor.save_pretrained(directory)
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return `(batch, channels, height, width)`."""
+        arrays = [_with_channels(image, self.num_channels) for image in images]
+        # Left out, the format is guessed from the shape, wrongly for three rows of pixels.
+        found = self.processor(arrays, input_data_format="channels_last")["pixel_values"]
+        sizes = sorted({np.shape(item) for item in found})
+        if len(sizes) > 1:
+            shown = " and ".join("x".join(map(str, size[-2:])) for size in sizes[:2])
+            raise EnvironmentMismatch(
+                f"the image processor ({self.kind}) leaves images at several sizes, such as "
+                f"{shown}, and a model takes one; set do_resize, and size with height and width, "
+                f"in preprocessor_config.json, or give images of one size"
+            )
+        return np.stack([np.asarray(item, dtype=np.float32) for item in found])
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    if unreadable(path, largest=LARGEST_JSON) is not None:
+        return {}
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config if isinstance(config, dict) else {}
+
+
+def _channels(processor: Any, config: Mapping[str, Any]) -> int:
+    """Return how many channels a model reads: as config.json says, else one for each mean.
+
+    Raises `ValueError` for a number that no picture has, and where the two disagree.
+    """
+    nested = config.get("vision_config") or config.get("backbone_config") or {}
+    said = config.get("num_channels", nested.get("num_channels"))
+    mean = getattr(processor, "image_mean", None) if _normalizes(processor) else None
+    means = len(mean) if isinstance(mean, list | tuple) else None
+    if said is None:
+        said = 3 if means is None else means
+    if said not in (1, 3):
+        raise ValueError(f"num_channels is {said}; pictures have 1 (grey) or 3 (colour)")
+    if means not in (None, said):
+        raise ValueError(
+            f"image_mean in preprocessor_config.json has {means} numbers, and config.json says "
+            f"num_channels {said}"
+        )
+    return int(said)
+
+
+def _normalizes(processor: Any) -> bool:
+    return bool(getattr(processor, "do_normalize", False))
 
 
 def _with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,15 @@ def test_data_without_a_column_is_refused(tmp_path: Path):
     (tmp_path / "model.onnx").touch()
     with pytest.raises(RecipeError, match="--data and --text belong together"):
         inspect_path(str(tmp_path / "model.onnx"), data=tmp_path / "rows.csv")
+
+
+def test_an_onnx_file_that_is_a_pipe_is_refused_without_being_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(EnvironmentMismatch, match=r"model\.onnx: is a named pipe, not a file"):
+        find_onnx(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "loop"])
+def test_an_impossible_name_is_no_onnx_file(tmp_path: Path, name: str):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert find_onnx(tmp_path / name) is None

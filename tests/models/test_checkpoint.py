@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +121,54 @@ def test_the_hash_changes_with_the_weights(copy: Path):
     with (copy / "model.safetensors").open("ab") as stream:
         stream.write(b"x")
     assert find_checkpoint(str(copy)).sha256() != before
+
+
+@pytest.fixture
+def odd_copy(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bert_dir, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "vocab.txt", "chat.jinja"]
+)
+def test_a_file_of_a_checkpoint_that_is_a_pipe_is_refused_without_being_opened(
+    odd_copy: Path, name: str
+):
+    (odd_copy / name).unlink(missing_ok=True)
+    os.mkfifo(odd_copy / name)
+    with pytest.raises(EnvironmentMismatch, match=f"{name} is a named pipe, and reading it"):
+        find_checkpoint(str(odd_copy))
+
+
+def test_a_tokenizer_that_is_a_link_to_a_device_is_refused(odd_copy: Path):
+    (odd_copy / "tokenizer.json").unlink()
+    (odd_copy / "tokenizer.json").symlink_to("/dev/zero")
+    with pytest.raises(EnvironmentMismatch, match=r"tokenizer\.json is a device"):
+        find_checkpoint(str(odd_copy))
+
+
+def test_a_config_that_may_not_be_read_is_named(odd_copy: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *more: Any) -> int:
+        if str(path).endswith("config.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may open every file
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json: cannot be opened \(permission"):
+        find_checkpoint(str(odd_copy))
+
+
+def test_a_config_of_many_gigabytes_is_not_read(odd_copy: Path):
+    os.truncate(odd_copy / "config.json", 15 << 30)  # a hole, which takes no room on disk
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json: holds 16106127360 bytes"):
+        find_checkpoint(str(odd_copy))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "pipe", "loop"])
+def test_a_checkpoint_that_is_no_directory_is_named(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(EnvironmentMismatch, match="; a checkpoint is a directory"):
+        find_checkpoint(str(tmp_path / name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -161,3 +162,18 @@ def test_a_run_does_not_remove_what_it_reads(tmp_path: Path, name: str, *, force
     with pytest.raises(RecipeError, match=r"model\.checkpoint: .* which this run would replace"):
         claim_output(tmp_path, force=force, inputs=inputs)
     assert contents(tmp_path) == before
+
+
+def test_an_output_that_is_a_pipe_or_a_circle_of_links_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RecipeError, match="pipe is a named pipe, not a directory"):
+        claim_output(tmp_path / "pipe", force=False)
+    with pytest.raises(EnvironmentMismatch, match="is a symbolic link that leads back to itself"):
+        claim_output(tmp_path / "loop", force=False)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_an_output_of_an_impossible_name_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(EnvironmentMismatch, match=r"longer path|NUL character"):
+        claim_output(tmp_path / name, force=False)

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,12 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_no_rest(
         write_text(file, "new")
     assert [item.name for item in tmp_path.iterdir()] == ["report.md"]
     assert file.read_text(encoding="utf-8") == "old"
+
+
+def test_a_report_that_is_a_pipe_or_a_device_is_refused_without_being_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "report.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with pytest.raises(EnvironmentMismatch, match="is a named pipe, not a file"):
+        read_report(tmp_path)
+    with pytest.raises(EnvironmentMismatch, match="is a device, not a file"):
+        read_report(tmp_path / "zero.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_nothing_is_written_when_a_column_cannot_be_guessed(tiny_bert_dir: Path,
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, EnvironmentMismatch, "does not exist"),
+        (None, EnvironmentMismatch, "no such file"),
         ("", RecipeError, "the file is empty"),
         ("text,label\na fine film,1\n", RecipeError, "has 1 rows, at least 2 are needed"),
     ],
@@ -234,3 +235,13 @@ def test_a_link_keeps_its_own_name(tiny_bert_dir: Path, tmp_path: Path):
 def test_a_directory_is_no_recipe(tiny_bert_dir: Path, rows: Path, tmp_path: Path):
     with pytest.raises(RecipeError, match="is a directory; give --output a file in it"):
         write_starter(str(tiny_bert_dir), rows, tmp_path, force=True)
+
+
+@pytest.mark.parametrize("name", ["pipe", "loop"])
+def test_a_recipe_is_not_written_into_a_pipe_or_a_circle_of_links(
+    tiny_bert_dir: Path, tmp_path: Path, name: str
+):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RecipeError, match="give --output a file to write the recipe to"):
+        write_starter(str(tiny_bert_dir), tmp_path / "rows.csv", tmp_path / name, force=True)

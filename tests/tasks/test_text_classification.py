@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from compressor.errors import RecipeError
 from compressor.models.torch_model import TorchModel
@@ -63,3 +64,13 @@ def test_outcomes_are_the_predictions_in_order(tiny_bert: TorchModel):
     logits = np.array([[1, 0], [0, 1]], dtype=np.float32)
     truth = Truth(("a", "b"), labels=np.array([0, 0]))
     assert tiny_bert.task.score("accuracy", logits, truth).outcomes.tolist() == [0, 1]
+
+
+def test_a_text_without_a_token_is_refused_alone_and_among_others(tiny_bert: TorchModel):
+    tokenizer = tiny_bert.preprocessor
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])  # no [CLS] and [SEP]
+    task = tiny_bert.task
+    with pytest.raises(RecipeError, match="the text '' gives no token"):
+        task.encode(tokenizer, [""])
+    with pytest.raises(RecipeError, match="the text '' gives no token"):
+        task.encode(tokenizer, ["a film", ""])

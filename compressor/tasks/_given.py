@@ -1,0 +1,130 @@
+"""What a user of an artifact gives, as a list of examples; anything that is none is refused.
+
+A model answers whatever it is given, so a text that is no text, or a picture that is taken for a
+list of pictures, would come back with a label and a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.mistakes import show
+from compressor.tasks._pixels import pixels_of
+
+_PAIR = 2
+_EITHER = "a text or a pair of texts"
+
+
+def given_texts(value: Any, *, pairs: bool | None) -> list[str] | list[tuple[str, str]]:
+    """Return texts, or pairs of texts, as a list.
+
+    `pairs` says which of them the model reads, None where that is not known. Raises `ValueError`
+    that names the first example which will not do.
+    """
+    found = [_text(item, f"example {place}", pairs) for place, item in enumerate(_items(value))]
+    texts = [item for item in found if isinstance(item, str)]
+    both = [item for item in found if isinstance(item, tuple)]
+    if texts and both:
+        raise ValueError("the examples are texts and pairs of texts; give one kind in a call")
+    return texts or both
+
+
+def given_images(value: Any) -> list[NDArray[np.uint8]]:
+    """Return pictures as a list of uint8 arrays, `(height, width)` or `(height, width, 3)`.
+
+    Raises `ValueError` that names the first example which will not do.
+    """
+    if _is_picture(value) or (isinstance(value, np.ndarray) and _is_one_array(value)):
+        raise ValueError("give a list of images, such as [image], not a bare image")
+    return [_image(item, f"example {place}") for place, item in enumerate(_items(value))]
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str | bytes | bytearray):
+        kind = "string" if isinstance(value, str) else "row of bytes"
+        raise ValueError(f"give a list with at least one text or image, not a bare {kind}")
+    if isinstance(value, Mapping | Set) or not isinstance(value, Iterable):
+        raise ValueError(f"give a list with at least one text or image, got {_kind(value)}")
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        raise ValueError("give a list with at least one text or image, got an array without axes")
+    items = list(value)
+    if not items:
+        raise ValueError("give a list with at least one text or image, got an empty one")
+    return items
+
+
+def _text(item: Any, place: str, pairs: bool | None) -> str | tuple[str, str]:
+    parts = item.tolist() if isinstance(item, np.ndarray) else item
+    if isinstance(parts, str):
+        if pairs:
+            raise ValueError(
+                f"{place}: this model reads pairs of texts, as (first, second), got {show(parts)}"
+            )
+        return _characters(parts, place)
+    is_pair = isinstance(parts, list | tuple) and len(parts) == _PAIR
+    if not is_pair or not all(isinstance(part, str) for part in parts):
+        allowed = "a pair of texts" if pairs else "a text" if pairs is False else _EITHER
+        raise ValueError(f"{place}: must be {allowed}, got {_shown(item)}")
+    if pairs is False:
+        raise ValueError(
+            f"{place}: this model reads single texts, got a pair; join the two as the training "
+            f"data did, or give them one after the other"
+        )
+    return _characters(parts[0], place), _characters(parts[1], place)
+
+
+def _characters(text: str, place: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: half of a surrogate pair is no character") from error
+    return str(text)
+
+
+def _is_picture(value: Any) -> bool:
+    return hasattr(value, "getexif") and hasattr(value, "convert")  # of Pillow, which may be absent
+
+
+def _is_one_array(value: NDArray[Any]) -> bool:
+    """Return whether an array is one image, or could be: three axes may be a list of grey ones."""
+    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 2, 3, 4))
+
+
+def _image(item: Any, place: str) -> NDArray[np.uint8]:
+    if _is_picture(item):
+        try:
+            return pixels_of(item)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{place}: the image cannot be read ({error})") from error
+    if isinstance(item, str | bytes | list | tuple | Mapping) or not hasattr(item, "__array__"):
+        raise ValueError(
+            f"{place}: must be an image, as an array of uint8 or opened with Pillow, got "
+            f"{_shown(item)}"
+        )
+    array = np.asarray(item)
+    if array.dtype.kind not in "iu" or array.size == 0 or array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"{place}: pixels must be whole numbers from 0 to 255 (uint8), got {array.dtype} of "
+            f"shape {array.shape}"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        raise ValueError(
+            f"{place}: must have the shape (height, width) or (height, width, 3), got {array.shape}"
+        )
+    return array.astype(np.uint8, copy=False)
+
+
+def _shown(value: Any) -> str:
+    return show(value) if isinstance(value, str | int | float | None) else _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

@@ -1,0 +1,33 @@
+"""Pictures of every pixel format as the bytes that image processors take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_GREY_MODES = ("1", "L", "LA", "La")
+_COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+_WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def pixels_of(image: Image) -> NDArray[np.uint8]:
+    """Return a picture as uint8 of shape `(height, width)` or `(height, width, 3)`, upright.
+
+    Raises `ValueError` for a pixel format without a range, such as floats.
+    """
+    from PIL import ImageOps  # only where there are pictures
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _WIDE_GREY_MODES:
+        # Pillow would clip 16 bits to 255; the upper byte is the picture.
+        return (np.asarray(upright, dtype=np.uint16) >> 8).astype(np.uint8)
+    if upright.mode in _GREY_MODES:
+        return np.asarray(upright.convert("L"), dtype=np.uint8)
+    if upright.mode in _COLOUR_MODES:
+        return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+    raise ValueError(f"pixel format {image.mode} has no range that maps to 0..255; save it as PNG")
