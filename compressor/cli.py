@@ -73,7 +73,7 @@ def main() -> None:
 
 def _stopped(stop: BaseException) -> int:
     """Say what to do after Ctrl-C or SIGTERM, and return the exit code that shells know."""
-    err.print("stopped; the report holds the steps that finished, and the same command goes on")
+    err.print("stopped; run the same command again, without --force, to resume", soft_wrap=True)
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 

@@ -9,6 +9,7 @@ import platform
 import random
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,14 @@ _PACKAGES = (
 )
 # The parts of this package that show results and make none.
 _ONLY_SHOWS = ("report/", "cli.py", "console.py")
+# Environment variables by which libraries choose kernels, precision or numbers of threads, so that
+# the same computation gives other bits. What accelerate reads is hidden from it (`launchers.py`).
+_RESULT_VARIABLES = (
+    "ATEN_", "BLIS_", "CUBLAS_", "CUBLASLT_", "CUDNN_", "DNNL_", "GLIBC_TUNABLES", "GOTO_",
+    "KMP_DETERMINISTIC_REDUCTION", "MKL_", "NPY_", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC",
+    "OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "ONEDNN_", "OPENBLAS_", "ORT_", "TORCH_ALLOW_",
+    "TORCH_BLAS_", "TORCH_CUDNN_", "TORCH_LINALG_",
+)  # fmt: skip
 # The features that decide which integer kernels ONNX Runtime picks.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -78,11 +87,12 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> di
         "seed": seed,
         "packages": package_versions(),
         "onnxruntime_providers": list(onnxruntime.get_available_providers()),
+        "variables": result_variables(),
     }
 
 
 def result_conditions() -> dict[str, Any]:
-    """Return what the same computation can give other bits for: code, versions, processor."""
+    """Return what the same computation can give other bits for: code, versions, machine."""
     return {
         "code": _own_code(),
         "packages": package_versions(),
@@ -90,6 +100,21 @@ def result_conditions() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu_features": _cpu_features(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "variables": result_variables(),
+        "torch": {
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "default_dtype": str(torch.get_default_dtype()),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+    }
+
+
+def result_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment variables, of those that are set, that results can depend on."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(_RESULT_VARIABLES) and "VERBOSE" not in name
     }
 
 

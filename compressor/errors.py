@@ -3,7 +3,7 @@
 CompressorError
 ├── RecipeError            exit 2   the request is wrong; nothing was run
 ├── EnvironmentMismatch    exit 3   checkpoint, dataset, package or provider is not available
-├── PassError              exit 4   a step failed; holds its kind and position, chains the cause
+├── PassError              exit 4   a step failed on purpose; holds kind and position
 ├── ExportError            exit 4
 │   └── ParityError                 exported logits differ; holds the difference and the limit
 ├── ReportError            exit 4   a finished run cannot be read or written
@@ -11,7 +11,8 @@ CompressorError
     ├── TargetMissed                no way to the goal of `budget.target` stays within the budget
     └── NotCertified       exit 6   the drop looks small enough, but the data cannot prove it
 
-Exit code 1 is left to uncaught exceptions: it always means a bug of ours.
+Exit code 1 is left to uncaught exceptions, also within a step: it always means a bug of ours. What
+a step raises on purpose is a `StepFailed`, which the pipeline turns into a `PassError`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,14 @@ class EnvironmentMismatch(CompressorError):
     """Something the recipe asks for is not available on this machine."""
 
     exit_code = 3
+
+
+class StepFailed(ValueError):
+    """Data, checkpoint and settings do not allow what a step was to do; the text is for the user.
+
+    Passes, and what they are built of, raise it on purpose, and only it becomes a `PassError`. Any
+    other exception inside a pass is a bug of ours and keeps its traceback.
+    """
 
 
 class PassError(CompressorError):

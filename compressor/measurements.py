@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 
-Verdict = Literal["passed", "budget_exceeded", "not_certified", "failed"]
+Verdict = Literal[
+    "passed", "budget_exceeded", "not_certified", "failed", "stopped", "internal_error"
+]
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 # Metrics that need no labels, because they compare with the untouched checkpoint's outputs on the
 # same examples: of a classifier the share of equal answers, of embeddings the mean cosine

@@ -11,6 +11,7 @@ import torch
 from compressor.environment import (
     describe_environment,
     result_conditions,
+    result_variables,
     seed_everything,
     select_device,
 )
@@ -46,3 +47,42 @@ def test_what_reads_texts_and_images_is_among_the_versions():
     """A score that is stored for one tokenizer library is not that of another one."""
     versions = result_conditions()["packages"]
     assert {"tokenizers", "pillow", "scipy", "safetensors"} <= versions.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
+        "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
+        "ORT_TENSORRT_FP16_ENABLE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    ],
+)  # fmt: skip
+def test_a_variable_that_changes_results_is_among_their_conditions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(name, raising=False)
+    before = result_conditions()
+    monkeypatch.setenv(name, "1")
+    after = result_conditions()
+    assert after != before
+    assert after["variables"][name] == "1"
+    assert json.loads(json.dumps(after)) == after
+
+
+def test_variables_that_change_no_result_are_left_out():
+    others = {
+        "HOME": "/root",
+        "MKL_VERBOSE": "1",
+        "HF_TOKEN": "secret",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    assert result_variables(others) == {}
+
+
+def test_the_precision_of_products_in_torch_is_among_the_conditions_of_results():
+    before = result_conditions()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert result_conditions() != before
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -24,7 +24,12 @@ LAYERS = (
     ("pipeline.run",),
     ("pipeline.targets",),
     ("pipeline.gates",),
-    ("pipeline.certification", "pipeline.finish", "pipeline.stages"),
+    (
+        "pipeline.certification",
+        "pipeline.failures",
+        "pipeline.finish",
+        "pipeline.stages",
+    ),
     ("pipeline.splits",),
     (
         "pipeline.log",
@@ -42,7 +47,7 @@ LAYERS = (
     ("pruning", "quantization", "certificate"),
     ("models", "data"),
     ("tasks",),
-    ("budget", "environment", "paths", "steps", "readings", "yaml_source"),
+    ("budget", "environment", "launchers", "paths", "steps", "readings", "yaml_source"),
     ("measurements", "mistakes", "records"),
     ("errors", "progress"),
 )

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 
-class UnsupportedArchitecture(ValueError):
+
+class UnsupportedArchitecture(StepFailed):
     """Heads, neurons or layers of this model cannot be removed; `reason` says why."""
 
     def __init__(self, model_type: str, reason: str) -> None:

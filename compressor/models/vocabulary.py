@@ -18,6 +18,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 
+from compressor.errors import StepFailed
 from compressor.models.torch_model import POSITIONS_AFTER_PADDING, TorchModel
 from compressor.tasks import Task
 
@@ -26,7 +27,7 @@ _BERT = ("BertNormalizer", "BertPreTokenizer")
 _BESIDE = ("vocab.txt", "added_tokens.json", "special_tokens_map.json")
 
 
-class UnsupportedTokenizer(ValueError):
+class UnsupportedTokenizer(StepFailed):
     """The vocabulary of this preprocessor cannot be cut; `reason` says why."""
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -92,13 +93,13 @@ def unreachable_pieces(tokenizer: Tokenizer) -> set[int]:
     it; a piece that they change or split is part of none. In `bert-base-uncased` these are
     `[unused0]` to `[unused993]`, and what continues a word with punctuation or Chinese characters.
 
-    Raises `ValueError` for a tokenizer with another normalizer or another way to split.
+    Raises `StepFailed` for a tokenizer with another normalizer or another way to split.
     """
     content = json.loads(tokenizer.to_str())
     found = tuple((content[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer"))
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
     if found != _BERT or normalizer is None or splitter is None:
-        raise ValueError(
+        raise StepFailed(
             f"drop: unreachable knows what no text leads to for {' and '.join(_BERT)} alone, and "
             f"this tokenizer has {found[0]} and {found[1]}; use drop: unused"
         )
@@ -131,14 +132,14 @@ def _inside_a_word(piece: str, prefix: str) -> tuple[bool, str]:
 def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     """Return `model` with only the pieces `kept`, ascending old ids, which become 0, 1, 2, ...
 
-    The module is changed in place; the tokenizer is a new one. Raises `ValueError` when the model
+    The module is changed in place; the tokenizer is a new one. Raises `StepFailed` when the model
     derives positions from an id of the padding that would change.
     """
     config = model.module.config
     new_ids = {old: new for new, old in enumerate(kept)}
     pad = config.pad_token_id
     if config.model_type in POSITIONS_AFTER_PADDING and new_ids[pad] != pad:
-        raise ValueError(
+        raise StepFailed(
             f"model type '{config.model_type}' counts positions from the id of its padding, {pad}, "
             f"which would become {new_ids[pad]}; keep the pieces before it (setting keep)"
         )

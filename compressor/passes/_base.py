@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compressor.errors import StepFailed
 from compressor.progress import Progress
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class PassContext:
             raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
 
 
-class NothingToRemove(ValueError):
+class NothingToRemove(StepFailed):
     """The settings are so mild that the pass would leave this model as it is.
 
     An error where a recipe writes them; where the run itself tried milder and milder ones, those

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import open_session
 from compressor.passes._base import PassContext
@@ -35,7 +36,7 @@ class Statistics(Protocol):
     """Running facts about one activation, of a size that does not grow with rows."""
 
     def update(self, values: NDArray[np.float32]) -> None:
-        """Take `values` into account; raises `ValueError` when one is not finite."""
+        """Take `values` into account; raises `StepFailed` when one is not finite."""
 
 
 Watched = TypeVar("Watched", bound=Statistics)
@@ -64,7 +65,7 @@ def calibrate(
 
     The rows, at most `num_rows`, are spread evenly over the split. Padding is never among them.
 
-    Raises `ValueError` when a value is not finite.
+    Raises `StepFailed` when a value is not finite.
     """
     examples = calibration_rows(context.calibration, num_rows)
     statistics = {name: watch() for name in values}
@@ -119,8 +120,8 @@ def unpadded(batch: Batch) -> Iterator[Batch]:
 def _update(watched: Statistics, name: str, values: NDArray[np.float32]) -> None:
     try:
         watched.update(values)
-    except ValueError as error:
-        raise ValueError(f"activations {name} {error}") from error
+    except StepFailed as error:
+        raise StepFailed(f"activations {name} {error}") from error
 
 
 def _save_with_outputs(graph: onnx.ModelProto, values: Sequence[str], path: Path) -> None:

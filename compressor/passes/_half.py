@@ -54,7 +54,7 @@ def nodes_out_of_range(
 
     The rows run in float32 on the CPU, whichever provider `graph`, which is that of `model`, is
     for, with the threads of `model`; pairs of quantization are computed as they stand. Raises
-    `ValueError` when a value or a weight is not finite.
+    `StepFailed` when a value or a weight is not finite.
     """
     batches = calibration_rows(context)
     path = context.work_dir / "ranges" / "model.onnx"
@@ -89,7 +89,7 @@ def sensitive_nodes(
 ) -> list[str]:
     """Return the `count` nodes that move the logits most when each alone is converted.
 
-    Nodes of `kept` stay in float32 already. What each one costs is recorded. Raises `ValueError`
+    Nodes of `kept` stay in float32 already. What each one costs is recorded. Raises `StepFailed`
     when a logit is not finite.
     """
     nodes = list(float_nodes(graph))
@@ -153,7 +153,7 @@ def parity(
 ) -> dict[str, Any]:
     """Return how far the logits of `converted` are from those of the float graph.
 
-    Both run on the provider of `model`. Raises `ValueError` when a logit is not finite.
+    Both run on the provider of `model`. Raises `StepFailed` when a logit is not finite.
     """
     batches = calibration_rows(context)
     runner = GraphRunner(model, context.work_dir, batches)

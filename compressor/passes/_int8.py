@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._site_choice import SitePass, listing
@@ -78,7 +79,7 @@ class Int8Pass(SensitivePass, SitePass):
     ) -> Activations:
         """Return how the activations of `sites` become integers; `graph` is still in float.
 
-        Raises `ValueError` when a value is not finite.
+        Raises `StepFailed` when a value is not finite.
         """
 
     def _smooth(
@@ -136,7 +137,7 @@ class Int8Pass(SensitivePass, SitePass):
             chosen = [site for site in chosen if site.weight not in packed]
             self._round(graph, chosen, model, context)
             errors = store_sites(graph, chosen, activations=activations, tables=tables)
-        except ValueError as error:
+        except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)

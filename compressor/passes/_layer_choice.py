@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel
@@ -31,7 +32,7 @@ def drop_layers(
     if settings.drop_layers is not None:
         kept = tuple(index for index in kept if index not in settings.drop_layers)
         if not kept or max(settings.drop_layers) >= depth:
-            raise ValueError(
+            raise StepFailed(
                 f"drop_layers: the model has layers 0 to {depth - 1} and one has to stay, "
                 f"got {list(settings.drop_layers)}"
             )

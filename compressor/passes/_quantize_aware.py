@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
 from compressor.passes._calibration import calibration_rows, unpadded
@@ -147,7 +148,7 @@ def _measured(settings: QuantizeAwareTrain, context: PassContext) -> Iterator[li
     chosen = np.random.default_rng(context.seed).permutation(len(dataset))
     chosen = chosen[: settings.measured_rows]
     if len(chosen) == 0:
-        raise ValueError(
+        raise StepFailed(
             f"{dataset.source}: quantize_aware_train measures on the calibration split, and it is "
             f"empty; give data.calibration at least one row"
         )

@@ -66,7 +66,7 @@ def race(
     The forms take turns in shuffled order; a time is the median over the rounds of the sum over the
     timed batches.
 
-    Raises `ValueError` when a logit is not finite.
+    Raises `StepFailed` when a logit is not finite.
     """
     read = (context.load_exported or context.load_baseline)()
     examples = calibration_rows(context.calibration, settings.rows)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compressor.benchmark import default_threads
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.export.latency import MeasuredTable, Situation, latency_of_sub_layers
 from compressor.export.sub_layers import sub_layer_kind
 from compressor.models.architectures import encoder_layers, require_prunable_heads
@@ -60,7 +61,7 @@ class Reconstruction:
     def prepare(
         cls, model: TorchModel, settings: PruneStructured, context: PassContext
     ) -> Reconstruction:
-        """Encode the calibration rows; raise `ValueError` when model, ratio or rows do not do."""
+        """Encode the calibration rows; raise `StepFailed` when model, ratio or rows do not do."""
         calibration = _calibration(model, settings, context)
         cost_of = _cost_meter(model.module, settings, calibration, context)
         cost = cost_of(model.module)
@@ -106,7 +107,7 @@ class Reconstruction:
 def check_reconstruction(
     model: TorchModel, settings: PruneStructured, context: PassContext, *, any_layers: bool
 ) -> None:
-    """Raise `ValueError` for what pruning `model` would raise after losing whole layers.
+    """Raise `StepFailed` for what pruning `model` would raise after losing whole layers.
 
     With `any_layers` alike, what cannot go from all of them cannot go from some. A latency table is
     not measured for that.
@@ -121,7 +122,7 @@ def check_reconstruction(
 def _calibration(
     model: TorchModel, settings: PruneStructured, context: PassContext
 ) -> CalibrationInputs:
-    """Encode the calibration rows; raise `ValueError` when they or the model do not do."""
+    """Encode the calibration rows; raise `StepFailed` when they or the model do not do."""
     if settings.head_ratio != 0:
         require_prunable_heads(model.module)
     directory = context.work_dir / "calibration"
@@ -141,12 +142,12 @@ def store_inputs(
     tell little of how tokens act in long ones. Batches are in random order, so that the first ones
     stand for all.
 
-    Raises `ValueError` when there are none.
+    Raises `StepFailed` when there are none.
     """
     random = np.random.default_rng(seed)
     chosen = _drawn_by_length(dataset, random)[:max_rows]
     if len(chosen) == 0:
-        raise ValueError(
+        raise StepFailed(
             f"{dataset.source}: measuring the model needs calibration rows, got none; give "
             f"data.calibration at least one row"
         )

@@ -30,7 +30,7 @@ class RecoveryTraining:
     ) -> RecoveryTraining | None:
         """Return what trains `model` once it is pruned; None where nothing is asked for.
 
-        Raises `ValueError` when it could not be trained so.
+        Raises `StepFailed` when it could not be trained so.
         """
         if settings is None:
             return None

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.passes._calibration import calibrate
 from compressor.quantization.affine import quantize_columns
 from compressor.quantization.blocks import Blocks, quantize_blocks
@@ -54,7 +55,7 @@ def round_to_int8(
 ) -> None:
     """Move the matrices of `sites`, in place, to where int8 will store them; correct biases.
 
-    Raises `ValueError` when a weight or an activation is not finite.
+    Raises `StepFailed` when a weight or an activation is not finite.
     """
 
     def nearest(weight: Floats) -> Floats:
@@ -85,7 +86,7 @@ def round_to_blocks(
 ) -> dict[str, Blocks]:
     """Return the matrices of `sites` in blocks, rows for columns; correct biases in place.
 
-    Raises `ValueError` when a weight or an activation is not finite.
+    Raises `StepFailed` when a weight or an activation is not finite.
     """
 
     def nearest(weight: Floats) -> Floats:
@@ -153,8 +154,8 @@ class _Work:
     def nearest(self, site: Site, quantize: Callable[[Floats], Floats]) -> Floats:
         try:
             return quantize(self.weight(site))
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
 
     def replace(self, site: Site, rounded: Floats) -> None:
         """Store another matrix, given as the product takes it."""

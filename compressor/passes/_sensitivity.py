@@ -47,7 +47,7 @@ def sites_to_keep(
 ) -> tuple[Site, ...]:
     """Return the `count` of `sites` that cost most for each byte, and record what every one costs.
 
-    Without a count nothing is measured, and one site at least is left out. Raises `ValueError` when
+    Without a count nothing is measured, and one site at least is left out. Raises `StepFailed` when
     the logits are not finite.
     """
     if count == 0:

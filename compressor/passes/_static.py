@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
+from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
 from compressor.passes._int8 import Int8Pass
 from compressor.passes._site_choice import WeightPass
@@ -103,14 +104,14 @@ class ObservingPass(WeightPass):
     ) -> dict[str, _Chosen]:
         """Return what `choose`, such as `static_grid`, makes of each activation by `method`.
 
-        Raises `ValueError` for an activation that was never seen.
+        Raises `StepFailed` for an activation that was never seen.
         """
         chosen = {}
         for name, statistics in found.statistics.items():
             try:
                 chosen[name] = choose(statistics, self.method, percentile=self.percentile)
-            except ValueError as error:
-                raise ValueError(f"activations {name} {error}") from error
+            except StepFailed as error:
+                raise StepFailed(f"activations {name} {error}") from error
         return chosen
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers, require_prunable_heads
 from compressor.models.structure import configure_shape
 from compressor.models.torch_model import TorchModel
@@ -86,7 +87,7 @@ def _progress(settings: PruneStructured, step: int) -> float:
 def _require_equal_layers(model: TorchModel) -> None:
     layers = encoder_layers(model.module)
     if len({(layer.num_heads, layer.num_neurons) for layer in layers}) > 1:
-        raise ValueError(
+        raise StepFailed(
             f"uniform: the layers of this model differ already (heads "
             f"{[layer.num_heads for layer in layers]}, neurons "
             f"{[layer.num_neurons for layer in layers]}); start from the checkpoint before it was "
@@ -108,7 +109,7 @@ def _configure(model: TorchModel, context: PassContext) -> None:
 
 
 def _check_early(model: TorchModel, settings: PruneStructured, context: PassContext) -> None:
-    """Raise `ValueError` for what cannot be done, where that is known before layers are measured.
+    """Raise `StepFailed` for what cannot be done, where that is known before layers are measured.
 
     Which layers will stay is not; where all are alike, it does not matter.
     """
@@ -145,7 +146,7 @@ class _Ratios:
     def of(
         cls, model: TorchModel, settings: PruneStructured, num_layers: int | None = None
     ) -> _Ratios:
-        """Raise `ValueError` when the ratios cannot be met: too many would go, or none."""
+        """Raise `StepFailed` when the ratios cannot be met: too many would go, or none."""
         layers = encoder_layers(model.module)[:num_layers]
         goals = cls(
             settings,
@@ -168,7 +169,7 @@ class _Ratios:
         return "global" if self.settings.ranks_globally else "layer"
 
     def check(self) -> None:
-        """Raise `ValueError` unless something goes, and what must stay is left.
+        """Raise `StepFailed` unless something goes, and what must stay is left.
 
         A ratio may be too mild for one kind where the other, or whole layers, go; a note says so.
         """
@@ -188,8 +189,8 @@ class _Ratios:
         """Return why `ratio` removes no unit, empty when it does; raise when it takes too many."""
         try:
             removed = self._select([torch.zeros(count) for count in counts], ratio, round_to)
-        except ValueError as error:
-            raise ValueError(f"{unit}_ratio: {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"{unit}_ratio: {error}") from error
         if removed:
             return ""
         smaller_blocks = ", a smaller round_to" if round_to > 1 else ""

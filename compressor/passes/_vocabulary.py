@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.models.vocabulary import (
     pieces_that_must_stay,
@@ -85,7 +86,7 @@ def _texts(settings: TrimVocabulary, context: PassContext) -> tuple[list[str], l
     examples = [example for name in settings.count_in for example in context.splits[name].examples]
     number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
     if not 0 < number < len(examples):
-        raise ValueError(
+        raise StepFailed(
             f"held_out: {settings.held_out:g} of {len(examples)} texts is {number}, but at least "
             f"one has to be held out and one counted; give more rows, or another held_out"
         )
@@ -108,7 +109,7 @@ def _matching(patterns: Sequence[str], vocabulary: dict[str, int]) -> set[int]:
     for position, pattern in enumerate(patterns):
         own = {index for piece, index in vocabulary.items() if fnmatchcase(piece, pattern)}
         if not own:
-            raise ValueError(
+            raise StepFailed(
                 f"keep[{position}]: '{pattern}' matches none of the {len(vocabulary):,} pieces; "
                 f"pieces inside a word begin with ##, [ is written [[]"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import NothingToRemove, PassContext
@@ -84,7 +85,7 @@ def _choose(
 
 
 def _width(before: int, settings: PruneWidth, device: str) -> int:
-    """Return the new hidden size; raises `ValueError` when there is none."""
+    """Return the new hidden size; raises `StepFailed` when there is none."""
     round_to = settings.round_to or _ROUND_TO.get(device, _ROUND_TO_ELSEWHERE)
     if settings.width is not None:
         if settings.width >= before:
@@ -93,7 +94,7 @@ def _width(before: int, settings: PruneWidth, device: str) -> int:
                 f"{settings.width}"
             )
         if settings.width % round_to:
-            raise ValueError(
+            raise StepFailed(
                 f"width: {settings.width} is not a multiple of {round_to}, which the kernels on "
                 f"{device} like; use {nearest_multiples(settings.width, round_to)}, or set round_to"
             )
@@ -101,7 +102,7 @@ def _width(before: int, settings: PruneWidth, device: str) -> int:
     assert settings.ratio is not None, "the settings are checked"
     width = round(before * (1 - settings.ratio) / round_to) * round_to
     if not 0 < width < before:
-        kind = ValueError if width == 0 else NothingToRemove
+        kind = StepFailed if width == 0 else NothingToRemove
         raise kind(
             f"ratio: {settings.ratio:g} of {before} features leaves {width} in multiples of "
             f"{round_to}, but more than none have to stay and fewer than all; use another ratio or "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from compressor.errors import PassError
+from compressor.errors import PassError, StepFailed
 from compressor.passes._base import OnnxPass, PassContext
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class ConvertFp16(OnnxPass):
             self._compare(graph, converted, model, context)
         except NotFinite as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
-        except ValueError as error:
+        except StepFailed as error:
             raise self._error(
                 f"{error}; name the nodes that need float32 in keep_in_float, or use search_ranges"
             ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from compressor.errors import StepFailed
 from compressor.passes._base import PassContext, TorchPass
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
@@ -110,7 +111,7 @@ class Distill(DistillSettings, TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place, or the checkpoint named as `student`, and return it.
 
-        Raises `ValueError` before training when the teacher cannot teach this student or
+        Raises `StepFailed` before training when the teacher cannot teach this student or
         `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
         student cannot be loaded.
         """
@@ -153,7 +154,7 @@ class Distill(DistillSettings, TorchPass):
         files = find_checkpoint(self.student)
         student, is_new = load_with_head(files, model.task, model.labels, seed=context.seed)
         if student.labels != model.labels:
-            raise ValueError(
+            raise StepFailed(
                 f"student: its labels are {list(student.labels)}, the model's "
                 f"{list(model.labels)}; they must be the same in the same order, because the "
                 f"artifact keeps the order: take another student, or one without a head"
@@ -190,11 +191,11 @@ class Distill(DistillSettings, TorchPass):
 
 
 def _require_length(model: TorchModel, whose: str) -> None:
-    """Raise `ValueError` when a model cannot read as many tokens as the recipe gives it."""
+    """Raise `StepFailed` when a model cannot read as many tokens as the recipe gives it."""
     limit = getattr(model.preprocessor, "model_max_length", None)
     wanted = model.task.max_length
     if wanted is not None and limit is not None and wanted > limit:
-        raise ValueError(
+        raise StepFailed(
             f"{whose}: it reads at most {limit} tokens, data.max_length is {wanted}; set "
             f"data.max_length to {limit} or less"
         )

@@ -36,7 +36,7 @@ class Finetune(FinetuneSettings, TorchPass):
         return frozenset({"train"})
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Train `model` in place; raises `ValueError` when the training split has no labels."""
+        """Train `model` in place; raises `StepFailed` when the training split has no labels."""
         from compressor.training.recovery import finetune
         from compressor.training.trainer import TrainingRun
 

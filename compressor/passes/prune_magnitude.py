@@ -97,7 +97,7 @@ class PruneMagnitude(TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Put weights of `model` to zero, in place.
 
-        Raises `ValueError` when weights are not finite or the encoder cannot be found, and with
+        Raises `StepFailed` when weights are not finite or the encoder cannot be found, and with
         `finetune` when the training split has no labels.
         """
         from compressor.pruning.masks import (

@@ -370,7 +370,7 @@ class PruneStructured(TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Prune `model` in place.
 
-        Raises `ValueError` before anything is trained when the ratios, `layers` or `drop_layers`
+        Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
         cannot be met by this model or the calibration split is too small for least squares;
         `UnsupportedArchitecture` is one of them. Raises `EnvironmentMismatch` when a latency table
         cannot be stored.

@@ -180,7 +180,7 @@ class PruneWidth(TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Make `model` narrower, in place.
 
-        Raises `ValueError` before anything changes when the width cannot be met by this model or
+        Raises `StepFailed` before anything changes when the width cannot be met by this model or
         the calibration rows are too few; `UnsupportedArchitecture` is one of them.
         """
         from compressor.passes._width import prune_width

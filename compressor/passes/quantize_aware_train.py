@@ -144,7 +144,7 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         (null of vectors) and the root mean square error of the logits or vectors, before and after
         the training, and whether the training was `kept`.
 
-        Raises `ValueError` before training when the model's architecture is not known, a weight is
+        Raises `StepFailed` before training when the model's architecture is not known, a weight is
         not finite or the teacher cannot teach it, and what training raises.
         """
         from compressor.passes._quantize_aware import train_for_int8

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._static import ObservingPass
@@ -105,7 +106,7 @@ class QuantizeTensorrt(ObservingPass, SensitivePass):
             )
             chosen = [site for site in candidates if site not in kept]
             insert_pairs(graph, chosen, scales)
-        except ValueError as error:
+        except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
@@ -139,7 +140,7 @@ class QuantizeTensorrt(ObservingPass, SensitivePass):
     def _scales(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
     ) -> SignedScales:
-        """Return the scale of each activation; raises `ValueError` for one not finite or unseen."""
+        """Return the scale of each activation; raises `StepFailed` for one not finite or unseen."""
         from compressor.quantization.pairs import SignedScales
         from compressor.quantization.ranges import signed_scale
 

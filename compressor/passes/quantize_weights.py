@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
 from compressor.passes._site_choice import BlockSize, SitePass, listing
 
@@ -105,7 +106,7 @@ class QuantizeWeights(SitePass):
             rounded = self._round(graph, matrices, model, context)
             errors = pack_matrices(graph, matrices, form, chosen=rounded)
             lost = store_sites(graph, tables, activations="per_token", tables=int4)
-        except ValueError as error:
+        except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)

@@ -102,7 +102,7 @@ class TrimVocabulary(TorchPass):
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Return the model with its new tokenizer; the module is changed in place.
 
-        Raises `ValueError` before anything changes when the tokenizer is not WordPiece
+        Raises `StepFailed` before anything changes when the tokenizer is not WordPiece
         (`UnsupportedTokenizer`) or, for `unreachable`, not as BERT's, a pattern matches nothing,
         there are too few texts, or no piece would be dropped.
         """

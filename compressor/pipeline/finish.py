@@ -19,7 +19,9 @@ from compressor.report.render import write_report
 logger = logging.getLogger(__name__)
 
 PASSED = "every gate held"
-STOPPED = "stopped from outside; the same command goes on after the last finished step"
+_RESUME = "run the same command again, without --force, to resume after the last finished step"
+STOPPED = f"stopped by you (Ctrl-C); {_RESUME}"
+TERMINATED = f"stopped from outside (SIGTERM); {_RESUME}"
 
 
 def verdict_of(error: CompressorError) -> Verdict:

@@ -111,9 +111,9 @@ class _Gate(Generic[AnyStored]):
         """
         change = describe_change(self.step.settings, step.settings)
         name = self.name if step is self.step else f"{self.name}, {change}"
-        self.stages.progress.stage(name)
         attempt = _Try[AnyStored](step, change)
         self.tries.append(attempt)
+        self.stages.progress.stage(name)
         try:
             given = self.stages.run_pass(name, self.position, step, self.before, attempt.told)
         except PassError as error:

@@ -175,7 +175,7 @@ class RunLog:
             max_drop=self.max_drop,
             baseline=self.baseline,
             final=self.final,
-            passes=tuple(self.passes),
+            passes=tuple(_as_it_ended(record, verdict) for record in self.passes),
             parity=self.parity,
             latencies=self.latencies,
             splits=self.splits,
@@ -198,6 +198,17 @@ class RunLog:
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
         )
+
+
+def _as_it_ended(record: PassRecord, verdict: Verdict) -> PassRecord:
+    """Return the record of a pass that did not fail by itself where the run was cut short in it."""
+    if verdict not in ("stopped", "internal_error") or record.verdict != "failed":
+        return record
+    tries = [
+        dataclasses.replace(attempt, verdict=verdict) if attempt.verdict == "failed" else attempt
+        for attempt in record.tries
+    ]
+    return dataclasses.replace(record, verdict=verdict, tries=tuple(tries))
 
 
 def _without_curves(value: Any) -> Any:

@@ -19,11 +19,13 @@ from filelock import FileLock, Timeout
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import exists, is_folder, no_folder, unwritable
 
+TRACEBACK = "traceback.txt"  # of a bug in this package that stopped a run
 _LOCK = ".lock"
 _RESULTS = (
     "report.json",
     "report.md",
     "report.html",
+    TRACEBACK,
     "splits.json",
     "artifact",
     "baseline",

@@ -30,7 +30,8 @@ from compressor.environment import (
     package_versions,
     select_device,
 )
-from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
+from compressor.errors import CompressorError, RecipeError, Terminated
+from compressor.launchers import require_one_process, unread_settings
 from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
@@ -38,7 +39,8 @@ from compressor.models.pooling import read_pooling
 from compressor.models.torch_model import token_limit
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
-from compressor.pipeline.finish import PASSED, STOPPED, finish, verdict_of
+from compressor.pipeline.failures import disk_mismatch, internal_error
+from compressor.pipeline.finish import PASSED, STOPPED, TERMINATED, finish, verdict_of
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
     check_inputs,
@@ -80,8 +82,10 @@ def run(
     run; the report says so.
 
     Raises the errors of `compressor.errors`; every one raised after the output directory was
-    claimed carries the report as `error.report`, and the report is on disk.
+    claimed carries the report as `error.report`, and the report is on disk. Any other exception is
+    a bug of ours; the report says so then, and the traceback lies beside it.
     """
+    require_one_process()
     place = output or recipe.output
     if place is None:
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
@@ -105,18 +109,17 @@ def run(
             error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
             raise
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            mismatch = EnvironmentMismatch(
-                f"{steps.current}: cannot read or write ({error}); check free space and "
-                f"permissions in {directory.path}, then run again: it goes on after the last "
-                f"finished step"
-            )
+            mismatch = disk_mismatch(error, steps.current, recipe, directory)
             mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
             raise mismatch from error
-        except (KeyboardInterrupt, Terminated):
-            finish(directory, log, "failed", STOPPED, steps.current)
+        except (KeyboardInterrupt, Terminated) as stop:
+            told = TERMINATED if isinstance(stop, Terminated) else STOPPED
+            finish(directory, log, "stopped", told, steps.current)
             raise
         except BaseException as error:  # a bug of ours: the report comes first
-            finish(directory, log, "failed", repr(error), steps.current)
+            told = internal_error(error, steps.current, directory)
+            finish(directory, log, "internal_error", told, steps.current)
+            error.add_note(told)
             raise
         return finish(directory, log, "passed", PASSED, None)
 
@@ -150,6 +153,8 @@ class _Run:
     def load(self) -> None:
         """Find the checkpoint, read the splits, and check that they and the budget fit."""
         self._start("load")
+        if (unread := unread_settings()) is not None:
+            self.progress.result(unread)
         recipe = self.recipe
         check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)

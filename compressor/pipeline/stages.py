@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from compressor.artifact import MODEL, write_artifact
 from compressor.benchmark import Contestant, benchmark, default_threads
 from compressor.data import Dataset, fingerprint
 from compressor.environment import result_conditions, seed_everything, timing_conditions
-from compressor.errors import DISK_ERRORS, CompressorError, PassError
+from compressor.errors import PassError, StepFailed
 from compressor.evaluation import (
     benchmark_batches,
     digest_of,
@@ -141,7 +140,8 @@ class Stages:
     ) -> PassResult[AnyStored]:
         """Apply a pass to a stored model; `told` has what it said, even when it fails.
 
-        Raises `PassError` around whatever a pass raises that is not an error of this package.
+        Raises `PassError` where the pass refuses on purpose (`StepFailed`); anything else that it
+        raises is a bug, and comes through as it is.
         """
         apply = self._apply_torch if isinstance(step, TorchPass) else self._apply_onnx
 
@@ -383,14 +383,8 @@ class Stages:
         seed_everything(self.recipe.seed)
         try:
             return apply()
-        except (CompressorError, SafetensorError):  # safetensors has its own for a full disk
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                raise
-            # Passes explain themselves in ValueErrors; anything else is told by its type.
-            told = str(error) if isinstance(error, ValueError) else repr(error)
-            raise PassError(told, kind=step.kind, position=position) from error
+        except StepFailed as error:
+            raise PassError(str(error), kind=step.kind, position=position) from error
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import layer_list
 from compressor.pruning.fisher import (
     Part,
@@ -33,7 +34,7 @@ def activation_scores(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> U
     layer's scores are divided by their L2 norm, because activations grow from layer to layer.
 
     `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `ValueError` when there are none, or an activation is not finite.
+    `StepFailed` when there are none, or an activation is not finite.
 
     Ref: Muralidharan et al. 2024, arXiv:2407.14679, section 2.2 (there the sum of norms).
     """
@@ -57,7 +58,7 @@ def block_influences(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> Te
     all tokens without padding; a layer near 0 does little.
 
     `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `ValueError` when there are none, or a hidden state is not finite.
+    `StepFailed` when there are none, or a hidden state is not finite.
 
     Ref: Men et al. 2024, arXiv:2403.03853, eq. 1.
     """
@@ -73,7 +74,7 @@ def block_influences(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> Te
     influences = sums / num_tokens
     if not influences.isfinite().all():
         broken = (~influences.isfinite()).nonzero()[0].item()
-        raise ValueError(
+        raise StepFailed(
             f"the hidden states around layer {broken} are not finite on the calibration split; the "
             f"model's weights are broken, check the checkpoint or the training before this step"
         )
@@ -101,7 +102,7 @@ def _passes(
             module(**inputs)
         yield seen, inputs
     if is_empty:
-        raise ValueError("activations need at least one example to be measured on, got none")
+        raise StepFailed("activations need at least one example to be measured on, got none")
 
 
 @contextmanager

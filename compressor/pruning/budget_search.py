@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers, layer_list
 from compressor.pruning.importance import UnitScores
 from compressor.pruning.knapsack import best_choices
@@ -123,7 +124,7 @@ class _Block:
 
 
 def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
-    """Raise `ValueError` when `ratio` of `cost` cannot go, or only with every unit there is."""
+    """Raise `StepFailed` when `ratio` of `cost` cannot go, or only with every unit there is."""
     if freedom.uniform:
         now = _of_equal_layers(cost, cost.heads[0], cost.neurons[0])
         removable = now - min(
@@ -163,7 +164,7 @@ def _cheapest_block(cost: Cost, freedom: Freedom) -> float:
 def _require_reach(ratio: float, largest: float, why: str) -> None:
     if ratio > largest + 1e-9:  # what is exactly within reach is not lost to rounding
         rounded = f"{math.floor(1000 * (largest + 1e-9)) / 1000:g}"
-        raise ValueError(
+        raise StepFailed(
             f"ratio: {ratio:g} of the encoder cannot go: {why.format(rounded)}; use a smaller ratio"
         )
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import Attention, FeedForward, encoder_layers
 from compressor.models.outputs import answers_of, gives_vectors
 from compressor.pruning.importance import UnitScores
@@ -43,7 +44,7 @@ def fisher_scores(
     Padding counts nothing, because no logit depends on it.
 
     `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
-    `ValueError` when there are none, or something is not finite.
+    `StepFailed` when there are none, or something is not finite.
 
     Ref: Kwon et al. 2022, arXiv:2204.09656, section 4 (there on labels); Park et al. 2024,
     arXiv:2308.03449 (on the model's own softened answers).
@@ -100,7 +101,7 @@ def gradients_at_outputs(
         yield size, calls
         del calls
     if num_examples == 0:
-        raise ValueError("measuring heads and neurons needs at least one example, got none")
+        raise StepFailed("measuring heads and neurons needs at least one example, got none")
 
 
 def parts_of(module: Any) -> list[Part | None]:
@@ -120,10 +121,10 @@ def output_of(part: Part) -> nn.Linear:
 
 
 def require_finite(parts: Sequence[Part | None], part: Part, values: Tensor) -> None:
-    """Raise `ValueError`, which names the layer of `part`, unless all `values` are finite."""
+    """Raise `StepFailed`, which names the layer of `part`, unless all `values` are finite."""
     if not values.isfinite().all():
         unit = "heads" if isinstance(part, Attention) else "neurons"
-        raise ValueError(
+        raise StepFailed(
             f"what the {unit} of layer {parts.index(part) // 2} do on the calibration split is not "
             f"finite; the model's weights are broken, check the checkpoint or the training before "
             f"this step"
@@ -179,7 +180,7 @@ def _probes(outputs: Any, generator: torch.Generator) -> Iterator[Tensor]:
     """
     answers = answers_of(outputs)
     if not answers.isfinite().all():
-        raise ValueError(
+        raise StepFailed(
             "the model's answers on the calibration split are not finite, so nothing can be "
             "measured; its weights are broken, check the checkpoint or the training before this "
             "step"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import (
     Attention,
     EncoderLayer,
@@ -62,7 +63,7 @@ def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
     the second. `order` 1 sums magnitudes, 2 is the Euclidean norm. Each layer's scores are divided
     by their L2 norm: how large weights are differs from layer to layer for reasons of its own.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
 
     Ref: Fang et al. 2023, arXiv:2301.12900 (the norm of a group); Li et al. 2017, arXiv:1608.08710
     (L1); Molchanov et al. 2017, arXiv:1611.06440 (dividing by the layer's norm).
@@ -86,7 +87,7 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
     classes that the model itself predicts. Scores are in units of the loss in every layer, so they
     compare across layers as they are.
 
-    Raises `ValueError` when there are no examples or a score is not finite.
+    Raises `StepFailed` when there are no examples or a score is not finite.
     Ref: Michel et al. 2019, arXiv:1905.10650 (heads; there divided by the layer's norm); Molchanov
     et al. 2019, arXiv:1906.10771 (gates and comparing layers as they are; there squared instead of
     absolute).
@@ -94,7 +95,7 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
     with _in_evaluation_mode(module):
         sums, num_examples = _sum_of_gate_gradients(module, batches)
     if num_examples == 0:
-        raise ValueError("Taylor importance needs at least one example, got none")
+        raise StepFailed("Taylor importance needs at least one example, got none")
     means = UnitScores(
         tuple(score / num_examples for score in sums.heads),
         tuple(score / num_examples for score in sums.neurons),
@@ -109,11 +110,11 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
     predicts; of vectors 1 minus the cosine similarity to those of the whole model. It takes one
     pass over `batches` for each layer, and one more without labels.
 
-    Raises `ValueError` when there are no examples or a loss is not finite.
+    Raises `StepFailed` when there are no examples or a loss is not finite.
     Ref: Kim et al. 2024, arXiv:2402.02834 (there by perplexity).
     """
     if not batches:
-        raise ValueError("the loss without a layer needs at least one example, got none")
+        raise StepFailed("the loss without a layer needs at least one example, got none")
     layers = layer_list(module)
     losses = []
     with _in_evaluation_mode(module), torch.no_grad():
@@ -128,7 +129,7 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
             finally:
                 layers.insert(index, layer)
     if not all(map(math.isfinite, losses)):
-        raise ValueError(
+        raise StepFailed(
             f"the loss without one layer is not finite ({losses}); check the model's weights"
         )
     return torch.tensor(losses, dtype=torch.float64)
@@ -137,7 +138,7 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
 def _require_finite(scores: UnitScores, name: str) -> UnitScores:
     for index, layer in enumerate(zip(scores.heads, scores.neurons, strict=True)):
         if not torch.cat(layer).isfinite().all():
-            raise ValueError(
+            raise StepFailed(
                 f"{name} is not finite in layer {index}, so units cannot be compared; the model's "
                 f"weights are broken, check the checkpoint or the training before this step"
             )
@@ -266,7 +267,7 @@ def _gate_gradients(
             gate.values = None
     outputs = module(**inputs)
     if gives_vectors(outputs):
-        raise ValueError(
+        raise StepFailed(
             "Taylor importance is the gradient of a loss on labels; a model's vectors agree with "
             "themselves, where that gradient is 0: use importance fisher, activation or magnitude"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compressor.errors import StepFailed
+
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -31,10 +33,10 @@ class NormalEquations:
         They minimise the squared error plus `ridge * mean(diagonal of the Gram matrix)` times the
         squared weight; the bias is not held back. Without `fits_bias` it is zero, and None.
 
-        Raises `ValueError` when a sum is not finite or the equations do not have one solution.
+        Raises `StepFailed` when a sum is not finite or the equations do not have one solution.
         """
         if not (self.gram.isfinite().all() and self.moments.isfinite().all()):
-            raise ValueError(
+            raise StepFailed(
                 f"the sums over {self.num_rows} rows are not finite; the model's weights are "
                 f"broken, check the checkpoint or the training before this step"
             )
@@ -46,7 +48,7 @@ class NormalEquations:
         factor, failed = torch.linalg.cholesky_ex(damped)
         pivots = factor.diagonal().square()
         if failed or pivots.min() <= size * _EPSILON * damped.diagonal().max():
-            raise ValueError(
+            raise StepFailed(
                 f"{self.num_rows} rows give equations of rank "
                 f"{int(torch.linalg.matrix_rank(damped, hermitian=True))} for {size} unknowns "
                 f"(weights and bias); give more rows that differ, or a larger ridge"

@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
+
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     """Return the mask that drops the smallest weights: `round(sparsity * weight.numel())` of them.
@@ -30,13 +32,13 @@ def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> di
     Exactly `round(sparsity * n)` of the `n` weights go, so one tensor may lose more than another.
     Of equal magnitudes the earlier goes first: by tensor, then in memory order.
 
-    Raises `ValueError` like `magnitude_mask`.
+    Raises `StepFailed` like `magnitude_mask`.
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is a fraction from 0 to 1, got {sparsity}")
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
-            raise ValueError(f"{name} holds weights that are not finite and cannot be ranked")
+            raise StepFailed(f"{name} holds weights that are not finite and cannot be ranked")
     if not weights:
         return {}
     magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
@@ -97,11 +99,11 @@ def prunable_weights(
     The classification head is not among them. `include_embeddings` adds the embedding tables and,
     in vision models, the projection of image patches.
 
-    Raises `ValueError` when the model has no part that is the encoder.
+    Raises `StepFailed` when the model has no part that is the encoder.
     """
     encoder = module.base_model
     if encoder is module:
-        raise ValueError(
+        raise StepFailed(
             f"a model of type '{module.config.model_type}' does not tell its encoder from its "
             f"head, so its head cannot be left out; unstructured pruning does not support it"
         )

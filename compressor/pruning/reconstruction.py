@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
 from compressor.pruning.fisher import token_mask
 from compressor.pruning.layerwise import LayerTrace, SubLayerTrace, TensorFiles, run_layer
@@ -70,7 +71,7 @@ class CalibrationInputs:
 
 
 def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
-    """Raise `ValueError` when least squares would have more unknowns than rows that differ."""
+    """Raise `StepFailed` when least squares would have more unknowns than rows that differ."""
     unknowns, place = max(
         (width + 1, f"{name} of layer {layer.index}")
         for layer in encoder_layers(module)
@@ -83,7 +84,7 @@ def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
         )
     )
     if calibration.num_distinct_tokens < unknowns:
-        raise ValueError(
+        raise StepFailed(
             f"the calibration rows have {calibration.num_distinct_tokens} tokens that are not "
             f"padding or in the copy of another row ({calibration.num_rows} rows, "
             f"{calibration.num_tokens} tokens), so least squares has at most rank "
@@ -107,7 +108,7 @@ def reconstruct(
     equals its teacher stays as it is. Of a sub-layer without units the constant is fitted. Models
     are put into evaluation mode; `advance` is called twice a layer and batch.
 
-    Raises `ValueError`, naming the sub-layer, when its statistics are not finite or singular.
+    Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.eval()
     teacher.eval()
@@ -184,8 +185,8 @@ class _Work:
     def _solve(self, fit: _Fit, place: str) -> None:
         try:
             fit.solve(self.ridge)
-        except ValueError as error:
-            raise ValueError(f"least squares of {place}: {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"least squares of {place}: {error}") from error
 
 
 class _Fit:

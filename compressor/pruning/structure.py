@@ -16,6 +16,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import (
     UnsupportedArchitecture,
     encoder_layers,
@@ -55,7 +56,7 @@ def select_units(
     a multiple of `round_to` units (or all), and the number that goes is the one nearest to the
     ratio; a layer keeps at least one such block unless `may_empty_layers`.
 
-    Raises `ValueError` when the blocks that must stay are more than the ratio leaves.
+    Raises `StepFailed` when the blocks that must stay are more than the ratio leaves.
     """
     originals = [len(score) for score in scores] if counts is None else list(counts)
     if scope == "global":
@@ -211,7 +212,7 @@ def _keep_best(
     if sum(kept) - target > round_to / 2:
         largest = math.floor(100 * (1 - sum(kept) / original)) / 100
         smaller_blocks = " or a smaller round_to" if round_to > 1 else ""
-        raise ValueError(
+        raise StepFailed(
             f"ratio {ratio:g} would leave {target} of {original} units, but {sum(kept)} have to "
             f"stay (each layer keeps {round_to} or all it has); use a ratio of at most "
             f"{largest:g}{smaller_blocks}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import Attention
 from compressor.pruning.fisher import (
     Call,
@@ -43,7 +44,7 @@ def compensated_scores(
     second moment of that gradient. So costs compare across layers and between heads and neurons.
     Padding is left out. Memory is that of `H`: `(neurons + 1)^2` numbers of 8 bytes a layer.
 
-    `batches` are inputs of the model by name. Raises `ValueError` when there are none, something is
+    `batches` are inputs of the model by name. Raises `StepFailed` when there are none, something is
     not finite, or no answer depends on any layer.
 
     Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
@@ -55,7 +56,7 @@ def compensated_scores(
         require_finite(parts, part, found.inputs)
         require_finite(parts, part, found.gradients)
     if moments and not any(found.squares for found in moments.values()):
-        raise ValueError(
+        raise StepFailed(
             "the model's answers to the calibration rows depend on no layer, so heads and neurons "
             "cannot be compared; its classifier may be zero or was never trained, or its logits "
             "are so far apart that nothing changes them: check the checkpoint"

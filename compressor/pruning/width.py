@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import (
     UnsupportedArchitecture,
     encoder_layers,
@@ -85,15 +86,15 @@ def spaces_of(module: Any) -> list[Space]:
 
 
 def check_width(module: Any, width: int) -> None:
-    """Raise `ValueError` when no model of this architecture can be `width` wide."""
+    """Raise `StepFailed` when no model of this architecture can be `width` wide."""
     size: int = module.config.hidden_size
     if not 0 < width < size:
-        raise ValueError(
+        raise StepFailed(
             f"width: the model is {size} wide, so a narrower one has 1 to {size - 1}, got {width}"
         )
     embedding_size = getattr(module.config, "embedding_size", size)
     if embedding_size == width and embedding_size != size:
-        raise ValueError(
+        raise StepFailed(
             f"width: {width} is this model's embedding_size, where its configuration leaves out "
             f"the projection of the embeddings; take another width"
         )
@@ -102,7 +103,7 @@ def check_width(module: Any, width: int) -> None:
     allowed = dense_shape(config, naming_of(module)).layers[0].ffn_neurons
     neurons = max(layer.num_neurons for layer in encoder_layers(module))
     if neurons > allowed:
-        raise ValueError(
+        raise StepFailed(
             f"width: a configuration that is {width} wide describes at most {allowed} "
             f"feed-forward neurons (mlp_ratio), this model has {neurons}; prune the width before "
             f"the heads, or prune the neurons first"
@@ -110,10 +111,10 @@ def check_width(module: Any, width: int) -> None:
 
 
 def require_finite_weights(module: Any) -> None:
-    """Raise `ValueError` naming a parameter that is not finite."""
+    """Raise `StepFailed` naming a parameter that is not finite."""
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
-            raise ValueError(
+            raise StepFailed(
                 f"'{name}' holds weights that are not finite; check the checkpoint or the training "
                 f"before this step"
             )
@@ -148,7 +149,7 @@ def choose_features(
     `reconstruction` removes one feature after another, each time the one that costs the readers'
     outputs least after the best linear correction from the features that are left.
 
-    Raises `ValueError` when something is not finite.
+    Raises `StepFailed` when something is not finite.
     """
     if importance == "random":
         generator = torch.Generator().manual_seed(seed)
@@ -193,7 +194,7 @@ def reader_moments(
     """Return the moments of what each reader reads, by name; those that read one tensor share them.
 
     Of what a reader takes from several vectors side by side, all are counted as one. Raises
-    `ValueError` without batches and when something is not finite.
+    `StepFailed` without batches and when something is not finite.
     """
     readers = {name: linear for space in spaces for name, linear in space.readers(module).items()}
     seen: list[tuple[str, Tensor]] = []
@@ -214,10 +215,10 @@ def reader_moments(
         for hook in hooks:
             hook.remove()
     if not found:
-        raise ValueError("choosing features needs at least one calibration row, got none")
+        raise StepFailed("choosing features needs at least one calibration row, got none")
     for name, moments in found.items():
         if not moments.products.isfinite().all():
-            raise ValueError(
+            raise StepFailed(
                 f"what '{name}' reads on the calibration split is not finite; the model's weights "
                 f"are broken, check the checkpoint or the training before this step"
             )
@@ -316,7 +317,7 @@ def _eliminate(module: Any, space: Space, moments: Mapping[str, Moments], width:
 
 def _require_finite(scores: Tensor) -> None:
     if not scores.isfinite().all():
-        raise ValueError(
+        raise StepFailed(
             "the importance of features is not finite, so they cannot be compared; the model's "
             "weights are broken, check the checkpoint or the training before this step"
         )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
 from compressor.pruning.layerwise import run_layer
 from compressor.pruning.least_squares import NormalEquations
@@ -35,11 +36,11 @@ _NORM_BEHIND = {"attention": slice(0, 1), "feed_forward": slice(1, 2)}
 
 
 def check_rows(calibration: CalibrationInputs, width: int, *, has_head: bool) -> None:
-    """Raise `ValueError` when least squares has more unknowns than rows that differ."""
+    """Raise `StepFailed` when least squares has more unknowns than rows that differ."""
     tokens, rows = calibration.num_distinct_tokens, calibration.num_distinct_rows
     unknowns = width + 1
     if tokens < unknowns or (has_head and rows < unknowns):
-        raise ValueError(
+        raise StepFailed(
             f"the calibration rows have {tokens} tokens that are not padding or in the copy of "
             f"another row ({rows} rows that differ), but to fit a layer that reads {width} "
             f"features takes at least {unknowns}"
@@ -63,7 +64,7 @@ def fit_width(
     `ridge` holds weights to what they are, as a fraction of the mean diagonal of a Gram matrix.
     Both are put into evaluation mode; `advance` is called once a layer, and once for the head.
 
-    Raises `ValueError`, naming the place, when statistics are not finite or singular.
+    Raises `StepFailed`, naming the place, when statistics are not finite or singular.
     """
     student.eval()
     teacher.eval()
@@ -232,8 +233,8 @@ class _Work:
     def _solve(self, fit: _LinearFit | _NormFit, place: str) -> None:
         try:
             fit.solve(self.ridge)
-        except ValueError as error:
-            raise ValueError(f"least squares of {place}: {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"least squares of {place}: {error}") from error
 
 
 class _LinearFit:
@@ -280,9 +281,9 @@ class _NormFit:
 
     @torch.no_grad()
     def solve(self, ridge: float) -> None:
-        """Set scale and shift; raises `ValueError` when a sum is not finite."""
+        """Set scale and shift; raises `StepFailed` when a sum is not finite."""
         if not self._sums.isfinite().all():
-            raise ValueError(
+            raise StepFailed(
                 "the sums are not finite; the model's weights are broken, check the checkpoint or "
                 "the training before this step"
             )

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from compressor.errors import StepFailed
+
 Floats = NDArray[np.float32]
 Scalar = TypeVar("Scalar", np.float64, np.int64)
 
@@ -39,7 +41,7 @@ def saturation_free_scales(weight: Floats) -> NDArray[np.float32]:
     max |w_2i + w_2i+1| / 127. Each rounding adds at most 1/2, so a rounded pair sums to at most
     127 + 1/2 + 1/2 = 128. Columns of zeros get scale 1.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     exact = finite(weight)
     largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
@@ -54,7 +56,7 @@ def column_scales(weight: Floats) -> NDArray[np.float32]:
     cannot overflow, keeps that step: training left it there (`fake_quantize.py`), and any other
     would round a second time. All others get their `saturation_free_scales`.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     steps = _grid_steps(finite(weight))
     return np.where(np.isnan(steps), saturation_free_scales(weight), steps).astype(np.float32)
@@ -66,7 +68,7 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float
     The values lie in -127..127 and `values * scales` is off by at most half a scale; where the
     weights are on a grid already (`column_scales`), it is off by next to nothing.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
     """
     scales = column_scales(weight)
@@ -78,7 +80,7 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]
 
     Nothing is multiplied in 8 bits here, so each row uses the whole range -127..127.
 
-    Raises `ValueError` when an entry is not finite.
+    Raises `StepFailed` when an entry is not finite.
     """
     values = np.empty(table.shape, np.int8)
     scales = np.empty(len(table), np.float32)
@@ -99,7 +101,7 @@ def pair_order(weight: Floats) -> NDArray[np.intp] | None:
     columns' largest weights. An odd row is left to itself at the end. None when the scales of the
     present order are as fine.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     Ref: Crouse 2016, doi:10.1109/TAES.2016.140952, for the assignment.
     """
     exact = finite(weight)
@@ -165,11 +167,11 @@ def _excess(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
 
 
 def finite(weight: Floats) -> NDArray[np.float64]:
-    """Return `weight` in float64; raises `ValueError` when a number is not finite."""
+    """Return `weight` in float64; raises `StepFailed` when a number is not finite."""
     # In float64 the sum of two float32 neither rounds away its small part nor overflows.
     exact = weight.astype(np.float64)
     if not np.isfinite(exact).all():
-        raise ValueError("holds NaN or infinity, which no integer can stand for")
+        raise StepFailed("holds NaN or infinity, which no integer can stand for")
     return exact
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.models.packed_weights import Bytes, pack
 
 Floats = NDArray[np.float32]
@@ -77,10 +78,10 @@ def quantize_blocks(
     The last block of a row is shorter where `block_size` does not divide the width. A block of
     zeros has scale 1. With `half_scales`, scales are float16 where its range is enough.
 
-    Raises `ValueError` when an entry is not finite.
+    Raises `StepFailed` when an entry is not finite.
     """
     if not np.isfinite(matrix).all():
-        raise ValueError("holds NaN or infinity, which no integer can stand for")
+        raise StepFailed("holds NaN or infinity, which no integer can stand for")
     parts = [_chosen_scales(part, bits, block_size) for part in _chunks(matrix)]
     scales: NDArray[Any] = np.concatenate(parts)
     scales = _storable(scales) if half_scales else scales

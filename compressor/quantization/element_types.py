@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, defs
 
+from compressor.errors import StepFailed
+
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _ONNX = ("", "ai.onnx")
 _CONTRIB = "com.microsoft"
@@ -25,7 +27,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the `TensorProto` type of every input, constant and computed value by its name.
 
     Outputs that nothing can tell the type of, such as the statistics that fused operators keep for
-    training, have type 0. Raises `ValueError` when a node reads such a value.
+    training, have type 0. Raises `StepFailed` when a node reads such a value.
     """
     graph = model.graph
     version = opset_version(model)
@@ -34,7 +36,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:
         if unknown := [name for name in node.input if name and not types.get(name)]:
-            raise ValueError(
+            raise StepFailed(
                 f"the type of {', '.join(unknown)}, read by {node.op_type}, is unknown"
             )
         for position, name in enumerate(node.output):

@@ -29,6 +29,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers, naming_of
 from compressor.quantization.activations import (
     AFTER_GELU,
@@ -135,11 +136,11 @@ def first_steps(weight: Tensor) -> Tensor:
     """Return the step of each row, shape `(out_features, 1)`, with the least squared error.
 
     Tried are fractions down to a half of the step that clips nothing: a few clipped weights buy
-    a finer grid for all others. Rows of zeros get step 1. Raises `ValueError` when a weight is not
+    a finer grid for all others. Rows of zeros get step 1. Raises `StepFailed` when a weight is not
     finite.
     """
     if not weight.isfinite().all():
-        raise ValueError("holds NaN or infinity, which no integer can stand for")
+        raise StepFailed("holds NaN or infinity, which no integer can stand for")
     pairs = _pairs(weight)
     largest = torch.maximum(pairs.abs().amax(dim=(1, 2)), pairs.sum(dim=2).abs().amax(dim=1))
     widest = torch.where(largest == 0, WEIGHT_MAX, largest)[:, None] / WEIGHT_MAX
@@ -207,7 +208,7 @@ def simulated_int8(
     token by token until they are given other grids. When the block ends, weights lie on their grids
     and everything else is as it was.
 
-    Raises `ValueError` when a weight is not finite, and `UnsupportedArchitecture`.
+    Raises `StepFailed` when a weight is not finite, and `UnsupportedArchitecture`.
     """
     products = _products(module, min_elements)
     if rounds_tables:
@@ -260,8 +261,8 @@ def _grid_after(activation: nn.Module) -> Grid:
 def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
     try:
         quantizer = WeightQuantizer(linear.weight)
-    except ValueError as error:
-        raise ValueError(f"weight {name}.weight {error}") from error
+    except StepFailed as error:
+        raise StepFailed(f"weight {name}.weight {error}") from error
     parametrize.register_parametrization(linear, "weight", quantizer)
     return quantizer
 
@@ -285,6 +286,6 @@ def _round_tables(module: Any, min_elements: int, int4_block: int | None) -> Non
                 rounded = integers * scales[:, None]
             else:
                 rounded = quantize_blocks(values, bits=BITS, block_size=int4_block).restored()
-        except ValueError as error:
-            raise ValueError(f"weight {name} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {name} {error}") from error
         table.weight.copy_(torch.from_numpy(rounded))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
+from compressor.errors import StepFailed
 from compressor.quantization.affine import PAIR_MAX, WEIGHT_MAX, column_scales
 from compressor.quantization.blocks import Blocks, quantize_blocks
 
@@ -35,11 +36,11 @@ class ActivationMoments:
     def update(self, values: Floats) -> None:
         """Take `values`, shape `(..., K)`, into account.
 
-        Raises `ValueError` when one is not finite.
+        Raises `StepFailed` when one is not finite.
         """
         tokens = values.reshape(-1, values.shape[-1])
         if not np.isfinite(tokens).all():
-            raise ValueError("hold NaN or infinity on the calibration rows")
+            raise StepFailed("hold NaN or infinity on the calibration rows")
         if not len(self.total):
             self.gram = np.zeros((tokens.shape[1], tokens.shape[1]))
             self.total = np.zeros(tokens.shape[1])
@@ -67,7 +68,7 @@ def round_columns(weight: Floats, gram: Doubles) -> Floats:
     chosen here; no pair of rows 2i and 2i + 1 sums to more than 128. `gram` is that of the inputs,
     `(K, K)`.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     scales = column_scales(weight)
     spread = np.repeat(scales[None], len(weight), axis=0)
@@ -81,7 +82,7 @@ def round_blocks(weight: Floats, gram: Doubles, *, bits: int, block_size: int) -
 
     `gram` is that of the inputs, `(K, K)`. Rows of the result are columns of `weight`.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     nearest = quantize_blocks(weight.T, bits=bits, block_size=block_size, half_scales=False)
     scales = nearest.scales.astype(np.float32)

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.cuda_kernels import HalfType, has_kernel
 from compressor.quantization.element_types import (
     element_types,
@@ -60,7 +61,7 @@ _MOVES = frozenset(
 )
 
 
-class NotFinite(ValueError):
+class NotFinite(StepFailed):
     """A weight or a value is NaN or infinite in float32 already, which no other type can cure."""
 
 
@@ -117,7 +118,7 @@ def convert_to_half(
     Nodes called `in_float` (`node_name`) compute in float32, as do those that ONNX Runtime has no
     kernels of this type for, and nodes that only move numbers between them. Masks become finite.
 
-    Raises `ValueError` when a weight that a converted node reads is beyond ±65504 or not finite,
+    Raises `StepFailed` when a weight that a converted node reads is beyond ±65504 or not finite,
     when the type of a value cannot be inferred, and when a node holds a branch or a loop.
     """
     converted = onnx.ModelProto()
@@ -157,7 +158,7 @@ class _Conversion:
 
     def _convert(self, node: onnx.NodeProto) -> None:
         if any(item.HasField("g") or item.graphs for item in node.attribute):
-            raise ValueError(
+            raise StepFailed(
                 f"node {node_name(node)} holds a branch or a loop ({node.op_type}), whose values "
                 f"cannot be converted"
             )
@@ -229,7 +230,7 @@ class _Conversion:
         limit = _LARGEST[self._dtype]
         beyond = ~(np.abs(values) <= limit)  # true for NaN too
         if beyond.any():
-            kind = NotFinite if np.isnan(values).any() else ValueError
+            kind = NotFinite if np.isnan(values).any() else StepFailed
             raise kind(
                 f"weight {tensor.name} holds {values[beyond].flat[0]:.6g}, {self._dtype} ends at "
                 f"±{limit:g}"

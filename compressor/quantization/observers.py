@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
+
 _BINS_A_SIDE = 8192  # at least half of them are in use: 16 or more for each of 256 levels
 _SLICE = 1 << 18  # values that are counted at once
 _FARTHEST_SHIFT = 62  # of a signed 64-bit index; then only its sign is left
@@ -65,11 +67,11 @@ class ActivationStatistics:
     def update(self, values: NDArray[np.float32]) -> None:
         """Take `values`, shape `(..., K)`, into account.
 
-        Raises `ValueError` when one is not finite.
+        Raises `StepFailed` when one is not finite.
         """
         tokens = values.reshape(-1, values.shape[-1])
         if not np.isfinite(tokens).all():
-            raise ValueError("hold NaN or infinity on the calibration rows")
+            raise StepFailed("hold NaN or infinity on the calibration rows")
         if not tokens.size:
             return
         self.lowest = min(self.lowest, float(tokens.min()))

@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.affine import WEIGHT_MAX, finite
 from compressor.quantization.sites import Site, Use, find_uses
 
@@ -58,7 +59,7 @@ def quantize_symmetric(weight: Floats, axis: int) -> tuple[NDArray[np.int8], NDA
     GPUs add products up in 32 bits, so unlike in `affine.quantize_columns` no pair of weights has
     to be kept from overflowing 16, and each column uses the whole range.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     exact = finite(weight)
     largest = np.max(np.abs(exact), axis=1 - axis, initial=0.0)
@@ -106,8 +107,8 @@ class _Writer:
         weight = numpy_helper.to_array(self._tensors[site.weight])
         try:
             values, scales = quantize_symmetric(weight, axis)
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
         names = [
             self._add(f"{site.weight}_int8", values),
             self._add(f"{site.weight}_scale", scales),

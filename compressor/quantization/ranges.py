@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.quantization.activations import Grid, StaticGrid, grid_after
 from compressor.quantization.observers import ActivationStatistics, Histogram
 
@@ -35,7 +36,7 @@ def static_grid(
     percentage stays inside. `mse` takes the range with the smallest squared error. `entropy` takes
     the one whose distribution loses least information. The range always includes 0.
 
-    Raises `ValueError` when nothing was observed.
+    Raises `StepFailed` when nothing was observed.
     Ref: Wu et al. 2020, arXiv:2004.09602, for percentiles and entropy.
     """
     low, high = _range_with_zero(statistics, method, percentile)
@@ -52,7 +53,7 @@ def signed_scale(
     The methods are those of `static_grid`, over ranges that reach as far on both sides of 0. An
     activation that was 0 throughout gets scale 1.
 
-    Raises `ValueError` when nothing was observed.
+    Raises `StepFailed` when nothing was observed.
     """
     low, high = _range_with_zero(statistics, method, percentile)
     farthest = max(-low, high)
@@ -68,7 +69,7 @@ def _range_with_zero(
 ) -> tuple[float, float]:
     """Return the range that `method` cuts; `mse`, which needs a grid, still gets the whole one."""
     if statistics.num_tokens == 0:
-        raise ValueError("were not observed on any calibration row")
+        raise StepFailed("were not observed on any calibration row")
     low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
     if method == "percentile":
         return percentile_range(statistics.histogram, low, high, percentile)

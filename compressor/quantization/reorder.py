@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.models.operators import ELEMENTWISE
 from compressor.quantization.affine import pair_order
 from compressor.quantization.sites import Site, Use, find_sites, find_uses, names_in_bodies
@@ -32,7 +33,7 @@ def reorder_inner_channels(model: onnx.ModelProto, sites: Iterable[Site]) -> tup
     get finer keep their order. The graph computes what it did before; only the order in which each
     sum is taken changes.
 
-    Raises `ValueError` when such a matrix is not finite.
+    Raises `StepFailed` when such a matrix is not finite.
     """
     graph = _Graph(model)
     reordered = []
@@ -41,8 +42,8 @@ def reorder_inner_channels(model: onnx.ModelProto, sites: Iterable[Site]) -> tup
             continue
         try:
             order = pair_order(graph.matrix(site.weight))
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
         if order is not None:
             graph.permute(site.weight, block, order)
             reordered.append(site.weight)

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.activations import (
     Quantized,
     StaticGrid,
@@ -85,8 +86,8 @@ class _Rewriter:
             else:
                 values, scales = quantize_rows(weight)
                 scales = scales[:, None]  # (rows, 1): looked up like the rows themselves
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
         names = self._add(f"{site.weight}_int8", values), self._add(f"{site.weight}_scale", scales)
         self.removed.add(site.weight)
         for use in readers:

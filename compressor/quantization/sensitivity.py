@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.pairs import SignedScales
 from compressor.quantization.rewrite import Activations
 from compressor.quantization.sites import Site
@@ -67,7 +68,7 @@ def compare_logits(
         raise ValueError(f"logits of shapes {reference.shape} and {changed.shape} do not pair up")
     difference = reference.astype(np.float64) - changed
     if not np.isfinite(difference).all():
-        raise ValueError("logits hold NaN or infinity")
+        raise StepFailed("logits hold NaN or infinity")
     rms = float(np.sqrt(np.mean(np.square(difference))))
     if are_vectors:
         return rms, None

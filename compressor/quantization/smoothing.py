@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.affine import column_scales, quantize_columns
 from compressor.quantization.sites import Site, Use, find_uses
 
@@ -39,7 +40,7 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
     scale and shift, the weights quantized as they will be. The float graph computes what it did
     before, up to rounding.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -55,8 +56,8 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
         weight = numpy_helper.to_array(tensors[site.weight])
         try:
             factors = channel_factors(*affine, weight)
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
         if factors is not None:
             found.append(({site.weight: use}, factors))
     return _divide_inputs(graph, found)
@@ -77,7 +78,7 @@ def smooth_observed_inputs(
     matrices that one MatMul reads; `together`, those of one input get the same factors and still
     read one value. The float graph computes what it did before, up to rounding.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = find_uses(model.graph)
@@ -92,8 +93,8 @@ def smooth_observed_inputs(
         value = next(iter(group.values())).node.input[0]
         try:
             factors = observed_factors(largest[value], weight, strength)
-        except ValueError as error:
-            raise ValueError(f"weight {' or '.join(group)} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {' or '.join(group)} {error}") from error
         if factors is not None:
             found.append((group, factors))
     return _divide_inputs(model.graph, found)
@@ -107,12 +108,12 @@ def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats
     GELU or ReLU has a finer grid of its own at run time, which a division before the product takes
     from it, so there a form with a scale for each token gains less than predicted, or loses.
 
-    Raises `ValueError` when a weight is not finite.
+    Raises `StepFailed` when a weight is not finite.
     Ref: Xiao et al. 2023, arXiv:2211.10438, eq. 4.
     """
     rows = np.abs(weight.astype(np.float64)).max(axis=1)
     if not np.isfinite(rows).all():
-        raise ValueError("holds NaN or infinity, which no integer can stand for")
+        raise StepFailed("holds NaN or infinity, which no integer can stand for")
     sizes = largest.astype(np.float64)
     lives = (sizes > 0) & (rows > 0)
     if not lives.any():

@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.blocks import Blocks, quantize_blocks, relative_error
 from compressor.quantization.pairs import SignedScales, insert_pairs
 from compressor.quantization.rewrite import Activations, quantize_sites
@@ -57,7 +58,7 @@ def store_sites(
     """Store `sites` as int8, or as int4 where `tables` says so; return the error of each int4 one.
 
     Signed scales make quantize-dequantize pairs of them, everything else integer products. Changes
-    the graph in place; raises `ValueError` like `quantize_sites`, `insert_pairs` and
+    the graph in place; raises `StepFailed` like `quantize_sites`, `insert_pairs` and
     `store_int4_tables`.
     """
     packed = [site for site in sites if site.weight in tables.weights]
@@ -96,7 +97,7 @@ def store_int4_tables(
     of what rounding loses, over that of the table. An index beyond a table without such rows gives
     zeros, where a lookup in float would fail. The float originals are removed.
 
-    Raises `ValueError` when a table is not finite; the graph is then not to be used.
+    Raises `StepFailed` when a table is not finite; the graph is then not to be used.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -107,8 +108,8 @@ def store_int4_tables(
         table = numpy_helper.to_array(tensors[site.weight])
         try:
             blocks = quantize_blocks(table, bits=BITS, block_size=block_size)
-        except ValueError as error:
-            raise ValueError(f"weight {site.weight} {error}") from error
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
         restored = blocks.restored()
         names = _store(model, tensors, site.weight, blocks)
         rows = (refined or {}).get(site.weight)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.errors import StepFailed
 from compressor.quantization.blocks import Blocks, quantize_blocks, relative_error
 from compressor.quantization.sites import Site, Use, find_uses
 from compressor.quantization.tables import add_constant, replace_nodes
@@ -84,8 +85,8 @@ def _nearest(name: str, columns: NDArray[np.float32], form: PackedForm) -> Block
         return quantize_blocks(
             columns, bits=form.bits, block_size=form.block_size, half_scales=False
         )
-    except ValueError as error:
-        raise ValueError(f"weight {name} {error}") from error
+    except StepFailed as error:
+        raise StepFailed(f"weight {name} {error}") from error
 
 
 def _store(

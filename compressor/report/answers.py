@@ -25,7 +25,7 @@ def conclusion(data: dict[str, Any]) -> str:
     For example `Passed: good enough, with 95% confidence`.
     """
     status = verdict.title(data)
-    if data["verdict"] == "failed":
+    if data["verdict"] in verdict.UNFINISHED:
         return verdict.headline(data)
     if data["verdict"] == "not_certified":
         return f"{status}: good enough as measured, but the data cannot prove it"
@@ -52,9 +52,9 @@ def _confidence(proof: dict[str, Any]) -> str:
 
 def _good_enough(data: dict[str, Any]) -> Answer:
     question = "Is it good enough?"
-    if data["verdict"] == "failed" and data["final"] is None:
+    if data["verdict"] in verdict.UNFINISHED and data["final"] is None:
         return Answer(question, "Unknown", "The run stopped before there was a model to judge.")
-    if data["verdict"] == "failed":
+    if data["verdict"] in verdict.UNFINISHED:
         words = f"{_capital(verdict.score_words(data))}. The run stopped after that, and there is "
         return Answer(question, "Not finished", f"{words}no artifact to use.")
     if data["verdict"] == "budget_exceeded":

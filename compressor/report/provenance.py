@@ -81,9 +81,10 @@ def recipe_yaml(data: dict[str, Any]) -> str:
 
 def environment_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the facts about the machine, one line each."""
-    return [
-        (key.replace("_", " "), plain_text(value)) for key, value in data["environment"].items()
-    ]
+    facts = dict(data["environment"])
+    if isinstance(variables := facts.get("variables"), dict):
+        facts["variables"] = [f"{name}={value}" for name, value in variables.items()]
+    return [(key.replace("_", " "), plain_text(value)) for key, value in facts.items()]
 
 
 def own_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

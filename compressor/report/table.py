@@ -46,7 +46,7 @@ class Row:
 
     name: str
     role: str  # baseline, pass or final
-    state: str  # passed, budget_exceeded, not_certified, failed, reference or unreached
+    state: str  # a verdict, reference or unreached
     verdict: str
     megabytes: str = units.DASH
     parameters: str = units.DASH
@@ -75,6 +75,8 @@ VERDICTS = {
     "budget_exceeded": "over budget",
     "not_certified": "not proven",
     "failed": "failed",
+    "stopped": "stopped",
+    "internal_error": "internal error",
 }
 
 

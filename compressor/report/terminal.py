@@ -17,6 +17,8 @@ STYLES = {
     "budget_exceeded": "yellow",
     "not_certified": "yellow",
     "failed": "red",
+    "stopped": "yellow",
+    "internal_error": "red",
 }
 
 

@@ -29,7 +29,10 @@ TITLES = {
     "budget_exceeded": "Accuracy budget exceeded",
     "not_certified": "Accuracy budget not proven",
     "failed": "Failed",
+    "stopped": "Stopped",
+    "internal_error": "Internal error",
 }
+UNFINISHED = frozenset({"failed", "stopped", "internal_error"})  # nothing was judged in the end
 
 
 # What the pipeline calls its steps, for a sentence.
@@ -67,7 +70,11 @@ def headline(data: dict[str, Any]) -> str:
     if data["verdict"] == "not_certified":
         unproven = "The final model is within the budget, but the data cannot prove it"
         return f"{unproven}: {_loss_words(data)}"
-    return f"{_guilty(data)} failed{'' if data['baseline'] else ', so nothing was measured'}"
+    ended = {
+        "stopped": "was under way when the run was stopped",
+        "internal_error": "met a bug in compressor",
+    }.get(data["verdict"], "failed")
+    return f"{_guilty(data)} {ended}{'' if data['baseline'] else ', so nothing was measured'}"
 
 
 def advice(data: dict[str, Any]) -> str | None:
@@ -76,6 +83,15 @@ def advice(data: dict[str, Any]) -> str | None:
         return None
     if data["verdict"] == "failed":
         return "Put right what the sentence above names, then run the same recipe again."
+    if data["verdict"] == "stopped":
+        return (
+            "Run the same command again, without --force: it goes on after the last finished step."
+        )
+    if data["verdict"] == "internal_error":
+        return (
+            "Report the bug with the traceback, which lies beside this report. Until it is mended, "
+            "other settings for this step, or leaving it out, may lead around it."
+        )
     if data["verdict"] == "not_certified":
         return (
             "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "

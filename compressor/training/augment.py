@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example
 from compressor.training.batches import UNLABELLED
@@ -77,18 +78,18 @@ def check_augmentation(
 ) -> str:
     """Return the token that hides a word, empty where none is hidden.
 
-    Raises `ValueError` when `settings` ask for changes and the examples are no texts, when pairs
+    Raises `StepFailed` when `settings` ask for changes and the examples are no texts, when pairs
     are to be joined, and when student or teacher has no token to hide words with, or they have
     different ones.
     """
     example = next(iter(dataset.examples), "")
     if settings.augments and not isinstance(example, str | tuple):
-        raise ValueError(
+        raise StepFailed(
             "join_probability, mask_probability and drop_probability change texts, and these "
             "examples are images; leave them out"
         )
     if settings.join_probability > 0 and isinstance(example, tuple):
-        raise ValueError(
+        raise StepFailed(
             "join_probability: only single texts can be joined, and these examples are pairs; set "
             "join_probability to 0"
         )
@@ -105,7 +106,7 @@ def _of_as_many_steps(settings: Settings, num_examples: int, copies: int) -> Set
 def _mask_token(model: TorchModel, teacher: TorchModel) -> str:
     tokens = [getattr(each.preprocessor, "mask_token", None) for each in (model, teacher)]
     if tokens[0] is None or tokens[0] != tokens[1]:
-        raise ValueError(
+        raise StepFailed(
             f"mask_probability: hiding words takes a mask token that student and teacher share, "
             f"the student's is {tokens[0]!r} and the teacher's {tokens[1]!r}; set mask_probability "
             f"to 0, drop_probability leaves words out instead"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import (
     Attention,
     EncoderLayer,
@@ -50,7 +51,7 @@ def sublayer_pairs(
 ) -> tuple[LinearPair, ...]:
     """Return the output projections of attention and feed-forward that both models have.
 
-    Raises `ValueError` when there is none, the projections differ in width, or it is not known
+    Raises `StepFailed` when there is none, the projections differ in width, or it is not known
     where they are.
     """
     ours, theirs = _layers(model, "sublayer_weight"), _layers(teacher, "sublayer_weight")
@@ -62,13 +63,13 @@ def sublayer_pairs(
         if mine.feed_forward is not None and its.feed_forward is not None:
             found.append(LinearPair(mine.feed_forward.ffn_out, its.feed_forward.ffn_out))
     if not found:
-        raise ValueError(
+        raise StepFailed(
             f"sublayer_weight: of the {len(layer_map)} pairs of layers none has attention or a "
             f"feed-forward network in both models; set sublayer_weight to 0"
         )
     for pair in found:
         if pair.student.out_features != pair.teacher.out_features:
-            raise ValueError(
+            raise StepFailed(
                 f"sublayer_weight compares outputs of one width, but the student's sub-layers give "
                 f"{pair.student.out_features} and the teacher's {pair.teacher.out_features} "
                 f"numbers a token; set sublayer_weight to 0, or use relation_weight"
@@ -81,18 +82,18 @@ def relation_pairs(
 ) -> RelationPairs:
     """Return the projections of the student's last attention and of the chosen teacher layer.
 
-    Raises `ValueError` when one of them has none, the relation heads do not divide both widths, or
+    Raises `StepFailed` when one of them has none, the relation heads do not divide both widths, or
     it is not known where they are.
     """
     other = relation_teacher(teacher, settings)
     ours = _layers(model, "relation_weight")
     own = next((layer.attention for layer in reversed(ours) if layer.attention), None)
     if own is None:
-        raise ValueError(_NO_HEADS.format("every layer of the student"))
+        raise StepFailed(_NO_HEADS.format("every layer of the student"))
     num_heads = settings.relation_heads or other.num_heads
     for whose, width in (("student", _width(own)), ("teacher", _width(other))):
         if width % num_heads:
-            raise ValueError(
+            raise StepFailed(
                 f"relation_heads: {num_heads} parts do not divide the {whose}'s queries, keys and "
                 f"values, which are {width} wide; give a number that divides {_width(own)} and "
                 f"{_width(other)}"
@@ -106,17 +107,17 @@ def relation_pairs(
 def relation_teacher(teacher: TorchModel, settings: DistillSettings) -> Attention:
     """Return the teacher's attention whose relations are learnt.
 
-    Raises `ValueError` when the chosen layer is not there or has none.
+    Raises `StepFailed` when the chosen layer is not there or has none.
     """
     layers = _layers(teacher, "relation_weight")
     chosen = len(layers) - 1 if settings.relation_layer is None else settings.relation_layer
     if chosen >= len(layers):
-        raise ValueError(
+        raise StepFailed(
             f"relation_layer: the teacher has layers 0 to {len(layers) - 1}, got {chosen}"
         )
     attention = layers[chosen].attention
     if attention is None:
-        raise ValueError(_NO_HEADS.format(f"layer {chosen} of the teacher"))
+        raise StepFailed(_NO_HEADS.format(f"layer {chosen} of the teacher"))
     return attention
 
 
@@ -142,7 +143,7 @@ def _layers(
     try:
         return encoder_layers(model.module)
     except UnsupportedArchitecture as error:
-        raise ValueError(
+        raise StepFailed(
             f"{setting}: where the attention of model type '{error.model_type}' lies is not known "
             f"({error.reason}); set {setting} to 0"
         ) from error

@@ -98,7 +98,7 @@ def layer_losses(
 ) -> Iterator[tuple[LayerLosses, LayerMap]]:
     """Yield the losses and the pairs of layers they compare; both models are watched meanwhile.
 
-    Raises `ValueError` when something that the settings ask for cannot be compared.
+    Raises `StepFailed` when something that the settings ask for cannot be compared.
     """
     check_inputs(model, teacher, dataset)
     with ExitStack() as stack:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from compressor.errors import StepFailed
+
 # Pairs (student layer, teacher layer).
 LayerMap = Sequence[tuple[int, int]]
 
@@ -34,7 +36,7 @@ def layer_map_of(
 
     `first` compares the student's layers with as many of the teacher's first, `last` with its last.
 
-    Raises `ValueError` when a pair is out of range, or `first` or `last` are asked for with a
+    Raises `StepFailed` when a pair is out of range, or `first` or `last` are asked for with a
     student that has more layers than the teacher.
 
     >>> layer_map_of("last", 2, 6)
@@ -44,7 +46,7 @@ def layer_map_of(
         return uniform_layer_map(student_layers, teacher_layers)
     if isinstance(wanted, str):
         if student_layers > teacher_layers:
-            raise ValueError(
+            raise StepFailed(
                 f"layer_map: '{wanted}' needs as many teacher layers as the student has, but the "
                 f"student has {student_layers} and the teacher {teacher_layers}; use uniform or "
                 f"list the pairs"
@@ -56,10 +58,10 @@ def layer_map_of(
 
 
 def check_layer_map(pairs: LayerMap, student_layers: int, teacher_layers: int) -> None:
-    """Raise `ValueError` when a pair names a layer that is not there."""
+    """Raise `StepFailed` when a pair names a layer that is not there."""
     for own, other in pairs:
         if not (0 <= own < student_layers and 0 <= other < teacher_layers):
-            raise ValueError(
+            raise StepFailed(
                 f"layer_map: {(own, other)} is out of range; the student has {student_layers} "
                 f"layers and the teacher {teacher_layers}, counted from 0"
             )
@@ -71,20 +73,20 @@ def chosen_layers(wanted: int | Sequence[int], depth: int) -> tuple[int, ...]:
     A number is spread evenly and keeps the last layer, whose output the head reads; a list is
     taken as it is.
 
-    Raises `ValueError` when the model has not that many layers.
+    Raises `StepFailed` when the model has not that many layers.
 
     >>> chosen_layers(3, 6)
     (1, 3, 5)
     """
     if isinstance(wanted, int):
         if wanted >= depth:
-            raise ValueError(
+            raise StepFailed(
                 f"student_layers: the model has {depth} layers, so a smaller student has fewer, "
                 f"got {wanted}; leave student_layers out to keep all"
             )
         return tuple(layer for _, layer in uniform_layer_map(wanted, depth))
     if max(wanted) >= depth:
-        raise ValueError(
+        raise StepFailed(
             f"student_layers: the model has layers 0 to {depth - 1}, got {list(wanted)}"
         )
     return tuple(wanted)

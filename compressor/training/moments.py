@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.models.architectures import naming_of
 from compressor.models.structure import dense_shape
 from compressor.pruning.structure import Units
@@ -37,10 +38,10 @@ class Moments:
     def put(self, optimizer: Any, module: nn.Module) -> None:
         """Start `optimizer` with these moments; parameters that have none start without.
 
-        Raises `ValueError` when they were there and are lost.
+        Raises `StepFailed` when they were there and are lost.
         """
         if self._file is not None and not self._values:
-            raise ValueError(
+            raise StepFailed(
                 f"{self._file.path}: the moments of the training before are missing or damaged; "
                 f"remove {self._file.path.parent.parent}, so that this pass begins anew, and run "
                 f"again"

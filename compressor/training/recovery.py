@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
 from compressor.training.augment import augmented, check_augmentation
@@ -84,7 +85,7 @@ def distill(
     `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also for
     `moments`. Texts are changed first where `settings` ask for it: see `augmented`.
 
-    Raises `ValueError` before training when the teacher cannot teach this model: what
+    Raises `StepFailed` before training when the teacher cannot teach this model: what
     `check_distillation` finds, and for the losses on layers a wider student, or layers that lack
     what is compared. Also raises what `train` raises.
     """
@@ -113,7 +114,7 @@ def distill(
 
 
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
-    """Raise `ValueError` when a model that has been compressed could not be trained so either.
+    """Raise `StepFailed` when a model that has been compressed could not be trained so either.
 
     That is for an empty split, one without labels, and embeddings to freeze where there are none.
     """
@@ -125,7 +126,7 @@ def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSett
 def check_distillation(
     model: TorchModel, teacher: TorchModel, dataset: Dataset, settings: DistillSettings
 ) -> None:
-    """Raise `ValueError` when a student that has been compressed could not learn so either.
+    """Raise `StepFailed` when a student that has been compressed could not learn so either.
 
     That is for an empty split, labels that are needed and missing, other labels than the teacher's,
     texts that cannot be changed as asked for, embeddings to freeze where there are none, and for
@@ -181,7 +182,7 @@ def _answer_loss(model: TorchModel, settings: DistillSettings) -> _AnswerLoss:
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:
     if dataset.labels is None:
-        raise ValueError(
+        raise StepFailed(
             f"{dataset.source}: {purpose} needs labels, and the split '{dataset.name}' has none; "
             f"name the label column in data.label, or distill with label_weight: 0"
         )

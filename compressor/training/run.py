@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import StepFailed
 from compressor.progress import Progress
 from compressor.training.batches import TrainingBatch
 
@@ -47,7 +48,7 @@ class TrainingSummary:
         return f"{self.steps} steps in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
 
 
-class TrainingDiverged(ValueError):
+class TrainingDiverged(StepFailed):
     """The loss or the weights stopped being finite; training stopped at once."""
 
     def __init__(self, what: str, *, step: int, loss: float, learning_rate: float) -> None:

@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example
 from compressor.training.batches import TrainingBatch, longest
@@ -43,7 +44,7 @@ class TeacherLogits:
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the answers to `rows`, such as `(len(rows), num_labels)`, on the device of `rows`.
 
-        Raises `ValueError` when one of them is not finite.
+        Raises `StepFailed` when one of them is not finite.
         """
         positions = rows.cpu().numpy()
         missing = positions[~self._known[positions]]
@@ -55,7 +56,7 @@ class TeacherLogits:
             self._known[missing] = True
         logits = self._logits[positions]
         if not np.isfinite(logits).all():
-            raise ValueError(
+            raise StepFailed(
                 f"{self._dataset.source}: the teacher's answers are not finite for one of the rows "
                 f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
@@ -95,24 +96,24 @@ class TeacherInputs:
 def answer_order(model: TorchModel, teacher: TorchModel) -> list[int]:
     """Return where each of the student's labels is among the teacher's logits, by its name.
 
-    The numbers of vectors keep their places. Raises `ValueError` unless both have the same labels,
+    The numbers of vectors keep their places. Raises `StepFailed` unless both have the same labels,
     each once, or vectors of the same width.
     """
     if not model.task.names_labels:
         own, other = (int(each.module.config.hidden_size) for each in (model, teacher))
         if own != other:
-            raise ValueError(
+            raise StepFailed(
                 f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
                 f"the same, so take a student and a teacher of one width"
             )
         return list(range(own))
     if sorted(model.labels) != sorted(teacher.labels):
-        raise ValueError(
+        raise StepFailed(
             f"the teacher's labels are {list(teacher.labels)}, the student's {list(model.labels)}; "
             f"they must be the same, so take another teacher or correct id2label in its config.json"
         )
     if len(set(model.labels)) != len(model.labels):
-        raise ValueError(
+        raise StepFailed(
             f"the labels {list(model.labels)} are not told apart by their names, so those of "
             f"teacher and student cannot be matched; correct id2label in config.json"
         )
@@ -120,7 +121,7 @@ def answer_order(model: TorchModel, teacher: TorchModel) -> list[int]:
 
 
 def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
-    """Raise `ValueError` unless both turn examples into the same tokens or the same pixels."""
+    """Raise `StepFailed` unless both turn examples into the same tokens or the same pixels."""
     ours, theirs = model.preprocessor, teacher.preprocessor
     found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
@@ -136,7 +137,7 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
     ):
         found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
-        raise ValueError(
+        raise StepFailed(
             f"the teacher reads examples in another way than the student ({found}), so their "
             f"layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
             f"student's tokenizer or image processor"
@@ -183,26 +184,26 @@ def check_layers(
 ) -> tuple[tuple[int, int], LayerMap]:
     """Return the widths of student and teacher and the pairs of layers to compare.
 
-    Raises `ValueError` when they cannot be compared.
+    Raises `StepFailed` when they cannot be compared.
     """
     maps = settings.attention_weight > 0
     own = _look_inside(model, dataset, maps=maps)
     other = _look_inside(teacher, dataset, maps=maps)
     if own.num_tokens != other.num_tokens:
-        raise ValueError(
+        raise StepFailed(
             f"the student makes {own.num_tokens} tokens of an example and the teacher "
             f"{other.num_tokens}, so their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, "
             f"or take a teacher with the student's patch size and special tokens"
         )
     if settings.hidden_weight > 0 and own.width > other.width:
-        raise ValueError(
+        raise StepFailed(
             f"hidden_weight projects the student's hidden states onto the teacher's, but the "
             f"student is wider: {own.width} numbers a token, the teacher has {other.width}; set "
             f"hidden_weight to 0, or use relation_weight"
         )
     for name, layers in (("student", own), ("teacher", other)):
         if maps and layers.num_maps != layers.num_layers:
-            raise ValueError(
+            raise StepFailed(
                 f"attention_weight needs an attention map from every layer, but the {name} gives "
                 f"{layers.num_maps} from {layers.num_layers} layers (a layer whose heads were all "
                 f"pruned has none); set attention_weight to 0"

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, StepFailed
+from compressor.launchers import alone
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
@@ -52,18 +53,18 @@ logger = logging.getLogger(__name__)
 
 
 def require_examples(dataset: Dataset) -> None:
-    """Raise `ValueError` for an empty split."""
+    """Raise `StepFailed` for an empty split."""
     if len(dataset) == 0:
-        raise ValueError(
+        raise StepFailed(
             f"{dataset.source}: the split '{dataset.name}' is empty and cannot be trained on; "
             f"give data.{dataset.name} at least one row"
         )
 
 
 def require_embeddings(model: TorchModel, settings: TrainingSettings) -> None:
-    """Raise `ValueError` when there are no embedding tables to freeze."""
+    """Raise `StepFailed` when there are no embedding tables to freeze."""
     if settings.freeze_embeddings and not _tables(model.module):
-        raise ValueError(
+        raise StepFailed(
             f"freeze_embeddings: a model of type '{model.module.config.model_type}' has no "
             f"embedding tables; leave the setting out"
         )
@@ -96,13 +97,14 @@ def train(
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
     With `moments` AdamW starts with those of the run before, and they become those of this one.
 
-    Raises `ValueError` for an empty split or `freeze_embeddings` on a model without embedding
+    Raises `StepFailed` for an empty split or `freeze_embeddings` on a model without embedding
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
     """
     require_examples(dataset)
     require_embeddings(model, settings)
     steps = total_steps(len(dataset), settings)
-    arguments = _arguments(settings, run, steps)
+    with alone():
+        arguments = _arguments(settings, run, steps)
     goal = {
         **goal,
         "bfloat16": computes_in_bfloat16(settings, run.device),
@@ -116,6 +118,7 @@ def train(
     files = TrainingFiles(run.work_dir, key)
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
     with (
+        alone(),
         _as_it_was(model.module),
         _random_state_kept(run.device),
         run.progress.bar(run.description, steps) as advance,
@@ -131,6 +134,7 @@ def train(
         watcher = StepWatcher(files.checkpoint, run, advance, after_step, state, moments)
         loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
+        _require_plain(trainer.accelerator)
         name = f"{run.description} {key[:8]}"
         with curves(settings.tensorboard, name, watcher.losses) as callbacks:
             for callback in callbacks:
@@ -250,6 +254,24 @@ def _arguments(
         )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several would become DataParallel
     return arguments
+
+
+def _require_plain(accelerator: Any) -> None:
+    """Raise `EnvironmentMismatch` unless accelerate does what the settings say and no more."""
+    found = {
+        "processes": (accelerator.num_processes, 1),
+        "mixed precision": (accelerator.mixed_precision, "no"),
+        "gradient accumulation steps": (accelerator.gradient_accumulation_steps, 1),
+        "way to train": (str(accelerator.distributed_type.value), "NO"),
+    }
+    wrong = [
+        f"{name} {own} in place of {plain}" for name, (own, plain) in found.items() if own != plain
+    ]
+    if wrong:
+        raise EnvironmentMismatch(
+            f"accelerate was configured elsewhere in this process ({', '.join(wrong)}), which "
+            f"changes weights; train in a process of its own"
+        )
 
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

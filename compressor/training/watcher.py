@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from compressor.errors import StepFailed
 from compressor.progress import Advance
 from compressor.training.checkpoints import Pace, State, StateFile
 from compressor.training.moments import Moments
@@ -135,7 +136,7 @@ class StepWatcher(transformers.TrainerCallback):
         if self.after_step is not None:
             try:
                 self.after_step(state.global_step, state.max_steps)
-            except ValueError:
+            except StepFailed:
                 # Where weights are not finite, that is the reason, and not what came of it.
                 self.require_finite(kwargs["model"], kwargs["optimizer"])
                 raise

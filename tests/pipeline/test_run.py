@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from compressor.errors import (
     NotCertified,
     PassError,
     RecipeError,
+    StepFailed,
 )
 from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
@@ -379,14 +381,68 @@ def _invert(model: TorchModel) -> TorchModel:
 
 
 @pytest.mark.usefixtures("harmful")
-def test_an_exception_in_a_pass_is_a_pass_error_with_its_cause(base: dict[str, Any], begun: Path):
-    with pytest.raises(PassError) as caught:
+def test_what_a_pass_refuses_on_purpose_is_a_pass_error_with_its_cause(
+    base: dict[str, Any], begun: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: Any) -> None:
+        raise StepFailed("there are no labels; give some")
+
+    monkeypatch.setattr(Harm, "apply", refuse)
+    with pytest.raises(PassError, match="there are no labels; give some") as caught:
         run(base, begun, passes=[{"kind": "finetune"}])
     assert (caught.value.kind, caught.value.position) == ("finetune", 0)
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert isinstance(caught.value.__cause__, StepFailed)
     report = json.loads((begun / "report.json").read_text())
     assert (report["verdict"], report["guilty_step"]) == ("failed", "passes[0] (finetune)")
     assert report["passes"][0]["score_after"] is None
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by 0"), ValueError("by 0")])
+@pytest.mark.usefixtures("harmful")
+def test_a_bug_in_a_pass_comes_through_with_a_report_that_says_so(
+    base: dict[str, Any], begun: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    def stumble(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Harm, "apply", stumble)
+    with pytest.raises(type(error)) as caught:
+        run(base, begun, passes=[{"kind": "finetune"}])
+    report = json.loads((begun / "report.json").read_text())
+    assert (report["verdict"], report["guilty_step"]) == ("internal_error", "passes[0] (finetune)")
+    assert report["passes"][0]["verdict"] == "internal_error"
+    assert report["reason"] == (
+        f"internal error in passes[0] (finetune): {type(error).__name__}: by 0; this is a bug in "
+        f"compressor and not a mistake in the recipe, the checkpoint or the data; please report it "
+        f"with the traceback in {begun / 'traceback.txt'}"
+    )
+    assert caught.value.__notes__ == [report["reason"]]
+    assert "in stumble" in (begun / "traceback.txt").read_text()
+
+
+@pytest.mark.usefixtures("harmful")
+def test_the_traceback_of_a_bug_goes_when_the_directory_is_run_again(
+    base: dict[str, Any], begun: Path
+):
+    with pytest.raises(ZeroDivisionError):
+        run(base, begun, passes=[{"kind": "finetune"}])
+    with pytest.raises(PassError):
+        run(base, begun, passes=[{"kind": "finetune", "harm": "nan"}])
+    assert not (begun / "traceback.txt").exists()
+
+
+@pytest.mark.usefixtures("harmful")
+def test_a_pass_that_ctrl_c_interrupts_did_not_fail(
+    base: dict[str, Any], begun: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Harm, "apply", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(base, begun, passes=[{"kind": "finetune"}])
+    [record] = json.loads((begun / "report.json").read_text())["passes"]
+    assert (record["verdict"], record["tries"][0]["verdict"]) == ("stopped", "stopped")
 
 
 @pytest.mark.usefixtures("harmful")
@@ -417,8 +473,23 @@ def test_ctrl_c_leaves_a_report(
     with pytest.raises(KeyboardInterrupt):
         run(base, tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert (report["verdict"], report["guilty_step"]) == ("failed", "baseline")
-    assert report["reason"].startswith("stopped from outside; the same command goes on")
+    assert (report["verdict"], report["guilty_step"]) == ("stopped", "baseline")
+    assert report["reason"].startswith("stopped by you (Ctrl-C); run the same command again")
+
+
+def test_an_input_that_may_not_be_read_is_named_with_its_key(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights = Path(base["model"]["checkpoint"]) / "model.safetensors"
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(weights))
+
+    monkeypatch.setattr("compressor.models.checkpoint.CheckpointFiles.sha256", refuse)
+    told = re.escape(f"model.checkpoint: {weights} cannot be read (Permission denied); check that")
+    with pytest.raises(EnvironmentMismatch, match=told) as caught:
+        run(base, tmp_path / "run")
+    assert "free space" not in str(caught.value)
 
 
 def test_a_disk_too_full_for_the_report_does_not_hide_why_the_run_stopped(

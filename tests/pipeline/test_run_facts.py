@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import compressor
-from compressor.errors import PassError
+from compressor.errors import PassError, StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
 from compressor.passes.prune_magnitude import PruneMagnitude
@@ -14,7 +14,7 @@ LAYERS = [{"name": "query", "logit_rms": 0.5}]
 
 def record_and_fail(step: PruneMagnitude, model: TorchModel, context: PassContext) -> TorchModel:
     context.record("layers", LAYERS)
-    raise ValueError("stopped after the record")
+    raise StepFailed("stopped after the record")
 
 
 def test_what_a_pass_recorded_is_in_the_report_even_when_it_failed(

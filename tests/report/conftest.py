@@ -102,6 +102,7 @@ ENVIRONMENT = {
     "seed": 7,
     "packages": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
     "onnxruntime_providers": ["CPUExecutionProvider"],
+    "variables": {"OMP_NUM_THREADS": "2"},
 }
 RECIPE = {
     "model": {"checkpoint": "example-org/minilm-sst2", "revision": None},
@@ -259,6 +260,26 @@ def failed_at_second_pass() -> RunReport:
     )  # fmt: skip
 
 
+def stopped_at_second_pass() -> RunReport:
+    cut_short = dataclasses.replace(
+        QUANTIZE, score_after=None, drop=None, size=None, verdict="stopped", notes=(), tries=()
+    )
+    return dataclasses.replace(
+        failed_at_second_pass(), verdict="stopped", passes=(PRUNE, cut_short),
+        reason="stopped by you (Ctrl-C); run the same command again to resume",
+    )  # fmt: skip
+
+
+def bug_at_second_pass() -> RunReport:
+    cut_short = dataclasses.replace(
+        QUANTIZE, score_after=None, drop=None, size=None, verdict="internal_error", tries=()
+    )
+    return dataclasses.replace(
+        failed_at_second_pass(), verdict="internal_error", passes=(PRUNE, cut_short),
+        reason="internal error in passes[1] (quantize_dynamic): KeyError: 'x'; this is a bug",
+    )  # fmt: skip
+
+
 def embeddings() -> RunReport:
     """Return the report of a sentence encoder, some of whose texts have other neighbours now."""
     scores = [Score("cosine", value, 872, np.zeros(872, dtype=np.int64)) for value in (1.0, 0.993)]
@@ -380,6 +401,8 @@ STATES: dict[str, Callable[[], RunReport]] = {
     "passed": full_report,
     "failed-before-baseline": failed_before_baseline,
     "failed-at-second-pass": failed_at_second_pass,
+    "stopped-at-second-pass": stopped_at_second_pass,
+    "bug-at-second-pass": bug_at_second_pass,
     "missed-goal": missed_goal,
     "over-budget": over_budget,
     "over-budget-on-certification": over_budget_on_certification,

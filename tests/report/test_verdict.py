@@ -32,6 +32,11 @@ def test_a_passed_run_is_one_plain_sentence(passed: dict[str, Any]):
         ),
         ("failed-at-second-pass", "Pass 2 of 2 (quantize_dynamic) failed"),
         (
+            "stopped-at-second-pass",
+            "Pass 2 of 2 (quantize_dynamic) was under way when the run was stopped",
+        ),
+        ("bug-at-second-pass", "Pass 2 of 2 (quantize_dynamic) met a bug in compressor"),
+        (
             "failed-before-baseline",
             "Loading the checkpoint and the data failed, so nothing was measured",
         ),
@@ -54,6 +59,18 @@ def test_a_passed_run_is_one_plain_sentence(passed: dict[str, Any]):
 )
 def test_the_headline_of_every_other_end(report_in_state, state: str, sentence: str):
     assert verdict.headline(report_in_state(state)) == sentence
+
+
+def test_a_stopped_run_is_to_be_resumed_and_nothing_is_to_be_put_right(report_in_state):
+    data = report_in_state("stopped-at-second-pass")
+    assert verdict.title(data) == "Stopped"
+    assert (verdict.advice(data) or "").startswith("Run the same command again")
+
+
+def test_a_bug_is_to_be_reported_and_nothing_is_to_be_put_right(report_in_state):
+    data = report_in_state("bug-at-second-pass")
+    assert verdict.title(data) == "Internal error"
+    assert (verdict.advice(data) or "").startswith("Report the bug with the traceback")
 
 
 def test_a_passed_run_needs_no_advice(passed: dict[str, Any]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.progress import SILENT
 from compressor.training.batches import TrainingBatch
@@ -370,7 +370,7 @@ def test_weights_that_are_not_finite_are_told_before_they_are_ranked(
         return cross_entropy(module, batch) + (query - query.detach()).square().sum().sqrt()
 
     def rank(step: int, total: int) -> None:
-        raise ValueError("what is not finite cannot be ranked")
+        raise StepFailed("what is not finite cannot be ranked")
 
     settings = TrainingSettings(max_steps=3, batch_size=8, warmup_ratio=0)
     with pytest.raises(TrainingDiverged, match="the weights are not finite at step 1") as caught:
@@ -384,3 +384,26 @@ def test_weights_that_are_not_finite_are_told_before_they_are_ranked(
             after_step=rank,
         )
     assert caught.value.step == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_TORCH_DEVICE", "meta"),
+        ("LOCAL_RANK", "0"),
+    ],
+)
+def test_weights_do_not_depend_on_what_accelerate_is_told(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun, name: str, value: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    settings = TrainingSettings(epochs=1, batch_size=8, learning_rate=2e-3)
+    other = tiny_bert.clone()
+    arguments = (text_dataset, settings)
+    train(tiny_bert, *arguments, in_folder(training_run, "plain"), loss=cross_entropy, goal=GOAL)
+    monkeypatch.setenv(name, value)
+    train(other, *arguments, in_folder(training_run, "told"), loss=cross_entropy, goal=GOAL)
+    found, expected = weights_of(other), weights_of(tiny_bert)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
