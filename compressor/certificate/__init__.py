@@ -4,7 +4,6 @@ from compressor.certificate.bootstrap import (
     MetricFunction,
     f1_macro,
     matthews_correlation,
-    spearman,
 )
 from compressor.certificate.certify import (
     certify_agreement,
@@ -17,6 +16,7 @@ from compressor.certificate.numbers import (
     certify_mean,
     certify_mean_slices,
 )
+from compressor.certificate.ranks import spearman
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,

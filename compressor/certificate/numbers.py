@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from compressor.certificate.bootstrap import (
     Floats,
     MeanDrop,
-    SpearmanDrop,
     resampled_bound,
-    spearman,
 )
 from compressor.certificate.certify import Booleans, check_settings, draw_bootstrap_verdict
+from compressor.certificate.ranks import SpearmanDrop, spearman
 from compressor.measurements import SPEARMAN, Certificate
 
 _ROUNDING = 1e-6  # differences below it are summation order, and no win or loss

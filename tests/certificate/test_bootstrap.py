@@ -18,12 +18,12 @@ from compressor.certificate.bootstrap import (
     MeanDrop,
     MetricDrop,
     MetricFunction,
-    SpearmanDrop,
     acceleration,
     bca_upper_bound,
     count_classes,
     resampled_bound,
 )
+from compressor.certificate.ranks import SpearmanDrop
 
 Classes = NDArray[np.int64]
 Floats = NDArray[np.float64]
