@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import CertificateReading, Score
@@ -51,17 +51,35 @@ def _result(reading: CertificateReading) -> tuple[Any, ...]:
     return (reading.artifact_sha256, reading.metric, reading.baseline, reading.final)
 
 
+def check_readings(path: Path) -> None:
+    """Raise `EnvironmentMismatch` when the file is damaged: before the work, not after it."""
+    _load(path)
+
+
 def _load(path: Path) -> list[CertificateReading]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [from_plain(CertificateReading, item, {}) for item in content]
+        if not isinstance(content, list):
+            raise ValueError(f"must be a list, got {type(content).__name__}")
+        return [_reading(item) for item in content]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EnvironmentMismatch(
             f"{path}: not a readable history of certificate readings ({error}); restore it, or "
             f"move it away and say so where you show the certificate"
         ) from error
+
+
+def _reading(item: Any) -> CertificateReading:
+    reading = from_plain(CertificateReading, item, {})
+    for name, kind in get_type_hints(CertificateReading).items():
+        value = getattr(reading, name)
+        # bool is an int to Python, and JSON writes 1.0 as 1.
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
+    return reading
 
 
 def _save(path: Path, readings: list[CertificateReading]) -> None:

@@ -6,8 +6,8 @@ starts at the first step whose inputs changed, and a step that gives what it gav
 make the ones behind it start anew.
 
 A step appears whole or not at all: it is written under another name, forced to disk and renamed.
-It is read back only when every byte is what was written; a damaged one is dropped and done again.
-Its files are JSON, safetensors and ONNX: nothing in them can run code.
+It is read back only when every byte is what was written and nothing was added; a damaged one is
+dropped and done again. Its files are JSON, safetensors and ONNX: nothing in them can run code.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from compressor.errors import EnvironmentMismatch
 from compressor.records import Arrays, from_plain, to_plain
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _RECORD = "step.json"
 _ARRAYS = "arrays.safetensors"
 _PARTIAL = ".partial-"
 _VERSION = 1  # of the layout of a stored step
+# What reading an entry raises that somebody edited, truncated or removed meanwhile.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,17 @@ class Step:
         return key_of(dict(self.files))
 
     def fact(self, name: str, kind: type[Fact]) -> Fact:
-        """Return the fact `name`, a `kind` such as `Score`; raises `ValueError` for another one."""
-        return from_plain(kind, self.facts[name], self.arrays)
+        """Return the fact `name`, a `kind` such as `Score`.
+
+        Raises `EnvironmentMismatch` for another one, which somebody else has written.
+        """
+        try:
+            return from_plain(kind, self.facts[name], self.arrays)
+        except (KeyError, ValueError) as error:
+            raise EnvironmentMismatch(
+                f"{self.folder}: the stored step '{self.name}' has no '{name}' that this version "
+                f"of compressor wrote ({error}); remove that folder and run again"
+            ) from error
 
 
 @dataclass
@@ -80,9 +92,16 @@ class StepStore:
     damaged: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Now and not when all is done: steps move from one to the other by renaming.
+        for place in (self.path, self.scratch):
+            if place.is_symlink():
+                raise EnvironmentMismatch(
+                    f"{place}: is a link, and finished steps have to lie in the output directory "
+                    f"itself; remove the link, or give an --output where there is room"
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         for left in self.path.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left)  # of a run that was killed while it stored a step
+            _remove(left)  # of a run that was killed while it stored a step
 
     def work_dir(self, key: str) -> Path:
         """Return the scratch folder of an unfinished step, with what an earlier attempt left."""
@@ -93,14 +112,14 @@ class StepStore:
     def find(self, name: str, key: str) -> Step | None:
         """Return the stored step of this key, after every byte of it was checked."""
         folder = self.path / key
-        if not folder.is_dir():
+        if not os.path.lexists(folder):
             return None
         try:
             step = _read(name, key, folder)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except _DAMAGE as error:
             self.damaged.append(f"the stored step '{name}' was damaged ({error}) and done again")
             logger.warning("%s; %s is removed", self.damaged[-1], folder)
-            shutil.rmtree(folder)
+            _remove(folder)
             return None
         self.used.add(key)
         return dataclasses.replace(step, reused=key not in self.made)
@@ -144,7 +163,7 @@ class StepStore:
         folder = partial.rename(self.path / key)
         _sync(self.path)
         if (self.scratch / key).is_dir():
-            shutil.rmtree(self.scratch / key)
+            _remove(self.scratch / key)
         self.made.add(key)
         self.used.add(key)
         files_alone = {path: digest for path, digest in hashes.items() if path != _ARRAYS}
@@ -154,9 +173,8 @@ class StepStore:
         """Remove what this run did not use: steps of earlier recipes, and scratch folders."""
         for folder in self.path.iterdir():
             if folder.name not in self.used and folder.is_dir():  # other files are somebody else's
-                shutil.rmtree(folder)
-        if self.scratch.is_dir():
-            shutil.rmtree(self.scratch)
+                _remove(folder)
+        _remove(self.scratch)
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
@@ -194,16 +212,50 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def _read(name: str, key: str, folder: Path) -> Step:
+    if folder.is_symlink():
+        raise ValueError("it is a link")
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError(f"{_RECORD} is not what was written")
     expected = record.pop("sha256")
     if key_of(record) != expected or record["version"] != _VERSION:
         raise ValueError(f"{_RECORD} is not what was written")
-    for path, digest in record["files"].items():
+    hashes, facts, seconds = record["files"], record["facts"], record["seconds"]
+    if not isinstance(hashes, dict) or not isinstance(facts, dict):
+        raise ValueError(f"files and facts of {_RECORD} are not what was written")
+    if not isinstance(seconds, int | float):
+        raise ValueError(f"seconds of {_RECORD} are not what was written")
+    # What was added would be shown, shipped or loaded with the rest.
+    present = {path.relative_to(folder).as_posix() for path in _entries(folder)}
+    if differing := sorted(present ^ {*hashes, _RECORD}):
+        raise ValueError(f"{differing[0]} was added or is missing")
+    for path, digest in hashes.items():
         if sha256(folder / path) != digest:
             raise ValueError(f"{path} is not what was written")
-    files = {path: digest for path, digest in record["files"].items() if path != _ARRAYS}
-    arrays = load_file(folder / _ARRAYS) if _ARRAYS in record["files"] else {}
-    return Step(name, key, folder, files, record["facts"], arrays, record["seconds"], reused=True)
+    files = {path: digest for path, digest in hashes.items() if path != _ARRAYS}
+    arrays = load_file(folder / _ARRAYS) if _ARRAYS in hashes else {}
+    return Step(name, key, folder, files, facts, arrays, seconds, reused=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return everything in a folder that is not itself a folder; raises for links."""
+    found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    if links := [path.name for path in found if path.is_symlink()]:
+        raise ValueError(f"{links[0]} is a link")
+    return found
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder, a file or a link, or what is left of it when somebody else is at it too."""
+    if place.is_symlink() or place.is_file():
+        place.unlink(missing_ok=True)
+    elif place.exists():
+        shutil.rmtree(place, onerror=_unless_gone)
+
+
+def _unless_gone(function: Any, path: Any, raised: Any) -> None:  # noqa: ARG001 -- rmtree's
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Score
-from compressor.readings import record_reading
+from compressor.readings import check_readings, record_reading
 
 ROWS, OTHER_ROWS = "aa" * 32, "bb" * 32
 
@@ -53,10 +54,35 @@ def test_other_rows_have_readings_of_their_own(tmp_path: Path):
     assert reading.number == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", '[{"number": 1}]', "3"])
+@pytest.mark.parametrize("content", ["", "{", '[{"number": 1}]', "3", "{}", "[3]", "[" * 100_000])
 def test_a_damaged_history_is_not_forgotten(tmp_path: Path, content: str):
     path = tmp_path / "readings.json"
     path.write_text(content)
     with pytest.raises(EnvironmentMismatch, match="not a readable history"):
         record_reading(path, score(0.9), score(0.8), ROWS, "ee")
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("number", "1"), ("number", True), ("baseline", None), ("read_at", 5), ("is_this_run", 0)],
+)
+def test_a_reading_with_a_value_of_another_kind_is_damage(tmp_path: Path, name: str, value: object):
+    path = tmp_path / "readings.json"
+    record_reading(path, score(0.9), score(0.8), ROWS, "ee")
+    [reading] = json.loads(path.read_text())
+    path.write_text(json.dumps([{**reading, name: value}]))
+    with pytest.raises(EnvironmentMismatch, match=rf"readings\.json: .*\({name} must be"):
+        check_readings(path)
+
+
+def test_a_folder_in_place_of_the_history_is_damage(tmp_path: Path):
+    with pytest.raises(EnvironmentMismatch, match="not a readable history"):
+        check_readings(tmp_path)
+
+
+def test_no_history_and_a_whole_one_are_in_order(tmp_path: Path):
+    path = tmp_path / "readings.json"
+    check_readings(path)
+    record_reading(path, score(1), score(0.8), ROWS, "ee")
+    check_readings(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Score, Size
 from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
 
@@ -91,6 +95,117 @@ def test_a_missing_file_is_damage(store: StepStore):
     keep(store)
     (store.path / KEY / "checkpoint" / "model.safetensors").unlink()
     assert reopened(store).find("a pass", KEY) is None
+
+
+def nested(folder: Path) -> None:
+    (folder / "step.json").write_text('{"files": ' + "[" * 100_000)
+
+
+def replaced_by_a_list(folder: Path) -> None:
+    (folder / "step.json").write_text("[1, 2]")
+
+
+def with_more_files(folder: Path) -> None:
+    (folder / "checkpoint" / "added_tokens.json").write_text('{"good": 6}')
+
+
+def with_a_link(folder: Path) -> None:
+    weights = folder / "checkpoint" / "model.safetensors"
+    weights.rename(folder.parent.parent / "elsewhere")
+    weights.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def a_link_itself(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def a_link_to_nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.parent / "nothing")
+
+
+def a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def a_folder_in_place_of_a_file(folder: Path) -> None:
+    (folder / "step.json").unlink()
+    (folder / "step.json").mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        nested,
+        replaced_by_a_list,
+        with_more_files,
+        with_a_link,
+        a_link_itself,
+        a_link_to_nothing,
+        a_file,
+        a_folder_in_place_of_a_file,
+    ],
+)
+def test_an_edited_entry_is_done_again_and_said_to_be(
+    store: StepStore, damage: Callable[[Path], None]
+):
+    keep(store)
+    damage(store.path / KEY)
+    again = reopened(store)
+    assert again.find("a pass", KEY) is None
+    assert len(again.damaged) == 1
+    assert not os.path.lexists(store.path / KEY)
+    assert keep(again).key == KEY
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": ["model.safetensors"]},
+        {"files": {}},
+        {"files": {"../../secret": "0"}},
+        {"facts": [1]},
+        {"seconds": "2.5"},
+        {"version": 99},
+    ],
+)
+def test_an_entry_of_other_types_is_damage_though_its_hash_is_right(
+    store: StepStore, changes: dict[str, object]
+):
+    keep(store)
+    path = store.path / KEY / "step.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    record |= changes
+    path.write_text(json.dumps({**record, "sha256": key_of(record)}))
+    assert reopened(store).find("a pass", KEY) is None
+
+
+def test_a_fact_of_another_version_is_refused_with_its_folder(store: StepStore):
+    step = keep(store)
+    with pytest.raises(
+        EnvironmentMismatch, match=rf"{KEY}: the stored step 'a pass' has no 'flops'"
+    ):
+        step.fact("flops", Size)
+
+
+@pytest.mark.parametrize("name", ["steps", "work"])
+def test_a_store_that_is_a_link_is_refused_before_anything_is_done(tmp_path: Path, name: str):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentMismatch, match=rf"{name}: is a link, and finished steps"):
+        StepStore(tmp_path / "steps", tmp_path / "work")
+
+
+def test_a_link_among_the_steps_does_not_stop_the_end_of_a_run(store: StepStore, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("")
+    (store.path / "0123").symlink_to(tmp_path / "elsewhere")
+    store.remove_unused()
+    assert list(store.path.iterdir()) == []
+    assert (tmp_path / "elsewhere" / "kept").exists()
 
 
 def test_half_a_step_of_a_killed_run_is_not_found_and_goes(

@@ -54,7 +54,7 @@ from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages
 from compressor.pipeline.targets import search_fraction
 from compressor.progress import SILENT, Progress
-from compressor.readings import READINGS, record_reading
+from compressor.readings import READINGS, check_readings, record_reading
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.steps import StepStore, link_tree
@@ -191,6 +191,8 @@ class _Run:
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
         if mistake is not None and metric not in OF_NUMBERS:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
+        if "certification" in self.splits:
+            check_readings(self.directory.path / READINGS)
         self.store = StepStore(self.directory.steps, self.directory.work)
         self.stages = Stages(
             recipe,
