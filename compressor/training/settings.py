@@ -98,7 +98,7 @@ class DistillSettings(TrainingSettings):
     """Train towards a teacher (Hinton et al. 2015, arXiv:1503.02531)."""
 
     temperature: float = Field(
-        default=2.0, gt=0, le=100, description="softens both distributions of logits"
+        default=2.0, ge=0.01, le=100, description="softens both distributions of logits"
     )
     logits_weight: float = Field(
         default=1.0,
