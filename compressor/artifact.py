@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
+from compressor.models.runtime_versions import require_runtime
 from compressor.tasks import Example, Task, load_task
 
 MANIFEST = "manifest.json"
@@ -138,6 +139,7 @@ def load_artifact(
     manifest = read_manifest(folder)
     if verify:
         verify_artifact(folder, manifest)
+    require_runtime(folder, manifest)
     task = load_task(manifest["task"], max_length=manifest["max_length"])
     settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
     model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)

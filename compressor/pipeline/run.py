@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from compressor.artifact import MANIFEST, load_artifact, seal_artifact
+from compressor.artifact import MANIFEST, MODEL, load_artifact, seal_artifact
 from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
 from compressor.data import Dataset, describe_splits, fingerprint
@@ -36,6 +36,7 @@ from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.pooling import read_pooling
+from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.torch_model import token_limit
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
@@ -306,8 +307,11 @@ class _Run:
         self._start("seal")
         folder = self.directory.artifact
         data = self.log.report("passed", PASSED, None).to_dict()
-        (folder / "README.md").write_text(render_model_card(data), encoding="utf-8")
+        oldest = oldest_runtime(folder / MODEL)
+        card = render_model_card(data, min_onnxruntime=oldest)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
+        made[MIN_RUNTIME] = oldest
         facts = {**self.log.provenance(), **made}
         seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
         try:

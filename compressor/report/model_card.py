@@ -70,9 +70,10 @@ _PROVIDERS = {
 }
 
 
-def render_model_card(data: dict[str, Any]) -> str:
+def render_model_card(data: dict[str, Any], *, min_onnxruntime: str | None = None) -> str:
     """Return `README.md` for an artifact, from the content of its run's `report.json`.
 
+    `min_onnxruntime` is the oldest release that runs the graph, left out where nobody asked.
     The license is left out: a report does not know it, and a wrong one is worse than none.
     """
     return fill_markdown(
@@ -90,6 +91,7 @@ def render_model_card(data: dict[str, Any]) -> str:
         embedding=provenance.embedding_words(data["embedding"]),
         code=_code(data),
         limits=_limits(data),
+        runtime=f'"onnxruntime>={min_onnxruntime}"' if min_onnxruntime else "onnxruntime",
     )
 
 

@@ -31,6 +31,7 @@ from compressor.errors import (
 )
 from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
+from compressor.models.runtime_versions import oldest_runtime
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, TorchPass, discover
 from compressor.pipeline.splits import read_splits
@@ -259,6 +260,7 @@ def test_a_model_for_a_gpu_that_is_not_here_can_be_judged_on_the_cpu(
     assert "Judged on the provider cpu, not on TensorRT." in report.passes[0].notes
     manifest = json.loads((begun / "artifact" / "manifest.json").read_text())
     assert manifest["provider"] == "tensorrt"
+    assert manifest["min_onnxruntime"] == oldest_runtime(begun / "artifact" / "model.onnx")
     artifact = load_artifact(begun / "artifact")
     assert artifact.model.settings.as_written
     assert artifact.logits(["a good film"]).shape == (1, 2)

@@ -98,6 +98,11 @@ def test_a_card_tells_size_score_and_labels(passed: dict[str, Any]):
     assert "1. prune\\_structured" in card or "1. prune_structured: ratio = 0.25" in card
 
 
+def test_a_card_names_the_oldest_onnx_runtime_that_will_do(passed: dict[str, Any]):
+    card = render_model_card(passed, min_onnxruntime="1.24.1")
+    assert '`pip install numpy "onnxruntime>=1.24.1" transformers`' in card
+
+
 def test_a_card_without_passes_says_so(report_in_state):
     card = render_model_card(report_in_state("without-passes"))
     assert "exported without a compression pass" in card

@@ -1,0 +1,139 @@
+"""The oldest ONNX Runtime that can run a graph, from what the graph asks for.
+
+Each line of the tables was tried with the releases themselves; `tools/check_runtimes.py` tries them
+again, with artifacts of every kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.onnx_file import load_graph
+
+MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
+Version = tuple[int, int, int]
+
+# The oldest release that has wheels for the Pythons we run on; what is older was never tried.
+OLDEST: Version = (1, 15, 0)
+# The first release that runs a graph of this operator set, where it is not `OLDEST`.
+OPSETS: Mapping[int, Version] = {
+    19: (1, 16, 0),
+    20: (1, 17, 0),
+    21: (1, 18, 0),
+    22: (1, 21, 0),
+    23: (1, 23, 0),
+    24: (1, 24, 1),
+    25: (1, 24, 1),
+    26: (1, 25, 0),
+    27: (1, 32, 0),
+}
+# The first release that reads a file of this version of the format.
+IR_VERSIONS: Mapping[int, Version] = {
+    10: (1, 18, 0),
+    11: (1, 23, 0),
+    12: (1, 24, 1),
+    13: (1, 24, 1),
+}
+CONTRIB = "com.microsoft"
+# By domain, operator, and the operator set that changed it last, those whose kernels came later
+# than that: a release opens the graph and ends with "could not find an implementation".
+OPERATORS: Mapping[tuple[str, str, int], Version] = {
+    ("", "QuantizeLinear", 23): (1, 24, 1),
+    ("", "DequantizeLinear", 23): (1, 24, 1),
+    ("", "LpNormalization", 22): (1, 25, 0),
+    (CONTRIB, "SkipSimplifiedLayerNormalization", 1): (1, 17, 0),
+    (CONTRIB, "MatMulNBits", 1): (1, 17, 0),
+    (CONTRIB, "GatherBlockQuantized", 1): (1, 23, 0),  # of bytes that hold two values each
+}
+_EIGHT_BITS: Version = (1, 22, 0)  # of MatMulNBits, which began with 4
+_STANDARD = ("", "ai.onnx")
+
+
+def oldest_runtime(path: Path) -> str:
+    """Return the oldest release of ONNX Runtime that runs a graph on a CPU, such as `1.24.1`.
+
+    A graph that asks for more than the tables know takes the release that runs here.
+    """
+    model = load_graph(path, weights=False)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    standard = max((opsets.get(domain, 0) for domain in _STANDARD), default=0)
+    needs = [OLDEST, _first(IR_VERSIONS, model.ir_version), _first(OPSETS, standard)]
+    for node in _nodes(model):
+        domain = "" if node.domain in _STANDARD else node.domain
+        since = _since(node.op_type, domain, standard if domain == "" else opsets.get(domain, 1))
+        needs.append(OPERATORS.get((domain, node.op_type, since), OLDEST))
+        if node.op_type == "MatMulNBits" and _bits(node) == 8:
+            needs.append(_EIGHT_BITS)
+    return ".".join(map(str, max(needs)))
+
+
+def require_runtime(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `EnvironmentMismatch` when this ONNX Runtime is older than a manifest asks for.
+
+    Artifacts of earlier versions of this package do not say what they ask for.
+    """
+    asked = manifest.get(MIN_RUNTIME)
+    if asked is None:
+        return
+    found = parse_version(asked) if isinstance(asked, str) else None
+    if found is None:
+        raise EnvironmentMismatch(
+            f"{directory}/manifest.json: {MIN_RUNTIME} must be a version such as 1.24.1, got "
+            f"{str(asked)[:40]!r}; copy the artifact again"
+        )
+    here = parse_version(onnxruntime.__version__)
+    if here is not None and here < found:
+        raise EnvironmentMismatch(
+            f"{directory}: needs onnxruntime {asked} or newer, and {onnxruntime.__version__} is "
+            f"installed, which lacks what the graph uses; install a newer onnxruntime, or make the "
+            f"artifact again with a lower export.opset"
+        )
+
+
+def parse_version(text: str) -> Version | None:
+    """Return the three numbers that a version begins with, None for what is no version.
+
+    >>> parse_version("1.24.1"), parse_version("1.25.0.dev20260101+cpu"), parse_version("newest")
+    ((1, 24, 1), (1, 25, 0), None)
+    """
+    match = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?!\d)", text)
+    if match is None:
+        return None
+    major, minor, patch = match.groups()
+    return int(major), int(minor), int(patch)
+
+
+def _first(table: Mapping[int, Version], asked: int) -> Version:
+    if asked <= max(table):
+        return table.get(asked, OLDEST)
+    return parse_version(onnxruntime.__version__) or OLDEST
+
+
+def _bits(node: onnx.NodeProto) -> int:
+    return next((item.i for item in node.attribute if item.name == "bits"), 4)
+
+
+def _since(operator: str, domain: str, opset: int) -> int:
+    """Return the operator set that changed an operator last, as its graph reads it."""
+    try:
+        return int(onnx.defs.get_schema(operator, opset, domain).since_version)
+    except onnx.defs.SchemaError:
+        return 1  # ONNX Runtime's own
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of the graph, of the graphs inside them, and of functions."""
+    pending = [model.graph.node, *(function.node for function in model.functions)]
+    while pending:
+        for node in pending.pop():
+            yield node
+            for attribute in node.attribute:
+                inner = [attribute.g] if attribute.HasField("g") else []
+                pending += [graph.node for graph in (*inner, *attribute.graphs)]
