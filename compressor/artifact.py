@@ -1,7 +1,8 @@
 """What is shipped: a directory that needs nothing but ONNX Runtime and its own files.
 
 `manifest.json` names every file with its SHA-256, so that a damaged or mixed-up artifact is refused
-when it is loaded. Nothing here imports torch.
+when it is loaded; so is a file beside them that would be read and is not named. Nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -12,21 +13,69 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from compressor.errors import EnvironmentMismatch
+from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
-from compressor.tasks import Example, Task, load_task
+from compressor.tasks import Example, Task, load_task, task_names
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MANIFEST_VERSION = 1
+
+# What transformers reads of a directory when it finds it, whether a checkpoint had it or not.
+_READ_WITH_IT = frozenset((".json", ".txt", ".model", ".jinja", ".bpe", ".tiktoken"))
+_CHAT_TEMPLATES = "additional_chat_templates"
+_AGAIN = "copy the artifact again, or make it again"
+_MOST_NAMED = 5  # files in a message
+
+
+def _file_name(name: str) -> str:
+    path = PurePosixPath(name)
+    # Windows would read a backslash and a drive as parts of a path.
+    if not name.isprintable() or path.is_absolute() or {"\\", ":"} & set(name):
+        raise ValueError("must be a path relative to the artifact")
+    if path.as_posix() != name or ".." in path.parts or name in (".", MANIFEST):
+        raise ValueError("must be a plain path of another file inside the artifact")
+    return name
+
+
+def _task_name(name: str) -> str:
+    if name not in task_names():
+        raise ValueError(f"must be one of {', '.join(task_names())}")
+    return name
+
+
+_FileName = Annotated[str, AfterValidator(_file_name)]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Manifest(BaseModel):
+    """What loading an artifact relies on; a manifest holds more, which is for people."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    manifest_version: Literal[1]
+    task: Annotated[str, AfterValidator(_task_name)]
+    labels: list[str]
+    max_length: Annotated[int, Field(ge=1)] | None
+    provider: str = "cpu"
+    files: dict[_FileName, _Sha256]
 
 
 @dataclass(frozen=True)
@@ -133,7 +182,10 @@ def load_artifact(
     An artifact that was made for another provider than the CPU computes its quantize-dequantize
     pairs there as they are written, in float.
 
-    Raises `EnvironmentMismatch` when a file is missing or changed, or `provider` is not there.
+    Without `verify` the files are taken as they are; the manifest is checked all the same.
+
+    Raises `EnvironmentMismatch` when the manifest is damaged, when a file is missing, changed or
+    there without being named, or `provider` is not there.
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
@@ -143,40 +195,102 @@ def load_artifact(
     task = load_task(manifest["task"], max_length=manifest["max_length"])
     settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
     model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
-    return Artifact(folder, manifest, model, task.load_preprocessor(folder), task)
+    return Artifact(folder, manifest, model, _preprocessor(task, folder), task)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest; raises `EnvironmentMismatch` when it cannot be used."""
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except FileNotFoundError as error:
         raise EnvironmentMismatch(
             f"{path}: not found; an artifact is the `artifact` folder of a finished run"
         ) from error
-    except ValueError as error:
-        raise EnvironmentMismatch(f"{path}: not a readable manifest ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise EnvironmentMismatch(f"{path}: not a readable manifest ({error}); {_AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("manifest_version") != MANIFEST_VERSION:
         raise EnvironmentMismatch(
             f"{path}: manifest_version {MANIFEST_VERSION} is supported; make the artifact again "
             f"with this version of compressor"
         )
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise EnvironmentMismatch(
+            f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}{more}; the manifest "
+            f"was edited or damaged: {_AGAIN}"
+        ) from error
+    if MODEL not in manifest["files"]:
+        raise EnvironmentMismatch(
+            f"{path}: files does not list {MODEL}, so nothing says which model this is; {_AGAIN}"
+        )
     return manifest
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"key {twice!r} occurs twice")
+    return found
+
+
 def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `EnvironmentMismatch` naming the files that are missing or not as they were written."""
-    bad = [
-        name
-        for name, expected in manifest["files"].items()
-        if not (directory / name).is_file() or sha256(directory / name) != expected
-    ]
+    """Raise `EnvironmentMismatch` naming the files that are not as the manifest says.
+
+    A listed file may be a link, as in a download from the Hub: its content is what counts. A file
+    that is not listed is refused where loading the artifact would read it, because it could change
+    predictions; others, such as a licence, are nobody's business.
+    """
+    listed = manifest["files"]
+    bad = [name for name, expected in listed.items() if _sha256_of(directory / name) != expected]
     if bad:
         raise EnvironmentMismatch(
-            f"{directory}: {', '.join(bad)} missing or changed since the artifact was written; "
+            f"{directory}: {_some(bad)} missing or changed since the artifact was written; "
             f"copy it again"
         )
+    read = {path.relative_to(directory).as_posix() for path in _read_if_there(directory)}
+    read |= {path.as_posix() for path in data_files(directory / MODEL)}
+    if unlisted := sorted(read - set(listed) - {MANIFEST}):
+        raise EnvironmentMismatch(
+            f"{directory}: {_some(unlisted)} would be read with the artifact, but {MANIFEST} does "
+            f"not list it, so nobody measured what it changes; remove it, or {_AGAIN}"
+        )
+
+
+def _read_if_there(directory: Path) -> list[Path]:
+    """Return the files that loading a tokenizer or image processor reads when they are there."""
+    templates = directory / _CHAT_TEMPLATES
+    return [
+        *(path for path in directory.iterdir() if path.suffix.lower() in _READ_WITH_IT),
+        *(templates.iterdir() if templates.is_dir() else ()),
+    ]
+
+
+def _sha256_of(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None where no file can be read."""
+    try:
+        return sha256(path) if path.is_file() else None
+    except OSError:  # a loop of links, or no right to read it
+        return None
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _preprocessor(task: Task, folder: Path) -> Any:
+    try:
+        return task.load_preprocessor(folder)
+    except (OSError, ValueError) as error:
+        raise EnvironmentMismatch(
+            f"{folder}: its tokenizer or image processor cannot be loaded ({error}); {_AGAIN}"
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from compressor.artifact import (
     MANIFEST,
@@ -138,3 +140,168 @@ def test_an_artifact_that_was_judged_on_pairs_refuses_texts(copy: Path):
 def test_what_is_no_text_gets_no_answer(artifact: Path, value: object):
     with pytest.raises(ValueError, match=r"give a list|must be a text"):
         load_artifact(artifact)(value)  # type: ignore[arg-type]
+
+
+def edited(folder: Path, **changes: object) -> None:
+    """Write the manifest with some of its values changed."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def with_file(folder: Path, name: str, digest: object = "0" * 64) -> None:
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    edited(folder, files={**files, name: digest})
+
+
+def test_a_model_that_the_manifest_does_not_list_is_refused(copy: Path):
+    files = json.loads((copy / MANIFEST).read_text())["files"]
+    edited(copy, files={name: digest for name, digest in files.items() if name != "model.onnx"})
+    with pytest.raises(EnvironmentMismatch, match=r"manifest\.json: files does not list model"):
+        load_artifact(copy)
+    with pytest.raises(EnvironmentMismatch, match=r"manifest\.json: files does not list model"):
+        load_artifact(copy, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": None}, r"files: .*dictionary"),
+        ({"files": ["model.onnx"]}, r"files: .*dictionary"),
+        ({"files": {"model.onnx": 5}}, r"files\.model\.onnx: .*string"),
+        ({"files": {"model.onnx": "abc"}}, r"files\.model\.onnx: .*pattern"),
+        ({"task": "translation"}, "task: must be one of .*text-classification"),
+        ({"task": None}, "task: .*string"),
+        ({"labels": "negative"}, "labels: .*list"),
+        ({"labels": ["negative", 1]}, r"labels\.1: .*string"),
+        ({"max_length": "64"}, "max_length: .*integer"),
+        ({"max_length": 0}, "max_length: .*greater than or equal to 1"),
+        ({"provider": 7}, "provider: .*string"),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_kind_is_refused(
+    copy: Path, changes: dict[str, object], message: str
+):
+    edited(copy, **changes)
+    with pytest.raises(EnvironmentMismatch, match=rf"manifest\.json: {message}.*copy the artifact"):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize("key", ["task", "labels", "max_length", "files"])
+def test_a_manifest_that_lacks_a_key_is_refused(copy: Path, key: str):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest[key]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(EnvironmentMismatch, match=rf"manifest\.json: {key}: Field required"):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../config.json",
+        "/etc/passwd",
+        "a/../config.json",
+        "./config.json",
+        "a\\b",
+        "c:x",
+        "a\0",
+        "",
+    ],
+)
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(copy: Path, name: str):
+    with_file(copy, name)
+    with pytest.raises(
+        EnvironmentMismatch, match=r"manifest\.json: files.*must be a (plain )?path"
+    ):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1, 2]", '{"manifest_version": 1', '{"a": 1, "a": 2}', "[" * 100_000, "\udcff"],
+    ids=["empty", "cut", "list", "cut later", "key twice", "nested", "not UTF-8"],
+)
+def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, text: str):
+    (copy / MANIFEST).write_text(text, errors="surrogateescape")
+    with pytest.raises(
+        EnvironmentMismatch, match=r"manifest\.json: (not a readable|manifest_vers)"
+    ):
+        load_artifact(copy)
+
+
+def test_a_manifest_that_lists_a_file_twice_is_refused(copy: Path):
+    text = (copy / MANIFEST).read_text()
+    (copy / MANIFEST).write_text(
+        text.replace('"files": {', f'"files": {{"model.onnx": "{"0" * 64}",')
+    )
+    with pytest.raises(EnvironmentMismatch, match=r"key 'model\.onnx' occurs twice"):
+        load_artifact(copy)
+
+
+def test_a_folder_in_place_of_the_manifest_is_refused(copy: Path):
+    (copy / MANIFEST).unlink()
+    (copy / MANIFEST).mkdir()
+    with pytest.raises(EnvironmentMismatch, match=r"manifest\.json: not a readable manifest"):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "vocab.txt",
+        "preprocessor_config.json",
+        "additional_chat_templates/tool.jinja",
+    ],
+)
+def test_a_file_that_would_change_predictions_and_is_not_listed_is_refused(copy: Path, name: str):
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("{}")
+    with pytest.raises(EnvironmentMismatch, match=rf"{name} would be read with the artifact, but"):
+        load_artifact(copy)
+
+
+def test_files_that_nothing_reads_may_lie_beside_an_artifact(copy: Path, artifact: Path):
+    (copy / "LICENSE").write_text("free")
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "download.json").write_text("{}")
+    assert load_artifact(copy).logits(["good"]).tolist() == (
+        load_artifact(artifact).logits(["good"]).tolist()
+    )
+
+
+def test_files_of_a_download_may_be_links_and_their_content_counts(copy: Path, tmp_path: Path):
+    (copy / "config.json").rename(tmp_path / "blob")
+    (copy / "config.json").symlink_to(tmp_path / "blob")
+    load_artifact(copy)
+    (tmp_path / "blob").write_text("{}")
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json missing or changed"):
+        load_artifact(copy)
+
+
+def test_a_link_to_itself_is_a_missing_file(copy: Path):
+    (copy / "config.json").unlink()
+    (copy / "config.json").symlink_to(copy / "config.json")
+    with pytest.raises(EnvironmentMismatch, match=r"config\.json missing or changed"):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("weights.bin", r"weights\.bin would be read with the artifact"),
+        ("../weights.bin", r"reads weights from '\.\./weights\.bin', outside of its folder"),
+    ],
+)
+def test_weights_in_a_file_that_is_not_listed_are_refused(copy: Path, location: str, message: str):
+    model = onnx.load(copy / "model.onnx")
+    tensor = max(model.graph.initializer, key=lambda item: len(item.raw_data))
+    (copy / location).write_bytes(tensor.raw_data)
+    set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    (copy / "model.onnx").write_bytes(model.SerializeToString())
+    with_file(copy, "model.onnx", sha256(copy / "model.onnx"))
+    with pytest.raises(EnvironmentMismatch, match=message):
+        load_artifact(copy)

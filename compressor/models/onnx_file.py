@@ -11,7 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ _QUANTIZED_INPUTS: dict[str, tuple[tuple[int | None, int | None, int], ...]] = {
 }
 
 
+# Of reading a file and the data files that it names; of a name that is too long, the onnx package
+# makes a RuntimeError ("filesystem error").
+_UNREADABLE = (DecodeError, onnx.checker.ValidationError, ValueError, OSError, RuntimeError)
+_MOST_CHARACTERS = 300  # of somebody else's message, which may quote a name of any length
+
+
 def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     """Read a graph; without `weights`, tensors in a separate data file stay there.
 
@@ -75,9 +81,10 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=weights)
     except FileNotFoundError as error:
         raise EnvironmentMismatch(f"{path}: not found, or its data file is missing") from error
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         raise EnvironmentMismatch(
-            f"{path}: not a readable ONNX file ({error}); it may be truncated, make it again"
+            f"{path}: not a readable ONNX file ({_shortened(error)}); it may be truncated, make it "
+            f"again"
         ) from error
     if not model.graph.node:
         raise EnvironmentMismatch(f"{path}: holds no graph; it may be truncated, make it again")
@@ -173,7 +180,11 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     return parameters, nonzero
 
 
-def _files(path: Path) -> list[Path]:
+def data_files(path: Path) -> tuple[PurePosixPath, ...]:
+    """Return the files beside `path` that hold weights of it, relative to its folder.
+
+    Raises `EnvironmentMismatch` when the file is damaged or names a file outside of its folder.
+    """
     graph = load_graph(path, weights=False).graph
     locations = {
         entry.value
@@ -182,7 +193,23 @@ def _files(path: Path) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return [path, *(path.parent / location for location in sorted(locations))]
+    found = tuple(PurePosixPath(location) for location in sorted(locations))
+    for location in found:
+        if location.is_absolute() or ".." in location.parts or not location.name:
+            raise EnvironmentMismatch(
+                f"{path}: reads weights from {str(location)[:_MOST_CHARACTERS]!r}, outside of its "
+                f"folder, which is refused; save the model again with its data beside it"
+            )
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    return [path, *(path.parent / location for location in data_files(path))]
+
+
+def _shortened(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
