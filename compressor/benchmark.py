@@ -7,30 +7,34 @@ differ even when they are the same file. Here they take turns, in shuffled order
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnxruntime
 
+from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Latency
 from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider, output_of, provider_that_ran
 from compressor.models.provider_options import ProviderSettings, axes_of, output_shape
 from compressor.progress import SILENT, Advance, Progress
 from compressor.tasks import Batch
+from compressor.timing import Run, Times, Turns, clock_for, standard_error, take_turns
 
 Contestant = Literal["baseline", "final"]
-Run = Callable[[], object]
 # Batch size, sequence length, and the inputs of each model: a pass may change what a model reads.
 BenchmarkBatch = tuple[int, int | None, Mapping[Contestant, Batch]]
 
 _WIDEST_SPREAD = 1.5  # 95th percentile over the median
 _LARGEST_DRIFT = 1.15  # median of one half of the runs over that of the other
 _FEWEST_TO_SEE_DRIFT = 10  # runs; medians of fewer differ by chance
+# A speed-up to choose by is measured until its standard error is good, or so many runs were made.
+_GOOD_ERROR, _LARGEST_ERROR, _MOST_RUNS = 0.01, 0.05, 600
+_PARTS = 6  # into which runs fall, to see how its ratio varies
 _RUNS_TO_FILL_MEMORY = 3  # in the first a session also makes its plans, a later one reuses them
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -46,6 +50,7 @@ def benchmark(
     threads: int,
     cuda_graph: bool = False,
     cache_dir: Path | None = None,
+    must_be_steady: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[Latency, ...]:
@@ -60,8 +65,12 @@ def benchmark(
     TensorRT builds one engine for all shapes, and keeps it in `cache_dir`. On a GPU each model's
     memory is measured first, in a session of its own for each batch.
 
+    With one thread of the CPU the CPU time of a run is kept beside its wall time: what the thread
+    computed, without waiting for a core that others use.
+
     Raises `EnvironmentMismatch` when `provider` is not available, does not do the work or cannot
-    record it, and `ValueError` when there is nothing to time.
+    record it, and with `must_be_steady` when the times that choices go by vary too much;
+    `ValueError` when there is nothing to time.
     """
     if not models or not batches or num_runs < 1:
         raise ValueError("a benchmark needs a model, a batch and a run")
@@ -76,34 +85,41 @@ def benchmark(
     }
     check_provider(provider)  # which also loads what every session on a GPU needs
     memory = None if provider == "cpu" else _memory(opened, batches, GpuMemory(), progress)
-    random = np.random.default_rng(seed)
+    random, clock = np.random.default_rng(seed), clock_for(provider, threads)
     found: list[Latency] = []
     with progress.bar(f"benchmark on {provider}", len(batches) * num_runs) as advance:
         for place, (batch_size, sequence_length, own) in enumerate(batches):
             runs = {name: _prepare(model, own[name], place) for name, model in opened.items()}
             _warm_up(runs.values(), warmup_runs)
             shape = f"batch {batch_size}" + (f" x {sequence_length}" if sequence_length else "")
-            elapsed_ms = _take_turns(runs, num_runs, random, advance, shape)
-            p50, p95, p99 = (
-                {name: float(np.percentile(times, share)) for name, times in elapsed_ms.items()}
-                for share in (50, 95, 99)
+            time_now = partial(
+                take_turns,
+                runs,
+                num_runs,
+                clock=clock,
+                random=random,
+                after_round=partial(_advance, advance, shape),
             )
+            timed = _steady_turns(time_now, shape) if must_be_steady else time_now()
             found += [
                 Latency(
                     model=name,
                     provider=provider_that_ran(opened[name].session),
                     batch_size=batch_size,
                     sequence_length=sequence_length,
-                    p50_ms=p50[name],
-                    p95_ms=p95[name],
-                    num_runs=num_runs,
+                    p50_ms=_percentile(wall_ms, 50),
+                    p95_ms=_percentile(wall_ms, 95),
+                    num_runs=len(wall_ms),
                     threads=threads,
-                    noisy=is_noisy(times),
-                    p99_ms=p99[name],
+                    noisy=is_noisy(wall_ms),
+                    p99_ms=_percentile(wall_ms, 99),
                     cuda_graph=settings.cuda_graph,
                     peak_memory_bytes=None if memory is None else memory[name, place],
+                    cpu_p50_ms=None if cpu_ms is None else _percentile(cpu_ms, 50),
+                    cpu_p95_ms=None if cpu_ms is None else _percentile(cpu_ms, 95),
                 )
-                for name, times in elapsed_ms.items()
+                for name, wall_ms in timed.wall_ms.items()
+                for cpu_ms in [None if timed.cpu_ms is None else timed.cpu_ms[name]]
             ]
     return tuple(found)
 
@@ -114,7 +130,53 @@ def _with_cache(
     return settings if cache_dir is None else replace(settings, cache_dir=cache_dir / name)
 
 
-def is_noisy(elapsed_ms: Sequence[float]) -> bool:
+def _steady_turns(time_now: Callable[[], Turns[Contestant]], shape: str) -> Turns[Contestant]:
+    """Return turns that tell a speed-up, more than asked for where they vary.
+
+    Raises `EnvironmentMismatch` when so many do not tell it either.
+    """
+    timed = time_now()
+    while (error := _ratio_error(timed)) > _GOOD_ERROR and _num_runs(timed) < _MOST_RUNS:
+        timed = timed.followed_by(time_now())
+    if error <= _LARGEST_ERROR:
+        return timed
+    quieter = "" if timed.clock == "cpu" else ", or with benchmark.threads: 1, on the CPU clock"
+    raise EnvironmentMismatch(
+        f"{shape}: times on the {timed.clock} clock vary too much to choose by a speed-up, which "
+        f"is known to {error:.1%} (allowed: {_LARGEST_ERROR:.0%}) after {_num_runs(timed)} runs; "
+        f"run again when the machine is quieter{quieter}"
+    )
+
+
+def _num_runs(timed: Turns[Contestant]) -> int:
+    return len(next(iter(timed.wall_ms.values())))
+
+
+def _ratio_error(timed: Turns[Contestant]) -> float:
+    """Return the standard error of baseline over final, from parts of the rounds by themselves."""
+    if len(timed.deciding_ms) < 2:
+        return 0.0
+    before, after = (
+        np.array_split(timed.deciding_ms[name], _PARTS) for name in ("baseline", "final")
+    )
+    ratios = [
+        float(np.median(one) / np.median(other))
+        for one, other in zip(before, after, strict=True)
+        if len(one)
+    ]
+    return standard_error(ratios) / float(np.median(ratios))
+
+
+def _advance(advance: Advance, shape: str, wall_ms: Mapping[Contestant, Sequence[float]]) -> None:
+    medians = (f"{name} {np.median(times):.3g} ms" for name, times in wall_ms.items())
+    advance(1, f"{shape}: {', '.join(medians)}")
+
+
+def _percentile(times: Times, share: int) -> float:
+    return float(np.percentile(times, share))
+
+
+def is_noisy(elapsed_ms: Sequence[float] | Times) -> bool:
     """Return whether runs of one model, in the order they were made, tell of a busy machine.
 
     They do when one in twenty took half as long again as the median, or when the median of the
@@ -220,22 +282,3 @@ def _warm_up(runs: Iterable[Run], num_runs: int) -> None:
     for run in runs:
         for _ in range(num_runs):
             run()
-
-
-def _take_turns(
-    runs: Mapping[Contestant, Run],
-    num_runs: int,
-    random: np.random.Generator,
-    advance: Advance,
-    shape: str,
-) -> dict[Contestant, list[float]]:
-    elapsed_ms: dict[Contestant, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    for _ in range(num_runs):
-        for index in random.permutation(len(names)):
-            start = time.perf_counter_ns()
-            runs[names[index]]()
-            elapsed_ms[names[index]].append((time.perf_counter_ns() - start) / 1e6)
-        medians = (f"{name} {np.median(times):.3g} ms" for name, times in elapsed_ms.items())
-        advance(1, f"{shape}: {', '.join(medians)}")
-    return elapsed_ms

@@ -91,7 +91,12 @@ class ComponentBytes:
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall time of one batch on the provider that really ran, after warm-up."""
+    """Time of one batch on the provider that really ran, after warm-up.
+
+    `p50_ms` and the like are wall time. `cpu_p50_ms` and `cpu_p95_ms` are what the one thread of
+    the CPU computed, without waiting for a core; None with several threads, whose CPU time is their
+    summed work, on a GPU, and in reports of before they were measured.
+    """
 
     model: Literal["baseline", "final"]
     provider: str
@@ -105,6 +110,13 @@ class Latency:
     p99_ms: float | None = None  # null in reports of before it was measured
     cuda_graph: bool = False  # kernels were recorded once and replayed
     peak_memory_bytes: int | None = None  # of the GPU; null on the CPU
+    cpu_p50_ms: float | None = None
+    cpu_p95_ms: float | None = None
+
+    @property
+    def deciding_ms(self) -> float:
+        """Return the median that choices go by: of CPU time where it was measured."""
+        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
 
 
 @dataclass(frozen=True)

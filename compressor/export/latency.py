@@ -1,4 +1,4 @@
-"""Measures what sub-layers of each size take in ONNX Runtime on this machine, once.
+"""Measures what sub-layers of each size take in ONNX Runtime on this machine's CPU, once.
 
 The table is kept in the cache, under what it depends on: processor, library versions, sizes,
 length, batch, precision and threads. A file appears there whole or not at all; one that cannot be
@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,29 @@ from compressor.export.sub_layers import (
     attention_graph,
     feed_forward_graph,
 )
+from compressor.latency_file import FORMAT, LatencyFile, read_latency_file
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.paths import cache_directory
 from compressor.progress import Progress
 from compressor.pruning.latency import LatencyTable, latency_table, measured_sizes
+from compressor.pruning.latency_profile import (
+    LatencyProfile,
+    LayerPoints,
+    LayerWork,
+    fit_profile,
+    median_profile,
+    profile_points,
+    rounding_error,
+    standard_errors,
+)
+from compressor.timing import Run, Steady, clock_for, measure_until_steady
 
-_FORMAT = 2  # of the cached file
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "compressor")
 _COPIES = 2  # sub-layers in a timed graph, so that starting it weighs less
-_WARMUP_RUNS, _ROUNDS = 3, 40
-_MAX_WIDTHS = 17  # feed-forward widths that are measured
+_SIZES = 5  # numbers of heads, and of neurons, that are measured; the first is 0
+_ROUNDS, _FEWEST_BLOCKS, _MOST_BLOCKS = 20, 6, 40
+_LARGEST_ERROR = 0.25  # of a step that the table is rounded to
 _NOTHING = "nothing"
 _TABLE_BYTES = 1 << 16  # more than any table takes
 _Graphs = dict[str, onnx.ModelProto]
@@ -65,25 +77,33 @@ class Situation:
     threads: int
     one_token_last: bool
 
+    @property
+    def work(self) -> LayerWork:
+        """Return the FLOPs of a head and of a neuron."""
+        hidden_size, head_dim = self.kind.hidden_size, self.kind.head_dim
+        head = 2.0 * head_dim * (4 * hidden_size + 2 * self.num_tokens)
+        return LayerWork(head, 4.0 * hidden_size, self.num_tokens)
+
 
 @dataclass(frozen=True)
 class MeasuredTimes:
-    """Milliseconds of one layer's sub-layers, by numbers of heads and of neurons."""
+    """What one layer's sub-layers take, by numbers of heads and of neurons; a whole layer: 1."""
 
-    attention_ms: dict[int, float]
-    feed_forward_ms: dict[int, float]
+    attention: dict[int, float]
+    feed_forward: dict[int, float]
 
     @property
     def table(self) -> LatencyTable:
         """Return the table through these points."""
-        return latency_table(self.attention_ms, self.feed_forward_ms)
+        return latency_table(self.attention, self.feed_forward)
 
 
 @dataclass(frozen=True)
 class MeasuredTable:
     """The times of the `last` layer and of the `others`, and where they came from.
 
-    `replaced` is why a cached file was not used although it was there.
+    `replaced` is why a cached file was not used although it was there. `content` is the table as
+    plain JSON, which a recipe can give back; `elsewhere` says on what other machine it was made.
     """
 
     others: MeasuredTimes
@@ -91,64 +111,92 @@ class MeasuredTable:
     path: Path
     is_cached: bool
     replaced: str | None = None
+    content: Mapping[str, Any] | None = None
+    elsewhere: str | None = None
 
 
 def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredTable:
     """Return the table of `situation` on the CPU, from the cache or measured now.
 
-    Every size takes its turn in each of 40 rounds, in shuffled order; of each the fastest run
-    counts, less that of a graph that does nothing. Neighbours on a machine only ever add time: on a
-    busy one, three medians of one size were 0.84, 4.04 and 4.88 ms, its fastest runs 0.71 to 0.75.
+    Sizes take turns with a reference kernel (`compressor.timing`): with one thread on its CPU
+    clock, with several on the wall clock. Through all points go five figures, rounded to steps
+    wider than they wander (`compressor.pruning.latency_profile`), measured until their rounding is
+    known. So two measurements give the same table, busy or not, unless a figure lies at the very
+    edge of its step.
 
-    Raises `EnvironmentMismatch`, before anything is measured, when no table can be stored.
-    Ref: Chen & Revels 2016, arXiv:1608.04295 (the minimum as an estimator).
+    Raises `EnvironmentMismatch`, before anything is measured, when no table can be stored, and when
+    times vary too much to say anything.
+    Ref: Chen & Revels 2016, arXiv:1608.04295 (why fast runs count).
     """
-    key = _key(situation)
+    made_on = _made_on(situation)
+    key = {"format": FORMAT, "situation": asdict(situation), "made_on": made_on}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = cache_directory() / "latency" / f"{digest[:24]}.json"
     replaced = None
     if path.is_file():
         try:
-            return _read(path, key)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            replaced = f"{path} could not be used ({type(error).__name__}: {error})"
+            found = read_latency_file(path)
+            if (found.situation, found.made_on) != (_plain(asdict(situation)), _plain(made_on)):
+                raise ValueError("it is about something else")
+            return _table(found, path, is_cached=True)
+        except ValueError as error:
+            replaced = f"{path} could not be used ({error})"
     _require_room(path)
-    others, last = _measure(situation, progress)
-    _write(path, {"key": key, "others": asdict(others), "last": asdict(last)})
-    return MeasuredTable(others, last, path, False, replaced)
+    others, last, measured = _measure(situation, progress)
+    file = LatencyFile(
+        _plain(asdict(situation)), _plain(made_on), asdict(others), asdict(last), _plain(measured)
+    )
+    _write(path, file.content())
+    return _table(file, path, is_cached=False, replaced=replaced)
 
 
-def _key(situation: Situation) -> dict[str, Any]:
+def given_table(path: Path, situation: Situation) -> MeasuredTable:
+    """Return the table that a recipe gives, whatever machine it was made on.
+
+    Raises `ValueError` when it is damaged or for another situation.
+    """
+    found = read_latency_file(path)
+    own = _plain(asdict(situation))
+    differing = [
+        f"{name} {found.situation.get(name)!r} and not {own[name]!r}"
+        for name in own
+        if found.situation.get(name) != own[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"latency_table: {path} is for another situation: {'; '.join(differing)}; give a table "
+            f"for this one, or leave latency_table out to measure it"
+        )
+    here = _plain(_made_on(situation))
+    there = found.made_on
+    elsewhere = "; ".join(
+        f"{name} {there.get(name)}" for name in here if there.get(name) != here[name]
+    )
+    table = _table(found, path, is_cached=True)
+    return MeasuredTable(
+        table.others, table.last, path, True, None, table.content, elsewhere or None
+    )
+
+
+def _made_on(situation: Situation) -> dict[str, Any]:
     device = torch.device("cpu")
     facts = describe_environment(seed=0, device=device, threads=situation.threads)
     versions = {name: facts["packages"].get(name) for name in _LIBRARIES}
-    return {
-        "format": _FORMAT,
-        "cpu": facts["cpu"],
-        "versions": versions,
-        "copies": _COPIES,
-        **asdict(situation),
-    }
+    return {"cpu": facts["cpu"], "versions": versions}
 
 
-def _read(path: Path, key: Mapping[str, Any]) -> MeasuredTable:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["key"] != key:
-        raise ValueError("it is about something else")
-    others, last = (_times(content[name], key) for name in ("others", "last"))
-    return MeasuredTable(others, last, path, True)
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
-def _times(content: Mapping[str, Any], key: Mapping[str, Any]) -> MeasuredTimes:
-    attention_ms, feed_forward_ms = (
-        {int(count): float(value) for count, value in content[name].items()}
-        for name in ("attention_ms", "feed_forward_ms")
+def _table(
+    found: LatencyFile, path: Path, *, is_cached: bool, replaced: str | None = None
+) -> MeasuredTable:
+    others, last = (
+        MeasuredTimes(layers["attention"], layers["feed_forward"])
+        for layers in (found.others, found.last)
     )
-    if max(attention_ms) != key["max_heads"] or max(feed_forward_ms) != key["max_neurons"]:
-        raise ValueError("it does not reach the largest sizes")
-    times = MeasuredTimes(attention_ms, feed_forward_ms)
-    latency_table(attention_ms, feed_forward_ms)  # raises where they are not times
-    return times
+    return MeasuredTable(others, last, path, is_cached, replaced, found.content())
 
 
 def _require_room(path: Path) -> None:
@@ -177,23 +225,78 @@ def _scratch_for(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def _measure(situation: Situation, progress: Progress) -> tuple[MeasuredTimes, MeasuredTimes]:
-    """Return the times of all layers but the last, and of the last."""
+def _measure(
+    situation: Situation, progress: Progress
+) -> tuple[MeasuredTimes, MeasuredTimes, dict[str, Any]]:
+    """Return the times of all layers but the last, those of the last, and how they were taken."""
     kind = situation.kind
     graphs = {_NOTHING: _nothing(kind), **_sub_layers(situation, one_token=False)}
     if situation.one_token_last:
         graphs.update(_sub_layers(situation, one_token=True))
     with tempfile.TemporaryDirectory(prefix="compressor-latency-") as folder:
-        fastest_ms = _fastest(graphs, situation, Path(folder), progress)
-    others = _of_one(fastest_ms, situation, one_token=False)
-    last = _of_one(fastest_ms, situation, one_token=True) if situation.one_token_last else others
-    return others, last
+        steady = _steady(graphs, situation, Path(folder), progress)
+    profiles = [_profile(block, situation) for block in steady.blocks]
+    _require_steady(profiles, steady)
+    rounded = median_profile(profiles).rounded()
+    points = profile_points(rounded, situation.max_heads, situation.max_neurons, situation.work)
+    others, last = (MeasuredTimes(dict(item.attention), dict(item.feed_forward)) for item in points)
+    return others, last, _told(steady, profiles, rounded, situation)
+
+
+def _told(
+    steady: Steady,
+    profiles: Sequence[LatencyProfile],
+    rounded: LatencyProfile,
+    situation: Situation,
+) -> dict[str, Any]:
+    """Return what the table was rounded from, as plain JSON."""
+    milliseconds = _layers(steady.fast_ms, situation)
+    return {
+        "clock": steady.clock,
+        "rounds": steady.num_rounds,
+        "reference_ms": steady.reference_ms,
+        **{
+            name: {
+                "attention_ms": sorted(points.attention.items()),
+                "feed_forward_ms": sorted(points.feed_forward.items()),
+            }
+            for name, points in zip(("others", "last"), milliseconds, strict=True)
+            if points is not None
+        },
+        "profile": asdict(median_profile(profiles)),
+        "standard_errors": standard_errors(profiles),
+        "rounded_profile": asdict(rounded),
+    }
+
+
+def _require_steady(profiles: Sequence[LatencyProfile], steady: Steady) -> None:
+    error = max(standard_errors(profiles).values())
+    if error > _LARGEST_ERROR:
+        on = "the CPU clock" if steady.clock == "cpu" else "the wall clock, which load changes"
+        raise EnvironmentMismatch(
+            f"the times of sub-layers varied too much to choose by them: after {steady.num_rounds} "
+            f"rounds on {on} a figure is known to {error:.2f} of the step that it is rounded to "
+            f"(allowed: {_LARGEST_ERROR}); run again when the machine is quieter, give a "
+            f"table that was measured before (latency_table: FILE), or use latency_threads: 1"
+        )
+
+
+def _profile(relative: Mapping[str, float], situation: Situation) -> LatencyProfile:
+    return fit_profile(*_layers(relative, situation), situation.work)
+
+
+def _layers(
+    times: Mapping[str, float], situation: Situation
+) -> tuple[LayerPoints, LayerPoints | None]:
+    """Return the points of all layers but the last, and of the last where it has its own."""
+    others = _of_one(times, situation, one_token=False)
+    return others, _of_one(times, situation, one_token=True) if situation.one_token_last else None
 
 
 def _counts(situation: Situation) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the numbers of heads and of neurons that are measured."""
-    widths = measured_sizes(situation.max_neurons, situation.round_to, _MAX_WIDTHS)
-    return tuple(range(situation.max_heads + 1)), widths
+    heads = measured_sizes(situation.max_heads, 1, _SIZES)
+    return heads, measured_sizes(situation.max_neurons, situation.round_to, _SIZES)
 
 
 def _name(unit: str, count: int, *, one_token: bool) -> str:
@@ -218,17 +321,15 @@ def _sub_layers(situation: Situation, *, one_token: bool) -> _Graphs:
     return graphs
 
 
-def _of_one(
-    fastest_ms: Mapping[str, float], situation: Situation, *, one_token: bool
-) -> MeasuredTimes:
-    """Return the times of one sub-layer of each size, without what starting a run takes."""
+def _of_one(times: Mapping[str, float], situation: Situation, *, one_token: bool) -> LayerPoints:
+    """Return what one sub-layer of each size takes, without what starting a run takes."""
 
     def of(unit: str, count: int) -> float:
-        added = fastest_ms[_name(unit, count, one_token=one_token)] - fastest_ms[_NOTHING]
+        added = times[_name(unit, count, one_token=one_token)] - times[_NOTHING]
         return max(0.0, added) / _copies(one_token=one_token)
 
     heads, widths = _counts(situation)
-    return MeasuredTimes(
+    return LayerPoints(
         {count: of("heads", count) for count in heads},
         {count: of("neurons", count) for count in widths},
     )
@@ -245,27 +346,26 @@ def _nothing(kind: SubLayerKind) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def _fastest(
-    graphs: dict[str, onnx.ModelProto], situation: Situation, folder: Path, progress: Progress
-) -> dict[str, float]:
-    runs = {}
+def _steady(graphs: _Graphs, situation: Situation, folder: Path, progress: Progress) -> Steady:
+    runs: dict[str, Run] = {}
     for name in list(graphs):
         path = folder / f"{name}.onnx"
         save_graph(graphs.pop(name), path)  # the session has weights of its own
         model = OnnxModel(path, provider="cpu", threads=situation.threads)
-        runs[name] = (model.session, model.feed(_inputs(situation)))
+        runs[name] = partial(model.session.run, [OUTPUT], model.feed(_inputs(situation)))
         path.unlink()  # the session has read it
-    elapsed_ms: dict[str, list[float]] = {name: [] for name in runs}
-    names, random = list(runs), np.random.default_rng(0)
-    with progress.bar("measuring latencies", _WARMUP_RUNS + _ROUNDS) as advance:
-        for _ in range(_WARMUP_RUNS + _ROUNDS):
-            for index in random.permutation(len(names)):
-                session, feed = runs[names[index]]
-                start = time.perf_counter_ns()
-                session.run([OUTPUT], feed)
-                elapsed_ms[names[index]].append((time.perf_counter_ns() - start) / 1e6)
-            advance()
-    return {name: min(times[_WARMUP_RUNS:]) for name, times in elapsed_ms.items()}
+    with progress.bar("measuring latencies", _MOST_BLOCKS) as advance:
+        return measure_until_steady(
+            runs,
+            clock=clock_for("cpu", situation.threads),
+            threads=situation.threads,
+            error_of=lambda blocks: rounding_error([_profile(it, situation) for it in blocks]),
+            rounds_in_block=_ROUNDS,
+            fewest_blocks=_FEWEST_BLOCKS,
+            most_blocks=_MOST_BLOCKS,
+            random=np.random.default_rng(0),
+            advance=advance,
+        )
 
 
 def _inputs(situation: Situation) -> dict[str, Any]:

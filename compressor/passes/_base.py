@@ -8,6 +8,7 @@ without loading torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -156,6 +157,17 @@ class Pass(BaseModel, ABC):
     def required_checkpoints(self) -> dict[str, str]:
         """Return the checkpoints besides the recipe's that this pass reads, by their settings."""
         return {}
+
+    def required_files(self) -> dict[str, Path]:
+        """Return files that this pass reads and whose content decides about it, by setting."""
+        return {}
+
+    def file_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each of `required_files`."""
+        return {
+            setting: hashlib.sha256(path.read_bytes()).hexdigest()
+            for setting, path in self.required_files().items()
+        }
 
 
 class TorchPass(Pass):

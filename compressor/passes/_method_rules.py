@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
 
-_TIMING = ("latency_precision", "latency_batch_size", "latency_threads")
+_TIMING = ("latency_precision", "latency_batch_size", "latency_threads", "latency_table")
 _ONLY_IN = {
     "scores": ("importance", "scope", "may_empty_layers"),
     "reconstruction": ("target", *_TIMING, "ridge"),

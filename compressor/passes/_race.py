@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
@@ -17,6 +17,14 @@ from compressor.passes._calibration import calibration_rows
 from compressor.quantization.rewrite import Activations, quantize_sites
 from compressor.quantization.sensitivity import compare_logits
 from compressor.quantization.sites import Site
+from compressor.timing import (
+    Clock,
+    Run,
+    Steady,
+    clock_for,
+    measure_until_steady,
+    standard_error,
+)
 
 if TYPE_CHECKING:
     from compressor.passes.quantize_auto import QuantizeAuto
@@ -24,7 +32,10 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 32  # of the rows whose logits are compared
 _TIMED = 8  # batches, spread over the lengths of the rows
-_WARMUP_ROUNDS = 2
+_ROUNDS_IN_BLOCK, _FEWEST_BLOCKS = 5, 4
+_LONGER = 10  # times as many there may be
+_ERROR, _ERRORS_TO_BE_CLEAR = 0.01, 4  # to which a ratio has to be known; how many to a tie
+_LARGEST_ERROR = 4  # of that, before nothing is chosen
 _NOISE = 1.02  # times nearer than this are the same
 
 
@@ -35,12 +46,13 @@ class RaceResult:
     form: str
     logit_rms: float
     changed: float | None  # fraction of the answers; None where a model gives vectors
-    median_ms: float
+    fast_ms: float  # in fast runs, on `clock`
+    clock: Clock = "wall"
 
     def __str__(self) -> str:
         """Return the result in words."""
         answers = "" if self.changed is None else f"{100 * self.changed:.2f}% of answers changed, "
-        return f"{self.form} {self.median_ms:.2f} ms, {answers}error {self.logit_rms:.3g}"
+        return f"{self.form} {self.fast_ms:.2f} ms, {answers}error {self.logit_rms:.3g}"
 
     def fact(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -48,7 +60,8 @@ class RaceResult:
             "form": self.form,
             "logit_rms": self.logit_rms,
             "changed": self.changed,
-            "median_ms": self.median_ms,
+            "fast_ms": self.fast_ms,
+            "clock": self.clock,
         }
 
 
@@ -63,10 +76,11 @@ def race(
 ) -> list[RaceResult]:
     """Return what each of `forms` does to the float `graph` when its `sites` become int8.
 
-    The forms take turns in shuffled order; a time is the median over the rounds of the sum over the
-    timed batches.
+    The forms take turns in shuffled order (`compressor.timing`) until their ratios are known to
+    within 1%; a time is that of all timed batches together.
 
-    Raises `StepFailed` when a logit is not finite.
+    Raises `StepFailed` when a logit is not finite, and `EnvironmentMismatch` when the times vary
+    too much to choose by them.
     """
     read = (context.load_exported or context.load_baseline)()
     examples = calibration_rows(context.calibration, settings.rows)
@@ -86,13 +100,16 @@ def race(
     reference = np.concatenate([plain.predict(batch) for batch in rows])
     timed = batches(settings.batch_size)
     spread = np.unique(np.linspace(0, len(timed) - 1, min(_TIMED, len(timed))).round())
-    medians = _time(opened, [timed[int(place)] for place in spread], settings.rounds, context)
+    chosen = [timed[int(place)] for place in spread]
+    steady = _time(opened, chosen, settings, model, context)
+    _require_steady(steady)
+    times = steady.fast_ms
     results = []
     for name, form in opened.items():
         logits = np.concatenate([form.predict(batch) for batch in rows])
         rms, flips = compare_logits(reference, logits, are_vectors=plain.output_name != OUTPUT)
         changed = None if flips is None else flips / len(logits)
-        results.append(RaceResult(name, rms, changed, medians[name]))
+        results.append(RaceResult(name, rms, changed, times[name], steady.clock))
     return results
 
 
@@ -105,8 +122,8 @@ def choose(results: Sequence[RaceResult], max_changed: float) -> RaceResult:
     allowed = [item for item in results if item.changed is not None and item.changed <= max_changed]
     if not allowed:
         return min(results, key=lambda item: item.logit_rms)
-    fastest = min(item.median_ms for item in allowed)
-    near = [item for item in allowed if item.median_ms <= _NOISE * fastest]
+    fastest = min(item.fast_ms for item in allowed)
+    near = [item for item in allowed if item.fast_ms <= _NOISE * fastest]
     return min(near, key=lambda item: item.logit_rms)
 
 
@@ -127,19 +144,54 @@ def _write(
 
 
 def _time(
-    forms: Mapping[str, OnnxModel], batches: Sequence[Batch], rounds: int, context: PassContext
-) -> dict[str, float]:
-    """Return the median milliseconds of each form for all batches."""
-    random = np.random.default_rng(context.seed)
-    names = list(forms)
-    elapsed_ms = np.zeros((rounds + _WARMUP_ROUNDS, len(names)))
-    with context.progress.bar("racing int8 forms", len(elapsed_ms)) as advance:
-        for times in elapsed_ms:
-            for batch in batches:
-                for index in random.permutation(len(names)):
-                    start = time.perf_counter_ns()
-                    forms[names[index]].predict(batch)
-                    times[index] += (time.perf_counter_ns() - start) / 1e6
-            advance()
-    medians = np.median(elapsed_ms[_WARMUP_ROUNDS:], axis=0)
-    return dict(zip(names, map(float, medians), strict=True))
+    forms: Mapping[str, OnnxModel],
+    batches: Sequence[Batch],
+    settings: QuantizeAuto,
+    model: OnnxModel,
+    context: PassContext,
+) -> Steady:
+    """Return what each form takes for all batches."""
+
+    def run_of(form: OnnxModel) -> Run:
+        return lambda: [form.predict(batch) for batch in batches]
+
+    fewest_blocks = max(_FEWEST_BLOCKS, -(-settings.rounds // _ROUNDS_IN_BLOCK))
+    with context.progress.bar("racing int8 forms", _LONGER * fewest_blocks) as advance:
+        return measure_until_steady(
+            {name: run_of(form) for name, form in forms.items()},
+            clock=clock_for(model.provider, model.threads),
+            threads=model.threads or 0,
+            error_of=_error_of_ratios,
+            rounds_in_block=_ROUNDS_IN_BLOCK,
+            fewest_blocks=fewest_blocks,
+            most_blocks=_LONGER * fewest_blocks,
+            random=np.random.default_rng(context.seed),
+            advance=advance,
+        )
+
+
+def _error_of_ratios(blocks: Sequence[Mapping[str, float]]) -> float:
+    """Return the largest standard error of one form's time over another's, as a share of `_ERROR`.
+
+    Every form is compared with the fastest, block by block, so that what slows both cancels. One
+    that is clearly slower need not be known as well.
+    """
+    medians = {name: float(np.median([block[name] for block in blocks])) for name in blocks[0]}
+    fastest = min(medians, key=medians.__getitem__)
+    errors = []
+    for name in medians:
+        ratios = [block[name] / block[fastest] for block in blocks]
+        clearly = abs(float(np.median(ratios)) - _NOISE) / _ERRORS_TO_BE_CLEAR
+        errors.append(standard_error(ratios) / max(_ERROR, clearly))
+    return max(errors)
+
+
+def _require_steady(steady: Steady) -> None:
+    if steady.error > _LARGEST_ERROR:
+        raise EnvironmentMismatch(
+            f"the int8 forms could not be raced: after {steady.num_rounds} rounds on the "
+            f"{steady.clock} clock their times vary {steady.error:.1f} times as much as is good "
+            f"enough (allowed: {_LARGEST_ERROR}); run again when the machine is quieter, give "
+            f"benchmark.threads: 1, whose CPU clock other work hardly changes, or name one of the "
+            f"forms"
+        )

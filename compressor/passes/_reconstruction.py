@@ -13,10 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.benchmark import default_threads
 from compressor.data import Dataset
 from compressor.errors import StepFailed
-from compressor.export.latency import MeasuredTable, Situation, latency_of_sub_layers
+from compressor.export.latency import (
+    MeasuredTable,
+    Situation,
+    given_table,
+    latency_of_sub_layers,
+)
 from compressor.export.sub_layers import sub_layer_kind
 from compressor.models.architectures import encoder_layers, require_prunable_heads
 from compressor.models.torch_model import TorchModel
@@ -225,11 +229,14 @@ def _cost_meter(
         batch_size=settings.latency_batch_size,
         num_tokens=max(1, round(calibration.mean_length)),
         precision=settings.latency_precision,
-        threads=settings.latency_threads or default_threads(),
+        threads=settings.latency_threads,
         one_token_last=reads_one_token(module, calibration[0]),
     )
-    measured = latency_of_sub_layers(situation, context.progress)
-    _tell(measured, situation, context)
+    if settings.latency_table is not None:
+        measured = given_table(settings.latency_table, situation)
+    else:
+        measured = latency_of_sub_layers(situation, context.progress)
+    _tell(measured, situation, settings, context)
     tables = (*(measured.others.table for _ in layers[1:]), measured.last.table)
 
     def cost_of(pruned: Any) -> Cost:
@@ -241,26 +248,24 @@ def _cost_meter(
     return cost_of
 
 
-def _tell(measured: MeasuredTable, situation: Situation, context: PassContext) -> None:
+def _tell(
+    measured: MeasuredTable, situation: Situation, settings: PruneStructured, context: PassContext
+) -> None:
     if measured.replaced is not None:
         context.note(f"the latency table was measured again: {measured.replaced}")
+    source = "from the cache" if measured.is_cached else "measured"
+    if settings.latency_table is not None:
+        source = f"given by {settings.latency_table.name}"
+    clock = "CPU clock" if situation.threads == 1 else "wall clock"
     context.note(
-        f"latency table {'from the cache' if measured.is_cached else 'measured'}: "
-        f"{situation.precision}, batch {situation.batch_size}, {situation.num_tokens} tokens, "
-        f"{situation.threads} thread{'s' if situation.threads > 1 else ''} of the CPU"
+        f"latency table {source}: {situation.precision}, batch {situation.batch_size}, "
+        f"{situation.num_tokens} tokens, {situation.threads} "
+        f"thread{'s' if situation.threads > 1 else ''} of the CPU, on the {clock}"
         f"{'; one token read of the last layer' if situation.one_token_last else ''}"
     )
-    tables = {"others": measured.others, "last": measured.last}
-    context.record(
-        "latency_table",
-        {
-            layers: {
-                "attention_ms": sorted(times.attention_ms.items()),
-                "feed_forward_ms": sorted(times.feed_forward_ms.items()),
-            }
-            for layers, times in tables.items()
-        },
-    )
+    if measured.elsewhere is not None:
+        context.note(f"the given latency table was made elsewhere: {measured.elsewhere}")
+    context.record("latency_table", measured.content)
 
 
 def _freedom(settings: PruneStructured, device: str) -> Freedom:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from compressor.latency_file import read_latency_file
 from compressor.passes._base import ROWS_TO_CHOOSE_FROM, PassContext, TorchPass
 from compressor.passes._method_rules import check_method
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.passes._vector_tasks import unfit_pruning
+from compressor.paths import LocalPath
 from compressor.training.settings import Recovery, label_setting_of
 
 if TYPE_CHECKING:
@@ -63,7 +66,8 @@ class PruneStructured(TorchPass):
             "what `ratio` is a fraction of with method reconstruction: FLOPs of the encoder's "
             "matrix products at the calibration rows' mean length, parameters of its layers, or "
             "the time that its sub-layers take in ONNX Runtime on this machine's CPU, read from a "
-            "table that is measured once and kept in the cache (COMPRESSOR_CACHE); default flops"
+            "table that is measured once and kept in the cache (COMPRESSOR_CACHE), or given by "
+            "latency_table; default flops"
         ),
     )
     latency_precision: Literal["float32", "int8"] | None = Field(
@@ -77,17 +81,22 @@ class PruneStructured(TorchPass):
         1,
         gt=0,
         le=1024,
-        description=(
-            "examples in a timed batch with target latency, each as long as the calibration "
-            "split's mean"
-        ),
+        description="examples in a timed batch with target latency, of the calibration rows' "
+        "mean length",
     )
-    latency_threads: int | None = Field(
-        None,
+    latency_threads: int = Field(
+        1,
         gt=0,
         description=(
-            "threads of ONNX Runtime within one operator with target latency; default one for "
-            "each physical core"
+            "threads within one operator with target latency: one is timed on its CPU clock, which "
+            "other work hardly changes, several on the wall clock"
+        ),
+    )
+    latency_table: LocalPath | None = Field(
+        None,
+        description=(
+            "table to use in place of a measured one, of the same sizes, length, batch, precision "
+            "and threads: a file from the cache, or the report.json of a run that used it"
         ),
     )
     head_ratio: float | None = Field(
@@ -212,6 +221,13 @@ class PruneStructured(TorchPass):
         if layers is not None and len(set(layers)) != len(layers):
             raise ValueError(f"list each layer once, got {list(layers)}")
         return layers
+
+    @field_validator("latency_table")
+    @classmethod
+    def _is_a_table(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_latency_file(path)
+        return path
 
     @model_validator(mode="after")
     def _removes_something(self) -> Self:
@@ -354,8 +370,12 @@ class PruneStructured(TorchPass):
 
     @property
     def measures_time(self) -> bool:
-        """Return whether the target is a latency."""
-        return self.target == "latency"
+        """Return whether a latency table is measured."""
+        return self.target == "latency" and self.latency_table is None
+
+    def required_files(self) -> dict[str, Path]:
+        """Return the latency table, where one is given."""
+        return {} if self.latency_table is None else {"latency_table": self.latency_table}
 
     @property
     def label_setting(self) -> str | None:
@@ -373,7 +393,7 @@ class PruneStructured(TorchPass):
         Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
         cannot be met by this model or the calibration split is too small for least squares;
         `UnsupportedArchitecture` is one of them. Raises `EnvironmentMismatch` when a latency table
-        cannot be stored.
+        cannot be stored, or its times vary too much.
         """
         from compressor.passes._structured import prune_and_recover
 

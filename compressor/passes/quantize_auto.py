@@ -28,8 +28,10 @@ class QuantizeAuto(CalibratedPass):
     """Store weights as int8, with the fastest activations that change few enough answers.
 
     Records `race`: for each form the error of the logits (root mean square) and the share of
-    answers that change on the calibration rows, its median time in milliseconds, and whether it was
-    chosen. The result is stored like that of any other pass, so a run that goes on does not race
+    answers that change on the calibration rows, its time in fast runs in milliseconds, the clock
+    (of the CPU where one thread runs, otherwise the wall's), and whether it was chosen. Forms take
+    turns until their ratios are known to within 1%; on a machine too busy for that the run stops.
+    The result is stored like that of any other pass, so a run that goes on does not race
     again; another run, or another machine, may choose differently.
     """
 
@@ -51,7 +53,10 @@ class QuantizeAuto(CalibratedPass):
     )
     batch_size: int = Field(1, gt=0, le=256, description="rows in a batch that is timed")
     rounds: int = Field(
-        30, gt=0, description="times that every form runs each timed batch, taking turns"
+        30,
+        gt=0,
+        description="times that every form runs each timed batch, taking turns; ten times as many "
+        "where the times vary",
     )
 
     @property

@@ -59,6 +59,9 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
     for key, name in _checkpoints(recipe):
         if exists(Path(name)):
             found[key] = Path(name)
+    for position, step in enumerate(recipe.passes):
+        for setting, path in step.required_files().items():
+            found[f"passes.{position}.{setting}"] = path
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from compressor.artifact import MODEL, write_artifact
-from compressor.benchmark import Contestant, benchmark, default_threads
+from compressor.benchmark import Contestant, benchmark
 from compressor.data import Dataset, fingerprint
 from compressor.environment import result_conditions, seed_everything, timing_conditions
 from compressor.errors import PassError, StepFailed
@@ -153,8 +153,7 @@ class Stages:
                 told.facts.update(context.facts)
             return {"size": size, "notes": told.notes, "facts": told.facts}
 
-        # A pass over the PyTorch model says itself how many threads it times with, or takes all.
-        threads = self.threads if isinstance(step, OnnxPass) else default_threads()
+        threads = self.threads if isinstance(step, OnnxPass) else 1  # its settings say others
         read = {
             "kind": step.kind,
             "settings": step.settings,
@@ -163,6 +162,7 @@ class Stages:
             "checkpoints": [
                 find_checkpoint(name).fingerprint() for name in step.required_checkpoints().values()
             ],
+            "files": step.file_digests(),
             "seed": self.recipe.seed,
             **self._inputs(before),
             **self._torch,
@@ -256,25 +256,24 @@ class Stages:
         return self._do("flops", name, read, work).fact("flops", Flops)
 
     def time(
-        self, name: str, settings: BenchmarkSettings, baseline: StoredGraph, final: StoredGraph
+        self, name: str, settings: BenchmarkSettings, *ends: StoredGraph, to_choose: bool = False
     ) -> tuple[Latency, ...]:
-        """Time both ends of the run on the first provider of `settings`, taking turns."""
+        """Time both `ends` of the run on the first provider of `settings`, taking turns.
+
+        Raises `EnvironmentMismatch` when they vary too much `to_choose` by them.
+        """
         provider = settings.providers[0]
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
-            own: dict[Contestant, Any] = {
-                "baseline": self._preprocessor(baseline),
-                "final": self._preprocessor(final),
+            names: tuple[Contestant, Contestant] = ("baseline", "final")
+            own = {name: self._preprocessor(end) for name, end in zip(names, ends, strict=True)}
+            shapes = {
+                "batch_sizes": settings.batch_sizes,
+                "sequence_lengths": settings.sequence_lengths,
             }
-            batches = benchmark_batches(
-                self.task,
-                own,
-                self.splits["search"],
-                batch_sizes=settings.batch_sizes,
-                sequence_lengths=settings.sequence_lengths,
-            )
+            batches = benchmark_batches(self.task, own, self.splits["search"], **shapes)
             measured = benchmark(
-                {"baseline": baseline.path, "final": final.path},
+                {name: end.path for name, end in zip(names, ends, strict=True)},
                 provider=provider,
                 batches=batches,
                 warmup_runs=settings.warmup_runs,
@@ -282,16 +281,17 @@ class Stages:
                 threads=self.threads,
                 cuda_graph=settings.cuda_graph,
                 cache_dir=scratch,
+                must_be_steady=to_choose,
                 progress=self.progress,
             )
             return {"latencies": _Latencies(measured)}
 
         read = {
-            "baseline": self._inputs(baseline),
-            "final": self._inputs(final),
+            "ends": [self._inputs(end) for end in ends],
             "split": self._prints["search"],
             "settings": settings.model_dump(mode="json", exclude={"providers"}),
             "timed_on": provider,
+            "to_choose": to_choose,
             **timing_conditions(self.threads),
         }
         done = self._do("benchmark", name, read, work)

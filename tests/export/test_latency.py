@@ -13,6 +13,7 @@ from compressor.export import latency
 from compressor.export.latency import MeasuredTimes, Situation, latency_of_sub_layers
 from compressor.export.sub_layers import SubLayerKind
 from compressor.progress import SILENT
+from compressor.timing import Steady
 
 KIND = SubLayerKind(hidden_size=32, head_dim=8, activation="gelu", norms_first=False, has_mask=True)
 SITUATION = Situation(
@@ -26,13 +27,16 @@ SITUATION = Situation(
     threads=1,
     one_token_last=False,
 )
-TIMES = MeasuredTimes({0: 1.0, 2: 2.0}, {0: 1.0, 40: 2.0})
+TIMES = MeasuredTimes({0: 0.1, 2: 0.5}, {0: 0.1, 40: 0.5})
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latency, "_ROUNDS", 3)
+    monkeypatch.setattr(latency, "_FEWEST_BLOCKS", 2)
+    monkeypatch.setattr(latency, "_MOST_BLOCKS", 2)
+    monkeypatch.setattr(latency, "_LARGEST_ERROR", 1e9)  # two blocks of these sizes tell nothing
     return tmp_path / "cache" / "latency"
 
 
@@ -40,8 +44,8 @@ def test_a_table_is_measured_once_and_then_read(cache: Path):
     first = latency_of_sub_layers(SITUATION, SILENT)
     again = latency_of_sub_layers(SITUATION, SILENT)
 
-    assert list(first.others.attention_ms) == [0, 1, 2]
-    assert list(first.others.feed_forward_ms) == [0, 16, 32, 40]
+    assert list(first.others.attention) == [0, 1, 2]
+    assert list(first.others.feed_forward) == [0, 1, 40]
     assert len(first.others.table.attention) == 3
     assert len(first.others.table.feed_forward) == 41
     assert first.last == first.others
@@ -53,19 +57,40 @@ def test_a_table_is_measured_once_and_then_read(cache: Path):
 def test_a_last_layer_of_which_one_token_is_read_has_times_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ):
+    # A machine on which a whole layer takes 20 and its units 16; in the last layer heads take half
+    # of that and neurons two fifths.
     asked: list[str] = []
 
-    def fastest(graphs: Mapping[str, Any], *_: Any) -> dict[str, float]:
+    def steady(graphs: Mapping[str, Any], *_: Any) -> Steady:
         asked.extend(graphs)
-        return {name: 1.0 + 0.5 * name.endswith("-one") for name in graphs}
+        block = {name: time_of(name) for name in graphs}
+        return Steady("cpu", (block, block), 1.0, 0.0, 6)
 
-    monkeypatch.setattr(latency, "_fastest", fastest)
+    monkeypatch.setattr(latency, "_steady", steady)
     found = latency_of_sub_layers(replace(SITUATION, one_token_last=True), SILENT)
 
     assert len(asked) == 1 + 2 * (3 + 4)
-    assert set(found.others.attention_ms.values()) == {0.0}
-    assert found.last.attention_ms == {0: 0.5, 1: 0.5, 2: 0.5}
-    assert found.last.feed_forward_ms == {0: 0.5, 16: 0.5, 32: 0.5, 40: 0.5}
+    units = {part: getattr(found.others, part)[largest] - 0.1 for part, largest in PARTS}
+    assert sum(units.values()) == pytest.approx(0.8)
+    assert found.others.attention[0] == found.others.feed_forward[0] == 0.05
+    assert found.last.attention[2] == pytest.approx(0.1 + 0.5 * units["attention"])
+    assert found.last.feed_forward[40] == pytest.approx(0.1 + 0.4 * units["feed_forward"])
+    assert found.content is not None
+    assert found.content["measured"]["others"]["attention_ms"] == [[0, 1.0], [1, 6.0], [2, 10.0]]
+
+
+PARTS = (("attention", 2), ("feed_forward", 40))
+
+
+def time_of(name: str) -> float:
+    """Return what a graph takes: of two sub-layers, or of one where one token is read."""
+    if name == "nothing":
+        return 3.0
+    unit, count, *one = name.split("-")
+    share = int(count) / (2 if unit == "heads" else 40)
+    units = 8.0 * share * ((0.5 if unit == "heads" else 0.4) if one else 1.0)
+    alone = 2.0 + units if share else 1.0
+    return 3.0 + alone * (1 if one else 2)
 
 
 def test_the_graphs_of_one_token_run(monkeypatch: pytest.MonkeyPatch):
@@ -78,13 +103,13 @@ def test_the_graphs_of_one_token_run(monkeypatch: pytest.MonkeyPatch):
             one_token_last=True,
         )
         found = latency_of_sub_layers(situation, SILENT)
-        assert list(found.last.attention_ms) == [0, 1, 2]
+        assert list(found.last.attention) == [0, 1, 2]
 
 
 def test_whatever_a_time_depends_on_has_a_table_of_its_own(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES))
+    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES, {}))
     others = [
         SITUATION,
         replace(SITUATION, precision="int8"),
@@ -120,11 +145,11 @@ def test_a_damaged_file_is_measured_again_and_told(cache: Path, content: str):
 def test_a_table_that_ends_too_early_is_measured_again(cache: Path):
     first = latency_of_sub_layers(SITUATION, SILENT)
     content = json.loads(first.path.read_text(encoding="utf-8"))
-    del content["last"]["feed_forward_ms"]["40"]
+    del content["last"]["feed_forward"][-1]
     first.path.write_text(json.dumps(content), encoding="utf-8")
     again = latency_of_sub_layers(SITUATION, SILENT)
     assert again.replaced is not None
-    assert "does not reach the largest sizes" in again.replaced
+    assert "last.feed_forward must reach max_neurons, 40, and ends at 1" in again.replaced
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
@@ -132,7 +157,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
 ):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES))
+    monkeypatch.setattr(latency, "_measure", lambda *_: (TIMES, TIMES, {}))
     with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
         latency_of_sub_layers(SITUATION, SILENT)
 
@@ -140,7 +165,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(
 def test_nothing_is_measured_for_a_cache_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def measure(*_: object) -> tuple[MeasuredTimes, MeasuredTimes]:
+    def measure(*_: object) -> tuple[MeasuredTimes, MeasuredTimes, dict[str, Any]]:
         raise AssertionError("measured first")
 
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -590,7 +590,7 @@ def test_an_unsupported_architecture_is_refused(
             {"method": "reconstruction", "ratio": 0.5, "latency_precision": "int8"},
             "latency_precision belongs to target: latency",
         ),
-        ({"ratio": 0.5, "latency_threads": 1}, "latency_threads belongs to method"),
+        ({"ratio": 0.5, "latency_threads": 2}, "latency_threads belongs to method"),
         ({"ratio": 0.5, "ridge": 0.1}, "ridge belongs to method: reconstruction"),
         ({"method": "reconstruction"}, "nothing would be removed"),
         ({"method": "reconstruction", "layers": 1}, "needs a ratio"),

@@ -87,8 +87,9 @@ class Stages:
         pass
 
     def time(
-        self, name: str, settings: BenchmarkSettings, baseline: Any, final: Any
+        self, name: str, settings: BenchmarkSettings, baseline: Any, final: Any, *, to_choose: bool
     ) -> tuple[Latency, ...]:
+        assert to_choose
         self.timed.append(settings)
         shape = ("cpu", settings.batch_sizes[0], settings.sequence_lengths[0])
         return tuple(
