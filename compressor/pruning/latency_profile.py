@@ -20,16 +20,15 @@ from compressor.timing import standard_error
 
 Points = Mapping[int, float]  # what a sub-layer takes by its number of units
 
-# Steps that the figures are rounded to; of heads beside neurons it is a factor.
-_EMPTY_STEP = 0.025  # of a whole layer
-_FIXED_STEP = 0.05  # of a whole layer
+# Steps that the figures are rounded to. Three are factors around what is usual, so that what is
+# usual lies in the middle of a step.
+_EMPTY_FACTOR = 2.0
+_FIXED_FACTOR, _FIXED_USUALLY = 2.0, 0.1  # of a whole layer
 _HEADS_FACTOR = 1.5
-# Softmax and the products of attention are not int8 and read more than they compute.
-_HEADS_USUALLY = 1.25  # what a FLOP of attention takes over one of the feed-forward network
 _LAST_HEADS_STEP, _LAST_NEURONS_STEP = 0.25, 0.2  # of what they take in the other layers
 _SHARE_TO_MEASURE = 0.15  # of a layer; units that take less are taken to be as usual
 _MOST_HEADS, _MOST_OF_OTHERS = 4.0, 1.5  # steps, and a share
-_MOST_FIXED = 9  # steps: something is left for units
+_LEAST_STEPS, _MOST_STEPS = -2.0, 2.0  # of what is left without units, and before they count
 # Standard errors that a figure has to be known to, in steps, and how many fit to an edge.
 _SMALLEST_NEEDED, _LARGEST_NEEDED, _ERRORS_TO_EDGE = 0.02, 0.1, 3
 
@@ -44,10 +43,15 @@ class LayerPoints:
 
 @dataclass(frozen=True)
 class LayerWork:
-    """FLOPs of a head and of a neuron for each token, and how many tokens there are."""
+    """What is usual: the work of a head and of a neuron for each token, in one unit.
+
+    `empty` is what is left of a sub-layer without units, as a share of what one with units takes
+    before they count.
+    """
 
     head: float
     neuron: float
+    empty: float
     num_tokens: int
 
 
@@ -55,10 +59,11 @@ class LayerWork:
 class LatencyProfile:
     """The figures in steps, unrounded as they were measured or whole numbers.
 
-    `empty` and `fixed` are what is left of a sub-layer without units and what one with units takes
-    before they count, as shares of a whole layer. `heads` is what the FLOPs of heads take beside
-    those of neurons, `last_heads` and `last_neurons` what units take in the last layer beside the
-    others; None where there are no such units, or the last layer is like the others.
+    `fixed` is what a sub-layer with units takes before they count, as a share of a whole layer, and
+    `empty` what is left of one without units, as a share of that; both in factors around what is
+    usual, as is `heads`, what the work of heads takes beside that of neurons. `last_heads` and
+    `last_neurons` are what units take in the last layer beside the others. None where there are no
+    such units, or the last layer is like the others.
     """
 
     empty: float
@@ -69,11 +74,11 @@ class LatencyProfile:
 
     def rounded(self) -> LatencyProfile:
         """Return the figures in whole steps."""
-        return LatencyProfile(
-            max(0, round(self.empty)),
-            min(_MOST_FIXED, max(0, round(self.fixed))),
-            *(None if value is None else round(value) for value in self.figures[2:]),
-        )
+        empty, fixed, *others = self.figures
+        assert empty is not None
+        assert fixed is not None
+        rounded = (None if value is None else round(value) for value in others)
+        return LatencyProfile(round(empty), round(fixed), *rounded)
 
     @property
     def figures(self) -> tuple[float | None, ...]:
@@ -101,12 +106,13 @@ def fit_profile(others: LayerPoints, last: LayerPoints | None, work: LayerWork) 
     whole = fixed * ((heads > 0) + (neurons > 0)) + of_heads + of_neurons
     if whole <= 0:
         return LatencyProfile(0.0, 0.0, None, None, None)
+    # Whatever is left of an empty sub-layer is part of any other.
     empty = (others.attention[0] + others.feed_forward[0]) / 2
+    fixed = max(fixed, empty)
     relative = None
     if heads > 0 and neurons > 0:
-        by_flops = of_heads / (heads * work.head) / _HEADS_USUALLY
-        steps = log(max(by_flops, 1e-9) / max(of_neurons / (neurons * work.neuron), 1e-9))
-        steps = min(_MOST_HEADS, max(-_MOST_HEADS, steps / log(_HEADS_FACTOR)))
+        head, neuron = of_heads / heads / work.head, of_neurons / neurons / work.neuron
+        steps = _steps(head, neuron, _HEADS_FACTOR, -_MOST_HEADS, _MOST_HEADS)
         relative = _as_usual(steps, 0.0, min(of_heads, of_neurons) / whole)
     share_of_heads = share_of_neurons = None
     if last is not None:
@@ -118,12 +124,25 @@ def fit_profile(others: LayerPoints, last: LayerPoints | None, work: LayerWork) 
             )
         )
     return LatencyProfile(
-        max(0.0, empty) / whole / _EMPTY_STEP,
-        fixed / whole / _FIXED_STEP,
+        _steps(empty, fixed * work.empty, _EMPTY_FACTOR),
+        _steps(fixed, whole * _FIXED_USUALLY, _FIXED_FACTOR),
         relative,
         share_of_heads,
         share_of_neurons,
     )
+
+
+def _steps(
+    value: float,
+    usually: float,
+    factor: float,
+    least: float = _LEAST_STEPS,
+    most: float = _MOST_STEPS,
+) -> float:
+    """Return how many times `factor` lies between `usually` and `value`, within bounds."""
+    if value <= 0 or usually <= 0:
+        return 0.0 if value == usually else least if value <= 0 else most
+    return min(most, max(least, log(value / usually) / log(factor)))
 
 
 def _as_usual(steps: float, usually: float, share: float) -> float:
@@ -153,12 +172,10 @@ def profile_points(
 
     Where the last layer has figures of its own, one token of it is read.
     """
-    fixed = profile.fixed * _FIXED_STEP
-    empty = min(fixed, profile.empty * _EMPTY_STEP)
+    fixed = _FIXED_USUALLY * _FIXED_FACTOR**profile.fixed
+    empty = min(1.0, work.empty * _EMPTY_FACTOR**profile.empty) * fixed
     steps = 0.0 if profile.heads is None else profile.heads
-    weights = np.array(
-        [heads * work.head * _HEADS_USUALLY * _HEADS_FACTOR**steps, neurons * work.neuron]
-    )
+    weights = np.array([heads * work.head * _HEADS_FACTOR**steps, neurons * work.neuron])
     rest = 1 - sum(fixed if count else empty for count in (heads, neurons))
     of_heads, of_neurons = (rest * weights / max(weights.sum(), 1e-12)).tolist()
     others = LayerPoints(
