@@ -365,6 +365,7 @@ class RunReport:
     labels: tuple[str, ...] = ()
     source_checkpoint: str = ""
     source_sha256: str | None = None
+    source_bytes: int | None = None  # of the weight files given; null before they were counted
     certificate: Certificate | None = None  # null without a certification split
     inconclusive_allowed: bool = False  # the user accepted that the budget is not proven
     compared_split: str | None = None  # that `slices` and `flips` were found on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
@@ -27,13 +28,28 @@ class StoredCheckpoint:
 class StoredGraph:
     """An ONNX model on disk, and the checkpoint that it was exported from.
 
-    `is_artifact` says that the folder holds all that ships, its own tokenizer among it.
+    `is_artifact` says that the folder holds all that ships, its own tokenizer among it. `merged`
+    are the parameters, and the non-zero ones of them, that the export stored once for several,
+    such as biases that are all alike, or left out because nothing reads them.
     """
 
     path: Path
     digest: str
     checkpoint: StoredCheckpoint
     is_artifact: bool = False
+    merged: tuple[int, int] = (0, 0)
+
+    def as_in_pytorch(self, size: Size) -> Size:
+        """Return the `size` of this graph, or of what a pass made of it, with every parameter.
+
+        So that models are counted alike before and after the export.
+        """
+        parameters, nonzero = self.merged
+        return dataclasses.replace(
+            size,
+            parameters=size.parameters + parameters,
+            nonzero_parameters=size.nonzero_parameters + nonzero,
+        )
 
 
 StoredModel = StoredCheckpoint | StoredGraph
@@ -54,15 +70,19 @@ def checkpoint_of(step: Step) -> StoredCheckpoint:
     return StoredCheckpoint(find_checkpoint(str(step.folder / CHECKPOINT)), step.digest)
 
 
-def graph_of(step: Step, checkpoint: StoredCheckpoint) -> StoredGraph:
+def graph_of(
+    step: Step, checkpoint: StoredCheckpoint, merged: tuple[int, int] = (0, 0)
+) -> StoredGraph:
     """Return the graph that a step gave; `checkpoint` is what it was exported from."""
     [name] = [name for name in step.files if name.endswith(".onnx")]
-    return StoredGraph(step.folder / name, step.digest, checkpoint)
+    return StoredGraph(step.folder / name, step.digest, checkpoint, merged=merged)
 
 
 def exported(step: Step, graph: StoredGraph) -> Exported:
     """Return `graph` with what the step measured about it."""
-    return Exported(graph, step.fact("size", Size), step.fact("components", ComponentBytes))
+    return Exported(
+        graph, graph.as_in_pytorch(step.fact("size", Size)), step.fact("components", ComponentBytes)
+    )
 
 
 @dataclass

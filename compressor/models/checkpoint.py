@@ -85,6 +85,10 @@ class CheckpointFiles:
             digest.update(f"{name}\0{content}\n".encode())
         return digest.hexdigest()
 
+    def bytes_on_disk(self) -> int:
+        """Return what the weight files take; others that lie beside them are not counted."""
+        return sum(path.stat().st_size for path in self.weights)
+
     def sha256(self) -> str:
         """Return one SHA-256 over the weight files in their order."""
         digest = hashlib.sha256()

@@ -50,6 +50,7 @@ class RunLog:
     labels: tuple[str, ...] = ()
     pooling: Pooling | None = None
     source_sha256: str | None = None
+    source_bytes: int | None = None
     baseline: ModelRecord | None = None
     final: ModelRecord | None = None
     passes: list[PassRecord] = field(default_factory=list)
@@ -197,6 +198,7 @@ class RunLog:
             embedding=None if self.pooling is None else self.pooling.record(),
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
+            source_bytes=self.source_bytes,
         )
 
 

@@ -171,11 +171,13 @@ class Stages:
         }
         done = self._do("pass", name, read, work)
         told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
+        size = done.fact("size", Size)
         if isinstance(before, StoredGraph):
-            given = graph_of(done, before.checkpoint)
+            given = graph_of(done, before.checkpoint, before.merged)
+            size = given.as_in_pytorch(size)
         else:
             given = checkpoint_of(done)
-        return PassResult(given, done.fact("size", Size), done.seconds, done.reused)
+        return PassResult(given, size, done.seconds, done.reused)
 
     def save_untouched(self) -> StoredCheckpoint:
         """Store the untouched checkpoint in the form in which passes give theirs."""
@@ -192,22 +194,25 @@ class Stages:
         settings = self.recipe.export
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            loaded = self.open_checkpoint(model)
             with self.progress.bar(name, None):
                 graph = export_onnx(
-                    self.open_checkpoint(model),
+                    loaded,
                     result / MODEL,
                     provider=settings.provider,
                     fuse=settings.fuse,
                     opset=settings.opset,
                     threads=self.threads,
                 )
-            return {"size": graph.size(), "components": graph.components()}
+            size, counts = graph.size(), loaded.parameter_counts()
+            merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters
+            return {"size": size, "merged": merged, "components": graph.components()}
 
         how = {
             "export": settings.model_dump(mode="json", exclude={"max_parity_diff", "evaluate_on"})
         }
         done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
-        return exported(done, graph_of(done, model))
+        return exported(done, graph_of(done, model, tuple(done.facts["merged"])))
 
     def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:
         """Compare an exported graph with its model on rows of the search split.
@@ -240,8 +245,8 @@ class Stages:
 
         done = self._do("artifact", "artifact", self._inputs(graph), work)
         link_tree(done.folder, folder)
-        shipped = StoredGraph(folder / MODEL, done.digest, graph.checkpoint, is_artifact=True)
-        return exported(done, shipped)
+        place = {"path": folder / MODEL, "is_artifact": True}
+        return exported(done, dataclasses.replace(graph, digest=done.digest, **place))
 
     def flops(self, name: str, graph: StoredGraph) -> Flops:
         """Count what a graph computes for an example of the search split's mean length."""

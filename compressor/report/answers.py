@@ -138,9 +138,11 @@ def _gain(data: dict[str, Any]) -> Answer:
     before, after = data["baseline"], data["final"]
     if before is None or after is None:
         return Answer(question, "Nothing yet", "The run stopped before there was an artifact.")
-    sizes = [end["size"]["bytes_on_disk"] for end in (before, after)]
+    sizes = [verdict.given_bytes(data), after["size"]["bytes_on_disk"]]
     parts = [verdict.size_words(data)]
     detail = f"{units.megabytes(sizes[0])} → {units.megabytes(sizes[1])} MB"
+    if against := verdict.float32_words(data):
+        detail += f" ({against})"
     setting = reference_setting(data)
     if setting is not None:
         times = [p50_ms(data, end, setting) for end in ("baseline", "final")]

@@ -110,8 +110,6 @@ def _views(
 
 
 def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setting]) -> RunView:
-    ends = (data["baseline"], data["final"])
-    sizes = [None if end is None else end["size"]["bytes_on_disk"] for end in ends]
     speedups = [
         units.ratio(table.p50_ms(data, "baseline", item), table.p50_ms(data, "final", item))
         for item in settings
@@ -128,8 +126,7 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         reason="" if data["verdict"] == "passed" else verdict.headline(data),
         baseline=table.model_row(data, "baseline", "Baseline", settings),
         final=table.model_row(data, "final", "Final", settings),
-        smaller=units.compared(units.ratio(*sizes), "smaller", "larger", "same size", counted=True)
-        or "",
+        smaller=verdict.size_words(data) or "",
         speedups=tuple(
             units.compared(value, "faster", "slower", "same speed") or "" for value in speedups
         ),

@@ -131,7 +131,8 @@ def _before_and_after(data: dict[str, Any]) -> list[tuple[str, str, str]]:
         return []
     metric = data["metric"]
     values = [units.score(metric, end["score"]["value"]) for end in (before, after)]
-    sizes = [units.megabytes(end["size"]["bytes_on_disk"]) for end in (before, after)]
+    num_bytes = (verdict.given_bytes(data), after["size"]["bytes_on_disk"])
+    sizes = [units.megabytes(number) for number in num_bytes]
     counts = [units.count(end["size"]["parameters"]) for end in (before, after)]
     return [
         (units.title(metric), values[0], values[1]),

@@ -32,7 +32,8 @@ def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
         ("Points", "One point is 0.01 of the metric. A change is against the baseline, not against "
          "the step before; the budget is cumulative."),
         ("Size", "The model file alone, without tokenizer: the weights after a PyTorch pass, the "
-            "ONNX file otherwise. 1 MB is 1,000,000 bytes. The share of "
+         "ONNX file otherwise, in float32 for the baseline. How much smaller the artifact is, is "
+         "said of the weight files that were given. 1 MB is 1,000,000 bytes. The share of "
          "zero parameters is not a saving by itself: a zero takes as much room on disk and as much "
          "time as any other number, unless the file is compressed."),
         ("Latency", _latency_method(data)),
@@ -141,6 +142,16 @@ def judged_elsewhere(data: dict[str, Any]) -> str:
         f"Judged on the provider {judged_on}, not on {export['provider']}, which the artifact is "
         f"for: answers there may differ by rounding."
     )
+
+
+def duration_words(data: dict[str, Any]) -> str:
+    """Say how long the run took, with the steps that an earlier run into the directory did."""
+    seconds, reused = data["seconds"], [step for step in data["steps"] if step["reused"]]
+    this_call = units.duration(seconds)
+    if seconds is None or not reused:
+        return this_call
+    whole = seconds + sum(step["seconds"] for step in reused)
+    return f"{units.duration(whole)} in all, {this_call} of it in this call"
 
 
 def _reuse_words(data: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def view_of(data: dict[str, Any]) -> View:
         advice=verdict.advice(data),
         target=target.met_words(data),
         started=moment(data["started_at"]),
-        duration=units.duration(data["seconds"]),
+        duration=provenance.duration_words(data),
         budget=units.points(data["max_drop"]),
         metric_title=units.title(data["metric"]),
         cards=tuple(verdict.cards(data)),

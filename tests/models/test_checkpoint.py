@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
@@ -172,3 +174,15 @@ def test_a_checkpoint_that_is_no_directory_is_named(tmp_path: Path, name: str):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(EnvironmentMismatch, match="; a checkpoint is a directory"):
         find_checkpoint(str(tmp_path / name))
+
+
+def test_the_size_is_that_of_the_weight_files_alone(tiny_bert_dir: Path, tmp_path: Path):
+    model = transformers.BertForSequenceClassification.from_pretrained(
+        tiny_bert_dir, dtype=torch.bfloat16
+    )
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    sharded = {path.name: path.stat().st_size for path in tmp_path.glob("model-*.safetensors")}
+    (tmp_path / "optimizer.pt").write_bytes(bytes(10_000))
+    (tmp_path / "model.safetensors").write_bytes(bytes(10_000))  # left over from another save
+    assert len(sharded) > 1
+    assert find_checkpoint(str(tmp_path)).bytes_on_disk() == sum(sharded.values())

@@ -32,7 +32,7 @@ from compressor.errors import (
 from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
 from compressor.models.runtime_versions import oldest_runtime
-from compressor.models.torch_model import TorchModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, TorchPass, discover
 from compressor.pipeline.splits import read_splits
 from compressor.tasks import load_task
@@ -122,6 +122,27 @@ def test_the_report_on_disk_is_the_one_returned(finished: tuple[RunReport, Path]
     assert json.loads((output / "report.json").read_text()) == json.loads(
         json.dumps(report.to_dict())
     )
+
+
+def test_parameters_are_counted_alike_in_pytorch_and_in_every_graph(
+    finished: tuple[RunReport, Path], tiny_bert_dir: Path
+):
+    # Fresh biases are all 0, and an export stores those of one length once.
+    report, output = finished
+    assert report.baseline is not None
+    assert report.final is not None
+    before, after = load_checkpoint(tiny_bert_dir), load_checkpoint(output / "checkpoint")
+    assert report.baseline.size.parameters == before.parameter_counts()[0]
+    assert report.baseline.size.nonzero_parameters == before.parameter_counts()[1]
+    counts = [step.size.parameters for step in report.passes if step.size is not None]
+    assert [*counts, report.final.size.parameters] == [after.parameter_counts()[0]] * 3
+
+
+def test_the_report_knows_the_size_of_the_file_that_was_given(
+    finished: tuple[RunReport, Path], tiny_bert_dir: Path
+):
+    given = (tiny_bert_dir / "model.safetensors").stat().st_size
+    assert finished[0].source_bytes == given
 
 
 def test_the_report_has_what_scripts_rely_on(finished: tuple[RunReport, Path]):

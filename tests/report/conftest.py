@@ -179,6 +179,7 @@ def full_report(**changes: Any) -> RunReport:
         labels=("negative", "positive"),
         source_checkpoint="example-org/minilm-sst2",
         source_sha256="dd" * 32,
+        source_bytes=90_800_000,
         inconclusive_allowed=True,
         certificate_readings=(
             CertificateReading(
@@ -244,6 +245,7 @@ def failed_before_baseline() -> RunReport:
         certification=None, certificate=None, labels=(), compared_split=None, slices=(),
         flips=(), target=None,
         source_sha256=None,
+        source_bytes=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),
     )  # fmt: skip
 

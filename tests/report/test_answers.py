@@ -138,3 +138,13 @@ def test_a_run_that_stopped_after_its_artifact_was_scored_knows_the_score(passed
     assert good.answer == "Not finished"
     assert good.detail.startswith("Accuracy 90.00% → 89.40%")
     assert good.detail.endswith("there is no artifact to use.")
+
+
+def test_what_was_gained_is_said_of_the_file_that_was_given(passed: dict[str, Any]):
+    # In float16 the given file is half of its export in float32: 45.4 / 17.4 = 2.61.
+    gain = answers({**passed, "source_bytes": 45_400_000})[2]
+    assert gain.answer == "2.6× smaller, 2.5× faster"
+    assert gain.detail.startswith(
+        "45.4 → 17.4 MB (in float32, as ONNX, the original takes 90.8 MB; the artifact is 5.2× "
+        "smaller than that), "
+    )

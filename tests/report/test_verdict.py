@@ -189,3 +189,31 @@ def test_a_certificate_without_labels_speaks_of_changed_answers(passed: dict[str
         "is 1.00%"
     )
     assert verdict.certificate_counts(passed) == "5 of 900 answers changed (Tango's score interval)"
+
+
+def half(data: dict[str, Any], after: int) -> dict[str, Any]:
+    """Return a run on 45.4 MB of float16, whose export in float32 takes 90.8 MB."""
+    final = {**data["final"], "size": {**data["final"]["size"], "bytes_on_disk": after}}
+    return {**data, "source_bytes": 45_400_000, "final": final}
+
+
+def test_an_artifact_larger_than_the_file_that_was_given_is_not_smaller(passed: dict[str, Any]):
+    # 51.9 MB are 1.143 times 45.4 MB, and 90.8 MB are 1.75 times 51.9 MB.
+    data = half(passed, 51_900_000)
+    assert verdict.headline(data).startswith("1.1× larger, ")
+    card = verdict.cards(data)[0]
+    assert (card.before, card.after, card.ratio) == ("45.4", "51.9", "1.1× larger")
+    assert card.detail == (
+        "model file alone; in float32, as ONNX, the original takes 90.8 MB; the artifact is 1.7× "
+        "smaller than that"
+    )
+
+
+def test_a_file_given_in_float32_needs_no_word_about_its_export(passed: dict[str, Any]):
+    assert verdict.cards({**passed, "source_bytes": 90_100_000})[0].detail == "model file alone"
+
+
+def test_a_report_that_does_not_know_the_given_file_compares_with_the_export(
+    passed: dict[str, Any],
+):
+    assert verdict.size_words({**passed, "source_bytes": None}) == "5.2× smaller"

@@ -40,3 +40,17 @@ def test_a_moment_is_shown_in_utc():
 
 def test_a_moment_that_is_none_stays_as_it_is():
     assert moment("yesterday") == "yesterday"
+
+
+def test_a_resumed_run_took_what_all_of_its_steps_took(passed: dict[str, Any]):
+    steps = [
+        {"name": "baseline: score", "seconds": 30.0, "reused": True},
+        {"name": "export", "seconds": 90.0, "reused": True},
+        {"name": "parity", "seconds": 1.0, "reused": False},
+    ]
+    resumed = {**passed, "seconds": 1.9, "steps": steps}
+    assert view_of(resumed).duration == "2 min 02 s in all, 1.9 s of it in this call"
+
+
+def test_a_run_without_earlier_steps_took_what_it_took(passed: dict[str, Any]):
+    assert view_of({**passed, "seconds": 1.9, "steps": []}).duration == "1.9 s"
