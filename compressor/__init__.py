@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from compressor.errors import missing_package
+
 if TYPE_CHECKING:
     from compressor.artifact import Artifact, load_artifact
     from compressor.measurements import RunReport
@@ -44,7 +46,13 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if (mismatch := missing_package(error)) is None:
+            raise
+        raise mismatch from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from compressor import __version__
-from compressor.errors import CompressorError, EnvironmentMismatch, Terminated
+from compressor.errors import (
+    CompressorError,
+    EnvironmentMismatch,
+    Terminated,
+    missing_package,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,13 +67,23 @@ def main() -> None:
     try:
         app()
     except CompressorError as error:
-        # Below its name, so that lines which begin with file:line stay what editors jump to.
-        # A name from a file may hold half of a surrogate pair, which no terminal shows.
-        text = str(error).encode("utf-8", "backslashreplace").decode()
-        err.print(f"[bold red]{type(error).__name__}[/]\n{escape(text)}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        sys.exit(_explained(error))
+    except ModuleNotFoundError as error:
+        mismatch = missing_package(error)
+        if mismatch is None:
+            raise
+        sys.exit(_explained(mismatch))
     except (KeyboardInterrupt, Terminated) as stop:
         sys.exit(_stopped(stop))
+
+
+def _explained(error: CompressorError) -> int:
+    """Print what an error says, and return its exit code."""
+    # Below its name, so that lines which begin with file:line stay what editors jump to.
+    # A name from a file may hold half of a surrogate pair, which no terminal shows.
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    err.print(f"[bold red]{type(error).__name__}[/]\n{escape(text)}", soft_wrap=True)
+    return error.exit_code
 
 
 def _stopped(stop: BaseException) -> int:

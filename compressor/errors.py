@@ -35,6 +35,19 @@ def about(count: int) -> str:
     return f"about {-(-count // unit) * unit:,}"
 
 
+def points(fraction: float) -> str:
+    """Return a difference in points, with the unit: one point is 0.01 of the metric."""
+    text = f"{100 * fraction:.4g}"
+    return f"{text} {'point' if text == '1' else 'points'}"
+
+
+def moved(drop: float) -> str:
+    """Say which way a score went, such as `fell by 0.52 points`; a gain is a negative drop."""
+    if abs(drop) < 5e-7:  # less than one example of any split, as sums of floats leave it
+        return "did not change"
+    return f"{'rose' if drop < 0 else 'fell'} by {points(abs(drop))}"
+
+
 class Terminated(BaseException):
     """SIGTERM came: no error, but like Ctrl-C a reason to stop, with the report written."""
 
@@ -84,6 +97,19 @@ class StepFailed(ValueError):
     Passes, and what they are built of, raise it on purpose, and only it becomes a `PassError`. Any
     other exception inside a pass is a bug of ours and keeps its traceback.
     """
+
+
+def missing_package(error: ModuleNotFoundError) -> EnvironmentMismatch | None:
+    """Say which extra to install where that is what `error` comes from; None for another package.
+
+    Everything but onnxruntime comes with this package; of that, a machine takes one of two builds.
+    """
+    if (error.name or "").partition(".")[0] != "onnxruntime":
+        return None
+    return EnvironmentMismatch(
+        "onnxruntime is not installed; install compressor with the extra for this machine, one of "
+        "the two: pip install 'compressor[cpu]', or 'compressor[gpu]' for CUDA and TensorRT"
+    )
 
 
 class PassError(CompressorError):
@@ -148,10 +174,10 @@ class BudgetExceeded(CompressorError):
         self.tried = tuple(tried)
         self.earlier = earlier
         attempts = f" in the best of {len(tried)} tries ({'; '.join(tried)})" if tried else ""
-        before = f"; of that, {earlier[0]} before it cost {earlier[1]:.4f}" if earlier else ""
+        before = f"; of that, {earlier[0]} before it cost {points(earlier[1])}" if earlier else ""
         super().__init__(
-            f"{step}: {metric} fell by {drop:.4f} from the baseline{attempts}, the budget allows "
-            f"{max_drop:.4f}{before}; use milder settings for this step or raise {key}"
+            f"{step}: {metric} {moved(drop)} from the baseline{attempts}, the budget allows "
+            f"{points(max_drop)}{before}; use milder settings for this step or raise {key}"
         )
 
 
@@ -179,7 +205,9 @@ class TargetMissed(BudgetExceeded):
         self.best = best
         found = f"the best within the budget is {best}"
         if best is None:
-            found = f"no candidate is within the budget, the best lost {drop:.4f} of {max_drop:.4f}"
+            found = (
+                f"no candidate is within the budget of {points(max_drop)}, the best {moved(drop)}"
+            )
         self.args = (
             f"{step}: the goal, {goal}, was not reached; {found} (tried: {'; '.join(tried)}); "
             f"{advice}",
@@ -210,12 +238,12 @@ class NotCertified(BudgetExceeded):
         self.needed_examples = needed_examples
         found = f"no bound on the drop exists ({why})"
         if upper_bound is not None:
-            found = f"all that is proven is a drop of at most {upper_bound:.4f}"
+            found = f"all that is proven is a drop of at most {points(upper_bound)}"
         rows = "more rows"
         if needed_examples is not None:
             rows = f"{about(needed_examples)} rows"
         self.args = (
-            f"certification: {metric} fell by {drop:.4f} and {found}, the budget allows "
-            f"{max_drop:.4f}; give data.certification {rows}, raise budget.max_drop, or accept "
+            f"certification: {metric} {moved(drop)} and {found}, the budget allows "
+            f"{points(max_drop)}; give data.certification {rows}, raise budget.max_drop, or accept "
             f"the missing proof with --allow-inconclusive",
         )

@@ -131,6 +131,18 @@ def test_each_error_has_its_exit_code(
     assert compress("run", recipe, "--output", "unused") == code
 
 
+def test_a_forgotten_extra_is_named_in_place_of_a_traceback(
+    compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+
+    monkeypatch.setattr("compressor.pipeline.run.run", fail)
+    assert compress("run", recipe, "--output", "unused") == 3
+    assert "pip install 'compressor[cpu]'" in capsys.readouterr().err
+
+
 def test_ctrl_c_exits_with_130(
     compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-from compressor.errors import NotCertified, RecipeError, about
+import compressor
+from compressor.errors import (
+    BudgetExceeded,
+    EnvironmentMismatch,
+    NotCertified,
+    RecipeError,
+    about,
+    missing_package,
+    moved,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,3 +50,50 @@ def test_a_mistake_of_a_megabyte_keeps_its_place_and_its_end():
 
 def test_mistakes_that_were_only_counted_are_told():
     assert str(RecipeError(["a", "b"], more=7)) == "a\nb\n... and 7 more mistakes like these"
+
+
+@pytest.mark.parametrize(
+    ("drop", "words"),
+    [
+        (0.9 - 0.85, "fell by 5 points"),
+        (3 / 299, "fell by 1.003 points"),
+        (0.9 - 0.9052, "rose by 0.52 points"),
+        (0.01, "fell by 1 point"),
+        (0.9 - 0.8 - 0.1, "did not change"),
+    ],
+)
+def test_a_score_falls_or_rises_by_points(drop: float, words: str):
+    assert moved(drop) == words
+
+
+def test_a_gain_that_is_not_proven_is_no_negative_fall():
+    error = NotCertified(
+        metric="accuracy", drop=-0.0052, max_drop=0.01, upper_bound=0.0131, needed_examples=None
+    )
+    assert str(error).startswith(
+        "certification: accuracy rose by 0.52 points and all that is proven is a drop of at most "
+        "1.31 points, the budget allows 1 point; give data.certification more rows"
+    )
+
+
+def test_a_budget_that_is_exceeded_is_said_in_points():
+    error = BudgetExceeded(
+        "export", metric="f1", drop=0.05, max_drop=0.01, earlier=("passes[0] (distill)", 0.04)
+    )
+    assert str(error).startswith(
+        "export: f1 fell by 5 points from the baseline, the budget allows 1 point; of that, "
+        "passes[0] (distill) before it cost 4 points; use milder settings"
+    )
+
+
+def test_a_forgotten_extra_is_named_to_python_code_too(monkeypatch: pytest.MonkeyPatch):
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(EnvironmentMismatch, match="onnxruntime is not installed"):
+        _ = compressor.load_artifact
+
+
+def test_another_package_that_is_missing_is_not_explained_away():
+    assert missing_package(ModuleNotFoundError("No module named 'x'", name="x")) is None

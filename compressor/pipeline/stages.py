@@ -245,8 +245,8 @@ class Stages:
 
         done = self._do("artifact", "artifact", self._inputs(graph), work)
         link_tree(done.folder, folder)
-        place = {"path": folder / MODEL, "is_artifact": True}
-        return exported(done, dataclasses.replace(graph, digest=done.digest, **place))
+        shipped = dataclasses.replace(graph, path=folder / MODEL, digest=done.digest)
+        return exported(done, dataclasses.replace(shipped, is_artifact=True))
 
     def flops(self, name: str, graph: StoredGraph) -> Flops:
         """Count what a graph computes for an example of the search split's mean length."""

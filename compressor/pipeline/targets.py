@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.budget import CompressionTarget
-from compressor.errors import PassError, TargetMissed
+from compressor.errors import PassError, TargetMissed, points
 from compressor.measurements import PassRecord, PassTry, Score, Size, TargetRecord, Verdict
 from compressor.passes import NothingToRemove, OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import compare_answers
@@ -213,7 +213,8 @@ class _Search:
         candidate.last = score
         if not budget.holds(self.baseline, score):
             drop = budget.drop(self.baseline, score)
-            candidate.refused = f"{place} lost {drop:.4f}, the budget allows {budget.max_drop:.4f}"
+            allowed = points(budget.max_drop)
+            candidate.refused = f"{place} lost {points(drop)}, the budget allows {allowed}"
 
     def measure(self, graph: StoredGraph, size: Size, change: str) -> float:
         """Return the figure of a graph that the goal speaks of.

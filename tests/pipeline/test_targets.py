@@ -182,7 +182,7 @@ def test_a_goal_that_costs_more_than_the_budget_names_the_best_within_it():
         (0.3, "passed", False),
     ]  # fmt: skip
     assert log.passes[0].tries[0].change == (
-        "ratio 0.8 -> 0.4: passes[0] (cut) lost 0.0400, the budget allows 0.0300"
+        "ratio 0.8 -> 0.4: passes[0] (cut) lost 4 points, the budget allows 3 points"
     )
     assert log.passes[0].settings["ratio"] == 0.3
     assert log.compared_split == "search"
@@ -197,7 +197,7 @@ def test_a_later_pass_counts_too():
     log, model, _ = search(0.05, cost=0.02, strongest=True)
     assert model[0] == pytest.approx(0.7)
     assert log.passes[0].tries[0].verdict == "budget_exceeded"
-    assert "passes[1] (store) lost 0.0600" in log.passes[0].tries[0].change
+    assert "passes[1] (store) lost 6 points" in log.passes[0].tries[0].change
 
 
 def test_the_strongest_is_the_last_rung_whose_gates_all_hold():
@@ -220,7 +220,7 @@ def test_when_no_rung_is_within_the_budget_there_is_no_best():
     assert isinstance(error, TargetMissed)
     assert error.best is None
     assert error.drop == pytest.approx(0.01)
-    assert "no candidate is within the budget, the best lost 0.0100 of 0.0050" in str(error)
+    assert "no candidate is within the budget of 0.5 points, the best fell by 1 point" in str(error)
     assert (log.passes[0].settings["ratio"], log.passes[0].verdict) == (0.0, "budget_exceeded")
 
 
