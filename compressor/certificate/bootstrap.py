@@ -208,7 +208,8 @@ class MetricDrop:
                 own[2][rows, label] += amount
                 yield self.metric(ClassCounts(*own))
 
-        return np.concatenate(list(score(before, 0))) - np.concatenate(list(score(after, 1)))
+        old, new = (np.concatenate(list(item)) for item in (score(before, 0), score(after, 1)))
+        return np.asarray(old - new)
 
     def _by_class(self, classes: Classes, counts: Floats) -> Floats:
         """Add up counts `(batch, num_cells)` over the cells of each class."""
@@ -283,7 +284,7 @@ def acceleration(drop: Drop) -> float:
     if variance <= (1e-13 * float(np.max(np.abs(left_out)))) ** 2:
         return 0.0
     skewness = float(weights @ influence**3) / variance**1.5
-    return skewness / (6 * math.sqrt(drop.counts.sum()))
+    return float(skewness / (6 * math.sqrt(drop.counts.sum())))
 
 
 def _draw(counts: Classes, resamples: int, seed: int) -> Iterator[Floats]:
