@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ MAX_ROWS = 128  # of a data file; a saturating product in NumPy takes a while
 _BATCH_SIZE = 32
 _RANDOM_ROWS = 8
 _RANDOM_LENGTH = 32
+_MOST_ELEMENTS = 1 << 26  # of one input: half a gigabyte while it is drawn
 _SMALL_VOCABULARY = 100  # where no table says how many ids there are
 _MAX_LENGTH = 128
 
@@ -71,6 +73,7 @@ def random_batch(model: onnx.ModelProto, *, seed: int = 0) -> tuple[str, list[Ba
     """Return what the rows are called, and one batch that fits the graph's inputs.
 
     Ids are drawn from the table that they look up, masks are ones, floats are standard normal.
+    Raises `EnvironmentMismatch` for a graph whose fixed shapes take too much memory.
     """
     random = np.random.default_rng(seed)
     batch: Batch = {}
@@ -80,6 +83,11 @@ def random_batch(model: onnx.ModelProto, *, seed: int = 0) -> tuple[str, list[Ba
             axis.dim_value if axis.HasField("dim_value") else _free_axis(position)
             for position, axis in enumerate(kind.shape.dim)
         ]
+        if prod(shape) > _MOST_ELEMENTS:
+            raise EnvironmentMismatch(
+                f"input '{info.name}' of the graph has the fixed shape {shape}, which takes "
+                f"{8 * prod(shape) / 1e9:.1f} GB to try; export the model with a free batch axis"
+            )
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
         values: NDArray[Any]
         if kind.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):

@@ -21,7 +21,7 @@ from compressor.inspection.facts import (
 from compressor.inspection.inputs import TextRows, random_batch, text_batches
 from compressor.models.components import StoredWeight, component_bytes, stored_weights
 from compressor.models.onnx_file import bytes_on_disk, load_graph, parameter_counts
-from compressor.models.onnx_model import OUTPUTS, optimized_graph
+from compressor.models.onnx_model import OUTPUTS, SESSION_FAILURES, optimized_graph
 from compressor.progress import SILENT, Progress
 from compressor.quantization.element_types import FLOATS
 from compressor.quantization.integer_products import IntegerProduct, find_integer_products
@@ -43,10 +43,13 @@ def inspect_onnx(
     model = load_graph(path)
     weights = stored_weights(model)
     if not any(weight.elements for weight in weights):
+        inside = " outside of its If and Loop branches" if _has_branches(model) else ""
         raise EnvironmentMismatch(
-            f"{path}: holds no weights, so there is nothing to inspect; export the model with its "
-            f"weights inside or in a data file beside it"
+            f"{path}: holds no weights{inside}, so there is nothing to inspect; export the model "
+            f"with its weights inside or in a data file beside it"
         )
+    if not model.graph.output:
+        raise EnvironmentMismatch(f"{path}: has no output, so it computes nothing; make it again")
     progress.stage(f"open {path.name} as ONNX Runtime runs it")
     running = optimized_graph(path)
     parameters, nonzero = parameter_counts(path)
@@ -63,8 +66,12 @@ def inspect_onnx(
         outputs=_described(model.graph.output, set()),
         operators=_operators(model),
         runtime_operators=_operators(running),
-        saturation=_saturation(running, rows, progress),
+        saturation=_saturation(path, running, rows, progress),
     )
+
+
+def _has_branches(model: onnx.ModelProto) -> bool:
+    return any(item.HasField("g") for node in model.graph.node for item in node.attribute)
 
 
 def _not_finite(model: onnx.ModelProto) -> dict[str, int]:
@@ -83,7 +90,7 @@ def _not_finite(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _saturation(
-    model: onnx.ModelProto, rows: TextRows | None, progress: Progress
+    path: Path, model: onnx.ModelProto, rows: TextRows | None, progress: Progress
 ) -> SaturationFacts:
     products = find_integer_products(model)
     if not products:
@@ -91,14 +98,18 @@ def _saturation(
     placed = {item.name: item for item in stored_weights(model)}
     risky = {item.output for item in products if item.can_saturate and item.can_simulate}
     facts = tuple(_product(item, placed, simulated=item.output in risky) for item in products)
-    change = _logit_change(model, risky, rows, progress) if risky else None
+    change = _logit_change(path, model, risky, rows, progress) if risky else None
     if any(product.can_saturate for product in products):
         return SaturationFacts("can_saturate", facts, change)
     return SaturationFacts("exact_everywhere", facts, None)
 
 
 def _logit_change(
-    model: onnx.ModelProto, risky: set[str], rows: TextRows | None, progress: Progress
+    path: Path,
+    model: onnx.ModelProto,
+    risky: set[str],
+    rows: TextRows | None,
+    progress: Progress,
 ) -> LogitChange:
     """Run the graph with exact and with saturating products in the `risky` nodes."""
     progress.stage(f"simulate {len(risky)} products without VNNI")
@@ -109,8 +120,15 @@ def _logit_change(
     exact, saturated = [], []
     with progress.bar("simulate", len(batches)) as advance:
         for batch in batches:
-            exact.append(np.asarray(graph.run(batch, output, exact_product), np.float64))
-            saturated.append(np.asarray(graph.run(batch, output, saturating_product), np.float64))
+            try:
+                exact.append(np.asarray(graph.run(batch, output, exact_product), np.float64))
+                found = graph.run(batch, output, saturating_product)
+            except (ValueError, *SESSION_FAILURES) as error:  # shapes that only a run tells
+                raise EnvironmentMismatch(
+                    f"{path}: cannot be run on {name} ({error}); give rows that fit it with --data "
+                    f"and --text, or export it with the shapes of its inputs"
+                ) from error
+            saturated.append(np.asarray(found, np.float64))
             advance()
     return _compare(name, batches, exact, saturated)
 

@@ -88,7 +88,20 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
         ) from error
     if not model.graph.node:
         raise EnvironmentMismatch(f"{path}: holds no graph; it may be truncated, make it again")
+    # Protobuf gives text that is not UTF-8 as bytes.
+    if damaged := next((name for name in _names(model.graph) if isinstance(name, bytes)), None):
+        raise EnvironmentMismatch(
+            f"{path}: the name {damaged[:40]!r} is not UTF-8; the file is damaged, make it again"
+        )
     return model
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    for group in (graph.input, graph.output, graph.value_info, graph.initializer):
+        yield from (item.name for item in group)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (item.name for item in node.attribute)
 
 
 def save_graph(

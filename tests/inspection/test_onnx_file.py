@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 import compressor.inspection
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -208,3 +209,78 @@ def test_every_key_is_documented(others: dict[str, Path]):
     found |= set(facts["saturation"]["products"][0]) | set(facts["saturation"]["logits"])
     assert found <= words
     assert {field.name for field in dataclasses.fields(OnnxFacts)} == set(facts)
+
+
+def int8_graph(rows: int | None = None, *, outputs: int = 1) -> onnx.ModelProto:
+    """Return one integer product of an input `(rows, 8)`, None for an input of unknown rank."""
+    shape = None if rows is None else [rows, 8]
+    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    weight = numpy_helper.from_array(np.full((8, 8), 100, np.int8), "w")
+    graph = helper.make_graph(nodes, "g", names[:1], names[1:][:outputs], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def refused(model: onnx.ModelProto, path: Path, message: str) -> None:
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EnvironmentMismatch, match=message):
+        inspect_onnx(path)
+
+
+def test_a_graph_that_does_not_fit_its_inputs_is_refused_with_what_to_do(tmp_path: Path):
+    refused(int8_graph(), tmp_path / "m.onnx", "cannot be run on 8 random rows .*--data")
+
+
+def test_a_batch_of_a_billion_is_refused(tmp_path: Path):
+    refused(int8_graph(10**9), tmp_path / "m.onnx", r"'x' .* takes 64\.0 GB to try")
+
+
+def test_a_graph_without_an_output_is_refused(tmp_path: Path):
+    refused(int8_graph(4, outputs=0), tmp_path / "m.onnx", "has no output")
+
+
+def test_weights_that_lie_in_branches_alone_are_said_to(tmp_path: Path):
+    weight = numpy_helper.from_array(np.ones((8, 8), np.float32), "w")
+    value = helper.make_tensor_value_info("b", TensorProto.FLOAT, [8, 8])
+    body = helper.make_graph([helper.make_node("Identity", ["w"], ["b"])], "body", [], [value])
+    body.initializer.append(weight)
+    names = [("c", TensorProto.BOOL, []), ("y", TensorProto.FLOAT, [8, 8])]
+    chosen = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    first, last = (helper.make_tensor_value_info(*item) for item in names)
+    model = helper.make_model(helper.make_graph([chosen], "g", [first], [last]))
+    refused(model, tmp_path / "m.onnx", "no weights outside of its If and Loop branches")
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(
+        int8_graph(4).SerializeToString().replace(b"MatMulInteger", b"MatMul\xf8nteger")
+    )
+    with pytest.raises(EnvironmentMismatch, match=r"name b'MatMul\\xf8nteger' is not UTF-8"):
+        inspect_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("x" * 5000, "not a readable ONNX file .*too long"),
+        ("../w.bin", "outside|not a readable ONNX file"),
+        ("/etc/passwd", "not a readable ONNX file"),
+    ],
+)
+def test_a_data_file_that_cannot_be_beside_the_file_is_refused(
+    tmp_path: Path, location: str, message: str
+):
+    model = int8_graph(4)
+    set_external_data(model.graph.initializer[0], location)
+    model.graph.initializer[0].ClearField("raw_data")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EnvironmentMismatch, match=message) as found:
+        inspect_onnx(path)
+    assert len(str(found.value)) < 1000
