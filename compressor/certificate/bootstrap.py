@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
+from compressor.errors import StepFailed
+
 Classes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -108,13 +110,13 @@ def bca_upper_bound(
     So one example is added: right before, wrong after, placed where it moves the score most. For a
     plain rate without flips the bound is then 4 or 5 / num_examples, where the exact one is 3.
 
-    Raises `ValueError` when the score is the same in every resample.
+    Raises `StepFailed` when the score is the same in every resample.
     Ref: Efron 1987, JASA 82:171.
     """
     # Ids may have gaps; only classes that occur take room.
     present, ids = np.unique(np.stack([before, after, labels]), return_inverse=True)
     if len(present) == 1:
-        raise ValueError(
+        raise StepFailed(
             f"{metric_function.__name__}: labels and answers are all class {int(present[0])}, so "
             f"nothing can be wrong; give examples of every class"
         )
@@ -247,20 +249,20 @@ def resampled_bound(
 ) -> tuple[float, float]:
     """Return the one-sided upper bound of a drop (BCa) and its standard error.
 
-    Raises `ValueError` when the drop is the same in every resample.
+    Raises `StepFailed` when the drop is the same in every resample.
     Ref: Efron 1987, JASA 82:171.
     """
     drawn = np.concatenate([drop.of(counts) for counts in _draw(drop.counts, resamples, seed)])
     # A sum of the same numbers in another order differs in its last digits.
     if np.ptp(drawn) <= 1e-13 * np.max(np.abs(drawn)):
-        raise ValueError(
+        raise StepFailed(
             f"{drop.name}: the drop is the same in all {resamples} resamples, so it has no bound; "
             f"give more examples, or certify another metric"
         )
     [observed] = drop.of(drop.counts[None].astype(np.float64))
     below = (np.mean(drawn < observed) + np.mean(drawn <= observed)) / 2
     if not 0 < below < 1:
-        raise ValueError(
+        raise StepFailed(
             f"{drop.name}: the drop lies outside of all {resamples} resamples, so it has no bound; "
             f"give more examples, or certify another metric"
         )

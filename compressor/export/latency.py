@@ -23,7 +23,7 @@ import torch
 from onnx import TensorProto, helper
 
 from compressor.environment import describe_environment
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.export.sub_layers import (
     MASK,
     STATES,
@@ -157,9 +157,12 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
 def given_table(path: Path, situation: Situation) -> MeasuredTable:
     """Return the table that a recipe gives, whatever machine it was made on.
 
-    Raises `ValueError` when it is damaged or for another situation.
+    Raises `StepFailed` when it is damaged or for another situation.
     """
-    found = read_latency_file(path)
+    try:
+        found = read_latency_file(path)
+    except ValueError as error:  # changed since the recipe was read
+        raise StepFailed(f"latency_table: {error}") from error
     own = _plain(asdict(situation))
     differing = [
         f"{name} {found.situation.get(name)!r} and not {own[name]!r}"
@@ -167,7 +170,7 @@ def given_table(path: Path, situation: Situation) -> MeasuredTable:
         if found.situation.get(name) != own[name]
     ]
     if differing:
-        raise ValueError(
+        raise StepFailed(
             f"latency_table: {path} is for another situation: {'; '.join(differing)}; give a table "
             f"for this one, or leave latency_table out to measure it"
         )

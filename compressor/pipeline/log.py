@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from compressor.certificate import certify_scores
+from compressor.errors import StepFailed
 from compressor.measurements import (
     Certificate,
     CertificateReading,
@@ -129,7 +130,7 @@ class RunLog:
                 confidence=confidence,
                 seed=seed,
             )
-        except ValueError as error:  # one class only, or a score that never varies
+        except StepFailed as error:  # one class only, or a score that never varies
             self.missing["certificate"] = str(error)
         else:
             self.certificate = dataclasses.replace(certificate, data_fingerprint=fingerprint)
