@@ -62,6 +62,13 @@ class DeviceChoice(StrEnum):
     AUTO = "auto"
 
 
+class QuotingChoice(StrEnum):
+    """Whether cells of a file may be in quotes."""
+
+    CSV = "csv"
+    NONE = "none"
+
+
 def main() -> None:
     """Run the command line; an expected error becomes one message and its exit code."""
     try:
@@ -255,6 +262,12 @@ def init(
         str | None,
         typer.Option(help="The data's label names in the checkpoint's order, with commas between."),
     ] = None,
+    quoting: Annotated[
+        QuotingChoice | None,
+        typer.Option(
+            help="Whether cells of csv or tsv files are in quotes, where they cannot tell."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", metavar=FLAG, help="Replace a recipe that exists.")
     ] = False,
@@ -272,7 +285,7 @@ def init(
         output,
         train=train,
         certification=certification,
-        wishes=Wishes(tuple(text or ()), label, names),
+        wishes=Wishes(tuple(text or ()), label, names, None if quoting is None else quoting.value),
         force=force,
         progress=ConsoleProgress(err),
     )

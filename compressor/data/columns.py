@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,9 +204,16 @@ def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:
             with Image.open(source) as image:
                 return pixels_of(image)
     except (
+        # What the decoders of Pillow raise for bytes that are not as their format says.
         OSError,
+        EOFError,
         ValueError,
         SyntaxError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:

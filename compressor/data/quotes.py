@@ -147,5 +147,5 @@ def _undecided(name: str, plain: _Plain) -> RecipeError:
     return RecipeError(
         f"{name}:{number}: {show(cell)} may be a text with quotes in it, or a cell that a csv "
         f"writer such as pandas put in quotes, and the file does not tell; set `quoting: none` or "
-        f"`quoting: csv` beside its path"
+        f"`quoting: csv` beside its path (`compress init --quoting`)"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import RecipeError
+from compressor.mistakes import listing
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -253,7 +254,7 @@ def _is_image(values: Sequence[Any]) -> bool:
 
 
 def _listing(columns: Columns) -> str:
-    return f"columns: {', '.join(columns)}"
+    return f"columns: {listing(list(columns))}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from compressor.data import calibration_cut
+from compressor.data.settings import Quoting
 from compressor.passes.prune_structured import PruneStructured
 from compressor.starter.columns import Guess
 from compressor.starter.decide import (
@@ -42,6 +43,7 @@ class SourceFacts:
     path: Path
     num_rows: int
     guess: Guess
+    quoting: Quoting | None = None  # as the user gave it
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,8 @@ def _source(
 ) -> str:
     """Return the line of one split, with the columns that differ from those of search."""
     parts = [f"path: {_scalar(_relative(source.path, output))}"]
+    if source.quoting is not None:
+        parts.append(f"quoting: {source.quoting}")
     if source.guess.inputs != facts.search.guess.inputs:
         parts.append(f"{facts.input_column}: {_columns(source.guess.inputs)}")
     if source.guess.label not in (None, facts.search.guess.label):

@@ -12,6 +12,7 @@ import torch
 
 from compressor.data.check import file_source
 from compressor.data.readers import read_header, read_table
+from compressor.data.settings import Quoting, SplitSource
 from compressor.data.table import Table
 from compressor.environment import describe_environment
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -45,6 +46,7 @@ class Wishes:
     inputs: tuple[str, ...] = ()
     label: str | None = None
     label_names: tuple[str, ...] = ()
+    quoting: Quoting | None = None  # of csv and tsv files
 
 
 def write_starter(
@@ -154,14 +156,14 @@ def _vectors(model: TorchModel) -> str:
 def _look(
     path: Path, labels: Sequence[str], wishes: Wishes, task: Task
 ) -> tuple[SourceFacts, Table]:
-    source = file_source(path)
+    source = _source(path, wishes)
     header = read_header(source)
     table = read_table(source, header, ())
     if len(table) < _MIN_ROWS:
         raise RecipeError(f"{path}: has {len(table)} rows, at least {_MIN_ROWS} are needed")
     if not task.names_labels:
         guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
-        return SourceFacts(path, len(table), guess), table
+        return SourceFacts(path, len(table), guess, source.quoting), table
     guess = guess_columns(
         str(path),
         table.columns,
@@ -171,16 +173,25 @@ def _look(
         label=wishes.label,
         label_names=wishes.label_names,
     )
-    return SourceFacts(path, len(table), guess), table
+    return SourceFacts(path, len(table), guess, source.quoting), table
+
+
+def _source(path: Path, wishes: Wishes) -> SplitSource:
+    """Return the source for a file; what was said of quotes is for those that have separators."""
+    source = file_source(path)
+    if wishes.quoting is None or source.file_format not in ("csv", "tsv"):
+        return source
+    return file_source(path, wishes.quoting)
 
 
 def _for_other(path: Path, wishes: Wishes) -> Wishes:
     """Return the wishes that fit another file: columns that it lacks are guessed there."""
-    header = set(read_header(file_source(path)))
+    header = set(read_header(_source(path, wishes)))
     return Wishes(
         inputs=wishes.inputs if header.issuperset(wishes.inputs) else (),
         label=wishes.label if wishes.label in header else None,
         label_names=wishes.label_names,
+        quoting=wishes.quoting,
     )
 
 

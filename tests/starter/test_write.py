@@ -245,3 +245,16 @@ def test_a_recipe_is_not_written_into_a_pipe_or_a_circle_of_links(
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(RecipeError, match="give --output a file to write the recipe to"):
         write_starter(str(tiny_bert_dir), tmp_path / "rows.csv", tmp_path / name, force=True)
+
+
+def test_a_tsv_that_may_be_quoted_or_not_is_written_with_what_was_said(
+    tiny_bert_dir: Path, tmp_path: Path
+):
+    rows = tmp_path / "rows.tsv"
+    rows.write_text('label\ttext\n1\t"a fine film"\n0\t"a poor plot"\n')
+    output = tmp_path / "recipe.yaml"
+    with pytest.raises(RecipeError, match="compress init --quoting"):
+        write_starter(str(tiny_bert_dir), rows, output)
+    recipe = write_starter(str(tiny_bert_dir), rows, output, wishes=Wishes(quoting="none"))
+    assert recipe.data.search is not None
+    assert recipe.data.search.quoting == "none"
