@@ -28,6 +28,7 @@ from compressor.errors import (
     Terminated,
     missing_package,
 )
+from compressor.memory import memory_as_mismatch
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -72,7 +73,8 @@ class QuotingChoice(StrEnum):
 def main() -> None:
     """Run the command line; an expected error becomes one message and its exit code."""
     try:
-        app()
+        with memory_as_mismatch():
+            app()
     except CompressorError as error:
         sys.exit(_explained(error))
     except ModuleNotFoundError as error:
@@ -192,6 +194,10 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
 
     loaded = load_recipe(recipe, settings or ())
     check_inputs(loaded)
+    if loaded.export.opset is not None:
+        from compressor.models.onnx_model import check_opset  # a second, so only where it is asked
+
+        check_opset(loaded.export.opset)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
 

@@ -46,6 +46,7 @@ Provider = Literal["cpu", "cuda", "tensorrt"]
 Value = TypeVar("Value")
 
 _MOST_EXPLAINED = 200  # mistakes; finding the word that was meant takes a while
+_OPSETS = range(18, 26)  # each of them is exported, run and quantized in the tests
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
@@ -53,6 +54,15 @@ def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
     if (twice := first_repeated(values)) is not None:
         raise ValueError(f"names {twice} twice")
     return values
+
+
+def _exported(opset: int) -> int:
+    if opset not in _OPSETS:
+        raise ValueError(
+            f"must be {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}: others the exporter cannot write "
+            f"or ONNX Runtime cannot run"
+        )
+    return opset
 
 
 class ExportSettings(BaseModel):
@@ -69,12 +79,10 @@ class ExportSettings(BaseModel):
         "a machine without the GPU can judge a model for it, and the report says where it was "
         "judged",
     )
-    opset: int | None = Field(
+    opset: Annotated[int, AfterValidator(_exported)] | None = Field(
         default=None,
-        ge=17,
-        le=30,
-        description="ONNX operator set; left out, the exporter's own, or 23 where attention is "
-        "fused for the CPU",
+        description=f"ONNX operator set, {_OPSETS[0]} to {_OPSETS[-1]}; left out, the exporter's "
+        "own, or 23 where attention is fused for the CPU",
     )
     fuse: bool = Field(
         default=True,

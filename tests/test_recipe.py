@@ -617,3 +617,9 @@ def test_a_key_of_half_a_megabyte_is_shortened_in_its_mistake() -> None:
     with pytest.raises(RecipeError, match=r"z{57}\.\.\.: unknown key 'z{57}\.\.\.'") as caught:
         parse_recipe(text, path="r.yaml")
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("opset", [0, 17, 26, 30])
+def test_an_operator_set_that_cannot_be_made_is_refused_with_the_allowed_ones(opset: int):
+    with pytest.raises(RecipeError, match=rf"export\.opset=\d+: must be 18 to 25, got {opset}"):
+        parse(BASE, f"export.opset={opset}")

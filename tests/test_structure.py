@@ -58,7 +58,7 @@ LAYERS = (
         "readings",
         "yaml_source",
     ),
-    ("measurements", "mistakes", "records"),
+    ("measurements", "memory", "mistakes", "records"),
     ("errors", "progress"),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}

@@ -30,6 +30,7 @@ from compressor.errors import ExportError
 from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
 from compressor.export.weight_names import name_weights
+from compressor.memory import is_out_of_memory
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
@@ -110,6 +111,8 @@ def export_onnx(
             exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]  # untyped upstream
             program = exporter.export(model.module, inputs, config=config).program
     except _FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         raise ExportError(
             f"{type(model.module).__name__} cannot be exported: {_first_line(error)}; if the "
             f"untouched checkpoint exports, the passes before the export are the cause, otherwise "

@@ -23,6 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import ComponentBytes, Size
+from compressor.memory import is_out_of_memory
 from compressor.models.components import component_bytes
 from compressor.models.onnx_file import (
     bytes_on_disk,
@@ -73,7 +74,7 @@ _COMPUTE = frozenset(
     )
 )
 
-_SESSION_FAILURES = (
+SESSION_FAILURES = (
     ort_errors.EngineError,
     ort_errors.EPFail,
     ort_errors.Fail,
@@ -86,6 +87,7 @@ _SESSION_FAILURES = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
     RuntimeError,
+    UnicodeDecodeError,  # its own message quotes a name in the file that is not UTF-8
 )
 
 
@@ -208,8 +210,12 @@ def optimized_graph(path: Path) -> onnx.ModelProto:
         written = Path(folder) / "model.onnx"
         options.optimized_model_filepath = str(written)
         try:
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _SESSION_FAILURES as error:
+            onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except SESSION_FAILURES as error:
+            if is_out_of_memory(error):
+                raise
             raise EnvironmentMismatch(
                 f"{path}: ONNX Runtime cannot open it on the CPU: {error}; make the file again, or "
                 f"with operators that this onnxruntime {onnxruntime.__version__} knows"
@@ -230,6 +236,43 @@ def check_provider(provider: str) -> None:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     session = _open(model.SerializeToString(), provider, threads=1, place="benchmark.providers")
     session.run(["y"], {"x": np.ones((1, 1), np.float32)})
+
+
+def check_opset(opset: int) -> None:
+    """Raise `EnvironmentMismatch` unless this onnxruntime runs operator set `opset` on the CPU.
+
+    Tried on what every encoder has: shape arithmetic, a product, a normalisation and quantization.
+    """
+    if not _runs_opset(opset):
+        newest = next((item for item in range(opset - 1, 0, -1) if _runs_opset(item)), 0)
+        raise EnvironmentMismatch(
+            f"export.opset: this onnxruntime {onnxruntime.__version__} runs operator sets up to "
+            f"{newest}, got {opset}; set {newest} or less, or install a newer onnxruntime"
+        )
+
+
+def _runs_opset(opset: int) -> bool:
+    graph = onnx.parser.parse_graph("""probe (float[b, 2, 4] x) => (float[b, 4, 2] y)
+        <float[4] one = {1, 1, 1, 1}, float[2] step = {0.5, 0.5}, uint8[2] zero = {0, 0}>
+        { normal = LayerNormalization <axis: int = -1> (x, one)
+          mirrored = Transpose <perm: ints = [0, 2, 1]> (normal)
+          shape = Shape (mirrored) same = Reshape (mirrored, shape) chances = Softmax (same)
+          small = QuantizeLinear <axis: int = 2> (chances, step, zero)
+          large = DequantizeLinear <axis: int = 2> (small, step, zero)
+          product = MatMul (large, x) sum = MatMul (product, large) kept = Identity (sum)
+          y = Cast <to: int = 1> (kept) }""")
+    # Not the newest version of the format: an older runtime would refuse the file for that alone.
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except SESSION_FAILURES:
+        return False
+    return True
 
 
 def provider_that_ran(session: onnxruntime.InferenceSession) -> str:
@@ -285,7 +328,9 @@ def _open(
             provider_options=[told.get(name, {}) for name in names],
             enable_fallback=0,
         )
-    except _SESSION_FAILURES as error:
+    except SESSION_FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         graphs = ", or benchmark.cuda_graph turned off" if settings.cuda_graph else ""
         raise EnvironmentMismatch(
             f"{place}: provider '{provider}' cannot run this graph: {error}; a damaged file has to "

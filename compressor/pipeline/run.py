@@ -33,8 +33,9 @@ from compressor.environment import (
 from compressor.errors import CompressorError, RecipeError, Terminated
 from compressor.launchers import require_one_process, unread_settings
 from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
+from compressor.memory import memory_as_mismatch
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.onnx_model import check_provider
+from compressor.models.onnx_model import check_opset, check_provider
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.torch_model import token_limit
@@ -94,6 +95,8 @@ def run(
     threads = recipe.benchmark.threads or default_threads()
     for provider in dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers)):
         check_provider(provider)
+    if recipe.export.opset is not None:
+        check_opset(recipe.export.opset)
     place = Path(place).expanduser()
     with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
         log = RunLog(
@@ -105,7 +108,8 @@ def run(
         )
         steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, progress)
         try:
-            steps.all()
+            with memory_as_mismatch():
+                steps.all()
         except CompressorError as error:
             error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
             raise

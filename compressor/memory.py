@@ -1,0 +1,68 @@
+"""Out of memory is a fact about a machine: one sentence about it, wherever it happens.
+
+NumPy, torch and ONNX Runtime each say in their own way that there is no room, two of them with the
+type that they use for everything. They are told apart here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import TracebackType
+
+from compressor.errors import EnvironmentMismatch
+
+# What says so in errors whose type does not: torch on the CPU and on CUDA, C++, ONNX Runtime.
+_TOLD = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad[_ ]alloc|out of memory"
+    r"|failed to allocate memory",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"(?:allocate|buffer of size) ([0-9.]+) ?([KMGTPE]iB)?(?![0-9])")
+_POWERS = {unit: power for power, unit in enumerate("KMGTPE", start=1)}
+
+
+class memory_as_mismatch:  # noqa: N801 -- read as a statement, like contextlib.suppress
+    """A context that raises `EnvironmentMismatch` for an error that says that memory is full."""
+
+    def __enter__(self) -> None:
+        """Begin to watch."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let every other error pass as it is."""
+        if error is not None and is_out_of_memory(error):
+            raise EnvironmentMismatch(
+                f"memory: {_wanted(str(error))}{_free()}; set a smaller batch_size, shorter texts "
+                f"(data.max_length) or fewer rows (max_rows), or take a machine with more memory"
+            ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is full, in whatever library."""
+    if isinstance(error, MemoryError):
+        return True
+    # ONNX Runtime's errors have no type in common, but a module.
+    told_by_library = isinstance(error, RuntimeError) or type(error).__module__.startswith(
+        "onnxruntime."
+    )
+    return told_by_library and _TOLD.search(str(error)) is not None
+
+
+def _wanted(text: str) -> str:
+    found = _ASKED.search(text)
+    if found is None:
+        return "more was needed than there is"
+    count = float(found[1].rstrip(".")) * 1024 ** _POWERS.get((found[2] or " ")[0], 0)
+    return f"{count / 1e9:,.2f} GB more were needed at once"
+
+
+def _free() -> str:
+    path = Path("/proc/meminfo")
+    text = path.read_text(encoding="ascii") if path.is_file() else ""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return f", {int(found[1]) * 1024 / 1e9:,.1f} GB are free" if found else ""
