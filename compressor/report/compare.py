@@ -110,10 +110,6 @@ def _views(
 
 
 def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setting]) -> RunView:
-    speedups = [
-        units.ratio(table.p50_ms(data, "baseline", item), table.p50_ms(data, "final", item))
-        for item in settings
-    ]
     return RunView(
         number=number,
         name=name,
@@ -127,9 +123,7 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         baseline=table.model_row(data, "baseline", "Baseline", settings),
         final=table.model_row(data, "final", "Final", settings),
         smaller=verdict.size_words(data) or "",
-        speedups=tuple(
-            units.compared(value, "faster", "slower", "same speed") or "" for value in speedups
-        ),
+        speedups=tuple(table.speed_words(data, item) or "" for item in settings),
         key_path=marker_path(SHAPES[(number - 1) % len(SHAPES)], 8, 8, 5.5),
     )
 

@@ -177,25 +177,42 @@ def _latency_method(data: dict[str, Any]) -> str:
     threads = sorted({entry["threads"] for entry in data["latencies"]})
     benchmark = data["recipe"].get("benchmark")
     warmup = benchmark.get("warmup_runs") if isinstance(benchmark, dict) else None
+    noise = noise_words(data)
     after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
     return (
         f"Wall time of one batch in ONNX Runtime: median (p50), 95th (p95) and 99th percentile of "
         f"{_either(runs)} runs after {after}, {_either(threads)} "
         f"thread{'' if threads == [1] else 's'}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."
-        f"{_noise_words(data['latencies'])}"
+        f"{_clock_words(data['latencies'])}{f' {noise}' if noise else ''}"
     )
 
 
-def _noise_words(latencies: list[dict[str, Any]]) -> str:
-    """Say how many latencies a busy machine spoilt; nothing when none."""
-    noisy = sum(entry["noisy"] for entry in latencies)
-    if not noisy:
+def _clock_words(latencies: list[dict[str, Any]]) -> str:
+    """Say what CPU time is, where it was measured; nothing otherwise."""
+    if all(entry["cpu_p50_ms"] is None for entry in latencies):
         return ""
     return (
-        f" The machine was busy: {noisy} of the {len(latencies)} latencies varied widely while "
-        f"they were taken, so read speeds and their ratios with care, or run the benchmark again "
-        f"on an idle machine."
+        " Where one thread of the CPU ran, its CPU time was taken beside the wall time: what the "
+        "thread computed, without waiting for a core that others use. Load hardly changes it, so "
+        "speed-ups are ratios of CPU times there, where a table does not say otherwise."
+    )
+
+
+def noise_words(data: dict[str, Any]) -> str:
+    """Say how many latencies a busy machine spoilt; nothing when none."""
+    latencies = data["latencies"]
+    noisy = [entry for entry in latencies if entry["noisy"]]
+    if not noisy:
+        return ""
+    advice = (
+        "wall times say little, ratios of CPU times hold"
+        if all(entry["cpu_p50_ms"] is not None for entry in noisy)
+        else "read speeds and their ratios with care, or run the benchmark again on an idle machine"
+    )
+    return (
+        f"The machine was busy: {len(noisy)} of the {len(latencies)} latencies varied widely while "
+        f"they were taken, so {advice}."
     )
 
 

@@ -66,7 +66,8 @@ class LatencyRow:
     setting: Setting
     baseline: Timing | None
     final: Timing | None
-    speedup: str
+    speedup: str  # of wall times
+    cpu_speedup: str  # of CPU times, where one thread ran
     relative: float | None  # p50 of the final model over p50 of the baseline
 
 
@@ -94,6 +95,22 @@ def p50_ms(data: dict[str, Any], model: str, setting: Setting) -> float | None:
     """Return the median latency of the `baseline` or `final` model at `setting`, in ms."""
     entry = _latency(data, model, setting)
     return None if entry is None else entry["p50_ms"]
+
+
+def speedup(data: dict[str, Any], setting: Setting) -> float | None:
+    """Return how many times as fast the final model is: by CPU time where it was measured."""
+    key = "cpu_p50_ms" if is_by_cpu_time(data, setting) else "p50_ms"
+    return _ratio(data, setting, key)
+
+
+def is_by_cpu_time(data: dict[str, Any], setting: Setting) -> bool:
+    """Tell whether the CPU time of one thread was measured for both models at `setting`."""
+    return _ratio(data, setting, "cpu_p50_ms") is not None
+
+
+def speed_words(data: dict[str, Any], setting: Setting) -> str | None:
+    """Say how much faster the final model is at `setting`; None where it was not measured."""
+    return units.compared(speedup(data, setting), "faster", "slower", "same speed")
 
 
 def threads_at(data: dict[str, Any], setting: Setting) -> int:
@@ -190,6 +207,12 @@ def _latency(data: dict[str, Any], model: str, setting: Setting) -> dict[str, An
     return None
 
 
+def _ratio(data: dict[str, Any], setting: Setting, key: str) -> float | None:
+    """Return a time of the baseline over that of the final model."""
+    ends = [_latency(data, model, setting) for model in ("baseline", "final")]
+    return units.ratio(*(None if entry is None else entry[key] for entry in ends))
+
+
 def _timing(data: dict[str, Any], model: str, setting: Setting) -> Timing | None:
     entry = _latency(data, model, setting)
     if entry is None:
@@ -203,14 +226,14 @@ def _timing(data: dict[str, Any], model: str, setting: Setting) -> Timing | None
 
 
 def _latency_row(data: dict[str, Any], setting: Setting) -> LatencyRow:
-    before, after = p50_ms(data, "baseline", setting), p50_ms(data, "final", setting)
-    speedup = units.ratio(before, after)
+    by_wall, by_cpu = (_ratio(data, setting, key) for key in ("p50_ms", "cpu_p50_ms"))
     return LatencyRow(
         setting=setting,
         baseline=_timing(data, "baseline", setting),
         final=_timing(data, "final", setting),
-        speedup=units.compared(speedup, "faster", "slower", "same speed") or units.DASH,
-        relative=None if speedup is None else 1 / speedup,
+        speedup=units.compared(by_wall, "faster", "slower", "same speed") or units.DASH,
+        cpu_speedup=units.compared(by_cpu, "faster", "slower", "same speed") or units.DASH,
+        relative=None if by_wall is None else 1 / by_wall,
     )
 
 

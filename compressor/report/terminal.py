@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from compressor.report import target, units, verdict
+from compressor.report import provenance, target, units, verdict
 from compressor.report.table import table_rows
 from compressor.report.templating import printable
 
@@ -31,6 +31,7 @@ def render_summary(data: dict[str, Any]) -> Group:
         banner.append_text(plain(f". {goal}"))
     if data["baseline"] is None:
         return Group(banner)
+    noise = provenance.noise_words(data)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
     metric = units.metric_words(data["metric"])
@@ -48,7 +49,7 @@ def render_summary(data: dict[str, Any]) -> Group:
             Text(row.verdict, style=STYLES.get(row.state, "dim")),
             style="bold" if row.role == "final" else "",
         )
-    return Group(banner, table)
+    return Group(banner, *([Text(noise, style="yellow")] if noise else []), table)
 
 
 def plain(text: str) -> Text:

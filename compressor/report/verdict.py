@@ -8,7 +8,7 @@ from typing import Any
 from compressor.errors import about
 from compressor.measurements import AGREEMENT, SPEARMAN
 from compressor.report import target, units
-from compressor.report.table import p50_ms, reference_setting
+from compressor.report.table import is_by_cpu_time, p50_ms, reference_setting, speed_words
 
 
 @dataclass(frozen=True)
@@ -298,9 +298,9 @@ def _speed_words(data: dict[str, Any]) -> str:
     setting = reference_setting(data)
     if setting is None:
         return "latency not measured"
-    factor = units.ratio(p50_ms(data, "baseline", setting), p50_ms(data, "final", setting))
-    words = units.compared(factor, "faster", "slower", "same speed")
-    return f"{words or 'speed-up not measured'} at {setting.shape} on {setting.provider}"
+    words = speed_words(data, setting) or "speed-up not measured"
+    clock = " by CPU time" if is_by_cpu_time(data, setting) else ""
+    return f"{words}{clock} at {setting.shape} on {setting.provider}"
 
 
 def _baseline_cards(data: dict[str, Any]) -> list[Card]:
@@ -334,14 +334,14 @@ def _latency_card(data: dict[str, Any]) -> Card:
         reason = why_missing(data, "latencies")
         return Card("Latency p50", "", units.DASH, "ms", "not measured", reason)
     before, after = p50_ms(data, "baseline", setting), p50_ms(data, "final", setting)
-    words = units.compared(units.ratio(before, after), "faster", "slower", "same speed")
+    clock = ", ratio of CPU times" if is_by_cpu_time(data, setting) else ""
     return Card(
         title="Latency p50",
         before=units.number(before),
         after=units.number(after),
         unit="ms",
-        ratio=words or "not measured",
-        detail=f"{setting.shape}, {setting.provider}",
+        ratio=speed_words(data, setting) or "not measured",
+        detail=f"{setting.shape}, {setting.provider}{clock}",
     )
 
 

@@ -86,6 +86,8 @@ class View:
     sensitivities: tuple[Sensitivity, ...]
     latency_rows: tuple[LatencyRow, ...]
     has_gpu_memory: bool
+    has_cpu_times: bool
+    noise: str  # empty when no latency was noisy
     cuda_graph_providers: str
     embedding: str | None
     parity: str | None
@@ -136,6 +138,8 @@ def view_of(data: dict[str, Any]) -> View:
         sensitivities=tuple(sensitivity_views(data)),
         latency_rows=tuple(table.latency_grid(data)),
         has_gpu_memory=any(item["peak_memory_bytes"] is not None for item in data["latencies"]),
+        has_cpu_times=any(item["cpu_p50_ms"] is not None for item in data["latencies"]),
+        noise=provenance.noise_words(data),
         cuda_graph_providers=" and ".join(
             dict.fromkeys(item["provider"] for item in data["latencies"] if item["cuda_graph"])
         ),
