@@ -105,8 +105,9 @@ def test_a_module_imports_only_from_the_lines_below_its_own(path: Path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_stays_short_enough_to_read_at_once(path: Path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_a_module_is_no_longer_than_its_subject_may_be(path: Path):
+    # 60 to 400 lines are usual; a main file may be longer, and nothing is split only to be short.
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 800
 
 
 def test_every_pass_is_found_under_the_name_of_its_file():

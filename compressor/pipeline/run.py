@@ -315,8 +315,7 @@ class _Run:
         card = render_model_card(data, min_onnxruntime=oldest)
         (folder / "README.md").write_text(card, encoding="utf-8")
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
-        made[MIN_RUNTIME] = oldest
-        facts = {**self.log.provenance(), **made}
+        facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}
         seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
         try:
             load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
