@@ -75,14 +75,23 @@ def expected_metric(data: Mapping[str, Any]) -> str | None:
     """
     metric: str | None = _setting(data, "budget", "metric", None)
     if metric is None:
-        checkpoint = _setting(data, "model", "checkpoint", "")
-        task = _setting(data, "model", "task", None)
-        if task is None and is_folder(Path(checkpoint)):
-            task = find_checkpoint(checkpoint).infer_task()
-        elif task is None and checkpoint.startswith(BUILTIN):
-            task = _BUILTIN_TASK
+        task = expected_task(data)
         metric = None if task is None else task_class(task).metrics[0]
     return metric
+
+
+def expected_task(data: Mapping[str, Any]) -> str | None:
+    """Return the task of a valid recipe's plain `data`; None when only loading it can tell.
+
+    Raises `EnvironmentMismatch` when a checkpoint that lies here is for no task.
+    """
+    checkpoint = str(_setting(data, "model", "checkpoint", ""))
+    task: str | None = _setting(data, "model", "task", None)
+    if task is None and is_folder(Path(checkpoint)):
+        task = find_checkpoint(checkpoint).infer_task()
+    elif task is None and checkpoint.startswith(BUILTIN):
+        task = _BUILTIN_TASK
+    return task
 
 
 def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
@@ -250,8 +259,12 @@ def _graph_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
 def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
     """Check metric and input column against the task, when the recipe names one."""
     name = _setting(data, "model", "task", None)
-    if not isinstance(name, str) or name not in task_names():
-        return
+    if isinstance(name, str) and name in task_names():
+        yield from task_conflicts(data, name)
+
+
+def task_conflicts(data: Mapping[str, Any], name: str) -> Iterator[Mistake]:
+    """Check metric and input column of a recipe's plain `data` against the task called `name`."""
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
     if isinstance(metric, str) and metric not in task.metrics:

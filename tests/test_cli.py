@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,45 @@ def test_a_missing_data_file_exits_with_3(
 ):
     assert compress("validate", recipe, "--set", "data.search.path=absent.csv") == 3
     assert "absent.csv" in capsys.readouterr().err
+
+
+def test_validate_knows_the_metrics_of_the_checkpoints_task(
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str], tiny_bert_dir: Path
+):
+    local = ("--set", f"model.checkpoint={tiny_bert_dir}")
+    assert compress("validate", recipe, *local, "--set", "budget.metric=accuracyy") == 2
+    told = capsys.readouterr().err
+    assert "text-classification has no metric 'accuracyy', did you mean 'accuracy'?" in told
+    on_the_hub = ("--set", "model.checkpoint=org/name")
+    assert compress("validate", recipe, *on_the_hub, "--set", "budget.metric=accuracyy") == 2
+    assert "no task has a metric 'accuracyy', did you mean 'accuracy'?" in capsys.readouterr().err
+
+
+def test_validate_compares_labels_with_those_of_the_checkpoint(
+    compress: Compress, recipe: Path, capsys: pytest.CaptureFixture[str], tiny_bert_dir: Path
+):
+    rows = recipe.parent / "others.csv"
+    rows.write_text("text,label\n" + "a film,9\n" * 20)
+    changes = (f"model.checkpoint={tiny_bert_dir}", f"data.search.path={rows}")
+    assert compress("validate", recipe, "--set", changes[0], "--set", changes[1]) == 2
+    assert "label 9 is outside 0..1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["validate", "init", "inspect"])
+def test_a_head_of_one_output_is_refused_by_every_command(
+    compress: Compress,
+    recipe: Path,
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    tiny_bert_dir: Path,
+):
+    copy = shutil.copytree(tiny_bert_dir, recipe.parent / "checkpoint")
+    names = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **names}))
+    rows = ("--data", recipe.parent / "rows.csv") if command == "init" else ()
+    assert compress(command, recipe if command == "validate" else copy, *rows) == 3
+    assert "one output): its head gives one number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])

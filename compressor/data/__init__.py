@@ -1,6 +1,6 @@
 """The four splits of a run: train, calibration, search, certification."""
 
-from compressor.data.check import check_files, most_rows
+from compressor.data.check import check_files, check_labels, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
@@ -20,6 +20,7 @@ __all__ = [
     "SplitSource",
     "calibration_cut",
     "check_files",
+    "check_labels",
     "describe_splits",
     "fingerprint",
     "load_splits",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from compressor.data.readers import check_folder, parquet_rows, read_header
+from compressor.data.columns import read_class_ids
+from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
 from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -15,6 +16,7 @@ from compressor.paths import ABSENT, unreadable
 
 _DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
 _CHUNK_BYTES = 1 << 20
+_READ_AT_ONCE = 1 << 26  # bytes
 
 
 def check_files(
@@ -65,6 +67,31 @@ def check_files(
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
     if mistakes:
         raise RecipeError(mistakes)
+
+
+def check_labels(settings: DataSettings, labels: Sequence[str], needed: Container[str]) -> None:
+    """Check the labels of the local files of the splits in `needed` against the checkpoint's.
+
+    A file of more than 64 MB is passed over, so that the answer is there at once. Raises
+    `RecipeError` listing every mistake, `EnvironmentMismatch` when a file is damaged.
+    """
+    mistakes: list[str] = []
+    for name, source in settings.given.items():
+        column = settings.label_column(source)
+        if name not in needed or source.path is None or source.path.stat().st_size > _READ_AT_ONCE:
+            continue
+        try:
+            if column in read_header(source):
+                table = read_table(source, (column,), ())
+                read_class_ids(table, column, labels=labels, data_names=settings.label_names)
+        except RecipeError as error:
+            mistakes.extend(
+                # What is wrong with a key of `data` is no matter of this split.
+                mistake if mistake.startswith("data.") else f"data.{name}: {mistake}"
+                for mistake in error.mistakes
+            )
+    if mistakes:
+        raise RecipeError(list(dict.fromkeys(mistakes)))
 
 
 def most_rows(source: SplitSource) -> int | None:

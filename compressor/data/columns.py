@@ -24,6 +24,7 @@ from compressor.paths import unreadable
 from compressor.tasks import Example, pixels_of
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 
 
 def read_examples(
@@ -69,8 +70,8 @@ def read_class_ids(
 ) -> NDArray[np.int64]:
     """Return the class id of every row, shape `(num_rows,)`, in the checkpoint's order.
 
-    Integers are ids. Texts are names: `data_names` in the order of the ids, or the checkpoint's own
-    `labels`; texts that are all whole numbers, and not names, are ids too.
+    Labels are names, of `data_names` in the order of the ids, or the checkpoint's own `labels`.
+    Where all are whole numbers, and not all of them names, they are ids.
 
     Raises `RecipeError` for a label that is missing, out of range or not a name.
     """
@@ -81,9 +82,16 @@ def read_class_ids(
         )
     values = _whole_numbers(table.columns[column])
     _check_kinds(table, column, values)
-    if values and isinstance(values[0], str):
-        return _ids_from_texts(table, column, values, labels, data_names)
-    return _checked_ids(table, column, values, labels)
+    return _ids(table, column, [str(value) for value in values], labels, data_names)
+
+
+def are_bare_ids(values: Sequence[Any], names: Sequence[str]) -> bool:
+    """Return whether labels are numbers whose order nothing says, because no class is called so.
+
+    >>> are_bare_ids([0, 2], ("no", "maybe", "yes")), are_bare_ids(["2"], ("2", "1", "0"))
+    (True, False)
+    """
+    return not {str(value) for value in _whole_numbers(values)} <= set(names)
 
 
 def read_grades(table: Table, column: str) -> NDArray[np.float64]:
@@ -135,7 +143,7 @@ def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
     bad.check()
 
 
-def _ids_from_texts(
+def _ids(
     table: Table,
     column: str,
     values: Sequence[str],
@@ -147,15 +155,31 @@ def _ids_from_texts(
     unknown = next((row for row, value in enumerate(values) if value not in index), None)
     if unknown is None:
         return np.array([index[value] for value in values], dtype=np.int64)
-    found = list(dict.fromkeys(values))
-    if all(_INTEGER.fullmatch(value) for value in found):
+    numbers = [_INTEGER.fullmatch(value) is not None for value in values]
+    if all(numbers):
         return _checked_ids(table, column, [int(value) for value in values], labels)
     owner = "data.label_names" if data_names is not None else "the checkpoint"
+    found = _few(sorted(dict.fromkeys(values)))
+    if 2 * sum(numbers) > len(values):  # ids, but for some rows: those are what is wrong
+        row = numbers.index(False)
+        raise RecipeError(
+            f"{table.place(row)}: {column} '{values[row]}' is no class id, as most rows have, and "
+            f"no label of {owner} ({_few(names)}); correct the row, or remove it"
+        )
     raise RecipeError(
         f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
-        f"has {_few(sorted(found))}, {owner} has {_few(names)}; list the data's names in "
-        f"data.label_names in the order of the classes {_few(labels)}"
+        f"has {found}, {owner} has {_few(names)}; list the data's names in data.label_names in the "
+        f"order of the classes {_few(labels)}{_spelled(values, labels)}"
     )
+
+
+def _spelled(values: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the line to write where the names differ from the checkpoint's in spelling alone."""
+    own = {_LETTERS.sub("", name.casefold()): name for name in dict.fromkeys(values)}
+    wanted = [_LETTERS.sub("", label.casefold()) for label in labels]
+    if len(own) != len(set(values)) or len(set(wanted)) != len(labels) or set(own) != set(wanted):
+        return ""
+    return f": label_names: [{', '.join(own[name] for name in wanted)}]"
 
 
 def _checked_ids(

@@ -7,7 +7,8 @@ second each, and `compress validate` reads headers of text files only.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,47 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
         chosen = choose_columns(str(path), list(file.schema_arrow.names), required, optional)
         table = file.read(columns=chosen)
         columns = {name: _parquet_column(path, table, name) for name in chosen}
+        classes = _class_names(path, file.schema_arrow.metadata)
+    for name in classes.keys() & columns.keys():
+        columns[name] = [
+            _class_name(f"{path}: row {row} (the first is 0): {name}", value, classes[name])
+            for row, value in enumerate(columns[name])
+        ]
     return Table(str(path), columns, directory=path.parent)
+
+
+def _class_names(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of the classes of each column of ids that `datasets` wrote with them.
+
+    They lie beside the columns in the schema: without them the ids would have the data set's order,
+    whatever that of the checkpoint is.
+    """
+    text = (metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = (json.loads(text).get("info") or {}).get("features") or {}
+        return {
+            name: list(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise EnvironmentMismatch(
+            f"{path}: what its schema says about features cannot be read ({error!r}); write the "
+            f"file again"
+        ) from error
+
+
+def _class_name(place: str, value: Any, names: Sequence[str]) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value >= len(names):
+        raise RecipeError(
+            f"{place} {value} is outside 0..{len(names) - 1}, the classes that the file's schema "
+            f"names ({', '.join(names[:6])})"
+        )
+    return names[value] if value >= 0 else None  # -1 marks rows whose label is kept secret
 
 
 def _parquet_column(path: Path, table: Any, name: str) -> list[Any]:

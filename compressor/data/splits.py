@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.data.columns import read_class_ids, read_examples, read_grades
+from compressor.data.columns import are_bare_ids, read_class_ids, read_examples, read_grades
 from compressor.data.readers import read_table
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
@@ -54,6 +54,8 @@ class Dataset:
     grades: NDArray[np.float64] | None = field(default=None, repr=False)
     # Further columns of the file by name, values as they stand in it, for `budget.slices`.
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
+    # The labels were numbers, and nothing says which number is which class of the checkpoint.
+    has_bare_ids: bool = False
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -70,6 +72,7 @@ class _Loaded:
     grades: NDArray[np.float64] | None  # likewise
     rows: NDArray[np.int64]
     source: str
+    has_bare_ids: bool
 
     def labels_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return None if self.labels is None else self.labels[rows]
@@ -157,6 +160,7 @@ def _decode(
         columns={
             column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
         },
+        has_bare_ids=origin.has_bare_ids,
     )
 
 
@@ -252,7 +256,9 @@ def _load_all(
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
         else:
             rows, description = _limit(name, source, table, labels, seed)
-            loaded[name] = _Loaded(table, columns, labels, grades, rows, description)
+            names = settings.label_names or label_names
+            bare = labels is not None and are_bare_ids(table.columns[label], names)
+            loaded[name] = _Loaded(table, columns, labels, grades, rows, description, bare)
     if mistakes:
         raise RecipeError(mistakes)
     return loaded

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.pooling import MODULES
+from compressor.models.head import (
+    HeadProblem,
+    is_cross_encoder,
+    other_head,
+    read_labels,
+    require_choice,
+)
+from compressor.models.pooling import ABOUT, MODULES, read_about
 from compressor.paths import (
     ABSENT,
     HUB_ID,
@@ -29,6 +36,7 @@ from compressor.paths import (
 )
 from compressor.tasks import task_class, task_names
 
+_ENCODES = "SentenceTransformer"  # what sentence-transformers calls an encoder of vectors
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _SETTINGS = {"config.json", "model.safetensors.index.json", "modules.json", "structure.json"}
@@ -45,32 +53,78 @@ class CheckpointFiles:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the label names in the order of the logits; transformers' defaults if none."""
-        names = self.config.get("id2label")
-        if not isinstance(names, Mapping) or not names:
-            count = int(self.config.get("num_labels", 2))
-            return tuple(f"LABEL_{index}" for index in range(count))
+        """Return the label names in the order of the logits; transformers' defaults if none.
+
+        Raises `EnvironmentMismatch` where config.json contradicts itself about them.
+        """
         try:
-            return tuple(str(names[str(index)]) for index in range(len(names)))
-        except KeyError as error:
-            raise EnvironmentMismatch(
-                f"{self.directory / 'config.json'}: id2label has no entry for class {error}; "
-                f"it must number the classes 0..{len(names) - 1}"
-            ) from error
+            return read_labels(self.config)
+        except HeadProblem as error:
+            raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Return the names of the transformers classes that the checkpoint was saved from."""
+        names = self.config.get("architectures")
+        return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
     def infer_task(self) -> str:
-        """Return the task that the checkpoint's architecture is for."""
-        if (self.directory / MODULES).is_file():
+        """Return the task that the checkpoint's architecture is for.
+
+        Raises `EnvironmentMismatch` where it is for none, or its head is not one that the task
+        could judge.
+        """
+        if (self.directory / MODULES).is_file() and not self._is_cross_encoder():
+            kind = self._about().get("model_type", _ENCODES)
+            if kind != _ENCODES:
+                raise EnvironmentMismatch(
+                    f"{self.name}: {ABOUT} calls it a {kind}, whose outputs are not the vectors of "
+                    f"texts that can be compared; give a {_ENCODES} or a classifier"
+                )
             return "sentence-embedding"  # whatever head the encoder was saved with
-        architectures = self.config.get("architectures") or []
-        for name in task_names():
-            head = task_class(name).head
-            if any(str(architecture).endswith(head) for architecture in architectures):
-                return name
+        gives = other_head(self.architectures)
+        if gives is None:
+            for name in task_names():
+                if self.has_head(name):
+                    self.require_head(name)
+                    return name
+        known = ", ".join(task_names())
+        if gives is not None:
+            raise EnvironmentMismatch(
+                f"{self.name}: {gives}, and no task is for that; give a checkpoint that was "
+                f"fine-tuned for one of {known}, or set model.task: sentence-embedding for the "
+                f"vectors of its encoder"
+            )
         raise EnvironmentMismatch(
-            f"{self.name}: cannot tell the task from architectures {list(architectures)}; "
-            f"set model.task to one of {', '.join(task_names())}, or give a fine-tuned checkpoint"
+            f"{self.name}: cannot tell the task from architectures {list(self.architectures)}; "
+            f"set model.task to one of {known}, or give a fine-tuned checkpoint"
         )
+
+    def has_head(self, task: str) -> bool:
+        """Return whether the checkpoint was saved with a head for `task`."""
+        return any(name.endswith(task_class(task).head) for name in self.architectures)
+
+    def require_head(self, task: str) -> None:
+        """Raise `EnvironmentMismatch` unless the head is one whose outputs `task` can judge."""
+        kind = task_class(task)
+        if not kind.names_labels:
+            return
+        saved_for = [name for name in self.architectures if not name.endswith(kind.head)]
+        if gives := other_head(saved_for):
+            raise EnvironmentMismatch(
+                f"{self.name}: {gives}, which is not {task}; give a checkpoint whose architecture "
+                f"ends with {kind.head}"
+            )
+        try:
+            require_choice(self.config, self.weights, about=self._about())
+        except HeadProblem as error:
+            raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+
+    def _about(self) -> dict[str, Any]:
+        return read_about(self.directory) or {}
+
+    def _is_cross_encoder(self) -> bool:
+        return is_cross_encoder(self.config, self._about())
 
     def fingerprint(self) -> str:
         """Return one SHA-256 over every file that loading the checkpoint can read."""

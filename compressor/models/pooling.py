@@ -22,7 +22,7 @@ from compressor.tasks import Task
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
-_ABOUT = "config_sentence_transformers.json"
+ABOUT = "config_sentence_transformers.json"
 _STEPS = (("Transformer", "Pooling"), ("Transformer", "Pooling", "Normalize"))
 _MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
 _FLAG = "pooling_mode_"
@@ -62,7 +62,7 @@ def read_pooling(directory: Path, task: Task) -> Pooling:
     `RecipeError` when the recipe contradicts the files.
     """
     wanted = {name: getattr(task, name, None) for name in ("pooling", "normalize")}
-    length, about = _read(directory / _LENGTH) or {}, _read(directory / _ABOUT)
+    length, about = _read(directory / _LENGTH) or {}, _read(directory / ABOUT)
     found = _from_modules(directory)
     max_length = length.get("max_seq_length")
     if max_length is not None and not (type(max_length) is int and max_length > 1):
@@ -84,6 +84,12 @@ def read_pooling(directory: Path, task: Task) -> Pooling:
     if mistakes:
         raise RecipeError(mistakes)
     return Pooling(found.mode, found.normalize, found.source, max_length, about)
+
+
+def read_about(directory: Path) -> dict[str, Any] | None:
+    """Return what sentence-transformers says about the whole model; None where it says nothing."""
+    content: dict[str, Any] | None = _read(directory / ABOUT)
+    return content
 
 
 def lowers_case(directory: Path) -> bool:
@@ -110,7 +116,7 @@ def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: 
     _write(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **flags})
     _write(directory / _LENGTH, {"max_seq_length": max_length, "do_lower_case": False})
     if pooling.about is not None:
-        _write(directory / _ABOUT, pooling.about)
+        _write(directory / ABOUT, pooling.about)
 
 
 def _from_modules(directory: Path) -> Pooling | None:
@@ -161,7 +167,7 @@ def _refuse_prompt(directory: Path, about: Mapping[str, Any] | None) -> None:
     prompt = prompts.get(name) if isinstance(prompts, Mapping) else None
     if name is not None and prompt != "":
         raise EnvironmentMismatch(
-            f"{directory / _ABOUT}: puts the prompt '{name}' ({prompt!r}) before every text, which "
+            f"{directory / ABOUT}: puts the prompt '{name}' ({prompt!r}) before every text, which "
             f"an artifact cannot do; write it into the data, and set default_prompt_name to null"
         )
 

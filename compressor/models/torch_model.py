@@ -143,6 +143,7 @@ def load_checkpoint(
 
 def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
+    files.require_head(task.name)
     _check_weights(files)
     config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
     auto_class = _auto_class(files, task)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from compressor.data import check_files, most_rows
+from compressor.data import check_files, check_labels, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import OF_NUMBERS
+from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
-from compressor.recipe_rules import expected_metric, needs_labels
-from compressor.tasks import NO_LIMIT
+from compressor.recipe_rules import (
+    expected_metric,
+    expected_task,
+    needs_labels,
+    task_conflicts,
+)
+from compressor.tasks import NO_LIMIT, task_class, task_names
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -24,12 +30,14 @@ def check_inputs(recipe: Recipe) -> None:
     Raises `EnvironmentMismatch` for what is missing or damaged, `RecipeError` for what is wrong.
     """
     data = recipe.to_dict()
+    check_task(recipe)
     try:
         check_files(recipe.data, labelled=needs_labels(data), keep=recipe.kept_columns())
     except RecipeError as error:
         raise recipe.placed(error) from error
     check_resolution(recipe)
     check_local_checkpoints(recipe)
+    check_label_columns(recipe)
 
 
 def check_resolution(recipe: Recipe) -> None:
@@ -46,6 +54,45 @@ def check_resolution(recipe: Recipe) -> None:
     mistake = recipe.budget.resolution_mistake(rows) if rows else None
     if mistake is not None:
         raise RecipeError(recipe.describe("budget.max_drop", mistake))
+
+
+def check_task(recipe: Recipe) -> None:
+    """Raise `RecipeError` when metric or columns do not fit a task that the recipe does not name.
+
+    A checkpoint on this machine tells the task; of one on the Hub only a metric that no task has
+    can be told. Raises `EnvironmentMismatch` where the checkpoint is for no task.
+    """
+    data, metric = recipe.to_dict(), recipe.budget.metric
+    try:
+        task = expected_task(data)
+    except EnvironmentMismatch as error:
+        raise EnvironmentMismatch(recipe.describe("model.checkpoint", str(error))) from error
+    mistakes = [] if task is None else list(task_conflicts(data, task))
+    if task is None and metric is not None:
+        known = sorted({name for task in task_names() for name in task_class(task).metrics})
+        if metric not in known:
+            unknown = f"no task has a metric '{metric}'{did_you_mean(metric, known)}"
+            mistakes.append(Mistake(("budget", "metric"), unknown))
+    if mistakes:
+        raise RecipeError(
+            [recipe.describe(".".join(map(str, item.path)), item.message) for item in mistakes]
+        )
+
+
+def check_label_columns(recipe: Recipe) -> None:
+    """Raise `RecipeError` for labels in local files that are none of a checkpoint that lies here.
+
+    Call it when files and checkpoint were found.
+    """
+    task, checkpoint = expected_task(recipe.to_dict()), Path(recipe.model.checkpoint)
+    if task is None or not task_class(task).names_labels or not is_folder(checkpoint):
+        return
+    needed = {"search", "certification"}
+    needed = needed.union(*(step.required_splits() for step in recipe.possible_passes()))
+    try:
+        check_labels(recipe.data, find_checkpoint(str(checkpoint)).labels, needed)
+    except RecipeError as error:
+        raise recipe.placed(error) from error
 
 
 def local_inputs(recipe: Recipe) -> dict[str, Path]:
@@ -70,18 +117,19 @@ def check_local_checkpoints(recipe: Recipe) -> None:
 
     Raises `EnvironmentMismatch`, which begins with the key, for the first one that will not do.
     """
+    task = expected_task(recipe.to_dict())
     for key, name in _checkpoints(recipe):
         if is_folder(Path(name)) or not HUB_ID.fullmatch(name):
-            _check(recipe, key, name)
+            _check(recipe, key, name, task)
 
 
-def other_checkpoints(recipe: Recipe) -> dict[str, CheckpointFiles]:
+def other_checkpoints(recipe: Recipe, task: str) -> dict[str, CheckpointFiles]:
     """Return every checkpoint besides the model's by its key, fetched where it is on the Hub.
 
     Raises as `check_local_checkpoints` does.
     """
     return {
-        key: _check(recipe, key, name)
+        key: _check(recipe, key, name, task)
         for key, name in _checkpoints(recipe)
         if key != "model.checkpoint"
     }
@@ -95,11 +143,16 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"passes.{position}.{role}", name
 
 
-def _check(recipe: Recipe, key: str, name: str) -> CheckpointFiles:
+def _check(recipe: Recipe, key: str, name: str, task: str | None) -> CheckpointFiles:
     try:
-        return find_checkpoint(name)
+        files = find_checkpoint(name)
+        # A student may be an encoder that was only pretrained; it then gets a head of its own.
+        own_head = task is not None and files.has_head(task)
+        if task is not None and (own_head or not key.endswith(".student")):
+            files.require_head(task)
     except EnvironmentMismatch as error:
         raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
+    return files
 
 
 def fit_lengths(recipe: Recipe, limits: Mapping[str, int]) -> Recipe:

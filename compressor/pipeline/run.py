@@ -175,8 +175,9 @@ class _Run:
                 self.log.pooling = read_pooling(files.directory, self.task)
         except RecipeError as error:
             raise recipe.placed(error) from error
+        files.require_head(self.task.name)
         self._require_fitting_passes()
-        readers = {"model.checkpoint": files, **other_checkpoints(recipe)}
+        readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
         if self.task.has_sequence:
             limits = {key: token_limit(found, self.task) for key, found in readers.items()}
             self.recipe = recipe = fit_lengths(recipe, limits)

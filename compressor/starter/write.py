@@ -77,15 +77,16 @@ def write_starter(
     task = load_task(files.infer_task())
     if wishes.label_names and not task.names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
+    labels = files.labels if task.names_labels else ()
     progress.stage("read the data")
-    searched, table = _look(data, files.labels, wishes, task)
+    searched, table = _look(data, labels, wishes, task)
     # Each file may call its columns differently; what was given by name is for `data`.
     others: dict[str, SourceFacts] = {}
     for name, path in (("train", train), ("certification", certification)):
         if path is not None:
-            others[name], rows = _look(path, files.labels, _for_other(path, wishes), task)
+            others[name], rows = _look(path, labels, _for_other(path, wishes), task)
             if task.names_labels:
-                _require_same_names(others[name], rows, searched, files.labels)
+                _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_model(files, task)
     reason, keeps_heads = _pruning(model)
@@ -96,7 +97,7 @@ def write_starter(
         model_type=model.module.config.model_type,
         task=task.name,
         metric=_metric(task, searched.guess),
-        labels=files.labels if task.names_labels else (),
+        labels=labels,
         vectors="" if task.names_labels else _vectors(model),
         input_column=task.input_column,
         search=searched,

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.data import DataSettings, SplitSource, check_files, load_splits, most_rows
+from compressor.data import (
+    DataSettings,
+    SplitSource,
+    check_files,
+    check_labels,
+    load_splits,
+    most_rows,
+)
 from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
 
@@ -25,6 +32,26 @@ def test_every_absent_file_is_listed(settings: Settings, tmp_path: Path) -> None
         "data.train.path",
         "data.search.path",
     ]
+
+
+def test_labels_that_are_not_the_checkpoints_are_listed_by_split(
+    settings: Settings, write: Write
+) -> None:
+    train = write("a.tsv", "label\ttext\n7\ta\n")
+    search = write("b.csv", "text,label\na,yes\nb,maybe\n")
+    unread = write("c.csv", "text,label\na,what\n")
+    data = settings(train=train, search=search, certification=unread)
+    with pytest.raises(RecipeError) as caught:
+        check_labels(data, ("no", "yes"), {"train", "search"})
+    assert [mistake.partition(";")[0] for mistake in caught.value.mistakes] == [
+        f"data.train: {train}:2: label 7 is outside 0..1 (the checkpoint's labels: no, yes)",
+        f"data.search: {search}:3: label 'maybe' is not a label of the checkpoint",
+    ]
+
+
+def test_a_file_without_labels_has_none_to_check(settings: Settings, write: Write) -> None:
+    data = settings(search=write("b.csv", "text,other\na,1\n"))
+    check_labels(data, ("no", "yes"), {"search"})
 
 
 def test_every_wrong_header_is_listed(settings: Settings, write: Write, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compressor.data.columns import read_class_ids, read_examples
+from compressor.data.columns import are_bare_ids, read_class_ids, read_examples
 from compressor.data.table import Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 
@@ -51,6 +51,7 @@ def png(array: np.ndarray, mode: str | None = None) -> bytes:
         (["good", "bad"], ("bad", "good"), [1, 0]),
         (["0", "1"], ("1", "0"), [1, 0]),
         ([1, 0], ("bad", "good"), [1, 0]),
+        ([1, 0], ("1", "0"), [0, 1]),
     ],
 )
 def test_labels_are_ids_or_names(
@@ -76,6 +77,36 @@ def test_label_sets_that_differ_are_both_shown_with_the_first_row() -> None:
         "the checkpoint has negative, positive; list the data's names in data.label_names in the "
         "order of the classes negative, positive",
     )
+
+
+def test_a_row_without_a_class_id_is_told_by_its_own_place() -> None:
+    assert label_mistakes(["0", "1", "0", "nan", "1"]) == (
+        "dev.tsv:5: label 'nan' is no class id, as most rows have, and no label of the checkpoint "
+        "(negative, positive); correct the row, or remove it",
+    )
+
+
+def test_names_that_differ_in_spelling_alone_come_with_the_line_to_write() -> None:
+    [mistake] = label_mistakes(["Posi-tive", "NEGATIVE", "Posi-tive"])
+    assert mistake.endswith(
+        "in the order of the classes negative, positive: label_names: [NEGATIVE, Posi-tive]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "bare"),
+    [
+        ([1, 0], LABELS, True),
+        (["1", "0"], LABELS, True),
+        (["positive"], LABELS, False),
+        ([1, 0], ("1", "0"), False),
+        (["0"], ("bad", "good"), True),
+    ],
+)
+def test_numbers_that_name_no_class_are_bare_ids(
+    values: list[Any], names: tuple[str, str], bare: bool
+) -> None:
+    assert are_bare_ids(values, names) is bare
 
 
 def test_a_name_outside_label_names_is_a_mistake() -> None:

@@ -176,6 +176,58 @@ def test_text_that_is_not_utf8_is_a_mistake_with_its_line(tmp_path: Path, name: 
     assert mistake.startswith(f"{path}:2: not UTF-8")
 
 
+def with_classes(path: Path, labels: list[Any]) -> Path:
+    """Write rows as `datasets` does, with the names of the classes in the schema."""
+    features = {"label": {"names": ["entailment", "neutral"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    rows = pa.table({"text": ["t"] * len(labels), "label": labels})
+    pq.write_table(rows.replace_schema_metadata(metadata), path)
+    return path
+
+
+def test_a_parquet_file_of_named_classes_reads_like_the_hub_dataset(
+    hub_folder: Path,
+) -> None:
+    hub = SplitSource(hub=str(hub_folder), split="test")
+    wanted = read_table(hub, ("text",), ("label",)).columns["label"]
+    assert columns_of(hub_folder / "test" / "part-0.parquet")["label"] == wanted == ["pos", "neg"]
+
+
+def test_class_names_in_a_parquet_schema_are_the_labels(tmp_path: Path) -> None:
+    path = with_classes(tmp_path / "a.parquet", [1, 0, -1, None])
+    assert columns_of(path)["label"] == ["neutral", "entailment", None, None]
+
+
+def test_an_id_beyond_the_names_in_the_schema_is_told_by_its_row(tmp_path: Path) -> None:
+    [mistake] = mistakes_of(with_classes(tmp_path / "a.parquet", [1, 2]))
+    assert "row 1 (the first is 0): label 2 is outside 0..1, the classes that" in mistake
+
+
+def test_a_schema_that_names_no_classes_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.Value("int8")}
+    )
+    rows = {"text": ["t", "u"], "label": [1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    assert columns_of(path)["label"] == [1, 0]
+
+
+def test_labels_of_a_dictionary_column_are_their_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    labels = pa.array(["yes", "no", "yes"]).dictionary_encode()
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": labels}), path)
+    assert columns_of(path)["label"] == ["yes", "no", "yes"]
+
+
+def test_a_schema_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = pa.table({"text": ["t"], "label": [1]})
+    pq.write_table(rows.replace_schema_metadata({"huggingface": "{"}), path)
+    with pytest.raises(EnvironmentMismatch, match="what its schema says about features"):
+        columns_of(path)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
 def test_an_absent_file_is_an_environment_mismatch(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -1,0 +1,237 @@
+"""What a classifier's head chooses between, as config.json says, read without loading torch.
+
+A head with one output makes no choice: its arg-max is class 0 for every input, so accuracy and
+agreement would be perfect whatever becomes of the weights. A head whose labels hold independently
+of each other is no choice of one of them either. Both look like classifiers to transformers, and
+are refused here by what the checkpoint says of itself, as are labels that contradict each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# How the names of architectures end whose outputs no task reads, and what they give.
+_OTHER_HEADS: Mapping[str, str] = {
+    "ForTokenClassification": "labels every token (token classification)",
+    "ForQuestionAnswering": "marks a span of a text (question answering)",
+    "ForMultipleChoice": "chooses between texts (multiple choice)",
+    "ForCausalLM": "writes text (a language model)",
+    "LMHeadModel": "writes text (a language model)",
+    "DoubleHeadsModel": "writes text (a language model)",
+    "EncoderDecoderModel": "writes text (a language model)",
+    "ForConditionalGeneration": "writes text (an encoder with a decoder)",
+    "ForMaskedLM": "fills in masked words (it was pretrained, not fine-tuned)",
+    "ForPreTraining": "was pretrained, not fine-tuned",
+    "ForNextSentencePrediction": "tells whether a sentence follows (it was pretrained)",
+    "ForMaskedImageModeling": "fills in masked patches (it was pretrained, not fine-tuned)",
+    "ForObjectDetection": "finds objects in an image",
+    "Segmentation": "labels the pixels of an image",
+    "ForDepthEstimation": "estimates the depth of an image",
+    "ForAudioClassification": "labels sound",
+    "ForAudioFrameClassification": "labels sound",
+    "ForVideoClassification": "labels videos",
+    "ForXVector": "gives vectors of sound",
+    "ForCTC": "transcribes speech",
+    "ForSpeechSeq2Seq": "transcribes speech",
+}
+_PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+# The last layer of heads in transformers: one row for each label.
+_LAST_LAYERS = (
+    "classifier.weight",
+    "classifier.out_proj.weight",
+    "classifier.linear_out.weight",
+    "classifier.1.weight",
+    "classification_head.out_proj.weight",
+    "cls_classifier.weight",
+    "logits_proj.weight",
+    "score.weight",
+)
+_LARGEST_HEADER = 100_000_000  # bytes; the format allows no more
+
+
+class HeadProblem(ValueError):
+    """Why the labels that config.json names cannot be taken; without the name of the file."""
+
+
+def other_head(architectures: Sequence[str]) -> str | None:
+    """Return what a checkpoint of these architectures gives, where no task is for it."""
+    for architecture in architectures:
+        for ending, gives in _OTHER_HEADS.items():
+            if architecture.endswith(ending):
+                return f"{architecture} {gives}"
+    return None
+
+
+def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the label names in the order of the logits; transformers' own where there are none.
+
+    Raises `HeadProblem` where the keys of config.json contradict each other or a name stands twice.
+    """
+    names, count = config.get("id2label"), config.get("num_labels")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise HeadProblem(f"num_labels must be a whole number, 1 or more, got {count!r}")
+    if names is None:
+        ids = _ids(config)
+        labels = tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
+        if ids and not set(ids) <= set(labels):
+            raise HeadProblem(
+                f"label2id names {_few(list(ids))}, but id2label is missing, and then transformers "
+                f"calls the classes {_few(labels)}; write id2label, {{number: name}}, beside it"
+            )
+        return labels
+    if not isinstance(names, Mapping) or not names:
+        raise HeadProblem(
+            f"id2label must give each class a name, such as {{'0': 'no', '1': 'yes'}}, got "
+            f"{str(names)[:40]}"
+        )
+    absent = next((index for index in range(len(names)) if str(index) not in names), None)
+    if absent is not None:
+        raise HeadProblem(
+            f"id2label has no entry for class '{absent}'; it must number the classes "
+            f"0..{len(names) - 1}"
+        )
+    labels = tuple(str(names[str(index)]) for index in range(len(names)))
+    _require_agreement(labels, count, _ids(config))
+    return labels
+
+
+def _require_agreement(labels: tuple[str, ...], count: int | None, ids: Mapping[str, Any]) -> None:
+    if count not in (None, len(labels)):
+        raise HeadProblem(
+            f"num_labels is {count}, but id2label names {len(labels)} ({_few(labels)}); remove "
+            f"num_labels, or name every class"
+        )
+    twice = next((name for name in labels if labels.count(name) > 1), None)
+    if twice is not None:
+        places = [index for index, name in enumerate(labels) if name == twice]
+        raise HeadProblem(
+            f"id2label calls classes {_few(list(map(str, places)))} all '{twice}'; give each class "
+            f"a name of its own"
+        )
+    # Names that id2label does not know are what transformers leaves there, LABEL_0 and so on.
+    for index, name in enumerate(labels):
+        if name in ids and ids[name] not in (index, str(index)):
+            raise HeadProblem(
+                f"id2label says that class {index} is '{name}', label2id that it is class "
+                f"{ids[name]}; make both say the same"
+            )
+
+
+def _ids(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    ids = config.get("label2id")
+    return ids if isinstance(ids, Mapping) else {}
+
+
+def require_choice(
+    config: Mapping[str, Any], weights: Sequence[Path], *, about: Mapping[str, Any] | None = None
+) -> None:
+    """Raise `HeadProblem` unless the head chooses one of several labels.
+
+    `about` is the content of config_sentence_transformers.json, where there is one.
+    """
+    problem_type = config.get("problem_type")
+    if problem_type is not None and problem_type not in _PROBLEM_TYPES:
+        raise HeadProblem(
+            f"problem_type is {problem_type!r}, known are {', '.join(_PROBLEM_TYPES)}"
+        )
+    if problem_type == "regression":
+        raise HeadProblem(f"problem_type is regression: {_numbers('numbers')}")
+    labels = read_labels(config)
+    if len(labels) == 1:
+        ranks = is_cross_encoder(config, about)
+        what = "a reranker of sentence-transformers, a CrossEncoder" if ranks else "one output"
+        named = "id2label names one label" if config.get("id2label") else "num_labels is 1"
+        raise HeadProblem(f"{named} ({what}): {_numbers('one number')}")
+    if problem_type == "multi_label_classification":
+        raise HeadProblem(f"problem_type is multi_label_classification: {_SEVERAL}")
+    activation = _activation(config, about)
+    if activation.endswith("Sigmoid"):
+        raise HeadProblem(
+            f"sentence-transformers puts a sigmoid on each of its {len(labels)} outputs "
+            f"({activation}): {_SEVERAL}"
+        )
+    rows = head_rows(weights)
+    if rows is not None and rows[1] != len(labels):
+        source = "id2label" if config.get("id2label") else "num_labels"
+        if source == "num_labels" and config.get("num_labels") is None:
+            source = "without id2label transformers' default"
+        raise HeadProblem(
+            f"{rows[0]} among the weights has {rows[1]} rows, one for each label, but {source} is "
+            f"{len(labels)} labels ({_few(labels)}); take both files from the same save, or name "
+            f"every class in id2label"
+        )
+
+
+def _numbers(what: str) -> str:
+    return (
+        f"its head gives {what} for an input, and no choice between labels, so that no answer "
+        f"could be right or wrong, and there is no task for such scores; give a classifier of two "
+        f"labels or more"
+    )
+
+
+_SEVERAL = (
+    "several labels can hold for one input, and there is no task for that; give a classifier that "
+    "was trained to choose one label (problem_type single_label_classification)"
+)
+
+
+def is_cross_encoder(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> bool:
+    """Return whether sentence-transformers wrote the checkpoint as a CrossEncoder."""
+    if (about or {}).get("model_type") == "CrossEncoder":
+        return True
+    own = config.get("sentence_transformers")
+    return "sbert_ce_default_activation_function" in config or (
+        isinstance(own, Mapping) and "activation_fn" in own
+    )
+
+
+def _activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> str:
+    own = config.get("sentence_transformers")
+    places: Iterator[Any] = iter(
+        (
+            (about or {}).get("activation_fn"),
+            own.get("activation_fn") if isinstance(own, Mapping) else None,
+            config.get("sbert_ce_default_activation_function"),
+        )
+    )
+    return next((str(place) for place in places if place), "")
+
+
+def head_rows(weights: Sequence[Path]) -> tuple[str, int] | None:
+    """Return name and number of rows of the head's last layer, by the headers of the weight files.
+
+    None where no tensor has the name of one, or a header cannot be read: loading says the rest.
+    """
+    shapes: dict[str, Any] = {}
+    for path in weights:
+        shapes |= _header(path)
+    for name in _LAST_LAYERS:
+        shape = shapes.get(name)
+        # Also (labels, channels, 1, 1) of a head that is a convolution.
+        if isinstance(shape, list) and len(shape) >= 2 and isinstance(shape[0], int):
+            return name, shape[0]
+    return None
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the shapes of a safetensors file's tensors; none where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LARGEST_HEADER:
+                return {}
+            content = json.loads(stream.read(length))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: entry.get("shape") for name, entry in content.items() if isinstance(entry, dict)}
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
