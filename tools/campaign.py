@@ -12,7 +12,8 @@ A trial fails when it ends with a traceback (exit code 1), is killed by a signal
 its limit, writes more than a reader can read, says what is wrong without its place (file, key or
 option), or passes though it must not: a mutation whose outcome is known, such as a renamed tensor,
 or outputs that differ from those of transformers alone. Prints counts by kind, command and exit
-code, and the failures grouped by their cause, each with the command that repeats it.
+code, and the failures grouped by their cause, each with the command that repeats it; after Ctrl-C
+those of the cases so far.
 
 Each trial runs in a process forked from this one, which has everything loaded, with limits of time
 and memory. Exits with 1 when a trial failed.
@@ -21,6 +22,7 @@ and memory. Exits with 1 when a trial failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -125,14 +127,15 @@ def main() -> int:
             parser.error(f"--only: expected KIND:NUMBER such as recipe:17, got {arguments.only}")
         planned = [(kind, int(number))]
     tally = Tally()
-    with tempfile.TemporaryDirectory() as scratch:
-        maker = campaign_cases.prepare(
-            Path(scratch),
-            arguments.seed,
-            arguments.runs,
-            kinds=frozenset(kind for kind, _ in planned),
-        )
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(KeyboardInterrupt):
+        kept = frozenset(kind for kind, _ in planned)
+        maker = campaign_cases.prepare(Path(scratch), arguments.seed, arguments.runs, kinds=kept)
         for kind, number in planned:
+            if tally.cases % 100 == 0 and tally.cases:
+                print(
+                    f"{tally.cases} of {len(planned)} cases, {len(tally.failures)} failures",
+                    file=sys.stderr,
+                )
             folder = Path(scratch) / "case"
             folder.mkdir()
             case = maker.case(kind, number, folder)

@@ -23,6 +23,7 @@ MESSAGE_BYTES = 20_000  # what a terminal shows of it is read; a list of mistake
 QUICK_S = 5.0  # CPU seconds of a command that only reads
 LONG_S = 60.0  # CPU seconds of a run of a tiny model
 _WAITS = 20  # a trial that waits for its turn may take this many times its limit
+_BLOCKED_S = 10.0  # after which a trial that sleeps, with no process of its own at work, is stuck
 _POLL_S = 0.002
 
 REFUSED = frozenset((2, 3, 4, 5, 6))
@@ -170,8 +171,8 @@ def attempt(
 ) -> Ending:
     """Run `work` in a forked process, in `folder`, with limits of time, memory and file size.
 
-    It is stopped when it used `limit_s` of CPU time, or after `limit_s` when it does not compute
-    but waits for something that does not come, as one that reads a FIFO does.
+    It is stopped when it used `limit_s` of CPU time, and when it does not compute but waits for
+    something that does not come, as one that reads a FIFO does.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out, err = Path(scratch) / "out", Path(scratch) / "err"
@@ -242,9 +243,8 @@ def _wait(child: int, limit_s: float, began: float) -> tuple[int | None, float]:
         if done:
             return status, usage.ru_utime + usage.ru_stime
         waited = time.monotonic() - began
-        if waited > limit_s and (
-            _cpu_seconds(child) > limit_s or waited > _WAITS * limit_s or _is_blocked(child)
-        ):
+        late = waited > limit_s and (_cpu_seconds(child) > limit_s or waited > _WAITS * limit_s)
+        if late or (waited > min(limit_s, _BLOCKED_S) and _is_blocked(child)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
@@ -267,7 +267,7 @@ def _is_blocked(pid: int) -> bool:
     """Return whether a process does nothing for a while: not even wait for its turn on a CPU."""
     before = _cpu_seconds(pid)
     for _ in range(10):
-        if _stat(pid)[0] != "S":
+        if _stat(pid)[0] != "S" or Path(f"/proc/{pid}/task/{pid}/children").read_text():
             return False
         time.sleep(0.05)
     return _cpu_seconds(pid) == before
