@@ -155,7 +155,7 @@ def main() -> int:
             "failures": [dataclasses.asdict(item) for item in tally.failures],
         }
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return int(bool(tally.failures))
+    return int(bool(tally.failures) or tally.cases < len(planned))
 
 
 def remove(folder: Path) -> None:
