@@ -24,7 +24,7 @@ from compressor.models.components import COMPONENTS, component_of, layer_of
 from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_model
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, load_task
+from compressor.tasks import NO_LIMIT, Batch, load_task
 
 _LENGTH = 128  # tokens of the example that FLOPs and time are taken on, where the model reads text
 
@@ -223,7 +223,8 @@ def _tokenizer(model: TorchModel) -> TokenizerFacts:
         return TokenizerFacts(tool.kind, None, None)
     backend = getattr(tool, "backend_tokenizer", None)
     kind = type(tool).__name__ if backend is None else type(backend.model).__name__
-    return TokenizerFacts(kind, len(tool), int(tool.model_max_length))
+    limit = int(tool.model_max_length)
+    return TokenizerFacts(kind, len(tool), limit if limit < NO_LIMIT else None)
 
 
 def _time(

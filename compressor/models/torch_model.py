@@ -29,25 +29,12 @@ from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.outputs import answers_of
 from compressor.models.pooling import MODULES, lowers_case, read_pooling, write_pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder, pooling_of
+from compressor.models.text_files import keep_settings_apart
+from compressor.models.text_inputs import blueprint, fit_tokenizer
 from compressor.tasks import Batch, Task, load_task
 
 _WEIGHTS = "model.safetensors"
 _STRUCTURE = "structure.json"
-# RoBERTa's descendants number positions from pad_token_id + 1 on.
-POSITIONS_AFTER_PADDING = {
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "lilt",
-    "longformer",
-    "luke",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
 
 
 @dataclass
@@ -114,6 +101,7 @@ class TorchModel:
         module = self.module if self.task.names_labels else self.module.base_model
         # transformers only sets it in its own save_pretrained; the task is inferred from it.
         module.config.architectures = [type(module).__name__]
+        keep_settings_apart(self.preprocessor)
         self.preprocessor.save_pretrained(directory)
         if not self.task.names_labels:
             width, length = module.config.hidden_size, int(self.preprocessor.model_max_length)
@@ -148,10 +136,7 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
     auto_class = _auto_class(files, task)
     if type(config) not in auto_class._model_mapping:
-        raise EnvironmentMismatch(
-            f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
-            f"type '{config.model_type}'; set model.task to what the checkpoint is for"
-        )
+        raise _no_such_model(files, task, config)
     shape_file = files.directory / _STRUCTURE
     if shape_file.is_file():
         module = _load_pruned(files, shape_file, auto_class, config)
@@ -205,31 +190,11 @@ def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
 def token_limit(files: CheckpointFiles, task: Task) -> int:
     """Return how many tokens the checkpoint that `find_checkpoint` found reads at most.
 
-    Errors as `load_preprocessor`.
+    `NO_LIMIT` where nothing says. Errors as `load_preprocessor`.
     """
     if (files.directory / MODULES).is_file() and not task.names_labels:
         task = load_task(task.name)  # what its files say of pooling is not asked here
     return int(load_preprocessor(files, task).model_max_length)
-
-
-def _check_vocabulary(files: CheckpointFiles, preprocessor: Any, config: Any) -> None:
-    rows = config.vocab_size
-    largest = max(preprocessor.get_vocab().values(), default=-1)
-    if not 0 <= largest < rows:
-        raise EnvironmentMismatch(
-            f"{files.name}: the tokenizer's largest id is {largest}, the embedding table has "
-            f"{rows} rows; the tokenizer belongs to another checkpoint"
-        )
-
-
-def _limit_length(preprocessor: Any, config: Any) -> None:
-    """Give a tokenizer that was saved without a limit the one of the position embeddings."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return
-    if config.model_type in POSITIONS_AFTER_PADDING:
-        positions -= config.pad_token_id + 1
-    preprocessor.model_max_length = min(preprocessor.model_max_length, positions)
 
 
 def _check_weights(files: CheckpointFiles) -> None:
@@ -253,11 +218,35 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
             f"beside the weights with save_pretrained"
         ) from error
     if task.has_sequence:
-        _check_vocabulary(files, preprocessor, config)
-        _limit_length(preprocessor, config)
+        fit_tokenizer(files, preprocessor, _blueprint(files, task, config))
     if not task.names_labels:
         _read_as_sentences(files, task, preprocessor)
     return preprocessor
+
+
+def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
+    """Return a model without weights that takes what the model for `task` takes.
+
+    A sentence encoder takes what its encoder does.
+    """
+    chosen = (
+        TasksManager.get_model_class_for_task(task.name)
+        if task.names_labels
+        else transformers.AutoModel
+    )
+    if type(config) not in chosen._model_mapping:
+        raise _no_such_model(files, task, config)
+    shape_file, buildable = files.directory / _STRUCTURE, config
+    if shape_file.is_file():
+        buildable = structure.buildable_config(config, _read_shape(shape_file))
+    return blueprint(files, chosen._model_mapping[type(config)], buildable)
+
+
+def _no_such_model(files: CheckpointFiles, task: Task, config: Any) -> EnvironmentMismatch:
+    return EnvironmentMismatch(
+        f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
+        f"type '{config.model_type}'; set model.task to what the checkpoint is for"
+    )
 
 
 def _read_as_sentences(files: CheckpointFiles, task: Task, tokenizer: Any) -> None:
@@ -297,10 +286,7 @@ def _from_pretrained(
 
 
 def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:
-    try:
-        shape = structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error
+    shape = _read_shape(shape_file)
     if shape.hidden_size not in (None, config.hidden_size):
         raise EnvironmentMismatch(
             f"{shape_file}: hidden_size is {shape.hidden_size}, config.json says "
@@ -319,6 +305,13 @@ def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, conf
         ) from error
     _check_names(files.name, missing, unexpected)
     return module
+
+
+def _read_shape(shape_file: Path) -> structure.EncoderShape:
+    try:
+        return structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error
 
 
 def _check_names(name: str, missing: list[str], unexpected: list[str] | tuple[()] = ()) -> None:

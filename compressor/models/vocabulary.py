@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from compressor.errors import StepFailed
-from compressor.models.torch_model import POSITIONS_AFTER_PADDING, TorchModel
+from compressor.models.text_inputs import positions_of
+from compressor.models.torch_model import TorchModel
 from compressor.tasks import Task
 
 _TOKENIZER = "tokenizer.json"
@@ -138,10 +139,13 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     config = model.module.config
     new_ids = {old: new for new, old in enumerate(kept)}
     pad = config.pad_token_id
-    if config.model_type in POSITIONS_AFTER_PADDING and new_ids[pad] != pad:
+    positions = positions_of(model.module)
+    counted = None if positions is None else positions.after_padding
+    if counted is not None and new_ids.get(counted) != counted:
         raise StepFailed(
-            f"model type '{config.model_type}' counts positions from the id of its padding, {pad}, "
-            f"which would become {new_ids[pad]}; keep the pieces before it (setting keep)"
+            f"model type '{config.model_type}' counts positions from the id of its padding, "
+            f"{counted}, which would become {new_ids.get(counted, 'that of another piece')}; keep "
+            f"the pieces before it (setting keep)"
         )
     preprocessor = _trim_tokenizer(model.preprocessor, new_ids, model.task)
     table = model.module.get_input_embeddings()

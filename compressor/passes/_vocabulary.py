@@ -43,13 +43,19 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
         )
     else:
         counted, held_out = _texts(settings, context)
-        stay = pieces_that_must_stay(before) | _pieces_in(counted, before, settings, context)
+        needed = pieces_that_must_stay(before) | wanted
+        stay = needed | _pieces_in(counted, before, settings, context)
+        # Where the others alone are all there are, no number of occurrences changes that.
+        is_counted = len(needed) < len(stay)
+        remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
         trimmed = _trim_to(
             model,
-            stay | wanted,
+            stay,
             context,
-            all_stay="all {} pieces are in use, so there is nothing to trim; raise min_count (it "
-            f"is {settings.min_count}), or remove this pass",
+            all_stay="all {} pieces are in use, so there is nothing to trim; " + remedy
+            if is_counted
+            else "all {} pieces have to stay, however often they occur: special tokens, single "
+            "characters, and pieces with characters that are no pieces; remove this pass",
             why=f", counted in {len(counted):,} texts",
         )
         _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
@@ -71,13 +77,22 @@ def _trim_to(
 def _pieces_in(
     texts: Sequence[str], tokenizer: Tokenizer, settings: TrimVocabulary, context: PassContext
 ) -> set[int]:
-    """Return the pieces that occur in `texts` as often as `min_count` asks."""
+    """Return the pieces that occur in `texts` as often as `min_count` asks.
+
+    Raises `StepFailed` when none does: what is in use cannot be told from what is not.
+    """
     counts: Counter[int] = Counter()
     with context.progress.bar("counting pieces", len(texts)) as advance:
         for chunk in _chunks(texts):
             for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
                 counts.update(encoding.ids)
             advance(len(chunk))
+    most = max(counts.values(), default=0)
+    if most < settings.min_count:
+        raise StepFailed(
+            f"min_count: no piece occurs {settings.min_count:,} times in {len(texts):,} texts, the "
+            f"most frequent {most:,} times, so none would count as in use; lower it"
+        )
     return {index for index, count in counts.items() if count >= settings.min_count}
 
 

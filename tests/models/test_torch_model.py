@@ -7,19 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
-from compressor.models.checkpoint import find_checkpoint
-from compressor.models.torch_model import TorchModel, load_checkpoint, load_preprocessor
-from compressor.tasks import NO_LIMIT, load_task
+from compressor.models.torch_model import TorchModel, load_checkpoint
 
 
 @pytest.fixture
@@ -121,21 +117,3 @@ def test_heads_that_do_not_divide_the_hidden_size_are_named(copy: Path):
     (copy / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
     with pytest.raises(EnvironmentMismatch, match=r"do not fit config\.json .*heads \(5\)"):
         load_checkpoint(copy)
-
-
-def test_texts_for_a_model_without_a_limit_are_not_cut(copy: Path):
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    del settings["model_max_length"]
-    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
-    files = find_checkpoint(str(copy))
-    config = transformers.AutoConfig.from_pretrained(files.directory)
-
-    def without_limit(*_: object, **__: object) -> SimpleNamespace:
-        return SimpleNamespace(model_type=config.model_type, vocab_size=config.vocab_size)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers.AutoConfig, "from_pretrained", without_limit)
-        task = load_task("text-classification")
-        tokenizer = load_preprocessor(files, task)
-    assert tokenizer.model_max_length >= NO_LIMIT
-    assert task.encode(tokenizer, ["good " * 500])["input_ids"].shape == (1, 502)

@@ -346,6 +346,20 @@ def test_what_cannot_be_done_is_refused_before_anything_changes(
     assert model.module.config.vocab_size == len(VOCABULARY) + 3
 
 
+def test_a_count_that_no_piece_reaches_is_to_be_lowered(model: TorchModel, make_context: Any):
+    step = TrimVocabulary(min_count=10**9, held_out=0.1)
+    with pytest.raises(ValueError, match=r"no piece occurs 1,000,000,000 times .*; lower it$"):
+        step.apply(model, make_context(train=texts_of("film")))
+
+
+def test_a_vocabulary_whose_pieces_all_have_to_stay_says_so(model: TorchModel, make_context: Any):
+    pieces = {piece: index for index, piece in enumerate((*BEGINNING, *"unsedzbra"))}
+    model.preprocessor = tokenizer_with(pieces)
+    model.module.resize_token_embeddings(len(pieces))
+    with pytest.raises(ValueError, match="have to stay, however often they occur"):
+        TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("a")))
+
+
 def test_a_vocabulary_that_is_all_in_use_is_refused(model: TorchModel, make_context: Any):
     trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
     with pytest.raises(ValueError, match="nothing to trim; raise min_count"):
@@ -355,8 +369,8 @@ def test_a_vocabulary_that_is_all_in_use_is_refused(model: TorchModel, make_cont
 def test_positions_that_hang_on_the_id_of_the_padding_are_not_moved(
     model: TorchModel, make_context: Any
 ):
-    model.module.config.model_type = "mpnet"
-    model.module.config.pad_token_id = VOCABULARY["[MASK]"]
+    table = model.module.base_model.embeddings.position_embeddings
+    table.padding_idx = VOCABULARY["[MASK]"]  # as in RoBERTa and its descendants
     with pytest.raises(ValueError, match="counts positions from the id of its padding, 6"):
         TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
 

@@ -1,0 +1,144 @@
+"""What the files of a text checkpoint say about lengths and padding, read without torch.
+
+A number of tokens that makes no sense, or padding that a model cannot be read with, is refused here
+by the file and the key that say so, by `compress validate` as by a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.checkpoint import CheckpointFiles
+from compressor.tasks import NO_LIMIT
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# Tokens of a text up to which an artifact reads what its checkpoint does without being told: the
+# attention weights of one layer with 12 heads take 3.2 GB there.
+MOST_UNASKED = 8192
+_SIDES = ("left", "right")
+# Their attention takes blocks in place of all tokens where a text has more than so many of them,
+# and a model that has read a shorter one takes all tokens from then on.
+_BLOCK_SPARSE = {"big_bird", "bigbird_pegasus"}
+_NO_MASK = {"fnet"}  # mixes all positions, padding too
+
+
+def tokenizer_limit(place: Path, value: Any, *, least: int = 1) -> int | None:
+    """Return `model_max_length` as a whole number; None where it sets no limit.
+
+    Raises `EnvironmentMismatch` for what is no number of tokens that leaves room for a text.
+    """
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and value >= NO_LIMIT:  # what transformers writes for no limit is 1e30
+        return None
+    if not is_number or value != int(value) or value < least:
+        raise EnvironmentMismatch(
+            f"{place}: model_max_length is {json.dumps(value)}; it must be a whole number of "
+            f"tokens, {least} or more: write how many the model reads, or remove it, and then "
+            f"config.json says"
+        )
+    return int(value)
+
+
+def positions_limit(place: Path, value: Any) -> int | None:
+    """Return `max_position_embeddings` as a whole number; None where it sets no limit.
+
+    XLNet's is -1, for none. Raises `EnvironmentMismatch` for what is no number of positions.
+    """
+    if value is None or (type(value) is int and (value == -1 or value >= NO_LIMIT)):
+        return None
+    if type(value) is not int or value < 1:
+        raise EnvironmentMismatch(
+            f"{place}: max_position_embeddings is {json.dumps(value)}; it must be a whole number, "
+            f"1 or more, or -1 for a model without a limit"
+        )
+    return value
+
+
+def check_text_files(
+    files: CheckpointFiles, *, max_length: int | None, pooling: str | None
+) -> int | None:
+    """Return how many tokens a checkpoint's files allow at most; None where they do not say.
+
+    Models that number positions from their padding on read a few less. `max_length` is what the
+    artifact is to read at most where the recipe says so, `pooling` that of a sentence encoder.
+
+    Raises `EnvironmentMismatch` for limits and padding that cannot be right.
+    """
+    config, place = files.config, files.directory / "config.json"
+    settings = _read(files.directory / TOKENIZER_CONFIG)
+    if settings is None:
+        return None
+    own = tokenizer_limit(files.directory / TOKENIZER_CONFIG, settings.get("model_max_length"))
+    positions = positions_limit(place, config.get("max_position_embeddings"))
+    limit = min((found for found in (own, positions) if found is not None), default=None)
+    _check_side(files, settings, pooling)
+    check_attention(files, min(limit or NO_LIMIT, max_length or NO_LIMIT))
+    return limit
+
+
+def check_attention(files: CheckpointFiles, max_length: int) -> None:
+    """Raise `EnvironmentMismatch` where attention is another for some of the texts that are read.
+
+    `max_length` is the most tokens that are read of one.
+    """
+    config, kind = files.config, files.config.get("model_type")
+    if kind in _NO_MASK:
+        raise EnvironmentMismatch(
+            f"{files.name}: models of type '{kind}' take no attention mask, so an answer depends "
+            f"on how far a text is padded in its batch; use an architecture with a mask"
+        )
+    if kind not in _BLOCK_SPARSE or config.get("attention_type", "block_sparse") != "block_sparse":
+        return
+    size, random = config.get("block_size", 64), config.get("num_random_blocks", 3)
+    full = (5 + 2 * random) * size if type(size) is type(random) is int else 0
+    if max_length > full:
+        raise EnvironmentMismatch(
+            f"{files.name}: its attention is block_sparse, which it uses for texts of more than "
+            f"{full} tokens only, and not at all once it has read a shorter one, so answers depend "
+            f"on what was read before; set export.max_length to {full} or less, or attention_type "
+            f"in {files.directory / 'config.json'} to original_full"
+        )
+
+
+def keep_settings_apart(tokenizer: Any) -> None:
+    """Take cutting and padding out of what becomes `tokenizer.json`, in place.
+
+    transformers leaves there what was used last, or what the checkpoint's author used: a cut at 128
+    tokens, padding to 512. It does not read it, and everything else that reads that file does. The
+    sides, which transformers keeps nowhere else, go to `tokenizer_config.json`.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return
+    for side in ("padding_side", "truncation_side"):
+        tokenizer.init_kwargs[side] = getattr(tokenizer, side)
+    backend.no_truncation()
+    backend.no_padding()
+
+
+def _check_side(files: CheckpointFiles, settings: Mapping[str, Any], pooling: str | None) -> None:
+    place, side = files.directory / TOKENIZER_CONFIG, settings.get("padding_side", "right")
+    if side not in _SIDES:
+        raise EnvironmentMismatch(
+            f"{place}: padding_side is {json.dumps(side)}; allowed are {' and '.join(_SIDES)}"
+        )
+    if side == "left" and pooling == "cls":
+        raise EnvironmentMismatch(
+            f"{place}: padding_side is left, and the vector of a text is the state of its first "
+            f"token, which is padding then; set padding_side to right"
+        )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None when there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # loading the tokenizer says what is wrong with it
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,84 @@
+"""Lengths and padding that cannot be right are told by the files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.text_files import check_text_files
+
+
+def files_with(tmp_path: Path, tokenizer: dict[str, Any], **config: Any) -> CheckpointFiles:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return CheckpointFiles("model", tmp_path, (), {"model_type": "bert", **config})
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "positions", "limit"),
+    [
+        ({"model_max_length": 128}, 512, 128),
+        ({"model_max_length": 1e30}, 512, 512),
+        ({}, 512, 512),
+        ({"model_max_length": 512.0}, None, 512),
+        ({}, -1, None),
+        ({}, None, None),
+    ],
+)
+def test_the_smaller_limit_of_both_files_is_found(
+    tmp_path: Path, tokenizer: dict[str, Any], positions: int | None, limit: int | None
+):
+    files = files_with(tmp_path, tokenizer, max_position_embeddings=positions)
+    assert check_text_files(files, max_length=None, pooling=None) == limit
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "config", "message"),
+    [
+        ({"model_max_length": -5}, {}, "model_max_length is -5; it must be a whole number"),
+        ({"model_max_length": 0}, {}, "model_max_length is 0"),
+        ({"model_max_length": 12.5}, {}, r"model_max_length is 12\.5"),
+        ({"model_max_length": "512"}, {}, 'model_max_length is "512"'),
+        ({}, {"max_position_embeddings": 0}, r"config\.json: max_position_embeddings is 0"),
+        ({}, {"max_position_embeddings": 1.5}, r"max_position_embeddings is 1\.5"),
+        ({"padding_side": "both"}, {}, 'padding_side is "both"; allowed are left and right'),
+        ({}, {"model_type": "fnet"}, "takes? no attention mask"),
+        (
+            {"model_max_length": 4096},
+            {"model_type": "big_bird"},
+            r"block_sparse.*more than 704 tokens.*export\.max_length to 704",
+        ),
+    ],
+)
+def test_what_cannot_be_right_is_refused(
+    tmp_path: Path, tokenizer: dict[str, Any], config: dict[str, Any], message: str
+):
+    files = files_with(tmp_path, tokenizer, **config)
+    with pytest.raises(EnvironmentMismatch, match=message):
+        check_text_files(files, max_length=None, pooling=None)
+
+
+def test_the_first_token_of_texts_that_are_padded_on_the_left_is_refused(tmp_path: Path):
+    files = files_with(tmp_path, {"padding_side": "left"})
+    check_text_files(files, max_length=None, pooling="mean")
+    with pytest.raises(EnvironmentMismatch, match="padding_side is left, and the vector"):
+        check_text_files(files, max_length=None, pooling="cls")
+
+
+@pytest.mark.parametrize(
+    ("max_length", "config"),
+    [
+        (704, {}),
+        (None, {"attention_type": "original_full"}),
+        (112, {"block_size": 16, "num_random_blocks": 1}),
+    ],
+)
+def test_attention_in_blocks_is_fine_where_no_text_is_long_enough_for_it(
+    tmp_path: Path, max_length: int | None, config: dict[str, Any]
+):
+    files = files_with(tmp_path, {"model_max_length": 4096}, model_type="big_bird", **config)
+    check_text_files(files, max_length=max_length, pooling=None)
