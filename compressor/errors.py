@@ -218,7 +218,8 @@ class NotCertified(BudgetExceeded):
     """The observed drop is within the budget, but the certification split does not prove it.
 
     `upper_bound` is None when no bound exists for these rows; `needed_examples`, in all, would
-    settle the question at the observed drop, None when no number is known to.
+    settle the question at the observed drop, None when no number is known to. `uninformed` says
+    which model that knows nothing would pass too, and then no number of rows helps.
     """
 
     exit_code = 6
@@ -232,6 +233,7 @@ class NotCertified(BudgetExceeded):
         upper_bound: float | None,
         needed_examples: int | None,
         why: str | None = None,
+        uninformed: str | None = None,
     ) -> None:
         super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop)
         self.upper_bound = upper_bound
@@ -242,6 +244,14 @@ class NotCertified(BudgetExceeded):
         rows = "more rows"
         if needed_examples is not None:
             rows = f"{about(needed_examples)} rows"
+        if uninformed is not None:
+            self.args = (
+                f"certification: {metric} fell by {drop:.4f} and {found}, the budget allows "
+                f"{max_drop:.4f}, but {uninformed}; lower budget.max_drop, take another metric or "
+                f"rows that are harder to guess, or accept the missing proof with "
+                f"--allow-inconclusive",
+            )
+            return
         self.args = (
             f"certification: {metric} {moved(drop)} and {found}, the budget allows "
             f"{points(max_drop)}; give data.certification {rows}, raise budget.max_drop, or accept "

@@ -14,12 +14,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.proof import Certificate as Certificate
+from compressor.proof import CertificateVerdict as CertificateVerdict
+from compressor.proof import Uninformed as Uninformed
+
 SCHEMA_VERSION = 1
 
 Verdict = Literal[
     "passed", "budget_exceeded", "not_certified", "failed", "stopped", "internal_error"
 ]
-CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 # Metrics that need no labels, because they compare with the untouched checkpoint's outputs on the
 # same examples: of a classifier the share of equal answers, of embeddings the mean cosine
 # similarity and the mean share of nearest neighbours that stay.
@@ -168,31 +171,6 @@ class ModelRecord:
         """Return both in one line; one megabyte is 10^6 bytes."""
         score = f"{self.score.metric} {self.score.value:.4f} on {self.score.num_examples} examples"
         return f"{score}, {self.size.bytes_on_disk / 1e6:.2f} MB"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What paired examples prove about a drop; a drop is before minus after, negative for a gain.
-
-    `certified`: `upper_bound` is at most `max_drop`. `refuted`: `lower_bound` is above it.
-    `inconclusive`: neither; `needed_examples`, in all, would certify the observed drop with a
-    chance of 80%, and is None when that drop reaches `max_drop` or the question is settled.
-    Each bound holds by itself with `confidence`.
-    """
-
-    verdict: CertificateVerdict
-    metric: str
-    drop: float
-    upper_bound: float
-    lower_bound: float
-    max_drop: float
-    confidence: float
-    num_examples: int
-    wins: int  # wrong before, right after
-    losses: int  # right before, wrong after
-    needed_examples: int | None
-    method: str
-    data_fingerprint: str | None = None  # of the split that it was read from
 
 
 @dataclass(frozen=True)
@@ -376,6 +354,8 @@ class RunReport:
     damaged_steps: tuple[str, ...] = ()  # what was stored, found damaged, and done again
     target: TargetRecord | None = None  # null when the recipe asks for no goal
     embedding: EmbeddingRecord | None = None  # null for a task that gives no vectors
+    chance: Uninformed | None = None  # on the search split; null in reports of before it was asked
+    doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

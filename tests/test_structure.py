@@ -28,6 +28,7 @@ LAYERS = (
         "pipeline.certification",
         "pipeline.failures",
         "pipeline.finish",
+        "pipeline.scorable",
         "pipeline.stages",
     ),
     ("pipeline.splits",),
@@ -37,6 +38,7 @@ LAYERS = (
         "pipeline.flips",
         "pipeline.slices",
         "pipeline.inputs",
+        "pipeline.label_order",
     ),
     ("builtin",),
     ("inspection", "starter"),
@@ -59,7 +61,7 @@ LAYERS = (
         "yaml_source",
     ),
     ("measurements", "memory", "mistakes", "records"),
-    ("errors", "progress"),
+    ("errors", "progress", "proof"),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -52,7 +52,7 @@ def certify_mean(
 
     def bound(losses: Floats) -> tuple[float, float]:
         extended = np.append(losses, 1.0)
-        if np.ptp(extended) == 0:  # every number fell from 1 to 0, and there is nothing to resample
+        if np.ptp(extended) <= _ROUNDING:  # all fell from 1 to 0, and there is nothing to resample
             return 1.0, 0.0
         drop = MeanDrop.of_rows(metric, extended)
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)

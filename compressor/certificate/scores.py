@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from compressor.certificate.bootstrap import MetricFunction, f1_macro, matthews_correlation
 from compressor.certificate.certify import certify_agreement, certify_metric, certify_paired
 from compressor.certificate.numbers import certify_correlation, certify_mean
-from compressor.measurements import AGREEMENT, SPEARMAN, Certificate, Score
+from compressor.measurements import AGREEMENT, SPEARMAN, Certificate, Score, Uninformed
+from compressor.tasks import Guess
 
 _METRICS: Mapping[str, MetricFunction] = {
     "f1_macro": f1_macro,
@@ -24,6 +26,7 @@ def certify_scores(
     after: Score,
     truth: NDArray[Any] | None,
     *,
+    guesses: Sequence[Guess],
     max_drop: float,
     confidence: float = 0.95,
     seed: int,
@@ -34,7 +37,40 @@ def certify_scores(
     `certify_agreement` (without `truth`), accuracy by `certify_paired`, `spearman` by
     `certify_correlation`, what is a mean of numbers by `certify_mean`, any other metric by
     `certify_metric`; raises as they do, and `KeyError` for a metric without a bound.
+
+    `guesses` are scores of models that know nothing of the input, on the same examples. Unless the
+    best of them is refuted by the same bounds, a drop within `max_drop` tells no good model from
+    it, and the verdict is inconclusive; likewise for a model that gives one answer to everything.
     """
+    settings: Any = {"max_drop": max_drop, "confidence": confidence, "seed": seed}
+    proof = _bounds(before, after, truth, **settings)
+    best = max(guesses, key=lambda guess: guess.score.value)
+    known = _bounds(before, best.score, truth, **settings)
+    uninformed = Uninformed(best.who, best.score.value, known.lower_bound)
+    is_constant = after.shares is None and np.ptp(after.outcomes) == 0
+    proves_nothing = known.verdict != "refuted" or is_constant
+    verdict = proof.verdict
+    if proves_nothing and verdict == "certified":
+        verdict = "inconclusive"
+    return dataclasses.replace(
+        proof,
+        verdict=verdict,
+        # Where the guess itself lies within the budget, more rows only show that better.
+        needed_examples=None if known.drop <= max_drop else proof.needed_examples,
+        uninformed=uninformed,
+    )
+
+
+def _bounds(
+    before: Score,
+    after: Score,
+    truth: NDArray[Any] | None,
+    *,
+    max_drop: float,
+    confidence: float,
+    seed: int,
+) -> Certificate:
+    """Return what is proven about the drop alone, whatever a model that knows nothing scores."""
     if before.metric == AGREEMENT:
         flips = before.outcomes != after.outcomes
         return certify_agreement(flips, max_drop=max_drop, confidence=confidence)

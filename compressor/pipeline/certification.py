@@ -12,11 +12,13 @@ from __future__ import annotations
 from compressor.budget import AccuracyBudget
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified
-from compressor.measurements import LABEL_FREE, Certification, Score
+from compressor.evaluation import truth_of
+from compressor.measurements import LABEL_FREE, Certificate, Certification, Score
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
+from compressor.tasks import Task
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -45,8 +47,13 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
     )
 
 
-def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, final: Score) -> None:
+def certify(
+    log: RunLog, recipe: Recipe, task: Task, split: Dataset, *, baseline: Score, final: Score
+) -> None:
     """Record both scores on `split` and their certificate in `log`, then gate the observed drop.
+
+    The certificate holds only against models that know nothing: it is not given where one of them
+    would earn it on the same rows.
 
     Raises `BudgetExceeded` when the drop on these rows is above the budget; the certificate is in
     `log` in that case too.
@@ -54,7 +61,8 @@ def certify(log: RunLog, recipe: Recipe, split: Dataset, *, baseline: Score, fin
     budget = recipe.budget
     log.certification = Certification(baseline, final, budget.drop(baseline, final))
     truth = split.labels if split.grades is None else split.grades
-    log.certify(truth, fingerprint(split), budget.confidence, recipe.seed)
+    guesses = task.guesses(baseline, truth_of(split), log.labels)
+    log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
     compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
 
@@ -95,4 +103,16 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
         upper_bound=None if certificate is None else certificate.upper_bound,
         needed_examples=None if certificate is None else certificate.needed_examples,
         why=log.missing.get("certificate"),
+        uninformed=None if certificate is None else uninformed_words(certificate),
+    )
+
+
+def uninformed_words(certificate: Certificate) -> str | None:
+    """Say which model that knows nothing would pass on these rows too; None where none would."""
+    known = certificate.uninformed
+    if known is None or known.least_drop is None or known.least_drop > certificate.max_drop:
+        return None
+    return (
+        f"{known.who} scores {known.score:.4f} on these rows, and all that is proven of it is a "
+        f"drop of {max(known.least_drop, 0.0):.4f} or more: it would pass too"
     )

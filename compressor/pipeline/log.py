@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +28,11 @@ from compressor.measurements import (
     SplitRecord,
     StepRecord,
     TargetRecord,
+    Uninformed,
     Verdict,
 )
 from compressor.models.pooling import Pooling
+from compressor.tasks import Guess
 
 # Why a part of the report can be missing, when the run never came so far.
 _NOT_REACHED = "the run stopped before this was measured"
@@ -68,6 +70,8 @@ class RunLog:
     slices: tuple[SliceRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
     target: TargetRecord | None = None
+    chance: Uninformed | None = None
+    doubts: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
@@ -117,7 +121,12 @@ class RunLog:
         return (name, cost) if cost > 0 else None
 
     def certify(
-        self, truth: NDArray[Any] | None, fingerprint: str, confidence: float, seed: int
+        self,
+        truth: NDArray[Any] | None,
+        guesses: Sequence[Guess],
+        fingerprint: str,
+        confidence: float,
+        seed: int,
     ) -> None:
         """Say what the two scores on the certification split prove, or why they prove nothing."""
         assert self.certification is not None
@@ -126,6 +135,7 @@ class RunLog:
                 self.certification.baseline,
                 self.certification.final,
                 truth,
+                guesses=guesses,
                 max_drop=self.max_drop,
                 confidence=confidence,
                 seed=seed,
@@ -191,6 +201,8 @@ class RunLog:
             slices=self.slices,
             flips=self.flips,
             target=self.target,
+            chance=self.chance,
+            doubts=tuple(self.doubts),
             environment=self.environment,
             missing=missing,
             seconds=time.monotonic() - self._started,

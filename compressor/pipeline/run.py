@@ -52,6 +52,7 @@ from compressor.pipeline.inputs import (
 )
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
+from compressor.pipeline.scorable import judge_baseline, judge_order
 from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages
 from compressor.pipeline.targets import search_fraction
@@ -218,6 +219,9 @@ class _Run:
         self._start("baseline")
         stages, untouched = self.stages, self.stages.untouched
         self.baseline_score = stages.score("baseline", untouched)
+        judge_baseline(self.log, self.recipe, self.task, self.splits["search"], self.baseline_score)
+        for doubt in self.log.doubts:
+            self.progress.result(f"{doubt}.")
         exported = stages.export("baseline: export", untouched)
         self.baseline_graph = exported.graph
         stages.parity("baseline: parity", untouched, exported.graph)
@@ -281,10 +285,11 @@ class _Run:
         baseline = self.stages.score(name, self.stages.untouched, split=name, of="the baseline")
         final = self.stages.score(name, artifact, split=name, of="the artifact", reference=baseline)
         split = self.splits[name]
+        judge_order(self.log, self.recipe, split, baseline)
         self.log.certificate_readings = record_reading(
             self.directory.path / READINGS, baseline, final, fingerprint(split), artifact.digest
         )
-        certify(self.log, self.recipe, split, baseline=baseline, final=final)
+        certify(self.log, self.recipe, self.task, split, baseline=baseline, final=final)
 
     def benchmark(self, artifact: StoredGraph) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""

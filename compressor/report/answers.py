@@ -60,7 +60,7 @@ def _good_enough(data: dict[str, Any]) -> Answer:
     if data["verdict"] == "budget_exceeded":
         return Answer(question, "No", f"{verdict.headline(data)}.")
     is_open = data["certification"] is not None and data["inconclusive_allowed"]
-    is_plain = data["verdict"] == "passed" and not is_open
+    is_plain = data["verdict"] == "passed" and not is_open and not data["doubts"]
     answer = "Yes" if is_plain else "As measured, yes"
     return Answer(question, answer, f"{_capital(verdict.score_words(data))}.{_refuted(data)}")
 

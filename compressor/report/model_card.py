@@ -173,6 +173,7 @@ def _limits(data: dict[str, Any]) -> list[str]:
     ]
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
+    limits += verdict.doubts(data)
     if elsewhere := provenance.judged_elsewhere(data):
         limits.append(elsewhere)
     if any(item["settings"].get("activations") == "per_tensor" for item in data["passes"]):

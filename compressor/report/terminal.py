@@ -20,17 +20,21 @@ STYLES = {
     "stopped": "yellow",
     "internal_error": "red",
 }
+_DOUBT = "yellow"
 
 
 def render_summary(data: dict[str, Any]) -> Group:
     """Return what to print when a run ends, from the content of its `report.json`."""
+    doubts = [Text(printable(text), style=_DOUBT) for text in verdict.doubts(data)]
     style = STYLES[data["verdict"]]
+    if doubts and data["verdict"] == "passed":
+        style = _DOUBT  # it passed what proves nothing
     banner = Text(f"{verdict.title(data)}: ", style=f"bold {style}")
     banner.append_text(plain(verdict.headline(data)))
     if (goal := target.met_words(data)) is not None:
         banner.append_text(plain(f". {goal}"))
     if data["baseline"] is None:
-        return Group(banner)
+        return Group(banner, *doubts)
     noise = provenance.noise_words(data)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
@@ -49,7 +53,8 @@ def render_summary(data: dict[str, Any]) -> Group:
             Text(row.verdict, style=STYLES.get(row.state, "dim")),
             style="bold" if row.role == "final" else "",
         )
-    return Group(banner, *([Text(noise, style="yellow")] if noise else []), table)
+    busy = [Text(noise, style="yellow")] if noise else []
+    return Group(banner, *doubts, *busy, table)
 
 
 def plain(text: str) -> Text:

@@ -96,6 +96,12 @@ def advice(data: dict[str, Any]) -> str | None:
             "other settings for this step, or leaving it out, may lead around it."
         )
     if data["verdict"] == "not_certified":
+        proof = data["certificate"]
+        if proof is not None and _guess_words(proof) is not None:
+            return (
+                "Lower budget.max_drop, take another metric or rows that are harder to guess, or "
+                "accept the missing proof with --allow-inconclusive."
+            )
         return (
             "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "
             "with --allow-inconclusive."
@@ -172,6 +178,8 @@ def certificate_words(data: dict[str, Any]) -> str | None:
         return (
             f"Refuted: with {sure}, {what} at least {least}{unit}, more than the budget of {budget}"
         )
+    if (guess := _guess_words(proof)) is not None:
+        return f"Inconclusive: with {sure}, {what} at most {bound}{unit}, but {guess}{accepted}"
     words = (
         f"Inconclusive: with {sure}, all that is proven is that {what} at most {bound}{unit}, and "
         f"the budget is {budget}"
@@ -179,6 +187,25 @@ def certificate_words(data: dict[str, Any]) -> str | None:
     if proof["needed_examples"] is None:
         return words + accepted
     return f"{words}; {about(proof['needed_examples'])} examples would settle it{accepted}"
+
+
+def _guess_words(proof: dict[str, Any]) -> str | None:
+    """Say which model that knows nothing would pass on the same rows; None where none would."""
+    known = proof["uninformed"]
+    if known is None or known["least_drop"] is None or known["least_drop"] > proof["max_drop"]:
+        return None
+    value = units.score(proof["metric"], known["score"])
+    name = units.metric_words(proof["metric"])
+    budget = units.points(proof["max_drop"])
+    return (
+        f"a budget of {budget} points proves nothing on these rows: the {name} of {known['who']} "
+        f"is {value}, and that would pass too"
+    )
+
+
+def doubts(data: dict[str, Any]) -> list[str]:
+    """Return what speaks against taking the scores of a run for proof, each a sentence."""
+    return [f"{text}." for text in data["doubts"]]
 
 
 def readings_words(data: dict[str, Any]) -> str | None:

@@ -64,6 +64,7 @@ class View:
     headline: str
     reason: str
     advice: str | None
+    doubts: tuple[str, ...]
     target: str | None
     started: str
     duration: str
@@ -116,6 +117,7 @@ def view_of(data: dict[str, Any]) -> View:
         headline=verdict.headline(data),
         reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
         advice=verdict.advice(data),
+        doubts=tuple(verdict.doubts(data)),
         target=target.met_words(data),
         started=moment(data["started_at"]),
         duration=provenance.duration_words(data),

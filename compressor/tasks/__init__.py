@@ -9,7 +9,7 @@ import pkgutil
 from typing import Any
 
 from compressor.errors import RecipeError
-from compressor.tasks._base import Batch, Example, Task, Truth
+from compressor.tasks._base import Batch, Example, Guess, Task, Truth
 from compressor.tasks._pixels import pixels_of
 from compressor.tasks._similarity import cosines
 from compressor.tasks._text import NO_LIMIT
@@ -18,6 +18,7 @@ __all__ = [
     "NO_LIMIT",
     "Batch",
     "Example",
+    "Guess",
     "Task",
     "Truth",
     "cosines",

@@ -25,6 +25,7 @@ from compressor.measurements import Score
 
 # A text, a pair of texts, or an image as uint8 of shape (height, width) or (height, width, 3).
 Example = str | tuple[str, str] | NDArray[np.uint8]
+DRAWS = 19  # of a random guess; one in twenty does better than the best of them
 Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
 
 
@@ -41,6 +42,14 @@ class Truth:
     labels: NDArray[np.int64] | None = None
     grades: NDArray[np.float64] | None = None
     reference: Score | None = None
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The score of a model that knows nothing of its input; `who` names the model."""
+
+    who: str
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,21 @@ class Task(ABC):
         """Return why `metric` cannot be taken on these examples, for `data.search: ...`, or None.
 
         It reads nothing that a model gave, so that the answer is there before one runs.
+        """
+
+    @abstractmethod
+    def constant(self, score: Score, labels: Sequence[str]) -> str | None:
+        """Say what a model gave alike for every example, such as "answers 'no'"; None otherwise.
+
+        Whatever becomes of such a model, its score stays the same. `labels` are the label names.
+        """
+
+    @abstractmethod
+    def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
+        """Return what models that know nothing of their input score where `baseline` was taken.
+
+        `baseline` is the untouched checkpoint's score, in the metric of all the guesses. What does
+        not lie clearly above the best of them proves nothing about a model.
         """
 
     @abstractmethod

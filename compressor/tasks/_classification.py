@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import AGREEMENT, Score
-from compressor.tasks._base import Task, Truth
+from compressor.tasks._base import DRAWS, Guess, Task, Truth
 
 METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
 
@@ -38,10 +38,47 @@ class Classification(Task):
         return score_classification(metric, outputs, right)
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
-        """Return that labels are missing, where they are."""
-        if metric == AGREEMENT or truth.labels is not None:
+        """Return that labels are missing or all the same, where they are."""
+        if metric == AGREEMENT:
             return None
-        return "has no labels, so nothing but agreement can be scored on it"
+        if truth.labels is None:
+            return "has no labels, so nothing but agreement can be scored on it"
+        if len(np.unique(truth.labels)) == 1:
+            return (
+                f"all {len(truth.labels)} labels are class {truth.labels[0]}, so a model that "
+                f"always answers so is never wrong; give it rows of other classes too"
+            )
+        return None
+
+    def constant(self, score: Score, labels: Sequence[str]) -> str | None:
+        """Say the one class that every example got, where it was one."""
+        answer = int(score.outcomes[0])
+        return f"answers '{labels[answer]}'" if np.ptp(score.outcomes) == 0 else None
+
+    def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
+        """Return the best constant answer and, where guessing can beat it, the best of 19 guesses.
+
+        The constant answer is the most frequent right one. No guess is expected to do better in
+        accuracy or agreement; in macro F1 and Matthews' correlation one that comes as often as the
+        labels, or as the baseline's own answers, does. One in twenty such models does better than
+        the best of 19.
+        """
+        is_agreement = baseline.metric == AGREEMENT or truth.labels is None
+        right = baseline.outcomes if is_agreement else np.asarray(truth.labels)
+        most = int(np.bincount(right).argmax())
+        always = np.full(len(right), most, dtype=np.int64)
+        found = {f"a model that answers '{labels[most]}' to everything": [always]}
+        if baseline.metric not in ("accuracy", AGREEMENT):
+            random = np.random.RandomState(0)
+            draws = [random.permutation(len(right)) for _ in range(DRAWS)]
+            own = [baseline.outcomes[order] for order in draws]
+            found["a model that gives the checkpoint's answers, but to other examples"] = own
+            drawn = [right[order] for order in draws]
+            found["a model that guesses each label as often as it comes"] = drawn
+        return tuple(
+            Guess(who, max((_score(baseline.metric, item, right) for item in items), key=_value))
+            for who, items in found.items()
+        )
 
     def right_answers(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
         """Return the labels or, for `agreement`, the untouched checkpoint's answers."""
@@ -69,11 +106,24 @@ def score_classification(
     >>> score_classification("accuracy", logits, np.array([0, 1, 1])).value
     0.6666666666666666
     """
+    predicted = logits.argmax(axis=-1).astype(np.int64)  # (num_examples,)
+    return _score(metric, predicted, labels, softmax(logits))
+
+
+def _value(score: Score) -> float:
+    return score.value
+
+
+def _score(
+    metric: str,
+    predicted: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float32] | None = None,
+) -> Score:
     # Here and not at the top: `compress validate` asks tasks for their metrics' names, and loading
     # scikit-learn takes longer than the rest of it.
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    predicted = logits.argmax(axis=-1).astype(np.int64)  # (num_examples,)
     if metric in ("accuracy", AGREEMENT):
         value = float(np.mean(predicted == labels))
     elif metric == "f1_macro":
@@ -82,7 +132,7 @@ def score_classification(
         value = float(matthews_corrcoef(labels, predicted))
     else:
         raise KeyError(metric)
-    return Score(metric, value, len(labels), predicted, softmax(logits))
+    return Score(metric, value, len(labels), predicted, probabilities)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ own nearest neighbour, whatever a model does, and two equal candidates would be 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ MAX_CANDIDATES = (
     10_000  # different texts, evenly spread over the split; work grows with rows x this
 )
 _ROWS_AT_ONCE = 1024
+_ALIKE = 1e-5  # of each number of a vector of length 1; float32 keeps seven digits
+_PLACES = 512
 
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
@@ -90,6 +93,38 @@ def rank_correlation(similarities: Floats, grades: Floats) -> float:
     if np.ptp(similarities) == 0:
         return 0.0
     return float(stats.spearmanr(similarities, grades).statistic)
+
+
+def all_alike(vectors: Vectors) -> bool:
+    """Return whether all vectors point the same way, as far as float32 can tell, or nowhere."""
+    unit = _unit(vectors)
+    return bool(np.abs(unit - unit[0]).max() <= _ALIKE)
+
+
+def to_the_mean(vectors: Vectors) -> Floats:
+    """Return the cosine similarity of each vector to the one that is nearest to all of them.
+
+    No single vector has a higher mean of cosines than the mean of the vectors of length 1.
+
+    >>> to_the_mean(np.array([[2.0, 0.0], [0.0, 1.0]], np.float32)).round(4)
+    array([0.7071, 0.7071])
+    """
+    unit = _unit(vectors)
+    return np.asarray(unit @ _unit(unit.mean(axis=0, keepdims=True))[0])
+
+
+def word_counts(texts: Sequence[str]) -> Vectors:
+    """Return a vector for each text that knows no word, only which words are the same.
+
+    Each word adds 1 or -1 at one of 512 places, both by its checksum (feature hashing, Weinberger
+    et al. 2009, arXiv:0902.2206). Random weights do much the same to words.
+    """
+    vectors = np.zeros((len(texts), _PLACES), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in text.lower().split():
+            checksum = zlib.crc32(word.encode())
+            vectors[row, checksum % _PLACES] += 1 - 2 * (checksum >> 31)
+    return vectors
 
 
 def _largest(similarities: NDArray[np.float32], count: int) -> Places:

@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
-from compressor.tasks._base import Batch, Example, Truth
+from compressor.tasks._base import DRAWS, Batch, Example, Guess, Truth
 from compressor.tasks._similarity import (
     NEIGHBOURS,
+    all_alike,
     candidates,
     cosines,
     kept_neighbours,
     nearest,
     rank_correlation,
+    to_the_mean,
+    word_counts,
 )
 from compressor.tasks._text import TextTask
 
@@ -110,6 +113,60 @@ class SentenceEmbedding(TextTask):
             )
         return None
 
+    def constant(
+        self,
+        score: Score,
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+    ) -> str | None:
+        """Say that every text got the same vector, where it did."""
+        assert score.vectors is not None
+        return "gives the same vector" if all_alike(score.vectors) else None
+
+    def guesses(
+        self,
+        baseline: Score,
+        truth: Truth,
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+    ) -> tuple[Guess, ...]:
+        """Return what vectors score that know no word.
+
+        For `cosine` the one vector that is nearest to all; for `rank_agreement` the neighbours
+        that most texts have; for `spearman` similarities of other pairs, the best of 19 draws. For
+        both of these also vectors of which words two texts share, as random weights give them.
+        """
+        vectors, shares = baseline.vectors, baseline.shares
+        assert vectors is not None
+        assert shares is not None
+        texts = [str(example) for example in truth.examples]
+        if baseline.metric == COSINE:
+            one = to_the_mean(vectors)
+            return (_guess("a model that gives every text the same vector", baseline, one),)
+        words = word_counts(texts)
+        if baseline.metric == RANK_AGREEMENT:
+            near = nearest(vectors, texts, NEIGHBOURS)
+            usual = np.argsort(-np.bincount(near.ravel()), kind="stable")[:NEIGHBOURS]
+            same = kept_neighbours(near, np.broadcast_to(usual, near.shape))
+            shared = kept_neighbours(near, nearest(words, texts, NEIGHBOURS))
+            return (
+                _guess("a model that finds the same neighbours for every text", baseline, same),
+                _guess("a model that only counts the words that texts share", baseline, shared),
+            )
+        assert truth.grades is not None
+        random = np.random.RandomState(0)
+        draws = [random.permutation(shares) for _ in range(DRAWS)]
+        grades = truth.grades
+        best = max(draws, key=lambda drawn: rank_correlation(drawn, grades))
+        shared = cosines(words[0::2], words[1::2])
+        return (
+            _guess(
+                "a model that gives the checkpoint's similarities, but to other pairs",
+                baseline,
+                best,
+                grades,
+            ),
+            _guess("a model that only counts the words that texts share", baseline, shared, grades),
+        )
+
     def right_answers(self, metric: str, truth: Truth) -> None:
         """Return None: no vector is the right one."""
 
@@ -120,6 +177,16 @@ class SentenceEmbedding(TextTask):
     ) -> NDArray[np.float32]:
         """Return the vectors, float32 of shape `(num_texts, width)`."""
         return outputs
+
+
+def _guess(
+    who: str,
+    baseline: Score,
+    shares: NDArray[np.float64],
+    grades: NDArray[np.float64] | None = None,
+) -> Guess:
+    value = float(np.mean(shares)) if grades is None else rank_correlation(shares, grades)
+    return Guess(who, Score(baseline.metric, value, len(shares), baseline.outcomes, shares=shares))
 
 
 def _agreement(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +16,7 @@ from compressor.certificate import (
     spearman,
 )
 from compressor.measurements import Score
+from compressor.tasks import Guess
 
 ONES = np.ones(400)
 
@@ -129,14 +132,20 @@ def test_a_score_finds_its_bound():
         Score("cosine", float(numbers.mean()), 400, outcomes, shares=numbers)
         for numbers in (ONES, fallen(0))
     )
-    proof = certify_scores(before, after, None, max_drop=0.02, seed=0)
-    assert proof == certify_mean("cosine", ONES, fallen(0), max_drop=0.02, seed=0)
+    blind = Score("cosine", 0.0, 400, outcomes, shares=np.zeros(400))
+    guesses = (Guess("a model that gives every text the same vector", blind),)
+    proof = certify_scores(before, after, None, guesses=guesses, max_drop=0.02, seed=0)
+    alone = certify_mean("cosine", ONES, fallen(0), max_drop=0.02, seed=0)
+    assert dataclasses.replace(proof, uninformed=None) == alone
+    assert proof.uninformed is not None
+    assert (proof.uninformed.who, proof.uninformed.score) == (guesses[0].who, 0.0)
+    assert 0.97 < (proof.uninformed.least_drop or 0.0) <= 1.0
 
 
 def test_spearman_without_grades_is_refused():
     score = Score("spearman", 0.5, 400, np.zeros(400, dtype=np.int64), shares=ONES)
     with pytest.raises(ValueError, match="spearman cannot be certified without"):
-        certify_scores(score, score, None, max_drop=0.02, seed=0)
+        certify_scores(score, score, None, guesses=(), max_drop=0.02, seed=0)
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(2, "inconclusive"), (40, "refuted")])

@@ -79,6 +79,37 @@ def base(tiny_bert_dir: Path, answered: Dataset, tmp_path_factory: Any) -> dict[
     }
 
 
+@pytest.fixture(scope="module")
+def balanced(base: dict[str, Any], text_dataset: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
+    """Return a recipe over a tiny BERT that gives each label to half of the texts.
+
+    That of `base` says positive to 47 of 48, and so would a model that reads nothing.
+    """
+    folder = tmp_path_factory.mktemp("balanced")
+    model = compressor.load_checkpoint(base["model"]["checkpoint"])
+    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    with torch.no_grad():
+        model.module.classifier.bias[1] -= float(np.median(logits[:, 1] - logits[:, 0]))
+    model.save(folder / "checkpoint")
+    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    answers = logits.argmax(axis=1)
+    assert np.bincount(answers).tolist() == [24, 24]
+    answered = dataclasses.replace(text_dataset, labels=answers)
+    sources = {
+        name: {"path": str(write_split(folder / f"{name}.csv", answered))}
+        for name in ("search", "certification")
+    }
+    model_settings = {"checkpoint": str(folder / "checkpoint")}
+    data = {"text": "text", "label": "label", **sources}
+    return {**base, "model": model_settings, "data": data, "budget": {"max_drop": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def certified(balanced: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Path]:
+    output = tmp_path_factory.mktemp("certified") / "run"
+    return run(balanced, output, benchmark={"providers": []}), output
+
+
 def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
     recipe = output.with_suffix(".json.yaml")
     recipe.write_text(json.dumps({**base, **changes}))
@@ -299,12 +330,8 @@ def test_a_provider_that_is_not_here_is_refused_with_what_can_be_done_without_it
     assert not (tmp_path / "run").exists()
 
 
-def test_the_certification_split_is_read_for_both_ends(
-    base: dict[str, Any], answered: Dataset, begun: Path, tmp_path: Path
-):
-    rows = write_split(tmp_path / "unseen.csv", answered)
-    data = {**base["data"], "certification": {"path": str(rows)}}
-    report = run(base, begun, data=data, benchmark={"providers": []})
+def test_the_certification_split_is_read_for_both_ends(certified: tuple[RunReport, Path]):
+    report, _ = certified
     assert report.certification is not None
     assert report.certification.drop == 0.0
     assert report.certificate is not None
@@ -312,17 +339,30 @@ def test_the_certification_split_is_read_for_both_ends(
     assert (report.certificate.wins, report.certificate.losses) == (0, 0)
     assert 2.7 / 48 < report.certificate.upper_bound < 3.5 / 48
     assert report.certificate.verdict == "certified"
+    assert report.certificate.uninformed is not None
+    # Whoever knows nothing has half of them wrong, and surely more than a third.
+    assert report.certificate.uninformed.score == 0.5
+    assert 1 / 3 < (report.certificate.uninformed.least_drop or 0.0) < 0.5
+    assert (report.chance and report.chance.score, report.doubts) == (0.5, ())
     assert not report.inconclusive_allowed
     assert [split.name for split in report.splits] == ["search", "certification"]
 
 
+@pytest.fixture
+def begun_balanced(certified: tuple[RunReport, Path], tmp_path: Path) -> Path:
+    """Return a directory with the steps of the certified run."""
+    output = tmp_path / "run"
+    shutil.copytree(certified[1] / "steps", output / "steps")
+    (output / ".lock").touch()
+    return output
+
+
 def test_rows_that_prove_too_little_end_the_run_before_the_artifact_is_complete(
-    base: dict[str, Any], answered: Dataset, begun: Path, tmp_path: Path
+    balanced: dict[str, Any], begun_balanced: Path
 ):
-    rows = write_split(tmp_path / "unseen.csv", answered)
-    data = {**base["data"], "certification": {"path": str(rows)}}
+    begun = begun_balanced
     with pytest.raises(NotCertified) as caught:
-        run(base, begun, data=data, budget={"max_drop": 0.03})
+        run(balanced, begun, budget={"max_drop": 0.03})
     # Not one of 48 answers changed, but 0.05^(1/48) bounds the drop at 6 points, not at 3.
     assert (caught.value.exit_code, caught.value.drop, caught.value.max_drop) == (6, 0.0, 0.03)
     assert caught.value.upper_bound is not None
@@ -335,6 +375,63 @@ def test_rows_that_prove_too_little_end_the_run_before_the_artifact_is_complete(
     assert report["latencies"] != []
     with pytest.raises(EnvironmentMismatch, match="artifact"):
         compressor.load_artifact(begun / "artifact")
+
+
+def test_a_budget_that_a_model_that_knows_nothing_would_meet_is_never_certified(
+    balanced: dict[str, Any], begun_balanced: Path
+):
+    with pytest.raises(NotCertified) as caught:
+        run(balanced, begun_balanced, budget={"max_drop": 0.6}, benchmark={"providers": []})
+    told = str(caught.value)
+    assert "it would pass too; lower budget.max_drop" in told
+    assert "raise budget.max_drop" not in told
+    report = json.loads((begun_balanced / "report.json").read_text())
+    assert (report["verdict"], report["certificate"]["verdict"]) == (
+        "not_certified",
+        "inconclusive",
+    )
+    assert report["certificate"]["upper_bound"] < 0.6
+    assert report["certificate"]["needed_examples"] is None
+    [doubt] = report["doubts"]
+    assert "The budget lets a model pass that knows nothing" in doubt
+    assert doubt.partition(":")[0] in (begun_balanced / "report.html").read_text()
+
+
+def test_a_checkpoint_that_answers_everything_alike_is_not_scored(
+    base: dict[str, Any], begun: Path, tmp_path: Path
+):
+    (tmp_path / "rows.csv").write_text("text\ngood film\ngreat film\nlovely plot\n")
+    data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
+    with pytest.raises(RecipeError, match="answers 'positive' for all 3 examples"):
+        run(base, begun, data=data, budget={"metric": "agreement", "max_drop": 0.9})
+    assert json.loads((begun / "report.json").read_text())["passes"] == []
+
+
+def test_labels_of_one_class_are_refused_before_anything_is_scored(
+    base: dict[str, Any], tmp_path: Path
+):
+    (tmp_path / "rows.csv").write_text("text,label\ngood film,1\nbad film,1\n")
+    data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
+    with pytest.raises(RecipeError, match=r"data\.search: all 2 labels are class 1"):
+        run(base, tmp_path / "run", data=data)
+
+
+def test_ids_in_another_order_than_the_checkpoints_are_refused_with_the_line_to_write(
+    balanced: dict[str, Any], begun_balanced: Path, tmp_path: Path
+):
+    with Path(balanced["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+        rows = [f"{row['text']},{1 - int(row['label'])}" for row in csv.DictReader(stream)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
+    with pytest.raises(RecipeError) as caught:
+        run(balanced, begun_balanced, data=data)
+    [mistake] = caught.value.mistakes
+    assert "answers 100.00% of the search split as labelled, as they stand 0.00%" in mistake
+    assert "(if 0 means 'positive', 1 means 'negative')" in mistake
+    assert 'label_names: ["1", "0"], or ["0", "1"] if they are right' in mistake
+    right = run(balanced, begun_balanced, data={**data, "label_names": ["1", "0"]})
+    assert right.baseline is not None
+    assert (right.baseline.score.value, right.doubts) == (1.0, ())
 
 
 def test_missing_proof_can_be_accepted_and_the_report_says_so(
@@ -807,17 +904,17 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
 
 
 def test_without_labels_the_budget_is_a_share_of_changed_answers(
-    base: dict[str, Any], answered: Dataset, begun: Path, tmp_path: Path
+    balanced: dict[str, Any], text_dataset: Dataset, begun_balanced: Path, tmp_path: Path
 ):
-    for name, rows in (("search", slice(0, 24)), ("certification", slice(24, 48))):
-        texts = "\n".join(answered.examples[rows])
+    texts = "\n".join(text_dataset.examples)
+    for name in ("search", "certification"):
         (tmp_path / f"{name}.csv").write_text(f"text\n{texts}\n")
     data = {"text": "text"}
     data |= {name: {"path": str(tmp_path / f"{name}.csv")} for name in ("search", "certification")}
     steps = [{"kind": "quantize_dynamic", "min_elements": 64}]
     report = run(
-        base, begun, data=data, passes=steps,
-        budget={"metric": "agreement", "max_drop": 0.9}, benchmark={"providers": []},
+        balanced, begun_balanced, data=data, passes=steps,
+        budget={"metric": "agreement", "max_drop": 0.35}, benchmark={"providers": []},
     ).to_dict()  # fmt: skip
     assert report["baseline"]["score"]["value"] == 1.0
     proof = report["certificate"]

@@ -1,0 +1,139 @@
+"""Can these rows and this budget tell a good model from one that knows nothing?
+
+A score that does not depend on the model is perfect for every model. So before anything is done to
+the checkpoint, its own answers are looked at: whether there is more than one, whether the labels
+number the classes as it does, whether it does better than a guess, and whether the budget would let
+a guess pass. The first two stop the run; the others are doubts that the report begins with, and
+where a certificate is asked for, it is not given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compressor.certificate import certify_paired
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.evaluation import truth_of
+from compressor.measurements import AGREEMENT, LABEL_FREE, Score, Uninformed
+from compressor.pipeline.label_order import LabelOrder, better_order
+from compressor.pipeline.log import RunLog
+from compressor.recipe import Recipe
+from compressor.report import units
+from compressor.tasks import Guess, Task
+
+
+def judge_baseline(
+    log: RunLog, recipe: Recipe, task: Task, split: Dataset, baseline: Score
+) -> None:
+    """Record what a model that knows nothing scores on `split`, and every doubt, in `log`.
+
+    Raises `RecipeError` where no score on these rows can depend on the model, or where the labels
+    surely number the classes in another order than the checkpoint, `EnvironmentMismatch` where the
+    checkpoint has another number of outputs than labels.
+    """
+    _require_outputs(log, baseline)
+    alike = task.constant(baseline, log.labels)
+    if alike is not None:
+        raise RecipeError(
+            recipe.describe(
+                f"data.{split.name}",
+                f"the untouched checkpoint {alike} for all {len(split)} examples, so that no score "
+                f"on them depends on the model; look whether it is the right checkpoint for these "
+                f"rows, and data.{task.input_column} the right column",
+            )
+        )
+    judge_order(log, recipe, split, baseline)
+    guesses = task.guesses(baseline, truth_of(split), log.labels)
+    best = max(guesses, key=lambda guess: guess.score.value)
+    log.chance = Uninformed(best.who, best.score.value)
+    lowest = baseline.value - recipe.budget.max_drop
+    metric = units.metric_words(baseline.metric)
+    value, chance, accepted = (
+        units.score(baseline.metric, number)
+        for number in (baseline.value, best.score.value, lowest)
+    )
+    if not _is_better(baseline, best, split, recipe.budget.confidence):
+        log.doubts.append(
+            f"The untouched checkpoint is not clearly better than a guess on the {split.name} "
+            f"split: its {metric} is {value}, that of {best.who} {chance}. Look whether checkpoint "
+            f"and labels belong together; no score here proves anything"
+        )
+    elif lowest <= best.score.value:
+        log.doubts.append(
+            f"The budget lets a model pass that knows nothing: on the {split.name} split the "
+            f"{metric} of {best.who} is {chance}, and the budget accepts {accepted}. Lower "
+            f"budget.max_drop, or take another metric or rows that are harder to guess"
+        )
+
+
+def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) -> None:
+    """Record in `log` that another order of the classes fits the answers on `split` far better.
+
+    Raises `RecipeError` where that is certain and the labels are numbers that nothing explains.
+    Where names say which class is meant, they are believed: the checkpoint may be that bad.
+    """
+    if split.labels is None:
+        return
+    order = better_order(split.labels, baseline.outcomes, len(log.labels))
+    if order is None:
+        return
+    moved = ", ".join(
+        f"{label if split.has_bare_ids else repr(log.labels[label])} means {log.labels[own]!r}"
+        for label, own in enumerate(order.meaning)
+        if label != own
+    )
+    found, given = (
+        units.score("accuracy", share) for share in (order.best_accuracy, order.accuracy)
+    )
+    told = (
+        f"with the classes in another order the untouched checkpoint answers {found} of the "
+        f"{split.name} split as labelled, as they stand {given} (if {moved})"
+    )
+    if not (order.is_certain and split.has_bare_ids) or baseline.metric == AGREEMENT:
+        log.doubts.append(f"{told[:1].upper()}{told[1:]}. Look at data.label_names")
+        return
+    raise RecipeError(
+        recipe.describe(
+            "data.label_names",
+            f"the labels are numbers, and {told}; list the data's numbers in the checkpoint's "
+            f"order, label_names: [{_numbers(order)}], or [{_own_numbers(order)}] if they are "
+            f"right as they stand",
+        )
+    )
+
+
+def _numbers(order: LabelOrder) -> str:
+    return ", ".join(f'"{order.meaning.index(own)}"' for own in range(len(order.meaning)))
+
+
+def _own_numbers(order: LabelOrder) -> str:
+    return ", ".join(f'"{own}"' for own in range(len(order.meaning)))
+
+
+def _require_outputs(log: RunLog, baseline: Score) -> None:
+    width = None if baseline.probabilities is None else baseline.probabilities.shape[1]
+    if width is not None and width != len(log.labels):
+        raise EnvironmentMismatch(
+            f"{log.source_checkpoint}: its head gives {width} logits, config.json names "
+            f"{len(log.labels)} labels ({', '.join(log.labels[:6])}); correct id2label"
+        )
+
+
+def _is_better(baseline: Score, best: Guess, split: Dataset, confidence: float) -> bool:
+    """Return whether the baseline is better than the best guess, and not by luck alone.
+
+    The best of several random guesses is luck already; only accuracy needs a bound of its own.
+    """
+    if baseline.metric in LABEL_FREE:
+        return True
+    if baseline.metric != "accuracy":
+        return baseline.value > best.score.value
+    right = np.asarray(split.labels)
+    proof = certify_paired(
+        baseline.outcomes == right,
+        best.score.outcomes == right,
+        max_drop=0.0,
+        confidence=confidence,
+    )
+    return proof.lower_bound > 0

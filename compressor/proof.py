@@ -1,0 +1,49 @@
+"""What paired examples prove, as facts; `compressor.certificate` establishes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Uninformed:
+    """The best of the models that know nothing of their input, as a yardstick on one split.
+
+    `least_drop` is the one-sided lower bound of how far it lies below the untouched checkpoint,
+    with the confidence of the certificate; null where no certificate was asked for.
+    """
+
+    who: str  # such as "a model that answers 'positive' to everything"
+    score: float
+    least_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What paired examples prove about a drop; a drop is before minus after, negative for a gain.
+
+    `certified`: `upper_bound` is at most `max_drop`, and `max_drop` is below the least drop of
+    `uninformed`, so that a model that knows nothing is refuted by the same rows. `refuted`:
+    `lower_bound` is above `max_drop`. `inconclusive`: neither; `needed_examples`, in all, would
+    certify the observed drop with a chance of 80%, and is None when that drop reaches `max_drop`,
+    the question is settled, or a model that knows nothing would pass. Each bound holds by itself
+    with `confidence`.
+    """
+
+    verdict: CertificateVerdict
+    metric: str
+    drop: float
+    upper_bound: float
+    lower_bound: float
+    max_drop: float
+    confidence: float
+    num_examples: int
+    wins: int  # wrong before, right after
+    losses: int  # right before, wrong after
+    needed_examples: int | None
+    method: str
+    data_fingerprint: str | None = None  # of the split that it was read from
+    uninformed: Uninformed | None = None  # null in reports of before it was asked

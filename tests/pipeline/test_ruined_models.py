@@ -1,0 +1,200 @@
+"""No ruined model is ever certified: every task, every metric, every kind of ruin.
+
+The scores and the certificates are those of a run; only the search and the passes are left out.
+Each baseline is right by definition: the labels are its own answers, the grades follow its own
+similarities. So it is certified itself, and what is not told from it proves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.certificate import certify_scores
+from compressor.data import Dataset
+from compressor.evaluation import evaluate, predict_logits, truth_of
+from compressor.measurements import Certificate, Score
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.tasks import Guess, cosines
+
+WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")
+BUDGETS = (0.3, 0.9)
+# A classifier's metrics hold for both of its tasks, `common` stands for one class of 97%.
+CLASSES = [
+    (task, metric)
+    for task in ("text", "image", "common")
+    for metric in ("accuracy", "f1_macro", "matthews_correlation", "agreement")
+]
+CASES = [*CLASSES, *(("vectors", metric) for metric in ("cosine", "rank_agreement", "spearman"))]
+ROWS = 100
+
+
+def texts(count: int) -> tuple[str, ...]:
+    random = np.random.default_rng(0)
+    found = (" ".join(random.choice(WORDS, random.integers(2, 12))) for _ in range(4 * count))
+    return tuple(dict.fromkeys(found))[:count]
+
+
+def with_own_labels(model: TorchModel, dataset: Dataset, shares: tuple[float, ...]) -> Dataset:
+    """Shift the head until each class gets about its share, and label with the answers."""
+    logits = predict_logits(model, model.task, model.preprocessor, dataset)
+    others = logits[:, 1:].max(axis=1) - logits[:, 0]  # (num_examples,)
+    with torch.no_grad():
+        model.module.classifier.bias[0] += float(np.quantile(others, shares[0]))
+    answers = predict_logits(model, model.task, model.preprocessor, dataset).argmax(axis=1)
+    return dataclasses.replace(dataset, labels=answers)
+
+
+@pytest.fixture(scope="module")
+def baselines(
+    tiny_bert_dir: Path, tiny_vit_dir: Path, tiny_encoder_dir: Path
+) -> dict[str, tuple[TorchModel, Dataset]]:
+    """Return model and rows of each case."""
+    words = Dataset("certification", texts(ROWS), None, np.arange(ROWS), "generated")
+    pixels = np.random.default_rng(1).integers(0, 255, (ROWS, 8, 8)).astype(np.uint8)
+    images = Dataset("certification", tuple(pixels), None, np.arange(ROWS), "generated")
+    found = {}
+    for name, place, rows, share in (
+        ("text", tiny_bert_dir, words, 0.5),
+        ("common", tiny_bert_dir, words, 0.97),
+        ("image", tiny_vit_dir, images, 0.5),
+    ):
+        model = load_checkpoint(place)
+        found[name] = (model, with_own_labels(model, rows, (share,)))
+    encoder = load_checkpoint(tiny_encoder_dir)
+    vectors = predict_logits(encoder, encoder.task, encoder.preprocessor, words)
+    noise = np.random.default_rng(2).normal(0, 0.001, ROWS // 2)
+    grades = cosines(vectors[0::2], vectors[1::2]) + noise
+    found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
+    return found
+
+
+def zeroed(model: TorchModel) -> None:
+    for parameter in model.module.parameters():
+        parameter.zero_()
+
+
+def random_weights(model: TorchModel) -> None:
+    torch.manual_seed(7)
+    for parameter in model.module.parameters():
+        parameter.normal_(std=0.3)
+
+
+def pruned(model: TorchModel) -> None:
+    """Keep the largest 1% of all weights."""
+    everything = torch.cat([parameter.abs().flatten() for parameter in model.module.parameters()])
+    threshold = everything.quantile(0.99)
+    for parameter in model.module.parameters():
+        parameter.mul_(parameter.abs() >= threshold)
+
+
+def one_unit(model: TorchModel) -> None:
+    """Keep one number in each row of every matrix."""
+    for parameter in model.module.parameters():
+        if parameter.ndim > 1:
+            parameter[..., 1:] = 0
+
+
+def constant_head(model: TorchModel) -> None:
+    """Let the head, or of an encoder the last layer norm, give its bias alone."""
+    norms = [part for part in model.module.modules() if isinstance(part, torch.nn.LayerNorm)]
+    last = getattr(model.module, "classifier", norms[-1])
+    last.weight.zero_()
+    last.bias.copy_(torch.linspace(1, 2, last.bias.numel()))
+
+
+RUINS = [zeroed, random_weights, pruned, one_unit, constant_head]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A baseline with its score, and what models that know nothing score beside it."""
+
+    model: TorchModel
+    rows: Dataset
+    score: Score
+    guesses: tuple[Guess, ...]
+
+    def certificate(self, model: TorchModel, max_drop: float) -> Certificate:
+        task, rows = self.model.task, self.rows
+        after = evaluate(
+            model, task, model.preprocessor, rows, self.score.metric, reference=self.score
+        )
+        truth = rows.labels if rows.grades is None else rows.grades
+        return certify_scores(
+            self.score, after, truth, guesses=self.guesses, max_drop=max_drop, seed=0
+        )
+
+
+@pytest.fixture(scope="module")
+def judged(baselines: dict[str, tuple[TorchModel, Dataset]]) -> Callable[[str, str], Judged]:
+    """Return a function that scores a baseline, once for each metric."""
+
+    @functools.cache
+    def judge(name: str, metric: str) -> Judged:
+        model, rows = baselines[name]
+        score = evaluate(model, model.task, model.preprocessor, rows, metric)
+        return Judged(model, rows, score, model.task.guesses(score, truth_of(rows), model.labels))
+
+    return judge
+
+
+Judge = Callable[[str, str], Judged]
+
+
+@pytest.mark.parametrize("max_drop", BUDGETS)
+@pytest.mark.parametrize("ruin", RUINS, ids=lambda ruin: ruin.__name__)
+@pytest.mark.parametrize(("name", "metric"), CASES)
+def test_a_ruined_model_is_never_certified(
+    judged: Judge, name: str, metric: str, ruin: Callable[[TorchModel], None], max_drop: float
+):
+    baseline = judged(name, metric)
+    ruined = baseline.model.clone()
+    with torch.no_grad():
+        ruin(ruined)
+    assert baseline.certificate(ruined, max_drop).verdict in ("refuted", "inconclusive")
+
+
+@pytest.mark.parametrize(("name", "metric"), CASES)
+def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
+    baseline = judged(name, metric)
+    broken = baseline.model.clone()
+    with torch.no_grad():
+        next(broken.module.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="are not finite"):
+        baseline.certificate(broken, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "max_drop"),
+    [
+        ("text", "accuracy", 0.1),
+        ("text", "f1_macro", 0.1),
+        ("text", "matthews_correlation", 0.2),
+        ("text", "agreement", 0.1),
+        ("image", "accuracy", 0.1),
+        ("vectors", "cosine", 0.041),
+        ("vectors", "rank_agreement", 0.1),
+    ],
+)
+def test_the_same_rows_certify_a_model_that_stayed_as_it_was(
+    judged: Judge, name: str, metric: str, max_drop: float
+):
+    baseline = judged(name, metric)
+    assert baseline.certificate(baseline.model, max_drop).verdict == "certified"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "agreement"])
+def test_where_one_class_is_97_in_100_not_even_the_checkpoint_itself_is_certified(
+    judged: Judge, metric: str
+):
+    baseline = judged("common", metric)
+    proof = baseline.certificate(baseline.model, 0.1)
+    assert (proof.verdict, proof.drop) == ("inconclusive", 0.0)
+    assert proof.upper_bound < 0.1
