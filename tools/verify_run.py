@@ -52,7 +52,7 @@ def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[Any]]:
     inputs = [tuple(row[name] for name in text) if pairs else row[text] for row in rows]
     names = data["label_names"] or []  # of class 0, 1, ... in the data's own words
     found = [row.get(label) for row in rows]
-    return inputs, [str(names.index(item)) if item in names else item for item in found]
+    return inputs, [str(names.index(str(item))) if str(item) in names else item for item in found]
 
 
 def _cannot(why: str) -> int:

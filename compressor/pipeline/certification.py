@@ -18,7 +18,7 @@ from compressor.pipeline.flips import find_flips
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
-from compressor.tasks import Task
+from compressor.tasks import Guess, Task, load_task
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -33,14 +33,19 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
     budget = recipe.budget
     log.compared_split = split.name
     if split.name == recipe.judged_split:
+        masks = slice_masks(split, budget.slices, log.labels)
+        guesses: tuple[Guess, ...] = ()
+        if masks and untouched.vectors is not None:
+            guesses = load_task(str(log.task)).guesses(untouched, truth_of(split), log.labels)
         log.slices = judge_slices(
             split,
-            slice_masks(split, budget.slices, log.labels),
+            masks,
             untouched,
             score,
             max_drop=budget.max_drop if budget.max_slice_drop is None else budget.max_slice_drop,
             confidence=budget.confidence,
             seed=recipe.seed,
+            guesses=guesses,
         )
     log.flips = find_flips(
         split, untouched, score, log.labels, with_examples=recipe.report.examples

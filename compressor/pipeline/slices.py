@@ -7,6 +7,7 @@ so that among all slices together a false verdict stays as rare as in a single c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.budget import LABEL, LENGTH
-from compressor.certificate import certify_mean_slices, certify_slices
+from compressor.certificate import (
+    certify_mean,
+    certify_mean_slices,
+    certify_paired,
+    certify_slices,
+)
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import Score, SliceRecord
-from compressor.tasks import Example
+from compressor.measurements import Certificate, Score, SliceRecord
+from compressor.tasks import Example, Guess
 
 MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
 
 Mask = NDArray[np.bool_]
+Classes = NDArray[np.int64]
 _SEVERITY = {"refuted": 0, "inconclusive": 1, "certified": 2}
 
 
@@ -62,12 +69,15 @@ def judge_slices(
     max_drop: float,
     confidence: float,
     seed: int,
+    guesses: Sequence[Guess] = (),
 ) -> tuple[SliceRecord, ...]:
     """Return what is proven about each slice, the worst first.
 
     The drop is that of accuracy whatever a classifier's metric, because macro F1 of a single class
     says nothing. Without labels a changed answer counts as a wrong one. Of embeddings it is that of
-    the metric itself.
+    the metric itself; `guesses` are then what models score that know nothing of their input.
+
+    As for the whole split, a slice is only certified where its rows refute such a model.
     """
     if not masks:
         return ()
@@ -81,8 +91,30 @@ def judge_slices(
             confidence=confidence,
             seed=seed,
         )
+        values = [guess.score.shares for guess in guesses]
+        known = [item for item in values if item is not None]
+
+        def guessed(name: str, mask: Mask, level: float) -> Certificate | None:
+            if not known or before.shares is None:
+                return None
+            best = max((item[mask] for item in known), key=np.mean)
+            return certify_mean(
+                name,
+                before.shares[mask],
+                best,
+                max_drop=max_drop,
+                confidence=level,
+                seed=seed,
+            )
+
     else:
         right = before.outcomes if split.labels is None else split.labels
+
+        def guessed(name: str, mask: Mask, level: float) -> Certificate | None:  # noqa: ARG001
+            hits = _guess(right, before.outcomes, mask)
+            good = before.outcomes[mask] == right[mask]
+            return certify_paired(good, hits, max_drop=max_drop, confidence=level)
+
         found = certify_slices(
             masks,
             before.outcomes == right,
@@ -90,6 +122,12 @@ def judge_slices(
             max_drop=max_drop,
             confidence=confidence,
         )
+    for name, proof in found.items():
+        known_nothing = None
+        if proof.verdict == "certified":
+            known_nothing = guessed(name, masks[name], proof.confidence)
+        if known_nothing is not None and known_nothing.verdict != "refuted":
+            found[name] = dataclasses.replace(proof, verdict="inconclusive", needed_examples=None)
     records = [
         SliceRecord(
             name=name,
@@ -107,6 +145,19 @@ def judge_slices(
         for name, proof in found.items()
     ]
     return tuple(sorted(records, key=_rank))
+
+
+def _guess(right: Classes, before: Classes, mask: Mask) -> Mask:
+    """Return which examples of a slice a model gets right that knows nothing of its input.
+
+    It always gives the most frequent answer of the slice. In a slice of one class that would be no
+    guess, so there it gives the untouched checkpoint's answers, but to other examples.
+    """
+    chosen = right[mask]
+    most = int(np.bincount(chosen).argmax())
+    if not np.all(chosen == most):
+        return np.asarray(chosen == most)
+    return np.asarray(np.random.RandomState(0).permutation(before)[mask] == most)
 
 
 def _rank(record: SliceRecord) -> tuple[int, float, float]:

@@ -123,3 +123,28 @@ def test_no_slices_no_verdicts():
         judge_slices(SPLIT, {}, score(LABELS), score(LABELS), max_drop=0.1, confidence=0.9, seed=0)
         == ()
     )
+
+
+def judged(labels: np.ndarray, columns: dict[str, tuple[str, ...]], name: str) -> dict[str, str]:
+    """Return the verdicts about a model that stayed as it was, of which every answer is right."""
+    rows = ("a",) * len(labels)
+    split = dataclasses.replace(SPLIT, examples=rows, labels=labels, columns=columns)
+    masks = slice_masks(split, (name,), NAMES)
+    same = score(labels)
+    found = judge_slices(split, masks, same, same, max_drop=0.05, confidence=0.95, seed=0)
+    return {item.name: item.verdict for item in found}
+
+
+def test_a_slice_that_one_answer_fits_is_not_certified():
+    """Of the books one row in a hundred says yes: to say no to all of them costs a point."""
+    labels = np.where(np.arange(2000) < 1000, np.arange(2000) % 100 == 0, np.arange(2000) % 2)
+    columns = {"source": ("book",) * 1000 + ("web",) * 1000}
+    found = judged(labels.astype(np.int64), columns, "source")
+    assert found == {"source = book": "inconclusive", "source = web": "certified"}
+
+
+def test_a_class_is_certified_where_the_checkpoint_does_not_answer_so_to_everything():
+    labels = np.arange(1000) % 2
+    assert judged(labels, {}, "label") == {"label = no": "certified", "label = yes": "certified"}
+    rare = (np.arange(10_000) % 50 == 0).astype(np.int64)
+    assert judged(rare, {}, "label") == {"label = no": "inconclusive", "label = yes": "certified"}
