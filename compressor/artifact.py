@@ -32,6 +32,7 @@ from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
+from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.tasks import Example, Task, load_task, task_names
 
 MANIFEST = "manifest.json"
@@ -201,6 +202,9 @@ def load_artifact(
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest; raises `EnvironmentMismatch` when it cannot be used."""
     path = directory / MANIFEST
+    reason = unreadable(path, largest=LARGEST_JSON)
+    if reason not in (None, ABSENT):
+        raise EnvironmentMismatch(f"{path}: not a readable manifest: it {reason}; {_AGAIN}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except FileNotFoundError as error:

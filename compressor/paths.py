@@ -131,6 +131,15 @@ def special_files(folder: Path, *, depth: int | None = None) -> Iterator[str]:
                 folders.append((entry, level + 1))
 
 
+def require_plain_files(folder: Path) -> None:
+    """Raise `OSError` when `folder` is none, or holds a pipe or a device,."""
+    reason = no_folder(folder)
+    if reason is not None:
+        raise OSError(f"{folder} {reason}")
+    if (special := next(special_files(folder, depth=1), None)) is not None:
+        raise OSError(f"{special}, and reading it might never end; remove it")
+
+
 def _status(path: Path) -> os.stat_result | str:
     """Return what lies at `path`, or in a few words why nothing can."""
     try:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import CertificateReading, Score
+from compressor.paths import ABSENT, unreadable
 from compressor.records import from_plain, to_plain
 
 READINGS = "readings.json"
@@ -57,13 +58,16 @@ def check_readings(path: Path) -> None:
 
 
 def _load(path: Path) -> list[CertificateReading]:
+    reason = unreadable(path)
+    if reason == ABSENT:
+        return []
     try:
+        if reason is not None:
+            raise ValueError(reason)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, list):
             raise ValueError(f"must be a list, got {type(content).__name__}")
         return [_reading(item) for item in content]
-    except FileNotFoundError:
-        return []
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EnvironmentMismatch(
             f"{path}: not a readable history of certificate readings ({error}); restore it, or "

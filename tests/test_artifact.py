@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -305,3 +306,11 @@ def test_weights_in_a_file_that_is_not_listed_are_refused(copy: Path, location: 
     with_file(copy, "model.onnx", sha256(copy / "model.onnx"))
     with pytest.raises(EnvironmentMismatch, match=message):
         load_artifact(copy)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "model.onnx", "tokenizer.json", "added.json"])
+def test_an_artifact_with_a_pipe_in_it_is_refused_without_being_opened(copy: Path, name: str):
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    with pytest.raises(EnvironmentMismatch, match=name.replace(".", r"\.")):
+        load_artifact(copy, verify=name != "tokenizer.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Score
-from compressor.readings import check_readings, record_reading
+from compressor.readings import READINGS, check_readings, record_reading
 
 ROWS, OTHER_ROWS = "aa" * 32, "bb" * 32
 
@@ -86,3 +87,9 @@ def test_no_history_and_a_whole_one_are_in_order(tmp_path: Path):
     check_readings(path)
     record_reading(path, score(1), score(0.8), ROWS, "ee")
     check_readings(path)
+
+
+def test_a_history_that_is_a_pipe_is_refused_without_being_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / READINGS)
+    with pytest.raises(EnvironmentMismatch, match="is a named pipe, not a file"):
+        check_readings(tmp_path / READINGS)

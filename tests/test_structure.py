@@ -55,12 +55,11 @@ LAYERS = (
         "environment",
         "latency_file",
         "launchers",
-        "paths",
         "steps",
         "readings",
         "yaml_source",
     ),
-    ("measurements", "memory", "mistakes", "records"),
+    ("measurements", "memory", "mistakes", "paths", "records"),
     ("errors", "progress", "proof"),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}

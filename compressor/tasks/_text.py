@@ -11,6 +11,7 @@ import numpy as np
 
 from compressor.errors import RecipeError
 from compressor.mistakes import show
+from compressor.paths import require_plain_files
 from compressor.tasks._base import Batch, Example, Task
 from compressor.tasks._given import given_texts
 
@@ -38,6 +39,7 @@ class TextTask(Task):
         """Load the tokenizer; raises `OSError` when its files are missing."""
         from transformers import AutoTokenizer
 
+        require_plain_files(Path(directory))
         # Without these transformers makes a tokenizer with an empty vocabulary, and every word of
         # every text becomes the unknown token.
         if not any((Path(directory) / name).is_file() for name in _TOKENIZER_FILES):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compressor.errors import EnvironmentMismatch
-from compressor.paths import LARGEST_JSON, unreadable
+from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
 from compressor.tasks._base import Batch, Example
 from compressor.tasks._classification import Classification
 from compressor.tasks._given import given_images
@@ -32,6 +32,7 @@ class ImageClassification(Classification):
         """Load the image processor; its Pillow form, because torchvision is not required."""
         from transformers import AutoImageProcessor
 
+        require_plain_files(Path(directory))
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
         processor = load(directory, backend="pil", trust_remote_code=False)
         return ImageReader(processor, _channels(processor, _config(Path(directory))))
