@@ -132,7 +132,7 @@ def special_files(folder: Path, *, depth: int | None = None) -> Iterator[str]:
 
 
 def require_plain_files(folder: Path) -> None:
-    """Raise `OSError` when `folder` is none, or holds a pipe or a device,."""
+    """Raise `OSError` when `folder` is none, or holds a pipe or a device."""
     reason = no_folder(folder)
     if reason is not None:
         raise OSError(f"{folder} {reason}")
