@@ -32,6 +32,7 @@ from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
+from compressor.models.text_files import keep_settings_apart
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.tasks import Example, Task, load_task, task_names
 
@@ -131,9 +132,11 @@ def write_artifact(
     model: OnnxModel,
     preprocessor: Any,
     config: Any,
+    max_length: int | None = None,
 ) -> OnnxModel:
     """Copy the graph and all that is needed to use it into `directory`, and return it from there.
 
+    `max_length` is how many tokens of a text are read at most; None leaves what the tokenizer says.
     `config` is the transformers config of the checkpoint; `seal_artifact` completes the artifact.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -141,6 +144,9 @@ def write_artifact(
     data = model.path.with_name(model.path.name + ".data")  # present above 2 GB
     if data.is_file():
         shutil.copyfile(data, directory / data.name)
+    if max_length is not None:
+        preprocessor.model_max_length = max_length
+    keep_settings_apart(preprocessor)
     preprocessor.save_pretrained(directory)
     config.save_pretrained(directory)
     return dataclasses.replace(model, path=directory / MODEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,13 +13,17 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import LABEL_FREE, Score
+from compressor.measurements import LABEL_FREE, Flops, LengthRecord, Score
+from compressor.models.flops import encoder_flops
+from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Task, Truth
 
 BATCH_SIZE = 32
-_NO_LIMIT = 1_000_000  # tokens; tokenizers that know no limit name a much larger one
+_LONG = 1024  # tokens, from which on only two rows are read together
+_SPECIAL = 4  # tokens at most that a tokenizer puts around a text or a pair
+_MADE = -1  # the number of a row that is made of others
 
 Model = TypeVar("Model")  # what tells two models of a benchmark apart
 
@@ -128,28 +133,65 @@ def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
     return max(1, round(num_tokens / len(dataset)))
 
 
-def parity_batches(task: Task, preprocessor: Any, dataset: Dataset) -> list[Batch]:
-    """Return real inputs of several lengths: the shortest, the longest, and mixed batches."""
-    examples = dataset.examples
-    order = sorted(range(len(examples)), key=lambda index: _length(examples[index]))
-    spread = [order[round(step * (len(order) - 1) / 15)] for step in range(16)]
-    chosen = ([order[0]], [order[-1]], spread[:8], spread[8:], spread[::5])
-    return [task.encode(preprocessor, [examples[index] for index in indices]) for indices in chosen]
+def flops_of(graph: Path, task: Task, preprocessor: Any, dataset: Dataset) -> Flops:
+    """Count what a graph computes for an example of the mean length of `dataset`."""
+    length = mean_length(task, preprocessor, dataset)
+    batch = task.benchmark_batch(preprocessor, dataset.examples, 1, length)
+    return Flops(encoder_flops(graph, batch), length)
 
 
-def engine_settings(task: Task, preprocessor: Any, cache_dir: Path) -> ProviderSettings:
+def parity_probes(
+    task: Task, preprocessor: Any, dataset: Dataset, longest: int | None = None
+) -> list[Probe]:
+    """Return a few real rows to read alone and together, the longest first.
+
+    Of texts these are the shortest, the middle and the longest by tokens, and one of `longest`
+    tokens, the most that is read of any, made of several where none is so long. The longest is read
+    again at the end: what a model remembers of short texts shows on it. The batch is padded on both
+    sides in turn. Of images, which have one size, any rows do.
+    """
+    counts = task.token_counts(preprocessor, dataset.examples)
+    order = np.arange(len(dataset)) if counts is None else np.argsort(counts, kind="stable")
+    spread = [int(order[round(step * (len(order) - 1) / 15)]) for step in range(16)]
+    middle, largest = int(order[len(order) // 2]), int(order[-1])
+    examples = {index: dataset.examples[index] for index in (largest, middle, *spread)}
+    chosen = list(dict.fromkeys((largest, middle, int(order[0]))))
+    if counts is not None and longest is not None and counts[largest] < longest:
+        long = _joined(dataset.examples[largest], int(counts[largest]), longest)
+        if long is not None:
+            examples[_MADE] = long
+            chosen.insert(0, _MADE)
+
+    reader = replace(task, max_length=longest)
+
+    def probe(rows: Sequence[int]) -> Probe:
+        return Probe(reader.encode(preprocessor, [examples[row] for row in rows]), tuple(rows))
+
+    # A batch of long texts takes memory that one of them does not.
+    is_long = longest is not None and longest > _LONG
+    rows = [chosen[:1] + chosen[-1:], chosen[1:]] if is_long else [chosen]
+    batches = [probe(found) for found in rows]
+    moved = [with_padding_moved(batch.inputs) for batch in batches]
+    return [
+        *(probe([row]) for row in chosen),
+        *batches,
+        *(
+            Probe(inputs, batch.rows, other_side=True)
+            for inputs, batch in zip(moved, batches, strict=True)
+            if inputs is not None
+        ),
+        *(probe(found) for found in (spread[:8], spread[8:], spread[::5])),
+        probe(chosen[:1]),
+    ]
+
+
+def engine_settings(longest: int | None, cache_dir: Path) -> ProviderSettings:
     """Return what TensorRT needs to know to build one engine for a whole evaluation.
 
-    Raises `RecipeError` when neither the task nor the tokenizer limits the length of a text.
+    `longest` is the most tokens that are read of a text; None for images.
     """
     axes = {"batch": AxisRange(1, BATCH_SIZE, BATCH_SIZE)}
-    if task.has_sequence:
-        longest = task.max_length or int(preprocessor.model_max_length)
-        if longest > _NO_LIMIT:
-            raise RecipeError(
-                "data.max_length: TensorRT builds an engine for a range of lengths, and neither "
-                "the recipe nor the tokenizer says where it ends; set the largest number of tokens"
-            )
+    if longest is not None:
         axes["sequence"] = AxisRange(1, min(128, longest), longest)
     return ProviderSettings(axes=axes, cache_dir=cache_dir)
 
@@ -176,6 +218,38 @@ def benchmark_batches(
         }
 
     return [(size, length, inputs(size, length)) for size in batch_sizes for length in lengths]
+
+
+def measured_lengths(
+    task: Task,
+    preprocessor: Any,
+    datasets: Sequence[Dataset],
+    *,
+    checkpoint: int | None,
+    artifact: int,
+) -> LengthRecord:
+    """Return up to which length texts were measured, beside what checkpoint and artifact read."""
+    counts = np.concatenate(
+        [task.token_counts(preprocessor, dataset.examples) for dataset in datasets]
+    )
+    measured = min(task.max_length or artifact, artifact)
+    return LengthRecord(
+        checkpoint=checkpoint,
+        artifact=artifact,
+        measured=measured,
+        longest=min(int(counts.max()), measured),
+        num_examples=len(counts),
+        num_cut=int(np.sum(counts > measured)),
+    )
+
+
+def _joined(example: Example, num_tokens: int, wanted: int) -> Example | None:
+    """Return an example repeated until it has at least `wanted` tokens; None where it is empty."""
+    times = -(-wanted // max(1, num_tokens - _SPECIAL)) + 1
+    if isinstance(example, tuple):
+        first, second = (" ".join([text] * times) for text in example)
+        return (first, second)
+    return " ".join([str(example)] * times) if str(example).strip() else None
 
 
 def _chunks(order: list[int]) -> Iterator[list[int]]:

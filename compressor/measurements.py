@@ -133,6 +133,18 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class LengthRecord:
+    """How many tokens of a text are read by the artifact, and were by what scores were taken on."""
+
+    checkpoint: int | None  # null where the checkpoint names no limit
+    artifact: int
+    measured: int  # where texts were cut while scores were taken
+    longest: int  # of the longest text after that
+    num_examples: int
+    num_cut: int  # texts that lost tokens by it
+
+
+@dataclass(frozen=True)
 class SplitRecord:
     """Where the rows of a split came from."""
 
@@ -356,6 +368,7 @@ class RunReport:
     embedding: EmbeddingRecord | None = None  # null for a task that gives no vectors
     chance: Uninformed | None = None  # on the search split; null in reports of before it was asked
     doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
+    lengths: LengthRecord | None = None  # null for images, and where the run stopped before
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -89,6 +89,12 @@ class ExportSettings(BaseModel):
         description="fuse attention, layer norm and GELU for the provider, and for the CPU leave "
         "out what nothing reads",
     )
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="tokens at most that the artifact reads of a text, longer ones are cut; left "
+        "out, as many as the checkpoint reads",
+    )
     max_parity_diff: float = Field(
         default=1e-3,
         gt=0,

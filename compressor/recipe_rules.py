@@ -54,6 +54,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
         *_grid_conflicts(passes, entries),
         *_provider_conflicts(data, passes),
         *_graph_conflicts(data),
+        *_length_conflicts(data),
         *_task_conflicts(data),
     ]
 
@@ -243,6 +244,18 @@ def _provider_conflicts(
                     f"{setting} asks for {name}; change {setting} or remove the pass"
                     f"{entry.not_elsewhere and ': ' + entry.not_elsewhere}",
                 )
+
+
+def _length_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield that texts are measured longer than the artifact reads them."""
+    measured = _setting(data, "data", "max_length", None)
+    shipped = _setting(data, "export", "max_length", None)
+    if type(measured) is type(shipped) is int and measured > shipped:
+        yield Mistake(
+            ("data", "max_length"),
+            f"measures texts of up to {measured} tokens, and the artifact reads {shipped} of them "
+            f"(export.max_length); set {shipped} or less, or remove it",
+        )
 
 
 def _graph_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:

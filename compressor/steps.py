@@ -18,7 +18,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,6 +169,33 @@ class StepStore:
         self.used.add(key)
         files_alone = {path: digest for path, digest in hashes.items() if path != _ARRAYS}
         return Step(name, key, folder, files_alone, plain, arrays, seconds, reused=False)
+
+    def make(
+        self,
+        name: str,
+        key: str,
+        depends_on: Mapping[str, Any],
+        work: Callable[[Path, Path], dict[str, Any]],
+    ) -> Step:
+        """Do a step that is not stored, and store it.
+
+        `work` gets a scratch folder, which may hold what a killed run left, and a path for the
+        files of the result; it returns the facts to keep.
+        """
+        scratch = self.work_dir(key)
+        result = scratch / "result"
+        if result.exists():
+            shutil.rmtree(result)  # half of one, from a run that was killed
+        started = time.monotonic()
+        facts = work(scratch, result)
+        return self.keep(
+            name,
+            key,
+            depends_on=depends_on,
+            facts=facts,
+            seconds=time.monotonic() - started,
+            files=result if result.exists() else None,
+        )
 
     def remove_unused(self) -> None:
         """Remove what this run did not use: steps of earlier recipes, and scratch folders."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
 
-from compressor.measurements import ComponentBytes, Size
+from compressor.measurements import ComponentBytes, Latency, Size
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.steps import Step
 
@@ -63,6 +63,13 @@ class Exported:
     graph: StoredGraph
     size: Size
     components: ComponentBytes
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """The latencies of one provider, as one fact."""
+
+    latencies: tuple[Latency, ...]
 
 
 def checkpoint_of(step: Step) -> StoredCheckpoint:

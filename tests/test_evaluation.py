@@ -11,7 +11,14 @@ import pytest
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.evaluation import evaluate, mean_length, predict_logits
+from compressor.evaluation import (
+    evaluate,
+    mean_length,
+    measured_lengths,
+    parity_probes,
+    predict_logits,
+)
+from compressor.measurements import LengthRecord
 from compressor.models.torch_model import TorchModel
 from compressor.progress import Advance, Silent
 from compressor.tasks import Batch
@@ -99,3 +106,62 @@ def test_the_mean_length_counts_tokens_and_no_padding(
     own = tiny_bert.task, tiny_bert.preprocessor
     assert mean_length(*own, text_dataset) == round(sum(words) / 48)
     assert mean_length(tiny_vit.task, tiny_vit.preprocessor, image_dataset) is None
+
+
+def test_rows_are_read_alone_and_together_the_longest_first(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    probes = parity_probes(tiny_bert.task, tiny_bert.preprocessor, text_dataset, longest=64)
+    counts = sorted(len(text.split()) + 2 for text in text_dataset.examples)
+    shapes = [probe.inputs["input_ids"].shape for probe in probes]
+    assert shapes[:4] == [(1, 64), (1, counts[-1]), (1, counts[24]), (1, counts[0])]
+    assert shapes[4:6] == [(4, 64), (4, 64)]
+    assert [probe.other_side for probe in probes[4:6]] == [False, True]
+    assert shapes[-1] == (1, 64)
+    assert probes[0].inputs["attention_mask"].all()  # no padding makes it so long
+    assert probes[4].rows == tuple(row for probe in probes[:4] for row in probe.rows)
+
+
+def test_the_longest_row_is_cut_where_the_artifact_cuts_and_not_where_scores_did(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    task = dataclasses.replace(tiny_bert.task, max_length=4)
+    probes = parity_probes(task, tiny_bert.preprocessor, text_dataset, longest=10)
+    assert max(probe.inputs["input_ids"].shape[1] for probe in probes) == 10
+
+
+def test_pairs_are_made_as_long_as_the_artifact_reads(tiny_bert: TorchModel, text_dataset: Dataset):
+    pairs = tuple(zip(text_dataset.examples, text_dataset.examples[::-1], strict=True))
+    dataset = dataclasses.replace(text_dataset, examples=pairs)
+    probes = parity_probes(tiny_bert.task, tiny_bert.preprocessor, dataset, longest=64)
+    assert probes[0].inputs["input_ids"].shape == (1, 64)
+    assert set(probes[0].inputs["token_type_ids"][0]) == {0, 1}
+
+
+def test_long_texts_are_read_two_at_a_time(tiny_bert: TorchModel, text_dataset: Dataset):
+    tiny_bert.preprocessor.model_max_length = 2048
+    probes = parity_probes(tiny_bert.task, tiny_bert.preprocessor, text_dataset, longest=2048)
+    assert [len(item.rows) for item in probes if item.inputs["input_ids"].shape[1] == 2048] == [
+        1,
+        2,
+        2,
+        1,
+    ]
+
+
+def test_images_are_read_alone_and_together(tiny_vit: TorchModel, image_dataset: Dataset):
+    probes = parity_probes(tiny_vit.task, tiny_vit.preprocessor, image_dataset)
+    assert {len(probe.rows) for probe in probes} == {1, 3, 8, 4}
+
+
+def test_the_longest_measured_text_and_those_that_were_cut_are_counted(
+    tiny_bert: TorchModel, text_dataset: Dataset
+):
+    task = dataclasses.replace(tiny_bert.task, max_length=8)
+    tokens = [len(text.split()) + 2 for text in text_dataset.examples]
+    own = (tiny_bert.preprocessor, [text_dataset, text_dataset])
+    found = measured_lengths(task, *own, checkpoint=64, artifact=32)
+    cut = 2 * sum(count > 8 for count in tokens)
+    assert found == LengthRecord(64, 32, 8, 8, 96, cut)
+    whole = measured_lengths(tiny_bert.task, *own, checkpoint=64, artifact=32)
+    assert whole == LengthRecord(64, 32, 32, max(tokens), 96, 0)

@@ -141,6 +141,7 @@ def test_a_plain_export_gets_every_default() -> None:
         "evaluate_on": None,
         "opset": None,
         "fuse": True,
+        "max_length": None,
         "max_parity_diff": 1e-3,
     }
     assert recipe.to_dict()["benchmark"] == {
@@ -623,3 +624,8 @@ def test_a_key_of_half_a_megabyte_is_shortened_in_its_mistake() -> None:
 def test_an_operator_set_that_cannot_be_made_is_refused_with_the_allowed_ones(opset: int):
     with pytest.raises(RecipeError, match=rf"export\.opset=\d+: must be 18 to 25, got {opset}"):
         parse(BASE, f"export.opset={opset}")
+
+
+def test_texts_are_not_measured_beyond_what_the_artifact_reads() -> None:
+    [mistake] = mistakes_of(BASE, "data.max_length=64", "export.max_length=32")
+    assert "measures texts of up to 64 tokens, and the artifact reads 32 of them" in mistake

@@ -39,6 +39,7 @@ LAYERS = (
         "pipeline.slices",
         "pipeline.inputs",
         "pipeline.label_order",
+        "pipeline.reading",
     ),
     ("builtin",),
     ("inspection", "starter"),

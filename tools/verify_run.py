@@ -81,15 +81,26 @@ def encode(
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str((words or folder) / "tokenizer.json"))
-    limit = json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"]
-    tokenizer.enable_truncation(min(max_length or limit, limit))
-    tokenizer.enable_padding()
+    facts = json.loads((folder / "tokenizer_config.json").read_text())
+    limit, pad = facts["model_max_length"], facts["pad_token"]
+    pad = pad if isinstance(pad, str) else pad["content"]
+    sides = {name: facts.get(f"{name}_side", "right") for name in ("truncation", "padding")}
+    tokenizer.enable_truncation(min(max_length or limit, limit), direction=sides["truncation"])
+    tokenizer.enable_padding(
+        direction=sides["padding"], pad_id=tokenizer.token_to_id(pad), pad_token=pad
+    )
     encoded = tokenizer.encode_batch(inputs)
     return {
         "input_ids": np.array([item.ids for item in encoded]),
         "attention_mask": np.array([item.attention_mask for item in encoded]),
         "token_type_ids": np.array([item.type_ids for item in encoded]),
     }
+
+
+def measured_length(report: dict[str, Any]) -> int | None:
+    """Return where texts were cut while they were measured; None where the artifact cuts them."""
+    length: int | None = report["recipe"]["data"]["max_length"]
+    return length
 
 
 def open_graph(path: Path, report: dict[str, Any]) -> onnxruntime.InferenceSession:
@@ -103,14 +114,13 @@ def open_graph(path: Path, report: dict[str, Any]) -> onnxruntime.InferenceSessi
 def embed(run: Path, report: dict[str, Any], texts: list[str], *, baseline: bool) -> Any:
     """Return the vectors, scaled to length 1, that one end of the run gives `texts`."""
     folder = run / "artifact"
-    manifest = json.loads((folder / "manifest.json").read_text())
     source = Path(report["source_checkpoint"])
     words = source if baseline and (source / "tokenizer.json").is_file() else None
     session = open_graph((run / "baseline" if baseline else folder) / "model.onnx", report)
     names = {item.name for item in session.get_inputs()}
     found = []
     for start in range(0, len(texts), 32):
-        batch = encode(folder, texts[start : start + 32], manifest["max_length"], words)
+        batch = encode(folder, texts[start : start + 32], measured_length(report), words)
         feed = {name: value for name, value in batch.items() if name in names}
         found.append(session.run(["sentence_embedding"], feed)[0].astype(np.float64))
     vectors = np.concatenate(found)
@@ -164,7 +174,7 @@ def score_classes(run: Path, report: dict[str, Any], chosen: list[int]) -> float
     order = sorted(chosen, key=lambda row: length_of(inputs[row]))
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]
-        batch = encode(folder, [inputs[row] for row in rows], manifest["max_length"])
+        batch = encode(folder, [inputs[row] for row in rows], measured_length(report))
         feed = {name: value for name, value in batch.items() if name in names}
         for row, logits in zip(rows, session.run(["logits"], feed)[0], strict=True):
             answer = int(logits.argmax())

@@ -170,7 +170,11 @@ class DataSettings(BaseModel):
         description="the data's names for class 0, 1, ..., where they differ from the checkpoint's",
     )
     max_length: int | None = Field(
-        default=None, ge=2, description="tokens at most of a text; longer ones are cut"
+        default=None,
+        ge=2,
+        description="tokens at most of a text while the run trains, calibrates and measures, "
+        "longer ones are cut; the artifact reads as many as `export.max_length` says; left out, "
+        "those",
     )
     train: SplitSource | None = Field(
         default=None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from compressor.data import check_files, check_labels, most_rows
-from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
 from compressor.measurements import OF_NUMBERS
 from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.pooling import read_pooling
+from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
 from compressor.recipe_rules import (
@@ -18,7 +21,7 @@ from compressor.recipe_rules import (
     needs_labels,
     task_conflicts,
 )
-from compressor.tasks import NO_LIMIT, task_class, task_names
+from compressor.tasks import NO_LIMIT, load_task, task_class, task_names
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -38,6 +41,7 @@ def check_inputs(recipe: Recipe) -> None:
     check_resolution(recipe)
     check_local_checkpoints(recipe)
     check_label_columns(recipe)
+    check_text_inputs(recipe)
 
 
 def check_resolution(recipe: Recipe) -> None:
@@ -155,41 +159,107 @@ def _check(recipe: Recipe, key: str, name: str, task: str | None) -> CheckpointF
     return files
 
 
+def check_text_inputs(recipe: Recipe) -> None:
+    """Check lengths and padding by the files of every checkpoint on this machine, without torch.
+
+    Raises `EnvironmentMismatch` for a checkpoint whose own cannot be right, and `RecipeError` for
+    every length of the recipe that is certainly more than a checkpoint reads.
+    """
+    limits: dict[str, int] = {}
+    for key, name in _checkpoints(recipe):
+        if not is_folder(Path(name)):
+            continue
+        files = find_checkpoint(name)
+        try:
+            limit = check_text_files(
+                files,
+                max_length=recipe.export.max_length,
+                pooling=_pooling(recipe, files),
+            )
+        except EnvironmentMismatch as error:
+            raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
+        if limit is not None:
+            limits[key] = limit
+    if limits:
+        _require_readable(recipe, limits)
+
+
+def _pooling(recipe: Recipe, files: CheckpointFiles) -> str | None:
+    """Return how a sentence encoder makes vectors; None for a classifier, or where it is unclear.
+
+    What is wrong with its files is told when it is loaded.
+    """
+    try:
+        task = load_task(
+            recipe.model.task or files.infer_task(),
+            pooling=recipe.model.pooling,
+            normalize=recipe.model.normalize,
+        )
+        return None if task.names_labels else read_pooling(files.directory, task).mode
+    except (CompressorError, KeyError):
+        return None
+
+
 def fit_lengths(recipe: Recipe, limits: Mapping[str, int]) -> Recipe:
     """Return `recipe` for models that read so many tokens at most, by their keys in the recipe.
 
-    The lengths that are timed where the recipe names none are cut to what the model reads, or a
-    student that takes its place. Raises `RecipeError` for every length that it names and that is
-    more, and where nothing says how much the model reads.
+    What the artifact reads is as much as the checkpoint, or a student that takes its place, where
+    the recipe does not ask for less. The lengths that are timed where the recipe names none are cut
+    to it. Raises `RecipeError` for every length that it names and that is more, and where nothing
+    says how much the model reads, or so much that it cannot be checked.
     """
-    timed, target, longest = recipe.benchmark, recipe.budget.target, recipe.data.max_length
-    shipped = {key: limit for key, limit in limits.items() if not key.endswith(".teacher")}
-    limit = min(shipped.values())
-    if limit >= NO_LIMIT and longest is None:
-        why = "neither tokenizer nor config.json says how many tokens the model reads; set it"
-        raise RecipeError(recipe.describe("data.max_length", why))
+    timed, asked = recipe.benchmark, recipe.export.max_length
+    own = min(_shipped(limits).values())
+    if asked is None and own > MOST_UNASKED:
+        why = (
+            "neither tokenizer nor config.json says how many tokens the model reads; set how many "
+            "the artifact should read at most"
+            if own >= NO_LIMIT
+            else f"the checkpoint reads {own:,} tokens, and an export is compared with it on a "
+            f"text as long as the artifact reads, which takes memory with the square of that; set "
+            f"how many the artifact should read at most"
+        )
+        raise RecipeError(recipe.describe("export.max_length", why))
+    _require_readable(recipe, limits)
+    limit = asked or own
+    changes: dict[str, Any] = {"export": recipe.export.model_copy(update={"max_length": limit})}
+    if "sequence_lengths" not in timed.model_fields_set:
+        lengths = tuple(dict.fromkeys(min(length, limit) for length in timed.sequence_lengths))
+        changes["benchmark"] = timed.model_copy(update={"sequence_lengths": lengths})
+    return recipe.model_copy(update=changes)
+
+
+def _shipped(limits: Mapping[str, int]) -> dict[str, int]:
+    """Return the limits of what may become the artifact: not of teachers."""
+    return {key: limit for key, limit in limits.items() if not key.endswith(".teacher")}
+
+
+def _require_readable(recipe: Recipe, limits: Mapping[str, int]) -> None:
+    """Raise `RecipeError` for every length in the recipe that is more than a model reads."""
+    timed, target = recipe.benchmark, recipe.budget.target
+    asked, measured = recipe.export.max_length, recipe.data.max_length
+    shipped = _shipped(limits)
+    read = shipped if asked is None else {**shipped, "the artifact (export.max_length)": asked}
     named: dict[str, tuple[int, ...]] = {}
     if target is not None:
         named["budget.target.sequence_length"] = (target.sequence_length or 0,)
     if timed.providers and "sequence_lengths" in timed.model_fields_set:
         named["benchmark.sequence_lengths"] = timed.sequence_lengths
     mistakes = [
-        *_longer({"data.max_length": (longest or 0,)}, limits),
-        *_longer(named, shipped),
+        *_longer({"data.max_length": (measured or asked or 0,)}, limits),
+        *_longer({"export.max_length": (asked or 0,)}, shipped),
+        *_longer(named, read),
     ]
     if mistakes:
         raise RecipeError([recipe.describe(*mistake) for mistake in mistakes])
-    if "sequence_lengths" in timed.model_fields_set:
-        return recipe
-    lengths = tuple(dict.fromkeys(min(length, limit) for length in timed.sequence_lengths))
-    changed = timed.model_copy(update={"sequence_lengths": lengths})
-    return recipe.model_copy(update={"benchmark": changed})
 
 
 def _longer(
     named: Mapping[str, tuple[int, ...]], limits: Mapping[str, int]
 ) -> Iterator[tuple[str, str]]:
     """Yield key and reason of every length that is more than one of the models reads."""
+    if not limits:
+        return
     reader, limit = min(limits.items(), key=lambda item: item[1])
     for key, lengths in named.items():
         if max(lengths) > limit:

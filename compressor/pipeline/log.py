@@ -19,6 +19,7 @@ from compressor.measurements import (
     Certification,
     Flip,
     Latency,
+    LengthRecord,
     ModelRecord,
     Parity,
     PassRecord,
@@ -52,6 +53,7 @@ class RunLog:
     metric: str | None = None
     labels: tuple[str, ...] = ()
     pooling: Pooling | None = None
+    lengths: LengthRecord | None = None
     source_sha256: str | None = None
     source_bytes: int | None = None
     baseline: ModelRecord | None = None
@@ -209,6 +211,7 @@ class RunLog:
             started_at=self._started_at,
             labels=self.labels,
             embedding=None if self.pooling is None else self.pooling.record(),
+            lengths=self.lengths,
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
             source_bytes=self.source_bytes,

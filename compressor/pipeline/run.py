@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_opset, check_provider
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
+from compressor.models.text_files import check_attention
 from compressor.models.torch_model import token_limit
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
@@ -62,7 +63,7 @@ from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
-from compressor.tasks import load_task
+from compressor.tasks import NO_LIMIT, load_task
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class _Run:
         try:
             self.task = load_task(
                 recipe.model.task or files.infer_task(),
-                max_length=recipe.data.max_length,
+                max_length=recipe.data.max_length or recipe.export.max_length,
                 pooling=recipe.model.pooling,
                 normalize=recipe.model.normalize,
             )
@@ -179,10 +180,16 @@ class _Run:
         files.require_head(self.task.name)
         self._require_fitting_passes()
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
+        self.checkpoint_limit = None
         if self.task.has_sequence:
             limits = {key: token_limit(found, self.task) for key, found in readers.items()}
             self.recipe = recipe = fit_lengths(recipe, limits)
             self.log.recipe = recipe.to_dict()
+            assert recipe.export.max_length is not None, "it was just set"
+            for found in readers.values():
+                check_attention(found, recipe.export.max_length)
+            own = limits["model.checkpoint"]
+            self.checkpoint_limit = None if own >= NO_LIMIT else own
         metric = recipe.budget.metric or self.task.metrics[0]
         if metric not in self.task.metrics:
             allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
@@ -218,6 +225,7 @@ class _Run:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
         self._start("baseline")
         stages, untouched = self.stages, self.stages.untouched
+        self.log.lengths = stages.check_reading(self.checkpoint_limit)
         self.baseline_score = stages.score("baseline", untouched)
         judge_baseline(self.log, self.recipe, self.task, self.splits["search"], self.baseline_score)
         for doubt in self.log.doubts:
@@ -322,7 +330,8 @@ class _Run:
         (folder / "README.md").write_text(card, encoding="utf-8")
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}
-        seal_artifact(folder, task=self.task, labels=self.log.labels, facts=facts)
+        shipped = replace(self.task, max_length=self.recipe.export.max_length)
+        seal_artifact(folder, task=shipped, labels=self.log.labels, facts=facts)
         try:
             load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
         except BaseException:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,19 +27,25 @@ from compressor.evaluation import (
     digest_of,
     engine_settings,
     evaluate,
-    mean_length,
-    parity_batches,
+    flops_of,
 )
-from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
-from compressor.measurements import Flops, Latency, Parity, Score, Size, StepRecord
+from compressor.measurements import (
+    Flops,
+    Latency,
+    LengthRecord,
+    Parity,
+    Score,
+    Size,
+    StepRecord,
+)
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.flops import encoder_flops
 from compressor.models.onnx_file import data_path
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.pipeline.reading import JUDGED, compare_export, look_at
 from compressor.progress import Progress
 from compressor.recipe import BenchmarkSettings, Recipe
 from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
@@ -49,6 +53,7 @@ from compressor.stored import (
     CHECKPOINT,
     AnyStored,
     Exported,
+    Latencies,
     PassResult,
     StoredCheckpoint,
     StoredGraph,
@@ -83,6 +88,11 @@ class Stages:
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
         self._onnx = {"provider": self.recipe.export.judged_on, "threads": self.threads}
 
+    @property
+    def max_length(self) -> int | None:
+        """Return how many tokens of a text the artifact reads; None for images."""
+        return self.recipe.export.max_length if self.task.has_sequence else None
+
     def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
         """Load a PyTorch model onto the device of the run."""
         model = load_model(stored.files, self.task)
@@ -96,7 +106,7 @@ class Stages:
             settings = AS_WRITTEN
         elif provider == "tensorrt":
             folder = self.store.scratch / "tensorrt" / stored.digest
-            settings = engine_settings(self.task, self._preprocessor(stored), folder)
+            settings = engine_settings(self.max_length, folder)
         return OnnxModel(stored.path, provider, self.threads, settings)
 
     def score(
@@ -134,6 +144,19 @@ class Stages:
         read |= {} if reference is None else digest_of(reference)
         name = f"{stage}: score" + ("" if of is None else f" of {of}")
         return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+
+    def check_reading(self, limit: int | None) -> LengthRecord | None:
+        """Do what `look_at` promises; `limit` is how many tokens the checkpoint reads."""
+        lengths = (limit, self.max_length)
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            model = self.open_checkpoint(self.untouched)
+            return {"lengths": look_at(model, self.untouched.files, self.splits, *lengths)}
+
+        prints = {name: self._prints[name] for name in JUDGED if name in self.splits}
+        read = {"splits": prints, "lengths": lengths, **self._inputs(self.untouched), **self._torch}
+        done = self._do("reading", "baseline: reading", read, work)
+        return None if done.facts["lengths"] is None else done.fact("lengths", LengthRecord)
 
     def run_pass(
         self, name: str, position: int, step: Pass, before: AnyStored, told: Told
@@ -208,26 +231,25 @@ class Stages:
             merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters
             return {"size": size, "merged": merged, "components": graph.components()}
 
-        how = {
-            "export": settings.model_dump(mode="json", exclude={"max_parity_diff", "evaluate_on"})
-        }
+        others = {"max_parity_diff", "evaluate_on", "max_length"}  # change nothing in the graph
+        how = {"export": settings.model_dump(mode="json", exclude=others)}
         done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
         return exported(done, graph_of(done, model, tuple(done.facts["merged"])))
 
     def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:
         """Compare an exported graph with its model on rows of the search split.
 
-        Raises `ParityError` when they differ by more than the recipe allows.
+        Raises `ParityError` as `compare_export` does.
         """
         limit = self.recipe.export.max_parity_diff
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
-            loaded = self.open_checkpoint(model)
-            batches = parity_batches(self.task, loaded.preprocessor, self.splits["search"])
-            return {"parity": check_parity(loaded, self.open_graph(graph), batches, limit)}
+            ends = self.open_checkpoint(model), self.open_graph(graph)
+            found = compare_export(*ends, self.splits["search"], self.max_length, limit)
+            return {"parity": found}
 
         read = {"graph": graph.digest, "split": self._prints["search"], "limit": limit}
-        read = {**read, **self._inputs(model), **self._torch, **self._onnx}
+        read |= {"max_length": self.max_length, **self._inputs(model), **self._torch, **self._onnx}
         return self._do("parity", name, read, work).fact("parity", Parity)
 
     def write_artifact(self, graph: StoredGraph, folder: Path) -> Exported:
@@ -240,10 +262,12 @@ class Stages:
                 model=self.open_graph(graph),
                 preprocessor=model.preprocessor,
                 config=model.module.config,
+                max_length=self.max_length,
             )
             return {"size": shipped.size(), "components": shipped.components()}
 
-        done = self._do("artifact", "artifact", self._inputs(graph), work)
+        read = {"max_length": self.max_length, **self._inputs(graph)}
+        done = self._do("artifact", "artifact", read, work)
         link_tree(done.folder, folder)
         shipped = dataclasses.replace(graph, path=folder / MODEL, digest=done.digest)
         return exported(done, dataclasses.replace(shipped, is_artifact=True))
@@ -252,10 +276,8 @@ class Stages:
         """Count what a graph computes for an example of the search split's mean length."""
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
-            split, preprocessor = self.splits["search"], self._preprocessor(graph)
-            length = mean_length(self.task, preprocessor, split)
-            batch = self.task.benchmark_batch(preprocessor, split.examples, 1, length)
-            return {"flops": Flops(encoder_flops(graph.path, batch), length)}
+            own = (self.task, self._preprocessor(graph), self.splits["search"])
+            return {"flops": flops_of(graph.path, *own)}
 
         read = {"split": self._prints["search"], **self._inputs(graph)}
         return self._do("flops", name, read, work).fact("flops", Flops)
@@ -289,7 +311,7 @@ class Stages:
                 must_be_steady=to_choose,
                 progress=self.progress,
             )
-            return {"latencies": _Latencies(measured)}
+            return {"latencies": Latencies(measured)}
 
         read = {
             "ends": [self._inputs(end) for end in ends],
@@ -300,7 +322,7 @@ class Stages:
             **timing_conditions(self.threads),
         }
         done = self._do("benchmark", name, read, work)
-        return done.fact("latencies", _Latencies).latencies
+        return done.fact("latencies", Latencies).latencies
 
     def _do(
         self,
@@ -309,29 +331,12 @@ class Stages:
         read: Mapping[str, Any],
         work: Callable[[Path, Path], dict[str, Any]],
     ) -> Step:
-        """Return the step of this `kind` that read exactly this, done now or long ago.
-
-        `work` gets a scratch folder, which may hold what a killed run left, and a path for the
-        files of the result; it returns the facts to keep.
-        """
+        """Return the step of this `kind` that read exactly this, done now or long ago."""
         depends_on = {"step": kind, **self._always, **read}
         key = key_of(depends_on)
         step = self.store.find(name, key)
         if step is None:
-            scratch = self.store.work_dir(key)
-            result = scratch / "result"
-            if result.exists():
-                shutil.rmtree(result)  # half of one, from a run that was killed
-            started = time.monotonic()
-            facts = work(scratch, result)
-            step = self.store.keep(
-                name,
-                key,
-                depends_on=depends_on,
-                facts=facts,
-                seconds=time.monotonic() - started,
-                files=result if result.exists() else None,
-            )
+            step = self.store.make(name, key, depends_on, work)
         elif step.reused:
             self.progress.result(f"{name}: taken from the earlier run, {step.seconds:.1f} s saved")
         else:
@@ -390,10 +395,3 @@ class Stages:
             return apply()
         except StepFailed as error:
             raise PassError(str(error), kind=step.kind, position=position) from error
-
-
-@dataclass(frozen=True)
-class _Latencies:
-    """The latencies of one provider, as one fact."""
-
-    latencies: tuple[Latency, ...]

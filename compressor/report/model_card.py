@@ -151,8 +151,6 @@ def _is_image(data: dict[str, Any]) -> bool:
 
 
 def _code(data: dict[str, Any]) -> str:
-    settings = data["recipe"].get("data")
-    length = settings.get("max_length") if isinstance(settings, dict) else None
     export = data["recipe"].get("export")
     provider = str(export.get("provider", "cpu")) if isinstance(export, dict) else "cpu"
     template = _IMAGE_CODE if _is_image(data) else _TEXT_CODE
@@ -160,9 +158,15 @@ def _code(data: dict[str, Any]) -> str:
         template = _VECTORS_CODE
     return template.format(
         provider=repr(_PROVIDERS.get(provider, provider)),
-        max_length="min(tokenizer.model_max_length, 512)" if length is None else int(length),
+        max_length=_max_length(data),
         labels=repr(list(data["labels"])),
     )
+
+
+def _max_length(data: dict[str, Any]) -> str:
+    """Return how many tokens the artifact reads, for the code; its tokenizer says so too."""
+    lengths = data["lengths"]
+    return "tokenizer.model_max_length" if lengths is None else str(lengths["artifact"])
 
 
 def _limits(data: dict[str, Any]) -> list[str]:
@@ -174,6 +178,8 @@ def _limits(data: dict[str, Any]) -> list[str]:
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
     limits += verdict.doubts(data)
+    if lengths := provenance.length_words(data["lengths"]):
+        limits.append(lengths)
     if elsewhere := provenance.judged_elsewhere(data):
         limits.append(elsewhere)
     if any(item["settings"].get("activations") == "per_tensor" for item in data["passes"]):

@@ -60,6 +60,32 @@ def embedding_words(embedding: dict[str, Any] | None) -> str | None:
     return f"{words}."
 
 
+def length_words(lengths: dict[str, Any] | None) -> str | None:
+    """Say how long a text the artifact reads, and up to which length it was measured.
+
+    None for images, and where the run stopped before.
+    """
+    if lengths is None:
+        return None
+    own, artifact, longest = (lengths[key] for key in ("checkpoint", "artifact", "longest"))
+    words = f"The artifact reads up to {artifact:,} tokens of a text"
+    if own is None:
+        words += ", as export.max_length says: the checkpoint names no limit"
+    elif own > artifact:
+        words += f", as the recipe says; the checkpoint reads {own:,}"
+    else:
+        words += ", as the checkpoint does"
+    if longest >= artifact:
+        return f"{words}. It was measured up to that length."
+    words += f". It was measured on texts of up to {longest:,} tokens"
+    if lengths["num_cut"]:
+        words += (
+            f": {lengths['num_cut']:,} of the {lengths['num_examples']:,} are longer, and "
+            f"data.max_length cut them"
+        )
+    return f"{words}. How good it is on longer ones is not known."
+
+
 def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
     """Say how closely the exported file follows the PyTorch model, which gives `output`."""
     lengths = parity["sequence_lengths"]

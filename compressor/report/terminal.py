@@ -33,8 +33,11 @@ def render_summary(data: dict[str, Any]) -> Group:
     banner.append_text(plain(verdict.headline(data)))
     if (goal := target.met_words(data)) is not None:
         banner.append_text(plain(f". {goal}"))
+    parts = [banner]
+    if (lengths := provenance.length_words(data["lengths"])) is not None:
+        parts.append(plain(lengths))
     if data["baseline"] is None:
-        return Group(banner, *doubts)
+        return Group(*parts, *doubts)
     noise = provenance.noise_words(data)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
@@ -54,7 +57,7 @@ def render_summary(data: dict[str, Any]) -> Group:
             style="bold" if row.role == "final" else "",
         )
     busy = [Text(noise, style="yellow")] if noise else []
-    return Group(banner, *doubts, *busy, table)
+    return Group(*parts, *doubts, *busy, table)
 
 
 def plain(text: str) -> Text:

@@ -66,6 +66,7 @@ class View:
     advice: str | None
     doubts: tuple[str, ...]
     target: str | None
+    lengths: str | None
     started: str
     duration: str
     budget: str
@@ -119,6 +120,7 @@ def view_of(data: dict[str, Any]) -> View:
         advice=verdict.advice(data),
         doubts=tuple(verdict.doubts(data)),
         target=target.met_words(data),
+        lengths=provenance.length_words(data["lengths"]),
         started=moment(data["started_at"]),
         duration=provenance.duration_words(data),
         budget=units.points(data["max_drop"]),

@@ -28,7 +28,8 @@ class Lengths:
     typical: int  # the median
     long: int  # the 95th percentile
     longest: int
-    max_length: int  # where the recipe cuts
+    covered: int  # no more than one row in 200 is longer
+    limit: int  # that the model reads
 
 
 def measure_lengths(preprocessor: Any, examples: Sequence[Example]) -> Lengths:
@@ -45,7 +46,8 @@ def measure_lengths(preprocessor: Any, examples: Sequence[Example]) -> Lengths:
         typical=_round_up(typical, limit),
         long=_round_up(long, limit),
         longest=int(lengths.max()),
-        max_length=_round_up(covered, limit),
+        covered=_round_up(covered, limit),
+        limit=limit,
     )
 
 

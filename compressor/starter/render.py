@@ -14,6 +14,7 @@ import yaml
 
 from compressor.data import calibration_cut
 from compressor.data.settings import Quoting
+from compressor.models.text_files import MOST_UNASKED
 from compressor.passes.prune_structured import PruneStructured
 from compressor.starter.columns import Guess
 from compressor.starter.decide import (
@@ -25,11 +26,13 @@ from compressor.starter.decide import (
     rows_to_certify,
     smallest_budget,
 )
+from compressor.tasks import NO_LIMIT
 
 # Words that YAML may read as they are, such as no number; anything else is quoted.
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _COMMENT_COLUMN = 38
 
+_USUAL_LENGTH = 512  # tokens
 _MAX_TRAIN_ROWS = 20_000
 _RATIO_WITHOUT_TRAINING = "0.2"
 _VECTORS_DROP = 0.02  # of a similarity or a correlation
@@ -103,13 +106,20 @@ def _data(facts: StarterFacts, output: Path) -> Iterator[str]:
         names = ", ".join(map(_scalar, guess.label_names))
         yield _line(f"  label_names: [{names}]", "the data's names in the checkpoint's order")
     if facts.lengths is not None:
-        told = f"tokens; 99.5% of the rows have no more, the longest has {facts.lengths.longest:,}"
-        yield _line(f"  max_length: {facts.lengths.max_length}", told)
+        yield from _lengths(facts.lengths)
     if facts.train is not None:
         yield _source("train", facts.train, facts, output, limit=_MAX_TRAIN_ROWS)
     yield _source("search", facts.search, facts, output)
     yield "  # search judges every pass. Rows that the checkpoint was trained on would flatter it."
     yield from _certification(facts, output)
+
+
+def _lengths(lengths: Lengths) -> Iterator[str]:
+    """Say how long the rows are; nothing is cut, because the artifact would read more."""
+    yield f"  # The longest row has {lengths.longest:,} tokens."
+    if lengths.covered < min(lengths.longest, lengths.limit):
+        told = "99.5% of the rows have no more: runs faster, and measures no longer ones"
+        yield _line(f"  # max_length: {lengths.covered}", told)
 
 
 def _certification(facts: StarterFacts, output: Path) -> Iterator[str]:
@@ -218,6 +228,12 @@ def _pruning(facts: StarterFacts) -> Iterator[str]:
 def _rest(facts: StarterFacts, output: Path) -> Iterator[str]:
     yield _line("export:", "")
     yield _line(f"  provider: {facts.provider}", "where the model will run")
+    if facts.lengths is not None and facts.lengths.limit > MOST_UNASKED:
+        most = max(_USUAL_LENGTH, facts.lengths.longest)
+        told = "tokens that the artifact reads at most; the checkpoint has no such limit"
+        if facts.lengths.limit < NO_LIMIT:
+            told = f"tokens that the artifact reads at most; the checkpoint {facts.lengths.limit:,}"
+        yield _line(f"  max_length: {most}", told)
     yield ""
     yield "benchmark:"
     yield f"  providers: [{facts.provider}]"

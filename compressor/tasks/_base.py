@@ -83,6 +83,14 @@ class Task(ABC):
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Turn examples into one padded batch of model inputs; raises on an empty sequence."""
 
+    def token_counts(
+        self,
+        preprocessor: Any,  # noqa: ARG002 - for tasks with a sequence
+        examples: Sequence[Example],  # noqa: ARG002
+    ) -> NDArray[np.int64] | None:
+        """Return how many tokens each whole example has; None for a task without a sequence."""
+        return None
+
     @abstractmethod
     def benchmark_batch(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.mistakes import show
@@ -52,8 +53,21 @@ class TextTask(Task):
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
-        limit = self.max_length or int(preprocessor.model_max_length)
+        limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
         return _tokenize(preprocessor, examples, padding=True, max_length=limit)
+
+    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return how many tokens each example has before it is cut, special tokens included."""
+        seconds = [str(item[1]) for item in examples if isinstance(item, tuple)] or None
+        encoded = preprocessor(
+            [_first(item) for item in examples],
+            seconds,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # that it is longer than the model reads is the question
+        )
+        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
     def benchmark_batch(
         self,

@@ -78,6 +78,13 @@ def test_a_mask_that_the_tokenizer_leaves_out_is_given(copy: Path):
     assert again.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
 
 
+def test_inputs_that_the_tokenizer_does_not_name_are_those_of_the_model(copy: Path):
+    change(copy, model_input_names=["foo"])
+    model = load_checkpoint(copy)
+    assert model.preprocessor.model_input_names == ["input_ids", "attention_mask"]
+    assert batched(model) == pytest.approx(one_by_one(copy), abs=1e-5)
+
+
 def test_segments_that_a_model_has_no_name_for_are_not_given(tmp_path: Path, tiny_bert_dir: Path):
     config = transformers.DistilBertConfig(
         vocab_size=40, dim=16, n_layers=1, n_heads=2, hidden_dim=24, initializer_range=0.3

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.pipeline.inputs import check_local_checkpoints, fit_lengths, local_inputs
+from compressor.pipeline.inputs import (
+    check_local_checkpoints,
+    check_text_inputs,
+    fit_lengths,
+    local_inputs,
+)
 from compressor.recipe import Recipe
 from compressor.tasks import NO_LIMIT
 
@@ -60,12 +67,56 @@ def test_a_length_that_a_student_or_a_teacher_cannot_read_names_it(tmp_path: Pat
     ]
 
 
-def test_a_model_without_any_limit_needs_one(tmp_path: Path):
-    with pytest.raises(RecipeError, match=r"data\.max_length: neither tokenizer nor config"):
-        fit_lengths(recipe(tmp_path), {"model.checkpoint": NO_LIMIT})
-    data = {"search": {"path": str(tmp_path / "rows.csv")}, "max_length": 64}
-    limits = {"model.checkpoint": NO_LIMIT}
-    assert fit_lengths(recipe(tmp_path, data=data), limits).data.max_length == 64
+@pytest.mark.parametrize("limit", [NO_LIMIT, 8193])
+def test_a_model_without_a_limit_that_can_be_checked_needs_one(tmp_path: Path, limit: int):
+    with pytest.raises(RecipeError, match=r"export\.max_length: .*set how many the artifact"):
+        fit_lengths(recipe(tmp_path), {"model.checkpoint": limit})
+    fitted = fit_lengths(recipe(tmp_path, export={"max_length": 64}), {"model.checkpoint": limit})
+    assert fitted.export.max_length == 64
+
+
+def test_the_artifact_reads_what_the_checkpoint_does_however_short_the_measured_texts(
+    tmp_path: Path,
+):
+    data = {"search": {"path": str(tmp_path / "rows.csv")}, "max_length": 32}
+    fitted = fit_lengths(
+        recipe(tmp_path, data=data), {"model.checkpoint": 512, "passes.0.student": 256}
+    )
+    assert (fitted.data.max_length, fitted.export.max_length) == (32, 256)
+    asked = recipe(tmp_path, data=data, export={"max_length": 48})
+    assert fit_lengths(asked, {"model.checkpoint": 512}).export.max_length == 48
+
+
+def test_lengths_beyond_what_the_artifact_is_to_read_are_refused(tmp_path: Path):
+    wished = recipe(tmp_path, export={"max_length": 64}, benchmark={"sequence_lengths": [32, 128]})
+    with pytest.raises(RecipeError) as caught:
+        fit_lengths(wished, {"model.checkpoint": 512})
+    assert caught.value.mistakes == (
+        "benchmark.sequence_lengths: 128 tokens are more than the artifact (export.max_length) "
+        "reads; set 64 or less",
+    )
+    with pytest.raises(RecipeError, match=r"export\.max_length: 64 tokens are more than model"):
+        fit_lengths(recipe(tmp_path, export={"max_length": 64}), {"model.checkpoint": 48})
+
+
+def test_validate_tells_lengths_and_padding_that_cannot_be_right(
+    tmp_path: Path, tiny_encoder_dir: Path
+):
+    copy = shutil.copytree(tiny_encoder_dir, tmp_path / "encoder")
+    model = {"checkpoint": str(copy)}
+    check_text_inputs(recipe(tmp_path, model=model))
+    with pytest.raises(RecipeError, match=r"export\.max_length: 65 tokens .* set 64 or less"):
+        check_text_inputs(recipe(tmp_path, model=model, export={"max_length": 65}))
+    pooling = copy / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_cls_token": True}))
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    place = copy / "tokenizer_config.json"
+    place.write_text(json.dumps({**settings, "padding_side": "left"}))
+    with pytest.raises(EnvironmentMismatch, match=r"^model\.checkpoint: .*padding_side is left"):
+        check_text_inputs(recipe(tmp_path, model=model))
+    place.write_text(json.dumps({**settings, "model_max_length": -5}))
+    with pytest.raises(EnvironmentMismatch, match="model_max_length is -5"):
+        check_text_inputs(recipe(tmp_path, model=model))
 
 
 def test_inputs_on_this_machine_have_their_keys(tmp_path: Path, tiny_bert_dir: Path):

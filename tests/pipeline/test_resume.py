@@ -70,6 +70,7 @@ def copied(finished: tuple[RunReport, Path], tmp_path: Path) -> Path:
 def test_a_first_run_takes_nothing_from_anywhere(finished: tuple[RunReport, Path]):
     report, _ = finished
     assert redone(report) == [
+        "baseline: reading",
         "baseline: score",
         "baseline: export",
         "baseline: parity",
@@ -134,7 +135,7 @@ def test_steps_of_the_earlier_recipe_are_gone_when_the_edited_one_succeeds(
 def test_force_does_every_step_anew(base: dict[str, Any], copied: Path):
     with pytest.raises(EnvironmentMismatch) as caught:
         run(base, copied, force=True)
-    assert redone(caught.value.report) == ["baseline: score"]
+    assert redone(caught.value.report) == ["baseline: reading", "baseline: score"]
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ def test_a_killed_run_goes_on_and_makes_the_artifact_of_an_undisturbed_one(
     killed = subprocess.run(arguments, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     stored = {path.name for path in (tmp_path / "run" / "steps").glob("[!.]*")}
-    assert len(stored) == 4
+    assert len(stored) == 5
     again = run(base, tmp_path / "run")
     assert redone(again)[0] == "passes[0] (prune_magnitude)"
     assert stored <= {path.name for path in (tmp_path / "run" / "steps").iterdir()}

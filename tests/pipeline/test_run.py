@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer
 
 import compressor
@@ -760,6 +761,57 @@ def test_lengths_that_the_recipe_does_not_name_are_cut_to_what_the_model_reads(
     report = run(base, begun, benchmark=quick)
     assert {latency.sequence_length for latency in report.latencies} == {32, 64}
     assert report.recipe["benchmark"]["sequence_lengths"] == [32, 64]
+
+
+LONG = "bad awful dull a the was " + "good great fine lovely brilliant " * 4  # 26 words
+
+
+def by_transformers(checkpoint: str, text: str, max_length: int) -> np.ndarray:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    encoded = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+    with torch.inference_mode():
+        logits: np.ndarray = model(**encoded).logits.numpy()
+    return logits
+
+
+@pytest.mark.parametrize(("export", "max_length"), [({}, 64), ({"max_length": 16}, 16)])
+def test_the_artifact_reads_more_than_was_measured_unless_it_is_not_to(
+    base: dict[str, Any], begun: Path, export: dict[str, Any], max_length: int
+):
+    data = {**base["data"], "max_length": 6}
+    report = run(base, begun, data=data, export=export, benchmark={"providers": []})
+    artifact = load_artifact(begun / "artifact")
+    expected = by_transformers(base["model"]["checkpoint"], LONG, max_length)
+    assert artifact.outputs([LONG]) == pytest.approx(expected, abs=1e-5)
+    assert artifact.manifest["max_length"] == max_length
+    assert report.lengths is not None
+    assert (report.lengths.checkpoint, report.lengths.artifact) == (64, max_length)
+    assert (report.lengths.measured, report.lengths.longest) == (6, 6)
+    assert report.parity is not None
+    assert report.parity.sequence_lengths[-1] == max_length
+
+
+def test_padding_on_the_left_ships_with_a_model_that_needs_it(base: dict[str, Any], tmp_path: Path):
+    checkpoint = tmp_path / "xlnet"
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24, "vocab_size": 40}
+    torch.manual_seed(0)
+    config = transformers.XLNetConfig(**sizes, pad_token_id=0, initializer_range=0.3)
+    transformers.XLNetForSequenceClassification(config).save_pretrained(checkpoint)
+    words = transformers.AutoTokenizer.from_pretrained(
+        base["model"]["checkpoint"], padding_side="left"
+    )
+    words.save_pretrained(checkpoint)
+    run(
+        base,
+        tmp_path / "run",
+        model={"checkpoint": str(checkpoint)},
+        budget={"metric": "agreement", "max_drop": 0.1},
+        benchmark={"providers": []},
+    )
+    found = load_artifact(tmp_path / "run" / "artifact").outputs([LONG, "good"])
+    expected = [by_transformers(str(checkpoint), text, 64)[0] for text in (LONG, "good")]
+    assert found == pytest.approx(np.stack(expected), abs=1e-4)
 
 
 def test_a_missing_teacher_is_told_by_its_pass_before_anything_runs(

@@ -18,6 +18,7 @@ from compressor.measurements import (
     Flip,
     Flops,
     Latency,
+    LengthRecord,
     ModelRecord,
     Parity,
     PassRecord,
@@ -301,7 +302,8 @@ def embeddings() -> RunReport:
             "certified", "cosine", 0.007, 0.0092, 0.006, 0.01, 0.95, 872, 3, 860, None,
             "paired BCa bootstrap over texts, 9999 resamples, one loss of 1 added", "dd" * 32,
         ),
-        slices=(), embedding=EmbeddingRecord("mean", True, "1_Pooling/config.json", 256),
+        slices=(), lengths=LengthRecord(256, 256, 64, 64, 872, 31),
+        embedding=EmbeddingRecord("mean", True, "1_Pooling/config.json", 256),
         flips=(
             Flip(
                 "changed", 17, "a gripping film", None, "a <thrilling> film", "a dull film", 0.913,

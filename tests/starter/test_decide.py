@@ -15,7 +15,7 @@ from compressor.starter.decide import (
 
 def test_lengths_are_rounded_up_to_a_multiple_of_eight(tiny_bert: TorchModel):
     texts = ["good"] * 90 + ["the film was " * 4 + "good"] * 10  # 3 and 15 tokens
-    assert measure_lengths(tiny_bert.preprocessor, texts) == Lengths(8, 16, 15, 16)
+    assert measure_lengths(tiny_bert.preprocessor, texts) == Lengths(8, 16, 15, 16, 64)
 
 
 def test_a_pair_counts_both_of_its_texts(tiny_bert: TorchModel):
@@ -25,7 +25,7 @@ def test_a_pair_counts_both_of_its_texts(tiny_bert: TorchModel):
 
 def test_a_limit_of_the_tokenizer_holds(tiny_bert: TorchModel):
     lengths = measure_lengths(tiny_bert.preprocessor, ["the film " * 100])
-    assert (lengths.longest, lengths.max_length) == (202, 64)
+    assert (lengths.longest, lengths.covered, lengths.limit) == (202, 64, 64)
 
 
 @pytest.mark.parametrize(("rows", "budget"), [(100, 0.01), (101, 0.01), (99, 0.0102), (3, 0.3334)])

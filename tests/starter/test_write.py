@@ -59,11 +59,27 @@ def test_every_guess_stands_in_the_recipe(tiny_bert_dir: Path, rows: Path, tmp_p
     assert data["data"]["label"] == "sentiment"
     assert data["data"]["label_names"] == ["Negative", "Positive"]
     assert data["data"]["search"] == {"path": "./my rows.csv"}
-    assert data["data"]["max_length"] == 16  # the longest has 14 tokens
+    assert "max_length" not in data["data"]  # measured as long as they are
+    assert "# The longest row has 14 tokens." in output.read_text(encoding="utf-8")
     assert data["budget"] == {"metric": "accuracy", "max_drop": 0.0264}  # 1 / 48, rounded up
     assert data["on_failure"] == "repair"
     assert (tmp_path / data["model"]["checkpoint"]).resolve() == tiny_bert_dir.resolve()
     assert "# Machine: " in output.read_text(encoding="utf-8")
+
+
+def test_a_checkpoint_without_a_limit_gets_one_that_can_be_checked(
+    tiny_bert_dir: Path, rows: Path, tmp_path: Path
+):
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24, "vocab_size": 40}
+    names = {0: "negative", 1: "positive"}
+    config = transformers.XLNetConfig(
+        **sizes, pad_token_id=0, id2label=names, label2id={name: id_ for id_, name in names.items()}
+    )
+    transformers.XLNetForSequenceClassification(config).save_pretrained(tmp_path / "xlnet")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert_dir, model_max_length=10**30)
+    tokenizer.save_pretrained(tmp_path / "xlnet")
+    recipe = write_starter(str(tmp_path / "xlnet"), rows, tmp_path / "recipe.yaml")
+    assert recipe.export.max_length == 512
 
 
 def test_other_files_have_their_own_columns(tiny_bert_dir: Path, rows: Path, tmp_path: Path):

@@ -1,0 +1,61 @@
+"""How each number was taken is said in words that follow from the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compressor.measurements import LengthRecord
+from compressor.report.model_card import render_model_card
+from compressor.report.provenance import length_words
+from compressor.report.render import render_html, render_markdown
+from compressor.report.terminal import render_summary
+
+CUT = LengthRecord(512, 512, 64, 64, 1872, 31)
+CUT_WORDS = (
+    "The artifact reads up to 512 tokens of a text, as the checkpoint does. It was measured on "
+    "texts of up to 64 tokens: 31 of the 1,872 are longer, and data.max_length cut them. How good "
+    "it is on longer ones is not known."
+)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        (CUT, CUT_WORDS),
+        (
+            LengthRecord(512, 128, 128, 55, 872, 0),
+            "The artifact reads up to 128 tokens of a text, as the recipe says; the checkpoint "
+            "reads 512. It was measured on texts of up to 55 tokens. How good it is on longer ones "
+            "is not known.",
+        ),
+        (
+            LengthRecord(None, 512, 512, 512, 872, 3),
+            "The artifact reads up to 512 tokens of a text, as export.max_length says: the "
+            "checkpoint names no limit. It was measured up to that length.",
+        ),
+    ],
+)
+def test_what_is_read_and_what_was_measured_are_told_apart(lengths: LengthRecord, words: str):
+    assert length_words(dataclasses.asdict(lengths)) == words
+
+
+def test_images_have_no_words_for_lengths():
+    assert length_words(None) is None
+
+
+def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, Any]):
+    data = {**passed, "lengths": dataclasses.asdict(CUT)}
+    console = Console(width=1000, no_color=True)
+    with console.capture() as capture:
+        console.print(render_summary(data))
+    first_screen, _, _ = render_markdown(data).partition("## From the baseline")
+    banner, _, _ = render_html(data).partition("From the baseline")
+    assert CUT_WORDS in capture.get()
+    assert CUT_WORDS in first_screen
+    assert CUT_WORDS in banner
+    assert CUT_WORDS in render_model_card(data)
+    assert "max_length=512" in render_model_card(data)
