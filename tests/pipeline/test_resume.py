@@ -258,12 +258,12 @@ import os, signal, sys
 from pathlib import Path
 import compressor, compressor.steps
 write, count = compressor.steps._force_to_disk, []
-def die_at_the_fifth(folder):
+def die_at_the_sixth(folder):
     count.append(folder)
-    if len(count) == 5:  # the pass is done and written, but does not have its name yet
+    if len(count) == 6:  # the pass is done and written, but does not have its name yet
         os.kill(os.getpid(), signal.SIGKILL)
     write(folder)
-compressor.steps._force_to_disk = die_at_the_fifth
+compressor.steps._force_to_disk = die_at_the_sixth
 recipe = compressor.load_recipe(sys.argv[1])
 compressor.run(recipe, output=Path(sys.argv[2]), device="cpu")
 """
