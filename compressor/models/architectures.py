@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.models.prunable import READ, refusal, why_not_prunable
 
 
 class UnsupportedArchitecture(StepFailed):
@@ -23,10 +24,7 @@ class UnsupportedArchitecture(StepFailed):
     def __init__(self, model_type: str, reason: str) -> None:
         self.model_type = model_type
         self.reason = reason
-        super().__init__(
-            f"model type '{model_type}' cannot be pruned structurally: {reason}; "
-            f"supported model types are {', '.join(sorted(_NAMINGS))}"
-        )
+        super().__init__(refusal(model_type, reason))
 
 
 @dataclass(frozen=True)
@@ -212,12 +210,6 @@ _NAMINGS = {
     "vit": _VIT,
     "xlm-roberta": _BERT,
 }
-_REASONS = {
-    "albert": "its layers share one set of weights",
-    "deberta": "query, key and value are one matrix and relative positions enter every head",
-    "deberta-v2": "its relative position projections are shared with query and key of every head",
-    "modernbert": "query, key and value are one matrix (Wqkv) and its feed-forward is gated",
-}
 # Biases as wide as the number of heads, computed outside the attention module.
 _BIAS_PER_HEAD = ("relative_attention_bias", "relative_position_bias", "shared_position_bias")
 
@@ -226,13 +218,9 @@ def naming_of(module: Any) -> Naming:
     """Return the names of a transformers model; raises `UnsupportedArchitecture`."""
     config = module.config
     model_type: str = config.model_type
-    if model_type not in _NAMINGS:
-        reason = _REASONS.get(model_type, "where its heads and neurons sit is not known")
+    reason = why_not_prunable({name: getattr(config, name, None) for name in READ})
+    if reason is not None:
         raise UnsupportedArchitecture(model_type, reason)
-    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
-        raise UnsupportedArchitecture(model_type, "it is configured as a decoder")
-    if getattr(config, "use_swiglu_ffn", False):
-        raise UnsupportedArchitecture(model_type, "its feed-forward is gated (use_swiglu_ffn)")
     return _NAMINGS[model_type]
 
 

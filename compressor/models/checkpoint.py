@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,12 @@ from compressor.models.head import (
     require_choice,
 )
 from compressor.models.pooling import ABOUT, MODULES, read_about
+from compressor.models.weight_files import (
+    StoredTensor,
+    find_weights,
+    read_headers,
+    refuse_adapter,
+)
 from compressor.paths import (
     ABSENT,
     HUB_ID,
@@ -37,9 +46,22 @@ from compressor.paths import (
 from compressor.tasks import task_class, task_names
 
 _ENCODES = "SentenceTransformer"  # what sentence-transformers calls an encoder of vectors
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _SETTINGS = {"config.json", "model.safetensors.index.json", "modules.json", "structure.json"}
+# What config.json may say that would let transformers read other weights than those found here, or
+# compute something else than it did when they were made.
+_REFUSED = {
+    "transformers_weights": "names weights of its own, beside the usual files; rename that file to "
+    "model.safetensors and remove the key",
+    "fusion_config": "replaces parts of the model while it is loaded; remove the key",
+}
+_MOST_LABELS = 1_000_000
+# Model types that compute positions as position_embedding_type says.
+_OWN_POSITIONS = ("esm",)
+# Model types that read sound, some of whose heads are called as those for texts.
+_SPEECH = re.compile(
+    r"wav2vec2|hubert|wavlm|unispeech|whisper|sew|audio|speech|encodec|mctct|moonshine|seamless"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +72,7 @@ class CheckpointFiles:
     directory: Path
     weights: tuple[Path, ...]
     config: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]  # by their keys in the files
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -57,16 +80,33 @@ class CheckpointFiles:
 
         Raises `EnvironmentMismatch` where config.json contradicts itself about them.
         """
+        place, count = self.directory / "config.json", self.config.get("num_labels")
+        if type(count) is int and count > _MOST_LABELS:
+            raise EnvironmentMismatch(
+                f"{place}: num_labels is {count}, more than {_MOST_LABELS:,}; correct it"
+            )
         try:
-            return read_labels(self.config)
+            found = read_labels(self.config)
         except HeadProblem as error:
-            raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+            raise EnvironmentMismatch(f"{place}: {error}") from error
+        for index, label in enumerate(found):
+            if not _is_text(label):
+                raise EnvironmentMismatch(
+                    f"{place}: the name of class {index} in id2label, {label!r}, holds half of a "
+                    f"character, which no file can hold; correct it"
+                )
+        return found
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Return the names of the transformers classes that the checkpoint was saved from."""
-        names = self.config.get("architectures")
-        return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+        """Return the classes that the checkpoint was saved from, as its config names them."""
+        names = self.config.get("architectures") or ()
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise EnvironmentMismatch(
+                f"{self.directory / 'config.json'}: architectures must be a list of class names, "
+                f"got {names!r}; correct it"
+            )
+        return tuple(names)
 
     def infer_task(self) -> str:
         """Return the task that the checkpoint's architecture is for.
@@ -82,13 +122,18 @@ class CheckpointFiles:
                     f"texts that can be compared; give a {_ENCODES} or a classifier"
                 )
             return "sentence-embedding"  # whatever head the encoder was saved with
+        known = ", ".join(task_names())
+        if _SPEECH.search(kind := self.config["model_type"]):
+            raise EnvironmentMismatch(
+                f"{self.name}: model type '{kind}' reads sound, and no task is for that; give a "
+                f"checkpoint that was fine-tuned for one of {known}"
+            )
         gives = other_head(self.architectures)
         if gives is None:
             for name in task_names():
                 if self.has_head(name):
                     self.require_head(name)
                     return name
-        known = ", ".join(task_names())
         if gives is not None:
             raise EnvironmentMismatch(
                 f"{self.name}: {gives}, and no task is for that; give a checkpoint that was "
@@ -133,7 +178,9 @@ class CheckpointFiles:
         small = {path for pattern in patterns for path in self.directory.glob(pattern)}
         digest = hashlib.sha256()
         for path in sorted(small.union(self.weights)):
-            with path.open("rb") as stream:
+            if not path.is_file():
+                continue  # what is called like a file and is none is not read either
+            with _opened(path) as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
             name = path.relative_to(self.directory).as_posix()
             digest.update(f"{name}\0{content}\n".encode())
@@ -147,10 +194,22 @@ class CheckpointFiles:
         """Return one SHA-256 over the weight files in their order."""
         digest = hashlib.sha256()
         for path in self.weights:
-            with path.open("rb") as stream:
+            with _opened(path) as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
         return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file to read; raises `EnvironmentMismatch` that names it when it may not be read."""
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
 
 
 def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> CheckpointFiles:
@@ -170,6 +229,7 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
         )
     _require_plain_files(directory)
     config = _read_config(checkpoint, directory)
+    _refuse_unread(checkpoint, config)
     if "auto_map" in config:
         raise EnvironmentMismatch(
             f"{checkpoint}: its config names code of its own (auto_map), which is never run; "
@@ -182,7 +242,14 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
             f"{f', by {method}' if method else ''}), and compression starts from float weights; "
             f"give the checkpoint that it was quantized from"
         )
-    return CheckpointFiles(checkpoint, directory, _find_weights(checkpoint, directory), config)
+    try:
+        weights = find_weights(checkpoint, directory)
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"{directory}: cannot be listed ({error.strerror or error}); check its permissions"
+        ) from error
+    tensors = read_headers(checkpoint, directory, weights)
+    return CheckpointFiles(checkpoint, directory, weights, config, tensors)
 
 
 def _download(checkpoint: str, revision: str | None) -> Path:
@@ -228,42 +295,58 @@ def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:
     )
 
 
+def _refuse_unread(name: str, config: Mapping[str, Any]) -> None:
+    """Raise `EnvironmentMismatch` for a setting that this transformers would not compute."""
+    for key, why in _REFUSED.items():
+        if config.get(key):
+            raise EnvironmentMismatch(f"{name}: {key} in its config.json {why}")
+    kind = config.get("position_embedding_type", "absolute")
+    if kind not in (None, "absolute") and config["model_type"] not in _OWN_POSITIONS:
+        raise EnvironmentMismatch(
+            f"{name}: position_embedding_type in its config.json is {kind!r}, and transformers 5 "
+            f"computes absolute positions alone for model type '{config['model_type']}', so it "
+            f"would be another model; give a checkpoint with absolute positions"
+        )
+
+
 def _read_config(name: str, directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise EnvironmentMismatch(
-            f"{name}: {path} does not exist, so this is not a transformers checkpoint"
-        ) from error
-    except (OSError, ValueError) as error:
+        raise _no_config(name, directory) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise EnvironmentMismatch(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise EnvironmentMismatch(f"{path}: has no model_type, so transformers cannot load it")
+    if not isinstance(config["model_type"], str):
+        raise EnvironmentMismatch(
+            f"{path}: model_type must be text such as 'bert', got {config['model_type']!r}"
+        )
     return config
 
 
-def _find_weights(name: str, directory: Path) -> tuple[Path, ...]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise EnvironmentMismatch(f"{index}: not a readable shard index ({error})") from error
-        if any(Path(shard).name != shard for shard in shards):
-            raise EnvironmentMismatch(f"{index}: names shards outside the checkpoint: {shards}")
-        weights = tuple(directory / shard for shard in shards)
-    else:
-        weights = (directory / "model.safetensors",)
-    missing = [path.name for path in weights if not path.is_file()]
-    if not missing:
-        return weights
-    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
-    if pickles:
-        raise EnvironmentMismatch(
-            f"{name}: holds only pickled weights ({', '.join(pickles)}), which can run code when "
-            f"they are loaded; convert them with transformers' save_pretrained and try again"
+def _no_config(name: str, directory: Path) -> EnvironmentMismatch:
+    """Say what a folder without config.json may be."""
+    refuse_adapter(name, directory)
+    inside = sorted(path.parent.name for path in directory.glob("*/config.json"))
+    if (directory / MODULES).is_file() and inside:
+        folder = next((item for item in inside if "Transformer" in item), inside[0])
+        return EnvironmentMismatch(
+            f"{name}: is an old layout of sentence-transformers, with the encoder in {folder}; "
+            f"move the files of {folder} beside {MODULES} and set the path of its first step to an "
+            f"empty text"
         )
-    raise EnvironmentMismatch(f"{name}: {', '.join(missing)} not found in {directory}")
+    hint = f"; there is one in {', '.join(inside[:3])}: give that folder" if inside else ""
+    return EnvironmentMismatch(
+        f"{name}: {directory / 'config.json'} does not exist, so this is not a transformers "
+        f"checkpoint{hint or '; give a folder that save_pretrained wrote'}"
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,32 +9,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from optimum.exporters.tasks import TasksManager
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.guard import foreign
 from compressor.models.gzipped_size import gzipped_bytes
+from compressor.models.loading import (
+    STRUCTURE,
+    auto_class_of,
+    load_config,
+    load_pruned,
+    load_weights,
+    read_shape,
+    require_class,
+)
 from compressor.models.outputs import answers_of
 from compressor.models.pooling import MODULES, lowers_case, read_pooling, write_pooling
-from compressor.models.sentence_encoder import AutoSentenceEncoder, pooling_of
+from compressor.models.sentence_encoder import pooling_of
 from compressor.models.text_files import keep_settings_apart
 from compressor.models.text_inputs import blueprint, fit_tokenizer
-from compressor.tasks import Batch, Task, load_task
-
-_WEIGHTS = "model.safetensors"
-_STRUCTURE = "structure.json"
+from compressor.models.weight_files import WEIGHTS
+from compressor.models.weight_keys import Fit, require_finite, require_fit
+from compressor.tasks import Batch, Example, Task, load_task
 
 
 @dataclass
@@ -58,7 +64,7 @@ class TorchModel:
         if not self.task.names_labels:
             return ()
         names: dict[int, str] = self.module.config.id2label
-        return tuple(names[index] for index in range(len(names)))
+        return tuple(str(names[index]) for index in range(len(names)))
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +88,7 @@ class TorchModel:
 
     def size(self, directory: Path) -> Size:
         """Return the size of this model as `save` wrote it into `directory`."""
-        weights = directory / _WEIGHTS
+        weights = directory / WEIGHTS
         return Size(*self.parameter_counts(), weights.stat().st_size, gzipped_bytes(weights))
 
     def clone(self) -> TorchModel:
@@ -111,9 +117,9 @@ class TorchModel:
             module.save_pretrained(directory)
             return
         module.config.save_pretrained(directory)
-        save_file(_own_tensors(self.module), directory / _WEIGHTS, metadata={"format": "pt"})
+        save_file(_own_tensors(self.module), directory / WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(shape.to_dict(), indent=2) + "\n"
-        (directory / _STRUCTURE).write_text(text, encoding="utf-8")
+        (directory / STRUCTURE).write_text(text, encoding="utf-8")
 
 
 def load_checkpoint(
@@ -122,60 +128,103 @@ def load_checkpoint(
     """Load a local directory or a Hub id, pruned or not, in float32 and evaluation mode.
 
     `task` is inferred from the checkpoint's architecture when left out. Raises
-    `EnvironmentMismatch` when the checkpoint is missing, truncated, only a pickle, or needs code
-    of its own.
+    `EnvironmentMismatch` when the checkpoint is missing, truncated, only a pickle, needs code of
+    its own, or cannot be loaded for any other reason.
     """
     files = find_checkpoint(str(checkpoint), revision=revision)
-    return load_model(files, load_task(task or files.infer_task()))
+    return load_foreign(files, load_task(task or files.infer_task()))
+
+
+def load_foreign(
+    files: CheckpointFiles, task: Task, *, allow_not_finite: bool = False
+) -> TorchModel:
+    """Load a checkpoint that somebody else made; whatever fails is `EnvironmentMismatch`.
+
+    Weights that are NaN or infinite are refused too, unless they are what is looked for.
+    """
+    with foreign(f"{files.name}: cannot be loaded", "give a checkpoint that transformers loads"):
+        model = load_model(files, task)
+        if not allow_not_finite:
+            require_finite(files, model.module)
+    return model
+
+
+def try_batch(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]) -> None:
+    """Let a checkpoint that somebody else made read its first batch.
+
+    Raises `EnvironmentMismatch` when that fails, or gives something else than the task's outputs.
+    """
+    task = model.task
+    advice = "give a checkpoint whose tokenizer or image processor and weights go together"
+    with foreign(f"{files.name}: cannot compute a first batch of {len(examples)} rows", advice):
+        batch = task.encode(model.preprocessor, examples)
+        shape = np.shape(model.predict(batch))
+    if task.has_sequence and "attention_mask" not in batch:
+        raise EnvironmentMismatch(
+            f"{files.name}: its tokenizer gives no attention_mask ({', '.join(batch)}), so padding "
+            f"would be read as text; add it to model_input_names in tokenizer_config.json"
+        )
+    width = len(model.labels) if task.names_labels else None
+    if len(shape) != 2 or shape[0] != len(examples) or width not in (None, shape[1]):
+        raise EnvironmentMismatch(
+            f"{files.name}: gives outputs of shape {list(shape)} for {len(examples)} rows"
+            f"{f' and {width} labels' if width else ''}, where {task.name} needs one row of "
+            f"{'logits' if task.names_labels else 'numbers'} for each; {advice}"
+        )
 
 
 def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
     files.require_head(task.name)
-    _check_weights(files)
-    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
-    auto_class = _auto_class(files, task)
-    if type(config) not in auto_class._model_mapping:
-        raise _no_such_model(files, task, config)
-    shape_file = files.directory / _STRUCTURE
+    config = load_config(files, task)
+    auto_class = auto_class_of(files, task)
+    require_class(files, task, auto_class, config)
+    shape_file = files.directory / STRUCTURE
     if shape_file.is_file():
-        module = _load_pruned(files, shape_file, auto_class, config)
+        module = load_pruned(files, shape_file, auto_class, config)
     else:
-        module, missing = _from_pretrained(files, auto_class)
-        _check_names(files.name, missing)
+        module, fit = load_weights(files, auto_class, config)
+        require_fit(files, module, fit, reads_head=task.names_labels, described_by="config.json")
     return TorchModel(module.eval(), _load_preprocessor(files, task, config), task)
 
 
 def load_with_head(
     files: CheckpointFiles, task: Task, labels: Sequence[str], *, seed: int
 ) -> tuple[TorchModel, bool]:
-    """Load a checkpoint like `load_model`, or one that was only pretrained, with a new head.
+    """Load a checkpoint like `load_foreign`, or one that was only pretrained, with a new head.
 
     The new head is drawn with `seed`, for `labels` in their order; the second result says whether
     it was needed. The encoder has to be complete. Errors as `load_checkpoint`.
     """
-    auto_class = _auto_class(files, task)
-    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
-    if (files.directory / _STRUCTURE).is_file() or type(config) not in auto_class._model_mapping:
-        return load_model(files, task), False
-    _check_weights(files)
-    if not _from_pretrained(files, auto_class)[1]:
-        return load_model(files, task), False
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module, missing = _from_pretrained(files, auto_class, config=config)
+    with foreign(f"{files.name}: cannot be loaded", "give a checkpoint that transformers loads"):
+        config, auto_class = load_config(files, task), auto_class_of(files, task)
+        require_class(files, task, auto_class, config)
+        if (files.directory / STRUCTURE).is_file() or _has_head(files, auto_class, config):
+            return load_foreign(files, task), False
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module, fit = load_weights(files, auto_class, config)
+        require_fit(
+            files,
+            module,
+            _of_encoder(module, fit),
+            reads_head=False,
+            described_by="config.json",
+        )
+        require_finite(files, module)
+        return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
+
+
+def _has_head(files: CheckpointFiles, auto_class: Any, config: Any) -> bool:
+    return not load_weights(files, auto_class, config)[1].missing
+
+
+def _of_encoder(module: Any, fit: Fit) -> Fit:
+    """Return the fit of the encoder alone: what the head lacks was drawn."""
     inside = f"{module.base_model_prefix}."
-    _check_names(files.name, [name for name in missing if name.startswith(inside)])
-    return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
-
-
-def _auto_class(files: CheckpointFiles, task: Task) -> Any:
-    """Return what chooses the module's class: one of transformers, or the one for vectors."""
-    if task.names_labels:
-        return TasksManager.get_model_class_for_task(task.name)
-    return AutoSentenceEncoder(read_pooling(files.directory, task))
+    return replace(fit, missing=tuple(name for name in fit.missing if name.startswith(inside)))
 
 
 def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
@@ -183,8 +232,7 @@ def load_preprocessor(files: CheckpointFiles, task: Task) -> Any:
 
     Raises `EnvironmentMismatch` when it is missing or belongs to another checkpoint.
     """
-    config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
-    return _load_preprocessor(files, task, config)
+    return _load_preprocessor(files, task, load_config(files, task))
 
 
 def token_limit(files: CheckpointFiles, task: Task) -> int:
@@ -197,26 +245,13 @@ def token_limit(files: CheckpointFiles, task: Task) -> int:
     return int(load_preprocessor(files, task).model_max_length)
 
 
-def _check_weights(files: CheckpointFiles) -> None:
-    for path in files.weights:
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise EnvironmentMismatch(
-                f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or "
-                f"download it again"
-            ) from error
-
-
 def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
-    try:
+    what = "tokenizer" if task.has_sequence else "image processor"
+    with foreign(
+        f"{files.name}: its {what} cannot be loaded",
+        f"save the {what} beside the weights with save_pretrained",
+    ):
         preprocessor = task.load_preprocessor(files.directory)
-    except (OSError, ValueError) as error:
-        raise EnvironmentMismatch(
-            f"{files.name}: its tokenizer or image processor cannot be loaded ({error}); save it "
-            f"beside the weights with save_pretrained"
-        ) from error
     if task.has_sequence:
         fit_tokenizer(files, preprocessor, _blueprint(files, task, config))
     if not task.names_labels:
@@ -229,24 +264,12 @@ def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
 
     A sentence encoder takes what its encoder does.
     """
-    chosen = (
-        TasksManager.get_model_class_for_task(task.name)
-        if task.names_labels
-        else transformers.AutoModel
-    )
-    if type(config) not in chosen._model_mapping:
-        raise _no_such_model(files, task, config)
-    shape_file, buildable = files.directory / _STRUCTURE, config
+    chosen = auto_class_of(files, task)
+    require_class(files, task, chosen, config)
+    shape_file, buildable = files.directory / STRUCTURE, config
     if shape_file.is_file():
-        buildable = structure.buildable_config(config, _read_shape(shape_file))
+        buildable = structure.buildable_config(config, read_shape(shape_file))
     return blueprint(files, chosen._model_mapping[type(config)], buildable)
-
-
-def _no_such_model(files: CheckpointFiles, task: Task, config: Any) -> EnvironmentMismatch:
-    return EnvironmentMismatch(
-        f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
-        f"type '{config.model_type}'; set model.task to what the checkpoint is for"
-    )
 
 
 def _read_as_sentences(files: CheckpointFiles, task: Task, tokenizer: Any) -> None:
@@ -262,63 +285,6 @@ def _read_as_sentences(files: CheckpointFiles, task: Task, tokenizer: Any) -> No
             f"{files.name}: sentence_bert_config.json puts texts to lower case before a tokenizer "
             f"that tells case apart, which an artifact cannot do; give the tokenizer a lower-case "
             f"normalizer and set do_lower_case to false"
-        )
-
-
-def _from_pretrained(
-    files: CheckpointFiles, auto_class: Any, **options: Any
-) -> tuple[Any, list[str]]:
-    """Return the model and the names of its weights that the checkpoint lacks."""
-    try:
-        module, info = auto_class.from_pretrained(
-            files.directory,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise EnvironmentMismatch(
-            f"{files.name}: the weights do not fit config.json ({error})"
-        ) from error
-    return module, sorted(info["missing_keys"])
-
-
-def _load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:
-    shape = _read_shape(shape_file)
-    if shape.hidden_size not in (None, config.hidden_size):
-        raise EnvironmentMismatch(
-            f"{shape_file}: hidden_size is {shape.hidden_size}, config.json says "
-            f"{config.hidden_size}; take both files from the same save"
-        )
-    module = auto_class.from_config(structure.buildable_config(config, shape), dtype=torch.float32)
-    structure.apply_shape(module, shape)
-    state: dict[str, torch.Tensor] = {}
-    for path in files.weights:
-        state.update(load_file(path))
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise EnvironmentMismatch(
-            f"{files.name}: the weights do not fit structure.json ({error})"
-        ) from error
-    _check_names(files.name, missing, unexpected)
-    return module
-
-
-def _read_shape(shape_file: Path) -> structure.EncoderShape:
-    try:
-        return structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error
-
-
-def _check_names(name: str, missing: list[str], unexpected: list[str] | tuple[()] = ()) -> None:
-    if missing or unexpected:
-        raise EnvironmentMismatch(
-            f"{name}: the weights lack {missing[:5]} and have {list(unexpected)[:5]} beyond the "
-            f"model; a checkpoint without its fine-tuned head must be fine-tuned first"
         )
 
 

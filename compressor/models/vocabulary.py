@@ -21,10 +21,9 @@ from torch import nn
 from compressor.errors import StepFailed
 from compressor.models.text_inputs import positions_of
 from compressor.models.torch_model import TorchModel
+from compressor.models.word_piece import BERT_PARTS, TOKENIZER, not_as_bert, untrimmable
 from compressor.tasks import Task
 
-_TOKENIZER = "tokenizer.json"
-_BERT = ("BertNormalizer", "BertPreTokenizer")
 _BESIDE = ("vocab.txt", "added_tokens.json", "special_tokens_map.json")
 
 
@@ -34,10 +33,7 @@ class UnsupportedTokenizer(StepFailed):
     def __init__(self, kind: str, reason: str) -> None:
         self.kind = kind
         self.reason = reason
-        super().__init__(
-            f"the vocabulary of {kind} cannot be trimmed: {reason}; supported are fast tokenizers "
-            f"with a WordPiece model, such as those of BERT, DistilBERT, ELECTRA and MPNet"
-        )
+        super().__init__(untrimmable(kind, reason))
 
 
 def plain_tokenizer(preprocessor: Any) -> Tokenizer:
@@ -97,13 +93,10 @@ def unreachable_pieces(tokenizer: Tokenizer) -> set[int]:
     Raises `StepFailed` for a tokenizer with another normalizer or another way to split.
     """
     content = json.loads(tokenizer.to_str())
-    found = tuple((content[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer"))
+    found = tuple((content[name] or {}).get("type") for name in BERT_PARTS)
     normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
-    if found != _BERT or normalizer is None or splitter is None:
-        raise StepFailed(
-            f"drop: unreachable knows what no text leads to for {' and '.join(_BERT)} alone, and "
-            f"this tokenizer has {found[0]} and {found[1]}; use drop: unused"
-        )
+    if found != tuple(BERT_PARTS.values()) or normalizer is None or splitter is None:
+        raise StepFailed(not_as_bert(found))
     prefix: str = content["model"]["continuing_subword_prefix"]
     added = _added_and_unknown(content)
 
@@ -169,7 +162,7 @@ def _trim_tokenizer(preprocessor: Any, new_ids: dict[int, int], task: Task) -> A
         preprocessor.save_pretrained(folder)
         for name in _BESIDE:
             (folder / name).unlink(missing_ok=True)
-        path = folder / _TOKENIZER
+        path = folder / TOKENIZER
         content = json.loads(path.read_text(encoding="utf-8"))
         content["truncation"] = content["padding"] = None
         vocabulary: dict[str, int] = content["model"]["vocab"]

@@ -19,6 +19,8 @@ from compressor.tasks._base import Batch, Example
 from compressor.tasks._classification import Classification
 from compressor.tasks._given import given_images
 
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
 
 class ImageClassification(Classification):
     """Images are resized and normalised as the checkpoint's image processor says."""
@@ -29,10 +31,15 @@ class ImageClassification(Classification):
     has_sequence: ClassVar[bool] = False
 
     def load_preprocessor(self, directory: str | Path) -> Any:
-        """Load the image processor; its Pillow form, because torchvision is not required."""
+        """Load the image processor; its Pillow form, because torchvision is not required.
+
+        Raises `OSError` when its file is missing.
+        """
         from transformers import AutoImageProcessor
 
         require_plain_files(Path(directory))
+        if not any((Path(directory) / name).is_file() for name in _PROCESSOR_FILES):
+            raise FileNotFoundError(f"none of {', '.join(_PROCESSOR_FILES)} lies in {directory}")
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
         processor = load(directory, backend="pil", trust_remote_code=False)
         return ImageReader(processor, _channels(processor, _config(Path(directory))))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
@@ -120,8 +121,8 @@ def test_a_local_checkpoint_has_no_revision(tiny_bert_dir: Path):
 
 def test_the_hash_changes_with_the_weights(copy: Path):
     before = find_checkpoint(str(copy)).sha256()
-    with (copy / "model.safetensors").open("ab") as stream:
-        stream.write(b"x")
+    content = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert find_checkpoint(str(copy)).sha256() != before
 
 
@@ -183,6 +184,55 @@ def test_the_size_is_that_of_the_weight_files_alone(tiny_bert_dir: Path, tmp_pat
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     sharded = {path.name: path.stat().st_size for path in tmp_path.glob("model-*.safetensors")}
     (tmp_path / "optimizer.pt").write_bytes(bytes(10_000))
-    (tmp_path / "model.safetensors").write_bytes(bytes(10_000))  # left over from another save
     assert len(sharded) > 1
     assert find_checkpoint(str(tmp_path)).bytes_on_disk() == sum(sharded.values())
+
+
+def test_two_sets_of_weights_are_refused(copy: Path):
+    index = {"weight_map": {"classifier.bias": "other.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EnvironmentMismatch, match="two sets of weights"):
+        find_checkpoint(str(copy))
+
+
+def test_an_index_that_does_not_fit_its_shards_names_the_keys(copy: Path):
+    (copy / "model.safetensors").rename(copy / "other.safetensors")
+    index = {"weight_map": {"classifier.bias": "other.safetensors", "x": "other.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(EnvironmentMismatch, match="'x' of the index not where it says; 'bert"):
+        find_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_the_weights_is_refused_whatever_is_installed(copy: Path, name: str):
+    (copy / name).write_text("{}")
+    with pytest.raises(EnvironmentMismatch, match="merge_and_unload"):
+        find_checkpoint(str(copy))
+
+
+def test_a_folder_with_an_adapter_alone_says_so(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(EnvironmentMismatch, match="holds an adapter"):
+        find_checkpoint(str(tmp_path))
+
+
+def test_the_old_layout_of_sentence_transformers_names_the_folder(copy: Path, tmp_path: Path):
+    old = tmp_path / "old"
+    shutil.copytree(copy, old / "0_Transformer")
+    (old / "modules.json").write_text("[]")
+    with pytest.raises(EnvironmentMismatch, match="with the encoder in 0_Transformer; move"):
+        find_checkpoint(str(old))
+
+
+def test_a_checkpoint_of_sound_is_told_by_its_type(copy: Path):
+    edit_config(copy, model_type="wav2vec2")
+    with pytest.raises(EnvironmentMismatch, match="'wav2vec2' reads sound"):
+        find_checkpoint(str(copy)).infer_task()
+
+
+def test_float8_weights_are_refused(copy: Path):
+    weights = load_file(copy / "model.safetensors")
+    weights["classifier.weight"] = weights["classifier.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EnvironmentMismatch, match=r"'classifier\.weight' are of type F8_E4M3"):
+        find_checkpoint(str(copy))

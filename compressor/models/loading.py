@@ -1,0 +1,163 @@
+"""What transformers makes of a checkpoint's files: the configuration, the class and the module.
+
+Each call into it is guarded, because what it raises for files that it cannot read is of any type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from optimum.exporters.tasks import TasksManager
+from safetensors.torch import load_file
+
+from compressor.errors import EnvironmentMismatch
+from compressor.models import structure
+from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.guard import foreign
+from compressor.models.pooling import read_pooling
+from compressor.models.sentence_encoder import AutoSentenceEncoder
+from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
+from compressor.tasks import Task
+
+STRUCTURE = "structure.json"
+# What a model reads, by the name of its main input.
+_SENSES = {
+    "input_ids": "texts",
+    "pixel_values": "images",
+    "pixel_values_videos": "videos",
+    "input_values": "sound",
+    "input_features": "sound",
+}
+
+
+def auto_class_of(files: CheckpointFiles, task: Task) -> Any:
+    """Return what chooses the module's class: one of transformers, or the one for vectors."""
+    if task.names_labels:
+        return TasksManager.get_model_class_for_task(task.name)
+    return AutoSentenceEncoder(read_pooling(files.directory, task))
+
+
+def load_config(files: CheckpointFiles, task: Task) -> Any:
+    """Read config.json, without what would only change the form of what the model gives.
+
+    How attention is computed is left to transformers, too: one way needs packages that may not be
+    here, and a name on the Hub would have code loaded from there.
+    """
+    if task.names_labels:
+        _ = files.labels  # they are checked
+    place = files.directory / "config.json"
+    with foreign(
+        f"{place}: transformers {transformers.__version__} cannot read it",
+        "correct it, or give a checkpoint of a model type that this transformers has",
+    ):
+        config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
+        if isinstance(config, transformers.PreTrainedConfig):
+            config.return_dict = True
+            config.output_attentions = config.output_hidden_states = False
+            config._attn_implementation = None
+    return config
+
+
+def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: Any) -> None:
+    """Raise `EnvironmentMismatch` unless transformers has a model for the task that reads its data.
+
+    Padding is told to a text model by an attention mask; one that knows none gives other answers in
+    another batch.
+    """
+    if type(config) not in auto_class._model_mapping:
+        raise EnvironmentMismatch(
+            f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
+            f"type '{config.model_type}'; set model.task to what the checkpoint is for"
+        )
+    if task.has_sequence and type(getattr(config, "vocab_size", None)) is not int:
+        raise EnvironmentMismatch(
+            f"{files.name}: model type '{config.model_type}' has no one table of tokens "
+            f"(vocab_size), so it is no plain encoder of texts; give one that is, such as the part "
+            f"of this model that reads texts, saved by itself"
+        )
+    found = auto_class._model_mapping[type(config)]
+    for model_class in found if isinstance(found, tuple | list) else (found,):
+        name, reads = model_class.__name__, str(model_class.main_input_name)
+        wanted = "input_ids" if task.has_sequence else "pixel_values"
+        if reads != wanted:
+            raise EnvironmentMismatch(
+                f"{files.name}: {name} reads {_SENSES.get(reads, reads)}, and {task.name} gives it "
+                f"{_SENSES[wanted]}; set model.task to what the checkpoint is for, or give another "
+                f"checkpoint"
+            )
+        if task.has_sequence and "attention_mask" not in signature(model_class.forward).parameters:
+            raise EnvironmentMismatch(
+                f"{files.name}: {name} takes no attention_mask, so padding changes its answers, "
+                f"and a text would get another one in every batch; give a checkpoint of another "
+                f"model type than '{config.model_type}'"
+            )
+
+
+def load_weights(files: CheckpointFiles, auto_class: Any, config: Any) -> tuple[Any, Fit]:
+    """Return the model, and how it fits the weights."""
+    with (
+        foreign(
+            f"{files.name}: the weights do not fit config.json",
+            "take config.json and weights from the same save",
+        ),
+        _quiet_transformers(),
+    ):
+        module, info = auto_class.from_pretrained(
+            files.directory,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told by name afterwards
+        )
+    return module, fit_of_loaded(files, module, info)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep its table of keys off standard error, where it would stand beside an error that says it.
+
+    What the table says is checked.
+    """
+    level: Any = transformers.logging  # its functions are not typed
+    before = level.get_verbosity()
+    level.set_verbosity_error()
+    try:
+        yield
+    finally:
+        level.set_verbosity(before)
+
+
+def load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:
+    """Return the model of the shape that `shape_file` describes, as this package saves it."""
+    shape = read_shape(shape_file)
+    if shape.hidden_size not in (None, config.hidden_size):
+        raise EnvironmentMismatch(
+            f"{shape_file}: hidden_size is {shape.hidden_size}, config.json says "
+            f"{config.hidden_size}; take both files from the same save"
+        )
+    module = auto_class.from_config(structure.buildable_config(config, shape), dtype=torch.float32)
+    structure.apply_shape(module, shape)
+    fit = fit_of_state(files, module)
+    require_fit(files, module, fit, reads_head=True, described_by="structure.json")
+    state: dict[str, torch.Tensor] = {}
+    for path in files.weights:
+        state.update(load_file(path))
+    module.load_state_dict(state)
+    return module
+
+
+def read_shape(shape_file: Path) -> structure.EncoderShape:
+    """Return the shape that pruning left; raises `EnvironmentMismatch` for a damaged file."""
+    try:
+        return structure.EncoderShape.from_dict(json.loads(shape_file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EnvironmentMismatch(f"{shape_file}: not a readable shape ({error})") from error

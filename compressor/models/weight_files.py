@@ -1,0 +1,188 @@
+"""The weight files of a checkpoint, and what their headers say of each tensor; free of torch.
+
+A header is read in milliseconds whatever the file weighs, so a file that is truncated, locked or
+not what the index says is known before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from compressor.errors import EnvironmentMismatch
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+# Files of a distributed save, which transformers would prefer to the others.
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+_PLAIN = FLOATS | {"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies, and its type and shape as the header of the file has them."""
+
+    path: Path
+    dtype: str  # such as F32, BF16, I64
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Return whether it holds float numbers that need no scale beside them."""
+        return self.dtype in FLOATS
+
+
+def find_weights(name: str, directory: Path) -> tuple[Path, ...]:
+    """Return the weight files of the checkpoint called `name`.
+
+    Raises `EnvironmentMismatch` when there are none, only pickles, an adapter, or two sets of
+    which it is not clear which one is meant.
+    """
+    refuse_adapter(name, directory)
+    if found := sorted(p.name for p in directory.iterdir() if _DISTRIBUTED.fullmatch(p.name)):
+        raise EnvironmentMismatch(
+            f"{name}: holds files of a distributed save ({', '.join(found[:3])}); load it where it "
+            f"was trained and save it with save_pretrained"
+        )
+    index, single = directory / INDEX, directory / WEIGHTS
+    weights = tuple(sorted(set(_read_index(index).values()))) if index.is_file() else (single,)
+    if index.is_file() and single.is_file():
+        raise EnvironmentMismatch(
+            f"{name}: holds both {WEIGHTS} and {INDEX}, two sets of weights of which one may be "
+            f"old; remove the one that is not meant"
+        )
+    missing = [path.name for path in weights if not path.is_file()]
+    if not missing:
+        return weights
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise EnvironmentMismatch(
+            f"{name}: holds only pickled weights ({', '.join(pickles)}), which can run code when "
+            f"they are loaded; convert them with transformers' save_pretrained and try again"
+        )
+    raise EnvironmentMismatch(
+        f"{name}: {', '.join(missing)} not found in {directory}; copy or download it again"
+    )
+
+
+def refuse_adapter(name: str, directory: Path) -> None:
+    """Raise `EnvironmentMismatch` where an adapter lies in the folder.
+
+    transformers adds it where peft is installed and leaves it out elsewhere, so what is loaded
+    would depend on the machine.
+    """
+    found = sorted(path.name for path in directory.glob("adapter_model.*"))
+    found += [ADAPTER] if (directory / ADAPTER).is_file() else []
+    if found:
+        raise EnvironmentMismatch(
+            f"{name}: holds an adapter ({', '.join(found)}), which is not a whole model; merge it "
+            f"into its base model (peft: model.merge_and_unload()), save that with "
+            f"save_pretrained, and give the folder without {' and '.join(found)}"
+        )
+
+
+def read_headers(name: str, directory: Path, weights: Sequence[Path]) -> dict[str, StoredTensor]:
+    """Return the tensors of all files by their keys.
+
+    Raises `EnvironmentMismatch` when a file cannot be read, is damaged, holds a key of another
+    file, or does not hold what the index says.
+    """
+    found: dict[str, StoredTensor] = {}
+    for path in weights:
+        for key, tensor in _read_header(path).items():
+            if key in found:
+                raise EnvironmentMismatch(
+                    f"{name}: both {found[key].path.name} and {path.name} hold '{key}'; take all "
+                    f"files from the same save"
+                )
+            found[key] = tensor
+    if not found:
+        raise EnvironmentMismatch(
+            f"{weights[0]}: holds no tensors; copy or download the weights again"
+        )
+    if (index := directory / INDEX).is_file():
+        _check_index(index, _read_index(index), found)
+    odd = {key: tensor.dtype for key, tensor in found.items() if tensor.dtype not in _PLAIN}
+    if odd:
+        key, dtype = next(iter(odd.items()))
+        raise EnvironmentMismatch(
+            f"{name}: {len(odd)} tensors such as '{key}' are of type {dtype}, which is a quantized "
+            f"one, and compression starts from float weights; give the checkpoint that it was "
+            f"quantized from"
+        )
+    return found
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    try:
+        with path.open("rb"):  # the reason why not, which safetensors does not always give
+            pass
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+    try:
+        with safe_open(path, framework="numpy") as content:
+            slices = {key: content.get_slice(key) for key in content.keys()}  # noqa: SIM118
+            return {
+                key: StoredTensor(path, str(part.get_dtype()), tuple(part.get_shape()))
+                for key, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise EnvironmentMismatch(
+            f"{path}: not a readable safetensors file ({error}); it may be truncated: copy or "
+            f"download it again"
+        ) from error
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    """Return the file of each key, as a shard index says."""
+    try:
+        content: Any = json.loads(index.read_text(encoding="utf-8"))
+        places = dict(content["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EnvironmentMismatch(
+            f"{index}: not a readable shard index ({error!r}); copy or download it again"
+        ) from error
+    odd = [shard for shard in places.values() if not _is_file_name(shard)]
+    if odd:
+        raise EnvironmentMismatch(
+            f"{index}: names shards outside the checkpoint: {odd[:3]}; a shard is a safetensors "
+            f"file beside the index, so copy or download the index again"
+        )
+    if not places:
+        raise EnvironmentMismatch(f"{index}: names no shard; copy or download it again")
+    return {str(key): index.parent / places[key] for key in sorted(places, key=str)}
+
+
+def _is_file_name(shard: Any) -> bool:
+    return isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
+
+
+def _check_index(
+    index: Path, wanted: Mapping[str, Path], found: Mapping[str, StoredTensor]
+) -> None:
+    misplaced = [key for key, path in wanted.items() if key not in found or found[key].path != path]
+    beyond = sorted(found.keys() - wanted.keys())
+    if misplaced or beyond:
+        said = f"{shown(misplaced)} of the index not where it says" if misplaced else ""
+        more = f"{shown(beyond)} of the shards not in the index" if beyond else ""
+        raise EnvironmentMismatch(
+            f"{index}: does not fit its shards ({'; '.join(filter(None, (said, more)))}); take all "
+            f"files from the same save"
+        )
+
+
+def shown(keys: Sequence[str], most: int = 5) -> str:
+    """Return the first of several keys, and how many there are in all."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(f"'{key}'" for key in keys[:most]) + more
