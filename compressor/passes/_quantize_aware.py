@@ -31,7 +31,11 @@ from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
 from compressor.passes._calibration import calibration_rows, unpadded
 from compressor.quantization.activations import StaticGrid
-from compressor.quantization.fake_quantize import SimulatedInt8, simulated_int8
+from compressor.quantization.fake_quantize import (
+    SimulatedInt8,
+    check_simulation,
+    simulated_int8,
+)
 from compressor.quantization.observers import ActivationStatistics
 from compressor.quantization.ranges import static_grid
 from compressor.tasks import Batch, Example
@@ -50,6 +54,7 @@ def train_for_int8(
 ) -> TorchModel:
     """Do what `QuantizeAwareTrain.apply` promises."""
     model.module.to(context.device)
+    require_simulation(model, settings)
     teacher = model.clone() if settings.teacher == "input" else context.load_baseline()
     teacher.module.to(context.device)
     chunks = list(_measured(settings, context))
@@ -116,6 +121,15 @@ def train_for_int8(
     answers = {"before": asdict(before), "after": asdict(after), "kept": is_kept}
     context.record("int8_answers", answers)
     return model
+
+
+def require_simulation(model: TorchModel, settings: QuantizeAwareTrain) -> None:
+    """Raise `StepFailed` when the int8 file of this model cannot be simulated."""
+    check_simulation(
+        model.module,
+        min_elements=settings.min_elements,
+        fixed_grids=settings.activations == "static",
+    )
 
 
 @dataclass(frozen=True)

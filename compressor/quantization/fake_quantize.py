@@ -25,19 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import encoder_layers, naming_of
-from compressor.quantization.activations import (
-    AFTER_GELU,
-    AFTER_RELU,
-    SYMMETRIC,
-    Grid,
-    StaticGrid,
-)
+from compressor.models.prunable import not_simulated
+from compressor.quantization.activation_probe import probe
+from compressor.quantization.activations import SYMMETRIC, Grid, StaticGrid
 from compressor.quantization.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
 from compressor.quantization.blocks import quantize_blocks
 from compressor.quantization.observers import ActivationStatistics
@@ -49,7 +43,6 @@ from compressor.quantization.tables import BITS, reasons_against_int4
 _GAIN = 10.0
 # What a first step is chosen from, as fractions of the step that clips nothing.
 _FRACTIONS = tuple(fraction / 40 for fraction in range(40, 19, -1))
-_GELUS = (transformers.activations.GELUActivation, transformers.activations.NewGELUActivation)
 
 
 def project_pairs(integers: Tensor) -> Tensor:
@@ -208,7 +201,7 @@ def simulated_int8(
     token by token until they are given other grids. When the block ends, weights lie on their grids
     and everything else is as it was.
 
-    Raises `StepFailed` when a weight is not finite, and `UnsupportedArchitecture`.
+    Raises `StepFailed` when a weight is not finite; ask `check_simulation` first.
     """
     products = _products(module, min_elements)
     if rounds_tables:
@@ -238,24 +231,34 @@ class _Product:
     grid: Grid
 
 
+def check_simulation(module: Any, *, min_elements: int, fixed_grids: bool) -> None:
+    """Raise `StepFailed` when the int8 file of a transformers module cannot be simulated.
+
+    `fixed_grids` says that activations are rounded on one grid for each layer.
+    """
+    if (refusal := not_simulated({"model_type": module.config.model_type})) is not None:
+        raise StepFailed(refusal)
+    found = probe(module)
+    linears = {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
+    }
+    shared = [name for name, part in linears.items() if found.calls[part] > 1]
+    if fixed_grids and shared:
+        raise StepFailed(
+            f"activations: static has one grid for each layer, and '{shared[0]}' stands in several "
+            f"layers, whose grids differ in the file; use per_token"
+        )
+
+
 def _products(module: Any, min_elements: int) -> dict[str, _Product]:
-    naming = naming_of(module)
-    grids: dict[nn.Module, Grid] = {}
-    for layer in encoder_layers(module):
-        if layer.feed_forward is not None:
-            activation = layer.module.get_submodule(naming.activation)
-            grids[layer.feed_forward.ffn_out] = _grid_after(activation)
+    grids = probe(module).grids
     return {
         name: _Product(part, grids.get(part, SYMMETRIC))
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
     }
-
-
-def _grid_after(activation: nn.Module) -> Grid:
-    if isinstance(activation, (*_GELUS, nn.GELU)):
-        return AFTER_GELU
-    return AFTER_RELU if isinstance(activation, nn.ReLU) else SYMMETRIC
 
 
 def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:

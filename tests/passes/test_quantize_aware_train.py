@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 from torch import nn
@@ -241,3 +243,29 @@ def test_a_teacher_reads_its_own_tokens_and_names_its_own_labels(
     before = context.facts["int8_answers"]["before"]
     assert before["changed"] == 0
     assert before["logit_rms"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_int8_file_of_a_model_that_cannot_be_pruned_computes_what_was_simulated(
+    make_context: Callable[..., PassContext],
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    tmp_path: Path,
+):
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 16, "hidden_size": 32, "num_attention_heads": 4}
+    config = transformers.AlbertConfig(
+        vocab_size=36, num_hidden_layers=2, intermediate_size=64, initializer_range=0.3, **sizes
+    )
+    transformers.AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
+    for path in tiny_bert_dir.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "albert")
+    model = load_checkpoint(tmp_path / "albert")
+    context = make_context(tmp_path / "albert", train=text_dataset, calibration=text_dataset)
+    before = logits(model, model, text_dataset)
+
+    trained = QuantizeAwareTrain(**SHORT).apply(model, context)
+    error = logits(to_int8(trained, context, tmp_path), trained, text_dataset) - before
+
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(
+        context.facts["int8_answers"]["after"]["logit_rms"], rel=0.05
+    )

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+import transformers
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from compressor.models.architectures import UnsupportedArchitecture
 from compressor.models.torch_model import TorchModel
 from compressor.quantization.activations import (
     AFTER_GELU,
@@ -18,6 +21,8 @@ from compressor.quantization.activations import (
 )
 from compressor.quantization.affine import max_pair_sum, quantize_columns
 from compressor.quantization.fake_quantize import (
+    InputQuantizer,
+    check_simulation,
     fake_quantize_static,
     fake_quantize_tokens,
     fake_quantize_weight,
@@ -219,11 +224,51 @@ def test_a_broken_weight_is_named_and_the_module_is_as_before(tiny_bert: TorchMo
     assert not [name for name in tiny_bert.module.state_dict() if "parametrizations" in name]
 
 
-def test_an_unknown_architecture_is_refused_by_name(tiny_bert: TorchModel):
-    tiny_bert.module.config.model_type = "albert"
-    with (
-        pytest.raises(UnsupportedArchitecture) as caught,
-        simulated_int8(tiny_bert.module, min_elements=1),
-    ):
-        pass
-    assert caught.value.model_type == "albert"
+def test_an_architecture_that_was_not_compared_is_refused_by_name(tiny_bert: TorchModel):
+    tiny_bert.module.config.model_type = "mobilebert"
+    with pytest.raises(ValueError, match="int8 is not simulated for model type 'mobilebert'"):
+        check_simulation(tiny_bert.module, min_elements=1, fixed_grids=False)
+
+
+def tiny_albert() -> Any:
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=40,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        hidden_act="gelu",
+    )
+    return transformers.AlbertForSequenceClassification(config).eval()
+
+
+def test_layers_that_share_weights_have_no_grids_of_their_own():
+    module = tiny_albert()
+    check_simulation(module, min_elements=1, fixed_grids=False)
+    with pytest.raises(ValueError, match=r"albert.* stands in several layers"):
+        check_simulation(module, min_elements=1, fixed_grids=True)
+
+
+def test_a_layer_after_gelu_is_found_where_the_architecture_is_not_in_the_table():
+    grids = {
+        name: item.grid
+        for name, item in _simulated_inputs(tiny_albert()).items()
+        if item.grid is not SYMMETRIC
+    }
+    [name] = grids
+    assert name.endswith("ffn_output")
+    assert grids[name] is AFTER_GELU
+
+
+def test_an_activation_that_the_file_holds_in_parts_has_no_grid_of_its_own(tiny_bert: TorchModel):
+    for layer in tiny_bert.module.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = transformers.activations.NewGELUActivation()
+    inputs = _simulated_inputs(tiny_bert.module)
+    assert {item.grid for item in inputs.values()} == {SYMMETRIC}
+
+
+def _simulated_inputs(module: Any) -> Mapping[str, InputQuantizer]:
+    with simulated_int8(module, min_elements=1) as simulated:
+        return simulated.inputs
