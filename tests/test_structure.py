@@ -28,6 +28,7 @@ LAYERS = (
         "pipeline.certification",
         "pipeline.failures",
         "pipeline.finish",
+        "pipeline.first_look",
         "pipeline.scorable",
         "pipeline.stages",
     ),

@@ -22,7 +22,7 @@ from compressor.models.architectures import UnsupportedArchitecture, encoder_lay
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
 from compressor.models.sentence_encoder import pooling_of
-from compressor.models.torch_model import TorchModel, load_model
+from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.progress import SILENT, Progress
 from compressor.tasks import NO_LIMIT, Batch, load_task
 
@@ -95,7 +95,8 @@ def inspect_checkpoint(
     """
     files = find_checkpoint(checkpoint, revision=None)
     progress.stage(f"load {files.name}")
-    model = load_model(files, load_task(files.infer_task()))
+    model = load_foreign(files, load_task(files.infer_task()), allow_not_finite=True)
+    try_batch(files, model, [model.task.dummy_example(8)])
     batch = _example(model)
     flops = _count_flops(model, batch)
     total = flops.pop("")

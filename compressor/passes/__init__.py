@@ -7,10 +7,11 @@ import inspect
 import pkgutil
 from functools import cache
 
-from compressor.passes._base import NothingToRemove, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes._base import Ahead, NothingToRemove, OnnxPass, Pass, PassContext, TorchPass
 from compressor.passes._describe import SettingDescription, pass_settings
 
 __all__ = [
+    "Ahead",
     "NothingToRemove",
     "OnnxPass",
     "Pass",

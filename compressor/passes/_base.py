@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.data import Dataset
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.onnx_model import OnnxModel
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
 
+Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the reason
 ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
 
 
@@ -81,6 +83,15 @@ class PassContext:
             raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a run knows before its first step: the untouched checkpoint and the training split."""
+
+    untouched: TorchModel
+    train: Dataset | None
+    seed: int
+
+
 class NothingToRemove(StepFailed):
     """The settings are so mild that the pass would leave this model as it is.
 
@@ -127,6 +138,19 @@ class Pass(BaseModel, ABC):
 
         They follow from the settings and the task alone, so that nothing has run when they are
         told. A setting within another one has a dot, such as `recovery.kind`.
+        """
+        yield from ()
+
+    def unfit_to(
+        self,
+        files: CheckpointFiles,  # noqa: ARG002
+        untouched: CheckpointFiles,  # noqa: ARG002
+    ) -> Unfit:
+        """Yield every setting that cannot be met by a checkpoint, with the reason and what to do.
+
+        They follow from its small files alone, config.json and the tokenizer's, so that nothing is
+        loaded; what those do not say is looked at in `look_ahead`. `files` is what the passes
+        before leave of the untouched checkpoint. Settings as in `unfit_for`.
         """
         yield from ()
 
@@ -179,6 +203,17 @@ class TorchPass(Pass):
         None when the pass has no fraction that says how much goes.
         """
         return None
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
+        """Return what a later pass finds in place of `files`, None where no file here says it."""
+        return files
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Raise `StepFailed` for what `apply` could not do with this architecture or tokenizer.
+
+        `model` is what the one that the pass will get is made of. Returns that of later passes.
+        """
+        return model
 
     @abstractmethod
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:

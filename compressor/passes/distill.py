@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.errors import StepFailed
-from compressor.passes._base import PassContext, TorchPass
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.prunable import with_depth
+from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
 from compressor.paths import HubName
@@ -17,8 +20,12 @@ from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
+
+
+_TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
 
 
 class Distill(DistillSettings, TorchPass):
@@ -99,6 +106,38 @@ class Distill(DistillSettings, TorchPass):
         """Yield training settings that need labels or logits, for a task that has neither."""
         yield from unfit_training(self, task)
 
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
+        """Yield layers that are not there, and labels or widths that do not fit the teacher's."""
+        student = files if self.student is None else local_checkpoint(self.student)
+        teacher = untouched if self.teacher is None else local_checkpoint(self.teacher)
+        return unfit_to_distill(self, files, student, teacher)
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
+        """Return the student as its own file describes it, with the layers that it keeps."""
+        student = files if self.student is None else local_checkpoint(self.student)
+        if student is None or self.student_layers is None:
+            return student
+        layers = self.student_layers
+        depth = layers if isinstance(layers, int) else len(layers)
+        return replace(student, config=with_depth(student.config, depth))
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
+        """Load student and teacher, and see whether the one could learn from the other."""
+        from compressor.models.architectures import encoder_layers
+        from compressor.models.torch_model import try_batch
+        from compressor.training.recovery import check_distillation
+
+        student = model if self.student is None else self._begin(model, ahead.seed)[0]
+        teacher = self._load_teacher(model, lambda: ahead.untouched)
+        if self.student_layers is not None:
+            encoder_layers(student.module)
+        if ahead.train is not None:
+            for name, each in ((self.student, student), (self.teacher, teacher)):
+                if name is not None:
+                    try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
+            check_distillation(student, teacher, ahead.train, self)
+        return student
+
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""
         return frozenset({"train"})
@@ -118,7 +157,7 @@ class Distill(DistillSettings, TorchPass):
         from compressor.training.recovery import distill
         from compressor.training.trainer import TrainingRun
 
-        teacher = self._load_teacher(model, context)
+        teacher = self._load_teacher(model, context.load_baseline)
         student = model if self.student is None else self._load_student(model, context)
         layer_map = self._shape(student, teacher, context)
         run = TrainingRun(
@@ -128,38 +167,27 @@ class Distill(DistillSettings, TorchPass):
         context.note(summary.sentence())
         return student
 
-    def _load_teacher(self, model: TorchModel, context: PassContext) -> TorchModel:
+    def _load_teacher(
+        self, model: TorchModel, load_baseline: Callable[[], TorchModel]
+    ) -> TorchModel:
         """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
-        from compressor.models.checkpoint import find_checkpoint
         from compressor.models.pooling import MODULES
-        from compressor.models.torch_model import load_model
+        from compressor.models.torch_model import load_foreign
         from compressor.tasks import load_task
 
         if self.teacher is None:
-            return context.load_baseline()
+            return load_baseline()
         files, task = find_checkpoint(self.teacher), model.task
         if not task.names_labels and (files.directory / MODULES).is_file():
             # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
             task = load_task(task.name, max_length=task.max_length)
-        teacher = replace(load_model(files, task), task=model.task)
+        teacher = replace(load_foreign(files, task), task=model.task)
         _require_length(teacher, "teacher")
         return teacher
 
     def _load_student(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Load the checkpoint to begin from; it takes the place of `model`."""
-        from compressor.models.checkpoint import find_checkpoint
-        from compressor.models.torch_model import load_with_head
-
-        assert self.student is not None, "the caller asked"
-        files = find_checkpoint(self.student)
-        student, is_new = load_with_head(files, model.task, model.labels, seed=context.seed)
-        if student.labels != model.labels:
-            raise StepFailed(
-                f"student: its labels are {list(student.labels)}, the model's "
-                f"{list(model.labels)}; they must be the same in the same order, because the "
-                f"artifact keeps the order: take another student, or one without a head"
-            )
-        _require_length(student, "student")
+        student, is_new = self._begin(model, context.seed)
         student.module.to(context.device)
         head = "a new head" if is_new else "its own head"
         context.note(
@@ -167,6 +195,18 @@ class Distill(DistillSettings, TorchPass):
             f"{student.parameter_counts()[0]:,} parameters) with {head}"
         )
         return student
+
+    def _begin(self, model: TorchModel, seed: int) -> tuple[TorchModel, bool]:
+        """Return the checkpoint to begin from, and whether its head is new."""
+        from compressor.models.torch_model import load_with_head
+
+        assert self.student is not None, "the caller asked"
+        files = find_checkpoint(self.student)
+        student, is_new = load_with_head(files, model.task, model.labels, seed=seed)
+        if student.labels != model.labels:
+            raise StepFailed(other_labels(student.labels, model.labels))
+        _require_length(student, "student")
+        return student, is_new
 
     def _shape(
         self, student: TorchModel, teacher: TorchModel, context: PassContext

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compressor.latency_file import read_latency_file
-from compressor.passes._base import ROWS_TO_CHOOSE_FROM, PassContext, TorchPass
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._checkpoint_fit import takes_heads, unfit_to_prune, with_layers_left
 from compressor.passes._method_rules import check_method
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.passes._vector_tasks import unfit_pruning
@@ -17,6 +18,7 @@ from compressor.paths import LocalPath
 from compressor.training.settings import Recovery, label_setting_of
 
 if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
@@ -360,6 +362,23 @@ class PruneStructured(TorchPass):
     def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
         """Yield what needs a loss on labels or logits, for a task that has neither."""
         return unfit_pruning(self, task)
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield the pass itself for a model type that is not known, and what cannot go from it."""
+        return unfit_to_prune(self, files)
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
+        """Return the checkpoint with as many layers as stay."""
+        return with_layers_left(self, files)
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Look for the parts of every layer, and whether heads can go."""
+        from compressor.models.architectures import encoder_layers, require_prunable_heads
+
+        encoder_layers(model.module)
+        if takes_heads(self):
+            require_prunable_heads(model.module)
+        return model
 
     def calibration_rows_wanted(self) -> int:
         """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""

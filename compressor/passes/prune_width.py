@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes._base import ROWS_TO_CHOOSE_FROM, PassContext, TorchPass
+from compressor.models.prunable import WIDTH, unprunable, width_of
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower, wider
 from compressor.training.settings import DistillSettings, Recovery, label_setting_of
 
 if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
@@ -162,6 +165,31 @@ class PruneWidth(TorchPass):
                 "checkpoint's could not be searched with them; use prune_structured, which keeps "
                 "their width",
             )
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield the pass itself for a model type that is not known, and a width that is no less."""
+        if (refusal := unprunable(files.config)) is not None:
+            yield "kind", refusal
+            return
+        before = width_of(files.config)
+        if self.width is not None and before is not None and self.width >= before:
+            yield (
+                "width",
+                f"the model is {before} wide, so a narrower one has 1 to {before - 1}, got "
+                f"{self.width}",
+            )
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
+        """Return the checkpoint without its width, which is then another one."""
+        known = {name: value for name, value in files.config.items() if name not in WIDTH}
+        return replace(files, config=known)
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Look for the parts of every layer."""
+        from compressor.models.architectures import encoder_layers
+
+        encoder_layers(model.module)
+        return model
 
     @property
     def label_setting(self) -> str | None:

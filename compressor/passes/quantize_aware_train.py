@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.models.prunable import not_simulated
+from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._milder import longer
 from compressor.passes._site_choice import BlockSize
 from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
@@ -126,6 +128,24 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         """Yield training settings that need labels or logits, for a task that has neither."""
         yield from unfit_training(self, task)
 
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield the pass itself for a model type whose int8 file is not simulated."""
+        if (refusal := not_simulated(files.config)) is not None:
+            yield "kind", refusal
+        elif self.activations == "static" and files.config["model_type"] == "albert":
+            yield (
+                "activations",
+                "static has one grid for each layer, and ALBERT's layers share one set of weights, "
+                "so their grids would differ in the file; use per_token",
+            )
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Run the model once, to see what its linear layers read."""
+        from compressor.passes._quantize_aware import require_simulation
+
+        require_simulation(model, self)
+        return model
+
     def required_splits(self) -> frozenset[str]:
         """Return the splits to train on and to measure on."""
         return frozenset({"train", "calibration"})
@@ -144,7 +164,7 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
         (null of vectors) and the root mean square error of the logits or vectors, before and after
         the training, and whether the training was `kept`.
 
-        Raises `StepFailed` before training when the model's architecture is not known, a weight is
+        Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
         not finite or the teacher cannot teach it, and what training raises.
         """
         from compressor.passes._quantize_aware import train_for_int8

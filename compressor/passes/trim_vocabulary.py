@@ -6,15 +6,19 @@ texts at hand never contain.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.models.word_piece import BERT_PARTS, TOKENIZER, not_as_bert, not_word_piece
+from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
 
 if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
 
 
 class TrimVocabulary(TorchPass):
@@ -94,6 +98,36 @@ class TrimVocabulary(TorchPass):
         count = (self.min_count + milder.min_count) // 2
         between = milder.model_copy(update={"min_count": count})
         return between if milder.min_count < count < self.min_count else None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield the pass itself for a task without texts."""
+        if not task.has_sequence:
+            yield (
+                "kind",
+                f"trims the vocabulary of a tokenizer, and {task.name} has none; remove it",
+            )
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield what the tokenizer's file says against it; without that file, nothing."""
+        try:
+            content = json.loads((files.directory / TOKENIZER).read_text(encoding="utf-8"))
+            model = content["model"]["type"]
+            found = tuple((content[name] or {}).get("type") for name in BERT_PARTS)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return  # there is none, or loading it says what is wrong with it
+        if model != "WordPiece":
+            yield "kind", not_word_piece(str(model))
+        elif self.drop == "unreachable" and found != tuple(BERT_PARTS.values()):
+            yield "drop", not_as_bert(found)
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Look for a WordPiece tokenizer, and whether `unreachable` knows its words."""
+        from compressor.models.vocabulary import plain_tokenizer, unreachable_pieces
+
+        tokenizer = plain_tokenizer(model.preprocessor)
+        if self.drop == "unreachable":
+            unreachable_pieces(tokenizer)
+        return model
 
     def required_splits(self) -> frozenset[str]:
         """Return the splits whose texts are counted."""

@@ -13,6 +13,7 @@ from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.pooling import read_pooling
 from compressor.models.text_files import MOST_UNASKED, check_text_files
+from compressor.passes import TorchPass
 from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
 from compressor.recipe_rules import (
@@ -21,7 +22,7 @@ from compressor.recipe_rules import (
     needs_labels,
     task_conflicts,
 )
-from compressor.tasks import NO_LIMIT, load_task, task_class, task_names
+from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -42,6 +43,7 @@ def check_inputs(recipe: Recipe) -> None:
     check_local_checkpoints(recipe)
     check_label_columns(recipe)
     check_text_inputs(recipe)
+    check_local_passes(recipe)
 
 
 def check_resolution(recipe: Recipe) -> None:
@@ -137,6 +139,34 @@ def other_checkpoints(recipe: Recipe, task: str) -> dict[str, CheckpointFiles]:
         for key, name in _checkpoints(recipe)
         if key != "model.checkpoint"
     }
+
+
+def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | None) -> None:
+    """Raise `RecipeError` for every setting of a pass that task or checkpoint cannot do with.
+
+    Nothing but the small files of checkpoints is read; without `files` only the task is asked.
+    """
+    mistakes: list[str] = []
+    left = files
+    for position, step in enumerate(recipe.passes):
+        found = list(step.unfit_for(task))
+        if files is not None and left is not None:
+            found += step.unfit_to(left, files)
+            left = step.leaves(left) if isinstance(step, TorchPass) else left
+        mistakes += [recipe.describe(f"passes.{position}.{key}", why) for key, why in found]
+    if mistakes:
+        raise RecipeError(mistakes)
+
+
+def check_local_passes(recipe: Recipe) -> None:
+    """Raise as `require_fitting_passes` does, where the checkpoint lies on this machine.
+
+    Call it when checkpoint and task were found.
+    """
+    task, checkpoint = expected_task(recipe.to_dict()), Path(recipe.model.checkpoint)
+    if task is not None and is_folder(checkpoint):
+        files = find_checkpoint(str(checkpoint))
+        require_fitting_passes(recipe, load_task(task), files)
 
 
 def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:

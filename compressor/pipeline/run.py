@@ -39,17 +39,18 @@ from compressor.models.onnx_model import check_opset, check_provider
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
-from compressor.models.torch_model import token_limit
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
 from compressor.pipeline.failures import disk_mismatch, internal_error
 from compressor.pipeline.finish import PASSED, STOPPED, TERMINATED, finish, verdict_of
+from compressor.pipeline.first_look import look_ahead, token_limits
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
     check_inputs,
     fit_lengths,
     local_inputs,
     other_checkpoints,
+    require_fitting_passes,
 )
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
@@ -158,7 +159,7 @@ class _Run:
         self.seal()
 
     def load(self) -> None:
-        """Find the checkpoint, read the splits, and check that they and the budget fit."""
+        """Find the checkpoint, read the splits, and check that they, budget and passes fit."""
         self._start("load")
         if (unread := unread_settings()) is not None:
             self.progress.result(unread)
@@ -178,11 +179,11 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         files.require_head(self.task.name)
-        self._require_fitting_passes()
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
+        require_fitting_passes(recipe, self.task, files)
         self.checkpoint_limit = None
         if self.task.has_sequence:
-            limits = {key: token_limit(found, self.task) for key, found in readers.items()}
+            limits = token_limits(readers, self.task)
             self.recipe = recipe = fit_lengths(recipe, limits)
             self.log.recipe = recipe.to_dict()
             assert recipe.export.max_length is not None, "it was just set"
@@ -207,6 +208,7 @@ class _Run:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)
+        look_ahead(recipe, files, self.task, self.splits)
         self.store = StepStore(self.directory.steps, self.directory.work)
         self.stages = Stages(
             recipe,
@@ -362,16 +364,6 @@ class _Run:
         logger.info("%s: start of the search", self.current)
         ends = (self.baseline_score, self.baseline_graph)
         return search_fraction(self.stages, self.log, position, before, *ends)
-
-    def _require_fitting_passes(self) -> None:
-        """Raise `RecipeError` for every setting of a pass that the task cannot do anything with."""
-        mistakes = [
-            self.recipe.describe(f"passes.{position}.{key}", why)
-            for position, step in enumerate(self.recipe.passes)
-            for key, why in step.unfit_for(self.task)
-        ]
-        if mistakes:
-            raise RecipeError(mistakes)
 
     def _load_splits(self, metric: str) -> dict[str, Dataset]:
         labels = self.log.labels

@@ -25,7 +25,7 @@ from compressor.models.architectures import (
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.sentence_encoder import pooling_of
-from compressor.models.torch_model import TorchModel, load_model
+from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe import Recipe, parse_recipe
@@ -36,6 +36,7 @@ from compressor.tasks import Example, Task, load_task
 
 logger = logging.getLogger(__name__)
 
+_TRIED_ROWS = 4  # that the checkpoint reads before a recipe is written
 _MIN_ROWS = 2  # with one, a single answer would be the whole score
 
 
@@ -88,9 +89,11 @@ def write_starter(
             if task.names_labels:
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
-    model = load_model(files, task)
+    model = load_foreign(files, task)
     reason, keeps_heads = _pruning(model)
     examples = _examples(table, searched.guess.inputs, task)
+    tried = examples[:_TRIED_ROWS] if task.has_sequence else [task.dummy_example(0)]
+    try_batch(files, model, tried)
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
