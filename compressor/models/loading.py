@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,7 @@ def load_config(files: CheckpointFiles, task: Task) -> Any:
 
 
 def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: Any) -> None:
-    """Raise `EnvironmentMismatch` unless transformers has a model for the task that reads its data.
-
-    Padding is told to a text model by an attention mask; one that knows none gives other answers in
-    another batch.
-    """
+    """Raise `EnvironmentMismatch` unless transformers has a model for the task that reads its data."""
     if type(config) not in auto_class._model_mapping:
         raise EnvironmentMismatch(
             f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
@@ -91,12 +86,6 @@ def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: A
                 f"{files.name}: {name} reads {_SENSES.get(reads, reads)}, and {task.name} gives it "
                 f"{_SENSES[wanted]}; set model.task to what the checkpoint is for, or give another "
                 f"checkpoint"
-            )
-        if task.has_sequence and "attention_mask" not in signature(model_class.forward).parameters:
-            raise EnvironmentMismatch(
-                f"{files.name}: {name} takes no attention_mask, so padding changes its answers, "
-                f"and a text would get another one in every batch; give a checkpoint of another "
-                f"model type than '{config.model_type}'"
             )
 
 

@@ -199,7 +199,7 @@ def test_a_model_without_an_attention_mask_is_refused(copy: Path):
     )
     torch.manual_seed(0)
     transformers.FNetForSequenceClassification(config).save_pretrained(copy)
-    with pytest.raises(EnvironmentMismatch, match="takes no attention_mask"):
+    with pytest.raises(EnvironmentMismatch, match="takes no attention mask"):
         load_checkpoint(copy)
 
 
