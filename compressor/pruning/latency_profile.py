@@ -124,7 +124,7 @@ def fit_profile(others: LayerPoints, last: LayerPoints | None, work: LayerWork) 
             )
         )
     return LatencyProfile(
-        _steps(empty, fixed * work.empty, _EMPTY_FACTOR),
+        _as_usual(_steps(empty, fixed * work.empty, _EMPTY_FACTOR), 0.0, 2 * empty / whole),
         _steps(fixed, whole * _FIXED_USUALLY, _FIXED_FACTOR),
         relative,
         share_of_heads,

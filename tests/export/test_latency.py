@@ -10,7 +10,12 @@ import pytest
 
 from compressor.errors import EnvironmentMismatch
 from compressor.export import latency
-from compressor.export.latency import MeasuredTimes, Situation, latency_of_sub_layers
+from compressor.export.latency import (
+    MeasuredTimes,
+    Situation,
+    given_table,
+    latency_of_sub_layers,
+)
 from compressor.export.sub_layers import SubLayerKind
 from compressor.progress import SILENT
 from compressor.timing import Steady
@@ -172,4 +177,37 @@ def test_nothing_is_measured_for_a_cache_that_cannot_be_written(
     monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(latency, "_measure", measure)
     with pytest.raises(EnvironmentMismatch, match="set COMPRESSOR_CACHE to a directory"):
+        latency_of_sub_layers(SITUATION, SILENT)
+
+
+def test_a_table_can_be_given_back_on_another_machine(monkeypatch: pytest.MonkeyPatch):
+    first = latency_of_sub_layers(SITUATION, SILENT)
+    again = given_table(first.path, SITUATION)
+    monkeypatch.setattr(latency, "_made_on", lambda _: {"cpu": "another", "versions": {}})
+    elsewhere = given_table(first.path, SITUATION)
+
+    assert (again.others, again.last, again.elsewhere) == (first.others, first.last, None)
+    assert elsewhere.others == first.others
+    assert elsewhere.elsewhere is not None
+    assert elsewhere.elsewhere.startswith("cpu {'model': ")
+
+
+def test_a_given_table_of_another_situation_is_refused():
+    first = latency_of_sub_layers(SITUATION, SILENT)
+    asked = replace(SITUATION, num_tokens=6, precision="int8")
+    with pytest.raises(
+        ValueError, match="num_tokens 5 and not 6; precision 'float32' and not 'int8'"
+    ):
+        given_table(first.path, asked)
+
+
+def test_times_that_vary_too_much_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
+    def steady(graphs: Mapping[str, Any], *_: Any) -> Steady:
+        blocks = [{name: time_of(name) for name in graphs} for _ in range(2)]
+        blocks[1] |= {name: 9 * value for name, value in blocks[1].items() if "heads" in name}
+        return Steady("cpu", tuple(blocks), 1.0, 9.0, 6)
+
+    monkeypatch.setattr(latency, "_steady", steady)
+    monkeypatch.setattr(latency, "_LARGEST_ERROR", 0.25)
+    with pytest.raises(EnvironmentMismatch, match="latency_table: FILE"):
         latency_of_sub_layers(SITUATION, SILENT)

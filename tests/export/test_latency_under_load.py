@@ -18,12 +18,12 @@ from compressor.pruning.importance import UnitScores
 from compressor.pruning.latency import TableCost
 
 KIND = SubLayerKind(
-    hidden_size=192, head_dim=32, activation="gelu", norms_first=False, has_mask=True
+    hidden_size=128, head_dim=32, activation="gelu", norms_first=False, has_mask=True
 )
 SITUATION = Situation(
     kind=KIND,
-    max_heads=6,
-    max_neurons=768,
+    max_heads=4,
+    max_neurons=512,
     round_to=16,
     batch_size=1,
     num_tokens=32,
@@ -56,11 +56,11 @@ def chosen_by(table: MeasuredTable) -> tuple[UnitsByLayer, UnitsByLayer]:
     """Return what half of the time takes off an encoder whose units have drawn scores."""
     draw = torch.Generator().manual_seed(0)
     scores = UnitScores(
-        tuple(torch.rand(6, generator=draw) for _ in range(NUM_LAYERS)),
-        tuple(torch.rand(768, generator=draw) / 50 for _ in range(NUM_LAYERS)),
+        tuple(torch.rand(4, generator=draw) for _ in range(NUM_LAYERS)),
+        tuple(torch.rand(512, generator=draw) / 50 for _ in range(NUM_LAYERS)),
     )
     tables = (*(table.others.table for _ in range(NUM_LAYERS - 1)), table.last.table)
-    cost = TableCost(tables, (6,) * NUM_LAYERS, (768,) * NUM_LAYERS)
+    cost = TableCost(tables, (4,) * NUM_LAYERS, (512,) * NUM_LAYERS)
     return units_to_remove(scores, cost, 0.5 * cost.total, Freedom(round_to=16))
 
 

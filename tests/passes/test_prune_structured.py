@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -637,3 +639,44 @@ def test_an_unsupported_architecture_is_refused(
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         PruneStructured.model_validate(settings)
+
+
+TABLE = {
+    "format": 3,
+    "situation": {"max_heads": 4, "max_neurons": 64},
+    "made_on": {},
+    "others": {"attention": [[0, 0.1], [4, 0.5]], "feed_forward": [[0, 0.1], [64, 0.5]]},
+    "last": {"attention": [[0, 0.1], [4, 0.5]], "feed_forward": [[0, 0.1], [64, 0.5]]},
+    "measured": {},
+}
+BY_LATENCY = {
+    "method": "reconstruction",
+    "ratio": 0.5,
+    "target": "latency",
+    "latency_precision": "int8",
+    "latency_table": "tables/one.json",
+}
+
+
+def test_a_given_latency_table_lies_beside_the_recipe_and_is_no_measurement(tmp_path: Path):
+    path = tmp_path / "tables" / "one.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(TABLE), encoding="utf-8")
+
+    found = PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path})
+
+    assert found.required_files() == {"latency_table": path}
+    assert found.file_digests() == {"latency_table": sha256(path.read_bytes()).hexdigest()}
+    assert not found.measures_time
+    assert PruneStructured.model_validate(
+        {key: value for key, value in BY_LATENCY.items() if key != "latency_table"}
+    ).measures_time
+
+
+def test_a_latency_table_that_is_none_is_a_mistake_in_the_recipe(tmp_path: Path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "one.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValidationError, match="is no latency table of format 3"):
+        PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path})
+    with pytest.raises(ValidationError, match="no such file"):
+        PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path / "elsewhere"})

@@ -27,10 +27,11 @@ def test_figures_are_read_off_times_in_any_unit():
         {count: 10 * value for count, value in OTHERS.attention.items()},
         {count: 10 * value for count, value in OTHERS.feed_forward.items()},
     )
-    # Half of what is fixed is left without units, twice the usual quarter: a step. 2 of 20 are the
-    # usual tenth. Heads take 10 / 6 for 1.25 times the work, and log(10 / 6 / 1.25) / log(1.5) is
-    # 0.7095. Half of the heads' time is left, and a fifth of the neurons'.
-    assert astuple(found) == pytest.approx((1.0, 0.0, 0.7095, 2.0, 1.0), abs=1e-4)
+    # Half of what is fixed is left without units, twice the usual quarter: a step, of which two
+    # thirds count, as both are 0.1 of a layer and not 0.15. 2 of 20 are the usual tenth. Heads take
+    # 10 / 6 for 1.25 times the work, log(10 / 6 / 1.25) / log(1.5) is 0.7095. Half of the heads'
+    # time is left, and a fifth of the neurons'.
+    assert astuple(found) == pytest.approx((2 / 3, 0.0, 0.7095, 2.0, 1.0), abs=1e-4)
     assert astuple(fit_profile(tenfold, None, WORK))[:3] == pytest.approx(astuple(found)[:3])
     assert found.rounded() == LatencyProfile(1, 0, 1, 2, 1)
 
