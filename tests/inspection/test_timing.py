@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.inspection.timing import place_nodes
+from compressor.inspection.timing import _shares, place_nodes
 
 
 def test_nodes_without_weights_belong_to_the_part_they_compute_from():
@@ -45,3 +45,20 @@ def test_nodes_without_weights_belong_to_the_part_they_compute_from():
         "residual": "feed_forward",
         "head": "other",
     }
+
+
+def test_runs_that_others_interrupted_do_not_count():
+    def runs(node: str, operator: str, times: list[int]) -> list[dict[str, object]]:
+        return [
+            {"name": f"{node}_kernel_time", "args": {"op_name": operator}, "dur": str(spent)}
+            for spent in times
+        ]
+
+    warm_up = [500] * 5
+    events = [
+        *runs("query", "MatMul", [*warm_up, *[30] * 20, *[9000] * 10]),
+        *runs("softmax", "Softmax", [*warm_up, *[10] * 30]),
+    ]
+    found = _shares(events, {"query": "attention", "softmax": "attention"}, 8)
+    assert found.by_operator == {"MatMul": 0.75, "Softmax": 0.25}
+    assert found.by_component["attention"] == 1.0
