@@ -34,6 +34,8 @@ class PruneStructured(TorchPass):
     torch-pruning's dependency graph. Method `scores` takes what matters least and leaves the rest
     as it is; `reconstruction` reads the text of the calibration split, no labels, to decide how
     many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
+    With target latency it records the table that it went by as `latency_table`, which a later run
+    can be given back: name the report of this one.
 
     Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
     arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
