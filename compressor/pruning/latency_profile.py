@@ -25,7 +25,9 @@ Points = Mapping[int, float]  # what a sub-layer takes by its number of units
 _EMPTY_FACTOR = 2.0
 _FIXED_FACTOR, _FIXED_USUALLY = 2.0, 0.1  # of a whole layer
 _HEADS_FACTOR = 1.5
-_LAST_HEADS_STEP, _LAST_NEURONS_STEP = 0.25, 0.2  # of what they take in the other layers
+_LAST_HEADS_STEP, _LAST_HEADS_USUALLY = 0.25, 2  # of what they take in the other layers
+# Neurons are read for one token, whose weights take as long to fetch as some tokens to compute.
+_LAST_NEURONS_FACTOR, _LAST_NEURONS_TOKENS = 2.0, 6.5
 _SHARE_TO_MEASURE = 0.15  # of a layer; units that take less are taken to be as usual
 _MOST_HEADS, _MOST_OF_OTHERS = 4.0, 1.5  # steps, and a share
 _LEAST_STEPS, _MOST_STEPS = -2.0, 2.0  # of what is left without units, and before they count
@@ -116,13 +118,12 @@ def fit_profile(others: LayerPoints, last: LayerPoints | None, work: LayerWork) 
         relative = _as_usual(steps, 0.0, min(of_heads, of_neurons) / whole)
     share_of_heads = share_of_neurons = None
     if last is not None:
-        share_of_heads, share_of_neurons = (
-            _as_usual(steps / step, usually, of_all / whole) if steps is not None else None
-            for steps, step, usually, of_all in (
-                (_slope(last.attention, fixed, of_heads), _LAST_HEADS_STEP, 2, of_heads),
-                (_slope(last.feed_forward, fixed, of_neurons), _LAST_NEURONS_STEP, 1, of_neurons),
-            )
-        )
+        if (share := _slope(last.attention, fixed, of_heads)) is not None:
+            steps = share / _LAST_HEADS_STEP
+            share_of_heads = _as_usual(steps, _LAST_HEADS_USUALLY, of_heads / whole)
+        if (share := _slope(last.feed_forward, fixed, of_neurons)) is not None:
+            steps = _steps(share, _usual_last_neurons(work), _LAST_NEURONS_FACTOR)
+            share_of_neurons = _as_usual(steps, 0.0, of_neurons / whole)
     return LatencyProfile(
         _as_usual(_steps(empty, fixed * work.empty, _EMPTY_FACTOR), 0.0, 2 * empty / whole),
         _steps(fixed, whole * _FIXED_USUALLY, _FIXED_FACTOR),
@@ -130,6 +131,11 @@ def fit_profile(others: LayerPoints, last: LayerPoints | None, work: LayerWork) 
         share_of_heads,
         share_of_neurons,
     )
+
+
+def _usual_last_neurons(work: LayerWork) -> float:
+    """Return what neurons usually take where one token is read, as a share of what all take."""
+    return min(1.0, _LAST_NEURONS_TOKENS / work.num_tokens)
 
 
 def _steps(
@@ -184,16 +190,14 @@ def profile_points(
     if profile.last_heads is None and profile.last_neurons is None:
         return others, others
     least = 1 / work.num_tokens  # units that are read for one token never cost nothing
-    shares = [
-        1.0 if value is None else max(least, value * step)
-        for value, step in (
-            (profile.last_heads, _LAST_HEADS_STEP),
-            (profile.last_neurons, _LAST_NEURONS_STEP),
-        )
-    ]
+    if profile.last_heads is not None:
+        of_heads *= max(least, profile.last_heads * _LAST_HEADS_STEP)
+    if profile.last_neurons is not None:
+        share = _usual_last_neurons(work) * _LAST_NEURONS_FACTOR**profile.last_neurons
+        of_neurons *= max(least, share)
     last = LayerPoints(
-        _line(heads, empty * least, fixed, shares[0] * of_heads),
-        _line(neurons, empty * least, fixed, shares[1] * of_neurons),
+        _line(heads, empty * least, fixed, of_heads),
+        _line(neurons, empty * least, fixed, of_neurons),
     )
     return others, last
 

@@ -79,7 +79,7 @@ def test_a_last_layer_of_which_one_token_is_read_has_times_of_its_own(
     assert sum(units.values()) == pytest.approx(0.8)
     assert found.others.attention[0] == found.others.feed_forward[0] == pytest.approx(0.045)
     assert found.last.attention[2] == pytest.approx(0.1 + 0.5 * units["attention"])
-    assert found.last.feed_forward[40] == pytest.approx(0.1 + 0.4 * units["feed_forward"])
+    assert found.last.feed_forward[40] == pytest.approx(0.1 + 0.5 * units["feed_forward"])
     assert found.content is not None
     assert found.content["measured"]["others"]["attention_ms"] == [[0, 1.0], [1, 6.0], [2, 10.0]]
 

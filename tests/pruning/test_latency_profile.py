@@ -30,25 +30,26 @@ def test_figures_are_read_off_times_in_any_unit():
     # Half of what is fixed is left without units, twice the usual quarter: a step, of which two
     # thirds count, as both are 0.1 of a layer and not 0.15. 2 of 20 are the usual tenth. Heads take
     # 10 / 6 for 1.25 times the work, log(10 / 6 / 1.25) / log(1.5) is 0.7095. Half of the heads'
-    # time is left, and a fifth of the neurons'.
-    assert astuple(found) == pytest.approx((2 / 3, 0.0, 0.7095, 2.0, 1.0), abs=1e-4)
+    # time is left, and a fifth of the neurons', of which
+    # the time of 6.5 tokens in 20 is usual: log2(0.2 / 0.325) is -0.7004.
+    assert astuple(found) == pytest.approx((2 / 3, 0.0, 0.7095, 2.0, -0.7004), abs=1e-4)
     assert astuple(fit_profile(tenfold, None, WORK))[:3] == pytest.approx(astuple(found)[:3])
-    assert found.rounded() == LatencyProfile(1, 0, 1, 2, 1)
+    assert found.rounded() == LatencyProfile(1, 0, 1, 2, -1)
 
 
 def test_points_follow_from_rounded_figures():
-    others, last = profile_points(LatencyProfile(1, 0, 0, 2, 1), 4, 40, WORK)
+    others, last = profile_points(LatencyProfile(1, 0, 0, 2, -1), 4, 40, WORK)
     # 0.8 of a layer are units': 500 for heads, 400 for neurons.
     assert others.attention == pytest.approx({0: 0.05, 1: 0.1 + 0.8 * 5 / 9 / 4, 4: 0.1 + 4 / 9})
     assert others.feed_forward == pytest.approx({0: 0.05, 1: 0.1 + 3.2 / 9 / 40, 40: 0.1 + 3.2 / 9})
     assert others.attention[4] + others.feed_forward[40] == pytest.approx(1.0)
     assert last.attention[4] == pytest.approx(0.1 + 2 / 9)
-    assert last.feed_forward[40] == pytest.approx(0.1 + 0.64 / 9)
+    assert last.feed_forward[40] == pytest.approx(0.1 + 0.1625 * 3.2 / 9)
     assert last.attention[0] == pytest.approx(0.05 / 20)
 
 
 def test_units_of_a_last_layer_never_cost_nothing():
-    _, last = profile_points(LatencyProfile(0, 0, 0, 0, 0), 4, 40, WORK)
+    _, last = profile_points(LatencyProfile(0, 0, 0, 0, -9), 4, 40, WORK)
     assert last.attention[4] == pytest.approx(0.1 + 4 / 9 / 20)
     assert last.feed_forward[40] == pytest.approx(0.1 + 3.2 / 9 / 20)
 
