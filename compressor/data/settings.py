@@ -167,7 +167,8 @@ class DataSettings(BaseModel):
     label_names: tuple[Word, ...] | None = Field(
         default=None,
         min_length=1,
-        description="the data's names for class 0, 1, ..., where they differ from the checkpoint's",
+        description="the data's names, or its numbers as text, for class 0, 1, ... of the "
+        "checkpoint, where they differ from the checkpoint's",
     )
     max_length: int | None = Field(
         default=None,

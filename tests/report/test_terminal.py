@@ -37,3 +37,11 @@ def test_neither_markup_nor_control_characters_have_an_effect(report_in_state):
     text = shown(render_summary(data))
     assert "[red]x[/red]" in text
     assert "\x1b" not in text
+
+
+def test_a_doubt_stands_under_the_headline_in_amber(passed: dict[str, Any]):
+    assert passed["doubts"] == []
+    group = render_summary({**passed, "doubts": ["A model passes that knows nothing"]})
+    [doubt] = [item for item in group.renderables if str(item).startswith("A model passes")]
+    assert (str(doubt), doubt.style) == ("A model passes that knows nothing.", "yellow")
+    assert group.renderables[0].style == "bold yellow"
