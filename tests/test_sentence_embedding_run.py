@@ -185,8 +185,11 @@ def _mean_ranks(grades: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "mistake"),
     [
-        ({"budget": {"metric": "accuracy", "max_drop": 0.1}}, "budget.metric: unknown metric"),
-        ({"budget": {"metric": "spearman", "max_drop": 0.1}}, "text: the grade is that of a pair"),
+        (
+            {"budget": {"metric": "accuracy", "max_drop": 0.1}},
+            "budget.metric: sentence-embedding has no metric .accuracy.",
+        ),
+        ({"budget": {"metric": "spearman", "max_drop": 0.1}}, "data.search: .* no column .label."),
         ({"budget": {"max_drop": 0.1, "slices": ["label"]}}, "label needs labels of classes"),
     ],
 )
