@@ -28,7 +28,7 @@ class Table:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(next(iter(self.columns.values())))
+        return len(next(iter(self.columns.values()), []))
 
     def source_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions in the source of these `rows` of the table."""

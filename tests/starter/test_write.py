@@ -274,3 +274,9 @@ def test_a_tsv_that_may_be_quoted_or_not_is_written_with_what_was_said(
     recipe = write_starter(str(tiny_bert_dir), rows, output, wishes=Wishes(quoting="none"))
     assert recipe.data.search is not None
     assert recipe.data.search.quoting == "none"
+
+
+def test_an_empty_file_of_json_lines_is_refused(tiny_bert_dir: Path, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(RecipeError, match="has 0 rows, at least 2 are needed"):
+        write_starter(str(tiny_bert_dir), tmp_path / "rows.jsonl", tmp_path / "recipe.yaml")
