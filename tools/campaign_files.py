@@ -203,7 +203,7 @@ def _form(rows: Rows, draw: Random) -> Written:
                              "", EITHER, ".csv"),
         "zeros": (bytes(5_000), "", EITHER, ".csv"),
         "one list": (json.dumps(rows).encode(), "", EITHER, ".jsonl"),
-        "one list, indented": (json.dumps(rows, indent=1).encode(), "", EITHER, ".json"),
+        "one list, indented": (json.dumps(rows, indent=1).encode(), "", PASSES, ".json"),
         "lines of lists": (b'["a", 1]\n' * 20, "", EITHER, ".jsonl"),
         "lines of null": (b"null\n" * 20, "", EITHER, ".jsonl"),
         "a line 100,000 deep": (lines + b'{"text": ' + b"[" * 100_000 + b"\n", "", EITHER,
