@@ -218,6 +218,8 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, is
     quantized, or needs code of its own.
     """
+    if not checkpoint.strip():
+        raise EnvironmentMismatch("checkpoint: the name is empty; give a directory or a Hub id")
     directory = resolve_path(Path(checkpoint), None)
     if not is_folder(directory):
         if exists(directory) or not HUB_ID.fullmatch(checkpoint):
