@@ -65,7 +65,7 @@ def load_config(files: CheckpointFiles, task: Task) -> Any:
 
 
 def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: Any) -> None:
-    """Raise `EnvironmentMismatch` unless transformers has a model for the task that reads its data."""
+    """Raise `EnvironmentMismatch` unless transformers has a model for the task, for its inputs."""
     if type(config) not in auto_class._model_mapping:
         raise EnvironmentMismatch(
             f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
