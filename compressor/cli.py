@@ -91,7 +91,9 @@ def _explained(error: CompressorError) -> int:
     # Below its name, so that lines which begin with file:line stay what editors jump to.
     # A name from a file may hold half of a surrogate pair, which no terminal shows.
     text = str(error).encode("utf-8", "backslashreplace").decode()
-    err.print(f"[bold red]{type(error).__name__}[/]\n{escape(text)}", soft_wrap=True)
+    # Plain: what finds numbers and paths to colour takes minutes over a name of 70,000 letters.
+    name = type(error).__name__
+    err.print(f"[bold red]{name}[/]\n{escape(text)}", soft_wrap=True, highlight=False)
     return error.exit_code
 
 
