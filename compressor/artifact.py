@@ -38,6 +38,7 @@ from compressor.tasks import Example, Task, load_task, task_names
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+_OWN_DIGEST = "manifest_sha256"
 MANIFEST_VERSION = 1
 
 # What transformers reads of a directory when it finds it, whether a checkpoint had it or not.
@@ -170,6 +171,7 @@ def seal_artifact(
         **facts,
         "files": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
+    manifest[_OWN_DIGEST] = _digest_of(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = directory / f"{MANIFEST}.partial"
     temporary.write_text(text, encoding="utf-8")
@@ -238,7 +240,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise EnvironmentMismatch(
             f"{path}: files does not list {MODEL}, so nothing says which model this is; {_AGAIN}"
         )
+    # Artifacts of before this key existed have none.
+    if manifest.get(_OWN_DIGEST, digest := _digest_of(manifest)) != digest:
+        raise EnvironmentMismatch(
+            f"{path}: was edited after the run: its {_OWN_DIGEST} is not that of its content, so "
+            f"what it says of labels, lengths and scores is nobody's measurement; {_AGAIN}"
+        )
     return manifest
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a manifest says besides its own SHA-256."""
+    content = {key: value for key, value in manifest.items() if key != _OWN_DIGEST}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

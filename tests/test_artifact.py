@@ -121,18 +121,13 @@ def test_the_same_files_and_facts_give_the_same_manifest(copy: Path, artifact: P
 
 
 def test_an_artifact_that_was_judged_on_texts_refuses_pairs(copy: Path):
-    manifest = json.loads((copy / MANIFEST).read_text())
-    manifest["recipe"] = {"data": {"text": "sentence", "search": {"path": "a.tsv"}}}
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    edited(copy, recipe={"data": {"text": "sentence", "search": {"path": "a.tsv"}}})
     with pytest.raises(ValueError, match="this model reads single texts, got a pair"):
         load_artifact(copy)([("a good film", "a bad film")])
 
 
 def test_an_artifact_that_was_judged_on_pairs_refuses_texts(copy: Path):
-    manifest = json.loads((copy / MANIFEST).read_text())
-    source = {"path": "a.tsv", "text": ["question", "answer"]}
-    manifest["recipe"] = {"data": {"search": source}}
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    edited(copy, recipe={"data": {"search": {"path": "a.tsv", "text": ["question", "answer"]}}})
     with pytest.raises(ValueError, match="this model reads pairs of texts"):
         load_artifact(copy)(["a good film", "a bad film"])
 
@@ -144,14 +139,25 @@ def test_what_is_no_text_gets_no_answer(artifact: Path, value: object):
 
 
 def edited(folder: Path, **changes: object) -> None:
-    """Write the manifest with some of its values changed."""
+    """Write the manifest with some of its values changed, as one of before it had a digest."""
     manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.pop("manifest_sha256", None)
     (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
 
 
 def with_file(folder: Path, name: str, digest: object = "0" * 64) -> None:
     files = json.loads((folder / MANIFEST).read_text())["files"]
     edited(folder, files={**files, name: digest})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("labels", ["positive", "negative"]), ("max_length", 4), ("metric", "f1")]
+)
+def test_a_manifest_that_was_edited_is_refused(copy: Path, key: str, value: object):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps({**manifest, key: value}))
+    with pytest.raises(EnvironmentMismatch, match=r"manifest\.json: was edited after the run"):
+        load_artifact(copy)
 
 
 def test_a_model_that_the_manifest_does_not_list_is_refused(copy: Path):

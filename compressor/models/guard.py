@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from compressor.errors import CompressorError, EnvironmentMismatch
+from compressor.memory import is_out_of_memory
 
 _MOST_CHARACTERS = 600  # of a foreign message; some list every model type there is
 
@@ -33,9 +32,7 @@ def foreign(what: str, advice: str) -> Iterator[None]:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    if isinstance(error, CompressorError | MemoryError | torch.OutOfMemoryError):
-        return False
-    if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+    if isinstance(error, CompressorError) or is_out_of_memory(error):
         return False
     # A panic in a library written in Rust, such as tokenizers, is no Exception.
     return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"

@@ -17,6 +17,7 @@ import torch
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.guard import foreign
 from compressor.models.text_files import (
     TOKENIZER_CONFIG,
     keep_settings_apart,
@@ -28,18 +29,6 @@ from compressor.tasks import NO_LIMIT
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # How transformers calls the table of learned positions.
 _POSITIONS = {"position_embeddings", "position_embedding", "embed_positions", "wpe"}
-# Building a model from a configuration, and letting it read its first rows, runs other people's
-# code, which fails in any of these ways.
-FOREIGN_FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-)
 
 
 @dataclass(frozen=True)
@@ -77,14 +66,16 @@ def blueprint(files: CheckpointFiles, model_class: Any, config: Any) -> Any:
 
     Raises `EnvironmentMismatch` when there can be none.
     """
-    try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return model_class._from_config(copy.deepcopy(config))
-    except FOREIGN_FAILURES as error:
-        raise EnvironmentMismatch(
-            f"{files.directory / 'config.json'}: transformers can build no {model_class.__name__} "
-            f"from it ({type(error).__name__}: {error})"
-        ) from error
+    name = model_class.__name__
+    with (
+        foreign(
+            f"{files.directory / 'config.json'}: transformers can build no {name} from it",
+            "take config.json from the save that the weights are from",
+        ),
+        torch.device("meta"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        return model_class._from_config(copy.deepcopy(config))
 
 
 def fit_tokenizer(files: CheckpointFiles, tokenizer: Any, module: Any) -> None:

@@ -16,9 +16,9 @@ from compressor.evaluation import measured_lengths, parity_probes
 from compressor.export.parity import check_parity
 from compressor.measurements import LengthRecord, Parity
 from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import TOLERANCE, RowDependence, read_probes
-from compressor.models.text_inputs import FOREIGN_FAILURES
 from compressor.models.torch_model import TorchModel
 
 JUDGED = ("search", "certification")  # the splits that scores of both ends are taken on
@@ -39,18 +39,20 @@ def look_at(
     """
     _require_room(model, splits["search"], max_length)
     probes = parity_probes(model.task, model.preprocessor, splits["search"], max_length)
-    try:
-        read_probes(model, probes)
-    except RowDependence as error:
+    dependence: RowDependence | None = None
+    with foreign(
+        f"{files.name}: cannot read its first rows",
+        "give a checkpoint whose tokenizer or image processor, config.json and weights go together",
+    ):
+        try:
+            read_probes(model, probes)
+        except RowDependence as error:
+            dependence = error
+    if dependence is not None:
         raise EnvironmentMismatch(
-            f"{files.name}: {error}, so a score would depend on how rows are put together; "
+            f"{files.name}: {dependence}, so a score would depend on how rows are put together; "
             f"{_advice(model, files.directory)}"
-        ) from error
-    except FOREIGN_FAILURES as error:
-        raise EnvironmentMismatch(
-            f"{files.name}: cannot read its first rows ({type(error).__name__}: {error}); give a "
-            f"checkpoint whose tokenizer or image processor, config.json and weights go together"
-        ) from error
+        ) from dependence
     if max_length is None:
         return None
     judged = [splits[name] for name in JUDGED if name in splits]
