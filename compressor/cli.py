@@ -28,7 +28,7 @@ from compressor.errors import (
     Terminated,
     missing_package,
 )
-from compressor.memory import memory_as_mismatch
+from compressor.memory import limit_to_free_memory, memory_as_mismatch
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -166,7 +166,7 @@ def run(
     from compressor.console import ConsoleProgress
     from compressor.pipeline.run import run as run_recipe
 
-    _silence_transformers()
+    _prepare_torch()
 
     # What stops a run from outside, such as a scheduler, should find a report too.
     signal.signal(signal.SIGTERM, _terminate)
@@ -283,7 +283,7 @@ def init(
     """Write a commented starter recipe for a checkpoint, data and this machine."""
     from compressor.console import ConsoleProgress
 
-    _silence_transformers()
+    _prepare_torch()
     from compressor.starter.write import Wishes, write_starter
 
     names = tuple(name.strip() for name in label_names.split(",")) if label_names else ()
@@ -334,7 +334,7 @@ def inspect(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if find_onnx(Path(path)) is None:
-        _silence_transformers()
+        _prepare_torch()
     facts = inspect_path(
         path,
         data=data,
@@ -349,8 +349,12 @@ def inspect(
         out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
 
 
-def _silence_transformers() -> None:
-    """Turn its progress bars off: our own say the same."""
+def _prepare_torch() -> None:
+    """Turn the progress bars of transformers off, and let memory that is not there be an error."""
+    import torch
+
+    if not torch.cuda.is_available():
+        limit_to_free_memory()
     from transformers.utils import logging as transformers_logging
 
     quiet: Callable[[], None] = transformers_logging.disable_progress_bar

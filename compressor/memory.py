@@ -7,6 +7,7 @@ type that they use for everything. They are told apart here and nowhere else.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +20,44 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _ASKED = re.compile(r"(?:allocate|buffer of size) ([0-9.]+) ?([KMGTPE]iB)?(?![0-9])")
+_CGROUP = Path("/sys/fs/cgroup")  # of a container, where it has a limit of its own
 _POWERS = {unit: power for power, unit in enumerate("KMGTPE", start=1)}
+
+
+def limit_to_free_memory() -> None:
+    """Let this process be refused memory that the machine does not have, as an error.
+
+    Linux promises more than there is, and ends the process without a word when the promise is
+    called in: nothing is lost then, but nothing is said either. For a program, not a library,
+    because the limit holds for the whole process; not where a GPU's driver maps memory of its own.
+    """
+    if sys.platform != "linux" or (free := free_bytes()) is None:
+        return
+    import resource  # only here: it does not exist on every system
+
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    own = int(re.findall(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = own + free
+    if soft == resource.RLIM_INFINITY or wanted < soft:
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+def free_bytes() -> int | None:
+    """Return how much memory can still be had, None where the system does not say.
+
+    The smaller of what the machine has and what its control group leaves.
+    """
+    path = Path("/proc/meminfo")
+    text = path.read_text(encoding="ascii") if path.is_file() else ""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    if found is None:
+        return None
+    free = int(found[1]) * 1024
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (most := limit.read_text(encoding="ascii").strip()) != "max":
+        free = min(free, max(0, int(most) - int(used.read_text(encoding="ascii"))))
+    return free
 
 
 class memory_as_mismatch:  # noqa: N801 -- read as a statement, like contextlib.suppress
@@ -62,7 +100,5 @@ def _wanted(text: str) -> str:
 
 
 def _free() -> str:
-    path = Path("/proc/meminfo")
-    text = path.read_text(encoding="ascii") if path.is_file() else ""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return f", {int(found[1]) * 1024 / 1e9:,.1f} GB are free" if found else ""
+    free = free_bytes()
+    return "" if free is None else f", {free / 1e9:,.1f} GB are free"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 import torch
 from onnx import parser
 
-from compressor import cli
+from compressor import cli, memory
 from compressor.errors import EnvironmentMismatch
-from compressor.memory import is_out_of_memory, memory_as_mismatch
+from compressor.memory import free_bytes, is_out_of_memory, memory_as_mismatch
 
 TERABYTES = 400 * 10**12
 
@@ -97,3 +98,24 @@ def test_a_graph_with_a_batch_of_a_billion_is_refused_before_it_is_drawn():
         EnvironmentMismatch, match=r"'x' .* shape \[1000000000, 128\], .* 1024\.0 GB"
     ):
         random_batch(model)
+
+
+def test_a_process_is_refused_what_the_machine_does_not_have():
+    # More than is free, less than Linux would promise and end the process for.
+    program = (
+        "from compressor.memory import free_bytes, limit_to_free_memory, memory_as_mismatch\n"
+        "limit_to_free_memory()\n"
+        "kept = bytearray(10_000_000)\n"
+        "import numpy\n"
+        "with memory_as_mismatch():\n"
+        "    numpy.empty(int(1.02 * free_bytes()), numpy.uint8)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "EnvironmentMismatch: memory: " in result.stderr
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "memory.max").write_text("3000000")
+    (tmp_path / "memory.current").write_text("1000000")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert free_bytes() == 2_000_000
