@@ -128,7 +128,7 @@ def test_a_checkpoint_with_the_files_is_an_encoder_whatever_head_it_was_saved_wi
 
 
 def test_a_model_of_images_is_no_sentence_encoder(tiny_vit_dir: Path):
-    with pytest.raises(EnvironmentMismatch, match="ViTModel reads images"):
+    with pytest.raises(EnvironmentMismatch, match="so it is no plain encoder of texts"):
         load_checkpoint(tiny_vit_dir, task="sentence-embedding")
 
 

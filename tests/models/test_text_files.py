@@ -15,7 +15,7 @@ from compressor.models.text_files import check_text_files
 
 def files_with(tmp_path: Path, tokenizer: dict[str, Any], **config: Any) -> CheckpointFiles:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    return CheckpointFiles("model", tmp_path, (), {"model_type": "bert", **config})
+    return CheckpointFiles("model", tmp_path, (), {"model_type": "bert", **config}, {})
 
 
 @pytest.mark.parametrize(

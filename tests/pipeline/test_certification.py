@@ -52,7 +52,7 @@ def certified_by(error: Exception, monkeypatch: pytest.MonkeyPatch) -> RunLog:
     monkeypatch.setattr("compressor.pipeline.log.certify_scores", fail)
     log, score = log_with(), Score("f1_macro", 1.0, 2, np.array([1, 1]))
     log.certification = Certification(score, score, 0.0)
-    log.certify(np.array([1, 1]), "print", 0.95, 0)
+    log.certify(np.array([1, 1]), (), "print", 0.95, 0)
     return log
 
 

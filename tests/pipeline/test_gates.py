@@ -202,7 +202,7 @@ def test_losses_add_up_and_the_error_names_the_pass_that_cost_most():
     assert isinstance(error, BudgetExceeded)
     assert error.step == "passes[2] (spoil)"
     assert error.earlier == ("passes[1] (prune_structured)", pytest.approx(0.05))
-    assert "of that, passes[1] (prune_structured) before it cost 0.0500" in str(error)
+    assert "of that, passes[1] (prune_structured) before it cost 5 points" in str(error)
 
 
 def test_a_change_of_nested_settings_is_named_as_a_recipe_spells_it():

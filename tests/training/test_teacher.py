@@ -212,7 +212,7 @@ def test_hidden_states_over_images_of_another_size_are_refused(
     tiny_vit: TorchModel, tiny_vit_dir: Path, image_dataset: Dataset, training_run: TrainingRun
 ):
     teacher = load_checkpoint(tiny_vit_dir)
-    teacher.preprocessor.size = {"height": 16, "width": 16}
+    teacher.preprocessor.processor.size = {"height": 16, "width": 16}
 
     with pytest.raises(ValueError, match=r"reads examples in another way .*\(16, 1, 16, 16\)"):
         distill(tiny_vit, teacher, image_dataset, HIDDEN, training_run)
