@@ -44,16 +44,21 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
     else:
         counted, held_out = _texts(settings, context)
         needed = pieces_that_must_stay(before) | wanted
+        needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
         stay = needed | _pieces_in(counted, before, settings, context)
         # Where the others alone are all there are, no number of occurrences changes that.
         is_counted = len(needed) < len(stay)
         remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
+        if settings.keep_first:
+            remedy = f"lower keep_first (it is {settings.keep_first}), {remedy}"
         trimmed = _trim_to(
             model,
             stay,
             context,
             all_stay="all {} pieces are in use, so there is nothing to trim; " + remedy
             if is_counted
+            else "lower keep_first, or remove this pass: all {} pieces stay"
+            if settings.keep_first
             else "all {} pieces have to stay, however often they occur: special tokens, single "
             "characters, and pieces with characters that are no pieces; remove this pass",
             why=f", counted in {len(counted):,} texts",

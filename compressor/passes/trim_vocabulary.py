@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from compressor.tasks import Task
 
 
+_KEEP_FIRST = (5_000, 10_000, 20_000)  # what a repair tries, of BERT's 30,522
+
+
 class TrimVocabulary(TorchPass):
     """Keep the WordPiece pieces that unlabelled text of the domain contains, and drop the others.
 
@@ -50,7 +53,7 @@ class TrimVocabulary(TorchPass):
         "unused",
         description="which pieces go: those that texts of the domain do not contain, or only those "
         "that the tokens of no text can contain, because BERT's tokenizer changes or splits them "
-        "before it looks words up; then no text is read and the three settings below say nothing",
+        "before it looks words up; then no text is read and the four settings below say nothing",
     )
     count_in: tuple[Literal["train", "calibration"], ...] = Field(
         ("train",),
@@ -59,6 +62,13 @@ class TrimVocabulary(TorchPass):
     )
     min_count: int = Field(
         1, gt=0, description="how often a piece has to occur in these texts in order to stay"
+    )
+    keep_first: int = Field(
+        0,
+        ge=0,
+        description="how many of the pieces that come first in the vocabulary stay although these "
+        "texts do not contain them: WordPiece vocabularies such as BERT's are in the order of how "
+        "frequent pieces were when the tokenizer was trained",
     )
     held_out: float = Field(
         0.05,
@@ -78,7 +88,7 @@ class TrimVocabulary(TorchPass):
 
     @model_validator(mode="after")
     def _counts_what_it_uses(self) -> Self:
-        unread = self.model_fields_set & {"count_in", "min_count", "held_out"}
+        unread = self.model_fields_set & {"count_in", "min_count", "keep_first", "held_out"}
         if self.drop == "unreachable" and unread:
             raise ValueError(
                 f"{', '.join(sorted(unread))}: drop: unreachable reads no text; leave this out, or "
@@ -87,14 +97,24 @@ class TrimVocabulary(TorchPass):
         return self
 
     def milder(self) -> Iterator[Self]:
-        """Yield lower counts that a piece needs to stay, down to one."""
-        count = self.min_count
-        while count > 1:
-            count //= 2
-            yield self.model_copy(update={"min_count": count})
+        """Yield lower counts that a piece needs to stay, then more pieces that stay uncounted."""
+        if self.drop == "unreachable":
+            return
+        milder = self
+        while milder.min_count > 1:
+            milder = milder.model_copy(update={"min_count": milder.min_count // 2})
+            yield milder
+        for first in _KEEP_FIRST:
+            if first > self.keep_first:
+                yield milder.model_copy(update={"keep_first": first})
 
     def halfway(self, milder: Self) -> Self | None:
-        """Return the count between these settings' and that of `milder`."""
+        """Return the count between these settings' and that of `milder`.
+
+        None where another setting differs too: between its steps nothing is worth a try.
+        """
+        if milder.keep_first != self.keep_first:
+            return None
         count = (self.min_count + milder.min_count) // 2
         between = milder.model_copy(update={"min_count": count})
         return between if milder.min_count < count < self.min_count else None

@@ -164,6 +164,23 @@ def test_rare_pieces_go_unless_a_pattern_keeps_them(model: TorchModel, make_cont
     assert not {"movie", "##ilm"} & set(own)
 
 
+def test_the_first_pieces_of_the_vocabulary_stay_where_a_recipe_says_so(
+    model: TorchModel, make_context: Any
+):
+    last = VOCABULARY["zebra"]
+    settings = TrimVocabulary(held_out=0.1, keep_first=last)
+    trimmed = settings.apply(model, make_context(train=texts_of("a good film .")))
+    own = trimmed.preprocessor.get_vocab()
+    assert set(own) >= {piece for piece, index in VOCABULARY.items() if index < last}
+    assert "zebra" not in own
+
+
+def test_a_repair_lowers_the_count_and_then_keeps_more_of_the_first_pieces():
+    tried = [(step.min_count, step.keep_first) for step in TrimVocabulary(min_count=5).milder()]
+    assert tried == [(2, 0), (1, 0), (1, 5_000), (1, 10_000), (1, 20_000)]
+    assert TrimVocabulary().halfway(TrimVocabulary(keep_first=5_000)) is None
+
+
 def test_several_splits_are_counted(model: TorchModel, make_context: Any):
     settings = TrimVocabulary(count_in=("train", "calibration"))
     assert settings.required_splits() == {"train", "calibration"}
