@@ -242,6 +242,7 @@ def link_tree(source: Path, target: Path) -> None:
 def _read(name: str, key: str, folder: Path) -> Step:
     if folder.is_symlink():
         raise ValueError("it is a link")
+    entries = _entries(folder)  # before anything is opened
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise ValueError(f"{_RECORD} is not what was written")
@@ -254,7 +255,7 @@ def _read(name: str, key: str, folder: Path) -> Step:
     if not isinstance(seconds, int | float):
         raise ValueError(f"seconds of {_RECORD} are not what was written")
     # What was added would be shown, shipped or loaded with the rest.
-    present = {path.relative_to(folder).as_posix() for path in _entries(folder)}
+    present = {path.relative_to(folder).as_posix() for path in entries}
     if differing := sorted(present ^ {*hashes, _RECORD}):
         raise ValueError(f"{differing[0]} was added or is missing")
     for path, digest in hashes.items():
@@ -266,10 +267,10 @@ def _read(name: str, key: str, folder: Path) -> Step:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return everything in a folder that is not itself a folder; raises for links."""
+    """Return every file in a folder; raises for links, pipes and devices, and opens none."""
     found = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    if links := [path.name for path in found if path.is_symlink()]:
-        raise ValueError(f"{links[0]} is a link")
+    if other := [path.name for path in found if path.is_symlink() or not path.is_file()]:
+        raise ValueError(f"{other[0]} is a link, a pipe or a device")
     return found
 
 

@@ -97,6 +97,16 @@ def test_a_missing_file_is_damage(store: StepStore):
     assert reopened(store).find("a pass", KEY) is None
 
 
+@pytest.mark.parametrize("name", ["arrays.safetensors", "step.json"])
+def test_a_pipe_in_place_of_a_stored_file_is_damage_and_is_never_opened(
+    store: StepStore, name: str
+):
+    keep(store)
+    (store.path / KEY / name).unlink()
+    os.mkfifo(store.path / KEY / name)
+    assert reopened(store).find("a pass", KEY) is None
+
+
 def nested(folder: Path) -> None:
     (folder / "step.json").write_text('{"files": ' + "[" * 100_000)
 

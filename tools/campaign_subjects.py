@@ -178,7 +178,9 @@ def images(count: int = 12) -> list[NDArray[np.uint8]]:
 
 
 def _load(auto: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    model, info = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    # How attention is computed, and not what: a config that names a kernel is no other model.
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model, info = auto.from_pretrained(folder, **options, output_loading_info=True)
     names = {str(name) for key in info for name in info[key]}
     return model.eval(), tuple(sorted(names))
 
