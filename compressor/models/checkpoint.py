@@ -161,7 +161,7 @@ class CheckpointFiles:
                 f"ends with {kind.head}"
             )
         try:
-            require_choice(self.config, self.weights, about=self._about())
+            require_choice(self.config, self.tensors, about=self._about())
         except HeadProblem as error:
             raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
 

@@ -8,10 +8,10 @@ are refused here by what the checkpoint says of itself, as are labels that contr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from compressor.models.weight_files import StoredTensor
 
 # How the names of architectures end whose outputs no task reads, and what they give.
 _OTHER_HEADS: Mapping[str, str] = {
@@ -49,7 +49,6 @@ _LAST_LAYERS = (
     "logits_proj.weight",
     "score.weight",
 )
-_LARGEST_HEADER = 100_000_000  # bytes; the format allows no more
 
 
 class HeadProblem(ValueError):
@@ -126,11 +125,15 @@ def _ids(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def require_choice(
-    config: Mapping[str, Any], weights: Sequence[Path], *, about: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    *,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise `HeadProblem` unless the head chooses one of several labels.
 
-    `about` is the content of config_sentence_transformers.json, where there is one.
+    `tensors` are those of the weight files, by their keys; `about` is the content of
+    config_sentence_transformers.json, where there is one.
     """
     problem_type = config.get("problem_type")
     if problem_type is not None and problem_type not in _PROBLEM_TYPES:
@@ -153,7 +156,7 @@ def require_choice(
             f"sentence-transformers puts a sigmoid on each of its {len(labels)} outputs "
             f"({activation}): {_SEVERAL}"
         )
-    rows = head_rows(weights)
+    rows = _head_rows(tensors)
     if rows is not None and rows[1] != len(labels):
         source = "id2label" if config.get("id2label") else "num_labels"
         if source == "num_labels" and config.get("num_labels") is None:
@@ -201,35 +204,13 @@ def _activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> s
     return next((str(place) for place in places if place), "")
 
 
-def head_rows(weights: Sequence[Path]) -> tuple[str, int] | None:
-    """Return name and number of rows of the head's last layer, by the headers of the weight files.
-
-    None where no tensor has the name of one, or a header cannot be read: loading says the rest.
-    """
-    shapes: dict[str, Any] = {}
-    for path in weights:
-        shapes |= _header(path)
+def _head_rows(tensors: Mapping[str, StoredTensor]) -> tuple[str, int] | None:
+    """Return name and number of rows of the head's last layer; None where none has its name."""
     for name in _LAST_LAYERS:
-        shape = shapes.get(name)
         # Also (labels, channels, 1, 1) of a head that is a convolution.
-        if isinstance(shape, list) and len(shape) >= 2 and isinstance(shape[0], int):
-            return name, shape[0]
+        if name in tensors and len(tensors[name].shape) >= 2:
+            return name, tensors[name].shape[0]
     return None
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Return the shapes of a safetensors file's tensors; none where it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > _LARGEST_HEADER:
-                return {}
-            content = json.loads(stream.read(length))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {name: entry.get("shape") for name, entry in content.items() if isinstance(entry, dict)}
 
 
 def _few(names: Sequence[str]) -> str:
