@@ -28,6 +28,8 @@ from pydantic import (
 )
 
 from compressor.errors import EnvironmentMismatch
+from compressor.files import sha256, write_whole
+from compressor.mistakes import each_key_once
 from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
@@ -173,9 +175,7 @@ def seal_artifact(
     }
     manifest[_OWN_DIGEST] = _digest_of(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = directory / f"{MANIFEST}.partial"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, text)
     return manifest
 
 
@@ -214,7 +214,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if reason not in (None, ABSENT):
         raise EnvironmentMismatch(f"{path}: not a readable manifest: it {reason}; {_AGAIN}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
+        manifest = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_key_once)
     except FileNotFoundError as error:
         raise EnvironmentMismatch(
             f"{path}: not found; an artifact is the `artifact` folder of a finished run"
@@ -254,14 +254,6 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != _OWN_DIGEST}
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"key {twice!r} occurs twice")
-    return found
 
 
 def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -316,9 +308,3 @@ def _preprocessor(task: Task, folder: Path) -> Any:
         raise EnvironmentMismatch(
             f"{folder}: its tokenizer or image processor cannot be loaded ({error}); {_AGAIN}"
         ) from error
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

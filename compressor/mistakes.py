@@ -113,6 +113,17 @@ def first_repeated(values: Iterable[Value]) -> Value | None:
     return None
 
 
+def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises `ValueError` when it gives a key twice: Python takes the last.
+
+    For `object_pairs_hook` of `json.loads`.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"key {show(first_repeated(key for key, _ in pairs))} appears twice")
+    return found
+
+
 def show(value: Any) -> str:
     """Spell a value as a recipe would, shortened to about one line."""
     match value:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from compressor.errors import EnvironmentMismatch
+from compressor.files import write_whole
 from compressor.measurements import CertificateReading, Score
 from compressor.paths import ABSENT, unreadable
 from compressor.records import from_plain, to_plain
@@ -88,6 +89,4 @@ def _reading(item: Any) -> CertificateReading:
 
 def _save(path: Path, readings: list[CertificateReading]) -> None:
     text = json.dumps([to_plain(item, {}) for item in readings], indent=1) + "\n"
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, text)

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from compressor.errors import EnvironmentMismatch
+from compressor.files import sha256
 from compressor.records import Arrays, from_plain, to_plain
 
 logger = logging.getLogger(__name__)
@@ -209,12 +210,6 @@ def key_of(depends_on: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain JSON data, whatever the order of its keys."""
     text = json.dumps(depends_on, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -17,11 +17,11 @@ from compressor.artifact import (
     MANIFEST,
     load_artifact,
     seal_artifact,
-    sha256,
     write_artifact,
 )
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
+from compressor.files import sha256
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
 
@@ -241,7 +241,7 @@ def test_a_manifest_that_lists_a_file_twice_is_refused(copy: Path):
     (copy / MANIFEST).write_text(
         text.replace('"files": {', f'"files": {{"model.onnx": "{"0" * 64}",')
     )
-    with pytest.raises(EnvironmentMismatch, match=r"key 'model\.onnx' occurs twice"):
+    with pytest.raises(EnvironmentMismatch, match=r"key 'model\.onnx' appears twice"):
         load_artifact(copy)
 
 

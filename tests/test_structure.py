@@ -62,7 +62,7 @@ LAYERS = (
         "yaml_source",
     ),
     ("measurements", "memory", "mistakes", "paths", "records"),
-    ("errors", "progress", "proof"),
+    ("errors", "files", "progress", "proof"),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
 MODULES = sorted(PACKAGE.rglob("*.py"))

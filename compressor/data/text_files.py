@@ -15,7 +15,7 @@ from compressor.data.quotes import quotes_of_csv, quotes_of_tsv
 from compressor.data.settings import FileFormat, Quoting
 from compressor.data.table import BadRows, Table, choose_columns, require_each_once
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.mistakes import first_repeated, show
+from compressor.mistakes import each_key_once, show
 
 _LONGEST_CELL = 1 << 30  # characters
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
@@ -223,15 +223,7 @@ def _array_records(
 
 
 def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_each_key_once)
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that gives a key twice, of which Python would take the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"key {show(first_repeated(key for key, _ in pairs))} appears twice")
-    return found
+    return json.loads(text, object_pairs_hook=each_key_once)
 
 
 def _read_json(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:

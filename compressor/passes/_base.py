@@ -8,7 +8,6 @@ without loading torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.errors import StepFailed
+from compressor.files import sha256
 from compressor.progress import Progress
 
 if TYPE_CHECKING:
@@ -188,10 +188,7 @@ class Pass(BaseModel, ABC):
 
     def file_digests(self) -> dict[str, str]:
         """Return the SHA-256 of each of `required_files`."""
-        return {
-            setting: hashlib.sha256(path.read_bytes()).hexdigest()
-            for setting, path in self.required_files().items()
-        }
+        return {setting: sha256(path) for setting, path in self.required_files().items()}
 
 
 class TorchPass(Pass):

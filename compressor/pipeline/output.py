@@ -17,6 +17,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.files import write_whole
 from compressor.paths import exists, is_folder, no_folder, unwritable
 
 TRACEBACK = "traceback.txt"  # of a bug in this package that stopped a run
@@ -87,9 +88,7 @@ class OutputDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file that appears whole or not at all."""
-        temporary = self.path / f"{name}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        write_whole(self.path / name, text)
 
 
 def claim_output(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -29,22 +28,6 @@ def to_json(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
     # A reason that the run gave says more than "came out as nan".
     cleaned["missing"] = missing | cleaned["missing"]
     return cleaned, json.dumps(cleaned, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
-    content = text.encode("utf-8", "backslashreplace")
-    temporary = file.with_name(f".{file.name}.partial")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_report(path: Path) -> dict[str, Any]:

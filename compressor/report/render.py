@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ReportError
+from compressor.files import write_whole
 from compressor.measurements import RunReport
-from compressor.report.files import REPORT_JSON, read_report, to_json, write_text
+from compressor.report.files import REPORT_JSON, read_report, to_json
 from compressor.report.model_card import render_model_card
 from compressor.report.templating import fill_html, fill_markdown
 from compressor.report.terminal import render_summary
@@ -47,9 +48,9 @@ def write_report(report: RunReport, directory: Path) -> None:
     data, text = to_json(report.to_dict())
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_text(directory / REPORT_JSON, text)
-        write_text(directory / "report.md", render_markdown(data))
-        write_text(directory / "report.html", render_html(data))
+        write_whole(directory / REPORT_JSON, text)
+        write_whole(directory / "report.md", render_markdown(data))
+        write_whole(directory / "report.html", render_html(data))
     except OSError as error:
         raise ReportError(
             f"{directory}: the report cannot be written ({error}); give an output directory that "

@@ -177,3 +177,9 @@ def test_an_output_that_is_a_pipe_or_a_circle_of_links_is_refused(tmp_path: Path
 def test_an_output_of_an_impossible_name_is_refused(tmp_path: Path, name: str):
     with pytest.raises(EnvironmentMismatch, match=r"longer path|NUL character"):
         claim_output(tmp_path / name, force=False)
+
+
+def test_a_text_with_half_a_character_is_written_all_the_same(tmp_path: Path):
+    with claim_output(tmp_path / "run", force=False) as directory:
+        directory.write_text("traceback.txt", "no class '\ud800'")
+    assert (tmp_path / "run" / "traceback.txt").read_text() == "no class '\\ud800'"

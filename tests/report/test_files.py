@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from compressor.errors import EnvironmentMismatch, ReportError
-from compressor.report.files import read_report, to_json, write_text
+from compressor.files import write_whole
+from compressor.report.files import read_report, to_json
 
 
 def write(directory: Path, content: str) -> Path:
@@ -94,7 +95,7 @@ def test_a_value_that_json_does_not_have_is_refused_with_its_place(passed: dict[
 
 def test_text_that_utf8_cannot_carry_survives_a_round_trip(tmp_path: Path, passed: dict[str, Any]):
     passed["labels"] = ["lone \ud800 surrogate", "größe"]
-    write_text(tmp_path / "report.json", to_json(passed)[1])
+    write_whole(tmp_path / "report.json", to_json(passed)[1])
     assert read_report(tmp_path)["labels"] == passed["labels"]
 
 
@@ -109,7 +110,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_no_rest(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_text(file, "new")
+        write_whole(file, "new")
     assert [item.name for item in tmp_path.iterdir()] == ["report.md"]
     assert file.read_text(encoding="utf-8") == "old"
 
