@@ -246,9 +246,9 @@ class NotCertified(BudgetExceeded):
             rows = f"{about(needed_examples)} rows"
         if uninformed is not None:
             self.args = (
-                f"certification: {metric} fell by {drop:.4f} and {found}, the budget allows "
-                f"{max_drop:.4f}, but {uninformed}; lower budget.max_drop, take another metric or "
-                f"rows that are harder to guess, or accept the missing proof with "
+                f"certification: {metric} {moved(drop)} and {found}, the budget allows "
+                f"{points(max_drop)}, but {uninformed}; lower budget.max_drop, take another metric "
+                f"or rows that are harder to guess, or accept the missing proof with "
                 f"--allow-inconclusive",
             )
             return

@@ -86,6 +86,21 @@ def test_a_budget_that_is_exceeded_is_said_in_points():
     )
 
 
+def test_a_proof_that_proves_nothing_is_told_in_points_and_in_their_direction():
+    error = NotCertified(
+        metric="accuracy",
+        drop=-0.0125,
+        max_drop=0.6,
+        upper_bound=0.05,
+        needed_examples=None,
+        uninformed="a coin would pass too",
+    )
+    assert str(error).startswith(
+        "certification: accuracy rose by 1.25 points and all that is proven is a drop of at most "
+        "5 points, the budget allows 60 points, but a coin would pass too; lower budget.max_drop"
+    )
+
+
 def test_a_forgotten_extra_is_named_to_python_code_too(monkeypatch: pytest.MonkeyPatch):
     def fail(name: str) -> None:
         raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")

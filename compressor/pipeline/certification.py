@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from compressor.budget import AccuracyBudget
 from compressor.data import Dataset, fingerprint
-from compressor.errors import BudgetExceeded, NotCertified
+from compressor.errors import BudgetExceeded, NotCertified, points
 from compressor.evaluation import truth_of
 from compressor.measurements import LABEL_FREE, Certificate, Certification, Score
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
+from compressor.report import units
 from compressor.tasks import Guess, Task, load_task
 
 
@@ -118,6 +119,7 @@ def uninformed_words(certificate: Certificate) -> str | None:
     if known is None or known.least_drop is None or known.least_drop > certificate.max_drop:
         return None
     return (
-        f"{known.who} scores {known.score:.4f} on these rows, and all that is proven of it is a "
-        f"drop of {max(known.least_drop, 0.0):.4f} or more: it would pass too"
+        f"{known.who} scores {units.score(certificate.metric, known.score)} on these rows, and all "
+        f"that is proven of it is a drop of {points(max(known.least_drop, 0.0))} or more: it would "
+        f"pass too"
     )

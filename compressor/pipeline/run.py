@@ -295,10 +295,10 @@ class _Run:
         baseline = self.stages.score(name, self.stages.untouched, split=name, of="the baseline")
         final = self.stages.score(name, artifact, split=name, of="the artifact", reference=baseline)
         split = self.splits[name]
-        judge_order(self.log, self.recipe, split, baseline)
         self.log.certificate_readings = record_reading(
             self.directory.path / READINGS, baseline, final, fingerprint(split), artifact.digest
         )
+        judge_order(self.log, self.recipe, split, baseline)  # may end the run, having read them
         certify(self.log, self.recipe, self.task, split, baseline=baseline, final=final)
 
     def benchmark(self, artifact: StoredGraph) -> None:

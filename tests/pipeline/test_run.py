@@ -435,6 +435,19 @@ def test_ids_in_another_order_than_the_checkpoints_are_refused_with_the_line_to_
     assert (right.baseline.score.value, right.doubts) == (1.0, ())
 
 
+def test_certification_rows_in_another_order_end_the_run_and_count_as_read(
+    balanced: dict[str, Any], begun_balanced: Path, tmp_path: Path
+):
+    with Path(balanced["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+        rows = [f"{row['text']},{1 - int(row['label'])}" for row in csv.DictReader(stream)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    data = {**balanced["data"], "certification": {"path": str(tmp_path / "rows.csv")}}
+    with pytest.raises(RecipeError, match="of the certification split as labelled"):
+        run(balanced, begun_balanced, data=data)
+    [*_, reading] = json.loads((begun_balanced / "report.json").read_text())["certificate_readings"]
+    assert (reading["num_examples"], reading["baseline"], reading["is_this_run"]) == (48, 0.0, True)
+
+
 def test_missing_proof_can_be_accepted_and_the_report_says_so(
     base: dict[str, Any], answered: Dataset, begun: Path, tmp_path: Path
 ):
