@@ -86,7 +86,14 @@ class Stages:
         task = {"name": self.task.name, **dataclasses.asdict(self.task)}
         self._always = {**result_conditions(), "task": task}
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
-        self._onnx = {"provider": self.recipe.export.judged_on, "threads": self.threads}
+        export = self.recipe.export
+        # All that `open_graph` opens a graph by.
+        self._onnx = {
+            "provider": export.judged_on,
+            "made_for": export.provider,
+            "threads": self.threads,
+            "longest": self.max_length if export.judged_on == "tensorrt" else None,
+        }
 
     @property
     def max_length(self) -> int | None:

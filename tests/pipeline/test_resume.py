@@ -283,3 +283,15 @@ def test_a_killed_run_goes_on_and_makes_the_artifact_of_an_undisturbed_one(
     assert redone(again)[0] == "passes[0] (prune_magnitude)"
     assert stored <= {path.name for path in (tmp_path / "run" / "steps").iterdir()}
     assert contents(tmp_path / "run" / "artifact") == contents(finished[1] / "artifact")
+
+
+def test_a_graph_that_is_judged_for_another_provider_is_scored_again(
+    base: dict[str, Any], tmp_path: Path
+):
+    plain = {**base, "passes": [], "benchmark": {"providers": []}}
+    run({**plain, "export": {"provider": "cpu", "fuse": False}}, tmp_path / "run")
+    # Quantized pairs are computed as they are written there, and fused where they will run.
+    elsewhere = {"provider": "tensorrt", "fuse": False, "evaluate_on": "cpu"}
+    report = run({**plain, "export": elsewhere}, tmp_path / "run")
+    assert "artifact: score" in redone(report)
+    assert "baseline: score" not in redone(report)
