@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressor.paths import ABSENT, LARGEST_JSON, unreadable
+
 FORMAT = 3
-_LARGEST = 1 << 26  # bytes; a report with many flips takes some of them
 _PARTS = ("attention", "feed_forward")
 _LAYERS = ("others", "last")
 
@@ -56,10 +57,9 @@ class LatencyFile:
 def read_latency_file(path: Path) -> LatencyFile:
     """Read a table, or the one in a `report.json`; raises `ValueError` that says what is wrong."""
     try:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; give a latency table or a report.json")
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path}: larger than any latency table or report.json")
+        if (reason := unreadable(path, largest=LARGEST_JSON)) is not None:
+            why = "no such file" if reason == ABSENT else reason
+            raise ValueError(f"{path}: {why}; give a latency table or a report.json")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path):
     (tmp_path / "text").write_bytes(b"\xff{")
     with pytest.raises(ValueError, match="no such file; give a latency table or a report"):
         read_latency_file(tmp_path / "missing.json")
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="is a directory, not a file; give a latency table"):
         read_latency_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a named pipe, not a file; give a latency table"):
+        read_latency_file(tmp_path / "pipe")
     with pytest.raises(ValueError, match="cannot be read"):
         read_latency_file(tmp_path / "text")

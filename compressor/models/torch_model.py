@@ -157,13 +157,7 @@ def try_batch(files: CheckpointFiles, model: TorchModel, examples: Sequence[Exam
     task = model.task
     advice = "give a checkpoint whose tokenizer or image processor and weights go together"
     with foreign(f"{files.name}: cannot compute a first batch of {len(examples)} rows", advice):
-        batch = task.encode(model.preprocessor, examples)
-        shape = np.shape(model.predict(batch))
-    if task.has_sequence and "attention_mask" not in batch:
-        raise EnvironmentMismatch(
-            f"{files.name}: its tokenizer gives no attention_mask ({', '.join(batch)}), so padding "
-            f"would be read as text; add it to model_input_names in tokenizer_config.json"
-        )
+        shape = np.shape(model.predict(task.encode(model.preprocessor, examples)))
     width = len(model.labels) if task.names_labels else None
     if len(shape) != 2 or shape[0] != len(examples) or width not in (None, shape[1]):
         raise EnvironmentMismatch(

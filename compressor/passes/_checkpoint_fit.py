@@ -16,6 +16,7 @@ from compressor.models.prunable import (
     width_of,
     with_depth,
 )
+from compressor.paths import is_folder
 from compressor.tasks import task_class, task_names
 from compressor.training.layers import chosen_layers, layer_map_of
 
@@ -70,7 +71,7 @@ def with_layers_left(settings: PruneStructured, files: CheckpointFiles) -> Check
 
 def local_checkpoint(name: str) -> CheckpointFiles | None:
     """Return a checkpoint that lies on this machine; None for one on the Hub."""
-    return find_checkpoint(name) if Path(name).is_dir() else None
+    return find_checkpoint(name) if is_folder(Path(name)) else None
 
 
 def other_labels(student: Sequence[str], model: Sequence[str]) -> str:

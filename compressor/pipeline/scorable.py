@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor.certificate import certify_paired
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.errors import RecipeError
 from compressor.evaluation import truth_of
 from compressor.measurements import AGREEMENT, LABEL_FREE, Score, Uninformed
 from compressor.pipeline.label_order import LabelOrder, better_order
@@ -29,10 +29,8 @@ def judge_baseline(
     """Record what a model that knows nothing scores on `split`, and every doubt, in `log`.
 
     Raises `RecipeError` where no score on these rows can depend on the model, or where the labels
-    surely number the classes in another order than the checkpoint, `EnvironmentMismatch` where the
-    checkpoint has another number of outputs than labels.
+    surely number the classes in another order than the checkpoint.
     """
-    _require_outputs(log, baseline)
     alike = task.constant(baseline, log.labels)
     if alike is not None:
         raise RecipeError(
@@ -109,15 +107,6 @@ def _numbers(order: LabelOrder) -> str:
 
 def _own_numbers(order: LabelOrder) -> str:
     return ", ".join(f'"{own}"' for own in range(len(order.meaning)))
-
-
-def _require_outputs(log: RunLog, baseline: Score) -> None:
-    width = None if baseline.probabilities is None else baseline.probabilities.shape[1]
-    if width is not None and width != len(log.labels):
-        raise EnvironmentMismatch(
-            f"{log.source_checkpoint}: its head gives {width} logits, config.json names "
-            f"{len(log.labels)} labels ({', '.join(log.labels[:6])}); correct id2label"
-        )
 
 
 def _is_better(baseline: Score, best: Guess, split: Dataset, confidence: float) -> bool:
