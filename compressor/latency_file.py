@@ -7,12 +7,13 @@ here needs torch: `compress validate` reads the file that a recipe names.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressor.mistakes import refuse_constant
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 
 FORMAT = 3
@@ -56,14 +57,14 @@ class LatencyFile:
 
 def read_latency_file(path: Path) -> LatencyFile:
     """Read a table, or the one in a `report.json`; raises `ValueError` that says what is wrong."""
+    if (reason := unreadable(path, largest=LARGEST_JSON)) is not None:
+        why = "no such file" if reason == ABSENT else reason
+        raise ValueError(f"{path}: {why}; give a latency table or a report.json")
     try:
-        if (reason := unreadable(path, largest=LARGEST_JSON)) is not None:
-            why = "no such file" if reason == ABSENT else reason
-            raise ValueError(f"{path}: {why}; give a latency table or a report.json")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path}: is not JSON ({error})") from error
     if isinstance(content, dict) and isinstance(content.get("passes"), list):
         content = _of_report(content["passes"], path)
@@ -133,4 +134,4 @@ def _is_point(item: object) -> bool:
     count, value = item
     is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 0
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_count and is_number and math.isfinite(value) and value >= 0
+    return is_count and is_number and 0 <= value <= sys.float_info.max

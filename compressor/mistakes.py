@@ -124,6 +124,14 @@ def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def refuse_constant(word: str) -> None:
+    """Raise `ValueError` for NaN and Infinity, which Python reads and JSON does not have.
+
+    For `parse_constant` of `json.loads`.
+    """
+    raise ValueError(f"{word} is not JSON")
+
+
 def show(value: Any) -> str:
     """Spell a value as a recipe would, shortened to about one line."""
     match value:

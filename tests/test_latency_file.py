@@ -76,3 +76,19 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path):
         read_latency_file(tmp_path / "pipe")
     with pytest.raises(ValueError, match="cannot be read"):
         read_latency_file(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"measured": {}', '"measured": {"clock": NaN}', r"is not JSON \(NaN is not JSON\)"),
+        ("[0, 0.02]", "[0, 1" + "0" * 400 + "]", "at least 0 and finite"),
+    ],
+)
+def test_a_number_that_no_report_can_hold_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+):
+    text = json.dumps({**CONTENT, "measured": {}})
+    (tmp_path / "table.json").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        read_latency_file(tmp_path / "table.json")

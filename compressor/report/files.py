@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION
+from compressor.mistakes import refuse_constant
 from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, unreadable
 from compressor.report.schema import problems
 
@@ -64,17 +65,13 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _load(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except OSError as error:
         raise EnvironmentMismatch(
             f"{file}: cannot be read ({error}); give a {REPORT_JSON} that may be read"
         ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
         raise ReportError(f"{file}: not JSON ({error}); give the {REPORT_JSON} of a run") from error
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
 
 
 def _plain(value: Any, place: str, missing: dict[str, str]) -> Any:
