@@ -1,8 +1,8 @@
 """Every error that `compressor` raises on purpose, with the exit code a script sees.
 
 CompressorError
-├── RecipeError            exit 2   the request is wrong; nothing was run
-├── EnvironmentMismatch    exit 3   checkpoint, dataset, package or provider is not available
+├── RecipeError            exit 2   the request is wrong, or does not fit checkpoint and rows
+├── EnvironmentMismatch    exit 3   checkpoint, data, package, provider, memory or disk will not do
 ├── PassError              exit 4   a step failed on purpose; holds kind and position
 ├── ExportError            exit 4
 │   └── ParityError                 exported logits differ; holds the difference and the limit
@@ -61,7 +61,7 @@ class CompressorError(Exception):
 
 
 class RecipeError(CompressorError):
-    """The request is wrong and nothing was run; `mistakes` holds one line for each mistake.
+    """The request is wrong or does not fit what it names; `mistakes` has a line for each mistake.
 
     The message is what a person can read of them: the first ones, and how many more there are,
     `more` that were found and are not in `mistakes` counted in.
