@@ -153,16 +153,19 @@ def _num_runs(timed: Turns[Contestant]) -> int:
 
 
 def _ratio_error(timed: Turns[Contestant]) -> float:
-    """Return the standard error of baseline over final, from parts of the rounds by themselves."""
+    """Return the standard error of baseline over final, from parts of the rounds by themselves.
+
+    Infinite where there are too few rounds to see how the ratio varies.
+    """
     if len(timed.deciding_ms) < 2:
         return 0.0
+    if _num_runs(timed) < _PARTS:
+        return float("inf")
     before, after = (
         np.array_split(timed.deciding_ms[name], _PARTS) for name in ("baseline", "final")
     )
     ratios = [
-        float(np.median(one) / np.median(other))
-        for one, other in zip(before, after, strict=True)
-        if len(one)
+        float(np.median(one) / np.median(other)) for one, other in zip(before, after, strict=True)
     ]
     return standard_error(ratios) / float(np.median(ratios))
 

@@ -283,3 +283,26 @@ def test_every_logical_cpu_counts_where_the_topology_is_unknown(tmp_path, monkey
 )
 def test_a_busy_machine_is_noticed(elapsed_ms: list[float], noisy: bool):
     assert is_noisy(elapsed_ms) is noisy
+
+
+def test_a_speed_up_to_choose_by_is_not_known_after_one_run(models: dict[str, Path]):
+    wide = [(256, None, for_both(256))]
+    baseline, final = time_models(models, batches=wide, num_runs=1, must_be_steady=True)
+    assert baseline.num_runs == final.num_runs >= 6
+
+
+def test_times_that_vary_too_much_to_choose_by_are_refused(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    random = np.random.default_rng(0)
+
+    def noisy(runs, num_rounds, **settings):
+        times = {name: random.lognormal(sigma=4.0, size=num_rounds) for name in runs}
+        return timing.Turns("cpu", times, times)
+
+    monkeypatch.setattr(module, "take_turns", noisy)
+    with pytest.raises(
+        EnvironmentMismatch,
+        match=r"batch 1: times on the cpu clock vary too much .*after 600 runs; run again when",
+    ):
+        time_models(models, num_runs=50, must_be_steady=True)

@@ -113,15 +113,6 @@ def speed_words(data: dict[str, Any], setting: Setting) -> str | None:
     return units.compared(speedup(data, setting), "faster", "slower", "same speed")
 
 
-def threads_at(data: dict[str, Any], setting: Setting) -> int:
-    """Return the threads that the timings at `setting` ran with; raises `KeyError` without any."""
-    for model in ("final", "baseline"):
-        entry = _latency(data, model, setting)
-        if entry is not None:
-            return int(entry["threads"])
-    raise KeyError(setting)
-
-
 def reference_setting(data: dict[str, Any]) -> Setting | None:
     """Return the setting that headlines use: the first one that both models have.
 
