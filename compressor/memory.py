@@ -82,7 +82,8 @@ class memory_as_mismatch:  # noqa: N801 -- read as a statement, like contextlib.
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is full, in whatever library."""
-    if isinstance(error, MemoryError):
+    # By its name, because torch may not be loaded, and has its type under several modules.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # ONNX Runtime's errors have no type in common, but a module.
     told_by_library = isinstance(error, RuntimeError) or type(error).__module__.startswith(
