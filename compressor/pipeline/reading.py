@@ -24,7 +24,7 @@ from compressor.models.torch_model import TorchModel
 JUDGED = ("search", "certification")  # the splits that scores of both ends are taken on
 
 
-def look_at(
+def require_one_answer(
     model: TorchModel,
     files: CheckpointFiles,
     splits: Mapping[str, Dataset],

@@ -45,7 +45,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
-from compressor.pipeline.reading import JUDGED, compare_export, look_at
+from compressor.pipeline.reading import JUDGED, compare_export, require_one_answer
 from compressor.progress import Progress
 from compressor.recipe import BenchmarkSettings, Recipe
 from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
@@ -153,12 +153,14 @@ class Stages:
         return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
 
     def check_reading(self, limit: int | None) -> LengthRecord | None:
-        """Do what `look_at` promises; `limit` is how many tokens the checkpoint reads."""
+        """Do what `require_one_answer` promises; the checkpoint reads up to `limit` tokens."""
         lengths = (limit, self.max_length)
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             model = self.open_checkpoint(self.untouched)
-            return {"lengths": look_at(model, self.untouched.files, self.splits, *lengths)}
+            return {
+                "lengths": require_one_answer(model, self.untouched.files, self.splits, *lengths)
+            }
 
         prints = {name: self._prints[name] for name in JUDGED if name in self.splits}
         read = {"splits": prints, "lengths": lengths, **self._inputs(self.untouched), **self._torch}
