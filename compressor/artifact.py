@@ -30,6 +30,7 @@ from pydantic import (
 from compressor.errors import EnvironmentMismatch
 from compressor.files import sha256, write_whole
 from compressor.mistakes import each_key_once
+from compressor.models.guard import foreign
 from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
@@ -302,9 +303,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _preprocessor(task: Task, folder: Path) -> Any:
-    try:
+    with foreign(f"{folder}: its tokenizer or image processor cannot be loaded", _AGAIN):
         return task.load_preprocessor(folder)
-    except (OSError, ValueError) as error:
-        raise EnvironmentMismatch(
-            f"{folder}: its tokenizer or image processor cannot be loaded ({error}); {_AGAIN}"
-        ) from error

@@ -245,6 +245,14 @@ def test_a_manifest_that_lists_a_file_twice_is_refused(copy: Path):
         load_artifact(copy)
 
 
+def test_a_tokenizer_of_another_format_is_named(copy: Path):
+    content = json.loads((copy / "tokenizer.json").read_text())
+    content["model"]["type"] = "WordPiece2"
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(EnvironmentMismatch, match="its tokenizer or image processor cannot be"):
+        load_artifact(copy, verify=False)
+
+
 def test_a_folder_in_place_of_the_manifest_is_refused(copy: Path):
     (copy / MANIFEST).unlink()
     (copy / MANIFEST).mkdir()

@@ -117,7 +117,7 @@ def _class_names(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise EnvironmentMismatch(
             f"{path}: what its schema says about features cannot be read ({error!r}); write the "
             f"file again"

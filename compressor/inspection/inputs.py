@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from compressor.data.check import file_source
 from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.models.guard import foreign
 from compressor.tasks import Batch, load_task
 
 MAX_ROWS = 128  # of a data file; a saturating product in NumPy takes a while
@@ -48,13 +49,11 @@ def text_batches(model: onnx.ModelProto, rows: TextRows) -> tuple[str, list[Batc
     if not texts:
         raise RecipeError(f"{rows.data}: column '{rows.text}' holds no text; name another one")
     task = load_task("text-classification")
-    try:
+    with foreign(
+        f"{rows.tokenizer}: no tokenizer can be loaded",
+        "give --tokenizer DIRECTORY with the files that the model was trained with",
+    ):
         tokenizer = task.load_preprocessor(rows.tokenizer)
-    except (OSError, ValueError) as error:
-        raise EnvironmentMismatch(
-            f"{rows.tokenizer}: no tokenizer can be loaded ({error}); give --tokenizer DIRECTORY "
-            f"with the files that the model was trained with"
-        ) from error
     tokenizer.model_max_length = min(_MAX_LENGTH, tokenizer.model_max_length)
     wanted = _input_names(model)
     found = []

@@ -2,8 +2,8 @@
 
 What other libraries raise for files that they cannot read is of many types: KeyError, TypeError,
 AttributeError, bare Exception, a panic in Rust. Around the loading of a checkpoint that somebody
-else made, and around its first batch, each of them says that this checkpoint does not work here.
-Anywhere else it says that this package is wrong.
+else made, around its first batch, and around the tokenizer of an artifact, each of them says that
+these files do not work here. Anywhere else it says that this package is wrong.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def _read(path: Path, kind: type[Any] = dict) -> Any:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EnvironmentMismatch(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(content, kind):
         raise EnvironmentMismatch(f"{path}: must hold a {kind.__name__}, copy it again")

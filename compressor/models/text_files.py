@@ -139,6 +139,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return the content of a JSON file; None when there is none, or none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # loading the tokenizer says what is wrong with it
     return content if isinstance(content, dict) else None

@@ -89,6 +89,7 @@ def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
     ("name", "content", "reason"),
     [
         ("modules.json", "[", "not a readable JSON file"),
+        ("sentence_bert_config.json", "[" * 100_000, "not a readable JSON file"),
         ("modules.json", "{}", "must hold a list"),
         ("modules.json", '[{"idx": 0}]', "without type and path"),
         ("sentence_bert_config.json", '{"max_seq_length": "all"}', "max_seq_length"),

@@ -36,6 +36,12 @@ def test_the_smaller_limit_of_both_files_is_found(
     assert check_text_files(files, max_length=None, pooling=None) == limit
 
 
+def test_a_damaged_file_is_left_to_the_loading_of_the_tokenizer(tmp_path: Path):
+    files = files_with(tmp_path, {})
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    assert check_text_files(files, max_length=None, pooling=None) is None
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "config", "message"),
     [
