@@ -11,9 +11,10 @@ from sklearn.isotonic import isotonic_regression
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of one sub-layer by its number of units: `attention[heads]`, `feed_forward[n]`.
+    """What a sub-layer takes by its number of units: `attention[heads]`, `feed_forward[neurons]`.
 
-    Both begin with what is left of a sub-layer without units, and never fall.
+    In shares of a whole layer, which takes 1, or another unit of time. Both begin with what is left
+    of a sub-layer without units, and never fall.
     """
 
     attention: tuple[float, ...]
@@ -30,19 +31,19 @@ class TableCost:
 
     @property
     def total(self) -> float:
-        """Return the milliseconds of the whole encoder."""
+        """Return what the whole encoder takes."""
         return sum(map(self.of_layer, range(len(self.tables)), self.heads, self.neurons))
 
     def of_layer(self, layer: int, heads: int, neurons: int) -> float:
-        """Return the milliseconds of a layer, counted from 0, with as many units."""
+        """Return what a layer, counted from 0, takes with as many units."""
         table = self.tables[layer]
         return table.attention[heads] + table.feed_forward[neurons]
 
 
 def latency_table(
-    attention_ms: Mapping[int, float], feed_forward_ms: Mapping[int, float]
+    attention: Mapping[int, float], feed_forward: Mapping[int, float]
 ) -> LatencyTable:
-    """Return the table through measured points, each a number of units and its milliseconds.
+    """Return the table through measured points, each a number of units and what they take.
 
     More units never take less time, so a point that says otherwise is noise: points are replaced by
     the closest (in least squares) that never fall, and lines drawn between them. Each mapping
@@ -51,8 +52,8 @@ def latency_table(
     Raises `ValueError` when the points of a mapping do not begin with 0, or one is not a time.
     """
     return LatencyTable(
-        _through(attention_ms, "heads"),
-        _through(feed_forward_ms, "neurons"),
+        _through(attention, "heads"),
+        _through(feed_forward, "neurons"),
     )
 
 
