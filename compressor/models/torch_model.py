@@ -193,26 +193,23 @@ def load_with_head(
     with foreign(f"{files.name}: cannot be loaded", "give a checkpoint that transformers loads"):
         config, auto_class = load_config(files, task), auto_class_of(files, task)
         require_class(files, task, auto_class, config)
-        if (files.directory / STRUCTURE).is_file() or _has_head(files, auto_class, config):
+        if (files.directory / STRUCTURE).is_file():
             return load_foreign(files, task), False
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module, fit = load_weights(files, auto_class, config)
-        require_fit(
-            files,
-            module,
-            _of_encoder(module, fit),
-            reads_head=False,
-            described_by="config.json",
-        )
+        module, fit = load_weights(files, auto_class, config)
+        is_new = bool(fit.missing)
+        if is_new:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                module, fit = load_weights(files, auto_class, config)
+            fit = _of_encoder(module, fit)
+        else:
+            files.require_head(task.name)
+        reads_head = task.names_labels and not is_new
+        require_fit(files, module, fit, reads_head=reads_head, described_by="config.json")
         require_finite(files, module)
-        return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), True
-
-
-def _has_head(files: CheckpointFiles, auto_class: Any, config: Any) -> bool:
-    return not load_weights(files, auto_class, config)[1].missing
+        return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), is_new
 
 
 def _of_encoder(module: Any, fit: Fit) -> Fit:
