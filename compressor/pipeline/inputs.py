@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.data import check_files, check_labels, most_rows
-from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError
+from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import OF_NUMBERS
 from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
@@ -193,7 +193,8 @@ def check_text_inputs(recipe: Recipe) -> None:
     """Check lengths and padding by the files of every checkpoint on this machine, without torch.
 
     Raises `EnvironmentMismatch` for a checkpoint whose own cannot be right, and `RecipeError` for
-    every length of the recipe that is certainly more than a checkpoint reads.
+    every length of the recipe that is certainly more than a checkpoint reads, and for a pooling
+    that the model's files contradict.
     """
     limits: dict[str, int] = {}
     for key, name in _checkpoints(recipe):
@@ -204,20 +205,23 @@ def check_text_inputs(recipe: Recipe) -> None:
             limit = check_text_files(
                 files,
                 max_length=recipe.export.max_length,
-                pooling=_pooling(recipe, files),
+                pooling=_pooling(recipe, key, files),
             )
         except EnvironmentMismatch as error:
             raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
+        except RecipeError as error:
+            raise recipe.placed(error) from error
         if limit is not None:
             limits[key] = limit
     if limits:
         _require_readable(recipe, limits)
 
 
-def _pooling(recipe: Recipe, files: CheckpointFiles) -> str | None:
-    """Return how a sentence encoder makes vectors; None for a classifier, or where it is unclear.
+def _pooling(recipe: Recipe, key: str, files: CheckpointFiles) -> str | None:
+    """Return how a sentence encoder makes vectors; None for a classifier.
 
-    What is wrong with its files is told when it is loaded.
+    Of a teacher or student None where it is unclear: it may be an encoder without a head, and what
+    is wrong with its files is told when it is loaded. Raises as `read_pooling` for the model.
     """
     try:
         task = load_task(
@@ -226,7 +230,9 @@ def _pooling(recipe: Recipe, files: CheckpointFiles) -> str | None:
             normalize=recipe.model.normalize,
         )
         return None if task.names_labels else read_pooling(files.directory, task).mode
-    except (CompressorError, KeyError):
+    except (EnvironmentMismatch, RecipeError):
+        if key == "model.checkpoint":
+            raise
         return None
 
 

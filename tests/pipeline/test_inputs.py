@@ -119,6 +119,20 @@ def test_validate_tells_lengths_and_padding_that_cannot_be_right(
         check_text_inputs(recipe(tmp_path, model=model))
 
 
+def test_validate_tells_what_is_wrong_with_the_pooling_of_the_model(
+    tmp_path: Path, tiny_encoder_dir: Path
+):
+    shutil.copytree(tiny_encoder_dir, tmp_path / "model")
+    model = {"checkpoint": str(tmp_path / "model"), "pooling": "cls"}
+    with pytest.raises(RecipeError, match=r"model\.pooling: is cls, but 1_Pooling/config\.json"):
+        check_text_inputs(recipe(tmp_path, model=model))
+    (tmp_path / "model" / "modules.json").write_text("[")
+    with pytest.raises(
+        EnvironmentMismatch, match=r"^model\.checkpoint: .*modules\.json: not a rea"
+    ):
+        check_text_inputs(recipe(tmp_path, model=model))
+
+
 def test_inputs_on_this_machine_have_their_keys(tmp_path: Path, tiny_bert_dir: Path):
     (tmp_path / "images").mkdir()
     wished = recipe(
