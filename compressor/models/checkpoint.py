@@ -287,7 +287,9 @@ def _require_plain_files(directory: Path) -> None:
         largest = LARGEST_JSON if path.name in _SETTINGS else LARGEST_TOKENIZER
         reason = unreadable(path, largest=None if path.suffix == ".safetensors" else largest)
         if reason is not None and not is_folder(path):
-            raise EnvironmentMismatch(f"{path}: {reason}; copy or download the checkpoint again")
+            raise EnvironmentMismatch(
+                f"{path}: {reason}; let this user read it, or copy or download the checkpoint again"
+            )
 
 
 def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:

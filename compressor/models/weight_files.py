@@ -91,7 +91,7 @@ def refuse_adapter(name: str, directory: Path) -> None:
 
 
 def read_headers(name: str, directory: Path, weights: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Return the tensors of all files by their keys.
+    """Return the tensors of all files, which were seen to be readable, by their keys.
 
     Raises `EnvironmentMismatch` when a file cannot be read, is damaged, holds a key of another
     file, or does not hold what the index says.
@@ -123,13 +123,6 @@ def read_headers(name: str, directory: Path, weights: Sequence[Path]) -> dict[st
 
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:
-    try:
-        with path.open("rb"):  # the reason why not, which safetensors does not always give
-            pass
-    except OSError as error:
-        raise EnvironmentMismatch(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
-        ) from error
     try:
         with safe_open(path, framework="numpy") as content:
             slices = {key: content.get_slice(key) for key in content.keys()}  # noqa: SIM118
