@@ -31,6 +31,12 @@ _HEADS = re.compile(
     r"mask_predictions|legacy_predictions|pred_layer|lm_loss|logits_proj|sequence_summary|"
     r"pre_classifier|classifier|score|qa_outputs|head|decoder)\."
 )
+# Of those, what only pretraining has: the class of a classifier reads none of them.
+_PRETRAINING = re.compile(
+    r"^(cls\.(predictions|seq_relationship)|lm_head|vocab_transform|vocab_layer_norm|"
+    r"vocab_projector|generator_predictions|generator_lm_head|discriminator_predictions|"
+    r"sop_classifier|lm_predictions|mask_predictions|legacy_predictions)\."
+)
 _WRAPPERS = {
     "_orig_mod.": "torch.compile; save model._orig_mod",
     "module.": "DataParallel or DistributedDataParallel; save model.module",
@@ -96,6 +102,12 @@ def _head_is_unread(look: _Look, key: str) -> bool:  # noqa: ARG001
     return not look.reads_head
 
 
+def _has_no_such_part(look: _Look, key: str) -> bool:
+    """Return whether the model has nothing under the first name of `key`, so that none is read."""
+    first = key.partition(".")[0] + "."
+    return not any(name.startswith(first) for name in look.module.state_dict())
+
+
 def _no_absolute_positions(look: _Look, key: str) -> bool:  # noqa: ARG001
     config = look.module.config
     is_relative = getattr(config, "position_biased_input", None) is False
@@ -148,6 +160,16 @@ _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
     ),
     (_POOLER.pattern, _head_is_unread, "vectors are made of the states before it"),
     (_HEADS.pattern, _head_is_unread, "another head beside the encoder, and only that is read"),
+    (
+        _PRETRAINING.pattern,
+        _has_no_such_part,
+        "a head of pretraining that was kept beside the one for this task",
+    ),
+    (
+        r"^(loss|criterion)\w*\.(pos_)?weight$",
+        _has_no_such_part,
+        "weighs the classes in the loss, for training",
+    ),
     (
         r"(^|\.)embeddings\.position_embeddings\.weight$",
         _no_absolute_positions,

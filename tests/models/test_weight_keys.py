@@ -76,7 +76,8 @@ def test_a_prefix_before_all_keys_is_named_with_what_leaves_it(copy: Path, prefi
         (f"{LAYER}output.dense.SCB", (32,), "quantized"),
         ("classifier_dense.weight", (32, 32), "another model"),
         ("bert.encoder.layer.2.output.dense.weight", (32, 64), "2 layers and the weights hold 3"),
-        ("cls.predictions.bias", (36,), "another model"),
+        ("cls.dense.bias", (36,), "another model"),
+        ("criterion.dense.weight", (2, 2), "another model"),
         ("bert.embeddings.position_ids", (1, 64), "another model"),  # zeros are no positions
     ],
 )
@@ -107,6 +108,25 @@ def test_a_buffer_that_the_model_makes_itself_changes_nothing(copy: Path, extra:
     before = load_checkpoint(copy).module.state_dict()
     change(copy, lambda weights: {**weights, **extra})
     after = load_checkpoint(copy).module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cls.predictions.transform.dense.weight",
+        "cls.seq_relationship.bias",
+        "discriminator_predictions.dense.weight",
+        "lm_predictions.lm_head.bias",
+        "vocab_projector.weight",
+        "loss_fct.weight",
+    ],
+)
+def test_what_only_training_reads_beside_a_classifier_changes_no_weight(copy: Path, key: str):
+    before = load_checkpoint(copy).module.state_dict()
+    change(copy, lambda weights: {**weights, key: torch.ones(3)})
+    after = load_checkpoint(copy).module.state_dict()
+    assert before.keys() == after.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
