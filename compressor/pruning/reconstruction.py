@@ -70,9 +70,12 @@ class CalibrationInputs:
         return self.num_tokens / self.num_rows
 
 
-def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
-    """Raise `StepFailed` when least squares would have more unknowns than rows that differ."""
-    unknowns, place = max(
+def most_unknowns(module: Any) -> tuple[int, str]:
+    """Return the most unknowns that least squares has in a sub-layer, and which one that is.
+
+    The calibration rows need as many tokens that differ.
+    """
+    return max(
         (width + 1, f"{name} of layer {layer.index}")
         for layer in encoder_layers(module)
         for name, width in (
@@ -83,6 +86,11 @@ def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
             ("the feed-forward network", layer.num_neurons),
         )
     )
+
+
+def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
+    """Raise `StepFailed` when least squares would have more unknowns than rows that differ."""
+    unknowns, place = most_unknowns(module)
     if calibration.num_distinct_tokens < unknowns:
         raise StepFailed(
             f"the calibration rows have {calibration.num_distinct_tokens} tokens that are not "

@@ -30,6 +30,7 @@ class Lengths:
     longest: int
     covered: int  # no more than one row in 200 is longer
     limit: int  # that the model reads
+    distinct: float  # tokens that a row adds on average, of which the copy of another adds none
 
 
 def measure_lengths(preprocessor: Any, examples: Sequence[Example]) -> Lengths:
@@ -42,12 +43,14 @@ def measure_lengths(preprocessor: Any, examples: Sequence[Example]) -> Lengths:
     lengths = np.array([len(ids) for ids in encoded])
     typical, long, covered = np.percentile(lengths, (50, 95, _COVERED))
     limit = int(preprocessor.model_max_length)
+    distinct = sum(min(len(ids), limit) for ids in set(map(tuple, encoded)))
     return Lengths(
         typical=_round_up(typical, limit),
         long=_round_up(long, limit),
         longest=int(lengths.max()),
         covered=_round_up(covered, limit),
         limit=limit,
+        distinct=distinct / len(chosen),
     )
 
 

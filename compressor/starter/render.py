@@ -163,10 +163,15 @@ def _judged_rows(facts: StarterFacts) -> int:
     rows = facts.search.num_rows
     if facts.prunable_reason or facts.train is not None:
         return rows
+    return max(2, rows - calibration_rows_cut(rows))
+
+
+def calibration_rows_cut(rows: int) -> int:
+    """Return how many of `rows` become those that reconstruction reads."""
     step = PruneStructured.model_validate(
         {"method": "reconstruction", "ratio": float(_RATIO_WITHOUT_TRAINING)}
     )
-    return max(2, rows - calibration_cut(rows, step.calibration_rows_wanted()))
+    return calibration_cut(rows, step.calibration_rows_wanted())
 
 
 def _budget(facts: StarterFacts) -> Iterator[str]:

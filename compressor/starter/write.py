@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,17 @@ from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
+from compressor.pruning.reconstruction import most_unknowns
 from compressor.recipe import Recipe, parse_recipe
 from compressor.starter.columns import Guess, guess_columns, guess_sentences
-from compressor.starter.decide import measure_lengths
-from compressor.starter.render import SourceFacts, StarterFacts, render
+from compressor.starter.decide import Lengths, measure_lengths
+from compressor.starter.render import SourceFacts, StarterFacts, calibration_rows_cut, render
 from compressor.tasks import Example, Task, load_task
 
 logger = logging.getLogger(__name__)
 
 _TRIED_ROWS = 4  # that the checkpoint reads before a recipe is written
+_ENOUGH_TOKENS = 1.2  # times the unknowns of least squares: rows drawn at random vary in length
 _MIN_ROWS = 2  # with one, a single answer would be the whole score
 
 
@@ -94,6 +97,9 @@ def write_starter(
     examples = _examples(table, searched.guess.inputs, task)
     tried = examples[:_TRIED_ROWS] if task.has_sequence else [task.dummy_example(0)]
     try_batch(files, model, tried)
+    lengths = measure_lengths(model.preprocessor, examples) if task.has_sequence else None
+    if not reason and lengths is not None:
+        reason = _too_few_tokens(model, lengths, others.get("train", searched))
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
@@ -106,7 +112,7 @@ def write_starter(
         search=searched,
         train=others.get("train"),
         certification=others.get("certification"),
-        lengths=measure_lengths(model.preprocessor, examples) if task.has_sequence else None,
+        lengths=lengths,
         provider=_provider(),
         machine=_machine(),
         prunable_reason=reason,
@@ -217,6 +223,24 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
     except UnsupportedArchitecture:
         return "", True
     return "", False
+
+
+def _too_few_tokens(model: TorchModel, lengths: Lengths, donor: SourceFacts) -> str:
+    """Return why the rows are too few to prune by reconstruction, "" when they are enough.
+
+    Those that it reads are cut from `donor`, at random, so they may be shorter than most.
+    """
+    wanted, _ = most_unknowns(model.module)
+    wanted = math.ceil(_ENOUGH_TOKENS * wanted)
+    rows = calibration_rows_cut(donor.num_rows)
+    found = rows * lengths.distinct
+    if found >= wanted:
+        return ""
+    needed = math.ceil(donor.num_rows * wanted / found)
+    return (
+        f"of {donor.num_rows:,} rows it would read {rows:,} with about {found:,.0f} tokens that "
+        f"differ, and needs {wanted:,}; give some {needed:,} rows, or more in --train"
+    )
 
 
 def _provider() -> str:

@@ -228,6 +228,28 @@ def test_a_starter_for_few_rows_without_a_training_file_holds_its_own_budget(
     assert recipe.budget.resolution_mistake(len(splits["search"])) is None
 
 
+def test_rows_too_few_to_prune_by_are_only_quantized(
+    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
+):
+    """Of 10 rows 2 are read, which have no 65 tokens: 64 neurons and a constant."""
+    rows = [[text, label] for text, label in zip(text_dataset.examples, [0, 1] * 5, strict=False)]
+    data = write_rows(tmp_path / "rows.csv", ["text", "label"], rows)
+    output = tmp_path / "recipe.yaml"
+    recipe = write_starter(str(tiny_bert_dir), data, output)
+    assert [step.kind for step in recipe.passes] == ["quantize_dynamic"]
+    assert "of 10 rows it would read 2 " in output.read_text(encoding="utf-8")
+
+
+def test_a_training_file_gives_the_rows_to_prune_by(
+    tiny_bert_dir: Path, text_dataset: Dataset, rows: Path, tmp_path: Path
+):
+    names = ["Negative", "Positive"] * 5
+    few = [[text, name] for text, name in zip(text_dataset.examples, names, strict=False)]
+    data = write_rows(tmp_path / "rows.csv", ["review", "sentiment"], few)
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", train=rows)
+    assert [step.kind for step in recipe.passes] == ["prune_structured", "quantize_dynamic"]
+
+
 @pytest.mark.parametrize("name", [".5", "1e3", "null", "yes", "0x1", "text"])
 def test_any_name_of_a_column_is_read_back_as_it_is(tiny_bert_dir: Path, tmp_path: Path, name: str):
     data = write_rows(tmp_path / "rows.csv", [name, "label"], [["a dull film", 0], ["a plot", 1]])
