@@ -7,7 +7,7 @@ from typing import Any
 
 from compressor.measurements import AGREEMENT
 from compressor.report import target, units, verdict
-from compressor.report.table import is_by_cpu_time, p50_ms, reference_setting, speed_words
+from compressor.report.table import deciding_ms, is_by_cpu_time, reference_setting, speed_words
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ def _gain(data: dict[str, Any]) -> Answer:
         detail += f" ({against})"
     setting = reference_setting(data)
     if setting is not None:
-        clock = ", compared by CPU time" if is_by_cpu_time(data, setting) else ""
-        times = [p50_ms(data, end, setting) for end in ("baseline", "final")]
+        clock = " of CPU time" if is_by_cpu_time(data, setting) else ""
+        times = [deciding_ms(data, end, setting) for end in ("baseline", "final")]
         parts.append(speed_words(data, setting))
         detail += (
-            f", {units.number(times[0])} → {units.number(times[1])} ms at {setting.shape} on "
-            f"{setting.provider}{clock}"
+            f", {units.number(times[0])} → {units.number(times[1])} ms{clock} at "
+            f"{setting.shape} on {setting.provider}"
         )
     answer = ", ".join(part for part in parts if part)
     return Answer(question, _capital(answer) if answer else units.DASH, f"{detail}.")

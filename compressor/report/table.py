@@ -97,10 +97,15 @@ def p50_ms(data: dict[str, Any], model: str, setting: Setting) -> float | None:
     return None if entry is None else entry["p50_ms"]
 
 
+def deciding_ms(data: dict[str, Any], model: str, setting: Setting) -> float | None:
+    """Return the median time of which `speedup` is a ratio, in ms."""
+    entry = _latency(data, model, setting)
+    return None if entry is None else entry[_deciding_key(data, setting)]
+
+
 def speedup(data: dict[str, Any], setting: Setting) -> float | None:
     """Return how many times as fast the final model is: by CPU time where it was measured."""
-    key = "cpu_p50_ms" if is_by_cpu_time(data, setting) else "p50_ms"
-    return _ratio(data, setting, key)
+    return _ratio(data, setting, _deciding_key(data, setting))
 
 
 def is_by_cpu_time(data: dict[str, Any], setting: Setting) -> bool:
@@ -196,6 +201,10 @@ def _latency(data: dict[str, Any], model: str, setting: Setting) -> dict[str, An
             found: dict[str, Any] = entry
             return found
     return None
+
+
+def _deciding_key(data: dict[str, Any], setting: Setting) -> str:
+    return "cpu_p50_ms" if is_by_cpu_time(data, setting) else "p50_ms"
 
 
 def _ratio(data: dict[str, Any], setting: Setting, key: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from compressor.errors import about
 from compressor.measurements import AGREEMENT, SPEARMAN
 from compressor.report import target, units
-from compressor.report.table import is_by_cpu_time, p50_ms, reference_setting, speed_words
+from compressor.report.table import deciding_ms, is_by_cpu_time, reference_setting, speed_words
 
 
 @dataclass(frozen=True)
@@ -360,15 +360,14 @@ def _latency_card(data: dict[str, Any]) -> Card:
     if setting is None:
         reason = why_missing(data, "latencies")
         return Card("Latency p50", "", units.DASH, "ms", "not measured", reason)
-    before, after = p50_ms(data, "baseline", setting), p50_ms(data, "final", setting)
-    clock = ", ratio of CPU times" if is_by_cpu_time(data, setting) else ""
+    before, after = (deciding_ms(data, end, setting) for end in ("baseline", "final"))
     return Card(
-        title="Latency p50",
+        title="CPU time p50" if is_by_cpu_time(data, setting) else "Latency p50",
         before=units.number(before),
         after=units.number(after),
         unit="ms",
         ratio=speed_words(data, setting) or "not measured",
-        detail=f"{setting.shape}, {setting.provider}{clock}",
+        detail=f"{setting.shape}, {setting.provider}",
     )
 
 

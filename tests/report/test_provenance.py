@@ -10,7 +10,7 @@ from rich.console import Console
 
 from compressor.measurements import LengthRecord
 from compressor.report.model_card import render_model_card
-from compressor.report.provenance import length_words
+from compressor.report.provenance import length_words, noise_words
 from compressor.report.render import render_html, render_markdown
 from compressor.report.terminal import render_summary
 
@@ -59,3 +59,18 @@ def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, An
     assert CUT_WORDS in banner
     assert CUT_WORDS in render_model_card(data)
     assert "max_length=512" in render_model_card(data)
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "words"),
+    [
+        (
+            2,
+            "Each latency is the median of 2 runs, too few to tell a speed-up from chance; set "
+            "benchmark.num_runs to 10 or more.",
+        ),
+        (10, ""),
+    ],
+)
+def test_a_speed_up_from_few_runs_is_no_fact(num_runs: int, words: str):
+    assert noise_words({"latencies": [{"noisy": False, "num_runs": num_runs}]}) == words
