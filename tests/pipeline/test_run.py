@@ -633,7 +633,7 @@ def test_a_disk_too_full_for_the_report_does_not_hide_why_the_run_stopped(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("compressor.pipeline.stages.export_onnx", fail)
-    monkeypatch.setattr("compressor.report.render.write_text", fail)
+    monkeypatch.setattr("compressor.report.render.write_whole", fail)
     with pytest.raises(
         EnvironmentMismatch, match=r"baseline: cannot read or write .*No space left"
     ):
