@@ -178,7 +178,7 @@ def _limits(data: dict[str, Any]) -> list[str]:
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
     limits += verdict.doubts(data)
-    if lengths := provenance.length_words(data["lengths"]):
+    if lengths := provenance.length_words(data):
         limits.append(lengths)
     if elsewhere := provenance.judged_elsewhere(data):
         limits.append(elsewhere)

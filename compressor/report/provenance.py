@@ -63,12 +63,13 @@ def embedding_words(embedding: dict[str, Any] | None) -> str | None:
     return f"{words}."
 
 
-def length_words(lengths: dict[str, Any] | None) -> str | None:
+def length_words(data: dict[str, Any]) -> str | None:
     """Say how long a text the artifact reads, and up to which length it was measured.
 
-    None for images, and where the run stopped before.
+    None for images, and where the run stopped before the artifact was scored.
     """
-    if lengths is None:
+    lengths: dict[str, Any] | None = data["lengths"]
+    if lengths is None or data["final"] is None:
         return None
     own, artifact, longest = (lengths[key] for key in ("checkpoint", "artifact", "longest"))
     words = f"The artifact reads up to {artifact:,} tokens of a text"

@@ -34,7 +34,7 @@ def render_summary(data: dict[str, Any]) -> Group:
     if (goal := target.met_words(data)) is not None:
         banner.append_text(plain(f". {goal}"))
     parts = [banner]
-    if (lengths := provenance.length_words(data["lengths"])) is not None:
+    if (lengths := provenance.length_words(data)) is not None:
         parts.append(plain(lengths))
     if data["baseline"] is None:
         return Group(*parts, *doubts)

@@ -120,7 +120,7 @@ def view_of(data: dict[str, Any]) -> View:
         advice=verdict.advice(data),
         doubts=tuple(verdict.doubts(data)),
         target=target.met_words(data),
-        lengths=provenance.length_words(data["lengths"]),
+        lengths=provenance.length_words(data),
         started=moment(data["started_at"]),
         duration=provenance.duration_words(data),
         budget=units.points(data["max_drop"]),

@@ -40,11 +40,16 @@ CUT_WORDS = (
     ],
 )
 def test_what_is_read_and_what_was_measured_are_told_apart(lengths: LengthRecord, words: str):
-    assert length_words(dataclasses.asdict(lengths)) == words
+    data = {"lengths": dataclasses.asdict(lengths), "final": {}}
+    assert length_words(data) == words
 
 
 def test_images_have_no_words_for_lengths():
-    assert length_words(None) is None
+    assert length_words({"lengths": None, "final": {}}) is None
+
+
+def test_a_run_without_an_artifact_has_no_words_for_what_it_reads():
+    assert length_words({"lengths": dataclasses.asdict(CUT), "final": None}) is None
 
 
 def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, Any]):
