@@ -161,9 +161,11 @@ def _certification_of_vectors(facts: StarterFacts, output: Path) -> Iterator[str
 def _judged_rows(facts: StarterFacts) -> int:
     """Return how many rows of search are left where the calibration rows are cut from it."""
     rows = facts.search.num_rows
-    if facts.prunable_reason or facts.train is not None:
+    if facts.train is not None:
         return rows
-    return max(2, rows - calibration_rows_cut(rows))
+    # The milder forms of int8 and fp16, which a repair tries, read some as well.
+    cut = calibration_cut(rows, 0) if facts.prunable_reason else calibration_rows_cut(rows)
+    return max(2, rows - cut)
 
 
 def calibration_rows_cut(rows: int) -> int:

@@ -238,6 +238,13 @@ def test_rows_too_few_to_prune_by_are_only_quantized(
     recipe = write_starter(str(tiny_bert_dir), data, output)
     assert [step.kind for step in recipe.passes] == ["quantize_dynamic"]
     assert "of 10 rows it would read 2 " in output.read_text(encoding="utf-8")
+    splits = read_splits(
+        recipe,
+        task=load_task("text-classification"),
+        label_names=("negative", "positive"),
+        metric="accuracy",
+    )
+    assert recipe.budget.resolution_mistake(len(splits["search"])) is None
 
 
 def test_a_training_file_gives_the_rows_to_prune_by(
