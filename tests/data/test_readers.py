@@ -258,7 +258,10 @@ def test_a_header_is_read_without_the_rows(write: Write, name: str, text: str) -
 @pytest.mark.parametrize(
     ("start", "words"),
     [
-        (gzip.compress(b"label\ttext\n1\ta\n", mtime=0), "is a gzip file, no UTF-8 text of rows; unpack it"),
+        (
+            gzip.compress(b"label\ttext\n1\ta\n", mtime=0),
+            "is a gzip file, no UTF-8 text of rows; unpack it",
+        ),
         (b"PK\x03\x04rest", "is a zip file, or a spreadsheet"),
         (b"PAR1rest", "is a parquet file, no UTF-8 text of rows; set `format: parquet`"),
         ("label\ttext\n".encode("utf-16"), "is UTF-16 text"),
