@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -47,8 +48,12 @@ def read_results(name: str) -> dict[str, Any]:
 
 
 def command_line(arguments: list[str]) -> str:
-    """Return a command as it is typed, with names of files in place of the folders of a machine."""
-    words = [Path(word).name if word.startswith("/") else word for word in arguments[1:]]
+    """Return a command as it is typed, with names of files in place of the folders of a machine.
+
+    >>> command_line(["/home/me/tools/measure.py", "/data/dev.tsv", "--others", "a=/tmp/b/c.onnx"])
+    'tools/measure.py dev.tsv --others a=c.onnx'
+    """
+    words = [re.sub(r"(^|=)/.*/", r"\1", word) for word in arguments[1:]]
     return shlex.join([f"tools/{Path(arguments[0]).name}", *words])
 
 

@@ -38,3 +38,11 @@ def test_a_spread_is_the_mean_with_the_lowest_and_the_highest(quote: ModuleType)
 def test_speeds_give_the_mean_of_medians_and_the_whole_range(quote: ModuleType):
     runs = [{"median": 2.0, "low": 1.5, "high": 2.5}, {"median": 4.0, "low": 3.0, "high": 5.0}]
     assert quote.speeds(runs) == "3.0× (1.5 to 5.0)"
+
+
+def test_a_command_is_told_without_the_folders_of_a_machine(
+    load_script: Callable[[str], ModuleType],
+):
+    typed = ["/home/me/tools/measure.py", "/data/dev.tsv", "--others", "a=/tmp/b/c.onnx"]
+    told = load_script("results").command_line(typed)
+    assert told == "tools/measure.py dev.tsv --others a=c.onnx"
