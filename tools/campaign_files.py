@@ -593,8 +593,9 @@ def environment_case(shop: Workshop, number: int) -> Case:
 def trained(out: Path) -> dict[str, str]:
     """Return key and weights of the training step of a run."""
     for record in sorted((out / "steps").glob("*/step.json")):
-        if json.loads(record.read_text())["name"].startswith("passes[0]"):
-            weights = record.parent / "checkpoint" / "model.safetensors"
+        weights = record.parent / "checkpoint" / "model.safetensors"
+        # The score of the pass is a step of its own, whose name begins in the same way.
+        if json.loads(record.read_text())["name"].startswith("passes[0]") and weights.is_file():
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()
             return {"key": record.parent.name, "weights": digest}
     return {"key": "", "weights": ""}

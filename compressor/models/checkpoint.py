@@ -220,7 +220,10 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     """
     if not checkpoint.strip():
         raise EnvironmentMismatch("checkpoint: the name is empty; give a directory or a Hub id")
-    directory = resolve_path(Path(checkpoint), None)
+    try:
+        directory = resolve_path(Path(checkpoint), None)
+    except ValueError as error:
+        raise EnvironmentMismatch(f"{checkpoint}: {error}; write the whole path") from error
     if not is_folder(directory):
         if exists(directory) or not HUB_ID.fullmatch(checkpoint):
             raise _neither(checkpoint, no_folder(directory))

@@ -35,6 +35,7 @@ from compressor.models.provider_options import PLAIN, ProviderSettings, provider
 from compressor.tasks import Batch
 
 OUTPUT = "logits"
+_MOST_CHARACTERS = 600  # of a foreign message, which quotes names of any length
 OUTPUTS = (OUTPUT, "sentence_embedding")  # what tasks call their one output
 
 # What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
@@ -217,8 +218,9 @@ def optimized_graph(path: Path) -> onnx.ModelProto:
             if is_out_of_memory(error):
                 raise
             raise EnvironmentMismatch(
-                f"{path}: ONNX Runtime cannot open it on the CPU: {error}; make the file again, or "
-                f"with operators that this onnxruntime {onnxruntime.__version__} knows"
+                f"{path}: ONNX Runtime cannot open it on the CPU: {str(error)[:_MOST_CHARACTERS]}; "
+                f"make the file again, or with operators that this onnxruntime "
+                f"{onnxruntime.__version__} knows"
             ) from error
         return load_graph(written)
 

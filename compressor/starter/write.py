@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from compressor.data.check import file_source
+from compressor.data.columns import read_examples
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.data.table import Table
@@ -206,10 +207,12 @@ def _for_other(path: Path, wishes: Wishes) -> Wishes:
 
 
 def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]:
-    texts = [[str(value) for value in table.columns[column]] for column in columns]
-    if len(texts) == 1 or task.splits_pairs:
-        return [text for column in texts for text in column]
-    return list(zip(texts[0], texts[1], strict=True))
+    if not task.has_sequence:
+        return [str(value) for column in columns for value in table.columns[column]]
+    found = read_examples(table, columns, range(len(table)), is_image=False)
+    if task.splits_pairs:
+        return [text for pair in found for text in (pair if isinstance(pair, tuple) else (pair,))]
+    return list(found)
 
 
 def _pruning(model: TorchModel) -> tuple[str, bool]:

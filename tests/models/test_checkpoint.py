@@ -172,6 +172,11 @@ def test_a_config_of_many_gigabytes_is_not_read(odd_copy: Path):
         find_checkpoint(str(odd_copy))
 
 
+def test_a_home_that_nobody_has_is_named():
+    with pytest.raises(EnvironmentMismatch, match="~nobody-here/x: cannot expand '~'"):
+        find_checkpoint("~nobody-here/x")
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "pipe", "loop"])
 def test_a_checkpoint_that_is_no_directory_is_named(tmp_path: Path, name: str):
     os.mkfifo(tmp_path / "pipe")

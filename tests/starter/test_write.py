@@ -151,6 +151,13 @@ def test_nothing_is_written_when_a_column_cannot_be_guessed(tiny_bert_dir: Path,
     assert write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=wishes)
 
 
+def test_a_text_that_is_no_text_is_told_by_its_row(tiny_bert_dir: Path, tmp_path: Path):
+    lines = ['{"text": "a fine film", "label": 1}', '{"text": "\\ud800", "label": 0}'] * 2
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=r"rows\.jsonl:2: text holds half of a surrogate pair"):
+        write_starter(str(tiny_bert_dir), tmp_path / "rows.jsonl", tmp_path / "recipe.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
