@@ -29,6 +29,15 @@ _MOST_LINES = 40  # of mistakes that a message shows
 _LONGEST_LINE = 1500  # characters
 
 
+def shortened(error: BaseException, most: int) -> str:
+    """Return another library's message on one line of at most `most` characters, and three dots.
+
+    Such a message may quote a name of any length.
+    """
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def about(count: int) -> str:
     """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
     unit = 10 ** max(0, len(str(count)) - 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compressor.errors import CompressorError, EnvironmentMismatch
+from compressor.errors import CompressorError, EnvironmentMismatch, shortened
 from compressor.memory import is_out_of_memory
 
 _MOST_CHARACTERS = 600  # of a foreign message; some list every model type there is
@@ -40,7 +40,5 @@ def _is_foreign(error: BaseException) -> bool:
 
 def _told(error: BaseException) -> str:
     """Return the error's own words on one line, with its type where they are few."""
-    words = " ".join(str(error).split())
-    if len(words) > _MOST_CHARACTERS:
-        words = words[:_MOST_CHARACTERS] + "..."
+    words = shortened(error, _MOST_CHARACTERS)
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, shortened
 from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.packed_weights import packed_weights
 from compressor.paths import ABSENT, unreadable
@@ -83,8 +83,8 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
         raise EnvironmentMismatch(f"{path}: not found, or its data file is missing") from error
     except _UNREADABLE as error:
         raise EnvironmentMismatch(
-            f"{path}: not a readable ONNX file ({_shortened(error)}); it may be truncated, make it "
-            f"again"
+            f"{path}: not a readable ONNX file ({shortened(error, _MOST_CHARACTERS)}); it may be "
+            f"truncated, make it again"
         ) from error
     if not model.graph.node:
         raise EnvironmentMismatch(f"{path}: holds no graph; it may be truncated, make it again")
@@ -218,11 +218,6 @@ def data_files(path: Path) -> tuple[PurePosixPath, ...]:
 
 def _files(path: Path) -> list[Path]:
     return [path, *(path.parent / location for location in data_files(path))]
-
-
-def _shortened(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

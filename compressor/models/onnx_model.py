@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, shortened
 from compressor.measurements import ComponentBytes, Size
 from compressor.memory import is_out_of_memory
 from compressor.models.components import component_bytes
@@ -217,8 +217,9 @@ def optimized_graph(path: Path) -> onnx.ModelProto:
         except SESSION_FAILURES as error:
             if is_out_of_memory(error):
                 raise
+            told = shortened(error, _MOST_CHARACTERS)
             raise EnvironmentMismatch(
-                f"{path}: ONNX Runtime cannot open it on the CPU: {str(error)[:_MOST_CHARACTERS]}; "
+                f"{path}: ONNX Runtime cannot open it on the CPU: {told}; "
                 f"make the file again, or with operators that this onnxruntime "
                 f"{onnxruntime.__version__} knows"
             ) from error
