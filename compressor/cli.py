@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from compressor import __version__
 from compressor.errors import (
@@ -233,23 +232,22 @@ def compare(
 
 @app.command()
 def passes(
-    kind: Annotated[str | None, typer.Argument(help="Show this pass alone.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="Show this pass, or a setting of it such as prune_width.recovery."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=FLAG, help="Print everything as JSON.")
+    ] = False,
 ) -> None:
-    """List every pass with its settings, defaults and units."""
-    from compressor.passes import discover, pass_settings
+    """List the passes, or show the settings of one with an example."""
+    from compressor.inspection.pass_list import describe_passes, render_pass, render_passes
 
-    found = discover()
-    if kind is not None and kind not in found:
-        raise typer.BadParameter(f"'{kind}' is not a pass (there are: {', '.join(found)})")
-    for name in found if kind is None else [kind]:
-        summary = (found[name].__doc__ or "").strip().splitlines()[0]
-        table = Table(title=f"{name}: {summary}", title_justify="left", title_style="bold")
-        for heading in ("setting", "type", "allowed", "default", "meaning"):
-            table.add_column(heading, overflow="fold")
-        for setting in pass_settings(found[name]):
-            about = (setting.name, setting.type, setting.allowed, setting.default)
-            table.add_row(*(escape(cell) for cell in (*about, setting.description)))
-        out.print(table)
+    if as_json:
+        typer.echo(json.dumps(describe_passes(kind), indent=2, allow_nan=False))
+        return
+    text = render_passes() if kind is None else render_pass(kind, out.width)
+    out.print(text, soft_wrap=True)
 
 
 @app.command()

@@ -7,15 +7,26 @@ import inspect
 import pkgutil
 from functools import cache
 
-from compressor.passes._base import Ahead, NothingToRemove, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes._base import (
+    About,
+    Ahead,
+    NothingToRemove,
+    OnnxPass,
+    Pass,
+    PassContext,
+    PassGroup,
+    TorchPass,
+)
 from compressor.passes._describe import SettingDescription, pass_settings
 
 __all__ = [
+    "About",
     "Ahead",
     "NothingToRemove",
     "OnnxPass",
     "Pass",
     "PassContext",
+    "PassGroup",
     "SettingDescription",
     "TorchPass",
     "discover",

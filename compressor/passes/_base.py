@@ -83,6 +83,20 @@ class PassContext:
             raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
 
 
+PassGroup = Literal["train", "prune", "vocabulary", "quantize", "precision"]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a newcomer is told of a pass: by `compress passes`, and by the documentation."""
+
+    group: PassGroup
+    summary: str  # fits one line of a terminal beside the kind
+    explanation: str  # a sentence or two: what it does, and when to take it
+    # The YAML that turns a recipe of model, data and budget into one with this pass.
+    example: str
+
+
 @dataclass(frozen=True)
 class Ahead:
     """What a run knows before its first step: the untouched checkpoint and the training split."""
@@ -105,11 +119,15 @@ class Pass(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    about: ClassVar[About]  # in each pass
     kind: str  # a Literal in each pass; the same word as its file name
     on_failure: Literal["stop", "repair"] | None = Field(
         None,
-        description="when the score after this pass is below the budget: stop the run, or repair, "
-        "which tries milder settings of this pass; left out, what the recipe says",
+        description=(
+            "what happens when the score after this pass has fallen too far: stop ends the run, "
+            "repair tries milder settings of this pass; left out, what the recipe's on_failure "
+            "says"
+        ),
     )
     # Providers the result can run on; None means all of them.
     providers: ClassVar[tuple[str, ...] | None] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ _WORDS: dict[Any, str] = {
     Path: "path",
     type(None): "null",
 }
+_SHARED = ("on_failure",)  # settings of every pass
 _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 
@@ -34,11 +36,11 @@ class SettingDescription:
 
 
 def pass_settings(settings: type[BaseModel]) -> list[SettingDescription]:
-    """Return the settings of a pass in their order, without `kind`.
+    """Return the settings of a pass in their order, without `kind`; what all passes have is last.
 
     Nested ones, such as `recovery.epochs`, follow the setting that holds them.
     """
-    return list(_describe(settings, ""))
+    return sorted(_describe(settings, ""), key=lambda item: item.name in _SHARED)
 
 
 def _describe(settings: type[BaseModel], prefix: str) -> Iterator[SettingDescription]:
@@ -97,9 +99,10 @@ def _type_text(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(item) for item in inner))
     if origin is tuple and inner[-1:] == (...,):
-        return f"list of {_type_text(inner[0])}"
+        # Of a choice a list may hold several.
+        return "list of " + re.sub(r"^one of\b", "any of", _type_text(inner[0]))
     if origin is tuple:
-        return f"list of {len(inner)}: " + ", ".join(_type_text(item) for item in inner)
+        return "[" + ", ".join(_type_text(item) for item in inner) + "]"
     if origin is dict:
         return f"mapping of {_type_text(inner[0])} to {_type_text(inner[1])}"
     if inner:  # Annotated: the first argument is the type

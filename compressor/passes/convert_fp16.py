@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from compressor.errors import PassError, StepFailed
-from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes._base import About, OnnxPass, PassContext
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +34,23 @@ class ConvertFp16(OnnxPass):
     """Store and compute in float16; for GPUs, a CPU would only convert back and forth."""
 
     kind: Literal["convert_fp16"] = "convert_fp16"
+
+    about: ClassVar[About] = About(
+        group="precision",
+        summary="Store float16: half the size",
+        explanation=(
+            "Stores and computes in float16: half the size, and faster on a GPU. A CPU would only "
+            "convert back and forth, so it is refused there."
+        ),
+        example="""\
+passes:
+  - kind: convert_fp16
+export:
+  provider: cuda
+benchmark:
+  providers: [cuda]
+""",
+    )
     # ONNX Runtime has few float16 kernels for CPUs and silently inserts casts around the rest.
     providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.prunable import with_depth
-from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
@@ -43,15 +43,35 @@ class Distill(DistillSettings, TorchPass):
 
     kind: Literal["distill"] = "distill"
 
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train towards a teacher, without labels",
+        explanation=(
+            "Trains the model to give the answers of a teacher, by default those of the untouched "
+            "checkpoint. It needs no labels, and can make a smaller student from some of the "
+            "layers."
+        ),
+        example="""\
+passes:
+  - kind: distill
+    student_layers: 4
+    epochs: 3
+""",
+    )
+
     teacher: HubName | None = Field(
         None,
-        description="the teacher: a directory relative to the recipe, or a Hub id; null is the "
-        "untouched checkpoint",
+        description=(
+            "the teacher: a directory relative to the recipe, or a Hub id; left out, the "
+            "untouched checkpoint"
+        ),
     )
     student: HubName | None = Field(
         None,
-        description="begin from this checkpoint instead of the model: a directory relative to the "
-        "recipe, or a Hub id, with the model's labels and a tokenizer of its own",
+        description=(
+            "begin from this checkpoint in place of the model: a directory relative to the "
+            "recipe, or a Hub id; it must have the model's labels and may have another tokenizer"
+        ),
     )
     layer_map: (
         Literal["uniform", "first", "last"]
@@ -63,17 +83,18 @@ class Distill(DistillSettings, TorchPass):
     ) = Field(
         None,
         description=(
-            "teacher layers that the student's layers learn from: spread evenly, its first, its "
-            "last, or pairs [student layer, teacher layer] counted from 0; null is the layer that "
-            "each was in the teacher, or evenly"
+            "which teacher layer each student layer learns from: uniform spreads them evenly, "
+            "first and last take the teacher's first or last ones, or list pairs [student layer, "
+            "teacher layer] counted from 0; left out, the layer that it was in the teacher, or "
+            "uniform"
         ),
     )
     student_layers: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(ge=0)], ...] | None = (
         Field(
             None,
             description=(
-                "make the student from this many layers of the model, evenly spaced, or from the "
-                "listed ones counted from 0; null keeps all"
+                "make the student from this many layers of the model, evenly spread, or from the "
+                "listed layers counted from 0; left out, all layers stay"
             ),
         )
     )

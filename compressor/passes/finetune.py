@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._base import About, PassContext, TorchPass
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import FinetuneSettings
@@ -22,6 +22,22 @@ class Finetune(FinetuneSettings, TorchPass):
     """
 
     kind: Literal["finetune"] = "finetune"
+
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train on your labels",
+        explanation=(
+            "Trains every weight on the labels of the train split. Put it first when the "
+            "checkpoint was never trained for your data, or after a pruning pass to win accuracy "
+            "back."
+        ),
+        example="""\
+passes:
+  - kind: finetune
+    epochs: 3
+    learning_rate: 3e-5
+""",
+    )
 
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes._base import PassContext, TorchPass
+from compressor.passes._base import About, PassContext, TorchPass
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import FinetuneSettings
 
@@ -30,29 +30,53 @@ class PruneMagnitude(TorchPass):
 
     kind: Literal["prune_magnitude"] = "prune_magnitude"
 
+    about: ClassVar[About] = About(
+        group="prune",
+        summary="Zero small weights: only smaller zipped",
+        explanation=(
+            "Sets the smallest weights to zero. The file becomes smaller when it is compressed, "
+            "such as for a download; it does not run faster."
+        ),
+        example="""\
+passes:
+  - kind: prune_magnitude
+    sparsity: 0.5
+""",
+    )
+
     sparsity: float = Field(
-        gt=0, lt=1, description="fraction of the weights it covers that become zero"
+        gt=0, lt=1, description="fraction of the covered weights that become zero"
     )
     scope: Literal["global", "layer"] = Field(
         "global",
-        description="rank all weights together, or give every layer the same sparsity",
+        description=(
+            "global ranks the weights of all layers together, layer gives every layer the same "
+            "sparsity"
+        ),
     )
     schedule: Literal["one_shot", "cubic"] = Field(
         "one_shot",
-        description="all at once before fine-tuning, or more and more while it runs",
+        description=(
+            "one_shot sets all to zero before fine-tuning, cubic sets more and more to zero "
+            "during it"
+        ),
     )
     ramp_ratio: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="fraction of the fine-tuning steps until `cubic` reaches its sparsity; "
-        "null is 0.7",
+        description=(
+            "with schedule cubic, the fraction of the fine-tuning steps after which the full "
+            "sparsity is reached; left out, 0.7"
+        ),
     )
     include_embeddings: bool = Field(
-        False, description="also prune embedding tables and the projection of image patches"
+        False,
+        description="also cover the embedding tables and the projection of image patches",
     )
     finetune: FinetuneSettings | None = Field(
-        None, description="how to train with the zeros held; needed by `cubic`"
+        None,
+        description="how to train afterwards while the zeros stay zero; schedule cubic needs it",
     )
 
     @model_validator(mode="after")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.latency_file import read_latency_file
-from compressor.passes._base import ROWS_TO_CHOOSE_FROM, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._checkpoint_fit import takes_heads, unfit_to_prune, with_layers_left
 from compressor.passes._method_rules import check_method
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
@@ -48,11 +48,29 @@ class PruneStructured(TorchPass):
 
     kind: Literal["prune_structured"] = "prune_structured"
 
+    about: ClassVar[About] = About(
+        group="prune",
+        summary="Remove heads, neurons, layers: faster",
+        explanation=(
+            "Removes attention heads, feed-forward neurons and whole layers for good, so the "
+            "model becomes smaller and faster on any device. With method reconstruction it "
+            "corrects what is left by least squares and needs no training and no labels."
+        ),
+        example="""\
+passes:
+  - kind: prune_structured
+    method: reconstruction
+    ratio: 0.25
+    on_failure: repair
+""",
+    )
+
     method: Literal["scores", "reconstruction"] = Field(
         "scores",
         description=(
-            "remove the units of lowest importance, or the cheapest to make up for, and then "
-            "correct the output projections by least squares on unlabelled calibration rows"
+            "scores removes the units of lowest importance and leaves the rest as it is; "
+            "reconstruction removes the units that are cheapest to make up for, and then corrects "
+            "what is left by least squares on calibration rows, without labels"
         ),
     )
     ratio: float | None = Field(
@@ -60,47 +78,50 @@ class PruneStructured(TorchPass):
         gt=0,
         lt=1,
         description=(
-            "fraction of the heads and of the FFN neurons that go; with method reconstruction, the "
-            "fraction of `target`"
+            "fraction of the attention heads and of the feed-forward neurons to remove; with "
+            "method reconstruction, the fraction of `target` to remove"
         ),
     )
     target: Literal["flops", "parameters", "latency"] | None = Field(
         None,
         description=(
-            "what `ratio` is a fraction of with method reconstruction: FLOPs of the encoder's "
-            "matrix products at the calibration rows' mean length, parameters of its layers, or "
-            "the time that its sub-layers take in ONNX Runtime on this machine's CPU, read from a "
-            "table that is measured once and kept in the cache (COMPRESSOR_CACHE), or given by "
-            "latency_table; default flops"
+            "what `ratio` is a fraction of, with method reconstruction: flops is the arithmetic "
+            "of the encoder's matrix products at the mean length of the calibration rows, "
+            "parameters is the size of its layers, latency is the time of its layers in ONNX "
+            "Runtime on this machine's CPU, from a table that is measured once and kept in the "
+            "cache (COMPRESSOR_CACHE) or given as `latency_table`; left out, flops"
         ),
     )
     latency_precision: Literal["float32", "int8"] | None = Field(
         None,
         description=(
-            "what the sub-layers are timed in, needed with target latency: int8 where "
-            "quantize_dynamic follows, otherwise float32"
+            "with target latency, the precision in which layers are timed: int8 where "
+            "quantize_dynamic follows, otherwise float32; it has to be given then"
         ),
     )
     latency_batch_size: int = Field(
         1,
         gt=0,
         le=1024,
-        description="examples in a timed batch with target latency, of the calibration rows' "
-        "mean length",
+        description=(
+            "with target latency, the number of examples in a timed batch; each is as long as the "
+            "calibration rows are on average"
+        ),
     )
     latency_threads: int = Field(
         1,
         gt=0,
         description=(
-            "threads within one operator with target latency: one is timed on its CPU clock, which "
-            "other work hardly changes, several on the wall clock"
+            "with target latency, the number of threads; one thread is timed by its CPU time, "
+            "which other programs hardly change, several by the clock"
         ),
     )
     latency_table: LocalPath | None = Field(
         None,
         description=(
-            "table to use in place of a measured one, of the same sizes, length, batch, precision "
-            "and threads: a file from the cache, or the report.json of a run that used it"
+            "with target latency, a table to use in place of measuring one: a file from the "
+            "cache, or the report.json of a run that used it; it has to fit this model, length, "
+            "batch size, precision and number of threads"
         ),
     )
     head_ratio: float | None = Field(
@@ -108,8 +129,8 @@ class PruneStructured(TorchPass):
         ge=0,
         lt=1,
         description=(
-            "fraction of the heads that go, in place of `ratio`; with method reconstruction only "
-            "0, so that all heads stay"
+            "fraction of the attention heads to remove, in place of `ratio`; with method "
+            "reconstruction only 0 is allowed, which keeps all heads"
         ),
     )
     neuron_ratio: float | None = Field(
@@ -117,48 +138,49 @@ class PruneStructured(TorchPass):
         ge=0,
         lt=1,
         description=(
-            "fraction of the FFN neurons that go, in place of `ratio`; with method reconstruction "
-            "only 0, so that all neurons stay"
+            "fraction of the feed-forward neurons to remove, in place of `ratio`; with method "
+            "reconstruction only 0 is allowed, which keeps all neurons"
         ),
     )
     uniform: bool = Field(
         False,
         description=(
-            "every layer keeps the same number of heads and of neurons, chosen within each layer, "
-            "so that the checkpoint is a plain one for transformers where its configuration can "
-            "say so: in ViT, DeiT and BEiT always, in DINOv2 with neurons in whole multiples of "
-            "the hidden size, in the others with head_ratio 0; otherwise the report says why not"
+            "keep the same number of heads and of neurons in every layer, so that plain "
+            "transformers can load the checkpoint where its configuration can say so: always in "
+            "ViT, DeiT and BEiT, in DINOv2 when the neurons are a whole multiple of the hidden "
+            "size, in other models with head_ratio 0; otherwise the report says why not"
         ),
     )
-    layers: int | None = Field(None, gt=0, description="number of layers that stay")
+    layers: int | None = Field(None, gt=0, description="number of layers to keep")
     layer_choice: Literal["loss", "block_influence", "every_other", "last"] = Field(
         "loss",
         description=(
-            "which layers go where `layers` is given: one after another the one without which the "
-            "loss on the calibration split is lowest; those that turn the hidden states least, "
-            "measured once there, without labels; the ones between evenly spread layers, of which "
-            "the last stays; or the last ones"
+            "which layers to remove where `layers` is given: loss removes, one at a time, the "
+            "layer without which the loss on the calibration split is lowest; block_influence "
+            "removes those that change the hidden states least, without labels; every_other keeps "
+            "evenly spread layers and the last one; last removes the last ones"
         ),
     )
     drop_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="layers that go, counted from 0, in place of `layers`"
+        None, min_length=1, description="the layers to remove, counted from 0, in place of `layers`"
     )
     importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
         Field(
             "taylor",
             description=(
-                "what says which heads and neurons matter least in method scores: chance, the L2 "
-                "or the L1 norm of their weights, the norm of what they compute on the calibration "
-                "split (no labels), gradients of the loss there, or the Fisher information of the "
-                "model's own answers there (no labels)"
+                "how method scores ranks heads and neurons: random by chance; magnitude and "
+                "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
+                "their outputs on the calibration split, without labels; taylor by gradients of "
+                "the loss there; fisher by the Fisher information of the model's own predictions "
+                "there, without labels"
             ),
         )
     )
     scope: Literal["layer", "global"] | None = Field(
         None,
         description=(
-            "rank the units of all layers together, or take the same ratio of every layer, in "
-            "method scores; default global, with `uniform` layer"
+            "with method scores, global ranks the units of all layers together, layer removes the "
+            "same ratio from each layer; left out, global, or layer with `uniform`"
         ),
     )
     round_to: int | None = Field(
@@ -166,14 +188,14 @@ class PruneStructured(TorchPass):
         gt=0,
         le=1024,
         description=(
-            "each layer keeps a multiple of this many FFN neurons; default 8, with method "
-            "reconstruction 16, or 64 where PyTorch runs on a GPU"
+            "keep a multiple of this many feed-forward neurons in each layer; left out, 8, or "
+            "with method reconstruction 16 on a CPU and 64 where PyTorch runs on a GPU"
         ),
     )
     may_empty_layers: bool = Field(
         False,
         description=(
-            "let a layer lose all its heads or all its FFN neurons, not only nearly all; method "
+            "allow a layer to lose all of its heads or all of its feed-forward neurons; method "
             "reconstruction always may"
         ),
     )
@@ -182,8 +204,9 @@ class PruneStructured(TorchPass):
         ge=0,
         le=1,
         description=(
-            "how firmly least squares holds weights to what they are, as a fraction of the mean "
-            "diagonal of the Gram matrix of a projection's inputs"
+            "how firmly least squares holds weights to their old values: larger is safer with few "
+            "calibration rows; a fraction of the mean diagonal of the Gram matrix of a "
+            "projection's inputs"
         ),
     )
     steps: int = Field(
@@ -191,31 +214,31 @@ class PruneStructured(TorchPass):
         gt=0,
         le=100,
         description=(
-            "reach the ratios in this many steps, each measured anew and followed by its equal "
-            "part of the recovery"
+            "number of steps in which the ratios are reached; importance is measured anew in "
+            "each, and each is followed by an equal part of the recovery"
         ),
     )
     step_schedule: Literal["cubic", "linear"] = Field(
         "cubic",
         description=(
-            "how much is gone after step k of n, as a fraction of the ratios: "
-            "1 - (1 - k/n)^3, large steps first, or k/n"
+            "how much is removed after step k of n, as a fraction of the ratios: cubic is 1 - (1 "
+            "- k/n)^3, with large steps first, linear is k/n"
         ),
     )
     calibration_rows: int | None = Field(
         None,
         gt=0,
         description=(
-            "examples of the calibration split to measure on, at most; default 256, with method "
-            "reconstruction 2048"
+            "number of calibration rows to measure on, at most; left out, 256, or 2048 with "
+            "method reconstruction"
         ),
     )
     recovery: Recovery | None = Field(
         None,
         description=(
-            "training (`kind: finetune` or `kind: distill`); `epochs` and `max_steps` are those of "
-            "all steps together, and each part reads other rows, with a learning rate that rises "
-            "and falls anew"
+            "training after pruning, `kind: finetune` or `kind: distill`; its `epochs` and "
+            "`max_steps` are for all steps together, each step trains on other rows, and its "
+            "learning rate rises and falls anew"
         ),
     )
 

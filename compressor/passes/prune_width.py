@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.models.prunable import WIDTH, unprunable, width_of
-from compressor.passes._base import ROWS_TO_CHOOSE_FROM, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower, wider
 from compressor.training.settings import DistillSettings, Recovery, label_setting_of
 
@@ -50,11 +50,26 @@ class PruneWidth(TorchPass):
 
     kind: Literal["prune_width"] = "prune_width"
 
+    about: ClassVar[About] = About(
+        group="prune",
+        summary="Make the hidden size smaller",
+        explanation=(
+            "Removes features of the hidden size, which shortens every row of the embedding "
+            "tables and every matrix. Take it when the size of the file counts most; for speed "
+            "prune_structured loses less."
+        ),
+        example="""\
+passes:
+  - kind: prune_width
+    ratio: 0.2
+""",
+    )
+
     ratio: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="fraction of the hidden size that goes, to the nearest multiple of `round_to`",
+        description="fraction of the hidden size to remove, to the nearest multiple of `round_to`",
     )
     width: int | None = Field(
         None, gt=0, description="the new hidden size, in features, in place of `ratio`"
@@ -64,22 +79,24 @@ class PruneWidth(TorchPass):
         gt=0,
         le=1024,
         description=(
-            "the new hidden size is a multiple of this many features; default 16, on CUDA 64"
+            "make the new hidden size a multiple of this many features; left out, 16, or 64 on CUDA"
         ),
     )
     importance: Literal["random", "magnitude", "activation", "variance", "reconstruction"] = Field(
         "reconstruction",
         description=(
-            "what says which features matter least: chance, the norm of all weights along them, "
-            "the mean square or the variance of what linear layers read on the calibration split, "
-            "or how much the outputs of those layers lose when the features that stay make up for "
-            "it as well as they can (no labels)"
+            "how features are ranked: random by chance; magnitude by the norm of all weights "
+            "along them; activation and variance by the mean square or the variance of what "
+            "linear layers read on the calibration split; reconstruction by how much the outputs "
+            "of those layers lose when the features that stay make up for them as well as they "
+            "can; none of them needs labels"
         ),
     )
     compensate: bool = Field(
         True,
         description=(
-            "fit projections and norms by least squares on calibration rows after the cut"
+            "correct projections and normalisations by least squares on calibration rows after "
+            "features were removed"
         ),
     )
     ridge: float = Field(
@@ -87,15 +104,16 @@ class PruneWidth(TorchPass):
         ge=0,
         le=1,
         description=(
-            "how firmly least squares holds weights to what they are, as a fraction of the mean "
-            "diagonal of the Gram matrix of a layer's inputs"
+            "how firmly least squares holds weights to their old values: larger is safer with few "
+            "calibration rows; a fraction of the mean diagonal of the Gram matrix of a layer's "
+            "inputs"
         ),
     )
     calibration_rows: int = Field(
-        1024, gt=0, description="examples of the calibration split to measure on, at most"
+        1024, gt=0, description="number of calibration rows to measure on, at most"
     )
     recovery: Recovery | None = Field(
-        None, description="training afterwards (`kind: finetune` or `kind: distill`)"
+        None, description="training after pruning, `kind: finetune` or `kind: distill`"
     )
 
     @model_validator(mode="after")

@@ -7,11 +7,11 @@ logits of every form on calibration rows, and its time, the forms taking turns.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from compressor.passes._base import PassContext
+from compressor.passes._base import About, PassContext
 from compressor.passes._static import CalibratedPass
 
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ class QuantizeAuto(CalibratedPass):
     """
 
     kind: Literal["quantize_auto"] = "quantize_auto"
+
+    about: ClassVar[About] = About(
+        group="quantize",
+        summary="Store int8 in the fastest accurate form",
+        explanation=(
+            "Tries the int8 variants, times them on this machine, and keeps the fastest one whose "
+            "answers change little enough. It needs unlabelled calibration rows and a quiet "
+            "machine."
+        ),
+        example="""\
+passes:
+  - kind: quantize_auto
+""",
+    )
 
     forms: tuple[Form, ...] = Field(
         ("per_token", "mixed", "static"),

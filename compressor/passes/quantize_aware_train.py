@@ -8,12 +8,12 @@ trained (`quantization/fake_quantize.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from compressor.models.prunable import not_simulated
-from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._milder import longer
 from compressor.passes._site_choice import BlockSize
 from compressor.passes._vector_tasks import unfit_training
@@ -38,6 +38,22 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
     """
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train with int8 simulated, without labels",
+        explanation=(
+            "Trains with the rounding of int8 simulated, so that the int8 file loses less "
+            "accuracy. It stores nothing by itself: quantize_dynamic or quantize_static has to "
+            "follow."
+        ),
+        example="""\
+passes:
+  - kind: quantize_aware_train
+    epochs: 1
+  - kind: quantize_dynamic
+""",
+    )
 
     activations: Literal["per_token", "static"] = Field(
         "per_token",

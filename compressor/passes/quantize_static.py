@@ -9,9 +9,9 @@ in `quantize_dynamic`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from compressor.passes._base import PassContext
+from compressor.passes._base import About, PassContext
 from compressor.passes._static import CalibratedPass
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ class QuantizeStatic(CalibratedPass):
     """
 
     kind: Literal["quantize_static"] = "quantize_static"
+
+    about: ClassVar[About] = About(
+        group="quantize",
+        summary="Store int8 with fixed activation ranges",
+        explanation=(
+            "Stores weights as int8 and fixes the ranges of the activations from unlabelled "
+            "calibration rows. It can be faster than quantize_dynamic, and can lose more "
+            "accuracy."
+        ),
+        example="""\
+passes:
+  - kind: quantize_static
+    method: percentile
+""",
+    )
 
     def _activations(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

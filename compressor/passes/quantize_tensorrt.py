@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from compressor.errors import StepFailed
-from compressor.passes._base import PassContext
+from compressor.passes._base import About, PassContext
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._static import ObservingPass
 
@@ -44,6 +44,23 @@ class QuantizeTensorrt(ObservingPass, SensitivePass):
     """
 
     kind: Literal["quantize_tensorrt"] = "quantize_tensorrt"
+
+    about: ClassVar[About] = About(
+        group="quantize",
+        summary="Store int8 for TensorRT",
+        explanation=(
+            "Stores weights as int8 with quantization nodes that TensorRT fuses. It needs a "
+            "TensorRT provider and unlabelled calibration rows."
+        ),
+        example="""\
+passes:
+  - kind: quantize_tensorrt
+export:
+  provider: tensorrt
+benchmark:
+  providers: [tensorrt]
+""",
+    )
     providers: ClassVar[tuple[str, ...] | None] = ("tensorrt",)
     not_elsewhere: ClassVar[str] = (
         "CUDA has no kernels for int8 products and would compute them in float, slower than "

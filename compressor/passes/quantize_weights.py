@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from compressor.errors import StepFailed
-from compressor.passes._base import PassContext
+from compressor.passes._base import About, PassContext
 from compressor.passes._site_choice import BlockSize, SitePass, listing
 
 if TYPE_CHECKING:
@@ -36,6 +36,21 @@ class QuantizeWeights(SitePass):
     """
 
     kind: Literal["quantize_weights"] = "quantize_weights"
+
+    about: ClassVar[About] = About(
+        group="quantize",
+        summary="Store 4 or 8 bits: the smallest file",
+        explanation=(
+            "Stores weights in blocks of 4 or 8 bits and leaves the activations alone. The file "
+            "is smaller than with int8; with more than a few tokens it runs slower than "
+            "quantize_dynamic."
+        ),
+        example="""\
+passes:
+  - kind: quantize_weights
+    bits: 4
+""",
+    )
     providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda")
     not_elsewhere: ClassVar[str] = (
         "TensorRT has no kernels for packed weights; convert_fp16 makes a model for it"

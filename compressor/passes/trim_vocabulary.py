@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.models.word_piece import BERT_PARTS, TOKENIZER, not_as_bert, not_word_piece
-from compressor.passes._base import Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
@@ -49,40 +49,61 @@ class TrimVocabulary(TorchPass):
 
     kind: Literal["trim_vocabulary"] = "trim_vocabulary"
 
+    about: ClassVar[About] = About(
+        group="vocabulary",
+        summary="Drop word pieces your texts never use",
+        explanation=(
+            "Removes the rows of the embedding table that belong to word pieces which your texts "
+            "do not contain. Texts made of the pieces that stay get exactly the answers that they "
+            "got before."
+        ),
+        example="""\
+passes:
+  - kind: trim_vocabulary
+    min_count: 2
+""",
+    )
+
     drop: Literal["unused", "unreachable"] = Field(
         "unused",
-        description="which pieces go: those that texts of the domain do not contain, or only those "
-        "that the tokens of no text can contain, because BERT's tokenizer changes or splits them "
-        "before it looks words up; then no text is read and the four settings below say nothing",
+        description=(
+            "unused removes the pieces that your texts do not contain; unreachable removes only "
+            "those that no text at all can contain, because BERT's tokenizer changes or splits "
+            "them before it looks words up: then no text is read, and count_in, min_count, "
+            "keep_first and held_out have no effect"
+        ),
     )
     count_in: tuple[Literal["train", "calibration"], ...] = Field(
         ("train",),
         min_length=1,
-        description="splits whose texts say which pieces are in use; labels are not read",
+        description="splits whose texts are searched for pieces; labels are not read",
     )
     min_count: int = Field(
-        1, gt=0, description="how often a piece has to occur in these texts in order to stay"
+        1, gt=0, description="how often these texts must contain a piece for it to stay"
     )
     keep_first: int = Field(
         0,
         ge=0,
-        description="how many of the pieces that come first in the vocabulary stay although these "
-        "texts do not contain them: WordPiece vocabularies such as BERT's are in the order of how "
-        "frequent pieces were when the tokenizer was trained",
+        description=(
+            "how many of the first pieces of the vocabulary stay although these texts do not "
+            "contain them; vocabularies such as BERT's list pieces from the most to the least "
+            "frequent"
+        ),
     )
     held_out: float = Field(
         0.05,
         gt=0,
         lt=1,
         description=(
-            "fraction of these texts, at most 2,000, that is not counted but shows for how many "
-            "texts the tokens change"
+            "fraction of these texts, at most 2,000 of them, that is not searched but shows for "
+            "how many new texts the tokens change"
         ),
     )
     keep: tuple[str, ...] = Field(
         (),
         description=(
-            "patterns (* and ?) of further pieces that stay; one that matches nothing is an error"
+            "further pieces that stay, as patterns with * and ?; a pattern that matches no piece "
+            "is an error"
         ),
     )
 

@@ -21,23 +21,31 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: float = Field(default=1.0, gt=0, le=1000, description="passes over the training split")
+    epochs: float = Field(
+        default=1.0, gt=0, le=1000, description="how many times to go through the training split"
+    )
     max_steps: int | None = Field(
         default=None, gt=0, description="optimizer steps at most, whatever `epochs` says"
     )
     learning_rate: float = Field(
-        default=5e-5, gt=0, le=1, description="peak learning rate of AdamW"
+        default=5e-5,
+        gt=0,
+        le=1,
+        description="highest learning rate of AdamW, reached after the warm-up",
     )
-    batch_size: int = Field(default=32, gt=0, le=65536, description="examples per optimizer step")
-    weight_decay: float = Field(default=0.01, ge=0, lt=1, description="AdamW weight decay")
+    batch_size: int = Field(
+        default=32, gt=0, le=65536, description="examples in one optimizer step"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, lt=1, description="weight decay of AdamW")
     warmup_ratio: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="fraction of the steps in which the learning rate rises",
+        description="fraction of the steps during which the learning rate rises from 0",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear", description="learning rate after the warm-up"
+        default="linear",
+        description="how the learning rate falls after the warm-up; constant keeps it",
     )
     freeze_embeddings: bool = Field(
         default=False, description="leave the embedding tables as they are"
@@ -45,22 +53,22 @@ class TrainingSettings(BaseModel):
     dropout: bool = Field(
         default=True,
         description=(
-            "drop activations out at the checkpoint's own rates; false for a short distillation "
-            "after pruning, which has no time to average the noise"
+            "use dropout at the checkpoint's own rates; false suits a short distillation after "
+            "pruning, which is too short to average the noise out"
         ),
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32",
         description=(
-            "arithmetic of the matrix products of student and teacher; weights stay float32. auto "
-            "is bfloat16 where the device computes it in hardware"
+            "precision of matrix products in student and teacher; weights stay float32. auto is "
+            "bfloat16 where the device computes it in hardware"
         ),
     )
     tensorboard: LocalPath | None = Field(
         default=None,
         description=(
-            "write loss and learning rate of every step into this folder, relative to the recipe, "
-            "for TensorBoard"
+            "folder to write the loss and learning rate of every step into, for TensorBoard; "
+            "relative to the recipe"
         ),
     )
 
@@ -98,34 +106,42 @@ class DistillSettings(TrainingSettings):
     """Train towards a teacher (Hinton et al. 2015, arXiv:1503.02531)."""
 
     temperature: float = Field(
-        default=2.0, ge=0.01, le=100, description="softens both distributions of logits"
+        default=2.0,
+        ge=0.01,
+        le=100,
+        description=(
+            "divides the logits of student and teacher before they are compared; larger values "
+            "weigh the less likely classes more"
+        ),
     )
     logits_weight: float = Field(
         default=1.0,
         ge=0,
         le=1e6,
-        description="weight of the loss on the teacher's answers: KL of logits, of sentence "
-        "embeddings the relative squared error of vectors",
+        description=(
+            "weight of the loss on the teacher's predictions: KL divergence of the logits, or for "
+            "sentence embeddings the relative squared error of the vectors"
+        ),
     )
     hidden_weight: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
-        description="weight of the relative squared error of hidden states",
+        description="weight of the loss on hidden states, their relative squared error",
     )
     attention_weight: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
-        description="weight of the KL loss on attention maps, averaged over heads",
+        description="weight of the loss on attention maps averaged over heads, their KL divergence",
     )
     sublayer_weight: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
         description=(
-            "weight of the relative squared error of what each attention and each feed-forward "
-            "network adds, where student and teacher both have one"
+            "weight of the loss on what each attention and each feed-forward network adds, its "
+            "relative squared error, where student and teacher both have one"
         ),
     )
     relation_weight: float = Field(
@@ -133,35 +149,36 @@ class DistillSettings(TrainingSettings):
         ge=0,
         le=1e6,
         description=(
-            "weight of the KL loss on self-attention relations in the student's last layer, for "
-            "students of any width and number of heads"
+            "weight of the loss on self-attention relations in the student's last layer, their KL "
+            "divergence; the student may have any width and number of heads"
         ),
     )
     relation_heads: int | None = Field(
         default=None,
         gt=0,
         description=(
-            "parts that queries, keys and values are cut into for relations; null is the teacher's "
-            "number of attention heads"
+            "number of parts that queries, keys and values are split into for relations; left "
+            "out, the teacher's number of attention heads"
         ),
     )
     relation_layer: int | None = Field(
         default=None,
         ge=0,
-        description="teacher layer whose relations are learnt, counted from 0; null is the last",
+        description="teacher layer whose relations are learnt, counted from 0; left out, the last",
     )
     relations: tuple[Relation, ...] = Field(
         default=("queries", "keys", "values"),
         min_length=1,
-        description="what relations are taken of; the values alone are those of MiniLM's first "
-        "version",
+        description="what relations are computed from; values alone is the first version of MiniLM",
     )
     label_weight: float = Field(
         default=0.0,
         ge=0,
         le=1e6,
-        description="weight of cross-entropy on labels; texts that were joined across classes have "
-        "none; 0 needs no labels",
+        description=(
+            "weight of the loss on labels, their cross-entropy; 0 needs no labels; texts that "
+            "were joined from different classes have no label"
+        ),
     )
 
     join_probability: float = Field(
@@ -169,15 +186,18 @@ class DistillSettings(TrainingSettings):
         ge=0,
         le=1,
         description=(
-            "chance of a text to be joined with another one, so that the teacher has to weigh; for "
-            "short single texts, where a teacher that learnt the rows is too sure of them"
+            "probability that a text is joined with another one, so that the teacher's prediction "
+            "is less certain; for short single texts that the teacher was trained on"
         ),
     )
     mask_probability: float = Field(
-        default=0.0, ge=0, lt=1, description="chance of each word to become the mask token"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability that a word is replaced with the mask token",
     )
     drop_probability: float = Field(
-        default=0.0, ge=0, lt=1, description="chance of each word to be left out"
+        default=0.0, ge=0, lt=1, description="probability that a word is left out"
     )
 
     @property
