@@ -153,9 +153,9 @@ def run(
     ] = False,
 ) -> None:
     """Carry out a recipe: compress, verify, export, benchmark, report."""
-    from compressor.recipe import load_recipe
+    from compressor.pipeline.preflight import load_whole
 
-    loaded = load_recipe(recipe, settings or ())
+    loaded = load_whole(recipe, settings or ())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
 
     # Before torch is loaded: OpenMP threads that spin while they wait slow training tenfold on a
@@ -189,18 +189,15 @@ def run(
 
 @app.command()
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
-    """Report every mistake in a recipe, and local files that are missing, without running it."""
-    from compressor.pipeline.inputs import check_inputs
-    from compressor.recipe import load_recipe
+    """Check a recipe and all it names in seconds, without running it, and show the plan."""
+    from compressor.pipeline.plan import render_plan
+    from compressor.pipeline.preflight import check_machine, load_whole
 
-    loaded = load_recipe(recipe, settings or ())
-    check_inputs(loaded)
-    if loaded.export.opset is not None:
-        from compressor.models.onnx_model import check_opset  # a second, so only where it is asked
-
-        check_opset(loaded.export.opset)
+    loaded = load_whole(recipe, settings or ())
+    seen = check_machine(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
+    out.print(escape(render_plan(loaded, seen)), soft_wrap=True, highlight=False)
 
 
 @app.command()

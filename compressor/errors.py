@@ -77,6 +77,8 @@ class RecipeError(CompressorError):
     """
 
     exit_code = 2
+    # What could be read of a recipe with mistakes, a Recipe, so that the rest of it can be checked.
+    readable: Any = None
 
     def __init__(self, mistakes: str | Sequence[str], *, more: int = 0) -> None:
         self.mistakes = (mistakes,) if isinstance(mistakes, str) else tuple(mistakes)
@@ -95,9 +97,13 @@ def _readable(line: str) -> str:
 
 
 class EnvironmentMismatch(CompressorError):
-    """Something the recipe asks for is not available on this machine."""
+    """Something the recipe asks for is not available on this machine; a line for each problem."""
 
     exit_code = 3
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class StepFailed(ValueError):
@@ -106,6 +112,18 @@ class StepFailed(ValueError):
     Passes, and what they are built of, raise it on purpose, and only it becomes a `PassError`. Any
     other exception inside a pass is a bug of ours and keeps its traceback.
     """
+
+
+def raise_all(mistakes: Sequence[str], problems: Sequence[str]) -> None:
+    """Raise one error with every line, where there is any.
+
+    A `RecipeError` when anything is wrong with the request, since running it on another machine
+    would not help; an `EnvironmentMismatch` when something is missing and nothing else is wrong.
+    """
+    if mistakes:
+        raise RecipeError([*mistakes, *problems])
+    if problems:
+        raise EnvironmentMismatch(problems)
 
 
 def missing_package(error: ModuleNotFoundError) -> EnvironmentMismatch | None:

@@ -179,7 +179,7 @@ def explain(
     for details in errors:
         if _repeats_another(details, errors):
             continue
-        path, in_union = _locate(details, data)
+        path, in_union = locate(details, data)
         message = _message(details, path, data, model, variants)
         if in_union:
             of_unions.setdefault(path, []).append(message)
@@ -219,7 +219,7 @@ def _join(messages: Sequence[str]) -> str:
     return "; or ".join(texts)
 
 
-def _locate(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:
+def locate(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:
     """Map pydantic's location onto `data`; parts that only name a union's branch are left out."""
     path: list[str | int] = []
     in_union = False

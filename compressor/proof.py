@@ -1,8 +1,13 @@
-"""What paired examples prove, as facts; `compressor.certificate` establishes them."""
+"""What paired examples prove, as facts; `compressor.certificate` establishes them.
+
+Also what so many examples can prove at best, which is asked before SciPy is loaded.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
@@ -47,3 +52,24 @@ class Certificate:
     method: str
     data_fingerprint: str | None = None  # of the split that it was read from
     uninformed: Uninformed | None = None  # null in reports of before it was asked
+
+
+def least_proof(num_examples: int, confidence: float) -> float:
+    """Return the smallest drop in accuracy that so many examples prove: that of no change at all.
+
+    Ref: Tango 1998, Statistics in Medicine 17:891, with the correction of `tango_upper_bound`.
+    """
+    return bound_without_flips(num_examples, NormalDist().inv_cdf(confidence), corrected=True)
+
+
+def bound_without_flips(num_examples: int, z: float, *, corrected: bool) -> float:
+    """Solve n d - correction = z sqrt(n d (1 - d)) for the drop d, larger root."""
+    shift = count_correction(z, skewness=1.0) if corrected else 0.0
+    linear = 2 * shift + z**2
+    root = math.sqrt(linear**2 - 4 * shift**2 * (1 + z**2 / num_examples))
+    return (linear + root) / (2 * (num_examples + z**2))
+
+
+def count_correction(z: float, skewness: float) -> float:
+    """Return how many examples the observed count is moved against the verdict, never below 0."""
+    return max(0.0, 0.5 - skewness * (z**2 - 1) / 6)

@@ -7,7 +7,7 @@ mistake in the file is reported together as `file:line: key: what is wrong, what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -36,9 +36,11 @@ from compressor.mistakes import (
     rule_error,
     show,
 )
+from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.settings import ModelSettings
 from compressor.passes import Pass, TorchPass, discover
 from compressor.paths import LocalPath, unreadable
+from compressor.readable import readable_part
 from compressor.recipe_rules import MOST_PASSES, find_conflicts
 from compressor.yaml_source import Document, parse_document
 
@@ -47,6 +49,16 @@ Value = TypeVar("Value")
 
 _MOST_EXPLAINED = 200  # mistakes; finding the word that was meant takes a while
 _OPSETS = range(18, 26)  # each of them is exported, run and quantized in the tests
+# What stands in a recipe with mistakes for what is missing: names on the Hub are not looked up.
+_STAND_INS: Mapping[tuple[str | int, ...], Any] = {
+    ("model",): {"checkpoint": "not-given"},
+    ("model", "checkpoint"): "not-given",
+    ("data",): {"search": {"hub": "not-given"}},
+    ("budget",): {"max_drop": 0.0},
+    ("budget", "max_drop"): 0.0,
+}
+# Sections that no rule about repair and goals speaks of.
+_APART = {"model", "data", "export", "report", "seed", "output"}
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
@@ -241,15 +253,17 @@ class Recipe(BaseModel):
     _source: Document | None = PrivateAttr(None)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        mistakes = [
-            *find_conflicts(self.to_dict(), discover()),
-            *self._repair_mistakes(),
-            *self._target_mistakes(),
-        ]
+    def _check(self, info: ValidationInfo) -> Self:
+        if isinstance(info.context, dict) and info.context.get("is_part"):
+            return self  # rules between sections make no sense of a part of a recipe
+        mistakes = [*find_conflicts(self.to_dict(), discover()), *self._rule_mistakes()]
         if mistakes:
             raise rule_error(mistakes)
         return self
+
+    def _rule_mistakes(self) -> list[Mistake]:
+        """Return what is contradictory between passes, repair and goals."""
+        return [*self._repair_mistakes(), *self._target_mistakes()]
 
     def _repair_mistakes(self) -> Iterator[Mistake]:
         for position, step in enumerate(self.passes):
@@ -333,13 +347,19 @@ class Recipe(BaseModel):
 
     def placed(self, error: RecipeError) -> RecipeError:
         """Return `error` with the line of each mistake that begins with a key of the recipe."""
-        parts = (mistake.partition(": ") for mistake in error.mistakes)
-        return RecipeError(
-            [
-                self.describe(key, rest) if key.split(".")[0] in type(self).model_fields else whole
-                for (key, _, rest), whole in zip(parts, error.mistakes, strict=True)
-            ]
-        )
+        return RecipeError([self.placed_line(mistake) for mistake in error.mistakes])
+
+    def placed_line(self, line: str) -> str:
+        """Return a line that begins with a key of the recipe with its place before it."""
+        key, _, rest = line.partition(": ")
+        is_key = key.split(".")[0] in type(self).model_fields
+        return self.describe(key, rest) if is_key else line
+
+    def in_order(self, lines: Iterable[str]) -> list[str]:
+        """Return finished lines in the order of the recipe's, each of them once."""
+        if self._source is None:
+            return list(dict.fromkeys(lines))
+        return self._source.in_order(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values, defaults filled in and paths resolved."""
@@ -382,18 +402,73 @@ def parse_recipe(text: str, *, path: str | Path, overrides: Sequence[str] = ()) 
     for override in overrides:
         document.override(override)
     data = document.data
+    context = {"base_dir": Path(path).absolute().parent}
     try:
-        recipe = Recipe.model_validate_json(
-            json.dumps(data), strict=True, context={"base_dir": Path(path).absolute().parent}
-        )
+        recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:
         mistakes, more = _explain(error, data)
+        readable, further = _readable(data, context)
+        mistakes += [item for item in further if item not in mistakes]
         lines = [document.describe(mistake.path, mistake.message) for mistake in mistakes]
-        raise RecipeError([*document.mistakes, *lines], more=more) from error
-    if document.mistakes:
-        raise RecipeError(document.mistakes)
+        refusal = RecipeError(document.in_order([*document.mistakes, *lines]), more=more)
+        if readable is not None:
+            readable._source = document
+            refusal.readable = readable
+        raise refusal from error
     recipe._source = document
+    if document.mistakes:
+        refusal = RecipeError(document.in_order(document.mistakes))
+        refusal.readable = recipe
+        raise refusal
     return recipe
+
+
+class _Unread(TorchPass):
+    """Stands where a pass cannot be read, so that the others keep their positions."""
+
+    kind: Literal["unread"] = "unread"
+
+    def leaves(self, files: CheckpointFiles) -> None:
+        """Return that nobody knows what this pass would leave."""
+
+    def apply(self, model: Any, context: Any) -> Any:  # noqa: ARG002 - it is never run
+        """Refuse: a recipe with such a pass is never run."""
+        raise AssertionError("a recipe with mistakes is not run")
+
+
+def _readable(
+    data: Mapping[str, Any], context: Mapping[str, Any]
+) -> tuple[Recipe | None, list[Mistake]]:
+    """Return what is right in a recipe's plain `data`, and all that is wrong with single values.
+
+    In place of what is missing or wrong and has to be there stands something that says nothing.
+    """
+    known = discover()
+    recipe, mistakes = readable_part(
+        Recipe,
+        {**data, "passes": []},
+        context={**context, "is_part": True},
+        stand_ins=_STAND_INS,
+        variants={},
+    )
+    entries = data.get("passes")
+    passes: list[Pass] = []
+    for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ()):
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        step: Pass | None = None
+        if isinstance(kind, str) and kind in known:
+            step, found = readable_part(
+                known[kind], entry, context=context, stand_ins={}, variants={}
+            )
+            mistakes += [Mistake(("passes", index, *item.path), item.message) for item in found]
+        passes.append(_Unread(on_failure=None) if step is None else step)
+    if recipe is None:
+        return None, mistakes
+    recipe = recipe.model_copy(update={"passes": tuple(passes)})
+    wrong = {str(item.path[0]) for item in mistakes if item.path}
+    if wrong <= _APART and all(not isinstance(step, _Unread) for step in passes):
+        mistakes += recipe._rule_mistakes()
+    return recipe, mistakes
 
 
 def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[list[Mistake], int]:

@@ -33,6 +33,7 @@ _AGREED: Mapping[str, tuple[str, Any] | None] = {
 }
 _FP16 = "convert_fp16"
 _BUILTIN_TASK = "image-classification"  # of every model that the package makes
+_PROVIDERS = ("cpu", "cuda", "tensorrt")
 _DEFAULT_PROVIDER = "cpu"
 _TRIM = "trim_vocabulary"
 _DISTILL = "distill"
@@ -237,7 +238,8 @@ def _provider_conflicts(
         if entry.providers is None:
             continue
         for setting, name in wanted:
-            if isinstance(name, str) and name not in entry.providers:
+            # A name that no provider has is a mistake of its own.
+            if name in _PROVIDERS and name not in entry.providers:
                 yield Mistake(
                     ("passes", index, "kind"),
                     f"{_kind(entry)} gives a model for {' or '.join(entry.providers)}, but "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,17 @@ class Document:
         if not path or self._overrides.get(place) == path:
             return f"{place}: {message}"
         return f"{place}: {format_path(path)}: {message}"
+
+    def in_order(self, lines: Iterable[str]) -> list[str]:
+        """Return finished lines in the order of the file, each once; others follow as they came."""
+        place = re.compile(rf"{re.escape(self.name)}:(\d+):")
+        found = [(place.match(line), line) for line in dict.fromkeys(lines)]
+        return [
+            line
+            for _, line in sorted(
+                found, key=lambda item: math.inf if item[0] is None else int(item[0][1])
+            )
+        ]
 
     def override(self, text: str) -> None:
         """Apply one `KEY=VALUE`; what is wrong with it is added to `mistakes`."""

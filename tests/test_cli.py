@@ -270,7 +270,7 @@ def test_inspect_prints_nothing_but_json_to_standard_output(
 def test_init_writes_a_recipe_that_validate_accepts(
     compress: Compress, tiny_bert_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "rows.csv").write_text("text,label\na fine film,1\na bad film,0\n")
+    (tmp_path / "rows.csv").write_text("text,label\n" + "a fine film,1\na bad film,0\n" * 30)
     output = tmp_path / "starter.yaml"
     assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 0
     assert f"wrote {output}" in capsys.readouterr().out
@@ -308,6 +308,7 @@ def test_validate_looks_for_checkpoints_that_are_not_on_the_hub(
     place: str,
 ):
     (recipe.parent / "there").symlink_to(tiny_bert_dir)
+    (recipe.parent / "rows.csv").write_text("text,label\n" + "fine,1\nbad,0\n" * 9)
     text = recipe.read_text().replace("./checkpoint", checkpoint)
     recipe.write_text(text.replace("passes: []", f"passes: {steps}"))
     assert compress("validate", recipe) == 3

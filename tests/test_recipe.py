@@ -346,8 +346,8 @@ def test_overrides_make_sections_that_the_file_leaves_out() -> None:
 def test_mistakes_in_overrides_come_with_those_in_the_file() -> None:
     found = mistakes_of(with_passes("shrink\n    ratio: 2"), "seed", "passes.0.steps=0")
     assert found == (
-        "--set seed: must look like KEY=VALUE, such as passes.0.ratio=0.4",
         "r.yaml:7: passes[0].ratio: must be less than 1, got 2",
+        "--set seed: must look like KEY=VALUE, such as passes.0.ratio=0.4",
         "--set passes.0.steps=0: must be at least 1, got 0",
     )
 
@@ -485,7 +485,7 @@ def test_a_pass_runs_on_the_providers_it_names() -> None:
 
 def test_order_is_checked_even_when_a_setting_is_wrong() -> None:
     found = mistakes_of(with_passes("tidy", "shrink\n    ratio: 7"))
-    assert [line.split(": ")[1] for line in found] == ["passes[1].ratio", "passes[1].kind"]
+    assert [line.split(": ")[1] for line in found] == ["passes[1].kind", "passes[1].ratio"]
 
 
 def test_metric_and_columns_are_checked_against_the_task() -> None:
@@ -493,9 +493,9 @@ def test_metric_and_columns_are_checked_against_the_task() -> None:
         "data:\n", "data:\n  image: picture\n"
     )
     assert mistakes_of(text, "model.task=text-classification") == (
+        "r.yaml:3: data.image: text-classification reads text, not image; set data.text",
         "r.yaml:5: budget.metric: text-classification has no metric 'acuracy', did you mean "
         "'accuracy'? (allowed: accuracy, f1_macro, matthews_correlation, agreement)",
-        "r.yaml:3: data.image: text-classification reads text, not image; set data.text",
     )
 
 

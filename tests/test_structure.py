@@ -32,6 +32,8 @@ LAYERS = (
         "pipeline.scorable",
         "pipeline.stages",
     ),
+    ("pipeline.plan",),
+    ("pipeline.preflight",),
     ("pipeline.splits",),
     (
         "pipeline.log",
@@ -60,6 +62,7 @@ LAYERS = (
         "steps",
         "readings",
         "yaml_source",
+        "readable",
     ),
     ("measurements", "memory", "mistakes", "paths", "records"),
     ("errors", "files", "progress", "proof"),

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from compressor.proof import bound_without_flips, count_correction
+
 Floats = NDArray[np.float64]
 
 
@@ -33,13 +35,13 @@ def tango_upper_bound(
     """
     z = float(stats.norm.ppf(confidence))
     if losses == 0 and wins == 0:
-        return _bound_without_flips(num_examples, z, corrected=corrected)
+        return bound_without_flips(num_examples, z, corrected=corrected)
     if losses == num_examples:
         return 1.0
 
     def excess(drop: float) -> float:
         deviation, skewness = _restricted_moments(losses, wins, num_examples, drop)
-        correction = _correction(z, skewness) if corrected else 0.0
+        correction = count_correction(z, skewness) if corrected else 0.0
         return num_examples * drop - (losses - wins) - correction - z * deviation
 
     # At the observed drop itself the deviation may be zero, which is a root but not the bound.
@@ -59,7 +61,7 @@ def noninferiority_p_value(losses: int, wins: int, num_examples: int, *, max_dro
     limit = 38.0  # the normal tail beyond is zero in double precision
 
     def excess(z: float) -> float:
-        return margin - _correction(z, skewness) - z * deviation
+        return margin - count_correction(z, skewness) - z * deviation
 
     if excess(limit) >= 0:
         return 0.0
@@ -102,16 +104,3 @@ def _restricted_moments(
     discordance = 2 * rate + drop
     deviation = math.sqrt(max(0.0, num_examples * (discordance - drop**2)))
     return deviation, drop / discordance if discordance > 0 else 0.0
-
-
-def _correction(z: float, skewness: float) -> float:
-    """Return how many examples the observed count is moved against the verdict, never below 0."""
-    return max(0.0, 0.5 - skewness * (z**2 - 1) / 6)
-
-
-def _bound_without_flips(num_examples: int, z: float, *, corrected: bool) -> float:
-    """Solve n d - correction = z sqrt(n d (1 - d)) for the drop d, larger root."""
-    shift = _correction(z, skewness=1.0) if corrected else 0.0
-    linear = 2 * shift + z**2
-    root = math.sqrt(linear**2 - 4 * shift**2 * (1 + z**2 / num_examples))
-    return (linear + root) / (2 * (num_examples + z**2))

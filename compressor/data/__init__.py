@@ -1,6 +1,6 @@
 """The four splits of a run: train, calibration, search, certification."""
 
-from compressor.data.check import check_files, check_labels, most_rows
+from compressor.data.check import check_files, check_labels, check_split, most_rows
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
@@ -8,7 +8,10 @@ from compressor.data.splits import (
     Dataset,
     LabelKind,
     calibration_cut,
+    check_plan,
+    cut_sizes,
     load_splits,
+    plan_cuts,
 )
 
 __all__ = [
@@ -21,8 +24,12 @@ __all__ = [
     "calibration_cut",
     "check_files",
     "check_labels",
+    "check_plan",
+    "check_split",
+    "cut_sizes",
     "describe_splits",
     "fingerprint",
     "load_splits",
     "most_rows",
+    "plan_cuts",
 ]

@@ -16,7 +16,7 @@ from compressor.paths import ABSENT, unreadable
 
 _DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
 _CHUNK_BYTES = 1 << 20
-_READ_AT_ONCE = 1 << 26  # bytes
+_READ_AT_ONCE = 1 << 25  # bytes
 
 
 def check_files(
@@ -27,58 +27,90 @@ def check_files(
 ) -> None:
     """Check that each local file exists and that its header has the columns, reading no more rows.
 
-    The input column is checked when the settings name it. Labels must be in search and
-    certification unless `labelled` is false; the other splits may go without.
-    `keep` names further columns that a split must have.
-
-    Raises `EnvironmentMismatch` listing every missing file and folder, otherwise `RecipeError`
-    listing every wrong header.
+    As `check_split` for every split. Raises `EnvironmentMismatch` listing every missing file and
+    folder, otherwise `RecipeError` listing every wrong header.
     """
-    files = {name: source for name, source in settings.given.items() if source.path is not None}
-    absent = [
-        f"data.{name}.path: {path} {reason}; paths are relative to the recipe"
-        for name, path in ((name, source.path) for name, source in files.items())
-        if path is not None and (reason := unreadable(path)) is not None
-    ]
+    absent: list[str] = []
     mistakes: list[str] = []
-    for name, source in settings.given.items():
-        if source.hub is None:
-            continue
+    for name in settings.given:
         try:
-            check_folder(source)
+            check_split(settings, name, labelled=labelled, keep=(keep or {}).get(name, ()))
         except EnvironmentMismatch as error:
-            absent.append(f"data.{name}.hub: {error}")
+            absent.extend(error.problems)
         except RecipeError as error:
-            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
+            mistakes.extend(error.mistakes)
     if absent:
-        raise EnvironmentMismatch("\n".join(absent))
-    for name, source in files.items():
-        named = source.text or source.image or settings.text or settings.image or ()
-        columns = (named,) if isinstance(named, str) else named
-        label = settings.label_column(source)
-        must_label = labelled and name in ("search", "certification")
-        try:
-            kept = (keep or {}).get(name, ())
-            if source.file_format == "jsonl":
-                kept = ()  # a row may leave a key out, and the first one is all that is read here
-            required = [*columns, *kept, *([label] if must_label else ())]
-            _check_header(source, required, (label,))
-        except RecipeError as error:
-            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
+        raise EnvironmentMismatch(absent)
     if mistakes:
         raise RecipeError(mistakes)
+
+
+def check_split(
+    settings: DataSettings,
+    name: str,
+    *,
+    labelled: bool = True,
+    keep: Sequence[str] = (),
+    input_column: str | None = None,
+) -> None:
+    """Check the file or folder of the split called `name`, reading no more than a header.
+
+    The input column is checked when the settings name it, or when `input_column` says what the
+    task reads. Labels must be in search and certification unless `labelled` is false; the other
+    splits may go without. `keep` names further columns that it must have.
+
+    Raises `EnvironmentMismatch` when it is missing or damaged, `RecipeError` for a wrong header.
+    """
+    source = settings.given[name]
+    try:
+        if source.hub is not None:
+            check_folder(source)
+        if source.path is None:
+            return
+        if (reason := unreadable(source.path)) is not None:
+            raise EnvironmentMismatch(
+                f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
+            )
+        columns = _input_columns(settings, source, input_column)
+        label = settings.label_column(source)
+        must_label = labelled and name in ("search", "certification")
+        # Of JSON a row may leave a key out, and the first one is all that is read here.
+        kept = () if source.file_format == "jsonl" else keep
+        required = [*columns, *kept, *([label] if must_label else ())]
+        _check_header(source, required, (label,))
+    except EnvironmentMismatch as error:
+        key = "hub" if source.hub is not None else "path"
+        raise EnvironmentMismatch(
+            [
+                problem if problem.startswith("data.") else f"data.{name}.{key}: {problem}"
+                for problem in error.problems
+            ]
+        ) from error
+    except RecipeError as error:
+        raise RecipeError([f"data.{name}: {mistake}" for mistake in error.mistakes]) from error
+
+
+def _input_columns(
+    settings: DataSettings, source: SplitSource, input_column: str | None
+) -> tuple[str, ...]:
+    if input_column is not None:
+        return settings.input_columns(source, input_column)
+    named = source.text or source.image or settings.text or settings.image or ()
+    return (named,) if isinstance(named, str) else named
 
 
 def check_labels(settings: DataSettings, labels: Sequence[str], needed: Container[str]) -> None:
     """Check the labels of the local files of the splits in `needed` against the checkpoint's.
 
-    A file of more than 64 MB is passed over, so that the answer is there at once. Raises
+    A file of more than 32 MB is passed over, so that the answer is there at once. Raises
     `RecipeError` listing every mistake, `EnvironmentMismatch` when a file is damaged.
     """
     mistakes: list[str] = []
     for name, source in settings.given.items():
         column = settings.label_column(source)
-        if name not in needed or source.path is None or source.path.stat().st_size > _READ_AT_ONCE:
+        if name not in needed or source.path is None or unreadable(source.path) is not None:
+            continue
+        if source.path.stat().st_size > _READ_AT_ONCE:
             continue
         try:
             if column in read_header(source):

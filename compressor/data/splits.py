@@ -115,8 +115,7 @@ def load_splits(
     there to cut from; `EnvironmentMismatch` when a source is missing or damaged.
     """
     wanted = [name for name in SPLIT_NAMES if name in needed]
-    plan = plan_cuts(settings.given, wanted)
-    _check_overlap(settings.given, wanted, plan)
+    plan = check_plan(settings.given, wanted)
     loaded = _load_all(
         settings,
         label_names,
@@ -130,10 +129,16 @@ def load_splits(
     )
     cuts = _take_cuts(loaded, plan, seed, calibration_rows)
     is_image = input_column == "image"
-    splits = {
-        name: _decode(name, *cuts[name], loaded, keep.get(name, ()), is_image=is_image)
-        for name in wanted
-    }
+    splits: dict[str, Dataset] = {}
+    mistakes: list[str] = []
+    for name in wanted:
+        try:
+            kept = keep.get(name, ())
+            splits[name] = _decode(name, *cuts[name], loaded, kept, is_image=is_image)
+        except RecipeError as error:
+            mistakes += [f"data.{plan.get(name, name)}: {item}" for item in error.mistakes]
+    if mistakes:
+        raise RecipeError(mistakes)
     if not splits_pairs:
         return splits
     return {name: _each_text(split) for name, split in splits.items()}
@@ -199,6 +204,13 @@ def plan_cuts(given: Container[str], needed: Sequence[str]) -> dict[str, str]:
             plan[name] = donor
     if mistakes:
         raise RecipeError(mistakes)
+    return plan
+
+
+def check_plan(given: Mapping[str, SplitSource], wanted: Sequence[str]) -> dict[str, str]:
+    """Return what `plan_cuts` does; raises `RecipeError` too where a cut would not be unseen."""
+    plan = plan_cuts(given, wanted)
+    _check_overlap(given, wanted, plan)
     return plan
 
 
@@ -299,20 +311,11 @@ def _take_cuts(
     """Return for each split the donor and the rows of its table, which do not overlap."""
     result: dict[str, tuple[str, NDArray[np.int64]]] = {}
     for donor, data in loaded.items():
-        takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
-        counts: dict[str, int] = {}
-        if "calibration" in takers:
-            counts["calibration"] = calibration_cut(len(data.rows), calibration_rows)
-        rest = len(data.rows) - counts.get("calibration", 0)
-        for name in takers:
-            if name != "calibration":
-                whole = len(data.rows) if donor == "train" else rest
-                counts[name] = _cut_size(donor, takers, whole)
-        counts = {name: counts[name] for name in takers}
+        counts = cut_sizes(donor, plan, len(data.rows), calibration_rows)
         if sum(counts.values()) >= len(data.rows):
             raise RecipeError(
                 f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
-                f"{' and '.join(takers)} from it; give those splits a source of their own"
+                f"{' and '.join(counts)} from it; give those splits a source of their own"
             )
         left = data.rows
         for name, count in counts.items():
@@ -322,6 +325,22 @@ def _take_cuts(
             result[name] = (donor, rows)
         result[donor] = (donor, left)
     return result
+
+
+def cut_sizes(
+    donor: str, plan: Mapping[str, str], num_rows: int, calibration_rows: int
+) -> dict[str, int]:
+    """Return how many of a donor's `num_rows` go to each split that is cut from it."""
+    takers = [name for name in SPLIT_NAMES if plan.get(name) == donor]
+    counts: dict[str, int] = {}
+    if "calibration" in takers:
+        counts["calibration"] = calibration_cut(num_rows, calibration_rows)
+    rest = num_rows - counts.get("calibration", 0)
+    for name in takers:
+        if name != "calibration":
+            whole = num_rows if donor == "train" else rest
+            counts[name] = _cut_size(donor, takers, whole)
+    return {name: counts[name] for name in takers}
 
 
 def calibration_cut(num_rows: int, calibration_rows: int) -> int:

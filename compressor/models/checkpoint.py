@@ -257,6 +257,24 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     return CheckpointFiles(checkpoint, directory, weights, config, tensors)
 
 
+def describe_checkpoint(checkpoint: str) -> CheckpointFiles | None:
+    """Return a local folder's checkpoint, whatever is wrong with its weights: then without them.
+
+    None without a config.json that can be read, which `find_checkpoint` says more of.
+    """
+    try:
+        return find_checkpoint(checkpoint)
+    except EnvironmentMismatch:
+        directory = resolve_path(Path(checkpoint), None)
+    if unreadable(directory / "config.json", largest=LARGEST_JSON) is not None:
+        return None
+    try:
+        config = _read_config(checkpoint, directory)
+    except EnvironmentMismatch:
+        return None
+    return CheckpointFiles(checkpoint, directory, (), config, {})
+
+
 def _download(checkpoint: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download  # only here: local checkpoints need no network
     from huggingface_hub.errors import (

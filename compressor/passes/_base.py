@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compressor.errors import StepFailed
 from compressor.files import sha256
 from compressor.progress import Progress
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -199,6 +200,14 @@ class Pass(BaseModel, ABC):
     def required_checkpoints(self) -> dict[str, str]:
         """Return the checkpoints besides the recipe's that this pass reads, by their settings."""
         return {}
+
+    def missing_packages(self) -> Iterator[tuple[str, str]]:
+        """Yield every setting that needs a package which is not installed, with what to do."""
+        for name in type(self).model_fields:
+            training = getattr(self, name)
+            if isinstance(training, TrainingSettings):
+                for setting, why in training.missing_packages():
+                    yield f"{name}.{setting}", why
 
     def required_files(self) -> dict[str, Path]:
         """Return files that this pass reads and whose content decides about it, by setting."""

@@ -6,44 +6,61 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.data import check_files, check_labels, most_rows
-from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.data import check_labels, most_rows
+from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.measurements import OF_NUMBERS
 from compressor.mistakes import Mistake, did_you_mean
-from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.checkpoint import (
+    CheckpointFiles,
+    describe_checkpoint,
+    find_checkpoint,
+)
 from compressor.models.pooling import read_pooling
 from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.passes import TorchPass
 from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
-from compressor.recipe_rules import (
-    expected_metric,
-    expected_task,
-    needs_labels,
-    task_conflicts,
-)
+from compressor.recipe_rules import expected_task, task_conflicts
 from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Check all that a recipe reads and that can be looked at before anything long begins.
+def known_task(recipe: Recipe) -> str | None:
+    """Return the task where recipe or checkpoint tell it, None where only loading it can.
 
-    The headers of data files before the budget is held against the number of rows, because a file
-    of the wrong kind has a wrong number of them too; then checkpoints on this machine.
-
-    Raises `EnvironmentMismatch` for what is missing or damaged, `RecipeError` for what is wrong.
+    A checkpoint whose weights are missing tells it by its config.json all the same.
     """
-    data = recipe.to_dict()
-    check_task(recipe)
+    if recipe.model.task is not None:
+        return recipe.model.task
+    if not is_folder(Path(recipe.model.checkpoint)):
+        return expected_task(recipe.to_dict())
+    files = describe_checkpoint(recipe.model.checkpoint)
     try:
-        check_files(recipe.data, labelled=needs_labels(data), keep=recipe.kept_columns())
-    except RecipeError as error:
-        raise recipe.placed(error) from error
-    check_resolution(recipe)
-    check_local_checkpoints(recipe)
-    check_label_columns(recipe)
-    check_text_inputs(recipe)
-    check_local_passes(recipe)
+        return None if files is None else files.infer_task()
+    except EnvironmentMismatch:
+        return None
+
+
+def known_metric(recipe: Recipe) -> str | None:
+    """Return the metric where it is known: the recipe's if its task has it, else the first."""
+    task, metric = known_task(recipe), recipe.budget.metric
+    if task is None:
+        return metric
+    metrics = task_class(task).metrics
+    return metric if metric in metrics else metrics[0]
+
+
+def known_labels(recipe: Recipe) -> tuple[str, ...] | None:
+    """Return the label names of a classifier that lies here; None where config.json has none."""
+    task = known_task(recipe)
+    if task is None or not task_class(task).names_labels:
+        return None
+    files = None
+    if is_folder(Path(recipe.model.checkpoint)):
+        files = describe_checkpoint(recipe.model.checkpoint)
+    try:
+        return None if files is None else files.labels
+    except EnvironmentMismatch:
+        return None
 
 
 def check_resolution(recipe: Recipe) -> None:
@@ -52,7 +69,7 @@ def check_resolution(recipe: Recipe) -> None:
     No row is read, so a split that is cut from another one, or lies on the Hub, is passed over; and
     so is a metric whose score moves by less than an example, or that is not known yet.
     """
-    metric = expected_metric(recipe.to_dict())
+    metric = known_metric(recipe)
     if metric is None or metric in OF_NUMBERS:
         return
     source = recipe.data.search
@@ -63,7 +80,7 @@ def check_resolution(recipe: Recipe) -> None:
 
 
 def check_task(recipe: Recipe) -> None:
-    """Raise `RecipeError` when metric or columns do not fit a task that the recipe does not name.
+    """Raise `RecipeError` when metric, columns or pooling do not fit the task.
 
     A checkpoint on this machine tells the task; of one on the Hub only a metric that no task has
     can be told. Raises `EnvironmentMismatch` where the checkpoint is for no task.
@@ -74,6 +91,8 @@ def check_task(recipe: Recipe) -> None:
     except EnvironmentMismatch as error:
         raise EnvironmentMismatch(recipe.describe("model.checkpoint", str(error))) from error
     mistakes = [] if task is None else list(task_conflicts(data, task))
+    if task is not None and not is_folder(Path(recipe.model.checkpoint)):
+        load_task(task, pooling=recipe.model.pooling, normalize=recipe.model.normalize)
     if task is None and metric is not None:
         known = sorted({name for task in task_names() for name in task_class(task).metrics})
         if metric not in known:
@@ -86,17 +105,13 @@ def check_task(recipe: Recipe) -> None:
 
 
 def check_label_columns(recipe: Recipe) -> None:
-    """Raise `RecipeError` for labels in local files that are none of a checkpoint that lies here.
-
-    Call it when files and checkpoint were found.
-    """
-    task, checkpoint = expected_task(recipe.to_dict()), Path(recipe.model.checkpoint)
-    if task is None or not task_class(task).names_labels or not is_folder(checkpoint):
+    """Raise `RecipeError` for labels in local files that are not those of a local checkpoint."""
+    if (labels := known_labels(recipe)) is None:
         return
     needed = {"search", "certification"}
     needed = needed.union(*(step.required_splits() for step in recipe.possible_passes()))
     try:
-        check_labels(recipe.data, find_checkpoint(str(checkpoint)).labels, needed)
+        check_labels(recipe.data, labels, needed)
     except RecipeError as error:
         raise recipe.placed(error) from error
 
@@ -121,12 +136,38 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
 def check_local_checkpoints(recipe: Recipe) -> None:
     """Check every checkpoint that is not on the Hub, model, teachers and students.
 
-    Raises `EnvironmentMismatch`, which begins with the key, for the first one that will not do.
+    Raises `EnvironmentMismatch` with a line, which begins with the key, for each that will not do.
     """
-    task = expected_task(recipe.to_dict())
+    task = known_task(recipe)
+    problems: list[str] = []
     for key, name in _checkpoints(recipe):
-        if is_folder(Path(name)) or not HUB_ID.fullmatch(name):
-            _check(recipe, key, name, task)
+        if not is_folder(Path(name)) and HUB_ID.fullmatch(name):
+            continue
+        try:
+            files = _check(recipe, key, name, task)
+            _check_preprocessor(recipe, key, files, task)
+        except EnvironmentMismatch as error:
+            problems.extend(error.problems)
+    if problems:
+        raise EnvironmentMismatch(problems)
+
+
+def _check_preprocessor(recipe: Recipe, key: str, files: CheckpointFiles, task: str | None) -> None:
+    """Raise `EnvironmentMismatch` for a checkpoint without the files of a tokenizer."""
+    if task is None:
+        return
+    kind = task_class(task)
+    what = "tokenizer" if kind.has_sequence else "image processor"
+    try:
+        kind.require_files(files.directory)
+    except OSError as error:
+        raise EnvironmentMismatch(
+            recipe.describe(
+                key,
+                f"{files.name}: its {what} cannot be loaded ({error}); save the {what} beside the "
+                f"weights with save_pretrained",
+            )
+        ) from error
 
 
 def other_checkpoints(recipe: Recipe, task: str) -> dict[str, CheckpointFiles]:
@@ -147,26 +188,38 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
     Nothing but the small files of checkpoints is read; without `files` only the task is asked.
     """
     mistakes: list[str] = []
+    problems: list[str] = []
     left = files
     for position, step in enumerate(recipe.passes):
         found = list(step.unfit_for(task))
         if files is not None and left is not None:
-            found += step.unfit_to(left, files)
+            try:
+                found += step.unfit_to(left, files)
+            except EnvironmentMismatch as error:  # of a teacher or student, which is looked at too
+                problems.extend(error.problems)
             left = step.leaves(left) if isinstance(step, TorchPass) else left
         mistakes += [recipe.describe(f"passes.{position}.{key}", why) for key, why in found]
-    if mistakes:
-        raise RecipeError(mistakes)
+    raise_all(mistakes, problems)
 
 
 def check_local_passes(recipe: Recipe) -> None:
-    """Raise as `require_fitting_passes` does, where the checkpoint lies on this machine.
-
-    Call it when checkpoint and task were found.
-    """
-    task, checkpoint = expected_task(recipe.to_dict()), Path(recipe.model.checkpoint)
-    if task is not None and is_folder(checkpoint):
-        files = find_checkpoint(str(checkpoint))
+    """Raise as `require_fitting_passes` does, as far as task and checkpoint are known."""
+    task = known_task(recipe)
+    if task is not None:
+        files = None
+        if is_folder(Path(recipe.model.checkpoint)):
+            files = describe_checkpoint(recipe.model.checkpoint)
         require_fitting_passes(recipe, load_task(task), files)
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Raise `EnvironmentMismatch` for every package that a pass needs and that is not installed."""
+    problems = [
+        recipe.describe(f"passes.{position}.{setting}", why)
+        for position, step in enumerate(recipe.passes)
+        for setting, why in step.missing_packages()
+    ]
+    raise_all((), problems)
 
 
 def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -179,7 +232,8 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _check(recipe: Recipe, key: str, name: str, task: str | None) -> CheckpointFiles:
     try:
-        files = find_checkpoint(name)
+        revision = recipe.model.revision if key == "model.checkpoint" else None
+        files = find_checkpoint(name, revision=revision)
         # A student may be an encoder that was only pretrained; it then gets a head of its own.
         own_head = task is not None and files.has_head(task)
         if task is not None and (own_head or not key.endswith(".student")):
@@ -197,10 +251,13 @@ def check_text_inputs(recipe: Recipe) -> None:
     that the model's files contradict.
     """
     limits: dict[str, int] = {}
+    problems: list[str] = []
+    mistakes: list[str] = []
     for key, name in _checkpoints(recipe):
         if not is_folder(Path(name)):
             continue
-        files = find_checkpoint(name)
+        if (files := describe_checkpoint(name)) is None:
+            continue  # `check_local_checkpoints` says why
         try:
             limit = check_text_files(
                 files,
@@ -208,11 +265,13 @@ def check_text_inputs(recipe: Recipe) -> None:
                 pooling=_pooling(recipe, key, files),
             )
         except EnvironmentMismatch as error:
-            raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
+            problems.append(recipe.describe(key, str(error)))
         except RecipeError as error:
-            raise recipe.placed(error) from error
-        if limit is not None:
-            limits[key] = limit
+            mistakes.extend(recipe.placed(error).mistakes)
+        else:
+            if limit is not None:
+                limits[key] = limit
+    raise_all(mistakes, problems)
     if limits:
         _require_readable(recipe, limits)
 

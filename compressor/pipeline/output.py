@@ -105,16 +105,7 @@ def claim_output(
     when what would be removed holds an input, and when no run made it; `EnvironmentMismatch` when
     it cannot be written or another run is writing it, with `force` too.
     """
-    reason = no_folder(path)
-    if reason is not None and exists(path):
-        raise RecipeError(f"output: {path} {reason}; give a directory, or a name for a new one")
-    if (reason := unwritable(path)) is not None and not is_folder(path):
-        raise EnvironmentMismatch(
-            f"output: {path} cannot be written: it {reason}; give another --output"
-        )
-    # A folder that never held a run is refused before anything, even a lock, is put into it.
-    _refuse_occupied(path, force=force)
-    _refuse_inputs(path, inputs)
+    check_output(path, force=force, inputs=inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / _LOCK, timeout=0)
@@ -134,6 +125,22 @@ def claim_output(
         lock.release()
         raise _not_writable(path, error) from error
     return OutputDirectory(path, lock)
+
+
+def check_output(
+    path: Path, *, force: bool, inputs: Mapping[str, Path] = MappingProxyType({})
+) -> None:
+    """Raise as `claim_output` does for what can be told without writing anything."""
+    reason = no_folder(path)
+    if reason is not None and exists(path):
+        raise RecipeError(f"output: {path} {reason}; give a directory, or a name for a new one")
+    if (reason := unwritable(path)) is not None and not is_folder(path):
+        raise EnvironmentMismatch(
+            f"output: {path} cannot be written: it {reason}; give another --output"
+        )
+    # A folder that never held a run is refused before anything, even a lock, is put into it.
+    _refuse_occupied(path, force=force)
+    _refuse_inputs(path, inputs)
 
 
 def _refuse_inputs(path: Path, inputs: Mapping[str, Path]) -> None:

@@ -46,7 +46,6 @@ from compressor.pipeline.finish import PASSED, STOPPED, TERMINATED, finish, verd
 from compressor.pipeline.first_look import look_ahead, token_limits
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
-    check_inputs,
     fit_lengths,
     local_inputs,
     other_checkpoints,
@@ -54,6 +53,7 @@ from compressor.pipeline.inputs import (
 )
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
+from compressor.pipeline.preflight import check_inputs
 from compressor.pipeline.scorable import judge_baseline, judge_order
 from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages

@@ -67,6 +67,11 @@ class Task(ABC):
     names_labels: ClassVar[bool]  # whether outputs are of classes with names
     splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
 
+    @classmethod
+    @abstractmethod
+    def require_files(cls, directory: Path) -> None:
+        """Raise `OSError` when the files of the tokenizer or image processor are missing."""
+
     @abstractmethod
     def load_preprocessor(self, directory: str | Path) -> Any:
         """Load the tokenizer or image processor that lies in `directory` (no code from it runs)."""

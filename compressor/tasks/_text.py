@@ -36,15 +36,20 @@ class TextTask(Task):
     input_column: ClassVar[str] = "text"
     has_sequence: ClassVar[bool] = True
 
+    @classmethod
+    def require_files(cls, directory: Path) -> None:
+        """Raise `OSError` when there is no file that a tokenizer could be read from."""
+        require_plain_files(directory)
+        # Without these transformers makes a tokenizer with an empty vocabulary, and every word of
+        # every text becomes the unknown token.
+        if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+            raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} lies in {directory}")
+
     def load_preprocessor(self, directory: str | Path) -> Any:
         """Load the tokenizer; raises `OSError` when its files are missing."""
         from transformers import AutoTokenizer
 
-        require_plain_files(Path(directory))
-        # Without these transformers makes a tokenizer with an empty vocabulary, and every word of
-        # every text becomes the unknown token.
-        if not any((Path(directory) / name).is_file() for name in _TOKENIZER_FILES):
-            raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} lies in {directory}")
+        self.require_files(Path(directory))
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:

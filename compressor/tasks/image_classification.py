@@ -30,6 +30,13 @@ class ImageClassification(Classification):
     input_column: ClassVar[str] = "image"
     has_sequence: ClassVar[bool] = False
 
+    @classmethod
+    def require_files(cls, directory: Path) -> None:
+        """Raise `OSError` when there is no file that describes an image processor."""
+        require_plain_files(directory)
+        if not any((directory / name).is_file() for name in _PROCESSOR_FILES):
+            raise FileNotFoundError(f"none of {', '.join(_PROCESSOR_FILES)} lies in {directory}")
+
     def load_preprocessor(self, directory: str | Path) -> Any:
         """Load the image processor; its Pillow form, because torchvision is not required.
 
@@ -37,9 +44,7 @@ class ImageClassification(Classification):
         """
         from transformers import AutoImageProcessor
 
-        require_plain_files(Path(directory))
-        if not any((Path(directory) / name).is_file() for name in _PROCESSOR_FILES):
-            raise FileNotFoundError(f"none of {', '.join(_PROCESSOR_FILES)} lies in {directory}")
+        self.require_files(Path(directory))
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
         processor = load(directory, backend="pil", trust_remote_code=False)
         return ImageReader(processor, _channels(processor, _config(Path(directory))))

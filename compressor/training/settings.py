@@ -6,13 +6,12 @@ one default and one description everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.errors import EnvironmentMismatch
 from compressor.paths import LocalPath
 
 
@@ -77,17 +76,15 @@ class TrainingSettings(BaseModel):
         """Return which setting makes this training read labels; None where none does."""
         return None
 
-    @field_validator("tensorboard")
-    @classmethod
-    def _tensorboard_is_there(cls, folder: Path | None) -> Path | None:
-        # Not a mistake of the recipe, and found before anything runs all the same.
-        if folder is not None and find_spec("tensorboard") is None:
-            raise EnvironmentMismatch(
-                f"tensorboard: writing into {folder} needs the package tensorboard, which is not "
+    def missing_packages(self) -> Iterator[tuple[str, str]]:
+        """Yield every setting that needs a package which is not installed, with what to do."""
+        if self.tensorboard is not None and find_spec("tensorboard") is None:
+            yield (
+                "tensorboard",
+                f"writing into {self.tensorboard} needs the package tensorboard, which is not "
                 f"installed; install compressor with its extra 'tensorboard', or leave the "
-                f"setting out"
+                f"setting out",
             )
-        return folder
 
 
 class FinetuneSettings(TrainingSettings):

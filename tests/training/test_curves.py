@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from compressor.data import Dataset
-from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel
+from compressor.passes.prune_magnitude import PruneMagnitude
 from compressor.training import settings as settings_module
 from compressor.training.recovery import finetune
 from compressor.training.run import TrainingRun
@@ -108,11 +108,15 @@ def test_curves_do_not_make_it_another_training(
     assert finetune(tiny_bert, text_dataset, settings, training_run) == first
 
 
-def test_a_missing_package_is_told_when_the_recipe_is_read(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_package_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
+    training = FinetuneSettings(tensorboard=Path("curves"))
+    step = PruneMagnitude(on_failure=None, sparsity=0.5, finetune=training)
 
-    with pytest.raises(EnvironmentMismatch, match="needs the package tensorboard"):
-        FinetuneSettings(tensorboard=Path("curves"))
+    [(setting, why)] = step.missing_packages()
+
+    assert setting == "finetune.tensorboard"
+    assert "needs the package tensorboard" in why
 
 
 def test_the_folder_is_relative_to_the_recipe(tmp_path: Path):

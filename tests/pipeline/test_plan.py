@@ -1,0 +1,83 @@
+"""What a run would do is said before it, with what to think of first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compressor.certificate.score_bound import tango_upper_bound
+from compressor.pipeline.plan import render_plan
+from compressor.pipeline.preflight import check_inputs
+from compressor.proof import least_proof
+from compressor.recipe import load_recipe
+
+
+def plan(folder: Path, checkpoint: Path | str, data: str, more: str = "") -> list[str]:
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"model: {{checkpoint: '{checkpoint}'}}\ndata: {data}\nbudget: {{max_drop: 0.01}}\n"
+        f"passes: [{{kind: prune_structured, ratio: 0.2, on_failure: repair}}]\n{more}"
+    )
+    recipe = load_recipe(path)
+    return render_plan(recipe, check_inputs(recipe)).splitlines()
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    for name, count in (("dev.csv", 100), ("proof.csv", 50)):
+        (tmp_path / name).write_text("text,label\n" + "fine,1\nbad,0\n" * count)
+    return tmp_path
+
+
+def test_the_plan_names_rows_labels_passes_and_output(rows: Path, tiny_bert_dir: Path):
+    lines = plan(rows, tiny_bert_dir, "{search: {path: dev.csv}}", "output: out\n")
+    assert "  task           text-classification" in lines
+    assert "  labels         negative, positive" in lines
+    assert "  budget         accuracy may fall by at most 1 point" in lines
+    assert "  pass 1         prune_structured (milder settings are tried if it fails)" in lines
+    assert "  calibration    40 rows cut from search, to calibrate on" in lines
+    assert f"  search         160 rows of {rows}/dev.csv, to judge each pass" in lines
+    assert "  certification  none" in lines
+    assert f"  output         {rows}/out" in lines
+    assert lines[-1] == f"nothing was run; next: compress run {rows}/recipe.yaml"
+
+
+def test_without_rows_to_prove_with_a_warning_says_so(rows: Path, tiny_bert_dir: Path):
+    lines = plan(rows, tiny_bert_dir, "{search: {path: dev.csv}}")
+    [warning] = [line for line in lines if line.startswith("warning")]
+    assert warning.startswith("warning: nothing will be proven, because there is no certification")
+    assert lines[-1].endswith("recipe.yaml --output DIRECTORY")
+
+
+def test_rows_that_cannot_prove_the_budget_are_told(rows: Path, tiny_bert_dir: Path):
+    data = "{search: {path: dev.csv}, certification: {path: proof.csv}}"
+    [warning] = [line for line in plan(rows, tiny_bert_dir, data) if line.startswith("warning")]
+    assert "100 certification rows prove a drop of at most 3.039 points even when" in warning
+
+
+@pytest.mark.parametrize("num_examples", [20, 572, 10_000])
+def test_the_least_that_rows_prove_is_tangos_bound_without_a_change(num_examples: int):
+    expected = tango_upper_bound(0, 0, num_examples, confidence=0.95)
+    assert least_proof(num_examples, 0.95) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rows_that_are_trained_on_and_judged_by_are_told(rows: Path, tiny_bert_dir: Path):
+    data = "{train: {path: dev.csv}, search: {path: dev.csv}}"
+    lines = plan(rows, tiny_bert_dir, data)
+    assert any("data.train and data.search read the same rows" in line for line in lines)
+
+
+def test_rows_on_the_hub_are_said_not_to_be_looked_at(rows: Path):
+    lines = plan(rows, "org/model", "{search: {hub: org/rows, split: test}}")
+    assert "  task           known when the checkpoint is loaded" in lines
+    assert (
+        "  search         an unknown number of rows of hub:org/rows:test, to judge each pass"
+        in (lines)
+    )
+    assert "warning: not every row of data.search was checked; the run does that first" in lines
+
+
+def test_rows_that_were_not_read_are_counted_by_their_lines(rows: Path):
+    lines = plan(rows, "org/model", "{search: {path: dev.csv}}")
+    assert f"  search         at most 160 rows of {rows}/dev.csv, to judge each pass" in lines
