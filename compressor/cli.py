@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
 
 from compressor import __version__
 from compressor.errors import (
@@ -34,20 +35,75 @@ if TYPE_CHECKING:
 
     from compressor.measurements import RunReport
 
+FLAG = ""  # in place of `<bool>`, which typer shows as if a flag took a value
+# The commands in the order in which they are used, each with what it cannot do without.
+_NEEDS = {
+    "quickstart": "",
+    "init": "a checkpoint and rows: compress init ./my-model --data rows.csv",
+    "validate": "a recipe: compress validate recipe.yaml",
+    "run": "a recipe: compress run recipe.yaml (compress init writes one for your model and data)",
+    "compare": "output directories of runs: compress compare runs/first runs/second",
+    "inspect": "a checkpoint, an .onnx file or an artifact: compress inspect ./my-model",
+    "passes": "",
+}
+
+
+class _Group(TyperGroup):
+    """The commands in the order of `_NEEDS`; what one lacks is told with an example."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # vendored
+        """Return the names in the order in which a newcomer meets them."""
+        usual = list(_NEEDS)
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: usual.index(name) if name in usual else len(usual))
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # vendored
+        """Return --help without a value beside it."""
+        return _without_value(super().get_help_option(ctx))
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # vendored
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Only that something is missing comes without words of its own.
+            name = None if error.ctx is None else error.ctx.info_name
+            if not error.message and (need := _NEEDS.get(str(name))):
+                error.message = f"compress {name} needs {need}"
+            raise
+
+
+class _Command(TyperCommand):
+    """A command whose --help shows no value."""
+
+    def get_help_option(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # vendored
+        """Return --help without a value beside it."""
+        return _without_value(super().get_help_option(ctx))
+
+
+def _without_value(option: Any) -> Any:
+    if option is not None:
+        option.metavar = FLAG
+    return option
+
+
 app = typer.Typer(
     name="compress",
+    cls=_Group,
     help="Make a Hugging Face checkpoint smaller and faster, and prove that it is still accurate.",
-    epilog="Exit codes: 0 done, 2 bad recipe, 3 environment, 4 step failed, 5 budget exceeded, "
-    "6 budget not proven.",
+    epilog="[bold]Your own model:[/] compress init ./my-model --data rows.csv, then compress run "
+    "recipe.yaml\n\nExit codes: 0 done, 1 a bug in compressor, 2 bad recipe or arguments, "
+    "3 environment (checkpoint, data, package, memory or disk), 4 step failed, 5 budget exceeded, "
+    "6 budget not proven, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.",
     no_args_is_help=True,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 out = Console()
 err = Console(stderr=True)
 
-FLAG = ""  # in place of `<bool>`, which typer shows as if a flag took a value
-RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as passes.0.ratio=0.4."),
@@ -118,7 +174,10 @@ def version(
         raise typer.Exit
 
 
-@app.command()
+@app.command(
+    epilog="Example: compress run recipe.yaml --output runs/first --set passes.0.ratio=0.4. Stop "
+    "it whenever you like: the same command resumes."
+)
 def run(
     recipe: RecipeArgument,
     settings: SetOption = None,
@@ -152,7 +211,7 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Carry out a recipe: compress, verify, export, benchmark, report."""
+    """Carry out a recipe: compress, verify, export, report."""
     from compressor.pipeline.preflight import load_whole
 
     loaded = load_whole(recipe, settings or ())
@@ -189,7 +248,12 @@ def run(
 
 @app.command()
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
-    """Check a recipe and all it names in seconds, without running it, and show the plan."""
+    """Check a recipe without running it, and show the plan.
+
+    Everything is told at once: the recipe's own mistakes, files, columns, labels and checkpoints.
+    The exit code is 2 where anything in the recipe is wrong, 3 where only something that it names
+    is missing on this machine.
+    """
     from compressor.pipeline.plan import render_plan
     from compressor.pipeline.preflight import check_machine, load_whole
 
@@ -216,6 +280,11 @@ def compare(
         raise EnvironmentMismatch(f"--html {html}: {reason}; give a file to write the page to")
     reports = [(str(path), read_report(path)) for path in runs]
     out.print(render_comparison_text(reports))
+    if len(runs) == 1:
+        out.print(
+            f"this is one run; put others beside it: compress compare {escape(str(runs[0]))} OTHER",
+            soft_wrap=True,
+        )
     if html is not None:
         try:
             html.write_text(render_comparison_html(reports), encoding="utf-8")
@@ -247,7 +316,7 @@ def passes(
     out.print(text, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: compress init ./my-model --data rows.csv --text review --label stars")
 def init(
     checkpoint: Annotated[str, typer.Argument(help="A directory or a Hub id such as org/name.")],
     data: Annotated[Path, typer.Option(help="Rows to judge on: csv, tsv, json lines or parquet.")],
@@ -275,7 +344,10 @@ def init(
         bool, typer.Option("--force", metavar=FLAG, help="Replace a recipe that exists.")
     ] = False,
 ) -> None:
-    """Write a commented starter recipe for a checkpoint, data and this machine."""
+    """Write a starter recipe for your checkpoint and rows.
+
+    It is commented, fits this machine, and is ready to run.
+    """
     from compressor.console import ConsoleProgress
 
     _prepare_torch()
@@ -321,7 +393,10 @@ def inspect(
         ),
     ] = True,
 ) -> None:
-    """Show where bytes and time are, what passes could save, and whether int8 is exact."""
+    """Show where bytes and time go, and what could be saved.
+
+    Of an .onnx file or an artifact also whether its int8 products are exact.
+    """
     from compressor.console import ConsoleProgress
     from compressor.inspection.facts import OnnxFacts, to_dict
     from compressor.inspection.paths import find_onnx, inspect_path
@@ -361,3 +436,7 @@ def _print_report(report: RunReport, directory: Path | None) -> None:
 
     out.print(render_summary(report.to_dict()))
     out.print(f"report: {escape(str(directory))}/report.html", soft_wrap=True)
+
+
+for _info in app.registered_commands:
+    _info.cls = _Command

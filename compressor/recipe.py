@@ -39,7 +39,7 @@ from compressor.mistakes import (
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.settings import ModelSettings
 from compressor.passes import Pass, TorchPass, discover
-from compressor.paths import LocalPath, unreadable
+from compressor.paths import ABSENT, LocalPath, exists, is_folder, no_folder, unreadable
 from compressor.readable import readable_part
 from compressor.recipe_rules import MOST_PASSES, find_conflicts
 from compressor.yaml_source import Document, parse_document
@@ -59,6 +59,9 @@ _STAND_INS: Mapping[tuple[str | int, ...], Any] = {
 }
 # Sections that no rule about repair and goals speaks of.
 _APART = {"model", "data", "export", "report", "seed", "output"}
+# What else a command may be given by mistake, told by its name.
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_MODELS = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
@@ -374,9 +377,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `RecipeError` with every mistake that the file and the overrides hold.
     """
     path = Path(path)
+    if (other := not_a_recipe(path)) is not None:
+        raise RecipeError(f"{path}: {other}")
     reason = unreadable(path, largest=_MAX_BYTES)
     if reason is not None:
-        raise RecipeError(f"{path}: {reason}; give the path of a recipe, a YAML file below 1 MiB")
+        near = _recipes_beside(path) if reason == ABSENT else ""
+        raise RecipeError(
+            f"{path}: {reason}; give the path of a recipe, a YAML file below 1 MiB{near}"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -391,6 +399,39 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path}:{line}: not UTF-8 ({error.reason}); save the recipe as UTF-8"
         ) from error
     return parse_recipe(text, path=path, overrides=overrides)
+
+
+def not_a_recipe(path: Path) -> str | None:
+    """Say what a path is that was given in place of a recipe, and what to do; None if unknown."""
+    if is_folder(path):
+        if exists(path / "report.json"):
+            return "is the output directory of a run; give the recipe, a YAML file"
+        if exists(path / "config.json") or exists(path / "modules.json"):
+            return (
+                f"is a checkpoint, not a recipe; write a recipe for it with compress init {path} "
+                f"--data ROWS.csv, and run that"
+            )
+    if path.suffix.lower() in _ROWS:
+        return (
+            f"is a file of rows, not a recipe; write a recipe with compress init CHECKPOINT "
+            f"--data {path}, and run that"
+        )
+    if path.suffix.lower() in _MODELS:
+        return (
+            "is a file of a model, not a recipe; a recipe names the checkpoint to begin with, a "
+            "folder that save_pretrained wrote: compress init CHECKPOINT --data ROWS.csv writes one"
+        )
+    return None
+
+
+def _recipes_beside(path: Path) -> str:
+    """Return which recipe may be meant where `path` does not exist."""
+    if not is_folder(path.parent) or no_folder(path.parent) is not None:
+        return ""
+    found = sorted(item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml"))
+    if not found:
+        return " (compress init CHECKPOINT --data ROWS.csv writes one)"
+    return did_you_mean(path.name, found, noun="here")
 
 
 def parse_recipe(text: str, *, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -251,9 +251,10 @@ def _is_unicode(text: str) -> bool:
 def _syntax_mistake(error: yaml.YAMLError, text: str, name: str) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         context = f" ({error.context})" if error.context else ""
-        return (
-            f"{name}:{error.problem_mark.line + 1}: not valid YAML here: {error.problem}{context}"
-        )
+        place = f"{name}:{error.problem_mark.line + 1}"
+        if "'\\t'" in (error.problem or ""):
+            return f"{place}: a tab, which YAML does not take; indent with spaces"
+        return f"{place}: not valid YAML here: {error.problem}{context}"
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"{name}:{line}: character U+{error.character:04X} is not allowed in YAML"

@@ -539,7 +539,8 @@ def test_an_absent_recipe_is_a_recipe_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     assert caught.value.mistakes == (
-        f"{path}: does not exist; give the path of a recipe, a YAML file below 1 MiB",
+        f"{path}: does not exist; give the path of a recipe, a YAML file below 1 MiB (compress "
+        f"init CHECKPOINT --data ROWS.csv writes one)",
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MODEL = "model.onnx"
 _MANIFEST = "manifest.json"
+_OTHERS = (".yaml", ".yml", ".json", ".csv", ".tsv", ".jsonl", ".parquet", ".safetensors", ".bin")
 
 
 def inspect_path(
@@ -61,6 +62,11 @@ def find_onnx(path: Path) -> Path | None:
     """
     reason = unreadable(path)
     if reason is None:
+        if path.suffix in _OTHERS:
+            raise RecipeError(
+                f"{path}: is no model; give a checkpoint (a directory or a Hub id), an .onnx file "
+                f"or an artifact"
+            )
         return path
     if exists(path) and not is_folder(path):
         raise EnvironmentMismatch(f"{path}: {reason}; give an .onnx file or a directory")

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import EnvironmentMismatch
+from compressor.errors import EnvironmentMismatch, shortened
 from compressor.models.head import (
     HeadProblem,
     is_cross_encoder,
@@ -56,6 +56,7 @@ _REFUSED = {
     "fusion_config": "replaces parts of the model while it is loaded; remove the key",
 }
 _MOST_LABELS = 1_000_000
+_MOST_CHARACTERS = 120  # of what the Hub's client says, which is several lines
 # Model types that compute positions as position_embedding_type says.
 _OWN_POSITIONS = ("esm",)
 # Model types that read sound, some of whose heads are called as those for texts.
@@ -290,7 +291,8 @@ def _download(checkpoint: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise EnvironmentMismatch(
             f"{checkpoint}: no such directory, and it could not be fetched from the Hub "
-            f"({type(error).__name__}: {error}); check the name, the network and HF_TOKEN"
+            f"({type(error).__name__}: {shortened(error, _MOST_CHARACTERS)}); check the name, the "
+            f"network and HF_TOKEN"
         ) from error
 
 

@@ -78,7 +78,8 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     if (reason := unreadable(path)) not in (None, ABSENT):
         raise EnvironmentMismatch(f"{path}: {reason}; give an ONNX file")
     try:
-        model = onnx.load(path, load_external_data=weights)
+        # Its extension may be that of another format, such as .json, which would be read as text.
+        model = onnx.load(path, format="protobuf", load_external_data=weights)
     except FileNotFoundError as error:
         raise EnvironmentMismatch(f"{path}: not found, or its data file is missing") from error
     except _UNREADABLE as error:

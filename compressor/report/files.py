@@ -10,8 +10,8 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION
-from compressor.mistakes import refuse_constant
-from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, unreadable
+from compressor.mistakes import listing, refuse_constant
+from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, no_folder, unreadable
 from compressor.report.schema import problems
 
 REPORT_JSON = "report.json"
@@ -45,6 +45,7 @@ def read_report(path: Path) -> dict[str, Any]:
         why = "no such report" if reason == ABSENT else reason
         raise EnvironmentMismatch(
             f"{file}: {why}; give the output directory of a run, or its {REPORT_JSON}"
+            f"{_runs_inside(path)}"
         )
     data = _load(file)
     if not isinstance(data, dict):
@@ -61,6 +62,14 @@ def read_report(path: Path) -> dict[str, Any]:
         listing = "\n".join(f"  {problem}" for problem in found)
         raise ReportError(f"{file}: not a complete report; run the recipe again\n{listing}")
     return data
+
+
+def _runs_inside(path: Path) -> str:
+    """Name the runs that lie in a directory which is none itself."""
+    if no_folder(path) is not None:
+        return ""
+    found = sorted(str(item.parent) for item in path.glob(f"*/{REPORT_JSON}"))
+    return f" (there are runs in {listing(found)})" if found else ""
 
 
 def _load(file: Path) -> Any:
