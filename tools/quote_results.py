@@ -1,24 +1,34 @@
 """Write the tables of the documentation from the results files, or check that they agree.
 
-    tools/quote_results.py            writes the tables into README.md
+    tools/quote_results.py            writes the tables into README.md and the pages of docs
     tools/quote_results.py --check    exits with 1 when a table is not what its file says
 
 A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`; NAME is one of the
-functions below. Figures are written nowhere else: a test looks for those that are.
+functions below. Those about rows quote no file: they ask the certificate itself what so many rows
+prove. Figures are written nowhere else: a test looks for those that are.
 """
 
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import ROOT, read_results
+from results import FOLDER, ROOT, read_results
+from scipy import stats
 
-DOCUMENTS = (ROOT / "README.md",)
+from compressor.certificate import tango_upper_bound
+from compressor.certificate.certify import certify_agreement, certify_paired
+
+DOCS = ROOT / "docs"
+# The reference is made from the code: its numbers are settings, and no measurements.
+PAGES = tuple(path for path in sorted(DOCS.rglob("*.md")) if DOCS / "reference" not in path.parents)
+DOCUMENTS = (ROOT / "README.md", *PAGES)
 BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 RECIPES = ("sst2-minilm",)
 # Rows of `compare_int8` that are shown, with what they are called; None: as there.
@@ -33,6 +43,14 @@ INT8_FILES = {
     "Olive, OnnxDynamicQuantization, per_channel": None,
     "NNCF, quantize for transformers, 300 rows": None,
 }
+# Of the tables of rows: what a budget is, what share of answers differs, how many rows there are.
+ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
+AGREEMENT_BUDGETS = (0.01, 0.02, 0.03, 0.05)
+CHANGED = (0.01, 0.02, 0.05)
+_SURE = 0.95  # confidence of every certificate, unless the recipe asks for another
+_POWER = 0.8  # the chance that so many rows settle the question
+_SIZES = [*range(1, 100), *range(100, 1000, 10), *range(1000, 20_001, 100)]
+ROWS = (50, 100, 200, 500, 1000, 2000, 5000)
 _CONFIDENCE = "95%"  # of a statement about the product, which no tool measures
 # A number and what makes it a figure of speed, size or accuracy.
 _FIGURE = re.compile(r"\d(?:[\d.,]*)\s?(?:×|x (?:smaller|faster)|[MG]B\b|% |%\)|points\b|CPU s)")
@@ -45,20 +63,22 @@ def main() -> int:
     stale = []
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        if (fresh := with_tables(text)) != text:
-            stale.append(path.name)
+        if (fresh := with_tables(text, path.parent)) != text:
+            stale.append(path.relative_to(ROOT).as_posix())
             if not check:
                 path.write_text(fresh, encoding="utf-8")
     print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'none'}")
     return int(check and bool(stale))
 
 
-def with_tables(text: str) -> str:
-    """Return a document with each table made anew from its results file."""
+def with_tables(text: str, folder: Path) -> str:
+    """Return a document in `folder` with each table made anew from its results file."""
+    files = Path(os.path.relpath(FOLDER, folder)).as_posix()
 
     def table(block: re.Match[str]) -> str:
         name = block["name"]
-        return f"<!-- results: {name} -->\n{TABLES[name]()}\n<!-- end of results -->"
+        lines = TABLES[name]().replace("(docs/results/", f"({files}/")
+        return f"<!-- results: {name} -->\n{lines}\n<!-- end of results -->"
 
     return BLOCK.sub(table, text)
 
@@ -66,7 +86,7 @@ def with_tables(text: str) -> str:
 def figures_outside_tables(text: str) -> list[str]:
     """Return the lines of a document that hold a figure which no results file stands behind."""
     bare = BLOCK.sub("", text)
-    bare = re.sub(r"```.*?```", "", bare, flags=re.DOTALL)  # recipes and commands
+    bare = re.sub(r"```.*?```|`[^`\n]*`", "", bare, flags=re.DOTALL)  # recipes and commands
     return [line for line in bare.splitlines() if _FIGURE.search(line.replace(_CONFIDENCE, ""))]
 
 
@@ -124,6 +144,94 @@ def int8() -> str:
     return "\n".join([*lines, "", source("int8", results)])
 
 
+def rows_for_accuracy() -> str:
+    """Return how many rows prove a budget of accuracy, by the share of answers that changed."""
+    return _rows_table(chance_for_accuracy, ACCURACY_BUDGETS, "points")
+
+
+def rows_for_agreement() -> str:
+    """Return how many rows prove a budget of changed answers, by the share that changed."""
+    return _rows_table(chance_for_agreement, AGREEMENT_BUDGETS, "%")
+
+
+def chance_for_accuracy(size: int, changed: float, budget: float) -> float:
+    """Return how often `size` rows certify a model whose accuracy is that of the original.
+
+    Of its answers the share `changed` differs, as often for the better as for the worse; exact,
+    over all counts of changes and, among them, of losses.
+    """
+    spread = 6 * np.sqrt(size * changed) + 6  # standard deviations, beyond which is no mass
+    first, last = (max(0, min(size, int(size * changed + side * spread))) for side in (-1, 1))
+    counts = np.arange(first, last + 1)
+    most = [_most_losses(int(count), size, budget) for count in counts]
+    chance = stats.binom.pmf(counts, size, changed) * stats.binom.cdf(most, counts, 0.5)
+    return float(chance.sum())
+
+
+def chance_for_agreement(size: int, changed: float, budget: float) -> float:
+    """Return how often `size` rows certify a model of whose answers the share `changed` differs."""
+    counts = np.arange(int(size * budget) + 1)  # with more, the share itself is over the budget
+    bounds = stats.beta.ppf(_SURE, counts + 1, size - counts)
+    return float(stats.binom.cdf(np.sum(bounds <= budget) - 1, size, changed))
+
+
+def _most_losses(flips: int, size: int, budget: float) -> int:
+    """Return the most losses among `flips` with which the budget is certified, -1 for none."""
+    low, high = -1, flips + 1
+    while high - low > 1:
+        losses = (low + high) // 2
+        bound = tango_upper_bound(losses, flips - losses, size, confidence=_SURE)
+        low, high = (losses, high) if bound <= budget else (low, losses)
+    return low
+
+
+def rows_prove() -> str:
+    """Return the largest drop that is still possible when no answer changed, by rows."""
+    lines = [
+        "| certification rows | accuracy: at most | agreement: at most |",
+        "|--:|:--|:--|",
+    ]
+    for size in ROWS:
+        right, flips = np.ones(size, dtype=bool), np.zeros(size, dtype=bool)
+        lost = certify_paired(right, right, max_drop=0.01).upper_bound
+        changed = certify_agreement(flips, max_drop=0.01).upper_bound
+        cells = (f"{size:,}", f"{_up(lost)} points lost", f"{_up(changed)}% of answers changed")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _rows_table(
+    chance: Callable[[int, float, float], float], budgets: Sequence[float], unit: str
+) -> str:
+    """Return rows by budget and share of changed answers; a dash where no number would do."""
+    shares = " | ".join(f"{100 * share:g}% changed" for share in CHANGED)
+    lines = [f"| `max_drop` | none changed | {shares} |", "|:--|" + "--:|" * (1 + len(CHANGED))]
+    for budget in budgets:
+        sizes = [_rows_needed(chance, share, budget) for share in (0.0, *CHANGED)]
+        cells = ["–" if size is None else f"{size:,}" for size in sizes]
+        amount = f"{100 * budget:g} {unit}".replace(" %", "%")
+        name = amount.removesuffix("s") if amount == "1 points" else amount
+        lines.append(f"| `{budget:g}` ({name}) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _rows_needed(
+    chance: Callable[[int, float, float], float], changed: float, budget: float
+) -> int | None:
+    """Return the fewest rows, to two digits, with which four proofs in five succeed."""
+    low, high = 0, len(_SIZES)
+    while high - low > 1:
+        middle = (low + high) // 2
+        is_enough = chance(_SIZES[middle], changed, budget) >= _POWER
+        low, high = (low, middle) if is_enough else (middle, high)
+    return _SIZES[high] if high < len(_SIZES) else None
+
+
+def _up(share: float) -> str:
+    """Return a share in per cent, rounded up, so that what it bounds stays bounded."""
+    return f"{np.ceil(10_000 * share - 1e-9) / 100:.2f}"
+
+
 def source(name: str, results: Mapping[str, Any]) -> str:
     """Return the line under a table: command, commit, machine, versions and date."""
     versions = results["versions"]
@@ -150,7 +258,13 @@ def speeds(measured: Sequence[Mapping[str, float]]) -> str:
     return f"{middle:.1f}× ({low:.1f} to {high:.1f})"
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipes, "int8": int8}
+TABLES: dict[str, Callable[[], str]] = {
+    "recipes": recipes,
+    "int8": int8,
+    "rows_prove": rows_prove,
+    "rows_for_accuracy": rows_for_accuracy,
+    "rows_for_agreement": rows_for_agreement,
+}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from compressor.certificate import tango_upper_bound
 
 
 @pytest.fixture(scope="module")
@@ -14,13 +17,52 @@ def quote(load_script: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_every_table_is_what_its_results_file_says(quote: ModuleType):
-    texts = [path.read_text(encoding="utf-8") for path in quote.DOCUMENTS]
-    assert [quote.with_tables(text) for text in texts] == texts
+    texts = {path: path.read_text(encoding="utf-8") for path in quote.DOCUMENTS}
+    fresh = {path: quote.with_tables(text, path.parent) for path, text in texts.items()}
+    assert fresh == texts
 
 
 def test_no_figure_stands_outside_the_tables(quote: ModuleType):
-    texts = [path.read_text(encoding="utf-8") for path in quote.DOCUMENTS]
-    assert [quote.figures_outside_tables(text) for text in texts] == [[] for _ in texts]
+    texts = {path: path.read_text(encoding="utf-8") for path in quote.DOCUMENTS}
+    found = {path: quote.figures_outside_tables(text) for path, text in texts.items()}
+    assert found == {path: [] for path in texts}
+
+
+def test_every_page_but_the_generated_ones_is_looked_through(quote: ModuleType):
+    pages = {path.relative_to(quote.ROOT).as_posix() for path in quote.DOCUMENTS}
+    assert {"README.md", "docs/getting-started.md", "docs/guides/very-few-rows.md"} <= pages
+    assert not [page for page in pages if page.startswith("docs/reference/")]
+
+
+def test_a_link_to_a_results_file_leads_there_from_the_page(quote: ModuleType):
+    block = "<!-- results: int8 -->\n\n<!-- end of results -->"
+    page = quote.with_tables(block, quote.ROOT / "docs" / "understanding")
+    assert "(../results/int8.json)" in page
+    assert "(docs/results/int8.json)" in quote.with_tables(block, quote.ROOT)
+
+
+def test_rows_without_a_change_prove_what_the_binomial_leaves_possible(quote: ModuleType):
+    # Nothing changed in 500 rows: a rate of r would show that with a chance of (1 - r)^500, which
+    # is 5% at r = 1 - 0.05^(1/500) = 0.5974%.
+    assert "| 500 | 0.63 points lost | 0.60% of answers changed |" in quote.rows_prove()
+
+
+def test_the_chance_of_a_proof_of_agreement_is_summed_by_hand(quote: ModuleType):
+    # 93 rows are enough for a bound of 5% with at most 1 change, 2 ask for 124: then
+    # P(at most 1 of 93) at 1% is 0.99^93 + 93 * 0.01 * 0.99^92.
+    expected = 0.99**93 + 93 * 0.01 * 0.99**92
+    assert quote.chance_for_agreement(93, 0.01, 0.05) == pytest.approx(expected)
+
+
+def test_the_chance_of_a_proof_of_accuracy_is_that_of_drawn_models(quote: ModuleType):
+    random = np.random.default_rng(0)
+    flips = random.binomial(430, 0.02, size=4000)
+    losses = random.binomial(flips, 0.5)
+    counts = zip(flips.tolist(), losses.tolist(), strict=True)
+    bounds = [tango_upper_bound(lost, all_ - lost, 430, confidence=0.95) for all_, lost in counts]
+    drawn = np.mean(np.array(bounds) <= 0.02)
+    # Standard error of the drawn share: sqrt(0.8 * 0.2 / 4000) = 0.0063.
+    assert quote.chance_for_accuracy(430, 0.02, 0.02) == pytest.approx(drawn, abs=0.025)
 
 
 def test_a_figure_that_somebody_writes_by_hand_is_found(quote: ModuleType):
