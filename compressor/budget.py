@@ -54,12 +54,12 @@ class CompressionTarget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_megabytes: Annotated[float, Field(strict=True)] | None = Field(
-        None, gt=0, description="goal: largest size of the ONNX file, MB (10^6 bytes)"
+        None, gt=0, description="goal: the ONNX file has at most this size, in MB (10^6 bytes)"
     )
     speedup: Annotated[float, Field(strict=True)] | None = Field(
         None,
         gt=1,
-        description="goal: how many times faster than the baseline, at least; a ratio of median "
+        description="goal: at least this many times faster than the baseline; a ratio of median "
         "latencies on the first of benchmark.providers, timed in turns",
     )
     batch_size: int | None = Field(
@@ -73,7 +73,8 @@ class CompressionTarget(BaseModel):
         "benchmark.sequence_lengths; not used for images",
     )
     strongest: bool = Field(
-        False, description="goal: the largest fraction with which every gate holds"
+        False,
+        description="goal: the largest fraction with which every gate holds, true or left out",
     )
 
     @model_validator(mode="after")
@@ -112,39 +113,43 @@ class AccuracyBudget(BaseModel):
 
     metric: str | None = Field(
         None,
-        description="metric of the task; left out, its first one; agreement needs no labels: the "
-        "share of answers that equal the untouched checkpoint's",
+        description="score that is judged: for classifiers accuracy, f1_macro, "
+        "matthews_correlation, or agreement, the share of predictions that equal the untouched "
+        "checkpoint's, which needs no labels; for sentence encoders cosine or rank_agreement, "
+        "without labels, or spearman; left out, accuracy or cosine",
     )
     max_drop: Share = Field(
         ge=0,
-        description="largest drop below the baseline, absolute (0.01 is one point); cumulative",
+        description="how far the score may fall below the untouched checkpoint's, all passes "
+        "together, as a part of the whole score: 0.01 is one point",
     )
 
     confidence: float = Field(
         default=0.95,
         gt=0.5,
         lt=1,
-        description="of the certificate: how sure the bound on the drop must be, one-sided",
+        description="how sure a proof has to be: the chance that the bound on the drop holds",
     )
 
     slices: Annotated[tuple[Slice, ...], AfterValidator(_each_once)] = Field(
         default=(),
         max_length=100,
-        description="groups of examples that are judged by themselves: label (each class), length "
+        description="groups of rows that are judged by themselves: label (each class), length "
         "(short, medium and long texts), or a column of the data file (each of its values)",
     )
     max_slice_drop: Share | None = Field(
         default=None,
         ge=0,
-        description="largest drop in accuracy of any slice, absolute; a slice whose drop is proven "
-        "to be larger then fails the run; left out, slices are compared with max_drop and only "
-        "reported",
+        description="how far the score of any slice may fall: one that is proven to have fallen "
+        "further ends the run with exit code 5; left out, slices are compared with max_drop and "
+        "only reported",
     )
 
     target: CompressionTarget | None = Field(
         default=None,
-        description="a goal that the run finds the mildest way to, by searching the fraction of "
-        "its one pass that has one; what the recipe writes there is the most that may go",
+        description="a size or speed to reach in place of a fixed fraction: the run searches the "
+        "fraction of the one pass that has one, such as the ratio of prune_structured, and the "
+        "fraction in the recipe is the most that it may take",
     )
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 # Of an OSError that no code is to blame for: the disk is full, read-only or broken.
@@ -284,3 +285,68 @@ class NotCertified(BudgetExceeded):
             f"{points(max_drop)}; give data.certification {rows}, raise budget.max_drop, or accept "
             f"the missing proof with --allow-inconclusive",
         )
+
+
+@dataclass(frozen=True)
+class ExitCode:
+    """What an exit code of `compress` means, and what to do about it."""
+
+    name: str  # as the last line of `compress --help` has it
+    meaning: str
+    advice: str
+
+
+# The command line and the documentation read them here.
+EXIT_CODES = {
+    0: ExitCode(
+        "done", "Every gate held, and every proof that the recipe asked for was given.", ""
+    ),
+    1: ExitCode(
+        "bug of ours",
+        "An exception that nobody foresaw. It is always a bug of ours, also within a step.",
+        "Report it, with the `traceback.txt` that lies in the output directory.",
+    ),
+    2: ExitCode(
+        "bad recipe",
+        "The request is wrong, or it does not fit the checkpoint or the rows that it names.",
+        "Each line of the message names a place and what is allowed there; mend all of them at "
+        "once, and ask `compress validate`, which needs no run.",
+    ),
+    3: ExitCode(
+        "environment",
+        "Checkpoint, data, package or execution provider is not there or cannot be used; memory "
+        "or disk is full; times vary too much to choose by; a launcher started several processes; "
+        "or another run holds the output directory.",
+        "The recipe is fine. Mend what the message names and give the same command again: "
+        "finished steps are not repeated.",
+    ),
+    4: ExitCode(
+        "step failed",
+        "A step cannot be done with this model, these rows and these settings.",
+        "Change the setting that the message names. Loss of accuracy is not what stopped it.",
+    ),
+    5: ExitCode(
+        "budget exceeded",
+        "Accuracy fell further than the budget allows, in the best of all tries, or nothing within "
+        "the budget reaches the goal of `budget.target`.",
+        "Use milder settings for the pass that the message names, let `on_failure: repair` look "
+        "for them, or raise `budget.max_drop`.",
+    ),
+    6: ExitCode(
+        "budget not proven",
+        "Accuracy looks good enough, but the certification rows cannot prove it. Everything is "
+        "measured; the artifact is not completed.",
+        "Give `data.certification` as many rows as the message says, raise `budget.max_drop`, or "
+        "accept the missing proof with `--allow-inconclusive`.",
+    ),
+    130: ExitCode(
+        "Ctrl-C",
+        "Stopped from the keyboard. The report holds the steps that finished.",
+        "Give the same command again, without `--force`: the run resumes.",
+    ),
+    143: ExitCode(
+        "SIGTERM",
+        "Stopped by the system or a scheduler. The report holds the steps that finished.",
+        "Give the same command again, without `--force`: the run resumes.",
+    ),
+}

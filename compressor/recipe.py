@@ -86,7 +86,7 @@ class ExportSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     provider: Provider = Field(
-        default="cpu", description="execution provider that the graph is fused for and evaluated on"
+        default="cpu", description="execution provider that the graph is made for and judged on"
     )
     evaluate_on: Literal["cpu"] | None = Field(
         default=None,
@@ -101,20 +101,21 @@ class ExportSettings(BaseModel):
     )
     fuse: bool = Field(
         default=True,
-        description="fuse attention, layer norm and GELU for the provider, and for the CPU leave "
-        "out what nothing reads",
+        description="join operators such as those of attention, layer norm and GELU into one "
+        "for the provider, and for the CPU leave out what is computed and never read",
     )
     max_length: int | None = Field(
         default=None,
         ge=2,
-        description="tokens at most that the artifact reads of a text, longer ones are cut; left "
+        description="tokens of a text that the artifact reads at most; longer texts are cut; left "
         "out, as many as the checkpoint reads",
     )
     max_parity_diff: float = Field(
         default=1e-3,
         gt=0,
         lt=1,
-        description="largest difference allowed between exported logits and torch",
+        description="largest difference allowed between the exported graph's logits and those "
+        "of PyTorch",
     )
 
     @property
@@ -141,8 +142,8 @@ class BenchmarkSettings(BaseModel):
         default=(32, 128),
         min_length=1,
         max_length=100,
-        description="tokens of each text; left out, cut to what the model reads; not used for "
-        "images",
+        description="tokens of each text; left out, the defaults are cut to what the model reads; "
+        "not used for images",
     )
     warmup_runs: int = Field(
         default=5, ge=1, le=10_000, description="untimed calls before the timed ones"
@@ -187,8 +188,8 @@ class RepairSettings(BaseModel):
     max_minutes: float | None = Field(
         default=None,
         gt=0,
-        description="no further settings of a pass are tried when all its tries together took this "
-        "many minutes; left out, there is no such limit",
+        description="no further settings of a pass are tried once its tries together have taken "
+        "this many minutes; left out, there is no such limit",
     )
 
 
@@ -248,7 +249,9 @@ class Recipe(BaseModel):
     report: ReportSettings = Field(
         default_factory=ReportSettings, description="what the report may show"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of every random draw in the run")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="number that all random draws of the run follow from"
+    )
     output: LocalPath | None = Field(
         default=None, description="directory for artifact and report, relative to the recipe"
     )

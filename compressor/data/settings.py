@@ -55,7 +55,7 @@ class SplitSource(BaseModel):
     split: Word | None = Field(
         default=None,
         description="split of the `hub` dataset, such as validation; of `sklearn` the fixed parts "
-        "train (1297 images) and test (500), left out: both",
+        "train (1297 images) and test (500), left out, both",
     )
     revision: Word | None = Field(
         default=None, description="branch, tag or commit of the `hub` dataset"
@@ -153,12 +153,12 @@ class DataSettings(BaseModel):
 
     text: Columns | None = Field(
         default=None,
-        description="column of the text, or a list of two columns for pairs; default `text`",
+        description="column of the text, or a list of two columns for pairs; left out, `text`",
     )
     image: Word | None = Field(
         default=None,
         description="column of the image, a path relative to the data file or encoded bytes; "
-        "default `image`",
+        "left out, `image`",
     )
     label: Word = Field(
         default="label",
@@ -173,24 +173,25 @@ class DataSettings(BaseModel):
     max_length: int | None = Field(
         default=None,
         ge=2,
-        description="tokens at most of a text while the run trains, calibrates and measures, "
-        "longer ones are cut; the artifact reads as many as `export.max_length` says; left out, "
-        "those",
+        description="tokens of a text that are read while the run trains, calibrates and "
+        "measures, at most; longer texts are cut; left out, as many as the artifact reads "
+        "(`export.max_length`)",
     )
     train: SplitSource | None = Field(
         default=None,
-        description="rows that passes train on; left out: an equal share of search, else of "
-        "certification",
+        description="rows that passes train on; left out, an equal share of search is set apart, "
+        "else of certification",
     )
     calibration: SplitSource | None = Field(
         default=None,
-        description="rows for activation ranges, labels not needed; left out: 20% of train, else "
-        "of search, at most 512 rows or as many as a pass reads",
+        description="rows that passes measure the model on, such as ranges of activations and "
+        "least squares, without labels; left out, 20% of train, else of search, at most 512 rows "
+        "or as many as a pass reads",
     )
     search: SplitSource | None = Field(
         default=None,
-        description="rows that gate each pass; left out: an equal share of certification, else "
-        "20% of train",
+        description="rows that the gate after each pass reads; left out, an equal share of "
+        "certification, else 20% of train",
     )
     certification: SplitSource | None = Field(
         default=None,

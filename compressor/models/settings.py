@@ -31,15 +31,17 @@ class ModelSettings(BaseModel):
     )
     task: Annotated[str, AfterValidator(_known_task)] | None = Field(
         default=None,
-        description="what the checkpoint is for; left out, inferred from its architecture",
+        description="what the checkpoint is for: text-classification, image-classification or "
+        "sentence-embedding; left out, inferred from its architecture",
     )
     pooling: Literal["mean", "cls"] | None = Field(
         default=None,
-        description="of sentence-embedding: a vector is the mean of the states of all tokens, or "
-        "the first token's; left out, what the checkpoint's files say, else mean",
+        description="for sentence-embedding, what a vector is: the mean of the states of all "
+        "tokens, or that of the first token (cls); left out, what the checkpoint's files say, else "
+        "mean",
     )
     normalize: bool | None = Field(
         default=None,
-        description="of sentence-embedding: give every vector length 1; left out, what the "
-        "checkpoint's files say, else false",
+        description="for sentence-embedding, whether every vector is scaled to length 1; left "
+        "out, what the checkpoint's files say, else false",
     )

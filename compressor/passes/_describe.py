@@ -95,7 +95,8 @@ def _type_text(annotation: Any) -> str:
         return "mapping"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return "one of " + ", ".join(_plain_text(value) for value in inner)
+        values = ", ".join(_plain_text(value) for value in inner)
+        return values if len(inner) == 1 else f"one of {values}"
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(item) for item in inner))
     if origin is tuple and inner[-1:] == (...,):
@@ -132,7 +133,7 @@ def _plain_text(value: Any) -> str:
 def _allowed(field: FieldInfo) -> str:
     """Return the range, such as `> 0, < 1`."""
     bounds = [
-        f"{sign} {getattr(item, name):g}"
+        f"{sign} {getattr(item, name):.12g}"
         for item in field.metadata
         for name, sign in _BOUNDS
         if getattr(item, name, None) is not None

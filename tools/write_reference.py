@@ -1,0 +1,512 @@
+"""Writes the pages under docs/reference that follow from the code: settings, keys, codes, commands.
+
+    python tools/write_reference.py            # writes them
+    python tools/write_reference.py --check    # names those that are stale, exit code 1
+
+They are kept in the repository, and not only made with the site, because that is where they are
+read: on a forge, in an editor, beside a change that alters what users meet. A test compares them.
+Every example on them is read as a recipe first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+from typer.models import CommandInfo, OptionInfo
+
+import compressor
+from compressor import errors
+from compressor.budget import AccuracyBudget
+from compressor.cli import app
+from compressor.data import DataSettings
+from compressor.models.settings import ModelSettings
+from compressor.passes import (
+    OnnxPass,
+    Pass,
+    PassGroup,
+    SettingDescription,
+    discover,
+    pass_settings,
+)
+from compressor.recipe import (
+    BenchmarkSettings,
+    ExportSettings,
+    Recipe,
+    RepairSettings,
+    ReportSettings,
+    parse_recipe,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+_MADE = "<!-- Made by tools/write_reference.py; edit what it reads. -->\n\n"
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "budget": AccuracyBudget,
+    "repair": RepairSettings,
+    "export": ExportSettings,
+    "benchmark": BenchmarkSettings,
+    "report": ReportSettings,
+}
+# What a caller uses of a class whose other methods serve the pipeline.
+_MEMBERS = {"Recipe": ("path", "to_dict")}
+_FIELDS = {
+    "Recipe": "Its fields are the [keys of a recipe](recipe.md).",
+    "RunReport": "Its fields are the [keys of `report.json`](report.md).",
+}
+# What the example of a pass is put into.
+_AROUND = """\
+model: {checkpoint: ./my-model}
+data: {train: {path: train.tsv}, search: {path: dev.tsv}}
+budget: {metric: accuracy, max_drop: 0.01}
+"""
+_RECIPE = """\
+model:
+  checkpoint: ./my-model            # a directory, or a Hub id such as org/name
+data:
+  text: sentence                    # [premise, hypothesis] for pairs; `image` for images
+  label: label
+  train: {path: train.tsv}          # csv, tsv, json lines, parquet; or a Hub dataset
+  search: {path: dev.tsv}           # the rows that every gate reads
+  certification: {path: unseen.tsv} # read once, at the end, to prove the budget
+budget:
+  metric: accuracy
+  max_drop: 0.01                    # one point below the untouched checkpoint, all passes together
+  slices: [label, length]           # judge each class, and short and long texts, by themselves
+on_failure: repair                  # when a gate fails, try milder settings of that pass
+repair: {max_tries: 6, max_minutes: 30}
+passes:
+  - kind: prune_structured
+    method: reconstruction
+    ratio: 0.4
+  - kind: quantize_dynamic
+    on_failure: stop                # a pass can say otherwise
+export: {max_length: 128}
+benchmark: {batch_sizes: [1, 8], sequence_lengths: [32, 128], threads: 1}
+report: {examples: false}           # leave the texts of changed predictions out
+seed: 0
+output: ./run
+"""
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every page that is made, by its path under docs/reference."""
+    made = {
+        "cli.md": cli_page(),
+        "exit-codes.md": exit_codes_page(),
+        "inspect.md": inspect_page(),
+        "passes/index.md": passes_page(),
+        "python.md": python_page(),
+        "recipe.md": recipe_page(),
+        "report.md": report_page(),
+    }
+    made |= {f"passes/{kind}.md": pass_page(step) for kind, step in discover().items()}
+    return {name: _with_note(text) for name, text in made.items()}
+
+
+def stale() -> list[str]:
+    """Return the pages that are not what the code says, and those of passes that are gone."""
+    made = pages()
+    changed = [name for name, text in made.items() if _read(REFERENCE / name) != text]
+    return sorted({*changed, *(name for name in _pass_files() if name not in made)})
+
+
+def write() -> list[str]:
+    """Write the stale pages and return their names; a page of a pass that is gone is removed."""
+    made, names = pages(), stale()
+    for name in names:
+        path = REFERENCE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in made:
+            path.write_text(made[name], encoding="utf-8")
+        else:
+            path.unlink()
+    return names
+
+
+# Settings
+
+
+def recipe_page() -> str:
+    """Return the page of every key of a recipe outside the settings of passes."""
+    parse_recipe(_RECIPE, path=ROOT / "recipe.yaml")
+    flat = [item for item in pass_settings(Recipe) if item.name.count(".") == 0]
+    plain = [item for item in flat if item.name not in _SECTIONS and item.name != "passes"]
+    parts = [
+        "# Recipe",
+        "A recipe is a YAML file. Relative paths in it are relative to the file. Unknown keys are "
+        "errors, `compress validate` names all mistakes of a file at once as `file:line`, and "
+        "`--set passes.0.ratio=0.5` overrides any key for one run. `compress init` writes a "
+        "recipe for a checkpoint and data.",
+        _yaml(_RECIPE),
+        "## Top level",
+        _settings_table(plain, {}),
+        "`passes` is a list; each entry has a `kind` and the settings of that pass, "
+        "which [Passes](passes/index.md) describes. An empty list is a plain export.",
+    ]
+    for name, settings in _SECTIONS.items():
+        parts += [f"## `{name}`", _capital(_summary(settings).partition(": ")[2])]
+        parts += _groups(settings, level=3, prefix=f"{name}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def passes_page() -> str:
+    """Return the page that lists the passes, in groups."""
+    parts = [
+        "# Passes",
+        "A pass takes a model and gives back a smaller or faster one. After each of them the run "
+        "takes the score and compares it with the budget. Passes over the PyTorch model come first "
+        "in a recipe, passes over the exported ONNX graph after them. `compress passes` prints "
+        "this list, `compress passes KIND` the settings of one.",
+    ]
+    for group in get_args(PassGroup):
+        rows = [
+            (f"[`{kind}`]({kind}.md)", step.about.summary, _kind_of_model(step), _providers(step))
+            for kind, step in discover().items()
+            if step.about.group == group
+        ]
+        head = ("pass", "what it does", "works on", "result runs on")
+        parts += [f"## {_capital(group)}", _table(head, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def pass_page(step: type[Pass]) -> str:
+    """Return the page of one pass: what it does, an example, every setting."""
+    kind = str(step.model_fields["kind"].default)
+    parse_recipe(_AROUND + step.about.example, path=ROOT / "recipe.yaml")
+    parts = [
+        f"# {kind}",
+        step.about.explanation,
+        f"Works on {_kind_of_model(step)}; the result runs on {_providers(step)}.",
+        _yaml(step.about.example),
+        "## Settings",
+        *_groups(step, level=3, prefix=""),
+        "## In detail",
+        *_paragraphs(step),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _groups(settings: type[BaseModel], *, level: int, prefix: str) -> Iterator[str]:
+    """Yield a table of the settings, then one with a heading for each mapping among them.
+
+    Mappings with the same settings, such as the splits of the data, share one.
+    """
+    items = pass_settings(settings)
+    groups: dict[str, list[SettingDescription]] = {}
+    for item in items:
+        head, dot, rest = item.name.partition(".")
+        if dot:
+            groups.setdefault(head, []).append(
+                SettingDescription(rest, item.type, item.default, item.allowed, item.description)
+            )
+    titles = {
+        head: ", ".join(f"`{prefix}{name}`" for name, other in groups.items() if other == group)
+        for head, group in groups.items()
+    }
+    yield _settings_table([item for item in items if "." not in item.name], titles)
+    for title in dict.fromkeys(titles.values()):
+        yield f"{'#' * level} {title}"
+        yield _settings_table(next(groups[head] for head in groups if titles[head] == title), {})
+
+
+def _settings_table(items: Iterable[SettingDescription], titles: dict[str, str]) -> str:
+    """Return a table of settings; `titles` has the headings of those that are mappings."""
+    rows = []
+    for item in items:
+        kind = item.type.removesuffix(" or null")
+        if item.name in titles:
+            kind = f"[{kind}](#{_anchor(titles[item.name])})"
+        bounds = item.allowed.replace(">=", "≥").replace("<=", "≤")
+        value = _cell(", ".join(part for part in (kind, bounds) if part))
+        default = {"required": "**required**", "null": "not set"}.get(
+            item.default, f"`{item.default}`"
+        )
+        rows.append((f"`{item.name}`", value, default, _cell(item.description)))
+    return _table(("setting", "value", "default", "meaning"), rows)
+
+
+def _anchor(title: str) -> str:
+    """Return where a heading is found, the same in mkdocs and on forges."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _kind_of_model(step: type[Pass]) -> str:
+    return "the exported graph" if issubclass(step, OnnxPass) else "the PyTorch model"
+
+
+def _providers(step: type[Pass]) -> str:
+    names = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+    return "any provider" if step.providers is None else ", ".join(names[p] for p in step.providers)
+
+
+# Keys
+
+
+def report_page() -> str:
+    """Return the page of the keys of report.json, in a section for each of its parts."""
+    text = (ROOT / "compressor" / "report" / "schema.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    intro = text[text.index("\n") : text.index("\n| ")].strip()
+    parts: dict[str, list[str]] = {}
+    for row in rows:
+        head = re.split(r"[.\[`]", row.removeprefix("| `"), maxsplit=1)[0]
+        parts.setdefault(head, []).append(row)
+    single = [rows[0] for rows in parts.values() if len(rows) == 1]
+    header = "| key | meaning and unit | null or empty when |\n|:--|:--|:--|"
+    blocks = ["# Keys of `report.json`", intro, "## The run", "\n".join([header, *single])]
+    for head, own in parts.items():
+        if len(own) > 1:
+            blocks += [f"## `{head}`", "\n".join([header, *own])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def inspect_page() -> str:
+    """Return the page of what `compress inspect --json` prints."""
+    text = (ROOT / "compressor" / "inspection" / "schema.md").read_text(encoding="utf-8")
+    return "# Keys of `inspect --json`\n\n" + text[text.index("\n") :].strip() + "\n"
+
+
+# Codes and commands
+
+
+def exit_codes_page() -> str:
+    """Return the page of the exit codes, and of the errors that end with them."""
+    rows = [
+        (f"`{code}`", item.name, item.meaning, item.advice)
+        for code, item in errors.EXIT_CODES.items()
+    ]
+    raised = [
+        (f"`{error.__name__}`", f"`{error.exit_code}`", _summary(error))
+        for error in _descendants(errors.CompressorError)
+    ]
+    return (
+        "\n\n".join(
+            [
+                "# Exit codes",
+                "Every command ends with one of these, so that a script can tell a wrong recipe "
+                "from a full disk, and a model that lost too much from one that is not proven.",
+                _table(("code", "name", "meaning", "what to do"), rows),
+                "## Errors in Python",
+                "From Python the same endings are exceptions, all of them in `compressor.errors`. "
+                "`CompressorError` is the root: catch it to catch everything that is raised on "
+                "purpose. Its `exit_code` is the number above, its `report` the `RunReport` of the "
+                "run that stopped, where there was one.",
+                _table(("error", "exit code", "meaning"), raised),
+            ]
+        )
+        + "\n"
+    )
+
+
+def cli_page() -> str:
+    """Return the page of the commands with their arguments and options."""
+    commands = {_command_name(item): item.callback for item in app.registered_commands}
+    links = ", ".join(f"[`{name}`](#compress-{name})" for name in commands)
+    parts = [
+        "# Command line",
+        f"{app.info.help} The commands: {links}. Each ends with an [exit code](exit-codes.md) that "
+        "says what happened.",
+    ]
+    for name, callback in commands.items():
+        assert callback is not None
+        rows = [_parameter(*item) for item in _parameters(callback)]
+        usage = " ".join(name for name, _, _ in rows if not name.startswith("-"))
+        parts += [
+            f"## compress {name}",
+            f"```text\ncompress {name} {usage} [OPTIONS]\n```",
+            *_paragraphs(callback),
+            _table(
+                ("argument or option", "meaning", "default"),
+                [(f"`{name}`", _cell(about), default) for name, about, default in rows],
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _command_name(command: CommandInfo) -> str:
+    assert command.callback is not None
+    return command.name or command.callback.__name__.replace("_", "-")
+
+
+def _parameters(callback: Callable[..., Any]) -> Iterator[tuple[inspect.Parameter, Any, Any]]:
+    """Yield each parameter of a command with its type and what typer is told of it."""
+    hints = get_type_hints(callback, include_extras=True)
+    for name, parameter in inspect.signature(callback).parameters.items():
+        kind, about = get_args(hints[name])
+        yield parameter, kind, about
+
+
+def _parameter(parameter: inspect.Parameter, kind: Any, about: Any) -> tuple[str, str, str]:
+    """Return how a parameter is written, what it means, and its default where it has one."""
+    value = _value_name(kind) if about.metavar is None else about.metavar
+    repeated = "..." if get_origin(kind) is list else ""
+    if isinstance(about, OptionInfo):
+        # Within Annotated the first name stands where a default would.
+        named = [about.default] if isinstance(about.default, str) else []
+        named += about.param_decls or ()
+        flags = ", ".join(named or [f"--{parameter.name.replace('_', '-')}"])
+        name = f"{flags} {value}".strip()
+    else:
+        name = f"{parameter.name.upper()}{repeated}"
+        name = name if parameter.default is inspect.Parameter.empty else f"[{name}]"
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return name, about.help or "", "**required**"
+    return name, about.help or "", "" if default in (None, False) else f"`{_plain(default)}`"
+
+
+def _value_name(kind: Any) -> str:
+    [plain] = [item for item in get_args(kind) or (kind,) if item is not type(None)]
+    [plain] = get_args(plain) or (plain,)
+    if issubclass(plain, Enum):
+        return "/".join(str(item.value) for item in plain)
+    names = {str: "TEXT", Path: "PATH", bool: ""}
+    return names[plain] if plain in names else str(plain.__name__).upper()
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", value))
+
+
+# Python
+
+
+def python_page() -> str:
+    """Return the page of the public names, from their signatures and docstrings."""
+    objects = {name: getattr(compressor, name) for name in compressor.__all__}
+    functions = [name for name, value in objects.items() if not inspect.isclass(value)]
+    classes = [name for name, value in objects.items() if inspect.isclass(value)]
+    links = ", ".join(f"[`{name}`](#{name.lower()})" for name in (*functions, *classes))
+    parts = [
+        "# Python API",
+        f"```python\nimport compressor\n```\n\nThe public names: {links}. They load on first use: "
+        "`import compressor` does not load torch.",
+    ]
+    for name in functions:
+        parts += [f"## {name}", _signature(name, objects[name]), *_paragraphs(objects[name])]
+    for name in classes:
+        parts += [f"## {name}", *_paragraphs(objects[name])]
+        parts += [_FIELDS[name]] if name in _FIELDS else []
+        for member, value in _members(objects[name]):
+            parts.append(f"### {name}.{member}")
+            if not isinstance(value, property):
+                parts.append(_signature(member, getattr(value, "__func__", value)))
+            parts += _paragraphs(value)
+    return "\n\n".join(parts) + "\n"
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the methods and properties that the class itself documents, calling it first."""
+    own = vars(kind)
+    names = [name for name in own if not name.startswith("_") or name == "__call__"]
+    for name in _MEMBERS.get(kind.__name__, sorted(names, key=lambda name: name != "__call__")):
+        value = own[name]
+        if inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod):
+            yield name, value
+
+
+def _signature(name: str, function: Callable[..., Any]) -> str:
+    """Return a call of the function as code, on several lines where it is long."""
+    signature = inspect.signature(function)
+    parameters: list[str] = []
+    for item in signature.parameters.values():
+        if item.name in ("self", "cls"):
+            continue
+        if item.kind is item.KEYWORD_ONLY and "*" not in parameters:
+            parameters.append("*")
+        # An object as default, such as the progress that shows nothing, has no text of its own.
+        parameters.append(re.sub(r" = <[\w.]*?(\w+) object at \w+>", r" = \1()", str(item)))
+    returned = signature.return_annotation
+    arrow = "" if returned is inspect.Signature.empty else f" -> {returned}"
+    line = f"{name}({', '.join(parameters)}){arrow}"
+    if len(line) > 88:
+        listed = "".join(f"    {item},\n" for item in parameters)
+        line = f"{name}(\n{listed}){arrow}"
+    return f"```python\n{line.replace(chr(39), '')}\n```"
+
+
+# Text
+
+
+def _summary(kind: Any) -> str:
+    return (inspect.getdoc(kind) or "").splitlines()[0]
+
+
+def _paragraphs(kind: Any) -> list[str]:
+    """Return the paragraphs of a docstring, each on one line, with links for papers."""
+    text = inspect.getdoc(kind) or ""
+    found = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        if paragraph.startswith((" ", ">>>")):
+            found.append(f"```text\n{inspect.cleandoc(paragraph)}\n```")
+        else:
+            line = _cell(" ".join(paragraph.split()))
+            found.append(re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", line))
+    return found
+
+
+def _descendants(kind: type[errors.CompressorError]) -> Iterator[type[errors.CompressorError]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from _descendants(child)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + ":--|" * (lines[0].count("|") - 1))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Return text that neither ends a cell nor begins a tag of HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _yaml(text: str) -> str:
+    return f"```yaml\n{text.rstrip()}\n```"
+
+
+def _with_note(text: str) -> str:
+    return _MADE + text
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _pass_files() -> list[str]:
+    return [f"passes/{path.name}" for path in sorted((REFERENCE / "passes").glob("*.md"))]
+
+
+def main() -> int:
+    """Write the pages, or name the stale ones."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, name stale pages")
+    if parser.parse_args().check:
+        names = stale()
+        for name in names:
+            print(f"docs/reference/{name} is stale; run python tools/write_reference.py")
+        return 1 if names else 0
+    for name in write():
+        print(f"wrote docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
