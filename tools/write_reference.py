@@ -416,7 +416,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _signature(name: str, function: Callable[..., Any]) -> str:
-    """Return a call of the function as code, on several lines where it is long."""
+    """Return the head of a function as code, on several lines where it is long."""
     signature = inspect.signature(function)
     parameters: list[str] = []
     for item in signature.parameters.values():
@@ -424,15 +424,22 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
             continue
         if item.kind is item.KEYWORD_ONLY and "*" not in parameters:
             parameters.append("*")
-        # An object as default, such as the progress that shows nothing, has no text of its own.
-        parameters.append(re.sub(r" = <[\w.]*?(\w+) object at \w+>", r" = \1()", str(item)))
-    returned = signature.return_annotation
-    arrow = "" if returned is inspect.Signature.empty else f" -> {returned}"
-    line = f"{name}({', '.join(parameters)}){arrow}"
-    if len(line) > 88:
+        parameters.append(_parameter_text(item))
+    arrow = "" if signature.return_annotation is signature.empty else signature.return_annotation
+    head = f"def {name}({', '.join(parameters)}) -> {arrow}: ..."
+    if len(head) > 88:
         listed = "".join(f"    {item},\n" for item in parameters)
-        line = f"{name}(\n{listed}){arrow}"
-    return f"```python\n{line.replace(chr(39), '')}\n```"
+        head = f"def {name}(\n{listed}) -> {arrow}: ..."
+    return f"```python\n{head}\n```"
+
+
+def _parameter_text(item: inspect.Parameter) -> str:
+    text = str(item).partition(":")[0] + f": {item.annotation}"  # with its stars, if any
+    if item.default is item.empty:
+        return text
+    # An object, such as the progress that shows nothing, has no text that could be written.
+    shown = repr(item.default)
+    return f"{text} = {type(item.default).__name__ + '()' if shown.startswith('<') else shown}"
 
 
 # Text
