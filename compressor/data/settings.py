@@ -55,7 +55,7 @@ class SplitSource(BaseModel):
     split: Word | None = Field(
         default=None,
         description="split of the `hub` dataset, such as validation; of `sklearn` the fixed parts "
-        "train (1297 images) and test (500), left out, both",
+        "train (1297 images) and test (500), left out: both",
     )
     revision: Word | None = Field(
         default=None, description="branch, tag or commit of the `hub` dataset"
