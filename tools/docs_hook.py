@@ -22,8 +22,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for each of the files, when mkdocs asks for all of them."""
     root = Path(config.docs_dir).parent
     for name in PAGES:
-        text = (root / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, name.lower(), content=text.replace("](docs/", "](")))
+        text = (root / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        for other in PAGES:
+            text = text.replace(f"]({other}", f"]({other.lower()}")
+        files.append(File.generated(config, name.lower(), content=text))
     return files
 
 

@@ -27,6 +27,7 @@ from compressor import errors
 from compressor.budget import AccuracyBudget
 from compressor.cli import app
 from compressor.data import DataSettings
+from compressor.models.runtime_versions import IR_VERSIONS, OLDEST, OPERATORS, OPSETS
 from compressor.models.settings import ModelSettings
 from compressor.passes import (
     OnnxPass,
@@ -47,6 +48,7 @@ from compressor.recipe import (
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+_RUNTIMES = REFERENCE / "runtimes.md"
 _MADE = "<!-- Made by tools/write_reference.py; edit what it reads. -->\n\n"
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSettings,
@@ -110,7 +112,8 @@ def pages() -> dict[str, str]:
         "report.md": report_page(),
     }
     made |= {f"passes/{kind}.md": pass_page(step) for kind, step in discover().items()}
-    return {name: _with_note(text) for name, text in made.items()}
+    noted = {name: _MADE + text for name, text in made.items()}
+    return noted | {"runtimes.md": runtimes_page()}
 
 
 def stale() -> list[str]:
@@ -378,6 +381,28 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(getattr(value, "value", value))
 
 
+def runtimes_page() -> str:
+    """Return the page of the runtimes, written by hand, with the table of releases put into it."""
+    rows = [
+        (f"operator set up to {min(OPSETS) - 1}", _release(OLDEST)),
+        *((f"operator set {opset}", _release(release)) for opset, release in OPSETS.items()),
+        *((f"format version {n}", _release(release)) for n, release in IR_VERSIONS.items()),
+    ]
+    rows += [
+        (f"`{operator}`" + (f" of operator set {since}" if domain == "" else ""), _release(release))
+        for (domain, operator, since), release in OPERATORS.items()
+    ]
+    text = _RUNTIMES.read_text(encoding="utf-8")
+    before, begin, rest = text.partition("<!-- made: runtimes -->\n")
+    _, end, after = rest.partition("<!-- end of what is made -->")
+    table = _table(("a graph with", "needs ONNX Runtime"), rows)
+    return f"{before}{begin}\n{table}\n\n{end}{after}"
+
+
+def _release(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
+
+
 # Python
 
 
@@ -487,10 +512,6 @@ def _capital(text: str) -> str:
 
 def _yaml(text: str) -> str:
     return f"```yaml\n{text.rstrip()}\n```"
-
-
-def _with_note(text: str) -> str:
-    return _MADE + text
 
 
 def _read(path: Path) -> str:
