@@ -49,7 +49,8 @@ from compressor.recipe import (
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 _RUNTIMES = REFERENCE / "runtimes.md"
-_MADE = "<!-- Made by tools/write_reference.py; edit what it reads. -->\n\n"
+# At the end, because mkdocs looks for a title at the beginning.
+_MADE = "\n<!-- Made by tools/write_reference.py; edit what it reads. -->\n"
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSettings,
     "data": DataSettings,
@@ -112,7 +113,7 @@ def pages() -> dict[str, str]:
         "report.md": report_page(),
     }
     made |= {f"passes/{kind}.md": pass_page(step) for kind, step in discover().items()}
-    noted = {name: _MADE + text for name, text in made.items()}
+    noted = {name: text + _MADE for name, text in made.items()}
     return noted | {"runtimes.md": runtimes_page()}
 
 
@@ -231,11 +232,12 @@ def _settings_table(items: Iterable[SettingDescription], titles: dict[str, str])
             kind = f"[{kind}](#{_anchor(titles[item.name])})"
         bounds = item.allowed.replace(">=", "≥").replace("<=", "≤")
         value = _cell(", ".join(part for part in (kind, bounds) if part))
-        default = {"required": "**required**", "null": "not set"}.get(
-            item.default, f"`{item.default}`"
+        default = {"required": "**required**", "null": "not set by default"}.get(
+            item.default, f"default `{item.default}`"
         )
-        rows.append((f"`{item.name}`", value, default, _cell(item.description)))
-    return _table(("setting", "value", "default", "meaning"), rows)
+        meaning = f"{_cell(item.description)}<br><small>{value}; {default}</small>"
+        rows.append((f"`{item.name}`", meaning))
+    return _table(("setting", "meaning, value and default"), rows)
 
 
 def _anchor(title: str) -> str:
