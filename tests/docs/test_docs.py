@@ -1,8 +1,9 @@
 """The pages of the documentation: what can be pasted works, and what is linked is there.
 
-Every block of YAML is a recipe, whole or in part, unless its title is the name of a workflow; a part
-is laid over a recipe that is complete. Blocks of Python compile; those behind `<!-- runs: NAME -->`
-are carried out, on the run of a tiny random model. Commands are parsed by the command line itself.
+Every block of YAML is a recipe, whole or in part, unless its title is the name of a workflow; a
+part is laid over a recipe that is complete. Blocks of Python compile; those behind
+`<!-- runs: NAME -->` are carried out, on the run of a tiny random model. Commands are parsed by the
+command line itself.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ def test_the_lines_without_this_package_cut_long_texts_as_the_artifact_does(
 
 def test_the_lines_with_this_package_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
     names = carry_out("load_artifact", finished_run, monkeypatch)
-    assert [answer["label"] in ("negative", "positive") for answer in names["answers"]]
+    assert [answer["label"] in ("negative", "positive") for answer in names["answers"]] == [True]
 
 
 def test_the_lines_that_read_a_report_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
