@@ -47,7 +47,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> 
     passes = [
         (index, known[entry["kind"]])
         for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ())
-        if isinstance(entry, dict) and entry.get("kind") in known
+        if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and entry["kind"] in known
     ]
     return [
         *_order_conflicts(passes),

@@ -135,6 +135,19 @@ def check_machine(recipe: Recipe) -> Seen:
     return seen
 
 
+def check_runtime(recipe: Recipe) -> None:
+    """Check the providers and the operator set that a recipe asks for.
+
+    Where ONNX Runtime lacks one, all that is wrong with the recipe's inputs is told too. Raises as
+    `check_inputs`.
+    """
+    found = _Findings(recipe)
+    _look_at_runtime(recipe, found)
+    if found.problems:
+        _look(recipe, found)
+    found.check()
+
+
 def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
     """Look for providers and operator set, where the recipe asks for more than the CPU's own."""
     providers = dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers))

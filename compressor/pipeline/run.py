@@ -35,7 +35,6 @@ from compressor.launchers import require_one_process, unread_settings
 from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
 from compressor.memory import memory_as_mismatch
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.onnx_model import check_opset, check_provider
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
@@ -53,7 +52,7 @@ from compressor.pipeline.inputs import (
 )
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
-from compressor.pipeline.preflight import check_inputs
+from compressor.pipeline.preflight import check_inputs, check_runtime
 from compressor.pipeline.scorable import judge_baseline, judge_order
 from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages
@@ -96,10 +95,7 @@ def run(
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
     target = select_device(device)
     threads = recipe.benchmark.threads or default_threads()
-    for provider in dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers)):
-        check_provider(provider)
-    if recipe.export.opset is not None:
-        check_opset(recipe.export.opset)
+    check_runtime(recipe)
     place = Path(place).expanduser()
     with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
         log = RunLog(

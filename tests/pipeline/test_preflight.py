@@ -6,13 +6,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.pipeline.preflight import check_inputs, check_machine, load_whole
-from compressor.recipe import load_recipe
+from compressor.pipeline.preflight import (
+    check_inputs,
+    check_machine,
+    check_runtime,
+    load_whole,
+)
+from compressor.recipe import Recipe, load_recipe
 
 GOOD_ROWS = "text,label\n" + "fine,1\nbad,0\n" * 60
 
@@ -138,6 +144,7 @@ def test_what_is_only_missing_exits_with_3_and_is_told_whole(folder: Path):
             "[{kind: wizardry}, {kind: distill, student: ./x}]",
             ["passes[0].kind", "passes[1].studen"],
         ),
+        ("[{kind: {}}, {kind: distill, student: ./x}]", ["passes[0].kind", "passes[1].student"]),
         ("[3, {kind: distill, student: ./x}]", ["passes[0]", "passes[1].student"]),
         ("seven", ["passes"]),
     ],
@@ -303,7 +310,10 @@ def test_an_output_directory_that_a_run_would_refuse_is_told(folder: Path):
     assert sorted(item.name for item in (folder / "out").iterdir()) == ["thesis.txt"]
 
 
-def test_a_provider_that_this_machine_lacks_comes_with_the_other_mistakes(folder: Path):
+@pytest.mark.parametrize("check", [check_machine, check_runtime])
+def test_a_provider_that_this_machine_lacks_comes_with_the_other_mistakes(
+    folder: Path, check: Callable[[Recipe], object]
+):
     path = write(
         folder,
         "model: {checkpoint: model}\n"
@@ -314,7 +324,7 @@ def test_a_provider_that_this_machine_lacks_comes_with_the_other_mistakes(folder
         "benchmark: {providers: [tensorrt]}\n",
     )
     with pytest.raises(EnvironmentMismatch) as caught:
-        check_machine(load_recipe(path))
+        check(load_recipe(path))
     lines = [line.removeprefix(f"{path}:").split(": ")[:2] for line in caught.value.problems]
     assert lines[0] == ["2", "data.search.path"]
     assert ["6", "benchmark.providers"] in lines
