@@ -91,9 +91,11 @@ app = typer.Typer(
     name="compress",
     cls=_Group,
     help="Make a Hugging Face checkpoint smaller and faster, and prove that it is still accurate.",
-    epilog="[bold]Your own model:[/] compress init ./my-model --data rows.csv, then compress run "
-    "recipe.yaml\n\nExit codes: 0 done, 1 a bug in compressor, 2 bad recipe or arguments, "
-    "3 environment (checkpoint, data, package, memory or disk), 4 step failed, 5 budget exceeded, "
+    epilog="[bold]See a whole run:[/] compress quickstart\n\n"
+    "[bold]Your own model:[/] compress init ./my-model --data rows.csv, then compress run "
+    "recipe.yaml\n\n"
+    "Exit codes: 0 done, 1 a bug in compressor, 2 bad recipe or arguments, 3 environment "
+    "(checkpoint, data, package, memory or disk), 4 step failed, 5 budget exceeded, "
     "6 budget not proven, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -250,9 +252,8 @@ def run(
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Check a recipe without running it, and show the plan.
 
-    Everything is told at once: the recipe's own mistakes, files, columns, labels and checkpoints.
-    The exit code is 2 where anything in the recipe is wrong, 3 where only something that it names
-    is missing on this machine.
+    Everything is told at once: mistakes, files, columns, labels, checkpoints.
+    Exit code 2: something in the recipe is wrong; 3: something is only missing.
     """
     from compressor.pipeline.plan import render_plan
     from compressor.pipeline.preflight import check_machine, load_whole
