@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from compressor import __version__
 from compressor.errors import (
+    EXIT_CODES,
     CompressorError,
     EnvironmentMismatch,
     Terminated,
@@ -87,16 +88,14 @@ def _without_value(option: Any) -> Any:
     return option
 
 
+_CODES = ", ".join(f"{number} {code.name}" for number, code in EXIT_CODES.items())
 app = typer.Typer(
     name="compress",
     cls=_Group,
     help="Make a Hugging Face checkpoint smaller and faster, and prove that it is still accurate.",
     epilog="[bold]See a whole run:[/] compress quickstart\n\n"
     "[bold]Your own model:[/] compress init ./my-model --data rows.csv, then compress run "
-    "recipe.yaml\n\n"
-    "Exit codes: 0 done, 1 a bug in compressor, 2 bad recipe or arguments, 3 environment "
-    "(checkpoint, data, package, memory or disk), 4 step failed, 5 budget exceeded, "
-    "6 budget not proven, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.",
+    f"recipe.yaml\n\nExit codes: {_CODES}.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

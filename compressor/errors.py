@@ -291,7 +291,7 @@ class NotCertified(BudgetExceeded):
 class ExitCode:
     """What an exit code of `compress` means, and what to do about it."""
 
-    name: str  # as the last line of `compress --help` has it
+    name: str  # as `compress --help` has it
     meaning: str
     advice: str
 
@@ -302,18 +302,18 @@ EXIT_CODES = {
         "done", "Every gate held, and every proof that the recipe asked for was given.", ""
     ),
     1: ExitCode(
-        "bug of ours",
+        "a bug in compressor",
         "An exception that nobody foresaw. It is always a bug of ours, also within a step.",
         "Report it, with the `traceback.txt` that lies in the output directory.",
     ),
     2: ExitCode(
-        "bad recipe",
+        "bad recipe or arguments",
         "The request is wrong, or it does not fit the checkpoint or the rows that it names.",
         "Each line of the message names a place and what is allowed there; mend all of them at "
         "once, and ask `compress validate`, which needs no run.",
     ),
     3: ExitCode(
-        "environment",
+        "environment (checkpoint, data, package, memory or disk)",
         "Checkpoint, data, package or execution provider is not there or cannot be used; memory "
         "or disk is full; times vary too much to choose by; a launcher started several processes; "
         "or another run holds the output directory.",
@@ -340,12 +340,12 @@ EXIT_CODES = {
         "accept the missing proof with `--allow-inconclusive`.",
     ),
     130: ExitCode(
-        "Ctrl-C",
+        "stopped by Ctrl-C",
         "Stopped from the keyboard. The report holds the steps that finished.",
         "Give the same command again, without `--force`: the run resumes.",
     ),
     143: ExitCode(
-        "SIGTERM",
+        "stopped by SIGTERM",
         "Stopped by the system or a scheduler. The report holds the steps that finished.",
         "Give the same command again, without `--force`: the run resumes.",
     ),

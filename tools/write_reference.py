@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import typer.main
 from pydantic import BaseModel
 from typer.models import CommandInfo, OptionInfo
 
@@ -315,14 +316,17 @@ def exit_codes_page() -> str:
 
 def cli_page() -> str:
     """Return the page of the commands with their arguments and options."""
-    commands = {_command_name(item): item.callback for item in app.registered_commands}
+    found = {_command_name(item): item for item in app.registered_commands}
+    group: Any = typer.main.get_command(app)  # knows their order
+    commands = {name: found[name] for name in group.list_commands(None)}
     links = ", ".join(f"[`{name}`](#compress-{name})" for name in commands)
     parts = [
         "# Command line",
         f"{app.info.help} The commands: {links}. Each ends with an [exit code](exit-codes.md) that "
         "says what happened.",
     ]
-    for name, callback in commands.items():
+    for name, command in commands.items():
+        callback = command.callback
         assert callback is not None
         rows = [_parameter(*item) for item in _parameters(callback)]
         usage = " ".join(name for name, _, _ in rows if not name.startswith("-"))
@@ -334,6 +338,7 @@ def cli_page() -> str:
                 ("argument or option", "meaning", "default"),
                 [(f"`{name}`", _cell(about), default) for name, about, default in rows],
             ),
+            *([_cell(command.epilog)] if command.epilog else []),
         ]
     return "\n\n".join(parts) + "\n"
 
