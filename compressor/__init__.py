@@ -13,10 +13,10 @@ from compressor.errors import missing_package
 
 if TYPE_CHECKING:
     from compressor.artifact import Artifact, load_artifact
-    from compressor.measurements import RunReport
     from compressor.models.torch_model import TorchModel, load_checkpoint
     from compressor.pipeline.run import run
     from compressor.recipe import Recipe, load_recipe
+    from compressor.report.run_report import RunReport
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ __all__ = [
 _HOMES = {
     "Artifact": "artifact",
     "Recipe": "recipe",
-    "RunReport": "measurements",
+    "RunReport": "report.run_report",
     "TorchModel": "models.torch_model",
     "load_artifact": "artifact",
     "load_checkpoint": "models.torch_model",

@@ -155,7 +155,9 @@ def _explained(error: CompressorError) -> int:
 
 def _stopped(stop: BaseException) -> int:
     """Say what to do after Ctrl-C or SIGTERM, and return the exit code that shells know."""
-    err.print("stopped; run the same command again, without --force, to resume", soft_wrap=True)
+    # A run that was under way says how far it came.
+    told = getattr(stop, "__notes__", ["Stopped; run the same command again to resume"])
+    err.print(f"{escape(told[-1])}.", soft_wrap=True, highlight=False)
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 

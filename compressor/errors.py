@@ -22,6 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from compressor.words import about as about
+from compressor.words import counted, moved_and_budget, noun_for
+from compressor.words import moved as moved
+from compressor.words import points as points
+
 # Of an OSError that no code is to blame for: the disk is full, read-only or broken.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO))
 
@@ -37,25 +42,6 @@ def shortened(error: BaseException, most: int) -> str:
     """
     text = " ".join(str(error).split())
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def about(count: int) -> str:
-    """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
-    unit = 10 ** max(0, len(str(count)) - 2)
-    return f"about {-(-count // unit) * unit:,}"
-
-
-def points(fraction: float) -> str:
-    """Return a difference in points, with the unit: one point is 0.01 of the metric."""
-    text = f"{100 * fraction:.4g}"
-    return f"{text} {'point' if text == '1' else 'points'}"
-
-
-def moved(drop: float) -> str:
-    """Say which way a score went, such as `fell by 0.52 points`; a gain is a negative drop."""
-    if abs(drop) < 5e-7:  # less than one example of any split, as sums of floats leave it
-        return "did not change"
-    return f"{'rose' if drop < 0 else 'fell'} by {points(abs(drop))}"
 
 
 class Terminated(BaseException):
@@ -86,7 +72,7 @@ class RecipeError(CompressorError):
         self.more = more
         lines = [_readable(line) for line in self.mistakes[:_MOST_LINES]]
         if hidden := len(self.mistakes) - len(lines) + more:
-            lines.append(f"... and {hidden} more mistakes like these")
+            lines.append(f"... and {hidden:,} more {noun_for(hidden, 'mistake')} like these")
         super().__init__("\n".join(lines))
 
 
@@ -201,11 +187,15 @@ class BudgetExceeded(CompressorError):
         self.max_drop = max_drop
         self.tried = tuple(tried)
         self.earlier = earlier
-        attempts = f" in the best of {len(tried)} tries ({'; '.join(tried)})" if tried else ""
+        attempts = ""
+        if tried:
+            tries = counted(len(tried), "try", "tries")
+            attempts = f" in the best of {tries} ({'; '.join(tried)})"
+        change, allowed = moved_and_budget(drop, max_drop)
         before = f"; of that, {earlier[0]} before it cost {points(earlier[1])}" if earlier else ""
         super().__init__(
-            f"{step}: {metric} {moved(drop)} from the baseline{attempts}, the budget allows "
-            f"{points(max_drop)}{before}; use milder settings for this step or raise {key}"
+            f"{step}: {metric} {change} from the baseline{attempts}, the budget allows "
+            f"{allowed}{before}; use milder settings for this step or raise {key}"
         )
 
 
@@ -234,7 +224,8 @@ class TargetMissed(BudgetExceeded):
         found = f"the best within the budget is {best}"
         if best is None:
             found = (
-                f"no candidate is within the budget of {points(max_drop)}, the best {moved(drop)}"
+                f"no candidate is within the budget of {points(max_drop)}; with the best one "
+                f"{metric} {moved(drop)}"
             )
         self.args = (
             f"{step}: the goal, {goal}, was not reached; {found} (tried: {'; '.join(tried)}); "
@@ -266,24 +257,26 @@ class NotCertified(BudgetExceeded):
         super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop)
         self.upper_bound = upper_bound
         self.needed_examples = needed_examples
-        found = f"no bound on the drop exists ({why})"
-        if upper_bound is not None:
-            found = f"all that is proven is a drop of at most {points(upper_bound)}"
-        rows = "more rows"
-        if needed_examples is not None:
-            rows = f"{about(needed_examples)} rows"
+        change = f"certification: {metric} {moved(drop)}"
+        bound = "" if upper_bound is None else points(max(upper_bound, 0.0))
         if uninformed is not None:
             self.args = (
-                f"certification: {metric} {moved(drop)} and {found}, the budget allows "
-                f"{points(max_drop)}, but {uninformed}; lower budget.max_drop, take another metric "
-                f"or rows that are harder to guess, or accept the missing proof with "
-                f"--allow-inconclusive",
+                f"{change}, and these rows prove a drop of at most {bound}, but a budget of "
+                f"{points(max_drop)} proves little here: {uninformed}; lower budget.max_drop, take "
+                f"another metric or rows that are harder to guess, or accept the missing proof "
+                f"with --allow-inconclusive",
             )
             return
+        found = f"all that these rows prove is a drop of at most {bound}"
+        if upper_bound is None:
+            found = f"these rows give no bound on the drop ({why})"
+        rows = "more rows"
+        if needed_examples is not None:
+            rows = f"{about(needed_examples)} rows in all"
         self.args = (
-            f"certification: {metric} {moved(drop)} and {found}, the budget allows "
-            f"{points(max_drop)}; give data.certification {rows}, raise budget.max_drop, or accept "
-            f"the missing proof with --allow-inconclusive",
+            f"{change}, but {found}, and the budget allows {points(max_drop)}; give "
+            f"data.certification {rows}, raise budget.max_drop, or accept the missing proof with "
+            f"--allow-inconclusive",
         )
 
 

@@ -369,6 +369,7 @@ class RunReport:
     chance: Uninformed | None = None  # on the search split; null in reports of before it was asked
     doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
     lengths: LengthRecord | None = None  # null for images, and where the run stopped before
+    rows_to_certify: int | None = None  # that would prove the budget; null with such a split
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

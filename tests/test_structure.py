@@ -66,6 +66,7 @@ LAYERS = (
     ),
     ("measurements", "memory", "mistakes", "paths", "records"),
     ("errors", "files", "progress", "proof"),
+    ("words",),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -22,7 +22,7 @@ from compressor.certificate.score_bound import (
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.certificate.scores import certify_scores
+from compressor.certificate.scores import certify_scores, rows_to_certify
 
 __all__ = [
     "MetricFunction",
@@ -38,6 +38,7 @@ __all__ = [
     "holm",
     "matthews_correlation",
     "noninferiority_p_value",
+    "rows_to_certify",
     "spearman",
     "tango_upper_bound",
 ]

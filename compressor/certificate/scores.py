@@ -61,6 +61,32 @@ def certify_scores(
     )
 
 
+def rows_to_certify(
+    before: Score,
+    after: Score,
+    truth: NDArray[Any] | None,
+    *,
+    guesses: Sequence[Guess],
+    max_drop: float,
+    confidence: float = 0.95,
+    seed: int,
+) -> int | None:
+    """Return how many other examples like these would certify the drop; None where none would.
+
+    Arguments and errors are those of `certify_scores`. Where these examples would, as many do.
+    """
+    proof = certify_scores(
+        before,
+        after,
+        truth,
+        guesses=guesses,
+        max_drop=max_drop,
+        confidence=confidence,
+        seed=seed,
+    )
+    return proof.num_examples if proof.verdict == "certified" else proof.needed_examples
+
+
 def _bounds(
     before: Score,
     after: Score,

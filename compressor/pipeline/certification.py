@@ -10,8 +10,9 @@ report with every measurement is what tells whether more examples are worth coll
 from __future__ import annotations
 
 from compressor.budget import AccuracyBudget
+from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
-from compressor.errors import BudgetExceeded, NotCertified, points
+from compressor.errors import BudgetExceeded, NotCertified, StepFailed
 from compressor.evaluation import truth_of
 from compressor.measurements import LABEL_FREE, Certificate, Certification, Score
 from compressor.pipeline.flips import find_flips
@@ -20,6 +21,7 @@ from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task, load_task
+from compressor.words import points
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -71,6 +73,26 @@ def certify(
     log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
     compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
+
+
+def estimate_rows(log: RunLog, recipe: Recipe, task: Task, split: Dataset) -> None:
+    """Record in `log` how many rows of their own would prove the budget, going by `split`."""
+    assert log.baseline is not None
+    assert log.final is not None
+    before, after = log.baseline.score, log.final.score
+    truth = split.labels if split.grades is None else split.grades
+    try:
+        log.rows_to_certify = rows_to_certify(
+            before,
+            after,
+            truth,
+            guesses=task.guesses(before, truth_of(split), log.labels),
+            max_drop=recipe.budget.max_drop,
+            confidence=recipe.budget.confidence,
+            seed=recipe.seed,
+        )
+    except StepFailed:  # one class only, or a score that never varies: no number would do
+        log.rows_to_certify = None
 
 
 def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:

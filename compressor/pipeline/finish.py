@@ -10,18 +10,17 @@ from compressor.errors import (
     EnvironmentMismatch,
     NotCertified,
     ReportError,
+    Terminated,
 )
-from compressor.measurements import RunReport, Verdict
+from compressor.measurements import Verdict
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory
 from compressor.report.render import write_report
+from compressor.report.run_report import RunReport
 
 logger = logging.getLogger(__name__)
 
 PASSED = "every gate held"
-_RESUME = "run the same command again, without --force, to resume after the last finished step"
-STOPPED = f"stopped by you (Ctrl-C); {_RESUME}"
-TERMINATED = f"stopped from outside (SIGTERM); {_RESUME}"
 
 
 def verdict_of(error: CompressorError) -> Verdict:
@@ -29,6 +28,13 @@ def verdict_of(error: CompressorError) -> Verdict:
     if isinstance(error, NotCertified):
         return "not_certified"
     return "budget_exceeded" if isinstance(error, BudgetExceeded) else "failed"
+
+
+def stopped_reason(stop: BaseException, *, forced: bool) -> str:
+    """Say who stopped a run, and how it resumes: one that was `forced`, without --force."""
+    who = "from outside (SIGTERM)" if isinstance(stop, Terminated) else "by you (Ctrl-C)"
+    without = ", without --force," if forced else ""
+    return f"stopped {who}; run the same command again{without} to resume"
 
 
 def finish(

@@ -24,7 +24,6 @@ from compressor.measurements import (
     Parity,
     PassRecord,
     PassTry,
-    RunReport,
     SliceRecord,
     SplitRecord,
     StepRecord,
@@ -33,6 +32,7 @@ from compressor.measurements import (
     Verdict,
 )
 from compressor.models.pooling import Pooling
+from compressor.report.run_report import RunReport
 from compressor.tasks import Guess
 
 # Why a part of the report can be missing, when the run never came so far.
@@ -75,6 +75,7 @@ class RunLog:
     chance: Uninformed | None = None
     doubts: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    rows_to_certify: int | None = None
     _started: float = field(default_factory=time.monotonic)
     _started_at: str = field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -215,6 +216,7 @@ class RunLog:
             source_checkpoint=self.source_checkpoint,
             source_sha256=self.source_sha256,
             source_bytes=self.source_bytes,
+            rows_to_certify=self.rows_to_certify,
         )
 
 

@@ -32,16 +32,22 @@ from compressor.environment import (
 )
 from compressor.errors import CompressorError, RecipeError, Terminated
 from compressor.launchers import require_one_process, unread_settings
-from compressor.measurements import OF_NUMBERS, ModelRecord, RunReport
+from compressor.measurements import OF_NUMBERS, ModelRecord
 from compressor.memory import memory_as_mismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
 from compressor.passes import OnnxPass, Pass, TorchPass
-from compressor.pipeline.certification import certify, compare_answers, gate_slices, require_proof
+from compressor.pipeline.certification import (
+    certify,
+    compare_answers,
+    estimate_rows,
+    gate_slices,
+    require_proof,
+)
 from compressor.pipeline.failures import disk_mismatch, internal_error
-from compressor.pipeline.finish import PASSED, STOPPED, TERMINATED, finish, verdict_of
+from compressor.pipeline.finish import PASSED, finish, stopped_reason, verdict_of
 from compressor.pipeline.first_look import look_ahead, token_limits
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
@@ -61,6 +67,8 @@ from compressor.progress import SILENT, Progress
 from compressor.readings import READINGS, check_readings, record_reading
 from compressor.recipe import Recipe
 from compressor.report.render import render_model_card
+from compressor.report.run_report import RunReport
+from compressor.report.verdict import headline
 from compressor.steps import StepStore, link_tree
 from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
 from compressor.tasks import NO_LIMIT, load_task
@@ -117,8 +125,9 @@ def run(
             mismatch.report = finish(directory, log, "failed", str(mismatch), steps.current)
             raise mismatch from error
         except (KeyboardInterrupt, Terminated) as stop:
-            told = TERMINATED if isinstance(stop, Terminated) else STOPPED
-            finish(directory, log, "stopped", told, steps.current)
+            told = stopped_reason(stop, forced=force)
+            report = finish(directory, log, "stopped", told, steps.current)
+            stop.add_note(headline(report.to_dict()))
             raise
         except BaseException as error:  # a bug of ours: the report comes first
             told = internal_error(error, steps.current, directory)
@@ -285,6 +294,7 @@ class _Run:
         """Read the certification split, once, now that no choice depends on it any more."""
         if "certification" not in self.splits:
             self.log.missing["certification"] = "the recipe gives no certification split"
+            estimate_rows(self.log, self.recipe, self.task, self.splits["search"])
             return
         self._start("certification")
         name = "certification"
@@ -309,7 +319,7 @@ class _Run:
             name = f"benchmark on {provider}"
             self.log.latencies += self.stages.time(name, settings, self.baseline_graph, artifact)
         if any(latency.noisy for latency in self.log.latencies):
-            self.progress.result("the machine was busy meanwhile: read speeds with care")
+            self.progress.result("noisy: the machine was busy, so read speeds with care")
 
     def require_proof(self) -> None:
         """Stop before the artifact is complete when the certification split proves too little."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.budget import CompressionTarget
-from compressor.errors import PassError, TargetMissed, points
+from compressor.errors import PassError, TargetMissed
 from compressor.measurements import PassRecord, PassTry, Score, Size, TargetRecord, Verdict
 from compressor.passes import NothingToRemove, OnnxPass, Pass, TorchPass
 from compressor.pipeline.certification import compare_answers
@@ -28,6 +28,7 @@ from compressor.pipeline.log import RunLog
 from compressor.pipeline.stages import Stages
 from compressor.recipe import BenchmarkSettings
 from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
+from compressor.words import points
 
 LEFT_OUT = "left out"
 RUNGS = 8  # the finest step is an eighth of the recipe's fraction

@@ -1,4 +1,4 @@
-"""The three questions that everybody asks about a compressed model, and short answers."""
+"""The questions that everybody asks about a compressed model, and short answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.measurements import AGREEMENT
-from compressor.report import target, units, verdict
-from compressor.report.table import deciding_ms, is_by_cpu_time, reference_setting, speed_words
+from compressor.report import certainty, gains, scores, target, units, verdict
+from compressor.report.certainty import certificate_words, confidence_words, readings_words
+from compressor.words import points
+
+_NEXT = {
+    "budget_exceeded": "Milder settings, or more budget",
+    "not_certified": "A smaller budget, or harder rows",
+    "failed": "Correct it, run again",
+    "stopped": "Run it again",
+    "internal_error": "Report it",
+}
 
 
 @dataclass(frozen=True)
@@ -19,50 +28,38 @@ class Answer:
     detail: str
 
 
-def conclusion(data: dict[str, Any]) -> str:
-    """Say in one sentence how the run ended and how sure that is.
-
-    For example `Passed: good enough, with 95% confidence`.
-    """
-    status = verdict.title(data)
-    if data["verdict"] in verdict.UNFINISHED:
-        return verdict.headline(data)
-    if data["verdict"] == "not_certified":
-        return f"{status}: good enough as measured, but the data cannot prove it"
-    if target.is_missed(data):
-        return f"{status} within the budget"
-    proof, good = data["certificate"], data["verdict"] == "passed"
-    if _lost_a_slice(data):
-        return f"{status}: not good enough, with {_slice_confidence(data)} confidence"
-    words = "good enough" if good else "not good enough"
-    if proof is not None and proof["verdict"] == ("certified" if good else "refuted"):
-        return f"{status}: {words}, with {_confidence(proof)}"
-    tail = ", but nothing is proven" if good else ""
-    return f"{status}: {words} as measured{tail}"
-
-
 def answers(data: dict[str, Any]) -> list[Answer]:
-    """Return whether it is good enough, how sure that is, and what was gained."""
-    return [_good_enough(data), _how_sure(data), _gain(data)]
-
-
-def _confidence(proof: dict[str, Any]) -> str:
-    return f"{100 * proof['confidence']:g}% confidence"
+    """Return whether it is good enough, how sure that is, what was gained and what to do next."""
+    return [_good_enough(data), _how_sure(data), _gain(data), _next(data)]
 
 
 def _good_enough(data: dict[str, Any]) -> Answer:
     question = "Is it good enough?"
-    if data["verdict"] in verdict.UNFINISHED and data["final"] is None:
-        return Answer(question, "Unknown", "The run stopped before there was a model to judge.")
+    measured = scores.measured_words(data)
+    if data["verdict"] in verdict.UNFINISHED and measured is None:
+        return _so_far(data, question)
     if data["verdict"] in verdict.UNFINISHED:
-        words = f"{_capital(verdict.score_words(data))}. The run stopped after that, and there is "
+        words = f"{_capital(str(measured))}. The run ended after that, and there is "
         return Answer(question, "Not finished", f"{words}no artifact to use.")
+    budget = f"the budget is {scores.budget_words(data)}"
     if data["verdict"] == "budget_exceeded":
-        return Answer(question, "No", f"{verdict.headline(data)}.")
-    is_open = data["certification"] is not None and data["inconclusive_allowed"]
-    is_plain = data["verdict"] == "passed" and not is_open and not data["doubts"]
-    answer = "Yes" if is_plain else "As measured, yes"
-    return Answer(question, answer, f"{_capital(verdict.score_words(data))}.{_refuted(data)}")
+        return Answer(question, "No", f"{_capital(verdict.headline(data).partition(': ')[2])}.")
+    answer = "As measured, yes" if verdict.tone(data) != "passed" else "Yes"
+    if measured is None:
+        return Answer(question, answer, f"The score was not measured; {budget}.")
+    return Answer(question, answer, f"{_capital(measured)}; {budget}.{_refuted(data)}")
+
+
+def _so_far(data: dict[str, Any], question: str) -> Answer:
+    """Say how the last pass that was judged left the score of a run that did not end."""
+    judged = [item for item in enumerate(data["passes"], start=1) if item[1]["verdict"] == "passed"]
+    if not judged:
+        return Answer(question, "Unknown", "The run ended before there was a model to judge.")
+    number, record = judged[-1]
+    ends = scores.value_of(data, "baseline"), record["score_after"]
+    change, budget = scores.change_and_budget(data, *ends, record["drop"])
+    words = f"After pass {number} ({record['kind']}), {change}; the budget is {budget}."
+    return Answer(question, "So far, yes", words)
 
 
 def _refuted(data: dict[str, Any]) -> str:
@@ -70,90 +67,89 @@ def _refuted(data: dict[str, Any]) -> str:
     names = [item["name"] for item in data["slices"] if item["verdict"] == "refuted"]
     if not names:
         return ""
-    allowed = units.points(data["slices"][0]["max_drop"])
+    limit = data["slices"][0]["max_drop"]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     if data["metric"] == AGREEMENT:
-        return f" But {names[0]}{more} changed more than {allowed}% of the answers, as is proven."
-    return f" But {names[0]}{more} lost more than {allowed} points, and that is proven."
+        return f" But {names[0]}{more} changed more than {100 * limit:.4g}% of the answers, proven."
+    return f" But {names[0]}{more} lost more than {points(limit)}, and that is proven."
 
 
 def _how_sure(data: dict[str, Any]) -> Answer:
     question = "How sure are we?"
-    proof, words = data["certificate"], verdict.certificate_words(data)
-    if _lost_a_slice(data):
-        worst = data["slices"][0]
-        least, allowed = units.bound_and_budget(
-            worst["lower_bound"], worst["max_drop"], upwards=False
-        )
-        did = "changed" if data["metric"] == AGREEMENT else "lost"
-        detail = (
-            f"With {_slice_confidence(data)} confidence for all slices together, {worst['name']} "
-            f"{did} at least {least}, more than the {allowed} that a "
-            f"slice may."
-        )
-        return Answer(question, f"{_slice_confidence(data)} sure that it is not", detail)
+    proof, words = data["certificate"], certificate_words(data)
+    if data["guilty_step"] == "slices" and data["slices"]:
+        sure = f"{100 * data['recipe']['budget']['confidence']:g}%"
+        name = data["slices"][0]["name"]
+        detail = f"With {sure} confidence, for all slices together, {name} {_least(data)}."
+        return Answer(question, f"{sure} sure that it is not", detail)
     if proof is None or words is None:
-        return Answer(question, "Not proven" if data["final"] else units.DASH, _unproven(data))
+        answer = "Not certified" if data["final"] else units.DASH
+        return Answer(question, answer, _unproven(data))
     _, _, rest = words.partition(": ")
+    sure = confidence_words(proof).partition(" ")[0]
     answer = {
-        "certified": f"{100 * proof['confidence']:g}% sure",
-        "refuted": f"{100 * proof['confidence']:g}% sure that it is not",
+        "certified": f"{sure} sure",
+        "refuted": f"{sure} sure that it is not",
         "inconclusive": "Not sure enough",
     }[proof["verdict"]]
-    examples = f"Taken on {proof['num_examples']:,} examples that no step of the run had seen"
-    examples += "." if proof["metric"] == AGREEMENT else f": {units.change(proof['drop'])} points."
-    warning = verdict.readings_words(data)
+    rows = scores.rows_words(data, proof["num_examples"])
+    taken = f"Taken on {rows} kept apart, which no step of the run had seen."
+    warning = readings_words(data)
     if warning is not None:
-        examples = f"{warning}."
+        taken = f"{warning}."
         if proof["verdict"] == "certified":
             answer += ", if it were the first reading"
-    return Answer(question, answer, f"{_capital(rest)}. {examples}")
+    return Answer(question, answer, f"{_capital(rest)}. {taken}")
 
 
-def _lost_a_slice(data: dict[str, Any]) -> bool:
-    """Return whether the run ended because a slice is proven to lose too much."""
-    return bool(data["guilty_step"] == "slices" and data["slices"])
-
-
-def _slice_confidence(data: dict[str, Any]) -> str:
-    return f"{100 * data['recipe']['budget']['confidence']:g}%"
+def _least(data: dict[str, Any]) -> str:
+    """Say how much the worst slice lost at least, against what it may lose."""
+    worst = data["slices"][0]
+    if data["metric"] == AGREEMENT:
+        least, allowed = (f"{100 * worst[key]:.4g}%" for key in ("lower_bound", "max_drop"))
+        return f"changed at least {least} of its answers, more than the {allowed} that a slice may"
+    least = certainty.bound_words(worst, upwards=False)
+    return f"lost at least {least}, more than the {points(worst['max_drop'])} that a slice may"
 
 
 def _unproven(data: dict[str, Any]) -> str:
-    words = verdict.certificate_words(data)
+    words = certificate_words(data)
     if words is not None:
         return f"{words}."
     if data["baseline"] is None or data["final"] is None:
-        return "The run stopped before there was anything to prove."
+        return "The run ended before there was anything to prove."
     reason = verdict.why_missing(data, "certification")
-    examples = data["baseline"]["score"]["num_examples"]
     return (
-        f"{_capital(reason)}: this is one measurement, on the {examples:,} search examples that "
-        f"the gates looked at."
+        f"{_capital(reason)}: this is one measurement, on the {scores.search_rows(data)} that the "
+        f"gates looked at."
     )
 
 
 def _gain(data: dict[str, Any]) -> Answer:
     question = "What was gained?"
-    before, after = data["baseline"], data["final"]
-    if before is None or after is None:
-        return Answer(question, "Nothing yet", "The run stopped before there was an artifact.")
-    sizes = [verdict.given_bytes(data), after["size"]["bytes_on_disk"]]
-    parts = [verdict.size_words(data)]
-    detail = f"{units.megabytes(sizes[0])} → {units.megabytes(sizes[1])} MB"
-    if against := verdict.float32_words(data):
-        detail += f" ({against})"
-    setting = reference_setting(data)
-    if setting is not None:
-        clock = " of CPU time" if is_by_cpu_time(data, setting) else ""
-        times = [deciding_ms(data, end, setting) for end in ("baseline", "final")]
-        parts.append(speed_words(data, setting))
-        detail += (
-            f", {units.number(times[0])} → {units.number(times[1])} ms{clock} at "
-            f"{setting.shape} on {setting.provider}"
-        )
-    answer = ", ".join(part for part in parts if part)
-    return Answer(question, _capital(answer) if answer else units.DASH, f"{detail}.")
+    words = gains.gained_words(data)
+    if words is None:
+        return Answer(question, "Nothing yet", "The run ended before there was an artifact.")
+    if against := gains.float32_words(data):
+        words += f"; {against}"
+    short = gains.gained_shortly(data)
+    return Answer(question, _capital(short) if short else units.DASH, f"{_capital(words)}.")
+
+
+def _next(data: dict[str, Any]) -> Answer:
+    return Answer("What next?", _next_shortly(data), verdict.next_step(data))
+
+
+def _next_shortly(data: dict[str, Any]) -> str:
+    if target.is_missed(data):
+        return "Ask for less"
+    if data["verdict"] == "passed":
+        if data["certification"] is None:
+            return "Use it, or certify it first"
+        return "Prove it first" if verdict.tone(data) != "passed" else "Use it"
+    if data["verdict"] == "not_certified" and certainty.guess_words(data) is None:
+        return "More rows"
+    return _NEXT[data["verdict"]]
 
 
 def _capital(text: str) -> str:

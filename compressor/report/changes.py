@@ -8,6 +8,7 @@ from typing import Any
 
 from compressor.measurements import AGREEMENT
 from compressor.report import units
+from compressor.words import counted, points
 
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
 MAX_CHARACTERS = 240
@@ -125,19 +126,20 @@ def slices_summary(data: dict[str, Any]) -> str:
     found = data["slices"]
     refuted = sum(item["verdict"] == "refuted" for item in found)
     certified = sum(item["verdict"] == "certified" for item in found)
-    budget = units.points(found[0]["max_drop"])
+    limit = found[0]["max_drop"]
     place = _PLACES.get(data["compared_split"], "the data")
     name = "accuracy" if data["embedding"] is None else units.metric_words(data["metric"])
-    lose, what = "lose", f" points of {name}"
+    lose, what = "lose", f"{points(limit)} of {name}"
     if data["metric"] == AGREEMENT:  # without labels a changed answer is no loss that is known
-        lose, what = "change", "% of their answers"
+        lose, what = "change", f"{100 * limit:.4g}% of their answers"
     words = (
-        f"Groups of examples judged by themselves, on {place}. Of {_count(len(found), 'slice')}, "
-        f"{refuted or 'none'} {'are' if refuted > 1 else 'is'} proven to {lose} more than "
-        f"{budget}{what}, and {certified or 'none'} to {lose} less"
+        f"Groups of examples judged by themselves, on {place}. Of "
+        f"{counted(len(found), 'slice')}, {refuted or 'none'} {'are' if refuted > 1 else 'is'} "
+        f"proven to {lose} more than {what}, and {certified or 'none'} to {lose} less"
     )
-    if refuted + certified < len(found):
-        words += "; the others have too few examples to tell"
+    if (rest := len(found) - refuted - certified) > 0:
+        others = "the other has" if rest == 1 else "the others have"
+        words += f"; {others} too few examples to tell"
     by = "Holm's" if data["embedding"] is None else "Bonferroni's"
     return f"{words}. {by} correction keeps a false verdict among all of them as rare as in one."
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.errors import ReportError
-from compressor.report import table, units, verdict
+from compressor.report import certainty, gains, table, units, verdict
 from compressor.report.charts import Chart, score_chart
 from compressor.report.comparability import Incomparable, incomparable
 from compressor.report.markers import SHAPES, marker_path
@@ -21,6 +21,7 @@ from compressor.report.table import Row, Setting
 from compressor.report.templating import fill_html
 from compressor.report.terminal import STYLES, plain
 from compressor.report.view import lowest_allowed, model_points, moment
+from compressor.words import counted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class RunView:
     verdict: str
     state: str
     proof: str  # what the certification split says, empty without one
-    reason: str
+    headline: str
     baseline: Row
     final: Row
     smaller: str
@@ -117,12 +118,12 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
         steps=" → ".join(map(_step_words, data["passes"])) or "export only",
         started=moment(data["started_at"]),
         verdict=verdict.title(data),
-        state=data["verdict"],
+        state=verdict.tone(data),
         proof=_proof_words(data),
-        reason="" if data["verdict"] == "passed" else verdict.headline(data),
+        headline=verdict.headline(data),
         baseline=table.model_row(data, "baseline", "Baseline", settings),
         final=table.model_row(data, "final", "Final", settings),
-        smaller=verdict.size_words(data) or "",
+        smaller=gains.size_words(data) or "",
         speedups=tuple(table.speed_words(data, item) or "" for item in settings),
         key_path=marker_path(SHAPES[(number - 1) % len(SHAPES)], 8, 8, 5.5),
     )
@@ -130,15 +131,16 @@ def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setti
 
 def _step_words(record: dict[str, Any]) -> str:
     tries = len(record["tries"])
-    return f"{record['kind']} ({tries} tries)" if tries > 1 else str(record["kind"])
+    return (
+        f"{record['kind']} ({counted(tries, 'try', 'tries')})" if tries > 1 else str(record["kind"])
+    )
 
 
 def _proof_words(data: dict[str, Any]) -> str:
     proof = data["certificate"]
     if proof is None:
         return ""
-    bound, _ = units.bound_and_budget(proof["upper_bound"], proof["max_drop"], upwards=True)
-    return f"{proof['verdict']}, at most {bound} points lost"
+    return f"{proof['verdict']}: {certainty.lost_at_most(proof)}"
 
 
 def _common(
@@ -194,15 +196,12 @@ def _add_run(grid: Table, run: RunView, position: int | None) -> None:
 
 def _run_text(run: RunView, position: int | None) -> list[RenderableType]:
     """Say which run a number is, what it did, how it ended and what it gained."""
-    outcome = Text(run.verdict, style=STYLES[run.state])
-    if run.proof:
-        outcome.append_text(plain(f", {run.proof}"))
+    outcome = plain(f"{run.headline}.")
+    outcome.stylize(STYLES[run.state], 0, len(plain(run.verdict)))
+    lines = [plain(f"{run.number} {run.name}: {run.steps}"), outcome]
     gained = [run.smaller, "" if position is None else run.speedups[position]]
     if any(gained):
-        outcome.append_text(plain(f"; {', '.join(part for part in gained if part)}"))
-    lines = [plain(f"{run.number} {run.name}: {run.steps}"), outcome]
-    if run.reason:
-        lines.append(plain(run.reason))
+        lines.append(plain(", ".join(part for part in gained if part)))
     return [lines[0], *(Padding(line, (0, 0, 0, 2)) for line in lines[1:])]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from compressor.report import provenance, units, verdict
+from compressor.report import certainty, gains, provenance, scores, units, verdict
 from compressor.report.templating import fill_markdown
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
@@ -82,8 +82,9 @@ def render_model_card(data: dict[str, Any], *, min_onnxruntime: str | None = Non
         front_matter=_front_matter(data),
         title=_title(data),
         source=_source(data),
+        headline=verdict.headline(data),
+        gained=gains.gained_words(data, with_speed=False),  # a time is of the machine
         rows=_before_and_after(data),
-        examples=_examples(data),
         passes=[
             (item["kind"], provenance.own_settings(item["settings"])) for item in data["passes"]
         ],
@@ -131,19 +132,21 @@ def _before_and_after(data: dict[str, Any]) -> list[tuple[str, str, str]]:
         return []
     metric = data["metric"]
     values = [units.score(metric, end["score"]["value"]) for end in (before, after)]
-    num_bytes = (verdict.given_bytes(data), after["size"]["bytes_on_disk"])
+    num_bytes = (gains.given_bytes(data), after["size"]["bytes_on_disk"])
     sizes = [units.megabytes(number) for number in num_bytes]
     counts = [units.count(end["size"]["parameters"]) for end in (before, after)]
+    name, proof = units.title(metric), data["certification"]
+    apart = []
+    if proof is not None:
+        kept = scores.rows_words(data, proof["final"]["num_examples"])
+        old, new = (units.score(metric, proof[end]["value"]) for end in ("baseline", "final"))
+        apart = [(f"{name} on {kept} kept apart", old, new)]
     return [
-        (units.title(metric), values[0], values[1]),
+        *apart,
+        (f"{name} on {scores.search_rows(data)}", values[0], values[1]),
         ("Model file, MB", sizes[0], sizes[1]),
         ("Parameters", counts[0], counts[1]),
     ]
-
-
-def _examples(data: dict[str, Any]) -> str:
-    amount = data["final"]["score"]["num_examples"] if data["final"] else 0
-    return f"{amount:,} examples of the search split"
 
 
 def _is_image(data: dict[str, Any]) -> bool:
@@ -177,7 +180,7 @@ def _limits(data: dict[str, Any]) -> list[str]:
     ]
     if data["certification"] is not None:
         limits[0] = _certified(data) + " " + limits[0]
-    limits += verdict.doubts(data)
+    limits += certainty.doubts(data)
     if lengths := provenance.length_words(data):
         limits.append(lengths)
     if elsewhere := provenance.judged_elsewhere(data):
@@ -191,5 +194,5 @@ def _limits(data: dict[str, Any]) -> list[str]:
 
 
 def _certified(data: dict[str, Any]) -> str:
-    proof = verdict.certificate_words(data)
-    return f"{verdict.certification_words(data)}." + (f" {proof}." if proof else "")
+    proof = certainty.certificate_words(data)
+    return f"{certainty.certification_words(data)}." + (f" {proof}." if proof else "")

@@ -87,7 +87,7 @@ def length_words(data: dict[str, Any]) -> str | None:
             f": {lengths['num_cut']:,} of the {lengths['num_examples']:,} are longer, and "
             f"data.max_length cut them"
         )
-    return f"{words}. How good it is on longer ones is not known."
+    return f"{words}. Longer texts were not measured."
 
 
 def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
@@ -181,7 +181,8 @@ def duration_words(data: dict[str, Any]) -> str:
     if seconds is None or not reused:
         return this_call
     whole = seconds + sum(step["seconds"] for step in reused)
-    return f"{units.duration(whole)} in all, {this_call} of it in this call"
+    earlier = units.duration(whole - seconds)
+    return f"{units.duration(whole)} in all: {this_call} in this run, {earlier} in earlier ones"
 
 
 def _reuse_words(data: dict[str, Any]) -> str:

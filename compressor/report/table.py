@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report import units
+from compressor.words import counted
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +28,7 @@ class Setting:
         """Return the sequence length in words, empty without a sequence."""
         if not self.sequence_length:
             return ""
-        return "1 token" if self.sequence_length == 1 else f"{self.sequence_length} tokens"
+        return counted(self.sequence_length, "token")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ def speedup(data: dict[str, Any], setting: Setting) -> float | None:
 def is_by_cpu_time(data: dict[str, Any], setting: Setting) -> bool:
     """Tell whether the CPU time of one thread was measured for both models at `setting`."""
     return _ratio(data, setting, "cpu_p50_ms") is not None
+
+
+def is_noisy(data: dict[str, Any], setting: Setting) -> bool:
+    """Tell whether a busy machine spoilt the wall time of a model at `setting`."""
+    ends = [_latency(data, model, setting) for model in ("baseline", "final")]
+    return any(entry is not None and entry["noisy"] for entry in ends)
 
 
 def speed_words(data: dict[str, Any], setting: Setting) -> str | None:

@@ -21,7 +21,7 @@ def missed_words(data: dict[str, Any]) -> str:
     best = "no fraction that was tried is within the budget"
     if target["reached"] is not None:
         best = f"the best within the budget is {_figure(target)}"
-    return f"The goal, {target['goal']}, was not reached: {best}"
+    return f"asked for {target['goal']}, and {best}"
 
 
 def met_words(data: dict[str, Any]) -> str | None:
@@ -31,12 +31,13 @@ def met_words(data: dict[str, Any]) -> str | None:
         return None
     if target["share"] == 0:
         return (
-            f"Goal: {target['goal']}. Reached: {_figure(target)}, with pass "
+            f"asked for {target['goal']}, reached {_figure(target)}, with pass "
             f"{target['position'] + 1} left out"
         )
     return (
-        f"Goal: {target['goal']}. Reached: {_figure(target)}, with {100 * target['share']:g}% of "
-        f"the fraction that the recipe allows pass {target['position'] + 1}"
+        f"asked for {target['goal']}, reached {_figure(target)}, with "
+        f"{100 * target['share']:g}% of the fraction that the recipe allows in pass "
+        f"{target['position'] + 1}"
     )
 
 

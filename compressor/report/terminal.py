@@ -4,41 +4,84 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from compressor.report import provenance, target, units, verdict
+from compressor.report import certainty, gains, provenance, scores, target, units, verdict
 from compressor.report.table import table_rows
 from compressor.report.templating import printable
 
 STYLES = {
     "passed": "green",
+    "doubtful": "yellow",
     "budget_exceeded": "yellow",
     "not_certified": "yellow",
     "failed": "red",
-    "stopped": "yellow",
+    "stopped": "cyan",
     "internal_error": "red",
 }
-_DOUBT = "yellow"
+_WARNING = "yellow"
+_WIDTH = 100  # of the summary as plain text
 
 
-def render_summary(data: dict[str, Any]) -> Group:
-    """Return what to print when a run ends, from the content of its `report.json`."""
-    doubts = [Text(printable(text), style=_DOUBT) for text in verdict.doubts(data)]
-    style = STYLES[data["verdict"]]
-    if doubts and data["verdict"] == "passed":
-        style = _DOUBT  # it passed what proves nothing
-    banner = Text(f"{verdict.title(data)}: ", style=f"bold {style}")
-    banner.append_text(plain(verdict.headline(data)))
-    if (goal := target.met_words(data)) is not None:
-        banner.append_text(plain(f". {goal}"))
-    parts = [banner]
-    if (lengths := provenance.length_words(data)) is not None:
-        parts.append(plain(lengths))
-    if data["baseline"] is None:
-        return Group(*parts, *doubts)
+def render_summary(data: dict[str, Any], *, with_reason: bool = False) -> Group:
+    """Return what to print when a run ends, from the content of its `report.json`.
+
+    With `with_reason` a run that did not end well says why; `compress` prints its error instead.
+    """
+    parts: list[RenderableType] = [headline_text(data)]
+    parts += [Text(printable(text), style=_WARNING) for text in certainty.doubts(data)]
+    if data["certification"] and (warning := certainty.readings_words(data)):
+        parts.append(Text(printable(f"{warning}."), style=_WARNING))
+    if with_reason and data["verdict"] in ("failed", "internal_error"):
+        parts.append(plain(data["reason"]))
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True, min_width=len("measured"))
+    facts.add_column(overflow="fold")
+    for name, text in _facts(data):
+        facts.add_row(name, plain(text))
     noise = provenance.noise_words(data)
+    parts += [facts, *([Text(noise, style=_WARNING)] if noise else [])]
+    if data["baseline"] is not None:
+        parts.append(Padding(_steps(data), (1, 0, 0, 0)))
+    return Group(*parts)
+
+
+def summary_text(data: dict[str, Any]) -> str:
+    """Return the summary as plain text, without colours."""
+    console = Console(width=_WIDTH, no_color=True, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(render_summary(data, with_reason=True))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def headline_text(data: dict[str, Any]) -> Text:
+    """Return the headline with its full stop; how the run ended is coloured."""
+    text = plain(f"{verdict.headline(data)}.")
+    text.stylize(f"bold {STYLES[verdict.tone(data)]}", 0, len(plain(verdict.title(data))))
+    return text
+
+
+def plain(text: str) -> Text:
+    """Return text in which neither markup nor control characters have an effect."""
+    return Text(printable(" ".join(text.split())))
+
+
+def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was measured, gained and comes next, each with its name."""
+    proof = data["certificate"]
+    is_proven = proof is not None and proof["verdict"] == "certified"
+    # Elsewhere the headline says what was measured.
+    found = [("measured", scores.measured_words(data) if is_proven else None)]
+    found += [("gained", gains.gained_words(data)), ("goal", target.met_words(data))]
+    found += [("reads", provenance.length_words(data))]
+    found += [("took", provenance.duration_words(data)), ("next", verdict.next_step(data))]
+    return [(name, text) for name, text in found if text]
+
+
+def _steps(data: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
     metric = units.metric_words(data["metric"])
@@ -56,10 +99,4 @@ def render_summary(data: dict[str, Any]) -> Group:
             Text(row.verdict, style=STYLES.get(row.state, "dim")),
             style="bold" if row.role == "final" else "",
         )
-    busy = [Text(noise, style="yellow")] if noise else []
-    return Group(*parts, *doubts, *busy, table)
-
-
-def plain(text: str) -> Text:
-    """Return text in which neither markup nor control characters have an effect."""
-    return Text(printable(" ".join(text.split())))
+    return table

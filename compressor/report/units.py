@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 DASH = "—"
+MINUS = "−"
 BYTES_PER_MB = 1_000_000
 
 # Metrics that are a share of something read best as per cent; a correlation does not.
@@ -238,4 +239,4 @@ def duration(seconds: float | None) -> str:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)

@@ -1,111 +1,98 @@
-"""What a run came to, in one plain sentence, and what to do when it stopped."""
+"""The first words of a report: is it good enough, how sure is that, and what to do next.
+
+One sentence, `headline`, stands at the top of the page, the Markdown, the terminal's summary, the
+model card and in comparisons, so that all of them say the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from compressor.errors import about
-from compressor.measurements import AGREEMENT, SPEARMAN
-from compressor.report import target, units
-from compressor.report.table import deciding_ms, is_by_cpu_time, reference_setting, speed_words
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure before and after; without a final artifact `before` is empty."""
-
-    title: str
-    before: str
-    after: str
-    unit: str
-    ratio: str
-    detail: str
-    budget_used: float | None = None  # share of the accuracy budget that is spent, 0..1
-
+from compressor.measurements import AGREEMENT
+from compressor.report import certainty, scores, target
+from compressor.words import about, points
 
 TITLES = {
     "passed": "Passed",
-    "budget_exceeded": "Accuracy budget exceeded",
-    "not_certified": "Accuracy budget not proven",
+    "budget_exceeded": "Over budget",
+    "not_certified": "Not certified",
     "failed": "Failed",
     "stopped": "Stopped",
     "internal_error": "Internal error",
 }
 UNFINISHED = frozenset({"failed", "stopped", "internal_error"})  # nothing was judged in the end
 
-
-_ALIKE = 0.1  # up to here a file given in float32 and its export are taken for one size
-
-
-# What the pipeline calls its steps, for a sentence.
-_STEPS = {
-    "load": "Loading the checkpoint and the data",
-    "baseline": "Measuring the baseline",
-    "export": "The export to ONNX",
-    "artifact": "The exported model",
-    "slices": "A slice of the data",
-    "certification": "The final model, on the certification split,",
-    "benchmark": "The benchmark",
-    "seal": "Completing the artifact",
+# Where the pipeline's steps end, for a sentence.
+_PLACES = {
+    "load": "while checkpoint and data were loaded",
+    "baseline": "while the baseline was measured",
+    "export": "in the export to ONNX",
+    "artifact": "in the exported model",
+    "slices": "in a slice of the data",
+    "certification": "on the rows kept apart",
+    "benchmark": "in the benchmark",
+    "seal": "while the artifact was completed",
 }
+_RESUME = "run the same command again to resume"
 
 
 def title(data: dict[str, Any]) -> str:
     """Return how the run ended in a few words."""
-    return target.MISSED_TITLE if target.is_missed(data) else TITLES[data["verdict"]]
+    if target.is_missed(data):
+        return target.MISSED_TITLE
+    if data["verdict"] != "passed":
+        return TITLES[data["verdict"]]
+    if data["inconclusive_allowed"]:
+        return "Passed without proof"
+    if data["doubts"]:
+        return f"Passed, with {'a doubt' if len(data['doubts']) == 1 else 'doubts'}"
+    return TITLES["passed"]
+
+
+def tone(data: dict[str, Any]) -> str:
+    """Return the verdict, or `doubtful` for a run that passed what proves little."""
+    weak = data["inconclusive_allowed"] or data["doubts"] or certainty.reading_number(data) > 1
+    return "doubtful" if data["verdict"] == "passed" and weak else str(data["verdict"])
 
 
 def headline(data: dict[str, Any]) -> str:
-    """Say in one sentence how the run of a `report.json` ended.
+    """Say in one sentence how the run of a `report.json` ended and how sure that is.
 
-    For example `3.9× smaller, 2.1× faster at batch 1, 32 tokens on cpu, accuracy 89.68% → 89.33%
-    (−0.34 points; budget 1.00)`.
+    For example `Passed: at most 0.87 points of accuracy lost, with 95% confidence, on 900 rows kept
+    apart (budget 1 point)`. It has no full stop.
     """
-    if data["verdict"] == "passed":
-        parts = [size_words(data), _speed_words(data), score_words(data)]
-        text = ", ".join(part for part in parts if part)
-        return text[:1].upper() + text[1:] if text else "Finished, but nothing was measured"
+    start = title(data)
     if target.is_missed(data):
-        return target.missed_words(data)
-    if data["verdict"] == "budget_exceeded":
-        return f"{_guilty(data)} lost too much: {_loss_words(data)}"
-    if data["verdict"] == "not_certified":
-        unproven = "The final model is within the budget, but the data cannot prove it"
-        return f"{unproven}: {_loss_words(data)}"
-    ended = {
-        "stopped": "was under way when the run was stopped",
-        "internal_error": "met a bug in compressor",
-    }.get(data["verdict"], "failed")
-    return f"{_guilty(data)} {ended}{'' if data['baseline'] else ', so nothing was measured'}"
-
-
-def advice(data: dict[str, Any]) -> str | None:
-    """Say what to do about a run that did not pass; None for one that did."""
+        return f"{start}: {target.missed_words(data)}"
     if data["verdict"] == "passed":
-        return None
-    if data["verdict"] == "failed":
-        return "Put right what the sentence above names, then run the same recipe again."
+        return f"{start}: {_passed_words(data)}"
+    if data["verdict"] == "budget_exceeded":
+        return _exceeded_words(data)
+    if data["verdict"] == "not_certified":
+        return f"{start}: {_unproven_words(data)}"
     if data["verdict"] == "stopped":
-        return (
-            "Run the same command again, without --force: it goes on after the last finished step."
-        )
+        return _stopped_words(data)
+    nothing = "" if data["baseline"] else ", before anything was measured"
+    if data["verdict"] == "internal_error":
+        return f"{start} {_place(data)}{nothing}: a bug in compressor, not a mistake of yours"
+    return f"{start} {_place(data)}{nothing}"
+
+
+def next_step(data: dict[str, Any]) -> str:
+    """Say what to do next, in a sentence or two."""
+    if data["verdict"] == "passed":
+        return _after_success(data)
+    if data["verdict"] == "failed":
+        return "Correct what the reason names, then run the same command again."
+    if data["verdict"] == "stopped":
+        return f"{_how_to_resume(data)}. Finished steps are not done again."
     if data["verdict"] == "internal_error":
         return (
-            "Report the bug with the traceback, which lies beside this report. Until it is mended, "
-            "other settings for this step, or leaving it out, may lead around it."
+            "Report the bug with the traceback, which lies beside this report. Until it is fixed, "
+            "other settings for this step, or leaving it out, may avoid it."
         )
     if data["verdict"] == "not_certified":
-        proof = data["certificate"]
-        if proof is not None and _guess_words(proof) is not None:
-            return (
-                "Lower budget.max_drop, take another metric or rows that are harder to guess, or "
-                "accept the missing proof with --allow-inconclusive."
-            )
-        return (
-            "Give data.certification more rows, raise budget.max_drop, or accept the missing proof "
-            "with --allow-inconclusive."
-        )
+        return _towards_proof(data)
     if target.is_missed(data):
         return target.advice(data)
     if data["guilty_step"] == "slices":
@@ -116,8 +103,9 @@ def advice(data: dict[str, Any]) -> str | None:
     if data["guilty_step"] == "certification":
         return (
             "The gates held on the search split, so it is too small or too unlike these rows: give "
-            "data.search more rows or use milder settings. These rows have spoken now: prove the "
-            "next model with others. Or raise budget.max_drop if that loss is acceptable."
+            "data.search more rows or use milder settings. Then prove the next model with other "
+            "rows, because these have been read. Or raise budget.max_drop if that loss is "
+            "acceptable."
         )
     good = sum(record["verdict"] == "passed" for record in data["passes"])
     if good == len(data["passes"]):
@@ -125,113 +113,11 @@ def advice(data: dict[str, Any]) -> str | None:
             "Every pass stayed within the budget, so the loss came after them: look at the parity "
             "figure below, or raise budget.max_drop if that loss is acceptable."
         )
-    text = "Use milder settings for this step, or raise budget.max_drop if that loss is acceptable."
+    text = "Use milder settings for this pass, or raise budget.max_drop if that loss is acceptable."
     if good > 0:
         kept = f"pass {good} ({data['passes'][good - 1]['kind']})"
         text += f" Up to {kept} the run was within the budget: a recipe that ends there passes."
     return text
-
-
-def cards(data: dict[str, Any]) -> list[Card]:
-    """Return size, latency, score and parameters before and after; none without a baseline."""
-    if data["baseline"] is None:
-        return []
-    if data["final"] is None:
-        return _baseline_cards(data)
-    return [_size_card(data), _latency_card(data), _score_card(data), _parameter_card(data)]
-
-
-def final_drop(data: dict[str, Any]) -> float | None:
-    """Return how far the final score lies below the baseline, as a fraction."""
-    before, after = _value(data, "baseline"), _value(data, "final")
-    return None if before is None or after is None else before - after
-
-
-def certification_words(data: dict[str, Any]) -> str | None:
-    """Say what the certification split showed; None when there was none or it was not reached."""
-    proof = data["certification"]
-    if proof is None:
-        return None
-    values = proof["baseline"]["value"], proof["final"]["value"]
-    words = _score_change_words(data, *values, proof["drop"])
-    examples = proof["final"]["num_examples"]
-    return f"On {examples:,} examples that no step of the run had seen: {words}"
-
-
-def certificate_words(data: dict[str, Any]) -> str | None:
-    """Say what the certification split proves about the drop; None when none was read."""
-    proof = data["certificate"]
-    accepted = ". The run was told to go on without proof" if data["inconclusive_allowed"] else ""
-    if proof is None:
-        if data["certification"] is None:
-            return None
-        return f"Nothing is proven about the drop: {why_missing(data, 'certificate')}{accepted}"
-    sure = f"{100 * proof['confidence']:g}% confidence"
-    bound, budget = units.bound_and_budget(proof["upper_bound"], proof["max_drop"], upwards=True)
-    least, _ = units.bound_and_budget(proof["lower_bound"], proof["max_drop"], upwards=False)
-    what, unit = "the drop is", " points"
-    if proof["metric"] == AGREEMENT:
-        what, unit, budget = "the share of changed answers is", "%", f"{budget}%"
-    if proof["verdict"] == "certified":
-        return f"Certified: with {sure}, {what} at most {bound}{unit}; the budget is {budget}"
-    if proof["verdict"] == "refuted":
-        return (
-            f"Refuted: with {sure}, {what} at least {least}{unit}, more than the budget of {budget}"
-        )
-    if (guess := _guess_words(proof)) is not None:
-        return f"Inconclusive: with {sure}, {what} at most {bound}{unit}, but {guess}{accepted}"
-    words = (
-        f"Inconclusive: with {sure}, all that is proven is that {what} at most {bound}{unit}, and "
-        f"the budget is {budget}"
-    )
-    if proof["needed_examples"] is None:
-        return words + accepted
-    return f"{words}; {about(proof['needed_examples'])} examples would settle it{accepted}"
-
-
-def _guess_words(proof: dict[str, Any]) -> str | None:
-    """Say which model that knows nothing would pass on the same rows; None where none would."""
-    known = proof["uninformed"]
-    if known is None or known["least_drop"] is None or known["least_drop"] > proof["max_drop"]:
-        return None
-    value = units.score(proof["metric"], known["score"])
-    name = units.metric_words(proof["metric"])
-    budget = units.points(proof["max_drop"])
-    return (
-        f"a budget of {budget} points proves nothing on these rows: the {name} of {known['who']} "
-        f"is {value}, and that would pass too"
-    )
-
-
-def doubts(data: dict[str, Any]) -> list[str]:
-    """Return what speaks against taking the scores of a run for proof, each a sentence."""
-    return [f"{text}." for text in data["doubts"]]
-
-
-def readings_words(data: dict[str, Any]) -> str | None:
-    """Warn when the certification rows had been read before; None for a first reading."""
-    found = data["certificate_readings"]
-    number = next((item["number"] for item in found if item["is_this_run"]), 1)
-    if number < 2:
-        return None
-    return (
-        f"These rows had been read before in this directory, with another result: this is reading "
-        f"{number}, and a certificate only holds for rows that no choice was made on"
-    )
-
-
-def certificate_counts(data: dict[str, Any]) -> str | None:
-    """Say what the certificate was computed from, and how."""
-    proof = data["certificate"]
-    if proof is None:
-        return None
-    counts = f"{proof['losses']:,} answers turned wrong and {proof['wins']:,} turned right"
-    if proof["metric"] == AGREEMENT:
-        counts = f"{proof['losses']:,} of {proof['num_examples']:,} answers changed"
-    elif data["embedding"] is not None:
-        what = "pairs" if proof["metric"] == SPEARMAN else "texts"
-        counts = f"{proof['losses']:,} of {proof['num_examples']:,} {what} lost"
-    return f"{counts} ({proof['method']})"
 
 
 def why_missing(data: dict[str, Any], key: str) -> str:
@@ -242,174 +128,152 @@ def why_missing(data: dict[str, Any], key: str) -> str:
     return "no reason was recorded" if reason is None else str(reason)
 
 
-def _guilty(data: dict[str, Any]) -> str:
+def _passed_words(data: dict[str, Any]) -> str:
+    proof, budget = data["certificate"], scores.budget_words(data)
+    if proof is not None and proof["verdict"] == "certified":
+        rows = f"on {scores.rows_words(data, proof['num_examples'])} kept apart"
+        words = f"{certainty.lost_at_most(proof)}, with {certainty.confidence_words(proof)}, {rows}"
+        number = certainty.reading_number(data)
+        if number > 1:
+            return (
+                f"{words} (budget {budget}), if this were their first reading: it is number "
+                f"{number}"
+            )
+        return f"{words} (budget {budget})"
+    if data["certification"] is not None:
+        return _unproven_words(data)
+    before, after = (scores.value_of(data, end) for end in ("baseline", "final"))
+    if after is None:
+        return "the score was not measured"
+    change, budget = scores.change_and_budget(data, before, after, scores.final_drop(data))
+    return (
+        f"{change} on {scores.search_rows(data)} (budget {budget}); not certified: that takes "
+        f"{_rows_to_certify(data)} in data.certification"
+    )
+
+
+def _rows_to_certify(data: dict[str, Any]) -> str:
+    """Say how many rows would certify the budget, such as `about 1,300 rows of their own`."""
+    wanted = data["rows_to_certify"]
+    noun = scores.rows_words(data, wanted or 2).partition(" ")[2]
+    return f"{noun} kept apart" if wanted is None else f"{about(wanted)} {noun} kept apart"
+
+
+def _unproven_words(data: dict[str, Any]) -> str:
+    """Say what the rows kept apart show, and that they do not prove the budget."""
+    observed, proof = data["certification"], data["certificate"]
+    if observed is None:
+        return "the rows kept apart were not read"
+    ends = observed["baseline"]["value"], observed["final"]["value"]
+    change, budget = scores.change_and_budget(data, *ends, observed["drop"])
+    rows = scores.rows_words(data, observed["final"]["num_examples"])
+    words = f"{change} on {rows} kept apart, within the budget of {budget}, but "
+    if proof is None:
+        return f"{words}nothing is proven: {why_missing(data, 'certificate')}"
+    if (guess := certainty.guess_words(data)) is not None:
+        return f"{words}{guess}"
+    return (
+        f"{words}all that is proven is {certainty.lost_at_most(proof)}, with "
+        f"{certainty.confidence_words(proof)}"
+    )
+
+
+def _exceeded_words(data: dict[str, Any]) -> str:
+    if data["guilty_step"] == "slices" and data["slices"]:
+        return f"{title(data)} in a slice: {_slice_words(data)}"
+    guilty = next((item for item in data["passes"] if item["verdict"] != "passed"), None)
+    observed, proof = data["certification"], data["certificate"]
+    ends = scores.value_of(data, "baseline"), scores.value_of(data, "final")
+    drop, place, proven = scores.final_drop(data), _place(data), ""
+    if guilty is not None:
+        ends, drop, place = (ends[0], guilty["score_after"]), guilty["drop"], f"after{place[2:]}"
+    elif observed is not None and data["guilty_step"] == "certification":
+        ends, drop = (observed["baseline"]["value"], observed["final"]["value"]), observed["drop"]
+        place = f"on {scores.rows_words(data, observed['final']['num_examples'])} kept apart"
+        if proof is not None and proof["verdict"] == "refuted":
+            least, sure = certainty.lost_at_least(proof), certainty.confidence_words(proof)
+            proven = f"; proven: {least}, with {sure}"
+    change, budget = scores.change_and_budget(data, *ends, drop)
+    return f"{title(data)} {place}: {change}, the budget allows {budget}{proven}"
+
+
+def _slice_words(data: dict[str, Any]) -> str:
+    worst = data["slices"][0]
+    rows = f"the {scores.rows_words(data, worst['num_examples'])} of {worst['name']}"
+    least = max(worst["lower_bound"], 0.0)
+    if data["metric"] == AGREEMENT:
+        return (
+            f"{100 * worst['drop']:.4g}% of the answers to {rows} changed, a slice may change "
+            f"{100 * worst['max_drop']:.4g}% (proven: at least {100 * least:.4g}%)"
+        )
+    return (
+        f"{rows} lost {points(worst['drop'])}, a slice may lose {points(worst['max_drop'])} "
+        f"(proven: at least {points(least)})"
+    )
+
+
+def _stopped_words(data: dict[str, Any]) -> str:
+    """Say who stopped the run, how far it came, and how it resumes."""
+    who = data["reason"].partition(";")[0] if data["reason"].startswith("stopped ") else "stopped"
+    who = who.replace(" (Ctrl-C)", "").replace(" (SIGTERM)", "")
+    done = sum(record["verdict"] == "passed" for record in data["passes"])
+    total = len(data["passes"]) + len(_unreached(data))
+    if done:
+        where = f"after pass {done} of {total}"
+        if done == total and data["guilty_step"]:
+            where += f", {_place(data)}"
+    else:
+        where = "after the baseline" if data["baseline"] else "before anything was measured"
+    how = _how_to_resume(data)
+    return f"{who[:1].upper()}{who[1:]} {where}; {how[:1].lower()}{how[1:]}"
+
+
+def _how_to_resume(data: dict[str, Any]) -> str:
+    """Return how the run says that it resumes; a forced one does so without --force."""
+    _, _, how = data["reason"].partition("; ")
+    how = how if how.startswith("run ") else _RESUME
+    return how[:1].upper() + how[1:]
+
+
+def _after_success(data: dict[str, Any]) -> str:
+    use = "Use the model in artifact/: its README.md shows how to load it."
+    if data["inconclusive_allowed"]:
+        return f"{_towards_proof(data, accept=False)} {use}"
+    if data["certification"] is None:
+        return (
+            f"To certify the drop, give data.certification {_rows_to_certify(data)} from the other "
+            f"splits, and run again. {use}"
+        )
+    if certainty.reading_number(data) > 1:
+        return f"For a certificate that holds, read rows that no run has read. {use}"
+    return use
+
+
+def _towards_proof(data: dict[str, Any], *, accept: bool = True) -> str:
+    proof = data["certificate"]
+    last = ", or accept the missing proof with --allow-inconclusive" if accept else ""
+    if proof is not None and certainty.guess_words(data) is not None:
+        return (
+            f"To prove it, lower budget.max_drop or take another metric or rows that are harder to "
+            f"guess{last}."
+        )
+    rows = "more rows"
+    if proof is not None and proof["needed_examples"] is not None:
+        noun = scores.rows_words(data, proof["needed_examples"]).partition(" ")[2]
+        rows = f"{about(proof['needed_examples'])} {noun} in all"
+    return f"To prove it, give data.certification {rows} or raise budget.max_drop{last}."
+
+
+def _place(data: dict[str, Any]) -> str:
+    """Return where the run ended, such as `in pass 2 of 3 (quantize_dynamic)`."""
     for index, record in enumerate(data["passes"]):
         if record["verdict"] != "passed":
-            wanted = data["recipe"].get("passes")
-            total = max(len(data["passes"]), len(wanted) if isinstance(wanted, list) else 0)
-            return f"Pass {index + 1} of {total} ({record['kind']})"
+            total = len(data["passes"]) + len(_unreached(data))
+            return f"in pass {index + 1} of {total} ({record['kind']})"
     step = data["guilty_step"]
-    return _STEPS.get(step, f"Step '{step}'") if step else "The run"
+    return _PLACES.get(step, f"in step '{step}'") if step else "somewhere"
 
 
-def _loss_words(data: dict[str, Any]) -> str:
-    for record in data["passes"]:
-        if record["verdict"] == "budget_exceeded":
-            before, after, drop = _value(data, "baseline"), record["score_after"], record["drop"]
-            return _score_change_words(data, before, after, drop)
-    if data["guilty_step"] == "slices" and data["slices"]:
-        worst = data["slices"][0]
-        lost, allowed = units.change_and_budget(worst["drop"], worst["max_drop"])
-        if data["metric"] == AGREEMENT:
-            return (
-                f"{units.points(worst['drop'])}% of the answers to the {worst['num_examples']:,} "
-                f"examples of {worst['name']} changed (in a slice {allowed}% may)"
-            )
-        return (
-            f"the {worst['num_examples']:,} examples of {worst['name']} changed by {lost} points "
-            f"(a slice may lose {allowed})"
-        )
-    proof = data["certification"]
-    if proof is not None and data["guilty_step"] == "certification":
-        values = proof["baseline"]["value"], proof["final"]["value"]
-        return _score_change_words(data, *values, proof["drop"])
-    return score_words(data)
-
-
-def score_words(data: dict[str, Any]) -> str:
-    """Say how the score on the search split changed, against the budget."""
-    before, after = _value(data, "baseline"), _value(data, "final")
-    return _score_change_words(data, before, after, final_drop(data))
-
-
-def _score_change_words(
-    data: dict[str, Any], before: float | None, after: float | None, drop: float | None
-) -> str:
-    name = units.metric_words(data["metric"])
-    if after is None or drop is None:
-        return f"{name} not measured (budget {units.points(data['max_drop'])} points)"
-    lost, allowed = units.change_and_budget(drop, data["max_drop"])
-    old, new = (units.score(data["metric"], value) for value in (before, after))
-    return f"{name} {old} → {new} ({lost} points; budget {allowed})"
-
-
-def size_words(data: dict[str, Any]) -> str | None:
-    """Say how much smaller the model file is than the weights that were given."""
-    factor = units.ratio(given_bytes(data), _bytes(data, "final"))
-    return units.compared(factor, "smaller", "larger", "same size", counted=True)
-
-
-def given_bytes(data: dict[str, Any]) -> int | None:
-    """Return what the weights that were given take; of older reports the baseline's ONNX file."""
-    given: int | None = data["source_bytes"]
-    return _bytes(data, "baseline") if given is None else given
-
-
-def float32_words(data: dict[str, Any]) -> str:
-    """Say what the original takes in float32, as ONNX, where what was given is of another size.
-
-    Empty where they are alike: a checkpoint in float32 is within a few per cent of its export.
-    """
-    given, exported = given_bytes(data), _bytes(data, "baseline")
-    if not given or not exported or abs(exported / given - 1) < _ALIKE:
-        return ""
-    words = f"in float32, as ONNX, the original takes {units.megabytes(exported)} MB"
-    factor = units.ratio(exported, _bytes(data, "final"))
-    against = units.compared(factor, "smaller", "larger", "same size", counted=True)
-    if not against or not against[0].isdigit():
-        return words
-    return f"{words}; the artifact is {against} than that"
-
-
-def _speed_words(data: dict[str, Any]) -> str:
-    setting = reference_setting(data)
-    if setting is None:
-        return "latency not measured"
-    words = speed_words(data, setting) or "speed-up not measured"
-    clock = " by CPU time" if is_by_cpu_time(data, setting) else ""
-    return f"{words}{clock} at {setting.shape} on {setting.provider}"
-
-
-def _baseline_cards(data: dict[str, Any]) -> list[Card]:
-    score, size = data["baseline"]["score"], data["baseline"]["size"]
-    value = units.score(data["metric"], score["value"])
-    examples = f"{score['num_examples']:,} examples"
-    alone = "baseline alone"
-    return [
-        Card("Size on disk", "", units.megabytes(size["bytes_on_disk"]), "MB", alone, "model file"),
-        Card(units.title(data["metric"]), "", value, "", alone, examples),
-        Card("Parameters", "", units.count(size["parameters"]), "", alone, ""),
-    ]
-
-
-def _size_card(data: dict[str, Any]) -> Card:
-    before, after = given_bytes(data), _bytes(data, "final")
-    against = float32_words(data)
-    return Card(
-        title="Size on disk",
-        before=units.megabytes(before),
-        after=units.megabytes(after),
-        unit="MB",
-        ratio=size_words(data) or "not measured",
-        detail="model file alone" + (f"; {against}" if against else ""),
-    )
-
-
-def _latency_card(data: dict[str, Any]) -> Card:
-    setting = reference_setting(data)
-    if setting is None:
-        reason = why_missing(data, "latencies")
-        return Card("Latency p50", "", units.DASH, "ms", "not measured", reason)
-    before, after = (deciding_ms(data, end, setting) for end in ("baseline", "final"))
-    return Card(
-        title="CPU time p50" if is_by_cpu_time(data, setting) else "Latency p50",
-        before=units.number(before),
-        after=units.number(after),
-        unit="ms",
-        ratio=speed_words(data, setting) or "not measured",
-        detail=f"{setting.shape}, {setting.provider}",
-    )
-
-
-def _score_card(data: dict[str, Any]) -> Card:
-    drop, max_drop = final_drop(data), data["max_drop"]
-    examples = data["baseline"]["score"]["num_examples"]
-    used, ratio = None, "not measured"
-    detail = f"{examples:,} examples"
-    if drop is not None:
-        lost, allowed = units.change_and_budget(drop, max_drop)
-        where = " search" if data["certification"] else ""
-        ratio, detail = f"{lost} points", f"budget {allowed} points, {examples:,}{where} examples"
-        used = min(max(drop / max_drop, 0.0), 1.0) if max_drop > 0 else None
-    export = data["recipe"].get("export")
-    if isinstance(export, dict) and export.get("evaluate_on") not in (None, export["provider"]):
-        detail += f", judged on {export['evaluate_on']}, not on {export['provider']}"
-    return Card(
-        title=units.title(data["metric"]),
-        before=units.score(data["metric"], _value(data, "baseline")),
-        after=units.score(data["metric"], _value(data, "final")),
-        unit="",
-        ratio=ratio,
-        detail=detail,
-        budget_used=used,
-    )
-
-
-def _parameter_card(data: dict[str, Any]) -> Card:
-    sizes = [data[end]["size"] if data[end] else None for end in ("baseline", "final")]
-    before, after = (None if size is None else size["parameters"] for size in sizes)
-    words = units.compared(units.ratio(before, after), "fewer", "more", "same number", counted=True)
-    detail = ""
-    if sizes[1] is not None:
-        zeros = units.zeros(sizes[1]["parameters"], sizes[1]["nonzero_parameters"])
-        detail = f"{zeros} of them zero"
-    ratio = words or "not measured"
-    return Card("Parameters", units.count(before), units.count(after), "", ratio, detail)
-
-
-def _value(data: dict[str, Any], end: str) -> float | None:
-    return None if data[end] is None else data[end]["score"]["value"]
-
-
-def _bytes(data: dict[str, Any], end: str) -> int | None:
-    return None if data[end] is None else data[end]["size"]["bytes_on_disk"]
+def _unreached(data: dict[str, Any]) -> list[Any]:
+    wanted = data["recipe"].get("passes")
+    return list(wanted[len(data["passes"]) :]) if isinstance(wanted, list) else []

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from compressor.report import provenance, table, target, units, verdict
-from compressor.report.answers import Answer, answers, conclusion
+from compressor.report import certainty, gains, provenance, table, target, units, verdict
+from compressor.report.answers import Answer, answers
 from compressor.report.changes import (
     Flips,
     SliceRow,
@@ -26,6 +26,7 @@ from compressor.report.path_chart import PathChart, path_chart
 from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.table import LatencyRow, Row, Setting
 from compressor.report.tried import size_points, was_repaired
+from compressor.words import points
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,10 @@ class View:
     """One run, in words and formatted figures."""
 
     status: str
-    conclusion: str
-    answers: tuple[Answer, ...]
+    tone: str
     headline: str
+    answers: tuple[Answer, ...]
     reason: str
-    advice: str | None
     doubts: tuple[str, ...]
     target: str | None
     lengths: str | None
@@ -71,7 +71,7 @@ class View:
     duration: str
     budget: str
     metric_title: str
-    cards: tuple[verdict.Card, ...]
+    cards: tuple[gains.Card, ...]
     rows: tuple[Row, ...]
     steps: tuple[Step, ...]
     settings: tuple[Setting, ...]
@@ -113,19 +113,18 @@ def view_of(data: dict[str, Any]) -> View:
     )
     return View(
         status=verdict.title(data),
-        conclusion=conclusion(data),
-        answers=tuple(answers(data)),
+        tone=verdict.tone(data),
         headline=verdict.headline(data),
+        answers=tuple(answers(data)),
         reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
-        advice=verdict.advice(data),
-        doubts=tuple(verdict.doubts(data)),
+        doubts=tuple(certainty.doubts(data)),
         target=target.met_words(data),
         lengths=provenance.length_words(data),
         started=moment(data["started_at"]),
         duration=provenance.duration_words(data),
-        budget=units.points(data["max_drop"]),
+        budget=points(data["max_drop"]),
         metric_title=units.title(data["metric"]),
-        cards=tuple(verdict.cards(data)),
+        cards=tuple(gains.cards(data)),
         rows=tuple(table.table_rows(data)),
         steps=tuple(_step(data, index, item) for index, item in enumerate(data["passes"], start=1)),
         settings=tuple(settings),
@@ -149,10 +148,10 @@ def view_of(data: dict[str, Any]) -> View:
         ),
         embedding=provenance.embedding_words(data["embedding"]),
         parity=_parity(data),
-        certification=verdict.certification_words(data),
-        certificate=verdict.certificate_words(data),
-        readings=verdict.readings_words(data),
-        certificate_counts=verdict.certificate_counts(data),
+        certification=certainty.certification_words(data),
+        certificate=certainty.certificate_words(data),
+        readings=certainty.readings_words(data),
+        certificate_counts=certainty.certificate_counts(data),
         slices=tuple(slice_rows(data)),
         slices_summary=slices_summary(data) if data["slices"] else "",
         flips=flips_view(data),

@@ -23,7 +23,6 @@ from compressor.measurements import (
     Parity,
     PassRecord,
     PassTry,
-    RunReport,
     Score,
     Size,
     SliceRecord,
@@ -32,6 +31,7 @@ from compressor.measurements import (
     TargetRecord,
     Uninformed,
 )
+from compressor.report.run_report import RunReport
 
 NO_OUTCOMES = np.zeros(0, dtype=np.int64)
 
@@ -323,8 +323,8 @@ def over_budget() -> RunReport:
     )  # fmt: skip
     return full_report(
         verdict="budget_exceeded",
-        reason="passes[0] (prune_structured): accuracy fell by 0.0500 from the baseline, the "
-        "budget allows 0.0100",
+        reason="passes[0] (prune_structured): accuracy fell by 5 points from the baseline, the "
+        "budget allows 1 point",
         guilty_step="passes[0] (prune_structured)", final=None, passes=(guilty,), parity=None,
         latencies=(), certification=None, certificate=None, compared_split="search", target=None,
         missing=dict.fromkeys(("final", "parity", "latencies"), STOPPED),
@@ -348,7 +348,7 @@ def missed_goal() -> RunReport:
 
 def over_budget_on_certification() -> RunReport:
     return full_report(
-        verdict="budget_exceeded", reason="certification: accuracy fell by 0.0300",
+        verdict="budget_exceeded", reason="certification: accuracy fell by 3 points",
         guilty_step="certification", latencies=(),
         certification=Certification(score(0.91, 900), score(0.88, 900), 0.03),
         inconclusive_allowed=False,
@@ -358,8 +358,8 @@ def over_budget_on_certification() -> RunReport:
 
 def not_certified() -> RunReport:
     return full_report(
-        verdict="not_certified", reason="certification: accuracy fell by 0.0050 and all that is "
-        "proven is a drop of at most 0.0123", guilty_step="certification",
+        verdict="not_certified", reason="certification: accuracy fell by 0.5 points, but all "
+        "that these rows prove is a drop of at most 1.23 points", guilty_step="certification",
         inconclusive_allowed=False,
     )  # fmt: skip
 
@@ -382,7 +382,7 @@ def images() -> RunReport:
         flips=(Flip("lost", 41, None, "7", "7", "1", 0.6, 0.8, 0.4, seven),),
         task="image-classification", labels=tuple("0123456789"),
         parity=Parity(2e-7, 1e-3, 32, ()), source_checkpoint="builtin:digits-vit",
-        certification=None, certificate=None,
+        certification=None, certificate=None, certificate_readings=(), inconclusive_allowed=False,
         missing={"certification": "the recipe gives no certification split"},
         latencies=(latency("baseline", 0.42, 1, None), latency("final", 0.31, 1, None),
                    latency("baseline", 1.9, 8, None), latency("final", 2.2, 8, None)),
@@ -405,8 +405,32 @@ def several_providers() -> RunReport:
     return full_report(latencies=(*LATENCIES, *on_cuda))
 
 
+def certified() -> RunReport:
+    """Return the report of a run that is proven, on rows that were read for the first time."""
+    report = full_report()
+    assert report.certificate is not None
+    return full_report(
+        certificate=dataclasses.replace(
+            report.certificate, verdict="certified", upper_bound=0.0087, needed_examples=None
+        ),
+        certificate_readings=(dataclasses.replace(report.certificate_readings[1], number=1),),
+        inconclusive_allowed=False, slices=(), target=None,
+    )  # fmt: skip
+
+
+def uncertified() -> RunReport:
+    """Return the report of a run whose recipe keeps no rows apart."""
+    return full_report(
+        certification=None, certificate=None, certificate_readings=(), compared_split="search",
+        inconclusive_allowed=False, slices=(), target=None, rows_to_certify=1234,
+        missing={"certification": "the recipe gives no certification split"},
+    )  # fmt: skip
+
+
 STATES: dict[str, Callable[[], RunReport]] = {
     "passed": full_report,
+    "certified": certified,
+    "uncertified": uncertified,
     "failed-before-baseline": failed_before_baseline,
     "failed-at-second-pass": failed_at_second_pass,
     "stopped-at-second-pass": stopped_at_second_pass,

@@ -98,8 +98,8 @@ def test_the_worst_slice_stands_first_with_its_bound_and_budget(passed: dict[str
 
 def test_the_summary_of_slices_counts_the_verdicts(passed: dict[str, Any]):
     words = slices_summary(passed)
-    assert "Of 3 slices, 1 is proven to lose more than 1.00 points" in words
-    assert "and 1 to lose less; the others" in words
+    assert "Of 3 slices, 1 is proven to lose more than 1 point of accuracy" in words
+    assert "and 1 to lose less; the other has too few examples to tell" in words
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
@@ -111,10 +111,10 @@ def test_slices_are_in_page_and_markdown(render, passed: dict[str, Any]):
 def test_a_run_that_a_slice_stopped_names_it(passed: dict[str, Any]):
     stopped = passed | {"verdict": "budget_exceeded", "guilty_step": "slices"}
     assert verdict.headline(stopped) == (
-        "A slice of the data lost too much: the 450 examples of label = negative changed by −3.10 "
-        "points (a slice may lose 1.00)"
+        "Over budget in a slice: the 450 rows of label = negative lost 3.1 points, a slice may "
+        "lose 1 point (proven: at least 1.2 points)"
     )
-    assert "budget.max_slice_drop" in (verdict.advice(stopped) or "")
+    assert "budget.max_slice_drop" in verdict.next_step(stopped)
 
 
 def test_a_picture_is_shown_only_when_it_lies_in_the_report(passed: dict[str, Any]):

@@ -17,8 +17,8 @@ from compressor.report.terminal import render_summary
 CUT = LengthRecord(512, 512, 64, 64, 1872, 31)
 CUT_WORDS = (
     "The artifact reads up to 512 tokens of a text, as the checkpoint does. It was measured on "
-    "texts of up to 64 tokens: 31 of the 1,872 are longer, and data.max_length cut them. How good "
-    "it is on longer ones is not known."
+    "texts of up to 64 tokens: 31 of the 1,872 are longer, and data.max_length cut them. Longer "
+    "texts were not measured."
 )
 
 
@@ -29,8 +29,8 @@ CUT_WORDS = (
         (
             LengthRecord(512, 128, 128, 55, 872, 0),
             "The artifact reads up to 128 tokens of a text, as the recipe says; the checkpoint "
-            "reads 512. It was measured on texts of up to 55 tokens. How good it is on longer ones "
-            "is not known.",
+            "reads 512. It was measured on texts of up to 55 tokens. Longer texts were not "
+            "measured.",
         ),
         (
             LengthRecord(None, 512, 512, 512, 872, 3),
@@ -59,7 +59,7 @@ def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, An
         console.print(render_summary(data))
     first_screen, _, _ = render_markdown(data).partition("## From the baseline")
     banner, _, _ = render_html(data).partition("From the baseline")
-    assert CUT_WORDS in capture.get()
+    assert f"reads     {CUT_WORDS}" in capture.get()
     assert CUT_WORDS in first_screen
     assert CUT_WORDS in banner
     assert CUT_WORDS in render_model_card(data)

@@ -15,7 +15,8 @@ def shown(renderable: RenderableType, width: int = 100) -> str:
 
 def test_a_summary_says_the_headline_and_shows_each_step(passed: dict[str, Any]):
     text = shown(render_summary(passed), width=140)
-    assert "Passed: 5.2× smaller, 2.5× faster" in text
+    assert "Passed without proof: accuracy fell by 0.5 points" in text
+    assert "gained    5.2× smaller (90.8 → 17.4 MB), 2.5× faster" in text
     assert "2 · quantize_dynamic" in text
     assert "within budget" in text
 
@@ -44,4 +45,4 @@ def test_a_doubt_stands_under_the_headline_in_amber(passed: dict[str, Any]):
     group = render_summary({**passed, "doubts": ["A model passes that knows nothing"]})
     [doubt] = [item for item in group.renderables if str(item).startswith("A model passes")]
     assert (str(doubt), doubt.style) == ("A model passes that knows nothing.", "yellow")
-    assert group.renderables[0].style == "bold yellow"
+    assert [span.style for span in group.renderables[0].spans] == ["bold yellow"]

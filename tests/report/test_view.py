@@ -49,7 +49,9 @@ def test_a_resumed_run_took_what_all_of_its_steps_took(passed: dict[str, Any]):
         {"name": "parity", "seconds": 1.0, "reused": False},
     ]
     resumed = {**passed, "seconds": 1.9, "steps": steps}
-    assert view_of(resumed).duration == "2 min 02 s in all, 1.9 s of it in this call"
+    assert view_of(resumed).duration == (
+        "2 min 02 s in all: 1.9 s in this run, 2 min 00 s in earlier ones"
+    )
 
 
 def test_a_run_without_earlier_steps_took_what_it_took(passed: dict[str, Any]):

@@ -1,0 +1,130 @@
+"""How sure a run is of its scores: what the certification split proves, and what speaks against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.measurements import AGREEMENT, SPEARMAN
+from compressor.report import scores, units
+from compressor.words import about, counted, noun_for, points
+
+
+def confidence_words(proof: dict[str, Any]) -> str:
+    """Return how sure a bound is, such as `95% confidence`."""
+    return f"{100 * proof['confidence']:g}% confidence"
+
+
+def lost_at_most(proof: dict[str, Any]) -> str:
+    """Say the most that may be lost, such as `at most 0.87 points of accuracy lost`."""
+    if proof["metric"] == AGREEMENT:
+        return f"at most {_percent(proof, upwards=True)} of the answers changed"
+    name = units.metric_words(proof["metric"])
+    if proof["upper_bound"] <= 0:
+        return f"no {name} lost"
+    return f"at most {bound_words(proof)} of {name} lost"
+
+
+def bound_words(proof: dict[str, Any], *, upwards: bool = True) -> str:
+    """Return a bound in points with the unit, rounded to the side on which it holds."""
+    end = proof["upper_bound" if upwards else "lower_bound"]
+    text, _ = units.bound_and_budget(end, proof["max_drop"], upwards=upwards)
+    figure = f"{float(text.replace(units.MINUS, '-')):g}".replace("-", units.MINUS)
+    return f"{figure} {'point' if figure == '1' else 'points'}"
+
+
+def certificate_words(data: dict[str, Any]) -> str | None:
+    """Say what the certification split proves about the drop; None when none was read."""
+    proof = data["certificate"]
+    accepted = ". The run was told to accept that" if data["inconclusive_allowed"] else ""
+    if proof is None:
+        if data["certification"] is None:
+            return None
+        reason = data["missing"].get("certificate", "no reason was recorded")
+        return f"Nothing is proven about the drop: {reason}{accepted}"
+    sure, budget = confidence_words(proof), scores.budget_words(data)
+    most = lost_at_most(proof)
+    if proof["verdict"] == "certified":
+        return f"Certified: {most}, with {sure}; the budget is {budget}"
+    if proof["verdict"] == "refuted":
+        return f"Refuted: {lost_at_least(proof)}, with {sure}; the budget is {budget}"
+    if (guess := guess_words(data)) is not None:
+        return f"Inconclusive: {most}, with {sure}, but {guess}{accepted}"
+    words = f"Inconclusive: all that is proven, with {sure}, is {most}; the budget is {budget}"
+    if proof["needed_examples"] is None:
+        return words + accepted
+    needed = scores.rows_words(data, proof["needed_examples"]).partition(" ")[2]
+    return f"{words}, and {about(proof['needed_examples'])} {needed} would settle it{accepted}"
+
+
+def lost_at_least(proof: dict[str, Any]) -> str:
+    """Say what is lost at least, such as `at least 2.13 points of accuracy lost`."""
+    if proof["metric"] == AGREEMENT:
+        return f"at least {_percent(proof, upwards=False)} of the answers changed"
+    name = units.metric_words(proof["metric"])
+    return f"at least {bound_words(proof, upwards=False)} of {name} lost"
+
+
+def certification_words(data: dict[str, Any]) -> str | None:
+    """Say what was measured on the certification split; None when there was none to read."""
+    proof = data["certification"]
+    if proof is None:
+        return None
+    ends = proof["baseline"]["value"], proof["final"]["value"]
+    change, budget = scores.change_and_budget(data, *ends, proof["drop"])
+    rows = scores.rows_words(data, proof["final"]["num_examples"])
+    return f"On {rows} kept apart, which no step of the run had seen, {change}; budget {budget}"
+
+
+def guess_words(data: dict[str, Any]) -> str | None:
+    """Say which model that knows nothing would pass on the same rows; None where none would."""
+    proof = data["certificate"]
+    known = None if proof is None else proof["uninformed"]
+    if known is None or known["least_drop"] is None or known["least_drop"] > proof["max_drop"]:
+        return None
+    value = units.score(proof["metric"], known["score"])
+    name = units.metric_words(proof["metric"])
+    return (
+        f"a budget of {points(proof['max_drop'])} proves nothing on these rows: the {name} of "
+        f"{known['who']} is {value}, and that would pass too"
+    )
+
+
+def reading_number(data: dict[str, Any]) -> int:
+    """Return which result read off the certification rows this run's is, counted from 1."""
+    found = data["certificate_readings"]
+    return next((item["number"] for item in found if item["is_this_run"]), 1)
+
+
+def readings_words(data: dict[str, Any]) -> str | None:
+    """Warn when the certification rows had been read before; None for a first reading."""
+    number = reading_number(data)
+    if number < 2:
+        return None
+    return (
+        f"These rows had been read before in this directory, with another result: this is reading "
+        f"{number}, and a certificate only holds for rows that no choice was made on"
+    )
+
+
+def certificate_counts(data: dict[str, Any]) -> str | None:
+    """Say what the certificate was computed from, and how."""
+    proof = data["certificate"]
+    if proof is None:
+        return None
+    losses, total = proof["losses"], proof["num_examples"]
+    counts = f"{counted(losses, 'answer')} turned wrong and {proof['wins']:,} turned right"
+    if proof["metric"] == AGREEMENT:
+        counts = f"{losses:,} of {counted(total, 'answer')} changed"
+    elif data["embedding"] is not None:
+        what = "pair" if proof["metric"] == SPEARMAN else "text"
+        counts = f"{losses:,} of {total:,} {noun_for(total, what)} lost"
+    return f"{counts} ({proof['method']})"
+
+
+def doubts(data: dict[str, Any]) -> list[str]:
+    """Return what speaks against taking the scores of a run for proof, each a sentence."""
+    return [f"{text}." for text in data["doubts"]]
+
+
+def _percent(proof: dict[str, Any], *, upwards: bool) -> str:
+    return f"{bound_words(proof, upwards=upwards).partition(' ')[0]}%"

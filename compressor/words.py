@@ -1,0 +1,84 @@
+"""Counts and changes as sentences say them, so that the same figure reads alike in every message.
+
+A figure in a table stands alone and is the business of `compressor.report.units`.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def counted(amount: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with what it counts, in the right form and with thousands separated.
+
+    >>> counted(1, "row"), counted(1300, "row"), counted(1, "try", "tries"), counted(0, "pass")
+    ('1 row', '1,300 rows', '1 try', '0 passes')
+    """
+    return f"{amount:,} {noun_for(amount, noun, plural)}"
+
+
+def noun_for(amount: int, noun: str, plural: str | None = None) -> str:
+    """Return `noun` as it stands behind `amount`, without the number.
+
+    >>> noun_for(1, "row"), noun_for(2, "matrix", "matrices"), noun_for(3, "batch")
+    ('row', 'matrices', 'batches')
+    """
+    if amount == 1:
+        return noun
+    return plural or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def about(count: int) -> str:
+    """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return f"about {-(-count // unit) * unit:,}"
+
+
+def points(fraction: float) -> str:
+    """Return a difference in points, with the unit: one point is 0.01 of the metric.
+
+    >>> points(0.0052), points(0.01), points(-0.0052)
+    ('0.52 points', '1 point', '−0.52 points')
+    """
+    return _points(fraction, 4)
+
+
+def moved(drop: float) -> str:
+    """Say which way a score went, such as `fell by 0.52 points`; a gain is a negative drop.
+
+    >>> moved(0.0052), moved(-0.0052), moved(0.0)
+    ('fell by 0.52 points', 'rose by 0.52 points', 'did not change')
+    """
+    if abs(drop) < 5e-7:  # less than one example of any split, as sums of floats leave it
+        return "did not change"
+    return f"{'rose' if drop < 0 else 'fell'} by {points(abs(drop))}"
+
+
+def moved_and_budget(drop: float, max_drop: float) -> tuple[str, str]:
+    """Say which way a score went, and its budget, with digits that tell the two apart.
+
+    >>> moved_and_budget(0.0052, 0.01)
+    ('fell by 0.52 points', '1 point')
+    >>> moved_and_budget(0.0100001, 0.01)
+    ('fell by 1.00001 points', '1 point')
+    """
+    allowed = points(max_drop)
+    if points(abs(drop)) != allowed or math.isclose(drop, max_drop, abs_tol=1e-9) or drop < 0:
+        return moved(drop), allowed
+    return f"fell by {_points(drop, 8)}", allowed
+
+
+def listed(parts: list[str], *, word: str = "and") -> str:
+    """Join parts as a sentence does.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+
+
+def _points(fraction: float, digits: int) -> str:
+    text = f"{100 * fraction:.{digits}g}"
+    return f"{text} {'point' if text == '1' else 'points'}".replace("-", "−")
