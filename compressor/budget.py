@@ -172,10 +172,13 @@ class AccuracyBudget(BaseModel):
         """
         if self.max_drop == 0 or self.max_drop >= 1 / num_examples:
             return None
+        examples = f"one of the {num_examples:,} examples"
+        if num_examples == 1:
+            examples = "the only example"
         return (
-            f"{self.max_drop:g} is finer than one of the {num_examples} examples of the search "
-            f"split (1/{num_examples} = {1 / num_examples:.4g}), so no measurement could honour "
-            f"it; give data.search at least {math.ceil(1 / self.max_drop)} rows or raise max_drop"
+            f"{self.max_drop:g} is finer than {examples} of the search split (1/{num_examples} = "
+            f"{1 / num_examples:.4g}), so no measurement could honour it; give data.search at "
+            f"least {math.ceil(1 / self.max_drop):,} rows or raise max_drop"
         )
 
     def drop(self, baseline: Score, score: Score) -> float:

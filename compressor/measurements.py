@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
 from compressor.proof import Uninformed as Uninformed
+from compressor.words import counted
 
 SCHEMA_VERSION = 1
 
@@ -181,8 +182,9 @@ class ModelRecord:
     @property
     def summary(self) -> str:
         """Return both in one line; one megabyte is 10^6 bytes."""
-        score = f"{self.score.metric} {self.score.value:.4f} on {self.score.num_examples} examples"
-        return f"{score}, {self.size.bytes_on_disk / 1e6:.2f} MB"
+        score = f"{self.score.metric} {self.score.value:.4f}"
+        examples = counted(self.score.num_examples, "example")
+        return f"{score} on {examples}, {self.size.bytes_on_disk / 1e6:.2f} MB"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
+from compressor.words import counted
+
 KeyPath = tuple[str | int, ...]
 Value = TypeVar("Value", bound=Hashable)
 
@@ -280,7 +282,7 @@ def _rare_message(details: ErrorDetails) -> str:
     if kind == "too_long":
         return f"must be a list of at most {facts['max_length']}, got {show(given)}"
     if kind == "string_too_short":
-        return f"must have at least {facts['min_length']} characters, got {show(given)}"
+        return f"must have at least {counted(facts['min_length'], 'character')}, got {show(given)}"
     if kind == "string_pattern_mismatch":
         return f"must look like {facts['pattern']}, got {show(given)}"
     if kind == _RULE:

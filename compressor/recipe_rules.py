@@ -16,6 +16,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import BUILTIN, is_folder
 from compressor.tasks import task_class, task_names
+from compressor.words import counted
 
 MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them
 _QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
@@ -255,8 +256,8 @@ def _length_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
     if type(measured) is type(shipped) is int and measured > shipped:
         yield Mistake(
             ("data", "max_length"),
-            f"measures texts of up to {measured} tokens, and the artifact reads {shipped} of them "
-            f"(export.max_length); set {shipped} or less, or remove it",
+            f"measures texts of up to {counted(measured, 'token')}, and the artifact reads "
+            f"{shipped} of them (export.max_length); set {shipped} or less, or remove it",
         )
 
 

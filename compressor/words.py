@@ -28,6 +28,15 @@ def noun_for(amount: int, noun: str, plural: str | None = None) -> str:
     return plural or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
+def verb_for(amount: int, singular: str, plural: str) -> str:
+    """Return the form of a verb that stands behind `counted(amount, ...)`.
+
+    >>> verb_for(1, "is", "are"), verb_for(2, "is", "are")
+    ('is', 'are')
+    """
+    return singular if amount == 1 else plural
+
+
 def about(count: int) -> str:
     """Return a number that is an estimate: rounded up to two digits, such as `about 1,300`."""
     unit = 10 ** max(0, len(str(count)) - 2)

@@ -22,6 +22,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.mistakes import show
 from compressor.paths import unreadable
 from compressor.tasks import Example, pixels_of
+from compressor.words import counted
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
@@ -77,8 +78,9 @@ def read_class_ids(
     """
     if data_names is not None and len(data_names) != len(labels):
         raise RecipeError(
-            f"data.label_names: {len(data_names)} names ({_few(data_names)}), but the checkpoint "
-            f"has {len(labels)} labels ({_few(labels)}); give one name a label, in its order"
+            f"data.label_names: {counted(len(data_names), 'name')} ({_few(data_names)}), but the "
+            f"checkpoint has {counted(len(labels), 'label')} ({_few(labels)}); give one name a "
+            f"label, in its order"
         )
     values = _whole_numbers(table.columns[column])
     _check_kinds(table, column, values)

@@ -20,6 +20,7 @@ from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.table import Table
 from compressor.errors import RecipeError
 from compressor.tasks import Example
+from compressor.words import counted
 
 CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
@@ -301,7 +302,7 @@ def _limit(
     if source.max_rows is None or source.max_rows >= len(table):
         return rows, table.name
     rows = sample_rows(rows, labels, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
-    note = f"{len(rows)} of {len(table)} rows, sampled by label with seed {seed}"
+    note = f"{len(rows)} of {counted(len(table), 'row')}, sampled by label with seed {seed}"
     return rows, f"{table.name} ({note})"
 
 
@@ -314,8 +315,8 @@ def _take_cuts(
         counts = cut_sizes(donor, plan, len(data.rows), calibration_rows)
         if sum(counts.values()) >= len(data.rows):
             raise RecipeError(
-                f"data.{donor}: {data.table.name} has {len(data.rows)} rows, too few to cut "
-                f"{' and '.join(counts)} from it; give those splits a source of their own"
+                f"data.{donor}: {data.table.name} has {counted(len(data.rows), 'row')}, too few to "
+                f"cut {' and '.join(counts)} from it; give those splits a source of their own"
             )
         left = data.rows
         for name, count in counts.items():

@@ -17,6 +17,7 @@ from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.guard import foreign
 from compressor.tasks import Batch, load_task
+from compressor.words import counted
 
 MAX_ROWS = 128  # of a data file; a saturating product in NumPy takes a while
 _BATCH_SIZE = 32
@@ -65,7 +66,7 @@ def text_batches(model: onnx.ModelProto, rows: TextRows) -> tuple[str, list[Batc
                 f"reads {', '.join(absent)}; give --tokenizer of the model it was exported from"
             )
         found.append({name: batch[name] for name in wanted})
-    return f"{len(texts)} rows of {rows.data.name}", found
+    return f"{counted(len(texts), 'row')} of {rows.data.name}", found
 
 
 def random_batch(model: onnx.ModelProto, *, seed: int = 0) -> tuple[str, list[Batch]]:

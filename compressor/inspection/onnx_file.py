@@ -28,6 +28,7 @@ from compressor.quantization.integer_products import IntegerProduct, find_intege
 from compressor.quantization.saturation import exact_product, saturating_product
 from compressor.quantization.split_run import SplitRun
 from compressor.tasks import Batch
+from compressor.words import counted
 
 _LARGEST_ACTIVATION = 255
 
@@ -112,7 +113,7 @@ def _logit_change(
     progress: Progress,
 ) -> LogitChange:
     """Run the graph with exact and with saturating products in the `risky` nodes."""
-    progress.stage(f"simulate {len(risky)} products without VNNI")
+    progress.stage(f"simulate {counted(len(risky), 'product')} without VNNI")
     name, batches = random_batch(model) if rows is None else text_batches(model, rows)
     outputs = [item.name for item in model.graph.output]
     output = next((name for name in OUTPUTS if name in outputs), outputs[0])

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from compressor.inspection.facts import LogitChange, OnnxFacts, ProductFacts, SaturationFacts
 from compressor.report import units
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from compressor.inspection.checkpoint import CheckpointFacts, LayerFacts
@@ -51,13 +52,14 @@ def render_onnx(facts: OnnxFacts) -> Group:
 
 
 def _not_finite(counts: Mapping[str, int]) -> Iterable[RenderableType]:
-    """Yield what is wrong with weights that no computation can go on with."""
+    """Yield what is wrong with weights that no computation survives."""
     if not counts:
         return
     worst = sorted(counts, key=lambda name: -counts[name])
+    broken = sum(counts.values())
     more = f" and {len(worst) - _WORST} more" if len(worst) > _WORST else ""
     yield Text(
-        f"broken: {sum(counts.values()):,} weights are NaN or infinite, in "
+        f"broken: {counted(broken, 'weight')} {verb_for(broken, 'is', 'are')} NaN or infinite, in "
         f"{', '.join(worst[:_WORST])}{more}; no pass takes it, train or export it again",
         style="bold red",
     )
@@ -70,7 +72,10 @@ def _saturation(facts: SaturationFacts) -> Iterable[RenderableType]:
         return
     risky = [item for item in products if item.can_saturate]
     if not risky:
-        yield Text(f"int8: exact everywhere ({len(products)} integer products)", style="bold green")
+        yield Text(
+            f"int8: exact everywhere ({counted(len(products), 'integer product')})",
+            style="bold green",
+        )
         yield Text(_why_exact(products))
         return
     yield Text(
@@ -107,7 +112,10 @@ def _logits(change: LogitChange | None) -> Iterable[RenderableType]:
     if change is None:
         yield Text("By how much it moves the logits could not be simulated for these operators.")
         return
-    flips = "" if change.flips is None else f", {change.flips} of {change.rows} answers change"
+    flips = ""
+    if change.flips is not None:
+        change_s = verb_for(change.flips, "changes", "change")
+        flips = f", {change.flips} of {counted(change.rows, 'answer')} {change_s}"
     yield Text(
         f"Simulated on {change.inputs}: logits move by at most {units.number(change.max_abs)}, RMS "
         f"{units.number(change.rms)} (the logits' own RMS is {units.number(change.rms_of_logits)})"
@@ -143,10 +151,10 @@ def _answers(facts: CheckpointFacts) -> dict[str, str]:
 
 def render_checkpoint(facts: CheckpointFacts) -> Group:
     """Return what to print about a checkpoint."""
-    tokens = f" of {facts.sequence_length} tokens" if facts.sequence_length else ""
+    tokens = f" of {counted(facts.sequence_length, 'token')}" if facts.sequence_length else ""
     tool = facts.tokenizer
-    words = "" if tool.vocabulary is None else f", {tool.vocabulary:,} pieces"
-    limit = "" if tool.max_length is None else f", {tool.max_length} tokens at most"
+    words = "" if tool.vocabulary is None else f", {counted(tool.vocabulary, 'piece')}"
+    limit = "" if tool.max_length is None else f", {counted(tool.max_length, 'token')} at most"
     head = _facts(
         {
             "model": f"{facts.model_type}, {facts.task}",
@@ -175,7 +183,9 @@ def render_checkpoint(facts: CheckpointFacts) -> Group:
         blocks += ["", _layers(facts.layers)]
     if facts.time is not None:
         blocks += ["", Text(f"time by operator: {_by_operator(facts.time.by_operator)}")]
-        blocks.append(Text(f"({facts.time.num_runs} runs on one thread, batch 1)", style="dim"))
+        blocks.append(
+            Text(f"({counted(facts.time.num_runs, 'run')} on one thread, batch 1)", style="dim")
+        )
     return Group(*blocks, "", _savings(facts))
 
 

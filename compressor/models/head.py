@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compressor.models.weight_files import StoredTensor
+from compressor.words import counted
 
 # How the names of architectures end whose outputs no task reads, and what they give.
 _OTHER_HEADS: Mapping[str, str] = {
@@ -162,9 +163,9 @@ def require_choice(
         if source == "num_labels" and config.get("num_labels") is None:
             source = "without id2label transformers' default"
         raise HeadProblem(
-            f"{rows[0]} among the weights has {rows[1]} rows, one for each label, but {source} is "
-            f"{len(labels)} labels ({_few(labels)}); take both files from the same save, or name "
-            f"every class in id2label"
+            f"{rows[0]} among the weights has {counted(rows[1], 'row')}, one for each label, but "
+            f"{source} is {counted(len(labels), 'label')} ({_few(labels)}); take both files from "
+            f"the same save, or name every class in id2label"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.tasks import Batch
+from compressor.words import counted
 
 # Of the largest output: sums in another order differ by a few millionths of it, and padding that is
 # read as text by a hundredth or more.
@@ -129,7 +130,7 @@ def _told(worst: float, before: Probe, after: Probe) -> str:
         how = "when it is read again after others, so the model remembers what it read"
     else:
         size = next(iter(after.inputs.values())).shape
-        padded = f" padded to {size[1]} tokens" if len(size) == 2 else ""
+        padded = f" padded to {counted(size[1], 'token')}" if len(size) == 2 else ""
         how = f"in a batch of {len(after.rows)}{padded}"
     alone = "by itself" if len(before.rows) == 1 else f"in a batch of {len(before.rows)}"
     return f"a row's outputs {how} differ from those {alone} by {worst:.2g} of the largest output"

@@ -33,6 +33,7 @@ from compressor.models.width import (
     widest_config,
     width_axes,
 )
+from compressor.words import counted
 
 __all__ = [
     "EncoderShape",
@@ -166,8 +167,9 @@ def configure_shape(module: Any) -> tuple[str, ...]:
         else:
             reasons.append(
                 f"a configuration of type '{config.model_type}' has no key for the size of a head "
-                f"(it is hidden size / number of heads), so it cannot say {layer.num_heads} heads "
-                f"of {shape.head_dim} in a hidden size of {config.hidden_size}"
+                f"(it is hidden size / number of heads), so it cannot say "
+                f"{counted(layer.num_heads, 'head')} of {shape.head_dim} in a hidden size of "
+                f"{config.hidden_size}"
             )
     if naming.ffn_setting != "mlp_ratio":
         setattr(config, naming.ffn_setting, layer.ffn_neurons)
@@ -287,8 +289,8 @@ def _is_narrower(config: Any, naming: Naming) -> bool:
 def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
     if len(shape.layers) != len(dense.layers):
         raise EnvironmentMismatch(
-            f"the shape of the pruned model has {len(shape.layers)} layers, config.json describes "
-            f"{len(dense.layers)}; take both files from the same save"
+            f"the shape of the pruned model has {counted(len(shape.layers), 'layer')}, config.json "
+            f"describes {len(dense.layers)}; take both files from the same save"
         )
     if shape.head_dim != dense.head_dim:
         raise EnvironmentMismatch(
@@ -304,9 +306,10 @@ def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
     for index, (layer, limit) in enumerate(zip(shape.layers, dense.layers, strict=True)):
         if layer.num_heads > limit.num_heads or layer.ffn_neurons > limit.ffn_neurons:
             raise EnvironmentMismatch(
-                f"layers.{index} of the shape of the pruned model has {layer.num_heads} heads and "
-                f"{layer.ffn_neurons} neurons, config.json allows at most {limit.num_heads} and "
-                f"{limit.ffn_neurons}; take both files from the same save"
+                f"layers.{index} of the shape of the pruned model has "
+                f"{counted(layer.num_heads, 'head')} and {counted(layer.ffn_neurons, 'neuron')}, "
+                f"config.json allows at most {limit.num_heads} and {limit.ffn_neurons}; take both "
+                f"files from the same save"
             )
 
 

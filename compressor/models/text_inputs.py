@@ -25,6 +25,7 @@ from compressor.models.text_files import (
     tokenizer_limit,
 )
 from compressor.tasks import NO_LIMIT
+from compressor.words import counted
 
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # How transformers calls the table of learned positions.
@@ -98,7 +99,7 @@ def _check_vocabulary(files: CheckpointFiles, tokenizer: Any, config: Any) -> No
     if not 0 <= largest < rows:
         raise EnvironmentMismatch(
             f"{files.name}: the tokenizer's largest id is {largest}, the embedding table has "
-            f"{rows} rows; the tokenizer belongs to another checkpoint"
+            f"{counted(rows, 'row')}; the tokenizer belongs to another checkpoint"
         )
 
 
@@ -127,8 +128,9 @@ def _limit_length(
     limit = min((found for found in limits if found is not None), default=None)
     if limit is not None and limit <= special:
         raise EnvironmentMismatch(
-            f"{files.directory / 'config.json'}: the model has positions for {limit} tokens, and "
-            f"{special} special ones stand around a text; it reads none"
+            f"{files.directory / 'config.json'}: the model has positions for "
+            f"{counted(limit, 'token')}, and {special} special ones stand around a text; it reads "
+            f"none"
         )
     tokenizer.model_max_length = NO_LIMIT if limit is None else limit
 

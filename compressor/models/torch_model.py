@@ -41,6 +41,7 @@ from compressor.models.text_inputs import blueprint, fit_tokenizer
 from compressor.models.weight_files import WEIGHTS
 from compressor.models.weight_keys import Fit, require_finite, require_fit
 from compressor.tasks import Batch, Example, Task, load_task
+from compressor.words import counted
 
 
 @dataclass
@@ -156,13 +157,16 @@ def try_batch(files: CheckpointFiles, model: TorchModel, examples: Sequence[Exam
     """
     task = model.task
     advice = "give a checkpoint whose tokenizer or image processor and weights go together"
-    with foreign(f"{files.name}: cannot compute a first batch of {len(examples)} rows", advice):
+    with foreign(
+        f"{files.name}: cannot compute a first batch of {counted(len(examples), 'row')}", advice
+    ):
         shape = np.shape(model.predict(task.encode(model.preprocessor, examples)))
     width = len(model.labels) if task.names_labels else None
     if len(shape) != 2 or shape[0] != len(examples) or width not in (None, shape[1]):
+        and_labels = f" and {counted(width, 'label')}" if width else ""
         raise EnvironmentMismatch(
-            f"{files.name}: gives outputs of shape {list(shape)} for {len(examples)} rows"
-            f"{f' and {width} labels' if width else ''}, where {task.name} needs one row of "
+            f"{files.name}: gives outputs of shape {list(shape)} for "
+            f"{counted(len(examples), 'row')}{and_labels}, where {task.name} needs one row of "
             f"{'logits' if task.names_labels else 'numbers'} for each; {advice}"
         )
 

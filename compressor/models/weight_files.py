@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import EnvironmentMismatch
+from compressor.words import counted, verb_for
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -115,9 +116,9 @@ def read_headers(name: str, directory: Path, weights: Sequence[Path]) -> dict[st
     if odd:
         key, dtype = next(iter(odd.items()))
         raise EnvironmentMismatch(
-            f"{name}: {len(odd)} tensors such as '{key}' are of type {dtype}, which is a quantized "
-            f"one, and compression starts from float weights; give the checkpoint that it was "
-            f"quantized from"
+            f"{name}: {counted(len(odd), 'tensor')} such as '{key}' "
+            f"{verb_for(len(odd), 'is', 'are')} of type {dtype}, which is a quantized one, and "
+            f"compression starts from float weights; give the checkpoint that it was quantized from"
         )
     return found
 

@@ -22,6 +22,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.weight_files import shown
+from compressor.words import counted, verb_for
 
 _POOLER = re.compile(r"^(\w+\.)?pooler\.")
 # Heads that encoders are pretrained or fine-tuned with, beside the encoder and never inside it.
@@ -267,10 +268,11 @@ def require_finite(files: CheckpointFiles, module: Any) -> None:
         if value.is_floating_point() and not value.isfinite().all()
     }
     if found:
+        broken = sum(found.values())
         raise EnvironmentMismatch(
-            f"{files.name}: {sum(found.values()):,} weights are NaN or infinite, in "
-            f"{shown(list(found))}; the training that made them went wrong, so take an earlier "
-            f"checkpoint of it"
+            f"{files.name}: {counted(broken, 'weight')} {verb_for(broken, 'is', 'are')} NaN or "
+            f"infinite, in {shown(list(found))}; the training that made them went wrong, so take "
+            f"an earlier checkpoint of it"
         )
 
 
@@ -311,8 +313,8 @@ def _wrong_shapes(files: CheckpointFiles, fit: Fit, described_by: str) -> Enviro
         )
     elif all(_counts_labels(files, name, expected) for name, _, expected in fit.wrong_shape):
         advice = (
-            f"config.json names {len(files.labels)} labels (id2label, num_labels) and the head in "
-            f"the file has another number; correct config.json"
+            f"config.json names {counted(len(files.labels), 'label')} (id2label, num_labels) and "
+            f"the head in the file has another number; correct config.json"
         )
     return EnvironmentMismatch(
         f"{files.name}: the weights do not fit {described_by}: {listed}"
@@ -364,8 +366,9 @@ def _advice(
     depths = _depths(left_over, set(module.state_dict()))
     if depths is not None and not missing:
         return (
-            f"config.json describes {depths[0]} layers and the weights hold {depths[1]}; correct "
-            f"the number of layers in config.json, or take both from the same save"
+            f"config.json describes {counted(depths[0], 'layer')} and the weights hold "
+            f"{depths[1]}; correct the number of layers in config.json, or take both from the same "
+            f"save"
         )
     return (
         f"without them it would be another model than the one that was saved, so give a checkpoint "

@@ -19,6 +19,7 @@ from compressor.models.prunable import (
 from compressor.paths import is_folder
 from compressor.tasks import task_class, task_names
 from compressor.training.layers import chosen_layers, layer_map_of
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.distill import Distill
@@ -49,7 +50,8 @@ def unfit_to_prune(settings: PruneStructured, files: CheckpointFiles) -> Iterato
     if settings.layers is not None and settings.layers >= depth:
         yield (
             "layers",
-            f"the model has {depth} layers, so fewer have to stay, got {settings.layers}",
+            f"the model has {counted(depth, 'layer')}, so fewer have to stay, got "
+            f"{settings.layers}",
         )
     dropped = settings.drop_layers or ()
     if dropped and (max(dropped) >= depth or len(dropped) >= depth):

@@ -17,6 +17,7 @@ from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._site_choice import SitePass, listing
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -194,12 +195,12 @@ class Int8Pass(SensitivePass, SitePass):
     ) -> None:
         tables = sum(site.kind == "table" for site in chosen)
         done = (
-            f"{len(chosen) - tables} matrices and {tables - len(int4_errors)} embedding tables "
-            f"hold int8 weights"
+            f"{counted(len(chosen) - tables, 'matrix', 'matrices')} and "
+            f"{counted(tables - len(int4_errors), 'embedding table')} hold int8 weights"
         )
         logger.info("%s: %s", self.kind, done)
         stored = [site.num_elements for site in chosen if site.weight not in int4_errors]
-        context.note(f"{done}, {sum(stored):,} weights in all.")
+        context.note(f"{done}, {counted(sum(stored), 'weight')} in all.")
         self._report_tables(chosen, int4, int4_errors, context)
         if reordered:
             context.note(f"Inner channels reordered before {reordered} of the matrices.")

@@ -16,6 +16,7 @@ from compressor.passes._base import NothingToRemove, PassContext
 from compressor.pruning.activation import block_influences
 from compressor.pruning.importance import LabelledInputs, layer_losses
 from compressor.training.layers import chosen_layers
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
@@ -39,7 +40,7 @@ def drop_layers(
     elif settings.layers is not None:
         if settings.layers >= depth:
             raise NothingToRemove(
-                f"layers: the model has {depth} layers, so fewer have to stay, "
+                f"layers: the model has {counted(depth, 'layer')}, so fewer have to stay, "
                 f"got {settings.layers}"
             )
         if settings.layer_choice == "loss":

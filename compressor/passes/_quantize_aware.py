@@ -42,6 +42,7 @@ from compressor.tasks import Batch, Example
 from compressor.training.recovery import distill
 from compressor.training.teacher import answer_order
 from compressor.training.trainer import TrainingRun
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.quantize_aware_train import QuantizeAwareTrain
@@ -95,7 +96,7 @@ def train_for_int8(
         observe()
         after = _compare(model, rows, wanted)
     context.note(summary.sentence())
-    words = f"int8 as simulated, on {after.num_rows} calibration rows: "
+    words = f"int8 as simulated, on {counted(after.num_rows, 'calibration row')}: "
     if before.changed is not None and after.changed is not None:
         words += (
             f"answers that differ from the float model's {100 * before.changed:.2f}% -> "

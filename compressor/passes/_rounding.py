@@ -25,6 +25,7 @@ from compressor.quantization.gptq import (
 )
 from compressor.quantization.sites import Site, Use, factor_names, find_uses, names_in_bodies
 from compressor.quantization.tables import add_constant
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
@@ -207,12 +208,14 @@ class _Work:
 
     def report(self) -> None:
         """Say what was gained."""
-        rows = f"on {self._num_rows} calibration rows"
+        rows = f"on {counted(self._num_rows, 'calibration row')}"
         if self._rounding.method == "gptq" and self._errors:
             parts = [after / before for before, after in self._errors if before > 0]
             part = float(np.median(parts)) if parts else 1.0
+            num = len(self._errors)
             self._context.note(
-                f"Rounded by what {len(self._errors)} products change {rows}: "
+                f"Rounded by what {counted(num, 'product')} {verb_for(num, 'changes', 'change')} "
+                f"{rows}: "
                 f"{100 * part:.0f}% of the error of rounding to the nearest (median)."
             )
         if self._rounding.corrects_biases:

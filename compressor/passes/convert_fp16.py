@@ -17,6 +17,7 @@ from pydantic import Field
 
 from compressor.errors import PassError, StepFailed
 from compressor.passes._base import About, OnnxPass, PassContext
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     import onnx
@@ -126,7 +127,8 @@ benchmark:
             raise self._error(
                 f"{error}; name the nodes that need float32 in keep_in_float, or use search_ranges"
             ) from error
-        done = f"{before - _float_weights(converted):,} of {before:,} weights are {self.dtype}"
+        weights = counted(before, "weight")
+        done = f"{before - _float_weights(converted):,} of {weights} are {self.dtype}"
         logger.info("convert_fp16: %s", done)
         context.note(f"{done}.")
         return OnnxModel(path, provider=model.provider, threads=model.threads)
@@ -169,11 +171,13 @@ benchmark:
         if self.required_splits():
             fact = _half.parity(graph, converted, model=model, context=context)
             context.record("half_parity", fact)
-            flips = "" if fact["flips"] is None else f", and {fact['flips']} answers change"
+            flips = ""
+            if (num := fact["flips"]) is not None:
+                flips = f", and {counted(num, 'answer')} {verb_for(num, 'changes', 'change')}"
             output = "vectors" if fact["flips"] is None else "logits"
             context.note(
-                f"On {fact['rows']} calibration rows, {output} differ from float32 by up to "
-                f"{fact['max_abs_diff']:.2g}{flips}, on the provider {fact['provider']}."
+                f"On {counted(fact['rows'], 'calibration row')}, {output} differ from float32 by "
+                f"up to {fact['max_abs_diff']:.2g}{flips}, on the provider {fact['provider']}."
             )
 
     def _named(self, graph: onnx.ModelProto) -> frozenset[str]:

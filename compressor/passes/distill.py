@@ -18,6 +18,7 @@ from compressor.passes._vector_tasks import unfit_training
 from compressor.paths import HubName
 from compressor.training.layers import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
@@ -213,7 +214,7 @@ passes:
         head = "a new head" if is_new else "its own head"
         context.note(
             f"the student begins as {self.student} ({student.module.config.model_type}, "
-            f"{student.parameter_counts()[0]:,} parameters) with {head}"
+            f"{counted(student.parameter_counts()[0], 'parameter')}) with {head}"
         )
         return student
 
@@ -257,6 +258,6 @@ def _require_length(model: TorchModel, whose: str) -> None:
     wanted = model.task.max_length
     if wanted is not None and limit is not None and wanted > limit:
         raise StepFailed(
-            f"{whose}: it reads at most {limit} tokens, data.max_length is {wanted}; set "
-            f"data.max_length to {limit} or less"
+            f"{whose}: it reads at most {counted(limit, 'token')}, data.max_length is {wanted}; "
+            f"set data.max_length to {limit} or less"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.passes._base import About, PassContext
 from compressor.passes._static import CalibratedPass
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ passes:
         found = self._observe(graph, sites, model, context)
         grids = self._chosen(found, static_grid)
         context.note(
-            f"Grids of {len(grids)} activations fixed on {found.num_rows} calibration rows "
-            f"({self.method})."
+            f"Scales of {counted(len(grids), 'activation')} fixed on "
+            f"{counted(found.num_rows, 'calibration row')} ({self.method})."
         )
         return grids

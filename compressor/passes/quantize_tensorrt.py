@@ -21,6 +21,7 @@ from compressor.errors import StepFailed
 from compressor.passes._base import About, PassContext
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._static import ObservingPass
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -164,14 +165,16 @@ benchmark:
         found = self._observe(graph, sites, model, context)
         scales = self._chosen(found, signed_scale)
         context.note(
-            f"Scales of {len(scales)} activations fixed on {found.num_rows} calibration rows "
-            f"({self.method})."
+            f"Scales of {counted(len(scales), 'activation')} fixed on "
+            f"{counted(found.num_rows, 'calibration row')} ({self.method})."
         )
         return SignedScales(scales)
 
     def _report(self, sites: tuple[Site, ...], chosen: list[Site], context: PassContext) -> None:
         weights = sum(site.num_elements for site in chosen)
-        done = f"{len(chosen)} matrices hold int8 weights in signed pairs, {weights:,} in all"
+        matrices = counted(len(chosen), "matrix", "matrices")
+        hold = verb_for(len(chosen), "holds", "hold")
+        done = f"{matrices} {hold} int8 weights in signed pairs, {weights:,} in all"
         logger.info("%s: %s", self.kind, done)
         context.note(f"{done}.")
         if leftovers := self._leftovers(sites):

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from compressor.errors import StepFailed
 from compressor.passes._base import About, PassContext
 from compressor.passes._site_choice import BlockSize, SitePass, listing
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -155,7 +156,8 @@ passes:
         context: PassContext,
     ) -> None:
         packed = sum(site.num_elements for site in chosen if site.weight in errors)
-        done = f"{len(errors)} matrices hold weights of {self.bits} bits"
+        matrices = counted(len(errors), "matrix", "matrices")
+        done = f"{matrices} {verb_for(len(errors), 'holds', 'hold')} weights of {self.bits} bits"
         logger.info("quantize_weights: %s", done)
         context.note(f"{done}, {self.block_size} to a scale, {packed:,} in all.")
         if errors:

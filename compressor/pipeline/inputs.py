@@ -22,6 +22,7 @@ from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
 from compressor.recipe import Recipe
 from compressor.recipe_rules import expected_task, task_conflicts
 from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
+from compressor.words import counted
 
 
 def known_task(recipe: Recipe) -> str | None:
@@ -358,4 +359,8 @@ def _longer(
     reader, limit = min(limits.items(), key=lambda item: item[1])
     for key, lengths in named.items():
         if max(lengths) > limit:
-            yield key, f"{max(lengths)} tokens are more than {reader} reads; set {limit} or less"
+            yield (
+                key,
+                f"{counted(max(lengths), 'token')} are more than {reader} reads; set {limit} or "
+                f"less",
+            )

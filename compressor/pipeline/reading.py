@@ -20,6 +20,7 @@ from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import TOLERANCE, RowDependence, read_probes
 from compressor.models.torch_model import TorchModel
+from compressor.words import counted
 
 JUDGED = ("search", "certification")  # the splits that scores of both ends are taken on
 
@@ -91,8 +92,8 @@ def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> 
     short = [key for key, length in lengths.items() if length is not None and length <= special]
     if short:
         raise RecipeError(
-            f"{short[0]}: of {lengths[short[0]]} tokens, {special} are special ones, which leaves "
-            f"none for the text; set {special + 1} or more"
+            f"{short[0]}: of {counted(lengths[short[0]], 'token')}, {special} are special ones, "
+            f"which leaves none for the text; set {special + 1} or more"
         )
 
 

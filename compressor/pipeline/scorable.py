@@ -21,6 +21,7 @@ from compressor.pipeline.log import RunLog
 from compressor.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task
+from compressor.words import counted
 
 
 def judge_baseline(
@@ -36,9 +37,9 @@ def judge_baseline(
         raise RecipeError(
             recipe.describe(
                 f"data.{split.name}",
-                f"the untouched checkpoint {alike} for all {len(split)} examples, so that no score "
-                f"on them depends on the model; look whether it is the right checkpoint for these "
-                f"rows, and data.{task.input_column} the right column",
+                f"the untouched checkpoint {alike} for all {counted(len(split), 'example')}, so "
+                f"that no score on them depends on the model; look whether it is the right "
+                f"checkpoint for these rows, and data.{task.input_column} the right column",
             )
         )
     judge_order(log, recipe, split, baseline)

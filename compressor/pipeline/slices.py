@@ -25,6 +25,7 @@ from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
 from compressor.tasks import Example, Guess
+from compressor.words import counted
 
 MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
 
@@ -194,8 +195,8 @@ def _by_length(split: Dataset) -> dict[str, Mask]:
 
 def _span(start: int, end: int) -> str:
     if start == end:
-        return "1 word" if start == 1 else f"{start} words"
-    return f"{start} to {end} words"
+        return counted(start, "word")
+    return f"{start} to {counted(end, 'word')}"
 
 
 def _words(example: Example) -> int:
@@ -211,9 +212,9 @@ def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
     distinct = sorted(set(values.tolist()))
     if len(distinct) > MAX_VALUES:
         raise RecipeError(
-            f"budget.slices: column '{name}' has {len(distinct)} values in data.{split.name}, at "
-            f"most {MAX_VALUES} can be told apart; write a coarser column into the file, such as "
-            f"ranges of a number"
+            f"budget.slices: column '{name}' has {counted(len(distinct), 'value')} in "
+            f"data.{split.name}, at most {MAX_VALUES} can be told apart; write a coarser column "
+            f"into the file, such as ranges of a number"
         )
     return {f"{name} = {value}": values == value for value in distinct}
 

@@ -28,7 +28,7 @@ from compressor.pipeline.log import RunLog
 from compressor.pipeline.stages import Stages
 from compressor.recipe import BenchmarkSettings
 from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
-from compressor.words import points
+from compressor.words import counted, points
 
 LEFT_OUT = "left out"
 RUNGS = 8  # the finest step is an eighth of the recipe's fraction
@@ -78,7 +78,9 @@ class Goal:
             return f"at most {self.target.max_megabytes:g} MB"
         if self.target.speedup is not None:
             timing = self.timing
-            tokens = f", {timing.sequence_lengths[0]} tokens" if self.has_sequence else ""
+            tokens = (
+                f", {counted(timing.sequence_lengths[0], 'token')}" if self.has_sequence else ""
+            )
             return (
                 f"at least {self.target.speedup:g} times as fast as the baseline at batch "
                 f"{timing.batch_sizes[0]}{tokens} on {timing.providers[0]}"

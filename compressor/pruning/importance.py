@@ -25,6 +25,7 @@ from compressor.models.architectures import (
     layer_list,
 )
 from compressor.models.outputs import answers_of, gives_vectors
+from compressor.words import counted
 
 # The inputs of a model by name, and the class ids of the examples; None for unlabelled examples.
 LabelledInputs = tuple[Mapping[str, Tensor], Tensor | None]
@@ -100,7 +101,7 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
         tuple(score / num_examples for score in sums.heads),
         tuple(score / num_examples for score in sums.neurons),
     )
-    return _require_finite(means, f"Taylor importance over {num_examples} examples")
+    return _require_finite(means, f"Taylor importance over {counted(num_examples, 'example')}")
 
 
 def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from compressor.report import units
+from compressor.words import counted, noun_for, verb_for
 
 # With 2 runs one file was 0.7 to 2.6 times as fast as itself, with 4 0.94 to 1.15 times, with 10 at
 # most 3% off.
@@ -59,7 +60,9 @@ def embedding_words(embedding: dict[str, Any] | None) -> str | None:
         f", as the checkpoint's {source} says" if source else ", as the recipe or its defaults say"
     )
     if embedding["max_length"] is not None:
-        words += f"; the checkpoint reads at most {embedding['max_length']:,} tokens of a text"
+        words += (
+            f"; the checkpoint reads at most {counted(embedding['max_length'], 'token')} of a text"
+        )
     return f"{words}."
 
 
@@ -72,7 +75,7 @@ def length_words(data: dict[str, Any]) -> str | None:
     if lengths is None or data["final"] is None:
         return None
     own, artifact, longest = (lengths[key] for key in ("checkpoint", "artifact", "longest"))
-    words = f"The artifact reads up to {artifact:,} tokens of a text"
+    words = f"The artifact reads up to {counted(artifact, 'token')} of a text"
     if own is None:
         words += ", as export.max_length says: the checkpoint names no limit"
     elif own > artifact:
@@ -81,7 +84,7 @@ def length_words(data: dict[str, Any]) -> str | None:
         words += ", as the checkpoint does"
     if longest >= artifact:
         return f"{words}. It was measured up to that length."
-    words += f". It was measured on texts of up to {longest:,} tokens"
+    words += f". It was measured on texts of up to {counted(longest, 'token')}"
     if lengths["num_cut"]:
         words += (
             f": {lengths['num_cut']:,} of the {lengths['num_examples']:,} are longer, and "
@@ -93,14 +96,17 @@ def length_words(data: dict[str, Any]) -> str | None:
 def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
     """Say how closely the exported file follows the PyTorch model, which gives `output`."""
     lengths = parity["sequence_lengths"]
+    inputs = counted(parity["num_examples"], "real input")
     text = (
-        f"On {parity['num_examples']:,} real inputs the {output} of the exported file differ from "
-        f"PyTorch's by at most {parity['max_abs_diff']:.2g} (allowed: {parity['limit']:.2g})"
+        f"On {inputs} the {output} of the exported file "
+        f"differ from PyTorch's by at most {parity['max_abs_diff']:.2g} (allowed: "
+        f"{parity['limit']:.2g})"
         if parity["max_abs_diff"] is not None
-        else f"The {output} of {parity['num_examples']:,} real inputs could not be compared"
+        else f"The {output} of {inputs} could not be compared"
     )
     if lengths:
-        text += f", at padded lengths of {', '.join(map(str, lengths))} tokens"
+        tokens = noun_for(max(lengths), "token")
+        text += f", at padded lengths of {', '.join(map(str, lengths))} {tokens}"
     return f"{text}."
 
 
@@ -155,10 +161,10 @@ def _score_method(data: dict[str, Any]) -> str:
     seed = data["environment"].get("seed", data["recipe"].get("seed"))
     where = judged_elsewhere(data)
     return (
-        f"{text}Taken on the {examples:,} examples of the search split, the same for every row of "
-        f"the table. The baseline and PyTorch passes run in PyTorch, later passes and the final "
-        f"artifact in ONNX Runtime, from the very file that ships. {where}{' ' if where else ''}"
-        f"Seed {plain_text(seed)}."
+        f"{text}Taken on the {counted(examples, 'example')} of the search split, the same for "
+        f"every row of the table. The baseline and PyTorch passes run in PyTorch, later passes and "
+        f"the final artifact in ONNX Runtime, from the very file that ships. "
+        f"{where}{' ' if where else ''}Seed {plain_text(seed)}."
     )
 
 
@@ -192,10 +198,11 @@ def _reuse_words(data: dict[str, Any]) -> str:
     if reused:
         names = ", ".join(step["name"] for step in reused)
         saved = units.duration(sum(step["seconds"] for step in reused))
+        steps = counted(len(data["steps"]), "step")
         parts.append(
-            f"{len(reused)} of {len(data['steps'])} steps were finished by an earlier run into the "
-            f"same directory and taken from there, because nothing they depend on had changed; "
-            f"they took {saved} then: {names}."
+            f"{len(reused)} of {steps} {verb_for(len(reused), 'was', 'were')} finished by an "
+            f"earlier run into the same directory and taken from there, because nothing they "
+            f"depend on had changed; they took {saved} then: {names}."
         )
     parts += [f"{text[:1].upper()}{text[1:]}." for text in data["damaged_steps"]]
     return " ".join(parts)
@@ -212,8 +219,8 @@ def _latency_method(data: dict[str, Any]) -> str:
     after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
     return (
         f"Wall time of one batch in ONNX Runtime: median (p50), 95th (p95) and 99th percentile of "
-        f"{_either(runs)} runs after {after}, {_either(threads)} "
-        f"thread{'' if threads == [1] else 's'}. Baseline and final artifact take turns within one "
+        f"{_either(runs)} {noun_for(max(runs), 'run')} after {after}, {_either(threads)} "
+        f"{noun_for(max(threads), 'thread')}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."
         f"{_clock_words(data['latencies'])}{f' {noise}' if noise else ''}"
     )
@@ -238,19 +245,19 @@ def noise_words(data: dict[str, Any]) -> str:
     chance = ""
     if few < _ENOUGH_RUNS:
         chance = (
-            f"Each latency is the median of {few} run{'s' * (few > 1)}, too few to tell a speed-up "
-            f"from chance; set benchmark.num_runs to {_ENOUGH_RUNS} or more."
+            f"Each latency is the median of {few} {noun_for(few, 'run')}, too few to tell a "
+            f"speed-up from chance; set benchmark.num_runs to {_ENOUGH_RUNS} or more."
         )
     if not noisy:
         return chance
     advice = (
-        "wall times say little, ratios of CPU times hold"
+        "wall times say little; ratios of CPU times hold"
         if all(entry["cpu_p50_ms"] is not None for entry in noisy)
         else "read speeds and their ratios with care, or run the benchmark again on an idle machine"
     )
     return (
-        f"The machine was busy: {len(noisy)} of the {len(latencies)} latencies varied widely while "
-        f"they were taken, so {advice}."
+        f"Noisy: the machine was busy, and {len(noisy)} of "
+        f"{counted(len(latencies), 'latency', 'latencies')} varied widely meanwhile, so {advice}."
         f"{f' {chance}' if chance else ''}"
     )
 

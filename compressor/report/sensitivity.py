@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report import units
+from compressor.words import counted
 
 MAX_SHOWN = 24  # layers; the rest is in report.json
 
@@ -56,7 +57,9 @@ def _view(title: str, layers: list[dict[str, Any]]) -> Sensitivity:
     largest = ranked[0]["logit_rms"] or 1.0
     rest = len(ranked) - MAX_SHOWN
     kept = sum(bool(item["kept_in_float"]) for item in ranked)
-    note = f"{kept} of {len(ranked)} layers {'was' if kept == 1 else 'were'} left in float."
+    note = (
+        f"{kept} of {counted(len(ranked), 'layer')} {'was' if kept == 1 else 'were'} left in float."
+    )
     if rest > 0:
         note += f" The {rest} least sensitive ones are in report.json only."
     return Sensitivity(

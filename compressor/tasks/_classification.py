@@ -45,7 +45,7 @@ class Classification(Task):
             return "has no labels, so nothing but agreement can be scored on it"
         if len(np.unique(truth.labels)) == 1:
             return (
-                f"all {len(truth.labels)} labels are class {truth.labels[0]}, so a model that "
+                f"every label is class {truth.labels[0]}, so a model that "
                 f"always answers so is never wrong; give it rows of other classes too"
             )
         return None

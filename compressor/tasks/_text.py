@@ -15,6 +15,7 @@ from compressor.mistakes import show
 from compressor.paths import require_plain_files
 from compressor.tasks._base import Batch, Example, Task
 from compressor.tasks._given import given_texts
+from compressor.words import counted
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -85,8 +86,8 @@ class TextTask(Task):
         length = int(sequence_length or preprocessor.model_max_length)
         if length > int(preprocessor.model_max_length):
             raise RecipeError(
-                f"benchmark.sequence_lengths: {length} tokens are more than this model reads; set "
-                f"{preprocessor.model_max_length} or less"
+                f"benchmark.sequence_lengths: {counted(length, 'token')} are more than this model "
+                f"reads; set {preprocessor.model_max_length} or less"
             )
         words = cycle(word for example in examples for word in _first(example).split())
         # Every word gives at least one token, so `length` words fill a row.

@@ -29,6 +29,7 @@ from compressor.tasks._similarity import (
     word_counts,
 )
 from compressor.tasks._text import TextTask
+from compressor.words import counted
 
 PoolingMode = Literal["mean", "cls"]
 
@@ -102,14 +103,14 @@ class SentenceEmbedding(TextTask):
         found = len(candidates([str(example) for example in truth.examples]))
         if metric == RANK_AGREEMENT and found <= 2 * NEIGHBOURS:
             return (
-                f"holds {found} different texts; rank_agreement compares the {NEIGHBOURS} nearest "
-                f"of each, which even a random model keeps unless there are more than "
-                f"{2 * NEIGHBOURS}: give it more rows, or use cosine"
+                f"holds {counted(found, 'different text')}; rank_agreement compares the "
+                f"{NEIGHBOURS} nearest of each, which even a random model keeps unless there are "
+                f"more than {2 * NEIGHBOURS}: give it more rows, or use cosine"
             )
         if found < 3:
             return (
-                f"holds {found} different texts; at least 3 are needed, so that each has two "
-                f"others to be near to"
+                f"holds {counted(found, 'different text')}; at least 3 are needed, so that each "
+                f"has two others to be near to"
             )
         return None
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from compressor.errors import StepFailed
+from compressor.words import counted
 
 # Pairs (student layer, teacher layer).
 LayerMap = Sequence[tuple[int, int]]
@@ -81,8 +82,8 @@ def chosen_layers(wanted: int | Sequence[int], depth: int) -> tuple[int, ...]:
     if isinstance(wanted, int):
         if wanted >= depth:
             raise StepFailed(
-                f"student_layers: the model has {depth} layers, so a smaller student has fewer, "
-                f"got {wanted}; leave student_layers out to keep all"
+                f"student_layers: the model has {counted(depth, 'layer')}, so a smaller student "
+                f"has fewer, got {wanted}; leave student_layers out to keep all"
             )
         return tuple(layer for _, layer in uniform_layer_map(wanted, depth))
     if max(wanted) >= depth:

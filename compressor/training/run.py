@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compressor.errors import StepFailed
 from compressor.progress import Progress
 from compressor.training.batches import TrainingBatch
+from compressor.words import counted
 
 # Maps a module and a batch, both on the training device, to a scalar.
 LossFunction = Callable[[nn.Module, TrainingBatch], Tensor]
@@ -45,7 +46,8 @@ class TrainingSummary:
 
     def sentence(self) -> str:
         """Return the facts as a note for the report."""
-        return f"{self.steps} steps in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
+        steps = counted(self.steps, "step")
+        return f"{steps} in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
 
 
 class TrainingDiverged(StepFailed):

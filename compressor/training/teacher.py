@@ -18,6 +18,7 @@ from compressor.tasks import Batch, Example
 from compressor.training.batches import TrainingBatch, longest
 from compressor.training.layers import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
+from compressor.words import counted
 
 _PROBED_EXAMPLES = 8
 _LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_weight"
@@ -127,7 +128,8 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
         vocabulary, own_vocabulary = theirs.get_vocab(), ours.get_vocab()
         if own_vocabulary != vocabulary:
-            found = f"it has {len(vocabulary)} entries, the student's {len(own_vocabulary)}"
+            entries = counted(len(vocabulary), "entry", "entries")
+            found = f"it has {entries}, the student's {len(own_vocabulary):,}"
     examples = [*dataset.examples[:_PROBED_EXAMPLES], *longest(dataset, _PROBED_EXAMPLES)]
     own, other = _encode(model, examples), _encode(teacher, examples)
     shared = own.keys() & other.keys()
@@ -191,7 +193,7 @@ def check_layers(
     other = _look_inside(teacher, dataset, maps=maps)
     if own.num_tokens != other.num_tokens:
         raise StepFailed(
-            f"the student makes {own.num_tokens} tokens of an example and the teacher "
+            f"the student makes {counted(own.num_tokens, 'token')} of an example and the teacher "
             f"{other.num_tokens}, so their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, "
             f"or take a teacher with the student's patch size and special tokens"
         )
@@ -205,8 +207,8 @@ def check_layers(
         if maps and layers.num_maps != layers.num_layers:
             raise StepFailed(
                 f"attention_weight needs an attention map from every layer, but the {name} gives "
-                f"{layers.num_maps} from {layers.num_layers} layers (a layer whose heads were all "
-                f"pruned has none); set attention_weight to 0"
+                f"{layers.num_maps} from {counted(layers.num_layers, 'layer')} (a layer whose "
+                f"heads were all pruned has none); set attention_weight to 0"
             )
     pairs = layer_map or uniform_layer_map(own.num_layers, other.num_layers)
     check_layer_map(pairs, own.num_layers, other.num_layers)

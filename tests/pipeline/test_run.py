@@ -413,7 +413,7 @@ def test_labels_of_one_class_are_refused_before_anything_is_scored(
 ):
     (tmp_path / "rows.csv").write_text("text,label\ngood film,1\nbad film,1\n")
     data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
-    with pytest.raises(RecipeError, match=r"data\.search: all 2 labels are class 1"):
+    with pytest.raises(RecipeError, match=r"data\.search: every label is class 1"):
         run(base, tmp_path / "run", data=data)
 
 
@@ -460,7 +460,7 @@ def test_missing_proof_can_be_accepted_and_the_report_says_so(
     report = compressor.run(loaded, output=begun, device="cpu", allow_inconclusive=True)
     assert (report.verdict, report.inconclusive_allowed) == ("passed", True)
     compressor.load_artifact(begun / "artifact")
-    assert "was told to go on without proof" in (begun / "report.html").read_text()
+    assert "Passed without proof" in (begun / "report.html").read_text()
 
 
 class Harm(TorchPass):
