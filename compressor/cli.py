@@ -204,7 +204,7 @@ def run(
         typer.Option(
             "--allow-inconclusive",
             metavar=FLAG,
-            help="Go on, with exit code 0, when the certification split cannot prove the budget.",
+            help="End with exit code 0 when the certification split cannot prove the budget.",
         ),
     ] = False,
     verbose: Annotated[

@@ -144,7 +144,8 @@ def show(value: Any) -> str:
         case str():
             return f"'{_shortened(value)}'"
         case list() | tuple():
-            return f"a list of {len(value)}"
+            length = counted(len(value), "entry", "entries")
+            return f"a list of {length}" if value else "an empty list"
         case dict():
             return "a mapping"
     return _shortened(str(value))
@@ -256,7 +257,8 @@ def _message(
         hint = " (put it in quotes)" if quote else ""
         return f"must be {_TYPES[kind]}{hint}, got {show(given)}"
     if kind == "missing" and isinstance(details["loc"][-1], int):
-        return f"must be a list of at least {details['loc'][-1] + 1}, got {show(given)}"
+        least = counted(details["loc"][-1] + 1, "entry", "entries")
+        return f"must be a list of at least {least}, got {show(given)}"
     if kind == "missing":
         return f"required key '{details['loc'][-1]}' is missing"
     if kind == "extra_forbidden":
@@ -278,9 +280,11 @@ def _rare_message(details: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return f"required key {facts['discriminator']} is missing"
     if kind == "too_short":
-        return f"must be a list of at least {facts['min_length']}, got {show(given)}"
+        least = counted(facts["min_length"], "entry", "entries")
+        return f"must be a list of at least {least}, got {show(given)}"
     if kind == "too_long":
-        return f"must be a list of at most {facts['max_length']}, got {show(given)}"
+        most = counted(facts["max_length"], "entry", "entries")
+        return f"must be a list of at most {most}, got {show(given)}"
     if kind == "string_too_short":
         return f"must have at least {counted(facts['min_length'], 'character')}, got {show(given)}"
     if kind == "string_pattern_mismatch":

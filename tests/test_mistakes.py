@@ -79,7 +79,7 @@ def test_the_branch_that_was_meant_is_the_one_reported() -> None:
 
 def test_a_list_of_the_wrong_length_says_both_lengths() -> None:
     assert explained({"sizes": [1, 2, 3]}) == [
-        Mistake(("sizes",), "must be a list of at most 2, got a list of 3")
+        Mistake(("sizes",), "must be a list of at most 2 entries, got a list of 3 entries")
     ]
 
 
@@ -106,7 +106,7 @@ def test_a_rule_keeps_its_own_words_and_its_place_when_nested() -> None:
         (True, "true"),
         (0.5, "0.5"),
         ("a", "'a'"),
-        ([1, 2], "a list of 2"),
+        ([1, 2], "a list of 2 entries"),
         ({}, "a mapping"),
         ("x" * 100, "'" + "x" * 57 + "...'"),
     ],
@@ -133,7 +133,7 @@ def test_a_list_with_wrong_entries_is_not_called_short_as_well() -> None:
 
 def test_an_empty_list_of_two_is_one_mistake() -> None:
     assert explained({"names": []}) == [
-        Mistake(("names",), "must be text or a list of at least 2, got a list of 0")
+        Mistake(("names",), "must be text or a list of at least 2 entries, got an empty list")
     ]
 
 

@@ -320,12 +320,12 @@ def test_missing_sections_are_each_reported() -> None:
         ("model.checkpoint=5", "must be text (put it in quotes), got 5"),
         ("model.checkpoint=''", "must have at least 1 characters, got ''"),
         ("model.task=text-clasification", "unknown task 'text-clasification', did you mean"),
-        ("data.text=[a]", "must be text or a list of at least 2, got a list of 1"),
+        ("data.text=[a]", "must be text or a list of at least 2 entries, got a list of 1 entry"),
         ("data.search=dev.tsv", "must be a mapping (keys: path, "),
         ("benchmark.num_runs=0", "must be at least 1, got 0"),
         ("benchmark.providers=[cpu, cpu]", "names cpu twice"),
         ("benchmark.providers=cpu", "must be a list, got 'cpu'"),
-        ("benchmark.batch_sizes=[]", "must be a list of at least 1, got a list of 0"),
+        ("benchmark.batch_sizes=[]", "must be a list of at least 1 entry, got an empty list"),
         ("benchmark=false", "must be a mapping"),
         ("export.max_parity_diff=0", "must be greater than 0, got 0"),
         ("passes.1.ratio=0.5", "passes is a list, '1' must be an index 0..0"),
@@ -601,7 +601,9 @@ def test_a_thousand_repeated_mistakes_are_told_in_forty_lines_and_a_count() -> N
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, path="r.yaml")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "r.yaml:4: passes: must be a list of at most 100, got a list of 1000"
+    assert lines[0] == (
+        "r.yaml:4: passes: must be a list of at most 100 entries, got a list of 1,000 entries"
+    )
     # The list, and each of its first hundred passes but the first, which follows nothing.
     assert len(caught.value.mistakes) == 100
     assert lines[40:] == ["... and 60 more mistakes like these"]

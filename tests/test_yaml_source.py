@@ -92,7 +92,11 @@ def test_every_duplicate_key_is_reported_with_both_lines() -> None:
         ("[" * 5000, 1, "nested deeper than 32 levels"),
         ("", 1, "the recipe is empty"),
         ("\n# only a comment\n", 1, "the recipe is empty"),
-        ("\n- a", 2, "a recipe is a mapping with keys such as model and data, got a list of 1"),
+        (
+            "\n- a",
+            2,
+            "a recipe is a mapping with keys such as model and data, got a list of 1 entry",
+        ),
         ("5", 1, "got 5"),
     ],
 )

@@ -111,11 +111,17 @@ class SplitSource(BaseModel):
             yield Mistake(("quoting",), f"belongs to csv and tsv, and the file is {file_format}")
         if self.path is None or self.format is not None or self.path.suffix.lower() in _FORMATS:
             return
-        yield Mistake(
-            ("path",),
+        told = (
             f"cannot tell the format from the extension '{self.path.suffix}'; rename the file to "
-            f"one of {', '.join(_FORMATS)} or set `format`",
+            f"one of {', '.join(_FORMATS)} or set `format`"
         )
+        if not self.path.suffix:
+            told = (
+                f"has no extension, so its format is not known; give a file that ends in one of "
+                f"{', '.join(_FORMATS)} or set `format`; a folder that datasets' save_to_disk "
+                f"wrote becomes such a file by load_from_disk(...).to_parquet('rows.parquet')"
+            )
+        yield Mistake(("path",), told)
 
     @property
     def file_format(self) -> FileFormat:

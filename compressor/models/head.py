@@ -164,8 +164,8 @@ def require_choice(
             source = "without id2label transformers' default"
         raise HeadProblem(
             f"{rows[0]} among the weights has {counted(rows[1], 'row')}, one for each label, but "
-            f"{source} is {counted(len(labels), 'label')} ({_few(labels)}); take both files from "
-            f"the same save, or name every class in id2label"
+            f"{source} names {counted(len(labels), 'label')} ({_few(labels)}); take both files "
+            f"from the same save, or name every class in id2label"
         )
 
 

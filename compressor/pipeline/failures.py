@@ -28,7 +28,7 @@ def disk_mismatch(
     if path is None or full or path.is_relative_to(directory.path.absolute()):
         return EnvironmentMismatch(
             f"{step}: cannot read or write ({error}); check free space and permissions in "
-            f"{directory.path}, then run again: it goes on after the last finished step"
+            f"{directory.path}, then run the same command again to resume"
         )
     why = getattr(error, "strerror", None) or error
     text = (

@@ -144,6 +144,8 @@ def _next_shortly(data: dict[str, Any]) -> str:
     if target.is_missed(data):
         return "Ask for less"
     if data["verdict"] == "passed":
+        if data["doubts"]:
+            return "Clear the doubt first"
         if data["certification"] is None:
             return "Use it, or certify it first"
         return "Prove it first" if verdict.tone(data) != "passed" else "Use it"

@@ -161,7 +161,7 @@ def _score_method(data: dict[str, Any]) -> str:
     seed = data["environment"].get("seed", data["recipe"].get("seed"))
     where = judged_elsewhere(data)
     return (
-        f"{text}Taken on the {counted(examples, 'example')} of the search split, the same for "
+        f"{text}Taken on {counted(examples, 'example')} of the search split, the same for "
         f"every row of the table. The baseline and PyTorch passes run in PyTorch, later passes and "
         f"the final artifact in ONNX Runtime, from the very file that ships. "
         f"{where}{' ' if where else ''}Seed {plain_text(seed)}."

@@ -239,6 +239,8 @@ def _after_success(data: dict[str, Any]) -> str:
     use = "Use the model in artifact/: its README.md shows how to load it."
     if data["inconclusive_allowed"]:
         return f"{_towards_proof(data, accept=False)} {use}"
+    if data["doubts"]:
+        return f"Clear the doubt first: until then the score proves little. {use}"
     if data["certification"] is None:
         return (
             f"To certify the drop, give data.certification {_rows_to_certify(data)} from the other "

@@ -119,7 +119,7 @@ class StepWatcher(transformers.TrainerCallback):
             if self.moments is not None:
                 self.moments.put(kwargs["optimizer"], kwargs["model"])
             return
-        logger.info("%s: goes on after step %d", self.run.description, self.first_step)
+        logger.info("%s: resumes after step %d", self.run.description, self.first_step)
         self._snapshot(kwargs).put_back(self.resumed)
         state.global_step = self.first_step
         self.resumed = None

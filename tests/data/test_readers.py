@@ -145,7 +145,7 @@ def test_a_file_of_the_wrong_kind_is_reported_by_its_first_five_rows(write: Writ
     ("name", "text", "line", "part"),
     [
         ("a.jsonl", '{"text": "a"}\n{"text": \n', 2, "not one JSON object"),
-        ("a.jsonl", '["text"]\n', 1, "must be a JSON object, got a list of 1"),
+        ("a.jsonl", '["text"]\n', 1, "must be a JSON object, got a list of 1 entry"),
         ("a.jsonl", "[" * 100_000 + "\n", 1, "not one JSON object"),
         ("a.csv", 'text\n"a\n', 2, "not valid csv"),
         ("a.csv", "text,text\na,b\n", 1, "column 'text' appears twice"),

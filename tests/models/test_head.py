@@ -83,7 +83,7 @@ def test_image_classifiers_are_asked_too(image_copy: Path):
 
 def test_rows_of_the_head_that_are_not_as_many_as_labels_are_refused(copy: Path):
     with_rows(copy, 3)
-    reason = r"classifier\.weight among the weights has 3 rows.*id2label is 2 labels"
+    reason = r"classifier\.weight among the weights has 3 rows.*id2label names 2 labels"
     with pytest.raises(EnvironmentMismatch, match=reason):
         find_checkpoint(str(copy)).require_head(TEXT)
 
@@ -93,7 +93,7 @@ def test_without_names_transformers_takes_two_labels_and_so_do_we(copy: Path):
     assert load_checkpoint(copy).labels == ("LABEL_0", "LABEL_1")
     assert transformers.AutoConfig.from_pretrained(copy).num_labels == 2
     with_rows(copy, 3)
-    with pytest.raises(EnvironmentMismatch, match="transformers' default is 2 labels"):
+    with pytest.raises(EnvironmentMismatch, match="transformers' default names 2 labels"):
         find_checkpoint(str(copy)).infer_task()
 
 

@@ -92,7 +92,7 @@ def test_a_key_that_the_model_has_no_place_for_is_named(
 
 def test_fewer_layers_than_are_stored_are_refused(copy: Path):
     configure(copy, num_hidden_layers=1)
-    assert "describes 1 layers and the weights hold 2" in refusal(copy)
+    assert "describes 1 layer and the weights hold 2" in refusal(copy)
 
 
 @pytest.mark.parametrize(

@@ -464,6 +464,18 @@ def any_state(request: pytest.FixtureRequest) -> dict[str, Any]:
     return STATES[request.param]().to_dict()
 
 
+@pytest.fixture(params=STATES)
+def any_report(request: pytest.FixtureRequest) -> RunReport:
+    """Return the report of a run in each state in turn, as `compressor.run` returns it."""
+    return STATES[request.param]()
+
+
+@pytest.fixture
+def states() -> dict[str, Callable[[], RunReport]]:
+    """Return what makes the report of each state."""
+    return STATES
+
+
 @pytest.fixture
 def report_in_state() -> Callable[[str], dict[str, Any]]:
     """Return a function from the name of a state to its report."""
