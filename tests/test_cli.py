@@ -195,6 +195,22 @@ def test_ctrl_c_exits_with_130(
     assert "run the same command again" in capsys.readouterr().err
 
 
+def test_a_run_that_was_stopped_says_how_far_it_came(
+    compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    def stop(*arguments: Any, **settings: Any) -> None:
+        interrupt = KeyboardInterrupt()
+        interrupt.add_note("Stopped by you after pass 2 of 3; run the same command again to resume")
+        raise interrupt
+
+    monkeypatch.setattr("compressor.pipeline.run.run", stop)
+    assert compress("run", recipe, "--output", "unused") == 130
+    assert capsys.readouterr().err == (
+        "Stopped by you after pass 2 of 3; run the same command again to resume.\n"
+    )
+
+
 def test_sigterm_exits_with_143_like_ctrl_c(
     compress: Compress, recipe: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

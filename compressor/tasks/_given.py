@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compressor.mistakes import show
 from compressor.tasks._pixels import pixels_of
+from compressor.words import counted
 
 _PAIR = 2
 _EITHER = "a text or a pair of texts"
@@ -126,5 +127,5 @@ def _shown(value: Any) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
+        return f"a {type(value).__name__} of {counted(len(value), 'entry', 'entries')}"
     return type(value).__name__

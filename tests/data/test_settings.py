@@ -41,6 +41,7 @@ def test_format_overrides_the_extension() -> None:
         ({}, (), "exactly one of path, hub and sklearn, got none of them"),
         ({"path": "a.csv", "sklearn": "digits"}, (), "got path and sklearn"),
         ({"path": "a.txt"}, ("path",), "the extension '.txt'"),
+        ({"path": "saved"}, ("path",), "load_from_disk(...).to_parquet('rows.parquet')"),
         ({"path": "a.csv", "subset": "x"}, ("subset",), "belongs to hub, which is not given"),
         ({"path": "a.csv", "split": "x"}, ("split",), "belongs to hub or sklearn"),
         ({"hub": "org/name", "format": "csv"}, ("format",), "belongs to path"),

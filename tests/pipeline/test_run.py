@@ -293,6 +293,7 @@ def test_a_run_without_passes_is_a_plain_export(base: dict[str, Any], begun: Pat
     assert report.passes == ()
     assert report.latencies == ()
     assert "empty" in report.missing["latencies"]
+    assert report.rows_to_certify is not None
     assert report.baseline is not None
     assert report.final is not None
     assert report.final.score.value == report.baseline.score.value
@@ -604,8 +605,11 @@ def test_ctrl_c_leaves_a_report(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("compressor.pipeline.stages.export_onnx", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run(base, tmp_path / "run")
+    assert caught.value.__notes__ == [
+        "Stopped by you before anything was measured; run the same command again to resume"
+    ]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["verdict"], report["guilty_step"]) == ("stopped", "baseline")
     assert report["reason"].startswith("stopped by you (Ctrl-C); run the same command again")

@@ -220,7 +220,7 @@ def test_when_no_rung_is_within_the_budget_there_is_no_best():
     assert isinstance(error, TargetMissed)
     assert error.best is None
     assert error.drop == pytest.approx(0.01)
-    assert "no candidate is within the budget of 0.5 points, the best fell by 1 point" in str(error)
+    assert "no candidate is within the budget of 0.5 points; with the best one" in str(error)
     assert (log.passes[0].settings["ratio"], log.passes[0].verdict) == (0.0, "budget_exceeded")
 
 

@@ -1,0 +1,41 @@
+"""How many rows of their own would certify what other rows have shown."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from compressor.certificate import rows_to_certify
+from compressor.measurements import Score
+from compressor.tasks import Guess
+
+
+def agreement(num_changed: int, num_examples: int) -> tuple[Score, Score, Guess]:
+    """Return the scores of two models that differ on `num_changed` rows, and of a guess."""
+    old = np.arange(num_examples) % 2
+    new = np.where(np.arange(num_examples) < num_changed, 1 - old, old)
+    scores = [
+        Score("agreement", float((old == found).mean()), num_examples, found)
+        for found in (old, new, np.zeros_like(old))
+    ]
+    return scores[0], scores[1], Guess("a model that answers 0 to everything", scores[2])
+
+
+def test_rows_that_do_not_suffice_say_how_many_do():
+    before, after, guess = agreement(0, 100)
+    found = rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.01, seed=0)
+    assert found == math.ceil(math.log(0.05) / math.log(0.99))  # 299, exact for no change
+
+
+def test_rows_that_would_suffice_are_as_many_as_it_takes():
+    before, after, guess = agreement(0, 400)
+    assert rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.01, seed=0) == 400
+
+
+@pytest.mark.parametrize("num_changed", [2, 50])
+def test_a_loss_of_the_whole_budget_is_proven_by_no_number(num_changed: int):
+    before, after, guess = agreement(num_changed, 100)
+    settings = {"guesses": (guess,), "max_drop": 0.02, "seed": 0}
+    assert rows_to_certify(before, after, None, **settings) is None
