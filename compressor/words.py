@@ -46,10 +46,13 @@ def about(count: int) -> str:
 def points(fraction: float) -> str:
     """Return a difference in points, with the unit: one point is 0.01 of the metric.
 
-    >>> points(0.0052), points(0.01), points(-0.0052)
-    ('0.52 points', '1 point', '−0.52 points')
+    It has two decimals at most, as in a table, unless nothing would be left of it.
+
+    >>> points(0.0052), points(0.01), points(3 / 299), points(-0.0052), points(0.00001)
+    ('0.52 points', '1 point', '1 point', '−0.52 points', '0.001 points')
     """
-    return _points(fraction, 4)
+    figures = (_decimal(100 * fraction, digits) for digits in (2, 3, 4))
+    return _with_unit(next((text for text in figures if text != "0"), "0"))
 
 
 def moved(drop: float) -> str:
@@ -68,26 +71,21 @@ def moved_and_budget(drop: float, max_drop: float) -> tuple[str, str]:
 
     >>> moved_and_budget(0.0052, 0.01)
     ('fell by 0.52 points', '1 point')
-    >>> moved_and_budget(0.0100001, 0.01)
-    ('fell by 1.00001 points', '1 point')
+    >>> moved_and_budget(3 / 299, 0.01)
+    ('fell by 1.003 points', '1 point')
     """
     allowed = points(max_drop)
-    if points(abs(drop)) != allowed or math.isclose(drop, max_drop, abs_tol=1e-9) or drop < 0:
+    if drop < 0 or points(drop) != allowed or math.isclose(drop, max_drop, abs_tol=1e-9):
         return moved(drop), allowed
-    return f"fell by {_points(drop, 8)}", allowed
+    figures = (_with_unit(_decimal(100 * drop, digits)) for digits in (3, 4, 6, 8))
+    return f"fell by {next((text for text in figures if text != allowed), allowed)}", allowed
 
 
-def listed(parts: list[str], *, word: str = "and") -> str:
-    """Join parts as a sentence does.
-
-    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
-    ('a', 'a and b', 'a, b and c')
-    """
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+def _with_unit(figure: str) -> str:
+    return f"{figure} {'point' if figure == '1' else 'points'}"
 
 
-def _points(fraction: float, digits: int) -> str:
-    text = f"{100 * fraction:.{digits}g}"
-    return f"{text} {'point' if text == '1' else 'points'}".replace("-", "−")
+def _decimal(value: float, digits: int) -> str:
+    """Return a number with at most so many decimals, and a true minus."""
+    text = f"{value:.{digits}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text.replace("-", "−")

@@ -30,7 +30,7 @@ def test_an_estimate_is_rounded_up_to_two_digits(count: int, told: str):
     ("drop", "told"),
     [
         (0.9 - 0.85, "fell by 5 points"),
-        (3 / 299, "fell by 1.003 points"),
+        (3 / 299, "fell by 1 point"),
         (0.9 - 0.9052, "rose by 0.52 points"),
         (0.01, "fell by 1 point"),
         (0.9 - 0.8 - 0.1, "did not change"),

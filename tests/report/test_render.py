@@ -229,9 +229,9 @@ def test_json_is_readable_by_strict_parsers(tmp_path: Path, make_report):
 
 
 def test_latencies_of_a_busy_machine_are_said_to_be(passed: dict[str, Any]):
-    assert "The machine was busy" not in render_html(passed)
+    assert "the machine was busy" not in render_html(passed)
     passed["latencies"][0]["noisy"] = True
-    assert "The machine was busy: 1 of the 8 latencies" in render_html(passed)
+    assert "Noisy: the machine was busy, and 1 of 8 latencies" in render_html(passed)
 
 
 def test_steps_of_an_earlier_run_are_named_and_damage_is_said(passed: dict[str, Any]):

@@ -55,7 +55,7 @@ def test_page_and_markdown_say_what_stayed_in_float(render, passed: dict[str, An
     text = render(passed)
     assert "Sensitivity by layer: 2 · quantize" in text
     assert "encoder.0.output" in text
-    assert "1 of 1 layers was left in float" in text
+    assert "1 of 1 layer was left in float" in text
 
 
 def test_layers_say_what_they_are_stored_as(passed: dict[str, Any]):
