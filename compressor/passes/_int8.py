@@ -162,7 +162,9 @@ class Int8Pass(SensitivePass, SitePass):
             graph, sites, num_rows=_ROWS_TO_COUNT, model=model, context=context
         )
         if not found:
-            context.note("Nothing multiplies one token of a text alone, so once_per_text is moot.")
+            context.note(
+                "Nothing multiplies one token of a text alone, so once_per_text changes nothing."
+            )
             return {}
         form = PackedForm(4, _BLOCK, "int8")
         rounded = round_to_blocks(

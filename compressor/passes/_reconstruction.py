@@ -40,7 +40,6 @@ from compressor.pruning.reconstruction import CalibrationInputs, check_calibrati
 from compressor.pruning.structure import Removed, prune_heads, prune_neurons
 from compressor.pruning.surgeon import compensated_scores
 from compressor.tasks import Example
-from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.prune_structured import PruneStructured
@@ -103,7 +102,7 @@ class Reconstruction:
         left = self.cost_of(module).total / self.cost_before
         context.note(
             f"encoder {_NAMES[settings.target]} left: {100 * left:.1f}%; least squares on "
-            f"{counted(calibration.num_rows, 'calibration row')} without labels, "
+            f"{calibration.num_rows} calibration rows without labels, "
             f"{calibration.mean_length:.1f} tokens each on average"
         )
         return Removed(heads, neurons)
@@ -260,7 +259,7 @@ def _tell(
     clock = "CPU clock" if situation.threads == 1 else "wall clock"
     context.note(
         f"latency table {source}: {situation.precision}, batch {situation.batch_size}, "
-        f"{counted(situation.num_tokens, 'token')}, {situation.threads} "
+        f"{situation.num_tokens} tokens, {situation.threads} "
         f"thread{'s' if situation.threads > 1 else ''} of the CPU, on the {clock}"
         f"{'; one token read of the last layer' if situation.one_token_last else ''}"
     )

@@ -195,7 +195,7 @@ class _Ratios:
             return ""
         smaller_blocks = ", a smaller round_to" if round_to > 1 else ""
         return (
-            f"{unit}_ratio: {ratio:g} of the {unit}s is none (layers have {list(counts)}, scope is "
+            f"{unit}_ratio: {ratio:g} rounds to 0 {unit}s (layers have {list(counts)}, scope is "
             f"'{self._scope}', each layer keeps a multiple of {round_to}); use a larger ratio"
             f"{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
         )

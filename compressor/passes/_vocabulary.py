@@ -19,7 +19,6 @@ from compressor.models.vocabulary import (
     unreachable_pieces,
 )
 from compressor.passes._base import NothingToRemove, PassContext
-from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary import TrimVocabulary
@@ -43,10 +42,10 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
             why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
     else:
-        seen, held_out = _texts(settings, context)
+        counted, held_out = _texts(settings, context)
         needed = pieces_that_must_stay(before) | wanted
         needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
-        stay = needed | _pieces_in(seen, before, settings, context)
+        stay = needed | _pieces_in(counted, before, settings, context)
         # Where the others alone are all there are, no number of occurrences changes that.
         is_counted = len(needed) < len(stay)
         remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
@@ -62,7 +61,7 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
             if settings.keep_first
             else "all {} pieces have to stay, however often they occur: special tokens, single "
             "characters, and pieces with characters that are no pieces; remove this pass",
-            why=f", counted in {counted(len(seen), 'text')}",
+            why=f", counted in {len(counted):,} texts",
         )
         _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
     return trimmed
@@ -76,7 +75,7 @@ def _trim_to(
     if len(stay) == rows:
         raise NothingToRemove(all_stay.format(f"{rows:,}"))
     trimmed = trim_vocabulary(model, sorted(stay))
-    context.note(f"{len(stay):,} of {counted(rows, 'piece')} stay ({len(stay) / rows:.1%}){why}")
+    context.note(f"{len(stay):,} of {rows:,} pieces stay ({len(stay) / rows:.1%}){why}")
     return trimmed
 
 
@@ -96,9 +95,8 @@ def _pieces_in(
     most = max(counts.values(), default=0)
     if most < settings.min_count:
         raise StepFailed(
-            f"min_count: no piece occurs {counted(settings.min_count, 'time')} in "
-            f"{counted(len(texts), 'text')}, the most frequent {counted(most, 'time')}, so none "
-            f"would count as in use; lower it"
+            f"min_count: no piece occurs {settings.min_count:,} times in {len(texts):,} texts, the "
+            f"most frequent {most:,} times, so none would count as in use; lower it"
         )
     return {index for index, count in counts.items() if count >= settings.min_count}
 
@@ -109,8 +107,8 @@ def _texts(settings: TrimVocabulary, context: PassContext) -> tuple[list[str], l
     number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
     if not 0 < number < len(examples):
         raise StepFailed(
-            f"held_out: {settings.held_out:g} of {counted(len(examples), 'text')} is {number}, but "
-            f"at least one has to be held out and one counted; give more rows, or another held_out"
+            f"held_out: {settings.held_out:g} of {len(examples)} texts is {number}, but at least "
+            f"one has to be held out and one counted; give more rows, or another held_out"
         )
     order = np.random.default_rng(context.seed).permutation(len(examples))
     held_out = set(order[:number].tolist())
@@ -132,9 +130,8 @@ def _matching(patterns: Sequence[str], vocabulary: dict[str, int]) -> set[int]:
         own = {index for piece, index in vocabulary.items() if fnmatchcase(piece, pattern)}
         if not own:
             raise StepFailed(
-                f"keep[{position}]: '{pattern}' matches none of the "
-                f"{counted(len(vocabulary), 'piece')}; pieces inside a word begin with ##, [ is "
-                f"written [[]"
+                f"keep[{position}]: '{pattern}' matches none of the {len(vocabulary):,} pieces; "
+                f"pieces inside a word begin with ##, [ is written [[]"
             )
         found |= own
     return found
@@ -163,9 +160,8 @@ def _report_changes(
     )
     shown = f", for example {example}" if example else ""
     context.note(
-        f"of {counted(len(texts), 'text')} that were not counted, the tokens of {changed:,} "
-        f"{verb_for(changed, 'changes', 'change')} ({changed / len(texts):.1%}{shown}); they are "
-        f"{longer:.1%} longer in all"
+        f"of {len(texts):,} texts that were not counted, the tokens of {changed:,} change "
+        f"({changed / len(texts):.1%}{shown}); they are {longer:.1%} longer in all"
     )
 
 

@@ -395,12 +395,12 @@ def test_rows_without_labels_are_measured_against_the_models_own_answers(
     [
         (
             {"head_ratio": 0.1, "scope": "layer"},
-            "head_ratio: 0.1 of the heads is none (layers have [4, 4], scope is 'layer', each "
+            "head_ratio: 0.1 rounds to 0 heads (layers have [4, 4], scope is 'layer', each "
             "layer keeps a multiple of 1); use a larger ratio, or head_ratio: 0 to keep all heads",
         ),
         (
             {"neuron_ratio": 0.5, "round_to": 128},
-            "neuron_ratio: 0.5 of the neurons is none (layers have [64, 64], scope is 'global', "
+            "neuron_ratio: 0.5 rounds to 0 neurons (layers have [64, 64], scope is 'global', "
             "each layer keeps a multiple of 128); use a larger ratio, a smaller round_to, or "
             "neuron_ratio: 0 to keep all neurons",
         ),

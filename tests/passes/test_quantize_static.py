@@ -164,7 +164,7 @@ def test_long_rows_run_in_small_batches():
 
 def test_rows_are_spread_over_the_split_and_counted(exported: OnnxModel, apply, notes: list[str]):
     apply(exported, rows=7)
-    assert notes[0] == "Grids of 11 activations fixed on 7 calibration rows (percentile)."
+    assert notes[0] == "Scales of 11 activations fixed on 7 calibration rows (percentile)."
 
 
 def test_statistics_take_the_same_memory_for_any_number_of_rows(
