@@ -122,7 +122,7 @@ def _baseline_cards(data: dict[str, Any]) -> list[Card]:
 
 def _size_card(data: dict[str, Any]) -> Card:
     figure, unit = _split(size_words(data))
-    detail = f"parameters {_parameters(data)}"
+    detail = _parameters(data)
     if against := float32_words(data):
         detail = f"{detail}; {against}"
     return Card("Size on disk", figure, unit, _size_values(data), detail)
@@ -179,8 +179,10 @@ def _judged_elsewhere(data: dict[str, Any]) -> str:
 
 
 def _parameters(data: dict[str, Any]) -> str:
-    sizes = (data[end]["size"] for end in ("baseline", "final"))
-    return " → ".join(units.count(size["parameters"]) for size in sizes)
+    before, after = (data[end]["size"]["parameters"] for end in ("baseline", "final"))
+    if before == after:
+        return f"{units.count(before)} parameters, as before"
+    return f"parameters {units.count(before)} → {units.count(after)}"
 
 
 def _share(drop: float, max_drop: float) -> float | None:

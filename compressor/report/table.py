@@ -75,7 +75,7 @@ class LatencyRow:
 VERDICTS = {
     "passed": "within budget",
     "budget_exceeded": "over budget",
-    "not_certified": "not proven",
+    "not_certified": "not certified",
     "failed": "failed",
     "stopped": "stopped",
     "internal_error": "internal error",

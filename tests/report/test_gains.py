@@ -75,6 +75,7 @@ def test_without_labels_the_third_figure_is_the_share_of_changed_answers(report_
 def test_what_stayed_the_same_needs_no_figure(report_in_state: Any):
     card = gains.cards(report_in_state("without-passes"))[0]
     assert (card.figure, card.unit) == ("Same size", "")
+    assert card.detail == "22.7 M parameters, as before"
 
 
 def test_cards_show_the_baseline_alone_when_there_is_no_artifact(report_in_state: Any):
