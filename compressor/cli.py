@@ -210,7 +210,10 @@ def run(
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", metavar=FLAG, help="Log each step with its numbers to standard error."
+            "--verbose",
+            metavar=FLAG,
+            help="Log each step with its numbers to standard error, and show what other libraries "
+            "print.",
         ),
     ] = False,
 ) -> None:
@@ -227,7 +230,7 @@ def run(
     from compressor.console import ConsoleProgress
     from compressor.pipeline.run import run as run_recipe
 
-    _prepare_torch()
+    _prepare_torch(quiet=not verbose)
 
     # What stops a run from outside, such as a scheduler, should find a report too.
     signal.signal(signal.SIGTERM, _terminate)
@@ -239,6 +242,7 @@ def run(
             force=force,
             allow_inconclusive=allow_inconclusive,
             progress=ConsoleProgress(out),
+            quiet=not verbose,
         )
     except CompressorError as error:
         if error.report is not None:
@@ -421,16 +425,18 @@ def inspect(
         out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
 
 
-def _prepare_torch() -> None:
+def _prepare_torch(*, quiet: bool = True) -> None:
     """Turn the progress bars of transformers off, and let memory that is not there be an error."""
     import torch
 
     if not torch.cuda.is_available():
         limit_to_free_memory()
+    if not quiet:
+        return
     from transformers.utils import logging as transformers_logging
 
-    quiet: Callable[[], None] = transformers_logging.disable_progress_bar
-    quiet()
+    turn_off: Callable[[], None] = transformers_logging.disable_progress_bar
+    turn_off()
 
 
 def _print_report(report: RunReport, directory: Path | None) -> None:

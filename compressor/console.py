@@ -1,72 +1,159 @@
-"""Shows the progress of a run in a terminal with rich; plain lines where there is none."""
+"""Shows the progress of a run with rich: live lines in a terminal or notebook, else plain ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
+from rich.table import Column, Table
+from rich.text import Text
 
-from compressor.progress import Advance
+from compressor.progress import SILENT, Advance, Progress, Remaining, duration, time_left
+
+_INDENT = 11  # columns before what a step found out
+_REFRESHES = 4  # a second: what a display computes is taken from the work that it shows
 
 
 class ConsoleProgress:
-    """One line for each step, and below it a bar for what is under way.
+    """One line for each step, and below it a bar for what is under way and a line for the whole.
 
-    Off a terminal only the lines are written, so that a log stays readable.
+    Off a terminal only lines are written, whatever their length, so that a log stays readable.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
+        self._is_live = can_show_bars(console)
+        self._remaining: Remaining | None = None
+        self._live: Live | None = None
+        self._bars: list[Bars] = []
 
     def stage(self, title: str) -> None:
-        """Write the step with the seconds since the start."""
-        seconds = time.monotonic() - self._started
-        self._console.print(f"[dim]{seconds:7.1f} s[/]  [bold]{_plain(title)}[/]", highlight=False)
+        """Write the step with the time since the start."""
+        seconds = self._clock() - self._started
+        self._write(Text(f"{seconds:7.1f} s", style="dim"), Text(title, style="bold"))
 
     def result(self, text: str) -> None:
         """Write what a step found out, below its line."""
-        self._console.print(f"           {_plain(text)}", highlight=False)
+        self._write(Text(""), Text(text))
+
+    def upcoming(self, text: str) -> None:
+        """Write what comes next, and how long the whole run takes from now on."""
+        left = "" if self._remaining is None else f"; {time_left(self._remaining())}"
+        self._write(Text(""), Text(f"next: {text}{left}", style="dim"))
+
+    @contextmanager
+    def whole(self, remaining: Remaining) -> Iterator[None]:
+        """Keep a line at the bottom with the time so far and the time left."""
+        self._remaining = remaining
+        try:
+            if not self._is_live:
+                yield
+                return
+            with Live(
+                get_renderable=self._picture,
+                console=self._console,
+                refresh_per_second=_REFRESHES,
+                transient=True,
+            ) as self._live:
+                yield
+        finally:
+            self._remaining = self._live = None
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
         """Show a bar that disappears when its work is done."""
-        columns = (
-            TextColumn("           "),
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn() if total is not None else TextColumn(""),
-            TimeElapsedColumn(),
-            TimeRemainingColumn() if total is not None else TextColumn(""),
-            TextColumn("left" if total is not None else ""),
-            TextColumn("{task.fields[detail]}"),
-        )
-        with Progress(
-            *columns,
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        ) as display:
-            task = display.add_task(_plain(description), total=total, detail="")
+        columns = _columns(known=total is not None)
+        bars = Bars(
+            *columns, console=self._console, transient=True, expand=True,
+            refresh_per_second=_REFRESHES, disable=not self._is_live,
+        )  # fmt: skip
+        task = bars.add_task(description, total=total, detail="")
 
-            def advance(amount: int = 1, detail: str = "") -> None:
-                display.update(task, advance=amount, detail=_plain(detail))
+        def advance(amount: int = 1, detail: str = "") -> None:
+            bars.update(task, advance=amount, detail=detail)
 
+        if self._live is None:
+            with bars:
+                yield advance
+            return
+        self._bars.append(bars)
+        try:
             yield advance
+        finally:
+            self._bars.remove(bars)
+
+    def _picture(self) -> RenderableType:
+        """Return the bars under way, and below them the line of the whole."""
+        so_far = duration(round(self._clock() - self._started))
+        left = "" if self._remaining is None else time_left(self._remaining())
+        line = Text(f"whole run: {so_far}, {left}", style="cyan", overflow="ellipsis", no_wrap=True)
+        return Group(*self._bars, Padding(line, (0, 0, 0, _INDENT)))
+
+    def _write(self, head: Text, text: Text) -> None:
+        """Write a line; where it is too long for a terminal, it goes on below its own beginning."""
+        if not self._is_live:
+            line = Text.assemble(_widened(head), text)
+            self._console.print(line, soft_wrap=True, highlight=False)
+            return
+        table = Table.grid(Column(width=_INDENT - 2), Column(overflow="fold"), padding=(0, 2, 0, 0))
+        table.add_row(head, text)
+        self._console.print(table, highlight=False)
 
 
-def _plain(text: str) -> str:
-    """Escape rich's markup: `passes[0]` is a name, not a style."""
-    return text.replace("[", r"\[")
+def default_progress() -> Progress:
+    """Return a display on standard error in a terminal or notebook, and a silent one elsewhere."""
+    notebook = Console()
+    if notebook.is_jupyter:
+        return ConsoleProgress(notebook)
+    terminal = Console(stderr=True)
+    return ConsoleProgress(terminal) if terminal.is_terminal else SILENT
+
+
+def can_show_bars(console: Console) -> bool:
+    """Return whether what is written can be replaced: in a terminal, or in a notebook.
+
+    A notebook needs ipywidgets for that; without them rich would warn at each step.
+    """
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal
+
+
+def _columns(*, known: bool) -> tuple[ProgressColumn, ...]:
+    """Return what a bar consists of; on narrow terminals the last column gives way."""
+    plain = (
+        TextColumn(" " * (_INDENT - 1)),
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    detail = TextColumn(
+        "{task.fields[detail]}",
+        markup=False,
+        table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
+    )
+    if not known:
+        return (*plain, detail)
+    counted = (BarColumn(bar_width=12), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    return (*plain, *counted, TextColumn("left"), detail)
+
+
+def _widened(head: Text) -> Text:
+    padded = head.copy()
+    padded.pad_right(_INDENT - len(head))
+    return padded

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -42,7 +43,7 @@ from compressor.passes import Pass, TorchPass, discover
 from compressor.paths import ABSENT, LocalPath, exists, is_folder, no_folder, unreadable
 from compressor.readable import readable_part
 from compressor.recipe_rules import MOST_PASSES, find_conflicts
-from compressor.yaml_source import Document, parse_document
+from compressor.yaml_source import Document, document_of, parse_document
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Value = TypeVar("Value")
@@ -333,7 +334,7 @@ class Recipe(BaseModel):
     @property
     def path(self) -> Path | None:
         """Return the file this recipe was read from, None when it was built in Python."""
-        return None if self._source is None else Path(self._source.name)
+        return None if self._source is None or not self._source.name else Path(self._source.name)
 
     @property
     def judged_split(self) -> str:
@@ -372,14 +373,27 @@ class Recipe(BaseModel):
         return self.model_dump(mode="json")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe; each of `overrides` is `KEY=VALUE` such as `passes.0.ratio=0.4`.
 
-    Relative paths, those in overrides too, are relative to the recipe's directory.
+    `recipe` is the path of a YAML file or the same as a dict. Relative paths, those in overrides
+    too, are relative to the file's directory, and to the working directory for a dict. A `Recipe`
+    is returned as it is.
 
-    Raises `RecipeError` with every mistake that the file and the overrides hold.
+    Raises `RecipeError` with every mistake that the file or dict and the overrides hold.
     """
-    path = Path(path)
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RecipeError(
+                f"overrides: {', '.join(overrides)} cannot be applied to a Recipe, which is "
+                f"checked already; give the file or the dict that it was made of"
+            )
+        return recipe
+    if isinstance(recipe, Mapping):
+        return _from_document(document_of(recipe), Path.cwd(), overrides)
+    path = Path(recipe)
     if (other := not_a_recipe(path)) is not None:
         raise RecipeError(f"{path}: {other}")
     reason = unreadable(path, largest=_MAX_BYTES)
@@ -442,11 +456,14 @@ def parse_recipe(text: str, *, path: str | Path, overrides: Sequence[str] = ()) 
 
     Raises `RecipeError` as `load_recipe` does.
     """
-    document = parse_document(text, str(path))
+    return _from_document(parse_document(text, str(path)), Path(path).absolute().parent, overrides)
+
+
+def _from_document(document: Document, base_dir: Path, overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         document.override(override)
     data = document.data
-    context = {"base_dir": Path(path).absolute().parent}
+    context = {"base_dir": base_dir}
     try:
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)
     except ValidationError as error:

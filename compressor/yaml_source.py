@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -78,6 +79,8 @@ class Document:
     def describe(self, path: KeyPath, message: str) -> str:
         """Return `file:line: key: message`, or `--set key=value: message` for an override."""
         place = next(self._places[head] for head in _heads(path) if head in self._places)
+        if not place:
+            return f"{format_path(path)}: {message}" if path else message
         if not path or self._overrides.get(place) == path:
             return f"{place}: {message}"
         return f"{place}: {format_path(path)}: {message}"
@@ -172,6 +175,48 @@ def parse_document(text: str, name: str) -> Document:
         )
     document.data = data
     return document
+
+
+def document_of(data: Mapping[str, Any]) -> Document:
+    """Return a recipe that was written as a dict, with `mistakes` for what YAML could not hold."""
+    document = Document("", _places={(): ""})
+    document.data = _plain(data, (), document)
+    return document
+
+
+def _plain(value: Any, path: KeyPath, document: Document) -> Any:
+    """Return a copy of plain data; paths are text, and tuples are lists, as in YAML."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                told = f"a key must be text, got {show(key)}"
+                document.mistakes.append(document.describe(path, told))
+        return {
+            key: _plain(item, (*path, key), document)
+            for key, item in value.items()
+            if isinstance(key, str)
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*path, index), document) for index, item in enumerate(value)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        document.mistakes.append(document.describe(path, f"must be finite, got {value}"))
+    elif isinstance(value, str) and not _is_unicode(value):
+        document.mistakes.append(
+            document.describe(path, "half of a surrogate pair is no character; remove it")
+        )
+    elif value is None or isinstance(value, bool | int | float | str):
+        return value
+    else:
+        document.mistakes.append(
+            document.describe(
+                path,
+                f"is a {type(value).__name__}, and a recipe holds text, numbers, true and false, "
+                f"lists and dicts; write it as one of them",
+            )
+        )
+    return None
 
 
 def parse_value(text: str) -> Any:

@@ -20,8 +20,9 @@ PACKAGE = ROOT / "compressor"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("__init__", "console"),
+    ("__init__",),
     ("pipeline.run",),
+    ("pipeline.resuming",),
     ("pipeline.targets",),
     ("pipeline.gates",),
     (
@@ -34,7 +35,8 @@ LAYERS = (
     ),
     ("pipeline.plan",),
     ("pipeline.preflight",),
-    ("pipeline.splits",),
+    ("pipeline.splits", "pipeline.telling"),
+    ("pipeline.estimate",),
     (
         "pipeline.log",
         "pipeline.output",
@@ -64,8 +66,8 @@ LAYERS = (
         "yaml_source",
         "readable",
     ),
-    ("measurements", "memory", "mistakes", "paths", "records"),
-    ("errors", "files", "progress", "proof"),
+    ("console", "measurements", "memory", "mistakes", "paths", "records"),
+    ("errors", "files", "progress", "proof", "quiet"),
     ("words",),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}

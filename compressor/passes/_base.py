@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.errors import StepFailed
 from compressor.files import sha256
+from compressor.passes._effort import Effort
 from compressor.progress import Progress
 from compressor.training.settings import TrainingSettings
 
@@ -183,6 +184,13 @@ class Pass(BaseModel, ABC):
         A split that is cut has at least 512, where its source allows that.
         """
         return 0
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort | None:  # noqa: ARG002
+        """Return about how much work this pass is on splits of so many rows; None: nobody can tell.
+
+        It changes nothing about the work, and only tells how long it will take.
+        """
+        return None
 
     @property
     def measures_time(self) -> bool:

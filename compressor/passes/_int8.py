@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
+from compressor.passes._effort import Effort, reading_effort
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._site_choice import SitePass, listing
 from compressor.words import counted
@@ -98,6 +99,13 @@ class Int8Pass(SensitivePass, SitePass):
     def _finest(self) -> Self:
         """Return these settings with activations as fine as they get."""
         return self
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return rounding the weights, and what is chosen by rows."""
+        found = Effort(seconds=3.0) + self._effort_of_choices(num_rows)
+        if self.once_per_text == "int4":
+            found += reading_effort(num_rows, self.rows, times=1) + Effort(seconds=3.0)
+        return found
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the int8 graph and return it.

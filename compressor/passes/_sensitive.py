@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
+from compressor.passes._effort import Effort, sensitivity_effort
 from compressor.passes._site_choice import WeightPass, listing
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class SensitivePass(WeightPass):
         for count in _KEPT_BY_REPAIR:
             if count > self.keep_sensitive:
                 yield self.model_copy(update={"keep_sensitive": count})
+
+    def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:
+        found = super()._effort_of_choices(num_rows)
+        return found + (sensitivity_effort(num_rows) if self.keep_sensitive else Effort())
 
     def _report_choices(
         self, smoothed: tuple[str, ...] | None, kept: tuple[Site, ...], context: PassContext

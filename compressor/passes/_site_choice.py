@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.errors import PassError
 from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes._effort import Effort, reading_effort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,6 +102,10 @@ class WeightPass(OnnxPass):
             return f"fewer than {self.min_elements} weights"
         return site.obstacle
 
+    def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:  # noqa: ARG002
+        """Return what choosing by calibration rows takes; each kind of choice adds its own."""
+        return Effort()
+
     def _check_patterns(self, sites: tuple[Site, ...]) -> None:
         for position, pattern in enumerate(self.exclude):
             if not any(_matches(pattern, site) for site in sites):
@@ -168,6 +174,13 @@ class SitePass(WeightPass):
         if "calibration" not in self.required_splits():
             return 0
         return max(self.rows, ROWS_WITHOUT_COMPUTING if self.refined_rows else 0)
+
+    def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:
+        found = super()._effort_of_choices(num_rows)
+        if "calibration" not in SitePass.required_splits(self):
+            return found
+        solved = Effort(seconds=10.0 if self.rounding == "gptq" else 2.0)
+        return found + reading_effort(num_rows, self.rows, times=2) + solved
 
     def _rounds_by_rows(self) -> bool:
         return self.rounding != "nearest" or self.bias_correction

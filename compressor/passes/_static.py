@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
 from compressor.errors import StepFailed
 from compressor.passes._base import PassContext
+from compressor.passes._effort import Effort, reading_effort
 from compressor.passes._int8 import Int8Pass
 from compressor.passes._site_choice import WeightPass
 
@@ -126,6 +127,10 @@ class CalibratedPass(ObservingPass, Int8Pass):
         "product that gains by it, in place of `smooth`: how much of the difference between "
         "channels moves into the weights, such as 0.5 (a fraction); left out, not at all",
     )
+
+    def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:
+        found = super()._effort_of_choices(num_rows)
+        return found + reading_effort(num_rows, self.rows, times=3)
 
     def _smooth(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

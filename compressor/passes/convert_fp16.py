@@ -8,7 +8,7 @@ whose numbers do not fit: they are found by running real rows through the float 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from compressor.errors import PassError, StepFailed
 from compressor.passes._base import About, OnnxPass, PassContext
+from compressor.passes._effort import Effort, reading_effort, sensitivity_effort
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -88,6 +89,13 @@ benchmark:
         for count in _KEPT_BY_REPAIR:
             if count > self.keep_sensitive:
                 yield self.model_copy(update={"keep_sensitive": count})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the conversion, and what is chosen by rows."""
+        found = Effort(seconds=3.0)
+        if self._searches:
+            found += reading_effort(num_rows, 128, times=2)
+        return found + (sensitivity_effort(num_rows) if self.keep_sensitive else Effort())
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph in half precision and return it.

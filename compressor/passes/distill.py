@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -13,6 +13,7 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.prunable import with_depth
 from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
+from compressor.passes._effort import Effort, training_effort
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
 from compressor.paths import HubName
@@ -168,6 +169,10 @@ passes:
         """Return teacher and student, where the recipe names them."""
         named = {"teacher": self.teacher, "student": self.student}
         return {role: name for role, name in named.items() if name is not None}
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training; a student of its own is taken for as slow as the checkpoint."""
+        return training_effort(self, num_rows)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place, or the checkpoint named as `student`, and return it.

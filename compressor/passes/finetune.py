@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
-
+from collections.abc import Iterator, Mapping
 from compressor.passes._base import About, PassContext, TorchPass
+from compressor.passes._effort import Effort, training_effort
+from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import FinetuneSettings
@@ -50,6 +50,10 @@ passes:
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""
         return frozenset({"train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training."""
+        return training_effort(self, num_rows)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place; raises `StepFailed` when the training split has no labels."""

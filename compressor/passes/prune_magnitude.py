@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
-
-from pydantic import Field, model_validator
-
+from collections.abc import Iterator, Mapping
 from compressor.passes._base import About, PassContext, TorchPass
+from compressor.passes._effort import Effort, training_effort
+from pydantic import Field, model_validator
+from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import FinetuneSettings
 
@@ -117,6 +116,10 @@ passes:
     def required_splits(self) -> frozenset[str]:
         """Return the training split when fine-tuning is asked for."""
         return frozenset() if self.finetune is None else frozenset({"train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the fine-tuning; masking alone takes next to nothing."""
+        return Effort(seconds=1.0) + training_effort(self.finetune, num_rows)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Put weights of `model` to zero, in place.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from compressor.latency_file import read_latency_file
 from compressor.passes._base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes._checkpoint_fit import takes_heads, unfit_to_prune, with_layers_left
+from compressor.passes._effort import Effort, reading_effort, training_effort
 from compressor.passes._method_rules import check_method
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.passes._vector_tasks import unfit_pruning
@@ -430,6 +431,20 @@ passes:
         """Return the calibration split when something is measured, train when there is recovery."""
         splits = {"calibration"} if self.measures_units or self.measures_layers else set()
         return frozenset(splits if self.recovery is None else {*splits, "train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return what is measured, for every step anew, and the recovery."""
+        found = Effort(seconds=1.0) + training_effort(
+            self.recovery, num_rows, student=1 - max(self.heads_to_remove, self.neurons_to_remove)
+        )
+        if self.measures_layers:
+            found += reading_effort(num_rows, self.rows_to_measure, times=12)
+        if self.measures_units:
+            times = 9 if self.method == "reconstruction" else 4
+            found += reading_effort(num_rows, self.rows_to_measure, times * self.steps)
+        if self.measures_time:
+            found += Effort(seconds=60.0)  # a table of sub-layers, where the cache has none
+        return found
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Prune `model` in place.

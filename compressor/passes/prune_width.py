@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.models.prunable import WIDTH, unprunable, width_of
-from compressor.passes._base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._base import (
+    About,
+    Ahead,
+    PassContext,
+    ROWS_TO_CHOOSE_FROM,
+    TorchPass,
+    Unfit,
+)
+from compressor.passes._effort import Effort, reading_effort, training_effort
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower, wider
 from compressor.training.settings import DistillSettings, Recovery, label_setting_of
 
@@ -222,6 +230,15 @@ passes:
     def calibration_rows_wanted(self) -> int:
         """Return four times what is read, because long rows are preferred."""
         return ROWS_TO_CHOOSE_FROM * self.calibration_rows if self.reads_rows else 0
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return what is measured and fitted, and the recovery."""
+        measured = reading_effort(num_rows, self.calibration_rows if self.reads_rows else 0, 12)
+        return (
+            Effort(seconds=1.0)
+            + measured
+            + training_effort(self.recovery, num_rows, student=1 - (self.ratio or 0.3))
+        )
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Make `model` narrower, in place.

@@ -7,11 +7,11 @@ logits of every form on calibration rows, and its time, the forms taking turns.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
-
-from pydantic import Field
-
+from collections.abc import Mapping
 from compressor.passes._base import About, PassContext
+from compressor.passes._effort import Effort, reading_effort
+from pydantic import Field
+from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._static import CalibratedPass
 
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ passes:
     def measures_time(self) -> bool:
         """Return that forms are raced."""
         return True
+
+    def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:
+        found = super()._effort_of_choices(num_rows)
+        judged = reading_effort(num_rows, self.rows, times=len(self.forms))
+        timed = Effort(4.0 * self.rounds * self.batch_size * len(self.forms), seconds=5.0)
+        return found + judged + timed
 
     def _activations(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

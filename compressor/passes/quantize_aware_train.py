@@ -7,13 +7,14 @@ trained (`quantization/fake_quantize.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, Self, TYPE_CHECKING
 
 from pydantic import Field
 
 from compressor.models.prunable import not_simulated
 from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._effort import Effort, reading_effort, training_effort
 from compressor.passes._milder import longer
 from compressor.passes._site_choice import BlockSize
 from compressor.passes._vector_tasks import unfit_training
@@ -169,6 +170,12 @@ passes:
     def calibration_rows_wanted(self) -> int:
         """Return the rows that answers are compared on, or grids observed on."""
         return max(self.measured_rows, self.rows if self.activations == "static" else 0)
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training, whose simulation takes about half as long again, and measuring."""
+        training = training_effort(self, num_rows)
+        measured = reading_effort(num_rows, self.calibration_rows_wanted(), times=4)
+        return measured + Effort(1.5 * training.rows, training.seconds)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Train `model` in place; its weights then lie on int8 grids.

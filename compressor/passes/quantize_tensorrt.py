@@ -12,13 +12,14 @@ this pass, which leaves every integer where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from compressor.errors import StepFailed
 from compressor.passes._base import About, PassContext
+from compressor.passes._effort import Effort, reading_effort
 from compressor.passes._sensitive import SensitivePass
 from compressor.passes._static import ObservingPass
 from compressor.words import counted, verb_for
@@ -86,6 +87,11 @@ benchmark:
             finest = self.model_copy(update={"smooth_alpha": _SMOOTHED})
             yield finest
         yield from finest._with_more_in_float()
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return observing activations, and what is chosen by rows."""
+        observed = reading_effort(num_rows, self.rows, times=3)
+        return Effort(seconds=3.0) + observed + self._effort_of_choices(num_rows)
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with its pairs and return it.

@@ -9,13 +9,14 @@ read only for `rounding: gptq` and `bias_correction`, and need no labels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compressor.errors import StepFailed
 from compressor.passes._base import About, PassContext
+from compressor.passes._effort import Effort
 from compressor.passes._site_choice import BlockSize, SitePass, listing
 from compressor.words import counted, verb_for
 
@@ -95,6 +96,10 @@ passes:
             if milder != reached:
                 yield milder
             reached = milder
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return rounding the weights, and what is chosen by rows."""
+        return Effort(seconds=3.0) + self._effort_of_choices(num_rows)
 
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with packed weights and return it.

@@ -7,13 +7,14 @@ texts at hand never contain.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, Self, TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from compressor.models.word_piece import BERT_PARTS, TOKENIZER, not_as_bert, not_word_piece
 from compressor.passes._base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes._effort import Effort
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
@@ -173,6 +174,11 @@ passes:
     def required_splits(self) -> frozenset[str]:
         """Return the splits whose texts are counted."""
         return frozenset(self.count_in if self.drop == "unused" else ())
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the counting of pieces, which no model reads."""
+        counted = sum(num_rows.get(name, 0) for name in self.required_splits())
+        return Effort(seconds=2.0 + counted / 5000)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Return the model with its new tokenizer; the module is changed in place.

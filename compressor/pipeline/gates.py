@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from compressor.errors import PassError
-from compressor.measurements import ModelRecord, PassRecord, PassTry, Score, Size, Verdict
+from compressor.measurements import PassRecord, PassTry, Score, Size, Verdict
 from compressor.passes import NothingToRemove, Pass
 from compressor.pipeline.certification import compare_answers
 from compressor.pipeline.log import AS_WRITTEN, RunLog
 from compressor.pipeline.stages import Stages
+from compressor.pipeline.telling import gate_line, minutes_left, most_tries, next_step
 from compressor.recipe import RepairSettings
 from compressor.stored import AnyStored, Told
 
@@ -74,8 +75,14 @@ class _Gate(Generic[AnyStored]):
     def search(self) -> None:
         """Make the recipe's try, and further ones where the recipe says so."""
         self.attempt(self.step)
-        if self.stages.recipe.may_repair(self.step):
-            self.repair(self.stages.recipe.repair or RepairSettings())
+        if self.limits is not None:
+            self.repair(self.limits)
+
+    @property
+    def limits(self) -> RepairSettings | None:
+        """Return how far to look for milder settings; None where the first failure is the last."""
+        recipe = self.stages.recipe
+        return (recipe.repair or RepairSettings()) if recipe.may_repair(self.step) else None
 
     def repair(self, limits: RepairSettings) -> None:
         """Look for the strongest settings that pass, unless the recipe's own did."""
@@ -86,11 +93,13 @@ class _Gate(Generic[AnyStored]):
             if self.kept is not None or self.exhausted(limits):
                 break
             failed = self.tries[-1].step
+            self.announce(milder, limits)
             self.attempt(milder)
         while self.kept is not None and not self.exhausted(limits):
             between = failed.halfway(self.kept.step)
             if between is None:
                 break
+            self.announce(between, limits)
             attempt = self.attempt(between)
             if attempt is None:
                 break
@@ -113,13 +122,14 @@ class _Gate(Generic[AnyStored]):
         name = self.name if step is self.step else f"{self.name}, {change}"
         attempt = _Try[AnyStored](step, change)
         self.tries.append(attempt)
-        self.stages.progress.stage(name)
+        self.stages.progress.stage(self.title(change))
         try:
             given = self.stages.run_pass(name, self.position, step, self.before, attempt.told)
         except PassError as error:
             if step is self.step or not isinstance(error.__cause__, NothingToRemove):
                 raise
             self.tries.pop()
+            self.stages.estimate.skipped(name, f"{name}: score")
             self.stages.progress.result("nothing would be removed: passed over")
             return None
         attempt.seconds, attempt.reused = given.seconds, given.reused
@@ -131,8 +141,27 @@ class _Gate(Generic[AnyStored]):
         attempt.verdict = "passed" if passed else "budget_exceeded"
         if passed:
             self.kept = attempt  # each one is stronger than the one that passed before it
-        self.stages.progress.result(ModelRecord(score, given.size).summary)
+        self.stages.progress.result(gate_line(budget, self.baseline, score, given.size))
         return attempt
+
+    def title(self, change: str) -> str:
+        """Return what a try is announced as: its number only where there may be several."""
+        limits = self.limits
+        most = 1 if limits is None else most_tries(self.step, limits)
+        if most == 1:
+            return self.name
+        return f"{self.name}, try {len(self.tries)} of at most {most}: {change}"
+
+    def announce(self, step: Pass, limits: RepairSettings) -> None:
+        """Say that a further try follows, and how long tries may go on."""
+        change = describe_change(self.step.settings, step.settings)
+        number, most = len(self.tries) + 1, most_tries(self.step, limits)
+        name = f"{self.name}, {change}"
+        self.stages.estimate.expect_again(name, self.name)
+        self.stages.estimate.expect_again(f"{name}: score", f"{self.name}: score")
+        spent = sum(attempt.seconds for attempt in self.tries)
+        stop = minutes_left(limits, spent)
+        self.stages.progress.upcoming(f"try {number} of at most {most}, {change}{stop}")
 
     def shown(self) -> _Try[AnyStored]:
         """Return the try that stands for the pass: the kept one, a broken one, or the best."""
@@ -177,6 +206,7 @@ def pass_gate(
     compare_answers(log, stages.recipe, stages.splits["search"], shown.score)
     tried = [attempt.change for attempt in gate.tries] if len(gate.tries) > 1 else []
     stages.recipe.budget.gate(gate.name, baseline, shown.score, tried=tried, earlier=earlier)
+    stages.progress.upcoming(next_step(stages.recipe, position))
     return shown.model
 
 

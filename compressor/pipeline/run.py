@@ -14,8 +14,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +27,7 @@ from safetensors import SafetensorError
 from compressor.artifact import MANIFEST, MODEL, load_artifact, seal_artifact
 from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
+from compressor.console import default_progress
 from compressor.data import Dataset, describe_splits, fingerprint
 from compressor.environment import (
     Device,
@@ -46,6 +51,7 @@ from compressor.pipeline.certification import (
     gate_slices,
     require_proof,
 )
+from compressor.pipeline.estimate import Estimate, Pace, WatchedProgress, plan_of
 from compressor.pipeline.failures import disk_mismatch, internal_error
 from compressor.pipeline.finish import PASSED, finish, stopped_reason, verdict_of
 from compressor.pipeline.first_look import look_ahead, token_limits
@@ -59,13 +65,25 @@ from compressor.pipeline.inputs import (
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.preflight import check_inputs, check_runtime
+from compressor.pipeline.resuming import stored_steps
 from compressor.pipeline.scorable import judge_baseline, judge_order
 from compressor.pipeline.splits import read_splits
 from compressor.pipeline.stages import Stages
 from compressor.pipeline.targets import search_fraction
+from compressor.pipeline.telling import (
+    TITLES,
+    certified_line,
+    cut_line,
+    gate_line,
+    next_step,
+    plan_lines,
+    record_line,
+    timed_line,
+)
 from compressor.progress import SILENT, Progress
+from compressor.quiet import quiet_libraries
 from compressor.readings import READINGS, check_readings, record_reading
-from compressor.recipe import Recipe
+from compressor.recipe import Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
@@ -76,6 +94,7 @@ from compressor.tasks import NO_LIMIT, load_task
 logger = logging.getLogger(__name__)
 
 
+@overload
 def run(
     recipe: Recipe,
     *,
@@ -83,9 +102,53 @@ def run(
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress | bool | None = True,
+    quiet: bool = True,
+) -> RunReport: ...
+
+
+@overload
+def run(
+    recipe: str | PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    device: Device = "auto",
+    force: bool = False,
+    allow_inconclusive: bool = False,
+    progress: Progress | bool | None = True,
+    quiet: bool = True,
+) -> RunReport: ...
+
+
+def run(
+    recipe: Recipe | str | PathLike[str] | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    device: Device = "auto",
+    force: bool = False,
+    allow_inconclusive: bool = False,
+    progress: Progress | bool | None = True,
+    quiet: bool = True,
 ) -> RunReport:
-    """Carry out `recipe` and return the report that lies in the output directory.
+    """Carry out a recipe and return the report that lies in the output directory.
+
+    `recipe` is the path of a YAML file, the same as a dict, whose relative paths are relative to
+    the working directory, or a `Recipe`. What is wrong with it is told as by `load_recipe`, which
+    also says what `overrides` are.
+
+        report = compressor.run("recipe.yaml", output="runs/first")
+        report = compressor.run("recipe.yaml", overrides=["passes.0.ratio=0.4"])
+        report = compressor.run(
+            {
+                "model": {"checkpoint": "org/name"},
+                "data": {"text": "text", "label": "label", "search": {"path": "dev.csv"}},
+                "budget": {"max_drop": 0.01},
+                "passes": [{"kind": "quantize_dynamic"}],
+                "output": "runs/first",
+            }
+        )
 
     A run into the directory of an earlier one takes from there every step whose inputs are the
     same; with `force` everything is done anew.
@@ -93,10 +156,31 @@ def run(
     With `allow_inconclusive` a certification split that cannot prove the budget does not stop the
     run; the report says so.
 
+    In a terminal or a notebook a bar shows how far the run is; `progress=False` or None shows
+    nothing anywhere, and an object of your own with the methods of `compressor.progress.Progress`
+    is told instead. What other libraries print or log on the way is left out, and with
+    `quiet=False` it is not; their settings are as before afterwards. No signal handler is
+    installed. Ctrl-C, or a notebook's stop button, ends the run with a `KeyboardInterrupt`, and the
+    same call resumes it.
+
     Raises the errors of `compressor.errors`; every one raised after the output directory was
     claimed carries the report as `error.report`, and the report is on disk. Any other exception is
     a bug of ours; the report says so then, and the traceback lies beside it.
     """
+    shown = SILENT if not progress else default_progress() if progress is True else progress
+    recipe = load_recipe(recipe, overrides)
+    with quiet_libraries() if quiet else nullcontext():
+        return _carry_out(recipe, output, device, force, allow_inconclusive, shown)
+
+
+def _carry_out(
+    recipe: Recipe,
+    output: str | Path | None,
+    device: Device,
+    force: bool,
+    allow_inconclusive: bool,
+    shown: Progress,
+) -> RunReport:
     require_one_process()
     place = output or recipe.output
     if place is None:
@@ -113,9 +197,9 @@ def run(
             environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
             source_checkpoint=recipe.model.checkpoint,
         )
-        steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, progress)
+        steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, shown)
         try:
-            with memory_as_mismatch():
+            with memory_as_mismatch(), shown.whole(steps.estimate.remaining):
                 steps.all()
         except CompressorError as error:
             error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
@@ -148,6 +232,7 @@ class _Run:
     allow_inconclusive: bool
     log: RunLog
     progress: Progress
+    estimate: Estimate = field(default_factory=Estimate)
     current: str = "load"
 
     def all(self) -> None:
@@ -165,13 +250,14 @@ class _Run:
 
     def load(self) -> None:
         """Find the checkpoint, read the splits, and check that they, budget and passes fit."""
-        self._start("load")
+        self.current = "load"
         if (unread := unread_settings()) is not None:
             self.progress.result(unread)
         recipe = self.recipe
         check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
-        files = find_checkpoint(name, revision=recipe.model.revision)
+        with self.progress.bar(f"find {name}", None):
+            files = find_checkpoint(name, revision=recipe.model.revision)
         try:
             self.task = load_task(
                 recipe.model.task or files.infer_task(),
@@ -213,7 +299,8 @@ class _Run:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)
-        look_ahead(recipe, files, self.task, self.splits)
+        with self.progress.bar("load the checkpoint", None):
+            pace = look_ahead(recipe, files, self.task, self.splits)
         self.store = StepStore(self.directory.steps, self.directory.work)
         self.stages = Stages(
             recipe,
@@ -224,9 +311,12 @@ class _Run:
             splits=self.splits,
             device=self.device,
             threads=self.threads,
-            progress=self.progress,
+            progress=WatchedProgress(self.progress, self.estimate),
+            estimate=self.estimate,
         )
+        self.progress = self.stages.progress
         self.log.steps, self.log.damaged_steps = self.stages.done, self.store.damaged
+        self._tell_plan(metric, pace if self.device.type == "cpu" else None)
 
     def score_baseline(self) -> None:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
@@ -247,7 +337,10 @@ class _Run:
             exported.components,
             stages.flops("baseline: flops", exported.graph),
         )
-        self.progress.result(self.log.baseline.summary)
+        self.progress.result(record_line(self.log.baseline))
+        if self.log.lengths is not None and self.log.lengths.num_cut:
+            self.progress.result(cut_line(self.log.lengths))
+        self.progress.upcoming(next_step(self.recipe, None))
 
     def torch_passes(self) -> StoredCheckpoint:
         """Apply the PyTorch passes; `checkpoint/` holds the model after each of them."""
@@ -284,10 +377,11 @@ class _Run:
         score = self.stages.score("artifact", artifact.graph, reference=self.baseline_score)
         flops = self.stages.flops("artifact: flops", artifact.graph)
         self.log.final = ModelRecord(score, artifact.size, artifact.components, flops)
-        self.progress.result(self.log.final.summary)
+        budget = self.recipe.budget
+        self.progress.result(gate_line(budget, self.baseline_score, score, artifact.size))
         compare_answers(self.log, self.recipe, self.splits["search"], score)
         earlier = self.log.costliest_pass()
-        self.recipe.budget.gate(self.current, self.baseline_score, score, earlier=earlier)
+        budget.gate(self.current, self.baseline_score, score, earlier=earlier)
         return artifact.graph
 
     def certify(self, artifact: StoredGraph) -> None:
@@ -305,7 +399,12 @@ class _Run:
             self.directory.path / READINGS, baseline, final, fingerprint(split), artifact.digest
         )
         judge_order(self.log, self.recipe, split, baseline)  # may end the run, having read them
-        certify(self.log, self.recipe, self.task, split, baseline=baseline, final=final)
+        try:
+            certify(self.log, self.recipe, self.task, split, baseline=baseline, final=final)
+        finally:
+            if self.log.certification is not None:
+                shown = certified_line(self.log.certification, self.log.certificate)
+                self.progress.result(shown)
 
     def benchmark(self, artifact: StoredGraph) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
@@ -318,6 +417,7 @@ class _Run:
             settings = self.recipe.benchmark.model_copy(update={"providers": (provider,)})
             name = f"benchmark on {provider}"
             self.log.latencies += self.stages.time(name, settings, self.baseline_graph, artifact)
+        self.progress.result(timed_line(self.log.latencies))
         if any(latency.noisy for latency in self.log.latencies):
             self.progress.result("noisy: the machine was busy, so read speeds with care")
 
@@ -346,11 +446,38 @@ class _Run:
             (folder / MANIFEST).unlink(missing_ok=True)  # what did not load here loads nowhere
             raise
         self.store.remove_unused()
+        self.estimate.finished("seal", 0.0, measured=False)
 
     def _start(self, step: str) -> None:
         self.current = step
         logger.info("%s: start", step)
-        self.progress.stage(step)
+        self.progress.stage(TITLES[step])
+        if step == "seal":  # the only step without stored parts
+            self.estimate.started(step)
+
+    def _tell_plan(self, metric: str, pace: Pace | None) -> None:
+        """Say what is about to be done, how long it may take, and what is there already."""
+        num_rows = {name: len(split) for name, split in self.splits.items()}
+        planned = plan_of(self.recipe, num_rows, pace, threads=self.threads)
+        self.estimate.take(planned)
+        names = self.estimate.costs.keys() - {"seal"}  # which is never stored
+        found = stored_steps(self.stages, self.log, self.checkpoint_limit)
+        for name, seconds in found.items():
+            self.estimate.finished(name, seconds)
+        if "artifact" in found:
+            self.estimate.searching(0)
+        head, *rest = plan_lines(
+            self.recipe,
+            metric,
+            num_rows,
+            self.directory.path,
+            seconds=self.estimate.remaining(),
+            stored=len(names & found.keys()),
+            steps=len(names),
+        )
+        self.progress.stage(head)
+        for line in rest:
+            self.progress.result(line)
 
     def _show_checkpoint(self, stored: StoredCheckpoint) -> None:
         fresh = self.directory.work / "checkpoint"

@@ -45,7 +45,9 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.reading import JUDGED, compare_export, require_one_answer
+from compressor.pipeline.telling import reused_line
 from compressor.progress import Progress
 from compressor.recipe import BenchmarkSettings, Recipe
 from compressor.steps import Step, StepStore, key_of, link_or_copy, link_tree
@@ -79,6 +81,7 @@ class Stages:
     device: torch.device
     threads: int
     progress: Progress
+    estimate: Estimate = field(default_factory=Estimate)
     done: list[StepRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -343,13 +346,16 @@ class Stages:
         """Return the step of this `kind` that read exactly this, done now or long ago."""
         depends_on = {"step": kind, **self._always, **read}
         key = key_of(depends_on)
+        self.estimate.started(name)
         step = self.store.find(name, key)
         if step is None:
             step = self.store.make(name, key, depends_on, work)
         elif step.reused:
-            self.progress.result(f"{name}: taken from the earlier run, {step.seconds:.1f} s saved")
+            self.progress.result(reused_line(name, step.seconds))
         else:
+            self.estimate.finished(name, 0.0, measured=False)
             return step  # the same work under another name, such as the export without a pass
+        self.estimate.finished(name, step.seconds)
         self.done.append(StepRecord(name, step.seconds, step.reused))
         return step
 

@@ -15,6 +15,7 @@ strongest compression the rung below the first refused one is the answer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from compressor.pipeline.certification import compare_answers
 from compressor.pipeline.gates import describe_change
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.stages import Stages
+from compressor.pipeline.telling import gate_line, next_step
 from compressor.recipe import BenchmarkSettings
 from compressor.stored import AnyStored, PassResult, StoredCheckpoint, StoredGraph, Told
 from compressor.words import counted, points
@@ -130,27 +132,32 @@ class _Search:
         low, high = -1, RUNGS + 1  # every rung up to `low` is not settled, every one from `high` is
         while high - low > 1:
             middle = (low + high) // 2
-            if self.is_settled(self.attempt(middle)):
+            most = len(self.tried) + math.ceil(math.log2(high - low))
+            if self.is_settled(self.attempt(middle, most)):
                 high = middle
             else:
                 low = middle
         wanted = low if self.goal.wanted is None else high
         of_it = [item for item in self.tried if item.rung == wanted and item.verdict == "passed"]
         self.accepted = of_it[0] if of_it else None
+        self.stages.estimate.searching(0)
 
     def is_settled(self, candidate: _Candidate) -> bool:
         return candidate.figure is None or self.goal.reached_by(candidate.figure)
 
-    def attempt(self, rung: int) -> _Candidate:
-        """Take one candidate as far as it comes."""
+    def attempt(self, rung: int, most: int) -> _Candidate:
+        """Take one candidate, of `most` in all, as far as it comes."""
         step = self.step.at_share(rung / RUNGS)
         assert step is not None, "the recipe was checked"
         change = describe_change(self.step.settings, step.settings) if rung else LEFT_OUT
         candidate = _Candidate(rung, step, change)
         self.tried.append(candidate)
-        self.stages.progress.stage(self.name_of(self.position, step, candidate))
+        number, progress = len(self.tried), self.stages.progress
+        title = f"passes[{self.position}] ({step.kind}), try {number} of at most {most}: {change}"
+        self.stages.estimate.searching(most - number + 1)
+        progress.stage(title)
         self.follow(candidate)
-        self.stages.progress.result(self.outcome(candidate))
+        progress.result(self.outcome(candidate))
         return candidate
 
     def follow(self, candidate: _Candidate) -> None:
@@ -176,7 +183,7 @@ class _Search:
                     return
                 graph, size = changed.model, changed.size
         score = stages.score(f"graph, {change}", graph, reference=self.baseline)
-        self.judge(candidate, "export", score)
+        self.judge(candidate, "export", score, size)
         if candidate.refused is None:
             candidate.figure = self.measure(graph, size, change)
 
@@ -196,7 +203,8 @@ class _Search:
         name = self.name_of(self.position, self.step, candidate)
         candidate.model = model
         candidate.score = self.stages.score(name, model, reference=self.baseline)
-        self.judge(candidate, f"passes[{self.position}] ({self.step.kind})", candidate.score)
+        place = f"passes[{self.position}] ({self.step.kind})"
+        self.judge(candidate, place, candidate.score, None)
         return model
 
     def apply(
@@ -207,13 +215,15 @@ class _Search:
         told = candidate.told if position == self.position else Told()
         made: Any = self.stages.run_pass(name, position, step, before, told)
         score = self.stages.score(name, made.model, reference=self.baseline)
-        self.judge(candidate, f"passes[{position}] ({step.kind})", score)
+        self.judge(candidate, f"passes[{position}] ({step.kind})", score, made.size)
         given: PassResult[AnyStored] = made
         return given
 
-    def judge(self, candidate: _Candidate, place: str, score: Score) -> None:
+    def judge(self, candidate: _Candidate, place: str, score: Score, size: Size | None) -> None:
         budget = self.stages.recipe.budget
         candidate.last = score
+        found = gate_line(budget, self.baseline, score, size)
+        self.stages.progress.result(f"{place}: {found}")
         if not budget.holds(self.baseline, score):
             drop = budget.drop(self.baseline, score)
             allowed = points(budget.max_drop)
@@ -344,4 +354,5 @@ def search_fraction(
     if accepted is None:
         raise search.missed()
     assert accepted.model is not None
+    stages.progress.upcoming(next_step(recipe, position))
     return accepted.model
