@@ -75,6 +75,7 @@ from compressor.pipeline.telling import (
     certified_line,
     cut_line,
     gate_line,
+    last_steps,
     next_step,
     plan_lines,
     record_line,
@@ -382,6 +383,7 @@ class _Run:
         compare_answers(self.log, self.recipe, self.splits["search"], score)
         earlier = self.log.costliest_pass()
         budget.gate(self.current, self.baseline_score, score, earlier=earlier)
+        self._announce_after("artifact")
         return artifact.graph
 
     def certify(self, artifact: StoredGraph) -> None:
@@ -405,6 +407,7 @@ class _Run:
             if self.log.certification is not None:
                 shown = certified_line(self.log.certification, self.log.certificate)
                 self.progress.result(shown)
+        self._announce_after("certification")
 
     def benchmark(self, artifact: StoredGraph) -> None:
         """Time baseline and artifact, interleaved, on every provider of the recipe."""
@@ -454,6 +457,10 @@ class _Run:
         self.progress.stage(TITLES[step])
         if step == "seal":  # the only step without stored parts
             self.estimate.started(step)
+
+    def _announce_after(self, step: str) -> None:
+        steps = last_steps(self.recipe)
+        self.progress.upcoming(steps[steps.index(step) + 1])
 
     def _tell_plan(self, metric: str, pace: Pace | None) -> None:
         """Say what is about to be done, how long it may take, and what is there already."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compressor.budget import AccuracyBudget
-from compressor.errors import moved, points
 from compressor.measurements import (
     Certificate,
     Certification,
@@ -36,11 +35,11 @@ TITLES: Mapping[str, str] = {
 def gate_line(budget: AccuracyBudget, baseline: Score, score: Score, size: Size | None) -> str:
     """Say what a gate found: the score, how it moved, and what is left of the budget."""
     drop = budget.drop(baseline, score)
-    allowed = f"{moved(drop)}, {points(budget.max_drop)} allowed"
+    allowed = f"{_moved(drop)}, {_points(budget.max_drop)} allowed"
     if budget.holds(baseline, score):
-        found = f"{allowed}, {points(max(0.0, budget.max_drop - drop))} left"
+        found = f"{allowed}, {_points(max(0.0, budget.max_drop - drop))} left"
     else:
-        found = f"{allowed}, {points(drop - budget.max_drop)} too many"
+        found = f"{allowed}, {_points(drop - budget.max_drop)} too many"
     megabytes = "" if size is None else f", {units.megabytes(size.bytes_on_disk)} MB"
     return f"{score_words(score)}{megabytes}: {found}"
 
@@ -64,11 +63,19 @@ def next_step(recipe: Recipe, position: int | None) -> str:
     is_torch = position is None or isinstance(recipe.passes[position], TorchPass)
     for kind in (TorchPass, OnnxPass):
         if kind is OnnxPass and is_torch:
-            return TITLES["export"]
+            return "export"
         for place, step in steps:
             if place > begin and isinstance(step, kind) and (is_torch or kind is OnnxPass):
                 return pass_name(place, step)
-    return TITLES["artifact"]
+    return "artifact"
+
+
+def last_steps(recipe: Recipe) -> list[str]:
+    """Return the steps from the artifact on, in their order."""
+    found = ["artifact"]
+    found += ["certification"] if recipe.data.certification is not None else []
+    found += ["benchmark"] if recipe.benchmark.providers else []
+    return [*found, "seal"]
 
 
 def most_tries(step: Pass, limits: RepairSettings) -> int:
@@ -113,7 +120,7 @@ def plan_lines(
     return [
         f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
         f"rows: {rows}{proof}",
-        f"budget: {units.metric_words(metric)} may fall by {points(budget.max_drop)}",
+        f"budget: {units.metric_words(metric)} may fall by {_points(budget.max_drop)}",
         f"time: {'unknown' if seconds is None else rough(seconds)}",
         f"output: {output} ({resumes})",
     ]
@@ -131,10 +138,10 @@ def kinds_in_order(recipe: Recipe) -> list[str]:
 def certified_line(observed: Certification, certificate: Certificate | None) -> str:
     """Say what the certification split shows, and what it proves."""
     before = units.score(observed.baseline.metric, observed.baseline.value)
-    found = f"{score_words(observed.final)}: {moved(observed.drop)} from {before}"
+    found = f"{score_words(observed.final)}: {_moved(observed.drop)} from {before}"
     if certificate is None:
         return f"{found}; no bound on the drop can be given"
-    bound, allowed = points(certificate.upper_bound), points(certificate.max_drop)
+    bound, allowed = _points(certificate.upper_bound), _points(certificate.max_drop)
     sure = units.percent(certificate.confidence)
     return f"{found}; at most {bound} lost at {sure} confidence, {allowed} allowed"
 
@@ -166,3 +173,18 @@ def cut_line(lengths: LengthRecord) -> str:
     """Say how many texts were too long to be read whole."""
     texts = f"{lengths.num_cut:,} of {lengths.num_examples:,} texts"
     return f"{texts} are longer than {lengths.measured} tokens: the rest of them is not read"
+
+
+def _points(fraction: float) -> str:
+    """Return a difference in points, with two decimals unless those would hide it."""
+    text = f"{100 * fraction:.2f}".rstrip("0").rstrip(".")
+    if text in ("0", "-0") and abs(fraction) > 1e-9:
+        text = f"{100 * fraction:.2g}"
+    return f"{text} {'point' if text == '1' else 'points'}"
+
+
+def _moved(drop: float) -> str:
+    """Say which way a score went, such as `fell by 0.52 points`."""
+    if abs(drop) < 5e-7:  # less than one example of any split, as sums of floats leave it
+        return "did not change"
+    return f"{'rose' if drop < 0 else 'fell'} by {_points(abs(drop))}"

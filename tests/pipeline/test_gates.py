@@ -14,6 +14,7 @@ from compressor.errors import BudgetExceeded, PassError
 from compressor.measurements import ModelRecord, PassRecord, Score, Size
 from compressor.passes import NothingToRemove, TorchPass
 from compressor.passes._milder import halfway, ladder
+from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import describe_change, pass_gate
 from compressor.pipeline.log import RunLog
 from compressor.progress import SILENT
@@ -48,6 +49,7 @@ class Stages:
     ) -> None:
         self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
         self.splits, self.progress = {"search": SEARCH}, SILENT
+        self.estimate = Estimate()
 
     def run_pass(
         self, name: str, position: int, step: Spoil, before: float, told: Told

@@ -19,6 +19,7 @@ from compressor.passes import NothingToRemove, OnnxPass, TorchPass
 from compressor.passes._milder import lower
 from compressor.passes.prune_structured import PruneStructured
 from compressor.passes.prune_width import PruneWidth
+from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.targets import Goal, search_fraction
 from compressor.progress import SILENT
@@ -56,6 +57,7 @@ class Stages:
     def __init__(self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...]) -> None:
         self.recipe, self.broken, self.empty = recipe, broken, empty
         self.splits, self.progress = {"search": SEARCH}, SILENT
+        self.estimate = Estimate()
         self.task = load_task("text-classification")
         self.exports: list[str] = []
         self.timed: list[BenchmarkSettings] = []
