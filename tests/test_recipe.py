@@ -632,3 +632,47 @@ def test_an_operator_set_that_cannot_be_made_is_refused_with_the_allowed_ones(op
 def test_texts_are_not_measured_beyond_what_the_artifact_reads() -> None:
     [mistake] = mistakes_of(BASE, "data.max_length=64", "export.max_length=32")
     assert "measures texts of up to 64 tokens, and the artifact reads 32 of them" in mistake
+
+
+PLAIN: dict[str, Any] = {
+    "model": {"checkpoint": "org/name"},
+    "data": {"text": "text", "label": "label", "search": {"path": "rows.csv"}},
+    "budget": {"max_drop": 0.01},
+    "passes": [{"kind": "quantize_dynamic"}],
+}
+
+
+def test_a_dict_is_a_recipe_whose_paths_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe({**PLAIN, "output": Path("run")})
+    assert (recipe.data.search.path, recipe.output) == (tmp_path / "rows.csv", tmp_path / "run")
+    assert recipe.path is None
+
+
+def test_a_dict_is_read_as_strictly_as_a_file_and_its_mistakes_name_their_place():
+    with pytest.raises(RecipeError) as raised:
+        load_recipe({**PLAIN, "budget": {"max_drop": "0.01"}, "passes": [{"kind": "quantise"}]})
+    assert raised.value.mistakes[0].startswith("budget.max_drop: must be a number")
+    assert raised.value.mistakes[1].startswith("passes[0].kind: unknown pass 'quantise'")
+
+
+def test_overrides_apply_to_a_dict_and_leave_the_callers_own_as_it_was():
+    recipe = load_recipe(PLAIN, ["budget.max_drop=0.02"])
+    assert recipe.budget.max_drop == 0.02
+    assert PLAIN["budget"] == {"max_drop": 0.01}
+
+
+def test_what_no_file_could_hold_is_refused_by_its_place():
+    with pytest.raises(RecipeError, match=r"data\.text: is a set, and a recipe holds text"):
+        load_recipe({**PLAIN, "data": {**PLAIN["data"], "text": {"a"}}})
+    with pytest.raises(RecipeError, match=r"budget\.max_drop: must be finite, got nan"):
+        load_recipe({**PLAIN, "budget": {"max_drop": float("nan")}})
+
+
+def test_a_recipe_is_returned_as_it_is_and_takes_no_overrides():
+    recipe = load_recipe(PLAIN)
+    assert load_recipe(recipe) is recipe
+    with pytest.raises(RecipeError, match=r"budget\.max_drop=0\.02 cannot be applied to a Recipe"):
+        load_recipe(recipe, ["budget.max_drop=0.02"])

@@ -17,7 +17,7 @@ from compressor.passes._milder import halfway, ladder
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import describe_change, pass_gate
 from compressor.pipeline.log import RunLog
-from compressor.progress import SILENT
+from compressor.progress import SILENT, Progress, Silent
 from compressor.recipe import ModelSettings, Recipe, RepairSettings
 from compressor.stored import PassResult, Told
 
@@ -45,10 +45,11 @@ class Stages:
     """
 
     def __init__(
-        self, recipe: Recipe, seconds: float, broken: tuple[float, ...], empty: tuple[float, ...]
-    ) -> None:
+        self, recipe: Recipe, seconds: float, broken: tuple[float, ...], empty: tuple[float, ...],
+        progress: Progress,
+    ) -> None:  # fmt: skip
         self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
-        self.splits, self.progress = {"search": SEARCH}, SILENT
+        self.splits, self.progress = {"search": SEARCH}, progress
         self.estimate = Estimate()
 
     def run_pass(
@@ -77,6 +78,7 @@ def gate(
     broken: tuple[float, ...] = (),
     empty: tuple[float, ...] = (),
     earlier: tuple[PassRecord, ...] = (),
+    progress: Progress = SILENT,
 ) -> tuple[RunLog, Any]:
     """Send a pass through a gate; return the log and the kept model, or the error."""
     step = step or Spoil()
@@ -93,7 +95,7 @@ def gate(
         labels=("no", "yes"), baseline=ModelRecord(score(1.0), Size(1, 1, 1)),
         passes=list(earlier),
     )  # fmt: skip
-    stages: Any = Stages(recipe, seconds, broken, empty)
+    stages: Any = Stages(recipe, seconds, broken, empty, progress)
     try:
         return log, pass_gate(stages, log, len(earlier), step, before, score(1.0))
     except (BudgetExceeded, PassError) as error:
@@ -211,3 +213,58 @@ def test_a_change_of_nested_settings_is_named_as_a_recipe_spells_it():
     before = {"ratio": 0.5, "recovery": {"epochs": 1.0, "kind": "distill"}, "layers": None}
     after = {"ratio": 0.5, "recovery": {"epochs": 2.0, "kind": "distill"}, "layers": [1]}
     assert describe_change(before, after) == "recovery.epochs 1 -> 2, layers None -> [1]"
+
+
+class Lines(Silent):
+    """Keeps what is announced, each kind with its mark."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def stage(self, title: str) -> None:
+        self.told.append(f"# {title}")
+
+    def result(self, text: str) -> None:
+        self.told.append(text)
+
+    def upcoming(self, text: str) -> None:
+        self.told.append(f"> {text}")
+
+
+def test_a_gate_that_holds_says_score_points_what_is_left_and_what_comes_next():
+    lines = Lines()
+    gate(0.9, Spoil(ratio=0.25), on_failure="stop", progress=lines)
+    assert lines.told == [
+        "# passes[0] (spoil)",
+        "accuracy 75.00% on 1,000 rows, 0.00000100 MB: fell by 25 points, 90 points allowed, 65 points left",
+        "> export",
+    ]
+
+
+def test_a_gate_that_fails_says_how_many_points_are_too_many():
+    lines = Lines()
+    gate(0.5, on_failure="stop", progress=lines)
+    [told] = lines.told[1:]
+    assert told.endswith("fell by 80 points, 50 points allowed, 30 points too many")
+
+
+def test_a_repair_counts_its_tries_and_says_what_the_next_one_changes():
+    lines = Lines()
+    gate(0.65, repair=RepairSettings(max_tries=2), progress=lines)
+    announced = [line for line in lines.told if line[0] in "#>"]
+    assert announced == [
+        "# passes[0] (spoil), try 1 of at most 3: as the recipe says",
+        "> try 2 of at most 3, ratio 0.8 -> 0.6",
+        "# passes[0] (spoil), try 2 of at most 3: ratio 0.8 -> 0.6",
+        "> try 3 of at most 3, ratio 0.8 -> 0.7",
+        "# passes[0] (spoil), try 3 of at most 3: ratio 0.8 -> 0.7",
+        "> export",
+    ]
+
+
+def test_a_repair_says_how_many_minutes_remain_for_tries():
+    lines = Lines()
+    gate(0.5, repair=RepairSettings(max_minutes=20), seconds=240.0, progress=lines)
+    [second, third] = [line for line in lines.told if line.startswith("> try")][:2]
+    assert second.endswith("ratio 0.8 -> 0.6, about 16 min of 20 min left for further tries")
+    assert third.endswith("ratio 0.8 -> 0.4, about 12 min of 20 min left for further tries")

@@ -22,7 +22,7 @@ from compressor.passes.prune_width import PruneWidth
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.targets import Goal, search_fraction
-from compressor.progress import SILENT
+from compressor.progress import SILENT, Progress, Silent
 from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe, load_recipe
 from compressor.stored import Exported, PassResult, Told
 from compressor.tasks import load_task
@@ -54,9 +54,12 @@ class Store(OnnxPass):
 class Stages:
     """Stages whose models are (kept share, accuracy): a whole model is 10 MB and takes 10 ms."""
 
-    def __init__(self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...]) -> None:
+    def __init__(
+        self, recipe: Recipe, broken: tuple[float, ...], empty: tuple[float, ...],
+        progress: Progress,
+    ) -> None:  # fmt: skip
         self.recipe, self.broken, self.empty = recipe, broken, empty
-        self.splits, self.progress = {"search": SEARCH}, SILENT
+        self.splits, self.progress = {"search": SEARCH}, progress
         self.estimate = Estimate()
         self.task = load_task("text-classification")
         self.exports: list[str] = []
@@ -110,6 +113,7 @@ def search(
     cost: float = 0.0,
     broken: tuple[float, ...] = (),
     empty: tuple[float, ...] = (),
+    progress: Progress = SILENT,
     **target: Any,
 ) -> tuple[RunLog, Any, Stages]:
     """Search the ratio of a cut; return the log, the kept model or the error, and the stages."""
@@ -123,7 +127,7 @@ def search(
         recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="",
         labels=("no", "yes"), baseline=ModelRecord(score(1.0), size(1.0)),
     )  # fmt: skip
-    stages: Any = Stages(recipe, broken, empty)
+    stages: Any = Stages(recipe, broken, empty, progress)
     whole: Any = (1.0, 1.0)
     try:
         return log, search_fraction(stages, log, 0, whole, score(1.0), whole), stages
@@ -401,3 +405,41 @@ def redone(report: RunReport) -> list[str]:
 
 def must_not_run(*arguments: object) -> None:
     raise AssertionError("a finished step was done again")
+
+
+class Lines(Silent):
+    """Keeps what is announced and found."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.results: list[str] = []
+
+    def stage(self, title: str) -> None:
+        self.stages.append(title)
+
+    def result(self, text: str) -> None:
+        self.results.append(text)
+
+
+def test_a_search_counts_its_candidates_and_says_how_many_remain_at_most():
+    lines = Lines()
+    search(0.5, progress=lines, max_megabytes=8.0)
+    assert lines.stages == [
+        "passes[0] (cut), try 1 of at most 4: ratio 0.8 -> 0.4",
+        "passes[0] (cut), try 2 of at most 4: ratio 0.8 -> 0.1",
+        "passes[0] (cut), try 3 of at most 4: ratio 0.8 -> 0.2",
+    ]
+
+
+def test_each_gate_of_a_candidate_says_what_is_left_of_the_budget():
+    lines = Lines()
+    search(0.5, progress=lines, max_megabytes=8.0)
+    assert lines.results[:4] == [
+        "passes[0] (cut): accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points allowed, "
+        "46 points left",
+        "passes[1] (store): accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points "
+        "allowed, 46 points left",
+        "export: accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points allowed, 46 "
+        "points left",
+        "ratio 0.8 -> 0.4: 6 MB, goal at most 8 MB",
+    ]

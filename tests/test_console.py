@@ -1,0 +1,107 @@
+"""What a run shows in a terminal and in a log file."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from compressor.console import ConsoleProgress, default_progress
+from compressor.progress import SILENT, rough
+
+LONG = "accuracy 89.45% on 872 rows, 23.1 MB: fell by 0.23 points, 1 point allowed, 0.77 left"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(*, terminal: bool, width: int = 80) -> tuple[ConsoleProgress, io.StringIO, Clock]:
+    """Return a display, what it writes to, and the clock that it reads."""
+    stream, clock = io.StringIO(), Clock()
+    console = Console(file=stream, force_terminal=terminal, width=width, color_system=None)
+    return ConsoleProgress(console, clock=clock), stream, clock
+
+
+def test_a_log_has_a_line_for_each_step_and_result_with_the_time_so_far():
+    progress, stream, clock = shown(terminal=False)
+    clock.now = 12.34
+    progress.stage("passes[0] (finetune)")
+    progress.result(LONG)
+    assert stream.getvalue() == f"   12.3 s  passes[0] (finetune)\n           {LONG}\n"
+
+
+def test_a_bar_leaves_nothing_in_a_log():
+    progress, stream, _ = shown(terminal=False)
+    with progress.whole(lambda: 90.0), progress.bar("training", 3) as advance:
+        advance(2, "loss 0.1")
+    assert stream.getvalue() == ""
+
+
+def test_what_comes_next_is_told_with_the_time_that_the_whole_run_has_left():
+    progress, stream, _ = shown(terminal=False)
+    with progress.whole(lambda: 330.0):
+        progress.upcoming("passes[1] (trim_vocabulary)")
+    assert stream.getvalue() == ("           next: passes[1] (trim_vocabulary); about 6 min left\n")
+
+
+def test_an_estimate_that_nobody_can_give_is_unknown():
+    progress, stream, _ = shown(terminal=False)
+    with progress.whole(lambda: None):
+        progress.upcoming("export")
+    assert stream.getvalue() == "           next: export; time left unknown\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_a_bar_and_below_it_the_whole_run(width: int):
+    progress, stream, clock = shown(terminal=True, width=width)
+    clock.now = 200.0
+    with progress.whole(lambda: 340.0), progress.bar("training", 10) as advance:
+        advance(4, "loss 0.1")
+    [bar, whole] = [line for line in stream.getvalue().splitlines() if "4/10" in line or ("left" in
+                    line and "whole" in line)][-2:]  # fmt: skip
+    assert "training" in bar
+    assert whole.strip().startswith("whole run: 3 min 20 s, about 6 min left")
+
+
+def test_a_line_that_is_too_long_for_a_terminal_goes_on_below_its_beginning():
+    progress, stream, _ = shown(terminal=True, width=60)
+    progress.result(LONG)
+    first, second = stream.getvalue().splitlines()
+    assert (first[:19], second[:11]) == (" " * 11 + "accuracy", " " * 11)
+    assert second[11] != " "
+
+
+def test_brackets_are_no_markup():
+    progress, stream, _ = shown(terminal=True)
+    progress.stage("passes[0] (finetune) [bold]")
+    assert "passes[0] (finetune) [bold]" in stream.getvalue()
+
+
+def test_nothing_is_shown_where_there_is_neither_terminal_nor_notebook(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert default_progress() is SILENT
+
+
+def test_a_terminal_is_shown_a_bar_without_being_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
+    assert isinstance(default_progress(), ConsoleProgress)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "a few seconds"),
+        (28, "about 30 s"),
+        (200, "about 3 min"),
+        (5500, "about 1.5 h"),
+    ],
+)
+def test_an_estimate_is_no_finer_than_it_deserves(seconds: float, words: str):
+    assert rough(seconds) == words
