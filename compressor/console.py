@@ -93,6 +93,7 @@ class ConsoleProgress:
                 yield advance
             return
         self._bars.append(bars)
+        self._live.refresh()  # at once, however short the work is
         try:
             yield advance
         finally:

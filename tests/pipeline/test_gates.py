@@ -236,7 +236,8 @@ def test_a_gate_that_holds_says_score_points_what_is_left_and_what_comes_next():
     gate(0.9, Spoil(ratio=0.25), on_failure="stop", progress=lines)
     assert lines.told == [
         "# passes[0] (spoil)",
-        "accuracy 75.00% on 1,000 rows, 0.00000100 MB: fell by 25 points, 90 points allowed, 65 points left",
+        "accuracy 75.00% on 1,000 rows, 0.00000100 MB: fell by 25 points, 90 points allowed, 65 "
+        "points left",
         "> export",
     ]
 

@@ -435,8 +435,8 @@ def test_each_gate_of_a_candidate_says_what_is_left_of_the_budget():
     lines = Lines()
     search(0.5, progress=lines, max_megabytes=8.0)
     assert lines.results[:4] == [
-        "passes[0] (cut): accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points allowed, "
-        "46 points left",
+        "passes[0] (cut): accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points "
+        "allowed, 46 points left",
         "passes[1] (store): accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points "
         "allowed, 46 points left",
         "export: accuracy 96.00% on 1,000 rows, 6.00 MB: fell by 4 points, 50 points allowed, 46 "
