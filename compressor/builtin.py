@@ -1,4 +1,4 @@
-"""The model that ships with the project: a small ViT for scikit-learn's handwritten digits.
+"""The models that need no download: a small ViT for handwritten digits, and packaged ones.
 
 It lets anyone see a whole run on real data without a network. It is trained once, in well under a
 minute, and kept in the user's cache; training that was stopped goes on from its last checkpoint. It
@@ -21,17 +21,15 @@ from numpy.typing import NDArray
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.environment import seed_everything
 from compressor.errors import EnvironmentMismatch
+from compressor.models.packaged import cached, is_trained_here, local_folder
 from compressor.models.torch_model import TorchModel
-from compressor.paths import cache_directory
+from compressor.paths import BUILTIN
 from compressor.progress import Progress
 from compressor.tasks import load_task
 from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
 from compressor.training.trainer import TrainingRun
 
-PREFIX = "builtin:"
-# The name holds a version: a change of architecture or training must not find an old model.
-_MODELS = {"digits-vit": "digits-vit-1"}
 _SEED = 0
 _CHECKPOINT_SECONDS = 5.0
 _SETTINGS = FinetuneSettings(
@@ -40,19 +38,17 @@ _SETTINGS = FinetuneSettings(
 
 
 def resolve_builtin(checkpoint: str, *, progress: Progress) -> str:
-    """Return `checkpoint` itself, or for `builtin:NAME` the directory of that trained model.
+    """Return `checkpoint` itself, or for `builtin:NAME` the directory of that model.
 
-    Trains the model when the cache lacks it; it appears there whole or not at all. Of two processes
-    the second waits for the first.
+    Trains the digits model when the cache lacks it; it appears there whole or not at all. Of two
+    processes the second waits for the first. Raises `EnvironmentMismatch` when nothing has that
+    name, or the package that carries the model is not installed.
     """
-    if not checkpoint.startswith(PREFIX):
+    if not checkpoint.startswith(BUILTIN):
         return checkpoint
-    name = checkpoint.removeprefix(PREFIX)
-    if name not in _MODELS:
-        raise EnvironmentMismatch(
-            f"{checkpoint}: no such built-in model (there is: {', '.join(_MODELS)})"
-        )
-    directory = cache_directory() / _MODELS[name]
+    if not is_trained_here(checkpoint):
+        return str(local_folder(checkpoint))
+    directory = cached(checkpoint)
     if not (directory / "config.json").is_file():
         _train_into(directory, progress)
     return str(directory)

@@ -254,6 +254,30 @@ def run(
 
 
 @app.command()
+def quickstart(
+    output: Annotated[
+        Path, typer.Option(help="Directory for the recipe and, in runs/, for what it makes.")
+    ] = Path("."),
+    digits: Annotated[
+        bool,
+        typer.Option(
+            "--digits",
+            metavar=FLAG,
+            help="Compress a small model of handwritten digits instead, trained here first: it "
+            "needs no package besides this one.",
+        ),
+    ] = False,
+    settings: SetOption = None,
+) -> None:
+    """See a whole run: write a recipe for a sentence encoder to ./quickstart.yaml, and run it."""
+    from compressor.quickstart import write_recipe
+
+    recipe = write_recipe("digits" if digits else "quickstart", output)
+    out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
+    run(recipe, settings)
+
+
+@app.command()
 def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     """Check a recipe without running it, and show the plan.
 

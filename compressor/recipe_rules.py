@@ -7,14 +7,13 @@ should hear of everything at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from compressor.measurements import LABEL_FREE
 from compressor.mistakes import Mistake, did_you_mean, show
 from compressor.models.checkpoint import find_checkpoint
+from compressor.models.packaged import is_trained_here, local_folder
 from compressor.passes import OnnxPass, Pass, TorchPass
-from compressor.paths import BUILTIN, is_folder
 from compressor.tasks import task_class, task_names
 from compressor.words import counted
 
@@ -33,7 +32,7 @@ _AGREED: Mapping[str, tuple[str, Any] | None] = {
     "embedding_block": ("embeddings", "int4"),
 }
 _FP16 = "convert_fp16"
-_BUILTIN_TASK = "image-classification"  # of every model that the package makes
+_TRAINED_TASK = "image-classification"  # of every model that the package trains
 _PROVIDERS = ("cpu", "cuda", "tensorrt")
 _DEFAULT_PROVIDER = "cpu"
 _TRIM = "trim_vocabulary"
@@ -90,10 +89,10 @@ def expected_task(data: Mapping[str, Any]) -> str | None:
     """
     checkpoint = str(_setting(data, "model", "checkpoint", ""))
     task: str | None = _setting(data, "model", "task", None)
-    if task is None and is_folder(Path(checkpoint)):
+    if task is None and is_trained_here(checkpoint):
+        task = _TRAINED_TASK
+    elif task is None and local_folder(checkpoint) is not None:
         task = find_checkpoint(checkpoint).infer_task()
-    elif task is None and checkpoint.startswith(BUILTIN):
-        task = _BUILTIN_TASK
     return task
 
 

@@ -31,7 +31,7 @@ def test_any_other_checkpoint_is_left_alone():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(EnvironmentMismatch, match="there is: digits-vit"):
+    with pytest.raises(EnvironmentMismatch, match="there are: digits-vit, all-minilm-l6-v2"):
         builtin.resolve_builtin("builtin:cats", progress=SILENT)
 
 

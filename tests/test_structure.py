@@ -47,7 +47,7 @@ LAYERS = (
         "pipeline.reading",
     ),
     ("builtin",),
-    ("inspection", "starter"),
+    ("inspection", "quickstart", "starter"),
     ("recipe", "report"),
     ("recipe_rules",),
     ("passes",),

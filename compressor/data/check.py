@@ -65,9 +65,9 @@ def check_split(
     try:
         if source.hub is not None:
             check_folder(source)
-        if source.path is None:
+        if source.path is None and source.packaged_file is None:
             return
-        if (reason := unreadable(source.path)) is not None:
+        if source.path is not None and (reason := unreadable(source.path)) is not None:
             raise EnvironmentMismatch(
                 f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
             )
@@ -75,7 +75,8 @@ def check_split(
         label = settings.label_column(source)
         must_label = labelled and name in ("search", "certification")
         # Of JSON a row may leave a key out, and the first one is all that is read here.
-        kept = () if source.file_format == "jsonl" else keep
+        is_jsonl = source.path is not None and source.file_format == "jsonl"
+        kept = () if is_jsonl else keep
         required = [*columns, *kept, *([label] if must_label else ())]
         _check_header(source, required, (label,))
     except EnvironmentMismatch as error:
@@ -136,6 +137,8 @@ def most_rows(source: SplitSource) -> int | None:
     limits = [source.max_rows]
     if source.sklearn is not None:
         limits.append(_DIGITS_ROWS[source.split])
+    elif (packaged := source.packaged_file) is not None:
+        limits.append(_count_lines(packaged) - 1)
     elif source.path is None or unreadable(source.path) is not None:
         pass
     elif source.file_format == "parquet":

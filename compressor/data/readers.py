@@ -1,4 +1,4 @@
-"""Reads rows from files, the Hub and scikit-learn into columns of plain Python values.
+"""Reads rows from files, the Hub, scikit-learn and this package into columns of plain Python values.
 
 pyarrow, datasets and scikit-learn are imported where their format needs them: they take up to a
 second each, and `compress validate` reads headers of text files only.
@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
     """
     if source.sklearn is not None:
         return _read_digits(source, required, optional)
+    if (packaged := source.packaged_file) is not None:
+        table = read_text_file(packaged, "tsv", required, optional, quoting="none")
+        return replace(table, name=source.name)
     if source.path is None:
         return _read_hub(source, required, optional)
     _require_readable(source.path)
@@ -45,6 +49,8 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
 
 def read_header(source: SplitSource) -> list[str]:
     """Return a file's column names without reading its rows; raises as `read_table` does."""
+    if (packaged := source.packaged_file) is not None:
+        return read_text_header(packaged, "tsv", quoting="none")
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
     _require_readable(source.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -16,6 +17,7 @@ FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
+_ORIGINS = ("path", "hub", "sklearn", "builtin")
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
 _FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -26,11 +28,13 @@ _FORMATS: dict[str, FileFormat] = {
     ".parquet": "parquet",
 }
 _DIGITS_SPLITS = ("train", "test")
+_SENTENCES = Path(__file__).parent / "sentences"
+_SENTENCES_SPLITS = ("calibration", "search", "certification")
 Columns = Word | tuple[Word, Word]
 
 
 class SplitSource(BaseModel):
-    """Where the rows of one split come from: exactly one of `path`, `hub` and `sklearn`."""
+    """Where the rows of one split come from: exactly one of `path`, `hub`, `sklearn` and `builtin`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +59,8 @@ class SplitSource(BaseModel):
     split: Word | None = Field(
         default=None,
         description="split of the `hub` dataset, such as validation; of `sklearn` the fixed parts "
-        "train (1297 images) and test (500), left out: both",
+        "train (1297 images) and test (500), left out: both; of `builtin` calibration, search or "
+        "certification, which share no text",
     )
     revision: Word | None = Field(
         default=None, description="branch, tag or commit of the `hub` dataset"
@@ -63,6 +68,11 @@ class SplitSource(BaseModel):
     sklearn: Literal["digits"] | None = Field(
         default=None,
         description="dataset that scikit-learn carries: 1797 grey images of 8x8 pixels",
+    )
+    builtin: Literal["sentences"] | None = Field(
+        default=None,
+        description="rows that this package carries: English sentences of WordNet 3.0, without "
+        "labels, in the column `text`",
     )
     max_rows: int | None = Field(
         default=None, gt=0, description="rows used at most, a seeded sample stratified by label"
@@ -85,15 +95,16 @@ class SplitSource(BaseModel):
         return self
 
     def _origin_mistakes(self) -> Iterator[Mistake]:
-        given = [name for name in ("path", "hub", "sklearn") if getattr(self, name) is not None]
+        given = [name for name in _ORIGINS if getattr(self, name) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"
-            yield Mistake((), f"needs exactly one of path, hub and sklearn, got {got}")
+            origins = f"{', '.join(_ORIGINS[:-1])} and {_ORIGINS[-1]}"
+            yield Mistake((), f"needs exactly one of {origins}, got {got}")
         owners = {
             "format": ("path",),
             "quoting": ("path",),
             "subset": ("hub",),
-            "split": ("hub", "sklearn"),
+            "split": ("hub", "sklearn", "builtin"),
             "revision": ("hub",),
         }
         for name, allowed in owners.items():
@@ -102,6 +113,10 @@ class SplitSource(BaseModel):
         if self.sklearn is not None and self.split not in (None, *_DIGITS_SPLITS):
             choices = " or ".join(_DIGITS_SPLITS)
             yield Mistake(("split",), f"of {self.sklearn} must be {choices}, got '{self.split}'")
+        if self.builtin is not None and self.split not in _SENTENCES_SPLITS:
+            choices = " or ".join(_SENTENCES_SPLITS)
+            got = "got none" if self.split is None else f"got '{self.split}'"
+            yield Mistake(("split",), f"of {self.builtin} must be {choices}, {got}")
 
     def _format_mistakes(self) -> Iterator[Mistake]:
         file_format = None
@@ -124,6 +139,11 @@ class SplitSource(BaseModel):
         yield Mistake(("path",), told)
 
     @property
+    def packaged_file(self) -> Path | None:
+        """Return the tsv file, without quotes, that this package carries for `builtin`."""
+        return None if self.builtin is None else _SENTENCES / f"{self.split}.tsv"
+
+    @property
     def file_format(self) -> FileFormat:
         """Return the format of `path`; raises `ValueError` for a source without one."""
         if self.path is None:
@@ -138,13 +158,15 @@ class SplitSource(BaseModel):
             return f"hub:{':'.join(part for part in parts if part)}"
         if self.sklearn is not None:
             return f"sklearn:{self.sklearn}" + (f":{self.split}" if self.split else "")
+        if self.builtin is not None:
+            return f"builtin:{self.builtin}:{self.split}"
         return str(self.path)
 
     def shares_rows_with(self, other: SplitSource) -> bool:
         """Return whether both name the same rows, as far as names can tell."""
         if self.sklearn is not None and self.sklearn == other.sklearn:
             return self.split is None or other.split is None or self.split == other.split
-        fields = ("path", "hub", "subset", "split", "revision", "sklearn")
+        fields = (*_ORIGINS, "subset", "split", "revision")
         return all(getattr(self, name) == getattr(other, name) for name in fields)
 
 

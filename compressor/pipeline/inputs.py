@@ -10,19 +10,24 @@ from compressor.data import check_labels, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.measurements import OF_NUMBERS
 from compressor.mistakes import Mistake, did_you_mean
-from compressor.models.checkpoint import (
-    CheckpointFiles,
-    describe_checkpoint,
-    find_checkpoint,
-)
+from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
+from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.pooling import read_pooling
 from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.passes import TorchPass
-from compressor.paths import BUILTIN, HUB_ID, exists, is_folder
+from compressor.paths import HUB_ID, exists
 from compressor.recipe import Recipe
 from compressor.recipe_rules import expected_task, task_conflicts
 from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
 from compressor.words import counted
+
+
+def lies_here(checkpoint: str) -> bool:
+    """Return whether a checkpoint lies on this machine, in a folder or an installed package."""
+    try:
+        return local_folder(checkpoint) is not None
+    except EnvironmentMismatch:
+        return False  # `check_local_checkpoints` says why
 
 
 def known_task(recipe: Recipe) -> str | None:
@@ -32,7 +37,7 @@ def known_task(recipe: Recipe) -> str | None:
     """
     if recipe.model.task is not None:
         return recipe.model.task
-    if not is_folder(Path(recipe.model.checkpoint)):
+    if not lies_here(recipe.model.checkpoint):
         return expected_task(recipe.to_dict())
     files = describe_checkpoint(recipe.model.checkpoint)
     try:
@@ -56,7 +61,7 @@ def known_labels(recipe: Recipe) -> tuple[str, ...] | None:
     if task is None or not task_class(task).names_labels:
         return None
     files = None
-    if is_folder(Path(recipe.model.checkpoint)):
+    if lies_here(recipe.model.checkpoint):
         files = describe_checkpoint(recipe.model.checkpoint)
     try:
         return None if files is None else files.labels
@@ -92,7 +97,7 @@ def check_task(recipe: Recipe) -> None:
     except EnvironmentMismatch as error:
         raise EnvironmentMismatch(recipe.describe("model.checkpoint", str(error))) from error
     mistakes = [] if task is None else list(task_conflicts(data, task))
-    if task is not None and not is_folder(Path(recipe.model.checkpoint)):
+    if task is not None and not lies_here(recipe.model.checkpoint):
         load_task(task, pooling=recipe.model.pooling, normalize=recipe.model.normalize)
     if task is None and metric is not None:
         known = sorted({name for task in task_names() for name in task_class(task).metrics})
@@ -142,7 +147,7 @@ def check_local_checkpoints(recipe: Recipe) -> None:
     task = known_task(recipe)
     problems: list[str] = []
     for key, name in _checkpoints(recipe):
-        if not is_folder(Path(name)) and HUB_ID.fullmatch(name):
+        if not lies_here(name) and HUB_ID.fullmatch(name):
             continue
         try:
             files = _check(recipe, key, name, task)
@@ -208,7 +213,7 @@ def check_local_passes(recipe: Recipe) -> None:
     task = known_task(recipe)
     if task is not None:
         files = None
-        if is_folder(Path(recipe.model.checkpoint)):
+        if lies_here(recipe.model.checkpoint):
             files = describe_checkpoint(recipe.model.checkpoint)
         require_fitting_passes(recipe, load_task(task), files)
 
@@ -224,7 +229,7 @@ def check_packages(recipe: Recipe) -> None:
 
 
 def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    if not recipe.model.checkpoint.startswith(BUILTIN):
+    if not is_trained_here(recipe.model.checkpoint):
         yield "model.checkpoint", recipe.model.checkpoint
     for position, step in enumerate(recipe.passes):
         for role, name in step.required_checkpoints().items():
@@ -255,7 +260,7 @@ def check_text_inputs(recipe: Recipe) -> None:
     problems: list[str] = []
     mistakes: list[str] = []
     for key, name in _checkpoints(recipe):
-        if not is_folder(Path(name)):
+        if not lies_here(name):
             continue
         if (files := describe_checkpoint(name)) is None:
             continue  # `check_local_checkpoints` says why

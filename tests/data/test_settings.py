@@ -38,7 +38,7 @@ def test_format_overrides_the_extension() -> None:
 @pytest.mark.parametrize(
     ("data", "place", "part"),
     [
-        ({}, (), "exactly one of path, hub and sklearn, got none of them"),
+        ({}, (), "exactly one of path, hub, sklearn and builtin, got none of them"),
         ({"path": "a.csv", "sklearn": "digits"}, (), "got path and sklearn"),
         ({"path": "a.txt"}, ("path",), "the extension '.txt'"),
         ({"path": "saved"}, ("path",), "load_from_disk(...).to_parquet('rows.parquet')"),
@@ -48,6 +48,10 @@ def test_format_overrides_the_extension() -> None:
         ({"sklearn": "digits", "split": "dev"}, ("split",), "must be train or test, got 'dev'"),
         ({"path": "a.csv", "max_rows": 0}, ("max_rows",), "greater than 0"),
         ({"sklearn": "iris"}, ("sklearn",), "digits"),
+        ({"builtin": "sentence", "split": "search"}, ("builtin",), "sentences"),
+        ({"builtin": "sentences"}, ("split",), "calibration or search or certification, got none"),
+        ({"builtin": "sentences", "split": "dev"}, ("split",), "got 'dev'"),
+        ({"builtin": "sentences", "split": "search", "path": "a.csv"}, (), "got path and builtin"),
     ],
 )
 def test_a_source_that_is_not_one_origin_is_a_mistake(
@@ -102,6 +106,12 @@ def test_the_parts_of_the_digits_share_no_rows() -> None:
     train = SplitSource(sklearn="digits", split="train")
     test = SplitSource(sklearn="digits", split="test")
     assert list(DataSettings(train=train, certification=test).given) == ["train", "certification"]
+
+
+def test_a_part_of_the_sentences_shares_rows_with_itself_alone() -> None:
+    search = SplitSource(builtin="sentences", split="search")
+    assert search.shares_rows_with(SplitSource(builtin="sentences", split="search"))
+    assert not search.shares_rows_with(SplitSource(builtin="sentences", split="certification"))
 
 
 DIGITS = SplitSource(sklearn="digits")

@@ -20,7 +20,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReport, Pat
     folder = tmp_path_factory.mktemp("quickstart")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPRESSOR_CACHE", str(folder / "cache"))
-        recipe = compressor.load_recipe(ROOT / "recipes" / "quickstart.yaml")
+        recipe = compressor.load_recipe(ROOT / "recipes" / "digits.yaml")
         return compressor.run(recipe, output=folder / "run", device="cpu"), folder / "run"
 
 
