@@ -257,7 +257,7 @@ def run(
 def quickstart(
     output: Annotated[
         Path, typer.Option(help="Directory for the recipe and, in runs/, for what it makes.")
-    ] = Path("."),
+    ] = Path(),
     digits: Annotated[
         bool,
         typer.Option(

@@ -274,6 +274,23 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class PredictionRecord:
+    """What the untouched checkpoint and the finished artifact say of one example, a few of a run.
+
+    Of a classifier its label and how probable that is; of a sentence encoder the nearest other text
+    of the split and its cosine similarity.
+    """
+
+    row: int  # of the split's source, the first is 0
+    text: str | None  # as in `Flip`
+    before: str
+    after: str
+    before_score: float | None
+    after_score: float
+    image: str | None = None  # as in `Flip`
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did; `score_after` is null when it failed before it could be measured."""
 
@@ -372,6 +389,7 @@ class RunReport:
     doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
     lengths: LengthRecord | None = None  # null for images, and where the run stopped before
     rows_to_certify: int | None = None  # that would prove the budget; null with such a split
+    predictions: tuple[PredictionRecord, ...] = ()  # on search rows, by the finished artifact
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -82,6 +82,22 @@ def test_the_run_is_scored_by_cosine_and_proven(finished: tuple[RunReport, Path]
     assert {item.name.partition(" = ")[0] for item in report.slices} == {"source", "length"}
 
 
+def test_the_report_shows_the_neighbors_that_the_artifact_finds(
+    finished: tuple[RunReport, Path], base: dict[str, Any]
+):
+    report, output = finished
+    with Path(base["data"]["search"]["path"]).open(encoding="utf-8", newline="") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)]
+    vectors = compressor.load_artifact(output / "artifact")(texts)
+    first = report.predictions[0]
+    own = texts[first.row]
+    assert first.text == own.rstrip() or first.text == own
+    similarities = vectors @ vectors[first.row]
+    others = [place for place, text in enumerate(texts) if text != own]
+    assert first.after_score == pytest.approx(similarities[others].max(), abs=2e-4)
+    assert len(report.predictions) == 3
+
+
 def test_the_artifact_gives_vectors_without_torch(
     finished: tuple[RunReport, Path], tiny_encoder_dir: Path
 ):

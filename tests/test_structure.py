@@ -29,6 +29,7 @@ LAYERS = (
         "pipeline.certification",
         "pipeline.failures",
         "pipeline.finish",
+        "pipeline.predictions",
         "pipeline.first_look",
         "pipeline.scorable",
         "pipeline.stages",

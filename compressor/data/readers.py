@@ -1,4 +1,4 @@
-"""Reads rows from files, the Hub, scikit-learn and this package into columns of plain Python values.
+"""Reads rows from files, the Hub, scikit-learn and this package into columns of plain values.
 
 pyarrow, datasets and scikit-learn are imported where their format needs them: they take up to a
 second each, and `compress validate` reads headers of text files only.

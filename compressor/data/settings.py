@@ -34,7 +34,7 @@ Columns = Word | tuple[Word, Word]
 
 
 class SplitSource(BaseModel):
-    """Where the rows of one split come from: exactly one of `path`, `hub`, `sklearn` and `builtin`."""
+    """Where the rows of one split come from: one of `path`, `hub`, `sklearn` and `builtin`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

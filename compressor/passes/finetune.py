@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
 from compressor.passes._base import About, PassContext, TorchPass
 from compressor.passes._effort import Effort, training_effort
-from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._milder import longer
 from compressor.passes._vector_tasks import unfit_training
 from compressor.training.settings import FinetuneSettings

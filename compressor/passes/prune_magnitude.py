@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
 from compressor.passes._base import About, PassContext, TorchPass
 from compressor.passes._effort import Effort, training_effort
-from pydantic import Field, model_validator
-from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._milder import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import FinetuneSettings
 

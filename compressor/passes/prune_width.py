@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from compressor.models.prunable import WIDTH, unprunable, width_of
 from compressor.passes._base import (
+    ROWS_TO_CHOOSE_FROM,
     About,
     Ahead,
     PassContext,
-    ROWS_TO_CHOOSE_FROM,
     TorchPass,
     Unfit,
 )

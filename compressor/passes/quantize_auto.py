@@ -8,10 +8,12 @@ logits of every form on calibration rows, and its time, the forms taking turns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+
 from compressor.passes._base import About, PassContext
 from compressor.passes._effort import Effort, reading_effort
-from pydantic import Field
-from typing import ClassVar, Literal, Self, TYPE_CHECKING
 from compressor.passes._static import CalibratedPass
 
 if TYPE_CHECKING:

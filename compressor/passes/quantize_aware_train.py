@@ -8,7 +8,7 @@ trained (`quantization/fake_quantize.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 

@@ -52,7 +52,7 @@ def find_flips(
         Flip(
             kind=_kind(split, index, before),
             row=int(split.rows[index]),
-            text=_text(split.examples[index]) if with_examples else None,
+            text=shown_text(split.examples[index]) if with_examples else None,
             label=None if split.labels is None else label_names[split.labels[index]],
             before=label_names[before.outcomes[index]],
             after=label_names[after.outcomes[index]],
@@ -67,7 +67,7 @@ def find_flips(
         return tuple(found)
     places = {row: index for index, row in enumerate(split.rows.tolist())}
     return tuple(
-        dataclasses.replace(flip, image=_thumbnail(split.examples[places[flip.row]]))
+        dataclasses.replace(flip, image=thumbnail(split.examples[places[flip.row]]))
         if rank < MAX_IMAGES
         else flip
         for rank, flip in enumerate(found)
@@ -87,14 +87,14 @@ def _moved(split: Dataset, before: Score, after: Score, *, with_examples: bool) 
     ]
 
     def named(index: int) -> str:
-        text = _text(split.examples[index]) if with_examples else None
+        text = shown_text(split.examples[index]) if with_examples else None
         return f"row {split.rows[index]}" if text is None else text
 
     found = [
         Flip(
             kind="changed",
             row=int(split.rows[index]),
-            text=_text(split.examples[index]) if with_examples else None,
+            text=shown_text(split.examples[index]) if with_examples else None,
             label=None,
             before=named(before.outcomes[index]),
             after=named(after.outcomes[index]),
@@ -128,14 +128,15 @@ def _confidences(score: Score, classes: NDArray[np.int64]) -> list[float | None]
     return chosen
 
 
-def _text(example: Example) -> str | None:
+def shown_text(example: Example) -> str | None:
+    """Return a text, cut when it is long, a pair on two lines; None for an image."""
     if isinstance(example, np.ndarray):
         return None
     text = example if isinstance(example, str) else "\n".join(example)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1].rstrip() + "…"
 
 
-def _thumbnail(example: Example) -> str | None:
+def thumbnail(example: Example) -> str | None:
     """Return a small PNG of an image as a data URI; None for a text."""
     if not isinstance(example, np.ndarray):
         return None

@@ -24,6 +24,7 @@ from compressor.measurements import (
     Parity,
     PassRecord,
     PassTry,
+    PredictionRecord,
     SliceRecord,
     SplitRecord,
     StepRecord,
@@ -71,6 +72,7 @@ class RunLog:
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
+    predictions: tuple[PredictionRecord, ...] = ()
     target: TargetRecord | None = None
     chance: Uninformed | None = None
     doubts: list[str] = field(default_factory=list)
@@ -203,6 +205,7 @@ class RunLog:
             compared_split=self.compared_split,
             slices=self.slices,
             flips=self.flips,
+            predictions=self.predictions,
             target=self.target,
             chance=self.chance,
             doubts=tuple(self.doubts),

@@ -24,7 +24,7 @@ from typing import Any, overload
 import torch
 from safetensors import SafetensorError
 
-from compressor.artifact import MANIFEST, MODEL, load_artifact, seal_artifact
+from compressor.artifact import MANIFEST, MODEL, Artifact, load_artifact, seal_artifact
 from compressor.benchmark import default_threads
 from compressor.builtin import resolve_builtin
 from compressor.console import default_progress
@@ -37,7 +37,7 @@ from compressor.environment import (
 )
 from compressor.errors import CompressorError, RecipeError, Terminated
 from compressor.launchers import require_one_process, unread_settings
-from compressor.measurements import OF_NUMBERS, ModelRecord
+from compressor.measurements import OF_NUMBERS, ModelRecord, PredictionRecord
 from compressor.memory import memory_as_mismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.pooling import read_pooling
@@ -64,6 +64,7 @@ from compressor.pipeline.inputs import (
 )
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.output import OutputDirectory, claim_output
+from compressor.pipeline.predictions import sample_predictions
 from compressor.pipeline.preflight import check_inputs, check_runtime
 from compressor.pipeline.resuming import stored_steps
 from compressor.pipeline.scorable import judge_baseline, judge_order
@@ -444,12 +445,28 @@ class _Run:
         shipped = replace(self.task, max_length=self.recipe.export.max_length)
         seal_artifact(folder, task=shipped, labels=self.log.labels, facts=facts)
         try:
-            load_artifact(folder, provider=self.recipe.export.judged_on, threads=self.threads)
+            artifact = load_artifact(
+                folder, provider=self.recipe.export.judged_on, threads=self.threads
+            )
+            self.log.predictions = self._predictions(artifact)
         except BaseException:
             (folder / MANIFEST).unlink(missing_ok=True)  # what did not load here loads nowhere
             raise
         self.store.remove_unused()
         self.estimate.finished("seal", 0.0, measured=False)
+
+    def _predictions(self, artifact: Artifact) -> tuple[PredictionRecord, ...]:
+        if self.recipe.export.judged_on == "tensorrt":  # which would build an engine for minutes
+            self.log.missing["predictions"] = "the artifact runs on TensorRT, which first builds it"
+            return ()
+        assert self.log.final is not None
+        return sample_predictions(
+            artifact,
+            self.splits["search"],
+            self.baseline_score,
+            self.log.final.score,
+            with_examples=self.recipe.report.examples,
+        )
 
     def _start(self, step: str) -> None:
         self.current = step

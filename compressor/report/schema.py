@@ -19,7 +19,7 @@ _SIGNED = frozenset(
     {
         "value", "drop", "upper_bound", "lower_bound", "score_before", "score_after",
         "lost_confidence", "before_confidence", "after_confidence", "baseline", "final",
-        "score", "least_drop",
+        "score", "least_drop", "before_score", "after_score",
     }
 )  # fmt: skip
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.report import certainty, gains, provenance, scores, target, units, verdict
+from compressor.report.predictions import prediction_lines
 from compressor.report.table import table_rows
 from compressor.report.templating import printable
 
@@ -46,6 +47,7 @@ def render_summary(data: dict[str, Any], *, with_reason: bool = False) -> Group:
     parts += [facts, *([Text(noise, style=_WARNING)] if noise else [])]
     if data["baseline"] is not None:
         parts.append(Padding(_steps(data), (1, 0, 0, 0)))
+    parts += [Text(line) for line in prediction_lines(data)]
     return Group(*parts)
 
 

@@ -23,6 +23,7 @@ from compressor.report.changes import (
 from compressor.report.charts import Chart, Point, Role, score_chart
 from compressor.report.components import Components, components_view
 from compressor.report.path_chart import PathChart, path_chart
+from compressor.report.predictions import Predictions, predictions_view
 from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.table import LatencyRow, Row, Setting
 from compressor.report.tried import size_points, was_repaired
@@ -100,6 +101,7 @@ class View:
     slices: tuple[SliceRow, ...]
     slices_summary: str
     flips: Flips | None
+    predictions: Predictions | None
     methods: tuple[tuple[str, str], ...]
     recipe_yaml: str
     environment: tuple[tuple[str, str], ...]
@@ -155,6 +157,7 @@ def view_of(data: dict[str, Any]) -> View:
         slices=tuple(slice_rows(data)),
         slices_summary=slices_summary(data) if data["slices"] else "",
         flips=flips_view(data),
+        predictions=predictions_view(data),
         methods=tuple(provenance.methods(data)),
         recipe_yaml=provenance.recipe_yaml(data),
         environment=tuple(provenance.environment_rows(data)),

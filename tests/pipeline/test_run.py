@@ -117,6 +117,20 @@ def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
     return compressor.run(compressor.load_recipe(recipe), output=output, device="cpu")
 
 
+def test_the_report_shows_predictions_of_the_artifact_on_search_rows(
+    finished: tuple[RunReport, Path], answered: Dataset
+):
+    report, output = finished
+    texts = [str(answered.examples[item.row]) for item in report.predictions]
+    found = load_artifact(output / "artifact")(texts)
+    assert [item.text for item in report.predictions] == texts
+    assert [item.after for item in report.predictions] == [one["label"] for one in found]
+    assert [item.after_score for item in report.predictions] == pytest.approx(
+        [one["score"] for one in found], abs=1e-4
+    )
+    assert {item.before for item in report.predictions} == {"negative", "positive"}
+
+
 def file_contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

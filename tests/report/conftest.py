@@ -23,6 +23,7 @@ from compressor.measurements import (
     Parity,
     PassRecord,
     PassTry,
+    PredictionRecord,
     Score,
     Size,
     SliceRecord,
@@ -217,6 +218,7 @@ def full_report(**changes: Any) -> RunReport:
         compared_split="certification",
         slices=SLICES,
         flips=FLIPS,
+        predictions=PREDICTIONS,
         target=TargetRecord("max_megabytes", "at most 20 MB", 20.0, 17.4, True, 0, 0.5),
         embedding=None,
         chance=Uninformed("a model that answers 'positive' to everything", 0.52),
@@ -239,6 +241,10 @@ FLIPS = (
 )
 
 
+PREDICTIONS = (
+    PredictionRecord(5, "a gripping film", "positive", "positive", 0.931, 0.918),
+    PredictionRecord(9, "two hours I want back", "negative", "positive", 0.611, 0.583),
+)
 STOPPED = "the run stopped before this was measured"
 
 
@@ -248,7 +254,7 @@ def failed_before_baseline() -> RunReport:
         verdict="failed", reason=reason, guilty_step="load", task=None, metric=None, baseline=None,
         final=None, passes=(), parity=None, latencies=(), splits=(),
         certification=None, certificate=None, labels=(), compared_split=None, slices=(),
-        flips=(), target=None,
+        flips=(), predictions=(), target=None,
         source_sha256=None,
         source_bytes=None,
         missing=dict.fromkeys(("baseline", "final", "parity", "latencies"), STOPPED),

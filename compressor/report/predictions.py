@@ -1,0 +1,96 @@
+"""The artifact's predictions beside the original's, for the end of a run and for its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.report.templating import printable
+
+_MOST = 76  # characters of a text in a line of a terminal
+_DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One example and what both models say of it; figures are text."""
+
+    example: str  # the text, or which row it is
+    image: str  # a data URI, empty for a text
+    before: str
+    before_score: str
+    after: str
+    after_score: str
+    is_same: bool
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A few examples, with a title and a sentence that says what is shown of them."""
+
+    title: str
+    summary: str
+    score: str  # what the figure beside each prediction is
+    rows: tuple[PredictionRow, ...]
+
+
+def predictions_view(data: dict[str, Any]) -> Predictions | None:
+    """Return what to show of `predictions`; None when there was no artifact to ask."""
+    if not data["predictions"]:
+        return None
+    is_vectors = data["embedding"] is not None
+    rows = tuple(_row(item) for item in data["predictions"])
+    title = "Nearest texts" if is_vectors else "Predictions"
+    return Predictions(
+        title=f"{title}, original and artifact",
+        summary="The artifact was loaded as its user would load it. Shown are "
+        + (
+            "search texts whose nearest other search text the original finds nearest"
+            if is_vectors
+            else "search rows, one of each class that the original predicts"
+        )
+        + f"; the artifact says the same of {_of(sum(row.is_same for row in rows), len(rows))}.",
+        score="cosine similarity" if is_vectors else "probability",
+        rows=rows,
+    )
+
+
+def prediction_lines(data: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that end a run on a terminal; none without an artifact."""
+    view = predictions_view(data)
+    if view is None:
+        return
+    yield f"{view.title} ({view.score}):"
+    for row in view.rows:
+        yield f"  {_short(row.example)}"
+        yield f"    original  {row.before_score}  {_short(row.before)}"
+        same = "the same" if row.is_same else _short(row.after)
+        yield f"    artifact  {row.after_score}  {same}"
+
+
+def _row(item: dict[str, Any]) -> PredictionRow:
+    image = str(item["image"] or "")
+    return PredictionRow(
+        example=f"row {item['row']}" if item["text"] is None else item["text"],
+        image=image if _DATA_URI.fullmatch(image) else "",
+        before=item["before"],
+        before_score=_figure(item["before_score"]),
+        after=item["after"],
+        after_score=_figure(item["after_score"]),
+        is_same=item["before"] == item["after"],
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+def _of(count: int, whole: int) -> str:
+    return f"{count} of {whole}"
+
+
+def _short(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _MOST else line[: _MOST - 1].rstrip() + "…"
