@@ -17,7 +17,7 @@ LONG = "a sentence of more than eighty characters is not what anyone reads first
 class FakeArtifact:
     """Answers by a table, and remembers what it was asked."""
 
-    manifest = {"labels": ["no", "yes"]}
+    manifest: ClassVar = {"labels": ["no", "yes"]}
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
