@@ -232,6 +232,31 @@ def _up(share: float) -> str:
     return f"{np.ceil(10_000 * share - 1e-9) / 100:.2f}"
 
 
+def quickstart() -> str:
+    """Return the table of the first command: means over seeds, lowest and highest in brackets."""
+    results = read_results("quickstart")
+    rows, cores = results["rows"], results["about"]["cores"]
+    first = rows[0]
+    sizes = [row["megabytes"]["final"] for row in rows]
+    lines = [
+        "| what | `compress quickstart` |",
+        "|:--|:--|",
+        f"| size | {first['megabytes']['baseline']:.1f} → {spread(sizes, '.1f')} MB, "
+        f"{spread([row['times_smaller'] for row in rows], '.1f')}× smaller |",
+        *(
+            f"| speed, {shape} tokens | {spread([row['speed'][shape] for row in rows], '.1f')}× |"
+            for shape in first["speed"]
+        ),
+        f"| mean cosine to the original's vectors, {first['certification_rows']:,} unseen texts | "
+        f"{spread([row['certification_score'] for row in rows], '.4f')} |",
+        f"| proven with {100 * first['confidence']:g}% confidence | at least "
+        f"{1 - max(row['points_lost_at_most'] for row in rows) / 100:.3f} |",
+        f"| time on {cores} cores | {spread([row['seconds'] for row in rows], '.0f')} s, of the "
+        f"CPU {spread([row['cpu_seconds'] for row in rows], '.0f')} s |",
+    ]
+    return "\n".join([*lines, "", source("quickstart", results)])
+
+
 def source(name: str, results: Mapping[str, Any]) -> str:
     """Return the line under a table: command, commit, machine, versions and date."""
     versions = results["versions"]
@@ -264,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,
     "rows_for_agreement": rows_for_agreement,
+    "quickstart": quickstart,
 }
 
 

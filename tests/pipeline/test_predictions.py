@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ LONG = "a sentence of more than eighty characters is not what anyone reads first
 class FakeArtifact:
     """Answers by a table, and remembers what it was asked."""
 
-    manifest: ClassVar = {"labels": ["no", "yes"]}
+    manifest: ClassVar[dict[str, Any]] = {"labels": ["no", "yes"]}
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
