@@ -102,6 +102,7 @@ def take(
     taken = 0
     while taken < count:
         sense = next(senses)
+        forms: tuple[tuple[str | None, ...], ...]
         forms = ((sense.example,), (sense.definition,), (sense.gloss,))
         if pairs:
             forms = ((sense.definition, sense.example),) * 2 + ((sense.gloss,),)

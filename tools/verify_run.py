@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 from scipy import stats
 
+ROOT = Path(__file__).resolve().parents[1]
 VECTORS = ("cosine", "rank_agreement", "spearman")
 # The report's baseline ran in PyTorch, which differs by 1e-6; where that turns a tie between two
 # neighbours, one text keeps a tenth more or less of its ten.
@@ -37,6 +38,8 @@ def read_rows(data: dict[str, Any], split: str) -> tuple[list[Any], list[Any]]:
         images = np.round(digits.images * 255 / 16).astype(np.uint8)  # (1797, 8, 8)
         return list(images), [str(label) for label in digits.target]
     path = Path(source["path"] or "")
+    if source.get("builtin") == "sentences":
+        path = ROOT / "compressor" / "data" / "sentences" / f"{source['split']}.tsv"
     if path.suffix not in (".tsv", ".csv", ".jsonl"):
         raise SystemExit(_cannot(f"{source['path'] or source.get('hub')} cannot be read here"))
     with path.open(encoding="utf-8-sig", newline="") as stream:
