@@ -57,10 +57,27 @@ class Dataset:
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     # The labels were numbers, and nothing says which number is which class of the checkpoint.
     has_bare_ids: bool = False
+    # Of a calibration split: rows of train, for a pass that finds these too few.
+    spare: Dataset | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.examples)
+
+    def joined(self, max_spare: int) -> Dataset:
+        """Return these examples and at most so many spare ones, without labels."""
+        if self.spare is None:
+            return self
+        return replace(
+            self,
+            examples=(*self.examples, *self.spare.examples[:max_spare]),
+            labels=None,
+            rows=np.concatenate([self.rows, self.spare.rows[:max_spare]]),
+            source=f"{self.source} and {self.spare.source}",
+            grades=None,
+            columns={},
+            spare=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ def load_splits(
     kind: LabelKind = "class",
     splits_pairs: bool = False,
     calibration_rows: int = CALIBRATION_ROWS,
+    spare_rows: int = 0,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
@@ -99,7 +117,9 @@ def load_splits(
     `keep` names further columns that a split must have, which `Dataset.columns` then holds. `kind`
     says what the label column holds: class ids or names, grades of pairs, or nothing that is read.
     With `splits_pairs` a pair of texts becomes two examples, one after the other.
-    `calibration_rows` is the size of a calibration split that is cut, at most.
+    `calibration_rows` is the size of a calibration split that is cut, at most. Where calibration
+    has less than `spare_rows` and train is read anyway, `Dataset.spare` of calibration holds what
+    is missing to that number from train, drawn by the seed, as far as there are any.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
@@ -140,9 +160,28 @@ def load_splits(
             mistakes += [f"data.{plan.get(name, name)}: {item}" for item in error.mistakes]
     if mistakes:
         raise RecipeError(mistakes)
+    if "calibration" in splits and "train" in cuts:
+        missing = spare_rows - len(splits["calibration"])
+        spare = _spare(*cuts["train"], loaded, missing, seed, is_image=is_image)
+        splits["calibration"] = replace(splits["calibration"], spare=spare)
     if not splits_pairs:
         return splits
     return {name: _each_text(split) for name, split in splits.items()}
+
+
+def _spare(
+    donor: str,
+    rows: NDArray[np.int64],
+    loaded: Mapping[str, _Loaded],
+    count: int,
+    seed: int,
+    *,
+    is_image: bool,
+) -> Dataset | None:
+    if count <= 0 or len(rows) == 0:
+        return None
+    chosen = sample_rows(rows, None, count, seed=seed, purpose="calibration.spare")
+    return _decode("train", donor, chosen, loaded, (), is_image=is_image)
 
 
 def _decode(
@@ -176,6 +215,7 @@ def _each_text(split: Dataset) -> Dataset:
         return split
     return replace(
         split,
+        spare=None if split.spare is None else _each_text(split.spare),
         examples=tuple(text for pair in split.examples for text in pair),
         rows=np.repeat(split.rows, 2),
         columns={

@@ -192,6 +192,13 @@ class Pass(BaseModel, ABC):
         """
         return None
 
+    def spare_rows_wanted(self) -> int:
+        """Return up to how many calibration rows this pass fills up from train, where it needs to.
+
+        They lie in `Dataset.spare`, if the run reads a train split.
+        """
+        return 0
+
     @property
     def measures_time(self) -> bool:
         """Return whether the result depends on how fast this machine is."""

@@ -8,10 +8,10 @@ from compressor.errors import StepFailed
 from compressor.models.architectures import encoder_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes._base import NothingToRemove, PassContext
-from compressor.passes._reconstruction import each_batch, store_inputs
+from compressor.passes._few_rows import RowsRead, each_batch, read_rows
 from compressor.passes._recovery import RecoveryTraining
 from compressor.passes.prune_width import READS_ROWS, PruneWidth, nearest_multiples
-from compressor.pruning.reconstruction import CalibrationInputs
+from compressor.pruning.reconstruction import CalibrationInputs, most_unknowns
 from compressor.pruning.width import (
     check_width,
     choose_features,
@@ -19,7 +19,7 @@ from compressor.pruning.width import (
     require_finite_weights,
     spaces_of,
 )
-from compressor.pruning.width_fit import check_rows, fit_width
+from compressor.pruning.width_fit import fit_width
 
 _ROUND_TO = {"cuda": 64}
 _ROUND_TO_ELSEWHERE = 16
@@ -34,29 +34,29 @@ def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -
     check_width(model.module, width)
     require_finite_weights(model.module)
     training = RecoveryTraining.prepare(settings.recovery, model, context)
-    calibration = _calibration(model, settings, context)
-    if calibration is not None and settings.compensate:
-        check_rows(calibration, width, has_head=True)
+    rows = _read_rows(model, settings, context, width)
+    calibration = None if rows is None else rows.inputs
     kept = _choose(model, settings, context, width, calibration)
     teacher = model.clone() if settings.compensate else model
     cut_spaces(model.module, spaces, kept, width)
     context.note(f"hidden size {before} -> {width}")
-    if calibration is not None and settings.compensate:
+    if rows is not None and settings.compensate:
+        rows.tell(context)
         steps = len(encoder_layers(model.module)) + 1
         with context.progress.bar("fitting layers", steps) as advance:
-            fit_width(
+            choices = fit_width(
                 model.module,
                 teacher.module,
                 spaces,
                 kept,
-                calibration,
+                rows.inputs,
                 ridge=settings.ridge,
                 advance=advance,
+                few_tokens=rows.are_few,
+                few_rows=rows.are_few_for_a_head,
             )
-        context.note(
-            f"least squares on {calibration.num_rows} calibration rows without labels, "
-            f"{calibration.mean_length:.1f} tokens each on average"
-        )
+        context.note(rows.summary)
+        rows.record(settings.ridge, choices, context)
     if training is not None:
         training.train(model, context)
     return model
@@ -111,12 +111,16 @@ def _width(before: int, settings: PruneWidth, device: str) -> int:
     return width
 
 
-def _calibration(
-    model: TorchModel, settings: PruneWidth, context: PassContext
-) -> CalibrationInputs | None:
+def _read_rows(
+    model: TorchModel, settings: PruneWidth, context: PassContext, width: int
+) -> RowsRead | None:
     if not settings.reads_rows:
         return None
-    directory = context.work_dir / "calibration"
-    return store_inputs(
-        model, context.calibration, settings.calibration_rows, context.seed, directory
+    inside, _ = most_unknowns(model.module)
+    return read_rows(
+        model,
+        context,
+        settings.calibration_rows,
+        unknowns=max(inside, width + 1),
+        of_head=width + 1,
     )

@@ -413,6 +413,10 @@ passes:
         choose = ROWS_TO_CHOOSE_FROM if self.method == "reconstruction" else 1
         return choose * self.rows_to_measure
 
+    def spare_rows_wanted(self) -> int:
+        """Return `rows_to_measure` for least squares."""
+        return self.rows_to_measure if self.method == "reconstruction" else 0
+
     @property
     def measures_time(self) -> bool:
         """Return whether a latency table is measured."""
@@ -450,9 +454,8 @@ passes:
         """Prune `model` in place.
 
         Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
-        cannot be met by this model or the calibration split is too small for least squares;
-        `UnsupportedArchitecture` is one of them. Raises `EnvironmentMismatch` when a latency table
-        cannot be stored, or its times vary too much.
+        cannot be met by this model; `UnsupportedArchitecture` is one of them. Raises
+        `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
         """
         from compressor.passes._structured import prune_and_recover
 

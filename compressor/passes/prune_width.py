@@ -240,11 +240,15 @@ passes:
             + training_effort(self.recovery, num_rows, student=1 - (self.ratio or 0.3))
         )
 
+    def spare_rows_wanted(self) -> int:
+        """Return what is read, for least squares."""
+        return self.calibration_rows if self.compensate else 0
+
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Make `model` narrower, in place.
 
-        Raises `StepFailed` before anything changes when the width cannot be met by this model or
-        the calibration rows are too few; `UnsupportedArchitecture` is one of them.
+        Raises `StepFailed` before anything changes when the width cannot be met by this model;
+        `UnsupportedArchitecture` is one of them.
         """
         from compressor.passes._width import prune_width
 

@@ -56,6 +56,7 @@ def read_splits(
         kind=kind,
         splits_pairs=task.splits_pairs,
         calibration_rows=calibration_rows(recipe),
+        spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
     )
     # Now and not at the end: what cannot be scored or formed should not cost a training.
     found = {name: _unscorable(splits[name], task, metric) for name in _JUDGED & set(splits)}

@@ -203,6 +203,7 @@ class Stages:
             **self._torch,
             **(self._onnx if isinstance(step, OnnxPass) else {}),
             **(timing_conditions(threads) if step.measures_time else {}),
+            **self._spare(step),
         }
         done = self._do("pass", name, read, work)
         told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
@@ -368,6 +369,12 @@ class Stages:
         if graph.is_artifact:
             return self.task.load_preprocessor(graph.path.parent)
         return load_preprocessor(graph.checkpoint.files, self.task)
+
+    def _spare(self, step: Pass) -> dict[str, Any]:
+        calibration = self.splits.get("calibration")
+        if calibration is None or calibration.spare is None or not step.spare_rows_wanted():
+            return {}
+        return {"spare": fingerprint(calibration.spare)}
 
     def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
         (work_dir := scratch / "pass").mkdir(exist_ok=True)

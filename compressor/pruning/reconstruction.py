@@ -30,7 +30,7 @@ Ref: Kwon et al. 2022, arXiv:2204.09656, section 4.3; Park et al. 2024, arXiv:23
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ from compressor.errors import StepFailed
 from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
 from compressor.pruning.fisher import token_mask
 from compressor.pruning.layerwise import LayerTrace, SubLayerTrace, TensorFiles, run_layer
-from compressor.pruning.least_squares import NormalEquations
+from compressor.pruning.least_squares import Correction, RidgeChoice
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class CalibrationInputs:
     num_distinct_rows: int  # that are not the copy of another row
     num_tokens: int  # without padding
     num_distinct_tokens: int  # without padding, of those rows
+    numbers: tuple[tuple[int, ...], ...]  # of the rows of each batch; copies have the same one
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -64,6 +65,14 @@ class CalibrationInputs:
             raise IndexError(batch)
         return self.files.get("inputs", batch)
 
+    def rows_of(self, batch: int, mask: Tensor) -> Tensor:
+        """Return the number of the distinct row that each token under `mask` is of.
+
+        `mask` has shape `(rows, tokens)`; the result is as long as there are true values in it.
+        """
+        numbers = torch.tensor(self.numbers[batch], device=mask.device)
+        return numbers[:, None].expand(mask.shape)[mask]
+
     @property
     def mean_length(self) -> float:
         """Return the mean number of tokens of a row."""
@@ -71,10 +80,7 @@ class CalibrationInputs:
 
 
 def most_unknowns(module: Any) -> tuple[int, str]:
-    """Return the most unknowns that least squares has in a sub-layer, and which one that is.
-
-    The calibration rows need as many tokens that differ.
-    """
+    """Return the most unknowns that least squares has in a sub-layer, and which one that is."""
     return max(
         (width + 1, f"{name} of layer {layer.index}")
         for layer in encoder_layers(module)
@@ -88,19 +94,6 @@ def most_unknowns(module: Any) -> tuple[int, str]:
     )
 
 
-def check_calibration(module: Any, calibration: CalibrationInputs) -> None:
-    """Raise `StepFailed` when least squares would have more unknowns than rows that differ."""
-    unknowns, place = most_unknowns(module)
-    if calibration.num_distinct_tokens < unknowns:
-        raise StepFailed(
-            f"the calibration rows have {calibration.num_distinct_tokens} tokens that are not "
-            f"padding or in the copy of another row ({calibration.num_rows} rows, "
-            f"{calibration.num_tokens} tokens), so least squares has at most rank "
-            f"{calibration.num_distinct_tokens} for the {unknowns} unknowns of {place}; give a "
-            f"calibration split with more rows that differ, or raise calibration_rows"
-        )
-
-
 def reconstruct(
     student: Any,
     teacher: Any,
@@ -108,7 +101,8 @@ def reconstruct(
     *,
     ridge: float,
     advance: Callable[[], object],
-) -> None:
+    leaves_out: bool = False,
+) -> dict[str, RidgeChoice]:
     """Fit every output projection of `student`, in place, to what `teacher` computes.
 
     Both have the same layers and hidden size; heads and neurons may differ. `ridge` is a fraction
@@ -116,14 +110,20 @@ def reconstruct(
     equals its teacher stays as it is. Of a sub-layer without units the constant is fitted. Models
     are put into evaluation mode; `advance` is called twice a layer and batch.
 
+    With `leaves_out`, for few rows, each sub-layer has a ridge of its own, no less than `ridge`:
+    the one with which rows that were left out of the fit come out best. Where they come out best
+    without a fit, the sub-layer stays as it is. The result says what was chosen, by the name of the
+    sub-layer.
+
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
     student.eval()
     teacher.eval()
-    work = _Work(student, teacher, calibration, ridge, advance)
+    work = _Work(student, teacher, calibration, ridge, advance, leaves_out)
     for index in range(len(encoder_layers(student))):
         work.fit_attention(index)
         work.fit_feed_forward(index)
+    return work.choices
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,14 @@ class _Work:
     calibration: CalibrationInputs
     ridge: float
     advance: Callable[[], object]
+    leaves_out: bool
+    choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
     def fit_attention(self, index: int) -> None:
         """Run the teacher's layer, once, and fit the student's attention to it."""
         files = self.calibration.files
-        fit = _Fit(self._projection(index, naming_of(self.student).output))
+        fit = self._correction(index, naming_of(self.student).output)
         for batch in range(len(self.calibration)):
-            inputs = self.calibration[batch]
             target = self._run(self.teacher, "teacher", index, batch)
             assert target.feed_forward is not None
             assert target.output is not None
@@ -149,19 +150,19 @@ class _Work:
             files.put("target", batch, {"total": target.feed_forward.total})
             trace = self._run(self.student, "student", index, batch, attention_only=True)
             files.put("student", batch, {"hidden": trace.attention.residual})
-            fit.add(trace.attention, target.attention.total, inputs)
+            self._add(fit, trace.attention, target.attention.total, batch)
             self.advance()
         self._solve(fit, f"the attention of layer {index}")
 
     def fit_feed_forward(self, index: int) -> None:
         """Fit the student's feed-forward network, and move its hidden states past the layer."""
         files = self.calibration.files
-        fit = _Fit(self._projection(index, naming_of(self.student).ffn_out))
+        fit = self._correction(index, naming_of(self.student).ffn_out)
         for batch in range(len(self.calibration)):
             trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None
             total = files.get("target", batch)["total"]
-            fit.add(trace.feed_forward, total, self.calibration[batch])
+            self._add(fit, trace.feed_forward, total, batch)
             self.advance()
         self._solve(fit, f"the feed-forward network of layer {index}")
         for batch in range(len(self.calibration)):
@@ -185,41 +186,22 @@ class _Work:
             module, index, self.calibration[batch], hidden, attention_only=attention_only
         )
 
-    def _projection(self, index: int, path: str) -> nn.Linear | ConstantOutput:
+    def _correction(self, index: int, path: str) -> Correction:
         found = encoder_layers(self.student)[index].module.get_submodule(path)
         assert isinstance(found, nn.Linear | ConstantOutput)
-        return found
+        return Correction(found, leaves_out=self.leaves_out)
 
-    def _solve(self, fit: _Fit, place: str) -> None:
-        try:
-            fit.solve(self.ridge)
-        except StepFailed as error:
-            raise StepFailed(f"least squares of {place}: {error}") from error
-
-
-class _Fit:
-    """The correction of one output projection, or of the constant that stands in its place."""
-
-    def __init__(self, projection: nn.Linear | ConstantOutput) -> None:
-        self._projection = projection
-        num_inputs = projection.in_features if isinstance(projection, nn.Linear) else 0
-        width = len(projection.weight if isinstance(projection, nn.Linear) else projection.bias)
-        self._equations = NormalEquations(num_inputs, width, next(projection.parameters()).device)
-        self._num_inputs = num_inputs
-
-    def add(self, trace: SubLayerTrace, total: Tensor, inputs: Any) -> None:
+    def _add(self, fit: Correction, trace: SubLayerTrace, total: Tensor, batch: int) -> None:
         """Count in what is missing to `total`, the teacher's residual plus scaled output."""
+        inputs = self.calibration[batch]
         mask = token_mask(inputs, *trace.output.shape[:2]).to(total.device)
         missing = ((total - trace.total) / trace.scale)[mask]
-        self._equations.add(trace.inputs[mask][:, : self._num_inputs], missing)
+        fit.add(trace.inputs[mask], missing, self.calibration.rows_of(batch, mask))
 
-    @torch.no_grad()
-    def solve(self, ridge: float) -> None:
-        """Add the correction to the weights."""
-        projection = self._projection
-        fits_bias = projection.bias is not None
-        weight, bias = self._equations.solve(ridge, fits_bias=fits_bias)
-        if isinstance(projection, nn.Linear):
-            projection.weight.add_(weight.to(projection.weight))
-        if bias is not None:
-            projection.bias.add_(bias.to(projection.bias))
+    def _solve(self, fit: Correction, place: str) -> None:
+        try:
+            choice = fit.solve(self.ridge)
+        except StepFailed as error:
+            raise StepFailed(f"least squares of {place}: {error}") from error
+        if choice is not None:
+            self.choices[place] = choice

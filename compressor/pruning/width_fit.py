@@ -17,36 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.errors import StepFailed
 from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
+from compressor.pruning.fisher import token_mask
 from compressor.pruning.layerwise import run_layer
-from compressor.pruning.least_squares import NormalEquations
+from compressor.pruning.least_squares import Correction, NormFit, RidgeChoice
 from compressor.pruning.reconstruction import CalibrationInputs
 from compressor.pruning.width import Space, unpadded
 
 # Where among the norms of a layer the one behind each sub-layer is.
 _NORM_BEHIND = {"attention": slice(0, 1), "feed_forward": slice(1, 2)}
-
-
-def check_rows(calibration: CalibrationInputs, width: int, *, has_head: bool) -> None:
-    """Raise `StepFailed` when least squares has more unknowns than rows that differ."""
-    tokens, rows = calibration.num_distinct_tokens, calibration.num_distinct_rows
-    unknowns = width + 1
-    if tokens < unknowns or (has_head and rows < unknowns):
-        raise StepFailed(
-            f"the calibration rows have {tokens} tokens that are not padding or in the copy of "
-            f"another row ({rows} rows that differ), but to fit a layer that reads {width} "
-            f"features takes at least {unknowns}"
-            f"{', and as many rows for the head' if has_head else ''}; give a larger calibration "
-            f"split, or raise calibration_rows"
-        )
 
 
 def fit_width(
@@ -58,17 +44,23 @@ def fit_width(
     *,
     ridge: float,
     advance: Callable[[], object],
-) -> None:
+    few_tokens: bool = False,
+    few_rows: bool = False,
+) -> dict[str, RidgeChoice]:
     """Fit `student`, in place, to `teacher`, of whose `spaces` it has the features `kept`.
 
     `ridge` holds weights to what they are, as a fraction of the mean diagonal of a Gram matrix.
     Both are put into evaluation mode; `advance` is called once a layer, and once for the head.
 
+    With `few_tokens` every layer has a ridge of its own, as in `reconstruction.reconstruct` with
+    `leaves_out`, and the result says what was chosen; with `few_rows` those of the head, which read
+    one vector of each row.
+
     Raises `StepFailed`, naming the place, when statistics are not finite or singular.
     """
     student.eval()
     teacher.eval()
-    work = _Work(student, teacher, tuple(kept[0]), calibration, ridge)
+    work = _Work(student, teacher, tuple(kept[0]), calibration, ridge, few_tokens, few_rows)
     for index in range(len(encoder_layers(student))):
         work.run_teacher(index)
         if index == 0:
@@ -79,6 +71,7 @@ def fit_width(
         advance()
     work.fit_head(spaces, kept)
     advance()
+    return work.choices
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,9 @@ class _Work:
     kept: tuple[int, ...]
     calibration: CalibrationInputs
     ridge: float
+    few_tokens: bool
+    few_rows: bool
+    choices: dict[str, RidgeChoice] = field(default_factory=dict)
 
     def run_teacher(self, index: int) -> None:
         """Store what the wide layer gives at each place, and what it hands to the next."""
@@ -119,12 +115,12 @@ class _Work:
             if isinstance(part, nn.LayerNorm) and part.weight.shape == (len(self.kept),)
         }
         for name, norm in norms.items():
-            fit = _NormFit(norm)
+            fit = NormFit(norm, leaves_out=self.few_tokens)
             for batch, inputs in self._batches():
                 with _watched({name: norm}) as seen:
                     run_layer(self.student, 0, inputs, None, attention_only=True)
                 target = self._get("target", batch)["entry"]
-                fit.add(unpadded(seen.inputs(name), inputs), unpadded(target, inputs))
+                self._add(fit, batch, seen.inputs(name), target)
             self._solve(fit, "the norm of the embeddings")
         for batch, inputs in self._batches():
             trace = run_layer(self.student, 0, inputs, None, attention_only=True)
@@ -133,23 +129,26 @@ class _Work:
     def fit_sub_layer(self, index: int, place: str) -> None:
         """Fit what reads the stream, then what writes to it, then the norm behind that."""
         layer = encoder_layers(self.student)[index].module
-        readers = {name: _LinearFit(part) for name, part in self._readers(layer, place).items()}
+        readers = {
+            name: Correction(part, leaves_out=self.few_tokens)
+            for name, part in self._readers(layer, place).items()
+        }
         if readers:
             for batch, inputs in self._batches():
                 seen = self._run(index, place, batch, inputs)[0]
                 target = self._get("target", batch)
                 for name, fit in readers.items():
                     missing = target[name] - seen.outputs(name)
-                    fit.add(unpadded(seen.inputs(name), inputs), unpadded(missing, inputs))
+                    self._add(fit, batch, seen.inputs(name), missing)
             for name, fit in readers.items():
                 self._solve(fit, f"'{name}' of layer {index}")
         projection = layer.get_submodule(self._output(place))
         assert isinstance(projection, nn.Linear | ConstantOutput)
-        writer = _LinearFit(projection)
+        writer = Correction(projection, leaves_out=self.few_tokens)
         for batch, inputs in self._batches():
             part = self._run(index, place, batch, inputs)[1]
             missing = (self._get("target", batch)[place] - part.total) / part.scale
-            writer.add(unpadded(part.inputs, inputs), unpadded(missing, inputs))
+            self._add(writer, batch, part.inputs, missing)
             self._put("writer", batch, {"inputs": part.inputs, "residual": part.residual})
         self._solve(writer, f"'{self._output(place)}' of layer {index}")
         for name, norm in list(self._norms(layer).items())[_NORM_BEHIND[place]]:
@@ -170,26 +169,28 @@ class _Work:
             own = space.readers(self.student).items()
             linears = {name: part for name, part in own if part not in inside}
             theirs = {name: self.teacher.get_submodule(name) for name in linears}
-            fits = {name: _LinearFit(part) for name, part in linears.items()}
+            fits = {
+                name: Correction(part, leaves_out=self.few_rows) for name, part in linears.items()
+            }
             rows = list(kept[position + 1]) if position + 1 < len(spaces) else None
-            for _, inputs in self._batches():
+            for batch, inputs in self._batches():
                 with torch.no_grad(), _watched(theirs) as wide, _watched(linears) as seen:
                     self.teacher(**inputs)
                     self.student(**inputs)
                 for name, fit in fits.items():
                     target = wide.outputs(name) if rows is None else wide.outputs(name)[..., rows]
-                    missing = target - seen.outputs(name)
-                    fit.add(unpadded(seen.inputs(name), inputs), unpadded(missing, inputs))
+                    self._add(fit, batch, seen.inputs(name), target - seen.outputs(name))
             for name, fit in fits.items():
                 self._solve(fit, f"'{name}'")
 
     def _fit_norm(self, name: str, norm: nn.LayerNorm, projection: nn.Module, place: str) -> None:
-        fit = _NormFit(norm)
-        for batch, inputs in self._batches():
+        fit = NormFit(norm, leaves_out=self.few_tokens)
+        for batch, _ in self._batches():
             stored = self._get("writer", batch)
             with torch.no_grad():
                 total = stored["residual"] + projection(stored["inputs"])
-            fit.add(unpadded(total, inputs), unpadded(self._get("target", batch)[name], inputs))
+            target = self._get("target", batch)[name]
+            self._add(fit, batch, total, target)
         self._solve(fit, place)
 
     def _run(self, index: int, place: str, batch: int, inputs: Mapping[str, Tensor]) -> Any:
@@ -230,72 +231,23 @@ class _Work:
         # Two names may hold one tensor, which safetensors refuses.
         self.calibration.files.put(name, batch, {key: t.clone() for key, t in tensors.items()})
 
-    def _solve(self, fit: _LinearFit | _NormFit, place: str) -> None:
+    def _add(self, fit: Correction | NormFit, batch: int, inputs: Tensor, wanted: Tensor) -> None:
+        """Count in the tokens of a batch, or its rows where there is one vector of each."""
+        of_model = self.calibration[batch]
+        if wanted.ndim == 2:
+            mask = torch.ones(len(wanted), 1, dtype=torch.bool, device=wanted.device)
+        else:
+            mask = token_mask(of_model, *wanted.shape[:2]).to(wanted.device)
+        rows = self.calibration.rows_of(batch, mask)
+        fit.add(unpadded(inputs, of_model), unpadded(wanted, of_model), rows)
+
+    def _solve(self, fit: Correction | NormFit, place: str) -> None:
         try:
-            fit.solve(self.ridge)
+            choice = fit.solve(self.ridge)
         except StepFailed as error:
             raise StepFailed(f"least squares of {place}: {error}") from error
-
-
-class _LinearFit:
-    """The correction of a linear layer, or of the constant that stands in the place of one."""
-
-    def __init__(self, layer: nn.Linear | ConstantOutput) -> None:
-        self._layer = layer
-        self._num_inputs = layer.in_features if isinstance(layer, nn.Linear) else 0
-        width = len(layer.weight if isinstance(layer, nn.Linear) else layer.bias)
-        device = next(layer.parameters()).device
-        self._equations = NormalEquations(self._num_inputs, width, device)
-
-    def add(self, inputs: Tensor, missing: Tensor) -> None:
-        """Count in what is missing from the outputs, shape `(rows, out_features)`."""
-        self._equations.add(inputs[:, : self._num_inputs], missing)
-
-    @torch.no_grad()
-    def solve(self, ridge: float) -> None:
-        """Add the correction to the weights."""
-        layer = self._layer
-        weight, bias = self._equations.solve(ridge, fits_bias=layer.bias is not None)
-        if isinstance(layer, nn.Linear):
-            layer.weight.add_(weight.to(layer.weight))
-        if bias is not None:
-            layer.bias.add_(bias.to(layer.bias))
-
-
-class _NormFit:
-    """Scale and shift of a LayerNorm, feature by feature, from what it gives without them."""
-
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        self._norm = norm
-        self._sums = torch.zeros(
-            5, len(norm.weight), dtype=torch.float64, device=norm.weight.device
-        )
-
-    @torch.no_grad()
-    def add(self, totals: Tensor, targets: Tensor) -> None:
-        """Count in what goes into the norm and what should come out, `(rows, features)` each."""
-        z = functional.layer_norm(totals, totals.shape[-1:], eps=self._norm.eps).double()
-        y = targets.double()
-        ones = torch.ones_like(z)
-        self._sums += torch.stack([part.sum(dim=0) for part in (ones, z, y, z * z, z * y)])
-
-    @torch.no_grad()
-    def solve(self, ridge: float) -> None:
-        """Set scale and shift; raises `StepFailed` when a sum is not finite."""
-        if not self._sums.isfinite().all():
-            raise StepFailed(
-                "the sums are not finite; the model's weights are broken, check the checkpoint or "
-                "the training before this step"
-            )
-        count, z, y, zz, zy = self._sums
-        mean_z, mean_y = z / count, y / count
-        variance = zz / count - mean_z.square()
-        covariance = zy / count - mean_z * mean_y
-        held = ridge * variance.mean()
-        old = self._norm.weight.double()
-        scale = (covariance + held * old) / (variance + held)
-        self._norm.weight.copy_(scale)
-        self._norm.bias.copy_(mean_y - scale * mean_z)
+        if choice is not None:
+            self.choices[place] = choice
 
 
 class _Seen:

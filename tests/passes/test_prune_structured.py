@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from compressor.data import Dataset
 from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, _layer_choice
+from compressor.passes import PassContext, _layer_choice, _reconstruction
 from compressor.passes._base import NothingToRemove
-from compressor.passes._reconstruction import store_inputs
+from compressor.passes._few_rows import store_inputs
 from compressor.passes.prune_structured import PruneStructured
 from compressor.pruning.importance import layer_losses
 
@@ -246,31 +246,89 @@ def test_reconstruction_goes_on_from_the_layers_that_are_left(
     assert units(pruned) != [(4, 64)]
 
 
-@pytest.mark.parametrize(
-    ("examples", "rows", "tokens"), [(("a good film",) * 48, 48, 240), (("good",) * 3, 3, 9)]
-)
-def test_calibration_rows_that_are_all_alike_are_refused(
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 20])
+def test_however_few_the_rows_reconstruction_is_no_worse_on_others_than_without_a_fit(
     tiny_bert: TorchModel,
     text_dataset: Dataset,
     make_context: ContextMaker,
-    examples: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    notes: list[str],
     rows: int,
-    tokens: int,
+):
+    few = replace(text_dataset, examples=text_dataset.examples[:rows], labels=None)
+    others = replace(text_dataset, examples=text_dataset.examples[20:], labels=None)
+    baseline = logits(tiny_bert, others)
+    context = make_context(calibration=few)
+
+    fitted = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
+    monkeypatch.setattr(_reconstruction, "reconstruct", lambda *_, **__: {})
+    plain = reconstruction(ratio=0.5).apply(tiny_bert.clone(), make_context(calibration=few))
+
+    assert units(fitted) == units(plain)
+    errors = [abs(logits(model, others) - baseline).mean() for model in (fitted, plain)]
+    assert errors[0] <= errors[1]
+    recorded = context.facts["reconstruction"]
+    assert (recorded["rows"], recorded["tokens_needed"]) == (rows, 4 * 65)
+    assert recorded["reason"] in notes
+
+
+def test_few_rows_are_filled_up_from_the_train_split(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
+):
+    whole = replace(text_dataset, labels=None)
+    parts = [
+        replace(whole, examples=text_dataset.examples[part], rows=text_dataset.rows[part])
+        for part in (slice(0, 2), slice(2, 48))
+    ]
+    few = replace(parts[0], spare=parts[1])
+    context, of_whole = make_context(calibration=few), make_context(calibration=whole)
+
+    filled = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
+    expected = reconstruction(ratio=0.5).apply(tiny_bert.clone(), of_whole)
+
+    np.testing.assert_array_equal(logits(filled, whole), logits(expected, whole))
+    assert "46 rows of the train split, which nothing is judged by, were read too" in notes[0]
+    recorded = context.facts["reconstruction"]
+    assert (recorded["method"], recorded["rows_of_train"]) == ("least squares", 46)
+    assert of_whole.facts["reconstruction"]["rows_of_train"] == 0
+
+
+def test_where_rows_are_enough_none_of_train_is_read(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
+):
+    whole = replace(text_dataset, labels=None)
+    context = make_context(calibration=replace(whole, spare=whole))
+    with_spare = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
+    notes_with_spare, notes[:] = list(notes), []
+    plain = reconstruction(ratio=0.5).apply(tiny_bert.clone(), make_context(calibration=whole))
+    np.testing.assert_array_equal(logits(with_spare, whole), logits(plain, whole))
+    assert notes_with_spare == notes
+
+
+@pytest.mark.parametrize("examples", [("a good film",) * 48, ("good",) * 3])
+def test_of_rows_that_are_all_alike_none_can_be_left_out(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+    examples: tuple[str, ...],
 ):
     alike = replace(text_dataset, examples=examples, labels=None, rows=np.arange(len(examples)))
-    with pytest.raises(ValueError, match="in the copy of another row") as caught:
-        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=alike))
-    assert f"have {tokens // rows} tokens" in str(caught.value)
-    assert f"({rows} rows, {tokens} tokens)" in str(caught.value)
-    assert units(tiny_bert) == [(4, 64), (4, 64)]
+    context = make_context(calibration=alike)
+    pruned = reconstruction(ratio=0.5).apply(tiny_bert, context)
+    assert np.isfinite(logits(pruned, text_dataset)).all()
+    assert context.facts["reconstruction"]["method"] == "no least squares"
+    assert any("one row leaves none to check a fit on" in note for note in notes)
 
 
-def test_images_that_are_all_alike_are_refused(
+def test_images_that_are_all_alike_are_one(
     tiny_vit: TorchModel, image_dataset: Dataset, make_context: ContextMaker
 ):
     alike = replace(image_dataset, examples=image_dataset.examples[:1] * 48)
-    with pytest.raises(ValueError, match="have 17 tokens that are not padding"):
-        reconstruction(ratio=0.5).apply(tiny_vit, make_context(calibration=alike))
+    context = make_context(calibration=alike)
+    reconstruction(ratio=0.5).apply(tiny_vit, context)
+    recorded = context.facts["reconstruction"]
+    assert (recorded["rows_that_differ"], recorded["tokens_that_differ"]) == (1, 17)
 
 
 def test_a_ratio_that_would_take_everything_is_refused(
@@ -459,29 +517,20 @@ def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
-@pytest.mark.parametrize(
-    ("settings", "rows", "message"),
-    [
-        ({"ratio": 0.999}, 48, "0.999 of the encoder cannot go"),
-        ({"ratio": 0.5}, 1, "least squares"),
-    ],
-)
 def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
     tiny_bert: TorchModel,
     text_dataset: Dataset,
     make_context: ContextMaker,
     monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, Any],
-    rows: int,
-    message: str,
 ):
     def measured(*_: Any) -> None:
         raise AssertionError("layers were measured first")
 
     monkeypatch.setattr(_layer_choice, "layer_losses", measured)
-    few = replace(text_dataset, examples=text_dataset.examples[:rows], labels=None)
-    with pytest.raises(ValueError, match=message):
-        reconstruction(layers=1, **settings).apply(tiny_bert, make_context(calibration=few))
+    with pytest.raises(ValueError, match=r"0\.999 of the encoder cannot go"):
+        reconstruction(layers=1, ratio=0.999).apply(
+            tiny_bert, make_context(calibration=text_dataset)
+        )
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 

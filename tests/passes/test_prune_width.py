@@ -215,7 +215,6 @@ def test_hidden_states_are_compared_with_the_same_features_of_the_teachers(
         ({"width": 64}, "the model is 32 wide, so a narrower one has 1 to 31, got 64"),
         ({"width": 32}, "a narrower one has 1 to 31, got 32"),
         ({"width": 20, "round_to": None}, "20 is not a multiple of 16, .* use 16 or 32"),
-        ({"width": 24, "calibration_rows": 20}, "at least 25, and as many rows for the head"),
     ],
 )
 def test_what_this_model_cannot_give_is_refused_before_anything_changes(
@@ -231,20 +230,36 @@ def test_what_this_model_cannot_give_is_refused_before_anything_changes(
     np.testing.assert_array_equal(logits(tiny_bert, text_dataset), before)
 
 
-def test_rows_that_are_all_alike_are_refused(
-    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
+@pytest.mark.parametrize("rows", [1, 2, 5, 20])
+def test_however_few_the_rows_compensation_is_no_worse_on_others_than_none(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, rows: int
 ):
-    alike = replace(text_dataset, examples=("a good film",) * 48, labels=None)
-    with pytest.raises(ValueError, match="in the copy of another row"):
-        width(width=20).apply(tiny_bert, make_context(calibration=alike))
+    few = replace(text_dataset, examples=text_dataset.examples[:rows], labels=None)
+    others = replace(text_dataset, examples=text_dataset.examples[20:], labels=None)
+    baseline = logits(tiny_bert, others)
+    context = make_context(calibration=few)
+
+    fitted = width(width=16).apply(tiny_bert.clone(), context)
+    plain = width(width=16, compensate=False).apply(
+        tiny_bert.clone(), make_context(calibration=few)
+    )
+
+    errors = [abs(logits(model, others) - baseline).mean() for model in (fitted, plain)]
+    assert errors[0] <= errors[1]
+    assert context.facts["reconstruction"]["rows"] == rows
 
 
-def test_the_head_needs_rows_that_differ_and_not_only_tokens(
+def test_the_head_alone_leaves_rows_out_where_tokens_are_enough(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
-    few = replace(text_dataset, examples=text_dataset.examples[:12] * 4, labels=None)
-    with pytest.raises(ValueError, match=r"\(12 rows that differ\)"):
-        width(width=16).apply(tiny_bert, make_context(calibration=few))
+    long = tuple(" ".join([text] * 6) for text in text_dataset.examples[:12])
+    few = replace(text_dataset, examples=long, labels=None)
+    context = make_context(calibration=few)
+    width(width=16).apply(tiny_bert, context)
+    recorded = context.facts["reconstruction"]
+    assert recorded["tokens_that_differ"] >= recorded["tokens_needed"] == 4 * 65
+    assert recorded["rows_needed"] == 17
+    assert sorted(recorded["fits"]) == ["'bert.pooler.dense'", "'classifier'"]
 
 
 def test_a_recovery_without_labels_is_told_before_anything_is_cut(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from compressor.models.architectures import encoder_layers
 from compressor.pruning.layerwise import TensorFiles, run_layer
-from compressor.pruning.reconstruction import CalibrationInputs, check_calibration, reconstruct
+from compressor.pruning.reconstruction import CalibrationInputs, most_unknowns, reconstruct
 from compressor.pruning.structure import prune_heads, prune_neurons
 
 EncoderMaker = Callable[..., Any]
@@ -41,7 +42,8 @@ def store(tmp_path: Path) -> Store:
             files.put("inputs", batch, inputs)
             num_tokens += 8 * 12
         rows = 8 * num_batches
-        return CalibrationInputs(files, num_batches, rows, rows, num_tokens, num_tokens)
+        numbers = tuple(tuple(range(start, start + 8)) for start in range(0, rows, 8))
+        return CalibrationInputs(files, num_batches, rows, rows, num_tokens, num_tokens, numbers)
 
     return make
 
@@ -144,16 +146,53 @@ def test_of_a_sub_layer_without_units_the_constant_is_fitted(
     )
 
 
-def test_too_few_tokens_are_refused_with_the_rank_they_can_have(
+def test_the_largest_sub_layer_says_how_many_unknowns_there_are(make_encoder: EncoderMaker):
+    assert most_unknowns(make_encoder("bert").module) == (
+        65,  # 64 neurons and the bias
+        "the feed-forward network of layer 1",
+    )
+
+
+def test_with_few_rows_no_sub_layer_is_worse_on_rows_left_out_than_without_a_fit(
     make_encoder: EncoderMaker, store: Store
 ):
     encoder = make_encoder("bert")
-    calibration = store(encoder)
-    few = CalibrationInputs(calibration.files, 3, 24, 24, 288, 64)
-    with pytest.raises(ValueError, match=r"64 tokens that are not padding") as caught:
-        check_calibration(encoder.module, few)
-    assert "rank 64 for the 65 unknowns of the feed-forward network of layer 1" in str(caught.value)
-    check_calibration(encoder.module, CalibrationInputs(calibration.files, 3, 24, 24, 288, 65))
+    student = copy.deepcopy(encoder.module)
+    prune_heads(student, {0: [0], 1: [2, 3]})
+    prune_neurons(student, {0: range(20), 1: range(10)})
+
+    choices = reconstruct(
+        student,
+        encoder.module,
+        store(encoder, num_batches=1),
+        ridge=1e-3,
+        advance=lambda: None,
+        leaves_out=True,
+    )
+
+    assert list(choices) == [
+        "the attention of layer 0",
+        "the feed-forward network of layer 0",
+        "the attention of layer 1",
+        "the feed-forward network of layer 1",
+    ]
+    assert max(choice.held_out for choice in choices.values()) <= 1
+    assert min(choice.held_out for choice in choices.values()) < 0.9
+
+
+def test_a_row_alone_leaves_every_weight_as_it_was(make_encoder: EncoderMaker, store: Store):
+    encoder = make_encoder("bert")
+    student = copy.deepcopy(encoder.module)
+    prune_neurons(student, {0: range(20), 1: range(10)})
+    before = copy.deepcopy(student.state_dict())
+    alike = replace(store(encoder, num_batches=1), numbers=((0,) * 8,))
+
+    choices = reconstruct(
+        student, encoder.module, alike, ridge=1e-3, advance=lambda: None, leaves_out=True
+    )
+
+    assert {choice.ridge for choice in choices.values()} == {None}
+    torch.testing.assert_close(dict(student.state_dict()), dict(before), rtol=0, atol=0)
 
 
 def test_statistics_that_are_not_finite_name_the_sub_layer(
