@@ -180,3 +180,7 @@ def _check_header(source: SplitSource, required: Sequence[str], optional: Sequen
     if not header:
         raise RecipeError(f"{source.name}: has no rows")
     choose_columns(source.name, header, required, optional)
+    # A file that is larger has rows, and counting them would take time.
+    is_small = source.path is not None and source.path.stat().st_size <= _READ_AT_ONCE
+    if is_small and most_rows(source) == 0:
+        raise RecipeError(f"{source.name}: has no rows")

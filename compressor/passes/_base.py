@@ -101,11 +101,19 @@ class About:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What a run knows before its first step: the untouched checkpoint and the training split."""
+    """What a run knows before its first step: the untouched checkpoint and what passes read.
+
+    As in `PassContext`, search and certification are not among the splits.
+    """
 
     untouched: TorchModel
-    train: Dataset | None
+    splits: Mapping[str, Dataset]
     seed: int
+
+    @property
+    def train(self) -> Dataset | None:
+        """Return the training split, None where no pass reads it."""
+        return self.splits.get("train")
 
 
 class NothingToRemove(StepFailed):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.models.vocabulary import (
@@ -18,7 +19,8 @@ from compressor.models.vocabulary import (
     trim_vocabulary,
     unreachable_pieces,
 )
-from compressor.passes._base import NothingToRemove, PassContext
+from compressor.passes._base import Ahead, NothingToRemove, PassContext
+from compressor.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary import TrimVocabulary
@@ -42,10 +44,10 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
             why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
     else:
-        counted, held_out = _texts(settings, context)
+        counted, held_out = _texts(settings, context.splits, context.seed)
         needed = pieces_that_must_stay(before) | wanted
         needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
-        stay = needed | _pieces_in(counted, before, settings, context)
+        stay = needed | _pieces_in(counted, before, settings, context.progress)
         # Where the others alone are all there are, no number of occurrences changes that.
         is_counted = len(needed) < len(stay)
         remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
@@ -67,6 +69,16 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
     return trimmed
 
 
+def check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) -> None:
+    """Raise `StepFailed` where there are too few texts, or none of their pieces counts as in use.
+
+    With a `min_count` of 1 every piece counts that occurs, so that nothing has to be counted.
+    """
+    counted, _ = _texts(settings, ahead.splits, ahead.seed)
+    if settings.min_count > 1:
+        _pieces_in(counted, tokenizer, settings, SILENT)
+
+
 def _trim_to(
     model: TorchModel, stay: set[int], context: PassContext, *, all_stay: str, why: str
 ) -> TorchModel:
@@ -80,14 +92,14 @@ def _trim_to(
 
 
 def _pieces_in(
-    texts: Sequence[str], tokenizer: Tokenizer, settings: TrimVocabulary, context: PassContext
+    texts: Sequence[str], tokenizer: Tokenizer, settings: TrimVocabulary, progress: Progress
 ) -> set[int]:
     """Return the pieces that occur in `texts` as often as `min_count` asks.
 
     Raises `StepFailed` when none does: what is in use cannot be told from what is not.
     """
     counts: Counter[int] = Counter()
-    with context.progress.bar("counting pieces", len(texts)) as advance:
+    with progress.bar("counting pieces", len(texts)) as advance:
         for chunk in _chunks(texts):
             for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
                 counts.update(encoding.ids)
@@ -101,16 +113,22 @@ def _pieces_in(
     return {index for index, count in counts.items() if count >= settings.min_count}
 
 
-def _texts(settings: TrimVocabulary, context: PassContext) -> tuple[list[str], list[str]]:
-    """Return the texts to count, and those that are held out; a pair of texts is two."""
-    examples = [example for name in settings.count_in for example in context.splits[name].examples]
-    number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
-    if not 0 < number < len(examples):
+def _texts(
+    settings: TrimVocabulary, splits: Mapping[str, Dataset], seed: int
+) -> tuple[list[str], list[str]]:
+    """Return the texts to count, and those that are held out, one each at least.
+
+    A pair of texts is two.
+    """
+    examples = [example for name in settings.count_in for example in splits[name].examples]
+    if len(examples) < 2:
         raise StepFailed(
-            f"held_out: {settings.held_out:g} of {len(examples)} texts is {number}, but at least "
-            f"one has to be held out and one counted; give more rows, or another held_out"
+            f"count_in: {' and '.join(settings.count_in)} has {len(examples)} text to count, and "
+            f"it takes two at least, one of them held out; give more rows, or remove this pass"
         )
-    order = np.random.default_rng(context.seed).permutation(len(examples))
+    number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
+    number = min(max(1, number), len(examples) - 1)
+    order = np.random.default_rng(seed).permutation(len(examples))
     held_out = set(order[:number].tolist())
     parts: tuple[list[str], list[str]] = ([], [])
     for position, example in enumerate(examples):

@@ -162,13 +162,16 @@ passes:
         elif self.drop == "unreachable" and found != tuple(BERT_PARTS.values()):
             yield "drop", not_as_bert(found)
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
-        """Look for a WordPiece tokenizer, and whether `unreachable` knows its words."""
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
+        """Look for a WordPiece tokenizer, whose words `unreachable` knows, and for enough texts."""
         from compressor.models.vocabulary import plain_tokenizer, unreachable_pieces
+        from compressor.passes._vocabulary import check_texts
 
         tokenizer = plain_tokenizer(model.preprocessor)
         if self.drop == "unreachable":
             unreachable_pieces(tokenizer)
+        else:
+            check_texts(tokenizer, self, ahead)
         return model
 
     def required_splits(self) -> frozenset[str]:

@@ -50,7 +50,8 @@ def look_ahead(
     """
     model = untouched = load_foreign(files, task)
     try_batch(files, model, first_rows(splits["search"].examples))
-    ahead = Ahead(untouched, splits.get("train"), recipe.seed)
+    read = {name: splits[name] for name in ("train", "calibration") if name in splits}
+    ahead = Ahead(untouched, read, recipe.seed)
     for position, step in enumerate(recipe.passes):
         if isinstance(step, TorchPass):
             try:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from compressor.errors import StepFailed
 from compressor.models.architectures import ConstantOutput
 
-_STEP = 10**0.5  # from one ridge that is tried to the next
+_STEP = 10.0  # from one ridge that is tried to the next
 _FIRMEST = 100.0  # ridge that is tried: weights hardly move any more
 _LEAST = 1e-3  # ridge that is tried where rows are few
 
@@ -242,7 +242,7 @@ def _norm_error(sums: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def ridges_to_try(least: float) -> list[float]:
-    """Return ridges from `least`, or 0.001 if that is more, to 100, by half a power of ten."""
+    """Return ridges from `least`, or 0.001 if that is more, to 100, by powers of ten."""
     ridges = [max(least, _LEAST)]
     while ridges[-1] * _STEP <= _FIRMEST * 1.001:
         ridges.append(ridges[-1] * _STEP)

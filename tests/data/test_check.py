@@ -82,11 +82,18 @@ def test_right_headers_pass_without_reading_the_rows(settings: Settings, write: 
 def test_the_columns_of_a_split_are_looked_for_in_its_file(
     settings: Settings, write: Write
 ) -> None:
-    train = {"path": write("a.tsv", "gold\tcontent\n"), "text": "content", "label": "gold"}
-    search = {"path": write("b.tsv", "label\ttext\n"), "label": "gold"}
+    train = {"path": write("a.tsv", "gold\tcontent\n0\ta\n"), "text": "content", "label": "gold"}
+    search = {"path": write("b.tsv", "label\ttext\n0\ta\n"), "label": "gold"}
     with pytest.raises(RecipeError) as caught:
         check_files(settings({"text": "text"}, train=train, search=search))
     assert [line.split(": ")[0] for line in caught.value.mistakes] == ["data.search"]
+
+
+def test_a_header_without_rows_is_a_mistake(settings: Settings, write: Write) -> None:
+    path = write("a.csv", "text,label\n")
+    with pytest.raises(RecipeError) as caught:
+        check_files(settings(search=path))
+    assert caught.value.mistakes == (f"data.search: {path}: has no rows",)
 
 
 def test_an_empty_json_lines_file_is_a_mistake(settings: Settings, write: Write) -> None:

@@ -18,13 +18,16 @@ Settings = Callable[..., DataSettings]
 ALL = ("train", "calibration", "search", "certification")
 
 
-def load(settings: DataSettings, *needed: str, seed: int = 0) -> dict[str, Dataset]:
+def load(
+    settings: DataSettings, *needed: str, seed: int = 0, spare_rows: int = 0
+) -> dict[str, Dataset]:
     return load_splits(
         settings,
         label_names=("negative", "positive"),
         input_column="text",
         needed=needed or ALL,
         seed=seed,
+        spare_rows=spare_rows,
     )
 
 
@@ -438,3 +441,25 @@ def test_a_grade_of_a_single_text_is_refused(write: Write):
     settings = graded(write, "a,b,grade\nx,y,4\nz,w,1\n").model_copy(update={"text": "a"})
     with pytest.raises(RecipeError, match=r"data\.search: text: the grade is that of a pair"):
         load_pairs(settings, "grade")
+
+
+def test_few_calibration_rows_have_spare_ones_of_train(
+    settings: Settings, reviews: Reviews
+) -> None:
+    data = settings(train=reviews("all.tsv", 40), search=reviews("dev.tsv", 10))
+    found = load(data, "train", "calibration", "search", spare_rows=20)
+    spare = found["calibration"].spare
+    assert spare is not None
+    assert (len(found["calibration"]), len(spare)) == (8, 12)
+    assert set(spare.rows.tolist()) <= set(found["train"].rows.tolist())
+    assert load(data, "calibration", "search", spare_rows=20)["calibration"].spare is not None
+
+
+def test_where_calibration_rows_suffice_or_train_is_not_read_none_are_spare(
+    settings: Settings, reviews: Reviews
+) -> None:
+    train = reviews("all.tsv", 40)
+    enough = load(settings(train=train), "train", "calibration", spare_rows=8)
+    lone = load(settings(search=train), "search", "calibration", spare_rows=20)
+    assert enough["calibration"].spare is None
+    assert lone["calibration"].spare is None  # nothing that judges is read to prune

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.models.vocabulary import UnsupportedTokenizer
-from compressor.passes import PassContext, discover
+from compressor.passes import Ahead, PassContext, discover
 from compressor.passes.distill import Distill
 from compressor.passes.trim_vocabulary import TrimVocabulary
 from compressor.progress import SILENT
@@ -349,8 +349,7 @@ def test_other_preprocessors_are_refused_by_name(
     ("settings", "texts", "message"),
     [
         ({"keep": ["film", "nothing*"]}, ("film",), r"keep\[1\]: 'nothing\*' matches none"),
-        ({"held_out": 0.01}, ("film",), "0.01 of 10 texts is 0"),
-        ({"held_out": 0.99}, ("film",), "0.99 of 10 texts is 10"),
+        ({"min_count": 100}, ("film",), "no piece occurs 100 times in 9 texts"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_changes(
@@ -359,6 +358,25 @@ def test_what_cannot_be_done_is_refused_before_anything_changes(
     with pytest.raises(ValueError, match=message):
         TrimVocabulary.model_validate(settings).apply(model, make_context(train=texts_of(*texts)))
     assert model.module.config.vocab_size == len(VOCABULARY) + 3
+
+
+@pytest.mark.parametrize(("share", "changed"), [(0.01, 1), (0.99, 9)])
+def test_of_few_texts_one_at_least_is_counted_and_one_held_out(
+    model: TorchModel, make_context: Any, share: float, changed: int
+):
+    context = make_context(train=texts_of("film"))
+    TrimVocabulary(held_out=share).apply(model, context)
+    assert context.facts["changed_tokens"]["texts"] == changed
+
+
+def test_too_few_texts_are_told_before_anything_runs(model: TorchModel):
+    one = replace(texts_of("film"), examples=("film",))
+    with pytest.raises(ValueError, match="train has 1 text to count, and it takes two at least"):
+        TrimVocabulary().look_ahead(model, Ahead(model, {"train": one}, seed=0))
+    with pytest.raises(ValueError, match="no piece occurs 1,000 times"):
+        TrimVocabulary(min_count=1000).look_ahead(
+            model, Ahead(model, {"train": texts_of("film")}, seed=0)
+        )
 
 
 def test_a_count_that_no_piece_reaches_is_to_be_lowered(model: TorchModel, make_context: Any):
