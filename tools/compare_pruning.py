@@ -8,10 +8,14 @@ the search rows' mean length. Methods that know no FLOPs target lose `ratio` of 
 of the neurons. Several `--seeds` give the mean and, in brackets, lowest and highest accuracy.
 
 Each pruning has a process of its own: CPU seconds and peak memory (above what it held before) are
-those of the pruning alone. `speed` is that of the first seed's model in ONNX Runtime, float32
-against the dense float32 export, one thread, batch 1, real texts of the search file without
-padding: both take turns text by text, in shuffled order; the median over rounds and, in brackets,
-the slowest and fastest round. `--speed-texts 0` leaves it out. Linux only (peak memory).
+those of the pruning alone. `KL` is 1000 times the divergence from the dense model's answers, at
+temperature 2. `speed` is that of the first seed's model in ONNX Runtime, float32 against the dense
+float32 export, one thread, batch 1, real texts of the search file without padding: both take turns
+text by text, in shuffled order; the median over rounds and, in brackets, the slowest and fastest
+round. `--speed-texts 0` leaves it out. Linux only (peak memory).
+
+How firm the ridge has to be on few rows, `left out` as the pass chooses it: --train-rows 20
+--methods "fisher masks" "fisher + least squares" "fisher + ridge 1" "fisher + ridge left out".
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
-from compressor.passes._reconstruction import store_inputs
+from compressor.passes._few_rows import store_inputs
 from compressor.passes.prune_structured import PruneStructured
 from compressor.progress import SILENT
 from compressor.pruning.budget_search import Freedom, encoder_cost, units_to_remove
@@ -66,13 +70,21 @@ def by_masks(model: TorchModel, ratio: float, context: PassContext, rows: int) -
     return model
 
 
-def by_masks_and_least_squares(
-    model: TorchModel, ratio: float, context: PassContext, rows: int
-) -> TorchModel:
-    calibration, teacher = stored(model, context, rows), model.clone()
-    prune_by_fisher(model, ratio, calibration, context.seed)
-    reconstruct(model.module, teacher.module, calibration, ridge=1e-3, advance=lambda: None)
-    return model
+def by_masks_and_least_squares(ridge: float, *, leaves_out: bool = False) -> Prune:
+    def prune(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
+        calibration, teacher = stored(model, context, rows), model.clone()
+        prune_by_fisher(model, ratio, calibration, context.seed)
+        reconstruct(
+            model.module,
+            teacher.module,
+            calibration,
+            ridge=ridge,
+            advance=lambda: None,
+            leaves_out=leaves_out,
+        )
+        return model
+
+    return prune
 
 
 def by_reconstruction(
@@ -89,9 +101,16 @@ METHODS: dict[str, Prune] = {
     "activation": by_scores("activation", "layer"),
     "taylor": by_scores("taylor", "global"),
     "fisher masks": by_masks,
-    "fisher + least squares": by_masks_and_least_squares,
+    "fisher + least squares": by_masks_and_least_squares(1e-3),
+    "fisher + ridge 0.1": by_masks_and_least_squares(0.1),
+    "fisher + ridge 1": by_masks_and_least_squares(1.0),
+    "fisher + ridge left out": by_masks_and_least_squares(1e-3, leaves_out=True),
     "reconstruction": by_reconstruction,
 }
+
+
+# The others are for few rows, such as `--rows 20`: how firm the ridge of least squares is.
+USUAL = [name for name in METHODS if "ridge" not in name]
 
 
 def stored(model: TorchModel, context: PassContext, rows: int) -> CalibrationInputs:
@@ -133,15 +152,20 @@ class Data:
 
 
 def load_data(arguments: argparse.Namespace, model: TorchModel, seed: int) -> Data:
-    splits = read_splits(arguments, model, ("calibration", "search"), seed=seed)
+    needed, limit = ("calibration", "search"), arguments.train_rows
+    splits = read_splits(arguments, model, needed, max_rows=limit, seed=seed)
     return Data(splits["calibration"], splits["search"])
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """One pruning, measured: accuracy and FLOPs left in percent, CPU seconds, MB of memory."""
+    """One pruning, measured: accuracy and FLOPs left in percent, CPU seconds, MB of memory.
+
+    `kl` is 1000 times the KL divergence from the dense model's answers at temperature 2.
+    """
 
     accuracy: float
+    kl: float
     flops: float
     seconds: float
     peak_mb: float
@@ -171,10 +195,26 @@ def measure(
         seconds = time.process_time() - start
         peak_mb = status_mb("VmHWM") - held_mb
     score = evaluate(model, model.task, model.preprocessor, data.search, "accuracy")
+    dense = load_checkpoint(arguments.checkpoint)
+    kl = divergence(answers(dense, data.search), answers(model, data.search))
     if export_to is not None:
         export_onnx(model, export_to, threads=1)
     left = 100 * count_flops(model.module, length) / before
-    return Pruned(100 * score.value, left, seconds, peak_mb)
+    return Pruned(100 * score.value, kl, left, seconds, peak_mb)
+
+
+def answers(model: TorchModel, dataset: Dataset) -> torch.Tensor:
+    """Return the log probabilities of every row, softened, shape `(rows, classes)`."""
+    texts = dataset.examples
+    parts = [
+        model.predict(model.task.encode(model.preprocessor, texts[start : start + 64]))
+        for start in range(0, len(texts), 64)
+    ]
+    return torch.log_softmax(torch.from_numpy(np.concatenate(parts)) / 2, dim=-1)
+
+
+def divergence(dense: torch.Tensor, pruned: torch.Tensor) -> float:
+    return 1000 * float((dense.exp() * (dense - pruned)).sum(dim=-1).mean())
 
 
 def reset_peak_mb() -> float:
@@ -208,9 +248,12 @@ def speed_ratios(dense: Path, pruned: Path, batches: list[Any], rounds: int) -> 
 def read_arguments() -> argparse.Namespace:
     parser = new_parser(__doc__, train="rows to calibrate on")
     parser.add_argument("--rows", type=int, default=1024, help="calibration rows")
+    parser.add_argument(
+        "--train-rows", type=int, help="rows of --train that there are, drawn by the seed"
+    )
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.6, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL)
     parser.add_argument("--speed-texts", type=int, default=100, help="search rows to time")
     parser.add_argument("--speed-rounds", type=int, default=7, help="timed rounds over them")
     parser.add_argument("--json", type=Path, help="results file to write, too")
@@ -228,7 +271,9 @@ def main() -> None:
         f"{arguments.rows} calibration rows, seeds {arguments.seeds}, 1 thread, "
         f"torch {torch.__version__}"
     )
-    head = f"{'method':24}{'removed':>8}{'accuracy':>10}{'(min-max)':>16}{'FLOPs left':>12}"
+    head = (
+        f"{'method':24}{'removed':>8}{'accuracy':>10}{'(min-max)':>16}{'KL':>8}{'FLOPs left':>12}"
+    )
     print(f"{head}{'CPU s':>8}{'peak MB':>9}{'speed':>8}{'(min-max)':>14}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -251,6 +296,7 @@ def main() -> None:
             "baseline_accuracy": 100 * baseline.value,
             "search_rows": len(data.search),
             "calibration_rows": arguments.rows,
+            "train_rows": arguments.train_rows,
             "seeds": arguments.seeds,
         }
         write_results(arguments.json, rows, about=about)
@@ -279,6 +325,7 @@ def as_row(found: list[Pruned]) -> dict[str, Any]:
         "accuracy": mean(accuracies),
         "lowest": min(accuracies),
         "highest": max(accuracies),
+        "kl_thousandths": mean(each.kl for each in found),
         "flops_left_percent": mean(each.flops for each in found),
         "cpu_seconds": mean(each.seconds for each in found),
         "peak_megabytes": max(each.peak_mb for each in found),
@@ -288,6 +335,7 @@ def as_row(found: list[Pruned]) -> dict[str, Any]:
 def in_columns(row: Mapping[str, Any]) -> str:
     spread = f"({row['lowest']:.2f}-{row['highest']:.2f})"
     text = f"{row['method']:24}{row['removed']:8.0%}{row['accuracy']:10.2f}{spread:>16}"
+    text += f"{row['kl_thousandths']:8.1f}"
     text += (
         f"{row['flops_left_percent']:11.1f}%{row['cpu_seconds']:8.0f}{row['peak_megabytes']:9.0f}"
     )

@@ -60,9 +60,10 @@ class RowsRead:
     @property
     def summary(self) -> str:
         """Return what was read, in words."""
+        rows = _count(self.inputs.num_rows, "calibration row")
         return (
-            f"{'measured' if self.are_few else 'least squares'} on {self.inputs.num_rows} "
-            f"calibration rows without labels, {self.inputs.mean_length:.1f} tokens each on average"
+            f"{'measured' if self.are_few else 'least squares'} on {rows} without labels, "
+            f"{self.inputs.mean_length:.1f} tokens each on average"
         )
 
     def tell(self, context: PassContext) -> None:
@@ -109,9 +110,13 @@ class RowsRead:
         tokens, needed = self.inputs.num_distinct_tokens, self.tokens_needed
         if not choices:
             return "least squares", f"{tokens:,} tokens that differ, {needed:,} are enough"
+        rows = self.inputs.num_distinct_rows
         few = (
-            f"few rows for least squares ({_count(self.inputs.num_distinct_rows, 'row')} and "
-            f"{tokens:,} tokens that differ; {needed:,} tokens would be plenty)"
+            f"few rows for least squares ({_count(rows, 'row')} and {tokens:,} tokens that differ; "
+            f"{needed:,} tokens would be plenty)"
+            if self.are_few
+            else f"few rows for the head ({_count(rows, 'row')} that differ; {self.rows_needed:,} "
+            f"would be plenty)"
         )
         ridges = [choice.ridge for choice in choices.values() if choice.ridge is not None]
         if ridges:
@@ -123,7 +128,7 @@ class RowsRead:
                 f"nothing there and were not made; on average that error is {error:.0%} of the "
                 f"error without a fit"
             )
-        if self.inputs.num_distinct_rows == 1:
+        if rows == 1:
             return "no least squares", (
                 f"{few}: one row leaves none to check a fit on, so the weights that stay are as "
                 f"they were; give more calibration rows that differ"

@@ -370,17 +370,22 @@ class Stages:
             return self.task.load_preprocessor(graph.path.parent)
         return load_preprocessor(graph.checkpoint.files, self.task)
 
+    def _lent_splits(self, step: Pass) -> dict[str, Dataset]:
+        splits = {name: self.splits[name] for name in step.required_splits()}
+        if "calibration" in splits and not step.spare_rows_wanted():
+            splits["calibration"] = dataclasses.replace(splits["calibration"], spare=None)
+        return splits
+
     def _spare(self, step: Pass) -> dict[str, Any]:
-        calibration = self.splits.get("calibration")
-        if calibration is None or calibration.spare is None or not step.spare_rows_wanted():
-            return {}
-        return {"spare": fingerprint(calibration.spare)}
+        """Return what tells apart the spare rows that a pass may read."""
+        lent = self._lent_splits(step).get("calibration")
+        return {} if lent is None or lent.spare is None else {"spare": fingerprint(lent.spare)}
 
     def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
         (work_dir := scratch / "pass").mkdir(exist_ok=True)
         exported = before.checkpoint if isinstance(before, StoredGraph) else before
         return PassContext(
-            splits={name: self.splits[name] for name in step.required_splits()},
+            splits=self._lent_splits(step),
             load_baseline=functools.partial(self.open_checkpoint, self.untouched),
             device=self.device,
             seed=self.recipe.seed,

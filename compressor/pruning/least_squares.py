@@ -118,7 +118,7 @@ class Correction:
         inputs = inputs[:, : self._num_inputs]
         self._equations.add(inputs, missing)
         if self._leaves_out:
-            self._kept.append((inputs.double(), missing.double(), rows))
+            self._kept.append((inputs, missing, rows))
 
     @torch.no_grad()
     def solve(self, ridge: float) -> RidgeChoice | None:
@@ -142,6 +142,7 @@ class Correction:
     def _choose(self, least: float) -> RidgeChoice:
         self._equations.require_finite()
         inputs, missing, rows = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        inputs, missing = inputs.double(), missing.double()
         self._kept.clear()
         without = float(missing.square().sum())
         if without == 0:
