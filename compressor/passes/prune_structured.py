@@ -35,6 +35,8 @@ class PruneStructured(TorchPass):
     torch-pruning's dependency graph. Method `scores` takes what matters least and leaves the rest
     as it is; `reconstruction` reads the text of the calibration split, no labels, to decide how
     many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
+    One row is enough to run: where rows are few, rows of the train split are read too, heads and
+    neurons are ranked by Fisher information, and a fit is made where it helps on rows left out.
     With target latency it records the table that it went by as `latency_table`, which a later run
     can be given back: name the report of this one.
 
@@ -205,9 +207,9 @@ passes:
         ge=0,
         le=1,
         description=(
-            "how firmly least squares holds weights to their old values: larger is safer with few "
-            "calibration rows; a fraction of the mean diagonal of the Gram matrix of a "
-            "projection's inputs"
+            "how firmly least squares holds weights to their old values, as a fraction of the mean "
+            "diagonal of the Gram matrix of a projection's inputs; where calibration rows are few, "
+            "the least: each layer gets the one with which rows left out of the fit come out best"
         ),
     )
     steps: int = Field(

@@ -239,7 +239,8 @@ def _norm_error(sums: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Return the squared error of `scale * z + shift` by the sums of `NormFit`."""
     count, z, y, zz, zy, yy = sums
     fitted = scale.square() * zz + 2 * scale * shift * z + shift.square() * count
-    return (fitted - 2 * scale * zy - 2 * shift * y + yy).sum()
+    error: Tensor = (fitted - 2 * scale * zy - 2 * shift * y + yy).sum()
+    return error
 
 
 def ridges_to_try(least: float) -> list[float]:
