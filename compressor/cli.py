@@ -367,6 +367,10 @@ def init(
         str | None,
         typer.Option(help="The data's label names in the checkpoint's order, with commas between."),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric of the budget; left out, the first that these rows can tell by."),
+    ] = None,
     quoting: Annotated[
         QuotingChoice | None,
         typer.Option(
@@ -393,7 +397,9 @@ def init(
         output,
         train=train,
         certification=certification,
-        wishes=Wishes(tuple(text or ()), label, names, None if quoting is None else quoting.value),
+        wishes=Wishes(
+            tuple(text or ()), label, names, metric, None if quoting is None else quoting.value
+        ),
         force=force,
         progress=ConsoleProgress(err),
     )

@@ -30,6 +30,7 @@ def certify_scores(
     max_drop: float,
     confidence: float = 0.95,
     seed: int,
+    resamples: int = 9999,
 ) -> Certificate:
     """Certify the drop between two scores of one metric on the examples that `truth` belongs to.
 
@@ -38,11 +39,18 @@ def certify_scores(
     `certify_correlation`, what is a mean of numbers by `certify_mean`, any other metric by
     `certify_metric`; raises as they do, and `KeyError` for a metric without a bound.
 
+    `resamples` are those of a bootstrap, where the bound is one.
+
     `guesses` are scores of models that know nothing of the input, on the same examples. Unless the
     best of them is refuted by the same bounds, a drop within `max_drop` tells no good model from
     it, and the verdict is inconclusive; likewise for a model that gives one answer to everything.
     """
-    settings: Any = {"max_drop": max_drop, "confidence": confidence, "seed": seed}
+    settings: Any = {
+        "max_drop": max_drop,
+        "confidence": confidence,
+        "seed": seed,
+        "resamples": resamples,
+    }
     proof = _bounds(before, after, truth, **settings)
     best = max(guesses, key=lambda guess: guess.score.value)
     known = _bounds(before, best.score, truth, **settings)
@@ -95,6 +103,7 @@ def _bounds(
     max_drop: float,
     confidence: float,
     seed: int,
+    resamples: int,
 ) -> Certificate:
     """Return what is proven about the drop alone, whatever a model that knows nothing scores."""
     if before.metric == AGREEMENT:
@@ -108,6 +117,7 @@ def _bounds(
             max_drop=max_drop,
             confidence=confidence,
             seed=seed,
+            resamples=resamples,
         )
     if truth is None:
         raise ValueError(f"labels: {before.metric} cannot be certified without them")
@@ -119,6 +129,7 @@ def _bounds(
             max_drop=max_drop,
             confidence=confidence,
             seed=seed,
+            resamples=resamples,
         )
     if before.metric == "accuracy":
         return certify_paired(
@@ -135,4 +146,5 @@ def _bounds(
         max_drop=max_drop,
         confidence=confidence,
         seed=seed,
+        resamples=resamples,
     )

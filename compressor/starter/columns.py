@@ -188,7 +188,8 @@ def _spelling(
     if not found or None in found:
         return None
     if names:
-        return names if found <= set(names) and len(names) == len(labels) else None
+        spelled = {str(value) for value in found}  # numbers are named as text
+        return names if spelled <= set(names) and len(names) == len(labels) else None
     texts = {str(value) for value in found}
     if texts <= set(labels):
         return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from compressor.data.settings import Quoting, SplitSource
 from compressor.data.table import Table
 from compressor.environment import describe_environment
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.measurements import LABEL_FREE, SPEARMAN
+from compressor.measurements import AGREEMENT, COSINE, SPEARMAN
 from compressor.models.architectures import (
     UnsupportedArchitecture,
     encoder_layers,
@@ -30,17 +29,32 @@ from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
-from compressor.pruning.reconstruction import most_unknowns
 from compressor.recipe import Recipe, parse_recipe
-from compressor.starter.columns import Guess, guess_columns, guess_sentences
-from compressor.starter.decide import Lengths, measure_lengths
-from compressor.starter.render import SourceFacts, StarterFacts, calibration_rows_cut, render
+from compressor.starter.columns import guess_columns, guess_sentences
+from compressor.starter.lengths import measure_lengths
+from compressor.starter.plan import Plan, Pruning, Rows, make_plan
+from compressor.starter.render import (
+    MAX_TRAIN_ROWS,
+    SourceFacts,
+    StarterFacts,
+    estimate,
+    render,
+)
+from compressor.starter.trial import look_at
 from compressor.tasks import Example, Task, load_task
 
 logger = logging.getLogger(__name__)
 
 _TRIED_ROWS = 4  # that the checkpoint reads before a recipe is written
-_ENOUGH_TOKENS = 1.2  # times the unknowns of least squares: rows drawn at random vary in length
+_ROWS_TO_CUT = 20  # fewer are all needed to judge on: nothing is cut from them
+_ROWS_TO_SHARE = 10_000  # of train, below which calibration reads all of them
+_DRAFT_RATIO = 0.2
+_FLAGS = {
+    "data.search": "--data",
+    "data.train": "--train",
+    "data.calibration": "--train",
+    "data.certification": "--certification",
+}
 _MIN_ROWS = 2  # with one, a single answer would be the whole score
 
 
@@ -51,6 +65,7 @@ class Wishes:
     inputs: tuple[str, ...] = ()
     label: str | None = None
     label_names: tuple[str, ...] = ()
+    metric: str | None = None  # of the budget
     quoting: Quoting | None = None  # of csv and tsv files
 
 
@@ -80,6 +95,12 @@ def write_starter(
         raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
     files = find_checkpoint(checkpoint, revision=None)
     task = load_task(files.infer_task())
+    if wishes.metric is not None and wishes.metric not in task.metrics:
+        raise RecipeError(
+            f"--metric: {task.name} has no metric '{wishes.metric}' (allowed: "
+            f"{', '.join(task.metrics)})"
+        )
+    _require_different(data, train, certification)
     if wishes.label_names and not task.names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
     labels = files.labels if task.names_labels else ()
@@ -94,32 +115,45 @@ def write_starter(
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
-    reason, keeps_heads = _pruning(model)
+    cannot_prune, keeps_heads = _pruning(model)
     examples = _examples(table, searched.guess.inputs, task)
     tried = examples[:_TRIED_ROWS] if task.has_sequence else [task.dummy_example(0)]
     try_batch(files, model, tried)
-    lengths = measure_lengths(model.preprocessor, examples) if task.has_sequence else None
-    if not reason and lengths is not None:
-        reason = _too_few_tokens(model, lengths, others.get("train", searched))
+    donor = others.get("train", searched).num_rows
+    if donor < _ROWS_TO_CUT and not cannot_prune:
+        cannot_prune = f"{donor} rows are too few to fit weights by"
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
         model_type=model.module.config.model_type,
         task=task.name,
-        metric=_metric(task, searched.guess),
         labels=labels,
         vectors="" if task.names_labels else _vectors(model),
         input_column=task.input_column,
         search=searched,
         train=others.get("train"),
         certification=others.get("certification"),
-        lengths=lengths,
+        calibrates_on_train="train" in others and not cannot_prune and donor < _ROWS_TO_SHARE,
+        lengths=measure_lengths(model.preprocessor, examples) if task.has_sequence else None,
         provider=_provider(),
         machine=_machine(),
-        prunable_reason=reason,
         keeps_heads=keeps_heads,
     )
-    text = render(facts, output)
+    progress.stage("a first look at the checkpoint's predictions")
+    draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
+    try:
+        trial = look_at(parse_recipe(render(facts, draft, output), path=output), model, progress)
+        plan = make_plan(
+            trial,
+            _rows(facts, task),
+            provider=facts.provider,
+            cannot_prune=cannot_prune,
+            keeps_heads=keeps_heads,
+            metric=wishes.metric,
+        )
+    except RecipeError as error:
+        raise RecipeError([_with_flags(item) for item in error.mistakes]) from error
+    text = render(facts, plan, output)
     recipe = parse_recipe(text, path=output)  # before it is written: a starter that does not load
     try:
         output.write_text(text, encoding="utf-8")
@@ -127,7 +161,65 @@ def write_starter(
         raise EnvironmentMismatch(
             f"{output}: cannot be written ({error.strerror or error}); give another --output"
         ) from error
+    for note in plan.notes:
+        progress.result(f"{note}.")
+    progress.result(f"A run takes {estimate(plan)}.")
     return recipe
+
+
+def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
+    """Return a plan by which rows are read and cut as they may be in the end.
+
+    Its metric needs no labels, so that rows which do not suit another are not refused for that.
+    """
+    graded = bool(facts.vectors) and facts.search.guess.label is not None
+    metric = SPEARMAN if graded else COSINE if facts.vectors else AGREEMENT
+    return Plan(
+        metric=metric,
+        metric_why="",
+        max_drop=0.9,
+        budget_why=(),
+        pruning=Pruning(_DRAFT_RATIO, None, 0.0) if prunes else None,
+        no_pruning="",
+        certifies=facts.certification is not None,
+        certification_why=(),
+        repairs=repairs,
+        max_minutes=1,
+        minutes=1.0,
+        notes=(),
+    )
+
+
+def _rows(facts: StarterFacts, task: Task) -> Rows:
+    train, certification = facts.train, facts.certification
+    return Rows(
+        search=facts.search.num_rows,
+        train=0 if train is None else min(train.num_rows, MAX_TRAIN_ROWS),
+        certification=0 if certification is None else certification.num_rows,
+        texts=len(facts.search.guess.inputs) if task.splits_pairs else 1,
+    )
+
+
+def _with_flags(mistake: str) -> str:
+    """Return a mistake with the flag of `init` in place of the key of a recipe."""
+    for key, flag in _FLAGS.items():
+        if mistake.startswith(key):
+            return flag + mistake.removeprefix(key)
+    return mistake
+
+
+def _require_different(data: Path, train: Path | None, certification: Path | None) -> None:
+    """Raise `RecipeError` where one file is given for two splits."""
+    seen = {data.resolve(): "--data"}
+    for flag, path in (("--train", train), ("--certification", certification)):
+        if path is None:
+            continue
+        if (other := seen.get(path.resolve())) is not None:
+            raise RecipeError(
+                f"{flag}: {path} is the file of {other} too, and rows that were trained on or "
+                f"judged by before prove nothing; give rows of their own, or leave {flag} out"
+            )
+        seen[path.resolve()] = flag
 
 
 def _require_same_names(
@@ -147,16 +239,6 @@ def _require_same_names(
         )
 
 
-def _metric(task: Task, guess: Guess) -> str:
-    """Return the metric for rows with such columns: one that needs no labels where there are none.
-
-    Where there are grades of pairs, nothing else tells as much.
-    """
-    if guess.label is not None:
-        return task.metrics[0] if task.names_labels else SPEARMAN
-    return next(name for name in task.metrics if name in LABEL_FREE)
-
-
 def _vectors(model: TorchModel) -> str:
     """Say in a few words how a sentence encoder makes its vectors."""
     pooling = pooling_of(model.module)
@@ -171,7 +253,8 @@ def _look(
     header = read_header(source)
     table = read_table(source, header, ())
     if len(table) < _MIN_ROWS:
-        raise RecipeError(f"{path}: has {len(table)} rows, at least {_MIN_ROWS} are needed")
+        rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
+        raise RecipeError(f"{path}: has {rows}, at least {_MIN_ROWS} are needed")
     if not task.names_labels:
         guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
         return SourceFacts(path, len(table), guess, source.quoting), table
@@ -226,24 +309,6 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
     except UnsupportedArchitecture:
         return "", True
     return "", False
-
-
-def _too_few_tokens(model: TorchModel, lengths: Lengths, donor: SourceFacts) -> str:
-    """Return why the rows are too few to prune by reconstruction, "" when they are enough.
-
-    Those that it reads are cut from `donor`, at random, so they may be shorter than most.
-    """
-    wanted, _ = most_unknowns(model.module)
-    wanted = math.ceil(_ENOUGH_TOKENS * wanted)
-    rows = calibration_rows_cut(donor.num_rows)
-    found = rows * lengths.distinct
-    if found >= wanted:
-        return ""
-    needed = math.ceil(donor.num_rows * wanted / found)
-    return (
-        f"of {donor.num_rows:,} rows it would read {rows:,} with about {found:,.0f} tokens that "
-        f"differ, and needs {wanted:,}; give some {needed:,} rows, or more in --train"
-    )
 
 
 def _provider() -> str:

@@ -1,0 +1,195 @@
+"""A first look at the untouched checkpoint: what it predicts for rows of search, and how fast.
+
+The splits are read as a run reads them, so that what a run would refuse is told before a recipe is
+written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.errors import RecipeError
+from compressor.evaluation import predict_logits, truth_of
+from compressor.measurements import AGREEMENT, LABEL_FREE, SPEARMAN
+from compressor.models.torch_model import TorchModel
+from compressor.pipeline.label_order import better_order
+from compressor.pipeline.splits import read_splits
+from compressor.progress import Progress
+from compressor.pruning.layerwise import run_layer
+from compressor.recipe import Recipe
+from compressor.starter.provable import Judged
+
+_FIRST_ROWS = 32  # that show how fast the checkpoint is
+_SECONDS = 20.0  # that the first look may take
+_FEWEST_ROWS = 128  # that are looked at however long they take
+_SHOWN_IMAGES = 256  # of splits that are only counted: decoding takes long
+_READ_AT_MOST = 2048  # calibration rows, by least squares
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the first look found."""
+
+    model: TorchModel
+    searched: Dataset  # the rows that were looked at
+    outputs: NDArray[np.float32]
+    seconds_per_row: float  # of the float model, in batches of 32
+    judged_rows: int  # of the whole search split, after cuts
+    calibration: Dataset | None
+    certification: Dataset | None
+
+    def judged(self, metric: str) -> Judged:
+        """Return the checkpoint's own score in `metric`."""
+        truth = truth_of(self.searched)
+        task = self.model.task
+        return Judged(task, self.model.labels, task.score(metric, self.outputs, truth), truth)
+
+    def unscorable(self, metric: str) -> str | None:
+        """Return why `metric` cannot be taken on the rows."""
+        return self.model.task.unscorable(metric, truth_of(self.searched))
+
+
+def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
+    """Read the splits of a draft, and let the checkpoint predict as many rows as time allows.
+
+    Raises `RecipeError` as a run does for rows that cannot be read or cut, and where every row gets
+    the same prediction, and where the labels surely number the classes otherwise.
+    """
+    splits = _splits(recipe, model)
+    search = splits["search"]
+    metric = recipe.budget.metric
+    assert metric is not None, "the draft names one"
+    rows, seconds = _as_many(model, search)
+    with_bar = predict_logits(model, model.task, model.preprocessor, rows, progress=progress)
+    trial = Trial(
+        model,
+        rows,
+        with_bar,
+        seconds,
+        len(search),
+        splits.get("calibration"),
+        splits.get("certification"),
+    )
+    if not np.isfinite(with_bar).all():
+        raise RecipeError(
+            f"{search.source}: the checkpoint's outputs are not finite for some of its rows, so "
+            f"nothing can be compared with them; give another checkpoint"
+        )
+    judged = trial.judged(metric)
+    alike = model.task.constant(judged.score, model.labels)
+    if alike is not None:
+        raise RecipeError(
+            f"{search.source}: the checkpoint {alike} for all of the {len(rows)} rows that would "
+            f"judge it, so that no score on them depends on the model; give rows that differ, "
+            f"another column (--text), or look whether it is the right checkpoint"
+        )
+    _require_order(trial, judged)
+    return trial
+
+
+def distinct_tokens(trial: Trial) -> int:
+    """Return how many tokens least squares would read that are not in the copy of another row."""
+    model, split = trial.model, trial.calibration
+    if split is None:
+        return 0
+    examples = split.examples[:_READ_AT_MOST]
+    if model.task.has_sequence:
+        counts = model.task.token_counts(model.preprocessor, examples)
+        assert counts is not None, "it has a sequence"
+        limit = int(model.preprocessor.model_max_length)
+        first = {example: int(min(count, limit)) for example, count in zip(examples, counts)}  # noqa: B905
+        return sum(first.values())
+    encoded = model.task.encode(model.preprocessor, examples[:1])
+    import torch
+
+    inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
+    trace = run_layer(model.module, 0, inputs, None, attention_only=True)
+    different = {np.asarray(example).tobytes() for example in examples}
+    return len(different) * int(trace.attention.output.shape[1])
+
+
+def _splits(recipe: Recipe, model: TorchModel) -> dict[str, Dataset]:
+    """Read the splits as a run does; images of those that are only counted are not all decoded."""
+    data, task = recipe.data, model.task
+    if not task.has_sequence:
+        limited = {
+            name: source.model_copy(update={"max_rows": _SHOWN_IMAGES})
+            for name, source in data.given.items()
+            if name in ("train", "certification") and source.max_rows is None
+        }
+        data = data.model_copy(update=limited)
+    metric = recipe.budget.metric
+    assert metric is not None, "the draft names one"
+    return read_splits(
+        recipe.model_copy(update={"data": data}),
+        task=task,
+        label_names=model.labels,
+        metric=metric,
+    )
+
+
+def _as_many(model: TorchModel, split: Dataset) -> tuple[Dataset, float]:
+    """Return evenly spread rows of a split, as many as there is time for, and seconds a row."""
+    first = _spread(split, _FIRST_ROWS)
+    started = time.perf_counter()
+    predict_logits(model, model.task, model.preprocessor, first)
+    seconds = (time.perf_counter() - started) / len(first)
+    wanted = max(_FEWEST_ROWS, int(_SECONDS / max(seconds, 1e-6)))
+    return _spread(split, wanted), seconds
+
+
+def _spread(split: Dataset, count: int) -> Dataset:
+    """Return `count` rows evenly spread over a split; two texts of a pair stay together."""
+    together = 1 if split.grades is None else 2
+    pairs = len(split) // together
+    if count >= pairs * together:
+        return split
+    chosen = np.unique(np.linspace(0, pairs - 1, max(1, count // together)).round().astype(int))
+    rows = (chosen[:, None] * together + np.arange(together)).ravel()
+    return replace(
+        split,
+        examples=tuple(split.examples[row] for row in rows),
+        labels=None if split.labels is None else split.labels[rows],
+        grades=None if split.grades is None else split.grades[chosen],
+        rows=split.rows[rows],
+        columns={},
+    )
+
+
+def _require_order(trial: Trial, judged: Judged) -> None:
+    """Raise `RecipeError` where bare numbers surely number the classes in another order."""
+    split, labels = trial.searched, trial.model.labels
+    if split.labels is None or not split.has_bare_ids:
+        return
+    order = better_order(split.labels, judged.score.outcomes, len(labels))
+    if order is None or not order.is_certain:
+        return
+    found = ",".join(str(order.meaning.index(own)) for own in range(len(labels)))
+    own = ",".join(map(str, range(len(labels))))
+    raise RecipeError(
+        f"{split.source}: with its numbers as they stand the checkpoint is right on "
+        f"{order.accuracy:.1%} of the rows, with the classes in another order on "
+        f"{order.best_accuracy:.1%}; give --label-names {found}, which is the data's numbers in "
+        f"the checkpoint's order ({_listing(labels)}), or --label-names {own} if they are right "
+        f"as they stand"
+    )
+
+
+def _listing(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
+
+
+def metrics_to_try(task: Any, *, has_labels: bool, has_grades: bool) -> tuple[str, ...]:
+    """Return the metrics that rows allow, those that people expect first."""
+    if task.names_labels:
+        with_labels = [name for name in task.metrics if name not in LABEL_FREE]
+        return (*(with_labels[:2] if has_labels else ()), AGREEMENT)
+    free = [name for name in task.metrics if name in LABEL_FREE]
+    return (*((SPEARMAN,) if has_grades else ()), *free)

@@ -1,0 +1,65 @@
+"""Tiny models whose random answers fall evenly on their classes, so that rows can judge them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from compressor.data import Dataset
+from compressor.evaluation import predict_logits
+from compressor.models.torch_model import load_checkpoint
+
+Make = Callable[[Path, Dataset, str], Path]
+
+
+@pytest.fixture(scope="session")
+def balance(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return a function that copies a checkpoint and moves the biases of its head."""
+
+    def make(directory: Path, dataset: Dataset, head: str) -> Path:
+        copy = tmp_path_factory.mktemp("balanced") / "model"
+        shutil.copytree(directory, copy)
+        model = load_checkpoint(copy)
+        logits = predict_logits(model, model.task, model.preprocessor, dataset)
+        with torch.no_grad():
+            bias = model.module.get_submodule(head).bias
+            bias -= torch.from_numpy(np.median(logits, axis=0))
+        model.module.save_pretrained(copy)
+        return copy
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_dir(tiny_bert_dir: Path, text_dataset: Dataset, balance: Make) -> Path:
+    return balance(tiny_bert_dir, text_dataset, "classifier")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_dir(tiny_vit_dir: Path, image_dataset: Dataset, balance: Make) -> Path:
+    return balance(tiny_vit_dir, image_dataset, "classifier")
+
+
+@pytest.fixture(scope="session")
+def answers(tiny_bert_dir: Path, text_dataset: Dataset) -> NDArray[np.int64]:
+    """Return what the tiny BERT answers to the texts, shape `(48,)`."""
+    model = load_checkpoint(tiny_bert_dir)
+    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    return logits.argmax(axis=1).astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def told(text_dataset: Dataset, answers: NDArray[np.int64]) -> list[list[str | int]]:
+    """Return the texts with the tiny BERT's answers as labels, the two classes in turn."""
+    by_class = [
+        [text for text, answer in zip(text_dataset.examples, answers, strict=True) if answer == own]
+        for own in (0, 1)
+    ]
+    pairs = zip(*by_class, strict=False)
+    return [[str(text), own] for pair in pairs for own, text in enumerate(pair)]
