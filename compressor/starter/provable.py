@@ -25,7 +25,7 @@ from compressor.measurements import (
     Certificate,
     Score,
 )
-from compressor.tasks import Task, Truth
+from compressor.tasks import Guess, Task, Truth
 
 Floats = NDArray[np.float64]
 
@@ -63,6 +63,12 @@ class Judged:
     labels: tuple[str, ...]
     score: Score
     truth: Truth
+
+    @property
+    def best_guess(self) -> Guess:
+        """Return the best of the models that know nothing, on the same rows."""
+        guesses = self.task.guesses(self.score, self.truth, self.labels)
+        return max(guesses, key=lambda guess: guess.score.value)
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,7 @@ def _of_numbers(
     drawn = None if grades is None else grades[places]
     proof = _bound(score.metric, before, np.clip(after, -1.0, 1.0), drawn, max_drop)
     # Of one vector for all and the like: as many examples as were looked at will do.
-    guesses = judged.task.guesses(score, truth, judged.labels)
-    best = max(guesses, key=lambda guess: guess.score.value).score.shares
+    best = judged.best_guess.score.shares
     assert best is not None, "guesses are of the score's own kind"
     known = _bound(score.metric, score.shares, best, grades, max_drop)
     return _prospect(proof, known.lower_bound)

@@ -14,7 +14,7 @@ import yaml
 
 from compressor.data.settings import Quoting
 from compressor.errors import points
-from compressor.measurements import LABEL_FREE
+from compressor.measurements import AGREEMENT
 from compressor.models.text_files import MOST_UNASKED
 from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
@@ -143,9 +143,10 @@ def _budget(plan: Plan) -> Iterator[str]:
     yield "budget:"
     yield _line(f"  metric: {plan.metric}", "")
     yield from _comment(plan.metric_why + ".")
-    what = "of the predictions may change" if plan.metric in LABEL_FREE else ""
-    what = what or "below the untouched checkpoint, all passes together"
-    yield _line(f"  max_drop: {plan.max_drop:g}", f"{points(plan.max_drop)} {what}")
+    what = f"{points(plan.max_drop)} below the untouched checkpoint, all passes together"
+    if plan.metric == AGREEMENT:
+        what = f"{100 * plan.max_drop:g}% of the predictions may change, by all passes together"
+    yield _line(f"  max_drop: {plan.max_drop:g}", what)
     more = "; ".join(plan.certification_why) if plan.certifies else ""
     yield from _comment(
         " ".join(plan.budget_why) + (f" {more[:1].upper()}{more[1:]}." if more else "")

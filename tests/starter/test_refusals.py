@@ -1,0 +1,166 @@
+"""What rows do not allow is said before a recipe is written, or leads to another recipe."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor.errors import RecipeError
+from compressor.progress import Silent
+from compressor.starter.write import Wishes, write_starter
+
+Rows = list[list[Any]]
+
+
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.results: list[str] = []
+
+    def result(self, text: str) -> None:
+        self.results.append(text)
+
+
+def write(path: Path, rows: Rows, header: tuple[str, ...] = ("text", "label")) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def test_rows_that_all_get_one_prediction_are_refused(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    data = write(tmp_path / "rows.csv", [told[0]] * 30)
+    with pytest.raises(
+        RecipeError, match=r"answers 'negative' for all of the 24 rows .* give rows"
+    ):
+        write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_two_texts_are_too_few_for_vectors(tiny_encoder_dir: Path, tmp_path: Path):
+    data = write(tmp_path / "rows.csv", [["a fine film"], ["a dull plot"]], ("text",))
+    with pytest.raises(RecipeError, match=r"--data: .*2 different texts; at least 3 are needed"):
+        write_starter(str(tiny_encoder_dir), data, tmp_path / "recipe.yaml")
+
+
+def test_three_rows_with_both_classes_are_enough_for_int8(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    data = write(tmp_path / "rows.csv", told[:3])
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
+    assert [step.kind for step in recipe.passes] == ["quantize_dynamic"]
+    assert recipe.budget.resolution_mistake(3) is None
+
+
+def test_labels_of_one_class_leave_agreement(tiny_bert_dir: Path, told: Rows, tmp_path: Path):
+    data = write(tmp_path / "rows.csv", [[text, 1] for text, _ in told])
+    progress = Told()
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", progress=progress)
+    assert recipe.budget.metric == "agreement"
+    assert progress.results[0].startswith("accuracy says nothing here: all ")
+    with pytest.raises(RecipeError, match="labels are class 1"):
+        write_starter(
+            str(tiny_bert_dir), data, tmp_path / "x.yaml", wishes=Wishes(metric="accuracy")
+        )
+
+
+def test_labels_that_the_checkpoint_does_not_know_leave_agreement(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    random = np.random.default_rng(0)
+    rows = [[text, ("negative", "positive")[random.integers(2)]] for text, _ in told]
+    progress = Told()
+    recipe = write_starter(
+        str(tiny_bert_dir),
+        write(tmp_path / "rows.csv", rows),
+        tmp_path / "recipe.yaml",
+        progress=progress,
+    )
+    assert recipe.budget.metric == "agreement"
+    assert "look whether checkpoint and labels belong together" in progress.results[0]
+
+
+def test_numbers_of_classes_in_another_order_are_refused_with_the_flag_to_give(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    data = write(tmp_path / "rows.csv", [[text, 1 - label] for text, label in told])
+    output = tmp_path / "recipe.yaml"
+    with pytest.raises(RecipeError, match=r"is right on 0\.0% of the rows.* --label-names 1,0"):
+        write_starter(str(tiny_bert_dir), data, output)
+    wishes = Wishes(label_names=("1", "0"))
+    recipe = write_starter(str(tiny_bert_dir), data, output, wishes=wishes)
+    assert recipe.data.label_names == ("1", "0")
+
+
+def test_rows_of_nearly_one_class_are_judged_by_macro_f1(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    """To answer one class to everything is right on 99% of the rows, within any budget."""
+    of_one = [row for row in told if row[1] == 0]
+    rows = [*of_one * 24, *[row for row in told if row[1] == 1][:5]]
+    recipe = write_starter(
+        str(tiny_bert_dir), write(tmp_path / "rows.csv", rows), tmp_path / "recipe.yaml"
+    )
+    assert recipe.budget.metric == "f1_macro"
+
+
+def test_few_certification_rows_are_left_out_and_it_is_said(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    """Forty rows of which none changes prove 7 points (exact binomial bound), never 5."""
+    data, unseen = (write(tmp_path / f"{name}.csv", told * 4) for name in ("rows", "unseen"))
+    write(unseen, told[:40])
+    output, progress = tmp_path / "recipe.yaml", Told()
+    recipe = write_starter(
+        str(tiny_bert_dir), data, output, certification=unseen, progress=progress
+    )
+    assert recipe.data.certification is None
+    assert "# certification: {path: ./unseen.csv}" in output.read_text()
+    [note] = [text for text in progress.results if "certification" in text]
+    assert note.startswith("the certification rows are left out: 40 rows prove ")
+
+
+def test_enough_certification_rows_give_a_budget_that_they_prove(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    data = write(tmp_path / "rows.csv", told * 10)
+    unseen = write(tmp_path / "unseen.csv", told * 12)
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", certification=unseen)
+    assert recipe.data.certification is not None
+    # 576 rows: with no change at all 0.5 points, with 2% of changes, all of them losses, 3.2.
+    assert 0.01 <= recipe.budget.max_drop <= 0.03
+
+
+@pytest.mark.parametrize("flag", ["train", "certification"])
+def test_one_file_for_two_splits_is_refused(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path, flag: str
+):
+    data = write(tmp_path / "rows.csv", told)
+    with pytest.raises(RecipeError, match=f"--{flag}: .* is the file of --data too"):
+        write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", **{flag: data})  # type: ignore[arg-type]
+
+
+def test_a_metric_that_the_task_lacks_is_refused(tiny_bert_dir: Path, told: Rows, tmp_path: Path):
+    data = write(tmp_path / "rows.csv", told)
+    with pytest.raises(RecipeError, match="--metric: text-classification has no metric 'cosine'"):
+        write_starter(
+            str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=Wishes(metric="cosine")
+        )
+
+
+def test_a_starter_fits_a_screen_and_no_line_is_wider_than_one(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    paths = [write(tmp_path / f"{name}.csv", told * 20) for name in ("rows", "train", "unseen")]
+    data, train, unseen = paths
+    output = tmp_path / "recipe.yaml"
+    write_starter(str(tiny_bert_dir), data, output, train=train, certification=unseen)
+    lines = output.read_text().splitlines()
+    assert len(lines) <= 55
+    assert max(map(len, lines)) <= 120
