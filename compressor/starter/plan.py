@@ -139,6 +139,11 @@ def make_plan(
     why = tuple(_certification_words(trial, rows, choice, plain, cost))
     if rows.certification and not certifies:
         notes.append(f"the certification rows are left out: {why[0]}")
+    if choice.proof is not None:
+        notes.append(
+            f"The {_counted(rows.certification, 'certification row')} will be read once, at the "
+            f"end, to prove {points(choice.max_drop)}"
+        )
     run_s, pass_s = _seconds(trial, rows, pruning, certifies=certifies)
     # As long as the first try and the three of the ladder take, and half as much again: machines
     # are not equally fast at all times, and a repair that is cut short ends the run.
@@ -168,8 +173,8 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
         donor = rows.train or rows.search
         needed = math.ceil(donor * wanted / max(1, found))
         return None, (
-            f"least squares would read about {found:,} tokens that differ, and needs {wanted:,}: "
-            f"some {_counted(needed, 'row')}, or more in --train"
+            f"least squares needs {wanted:,} tokens that differ and would read {found:,}; about "
+            f"{_counted(int(float(f'{needed:.2g}')), 'row')} are enough, here or in --train"
         )
     fit_rows = min(_ROWS_TO_FIT, 0 if trial.calibration is None else len(trial.calibration))
     fit_s = fit_rows * _FORWARDS_TO_FIT * trial.seconds_per_row
@@ -317,8 +322,10 @@ def _budget_words(choice: _Choice, cost: UsualCost) -> Iterator[str]:
     proof, gate = choice.proof, choice.gate
     usual = _usual(choice.metric, cost)
     if proof is not None:
-        yield f"{_examples(proof)} of certification prove {points(choice.max_drop)} (95%) where"
+        yield f"{_examples(proof)} of certification prove {points(proof.budget)} (95%) where"
         yield f"passes {usual}, as they usually do, with some bad luck."
+        if proof.budget < choice.max_drop and choice.metric not in OF_NUMBERS:
+            yield f"But one of {_examples(gate)} of search is {points(1 / gate.num_examples)}."
         return
     yield f"Passes usually {usual}."
     if choice.metric not in OF_NUMBERS:

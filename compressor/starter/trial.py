@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
@@ -66,18 +67,19 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
     search = splits["search"]
     metric = recipe.budget.metric
     assert metric is not None, "the draft names one"
-    rows, seconds = _as_many(model, search)
-    with_bar = predict_logits(model, model.task, model.preprocessor, rows, progress=progress)
+    rows = _as_many(model, search)
+    started = time.perf_counter()
+    outputs = predict_logits(model, model.task, model.preprocessor, rows, progress=progress)
     trial = Trial(
         model,
         rows,
-        with_bar,
-        seconds,
+        outputs,
+        (time.perf_counter() - started) / len(rows),
         len(search),
         splits.get("calibration"),
         splits.get("certification"),
     )
-    if not np.isfinite(with_bar).all():
+    if not np.isfinite(outputs).all():
         raise RecipeError(
             f"{search.source}: the checkpoint's outputs are not finite for some of its rows, so "
             f"nothing can be compared with them; give another checkpoint"
@@ -104,15 +106,13 @@ def distinct_tokens(trial: Trial) -> int:
         counts = model.task.token_counts(model.preprocessor, examples)
         assert counts is not None, "it has a sequence"
         limit = int(model.preprocessor.model_max_length)
-        first = {example: int(min(count, limit)) for example, count in zip(examples, counts)}  # noqa: B905
-        return sum(first.values())
+        different = dict(zip(examples, np.minimum(counts, limit).tolist(), strict=True))
+        return int(sum(different.values()))
     encoded = model.task.encode(model.preprocessor, examples[:1])
-    import torch
-
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
     trace = run_layer(model.module, 0, inputs, None, attention_only=True)
-    different = {np.asarray(example).tobytes() for example in examples}
-    return len(different) * int(trace.attention.output.shape[1])
+    pictures = {np.asarray(example).tobytes() for example in examples}
+    return len(pictures) * int(trace.attention.output.shape[1])
 
 
 def _splits(recipe: Recipe, model: TorchModel) -> dict[str, Dataset]:
@@ -135,14 +135,13 @@ def _splits(recipe: Recipe, model: TorchModel) -> dict[str, Dataset]:
     )
 
 
-def _as_many(model: TorchModel, split: Dataset) -> tuple[Dataset, float]:
-    """Return evenly spread rows of a split, as many as there is time for, and seconds a row."""
+def _as_many(model: TorchModel, split: Dataset) -> Dataset:
+    """Return evenly spread rows of a split, as many as there is time for."""
     first = _spread(split, _FIRST_ROWS)
     started = time.perf_counter()
     predict_logits(model, model.task, model.preprocessor, first)
     seconds = (time.perf_counter() - started) / len(first)
-    wanted = max(_FEWEST_ROWS, int(_SECONDS / max(seconds, 1e-6)))
-    return _spread(split, wanted), seconds
+    return _spread(split, max(_FEWEST_ROWS, int(_SECONDS / max(seconds, 1e-6))))
 
 
 def _spread(split: Dataset, count: int) -> Dataset:
