@@ -22,6 +22,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ import onnxruntime
 import torch
 from compare_int8 import (
     BATCH_SIZE,
+    OPSET,
     TIMED_BATCHES,
     TIMED_TEXTS,
     Models,
@@ -44,11 +46,15 @@ from compare_int8 import (
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compressor.environment import describe_environment
-from compressor.export.attention_operator import remove_round_trips, use_attention_operator
+from compressor.export.attention_operator import (
+    raise_opset,
+    remove_round_trips,
+    use_attention_operator,
+)
 from compressor.export.constant_layers import fold_constant_layers
 from compressor.export.cpu_graph import optimize_for_cpu, split_skip_normalizations
 from compressor.export.padding_masks import simplify_padding_masks
-from compressor.export.to_onnx import export_onnx
+from compressor.export.to_onnx import EXPORTER_OPSET, export_onnx
 from compressor.export.unread_positions import drop_unread_positions
 from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
@@ -58,15 +64,23 @@ from compressor.tasks import Batch
 
 Rewrite = Callable[[ir.Model], object]
 
-# In the order in which `optimize_for_cpu` makes them.
+
+def _attention_operator(model: ir.Model) -> None:
+    raise_opset(model, OPSET)
+    use_attention_operator(model)
+
+
+# In the order in which `optimize_for_cpu` makes them for operator set 23 and later.
 REWRITES: dict[str, Rewrite] = {
     "+ Sum and LayerNormalization": split_skip_normalizations,
     "+ emptied layers": lambda model: fold_constant_layers(model.graph),
-    "+ Attention": use_attention_operator,
+    "+ Attention": _attention_operator,
     "+ one mask": lambda model: simplify_padding_masks(model.graph),
     "+ fewer reshapes": lambda model: remove_round_trips(model.graph),
     "+ last layer for one token": lambda model: drop_unread_positions(model.graph),
 }
+# Those that ONNX Runtime's own operator gets in place of `Attention`.
+_OTHERS = [step for name, step in REWRITES.items() if name != "+ Attention"]
 
 
 def main() -> int:
@@ -103,9 +117,10 @@ def make_models(model: TorchModel, folder: Path) -> Iterator[tuple[str, OnnxMode
     for number in range(1, len(REWRITES) + 1):
         name = list(REWRITES)[number - 1]
         yield name, rewrite(start, folder / f"{number}.onnx", list(REWRITES.values())[:number])
-    rest = [step for step in REWRITES.values() if step is not use_attention_operator]
-    yield "all but Attention", rewrite(start, folder / "fused_attention.onnx", rest)
-    yield "as exported", rewrite(start, folder / "final.onnx", [optimize_for_cpu])
+    yield "MultiHeadAttention", rewrite(start, folder / "fused_attention.onnx", _OTHERS)
+    for opset in (EXPORTER_OPSET, OPSET):
+        steps: list[Rewrite] = [partial(optimize_for_cpu, opset=opset)]
+        yield f"as exported, opset {opset}", rewrite(start, folder / f"opset_{opset}.onnx", steps)
 
 
 def rewrite(model: OnnxModel, path: Path, steps: list[Rewrite]) -> OnnxModel:

@@ -1,4 +1,4 @@
-"""Turns fused attentions into the standard `Attention` operator, the fastest of the forms on a CPU.
+"""Turns fused attentions into standard operators: `Attention`, or products and a softmax.
 
 ONNX Runtime's CPU kernel of `Attention` (operator set 23) reads query, key and value where the
 projections left them. Its own `MultiHeadAttention` copies each into another order first, and so
@@ -10,36 +10,85 @@ products with the fewest reshapes, and 77 us as transformers' exporter writes it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from compressor.export.graph_values import add_constant, constant, dims, insert, producer, replace
 
-OPSET = 23  # the operator set that brought `Attention`
+ATTENTION_OPSET = 23  # the operator set that brought `Attention`
+_IR_VERSION = 11  # of the file format, which that operator set came with
 _CONTRIB = "com.microsoft"
 # Of the operators that transformers' models need, the only one whose meaning changed since 20.
 _CHANGED = frozenset(("GroupNormalization",))
 
 
+def holds_changed_operators(model: ir.Model) -> bool:
+    """Return whether an operator means something else in operator set 23 and later than in 20."""
+    return any(node.op_type in _CHANGED for node in model.graph.all_nodes())
+
+
+def raise_opset(model: ir.Model, opset: int) -> None:
+    """Declare a graph of operator set 20 to be one of `opset`, 23 or later, in place.
+
+    Raises `ValueError` for a graph that `holds_changed_operators`.
+    """
+    if model.opset_imports[""] >= opset:
+        return
+    if holds_changed_operators(model):
+        raise ValueError(f"an operator of the graph has another meaning in operator set {opset}")
+    model.opset_imports[""] = opset
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+
+
 def use_attention_operator(model: ir.Model) -> int:
     """Replace each `MultiHeadAttention` by `Attention`, in place, and return how many there were.
 
-    Those with a key padding mask, a cache or a second output stay. Nothing changes in a graph that
-    holds an operator of another meaning in operator set 23, which the replacement needs.
+    The graph is one of operator set 23 or later. Those with a key padding mask, a cache or a second
+    output stay.
     """
-    if any(node.op_type in _CHANGED for node in model.graph.all_nodes()):
-        return 0
     replaced = 0
     for node in list(model.graph):
-        if node.op_type == "MultiHeadAttention" and node.domain == _CONTRIB:
-            replaced += _replace(node)
-    if replaced:
-        model.opset_imports[""] = max(model.opset_imports[""], OPSET)
-        model.ir_version = max(model.ir_version, 11)  # which operator set 23 came with
+        if (fused := _read(node)) is not None:
+            _replace(node, fused)
+            replaced += 1
     return replaced
 
 
-def _replace(node: ir.Node) -> bool:
+def expand_attention(model: ir.Model) -> int:
+    """Replace each `MultiHeadAttention` by products and a softmax, in place; return how many.
+
+    They are in every operator set. Heads are split and merged with one reshape and one transpose
+    each, keys are transposed for their product at once (Vaswani et al. 2017, eq. 1).
+    """
+    replaced = 0
+    for node in list(model.graph):
+        if (fused := _read(node)) is not None:
+            _expand(node, fused)
+            replaced += 1
+    return replaced
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """A `MultiHeadAttention` that has a standard form: three states with axes (b, s, width)."""
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    bias: ir.Value | None  # of the three, packed
+    scores: ir.Value | None  # what is added to the scaled products of queries and keys
+    heads: int
+    scale: float
+    width: int
+    value_width: int
+
+
+def _read(node: ir.Node) -> _Fused | None:
+    """Return what a `MultiHeadAttention` computes, None for another node and other forms of it."""
+    if node.op_type != "MultiHeadAttention" or node.domain != _CONTRIB:
+        return None
     query, key, value, bias, padding, scores = (*node.inputs, *[None] * 6)[:6]
     width, value_width = _width(query), _width(value)
     if (
@@ -52,28 +101,85 @@ def _replace(node: ir.Node) -> bool:
         or node.attributes.get_int("unidirectional", 0) != 0
         or (bias is not None and constant(bias) is None)
     ):
-        return False
+        return None
     assert query is not None
     assert key is not None
     assert value is not None
-    output = node.outputs[0]
-    if bias is not None:
-        query, key, value = _with_biases(node, (query, key, value), bias)
     heads = node.attributes.get_int("num_heads")
     scale = node.attributes.get_float("scale", 0.0) or (width // heads) ** -0.5
-    shape = (*(dims(query) or ())[:2], value_width)
+    return _Fused(query, key, value, bias, scores, heads, scale, width, value_width)
+
+
+def _states(node: ir.Node, fused: _Fused) -> tuple[ir.Value, ...]:
+    """Return query, key and value with their biases added."""
+    states = (fused.query, fused.key, fused.value)
+    return states if fused.bias is None else _with_biases(node, states, fused.bias)
+
+
+def _replace(node: ir.Node, fused: _Fused) -> None:
+    output = node.outputs[0]
     attended = insert(
         node,
         "Attention",
-        [query, key, value, *([scores] if scores is not None else [])],
+        [*_states(node, fused), *([fused.scores] if fused.scores is not None else [])],
         f"{output.name}_attention",
-        shape,
-        attributes={"q_num_heads": heads, "kv_num_heads": heads, "scale": scale},
+        (*(dims(fused.query) or ())[:2], fused.value_width),
+        attributes={
+            "q_num_heads": fused.heads,
+            "kv_num_heads": fused.heads,
+            "scale": fused.scale,
+        },
     )
-    replace(output, attended)
+    _put_in_place(node, attended)
+
+
+def _expand(node: ir.Node, fused: _Fused) -> None:
+    name, heads = node.outputs[0].name, fused.heads
+    query, key, value = _states(node, fused)
+    batch, queries, _ = dims(fused.query) or (None, None, None)
+    keys = (dims(fused.key) or (None, None))[1]
+    size, value_size = fused.width // heads, fused.value_width // heads
+    split_query = _split_heads(node, query, "query", heads, size, (0, 2, 1, 3))
+    split_key = _split_heads(node, key, "key", heads, size, (0, 2, 3, 1))
+    split_value = _split_heads(node, value, "value", heads, value_size, (0, 2, 1, 3))
+    assert node.graph is not None
+    square = (batch, heads, queries, keys)
+    scores = insert(node, "MatMul", [split_query, split_key], f"{name}_products", square)
+    scale = np.array(fused.scale, split_query.dtype.numpy() if split_query.dtype else np.float32)
+    factor = add_constant(node.graph, "attention_scale", scale)
+    scores = insert(node, "Mul", [scores, factor], f"{name}_scaled", square)
+    if fused.scores is not None:
+        scores = insert(node, "Add", [scores, fused.scores], f"{name}_scores", square)
+    weights = insert(node, "Softmax", [scores], f"{name}_weights", square, attributes={"axis": -1})
+    per_head = (batch, heads, queries, value_size)
+    mixed = insert(node, "MatMul", [weights, split_value], f"{name}_mixed", per_head)
+    per_token = (batch, queries, heads, value_size)
+    order = {"perm": (0, 2, 1, 3)}
+    mixed = insert(node, "Transpose", [mixed], f"{name}_in_order", per_token, attributes=order)
+    target = np.array([0, 0, fused.value_width], np.int64)
+    merged = add_constant(node.graph, f"attention_merge_{fused.value_width}", target)
+    shape = (batch, queries, fused.value_width)
+    _put_in_place(node, insert(node, "Reshape", [mixed, merged], f"{name}_merged", shape))
+
+
+def _split_heads(
+    node: ir.Node, states: ir.Value, part: str, heads: int, size: int, order: tuple[int, ...]
+) -> ir.Value:
+    """Return states (b, s, heads * size) as (b, s, heads, size) in another order of axes."""
+    assert node.graph is not None
+    name = f"{node.outputs[0].name}_{part}"
+    shape = (*(dims(states) or (None, None))[:2], heads, size)
+    target = np.array([0, 0, heads, size], np.int64)
+    sizes = add_constant(node.graph, f"attention_split_{heads}_{size}", target)
+    split = insert(node, "Reshape", [states, sizes], f"{name}_split", shape)
+    ordered = [shape[axis] for axis in order]
+    return insert(node, "Transpose", [split], f"{name}_heads", ordered, attributes={"perm": order})
+
+
+def _put_in_place(node: ir.Node, result: ir.Value) -> None:
+    replace(node.outputs[0], result)
     assert node.graph is not None
     node.graph.remove(node, safe=True)
-    return True
 
 
 def _width(value: ir.Value | None) -> int | None:

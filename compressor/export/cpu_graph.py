@@ -7,7 +7,8 @@ instead it took 1.06x in both, and the int8 file made of it went from 1.87x to 2
 to 2.36x. With the standard `Attention`, one mask for all layers and a last layer that computes what
 is read, fp32 went on from 1.08x to 1.28x (batch 1) and 1.31x (batch 32), and int8 from 2.13x to
 2.67x and from 2.35x to 2.68x (ONNX Runtime 1.32 on a CPU with AVX-512 VNNI, one thread,
-interleaved).
+interleaved). `Attention` is of operator set 23, which ONNX Runtime runs since 1.23; products and a
+softmax in its place run everywhere and take 4 to 11% longer (`tools/race_rewrites.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-from compressor.export.attention_operator import remove_round_trips, use_attention_operator
+from compressor.export.attention_operator import (
+    ATTENTION_OPSET,
+    expand_attention,
+    raise_opset,
+    remove_round_trips,
+    use_attention_operator,
+)
 from compressor.export.constant_layers import fold_constant_layers
 from compressor.export.graph_values import dims, insert, replace
 from compressor.export.padding_masks import simplify_padding_masks
@@ -29,19 +36,21 @@ _LAYER_NORMALIZATION_SINCE = 17  # the operator set that brought it
 _DEFAULT_EPSILON = 1e-12  # of the fused operator
 
 
-def optimize_for_cpu(model: ir.Model, *, may_raise_opset: bool = True) -> None:
-    """Rewrite `model`, which the exporter fused, for the CPU provider, in place.
+def optimize_for_cpu(model: ir.Model, *, opset: int) -> None:
+    """Rewrite `model`, which the exporter fused, for the CPU provider and operator set `opset`.
 
-    Attention becomes the standard operator only if the operator set `may_raise_opset` to 23.
-    Which rewrites are made depends on the graph alone and not on a measurement, so the same model
-    gives the same file everywhere.
+    From 23 on attention is the standard operator, below it is products and a softmax. A graph of
+    an earlier set than 23 becomes one of `opset`. Which rewrites are made depends on the graph
+    alone and not on a measurement, so the same model gives the same file everywhere. In place.
     """
     graph = model.graph
     split_skip_normalizations(model)
     fold_constant_layers(graph)
-    if may_raise_opset:
+    if opset >= ATTENTION_OPSET:
+        raise_opset(model, opset)
         use_attention_operator(model)
     simplify_padding_masks(graph)
+    expand_attention(model)
     remove_round_trips(graph)
     RemoveUnusedNodesPass()(model)
     drop_unread_positions(graph)

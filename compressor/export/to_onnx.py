@@ -27,6 +27,7 @@ from transformers.exporters.configs import OnnxConfig
 from transformers.exporters.exporter_onnx import OnnxExporter
 
 from compressor.errors import ExportError
+from compressor.export.attention_operator import ATTENTION_OPSET, holds_changed_operators
 from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
 from compressor.export.weight_names import name_weights
@@ -37,11 +38,16 @@ from compressor.models.torch_model import TorchModel
 
 logger = logging.getLogger(__name__)
 
-_Fusions = Literal["cpu", "cuda", "dml"]
+_Fusions = Literal["cuda", "dml"]
+
+# The operator set that the exporter writes where none is asked for. ONNX Runtime 1.18 runs it.
+EXPORTER_OPSET = 20
 
 # Which of ONNX Runtime's own operators a provider has kernels for. TensorRT knows standard ones.
+# The exporter's fusions for DirectML are those for the CPU, but that attention stays one operator,
+# which `optimize_for_cpu` then writes in the form that is fastest.
 _FUSIONS: dict[str, _Fusions | None] = {
-    "cpu": "cpu",
+    "cpu": "dml",
     "cuda": "cuda",
     "tensorrt": None,
 }
@@ -87,8 +93,8 @@ def export_onnx(
     batch and, where the task has one, the sequence of any length. Its one output is the task's:
     `logits`, or `sentence_embedding` with pooling and normalisation in the graph. With `fuse` it
     uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset` None takes
-    the exporter's. The same model gives the same bytes, and no path of this machine is
-    in them.
+    the exporter's, which ONNX Runtime 1.18 runs. The same model gives the same bytes, and no path
+    of this machine is in them.
 
     Raises `ExportError` when the model cannot be traced or translated.
     """
@@ -100,16 +106,15 @@ def export_onnx(
     # Tracing on a GPU would write down the attention kernels that PyTorch picks there.
     model.module.cpu().eval()
     inputs = _traced_inputs(model)
-    config = OnnxConfig(
-        dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
-        opset_version=opset,
-        ort_fusions=_fusions(provider, opset) if fuse else None,
-    )
     logger.info("export: %s for %s", type(model.module).__name__, provider)
+    fusions = _FUSIONS[provider] if fuse else None
+    for_cpu = fuse and provider == "cpu"
+    # The rewrites for the CPU raise the operator set themselves, and fuse attention better.
+    raised = for_cpu and opset is not None and opset >= ATTENTION_OPSET
     try:
-        with _quiet():
-            exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]  # untyped upstream
-            program = exporter.export(model.module, inputs, config=config).program
+        program = _traced(model, inputs, EXPORTER_OPSET if raised else opset, fusions)
+        if raised and holds_changed_operators(program):
+            program = _traced(model, inputs, opset, fusions)
     except _FAILURES as error:
         if is_out_of_memory(error):
             raise
@@ -121,8 +126,8 @@ def export_onnx(
     finally:
         model.module.to(device)
     _finish(program, tuple(inputs), model.task.output)
-    if fuse and provider == "cpu":
-        optimize_for_cpu(program, may_raise_opset=opset is None)
+    if for_cpu:
+        optimize_for_cpu(program, opset=opset or EXPORTER_OPSET)
     elif fuse and provider == "cuda":
         optimize_for_cuda(program)
     save_graph(ir.to_proto(program), path)
@@ -130,14 +135,22 @@ def export_onnx(
     return OnnxModel(path, provider=provider, threads=threads)
 
 
-def _fusions(provider: str, opset: int | None) -> _Fusions | None:
-    """Return whose fusions the exporter makes.
-
-    Those for the CPU write attention as products and a softmax. Where the operator set is free,
-    those for DirectML are taken instead: the same, but attention stays `MultiHeadAttention`, which
-    `optimize_for_cpu` turns into the faster standard operator.
-    """
-    return "dml" if provider == "cpu" and opset is None else _FUSIONS[provider]
+def _traced(
+    model: TorchModel,
+    inputs: dict[str, torch.Tensor],
+    opset: int | None,
+    fusions: _Fusions | None,
+) -> ir.Model:
+    """Return what the exporter makes of a model."""
+    config = OnnxConfig(
+        dynamic_shapes={name: _dynamic_axes(model, value) for name, value in inputs.items()},
+        opset_version=opset,
+        ort_fusions=fusions,
+    )
+    with _quiet():
+        exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]  # untyped upstream
+        program: ir.Model = exporter.export(model.module, inputs, config=config).program
+    return program
 
 
 def _traced_inputs(model: TorchModel) -> dict[str, torch.Tensor]:

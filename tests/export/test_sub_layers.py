@@ -18,9 +18,9 @@ from compressor.export.sub_layers import (
     feed_forward_graph,
     sub_layer_kind,
 )
+from compressor.export.to_onnx import export_onnx
 from compressor.models.architectures import encoder_layers, naming_of
 from compressor.models.onnx_file import load_graph
-from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import remove_attention, remove_feed_forward
 from compressor.models.torch_model import TorchModel
 
@@ -151,10 +151,10 @@ HEAVY = ("MatMul", "Attention", "LayerNormalization", "BiasGelu", "Split")
 
 @pytest.mark.parametrize(("name", "apart"), [("bert", 1), ("vit", 0)])
 def test_the_graphs_have_the_operators_of_an_exported_model(
-    request: pytest.FixtureRequest, name: str, apart: int
+    request: pytest.FixtureRequest, name: str, apart: int, tmp_path: Path
 ):
     model: TorchModel = request.getfixturevalue(f"tiny_{name}")
-    exported: OnnxModel = request.getfixturevalue(f"exported_{name}")
+    exported = export_onnx(model, tmp_path / "model.onnx", opset=23)
     kind = sub_layer_kind(model.module)
     found = Counter(node.op_type for node in load_graph(exported.path).graph.node)
     graphs = (attention_graph(kind, 4, 2, "float32"), feed_forward_graph(kind, 64, 2, "float32"))
