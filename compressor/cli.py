@@ -270,13 +270,12 @@ def quickstart(
     settings: SetOption = None,
 ) -> None:
     """See a whole run: write a recipe for a sentence encoder to ./quickstart.yaml, and run it."""
-    from compressor.pipeline.inputs import check_inputs
+    from compressor.pipeline.preflight import load_whole
     from compressor.quickstart import write_recipe
-    from compressor.recipe import load_recipe
 
     recipe = write_recipe("digits" if digits else "quickstart", output)
     out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
-    check_inputs(load_recipe(recipe, settings or ()))  # whether the model is there, at once
+    load_whole(recipe, settings or ())  # whether the model is there, at once
     run(recipe, settings)
 
 

@@ -318,7 +318,7 @@ def test_missing_sections_are_each_reported() -> None:
         ("seed=-1", "must be at least 0, got -1"),
         ("seed=4294967296", "must be less than 4294967296, got 4294967296"),
         ("model.checkpoint=5", "must be text (put it in quotes), got 5"),
-        ("model.checkpoint=''", "must have at least 1 characters, got ''"),
+        ("model.checkpoint=''", "must have at least 1 character, got ''"),
         ("model.task=text-clasification", "unknown task 'text-clasification', did you mean"),
         ("data.text=[a]", "must be text or a list of at least 2 entries, got a list of 1 entry"),
         ("data.search=dev.tsv", "must be a mapping (keys: path, "),

@@ -30,7 +30,8 @@ from compressor.models.architectures import encoder_layers
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import load_model
 from compressor.passes import PassContext
-from compressor.passes._reconstruction import Reconstruction, each_batch
+from compressor.passes._few_rows import each_batch
+from compressor.passes._reconstruction import Reconstruction
 from compressor.passes.prune_structured import PruneStructured
 from compressor.pipeline.splits import read_splits
 from compressor.progress import SILENT
@@ -110,7 +111,7 @@ def measured_at(loads: list[int], recipe: Recipe, step: PruneStructured) -> list
                 goals = Reconstruction.prepare(model, step, context)
             seconds = time.monotonic() - started
             if scores is None:
-                batches = each_batch(goals.calibration, lambda: None)
+                batches = each_batch(goals.rows.inputs, lambda: None)
                 scores = compensated_scores(model.module, batches, seed=recipe.seed)
             shape = shape_of(model.module, scores, goals, step)
         found.append(

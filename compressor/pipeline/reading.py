@@ -89,12 +89,12 @@ def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> 
     is_pair = isinstance(split.examples[0], tuple)
     special = int(model.preprocessor.num_special_tokens_to_add(pair=is_pair))
     lengths = {"data.max_length": model.task.max_length, "export.max_length": max_length}
-    short = [key for key, length in lengths.items() if length is not None and length <= special]
-    if short:
-        raise RecipeError(
-            f"{short[0]}: of {counted(lengths[short[0]], 'token')}, {special} are special ones, "
-            f"which leaves none for the text; set {special + 1} or more"
-        )
+    for key, length in lengths.items():
+        if length is not None and length <= special:
+            raise RecipeError(
+                f"{key}: of {counted(length, 'token')}, {special} are special ones, "
+                f"which leaves none for the text; set {special + 1} or more"
+            )
 
 
 def _advice(model: TorchModel, place: Path) -> str:
