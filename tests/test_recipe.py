@@ -613,7 +613,7 @@ def test_ten_thousand_unknown_keys_are_refused_within_seconds() -> None:
     text = f"{_MINIMAL}passes: []\n" + "".join(f"k{number}: 1\n" for number in range(10_000))
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text, path="r.yaml")
-    assert str(caught.value).splitlines()[-1] == "... and 9960 more mistakes like these"
+    assert str(caught.value).splitlines()[-1] == "... and 9,960 more mistakes like these"
 
 
 def test_a_key_of_half_a_megabyte_is_shortened_in_its_mistake() -> None:
