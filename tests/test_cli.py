@@ -284,14 +284,17 @@ def test_inspect_prints_nothing_but_json_to_standard_output(
 
 
 def test_init_writes_a_recipe_that_validate_accepts(
-    compress: Compress, tiny_bert_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compress: Compress,
+    tiny_bert_dir: Path,
+    bert_recipe: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
-    (tmp_path / "rows.csv").write_text("text,label\n" + "a fine film,1\na bad film,0\n" * 30)
-    output = tmp_path / "starter.yaml"
-    assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 0
+    rows, output = bert_recipe["data"]["search"]["path"], tmp_path / "starter.yaml"
+    assert compress("init", tiny_bert_dir, "--data", rows, "--output", output) == 0
     assert f"wrote {output}" in capsys.readouterr().out
     assert compress("validate", output) == 0
-    assert compress("init", tiny_bert_dir, "--data", tmp_path / "rows.csv", "--output", output) == 2
+    assert compress("init", tiny_bert_dir, "--data", rows, "--output", output) == 2
 
 
 def test_a_comparison_that_cannot_be_written_exits_with_3(
