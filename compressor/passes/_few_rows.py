@@ -24,7 +24,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.passes._base import PassContext
 from compressor.pruning.fisher import token_mask
 from compressor.pruning.layerwise import TensorFiles, run_layer
-from compressor.pruning.least_squares import RidgeChoice
+from compressor.pruning.least_squares import FEWEST_ROWS, RidgeChoice
 from compressor.pruning.reconstruction import CalibrationInputs
 from compressor.tasks import Example
 
@@ -128,10 +128,10 @@ class RowsRead:
                 f"nothing there and were not made; on average that error is {error:.0%} of the "
                 f"error without a fit"
             )
-        if rows == 1:
+        if rows < FEWEST_ROWS:
             return "no least squares", (
-                f"{few}: one row leaves none to check a fit on, so the weights that stay are as "
-                f"they were; give more calibration rows that differ"
+                f"{few}: whether a fit helps on other rows takes {FEWEST_ROWS} rows to tell, so "
+                f"the weights that stay are as they were; give more calibration rows that differ"
             )
         return "no least squares", (
             f"{few}: no fit lowers the error on rows left out, so the weights that stay are as "

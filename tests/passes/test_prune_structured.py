@@ -246,7 +246,7 @@ def test_reconstruction_goes_on_from_the_layers_that_are_left(
     assert units(pruned) != [(4, 64)]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 20])
 def test_however_few_the_rows_reconstruction_is_no_worse_on_others_than_without_a_fit(
     tiny_bert: TorchModel,
     text_dataset: Dataset,
@@ -318,7 +318,7 @@ def test_of_rows_that_are_all_alike_none_can_be_left_out(
     pruned = reconstruction(ratio=0.5).apply(tiny_bert, context)
     assert np.isfinite(logits(pruned, text_dataset)).all()
     assert context.facts["reconstruction"]["method"] == "no least squares"
-    assert any("one row leaves none to check a fit on" in note for note in notes)
+    assert any("whether a fit helps on other rows takes 8 rows to tell" in note for note in notes)
 
 
 def test_images_that_are_all_alike_are_one(

@@ -128,13 +128,22 @@ def test_rows_that_contradict_each_other_leave_a_layer_as_it_is():
     layer = nn.Linear(2, 1)
     before = layer.weight.tolist(), layer.bias.tolist()
     fit = Correction(layer, leaves_out=True)
-    inputs = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
-    fit.add(inputs, torch.tensor([[1.0], [1.0]]), torch.tensor([0, 0]))
-    fit.add(inputs, torch.tensor([[-1.0], [-1.0]]), torch.tensor([1, 1]))
+    inputs = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).repeat(4, 1)
+    fit.add(inputs, torch.ones(8, 1), torch.arange(8) // 2)
+    fit.add(inputs, -torch.ones(8, 1), 4 + torch.arange(8) // 2)
     choice = fit.solve(1e-3)
     assert choice is not None
     assert (choice.ridge, choice.held_out) == (None, 1.0)
     assert (layer.weight.tolist(), layer.bias.tolist()) == before
+
+
+def test_seven_rows_that_agree_are_too_few_to_tell():
+    layer = nn.Linear(2, 1)
+    fit = Correction(layer, leaves_out=True)
+    fit.add(torch.randn(14, 2), torch.ones(14, 1), torch.arange(14) // 2)
+    choice = fit.solve(1e-3)
+    assert choice is not None
+    assert choice.ridge is None
 
 
 def test_rows_that_agree_are_fitted_with_the_least_ridge():
@@ -156,19 +165,20 @@ def test_a_layer_whose_inputs_are_all_zero_gets_its_constant_alone():
     layer = nn.Linear(2, 1)
     before, bias = layer.weight.tolist(), layer.bias.item()
     fit = Correction(layer, leaves_out=True)
-    fit.add(torch.zeros(4, 2), torch.full((4, 1), 2.0), torch.tensor([0, 0, 1, 1]))
+    fit.add(torch.zeros(8, 2), torch.full((8, 1), 2.0), torch.arange(8))
     fit.solve(1e-3)
     assert layer.weight.tolist() == before
     assert layer.bias.item() == pytest.approx(bias + 2.0)
 
 
 def test_a_norm_stays_where_rows_contradict_each_other_and_moves_where_they_agree():
-    inputs = torch.tensor([[1.0, -1.0], [3.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
-    rows = torch.tensor([0, 0, 1, 1])
+    inputs = torch.tensor([[1.0, -1.0], [3.0, 0.0], [0.0, 1.0], [-1.0, 1.0]]).repeat(4, 1)
+    rows = torch.arange(16) // 2
     stays, moves = nn.LayerNorm(2), nn.LayerNorm(2)
     fits = NormFit(stays, leaves_out=True), NormFit(moves, leaves_out=True)
     own = stays(inputs).detach()
-    fits[0].add(inputs, own + torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]), rows)
+    signs = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]).repeat(2)
+    fits[0].add(inputs, own + signs[:, None], rows)
     fits[1].add(inputs, own + 2.0, rows)
 
     choices = [fit.solve(1e-3) for fit in fits]
@@ -180,9 +190,9 @@ def test_a_norm_stays_where_rows_contradict_each_other_and_moves_where_they_agre
 
 def test_a_norm_is_judged_by_fits_without_the_row_that_is_left_out():
     random = np.random.default_rng(0)
-    inputs = torch.from_numpy(random.normal(size=(12, 3)))
+    inputs = torch.from_numpy(random.normal(size=(32, 3)))
     z = torch.nn.functional.layer_norm(inputs, (3,)).numpy()
-    targets, rows = 2 * z + random.normal(size=(12, 3)), np.arange(12) // 4
+    targets, rows = 2 * z + random.normal(size=(32, 3)), np.arange(32) // 4
     least = 100.0  # the one ridge that is tried
     fit = NormFit(nn.LayerNorm(3, dtype=torch.float64), leaves_out=True)
     fit.add(inputs, torch.from_numpy(targets), torch.from_numpy(rows))
