@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 _LIBRARIES = (
@@ -18,13 +19,18 @@ _LIBRARIES = (
     "sklearn", "torch", "torch_pruning", "transformers",
 )  # fmt: skip
 
+_everything_shows: ContextVar[bool] = ContextVar("everything_shows", default=False)
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Show no table, bar, warning or message of the libraries that this package is built on.
 
-    Errors stay.
+    Errors stay. Within `loud_libraries` everything does.
     """
+    if _everything_shows.get():
+        yield
+        return
     with ExitStack() as stack:
         for name in _LIBRARIES:
             stack.enter_context(_errors_alone(logging.getLogger(name)))
@@ -33,6 +39,16 @@ def quiet_libraries() -> Iterator[None]:
         for name in _LIBRARIES:
             warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
         yield
+
+
+@contextmanager
+def loud_libraries() -> Iterator[None]:
+    """Let everything be shown that `quiet_libraries` would keep away, for who looks for a fault."""
+    token = _everything_shows.set(True)
+    try:
+        yield
+    finally:
+        _everything_shows.reset(token)
 
 
 @contextmanager

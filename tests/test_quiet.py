@@ -19,7 +19,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from compressor.quiet import quiet_libraries
+import compressor
+from compressor.quiet import loud_libraries, quiet_libraries
 
 LONG = "a quite good film and a very dull plot " * 12  # more tokens than the tokenizer allows
 TIMED = {"batch_sizes": [1], "num_runs": 2, "warmup_runs": 1, "threads": 1}
@@ -182,3 +183,15 @@ def test_errors_of_other_libraries_are_still_logged(caplog: pytest.LogCaptureFix
         logging.getLogger("datasets.load").warning("chatter")
         logging.getLogger("datasets.load").error("broken")
     assert [record.message for record in caplog.records] == ["broken"]
+
+
+def test_who_asks_for_everything_is_shown_it():
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    with loud_libraries(), quiet_libraries():
+        assert logger.level == before
+
+
+def test_loading_a_checkpoint_shows_no_bar(tiny_bert_dir: Path, capsys: pytest.CaptureFixture[str]):
+    compressor.load_checkpoint(tiny_bert_dir)
+    assert capsys.readouterr() == ("", "")

@@ -6,8 +6,6 @@ Each call into it is guarded, because what it raises for files that it cannot re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from compressor.models.guard import foreign
 from compressor.models.pooling import read_pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
+from compressor.quiet import quiet_libraries
 from compressor.tasks import Task
 
 STRUCTURE = "structure.json"
@@ -96,7 +95,8 @@ def load_weights(files: CheckpointFiles, auto_class: Any, config: Any) -> tuple[
             f"{files.name}: the weights do not fit config.json",
             "take config.json and weights from the same save",
         ),
-        _quiet_transformers(),
+        # Its table of keys would stand beside an error that says the same; all of it is checked.
+        quiet_libraries(),
     ):
         module, info = auto_class.from_pretrained(
             files.directory,
@@ -108,21 +108,6 @@ def load_weights(files: CheckpointFiles, auto_class: Any, config: Any) -> tuple[
             ignore_mismatched_sizes=True,  # told by name afterwards
         )
     return module, fit_of_loaded(files, module, info)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep its table of keys off standard error, where it would stand beside an error that says it.
-
-    What the table says is checked.
-    """
-    level: Any = transformers.logging  # its functions are not typed
-    before = level.get_verbosity()
-    level.set_verbosity_error()
-    try:
-        yield
-    finally:
-        level.set_verbosity(before)
 
 
 def load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:

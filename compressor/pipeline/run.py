@@ -15,7 +15,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -83,7 +82,7 @@ from compressor.pipeline.telling import (
     timed_line,
 )
 from compressor.progress import SILENT, Progress
-from compressor.quiet import quiet_libraries
+from compressor.quiet import loud_libraries, quiet_libraries
 from compressor.readings import READINGS, check_readings, record_reading
 from compressor.recipe import Recipe, load_recipe
 from compressor.report.render import render_model_card
@@ -171,7 +170,7 @@ def run(
     """
     shown = SILENT if not progress else default_progress() if progress is True else progress
     recipe = load_recipe(recipe, overrides)
-    with quiet_libraries() if quiet else nullcontext():
+    with quiet_libraries() if quiet else loud_libraries():
         return _carry_out(recipe, output, device, force, allow_inconclusive, shown)
 
 
