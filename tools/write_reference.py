@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -75,28 +76,31 @@ budget: {metric: accuracy, max_drop: 0.01}
 """
 _RECIPE = """\
 model:
-  checkpoint: ./my-model            # a directory, or a Hub id such as org/name
+  checkpoint: ./my-model        # a directory or a Hub id
 data:
-  text: sentence                    # [premise, hypothesis] for pairs; `image` for images
+  text: sentence                # [premise, hypothesis] for pairs
   label: label
-  train: {path: train.tsv}          # csv, tsv, json lines, parquet; or a Hub dataset
-  search: {path: dev.tsv}           # the rows that every gate reads
-  certification: {path: unseen.tsv} # read once, at the end, to prove the budget
+  train: {path: train.tsv}      # csv, tsv, json lines or parquet
+  search: {path: dev.tsv}       # what every gate reads
+  certification: {path: unseen.tsv} # read once, to prove the budget
 budget:
   metric: accuracy
-  max_drop: 0.01                    # one point below the untouched checkpoint, all passes together
-  slices: [label, length]           # judge each class, and short and long texts, by themselves
-on_failure: repair                  # when a gate fails, try milder settings of that pass
+  max_drop: 0.01                # one point, all passes together
+  slices: [label, length]       # judge these by themselves
+on_failure: repair              # try milder settings of a pass
 repair: {max_tries: 6, max_minutes: 30}
 passes:
   - kind: prune_structured
     method: reconstruction
     ratio: 0.4
   - kind: quantize_dynamic
-    on_failure: stop                # a pass can say otherwise
+    on_failure: stop            # a pass can say otherwise
 export: {max_length: 128}
-benchmark: {batch_sizes: [1, 8], sequence_lengths: [32, 128], threads: 1}
-report: {examples: false}           # leave the texts of changed predictions out
+benchmark:
+  batch_sizes: [1, 8]
+  sequence_lengths: [32, 128]
+  threads: 1
+report: {examples: false}       # show no texts
 seed: 0
 output: ./run
 """
@@ -425,12 +429,12 @@ def python_page() -> str:
         "`import compressor` does not load torch.",
     ]
     for name in functions:
-        parts += [f"## {name}", _signature(name, objects[name]), *_paragraphs(objects[name])]
+        parts += [f"## `{name}`", _signature(name, objects[name]), *_paragraphs(objects[name])]
     for name in classes:
-        parts += [f"## {name}", *_paragraphs(objects[name])]
+        parts += [f"## `{name}`", *_paragraphs(objects[name])]
         parts += [_FIELDS[name]] if name in _FIELDS else []
         for member, value in _members(objects[name]):
-            parts.append(f"### {name}.{member}")
+            parts.append(f"### `{name}.{member}`")
             if not isinstance(value, property):
                 parts.append(_signature(member, getattr(value, "__func__", value)))
             parts += _paragraphs(value)
@@ -469,9 +473,12 @@ def _parameter_text(item: inspect.Parameter) -> str:
     text = str(item).partition(":")[0] + f": {item.annotation}"  # with its stars, if any
     if item.default is item.empty:
         return text
-    # An object, such as the progress that shows nothing, has no text that could be written.
     shown = repr(item.default)
-    return f"{text} = {type(item.default).__name__ + '()' if shown.startswith('<') else shown}"
+    if shown.startswith("<"):  # an object, such as the progress that shows nothing
+        shown = f"{type(item.default).__name__}()"
+    elif isinstance(item.default, str):
+        shown = json.dumps(item.default)
+    return f"{text} = {shown}"
 
 
 # Text

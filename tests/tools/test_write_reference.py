@@ -77,7 +77,7 @@ def test_the_page_of_the_commands_has_arguments_options_and_defaults(pages: dict
 
 
 def test_the_page_of_python_has_every_public_name(pages: dict[str, str]):
-    assert all(f"## {name}\n" in pages["python.md"] for name in compressor.__all__)
+    assert all(f"## `{name}`\n" in pages["python.md"] for name in compressor.__all__)
 
 
 def test_a_mapping_leads_to_the_table_of_its_settings(pages: dict[str, str]):
