@@ -59,7 +59,7 @@ def test_it_ends_well_and_leaves_its_recipe(
 @needs_model
 def test_the_vectors_are_proven_to_stay_close(report: dict[str, Any]):
     assert report["certificate"]["verdict"] == "certified"
-    assert report["certificate"]["num_examples"] == 600
+    assert report["certificate"]["num_examples"] == 1200
     assert 1 - report["certificate"]["upper_bound"] >= 0.98
 
 

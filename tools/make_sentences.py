@@ -22,7 +22,7 @@ import numpy as np
 from results import ROOT
 
 TARGET = ROOT / "compressor" / "data" / "sentences"
-SENSES = {"calibration": 2400, "search": 240, "certification": 600}
+SENSES = {"calibration": 1000, "search": 240, "certification": 1200}
 _SEED = 0
 _PARTS = ("noun", "verb", "adj", "adv")
 _EXAMPLE = re.compile(r'"([^"]+)"')
