@@ -287,6 +287,7 @@ class PredictionRecord:
     after: str
     before_score: float | None
     after_score: float
+    label: str | None = None  # the right one, where the split has labels of classes
     image: str | None = None  # as in `Flip`
 
 

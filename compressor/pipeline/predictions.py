@@ -59,6 +59,7 @@ def _classes(
             if baseline.probabilities is None
             else _rounded(baseline.probabilities[row, before]),
             after_score=_rounded(after["score"]),
+            label=None if split.labels is None else labels[int(split.labels[row])],
             image=thumbnail(split.examples[row]) if with_examples else None,
         )
         for row, after in zip(rows, found, strict=True)

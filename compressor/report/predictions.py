@@ -18,6 +18,7 @@ class PredictionRow:
     """One example and what both models say of it; figures are text."""
 
     example: str  # the text, or which row it is
+    label: str  # in words, empty where nothing says which is right
     image: str  # a data URI, empty for a text
     before: str
     before_score: str
@@ -64,7 +65,7 @@ def prediction_lines(data: dict[str, Any]) -> Iterator[str]:
         return
     yield f"{view.title} ({view.score}):"
     for row in view.rows:
-        yield f"  {_short(row.example)}"
+        yield f"  {_short(row.example)}" + (f" ({printable(row.label)})" if row.label else "")
         yield f"    original  {row.before_score}  {_short(row.before)}"
         same = "the same" if row.is_same else _short(row.after)
         yield f"    artifact  {row.after_score}  {same}"
@@ -75,6 +76,7 @@ def _row(item: dict[str, Any]) -> PredictionRow:
     return PredictionRow(
         example=f"row {item['row']}" if item["text"] is None else item["text"],
         image=image if _DATA_URI.fullmatch(image) else "",
+        label="" if item["label"] is None else f"labelled {item['label']}",
         before=item["before"],
         before_score=_figure(item["before_score"]),
         after=item["after"],

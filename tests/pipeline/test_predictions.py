@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -69,6 +70,15 @@ def test_rows_are_numbered_as_in_their_source():
     answers = {"a": says("no", 0.9), "b": says("yes", 0.6)}
     score = classified(0, 1)
     assert [item.row for item in shown(dataset("a", "b"), answers, score, score)] == [10, 11]
+
+
+def test_the_right_label_is_told_where_there_is_one():
+    answers = {"a": says("no", 0.9), "b": says("yes", 0.6)}
+    score = classified(0, 1)
+    split = replace(dataset("a", "b"), labels=np.array([1, 1]))
+    assert [item.label for item in shown(split, answers, score, score)] == ["yes", "yes"]
+    unlabelled = shown(dataset("a", "b"), answers, score, score)
+    assert [item.label for item in unlabelled] == [None, None]
 
 
 def test_a_long_text_is_shown_where_there_is_no_shorter_one():

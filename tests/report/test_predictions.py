@@ -11,7 +11,7 @@ from compressor.report.render import render_html, render_markdown
 def record(**changes: Any) -> dict[str, Any]:
     return {
         "row": 4, "text": "a fine film", "image": None, "before": "yes", "after": "yes",
-        "before_score": 0.91234, "after_score": 0.9, **changes,
+        "before_score": 0.91234, "after_score": 0.9, "label": None, **changes,
     }  # fmt: skip
 
 
@@ -26,6 +26,13 @@ def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
         "    original  0.912  yes",
         "    artifact  0.900  no",
     ]
+
+
+def test_the_right_label_stands_beside_the_example(passed: dict[str, Any]):
+    passed["predictions"] = [record(label="no")]
+    assert "  a fine film (labelled no)" in list(prediction_lines(passed))
+    assert "labelled no" in render_html(passed)
+    assert "labelled no" in render_markdown(passed)
 
 
 def test_a_long_text_is_cut_and_a_line_break_is_a_space(passed: dict[str, Any]):
