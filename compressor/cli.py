@@ -270,12 +270,12 @@ def quickstart(
     settings: SetOption = None,
 ) -> None:
     """See a whole run: write a recipe for a sentence encoder to ./quickstart.yaml, and run it."""
-    from compressor.pipeline.preflight import load_whole
+    from compressor.pipeline.preflight import check_machine, load_whole
     from compressor.quickstart import write_recipe
 
     recipe = write_recipe("digits" if digits else "quickstart", output)
     out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
-    load_whole(recipe, settings or ())  # whether the model is there, at once
+    check_machine(load_whole(recipe, settings or ()))  # whether the model is there, at once
     run(recipe, settings)
 
 
