@@ -129,7 +129,7 @@ def test_large_tables_become_int4_and_small_ones_int8(exported: OnnxModel, apply
         "bert.embeddings.position_embeddings.weight_int4": (64, 16),
     }
     assert "bert.embeddings.token_type_embeddings.weight_int8" in int8_weights(quantized)
-    assert notes[0].startswith("11 matrices and 1 embedding tables hold int8 weights")
+    assert notes[0].startswith("11 matrices and 1 embedding table hold int8 weights")
     assert notes[1].startswith(f"{WORDS} holds int4 weights, 16 to a scale; rounding moves them by")
     assert notes[3] == (
         "bert.embeddings.token_type_embeddings.weight is int8 and not int4: it is small, and "
