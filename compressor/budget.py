@@ -21,6 +21,7 @@ from compressor.mistakes import Mistake, first_repeated, listing, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
 _ROUNDING = 1e-12
+_MOST_ROWS = 10**12  # nobody has more; the reciprocal of the smallest floats is infinite
 
 
 LABEL, LENGTH = "label", "length"  # the slices that are no column of the data
@@ -178,7 +179,7 @@ class AccuracyBudget(BaseModel):
         return (
             f"{self.max_drop:g} is finer than {examples} of the search split (1/{num_examples} = "
             f"{1 / num_examples:.4g}), so no measurement could honour it; give data.search at "
-            f"least {math.ceil(1 / self.max_drop):,} rows or raise max_drop"
+            f"least {math.ceil(min(1 / self.max_drop, _MOST_ROWS)):,} rows or raise max_drop"
         )
 
     def drop(self, baseline: Score, score: Score) -> float:

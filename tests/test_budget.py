@@ -66,3 +66,9 @@ def test_a_budget_for_slices_needs_slices():
 def test_a_confidence_that_no_certificate_can_have_is_refused(confidence: float):
     with pytest.raises(ValidationError, match=r"greater than 0\.5|less than 1"):
         AccuracyBudget(max_drop=0.01, confidence=confidence)
+
+
+def test_a_budget_of_next_to_nothing_is_refused_like_any_that_is_too_fine():
+    mistake = AccuracyBudget(max_drop=1e-320).resolution_mistake(100)
+    assert mistake is not None
+    assert "finer than one of the 100 examples" in mistake

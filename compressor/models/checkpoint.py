@@ -271,7 +271,7 @@ def describe_checkpoint(checkpoint: str) -> CheckpointFiles | None:
     try:
         return find_checkpoint(checkpoint)
     except EnvironmentMismatch:
-        directory = resolve_path(Path(checkpoint), None)
+        directory = Path(checkpoint)
     if unreadable(directory / "config.json", largest=LARGEST_JSON) is not None:
         return None
     try:
