@@ -40,7 +40,7 @@ def test_a_score_that_is_not_a_number_fails_the_gate():
 def test_a_budget_finer_than_one_example_needs_more_rows():
     mistake = AccuracyBudget(max_drop=0.001).resolution_mistake(500)
     assert mistake is not None
-    assert "at least 1000 rows" in mistake
+    assert "at least 1,000 rows" in mistake
 
 
 def test_a_budget_of_one_example_or_of_nothing_is_accepted():

@@ -248,7 +248,7 @@ def test_a_checkpoint_without_a_tokenizer_is_told_before_it_is_loaded(
 @pytest.mark.parametrize(
     ("rows", "mistake"),
     [
-        ("text,label\n" + "fine,1\n" * 60, "all 60 labels are class 1"),
+        ("text,label\n" + "fine,1\n" * 60, "every label is class 1"),
         ("text,label\nfine,1\n,0\n" + "bad,0\n" * 60, "rows.csv:3: text is empty"),
         ("text,label\nfine,1,2\n" + "bad,0\n" * 60, "rows.csv:2: has 3 fields"),
         ("words,label\nfine,1\n" + "bad,0\n" * 60, "no column 'text'"),
