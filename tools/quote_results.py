@@ -283,9 +283,21 @@ def speeds(measured: Sequence[Mapping[str, float]]) -> str:
     return f"{middle:.1f}× ({low:.1f} to {high:.1f})"
 
 
+def other_runtimes() -> str:
+    """Return the table of runtimes other than Python's ONNX Runtime."""
+    results = read_results("runtimes")
+    lines = ["| runtime | version | the same answer | outputs differ by at most |", "|:--|:--|--:|--:|"]
+    for row in results["rows"]:
+        largest = "–" if row["largest"] is None else f"{row['largest']:.2g}"
+        version = row["version"].partition("-")[0]
+        lines.append(f"| {row['runtime']} | {version} | {100 * row['alike']:.0f}% | {largest} |")
+    return "\n".join([*lines, "", source("runtimes", results)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "int8": int8,
+    "other_runtimes": other_runtimes,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,
     "rows_for_agreement": rows_for_agreement,
