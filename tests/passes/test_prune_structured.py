@@ -99,7 +99,7 @@ def test_steps_reach_the_same_ratio_with_recovery_in_between(
     pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset, train=text_dataset))
 
     assert units(pruned) == [(2, 32), (2, 32)]
-    assert [note.partition(" steps in")[0].partition(" (by")[0] for note in notes] == [
+    assert [note.partition(" step in")[0].partition(" (by")[0] for note in notes] == [
         "recovery after step 1 of 2: 1",  # of the two optimizer steps
         "attention heads 8 -> 4",
         "FFN neurons 128 -> 64",
