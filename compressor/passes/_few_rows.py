@@ -73,8 +73,7 @@ class RowsRead:
                 context,
                 f"the calibration split has {self.own_tokens:,} tokens that differ, and least "
                 f"squares wants {self.tokens_needed:,}: {_count(self.borrowed, 'row')} of the "
-                f"train split, which nothing is judged by, "
-                f"{'was' if self.borrowed == 1 else 'were'} read too, without labels "
+                f"train split {'was' if self.borrowed == 1 else 'were'} read too, without labels "
                 f"({self.inputs.num_distinct_tokens:,} tokens in all)",
             )
 

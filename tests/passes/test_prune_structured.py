@@ -287,7 +287,7 @@ def test_few_rows_are_filled_up_from_the_train_split(
     expected = reconstruction(ratio=0.5).apply(tiny_bert.clone(), of_whole)
 
     np.testing.assert_array_equal(logits(filled, whole), logits(expected, whole))
-    assert "46 rows of the train split, which nothing is judged by, were read too" in notes[0]
+    assert "46 rows of the train split were read too, without labels" in notes[0]
     recorded = context.facts["reconstruction"]
     assert (recorded["method"], recorded["rows_of_train"]) == ("least squares", 46)
     assert of_whole.facts["reconstruction"]["rows_of_train"] == 0
