@@ -36,6 +36,7 @@ from compressor.starter.provable import (
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
 
 LEAST_DROP = 0.01  # one point: who wants less writes it
+_LEAST_OF_RANKS = 0.02  # few numbers move a correlation by a point
 _MOST_DROP = 0.05  # a budget beyond five points proves nothing that anybody wants
 _MOST_PRUNED_DROP = 0.03  # beyond it int8 alone is the better starter
 _MOST_OF_NEIGHBOURS = 0.15
@@ -46,9 +47,11 @@ _FEWEST_STEPS = 50
 _ROWS_FOR_TWO_EPOCHS = 10_000  # below, each is read twice, and less is removed
 _BATCH = 32
 _MOST_TRAINING_S = 300.0
+_MOST_FITTING_S = 300.0
 # With 2,000 rows to fit and train by, 0.4 cost a MiniLM 3.5 points on SST-2, 0.2 a quarter of one.
 _RATIO, _RATIO_OF_FEW = 0.4, 0.2
 _BLOCK = 16  # neurons that least squares removes together on a CPU
+_MOST_REPAIR = 30  # minutes that anybody waits
 _LEAST_REPAIR = 5  # minutes: milder forms of int8 are many, and quick
 _TRIES = 3  # three quarters, a half and a quarter of a ratio
 # How often a row is computed, in forward passes of the float model.
@@ -74,6 +77,7 @@ class Pruning:
     """Settings of `prune_structured` with method reconstruction."""
 
     ratio: float
+    rows: int | None  # calibration rows that are read; None for as many as the pass reads itself
     epochs: float | None  # of the recovery; None without one
     seconds: float
 
@@ -147,7 +151,8 @@ def make_plan(
     run_s, pass_s = _seconds(trial, rows, pruning, certifies=certifies)
     # As long as the first try and the three of the ladder take, and half as much again: machines
     # are not equally fast at all times, and a repair that is cut short ends the run.
-    max_minutes = max(_LEAST_REPAIR, math.ceil(1.5 * pass_s * (1 + _TRIES) / 60))
+    wanted = math.ceil(1.5 * pass_s * (1 + _TRIES) / 60)
+    max_minutes = min(max(_LEAST_REPAIR, wanted), _MOST_REPAIR)
     return Plan(
         metric=choice.metric,
         metric_why=_metric_words(trial.judged(choice.metric)),
@@ -176,8 +181,17 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
             f"least squares needs {wanted:,} tokens that differ and would read {found:,}; about "
             f"{_counted(int(float(f'{needed:.2g}')), 'row')} are enough, here or in --train"
         )
-    fit_rows = min(_ROWS_TO_FIT, 0 if trial.calibration is None else len(trial.calibration))
+    assert trial.calibration is not None, "its tokens were counted"
+    available = min(_ROWS_TO_FIT, len(trial.calibration))
+    affordable = int(_MOST_FITTING_S / (_FORWARDS_TO_FIT * trial.seconds_per_row))
+    if affordable * found < available * wanted:
+        return None, (
+            f"at {trial.seconds_per_row:.2g} s a row least squares takes more than "
+            f"{_MOST_FITTING_S / 60:g} minutes here"
+        )
+    fit_rows = min(available, affordable)
     fit_s = fit_rows * _FORWARDS_TO_FIT * trial.seconds_per_row
+    limit = int(float(f"{fit_rows:.2g}")) if fit_rows < available else None
     ratio, epochs, train_s = _RATIO_OF_FEW, None, 0.0
     if rows.train >= _ROWS_TO_TRAIN:
         step_s = _BATCH * _FORWARDS_TO_TRAIN * trial.seconds_per_row
@@ -192,7 +206,7 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
         check_ratio(cost, ratio, Freedom(_BLOCK, heads=not keeps_heads))
     except StepFailed as error:
         return None, str(error)
-    return Pruning(ratio, epochs, fit_s + train_s), ""
+    return Pruning(ratio, limit, epochs, fit_s + train_s), ""
 
 
 def _choose(
@@ -235,7 +249,9 @@ def _of_metric(
             given = rows.certification * (1 if metric == SPEARMAN else rows.texts)
             proof = look_forward(judged, _capped(given, metric), cost)
         floor = 0.0 if metric in OF_NUMBERS else 1 / gate.num_examples
-        least = round_up(max(LEAST_DROP, gate.drop, floor))
+        least = round_up(
+            max(LEAST_DROP if metric != SPEARMAN else _LEAST_OF_RANKS, gate.drop, floor)
+        )
         most = _most(metric, prunes=prunes)
         if proof is not None:
             both = max(least, proof.budget)
@@ -313,7 +329,11 @@ def _metric_words(judged: Judged) -> str:
     """Say what the checkpoint scores, and what a guess does."""
     metric, best = judged.score.metric, judged.best_guess
     value = units.score(metric, judged.score.value)
-    now = "nothing changes" if metric in LABEL_FREE else "it is now"
+    now = (
+        "nothing changes"
+        if metric in LABEL_FREE
+        else f"it is now, on {_counted(judged.score.num_examples, 'row')}"
+    )
     return f"{value} as {now}; {units.score(metric, best.score.value)} by {best.who}"
 
 

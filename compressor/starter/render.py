@@ -122,7 +122,7 @@ def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
     if facts.certification is None:
         told = "; ".join(plan.certification_why)
         yield "  # certification: {path: unseen.csv}"
-        yield from _comment(f"rows that nothing else reads prove the budget{told and ': '}{told}.")
+        yield from _comment(f"rows that nothing else reads prove the budget{told and '; '}{told}.")
     elif plan.certifies:
         told = "read once, to prove the budget"
         yield _source("certification", facts.certification, facts, output, told)
@@ -174,6 +174,8 @@ def _prune(facts: StarterFacts, pruning: Pruning) -> Iterator[str]:
     yield _line("    method: reconstruction", "by least squares on unlabelled rows")
     told = "of the encoder's FLOPs; raise it until the gate fails"
     yield _line(f"    ratio: {pruning.ratio:g}", told)
+    if pruning.rows is not None:
+        yield _line(f"    calibration_rows: {pruning.rows}", "more take longer, and lose less")
     if facts.keeps_heads:
         yield _line("    head_ratio: 0", f"the heads of {facts.model_type} have to stay")
     if pruning.epochs is None:

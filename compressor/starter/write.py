@@ -179,7 +179,7 @@ def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
         metric_why="",
         max_drop=0.9,
         budget_why=(),
-        pruning=Pruning(_DRAFT_RATIO, None, 0.0) if prunes else None,
+        pruning=Pruning(_DRAFT_RATIO, None, None, 0.0) if prunes else None,
         no_pruning="",
         certifies=facts.certification is not None,
         certification_why=(),
