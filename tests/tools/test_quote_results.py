@@ -88,3 +88,26 @@ def test_a_command_is_told_without_the_folders_of_a_machine(
     typed = ["/home/me/tools/measure.py", "/data/dev.tsv", "--others", "a=/tmp/b/c.onnx"]
     told = load_script("results").command_line(typed)
     assert told == "tools/measure.py dev.tsv --others a=c.onnx"
+
+
+def test_the_quickstart_is_quoted_with_what_all_its_runs_prove(
+    quote: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    row = {
+        "megabytes": {"baseline": 90.0, "final": 18.0}, "times_smaller": 5.0,
+        "speed": {"batch 1 x 32": 2.5}, "certification_rows": 1200, "certification_score": 0.994,
+        "confidence": 0.95, "points_lost_at_most": 1.0, "seconds": 41.0, "cpu_seconds": 48.0,
+    }  # fmt: skip
+    worst = {**row, "points_lost_at_most": 1.23}  # 0.9877, which is not yet 0.988
+    results = {
+        "rows": [row, worst], "about": {"cores": 2}, "command": "tools/x", "commit": "c",
+        "date": "d", "machine": {"cpu": "e", "instructions": []},
+        "versions": {"torch": "1", "onnxruntime": "2"},
+    }  # fmt: skip
+    monkeypatch.setattr(quote, "read_results", lambda name: results)
+    table = quote.quickstart()
+    assert "| size | 90.0 → 18.0 (18.0 to 18.0) MB, 5.0 (5.0 to 5.0)× smaller |" in table
+    assert "| speed, batch 1 x 32 tokens | 2.5 (2.5 to 2.5)× |" in table
+    assert "| proven with 95% confidence | at least 0.987 |" in table
+    assert "1,200 unseen texts | 0.9940" in table
+    assert "| time on 2 cores | 41 (41 to 41) s, of the CPU 48 (48 to 48) s |" in table
