@@ -218,3 +218,8 @@ def test_the_lines_that_read_a_report_run(finished_run: Path, monkeypatch: pytes
 def test_the_lines_that_deploy_by_digest_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
     names = carry_out("version", finished_run, monkeypatch)
     assert re.fullmatch(r"[0-9a-f]{64}", names["version"])
+
+
+def test_the_lines_that_run_a_recipe_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
+    names = carry_out("from_python", finished_run, monkeypatch)
+    assert names["report"].verdict == "passed"
