@@ -165,6 +165,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[-\s]+", "-", item) for item in bare} | {a or b for a, b in given}
 
 
+def test_every_tool_that_can_be_run_is_named_on_its_page():
+    page = (DOCS / "understanding" / "tools.md").read_text(encoding="utf-8")
+    scripts = [path for path in (ROOT / "tools").glob("*.py") if "__main__" in path.read_text()]
+    assert [path.name for path in scripts if f"tools/{path.name}" not in page] == []
+
+
 @pytest.fixture(scope="module")
 def finished_run(bert_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which `run/` is that of a tiny random classifier."""
