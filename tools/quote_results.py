@@ -288,7 +288,10 @@ def speeds(measured: Sequence[Mapping[str, float]]) -> str:
 def other_runtimes() -> str:
     """Return the table of runtimes other than Python's ONNX Runtime."""
     results = read_results("runtimes")
-    lines = ["| runtime | version | the same answer | outputs differ by at most |", "|:--|:--|--:|--:|"]
+    lines = [
+        "| runtime | version | the same answer | outputs differ by at most |",
+        "|:--|:--|--:|--:|",
+    ]
     for row in results["rows"]:
         largest = "–" if row["largest"] is None else f"{row['largest']:.2g}"
         version = row["version"].partition("-")[0]

