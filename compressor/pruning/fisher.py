@@ -42,7 +42,7 @@ def fisher_scores(
     `dz_c / dmask` over classes c drawn from `p`; for two classes
     `p_0 p_1 (d(z_1 - z_0) / dmask)^2`. The constant `1 / temperature^2` is left out. Exact up to 8
     classes; with more it is estimated, without bias, by 8 random projections drawn from `seed`.
-    For vectors it is the squared derivative of the vector of length 1, estimated likewise.
+    For vectors it is the squared derivative of the vector of length 1, estimated by 2 of them.
     Padding counts nothing, because no logit depends on it.
 
     `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
