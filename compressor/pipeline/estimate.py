@@ -130,7 +130,8 @@ class Estimate:
         total = 0.0
         if self._search is not None:
             total += self._search.remaining(self)
-        for name, costs in self.costs.items():
+        # A copy: a display asks from a thread of its own, while the run adds and removes steps.
+        for name, costs in self.costs.copy().items():
             seconds = self.price(costs)
             if name == self._now and (self._search is None or name in self.costs):
                 seconds = self._left_of_step(seconds)
@@ -170,7 +171,7 @@ class Estimate:
     def _left_of_step(self, expected: float | None) -> float | None:
         """Return what the step under way has left, by its bar where that stands for most of it."""
         so_far = self.clock() - self._since
-        bar = self._bars[-1] if self._bars else None
+        bar = next(reversed(self._bars.copy()), None)
         told = None if bar is None else bar.remaining(self.clock())
         if bar is None or told is None:
             return None if expected is None else max(expected - so_far, 0.1 * expected)

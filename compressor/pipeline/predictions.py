@@ -7,6 +7,8 @@ predictions, so that nothing about the artifact decides what is shown of it.
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +18,7 @@ from compressor.artifact import Artifact
 from compressor.data import Dataset
 from compressor.measurements import PredictionRecord, Score
 from compressor.pipeline.flips import shown_text, thumbnail
-from compressor.tasks import candidates, cosines
+from compressor.tasks import candidates, cosines, nearest
 
 NUM_SHOWN = 3
 _EASY_TO_READ = 80  # characters; rows with more of them are shown where there are no others
@@ -68,11 +70,11 @@ def _classes(
 
 def _one_of_each_class(split: Dataset, predicted: NDArray[np.int64]) -> list[int]:
     """Return positions: the first short row of each class, then the second, up to `NUM_SHOWN`."""
-    order = sorted(range(len(split)), key=lambda row: _is_long(split, row))
-    queues = [[row for row in order if predicted[row] == kind] for kind in np.unique(predicted)]
-    longest = max(len(queue) for queue in queues)
-    turns = [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-    return turns[:NUM_SHOWN]
+    queues: dict[int, list[int]] = defaultdict(list)
+    for row in sorted(range(len(split)), key=lambda row: _is_long(split, row)):
+        queues[int(predicted[row])].append(row)
+    in_turn = [(turn, kind, row) for kind in queues for turn, row in enumerate(queues[kind])]
+    return [row for _, _, row in heapq.nsmallest(NUM_SHOWN, in_turn)]
 
 
 def _neighbors(
@@ -85,7 +87,7 @@ def _neighbors(
 ) -> tuple[PredictionRecord, ...]:
     texts = [str(example) for example in split.examples]
     places = candidates(texts)[:_CANDIDATES]
-    pairs = {row: _nearest(before[row], before, texts, row, places) for row in places.tolist()}
+    pairs = _nearest_of_each(before, texts, places)
     rows = list(_apart(split, pairs))
     queries = artifact([texts[row] for row in rows])
 
@@ -105,6 +107,16 @@ def _neighbors(
         for row, query in zip(rows, queries, strict=True)
         for now, similarity in [_nearest(query, after, texts, row, places)]
     )
+
+
+def _nearest_of_each(
+    vectors: NDArray[np.float32], texts: Sequence[str], places: NDArray[np.int64]
+) -> dict[int, tuple[int, float]]:
+    """Return what `_nearest` does for each of `places`, by their rows, in products of matrices."""
+    others = places[nearest(vectors[places], [texts[place] for place in places.tolist()], 1)[:, 0]]
+    similarities = cosines(vectors[places], vectors[others])
+    rows = zip(places.tolist(), others.tolist(), similarities.tolist(), strict=True)
+    return {row: (other, similarity) for row, other, similarity in rows}
 
 
 def _nearest(

@@ -11,7 +11,7 @@ from typing import Any
 from compressor.errors import RecipeError
 from compressor.tasks._base import Batch, Example, Guess, Task, Truth
 from compressor.tasks._pixels import pixels_of
-from compressor.tasks._similarity import candidates, cosines
+from compressor.tasks._similarity import candidates, cosines, nearest
 from compressor.tasks._text import NO_LIMIT
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "candidates",
     "cosines",
     "load_task",
+    "nearest",
     "pixels_of",
     "task_class",
     "task_names",

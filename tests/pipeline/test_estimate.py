@@ -165,3 +165,19 @@ def test_a_longer_training_is_a_greater_effort_in_proportion():
 
 def test_efforts_add_up():
     assert Effort(3, 1) + Effort(2, 4) == Effort(5, 5)
+
+
+def test_a_step_that_ends_while_a_display_asks_what_is_left_does_not_disturb_it():
+    class Ending(Clock):
+        """A clock that another thread looks at just as a step ends."""
+
+        def __call__(self) -> float:
+            estimate.skipped("export", "score")
+            return self.now
+
+    estimate = Estimate(rates={"untouched row": 0.1})
+    estimate.expect("score", Cost("untouched row", 100))
+    estimate.expect("export", Cost("untouched row", 50))
+    estimate.started("score")
+    estimate.clock, estimate._since = Ending(), 0.0
+    assert estimate.remaining() == pytest.approx(15)
