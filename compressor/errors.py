@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from compressor.words import about as about
-from compressor.words import counted, moved_and_budget, noun_for
+from compressor.words import bound_points, counted, moved_and_budget, noun_for
 from compressor.words import moved as moved
 from compressor.words import points as points
 
@@ -258,7 +258,7 @@ class NotCertified(BudgetExceeded):
         self.upper_bound = upper_bound
         self.needed_examples = needed_examples
         change = f"certification: {metric} {moved(drop)}"
-        bound = "" if upper_bound is None else points(max(upper_bound, 0.0))
+        bound = "" if upper_bound is None else bound_points(max(upper_bound, 0.0), max_drop)
         if uninformed is not None:
             self.args = (
                 f"{change}, and these rows prove a drop of at most {bound}, but a budget of "

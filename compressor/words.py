@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+_MINUS = "−"
+
 
 def counted(amount: int, noun: str, plural: str | None = None) -> str:
     """Return a number with what it counts, in the right form and with thousands separated.
@@ -81,6 +83,34 @@ def moved_and_budget(drop: float, max_drop: float) -> tuple[str, str]:
     return f"fell by {next((text for text in figures if text != allowed), allowed)}", allowed
 
 
+def bound_and_budget(bound: float, budget: float, *, upwards: bool) -> tuple[str, str]:
+    """Return what is proven in points, rounded to the side on which it holds, and a budget.
+
+    With as many digits as tell the two apart where they differ: a bound that is above the budget
+    must not read like it, nor one below it.
+
+    >>> bound_and_budget(0.0087, 0.01, upwards=True), bound_and_budget(0.009949, 0.01, upwards=True)
+    (('0.87', '1.00'), ('0.995', '1.000'))
+    """
+    for digits in (2, 3, 4, 6):
+        scaled = round(100 * bound * 10**digits, 6)  # without the last bits of binary fractions
+        whole = math.ceil(scaled) if upwards else math.floor(scaled)
+        text, allowed = f"{whole / 10**digits:.{digits}f}", f"{100 * budget:.{digits}f}"
+        if text != allowed or math.isclose(bound, budget, abs_tol=1e-9):
+            break
+    return ("0.00" if text == "-0.00" else text).replace("-", _MINUS), allowed
+
+
+def bound_points(bound: float, budget: float, *, upwards: bool = True) -> str:
+    """Return what is proven with its unit; unlike `points` it never reads as more than holds.
+
+    >>> bound_points(0.00874, 0.02), bound_points(0.00876, 0.02, upwards=False)
+    ('0.88 points', '0.87 points')
+    """
+    text, _ = bound_and_budget(bound, budget, upwards=upwards)
+    return _with_unit(text.rstrip("0").rstrip("."))
+
+
 def _with_unit(figure: str) -> str:
     return f"{figure} {'point' if figure == '1' else 'points'}"
 
@@ -88,4 +118,4 @@ def _with_unit(figure: str) -> str:
 def _decimal(value: float, digits: int) -> str:
     """Return a number with at most so many decimals, and a true minus."""
     text = f"{value:.{digits}f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text.replace("-", "−")
+    return "0" if text == "-0" else text.replace("-", _MINUS)

@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from compressor import words
-from compressor.words import about, counted, moved, moved_and_budget
+from compressor.words import about, bound_and_budget, counted, moved, moved_and_budget
 
 
 def test_the_examples_in_the_documentation_hold():
@@ -65,3 +65,21 @@ def test_a_loss_just_above_the_budget_does_not_read_like_it():
 
 def test_a_gain_as_large_as_the_budget_needs_no_more_digits():
     assert moved_and_budget(-0.01, 0.01) == ("rose by 1 point", "1 point")
+
+
+@pytest.mark.parametrize(
+    ("bound", "upwards", "expected"),
+    [
+        (0.00871, True, ("0.88", "1.00")),
+        (0.00871, False, ("0.87", "1.00")),
+        (0.010004, True, ("1.01", "1.00")),
+        (0.010004, False, ("1.0004", "1.0000")),
+        (0.009949, True, ("0.995", "1.000")),
+        (0.01, True, ("1.00", "1.00")),
+        (-0.0012, False, ("−0.12", "1.00")),
+    ],
+)
+def test_a_bound_is_rounded_to_the_side_on_which_it_holds(
+    bound: float, expected: tuple[str, str], *, upwards: bool
+):
+    assert bound_and_budget(bound, 0.01, upwards=upwards) == expected

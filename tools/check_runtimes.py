@@ -34,15 +34,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from compressor.artifact import MODEL, Artifact, load_artifact
-from compressor.models.runtime_versions import (
-    IR_VERSIONS,
-    MIN_RUNTIME,
-    OLDEST,
-    OPSETS,
-    Version,
-    oldest_runtime,
-    parse_version,
-)
+from compressor.models.runtime_releases import OLDEST, OPSETS, Version, parse_version
+from compressor.models.runtime_versions import IR_VERSIONS, MIN_RUNTIME, oldest_runtime
 from compressor.tasks import Batch
 
 RELEASES = (

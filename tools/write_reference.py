@@ -29,7 +29,8 @@ from compressor import errors
 from compressor.budget import AccuracyBudget
 from compressor.cli import app
 from compressor.data import DataSettings
-from compressor.models.runtime_versions import IR_VERSIONS, OLDEST, OPERATORS, OPSETS
+from compressor.models.runtime_releases import OLDEST, OPSETS
+from compressor.models.runtime_versions import IR_VERSIONS, OPERATORS
 from compressor.models.settings import ModelSettings
 from compressor.passes import (
     OnnxPass,

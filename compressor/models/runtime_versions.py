@@ -1,12 +1,12 @@
 """The oldest ONNX Runtime that can run a graph, from what the graph asks for.
 
 Each line of the tables was tried with the releases themselves; `tools/check_runtimes.py` tries them
-again, with artifacts of every kind.
+again, with artifacts of every kind. Those that are asked before anything is loaded are in
+`runtime_releases.py`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,15 @@ import onnxruntime
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_file import load_graph
+from compressor.models.runtime_releases import (
+    OLDEST,
+    OPSETS,
+    QUANTIZATION_OF_23,
+    Version,
+    parse_version,
+)
 
 MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
-Version = tuple[int, int, int]
-
-# The oldest release that has wheels for the Pythons we run on; what is older was never tried.
-OLDEST: Version = (1, 15, 0)
-# The first release that runs a graph of this operator set, where it is not `OLDEST`.
-OPSETS: Mapping[int, Version] = {
-    19: (1, 16, 0),
-    20: (1, 17, 0),
-    21: (1, 18, 0),
-    22: (1, 21, 0),
-    23: (1, 23, 0),
-    24: (1, 24, 1),
-    25: (1, 24, 1),
-    26: (1, 25, 0),
-    27: (1, 32, 0),
-}
 # The first release that reads a file of this version of the format.
 IR_VERSIONS: Mapping[int, Version] = {
     10: (1, 18, 0),
@@ -45,8 +36,8 @@ CONTRIB = "com.microsoft"
 # By domain, operator, and the operator set that changed it last, those whose kernels came later
 # than that: a release opens the graph and ends with "could not find an implementation".
 OPERATORS: Mapping[tuple[str, str, int], Version] = {
-    ("", "QuantizeLinear", 23): (1, 24, 1),
-    ("", "DequantizeLinear", 23): (1, 24, 1),
+    ("", "QuantizeLinear", 23): QUANTIZATION_OF_23,
+    ("", "DequantizeLinear", 23): QUANTIZATION_OF_23,
     ("", "LpNormalization", 22): (1, 25, 0),
     (CONTRIB, "SkipSimplifiedLayerNormalization", 1): (1, 17, 0),
     (CONTRIB, "MatMulNBits", 1): (1, 17, 0),
@@ -95,19 +86,6 @@ def require_runtime(directory: Path, manifest: Mapping[str, Any]) -> None:
             f"installed, which lacks what the graph uses; install a newer onnxruntime, or make the "
             f"artifact again with a lower export.opset"
         )
-
-
-def parse_version(text: str) -> Version | None:
-    """Return the three numbers that a version begins with, None for what is no version.
-
-    >>> parse_version("1.24.1"), parse_version("1.25.0.dev20260101+cpu"), parse_version("newest")
-    ((1, 24, 1), (1, 25, 0), None)
-    """
-    match = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?!\d)", text)
-    if match is None:
-        return None
-    major, minor, patch = match.groups()
-    return int(major), int(minor), int(patch)
 
 
 def _first(table: Mapping[int, Version], asked: int) -> Version:

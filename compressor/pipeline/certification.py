@@ -21,7 +21,7 @@ from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task, load_task
-from compressor.words import points
+from compressor.words import bound_points
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -140,8 +140,8 @@ def uninformed_words(certificate: Certificate) -> str | None:
     known = certificate.uninformed
     if known is None or known.least_drop is None or known.least_drop > certificate.max_drop:
         return None
+    least = bound_points(max(known.least_drop, 0.0), certificate.max_drop, upwards=False)
     return (
         f"{known.who} scores {units.score(certificate.metric, known.score)} on these rows, and all "
-        f"that is proven of it is a drop of {points(max(known.least_drop, 0.0))} or more: it would "
-        f"pass too"
+        f"that is proven of it is a drop of {least} or more: it would pass too"
     )

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compressor.data import SplitSource, check_plan, cut_sizes, most_rows
-from compressor.errors import points
 from compressor.measurements import AGREEMENT
 from compressor.mistakes import listing
 from compressor.pipeline.preflight import Seen
 from compressor.pipeline.splits import calibration_rows, needed_splits
 from compressor.proof import least_proof
 from compressor.recipe import Recipe
+from compressor.words import bound_points, counted, points
 
 _PURPOSE = {
     "train": "to train on",
@@ -69,14 +69,13 @@ def _rows(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:
     counts = {name: len(split) for name, split in seen.splits.items()}
     counts = counts or _estimated(recipe, plan)
     for name in needed:
-        count = "an unknown number of" if name not in counts else f"{counts[name]:,}"
+        rows = "an unknown number of rows" if name not in counts else counted(counts[name], "row")
         is_exact = (
             bool(seen.splits) or name not in counts or _is_counted(given[plan.get(name, name)])
         )
         about = "" if is_exact else "at most "
-        noun = "row" if counts.get(name) == 1 else "rows"
         origin = f"cut from {plan[name]}" if name in plan else f"of {_short(given[name].name)}"
-        yield name, f"{about}{count} {noun} {origin}, {_PURPOSE[name]}"
+        yield name, f"{about}{rows} {origin}, {_PURPOSE[name]}"
     if "certification" not in needed:
         yield "certification", "none"
 
@@ -92,9 +91,9 @@ def _is_counted(source: SplitSource) -> bool:
 
     A name on the Hub with `max_rows` may have fewer.
     """
-    return source.sklearn is not None or (
-        source.path is not None and source.file_format == "parquet"
-    )
+    if source.path is not None:
+        return source.file_format == "parquet"
+    return source.hub is None
 
 
 def _estimated(recipe: Recipe, plan: dict[str, str]) -> dict[str, int]:
@@ -116,12 +115,12 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
             "data.certification rows that no other split has"
         )
     elif (split := seen.splits.get("certification")) is not None:
-        least = least_proof(len(split), recipe.budget.confidence)
-        if seen.metric in ("accuracy", AGREEMENT) and least > recipe.budget.max_drop > 0:
+        least, max_drop = least_proof(len(split), recipe.budget.confidence), recipe.budget.max_drop
+        if seen.metric in ("accuracy", AGREEMENT) and least > max_drop > 0:
             yield (
-                f"the budget cannot be proven: {len(split):,} certification rows prove a drop of "
-                f"at most {points(least)} even when no prediction changes, and max_drop is "
-                f"{points(recipe.budget.max_drop)}; give more rows or raise budget.max_drop"
+                f"the budget cannot be proven: {counted(len(split), 'certification row')} prove a "
+                f"drop of at most {bound_points(least, max_drop)} even when no prediction changes, "
+                f"and max_drop is {points(max_drop)}; give more rows or raise budget.max_drop"
             )
     for (name, source), (other, twin) in itertools.combinations(given.items(), 2):
         if {name, other} == {"train", "search"} and source.shares_rows_with(twin):

@@ -20,6 +20,7 @@ from compressor.errors import (
     raise_all,
 )
 from compressor.measurements import LABEL_FREE
+from compressor.models.runtime_releases import surely_runs
 from compressor.pipeline.inputs import (
     check_label_columns,
     check_local_checkpoints,
@@ -151,7 +152,9 @@ def check_runtime(recipe: Recipe) -> None:
 def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
     """Look for providers and operator set, where the recipe asks for more than the CPU's own."""
     providers = dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers))
-    if set(providers) <= {"cpu"} and recipe.export.opset is None:
+    opset = recipe.export.opset
+    asks_opset = opset is not None and not surely_runs(opset)
+    if set(providers) <= {"cpu"} and not asks_opset:
         return
     with found.collect():
         # A second, so only where it is asked.
@@ -165,8 +168,8 @@ def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
                     check_provider(provider)
                 except EnvironmentMismatch as error:
                     raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
-        if recipe.export.opset is not None:
-            check_opset(recipe.export.opset)
+        if opset is not None and asks_opset:
+            check_opset(opset)
 
 
 def _look(recipe: Recipe, found: _Findings) -> Seen:
@@ -230,7 +233,7 @@ def _rows(
         return {}  # a checkpoint on the Hub, or one that is told to be broken
     given = recipe.data.given
     is_text = kind.input_column == "text"
-    paths = [given[name].path for name in sound]
+    paths = [given[name].path or given[name].packaged_file for name in sound]
     size = sum(path.stat().st_size for path in paths if path is not None)
     if not is_text or size > _READ_AT_ONCE or None in paths:
         check_label_columns(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.estimate import pass_name
 from compressor.progress import duration, rough
 from compressor.recipe import Recipe, RepairSettings
-from compressor.report import units
+from compressor.report import certainty, units
+from compressor.words import counted, moved, moved_and_budget, points
 
 # The steps that are no passes, as people read them; the keys are their names in a report.
 TITLES: Mapping[str, str] = {
@@ -35,20 +37,20 @@ TITLES: Mapping[str, str] = {
 def gate_line(budget: AccuracyBudget, baseline: Score, score: Score, size: Size | None) -> str:
     """Say what a gate found: the score, how it moved, and what is left of the budget."""
     drop = budget.drop(baseline, score)
-    allowed = f"{_moved(drop)}, {_points(budget.max_drop)} allowed"
+    change, allowed = moved_and_budget(drop, budget.max_drop)
+    found = f"{change}, {allowed} allowed"
     if budget.holds(baseline, score):
-        found = f"{allowed}, {_points(max(0.0, budget.max_drop - drop))} left"
+        found += f", {points(max(0.0, budget.max_drop - drop))} left"
     else:
-        found = f"{allowed}, {_points(drop - budget.max_drop)} too many"
+        found += f", {points(drop - budget.max_drop)} too many"
     megabytes = "" if size is None else f", {units.megabytes(size.bytes_on_disk)} MB"
     return f"{score_words(score)}{megabytes}: {found}"
 
 
 def score_words(score: Score) -> str:
     """Return a score with what it was taken on, such as `accuracy 89.75% on 400 rows`."""
-    rows = f"{score.num_examples:,} row{'' if score.num_examples == 1 else 's'}"
     shown = units.score(score.metric, score.value)
-    return f"{units.metric_words(score.metric)} {shown} on {rows}"
+    return f"{units.metric_words(score.metric)} {shown} on {counted(score.num_examples, 'row')}"
 
 
 def record_line(record: ModelRecord) -> str:
@@ -120,7 +122,7 @@ def plan_lines(
     return [
         f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
         f"rows: {rows}{proof}",
-        f"budget: {units.metric_words(metric)} may fall by {_points(budget.max_drop)}",
+        f"budget: {units.metric_words(metric)} may fall by {points(budget.max_drop)}",
         f"time: {'unknown' if seconds is None else rough(seconds)}",
         f"output: {output} ({resumes})",
     ]
@@ -138,12 +140,12 @@ def kinds_in_order(recipe: Recipe) -> list[str]:
 def certified_line(observed: Certification, certificate: Certificate | None) -> str:
     """Say what the certification split shows, and what it proves."""
     before = units.score(observed.baseline.metric, observed.baseline.value)
-    found = f"{score_words(observed.final)}: {_moved(observed.drop)} from {before}"
+    found = f"{score_words(observed.final)}: {moved(observed.drop)} from {before}"
     if certificate is None:
         return f"{found}; no bound on the drop can be given"
-    bound, allowed = _points(certificate.upper_bound), _points(certificate.max_drop)
-    sure = units.percent(certificate.confidence)
-    return f"{found}; at most {bound} lost at {sure} confidence, {allowed} allowed"
+    proof = dataclasses.asdict(certificate)
+    most, sure = certainty.lost_at_most(proof), certainty.confidence_words(proof)
+    return f"{found}; proven: {most}, with {sure} ({points(certificate.max_drop)} allowed)"
 
 
 def timed_line(latencies: Sequence[Latency]) -> str:
@@ -173,18 +175,3 @@ def cut_line(lengths: LengthRecord) -> str:
     """Say how many texts were too long to be read whole."""
     texts = f"{lengths.num_cut:,} of {lengths.num_examples:,} texts"
     return f"{texts} are longer than {lengths.measured} tokens: the rest of them is not read"
-
-
-def _points(fraction: float) -> str:
-    """Return a difference in points, with two decimals unless those would hide it."""
-    text = f"{100 * fraction:.2f}".rstrip("0").rstrip(".")
-    if text in ("0", "-0") and abs(fraction) > 1e-9:
-        text = f"{100 * fraction:.2g}"
-    return f"{text} {'point' if text == '1' else 'points'}"
-
-
-def _moved(drop: float) -> str:
-    """Say which way a score went, such as `fell by 0.52 points`."""
-    if abs(drop) < 5e-7:  # less than one example of any split, as sums of floats leave it
-        return "did not change"
-    return f"{'rose' if drop < 0 else 'fell'} by {_points(abs(drop))}"

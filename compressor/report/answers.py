@@ -106,7 +106,8 @@ def _least(data: dict[str, Any]) -> str:
     """Say how much the worst slice lost at least, against what it may lose."""
     worst = data["slices"][0]
     if data["metric"] == AGREEMENT:
-        least, allowed = (f"{100 * worst[key]:.4g}%" for key in ("lower_bound", "max_drop"))
+        least = certainty.bound_percent(worst, upwards=False)
+        allowed = f"{100 * worst['max_drop']:.4g}%"
         return f"changed at least {least} of its answers, more than the {allowed} that a slice may"
     least = certainty.bound_words(worst, upwards=False)
     return f"lost at least {least}, more than the {points(worst['max_drop'])} that a slice may"

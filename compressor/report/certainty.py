@@ -6,7 +6,7 @@ from typing import Any
 
 from compressor.measurements import AGREEMENT, SPEARMAN
 from compressor.report import scores, units
-from compressor.words import about, counted, noun_for, points
+from compressor.words import about, bound_points, counted, noun_for, points
 
 
 def confidence_words(proof: dict[str, Any]) -> str:
@@ -17,7 +17,7 @@ def confidence_words(proof: dict[str, Any]) -> str:
 def lost_at_most(proof: dict[str, Any]) -> str:
     """Say the most that may be lost, such as `at most 0.87 points of accuracy lost`."""
     if proof["metric"] == AGREEMENT:
-        return f"at most {_percent(proof, upwards=True)} of the answers changed"
+        return f"at most {bound_percent(proof)} of the answers changed"
     name = units.metric_words(proof["metric"])
     if proof["upper_bound"] <= 0:
         return f"no {name} lost"
@@ -27,9 +27,7 @@ def lost_at_most(proof: dict[str, Any]) -> str:
 def bound_words(proof: dict[str, Any], *, upwards: bool = True) -> str:
     """Return a bound in points with the unit, rounded to the side on which it holds."""
     end = proof["upper_bound" if upwards else "lower_bound"]
-    text, _ = units.bound_and_budget(end, proof["max_drop"], upwards=upwards)
-    figure = f"{float(text.replace(units.MINUS, '-')):g}".replace("-", units.MINUS)
-    return f"{figure} {'point' if figure == '1' else 'points'}"
+    return bound_points(end, proof["max_drop"], upwards=upwards)
 
 
 def certificate_words(data: dict[str, Any]) -> str | None:
@@ -59,7 +57,7 @@ def certificate_words(data: dict[str, Any]) -> str | None:
 def lost_at_least(proof: dict[str, Any]) -> str:
     """Say what is lost at least, such as `at least 2.13 points of accuracy lost`."""
     if proof["metric"] == AGREEMENT:
-        return f"at least {_percent(proof, upwards=False)} of the answers changed"
+        return f"at least {bound_percent(proof, upwards=False)} of the answers changed"
     name = units.metric_words(proof["metric"])
     return f"at least {bound_words(proof, upwards=False)} of {name} lost"
 
@@ -126,5 +124,6 @@ def doubts(data: dict[str, Any]) -> list[str]:
     return [f"{text}." for text in data["doubts"]]
 
 
-def _percent(proof: dict[str, Any], *, upwards: bool) -> str:
+def bound_percent(proof: dict[str, Any], *, upwards: bool = True) -> str:
+    """Return a bound as a share of the answers, rounded as `bound_words` rounds."""
     return f"{bound_words(proof, upwards=upwards).partition(' ')[0]}%"

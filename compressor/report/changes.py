@@ -8,7 +8,7 @@ from typing import Any
 
 from compressor.measurements import AGREEMENT
 from compressor.report import units
-from compressor.words import counted, points
+from compressor.words import bound_and_budget, counted, points
 
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
 MAX_CHARACTERS = 240
@@ -106,7 +106,7 @@ def slice_rows(data: dict[str, Any]) -> list[SliceRow]:
             name=item["name"],
             examples=f"{item['num_examples']:,}",
             change=units.change(item["drop"]),
-            bound=units.bound_and_budget(item["upper_bound"], item["max_drop"], upwards=True)[0],
+            bound=bound_and_budget(item["upper_bound"], item["max_drop"], upwards=True)[0],
             budget_text=units.points(item["max_drop"]),
             verdict=item["verdict"],
             state=SLICE_STATES[item["verdict"]],

@@ -150,24 +150,6 @@ def change_and_budget(drop: float, max_drop: float) -> tuple[str, str]:
     return f"+{lost[1:]}" if drop < 0 else f"−{lost}", allowed
 
 
-def bound_and_budget(bound: float, budget: float, *, upwards: bool) -> tuple[str, str]:
-    """Format a bound in points, rounded to the side on which it holds, and a budget.
-
-    With as many digits as tell the two apart where they differ: a bound that is above the budget
-    must not read like it, nor one below it.
-
-    >>> bound_and_budget(0.0087, 0.01, upwards=True), bound_and_budget(0.009949, 0.01, upwards=True)
-    (('0.87', '1.00'), ('0.995', '1.000'))
-    """
-    for digits in (2, 3, 4, 6):
-        scaled = round(100 * bound * 10**digits, 6)  # without the last bits of binary fractions
-        whole = math.ceil(scaled) if upwards else math.floor(scaled)
-        text, allowed = f"{whole / 10**digits:.{digits}f}", f"{100 * budget:.{digits}f}"
-        if text != allowed or math.isclose(bound, budget, abs_tol=1e-9):
-            break
-    return _minus("0.00" if text == "-0.00" else text), allowed
-
-
 def ratio(before: float | None, after: float | None) -> float | None:
     """Return how many times smaller `after` is; None when either is missing or not positive."""
     if before is None or after is None or not (before > 0 and after > 0):

@@ -200,15 +200,16 @@ def _exceeded_words(data: dict[str, Any]) -> str:
 def _slice_words(data: dict[str, Any]) -> str:
     worst = data["slices"][0]
     rows = f"the {scores.rows_words(data, worst['num_examples'])} of {worst['name']}"
-    least = max(worst["lower_bound"], 0.0)
     if data["metric"] == AGREEMENT:
         return (
             f"{100 * worst['drop']:.4g}% of the answers to {rows} changed, a slice may change "
-            f"{100 * worst['max_drop']:.4g}% (proven: at least {100 * least:.4g}%)"
+            f"{100 * worst['max_drop']:.4g}% (proven: at least "
+            f"{certainty.bound_percent(worst, upwards=False)})"
         )
     return (
         f"{rows} lost {points(worst['drop'])}, a slice may lose {points(worst['max_drop'])} "
-        f"(proven: at least {points(least)})"
+        f"(proven: at least "
+        f"{certainty.bound_words(worst, upwards=False)})"
     )
 
 

@@ -13,7 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.runtime_versions import oldest_runtime, parse_version, require_runtime
+from compressor.models import runtime_releases
+from compressor.models.runtime_releases import parse_version, surely_runs
+from compressor.models.runtime_versions import oldest_runtime, require_runtime
 
 
 def graph_file(
@@ -118,3 +120,28 @@ def test_an_artifact_that_says_nothing_is_taken():
 def test_a_manifest_that_names_no_version_is_refused(odd: object):
     with pytest.raises(EnvironmentMismatch, match="min_onnxruntime must be a version"):
         require_runtime(Path("artifact"), {"min_onnxruntime": odd})
+
+
+@pytest.mark.parametrize(
+    ("release", "opset", "expected"),
+    [
+        ("1.24.1", 23, True),
+        ("1.23.2", 23, False),  # runs it, but not what is quantized
+        ("1.23.2", 22, True),
+        ("1.32.0", 28, False),  # nobody knows
+        ("newest", 18, False),
+    ],
+)
+def test_what_a_release_surely_runs_is_told_without_loading_it(
+    release: str, opset: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runtime_releases, "version", lambda name: release)
+    assert surely_runs(opset) is expected
+
+
+def test_a_build_under_another_name_is_not_known(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str) -> str:
+        raise runtime_releases.PackageNotFoundError(name)
+
+    monkeypatch.setattr(runtime_releases, "version", missing)
+    assert not surely_runs(18)

@@ -83,21 +83,3 @@ def test_a_correlation_is_not_shown_as_per_cent():
 )
 def test_a_duration_carries_over_when_it_rounds_up(seconds: float, text: str):
     assert units.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("bound", "upwards", "expected"),
-    [
-        (0.00871, True, ("0.88", "1.00")),
-        (0.00871, False, ("0.87", "1.00")),
-        (0.010004, True, ("1.01", "1.00")),
-        (0.010004, False, ("1.0004", "1.0000")),
-        (0.009949, True, ("0.995", "1.000")),
-        (0.01, True, ("1.00", "1.00")),
-        (-0.0012, False, ("−0.12", "1.00")),
-    ],
-)
-def test_a_bound_is_rounded_to_the_side_on_which_it_holds(
-    bound: float, expected: tuple[str, str], *, upwards: bool
-):
-    assert units.bound_and_budget(bound, 0.01, upwards=upwards) == expected
