@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,36 @@ _LIBRARIES = (
 _everything_shows: ContextVar[bool] = ContextVar("everything_shows", default=False)
 
 
+class _Quiet:
+    """How many blocks ask for quiet: the first one sees to it, the last one ends it.
+
+    The settings are those of the whole process. Were each block to put back what it found, one in a
+    thread would find what another had set, and the last to end would leave that for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._stack = ExitStack()
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._asking == 0:
+                with ExitStack() as stack:
+                    _enter(stack)
+                    self._stack = stack.pop_all()
+            self._asking += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._asking -= 1
+            if self._asking == 0:
+                self._stack.close()
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Show no table, bar, warning or message of the libraries that this package is built on.
@@ -31,14 +62,11 @@ def quiet_libraries() -> Iterator[None]:
     if _everything_shows.get():
         yield
         return
-    with ExitStack() as stack:
-        for name in _LIBRARIES:
-            stack.enter_context(_errors_alone(logging.getLogger(name)))
-        stack.enter_context(_without_bars())
-        stack.enter_context(warnings.catch_warnings())
-        for name in _LIBRARIES:
-            warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+    _quiet.begin()
+    try:
         yield
+    finally:
+        _quiet.end()
 
 
 @contextmanager
@@ -49,6 +77,15 @@ def loud_libraries() -> Iterator[None]:
         yield
     finally:
         _everything_shows.reset(token)
+
+
+def _enter(stack: ExitStack) -> None:
+    for name in _LIBRARIES:
+        stack.enter_context(_errors_alone(logging.getLogger(name)))
+    stack.enter_context(_without_bars())
+    stack.enter_context(warnings.catch_warnings())
+    for name in _LIBRARIES:
+        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
 
 
 @contextmanager

@@ -173,6 +173,29 @@ def test_settings_of_other_libraries_are_as_before_afterwards():
     assert after == before
 
 
+def test_of_two_runs_in_threads_the_last_one_puts_settings_back():
+    logger = logging.getLogger("transformers")
+    before = (logger.level, transformers.logging.is_progress_bar_enabled(), warnings.filters[:])
+    first, second = quiet_libraries(), quiet_libraries()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not logger.isEnabledFor(logging.WARNING)
+    assert not transformers.logging.is_progress_bar_enabled()
+    second.__exit__(None, None, None)
+    after = (logger.level, transformers.logging.is_progress_bar_enabled(), warnings.filters[:])
+    assert after == before
+
+
+def test_settings_are_put_back_after_an_error():
+    logger = logging.getLogger("transformers")
+    before = (logger.level, transformers.logging.is_progress_bar_enabled(), warnings.filters[:])
+    with pytest.raises(KeyError), quiet_libraries():
+        raise KeyError
+    after = (logger.level, transformers.logging.is_progress_bar_enabled(), warnings.filters[:])
+    assert after == before
+
+
 def test_a_warning_of_the_users_own_code_is_still_shown():
     with pytest.warns(UserWarning, match="mine"), quiet_libraries():
         warnings.warn("mine", UserWarning, stacklevel=1)
