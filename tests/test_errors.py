@@ -50,6 +50,13 @@ def test_a_gain_that_is_not_proven_is_no_negative_fall():
     )
 
 
+def test_a_bound_that_is_hardly_above_the_budget_does_not_read_like_it():
+    error = NotCertified(
+        metric="accuracy", drop=0.002, max_drop=0.01, upper_bound=0.010004, needed_examples=None
+    )
+    assert "prove is a drop of at most 1.01 points, and the budget allows 1 point" in str(error)
+
+
 def test_a_budget_that_is_exceeded_is_said_in_points():
     error = BudgetExceeded(
         "export", metric="f1", drop=0.05, max_drop=0.01, earlier=("passes[0] (distill)", 0.04)

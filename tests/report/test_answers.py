@@ -136,6 +136,15 @@ def test_without_labels_a_slice_changed_its_answers_and_lost_nothing_known(passe
     assert "proven to change more than 2% of their answers" in slices_summary(data)
 
 
+@pytest.mark.parametrize(("metric", "proven"), [("accuracy", "3.1 points"), ("agreement", "3.1%")])
+def test_what_a_slice_lost_at_least_is_rounded_down(
+    metric: str, proven: str, passed: dict[str, Any]
+):
+    data = lost_a_slice(passed) | {"metric": metric}
+    data["slices"][0]["lower_bound"] = 0.03109
+    assert all(f"at least {proven}" in item.detail for item in answers(data)[:2])
+
+
 def test_a_run_that_stopped_after_its_artifact_was_scored_knows_the_score(passed: dict[str, Any]):
     data = certified(passed) | {"verdict": "failed", "guilty_step": "benchmark", "slices": []}
     good = answers(data)[0]
