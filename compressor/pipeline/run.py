@@ -190,6 +190,8 @@ def _carry_out(
     threads = recipe.benchmark.threads or default_threads()
     check_runtime(recipe)
     place = Path(place).expanduser()
+    if (place / "report.json").is_file():
+        check_inputs(recipe)  # a mistake in the recipe costs nothing of what an earlier run gave
     with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
         log = RunLog(
             recipe=recipe.to_dict(),

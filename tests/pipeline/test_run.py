@@ -373,6 +373,17 @@ def begun_balanced(certified: tuple[RunReport, Path], tmp_path: Path) -> Path:
     return output
 
 
+def test_a_mistake_in_a_recipe_costs_nothing_of_what_an_earlier_run_gave(
+    base: dict[str, Any], finished: tuple[RunReport, Path], tmp_path: Path
+):
+    output = tmp_path / "run"
+    shutil.copytree(finished[1], output)
+    before = file_contents(output)
+    with pytest.raises(RecipeError, match="no column 'sentense'"):
+        run(base, output, data={**base["data"], "text": "sentense"})
+    assert file_contents(output) == before
+
+
 def test_rows_that_prove_too_little_end_the_run_before_the_artifact_is_complete(
     balanced: dict[str, Any], begun_balanced: Path
 ):
