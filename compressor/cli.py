@@ -157,7 +157,8 @@ def _stopped(stop: BaseException) -> int:
     """Say what to do after Ctrl-C or SIGTERM, and return the exit code that shells know."""
     # A run that was under way says how far it came.
     told = getattr(stop, "__notes__", ["Stopped; run the same command again to resume"])
-    err.print(f"{escape(told[-1])}.", soft_wrap=True, highlight=False)
+    # Words alone: where somebody reads along, no word is broken at the edge.
+    err.print(f"{escape(told[-1])}.", soft_wrap=not err.is_terminal, highlight=False)
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
@@ -277,6 +278,7 @@ def quickstart(
     out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
     check_machine(load_whole(recipe, settings or ()))  # whether the model is there, at once
     run(recipe, settings)
+    out.print("your own model: compress init ./my-model --data rows.csv", soft_wrap=True)
 
 
 @app.command()
@@ -359,9 +361,13 @@ def init(
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the text or image; twice for pairs of texts."),
+        typer.Option(
+            metavar="COLUMN", help="Column of the text or image; twice for pairs of texts."
+        ),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the label.")
+    ] = None,
     label_names: Annotated[
         str | None,
         typer.Option(help="The data's label names in the checkpoint's order, with commas between."),
@@ -419,7 +425,9 @@ def inspect(
     data: Annotated[
         Path | None, typer.Option(help="Rows to try int8 saturation on; random inputs otherwise.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="The column of texts in --data.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column of texts in --data.")
+    ] = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="Directory of the tokenizer; the .onnx file's own directory otherwise."),

@@ -79,7 +79,8 @@ def test_the_terminal_ends_with_predictions_and_the_report(
     finished: tuple[subprocess.CompletedProcess[str], Path], report: dict[str, Any]
 ):
     lines = finished[0].stdout.splitlines()
-    assert lines[-1].endswith("runs/quickstart/report.html")
+    assert lines[-2].endswith("runs/quickstart/report.html")
+    assert lines[-1] == "your own model: compress init ./my-model --data rows.csv"
     first = report["predictions"][0]
     assert f"  {first['text']}" in lines
     assert f"    original  {first['before_score']:.3f}  {first['before']}" in lines
