@@ -44,11 +44,17 @@ def met_words(data: dict[str, Any]) -> str | None:
 def advice(data: dict[str, Any]) -> str:
     """Say what to do about a goal that was missed."""
     tries = "the tries of the pass show what each fraction came to"
+    tables = ""
+    if data["target"]["kind"] == "max_megabytes" and data["task"] != "image-classification":
+        tables = (
+            " The fraction leaves the tables of words as they are: trim_vocabulary and int4 "
+            "(embeddings of quantize_dynamic) make those smaller."
+        )
     if data["target"]["share"] == 1:
-        return f"Ask for less in budget.target, or let more go in the recipe; {tries}."
+        return f"Ask for less in budget.target, or let more go in the recipe; {tries}.{tables}"
     return (
         f"Ask for less in budget.target, raise budget.max_drop if that loss is acceptable, or "
-        f"train longer after the cut; {tries}."
+        f"train longer after the cut; {tries}.{tables}"
     )
 
 

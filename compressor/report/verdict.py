@@ -113,7 +113,13 @@ def next_step(data: dict[str, Any]) -> str:
             "Every pass stayed within the budget, so the loss came after them: look at the parity "
             "figure below, or raise budget.max_drop if that loss is acceptable."
         )
-    text = "Use milder settings for this pass, or raise budget.max_drop if that loss is acceptable."
+    # The settings that a repair could have tried are known only after one.
+    looked = len(data["passes"][good]["tries"]) > 1 or data["target"] is not None
+    look = "" if looked else " let the run look for them (on_failure: repair),"
+    text = (
+        f"Use milder settings for this pass,{look} or raise budget.max_drop if that loss is "
+        f"acceptable."
+    )
     if good > 0:
         kept = f"pass {good} ({data['passes'][good - 1]['kind']})"
         text += f" Up to {kept} the run was within the budget: a recipe that ends there passes."

@@ -212,3 +212,22 @@ def test_a_missing_part_without_a_reason_is_blamed_on_the_step_that_stopped(repo
     assert verdict.why_missing(data, "certification") == (
         "the run stopped at passes[0] (prune_structured)"
     )
+
+
+def test_a_loss_in_a_pass_that_was_not_repaired_names_the_repair(report_in_state: Any):
+    data = report_in_state("over-budget")
+    data["passes"][0]["tries"] = data["passes"][0]["tries"][:1]
+    assert verdict.next_step(data) == (
+        "Use milder settings for this pass, let the run look for them (on_failure: repair), or "
+        "raise budget.max_drop if that loss is acceptable."
+    )
+
+
+def test_a_loss_after_a_repair_does_not_name_it_again(report_in_state: Any):
+    assert verdict.next_step(report_in_state("over-budget")) == (
+        "Use milder settings for this pass, or raise budget.max_drop if that loss is acceptable."
+    )
+
+
+def test_a_size_that_was_missed_names_what_the_fraction_does_not_touch(report_in_state: Any):
+    assert "trim_vocabulary and int4" in verdict.next_step(report_in_state("missed-goal"))
