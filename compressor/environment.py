@@ -39,8 +39,20 @@ _PACKAGES = (
     "scikit-learn",
     "pillow",
 )
-# The parts of this package that show results and make none.
-_ONLY_SHOWS = ("report/", "cli.py", "console.py")
+# The parts of this package that show results, or what would be done, and compute nothing that a
+# step stores: an edit of them leaves stored steps valid.
+ONLY_SHOWS = (
+    "cli.py",
+    "console.py",
+    "inspection/",
+    "pipeline/estimate.py",
+    "pipeline/plan.py",
+    "pipeline/preflight.py",
+    "pipeline/telling.py",
+    "quickstart/",
+    "report/",
+    "starter/",
+)
 # Environment variables by which libraries choose kernels, precision or numbers of threads, so that
 # the same computation gives other bits. What accelerate reads is hidden from it (`launchers.py`).
 _RESULT_VARIABLES = (
@@ -94,7 +106,7 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> di
 def result_conditions() -> dict[str, Any]:
     """Return what the same computation can give other bits for: code, versions, machine."""
     return {
-        "code": _own_code(),
+        "code": code_digest(Path(__file__).parent),
         "packages": package_versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -131,13 +143,15 @@ def _describe_cpu() -> dict[str, Any]:
     }
 
 
-def _own_code() -> str:
-    """Return the SHA-256 of this package's source; a version alone misses edits of a checkout."""
+def code_digest(folder: Path) -> str:
+    """Return the SHA-256 of the source in this package's `folder` that steps depend on.
+
+    A version alone misses edits of a checkout.
+    """
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
-        if not name.startswith(_ONLY_SHOWS):
+        if not name.startswith(ONLY_SHOWS):
             digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import compressor
 from compressor.environment import (
+    code_digest,
     describe_environment,
     result_conditions,
     result_variables,
@@ -86,3 +90,24 @@ def test_the_precision_of_products_in_torch_is_among_the_conditions_of_results()
         assert result_conditions() != before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("name", ["starter/plan.py", "inspection/facts.py", "report/table.py"])
+def test_an_edit_of_what_only_shows_leaves_stored_steps_valid(tmp_path: Path, name: str):
+    folder = copied_sources(tmp_path)
+    before = code_digest(folder)
+    (folder / name).write_text("EDITED = True\n")
+    assert code_digest(folder) == before
+
+
+@pytest.mark.parametrize("name", ["passes/finetune.py", "evaluation.py", "pipeline/stages.py"])
+def test_an_edit_of_what_computes_makes_stored_steps_invalid(tmp_path: Path, name: str):
+    folder = copied_sources(tmp_path)
+    before = code_digest(folder)
+    (folder / name).write_text("EDITED = True\n")
+    assert code_digest(folder) != before
+
+
+def copied_sources(place: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(Path(compressor.__file__).parent, place / "compressor", ignore=ignored)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from compressor.environment import ONLY_SHOWS
 from compressor.passes import discover
 from compressor.recipe import load_recipe
 
@@ -165,3 +166,30 @@ def test_help_and_validate_never_load_torch():
             cwd=ROOT,
         )
         assert "loaded: []" in result.stdout
+
+
+def test_nothing_that_computes_imports_what_only_shows():
+    # `environment.ONLY_SHOWS` is left out of the key of a stored step.
+    reached: set[Path] = set()
+    pending = [PACKAGE / "pipeline/stages.py", *(PACKAGE / "passes").glob("*.py")]
+    told = {"pipeline/estimate.py", "pipeline/telling.py"}  # what stages tell, and never read
+    while pending:
+        path = pending.pop()
+        if path in reached or path.relative_to(PACKAGE).as_posix() in told:
+            continue
+        reached.add(path)
+        pending.extend(imported_files(path))
+    names = {path.relative_to(PACKAGE).as_posix() for path in reached}
+    assert "quantization/rewrite.py" in names
+    assert [name for name in sorted(names) if name.startswith(ONLY_SHOWS)] == []
+
+
+def imported_files(path: Path) -> Iterator[Path]:
+    """Yield the files of `compressor` that a file imports from, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("compressor"):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                whole = PACKAGE.joinpath(*name.split(".")[1:])
+                found = (whole.with_suffix(".py"), whole / "__init__.py")
+                yield from (item for item in found if item.is_file() and item != PACKAGE / ".py")
