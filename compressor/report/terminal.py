@@ -47,7 +47,8 @@ def render_summary(data: dict[str, Any], *, with_reason: bool = False) -> Group:
     parts += [facts, *([Text(noise, style=_WARNING)] if noise else [])]
     if data["baseline"] is not None:
         parts.append(Padding(_steps(data), (1, 0, 0, 0)))
-    parts += [Text(line) for line in prediction_lines(data)]
+    lines = prediction_lines(data)
+    parts += [Text(line) for line in (["", *lines] if lines else [])]
     return Group(*parts)
 
 
@@ -86,8 +87,10 @@ def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:
 def _steps(data: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
-    metric = units.metric_words(data["metric"])
-    for heading in ("MB", "parameters", plain(metric), "points", "time"):
+    metric = plain(units.metric_words(data["metric"])).plain
+    # A long name stands in two lines, so that those of the passes fit into one.
+    score = Text(metric.replace(" ", "\n") if len(metric) > len("parameters") else metric)
+    for heading in ("MB", "parameters", score, "points", "time"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for row in table_rows(data):

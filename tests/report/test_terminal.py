@@ -32,6 +32,12 @@ def test_every_state_fits_the_terminal(any_state: dict[str, Any], width: int):
     assert "…" not in "".join(lines)
 
 
+def test_a_pass_stays_in_one_line_beside_a_long_metric(report_in_state):
+    lines = shown(render_summary(report_in_state("embeddings")), width=80).splitlines()
+    [row] = [line for line in lines if line.startswith("1 · prune_structured ")]
+    assert "within budget" in row
+
+
 def test_neither_markup_nor_control_characters_have_an_effect(report_in_state):
     data = report_in_state("failed-at-second-pass")
     data["passes"][1]["kind"] = "[red]x[/red]\x1b[2J"
