@@ -294,7 +294,7 @@ def _too_few_to_judge(trial: Trial, rows: Rows, metric: str) -> str:
         given = rows.certification * (1 if metric == SPEARMAN else rows.texts)
         proof = look_forward(judged, _capped(given, metric), PRUNED_COST)
         words, least = f"{_examples(proof)} of certification prove", proof.budget
-    return f"{words} what it usually costs only within {points(least)}, which is much"
+    return f"{words} its usual loss only to within {points(least)}, too coarse to judge it by"
 
 
 def _most(metric: str, *, prunes: bool) -> float:
