@@ -116,7 +116,15 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
         )
     elif (split := seen.splits.get("certification")) is not None:
         least, max_drop = least_proof(len(split), recipe.budget.confidence), recipe.budget.max_drop
-        if seen.metric in ("accuracy", AGREEMENT) and least > max_drop > 0:
+        is_bounded = seen.metric in ("accuracy", AGREEMENT)
+        if is_bounded and max_drop == 0:
+            yield (
+                f"a budget of 0 points can hardly be proven: where no prediction changes, "
+                f"{counted(len(split), 'certification row')} still leave "
+                f"{bound_points(least, max_drop)} open; raise budget.max_drop to what you can "
+                f"accept"
+            )
+        elif is_bounded and least > max_drop:
             yield (
                 f"the budget cannot be proven: {counted(len(split), 'certification row')} prove a "
                 f"drop of at most {bound_points(least, max_drop)} even when no prediction changes, "

@@ -118,7 +118,7 @@ def plan_lines(
     )
     resumes = "a new run"
     if stored:
-        resumes = f"resumes, {stored} of {steps} steps are stored"
+        resumes = f"resumes, {stored} of {steps} steps {'is' if stored == 1 else 'are'} stored"
     return [
         f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
         f"rows: {rows}{proof}",

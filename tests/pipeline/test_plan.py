@@ -13,10 +13,12 @@ from compressor.proof import least_proof
 from compressor.recipe import load_recipe
 
 
-def plan(folder: Path, checkpoint: Path | str, data: str, more: str = "") -> list[str]:
+def plan(
+    folder: Path, checkpoint: Path | str, data: str, more: str = "", *, max_drop: float = 0.01
+) -> list[str]:
     path = folder / "recipe.yaml"
     path.write_text(
-        f"model: {{checkpoint: '{checkpoint}'}}\ndata: {data}\nbudget: {{max_drop: 0.01}}\n"
+        f"model: {{checkpoint: '{checkpoint}'}}\ndata: {data}\nbudget: {{max_drop: {max_drop}}}\n"
         f"passes: [{{kind: prune_structured, ratio: 0.2, on_failure: repair}}]\n{more}"
     )
     recipe = load_recipe(path)
@@ -54,6 +56,13 @@ def test_rows_that_cannot_prove_the_budget_are_told(rows: Path, tiny_bert_dir: P
     data = "{search: {path: dev.csv}, certification: {path: proof.csv}}"
     [warning] = [line for line in plan(rows, tiny_bert_dir, data) if line.startswith("warning")]
     assert "100 certification rows prove a drop of at most 3.04 points even when" in warning
+
+
+def test_a_budget_of_nothing_is_told_to_be_hardly_provable(rows: Path, tiny_bert_dir: Path):
+    data = "{search: {path: dev.csv}, certification: {path: proof.csv}}"
+    lines = plan(rows, tiny_bert_dir, data, max_drop=0)
+    [warning] = [line for line in lines if line.startswith("warning")]
+    assert "where no prediction changes, 100 certification rows still leave 3.04 points" in warning
 
 
 @pytest.mark.parametrize("num_examples", [20, 572, 10_000])
