@@ -65,7 +65,6 @@ def check_split(
     try:
         if source.hub is not None:
             check_folder(source)
-        if source.path is None and source.packaged_file is None:
             return
         if source.path is not None and (reason := unreadable(source.path)) is not None:
             raise EnvironmentMismatch(

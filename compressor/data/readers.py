@@ -24,6 +24,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import HUB_ID, is_folder, no_folder, special_files, unreadable
 
 _DIGITS_TEST_ROWS = 500
+_DIGITS_COLUMNS = ("image", "label")
 
 
 def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
@@ -48,9 +49,14 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
 
 
 def read_header(source: SplitSource) -> list[str]:
-    """Return a file's column names without reading its rows; raises as `read_table` does."""
+    """Return the columns of rows on this machine without reading them.
+
+    Raises as `read_table` does.
+    """
     if (packaged := source.packaged_file) is not None:
         return read_text_header(packaged, "tsv", quoting="none")
+    if source.sklearn is not None:
+        return list(_DIGITS_COLUMNS)
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
     _require_readable(source.path)
@@ -258,6 +264,7 @@ def _read_digits(source: SplitSource, required: Sequence[str], optional: Sequenc
         test = sample_rows(rows, digits.target, _DIGITS_TEST_ROWS, seed=0, purpose="digits.test")
         rows = test if source.split == "test" else np.setdiff1d(rows, test)
     images = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)  # (rows, 8, 8), from 0..16
-    present = {"image": list(images), "label": digits.target[rows].tolist()}
+    values = (list(images), digits.target[rows].tolist())
+    present = dict(zip(_DIGITS_COLUMNS, values, strict=True))
     chosen = choose_columns(source.name, list(present), required, optional)
     return Table(source.name, {name: present[name] for name in chosen}, positions=rows)

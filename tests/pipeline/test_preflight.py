@@ -373,3 +373,14 @@ def test_a_broken_config_is_told_once_and_hides_no_missing_file(folder: Path, ti
         "1",
         "2",
     ]
+
+
+def test_digits_for_a_model_of_texts_are_refused_without_reading_them(folder: Path):
+    path = write(
+        folder,
+        "model: {checkpoint: model}\ndata:\n  search: {sklearn: digits}\n"
+        "budget: {metric: agreement, max_drop: 0.1}\npasses: []\n",
+    )
+    assert told(path) == [
+        "3: data.search: sklearn:digits: no column 'text' (columns: image, label)"
+    ]
