@@ -22,10 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from compressor.words import about as about
-from compressor.words import bound_points, counted, moved_and_budget, noun_for
-from compressor.words import moved as moved
-from compressor.words import points as points
+from compressor.words import (
+    about,
+    bound_points,
+    counted,
+    moved,
+    moved_and_budget,
+    noun_for,
+    points,
+)
 
 # Of an OSError that no code is to blame for: the disk is full, read-only or broken.
 DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO))

@@ -27,6 +27,7 @@ from compressor.pruning.layerwise import TensorFiles, run_layer
 from compressor.pruning.least_squares import FEWEST_ROWS, RidgeChoice
 from compressor.pruning.reconstruction import CalibrationInputs
 from compressor.tasks import Example
+from compressor.words import counted, verb_for
 
 TOKENS_FOR_EACH_UNKNOWN = 4  # from where on a ridge that is chosen gains nothing
 _ROWS_PER_BATCH = 32
@@ -60,7 +61,7 @@ class RowsRead:
     @property
     def summary(self) -> str:
         """Return what was read, in words."""
-        rows = _count(self.inputs.num_rows, "calibration row")
+        rows = counted(self.inputs.num_rows, "calibration row")
         return (
             f"{'measured' if self.are_few else 'least squares'} on {rows} without labels, "
             f"{self.inputs.mean_length:.1f} tokens each on average"
@@ -72,8 +73,8 @@ class RowsRead:
             _say(
                 context,
                 f"the calibration split has {self.own_tokens:,} tokens that differ, and least "
-                f"squares wants {self.tokens_needed:,}: {_count(self.borrowed, 'row')} of the "
-                f"train split {'was' if self.borrowed == 1 else 'were'} read too, without labels "
+                f"squares wants {self.tokens_needed:,}: {counted(self.borrowed, 'row')} of the "
+                f"train split {verb_for(self.borrowed, 'was', 'were')} read too, without labels "
                 f"({self.inputs.num_distinct_tokens:,} tokens in all)",
             )
 
@@ -111,10 +112,10 @@ class RowsRead:
             return "least squares", f"{tokens:,} tokens that differ, {needed:,} are enough"
         rows = self.inputs.num_distinct_rows
         few = (
-            f"few rows for least squares ({_count(rows, 'row')} and {tokens:,} tokens that differ; "
-            f"{needed:,} tokens would be plenty)"
+            f"few rows for least squares ({counted(rows, 'row')} and {tokens:,} tokens that "
+            f"differ; {needed:,} tokens would be plenty)"
             if self.are_few
-            else f"few rows for the head ({_count(rows, 'row')} that differ; {self.rows_needed:,} "
+            else f"few rows for the head ({counted(rows, 'row')} that differ; {self.rows_needed:,} "
             f"would be plenty)"
         )
         ridges = [choice.ridge for choice in choices.values() if choice.ridge is not None]
@@ -240,10 +241,6 @@ def each_batch(
 def _say(context: PassContext, text: str) -> None:
     context.note(text)
     context.progress.result(f"{text}.")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _length(example: Example) -> int:

@@ -21,6 +21,7 @@ from compressor.models.vocabulary import (
 )
 from compressor.passes._base import Ahead, NothingToRemove, PassContext
 from compressor.progress import SILENT, Progress
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary import TrimVocabulary
@@ -44,10 +45,10 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
             why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
     else:
-        counted, held_out = _texts(settings, context.splits, context.seed)
+        to_count, held_out = _texts(settings, context.splits, context.seed)
         needed = pieces_that_must_stay(before) | wanted
         needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
-        stay = needed | _pieces_in(counted, before, settings, context.progress)
+        stay = needed | _pieces_in(to_count, before, settings, context.progress)
         # Where the others alone are all there are, no number of occurrences changes that.
         is_counted = len(needed) < len(stay)
         remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
@@ -63,7 +64,7 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
             if settings.keep_first
             else "all {} pieces have to stay, however often they occur: special tokens, single "
             "characters, and pieces with characters that are no pieces; remove this pass",
-            why=f", counted in {len(counted):,} texts",
+            why=f", counted in {len(to_count):,} texts",
         )
         _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
     return trimmed
@@ -74,9 +75,9 @@ def check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) ->
 
     With a `min_count` of 1 every piece counts that occurs, so that nothing has to be counted.
     """
-    counted, _ = _texts(settings, ahead.splits, ahead.seed)
+    to_count, _ = _texts(settings, ahead.splits, ahead.seed)
     if settings.min_count > 1:
-        _pieces_in(counted, tokenizer, settings, SILENT)
+        _pieces_in(to_count, tokenizer, settings, SILENT)
 
 
 def _trim_to(
@@ -123,8 +124,9 @@ def _texts(
     examples = [example for name in settings.count_in for example in splits[name].examples]
     if len(examples) < 2:
         raise StepFailed(
-            f"count_in: {' and '.join(settings.count_in)} has {len(examples)} text to count, and "
-            f"it takes two at least, one of them held out; give more rows, or remove this pass"
+            f"count_in: {' and '.join(settings.count_in)} has {counted(len(examples), 'text')} to "
+            f"count, and it takes two at least, one of them held out; give more "
+            f"rows, or remove this pass"
         )
     number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
     number = min(max(1, number), len(examples) - 1)

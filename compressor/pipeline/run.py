@@ -168,7 +168,9 @@ def run(
     claimed carries the report as `error.report`, and the report is on disk. Any other exception is
     a bug of ours; the report says so then, and the traceback lies beside it.
     """
-    shown = SILENT if not progress else default_progress() if progress is True else progress
+    if isinstance(progress, bool):
+        progress = default_progress() if progress else None
+    shown = SILENT if progress is None else progress
     recipe = load_recipe(recipe, overrides)
     with quiet_libraries() if quiet else loud_libraries():
         return _carry_out(recipe, output, device, force, allow_inconclusive, shown)

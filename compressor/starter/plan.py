@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compressor.errors import RecipeError, StepFailed, points
+from compressor.errors import RecipeError, StepFailed
 from compressor.evaluation import truth_of
 from compressor.measurements import (
     AGREEMENT,
@@ -34,6 +34,7 @@ from compressor.starter.provable import (
     round_up,
 )
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
+from compressor.words import counted, points
 
 LEAST_DROP = 0.01  # one point: who wants less writes it
 _LEAST_OF_RANKS = 0.02  # few numbers move a correlation by a point
@@ -145,7 +146,7 @@ def make_plan(
         notes.append(f"the certification rows are left out: {why[0]}")
     if choice.proof is not None:
         notes.append(
-            f"The {_counted(rows.certification, 'certification row')} will be read once, at the "
+            f"The {counted(rows.certification, 'certification row')} will be read once, at the "
             f"end, to prove {points(choice.max_drop)}"
         )
     run_s, pass_s = _seconds(trial, rows, pruning, certifies=certifies)
@@ -179,7 +180,7 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
         needed = math.ceil(donor * wanted / max(1, found))
         return None, (
             f"least squares needs {wanted:,} tokens that differ and would read {found:,}; about "
-            f"{_counted(int(float(f'{needed:.2g}')), 'row')} are enough, here or in --train"
+            f"{counted(int(float(f'{needed:.2g}')), 'row')} are enough, here or in --train"
         )
     assert trial.calibration is not None, "its tokens were counted"
     available = min(_ROWS_TO_FIT, len(trial.calibration))
@@ -332,7 +333,7 @@ def _metric_words(judged: Judged) -> str:
     now = (
         "nothing changes"
         if metric in LABEL_FREE
-        else f"it is now, on {_counted(judged.score.num_examples, 'row')}"
+        else f"it is now, on {counted(judged.score.num_examples, 'row')}"
     )
     return f"{value} as {now}; {units.score(metric, best.score.value)} by {best.who}"
 
@@ -425,11 +426,7 @@ def _usual(metric: str, cost: UsualCost) -> str:
 
 
 def _examples(prospect: Prospect) -> str:
-    return _counted(prospect.num_examples, "row")
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    return counted(prospect.num_examples, "row")
 
 
 def _seconds(

@@ -13,13 +13,13 @@ from pathlib import Path
 import yaml
 
 from compressor.data.settings import Quoting
-from compressor.errors import points
 from compressor.measurements import AGREEMENT
 from compressor.models.text_files import MOST_UNASKED
 from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
 from compressor.starter.plan import Plan, Pruning
 from compressor.tasks import NO_LIMIT
+from compressor.words import counted, points
 
 # Words that YAML may read as they are, such as no number; anything else is quoted.
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
@@ -75,7 +75,7 @@ def minutes(number: float) -> str:
     ('1 minute', '2 minutes', '7 minutes')
     """
     whole = max(1, -int(-number // 1))
-    return f"{whole} minute{'' if whole == 1 else 's'}"
+    return counted(whole, "minute")
 
 
 def estimate(plan: Plan) -> str:
