@@ -30,6 +30,7 @@ from compressor.errors import (
     missing_package,
 )
 from compressor.memory import limit_to_free_memory, memory_as_mismatch
+from compressor.words import printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -146,7 +147,7 @@ def _explained(error: CompressorError) -> int:
     """Print what an error says, and return its exit code."""
     # Below its name, so that lines which begin with file:line stay what editors jump to.
     # A name from a file may hold half of a surrogate pair, which no terminal shows.
-    text = str(error).encode("utf-8", "backslashreplace").decode()
+    text = printable(str(error).encode("utf-8", "backslashreplace").decode())
     # Plain: what finds numbers and paths to colour takes minutes over a name of 70,000 letters.
     name = type(error).__name__
     err.print(f"[bold red]{name}[/]\n{escape(text)}", soft_wrap=True, highlight=False)
@@ -158,7 +159,7 @@ def _stopped(stop: BaseException) -> int:
     # A run that was under way says how far it came.
     told = getattr(stop, "__notes__", ["Stopped; run the same command again to resume"])
     # Words alone: where somebody reads along, no word is broken at the edge.
-    err.print(f"{escape(told[-1])}.", soft_wrap=not err.is_terminal, highlight=False)
+    err.print(f"{escape(printable(told[-1]))}.", soft_wrap=not err.is_terminal, highlight=False)
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
@@ -295,7 +296,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     seen = check_machine(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
-    out.print(escape(render_plan(loaded, seen)), soft_wrap=True, highlight=False)
+    out.print(escape(printable(render_plan(loaded, seen))), soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from compressor.progress import SILENT, Advance, Progress, Remaining, duration, time_left
+from compressor.words import printable
 
 _INDENT = 11  # columns before what a step found out
 _REFRESHES = 4  # a second: what a display computes is taken from the work that it shows
@@ -46,16 +47,16 @@ class ConsoleProgress:
     def stage(self, title: str) -> None:
         """Write the step with the time since the start."""
         seconds = self._clock() - self._started
-        self._write(Text(f"{seconds:7.1f} s", style="dim"), Text(title, style="bold"))
+        self._write(Text(f"{seconds:7.1f} s", style="dim"), Text(printable(title), style="bold"))
 
     def result(self, text: str) -> None:
         """Write what a step found out, below its line."""
-        self._write(Text(""), Text(text))
+        self._write(Text(""), Text(printable(text)))
 
     def upcoming(self, text: str) -> None:
         """Write what comes next, and how long the whole run takes from now on."""
         left = "" if self._remaining is None else f"; {time_left(self._remaining())}"
-        self._write(Text(""), Text(f"next: {text}{left}", style="dim"))
+        self._write(Text(""), Text(printable(f"next: {text}{left}"), style="dim"))
 
     @contextmanager
     def whole(self, remaining: Remaining) -> Iterator[None]:
@@ -83,10 +84,10 @@ class ConsoleProgress:
             *columns, console=self._console, transient=True, expand=True,
             refresh_per_second=_REFRESHES, disable=not self._is_live,
         )  # fmt: skip
-        task = bars.add_task(description, total=total, detail="")
+        task = bars.add_task(printable(description), total=total, detail="")
 
         def advance(amount: int = 1, detail: str = "") -> None:
-            bars.update(task, advance=amount, detail=detail)
+            bars.update(task, advance=amount, detail=printable(detail))
 
         if self._live is None:
             with bars:

@@ -1,4 +1,4 @@
-"""Counts and changes as sentences say them, so that the same figure reads alike in every message.
+"""Words that every message takes from here, so that the same figure reads alike in all of them.
 
 A figure in a table stands alone and is the business of `compressor.report.units`.
 """
@@ -6,8 +6,21 @@ A figure in a table stands alone and is the business of `compressor.report.units
 from __future__ import annotations
 
 import math
+import re
 
 _MINUS = "−"
+# Control characters (but not tab and line ends), lone surrogates, which UTF-8 cannot carry, and the
+# marks that make text run backwards.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """Replace characters that cannot be shown, or that change how a page or terminal reads."""
+    cleaned = _UNPRINTABLE.sub("\ufffd", text)
+    # Jinja marks what it has escaped with a subclass of str, and would escape a plain str again.
+    return text if cleaned == text else type(text)(cleaned)
 
 
 def counted(amount: int, noun: str, plural: str | None = None) -> str:

@@ -8,7 +8,9 @@ import re
 import pytest
 from rich.console import Console
 
+from compressor.cli import _explained
 from compressor.console import ConsoleProgress, default_progress
+from compressor.errors import RecipeError
 from compressor.progress import SILENT, rough
 
 LONG = "accuracy 89.45% on 872 rows, 23.1 MB: fell by 0.23 points, 1 point allowed, 0.77 left"
@@ -82,6 +84,19 @@ def test_brackets_are_no_markup():
     progress, stream, _ = shown(terminal=True)
     progress.stage("passes[0] (finetune) [bold]")
     assert "passes[0] (finetune) [bold]" in stream.getvalue()
+
+
+def test_what_a_file_says_cannot_steer_the_terminal():
+    progress, stream, _ = shown(terminal=False)
+    progress.stage("labels \x1b[2J")
+    progress.result("answers '\x1b]0;title\x07'")
+    progress.upcoming("\x9b1m")
+    assert not {"\x1b", "\x07", "\x9b"}.intersection(stream.getvalue())
+
+
+def test_an_error_that_quotes_a_file_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]):
+    assert _explained(RecipeError("r.yaml:1: label '\x1b[2J'")) == 2
+    assert "r.yaml:1: label '\ufffd[2J'" in capsys.readouterr().err
 
 
 def test_nothing_is_shown_where_there_is_neither_terminal_nor_notebook(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.report.templating import printable
+from compressor.words import printable
 
 _MOST = 76  # characters of a text in a line of a terminal
 _DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")

@@ -8,9 +8,10 @@ from typing import Any
 from compressor import measurements
 from compressor.report import gains, verdict
 from compressor.report.files import to_json
-from compressor.report.templating import fill_html, printable
+from compressor.report.templating import fill_html
 from compressor.report.terminal import summary_text
 from compressor.report.view import view_of
+from compressor.words import printable
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,11 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# Control characters (but not tab and line ends), lone surrogates, which UTF-8 cannot carry, and the
-# marks that make text run backwards.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]"
-)
+from compressor.words import printable
+
 _MARKDOWN = re.compile(r"([\\`*\[\]|~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # What would begin a quotation, a heading, a list or a rule at the start of a line.
 _BLOCK_START = re.compile(r"^(>|#{1,6}(?!\S)|[+-](?!\S)|[-=]+$)")
@@ -64,13 +61,6 @@ def _markdown_environment() -> Environment:
     environment.filters["fenced"] = fenced
     environment.filters["verbatim"] = Verbatim
     return environment
-
-
-def printable(text: str) -> str:
-    """Replace characters that a page cannot show or that would change how it reads."""
-    cleaned = _UNPRINTABLE.sub("\ufffd", text)
-    # Jinja marks what it has escaped with a subclass of str, and would escape a plain str again.
-    return text if cleaned == text else type(text)(cleaned)
 
 
 def escape_markdown(text: str) -> str:

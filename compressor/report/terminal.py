@@ -12,7 +12,7 @@ from rich.text import Text
 from compressor.report import certainty, gains, provenance, scores, target, units, verdict
 from compressor.report.predictions import prediction_lines
 from compressor.report.table import table_rows
-from compressor.report.templating import printable
+from compressor.words import printable
 
 STYLES = {
     "passed": "green",
