@@ -21,10 +21,14 @@ from typing import Any
 
 import numpy as np
 from results import FOLDER, ROOT, read_results
-from scipy import stats
 
-from compressor.certificate import tango_upper_bound
-from compressor.certificate.certify import certify_agreement, certify_paired
+from compressor.certificate import (
+    certify_agreement,
+    certify_paired,
+    examples_for_accuracy,
+    examples_for_agreement,
+)
+from compressor.words import about
 
 DOCS = ROOT / "docs"
 # The reference is made from the code: its numbers are settings, and no measurements.
@@ -49,8 +53,6 @@ ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
 AGREEMENT_BUDGETS = (0.01, 0.02, 0.03, 0.05)
 CHANGED = (0.01, 0.02, 0.05)
 _SURE = 0.95  # confidence of every certificate, unless the recipe asks for another
-_POWER = 0.8  # the chance that so many rows settle the question
-_SIZES = [*range(1, 100), *range(100, 1000, 10), *range(1000, 20_001, 100)]
 ROWS = (50, 100, 200, 500, 1000, 2000, 5000)
 _CONFIDENCE = "95%"  # of a statement about the product, which no tool measures
 # A number and what makes it a figure of speed, size or accuracy.
@@ -147,43 +149,21 @@ def int8() -> str:
 
 def rows_for_accuracy() -> str:
     """Return how many rows prove a budget of accuracy, by the share of answers that changed."""
-    return _rows_table(chance_for_accuracy, ACCURACY_BUDGETS, "points")
+
+    def needed(changed: float, budget: float) -> int | None:
+        half = changed / 2  # as often for the better as for the worse
+        return examples_for_accuracy(half, half, max_drop=budget, confidence=_SURE)
+
+    return _rows_table(needed, ACCURACY_BUDGETS, "points")
 
 
 def rows_for_agreement() -> str:
     """Return how many rows prove a budget of changed answers, by the share that changed."""
-    return _rows_table(chance_for_agreement, AGREEMENT_BUDGETS, "%")
 
+    def needed(changed: float, budget: float) -> int | None:
+        return examples_for_agreement(changed, max_drop=budget, confidence=_SURE)
 
-def chance_for_accuracy(size: int, changed: float, budget: float) -> float:
-    """Return how often `size` rows certify a model whose accuracy is that of the original.
-
-    Of its answers the share `changed` differs, as often for the better as for the worse; exact,
-    over all counts of changes and, among them, of losses.
-    """
-    spread = 6 * np.sqrt(size * changed) + 6  # standard deviations, beyond which is no mass
-    first, last = (max(0, min(size, int(size * changed + side * spread))) for side in (-1, 1))
-    counts = np.arange(first, last + 1)
-    most = [_most_losses(int(count), size, budget) for count in counts]
-    chance = stats.binom.pmf(counts, size, changed) * stats.binom.cdf(most, counts, 0.5)
-    return float(chance.sum())
-
-
-def chance_for_agreement(size: int, changed: float, budget: float) -> float:
-    """Return how often `size` rows certify a model of whose answers the share `changed` differs."""
-    counts = np.arange(int(size * budget) + 1)  # with more, the share itself is over the budget
-    bounds = stats.beta.ppf(_SURE, counts + 1, size - counts)
-    return float(stats.binom.cdf(np.sum(bounds <= budget) - 1, size, changed))
-
-
-def _most_losses(flips: int, size: int, budget: float) -> int:
-    """Return the most losses among `flips` with which the budget is certified, -1 for none."""
-    low, high = -1, flips + 1
-    while high - low > 1:
-        losses = (low + high) // 2
-        bound = tango_upper_bound(losses, flips - losses, size, confidence=_SURE)
-        low, high = (losses, high) if bound <= budget else (low, losses)
-    return low
+    return _rows_table(needed, AGREEMENT_BUDGETS, "%")
 
 
 def rows_prove() -> str:
@@ -202,30 +182,18 @@ def rows_prove() -> str:
 
 
 def _rows_table(
-    chance: Callable[[int, float, float], float], budgets: Sequence[float], unit: str
+    needed: Callable[[float, float], int | None], budgets: Sequence[float], unit: str
 ) -> str:
     """Return rows by budget and share of changed answers; a dash where no number would do."""
     shares = " | ".join(f"{100 * share:g}% changed" for share in CHANGED)
     lines = [f"| `max_drop` | none changed | {shares} |", "|:--|" + "--:|" * (1 + len(CHANGED))]
     for budget in budgets:
-        sizes = [_rows_needed(chance, share, budget) for share in (0.0, *CHANGED)]
-        cells = ["–" if size is None else f"{size:,}" for size in sizes]
+        sizes = [needed(share, budget) for share in (0.0, *CHANGED)]
+        cells = ["–" if size is None else about(size).removeprefix("about ") for size in sizes]
         amount = f"{100 * budget:g} {unit}".replace(" %", "%")
         name = amount.removesuffix("s") if amount == "1 points" else amount
         lines.append(f"| `{budget:g}` ({name}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _rows_needed(
-    chance: Callable[[int, float, float], float], changed: float, budget: float
-) -> int | None:
-    """Return the fewest rows, to two digits, with which four proofs in five succeed."""
-    low, high = 0, len(_SIZES)
-    while high - low > 1:
-        middle = (low + high) // 2
-        is_enough = chance(_SIZES[middle], changed, budget) >= _POWER
-        low, high = (low, middle) if is_enough else (middle, high)
-    return _SIZES[high] if high < len(_SIZES) else None
 
 
 def _up(share: float) -> str:

@@ -10,11 +10,18 @@ from compressor.certificate.certify import (
     certify_metric,
     certify_paired,
     certify_slices,
+    enough_examples,
 )
 from compressor.certificate.numbers import (
     certify_correlation,
     certify_mean,
     certify_mean_slices,
+)
+from compressor.certificate.power import (
+    chance_for_accuracy,
+    chance_for_agreement,
+    examples_for_accuracy,
+    examples_for_agreement,
 )
 from compressor.certificate.ranks import spearman
 from compressor.certificate.score_bound import (
@@ -34,6 +41,11 @@ __all__ = [
     "certify_paired",
     "certify_scores",
     "certify_slices",
+    "chance_for_accuracy",
+    "chance_for_agreement",
+    "enough_examples",
+    "examples_for_accuracy",
+    "examples_for_agreement",
     "f1_macro",
     "holm",
     "matthews_correlation",

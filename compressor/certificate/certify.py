@@ -10,7 +10,6 @@ are not: then take one example of each document.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -20,10 +19,18 @@ from scipy import stats
 
 from compressor.certificate.bootstrap import (
     Classes,
+    Drop,
+    MetricDrop,
     MetricFunction,
     bca_upper_bound,
     count_classes,
 )
+from compressor.certificate.power import (
+    examples_for_accuracy,
+    examples_for_agreement,
+    scaled_size,
+)
+from compressor.certificate.resampled_power import examples_for_resampled
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,
@@ -33,8 +40,6 @@ from compressor.measurements import AGREEMENT, Certificate, CertificateVerdict
 
 Booleans = NDArray[np.bool_]
 
-_POWER = 0.8  # the chance that `needed_examples` settle the question
-_MOST_EXAMPLES = 10**12  # nobody has more, so no number is given
 # NumPy's letters for the types of an array, and what to call its entries.
 _KINDS = {"truth": ("b", "true or false"), "class": ("iu", "a class (0, 1, ...)")}
 
@@ -74,10 +79,10 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
     lower = stats.binomtest(count, total, alternative="greater")
     rate = count / total
 
-    def certifies(size: int) -> bool:
-        # Clopper and Pearson's bound, for counts between whole numbers too.
-        bound = stats.beta.ppf(confidence, rate * size + 1, (1 - rate) * size)
-        return bool(bound <= max_drop)
+    def needed() -> int | None:
+        return examples_for_agreement(
+            rate, max_drop=max_drop, confidence=confidence, more_than=total
+        )
 
     return draw_verdict(
         metric=AGREEMENT,
@@ -87,8 +92,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
         max_drop=max_drop,
         confidence=confidence,
         counts=(total, 0, count),
-        variance=rate * (1 - rate),
-        certifies=certifies,
+        needed=needed,
         method="exact binomial bound of the flip rate",
     )
 
@@ -131,6 +135,12 @@ def certify_metric(
             resamples=resamples,
         )
 
+    def drops() -> tuple[Drop, Drop]:
+        _, ids = np.unique(np.stack([before, after, truth]), return_inverse=True)
+        columns = ids.reshape(3, -1)
+        table = MetricDrop.of_rows(metric_function, *columns, num_classes=int(ids.max()) + 1)
+        return table, table.with_worst_flip()
+
     lost = (before == truth) & (after != truth)
     won = (before != truth) & (after == truth)
     return draw_bootstrap_verdict(
@@ -140,6 +150,7 @@ def certify_metric(
             - metric_function(count_classes(after, truth))
         ),
         bounds=(bound(before, after), bound(after, before)),
+        drops=drops,
         counts=(total, int(won.sum()), int(lost.sum())),
         max_drop=max_drop,
         confidence=confidence,
@@ -182,12 +193,15 @@ def _certify_counts(
     losses: int, wins: int, num_examples: int, max_drop: float, confidence: float
 ) -> Certificate:
     drop = (losses - wins) / num_examples
-    discordance = (losses + wins) / num_examples
 
-    def certifies(size: int) -> bool:
-        scale = size / num_examples
-        bound = tango_upper_bound(losses * scale, wins * scale, size, confidence=confidence)
-        return bound <= max_drop
+    def needed() -> int | None:
+        return examples_for_accuracy(
+            losses / num_examples,
+            wins / num_examples,
+            max_drop=max_drop,
+            confidence=confidence,
+            more_than=num_examples,
+        )
 
     return draw_verdict(
         metric="accuracy",
@@ -197,8 +211,7 @@ def _certify_counts(
         max_drop=max_drop,
         confidence=confidence,
         counts=(num_examples, wins, losses),
-        variance=discordance,
-        certifies=certifies,
+        needed=needed,
         method="Tango score bound, corrected for continuity and skewness",
     )
 
@@ -212,23 +225,20 @@ def draw_verdict(
     max_drop: float,
     confidence: float,
     counts: tuple[int, int, int],
-    variance: float,
-    certifies: Callable[[int], bool],
+    needed: Callable[[], int | None],
     method: str,
 ) -> Certificate:
-    """Draw the verdict from the bounds; `counts` are examples, wins and losses."""
+    """Draw the verdict from the bounds; `counts` are examples, wins and losses.
+
+    `needed` is asked how many examples would settle the question, where it is open.
+    """
     num_examples, wins, losses = counts
     verdict: CertificateVerdict = "inconclusive"
     if upper_bound <= max_drop:
         verdict = "certified"
     elif lower_bound > max_drop:
         verdict = "refuted"
-    needed = None
-    if verdict == "inconclusive" and drop < max_drop:
-        quantiles = float(stats.norm.ppf(confidence) + stats.norm.ppf(_POWER))
-        wanted = quantiles**2 * variance / (max_drop - drop) ** 2
-        if wanted < _MOST_EXAMPLES:
-            needed = max(math.ceil(wanted), _smallest_size(certifies, num_examples))
+    is_open = verdict == "inconclusive" and drop < max_drop
     return Certificate(
         verdict=verdict,
         metric=metric,
@@ -240,7 +250,7 @@ def draw_verdict(
         num_examples=num_examples,
         wins=wins,
         losses=losses,
-        needed_examples=needed,
+        needed_examples=needed() if is_open else None,
         method=method,
     )
 
@@ -250,6 +260,7 @@ def draw_bootstrap_verdict(
     metric: str,
     drop: float,
     bounds: tuple[tuple[float, float], tuple[float, float]],
+    drops: Callable[[], tuple[Drop, Drop]],
     counts: tuple[int, int, int],
     max_drop: float,
     confidence: float,
@@ -257,11 +268,17 @@ def draw_bootstrap_verdict(
 ) -> Certificate:
     """Draw the verdict from two bootstraps, of the drop and of the rise.
 
-    Each of `bounds` is an upper bound and its standard error; `counts` are as in `draw_verdict`.
-    What is observed lies within its own bounds, also where the added example moved them.
+    `drops` are those that were resampled, without and with the example that is added; `counts` are
+    as in `draw_verdict`. What is observed lies within its own bounds, also where the added example
+    moved them.
     """
-    (upper, error), (negative_lower, _) = bounds
-    num_examples = counts[0]
+    (upper, _), (negative_lower, _) = bounds
+
+    def needed() -> int | None:
+        return examples_for_resampled(
+            *drops(), max_drop=max_drop, confidence=confidence, more_than=counts[0]
+        )
+
     return draw_verdict(
         metric=metric,
         drop=drop,
@@ -270,9 +287,30 @@ def draw_bootstrap_verdict(
         max_drop=max_drop,
         confidence=confidence,
         counts=counts,
-        variance=num_examples * error**2,
-        certifies=lambda size: size > num_examples,
+        needed=needed,
         method=method,
+    )
+
+
+def enough_examples(proof: Certificate) -> int | None:
+    """Return how many examples would certify a drop like this one with a chance of 80%.
+
+    That these were certified says little of others: as many at the same rates succeed in half of
+    all draws, or in nearly all. None where no number would do.
+    """
+    if proof.verdict != "certified":
+        return proof.needed_examples
+    losses, wins = proof.losses / proof.num_examples, proof.wins / proof.num_examples
+    settings: Any = {"max_drop": proof.max_drop, "confidence": proof.confidence}
+    if proof.metric == AGREEMENT:
+        return examples_for_agreement(losses, **settings)
+    if proof.metric == "accuracy":
+        return examples_for_accuracy(losses, wins, **settings)
+    return scaled_size(
+        proof.num_examples,
+        proof.upper_bound - proof.drop,
+        proof.max_drop - proof.drop,
+        proof.confidence,
     )
 
 
@@ -299,17 +337,6 @@ def _slice_counts(
     lost = int(np.sum(before[chosen] & ~after[chosen]))
     won = int(np.sum(after[chosen] & ~before[chosen]))
     return lost, won, int(chosen.sum())
-
-
-def _smallest_size(certifies: Callable[[int], bool], num_examples: int) -> int:
-    """Return the smallest size at which the observed rates themselves would be certified."""
-    low, high = num_examples, 2 * num_examples
-    while not certifies(high) and high < _MOST_EXAMPLES:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if certifies(middle) else (middle, high)
-    return high
 
 
 def check_settings(max_drop: float, confidence: float) -> None:

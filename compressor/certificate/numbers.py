@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.certificate.bootstrap import (
+    Drop,
     Floats,
     MeanDrop,
     resampled_bound,
@@ -50,6 +51,10 @@ def certify_mean(
         raise ValueError(f"{metric}: no number may be above 1, got {largest:g}")
     fallen = before - after
 
+    def drops() -> tuple[Drop, Drop]:
+        extended = np.append(fallen, 1.0)
+        return MeanDrop.of_rows(metric, fallen), MeanDrop.of_rows(metric, extended)
+
     def bound(losses: Floats) -> tuple[float, float]:
         extended = np.append(losses, 1.0)
         if np.ptp(extended) <= _ROUNDING:  # all fell from 1 to 0, and there is nothing to resample
@@ -61,6 +66,7 @@ def certify_mean(
         metric=metric,
         drop=float(fallen.mean()),
         bounds=(bound(fallen), bound(-fallen)),
+        drops=drops,
         counts=_counts(fallen),
         max_drop=max_drop,
         confidence=confidence,
@@ -87,6 +93,12 @@ def certify_correlation(
     check_settings(max_drop, confidence)
     _check_numbers(before=before, after=after, grades=grades)
 
+    def drops() -> tuple[Drop, Drop]:
+        worst = _with_worst_pair(before, after, grades)
+        return SpearmanDrop.of_rows(SPEARMAN, before, after, grades), SpearmanDrop.of_rows(
+            SPEARMAN, *worst
+        )
+
     def bound(first: Floats, second: Floats) -> tuple[float, float]:
         drop = SpearmanDrop.of_rows(SPEARMAN, *_with_worst_pair(first, second, grades))
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
@@ -95,6 +107,7 @@ def certify_correlation(
         metric=SPEARMAN,
         drop=float(spearman(before, grades) - spearman(after, grades)),
         bounds=(bound(before, after), bound(after, before)),
+        drops=drops,
         counts=_counts(_moved_away(before, after, grades)),
         max_drop=max_drop,
         confidence=confidence,

@@ -49,6 +49,29 @@ def tango_upper_bound(
     return float(optimize.brentq(excess, start, 1.0, xtol=1e-14, rtol=1e-14))
 
 
+def is_certified(
+    losses: Floats, wins: Floats, num_examples: int, *, max_drop: float, confidence: float
+) -> NDArray[np.bool_]:
+    """Return for each pair of counts whether `tango_upper_bound` is at most `max_drop`.
+
+    The excess that is zero at the bound is positive beyond it, so it is looked at in one place and
+    no root is sought.
+    """
+    z = float(stats.norm.ppf(confidence))
+    margin = num_examples * max_drop - (losses - wins)
+    linear = (2 * num_examples - losses + wins) * max_drop - (losses + wins)
+    constant = -wins * max_drop * (1 - max_drop)
+    # The steps of `_restricted_moments` for a drop of `max_drop`, which is not negative.
+    root = np.sqrt(np.maximum(0.0, linear**2 - 8 * num_examples * constant))
+    divisor = np.where(linear <= 0, 1.0, root + linear)
+    rate = np.where(linear <= 0, (root - linear) / (4 * num_examples), -2 * constant / divisor)
+    discordance = 2 * np.clip(rate, 0.0, (1 - max_drop) / 2) + max_drop
+    deviation = np.sqrt(np.maximum(0.0, num_examples * (discordance - max_drop**2)))
+    skewness = max_drop / np.where(discordance > 0, discordance, 1.0)
+    correction = np.maximum(0.0, 0.5 - skewness * (z**2 - 1) / 6)
+    return np.asarray((margin > 0) & (margin >= correction + z * deviation))
+
+
 def noninferiority_p_value(losses: int, wins: int, num_examples: int, *, max_drop: float) -> float:
     """Return the chance of counts as good as these when the true drop is `max_drop`.
 

@@ -10,8 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.certificate.bootstrap import MetricFunction, f1_macro, matthews_correlation
-from compressor.certificate.certify import certify_agreement, certify_metric, certify_paired
+from compressor.certificate.certify import (
+    certify_agreement,
+    certify_metric,
+    certify_paired,
+    enough_examples,
+)
 from compressor.certificate.numbers import certify_correlation, certify_mean
+from compressor.certificate.power import scaled_size
 from compressor.measurements import AGREEMENT, SPEARMAN, Certificate, Score, Uninformed
 from compressor.tasks import Guess
 
@@ -60,11 +66,11 @@ def certify_scores(
     verdict = proof.verdict
     if proves_nothing and verdict == "certified":
         verdict = "inconclusive"
+    settled = verdict != "inconclusive"
     return dataclasses.replace(
         proof,
         verdict=verdict,
-        # Where the guess itself lies within the budget, more rows only show that better.
-        needed_examples=None if known.drop <= max_drop else proof.needed_examples,
+        needed_examples=None if settled else _enough(proof, uninformed, before.value),
         uninformed=uninformed,
     )
 
@@ -81,7 +87,8 @@ def rows_to_certify(
 ) -> int | None:
     """Return how many other examples like these would certify the drop; None where none would.
 
-    Arguments and errors are those of `certify_scores`. Where these examples would, as many do.
+    Arguments and errors are those of `certify_scores`. The chance is 80%; so where these examples
+    would certify it, more or fewer may be what it takes.
     """
     proof = certify_scores(
         before,
@@ -92,7 +99,24 @@ def rows_to_certify(
         confidence=confidence,
         seed=seed,
     )
-    return proof.num_examples if proof.verdict == "certified" else proof.needed_examples
+    if proof.verdict == "inconclusive" or proof.uninformed is None:
+        return proof.needed_examples
+    return _enough(proof, proof.uninformed, before.value)
+
+
+def _enough(proof: Certificate, uninformed: Uninformed, before: float) -> int | None:
+    """Return how many examples would prove the drop, and refute the model that knows nothing.
+
+    `proof` is about the drop alone, `before` the score of the untouched checkpoint. None where the
+    model that knows nothing lies within the budget: more examples only show that better.
+    """
+    assert uninformed.least_drop is not None, "its bounds were just taken"
+    drop = before - uninformed.score
+    told = scaled_size(
+        proof.num_examples, drop - uninformed.least_drop, drop - proof.max_drop, proof.confidence
+    )
+    needed = enough_examples(proof)
+    return None if needed is None or told is None else max(needed, told)
 
 
 def _bounds(

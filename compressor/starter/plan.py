@@ -34,7 +34,7 @@ from compressor.starter.provable import (
     round_up,
 )
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
-from compressor.words import counted, points
+from compressor.words import about, counted, points
 
 LEAST_DROP = 0.01  # one point: who wants less writes it
 _LEAST_OF_RANKS = 0.02  # few numbers move a correlation by a point
@@ -382,7 +382,7 @@ def _certification_words(
             return
         wanted = _fewest(trial, choice.metric, plain, given, limit)
         yield (
-            f"{_examples(proof)} prove {points(proof.budget)} at best; about {wanted:,} prove "
+            f"{_examples(proof)} prove {points(proof.budget)} at best; {about(wanted)} prove "
             f"{points(limit)}"
         )
         return
@@ -397,8 +397,6 @@ def _needed(trial: Trial, choice: _Choice, cost: UsualCost, size: int) -> tuple[
         found = look_forward(trial.judged(choice.metric), size, cost, luck=0.5, max_drop=max_drop)
         if 2 * found.drop > max_drop:  # too near to what is usually lost
             continue
-        if found.upper_bound <= max_drop:
-            return max_drop, size
         if found.needed is not None:
             return max_drop, found.needed
     return None
@@ -406,8 +404,7 @@ def _needed(trial: Trial, choice: _Choice, cost: UsualCost, size: int) -> tuple[
 
 def _more_rows(needed: tuple[float, int] | None) -> Iterator[str]:
     if needed is not None:
-        number = float(f"{needed[1]:.2g}")
-        yield f"about {number:,.0f} rows prove {points(needed[0])}"
+        yield f"{about(needed[1])} rows prove {points(needed[0])}"
 
 
 def _fewest(trial: Trial, metric: str, cost: UsualCost, size: int, limit: float) -> int:
@@ -415,7 +412,7 @@ def _fewest(trial: Trial, metric: str, cost: UsualCost, size: int, limit: float)
     judged = trial.judged(metric)
     while size < _MOST_EXAMPLES and look_forward(judged, size, cost).upper_bound > limit:
         size = math.ceil(size * 1.25)
-    return int(float(f"{size:.2g}"))
+    return size
 
 
 def _usual(metric: str, cost: UsualCost) -> str:

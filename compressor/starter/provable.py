@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from compressor.certificate import certify_correlation, certify_mean, certify_scores
+from compressor.certificate import (
+    certify_correlation,
+    certify_mean,
+    certify_scores,
+    enough_examples,
+)
 from compressor.measurements import (
     AGREEMENT,
     COSINE,
@@ -79,7 +84,7 @@ class Prospect:
     drop: float
     upper_bound: float
     guess_drop: float  # what is proven at least that a model which knows nothing loses
-    needed: int | None  # examples that prove `max_drop`; None where none do
+    needed: int | None  # examples that prove `max_drop`, with a chance of 80%; None where none do
 
     @property
     def budget(self) -> float:
@@ -197,5 +202,5 @@ def _prospect(proof: Certificate, guess_drop: float) -> Prospect:
         drop=proof.drop,
         upper_bound=proof.upper_bound,
         guess_drop=guess_drop,
-        needed=proof.needed_examples,
+        needed=enough_examples(proof),
     )

@@ -29,9 +29,28 @@ def test_rows_that_do_not_suffice_say_how_many_do():
     assert found == math.ceil(math.log(0.05) / math.log(0.99))  # 299, exact for no change
 
 
-def test_rows_that_would_suffice_are_as_many_as_it_takes():
+def test_rows_that_would_suffice_do_not_count_but_what_it_takes():
     before, after, guess = agreement(0, 400)
-    assert rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.01, seed=0) == 400
+    found = rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.01, seed=0)
+    assert found == math.ceil(math.log(0.05) / math.log(0.99))  # 299, as above
+
+
+def test_rows_that_were_certified_by_luck_ask_for_more_than_themselves():
+    # With 1 change in 93 rows the bound is 5.0%; of as many others, which change 1.1%, four in
+    # ten are not certified: P(at most 1 of 93) = 0.73.
+    before, after, guess = agreement(1, 93)
+    found = rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.05, seed=0)
+    assert found == 124  # the fewest where two changes are allowed
+
+
+def test_a_guess_that_lies_near_the_budget_asks_for_rows_that_refute_it():
+    # Half of the answers change where a guess has half of them: a budget of 48% is soon proven of
+    # a model without a change, but not refuted of the guess.
+    before, after, guess = agreement(0, 100)
+    found = rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.48, seed=0)
+    # 80% power of a one-sided test of 0.5 against 0.48: (1.645 + 0.842)^2 * 0.25 / 0.02^2 = 3,864;
+    # the exact bound of 100 rows, from which it is scaled, is a little wider.
+    assert 3864 < found < 1.15 * 3864
 
 
 @pytest.mark.parametrize("num_changed", [2, 50])

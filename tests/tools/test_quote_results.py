@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-import numpy as np
 import pytest
-
-from compressor.certificate import tango_upper_bound
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +44,13 @@ def test_rows_without_a_change_prove_what_the_binomial_leaves_possible(quote: Mo
     assert "| 500 | 0.63 points lost | 0.60% of answers changed |" in quote.rows_prove()
 
 
-def test_the_chance_of_a_proof_of_agreement_is_summed_by_hand(quote: ModuleType):
-    # 93 rows are enough for a bound of 5% with at most 1 change, 2 ask for 124: then
-    # P(at most 1 of 93) at 1% is 0.99^93 + 93 * 0.01 * 0.99^92.
-    expected = 0.99**93 + 93 * 0.01 * 0.99**92
-    assert quote.chance_for_agreement(93, 0.01, 0.05) == pytest.approx(expected)
-
-
-def test_the_chance_of_a_proof_of_accuracy_is_that_of_drawn_models(quote: ModuleType):
-    random = np.random.default_rng(0)
-    flips = random.binomial(430, 0.02, size=4000)
-    losses = random.binomial(flips, 0.5)
-    counts = zip(flips.tolist(), losses.tolist(), strict=True)
-    bounds = [tango_upper_bound(lost, all_ - lost, 430, confidence=0.95) for all_, lost in counts]
-    drawn = np.mean(np.array(bounds) <= 0.02)
-    # Standard error of the drawn share: sqrt(0.8 * 0.2 / 4000) = 0.0063.
-    assert quote.chance_for_accuracy(430, 0.02, 0.02) == pytest.approx(drawn, abs=0.025)
+def test_rows_that_prove_a_budget_are_those_that_a_certificate_asks_for(quote: ModuleType):
+    # Of agreement: 93 rows allow one change at a bound of 5%, 124 two and 153 three; at 1% changed
+    # P(at most 1 of 93) = 0.76 and P(at most 2 of 124) = 0.87.
+    assert "| `0.05` (5%) | 59 | 130 |" in quote.rows_for_agreement()
+    # Of accuracy: a rate without a change shows none with a chance of 5% on 299 rows at 1 point,
+    # and Tango's bound asks for some more.
+    assert "| `0.01` (1 point) | 310 |" in quote.rows_for_accuracy()
 
 
 def test_a_figure_that_somebody_writes_by_hand_is_found(quote: ModuleType):
