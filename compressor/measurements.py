@@ -143,6 +143,8 @@ class LengthRecord:
     longest: int  # of the longest text after that
     num_examples: int
     num_cut: int  # texts that lost tokens by it
+    # Key of the recipe that `artifact` follows from; null in reports of before it was told.
+    limited_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,20 @@ report with every measurement is what tells whether more examples are worth coll
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from compressor.budget import AccuracyBudget
 from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
 from compressor.evaluation import truth_of
-from compressor.measurements import LABEL_FREE, Certificate, Certification, Score
+from compressor.measurements import LABEL_FREE, Certification, Score
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.log import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe import Recipe
-from compressor.report import units
+from compressor.report.certainty import passing_guess
 from compressor.tasks import Guess, Task, load_task
-from compressor.words import bound_points
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -131,17 +132,5 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
         upper_bound=None if certificate is None else certificate.upper_bound,
         needed_examples=None if certificate is None else certificate.needed_examples,
         why=log.missing.get("certificate"),
-        uninformed=None if certificate is None else uninformed_words(certificate),
-    )
-
-
-def uninformed_words(certificate: Certificate) -> str | None:
-    """Say which model that knows nothing would pass on these rows too; None where none would."""
-    known = certificate.uninformed
-    if known is None or known.least_drop is None or known.least_drop > certificate.max_drop:
-        return None
-    least = bound_points(max(known.least_drop, 0.0), certificate.max_drop, upwards=False)
-    return (
-        f"{known.who} scores {units.score(certificate.metric, known.score)} on these rows, and all "
-        f"that is proven of it is a drop of {least} or more: it would pass too"
+        uninformed=None if certificate is None else passing_guess(asdict(certificate)),
     )

@@ -330,6 +330,14 @@ def fit_lengths(recipe: Recipe, limits: Mapping[str, int]) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def limited_by(recipe: Recipe, limits: Mapping[str, int]) -> str:
+    """Return the key of `recipe` that says how much the artifact reads, before it is fitted."""
+    if recipe.export.max_length is not None:
+        return "export.max_length"
+    shipped = _shipped(limits)
+    return min(shipped, key=shipped.__getitem__)
+
+
 def _shipped(limits: Mapping[str, int]) -> dict[str, int]:
     """Return the limits of what may become the artifact: not of teachers."""
     return {key: limit for key, limit in limits.items() if not key.endswith(".teacher")}

@@ -57,6 +57,7 @@ from compressor.pipeline.first_look import look_ahead, token_limits
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.inputs import (
     fit_lengths,
+    limited_by,
     local_inputs,
     other_checkpoints,
     require_fitting_passes,
@@ -277,9 +278,10 @@ class _Run:
         files.require_head(self.task.name)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
         require_fitting_passes(recipe, self.task, files)
-        self.checkpoint_limit = None
+        self.checkpoint_limit, self.limited_by = None, None
         if self.task.has_sequence:
             limits = token_limits(readers, self.task)
+            self.limited_by = limited_by(recipe, limits)
             self.recipe = recipe = fit_lengths(recipe, limits)
             self.log.recipe = recipe.to_dict()
             assert recipe.export.max_length is not None, "it was just set"
@@ -327,7 +329,8 @@ class _Run:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
         self._start("baseline")
         stages, untouched = self.stages, self.stages.untouched
-        self.log.lengths = stages.check_reading(self.checkpoint_limit)
+        lengths = stages.check_reading(self.checkpoint_limit)
+        self.log.lengths = lengths and replace(lengths, limited_by=self.limited_by)
         self.baseline_score = stages.score("baseline", untouched)
         judge_baseline(self.log, self.recipe, self.task, self.splits["search"], self.baseline_score)
         for doubt in self.log.doubts:

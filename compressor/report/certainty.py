@@ -74,17 +74,24 @@ def certification_words(data: dict[str, Any]) -> str | None:
 
 
 def guess_words(data: dict[str, Any]) -> str | None:
-    """Say which model that knows nothing would pass on the same rows; None where none would."""
+    """Say that a model which knows nothing would pass on the same rows; None where none would."""
     proof = data["certificate"]
-    known = None if proof is None else proof["uninformed"]
-    if known is None or known["least_drop"] is None or known["least_drop"] > proof["max_drop"]:
+    guess = None if proof is None else passing_guess(proof)
+    if guess is None:
         return None
-    value = units.score(proof["metric"], known["score"])
-    name = units.metric_words(proof["metric"])
-    return (
-        f"a budget of {points(proof['max_drop'])} proves nothing on these rows: the {name} of "
-        f"{known['who']} is {value}, and that would pass too"
-    )
+    return f"a budget of {points(proof['max_drop'])} proves nothing on these rows: {guess}"
+
+
+def passing_guess(proof: dict[str, Any]) -> str | None:
+    """Say which model that knows nothing would pass on the rows of `proof`; None where none would.
+
+    A model would where these rows do not prove that it lost more than the budget.
+    """
+    known, budget = proof["uninformed"], proof["max_drop"]
+    if known is None or known["least_drop"] is None or known["least_drop"] > budget:
+        return None
+    value, name = units.score(proof["metric"], known["score"]), units.metric_words(proof["metric"])
+    return f"the {name} of {known['who']} is {value}, and that would pass too"
 
 
 def reading_number(data: dict[str, Any]) -> int:

@@ -76,7 +76,12 @@ def length_words(data: dict[str, Any]) -> str | None:
         return None
     own, artifact, longest = (lengths[key] for key in ("checkpoint", "artifact", "longest"))
     words = f"The artifact reads up to {counted(artifact, 'token')} of a text"
-    if own is None:
+    key = lengths.get("limited_by")
+    if key is not None and key.startswith("passes."):
+        reads = "names no limit" if own is None else f"reads {own:,}"
+        words += f", as the student does ({key})"
+        words += "" if own == artifact else f"; the checkpoint {reads}"
+    elif own is None:
         words += ", as export.max_length says: the checkpoint names no limit"
     elif own > artifact:
         words += f", as the recipe says; the checkpoint reads {own:,}"

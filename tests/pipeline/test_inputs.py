@@ -14,6 +14,7 @@ from compressor.pipeline.inputs import (
     check_local_checkpoints,
     check_text_inputs,
     fit_lengths,
+    limited_by,
     local_inputs,
 )
 from compressor.recipe import Recipe
@@ -65,6 +66,20 @@ def test_a_length_that_a_student_or_a_teacher_cannot_read_names_it(tmp_path: Pat
         "data.max_length",
         "benchmark.sequence_lengths",
     ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "key"),
+    [
+        ({"model.checkpoint": 512, "passes.0.teacher": 48}, "model.checkpoint"),
+        ({"model.checkpoint": 512, "passes.0.student": 48}, "passes.0.student"),
+        ({"model.checkpoint": 512, "passes.0.student": 512}, "model.checkpoint"),
+    ],
+)
+def test_the_model_that_ships_and_reads_least_says_how_much(
+    tmp_path: Path, limits: dict[str, int], key: str
+):
+    assert limited_by(recipe(tmp_path), limits) == key
 
 
 @pytest.mark.parametrize("limit", [NO_LIMIT, 8193])

@@ -410,7 +410,7 @@ def test_a_budget_that_a_model_that_knows_nothing_would_meet_is_never_certified(
     with pytest.raises(NotCertified) as caught:
         run(balanced, begun_balanced, budget={"max_drop": 0.6}, benchmark={"providers": []})
     told = str(caught.value)
-    assert "it would pass too; lower budget.max_drop" in told
+    assert "and that would pass too; lower budget.max_drop" in told
     assert "raise budget.max_drop" not in told
     report = json.loads((begun_balanced / "report.json").read_text())
     assert (report["verdict"], report["certificate"]["verdict"]) == (

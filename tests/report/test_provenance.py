@@ -37,6 +37,21 @@ CUT_WORDS = (
             "The artifact reads up to 512 tokens of a text, as export.max_length says: the "
             "checkpoint names no limit. It was measured up to that length.",
         ),
+        (
+            LengthRecord(512, 128, 128, 128, 872, 0, "passes.1.student"),
+            "The artifact reads up to 128 tokens of a text, as the student does "
+            "(passes.1.student); the checkpoint reads 512. It was measured up to that length.",
+        ),
+        (
+            LengthRecord(None, 128, 128, 128, 872, 0, "passes.1.student"),
+            "The artifact reads up to 128 tokens of a text, as the student does "
+            "(passes.1.student); the checkpoint names no limit. It was measured up to that length.",
+        ),
+        (
+            LengthRecord(512, 128, 128, 128, 872, 0, "export.max_length"),
+            "The artifact reads up to 128 tokens of a text, as the recipe says; the checkpoint "
+            "reads 512. It was measured up to that length.",
+        ),
     ],
 )
 def test_what_is_read_and_what_was_measured_are_told_apart(lengths: LengthRecord, words: str):
