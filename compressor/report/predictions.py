@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.words import printable
+from compressor.words import counted, printable
 
 _MOST = 76  # characters of a text in a line of a terminal
 _DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
@@ -69,6 +69,21 @@ def prediction_lines(data: dict[str, Any]) -> Iterator[str]:
         yield f"    original  {row.before_score}  {_short(row.before)}"
         same = "the same" if row.is_same else _short(row.after)
         yield f"    artifact  {row.after_score}  {same}"
+    if (changed := _changed_words(data)) is not None:
+        yield changed
+
+
+def _changed_words(data: dict[str, Any]) -> str | None:
+    """Say how many of all rows changed, which a few that are shown cannot tell."""
+    name, found = data["compared_split"], len(data["flips"])
+    sizes = {split["name"]: split["num_examples"] for split in data["splits"]}
+    if name not in sizes:
+        return None
+    is_vectors = data["embedding"] is not None
+    rows = counted(sizes[name], f"{name} {'text' if is_vectors else 'row'}")
+    what = "another nearest text" if is_vectors else "another prediction"
+    share = f" ({100 * found / sizes[name]:.1f}%)" if found else ""
+    return f"Of {rows}, {found:,}{share} got {what}; the report shows them."
 
 
 def _row(item: dict[str, Any]) -> PredictionRow:

@@ -202,6 +202,9 @@ def _rest(facts: StarterFacts, output: Path) -> Iterator[str]:
     yield "benchmark:"
     yield f"  providers: [{facts.provider}]"
     yield _line("  batch_sizes: [1, 32]", "one request at a time, and many")
+    yield _line(
+        "  threads: 1", "timed by the CPU time of one thread, which other work hardly moves"
+    )
     if facts.lengths is not None:
         lengths = ", ".join(map(str, sorted({facts.lengths.typical, facts.lengths.long})))
         yield _line(f"  sequence_lengths: [{lengths}]", "tokens of a typical and of a long row")

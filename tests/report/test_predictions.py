@@ -17,6 +17,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
     passed["predictions"] = [record(), record(text=None, after="no")]
+    passed["compared_split"], passed["flips"] = "search", passed["flips"][:2]
     assert list(prediction_lines(passed)) == [
         "Predictions, original and artifact (probability):",
         "  a fine film",
@@ -25,6 +26,7 @@ def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
         "  row 4",
         "    original  0.912  yes",
         "    artifact  0.900  no",
+        "Of 872 search rows, 2 (0.2%) got another prediction; the report shows them.",
     ]
 
 
