@@ -288,17 +288,32 @@ def errors_left_out(
         inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
     left, values = _left_vectors(inputs)
     along = left.T @ targets
-    own = 1 / size if fits_bias else 0.0  # the bias is a part of every token's fit
+    # The bias is a part of every token's fit: with it the hat matrix is W W^T.
+    bias = left.new_full((size, int(fits_bias)), size**-0.5)
     for index, ridge in enumerate(ridges):
         shrunk = values / (values + ridge * scale)
         residuals = targets - left @ (shrunk[:, None] * along)
-        total = 0.0
-        for group in groups:
-            block = torch.eye(len(group)).to(left) - (left[group] * shrunk) @ left[group].T - own
-            left_out, failed = torch.linalg.solve_ex(block, residuals[group])
-            total += torch.inf if failed else float(left_out.square().sum())
+        roots = torch.cat([left * shrunk.sqrt(), bias], dim=1)
+        total = sum(_squares_left_out(roots[group], residuals[group]) for group in groups)
         errors[index] = torch.inf if math.isnan(total) else total
     return errors
+
+
+def _squares_left_out(roots: Tensor, residuals: Tensor) -> float:
+    """Return the squared sum of `(I - W W^T)^-1 r`, with `roots` W and `residuals` r of a row.
+
+    What is decomposed is as large as the fewer of a row's tokens, copies counted, and unknowns:
+    `(I - W W^T)^-1 r = r + W (I - W^T W)^-1 W^T r` (Woodbury).
+    """
+    tokens, unknowns = roots.shape
+    if tokens <= unknowns:
+        block = torch.eye(tokens).to(roots) - roots @ roots.T
+        left_out, failed = torch.linalg.solve_ex(block, residuals)
+    else:
+        block = torch.eye(unknowns).to(roots) - roots.T @ roots
+        inner, failed = torch.linalg.solve_ex(block, roots.T @ residuals)
+        left_out = residuals + roots @ inner
+    return torch.inf if failed else float(left_out.square().sum())
 
 
 def _left_vectors(inputs: Tensor) -> tuple[Tensor, Tensor]:
