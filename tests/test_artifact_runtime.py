@@ -9,22 +9,22 @@ import pytest
 
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.errors import EnvironmentMismatch
-from compressor.models.onnx_model import OnnxModel
+from compressor.export.to_onnx import export_onnx
 from compressor.models.runtime_versions import oldest_runtime
 from compressor.models.torch_model import load_checkpoint
 
 
 def test_an_older_runtime_is_refused_with_what_is_needed_and_what_is_there(
     tiny_bert_dir: Path,
-    exported_bert: OnnxModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     model = load_checkpoint(tiny_bert_dir)
     config = model.module.config
-    write_artifact(tmp_path, model=exported_bert, preprocessor=model.preprocessor, config=config)
+    graph = export_onnx(model, tmp_path / "graph.onnx", opset=23)
+    write_artifact(tmp_path, model=graph, preprocessor=model.preprocessor, config=config)
     # Its attention is the standard operator of operator set 23.
-    facts = {"min_onnxruntime": oldest_runtime(exported_bert.path)}
+    facts = {"min_onnxruntime": oldest_runtime(graph.path)}
     seal_artifact(tmp_path, task=model.task, labels=model.labels, facts=facts)
     monkeypatch.setattr(onnxruntime, "__version__", "1.22.1")
     with pytest.raises(EnvironmentMismatch) as raised:

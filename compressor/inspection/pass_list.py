@@ -56,7 +56,7 @@ def render_pass(name: str, width: int) -> Text:
     kind, _, setting = name.partition(".")
     found = discover()
     if kind not in found:
-        raise RecipeError(f"unknown pass '{kind}'{did_you_mean(kind, found)}")
+        raise RecipeError(f"unknown pass '{name}'{did_you_mean(kind, found)}")
     entry, width = found[kind], min(width, _WIDEST)
     settings = pass_settings(entry)
     if setting:

@@ -43,6 +43,7 @@ from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
 from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.paths import exists
 from compressor.pipeline.certification import (
     certify,
     compare_answers,
@@ -172,6 +173,7 @@ def run(
     if isinstance(progress, bool):
         progress = default_progress() if progress else None
     shown = SILENT if progress is None else progress
+    require_one_process()
     recipe = load_recipe(recipe, overrides)
     with quiet_libraries() if quiet else loud_libraries():
         return _carry_out(recipe, output, device, force, allow_inconclusive, shown)
@@ -185,7 +187,6 @@ def _carry_out(
     allow_inconclusive: bool,
     shown: Progress,
 ) -> RunReport:
-    require_one_process()
     place = output or recipe.output
     if place is None:
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
@@ -193,7 +194,7 @@ def _carry_out(
     threads = recipe.benchmark.threads or default_threads()
     check_runtime(recipe)
     place = Path(place).expanduser()
-    if (place / "report.json").is_file():
+    if exists(place / "report.json"):
         check_inputs(recipe)  # a mistake in the recipe costs nothing of what an earlier run gave
     with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
         log = RunLog(

@@ -242,5 +242,5 @@ def test_float8_weights_are_refused(copy: Path):
     weights = load_file(copy / "model.safetensors")
     weights["classifier.weight"] = weights["classifier.weight"].to(torch.float8_e4m3fn)
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EnvironmentMismatch, match=r"'classifier\.weight' are of type F8_E4M3"):
+    with pytest.raises(EnvironmentMismatch, match=r"'classifier\.weight' is of type F8_E4M3"):
         find_checkpoint(str(copy))

@@ -231,7 +231,7 @@ def test_a_corrupt_shape_names_every_wrong_entry(content: Any, message: str):
     [
         (
             EncoderShape(head_dim=8, layers=(LayerShape(num_heads=1, ffn_neurons=1),)),
-            "the shape of the pruned model has 1 layers, config.json describes 2",
+            "the shape of the pruned model has 1 layer, config.json describes 2",
         ),
         (
             EncoderShape(head_dim=4, layers=(LayerShape(num_heads=1, ffn_neurons=1),) * 2),

@@ -74,7 +74,7 @@ def test_layers_are_counted_as_the_pass_before_leaves_them(
 ):
     passes = [{"kind": "prune_structured", "layers": 1}, {"kind": "distill", "student_layers": 1}]
     [mistake] = mistakes(recipe_of(bert_recipe, tiny_bert_dir, *passes))
-    assert mistake.startswith("passes.1.student_layers: the model has 1 layers")
+    assert mistake.startswith("passes.1.student_layers: the model has 1 layer,")
 
 
 @pytest.mark.parametrize(

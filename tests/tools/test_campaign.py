@@ -51,7 +51,7 @@ def test_a_planted_traceback_is_found(
     def broken(*_: object) -> None:
         raise KeyError("planted")
 
-    monkeypatch.setattr("compressor.recipe.load_recipe", broken)
+    monkeypatch.setattr("compressor.pipeline.preflight.load_whole", broken)
     monkeypatch.setattr(sys, "argv", ["compress", "validate", "recipe.yaml"])
     tally = trials.Tally()
     case = trials.Case("planted", 0, "nothing", (trials.Trial("validate", cli.main),))
