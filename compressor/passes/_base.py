@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the reason
+ENOUGH_TO_OBSERVE = 32  # calibration rows for ranges of activations; fewer may all be short
 ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
 
 

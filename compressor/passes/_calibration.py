@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from compressor.errors import StepFailed
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import open_session
-from compressor.passes._base import PassContext
+from compressor.passes._base import ENOUGH_TO_OBSERVE, PassContext
 from compressor.training.batches import length_of
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.data import Dataset
@@ -48,6 +49,15 @@ class Calibration(Generic[Watched]):
 
     statistics: dict[str, Watched]
     num_rows: int
+    num_borrowed: int  # rows of the train split among them
+
+    @property
+    def rows_words(self) -> str:
+        """Say what was read, such as `32 calibration rows, 30 of them of the train split`."""
+        words = counted(self.num_rows, "calibration row")
+        if not self.num_borrowed:
+            return words
+        return f"{words}, {self.num_borrowed:,} of them of the train split"
 
 
 def calibrate(
@@ -64,10 +74,12 @@ def calibrate(
     `watch` makes what remembers one of them.
 
     The rows, at most `num_rows`, are spread evenly over the split. Padding is never among them.
+    Where the split has fewer than are enough, spare rows of train fill it up.
 
     Raises `StepFailed` when a value is not finite.
     """
-    examples = calibration_rows(context.calibration, num_rows)
+    rows = filled_up(context.calibration, num_rows)
+    examples = calibration_rows(rows, num_rows)
     statistics = {name: watch() for name in values}
     path = context.work_dir / "calibration" / "model.onnx"
     _save_with_outputs(graph, list(values), path)
@@ -86,7 +98,13 @@ def calibrate(
                 for name, watched in statistics.items():
                     _update(watched, name, {**feed, **found}[name])
             advance(len(chunk))
-    return Calibration(statistics, len(examples))
+    return Calibration(statistics, len(examples), len(rows) - len(context.calibration))
+
+
+def filled_up(dataset: Dataset, num_rows: int) -> Dataset:
+    """Return a calibration split with spare rows of train, where it is too small to observe on."""
+    missing = min(num_rows, ENOUGH_TO_OBSERVE) - len(dataset)
+    return dataset.joined(missing) if missing > 0 else dataset
 
 
 def calibration_rows(dataset: Dataset, num_rows: int) -> list[Example]:

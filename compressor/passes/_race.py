@@ -13,7 +13,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
-from compressor.passes._calibration import calibration_rows
+from compressor.passes._calibration import calibration_rows, filled_up
 from compressor.quantization.rewrite import Activations, quantize_sites
 from compressor.quantization.sensitivity import compare_logits
 from compressor.quantization.sites import Site
@@ -83,7 +83,8 @@ def race(
     too much to choose by them.
     """
     read = (context.load_exported or context.load_baseline)()
-    examples = calibration_rows(context.calibration, settings.rows)
+    rows_read = filled_up(context.calibration, settings.rows)
+    examples = calibration_rows(rows_read, settings.rows)
 
     def batches(size: int) -> list[Batch]:
         starts = range(0, len(examples), size)

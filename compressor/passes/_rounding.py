@@ -135,7 +135,7 @@ class _Work:
             context=context,
             watch=ActivationMoments,
         )
-        self._moments, self._num_rows = found.statistics, found.num_rows
+        self._moments, self._rows_words = found.statistics, found.rows_words
         self._errors: list[tuple[float, float]] = []
         self._corrected = 0
 
@@ -208,7 +208,7 @@ class _Work:
 
     def report(self) -> None:
         """Say what was gained."""
-        rows = f"on {counted(self._num_rows, 'calibration row')}"
+        rows = f"on {self._rows_words}"
         if self._rounding.method == "gptq" and self._errors:
             parts = [after / before for before, after in self._errors if before > 0]
             part = float(np.median(parts)) if parts else 1.0

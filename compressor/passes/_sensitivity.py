@@ -15,6 +15,7 @@ from compressor.models.components import layer_of
 from compressor.models.onnx_file import save_graph
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.passes._base import PassContext
+from compressor.passes._calibration import filled_up
 from compressor.quantization.pairs import SignedScales
 from compressor.quantization.rewrite import Activations
 from compressor.quantization.sensitivity import (
@@ -79,8 +80,11 @@ def _fact(item: Sensitivity, kept: Sequence[Site]) -> dict[str, object]:
 
 
 def calibration_rows(context: PassContext) -> list[Batch]:
-    """Return up to 128 rows of the calibration split, evenly spread, in batches of like length."""
-    dataset = context.calibration
+    """Return up to 128 rows of the calibration split, evenly spread, in batches of like length.
+
+    Few rows are filled up as by `calibrate`, where the pass may borrow any.
+    """
+    dataset = filled_up(context.calibration, _ROWS)
     read = (context.load_exported or context.load_baseline)()
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(_ROWS, len(dataset))).round())
     examples = sorted((dataset.examples[int(row)] for row in chosen), key=length_of)

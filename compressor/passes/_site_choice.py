@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.errors import PassError
-from compressor.passes._base import OnnxPass, PassContext
+from compressor.passes._base import ENOUGH_TO_OBSERVE, OnnxPass, PassContext
 from compressor.passes._effort import Effort, reading_effort
+from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,11 +57,25 @@ class WeightPass(OnnxPass):
         "ones, such as a classifier head, save next to nothing",
     )
 
+    def spare_rows_wanted(self) -> int:
+        """Return as many rows as observing takes, where anything is observed."""
+        return ENOUGH_TO_OBSERVE if "calibration" in self.required_splits() else 0
+
     def _check_calibration(self, context: PassContext) -> None:
-        if "calibration" in self.required_splits() and len(context.calibration) == 0:
+        """Refuse a calibration split without rows, and note one with few that train cannot fill."""
+        if "calibration" not in self.required_splits():
+            return
+        own, spare = context.calibration, context.calibration.spare
+        if len(own) == 0:
             raise self._error(
                 f"{context.calibration.source}: this pass runs calibration rows, and there are "
                 f"none; give data.calibration at least one row"
+            )
+        if (found := len(own) + (0 if spare is None else len(spare))) < ENOUGH_TO_OBSERVE:
+            context.note(
+                f"Only {counted(found, 'calibration row')} could be read, which "
+                f"{verb_for(found, 'says', 'say')} little of other inputs; give data.calibration "
+                f"{ENOUGH_TO_OBSERVE} or more, or data.train, from which missing ones are taken."
             )
 
     def _float_graph(self, model: OnnxModel) -> ModelProto:

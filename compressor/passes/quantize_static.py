@@ -57,6 +57,6 @@ passes:
         grids = self._chosen(found, static_grid)
         context.note(
             f"Scales of {counted(len(grids), 'activation')} fixed on "
-            f"{counted(found.num_rows, 'calibration row')} ({self.method})."
+            f"{found.rows_words} ({self.method})."
         )
         return grids

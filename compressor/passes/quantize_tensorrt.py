@@ -172,7 +172,7 @@ benchmark:
         scales = self._chosen(found, signed_scale)
         context.note(
             f"Scales of {counted(len(scales), 'activation')} fixed on "
-            f"{counted(found.num_rows, 'calibration row')} ({self.method})."
+            f"{found.rows_words} ({self.method})."
         )
         return SignedScales(scales)
 

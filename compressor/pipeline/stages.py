@@ -372,7 +372,8 @@ class Stages:
 
     def _lent_splits(self, step: Pass) -> dict[str, Dataset]:
         splits = {name: self.splits[name] for name in step.required_splits()}
-        if "calibration" in splits and not step.spare_rows_wanted():
+        own = splits.get("calibration", ())
+        if "calibration" in splits and step.spare_rows_wanted() <= len(own):
             splits["calibration"] = dataclasses.replace(splits["calibration"], spare=None)
         return splits
 

@@ -16,6 +16,7 @@ from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
 from compressor.passes._calibration import Calibration, calibrate, unpadded
+from compressor.passes.quantize_dynamic import QuantizeDynamic
 from compressor.passes.quantize_static import QuantizeStatic
 from compressor.quantization.affine import max_pair_sum
 from compressor.quantization.observers import ActivationStatistics
@@ -278,3 +279,70 @@ def test_milder_settings_leave_more_in_float():
 def test_settings_out_of_range_are_refused(bad: dict[str, object]):
     with pytest.raises(ValidationError):
         QuantizeStatic(**bad)
+
+
+def test_few_calibration_rows_are_filled_up_from_train(
+    exported: OnnxModel, context: PassContext, notes: list[str], unlabelled: Dataset
+):
+    rows = dataclasses.replace(unlabelled, examples=(SHORT,) * 3, rows=np.arange(3))
+    spare = dataclasses.replace(rows, examples=(LONG,) * 60, rows=np.arange(60))
+    few = dataclasses.replace(
+        context, splits={"calibration": dataclasses.replace(rows, spare=spare)}
+    )
+    filled = with_examples(context, *(SHORT,) * 3, *(LONG,) * 29)  # up to 32
+    found, expected = observe(exported, few), observe(exported, filled)
+    assert (found.num_rows, found.num_borrowed, expected.num_borrowed) == (32, 29, 0)
+    assert {name: item.channel_largest.tolist() for name, item in found.statistics.items()} == {
+        name: item.channel_largest.tolist() for name, item in expected.statistics.items()
+    }
+    QuantizeStatic(min_elements=0).apply(exported, few)
+    assert any("32 calibration rows, 29 of them of the train split" in note for note in notes)
+    assert not any(note.startswith("Only") for note in notes)
+
+
+def test_spare_rows_are_left_alone_where_calibration_rows_are_enough(
+    exported: OnnxModel, context: PassContext, unlabelled: Dataset
+):
+    rows = dataclasses.replace(unlabelled, examples=(SHORT,) * 32, rows=np.arange(32))
+    spare = dataclasses.replace(rows, examples=(LONG,) * 60, rows=np.arange(60))
+    enough = dataclasses.replace(
+        context, splits={"calibration": dataclasses.replace(rows, spare=spare)}
+    )
+    found = observe(exported, enough)
+    assert (found.num_rows, found.num_borrowed) == (32, 0)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, True), (31, True), (32, False)])
+def test_few_rows_that_train_cannot_fill_up_are_told(
+    exported: OnnxModel, context: PassContext, notes: list[str], count: int, told: bool
+):
+    QuantizeStatic(min_elements=0).apply(exported, with_examples(context, *(LONG,) * count))
+    assert any(note.startswith(f"Only {count} calibration row") for note in notes) is told
+
+
+def test_rows_of_train_are_wanted_where_calibration_rows_are_read():
+    assert QuantizeStatic().spare_rows_wanted() == 32
+    assert QuantizeDynamic(bias_correction=True).spare_rows_wanted() == 32
+    assert QuantizeDynamic().spare_rows_wanted() == 0
+
+
+def test_rows_of_train_bring_the_error_of_a_few_short_rows_down(
+    exported: OnnxModel, context: PassContext, encode, text_dataset: Dataset, unlabelled: Dataset
+):
+    short = dataclasses.replace(unlabelled, examples=("a",), rows=np.arange(1))
+    lent = dataclasses.replace(
+        short, spare=dataclasses.replace(unlabelled, examples=unlabelled.examples)
+    )
+    batch = encode(*text_dataset.examples)
+    before = exported.predict(batch)
+    errors = [
+        np.square(
+            QuantizeStatic(min_elements=0)
+            .apply(exported, dataclasses.replace(context, splits={"calibration": rows}))
+            .predict(batch)
+            - before
+        ).mean()
+        ** 0.5
+        for rows in (short, lent)
+    ]
+    assert errors[1] < 0.5 * errors[0]
