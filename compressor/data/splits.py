@@ -23,6 +23,7 @@ from compressor.tasks import Example
 from compressor.words import counted
 
 CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
+_VERY_FEW_ROWS = 32  # of calibration: below it train is read for spare ones alone
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
 _NEED_LABELS = ("search", "certification")
 LabelKind = Literal["class", "grade", "none"]
@@ -160,6 +161,21 @@ def load_splits(
             mistakes += [f"data.{plan.get(name, name)}: {item}" for item in error.mistakes]
     if mistakes:
         raise RecipeError(mistakes)
+    own = len(splits["calibration"]) if "calibration" in splits else _VERY_FEW_ROWS
+    if own < min(spare_rows, _VERY_FEW_ROWS) and "train" not in cuts and "train" in settings.given:
+        # Read for nothing else, so it need not have labels.
+        more = _load_all(
+            settings,
+            label_names,
+            input_column=input_column,
+            wanted=["train"],
+            plan={},
+            seed=seed,
+            must_label=(),
+            keep={},
+            kind="none",
+        )
+        loaded, cuts = {**loaded, **more}, {**cuts, "train": ("train", more["train"].rows)}
     if "calibration" in splits and "train" in cuts:
         missing = spare_rows - len(splits["calibration"])
         spare = _spare(*cuts["train"], loaded, missing, seed, is_image=is_image)

@@ -455,6 +455,19 @@ def test_few_calibration_rows_have_spare_ones_of_train(
     assert load(data, "calibration", "search", spare_rows=20)["calibration"].spare is not None
 
 
+def test_train_is_read_for_spare_rows_alone_where_calibration_has_very_few(
+    settings: Settings, reviews: Reviews
+) -> None:
+    sources = {"train": reviews("all.tsv", 60), "search": reviews("dev.tsv", 10)}
+    few = settings(**sources, calibration=reviews("few.tsv", 3))
+    enough = settings(**sources, calibration=reviews("enough.tsv", 32))
+    found = load(few, "calibration", "search", spare_rows=32)
+    spare = found["calibration"].spare
+    assert spare is not None
+    assert (len(spare), spare.labels, sorted(found)) == (29, None, ["calibration", "search"])
+    assert load(enough, "calibration", "search", spare_rows=100)["calibration"].spare is None
+
+
 def test_where_calibration_rows_suffice_or_train_is_not_read_none_are_spare(
     settings: Settings, reviews: Reviews
 ) -> None:

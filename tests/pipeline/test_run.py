@@ -1016,3 +1016,21 @@ def test_without_labels_the_budget_is_a_share_of_changed_answers(
     assert proof["losses"] == len(report["flips"])
     assert proof["drop"] == pytest.approx(1 - report["certification"]["final"]["value"])
     assert {flip["kind"] for flip in report["flips"]} <= {"changed"}
+
+
+def test_few_calibration_rows_of_int8_are_filled_up_from_train_and_told(
+    base: dict[str, Any], answered: Dataset, tmp_path: Path
+):
+    few = dataclasses.replace(
+        answered, examples=answered.examples[:3], labels=np.asarray(answered.labels)[:3]
+    )
+    calibration = {"path": str(write_split(tmp_path / "few.csv", few))}
+    report = run(
+        base,
+        tmp_path / "run",
+        data={**base["data"], "calibration": calibration},
+        passes=[{"kind": "quantize_static", "min_elements": 0}],
+        benchmark={"providers": []},
+    )
+    told = " ".join(report.passes[0].notes)
+    assert "32 calibration rows, 29 of them of the train split" in told
