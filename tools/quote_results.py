@@ -227,6 +227,38 @@ def quickstart() -> str:
     return "\n".join([*lines, "", source("quickstart", results)])
 
 
+def summary() -> str:
+    """Return the few lines of the first page: what a run brought, what it lost, what is proven."""
+    demo = read_results("quickstart")["rows"]
+    first = demo[0]
+    proven = 1 - max(row["points_lost_at_most"] for row in demo) / 100
+    lines = [
+        "| model | size | faster, one text | lost |",
+        "|:--|:--|:--|:--|",
+        f"| all-MiniLM-L6-v2, `compress quickstart`, "
+        f"{np.mean([row['seconds'] for row in demo]):.0f} s | "
+        f"{first['megabytes']['baseline']:.1f} → {first['megabytes']['final']:.1f} MB, "
+        f"{first['times_smaller']:.1f}× | "
+        f"{spread([row['speed']['batch 1 x 32'] for row in demo], '.1f')}× | vectors keep a mean "
+        f"cosine of {first['certification_score']:.4f}; proven: at least "
+        f"{math.floor(1000 * proven) / 1000:.3f} |",
+    ]
+    for name in RECIPES:
+        results = read_results(name)
+        rows = results["rows"]
+        megabytes = [row["megabytes"] for row in rows]
+        size = rows[0]["baseline_megabytes"] / float(np.mean(megabytes))
+        lines.append(
+            f"| MiniLM fine-tuned on SST-2, `recipes/{results['about']['recipe']}`, "
+            f"{np.mean([row['cpu_minutes'] for row in rows]):.0f} CPU min | "
+            f"{rows[0]['baseline_megabytes']:.1f} → {spread(megabytes, '.1f')} MB, {size:.1f}× | "
+            f"{speeds([row['speed_batch_1'] for row in rows])} | "
+            f"{spread([row['points_lost'] for row in rows], '.2f')} points of accuracy; "
+            f"{spread([row['changed_percent'] for row in rows], '.1f')}% of predictions changed |"
+        )
+    return "\n".join(lines)
+
+
 def source(name: str, results: Mapping[str, Any]) -> str:
     """Return the line under a table: command, commit, machine, versions and date."""
     versions = results["versions"]
@@ -275,6 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rows_for_accuracy": rows_for_accuracy,
     "rows_for_agreement": rows_for_agreement,
     "quickstart": quickstart,
+    "summary": summary,
 }
 
 
