@@ -256,7 +256,8 @@ def _of_metric(
         most = _most(metric, prunes=prunes)
         if proof is not None:
             both = max(least, proof.budget)
-            if both <= most and proof.guess_drop > both:
+            # The proof is a forecast from the rows that judge: these too must tell it from a guess.
+            if both <= most and proof.guess_drop > both and _tells(judged, gate, both):
                 return _Choice(metric, prunes, both, gate, proof, tells=True)
         tells = _tells(judged, gate, least)
         found.append(_Choice(metric, prunes, least, gate, None, tells=tells))

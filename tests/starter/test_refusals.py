@@ -137,6 +137,18 @@ def test_enough_certification_rows_give_a_budget_that_they_prove(
     assert 0.01 <= recipe.budget.max_drop <= 0.03
 
 
+def test_few_rows_that_agree_by_luck_foresee_no_proof_of_accuracy(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path
+):
+    """Three rows in five are right, which a guess on 40 rows reaches too often to be told from."""
+    lucky = [[text, own if at % 5 else 1 - int(own)] for at, (text, own) in enumerate(told[:40])]
+    lucky = [[text, 1 - int(own) if at % 5 == 1 else own] for at, (text, own) in enumerate(lucky)]
+    data = write(tmp_path / "rows.csv", lucky)
+    unseen = write(tmp_path / "unseen.csv", told * 12)
+    recipe = write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml", certification=unseen)
+    assert recipe.budget.metric == "agreement"
+
+
 @pytest.mark.parametrize("flag", ["train", "certification"])
 def test_one_file_for_two_splits_is_refused(
     tiny_bert_dir: Path, told: Rows, tmp_path: Path, flag: str
