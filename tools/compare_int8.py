@@ -44,6 +44,7 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
 
 from compressor.data import Dataset
 from compressor.environment import describe_environment
+from compressor.export.attention_operator import ATTENTION_OPSET
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
@@ -59,7 +60,7 @@ CALIBRATION_ROWS = 512
 TIMED_TEXTS = 24  # run one by one, spread over the lengths
 TIMED_BATCHES = 4  # of 32 rows, spread over the lengths
 SEED = 0
-OPSET = 23  # what recipes that go for speed ask for: attention is one operator then
+OPSET = ATTENTION_OPSET  # what recipes that go for speed ask for
 
 Models = dict[str, OnnxModel]
 Item = TypeVar("Item")

@@ -105,11 +105,9 @@ def recipes() -> str:
         results = read_results(name)
         rows, about = results["rows"], results["about"]
         sources.append(source(name, results))
-        megabytes = [row["megabytes"] for row in rows]
-        size = rows[0]["baseline_megabytes"] / float(np.mean(megabytes))
         cells = (
             f"`recipes/{about['recipe']}`{repaired(rows)}",
-            f"{rows[0]['baseline_megabytes']:.1f} → {spread(megabytes, '.1f')} MB, {size:.1f}×",
+            sizes(rows),
             f"{spread([row['points_lost'] for row in rows], '.2f')}; one run ± "
             f"{max(row['points_lost_within'] for row in rows):.1f}",
             f"{spread([row['changed_percent'] for row in rows], '.1f')}%",
@@ -118,6 +116,14 @@ def recipes() -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *sources])
+
+
+def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the files of a recipe's runs take, before and after."""
+    megabytes = [row["megabytes"] for row in rows]
+    before = rows[0]["baseline_megabytes"]
+    factor = before / float(np.mean(megabytes))
+    return f"{before:.1f} → {spread(megabytes, '.1f')} MB, {factor:.1f}×"
 
 
 def repaired(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -206,12 +212,11 @@ def quickstart() -> str:
     results = read_results("quickstart")
     rows, cores = results["rows"], results["about"]["cores"]
     first = rows[0]
-    sizes = [row["megabytes"]["final"] for row in rows]
-    proven = 1 - max(row["points_lost_at_most"] for row in rows) / 100
+    megabytes = [row["megabytes"]["final"] for row in rows]
     lines = [
         "| what | `compress quickstart` |",
         "|:--|:--|",
-        f"| size | {first['megabytes']['baseline']:.1f} → {spread(sizes, '.1f')} MB, "
+        f"| size | {first['megabytes']['baseline']:.1f} → {spread(megabytes, '.1f')} MB, "
         f"{spread([row['times_smaller'] for row in rows], '.1f')}× smaller |",
         *(
             f"| speed, {shape} tokens | {spread([row['speed'][shape] for row in rows], '.1f')}× |"
@@ -220,18 +225,23 @@ def quickstart() -> str:
         f"| mean cosine to the original's vectors, {first['certification_rows']:,} unseen texts | "
         f"{spread([row['certification_score'] for row in rows], '.4f')} |",
         f"| proven with {100 * first['confidence']:g}% confidence | at least "
-        f"{math.floor(1000 * proven) / 1000:.3f} |",  # rounded up it would not be proven
+        f"{proven_cosine(rows):.3f} |",
         f"| time on {cores} cores | {spread([row['seconds'] for row in rows], '.0f')} s, of the "
         f"CPU {spread([row['cpu_seconds'] for row in rows], '.0f')} s |",
     ]
     return "\n".join([*lines, "", source("quickstart", results)])
 
 
+def proven_cosine(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the least cosine that every run proves, rounded down: rounded up it is not proven."""
+    proven = 1 - max(float(row["points_lost_at_most"]) for row in rows) / 100
+    return math.floor(1000 * proven) / 1000
+
+
 def summary() -> str:
     """Return the few lines of the first page: what a run brought, what it lost, what is proven."""
     demo = read_results("quickstart")["rows"]
     first = demo[0]
-    proven = 1 - max(row["points_lost_at_most"] for row in demo) / 100
     lines = [
         "| model | size | faster, one text | lost |",
         "|:--|:--|:--|:--|",
@@ -241,17 +251,15 @@ def summary() -> str:
         f"{first['times_smaller']:.1f}× | "
         f"{spread([row['speed']['batch 1 x 32'] for row in demo], '.1f')}× | vectors keep a mean "
         f"cosine of {first['certification_score']:.4f}; proven: at least "
-        f"{math.floor(1000 * proven) / 1000:.3f} |",
+        f"{proven_cosine(demo):.3f} |",
     ]
     for name in RECIPES:
         results = read_results(name)
         rows = results["rows"]
-        megabytes = [row["megabytes"] for row in rows]
-        size = rows[0]["baseline_megabytes"] / float(np.mean(megabytes))
         lines.append(
             f"| MiniLM fine-tuned on SST-2, `recipes/{results['about']['recipe']}`, "
             f"{np.mean([row['cpu_minutes'] for row in rows]):.0f} CPU min | "
-            f"{rows[0]['baseline_megabytes']:.1f} → {spread(megabytes, '.1f')} MB, {size:.1f}× | "
+            f"{sizes(rows)} | "
             f"{speeds([row['speed_batch_1'] for row in rows])} | "
             f"{spread([row['points_lost'] for row in rows], '.2f')} points of accuracy; "
             f"{spread([row['changed_percent'] for row in rows], '.1f')}% of predictions changed |"

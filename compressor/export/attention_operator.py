@@ -10,6 +10,7 @@ products with the fewest reshapes, and 77 us as transformers' exporter writes it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +49,7 @@ def use_attention_operator(model: ir.Model) -> int:
     The graph is one of operator set 23 or later. Those with a key padding mask, a cache or a second
     output stay.
     """
-    replaced = 0
-    for node in list(model.graph):
-        if (fused := _read(node)) is not None:
-            _replace(node, fused)
-            replaced += 1
-    return replaced
+    return _rewrite(model, _replace)
 
 
 def expand_attention(model: ir.Model) -> int:
@@ -62,12 +58,7 @@ def expand_attention(model: ir.Model) -> int:
     They are in every operator set. Heads are split and merged with one reshape and one transpose
     each, keys are transposed for their product at once (Vaswani et al. 2017, eq. 1).
     """
-    replaced = 0
-    for node in list(model.graph):
-        if (fused := _read(node)) is not None:
-            _expand(node, fused)
-            replaced += 1
-    return replaced
+    return _rewrite(model, _expand)
 
 
 @dataclass(frozen=True)
@@ -108,6 +99,14 @@ def _read(node: ir.Node) -> _Fused | None:
     heads = node.attributes.get_int("num_heads")
     scale = node.attributes.get_float("scale", 0.0) or (width // heads) ** -0.5
     return _Fused(query, key, value, bias, scores, heads, scale, width, value_width)
+
+
+def _rewrite(model: ir.Model, write: Callable[[ir.Node, _Fused], None]) -> int:
+    """Let `write` put a standard form in the place of each fused attention; return how many."""
+    found = [(node, fused) for node in list(model.graph) if (fused := _read(node)) is not None]
+    for node, fused in found:
+        write(node, fused)
+    return len(found)
 
 
 def _states(node: ir.Node, fused: _Fused) -> tuple[ir.Value, ...]:

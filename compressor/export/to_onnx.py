@@ -93,7 +93,7 @@ def export_onnx(
     batch and, where the task has one, the sequence of any length. Its one output is the task's:
     `logits`, or `sentence_embedding` with pooling and normalisation in the graph. With `fuse` it
     uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset` None takes
-    the exporter's, which ONNX Runtime 1.18 runs. The same model gives the same bytes, and no path
+    `EXPORTER_OPSET`, which ONNX Runtime 1.18 runs. The same model gives the same bytes, and no path
     of this machine is in them.
 
     Raises `ExportError` when the model cannot be traced or translated.
@@ -110,11 +110,12 @@ def export_onnx(
     fusions = _FUSIONS[provider] if fuse else None
     for_cpu = fuse and provider == "cpu"
     # The rewrites for the CPU raise the operator set themselves, and fuse attention better.
-    raised = for_cpu and opset is not None and opset >= ATTENTION_OPSET
+    asked = opset or EXPORTER_OPSET
+    raised = for_cpu and asked >= ATTENTION_OPSET
     try:
-        program = _traced(model, inputs, EXPORTER_OPSET if raised else opset, fusions)
+        program = _traced(model, inputs, EXPORTER_OPSET if raised else asked, fusions)
         if raised and holds_changed_operators(program):
-            program = _traced(model, inputs, opset, fusions)
+            program = _traced(model, inputs, asked, fusions)
     except _FAILURES as error:
         if is_out_of_memory(error):
             raise
@@ -127,7 +128,7 @@ def export_onnx(
         model.module.to(device)
     _finish(program, tuple(inputs), model.task.output)
     if for_cpu:
-        optimize_for_cpu(program, opset=opset or EXPORTER_OPSET)
+        optimize_for_cpu(program, opset=asked)
     elif fuse and provider == "cuda":
         optimize_for_cuda(program)
     save_graph(ir.to_proto(program), path)
@@ -138,7 +139,7 @@ def export_onnx(
 def _traced(
     model: TorchModel,
     inputs: dict[str, torch.Tensor],
-    opset: int | None,
+    opset: int,
     fusions: _Fusions | None,
 ) -> ir.Model:
     """Return what the exporter makes of a model."""

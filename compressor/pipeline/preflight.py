@@ -185,7 +185,7 @@ def _look(recipe: Recipe, found: _Findings) -> Seen:
             check(recipe)
     task, metric, labels = known_task(recipe), known_metric(recipe), known_labels(recipe)
     before = len(found.mistakes) + len(found.problems)
-    sound = [name for name in recipe.data.given if _has_columns(recipe, name, found)]
+    sound = [name for name in recipe.data.given if _has_columns(recipe, name, task, metric, found)]
     with found.collect():
         check_plan(recipe.data.given, needed_splits(recipe))
     with found.collect():
@@ -199,9 +199,10 @@ def _look(recipe: Recipe, found: _Findings) -> Seen:
     return Seen(task, metric, labels, splits if is_whole else {})
 
 
-def _has_columns(recipe: Recipe, name: str, found: _Findings) -> bool:
+def _has_columns(
+    recipe: Recipe, name: str, task: str | None, metric: str | None, found: _Findings
+) -> bool:
     """Return whether the file of a split is there and has its columns; collect why it has not."""
-    task, metric = known_task(recipe), known_metric(recipe)
     with found.collect():
         check_split(
             recipe.data,

@@ -21,7 +21,7 @@ from compressor.pipeline.estimate import pass_name
 from compressor.progress import duration, rough
 from compressor.recipe import Recipe, RepairSettings
 from compressor.report import certainty, units
-from compressor.words import counted, moved, moved_and_budget, points
+from compressor.words import counted, moved, moved_and_budget, points, verb_for
 
 # The steps that are no passes, as people read them; the keys are their names in a report.
 TITLES: Mapping[str, str] = {
@@ -118,7 +118,7 @@ def plan_lines(
     )
     resumes = "a new run"
     if stored:
-        resumes = f"resumes, {stored} of {steps} steps {'is' if stored == 1 else 'are'} stored"
+        resumes = f"resumes, {stored} of {steps} steps {verb_for(stored, 'is', 'are')} stored"
     return [
         f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
         f"rows: {rows}{proof}",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from compressor.measurements import AGREEMENT
 from compressor.report import units
+from compressor.report.templating import own_picture
 from compressor.words import bound_and_budget, counted, points
 
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
@@ -15,7 +15,6 @@ MAX_CHARACTERS = 240
 
 # The state of the run that has the colour and the mark of each verdict.
 SLICE_STATES = {"certified": "passed", "inconclusive": "quiet", "refuted": "failed"}
-_DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 _MARKS = {"lost": "✕ now wrong", "won": "✓ now right", "changed": "≠ changed"}
 _PLACES = {
     "certification": "the certification split, which no step of the run had seen",
@@ -192,11 +191,6 @@ def _note(found: list[dict[str, Any]]) -> str:
     return note
 
 
-def _image(uri: str | None) -> str:
-    """Return a picture that lies in the report itself; a report from elsewhere may name another."""
-    return uri if uri is not None and _DATA_URI.fullmatch(uri) else ""
-
-
 def _moved_row(item: dict[str, Any]) -> FlipRow:
     """Return the row of a text whose nearest neighbour changed."""
     row = _row(item)
@@ -223,7 +217,7 @@ def _row(item: dict[str, Any]) -> FlipRow:
         mark=_MARKS[item["kind"]],
         row=f"{item['row']:,}",
         text=text,
-        image=_image(item["image"]),
+        image=own_picture(item["image"]),
         label=units.DASH if item["label"] is None else item["label"],
         before=item["before"],
         before_confidence=units.percent(item["before_confidence"]),

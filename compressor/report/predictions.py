@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.report.templating import own_picture
 from compressor.words import counted, printable
 
 _MOST = 76  # characters of a text in a line of a terminal
-_DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,9 @@ def _changed_words(data: dict[str, Any]) -> str | None:
 
 
 def _row(item: dict[str, Any]) -> PredictionRow:
-    image = str(item["image"] or "")
     return PredictionRow(
         example=f"row {item['row']}" if item["text"] is None else item["text"],
-        image=image if _DATA_URI.fullmatch(image) else "",
+        image=own_picture(item["image"]),
         label="" if item["label"] is None else f"labelled {item['label']}",
         before=item["before"],
         before_score=_figure(item["before_score"]),

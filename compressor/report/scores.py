@@ -37,28 +37,13 @@ def change_words(
     data: dict[str, Any], before: float | None, after: float | None, drop: float | None
 ) -> str:
     """Say how a score changed, such as `accuracy fell by 0.6 points (90.00% → 89.40%)`."""
-    return _change(data, before, after, drop)[0]
+    return change_and_budget(data, before, after, drop)[0]
 
 
 def change_and_budget(
     data: dict[str, Any], before: float | None, after: float | None, drop: float | None
 ) -> tuple[str, str]:
     """Return `change_words` and the budget, with digits that tell the two apart."""
-    return _change(data, before, after, drop)
-
-
-def budget_words(data: dict[str, Any]) -> str:
-    """Return the budget, such as `1 point`; without labels a share of answers, such as `1%`."""
-    return _limit(data, data["max_drop"])
-
-
-def _limit(data: dict[str, Any], fraction: float) -> str:
-    return f"{100 * fraction:.4g}%" if data["metric"] == AGREEMENT else points(fraction)
-
-
-def _change(
-    data: dict[str, Any], before: float | None, after: float | None, drop: float | None
-) -> tuple[str, str]:
     name = units.metric_words(data["metric"])
     if after is None or drop is None:
         return f"{name} was not measured", budget_words(data)
@@ -69,6 +54,12 @@ def _change(
     old, new = (units.score(data["metric"], value) for value in (before, after))
     values = old if old == new else f"{old} → {new}"
     return f"{name} {change} ({values})", allowed
+
+
+def budget_words(data: dict[str, Any]) -> str:
+    """Return the budget, such as `1 point`; without labels a share of answers, such as `1%`."""
+    limit = data["max_drop"]
+    return f"{100 * limit:.4g}%" if data["metric"] == AGREEMENT else points(limit)
 
 
 def measured_words(data: dict[str, Any]) -> str | None:

@@ -19,6 +19,8 @@ _MARKDOWN = re.compile(r"([\\`*\[\]|~$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(>|#{1,6}(?!\S)|[+-](?!\S)|[-=]+$)")
 _LIST_NUMBER = re.compile(r"^(\d+)([.)])(?!\S)")
 
+_PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
+
 
 class Verbatim(str):
     """Markdown that is already safe."""
@@ -35,6 +37,11 @@ def fill_markdown(name: str, **context: Any) -> str:
     """Fill a Markdown template; every value is escaped, and blank lines are evened out."""
     text = _markdown_environment().get_template(name).render(**context)
     return _even_blank_lines(text)
+
+
+def own_picture(uri: str | None) -> str:
+    """Return a picture that lies in the report itself; a report from elsewhere may name another."""
+    return uri if uri is not None and _PICTURE.fullmatch(uri) else ""
 
 
 @cache
