@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compressor.artifact import Artifact, load_artifact
     from compressor.models.torch_model import TorchModel, load_checkpoint
     from compressor.pipeline.run import run
-    from compressor.recipe import Recipe, load_recipe
+    from compressor.recipe.recipe import Recipe, load_recipe
     from compressor.report.run_report import RunReport
 
 __version__ = "0.1.0"

@@ -29,14 +29,14 @@ from pydantic import (
 
 from compressor.errors import EnvironmentMismatch
 from compressor.files import sha256, write_whole
-from compressor.mistakes import each_key_once
 from compressor.models.guard import foreign
-from compressor.models.onnx_file import data_files
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
+from compressor.onnx_graph.onnx_file import data_files
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
+from compressor.setting_errors import each_key_once
 from compressor.tasks import Example, Task, load_task, task_names
 
 MANIFEST = "manifest.json"

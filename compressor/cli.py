@@ -29,7 +29,7 @@ from compressor.errors import (
     Terminated,
     missing_package,
 )
-from compressor.memory import limit_to_free_memory, memory_as_mismatch
+from compressor.machine.memory import limit_to_free_memory, memory_as_mismatch
 from compressor.words import printable
 
 if TYPE_CHECKING:

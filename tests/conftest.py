@@ -11,6 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from random_encoders import make_encoder  # noqa: F401 -- a fixture
+from small_graphs import (  # noqa: F401 -- fixtures
+    integer_product,
+    make_graph,
+    run_graph,
+    token_product,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from compressor.data import Dataset

@@ -27,9 +27,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.passes import PassContext, TorchPass, discover
+from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.passes.prune_structured import layerwise
 from compressor.progress import SILENT
-from compressor.pruning import layerwise
 
 DEVICE = torch.device("meta")
 make_tensor = torch.tensor
@@ -200,7 +200,7 @@ class TestRehearsal:
 
 
 SHORT = {"max_steps": 2, "batch_size": 8, "precision": "float32"}
-PASSES: dict[str, tuple[str, dict[str, Any]]] = {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "fine-tuning": ("finetune", SHORT),
     "distillation of logits": ("distill", SHORT | {"label_weight": 0.5}),
     "distillation of hidden states": ("distill", SHORT | {"hidden_weight": 1.0}),
@@ -227,10 +227,10 @@ PASSES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.usefixtures("other_device")
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", CASES)
 def test_pass_runs_on_the_other_device(name: str, context: PassContext):
-    kind, settings = PASSES[name]
-    step = discover()[kind].model_validate(settings)
+    kind, settings = CASES[name]
+    step = PASSES[kind].model_validate(settings)
     assert isinstance(step, TorchPass)
     changed = step.apply(context.load_baseline(), context)
     assert {parameter.device for parameter in changed.module.parameters()} == {DEVICE}

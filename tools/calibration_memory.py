@@ -24,12 +24,12 @@ from compare_int8 import context, read_texts
 
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
-from compressor.passes._calibration import calibrate
-from compressor.quantization.observers import ActivationStatistics
-from compressor.quantization.sites import factor_names, find_sites, lift_constants
+from compressor.onnx_graph.observers import ActivationStatistics
+from compressor.onnx_graph.onnx_file import load_graph
+from compressor.onnx_graph.quantizable_weights import factor_names, find_sites, lift_constants
+from compressor.passes.quantize.calibration import calibrate
 
 
 def main() -> int:

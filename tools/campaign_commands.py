@@ -23,7 +23,7 @@ import compressor.starter.write  # loaded once here, and not in each trial
 from compressor.artifact import load_artifact
 from compressor.errors import CompressorError
 from compressor.models.torch_model import load_checkpoint
-from compressor.pipeline.stages import Stages
+from compressor.pipeline.cached_work import Stages
 
 TOLERANCE = 1e-3  # of outputs near 1, between PyTorch and ONNX Runtime
 SCORED = "scored.json"

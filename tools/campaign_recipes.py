@@ -27,12 +27,12 @@ from mutations import (
     without,
 )
 
-from compressor.passes import discover
+from compressor.passes import PASSES
 
 RECIPE = "recipe.yaml"
 _TRAIN = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
 # Passes as people write them; each recipe of the campaign has one of these lists.
-PASSES: tuple[list[dict[str, Any]], ...] = (
+USUAL: tuple[list[dict[str, Any]], ...] = (
     [],
     [{"kind": "quantize_dynamic"}],
     [{"kind": "quantize_dynamic", "activations": "per_tensor", "keep_sensitive": 1}],
@@ -94,7 +94,7 @@ def _template(draw: Random) -> dict[str, Any]:
         data["max_length"] = 32
     if draw.random() < 0.2:
         data["certification"] = {"path": "rows.csv", "format": "csv", "text": "text"}
-    tree = plain_recipe("bert", data, seed=0, passes=draw.choice(PASSES))
+    tree = plain_recipe("bert", data, seed=0, passes=draw.choice(USUAL))
     if draw.random() < 0.4:
         tree["benchmark"] = {"providers": ["cpu"], "batch_sizes": [1], "sequence_lengths": [8],
                              "num_runs": 2, "warmup_runs": 1, "threads": 1}  # fmt: skip
@@ -131,7 +131,7 @@ def _mild(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozenset[int
     if kind < 0.75:
         path = draw.choice([path for path in paths(tree) if isinstance(path[-1], str)])
         return _yaml(without(tree, path)), f"{'.'.join(map(str, path))}: left out", ANY
-    steps = [*tree["passes"], *draw.choice(PASSES)]
+    steps = [*tree["passes"], *draw.choice(USUAL)]
     draw.shuffle(steps)
     kinds = ", ".join(step["kind"] for step in steps)
     return _yaml({**tree, "passes": steps}), f"passes: {kinds}", ANY
@@ -172,8 +172,8 @@ def _wrong_type(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozens
 
 
 def _setting(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozenset[int]]:
-    kind = draw.choice(sorted(discover()))
-    name = draw.choice([name for name in discover()[kind].model_fields if name != "kind"])
+    kind = draw.choice(sorted(PASSES))
+    name = draw.choice([name for name in PASSES[kind].model_fields if name != "kind"])
     required = {"prune_magnitude": {"sparsity": 0.5}, "prune_structured": {"ratio": 0.5},
                 "prune_width": {"ratio": 0.25}}  # fmt: skip
     value = draw.choice(ODD_VALUES)

@@ -27,8 +27,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.quantization.exactness import ExactnessCheck, check_integers
-from compressor.quantization.unoptimized import CONTRIB
+from compressor.onnx_graph.exactness import ExactnessCheck, check_integers
+from compressor.onnx_graph.unoptimized import CONTRIB
 
 CANNOT_TELL = 3
 

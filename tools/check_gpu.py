@@ -33,21 +33,21 @@ import transformers
 from gpu_table import Record, write
 from random_models import NUM_TEXTS, SEED, SIZES, subjects, texts_for
 
-from compressor.benchmark import benchmark, default_threads
 from compressor.data import Dataset
-from compressor.environment import describe_environment
 from compressor.errors import CompressorError, EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
+from compressor.machine.environment import describe_environment
 from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, TorchPass, discover
-from compressor.passes.convert_fp16 import ConvertFp16
-from compressor.passes.quantize_tensorrt import QuantizeTensorrt
+from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.passes.convert_fp16.settings import ConvertFp16
+from compressor.passes.quantize.tensorrt import QuantizeTensorrt
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.verify.benchmark import benchmark, default_threads
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def check_training(situation: Situation, record: Record) -> None:
     """Each pass over the PyTorch model twice: it ends, its logits are finite, and it repeats."""
     for name in situation.subjects:
         for title, (kind, settings) in STEPS.items():
-            step = discover()[kind].model_validate(settings)
+            step = PASSES[kind].model_validate(settings)
             assert isinstance(step, TorchPass)
             try:
                 detail, finite = apply_twice(situation, name, title, step)
@@ -344,7 +344,7 @@ def convert(
 
 def pruned(situation: Situation, name: str) -> OnnxModel:
     """Return half of a model's FLOPs in float16."""
-    step = discover()["prune_structured"].model_validate(
+    step = PASSES["prune_structured"].model_validate(
         {"ratio": 0.5, "method": "reconstruction", "calibration_rows": NUM_TEXTS}
     )
     assert isinstance(step, TorchPass)

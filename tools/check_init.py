@@ -37,7 +37,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from compressor.errors import CompressorError, RecipeError
 from compressor.pipeline.run import run
-from compressor.recipe import load_recipe
+from compressor.recipe.recipe import load_recipe
 from compressor.starter.write import write_starter
 
 TEXTS = (

@@ -31,21 +31,21 @@ import transformers
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
-from compressor.environment import describe_environment
 from compressor.export.to_onnx import export_onnx
+from compressor.machine.environment import describe_environment
 from compressor.models.architectures import encoder_layers
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.onnx_graph.exactness import ExactnessCheck, check_integers
 from compressor.passes import PassContext
-from compressor.passes._site_choice import SitePass
-from compressor.passes.quantize_auto import QuantizeAuto
-from compressor.passes.quantize_aware_train import QuantizeAwareTrain
-from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.passes.quantize_static import QuantizeStatic
-from compressor.passes.quantize_weights import QuantizeWeights
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
+from compressor.passes.quantize.auto import QuantizeAuto
+from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.static import QuantizeStatic
+from compressor.passes.quantize.weight_choice import SitePass
+from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.progress import SILENT
-from compressor.pruning.structure import prune_heads, prune_neurons
-from compressor.quantization.exactness import ExactnessCheck, check_integers
 from compressor.tasks import Batch, Example
 from compressor.tasks.image_classification import ImageClassification
 from compressor.tasks.text_classification import TextClassification

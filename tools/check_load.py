@@ -24,21 +24,21 @@ from typing import Any
 
 import torch
 
-from compressor.builtin import resolve_builtin
-from compressor.environment import describe_environment, seed_everything
+from compressor.machine.environment import describe_environment, seed_everything
 from compressor.models.architectures import encoder_layers
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import load_model
 from compressor.passes import PassContext
-from compressor.passes._few_rows import each_batch
-from compressor.passes._reconstruction import Reconstruction
-from compressor.passes.prune_structured import PruneStructured
-from compressor.pipeline.splits import read_splits
+from compressor.passes.prune_structured.budget import units_to_remove
+from compressor.passes.prune_structured.by_reconstruction import Reconstruction
+from compressor.passes.prune_structured.compensated_scores import compensated_scores
+from compressor.passes.prune_structured.few_rows import each_batch
+from compressor.passes.prune_structured.importance import UnitScores
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.pipeline.builtin_models import resolve_builtin
+from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import SILENT
-from compressor.pruning.budget_search import units_to_remove
-from compressor.pruning.importance import UnitScores
-from compressor.pruning.surgeon import compensated_scores
-from compressor.recipe import Recipe, load_recipe
+from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.tasks import load_task
 
 

@@ -43,15 +43,15 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
 )
 
 from compressor.data import Dataset
-from compressor.environment import describe_environment
 from compressor.export.attention_operator import ATTENTION_OPSET
 from compressor.export.to_onnx import export_onnx
+from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import OnnxPass, PassContext
-from compressor.passes.quantize_auto import QuantizeAuto
-from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.passes.quantize_static import QuantizeStatic
+from compressor.passes.quantize.auto import QuantizeAuto
+from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.static import QuantizeStatic
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 

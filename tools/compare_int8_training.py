@@ -31,10 +31,10 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
-from compressor.passes.prune_structured import PruneStructured
-from compressor.passes.quantize_aware_train import QuantizeAwareTrain
-from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.passes.quantize_static import QuantizeStatic
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.static import QuantizeStatic
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.progress import SILENT
 
 ROWS_PER_BATCH = 32

@@ -37,19 +37,19 @@ from results import write_results
 from torch import nn
 
 from compressor.data import Dataset
-from compressor.evaluation import evaluate
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
-from compressor.passes._few_rows import store_inputs
-from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.prune_structured.budget import Freedom, encoder_cost, units_to_remove
+from compressor.passes.prune_structured.few_rows import store_inputs
+from compressor.passes.prune_structured.fisher import fisher_scores
+from compressor.passes.prune_structured.reconstruct import CalibrationInputs, reconstruct
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.progress import SILENT
-from compressor.pruning.budget_search import Freedom, encoder_cost, units_to_remove
-from compressor.pruning.fisher import fisher_scores
-from compressor.pruning.reconstruction import CalibrationInputs, reconstruct
-from compressor.pruning.structure import prune_heads, prune_neurons
+from compressor.verify.evaluation import evaluate
 
 # The last argument is how many calibration rows to read.
 Prune = Callable[[TorchModel, float, PassContext, int], TorchModel]

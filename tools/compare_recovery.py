@@ -29,14 +29,14 @@ from compare_pruning import count_flops, mean_tokens
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
-from compressor.evaluation import predict_logits
 from compressor.files import sha256
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, TorchPass
-from compressor.passes.distill import Distill
-from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.distill.settings import Distill
+from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
+from compressor.verify.evaluation import predict_logits
 
 _TEMPERATURE = 2.0
 _RECIPE = (

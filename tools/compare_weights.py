@@ -41,13 +41,13 @@ from compare_int8 import (
 from results import write_results
 
 from compressor.data import Dataset
-from compressor.environment import describe_environment
 from compressor.export.to_onnx import export_onnx
+from compressor.machine.environment import describe_environment
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes._site_choice import SitePass
-from compressor.passes.quantize_dynamic import QuantizeDynamic
-from compressor.passes.quantize_weights import QuantizeWeights
-from compressor.passes.trim_vocabulary import TrimVocabulary
+from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.weight_choice import SitePass
+from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
 INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
 BITS = {"kind": "quantize_weights", "rows": CALIBRATION_ROWS}

@@ -26,7 +26,7 @@ from classifier_rows import quieten
 from compressor.data import DataSettings, SplitSource, load_splits
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
-from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.tasks import load_task
 

@@ -45,7 +45,6 @@ from compare_int8 import (
 )
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from compressor.environment import describe_environment
 from compressor.export.attention_operator import (
     raise_opset,
     remove_round_trips,
@@ -56,10 +55,11 @@ from compressor.export.cpu_graph import optimize_for_cpu, split_skip_normalizati
 from compressor.export.padding_masks import simplify_padding_masks
 from compressor.export.to_onnx import EXPORTER_OPSET, export_onnx
 from compressor.export.unread_positions import drop_unread_positions
-from compressor.models.onnx_file import load_graph, save_graph
+from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.tasks import Batch
 
 Rewrite = Callable[[ir.Model], object]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from compressor.environment import describe_environment
+from compressor.machine.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results"

@@ -26,21 +26,21 @@ from typer.models import CommandInfo, OptionInfo
 
 import compressor
 from compressor import errors
-from compressor.budget import AccuracyBudget
 from compressor.cli import app
 from compressor.data import DataSettings
 from compressor.models.runtime_releases import OLDEST, OPSETS
 from compressor.models.runtime_versions import IR_VERSIONS, OPERATORS
 from compressor.models.settings import ModelSettings
 from compressor.passes import (
+    PASSES,
     OnnxPass,
     Pass,
     PassGroup,
     SettingDescription,
-    discover,
     pass_settings,
 )
-from compressor.recipe import (
+from compressor.recipe.budget import AccuracyBudget
+from compressor.recipe.recipe import (
     BenchmarkSettings,
     ExportSettings,
     Recipe,
@@ -118,7 +118,7 @@ def pages() -> dict[str, str]:
         "recipe.md": recipe_page(),
         "report.md": report_page(),
     }
-    made |= {f"passes/{kind}.md": pass_page(step) for kind, step in discover().items()}
+    made |= {f"passes/{kind}.md": pass_page(step) for kind, step in PASSES.items()}
     noted = {name: text + _MADE for name, text in made.items()}
     return noted | {"runtimes.md": runtimes_page()}
 
@@ -181,7 +181,7 @@ def passes_page() -> str:
     for group in get_args(PassGroup):
         rows = [
             (f"[`{kind}`]({kind}.md)", step.about.summary, _kind_of_model(step), _providers(step))
-            for kind, step in discover().items()
+            for kind, step in PASSES.items()
             if step.about.group == group
         ]
         head = ("pass", "what it does", "works on", "result runs on")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from compressor.data.table import BadRows, Table
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.mistakes import show
 from compressor.paths import unreadable
+from compressor.setting_errors import show
 from compressor.tasks import Example, pixels_of
 from compressor.words import counted
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from compressor.data.settings import Quoting
 from compressor.errors import RecipeError
-from compressor.mistakes import show
+from compressor.setting_errors import show
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from compressor.errors import RecipeError
-from compressor.mistakes import Mistake, first_repeated, listing, rule_error
 from compressor.paths import HubName, LocalPath
+from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
 # Whether cells may be in quotes, which are then no part of them.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
-from compressor.mistakes import close_words, did_you_mean, first_repeated, show
+from compressor.setting_errors import close_words, did_you_mean, first_repeated, show
 
 _MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
 

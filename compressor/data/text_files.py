@@ -15,7 +15,7 @@ from compressor.data.quotes import quotes_of_csv, quotes_of_tsv
 from compressor.data.settings import FileFormat, Quoting
 from compressor.data.table import BadRows, Table, choose_columns, require_each_once
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.mistakes import each_key_once, show
+from compressor.setting_errors import each_key_once, show
 
 _LONGEST_CELL = 1 << 30  # characters
 _SEPARATORS = {"csv": ",", "tsv": "\t"}

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compressor.export.graph_values import add_constant, dims
-from compressor.models.operators import ELEMENTWISE
+from compressor.onnx_graph.operators import ELEMENTWISE
 
 Axes = list[int | None]
 

@@ -31,10 +31,10 @@ from compressor.export.attention_operator import ATTENTION_OPSET, holds_changed_
 from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
 from compressor.export.weight_names import name_weights
-from compressor.memory import is_out_of_memory
-from compressor.models.onnx_file import save_graph
+from compressor.machine.memory import is_out_of_memory
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
+from compressor.onnx_graph.onnx_file import save_graph
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from compressor.inspection.facts import (
 )
 from compressor.inspection.inputs import TextRows, random_batch, text_batches
 from compressor.models.components import StoredWeight, component_bytes, stored_weights
-from compressor.models.onnx_file import bytes_on_disk, load_graph, parameter_counts
 from compressor.models.onnx_model import OUTPUTS, SESSION_FAILURES, optimized_graph
+from compressor.onnx_graph.element_types import FLOATS
+from compressor.onnx_graph.integer_matmuls import IntegerProduct, find_integer_products
+from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, parameter_counts
+from compressor.onnx_graph.saturation import exact_product, saturating_product
+from compressor.onnx_graph.split_run import SplitRun
 from compressor.progress import SILENT, Progress
-from compressor.quantization.element_types import FLOATS
-from compressor.quantization.integer_products import IntegerProduct, find_integer_products
-from compressor.quantization.saturation import exact_product, saturating_product
-from compressor.quantization.split_run import SplitRun
 from compressor.tasks import Batch
 from compressor.words import counted
 

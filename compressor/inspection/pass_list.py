@@ -12,15 +12,15 @@ from typing import Any, get_args
 from rich.text import Text
 
 from compressor.errors import RecipeError
-from compressor.mistakes import did_you_mean
 from compressor.passes import (
+    PASSES,
     OnnxPass,
     Pass,
     PassGroup,
     SettingDescription,
-    discover,
     pass_settings,
 )
+from compressor.setting_errors import did_you_mean
 
 _GROUPS: Mapping[PassGroup, str] = {
     "train": "train the weights",
@@ -35,7 +35,7 @@ _MEANING = " " * 6  # before the meaning of a setting
 
 def render_passes() -> Text:
     """Return one line for each pass, by group, for a terminal of 80 columns and 24 lines."""
-    found = discover()
+    found = PASSES
     text = Text("  pass                 what it does                              runs on\n")
     for group, meaning in _GROUPS.items():
         text.append(f"{group}: {meaning}\n", "bold")
@@ -54,7 +54,7 @@ def render_pass(name: str, width: int) -> Text:
     `prune_structured.recovery`. Raises `RecipeError` for another.
     """
     kind, _, setting = name.partition(".")
-    found = discover()
+    found = PASSES
     if kind not in found:
         raise RecipeError(f"unknown pass '{name}'{did_you_mean(kind, found)}")
     entry, width = found[kind], min(width, _WIDEST)
@@ -81,7 +81,7 @@ def describe_passes(kind: str | None) -> list[dict[str, Any]]:
 
     Raises `RecipeError` for a kind that there is not.
     """
-    found = discover()
+    found = PASSES
     if kind is not None and kind not in found:
         raise RecipeError(f"unknown pass '{kind}'{did_you_mean(kind, found)}")
     return [

@@ -19,8 +19,8 @@ from compressor.models.architectures import (
 from compressor.models.components import component_of, layer_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import width_axes
-from compressor.passes import discover
-from compressor.passes.prune_width import PruneWidth
+from compressor.passes import PASSES
+from compressor.passes.prune_width.settings import PruneWidth
 
 _FLOAT_BYTES = 4
 _SMALLEST_INT8 = 2048  # elements; `quantize_dynamic` leaves smaller matrices alone
@@ -54,7 +54,7 @@ class _Subject:
 def most_savings(model: TorchModel, encoder_flops_share: float) -> tuple[PassSaving, ...]:
     """Return what each known pass could save at most on `model`, in alphabetical order."""
     subject = _Subject(model, encoder_flops_share)
-    return tuple(_ESTIMATES[kind](kind, subject) for kind in discover() if kind in _ESTIMATES)
+    return tuple(_ESTIMATES[kind](kind, subject) for kind in PASSES if kind in _ESTIMATES)
 
 
 def _finetune(kind: str, subject: _Subject) -> PassSaving:

@@ -18,8 +18,8 @@ import onnx
 import onnxruntime
 
 from compressor.models.components import COMPONENTS, Component, stored_weights
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import output_of
+from compressor.onnx_graph.onnx_file import load_graph
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch
 

@@ -20,7 +20,7 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from compressor.measurements import ComponentBytes
-from compressor.models.onnx_file import bytes_on_disk, load_graph
+from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph
 
 Component = Literal["embeddings", "attention", "feed_forward", "other"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)

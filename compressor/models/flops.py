@@ -17,8 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.components import component_of
-from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.tasks import Batch
 
 # Positions of both factors among the inputs of each operator that is a matrix product.

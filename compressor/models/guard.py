@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from compressor.errors import CompressorError, EnvironmentMismatch, shortened
-from compressor.memory import is_out_of_memory
+from compressor.machine.memory import is_out_of_memory
 
 _MOST_CHARACTERS = 600  # of a foreign message; some list every model type there is
 

@@ -15,13 +15,13 @@ from optimum.exporters.tasks import TasksManager
 from safetensors.torch import load_file
 
 from compressor.errors import EnvironmentMismatch
+from compressor.machine.quiet import quiet_libraries
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.guard import foreign
 from compressor.models.pooling import read_pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
-from compressor.quiet import quiet_libraries
 from compressor.tasks import Task
 
 STRUCTURE = "structure.json"

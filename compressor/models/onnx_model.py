@@ -22,16 +22,16 @@ from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from compressor.errors import EnvironmentMismatch, shortened
+from compressor.machine.memory import is_out_of_memory
 from compressor.measurements import ComponentBytes, Size
-from compressor.memory import is_out_of_memory
 from compressor.models.components import component_bytes
-from compressor.models.onnx_file import (
+from compressor.models.provider_options import PLAIN, ProviderSettings, provider_options
+from compressor.onnx_graph.onnx_file import (
     bytes_on_disk,
     compressed_bytes,
     load_graph,
     parameter_counts,
 )
-from compressor.models.provider_options import PLAIN, ProviderSettings, provider_options
 from compressor.tasks import Batch
 
 OUTPUT = "logits"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.errors import EnvironmentMismatch
-from compressor.mistakes import did_you_mean
 from compressor.paths import BUILTIN, cache_directory, is_folder
+from compressor.setting_errors import did_you_mean
 
 # What the package trains itself, by the name of its folder in the cache, which holds a version: a
 # change of architecture or training must not find an old model.

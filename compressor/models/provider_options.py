@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.onnx_file import load_graph
+from compressor.onnx_graph.onnx_file import load_graph
 
 Options = dict[str, str]
 

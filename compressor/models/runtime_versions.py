@@ -15,7 +15,6 @@ import onnx
 import onnxruntime
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.onnx_file import load_graph
 from compressor.models.runtime_releases import (
     OLDEST,
     OPSETS,
@@ -23,6 +22,7 @@ from compressor.models.runtime_releases import (
     Version,
     parse_version,
 )
+from compressor.onnx_graph.onnx_file import load_graph
 
 MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
 # The first release that reads a file of this version of the format.

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from compressor.mistakes import did_you_mean
 from compressor.paths import HubName
+from compressor.setting_errors import did_you_mean
 from compressor.tasks import task_names
 
 

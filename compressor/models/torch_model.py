@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from compressor.errors import EnvironmentMismatch
+from compressor.files import gzipped_bytes
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.guard import foreign
-from compressor.models.gzipped_size import gzipped_bytes
 from compressor.models.loading import (
     STRUCTURE,
     auto_class_of,

@@ -1,13 +1,8 @@
-"""Finds the passes: each file in this folder holds one, and its name is the word in the recipe."""
+"""The passes: one table from the word in a recipe to the settings of a pass."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from functools import cache
-
-from compressor.passes._base import (
+from compressor.passes.base import (
     About,
     Ahead,
     NothingToRemove,
@@ -17,9 +12,23 @@ from compressor.passes._base import (
     PassGroup,
     TorchPass,
 )
-from compressor.passes._describe import SettingDescription, pass_settings
+from compressor.passes.convert_fp16.settings import ConvertFp16
+from compressor.passes.describe import SettingDescription, pass_settings
+from compressor.passes.distill.settings import Distill
+from compressor.passes.finetune.settings import Finetune
+from compressor.passes.prune_magnitude.settings import PruneMagnitude
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_width.settings import PruneWidth
+from compressor.passes.quantize.auto import QuantizeAuto
+from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.static import QuantizeStatic
+from compressor.passes.quantize.tensorrt import QuantizeTensorrt
+from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
+from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
 __all__ = [
+    "PASSES",
     "About",
     "Ahead",
     "NothingToRemove",
@@ -29,33 +38,21 @@ __all__ = [
     "PassGroup",
     "SettingDescription",
     "TorchPass",
-    "discover",
     "pass_settings",
 ]
 
-
-@cache
-def discover() -> dict[str, type[Pass]]:
-    """Return every pass by its kind, in alphabetical order.
-
-    Raises `TypeError` when a file does not hold exactly one pass of the file's name.
-    """
-    found: dict[str, type[Pass]] = {}
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda item: item.name):
-        if info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        own = [
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value)
-            and issubclass(value, Pass)
-            and value.__module__ == module.__name__
-        ]
-        if len(own) != 1 or own[0].model_fields["kind"].default != info.name:
-            raise TypeError(
-                f"{module.__file__}: a pass file holds exactly one Pass whose kind is the file's "
-                f"name, found {[item.__name__ for item in own]}"
-            )
-        found[info.name] = own[0]
-    return found
+PASSES: dict[str, type[Pass]] = {
+    "convert_fp16": ConvertFp16,
+    "distill": Distill,
+    "finetune": Finetune,
+    "prune_magnitude": PruneMagnitude,
+    "prune_structured": PruneStructured,
+    "prune_width": PruneWidth,
+    "quantize_auto": QuantizeAuto,
+    "quantize_aware_train": QuantizeAwareTrain,
+    "quantize_dynamic": QuantizeDynamic,
+    "quantize_static": QuantizeStatic,
+    "quantize_tensorrt": QuantizeTensorrt,
+    "quantize_weights": QuantizeWeights,
+    "trim_vocabulary": TrimVocabulary,
+}

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from compressor.budget import AccuracyBudget
 from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
-from compressor.evaluation import truth_of
 from compressor.measurements import LABEL_FREE, Certification, Score
 from compressor.pipeline.flips import find_flips
-from compressor.pipeline.log import RunLog
+from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
-from compressor.recipe import Recipe
+from compressor.recipe.budget import AccuracyBudget
+from compressor.recipe.recipe import Recipe
 from compressor.report.certainty import passing_guess
 from compressor.tasks import Guess, Task, load_task
+from compressor.verify.evaluation import truth_of
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.progress import Advance, Progress, Remaining
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 
 # A row read by: the untouched checkpoint, a later PyTorch model, a graph. And whole steps.
 Unit = Literal[

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from compressor.errors import DISK_ERRORS, EnvironmentMismatch
 from compressor.pipeline.inputs import local_inputs
 from compressor.pipeline.output import TRACEBACK, OutputDirectory
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from typing import Any, Generic
 from compressor.errors import PassError
 from compressor.measurements import PassRecord, PassTry, Score, Size, Verdict
 from compressor.passes import NothingToRemove, Pass
+from compressor.pipeline.announce import gate_line, minutes_left, most_tries, next_step
+from compressor.pipeline.cached_steps import AnyStored, Told
+from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.certification import compare_answers
-from compressor.pipeline.log import AS_WRITTEN, RunLog
-from compressor.pipeline.stages import Stages
-from compressor.pipeline.telling import gate_line, minutes_left, most_tries, next_step
-from compressor.recipe import RepairSettings
-from compressor.stored import AnyStored, Told
+from compressor.pipeline.run_record import AS_WRITTEN, RunLog
+from compressor.recipe.recipe import RepairSettings
 
 
 @dataclass

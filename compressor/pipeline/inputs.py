@@ -9,15 +9,15 @@ from typing import Any
 from compressor.data import check_labels, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.measurements import OF_NUMBERS
-from compressor.mistakes import Mistake, did_you_mean
 from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.pooling import read_pooling
 from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.passes import TorchPass
 from compressor.paths import HUB_ID, exists
-from compressor.recipe import Recipe
-from compressor.recipe_rules import expected_task, task_conflicts
+from compressor.recipe.recipe import Recipe
+from compressor.recipe.rules import expected_task, task_conflicts
+from compressor.setting_errors import Mistake, did_you_mean
 from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
 from compressor.words import counted
 

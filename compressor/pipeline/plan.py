@@ -8,11 +8,11 @@ from pathlib import Path
 
 from compressor.data import SplitSource, check_plan, cut_sizes, most_rows
 from compressor.measurements import AGREEMENT
-from compressor.mistakes import listing
 from compressor.pipeline.preflight import Seen
-from compressor.pipeline.splits import calibration_rows, needed_splits
+from compressor.pipeline.wanted_splits import calibration_rows, needed_splits
 from compressor.proof import least_proof
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
+from compressor.setting_errors import listing
 from compressor.words import bound_points, counted, points
 
 _PURPOSE = {

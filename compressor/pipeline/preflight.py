@@ -35,8 +35,8 @@ from compressor.pipeline.inputs import (
     local_inputs,
 )
 from compressor.pipeline.output import check_output
-from compressor.pipeline.splits import needed_splits, read_splits
-from compressor.recipe import Recipe, load_recipe
+from compressor.pipeline.wanted_splits import needed_splits, read_splits
+from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.tasks import Task, load_task, task_class
 
 _READ_AT_ONCE = 1 << 24  # bytes of all files together, half a second; of larger ones the header

@@ -24,55 +24,26 @@ import torch
 from safetensors import SafetensorError
 
 from compressor.artifact import MANIFEST, MODEL, Artifact, load_artifact, seal_artifact
-from compressor.benchmark import default_threads
-from compressor.builtin import resolve_builtin
 from compressor.console import default_progress
 from compressor.data import Dataset, describe_splits, fingerprint
-from compressor.environment import (
+from compressor.errors import CompressorError, RecipeError, Terminated
+from compressor.machine.environment import (
     Device,
     describe_environment,
     package_versions,
     select_device,
 )
-from compressor.errors import CompressorError, RecipeError, Terminated
-from compressor.launchers import require_one_process, unread_settings
+from compressor.machine.launchers import require_one_process, unread_settings
+from compressor.machine.memory import memory_as_mismatch
+from compressor.machine.quiet import loud_libraries, quiet_libraries
 from compressor.measurements import OF_NUMBERS, ModelRecord, PredictionRecord
-from compressor.memory import memory_as_mismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import exists
-from compressor.pipeline.certification import (
-    certify,
-    compare_answers,
-    estimate_rows,
-    gate_slices,
-    require_proof,
-)
-from compressor.pipeline.estimate import Estimate, Pace, WatchedProgress, plan_of
-from compressor.pipeline.failures import disk_mismatch, internal_error
-from compressor.pipeline.finish import PASSED, finish, stopped_reason, verdict_of
-from compressor.pipeline.first_look import look_ahead, token_limits
-from compressor.pipeline.gates import pass_gate
-from compressor.pipeline.inputs import (
-    fit_lengths,
-    limited_by,
-    local_inputs,
-    other_checkpoints,
-    require_fitting_passes,
-)
-from compressor.pipeline.log import RunLog
-from compressor.pipeline.output import OutputDirectory, claim_output
-from compressor.pipeline.predictions import sample_predictions
-from compressor.pipeline.preflight import check_inputs, check_runtime
-from compressor.pipeline.resuming import stored_steps
-from compressor.pipeline.scorable import judge_baseline, judge_order
-from compressor.pipeline.splits import read_splits
-from compressor.pipeline.stages import Stages
-from compressor.pipeline.targets import search_fraction
-from compressor.pipeline.telling import (
+from compressor.pipeline.announce import (
     TITLES,
     certified_line,
     cut_line,
@@ -83,16 +54,45 @@ from compressor.pipeline.telling import (
     record_line,
     timed_line,
 )
+from compressor.pipeline.builtin_models import resolve_builtin
+from compressor.pipeline.cached_steps import AnyStored, StoredCheckpoint, StoredGraph
+from compressor.pipeline.cached_work import Stages
+from compressor.pipeline.certification import (
+    certify,
+    compare_answers,
+    estimate_rows,
+    gate_slices,
+    require_proof,
+)
+from compressor.pipeline.certification_history import READINGS, check_readings, record_reading
+from compressor.pipeline.checkpoint_trial import look_ahead, token_limits
+from compressor.pipeline.estimate import Estimate, Pace, WatchedProgress, plan_of
+from compressor.pipeline.failures import disk_mismatch, internal_error
+from compressor.pipeline.gates import pass_gate
+from compressor.pipeline.inputs import (
+    fit_lengths,
+    limited_by,
+    local_inputs,
+    other_checkpoints,
+    require_fitting_passes,
+)
+from compressor.pipeline.output import OutputDirectory, claim_output
+from compressor.pipeline.predictions import sample_predictions
+from compressor.pipeline.preflight import check_inputs, check_runtime
+from compressor.pipeline.resume import stored_steps
+from compressor.pipeline.run_end import PASSED, finish, stopped_reason, verdict_of
+from compressor.pipeline.run_record import RunLog
+from compressor.pipeline.scorable import judge_baseline, judge_order
+from compressor.pipeline.step_store import StepStore, link_tree
+from compressor.pipeline.target_search import search_fraction
+from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import SILENT, Progress
-from compressor.quiet import loud_libraries, quiet_libraries
-from compressor.readings import READINGS, check_readings, record_reading
-from compressor.recipe import Recipe, load_recipe
+from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
-from compressor.steps import StepStore, link_tree
-from compressor.stored import AnyStored, StoredCheckpoint, StoredGraph
 from compressor.tasks import NO_LIMIT, load_task
+from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
 

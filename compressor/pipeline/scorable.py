@@ -14,13 +14,13 @@ import numpy as np
 from compressor.certificate import certify_paired
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.evaluation import truth_of
 from compressor.measurements import AGREEMENT, LABEL_FREE, Score, Uninformed
 from compressor.pipeline.label_order import LabelOrder, better_order
-from compressor.pipeline.log import RunLog
-from compressor.recipe import Recipe
+from compressor.pipeline.run_record import RunLog
+from compressor.recipe.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task
+from compressor.verify.evaluation import truth_of
 from compressor.words import counted
 
 

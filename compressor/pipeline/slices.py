@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.budget import LABEL, LENGTH
 from compressor.certificate import (
     certify_mean,
     certify_mean_slices,
@@ -24,6 +23,7 @@ from compressor.certificate import (
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
+from compressor.recipe.budget import LABEL, LENGTH
 from compressor.tasks import Example, Guess
 from compressor.words import counted
 

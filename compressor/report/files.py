@@ -10,9 +10,9 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION
-from compressor.mistakes import listing, refuse_constant
 from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, no_folder, unreadable
 from compressor.report.schema import problems
+from compressor.setting_errors import listing, refuse_constant
 
 REPORT_JSON = "report.json"
 SUPPORTED_VERSIONS = (SCHEMA_VERSION,)

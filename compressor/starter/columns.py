@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import RecipeError
-from compressor.mistakes import listing
+from compressor.setting_errors import listing
 
 Columns = Mapping[str, Sequence[Any]]
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compressor.errors import RecipeError, StepFailed
-from compressor.evaluation import truth_of
 from compressor.measurements import (
     AGREEMENT,
     COSINE,
@@ -20,8 +19,8 @@ from compressor.measurements import (
     RANK_AGREEMENT,
     SPEARMAN,
 )
-from compressor.pruning.budget_search import Freedom, check_ratio, encoder_cost
-from compressor.pruning.reconstruction import most_unknowns
+from compressor.passes.prune_structured.budget import Freedom, check_ratio, encoder_cost
+from compressor.passes.prune_structured.reconstruct import most_unknowns
 from compressor.report import units
 from compressor.starter.provable import (
     HALF_COST,
@@ -34,6 +33,7 @@ from compressor.starter.provable import (
     round_up,
 )
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
+from compressor.verify.evaluation import truth_of
 from compressor.words import about, counted, points
 
 LEAST_DROP = 0.01  # one point: who wants less writes it

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.evaluation import predict_logits, truth_of
 from compressor.measurements import AGREEMENT, LABEL_FREE, SPEARMAN
 from compressor.models.torch_model import TorchModel
+from compressor.passes.prune_structured.layerwise import run_layer
 from compressor.pipeline.label_order import better_order
-from compressor.pipeline.splits import read_splits
+from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
-from compressor.pruning.layerwise import run_layer
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
+from compressor.verify.evaluation import predict_logits, truth_of
 
 _FIRST_ROWS = 32  # that show how fast the checkpoint is
 _SECONDS = 20.0  # that the first look may take

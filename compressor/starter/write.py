@@ -15,8 +15,8 @@ from compressor.data.columns import read_examples
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.data.table import Table
-from compressor.environment import describe_environment
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.machine.environment import describe_environment
 from compressor.measurements import AGREEMENT, COSINE, SPEARMAN
 from compressor.models.architectures import (
     UnsupportedArchitecture,
@@ -29,7 +29,7 @@ from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
-from compressor.recipe import Recipe, parse_recipe
+from compressor.recipe.recipe import Recipe, parse_recipe
 from compressor.starter.columns import guess_columns, guess_sentences
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.mistakes import show
+from compressor.setting_errors import show
 from compressor.tasks._pixels import pixels_of
 from compressor.words import counted
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
-from compressor.mistakes import show
 from compressor.paths import require_plain_files
+from compressor.setting_errors import show
 from compressor.tasks._base import Batch, Example, Task
 from compressor.tasks._given import given_texts
 from compressor.words import counted

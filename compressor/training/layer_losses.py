@@ -14,15 +14,15 @@ from compressor.data import Dataset
 from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import kept_features
-from compressor.training.batches import TrainingBatch
-from compressor.training.inside import (
+from compressor.training.activation_hooks import (
     LinearPair,
     RelationPairs,
     recording,
     relation_pairs,
     sublayer_pairs,
 )
-from compressor.training.layers import LayerMap
+from compressor.training.batches import TrainingBatch
+from compressor.training.layer_map import LayerMap
 from compressor.training.losses import (
     attention_loss,
     hidden_state_loss,

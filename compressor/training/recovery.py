@@ -12,19 +12,19 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
-from compressor.training.augment import augmented, check_augmentation
+from compressor.training.activation_hooks import relation_teacher
+from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
-from compressor.training.inside import relation_teacher
 from compressor.training.layer_losses import LayerLosses, layer_losses
-from compressor.training.layers import LayerMap
+from compressor.training.layer_map import LayerMap
 from compressor.training.losses import embedding_loss, logits_kl, task_loss
-from compressor.training.moments import Moments
-from compressor.training.run import AfterStep, LossFunction, TrainingRun, TrainingSummary
+from compressor.training.optimizer_state import Moments
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherLogits, answer_order, check_inputs
 from compressor.training.trainer import require_embeddings, require_examples, train
+from compressor.training.training_run import AfterStep, LossFunction, TrainingRun, TrainingSummary
 
 
 def finetune(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.training.checkpoints import State
-from compressor.training.moments import parameter_names
+from compressor.training.optimizer_state import parameter_names
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."

@@ -16,7 +16,7 @@ from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example
 from compressor.training.batches import TrainingBatch, longest
-from compressor.training.layers import LayerMap, check_layer_map, uniform_layer_map
+from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
 from compressor.words import counted
 

@@ -21,24 +21,24 @@ from torch.utils.data import DataLoader
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, StepFailed
-from compressor.launchers import alone
+from compressor.machine.launchers import alone
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
-from compressor.training.key import training_key
-from compressor.training.moments import Moments
+from compressor.training.fingerprint import training_key
+from compressor.training.optimizer_state import Moments
 from compressor.training.precision import autocast, computes_in_bfloat16
-from compressor.training.run import (
+from compressor.training.progress_callback import StepWatcher, TrainingFiles
+from compressor.training.schedules import total_steps
+from compressor.training.settings import TrainingSettings
+from compressor.training.snapshot import Stateful
+from compressor.training.training_run import (
     AfterStep,
     LossFunction,
     TrainingDiverged,
     TrainingRun,
     TrainingSummary,
 )
-from compressor.training.schedules import total_steps
-from compressor.training.settings import TrainingSettings
-from compressor.training.snapshot import Stateful
-from compressor.training.watcher import StepWatcher, TrainingFiles
 
 __all__ = [
     "TrainingDiverged",

@@ -22,7 +22,7 @@ import yaml
 
 import compressor
 from compressor.cli import app
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.export.cpu_graph import split_skip_normalizations
 from compressor.export.to_onnx import export_onnx
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import EncoderShape, apply_shape
 from compressor.models.torch_model import TorchModel
-from compressor.quantization.half import convert_to_half
-from compressor.quantization.rewrite import quantize_sites
-from compressor.quantization.sites import find_sites
+from compressor.onnx_graph.int8_weights import quantize_sites
+from compressor.onnx_graph.onnx_file import load_graph
+from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.passes.convert_fp16.float16 import convert_to_half
 from compressor.tasks import load_task
 
 RANDOM = np.random.default_rng(3)

@@ -9,12 +9,12 @@ import pytest
 from onnx import TensorProto
 
 from compressor.export.to_onnx import export_onnx
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.quantization.cuda_kernels import has_kernel
-from compressor.quantization.element_types import opset_version
-from compressor.quantization.half import convert_to_half, float_nodes
+from compressor.onnx_graph.element_types import opset_version
+from compressor.onnx_graph.onnx_file import load_graph
+from compressor.passes.convert_fp16.cuda_kernels import has_kernel
+from compressor.passes.convert_fp16.float16 import convert_to_half, float_nodes
 
 # Two summation orders of float32 over 64 terms of size 1 to 10 differ by a few units of 1e-6.
 TOLERANCE = 2e-5

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.export import latency
-from compressor.export.latency import MeasuredTable, Situation, latency_of_sub_layers
-from compressor.export.sub_layers import SubLayerKind
+from compressor.passes.prune_structured import latency_table as latency
+from compressor.passes.prune_structured.budget import Freedom, UnitsByLayer, units_to_remove
+from compressor.passes.prune_structured.importance import UnitScores
+from compressor.passes.prune_structured.latency_cost import TableCost
+from compressor.passes.prune_structured.latency_table import (
+    MeasuredTable,
+    Situation,
+    latency_of_sub_layers,
+)
+from compressor.passes.prune_structured.sub_layer_graphs import SubLayerKind
 from compressor.progress import SILENT
-from compressor.pruning.budget_search import Freedom, UnitsByLayer, units_to_remove
-from compressor.pruning.importance import UnitScores
-from compressor.pruning.latency import TableCost
 
 KIND = SubLayerKind(
     hidden_size=128, head_dim=32, activation="gelu", norms_first=False, has_mask=True

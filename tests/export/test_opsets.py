@@ -12,11 +12,11 @@ from compressor.errors import EnvironmentMismatch
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.models import onnx_model
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import check_opset
 from compressor.models.torch_model import TorchModel
+from compressor.onnx_graph.onnx_file import load_graph
 from compressor.passes import PassContext
-from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 
 TEXTS = ["a good film", "the plot was very dull and bad", "fine", "it is boring"]

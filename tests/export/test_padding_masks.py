@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import parser
 
 from compressor.export.padding_masks import simplify_padding_masks
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
+from compressor.onnx_graph.onnx_file import load_graph
 
 LOWEST = float(np.finfo(np.float32).min)
 

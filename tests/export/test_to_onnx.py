@@ -12,9 +12,9 @@ import transformers
 from compressor.data import Dataset
 from compressor.errors import ExportError
 from compressor.export.to_onnx import export_onnx
-from compressor.models.onnx_file import load_graph, parameter_counts
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
+from compressor.onnx_graph.onnx_file import load_graph, parameter_counts
 from compressor.tasks import load_task
 
 # Two summation orders of float32 over 64 terms of size 1 to 10 differ by a few units of 1e-6.

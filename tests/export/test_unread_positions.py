@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from compressor.export.unread_positions import drop_unread_positions
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
+from compressor.onnx_graph.onnx_file import load_graph
 
 RANDOM = np.random.default_rng(7)
 WEIGHTS = {

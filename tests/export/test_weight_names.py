@@ -8,7 +8,7 @@ import pytest
 
 from compressor.export.weight_names import name_weights
 from compressor.models.components import stored_weights
-from compressor.models.onnx_file import load_graph
+from compressor.onnx_graph.onnx_file import load_graph
 
 
 def value(name: str) -> ir.Value:

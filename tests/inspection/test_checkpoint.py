@@ -18,7 +18,7 @@ from compressor.inspection.terminal import render_checkpoint
 from compressor.measurements import EmbeddingRecord
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.pruning.structure import prune_heads
+from compressor.passes.prune_structured.unit_removal import prune_heads
 
 DOCUMENT = Path(compressor.inspection.__file__).parent / "schema.md"
 

@@ -15,11 +15,11 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.inspection.facts import OnnxFacts, to_dict
 from compressor.inspection.inputs import TextRows, random_batch
 from compressor.inspection.onnx_file import inspect_onnx
-from compressor.models.onnx_file import bytes_on_disk, load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel, optimized_graph
-from compressor.quantization.integer_products import find_integer_products
-from compressor.quantization.saturation import exact_product
-from compressor.quantization.split_run import SplitRun
+from compressor.onnx_graph.integer_matmuls import find_integer_products
+from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, save_graph
+from compressor.onnx_graph.saturation import exact_product
+from compressor.onnx_graph.split_run import SplitRun
 
 DOCUMENT = Path(compressor.inspection.__file__).parent / "schema.md"
 

@@ -9,8 +9,8 @@ import pytest
 
 from compressor.errors import RecipeError
 from compressor.inspection.pass_list import describe_passes, render_pass, render_passes
-from compressor.passes import discover
-from compressor.recipe import load_recipe
+from compressor.passes import PASSES
+from compressor.recipe.recipe import load_recipe
 
 MINIMAL = (
     "model: {checkpoint: org/model}\n"
@@ -19,16 +19,16 @@ MINIMAL = (
 )
 
 
-@pytest.mark.parametrize("kind", discover())
+@pytest.mark.parametrize("kind", PASSES)
 def test_the_example_of_a_pass_makes_a_recipe_of_the_smallest_one(kind: str, tmp_path: Path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(MINIMAL + discover()[kind].about.example)
+    path.write_text(MINIMAL + PASSES[kind].about.example)
     assert load_recipe(path).passes[0].kind == kind
 
 
-@pytest.mark.parametrize("kind", discover())
+@pytest.mark.parametrize("kind", PASSES)
 def test_a_pass_is_explained_in_sentences(kind: str):
-    about = discover()[kind].about
+    about = PASSES[kind].about
     assert about.explanation.endswith(".")
     assert about.explanation[0].isupper()
     assert not about.summary.endswith(".")
@@ -42,7 +42,7 @@ def test_all_passes_fit_a_terminal_of_80_columns_and_24_lines():
 
 def test_every_pass_is_on_the_screen_once():
     words = render_passes().plain.split()
-    assert {kind: words.count(kind) for kind in discover()} == dict.fromkeys(discover(), 1)
+    assert {kind: words.count(kind) for kind in PASSES} == dict.fromkeys(PASSES, 1)
 
 
 def test_the_screen_says_how_to_see_the_settings_of_one():
@@ -99,4 +99,4 @@ def test_machines_read_the_same_as_json():
     assert found["changes"] == "graph"
     assert found["providers"] == ["cuda", "tensorrt"]
     assert "on_failure" in [item["name"] for item in found["settings"]]
-    assert [item["kind"] for item in describe_passes(None)] == list(discover())
+    assert [item["kind"] for item in describe_passes(None)] == list(PASSES)

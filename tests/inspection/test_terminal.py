@@ -8,10 +8,10 @@ from rich.console import Console, RenderableType
 from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.inspection.onnx_file import inspect_onnx
 from compressor.inspection.terminal import render_checkpoint, render_onnx
-from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
-from compressor.quantization.sites import find_sites
-from compressor.quantization.weight_only import PackedForm, pack_matrices
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
 
 def shown(content: RenderableType) -> str:

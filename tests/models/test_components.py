@@ -18,7 +18,7 @@ from compressor.models.components import (
     layer_of,
     stored_weights,
 )
-from compressor.models.onnx_file import bytes_on_disk, save_graph
+from compressor.onnx_graph.onnx_file import bytes_on_disk, save_graph
 
 WIDTHS = {
     "hidden_size": 32,

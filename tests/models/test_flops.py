@@ -13,15 +13,15 @@ from compressor.errors import EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
 from compressor.models.architectures import encoder_layers
 from compressor.models.flops import encoder_flops
-from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
-from compressor.pruning.budget_search import encoder_cost
-from compressor.pruning.structure import prune_heads, prune_neurons
-from compressor.quantization.cuda_kernels import HalfType
-from compressor.quantization.half import convert_to_half
-from compressor.quantization.rewrite import quantize_sites
-from compressor.quantization.sites import find_sites
+from compressor.onnx_graph.int8_weights import quantize_sites
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.passes.convert_fp16.cuda_kernels import HalfType
+from compressor.passes.convert_fp16.float16 import convert_to_half
+from compressor.passes.prune_structured.budget import encoder_cost
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
 
 def graph_of(

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.errors import EnvironmentMismatch
 from compressor.measurements import Size
 from compressor.models import onnx_model
-from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import (
     OnnxModel,
     check_provider,
@@ -19,6 +18,7 @@ from compressor.models.onnx_model import (
     provider_that_ran,
 )
 from compressor.models.provider_options import ProviderSettings
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
 
 WEIGHT = np.array([[1, 0, 2], [0, 3, 4]], np.float32)
 

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.data import Dataset
 from compressor.errors import PassError
-from compressor.models.onnx_file import load_graph, save_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import OnnxPass, discover
-from compressor.passes._base import PassContext
+from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.passes import PASSES, OnnxPass
+from compressor.passes.base import PassContext
 from compressor.tasks import Batch
 
 VOCABULARY, WIDTH, INNER, LABELS = 64, 16, 32, 2
@@ -92,7 +92,7 @@ def apply(context: PassContext, tmp_path: Path):
     def run(kind: str, graph: onnx.ModelProto) -> OnnxModel:
         path = tmp_path / "given" / "model.onnx"
         save_graph(graph, path)
-        step = discover()[kind].model_validate(ALL[kind])
+        step = PASSES[kind].model_validate(ALL[kind])
         assert isinstance(step, OnnxPass)
         return step.apply(OnnxModel(path, threads=1, settings=AS_WRITTEN), context)
 

@@ -11,11 +11,11 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
-from compressor.models.onnx_file import load_graph
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
+from compressor.onnx_graph.onnx_file import load_graph
 from compressor.passes import PassContext
-from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.quantize.dynamic import QuantizeDynamic
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 

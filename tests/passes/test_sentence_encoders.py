@@ -17,12 +17,12 @@ from compressor.models.architectures import encoder_layers
 from compressor.models.pooling import Pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, discover
-from compressor.passes.distill import Distill
-from compressor.passes.prune_structured import PruneStructured
-from compressor.passes.quantize_aware_train import QuantizeAwareTrain
-from compressor.pruning.fisher import fisher_scores
-from compressor.pruning.importance import layer_losses, taylor_scores
+from compressor.passes import PASSES, PassContext
+from compressor.passes.distill.settings import Distill
+from compressor.passes.prune_structured.fisher import fisher_scores
+from compressor.passes.prune_structured.importance import layer_losses, taylor_scores
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import load_task
 from compressor.training.losses import embedding_loss
 
@@ -202,7 +202,7 @@ def test_training_for_int8_brings_vectors_nearer(
 
 
 def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterator[str]:
-    step = discover()[settings["kind"]].model_validate(settings)
+    step = PASSES[settings["kind"]].model_validate(settings)
     return (key for key, _ in step.unfit_for(load_task(task)))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
-from compressor.passes.prune_structured import PruneStructured
+from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT, Advance, Progress, Silent
 from compressor.training.checkpoints import State, StateFile
 

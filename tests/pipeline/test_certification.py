@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressor.budget import AccuracyBudget
 from compressor.errors import BudgetExceeded, StepFailed
 from compressor.measurements import Certification, Score, SliceRecord
 from compressor.pipeline.certification import gate_slices
-from compressor.pipeline.log import RunLog
+from compressor.pipeline.run_record import RunLog
+from compressor.recipe.budget import AccuracyBudget
 
 
 def log_with(*verdicts: Any) -> RunLog:
@@ -49,7 +49,7 @@ def certified_by(error: Exception, monkeypatch: pytest.MonkeyPatch) -> RunLog:
     def fail(*arguments: Any, **settings: Any) -> None:
         raise error
 
-    monkeypatch.setattr("compressor.pipeline.log.certify_scores", fail)
+    monkeypatch.setattr("compressor.pipeline.run_record.certify_scores", fail)
     log, score = log_with(), Score("f1_macro", 1.0, 2, np.array([1, 1]))
     log.certification = Certification(score, score, 0.0)
     log.certify(np.array([1, 1]), (), "print", 0.95, 0)

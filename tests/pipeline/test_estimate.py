@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 import pytest
 
-from compressor.budget import AccuracyBudget, CompressionTarget
 from compressor.data import DataSettings, SplitSource
 from compressor.passes import OnnxPass, TorchPass
-from compressor.passes._effort import Effort
-from compressor.passes.prune_structured import PruneStructured
-from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.effort import Effort
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.pipeline.estimate import Cost, Estimate, Pace, WatchedProgress, plan_of
 from compressor.progress import SILENT
-from compressor.recipe import BenchmarkSettings, ModelSettings, Recipe
+from compressor.recipe.budget import AccuracyBudget, CompressionTarget
+from compressor.recipe.recipe import BenchmarkSettings, ModelSettings, Recipe
 
 ROWS = {"search": 100, "train": 1000}
 

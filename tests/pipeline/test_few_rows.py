@@ -10,7 +10,7 @@ import pytest
 
 from compressor.errors import RecipeError
 from compressor.pipeline.run import run
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 
 
 def recipe_of(base: dict[str, Any], train: Path, *passes: dict[str, Any]) -> Recipe:

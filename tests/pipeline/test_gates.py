@@ -8,18 +8,18 @@ from typing import Any, Literal, Self
 import pytest
 from made_up_scores import SEARCH, score
 
-from compressor.budget import AccuracyBudget
 from compressor.data import DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError
 from compressor.measurements import ModelRecord, PassRecord, Score, Size
 from compressor.passes import NothingToRemove, TorchPass
-from compressor.passes._milder import halfway, ladder
+from compressor.passes.repair import halfway, ladder
+from compressor.pipeline.cached_steps import PassResult, Told
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import describe_change, pass_gate
-from compressor.pipeline.log import RunLog
+from compressor.pipeline.run_record import RunLog
 from compressor.progress import SILENT, Progress, Silent
-from compressor.recipe import ModelSettings, Recipe, RepairSettings
-from compressor.stored import PassResult, Told
+from compressor.recipe.budget import AccuracyBudget
+from compressor.recipe.recipe import ModelSettings, Recipe, RepairSettings
 
 
 class Spoil(TorchPass):

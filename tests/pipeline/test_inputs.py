@@ -17,7 +17,7 @@ from compressor.pipeline.inputs import (
     limited_by,
     local_inputs,
 )
-from compressor.recipe import Recipe
+from compressor.recipe.recipe import Recipe
 from compressor.tasks import NO_LIMIT
 
 

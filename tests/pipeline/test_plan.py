@@ -10,7 +10,7 @@ from compressor.certificate.score_bound import tango_upper_bound
 from compressor.pipeline.plan import render_plan
 from compressor.pipeline.preflight import check_inputs
 from compressor.proof import least_proof
-from compressor.recipe import load_recipe
+from compressor.recipe.recipe import load_recipe
 
 
 def plan(

@@ -18,7 +18,7 @@ from compressor.pipeline.preflight import (
     check_runtime,
     load_whole,
 )
-from compressor.recipe import Recipe, load_recipe
+from compressor.recipe.recipe import Recipe, load_recipe
 
 GOOD_ROWS = "text,label\n" + "fine,1\nbad,0\n" * 60
 

@@ -21,9 +21,9 @@ from compressor.errors import BudgetExceeded, EnvironmentMismatch
 from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
-from compressor.passes.prune_magnitude import PruneMagnitude
-from compressor.passes.prune_structured import PruneStructured
-from compressor.passes.quantize_dynamic import QuantizeDynamic
+from compressor.passes.prune_magnitude.settings import PruneMagnitude
+from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.quantize.dynamic import QuantizeDynamic
 
 Run = Callable[..., RunReport]
 
@@ -143,7 +143,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", fail)
+    monkeypatch.setattr("compressor.pipeline.cached_work.export_onnx", fail)
 
 
 def test_a_damaged_step_is_done_again_and_the_report_says_so(
@@ -256,14 +256,14 @@ def test_a_full_disk_loses_only_the_step_in_progress(base: dict[str, Any], copie
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import compressor, compressor.steps
-write, count = compressor.steps._force_to_disk, []
+import compressor, compressor.pipeline.step_store
+write, count = compressor.pipeline.step_store._force_to_disk, []
 def die_at_the_sixth(folder):
     count.append(folder)
     if len(count) == 6:  # the pass is done and written, but does not have its name yet
         os.kill(os.getpid(), signal.SIGKILL)
     write(folder)
-compressor.steps._force_to_disk = die_at_the_sixth
+compressor.pipeline.step_store._force_to_disk = die_at_the_sixth
 recipe = compressor.load_recipe(sys.argv[1])
 compressor.run(recipe, output=Path(sys.argv[2]), device="cpu")
 """

@@ -18,10 +18,10 @@ import torch
 
 from compressor.certificate import certify_scores
 from compressor.data import Dataset
-from compressor.evaluation import evaluate, predict_logits, truth_of
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Guess, cosines
+from compressor.verify.evaluation import evaluate, predict_logits, truth_of
 
 WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")
 BUDGETS = (0.3, 0.9)

@@ -30,13 +30,13 @@ from compressor.errors import (
     RecipeError,
     StepFailed,
 )
-from compressor.evaluation import predict_logits
 from compressor.measurements import RunReport
 from compressor.models.runtime_versions import oldest_runtime
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, TorchPass, discover
-from compressor.pipeline.splits import read_splits
+from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.pipeline.wanted_splits import read_splits
 from compressor.tasks import load_task
+from compressor.verify.evaluation import predict_logits
 
 
 def write_split(path: Path, dataset: Dataset) -> Path:
@@ -509,8 +509,8 @@ class Harm(TorchPass):
 
 @pytest.fixture
 def harmful(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {**discover(), "finetune": Harm}
-    monkeypatch.setattr("compressor.recipe.discover", lambda: known)
+    known = {**PASSES, "finetune": Harm}
+    monkeypatch.setattr("compressor.recipe.recipe.PASSES", known)
 
 
 @pytest.mark.usefixtures("harmful")
@@ -617,7 +617,7 @@ def test_a_full_disk_is_an_environment_mismatch_with_a_report(
     def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
 
-    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", lambda *_, **__: fail())
+    monkeypatch.setattr("compressor.pipeline.cached_work.export_onnx", lambda *_, **__: fail())
     with pytest.raises(EnvironmentMismatch, match=r"baseline: .*No space left .*free space"):
         run(base, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
@@ -629,7 +629,7 @@ def test_ctrl_c_leaves_a_report(
     def stop(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", stop)
+    monkeypatch.setattr("compressor.pipeline.cached_work.export_onnx", stop)
     with pytest.raises(KeyboardInterrupt) as caught:
         run(base, tmp_path / "run")
     assert caught.value.__notes__ == [
@@ -661,7 +661,7 @@ def test_a_disk_too_full_for_the_report_does_not_hide_why_the_run_stopped(
     def fail(*arguments: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", fail)
+    monkeypatch.setattr("compressor.pipeline.cached_work.export_onnx", fail)
     monkeypatch.setattr("compressor.report.render.write_whole", fail)
     with pytest.raises(
         EnvironmentMismatch, match=r"baseline: cannot read or write .*No space left"
@@ -676,7 +676,7 @@ def test_an_output_directory_that_is_removed_during_a_run_is_told(
         shutil.rmtree(tmp_path / "run")
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("compressor.pipeline.stages.export_onnx", remove)
+    monkeypatch.setattr("compressor.pipeline.cached_work.export_onnx", remove)
     with pytest.raises(EnvironmentMismatch, match=r"check free space and permissions in .*run"):
         run(base, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"] == "failed"
@@ -876,7 +876,7 @@ def test_a_disk_that_is_full_in_a_pass_is_no_failure_of_the_pass(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.models.onnx_file.save_graph", full)
+    monkeypatch.setattr("compressor.onnx_graph.onnx_file.save_graph", full)
     steps = [{"kind": "quantize_dynamic", "min_elements": 65}]
     with pytest.raises(EnvironmentMismatch, match="check free space") as caught:
         run(base, begun, passes=steps)
@@ -966,7 +966,7 @@ def test_each_model_of_a_run_reads_texts_in_its_own_way(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("compressor.recipe.discover", lambda: {**discover(), "finetune": Renumber})
+    monkeypatch.setattr("compressor.recipe.recipe.PASSES", {**PASSES, "finetune": Renumber})
     others = write_split(tmp_path / "others.csv", answered)
     data = {**base["data"], "certification": {"path": str(others)}}
     report = compressor.run(

@@ -7,7 +7,7 @@ import compressor
 from compressor.errors import PassError, StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext
-from compressor.passes.prune_magnitude import PruneMagnitude
+from compressor.passes.prune_magnitude.settings import PruneMagnitude
 
 LAYERS = [{"name": "query", "logit_rms": 0.5}]
 

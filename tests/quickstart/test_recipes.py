@@ -9,7 +9,7 @@ import pytest
 import compressor.quickstart
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.quickstart import RECIPES, write_recipe
-from compressor.recipe import load_recipe
+from compressor.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(compressor.quickstart.__file__).parent

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
-from compressor.evaluation import predict_logits
 from compressor.models.torch_model import load_checkpoint
+from compressor.verify.evaluation import predict_logits
 
 Make = Callable[[Path, Dataset, str], Path]
 

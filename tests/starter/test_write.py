@@ -17,8 +17,8 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.run import run
-from compressor.pipeline.splits import read_splits
-from compressor.recipe import load_recipe
+from compressor.pipeline.wanted_splits import read_splits
+from compressor.recipe.recipe import load_recipe
 from compressor.starter.write import Wishes, write_starter
 from compressor.tasks import cosines, load_task
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from compressor.quantization.integer_products import find_integer_products
+from compressor.onnx_graph.integer_matmuls import find_integer_products
 
 
 @pytest.fixture(scope="module")

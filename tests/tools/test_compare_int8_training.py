@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from compressor.passes.quantize_aware_train import QuantizeAwareTrain
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 
 
 @pytest.fixture(scope="module")

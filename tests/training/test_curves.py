@@ -6,11 +6,11 @@ import pytest
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.passes.prune_magnitude import PruneMagnitude
+from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.training import settings as settings_module
 from compressor.training.recovery import finetune
-from compressor.training.run import TrainingRun
 from compressor.training.settings import FinetuneSettings
+from compressor.training.training_run import TrainingRun
 
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:

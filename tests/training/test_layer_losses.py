@@ -16,11 +16,11 @@ from torch import nn
 from compressor.data import Dataset
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.progress import Advance, Silent
-from compressor.pruning.structure import prune_heads, prune_neurons
 from compressor.training.recovery import distill
-from compressor.training.run import TrainingRun
 from compressor.training.settings import DistillSettings
+from compressor.training.training_run import TrainingRun
 
 Array = NDArray[np.float64]
 ONE_STEP = {"logits_weight": 0.0, "max_steps": 1, "batch_size": 48}

@@ -11,9 +11,9 @@ from compressor.training.batches import TrainingBatch
 from compressor.training.losses import hidden_state_loss, relation_loss, task_loss
 from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.recovery import distill
-from compressor.training.run import TrainingRun
 from compressor.training.settings import DistillSettings, TrainingSettings
 from compressor.training.trainer import train
+from compressor.training.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 LOSSES = {

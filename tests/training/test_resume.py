@@ -16,11 +16,11 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.prune_magnitude.masks import MaskedParameters, magnitude_mask
 from compressor.progress import Advance
-from compressor.pruning.masks import MaskedParameters, magnitude_mask
 from compressor.training.recovery import distill, finetune
-from compressor.training.run import TrainingRun
 from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.training_run import TrainingRun
 
 # 48 rows in batches of 7 are 7 steps an epoch; dropout is on in every model here.
 STEPS = 7
@@ -285,7 +285,7 @@ import torch
 from compressor.data import Dataset
 from compressor.models.torch_model import load_checkpoint
 from compressor.training.recovery import distill
-from compressor.training.run import TrainingRun
+from compressor.training.training_run import TrainingRun
 from compressor.training.settings import DistillSettings
 
 student, teacher = load_checkpoint(sys.argv[1]), load_checkpoint(sys.argv[1])

@@ -1,0 +1,1 @@
+"""ONNX graphs and the integer arithmetic in them: arrays in, arrays out; no data, no models."""

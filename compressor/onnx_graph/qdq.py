@@ -1,0 +1,174 @@
+"""Signed quantize-dequantize pairs around the products of a graph, the int8 that TensorRT reads.
+
+TensorRT computes a product in int8 where pairs of `QuantizeLinear` and `DequantizeLinear` stand
+before it (explicit quantization). It takes constant scales and symmetric grids alone: signed 8
+bits with zero point 0, one scale for an activation, one for each output column of a weight. So
+pairs stand before the two factors of a product and nowhere else; biases, residuals, normalisations,
+softmax and GELU stay in float, where TensorRT fuses them into what comes before or after.
+
+To any other runtime the graph is what it says: float products of rounded numbers. Nothing of it is
+an operator of ONNX Runtime's own, which TensorRT cannot read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from compressor.errors import StepFailed
+from compressor.onnx_graph.affine import WEIGHT_MAX, finite
+from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+
+OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each column
+
+Floats = NDArray[np.float32]
+
+_SIGNIFICANT_BITS = 8  # of bfloat16
+_SMALLEST_HALF = 2.0**-24  # of float16, and what all its smaller numbers are multiples of
+
+
+@dataclass(frozen=True)
+class SignedScales:
+    """Scales of activations by their names: `value = scale * integer`, integers -128..127."""
+
+    scales: Mapping[str, float]
+
+
+def portable_scales(scales: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the next larger numbers that float32, float16 and bfloat16 all hold exactly.
+
+    They have eight significant bits, so that a grid gets coarser by at most 1/128, and one below
+    the normal numbers of float16 by at most 2^-24. A graph keeps its integers when the rest of it
+    is converted to half precision.
+    """
+    mantissa, exponent = np.frexp(scales)
+    rounded = np.ldexp(np.ceil(np.ldexp(mantissa, _SIGNIFICANT_BITS)), exponent - _SIGNIFICANT_BITS)
+    multiples: NDArray[np.float64] = np.ceil(rounded / _SMALLEST_HALF)
+    return np.asarray(multiples * _SMALLEST_HALF, np.float32)
+
+
+def quantize_symmetric(weight: Floats, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 values and one scale for each place along `axis` of a matrix.
+
+    The values lie in -127..127 and are off by at most half a scale; columns of zeros get scale 1.
+    GPUs add products up in 32 bits, so unlike in `affine.quantize_columns` no pair of weights has
+    to be kept from overflowing 16, and each column uses the whole range.
+
+    Raises `StepFailed` when a weight is not finite.
+    """
+    exact = finite(weight)
+    largest = np.max(np.abs(exact), axis=1 - axis, initial=0.0)
+    scales = portable_scales(np.where(largest == 0, 1.0, largest / WEIGHT_MAX))
+    quotients = exact / np.expand_dims(scales.astype(np.float64), 1 - axis)
+    return np.clip(np.rint(quotients), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scales
+
+
+def insert_pairs(model: onnx.ModelProto, sites: Iterable[Site], activations: SignedScales) -> None:
+    """Store the matrices of `sites` as int8 behind a `DequantizeLinear`, in place.
+
+    The activations that they multiply pass through `QuantizeLinear` and `DequantizeLinear`, once
+    however many products read them; what else reads them still gets the float values. The products
+    stay the operators they were. The float originals are removed.
+
+    Raises `ValueError` when a site is not a matrix or has an obstacle, when a weight is not finite,
+    and when an activation has no scale; the graph is then not to be used.
+    """
+    writer = _Writer(model, activations)
+    for site in sites:
+        if site.kind != "matrix" or site.obstacle is not None:
+            reason = site.obstacle or "it is an embedding table"
+            raise ValueError(f"weight {site.weight} cannot be int8: {reason}")
+        writer.store(site)
+    writer.finish()
+
+
+class _Writer:
+    """Collects the new nodes by their first reader, then writes the node list once."""
+
+    def __init__(self, model: onnx.ModelProto, activations: SignedScales) -> None:
+        self._graph = model.graph
+        self._scales = activations.scales
+        self._uses = find_uses(model.graph)
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        self._taken |= set(self._tensors)
+        self._removed: set[str] = set()
+        self._pairs: dict[str, tuple[str, list[onnx.NodeProto]]] = {}  # by what they quantize
+        self._zeros: dict[tuple[int, ...], str] = {}
+
+    def store(self, site: Site) -> None:
+        readers = self._uses[site.weight]
+        axis = 0 if readers[0].layout[0] else 1  # a transposed weight has its columns in rows
+        weight = numpy_helper.to_array(self._tensors[site.weight])
+        try:
+            values, scales = quantize_symmetric(weight, axis)
+        except StepFailed as error:
+            raise StepFailed(f"weight {site.weight} {error}") from error
+        names = [
+            self._add(f"{site.weight}_int8", values),
+            self._add(f"{site.weight}_scale", scales),
+        ]
+        output = self._name(f"{site.weight}_dequantized")
+        inputs = [*names, self._zero_point(scales.shape)]
+        node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis)
+        self._pairs[site.weight] = output, [node]
+        self._removed.add(site.weight)
+        for use in readers:
+            self._quantize(use)
+            use.node.input[1] = output
+
+    def finish(self) -> None:
+        """Write each new node before its first reader, and drop the float weights."""
+        waiting = dict(self._pairs.values())
+        ordered: list[onnx.NodeProto] = []
+        for node in self._graph.node:
+            for name in node.input:
+                ordered += waiting.pop(name, [])
+            ordered.append(node)
+        del self._graph.node[:]
+        self._graph.node.extend(ordered)
+        for name in self._removed:
+            self._graph.initializer.remove(self._tensors[name])
+        described = [info for info in self._graph.value_info if info.name not in self._removed]
+        del self._graph.value_info[:]
+        self._graph.value_info.extend(described)
+
+    def _quantize(self, use: Use) -> None:
+        """Let a product read its activation through a pair."""
+        value = use.node.input[0]
+        if value not in self._pairs:
+            if value not in self._scales:
+                raise ValueError(f"activations {value} have no scale")
+            scale = portable_scales(np.array(self._scales[value], np.float64))
+            constants = [self._add(f"{value}_scale", scale), self._zero_point(())]
+            integers = self._name(f"{value}_int8")
+            output = self._name(f"{value}_dequantized")
+            nodes = [
+                helper.make_node("QuantizeLinear", [value, *constants], [integers], name=integers),
+                helper.make_node("DequantizeLinear", [integers, *constants], [output], name=output),
+            ]
+            self._pairs[value] = output, nodes
+        use.node.input[0] = self._pairs[value][0]
+
+    def _zero_point(self, shape: tuple[int, ...]) -> str:
+        """Return a constant of zeros; without one, `QuantizeLinear` would give unsigned bytes."""
+        if shape not in self._zeros:
+            name = "zero_point" if not shape else f"zero_point_{shape[0]}"
+            self._zeros[shape] = self._add(name, np.zeros(shape, np.int8))
+        return self._zeros[shape]
+
+    def _add(self, name: str, values: NDArray[np.generic]) -> str:
+        unique = self._name(name)
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), unique))
+        return unique
+
+    def _name(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,134 @@
+"""Matrices of 4 or 8 bits that are widened inside the product: `MatMulNBits`.
+
+The integers are read from memory once and become floats (or meet activations of 8 bits) in the
+registers, so the product needs the memory of its integers and no more. That pays where reading
+weights takes the time, with one row or few; with many, an integer product is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from compressor.errors import StepFailed
+from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
+from compressor.onnx_graph.embedding_tables import add_constant, replace_nodes
+from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+
+# What the operator calls the precision that activations have at least.
+_ACCURACY_LEVELS = {"float": 1, "int8": 4}
+
+
+@dataclass(frozen=True)
+class PackedForm:
+    """How matrices are stored: `block_size` weights of an output column share a scale.
+
+    `activations` of `int8` have one scale for as many channels of each token, at run time.
+    """
+
+    bits: int
+    block_size: int
+    activations: Literal["float", "int8"]
+
+
+def pack_matrices(
+    model: onnx.ModelProto,
+    sites: Sequence[Site],
+    form: PackedForm,
+    *,
+    chosen: Mapping[str, Blocks] | None = None,
+) -> dict[str, float]:
+    """Store the matrices of `sites` as packed integers, in place, and return each one's error.
+
+    `chosen` holds the integers of those that are not to be rounded to the nearest ones.
+
+    The error is the root mean square of what rounding loses, over that of the matrix. The float
+    originals are removed.
+
+    Raises `ValueError` when a site has an obstacle or a weight is not finite; the graph is then not
+    to be used.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    uses = find_uses(graph)
+    products: dict[str, list[onnx.NodeProto]] = {}
+    errors = {}
+    for site in sites:
+        if site.obstacle is not None:
+            raise ValueError(f"weight {site.weight} cannot be packed: {site.obstacle}")
+        transposed, factor = uses[site.weight][0].layout
+        stored: NDArray[np.float32] = numpy_helper.to_array(tensors[site.weight])
+        columns = (stored if transposed else stored.T) * np.float32(factor)  # (N, K)
+        blocks = (chosen or {}).get(site.weight)
+        if blocks is None:
+            blocks = _nearest(site.weight, columns, form)
+        errors[site.weight] = relative_error(columns, blocks.restored())
+        names = _store(model, tensors, site.weight, blocks)
+        for use in uses[site.weight]:
+            node = _product(use, names, columns.shape, form)
+            products[use.node.output[0]] = [node, *_addition(model, tensors, use, node)]
+        graph.initializer.remove(tensors[site.weight])
+    replace_nodes(model, products)
+    return errors
+
+
+def _nearest(name: str, columns: NDArray[np.float32], form: PackedForm) -> Blocks:
+    try:
+        # Scales stay float32: the kernel wants them constant when it opens the file, which the
+        # cast of a constant is only once ONNX Runtime has optimized the graph.
+        return quantize_blocks(
+            columns, bits=form.bits, block_size=form.block_size, half_scales=False
+        )
+    except StepFailed as error:
+        raise StepFailed(f"weight {name} {error}") from error
+
+
+def _store(
+    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], name: str, blocks: Blocks
+) -> list[str]:
+    return [
+        add_constant(model, tensors, f"{name}_int{blocks.bits}", blocks.packed_in_blocks()),
+        add_constant(model, tensors, f"{name}_scale", blocks.scales),
+    ]
+
+
+def _product(
+    use: Use, names: Sequence[str], shape: tuple[int, ...], form: PackedForm
+) -> onnx.NodeProto:
+    return helper.make_node(
+        "MatMulNBits",
+        [use.node.input[0], *names],
+        [use.node.output[0]],
+        name=use.node.name,
+        domain="com.microsoft",
+        N=shape[0],
+        K=shape[1],
+        bits=form.bits,
+        block_size=form.block_size,
+        accuracy_level=_ACCURACY_LEVELS[form.activations],
+    )
+
+
+def _addition(
+    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], use: Use, product: onnx.NodeProto
+) -> list[onnx.NodeProto]:
+    """Return what adds a Gemm's third input, times its beta, to the `product`."""
+    beta = use.number("beta", 1)
+    if use.node.op_type != "Gemm" or len(use.node.input) < 3 or beta == 0:
+        return []
+    term, output = use.node.input[2], use.node.output[0]
+    if not term:
+        return []
+    nodes = []
+    if beta != 1:
+        factor = add_constant(model, tensors, f"{output}_beta", np.array(beta, np.float32))
+        nodes.append(helper.make_node("Mul", [term, factor], [f"{output}_term"]))
+        term = f"{output}_term"
+    product.output[0] = f"{output}_product"
+    return [*nodes, helper.make_node("Add", [product.output[0], term], [output])]

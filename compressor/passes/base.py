@@ -1,0 +1,276 @@
+"""The pass protocol: a frozen settings object with one verb.
+
+The YAML entry, the constructor call and the documentation are the same thing, and a pass cannot
+carry state from one call to the next. Pass modules import torch and everything built on it inside
+`apply`, never at their top: `compress validate` reads every pass's settings, and must answer
+without loading torch.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compressor.errors import StepFailed
+from compressor.files import sha256
+from compressor.passes.effort import Effort
+from compressor.progress import Progress
+from compressor.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from compressor.data import Dataset
+    from compressor.models.checkpoint import CheckpointFiles
+    from compressor.models.onnx_model import OnnxModel
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the reason
+ENOUGH_TO_OBSERVE = 32  # calibration rows for ranges of activations; fewer may all be short
+ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What the pipeline lends a pass.
+
+    It holds neither the search nor the certification split, so no pass can tune on them. A split
+    is there when the pass names it in `required_splits`.
+    """
+
+    splits: dict[str, Dataset]
+    load_baseline: Callable[[], TorchModel]
+    device: torch.device
+    seed: int
+    # Scratch space of this pass alone. A pass that is stopped gets it back as it left it, when the
+    # same pass runs on the same model again; it is removed when the pass has finished.
+    work_dir: Path
+    progress: Progress
+    note: Callable[[str], None]  # adds a sentence to this pass's place in the report
+    # The model that a graph was exported from, with the tokenizer that fits it; None: the baseline.
+    load_exported: Callable[[], TorchModel] | None = None
+    facts: dict[str, Any] = field(
+        default_factory=dict, init=False
+    )  # what `record` was given so far
+
+    @property
+    def train(self) -> Dataset:
+        """Return the training split."""
+        return self.splits["train"]
+
+    @property
+    def calibration(self) -> Dataset:
+        """Return the calibration split."""
+        return self.splits["calibration"]
+
+    def record(self, name: str, value: Any) -> None:
+        """Add plain JSON data to this pass's place in the report, under `passes[].facts[name]`.
+
+        A note is for people; a fact is for whoever draws it or reads it back. Tuples become lists.
+        Raises `ValueError` when `name` is taken, or `value` holds NaN, infinity or a type that
+        JSON lacks.
+        """
+        if name in self.facts:
+            raise ValueError(f"fact '{name}' is recorded already; choose another name")
+        try:
+            self.facts[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"fact '{name}' is not plain JSON: {error}") from error
+
+
+PassGroup = Literal["train", "prune", "vocabulary", "quantize", "precision"]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a newcomer is told of a pass: by `compress passes`, and by the documentation."""
+
+    group: PassGroup
+    summary: str  # fits one line of a terminal beside the kind
+    explanation: str  # a sentence or two: what it does, and when to take it
+    # The YAML that turns a recipe of model, data and budget into one with this pass.
+    example: str
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a run knows before its first step: the untouched checkpoint and what passes read.
+
+    As in `PassContext`, search and certification are not among the splits.
+    """
+
+    untouched: TorchModel
+    splits: Mapping[str, Dataset]
+    seed: int
+
+    @property
+    def train(self) -> Dataset | None:
+        """Return the training split, None where no pass reads it."""
+        return self.splits.get("train")
+
+
+class NothingToRemove(StepFailed):
+    """The settings are so mild that the pass would leave this model as it is.
+
+    An error where a recipe writes them; where the run itself tried milder and milder ones, those
+    are passed over.
+    """
+
+
+class Pass(BaseModel, ABC):
+    """One step of a recipe: its fields are its settings, `apply` is its work."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about: ClassVar[About]  # in each pass
+    kind: str  # a Literal in each pass; the same word as its file name
+    on_failure: Literal["stop", "repair"] | None = Field(
+        None,
+        description=(
+            "what happens when the score after this pass has fallen too far: stop ends the run, "
+            "repair tries milder settings of this pass; left out, what the recipe's on_failure "
+            "says"
+        ),
+    )
+    # Providers the result can run on; None means all of them.
+    providers: ClassVar[tuple[str, ...] | None] = None
+    # Why not on others, and what to use there; empty where `providers` says it all.
+    not_elsewhere: ClassVar[str] = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what decides about the work, as plain JSON: every field but how to go on."""
+        return self.model_dump(mode="json", exclude={"kind", "on_failure"})
+
+    def milder(self) -> Iterator[Self]:
+        """Yield milder settings of this pass, from the strongest and cheapest on.
+
+        They follow from the settings alone, so that nothing about them is decided when a gate has
+        failed. A pass that has none yields none.
+        """
+        yield from ()
+
+    def halfway(self, milder: Self) -> Self | None:  # noqa: ARG002
+        """Return settings between these and `milder`, None when nothing worth a try lies there."""
+        return None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+        """Yield every setting that makes no sense for `task`, with the reason and what to do.
+
+        They follow from the settings and the task alone, so that nothing has run when they are
+        told. A setting within another one has a dot, such as `recovery.kind`.
+        """
+        yield from ()
+
+    def unfit_to(
+        self,
+        files: CheckpointFiles,  # noqa: ARG002
+        untouched: CheckpointFiles,  # noqa: ARG002
+    ) -> Unfit:
+        """Yield every setting that cannot be met by a checkpoint, with the reason and what to do.
+
+        They follow from its small files alone, config.json and the tokenizer's, so that nothing is
+        loaded; what those do not say is looked at in `look_ahead`. `files` is what the passes
+        before leave of the untouched checkpoint. Settings as in `unfit_for`.
+        """
+        yield from ()
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the splits this pass reads with its present settings."""
+        return frozenset()
+
+    def calibration_rows_wanted(self) -> int:
+        """Return how many calibration rows this pass would read, where the recipe gives no split.
+
+        A split that is cut has at least 512, where its source allows that.
+        """
+        return 0
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort | None:  # noqa: ARG002
+        """Return about how much work this pass is on splits of so many rows; None: nobody can tell.
+
+        It changes nothing about the work, and only tells how long it will take.
+        """
+        return None
+
+    def spare_rows_wanted(self) -> int:
+        """Return up to how many calibration rows this pass fills up from train, where it needs to.
+
+        They lie in `Dataset.spare`, if the run reads a train split.
+        """
+        return 0
+
+    @property
+    def measures_time(self) -> bool:
+        """Return whether the result depends on how fast this machine is."""
+        return False
+
+    @property
+    def label_setting(self) -> str | None:
+        """Return the setting that makes this pass train on labels; None when it does without.
+
+        A setting within another one has a dot, such as `recovery.kind`.
+        """
+        return None
+
+    def required_checkpoints(self) -> dict[str, str]:
+        """Return the checkpoints besides the recipe's that this pass reads, by their settings."""
+        return {}
+
+    def missing_packages(self) -> Iterator[tuple[str, str]]:
+        """Yield every setting that needs a package which is not installed, with what to do."""
+        for name in type(self).model_fields:
+            training = getattr(self, name)
+            if isinstance(training, TrainingSettings):
+                for setting, why in training.missing_packages():
+                    yield f"{name}.{setting}", why
+
+    def required_files(self) -> dict[str, Path]:
+        """Return files that this pass reads and whose content decides about it, by setting."""
+        return {}
+
+    def file_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each of `required_files`."""
+        return {setting: sha256(path) for setting, path in self.required_files().items()}
+
+
+class TorchPass(Pass):
+    """A pass over the PyTorch model; it runs before export."""
+
+    def at_share(self, share: float) -> Self | None:  # noqa: ARG002
+        """Return these settings with every fraction at `share` (0..1) of its value.
+
+        None when the pass has no fraction that says how much goes.
+        """
+        return None
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
+        """Return what a later pass finds in place of `files`, None where no file here says it."""
+        return files
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Raise `StepFailed` for what `apply` could not do with this architecture or tokenizer.
+
+        `model` is what the one that the pass will get is made of. Returns that of later passes.
+        """
+        return model
+
+    @abstractmethod
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Return the compressed model. The pass owns `model` and may change it."""
+
+
+class OnnxPass(Pass):
+    """A pass over the exported graph."""
+
+    @abstractmethod
+    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+        """Write a new file into `context.work_dir`; the input file stays as it was."""

@@ -1,0 +1,1 @@
+"""Float16 and bfloat16 graphs for GPUs."""

@@ -1,0 +1,1 @@
+"""Distillation: a student learns to predict as its teacher does."""

@@ -1,0 +1,268 @@
+"""Distillation as a step of a recipe: a student learns to answer like its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from compressor.errors import StepFailed
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.prunable import with_depth
+from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
+from compressor.passes.effort import Effort, training_effort
+from compressor.passes.repair import longer
+from compressor.passes.vector_tasks import unfit_training
+from compressor.paths import HubName
+from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
+from compressor.training.settings import DistillSettings
+from compressor.words import counted
+
+if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+_TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
+
+
+class Distill(DistillSettings, TorchPass):
+    """Train towards a teacher's logits and, if wanted, what happens in its layers.
+
+    The student is the model as the passes before left it, with all its layers or with some, or a
+    checkpoint of any architecture. Where its tokenizer is another than the teacher's, only logits
+    can be learnt. A narrower student's hidden states are compared through a linear map, which is
+    learnt and thrown away.
+
+    Ref: Hinton et al. 2015, arXiv:1503.02531; dropping layers: Sanh et al. 2019, arXiv:1910.01108;
+    hidden states and attention: Jiao et al. 2020, arXiv:1909.10351; relations: Wang et al. 2021,
+    arXiv:2012.15828.
+    """
+
+    kind: Literal["distill"] = "distill"
+
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train towards a teacher, without labels",
+        explanation=(
+            "Trains the model to give the answers of a teacher, by default those of the untouched "
+            "checkpoint. It needs no labels, and can make a smaller student from some of the "
+            "layers."
+        ),
+        example="""\
+passes:
+  - kind: distill
+    student_layers: 4
+    epochs: 3
+""",
+    )
+
+    teacher: HubName | None = Field(
+        None,
+        description=(
+            "the teacher: a directory relative to the recipe, or a Hub id; left out, the "
+            "untouched checkpoint"
+        ),
+    )
+    student: HubName | None = Field(
+        None,
+        description=(
+            "begin from this checkpoint in place of the model: a directory relative to the "
+            "recipe, or a Hub id; it must have the model's labels and may have another tokenizer"
+        ),
+    )
+    layer_map: (
+        Literal["uniform", "first", "last"]
+        | Annotated[
+            tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...],
+            Field(min_length=1),
+        ]
+        | None
+    ) = Field(
+        None,
+        description=(
+            "which teacher layer each student layer learns from: uniform spreads them evenly, "
+            "first and last take the teacher's first or last ones, or list pairs [student layer, "
+            "teacher layer] counted from 0; left out, the layer that it was in the teacher, or "
+            "uniform"
+        ),
+    )
+    student_layers: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(ge=0)], ...] | None = (
+        Field(
+            None,
+            description=(
+                "make the student from this many layers of the model, evenly spread, or from the "
+                "listed layers counted from 0; left out, all layers stay"
+            ),
+        )
+    )
+
+    @field_validator("student_layers")
+    @classmethod
+    def _in_order(cls, layers: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if isinstance(layers, tuple) and (not layers or list(layers) != sorted(set(layers))):
+            raise ValueError(
+                f"list at least one layer, each once and in rising order, got {list(layers)}"
+            )
+        return layers
+
+    @model_validator(mode="after")
+    def _layers_are_compared(self) -> Self:
+        if self.layer_map is not None and not (
+            self.hidden_weight or self.attention_weight or self.sublayer_weight
+        ):
+            raise ValueError(
+                "layer_map would do nothing; set hidden_weight, attention_weight or "
+                "sublayer_weight above 0, or leave layer_map out"
+            )
+        return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
+        """Yield layers that are not there, and labels or widths that do not fit the teacher's."""
+        student = files if self.student is None else local_checkpoint(self.student)
+        teacher = untouched if self.teacher is None else local_checkpoint(self.teacher)
+        return unfit_to_distill(self, files, student, teacher)
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
+        """Return the student as its own file describes it, with the layers that it keeps."""
+        student = files if self.student is None else local_checkpoint(self.student)
+        if student is None or self.student_layers is None:
+            return student
+        layers = self.student_layers
+        depth = layers if isinstance(layers, int) else len(layers)
+        return replace(student, config=with_depth(student.config, depth))
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
+        """Load student and teacher, and see whether the one could learn from the other."""
+        from compressor.models.architectures import encoder_layers
+        from compressor.models.torch_model import try_batch
+        from compressor.training.recovery import check_distillation
+
+        student = model if self.student is None else self._begin(model, ahead.seed)[0]
+        teacher = self._load_teacher(model, lambda: ahead.untouched)
+        if self.student_layers is not None:
+            encoder_layers(student.module)
+        if ahead.train is not None:
+            for name, each in ((self.student, student), (self.teacher, teacher)):
+                if name is not None:
+                    try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
+            check_distillation(student, teacher, ahead.train, self)
+        return student
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the training split."""
+        return frozenset({"train"})
+
+    def required_checkpoints(self) -> dict[str, str]:
+        """Return teacher and student, where the recipe names them."""
+        named = {"teacher": self.teacher, "student": self.student}
+        return {role: name for role, name in named.items() if name is not None}
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training; a student of its own is taken for as slow as the checkpoint."""
+        return training_effort(self, num_rows)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Train `model` in place, or the checkpoint named as `student`, and return it.
+
+        Raises `StepFailed` before training when the teacher cannot teach this student or
+        `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
+        student cannot be loaded.
+        """
+        from compressor.training.recovery import distill
+        from compressor.training.trainer import TrainingRun
+
+        teacher = self._load_teacher(model, context.load_baseline)
+        student = model if self.student is None else self._load_student(model, context)
+        layer_map = self._shape(student, teacher, context)
+        run = TrainingRun(
+            context.device, context.seed, context.work_dir, context.progress, self.kind
+        )
+        summary = distill(student, teacher, context.train, self, run, layer_map=layer_map)
+        context.note(summary.sentence())
+        return student
+
+    def _load_teacher(
+        self, model: TorchModel, load_baseline: Callable[[], TorchModel]
+    ) -> TorchModel:
+        """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
+        from compressor.models.pooling import MODULES
+        from compressor.models.torch_model import load_foreign
+        from compressor.tasks import load_task
+
+        if self.teacher is None:
+            return load_baseline()
+        files, task = find_checkpoint(self.teacher), model.task
+        if not task.names_labels and (files.directory / MODULES).is_file():
+            # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
+            task = load_task(task.name, max_length=task.max_length)
+        teacher = replace(load_foreign(files, task), task=model.task)
+        _require_length(teacher, "teacher")
+        return teacher
+
+    def _load_student(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Load the checkpoint to begin from; it takes the place of `model`."""
+        student, is_new = self._begin(model, context.seed)
+        student.module.to(context.device)
+        head = "a new head" if is_new else "its own head"
+        context.note(
+            f"the student begins as {self.student} ({student.module.config.model_type}, "
+            f"{counted(student.parameter_counts()[0], 'parameter')}) with {head}"
+        )
+        return student
+
+    def _begin(self, model: TorchModel, seed: int) -> tuple[TorchModel, bool]:
+        """Return the checkpoint to begin from, and whether its head is new."""
+        from compressor.models.torch_model import load_with_head
+
+        assert self.student is not None, "the caller asked"
+        files = find_checkpoint(self.student)
+        student, is_new = load_with_head(files, model.task, model.labels, seed=seed)
+        if student.labels != model.labels:
+            raise StepFailed(other_labels(student.labels, model.labels))
+        _require_length(student, "student")
+        return student, is_new
+
+    def _shape(
+        self, student: TorchModel, teacher: TorchModel, context: PassContext
+    ) -> LayerMap | None:
+        """Take out layers of the student where wanted, and return which layers it learns from."""
+        from compressor.models.architectures import encoder_layers
+        from compressor.models.structure import keep_layers
+
+        layer_map = None
+        if self.student_layers is not None:
+            depth = len(encoder_layers(student.module))
+            layers = chosen_layers(self.student_layers, depth)
+            taught = getattr(teacher.module.config, "num_hidden_layers", None)
+            if self.student is None and taught == depth:
+                layer_map = tuple(enumerate(layers))
+            keep_layers(student.module, layers)
+            context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
+        if self.layer_map is None:
+            return layer_map
+        depths = (each.module.config.num_hidden_layers for each in (student, teacher))
+        return layer_map_of(self.layer_map, *depths)
+
+
+def _require_length(model: TorchModel, whose: str) -> None:
+    """Raise `StepFailed` when a model cannot read as many tokens as the recipe gives it."""
+    limit = getattr(model.preprocessor, "model_max_length", None)
+    wanted = model.task.max_length
+    if wanted is not None and limit is not None and wanted > limit:
+        raise StepFailed(
+            f"{whose}: it reads at most {counted(limit, 'token')}, data.max_length is {wanted}; "
+            f"set data.max_length to {limit} or less"
+        )

@@ -1,0 +1,69 @@
+"""Fine-tuning as a step of a recipe: to specialise a checkpoint, or to repair it after a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from compressor.passes.base import About, PassContext, TorchPass
+from compressor.passes.effort import Effort, training_effort
+from compressor.passes.repair import longer
+from compressor.passes.vector_tasks import unfit_training
+from compressor.training.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+class Finetune(FinetuneSettings, TorchPass):
+    """Train on the labels of the training split with AdamW.
+
+    Ref: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+
+    kind: Literal["finetune"] = "finetune"
+
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train on your labels",
+        explanation=(
+            "Trains every weight on the labels of the train split. Put it first when the "
+            "checkpoint was never trained for your data, or after a pruning pass to win accuracy "
+            "back."
+        ),
+        example="""\
+passes:
+  - kind: finetune
+    epochs: 3
+    learning_rate: 3e-5
+""",
+    )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the training split."""
+        return frozenset({"train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training."""
+        return training_effort(self, num_rows)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Train `model` in place; raises `StepFailed` when the training split has no labels."""
+        from compressor.training.recovery import finetune
+        from compressor.training.trainer import TrainingRun
+
+        run = TrainingRun(
+            context.device, context.seed, context.work_dir, context.progress, self.kind
+        )
+        summary = finetune(model, context.train, self, run)
+        context.note(summary.sentence())
+        return model

@@ -1,0 +1,191 @@
+"""Unstructured pruning: the smallest weights become zero, and the shapes stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compressor.passes.base import About, PassContext, TorchPass
+from compressor.passes.effort import Effort, training_effort
+from compressor.passes.repair import HALF, halfway, ladder, longer, lower
+from compressor.training.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from compressor.models.torch_model import TorchModel
+
+# The rest of the steps trains the weights that stay.
+_DEFAULT_RAMP_RATIO = 0.7
+
+
+class PruneMagnitude(TorchPass):
+    """Set the weights of smallest magnitude to zero and hold them there during fine-tuning.
+
+    It covers the weights of linear and convolution layers in the encoder; the classification head
+    stays. Zeros make the compressed file smaller. A dense runtime computes with them all the same
+    and gets no faster: use `prune_structured` for speed.
+
+    Ref: Han et al. 2015, arXiv:1506.02626; gradual schedule: Zhu & Gupta 2017, arXiv:1710.01878.
+    """
+
+    kind: Literal["prune_magnitude"] = "prune_magnitude"
+
+    about: ClassVar[About] = About(
+        group="prune",
+        summary="Zero small weights: only smaller zipped",
+        explanation=(
+            "Sets the smallest weights to zero. The file becomes smaller when it is compressed, "
+            "such as for a download; it does not run faster."
+        ),
+        example="""\
+passes:
+  - kind: prune_magnitude
+    sparsity: 0.5
+""",
+    )
+
+    sparsity: float = Field(
+        gt=0, lt=1, description="fraction of the covered weights that become zero"
+    )
+    scope: Literal["global", "layer"] = Field(
+        "global",
+        description=(
+            "global ranks the weights of all layers together, layer gives every layer the same "
+            "sparsity"
+        ),
+    )
+    schedule: Literal["one_shot", "cubic"] = Field(
+        "one_shot",
+        description=(
+            "one_shot sets all to zero before fine-tuning, cubic sets more and more to zero "
+            "during it"
+        ),
+    )
+    ramp_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description=(
+            "with schedule cubic, the fraction of the fine-tuning steps after which the full "
+            "sparsity is reached; left out, 0.7"
+        ),
+    )
+    include_embeddings: bool = Field(
+        False,
+        description="also cover the embedding tables and the projection of image patches",
+    )
+    finetune: FinetuneSettings | None = Field(
+        None,
+        description="how to train afterwards while the zeros stay zero; schedule cubic needs it",
+    )
+
+    @model_validator(mode="after")
+    def _schedule_is_complete(self) -> Self:
+        if self.schedule == "cubic" and self.finetune is None:
+            raise ValueError(
+                "schedule 'cubic' prunes while it fine-tunes; add finetune (at least "
+                "`finetune: {}`) or use schedule 'one_shot'"
+            )
+        if self.schedule != "cubic" and self.ramp_ratio is not None:
+            raise ValueError(
+                f"ramp_ratio belongs to schedule 'cubic' and would do nothing with "
+                f"'{self.schedule}'; remove it"
+            )
+        return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower sparsities; then, at half of the sparsity, longer fine-tuning."""
+        yield from ladder(self, "sparsity")
+        if self.finetune is not None:
+            for training in longer(self.finetune):
+                half = lower(self, "sparsity", share=HALF)
+                yield half.model_copy(update={"finetune": training})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the sparsity between this one and that of `milder`."""
+        return halfway(self, milder, "sparsity")
+
+    def at_share(self, share: float) -> Self | None:
+        """Return the sparsity at `share` of its value."""
+        return lower(self, "sparsity", share=share)
+
+    @property
+    def label_setting(self) -> str | None:
+        """Return the fine-tuning, where there is one."""
+        return None if self.finetune is None else "finetune"
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the training split when fine-tuning is asked for."""
+        return frozenset() if self.finetune is None else frozenset({"train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the fine-tuning; masking alone takes next to nothing."""
+        return Effort(seconds=1.0) + training_effort(self.finetune, num_rows)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Put weights of `model` to zero, in place.
+
+        Raises `StepFailed` when weights are not finite or the encoder cannot be found, and with
+        `finetune` when the training split has no labels.
+        """
+        from compressor.passes.prune_magnitude.masks import (
+            MaskedParameters,
+            global_magnitude_masks,
+            layer_magnitude_masks,
+            prunable_weights,
+        )
+        from compressor.training.recovery import finetune
+        from compressor.training.schedules import gradual_pruning
+        from compressor.training.trainer import TrainingRun
+
+        held = MaskedParameters(
+            prunable_weights(model.module, include_embeddings=self.include_embeddings)
+        )
+        masks_for = global_magnitude_masks if self.scope == "global" else layer_magnitude_masks
+
+        def prune_to(sparsity: float) -> None:
+            held.set_masks(masks_for(held.parameters, sparsity))
+
+        if self.schedule == "cubic":
+            after_step = gradual_pruning(
+                prune_to,
+                held.hold,
+                sparsity=self.sparsity,
+                ramp_ratio=self.ramp_ratio or _DEFAULT_RAMP_RATIO,
+            )
+        else:
+            prune_to(self.sparsity)
+
+            def after_step(step: int, total: int) -> None:  # noqa: ARG001
+                held.hold()
+
+        if self.finetune is not None:
+            run = TrainingRun(
+                context.device, context.seed, context.work_dir, context.progress, self.kind
+            )
+            summary = finetune(
+                model,
+                context.train,
+                self.finetune,
+                run,
+                after_step=after_step,
+                goal=self.model_dump(mode="json", exclude={"finetune"}),
+                kept={"masks": held},
+            )
+            context.note(summary.sentence())
+        _note_zeros(context, held.zeros(), model.parameter_counts())
+        return model
+
+
+def _note_zeros(context: PassContext, covered: tuple[int, int], model: tuple[int, int]) -> None:
+    zeros, weights = covered
+    total, nonzero = model
+    context.note(
+        f"{zeros:,} of {weights:,} weights of the encoder are zero ({zeros / weights:.1%}), "
+        f"{total - nonzero:,} of all {total:,} parameters ({1 - nonzero / total:.1%})"
+    )
+    context.note(
+        "zeros make the compressed file smaller, not inference faster: a dense runtime such as "
+        "ONNX Runtime multiplies by them like by any other number"
+    )

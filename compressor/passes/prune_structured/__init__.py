@@ -1,0 +1,1 @@
+"""Structured pruning: heads, feed-forward neurons and layers go for good."""

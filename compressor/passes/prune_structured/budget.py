@@ -1,0 +1,343 @@
+"""Decides how many heads and neurons each layer keeps under one budget.
+
+Throughout, `ratio` is the fraction of the cost that goes, and `budget` the cost that may stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressor.errors import StepFailed
+from compressor.models.architectures import encoder_layers, layer_list
+from compressor.passes.prune_structured.importance import UnitScores
+from compressor.passes.prune_structured.knapsack import best_choices
+
+Target = Literal["flops", "parameters"]
+# Indices of units by index of the layer, both counted from 0.
+UnitsByLayer = dict[int, list[int]]
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """What an encoder costs, all of one kind: FLOPs for each token, or parameters.
+
+    `fixed` is what stays when every head and neuron is gone.
+    """
+
+    head: float
+    neuron: float
+    heads: tuple[int, ...]  # by layer
+    neurons: tuple[int, ...]
+    fixed: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Return the cost of the whole encoder."""
+        return self.fixed + self.head * sum(self.heads) + self.neuron * sum(self.neurons)
+
+    def of_layer(self, layer: int, heads: int, neurons: int) -> float:  # noqa: ARG002 - a protocol
+        """Return what a layer with as many units adds to `fixed`, the same for every `layer`."""
+        return self.head * heads + self.neuron * neurons
+
+
+def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
+    """Count the matrix products of a token in a sequence of `mean_length` tokens, or parameters.
+
+    FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
+    weighted sum, and both linear layers of the feed-forward network; norms, activations,
+    embeddings and the classification head are left out. Parameters are all of the encoder's layers.
+    """
+    layers = encoder_layers(module)
+    heads = tuple(layer.num_heads for layer in layers)
+    neurons = tuple(layer.num_neurons for layer in layers)
+    attention = next((layer.attention for layer in layers if layer.attention), None)
+    feed_forward = next((layer.feed_forward for layer in layers if layer.feed_forward), None)
+    head = neuron = 0.0
+    if target == "flops":
+        if attention is not None:
+            projections = 4 * attention.output.out_features + 2 * mean_length
+            head = 2.0 * attention.head_dim * projections
+        if feed_forward is not None:
+            neuron = 4.0 * feed_forward.ffn_out.out_features
+        return EncoderCost(head, neuron, heads, neurons)
+    if attention is not None:
+        inputs = (attention.query, attention.key, attention.value)
+        biases = sum(linear.bias is not None for linear in inputs)
+        head = float(attention.head_dim * (4 * attention.output.out_features + biases))
+    if feed_forward is not None:
+        neuron = float(2 * feed_forward.ffn_out.out_features)
+        neuron += feed_forward.ffn_in.bias is not None
+    everything = sum(parameter.numel() for parameter in layer_list(module).parameters())
+    units = head * sum(heads) + neuron * sum(neurons)
+    return EncoderCost(head, neuron, heads, neurons, everything - units)
+
+
+class Cost(Protocol):
+    """What an encoder costs, and what its layers would cost with other numbers of units."""
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Return the heads of each layer."""
+
+    @property
+    def neurons(self) -> tuple[int, ...]:
+        """Return the neurons of each layer."""
+
+    @property
+    def total(self) -> float:
+        """Return the cost of the whole encoder."""
+
+    def of_layer(self, layer: int, heads: int, neurons: int) -> float:
+        """Return what a layer, counted from 0, with as many units adds to what is fixed."""
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """Which units may go, and in which numbers: each layer keeps a multiple of `round_to` neurons.
+
+    A layer whose width is not such a multiple may also keep all of its neurons. `uniform` layers
+    keep the same numbers, at least one head and one block of neurons each.
+    """
+
+    round_to: int
+    heads: bool = True
+    neurons: bool = True
+    uniform: bool = False
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Neurons of one layer that stay or go together, next to each other in rank."""
+
+    layer: int
+    size: int
+    score: float  # of all of them
+
+
+def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
+    """Raise `StepFailed` when `ratio` of `cost` cannot go, or only with every unit there is."""
+    if freedom.uniform:
+        now = _of_equal_layers(cost, cost.heads[0], cost.neurons[0])
+        removable = now - min(
+            _of_equal_layers(cost, *counts) for counts in _equal_counts(cost, freedom)
+        )
+        why = (
+            f"with one head and {freedom.round_to} neurons left in every layer, as far as those "
+            f"may go, {{}} of it are gone"
+        )
+    else:
+        removable = sum(
+            cost.of_layer(layer, heads, neurons)
+            - cost.of_layer(layer, 0 if freedom.heads else heads, 0 if freedom.neurons else neurons)
+            for layer, (heads, neurons) in enumerate(zip(cost.heads, cost.neurons, strict=True))
+        )
+        removable -= _cheapest_block(cost, freedom)
+        kinds = [name for name in ("heads", "neurons") if getattr(freedom, name)]
+        why = (
+            f"its {' and '.join(kinds)} less one block of {freedom.round_to} neurons or one head "
+            f"are {{}} of it"
+        )
+    _require_reach(ratio, removable / cost.total if cost.total else 0.0, why)
+
+
+def _cheapest_block(cost: Cost, freedom: Freedom) -> float:
+    """Return what the cheapest head or block of neurons adds to a layer without any."""
+    sizes: list[tuple[int, int, int]] = []
+    for layer, (heads, neurons) in enumerate(zip(cost.heads, cost.neurons, strict=True)):
+        if freedom.heads and heads:
+            sizes.append((layer, 1, 0))
+        if freedom.neurons and neurons:
+            sizes.append((layer, 0, min(freedom.round_to, neurons)))
+    added = (cost.of_layer(*size) - cost.of_layer(size[0], 0, 0) for size in sizes)
+    return min(added, default=0.0)
+
+
+def _require_reach(ratio: float, largest: float, why: str) -> None:
+    if ratio > largest + 1e-9:  # what is exactly within reach is not lost to rounding
+        rounded = f"{math.floor(1000 * (largest + 1e-9)) / 1000:g}"
+        raise StepFailed(
+            f"ratio: {ratio:g} of the encoder cannot go: {why.format(rounded)}; use a smaller ratio"
+        )
+
+
+def units_to_remove(
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
+) -> tuple[UnitsByLayer, UnitsByLayer]:
+    """Return the heads and the neurons that go, so that the rest costs at most `budget`.
+
+    Within a layer the best units stay. A layer may lose all its units, unless all are to stay
+    `uniform`: then the pair of numbers that fits with the highest sum of scores wins.
+    Otherwise, where each unit costs the same, for each number of heads that fits the best heads of
+    all layers stay and the rest of the budget is filled with the best blocks of neurons; the split
+    that keeps the highest sum of scores wins, and while there are units of both kinds less than one
+    of the two is left of the budget. Where the cost is a table, the numbers with the highest sum of
+    scores are found by dynamic programming (`knapsack`).
+
+    `check_ratio` tells whether there is a solution.
+
+    Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. There `constraint` is the share of the
+    cost that stays for FLOPs, and the search by latency lowers its limit inside the loop over
+    numbers of heads; here the budget is the same for every number.
+    """
+    budget += 1e-9 * cost.total  # a choice that meets the budget exactly is not lost to rounding
+    if freedom.uniform:
+        heads, neurons = _best_equal_counts(scores, cost, budget, freedom)
+        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
+    if not isinstance(cost, EncoderCost):
+        heads, neurons = _best_counts(scores, cost, budget, freedom)
+        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
+    return _where_units_cost_the_same(scores, cost, budget, freedom)
+
+
+def _where_units_cost_the_same(
+    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
+) -> tuple[UnitsByLayer, UnitsByLayer]:
+    ranked_heads = _best_first(scores.heads)
+    blocks = _blocks(scores.neurons, freedom.round_to)
+    all_neurons = [len(layer) for layer in scores.neurons]
+    best_score, best_heads, best_neurons = -1.0, len(ranked_heads), all_neurons
+    score_of_heads = [0.0, *accumulate(score for score, _, _ in ranked_heads)]
+    for num_heads in range(0 if freedom.heads else len(ranked_heads), len(ranked_heads) + 1):
+        room = budget - cost.fixed - num_heads * cost.head
+        if not freedom.neurons:
+            kept, score = all_neurons, 0.0
+            room -= sum(kept) * cost.neuron
+        else:
+            kept, score = _fill(blocks, room, cost.neuron, len(all_neurons))
+        score += score_of_heads[num_heads]
+        if room >= 0 and score >= best_score:
+            best_score, best_heads, best_neurons = score, num_heads, kept
+    assert best_score >= 0, "check_ratio lets no budget pass that nothing meets"
+    heads_gone = [(layer, unit) for _, layer, unit in ranked_heads[best_heads:]]
+    return _by_layer(heads_gone), _worst(scores.neurons, best_neurons)
+
+
+def _equal_counts(cost: Cost, freedom: Freedom) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of heads and of neurons that equal layers may keep."""
+    for heads in _counts(cost.heads[0], 1, freedom.heads):
+        for neurons in _counts(cost.neurons[0], freedom.round_to, freedom.neurons):
+            if (heads or not cost.heads[0]) and (neurons or not cost.neurons[0]):
+                yield heads, neurons
+
+
+def _counts(present: int, block: int, may_go: bool) -> list[int]:
+    """Return how many of the units that are present may stay, fewest first."""
+    return [*(range(0, present, block) if may_go else ()), present]
+
+
+def _best_equal_counts(
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
+) -> tuple[list[int], list[int]]:
+    """Return how many heads and how many neurons each layer keeps, the same number in all."""
+    num_layers = len(cost.heads)
+    heads = sum(map(_sums_of_best, scores.heads), torch.zeros(1))
+    neurons = sum(map(_sums_of_best, scores.neurons), torch.zeros(1))
+    fixed = cost.total - _of_equal_layers(cost, cost.heads[0], cost.neurons[0])
+    fitting = [
+        counts
+        for counts in _equal_counts(cost, freedom)
+        if fixed + _of_equal_layers(cost, *counts) <= budget
+    ]
+    assert fitting, "check_ratio lets no budget pass that nothing meets"
+    best = max(fitting, key=lambda counts: float(heads[counts[0]] + neurons[counts[1]]))
+    return [best[0]] * num_layers, [best[1]] * num_layers
+
+
+def _of_equal_layers(cost: Cost, heads: int, neurons: int) -> float:
+    """Return what all layers add to what is fixed, with the same numbers of units in each."""
+    return sum(cost.of_layer(layer, heads, neurons) for layer in range(len(cost.heads)))
+
+
+def _best_counts(
+    scores: UnitScores, cost: Cost, budget: float, freedom: Freedom
+) -> tuple[list[int], list[int]]:
+    """Return how many heads and how many neurons each layer keeps, where any numbers may."""
+    costs, values, counts = [], [], []
+    bare = [cost.of_layer(layer, 0, 0) for layer in range(len(cost.heads))]
+    of_both = zip(scores.heads, scores.neurons, strict=True)
+    for layer, (heads, neurons) in enumerate(of_both):
+        for layer_scores, block, may_go, is_heads in (
+            (heads, 1, freedom.heads, True),
+            (neurons, freedom.round_to, freedom.neurons, False),
+        ):
+            options = _counts(len(layer_scores), block, may_go)
+            sizes = [(count, 0) if is_heads else (0, count) for count in options]
+            costs.append(np.array([cost.of_layer(layer, *size) - bare[layer] for size in sizes]))
+            values.append(_sums_of_best(layer_scores)[options].numpy())
+            counts.append(options)
+    picks = best_choices(costs, values, budget - sum(bare))
+    kept = [options[pick] for options, pick in zip(counts, picks, strict=True)]
+    return kept[0::2], kept[1::2]
+
+
+def _sums_of_best(scores: Tensor) -> Tensor:
+    """Return what the best 0, 1, 2, ... units score together, shape `(units + 1,)`."""
+    ranked = scores.sort(descending=True).values
+    return functional.pad(ranked.cumsum(dim=0), (1, 0))
+
+
+def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:
+    units = [
+        (float(score), layer, unit)
+        for layer, layer_scores in enumerate(scores)
+        for unit, score in enumerate(layer_scores)
+    ]
+    return sorted(units, key=lambda item: -item[0])
+
+
+def _blocks(scores: Sequence[Tensor], round_to: int) -> list[_Block]:
+    """Cut each layer's neurons, sorted, into blocks; return all, the best mean score first.
+
+    A layer's blocks stay in order, because their means do not rise.
+    """
+    blocks: list[tuple[float, _Block]] = []
+    for layer, layer_scores in enumerate(scores):
+        ranked = layer_scores.sort(descending=True).values
+        mean = math.inf
+        for start in range(0, len(ranked), round_to):
+            block = ranked[start : start + round_to]
+            # Of equal scores the mean of a smaller block may be higher in the last bit.
+            mean = min(mean, float(block.mean()))
+            blocks.append((mean, _Block(layer, len(block), float(block.sum()))))
+    return [block for _, block in sorted(blocks, key=lambda item: -item[0])]
+
+
+def _fill(
+    blocks: Sequence[_Block], room: float, cost: float, num_layers: int
+) -> tuple[list[int], float]:
+    """Return how many neurons each layer keeps, in blocks that fit into `room`, and their score."""
+    kept, score, full = [0] * num_layers, 0.0, set()
+    for block in blocks:
+        if block.layer in full:
+            continue
+        if block.size * cost > room:
+            full.add(block.layer)  # what follows in this layer is worse
+            continue
+        kept[block.layer] += block.size
+        room -= block.size * cost
+        score += block.score
+    return kept, score
+
+
+def _worst(scores: Sequence[Tensor], kept: Sequence[int]) -> UnitsByLayer:
+    return {
+        layer: sorted(layer_scores.argsort(descending=True, stable=True)[number:].tolist())
+        for layer, (layer_scores, number) in enumerate(zip(scores, kept, strict=True))
+        if number < len(layer_scores)
+    }
+
+
+def _by_layer(units: Sequence[tuple[int, int]]) -> UnitsByLayer:
+    chosen: UnitsByLayer = {}
+    for layer, unit in sorted(units):
+        chosen.setdefault(layer, []).append(unit)
+    return chosen

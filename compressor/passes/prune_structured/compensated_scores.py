@@ -1,0 +1,182 @@
+"""What a head or neuron is worth when the units that stay make up for it as well as they can.
+
+The Fisher information of a mask asks what happens when a unit goes and nothing else changes. Least
+squares will change the output projection afterwards, so a unit that others can imitate is worth
+little, however large its own effect. The optimal brain surgeon answers that question: units leave
+one after another, each time those that cost least after the best correction of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.errors import StepFailed
+from compressor.models.architectures import Attention
+from compressor.passes.prune_structured.fisher import (
+    Call,
+    Part,
+    gradients_at_outputs,
+    output_of,
+    parts_of,
+    require_finite,
+)
+from compressor.passes.prune_structured.importance import UnitScores
+
+_NEURONS_AT_ONCE = 16  # that leave before the others are compared again
+_DAMPING = 1e-3  # of the mean diagonal of the inputs' second moments
+_FLOOR = 0.1  # weight of a token that no answer depends on, where the mean of all is 1
+
+
+def compensated_scores(
+    module: Any, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0
+) -> UnitScores:
+    """Return what each unit costs at the moment it leaves, in the KL divergence of the answers.
+
+    Within a layer, scores rise in the order in which units leave. The cost of a change `dW` of an
+    output projection is `tr(C dW H dW')`: `H` is the second moment of the projection's inputs, each
+    token weighted by the squared gradient of the model's own softened answers, and `C` is the
+    second moment of that gradient. So costs compare across layers and between heads and neurons.
+    Padding is left out. Memory is that of `H`: `(neurons + 1)^2` numbers of 8 bytes a layer.
+
+    `batches` are inputs of the model by name. Raises `StepFailed` when there are none, something is
+    not finite, or no answer depends on any layer.
+
+    Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
+    factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
+    """
+    parts = parts_of(module)
+    moments = _measure(module, [part for part in parts if part is not None], batches, seed)
+    for part, found in moments.items():
+        require_finite(parts, part, found.inputs)
+        require_finite(parts, part, found.gradients)
+    if moments and not any(found.squares for found in moments.values()):
+        raise StepFailed(
+            "the model's answers to the calibration rows depend on no layer, so heads and neurons "
+            "cannot be compared; its classifier may be zero or was never trained, or its logits "
+            "are so far apart that nothing changes them: check the checkpoint"
+        )
+    none = torch.zeros(0, dtype=torch.float64)
+    scores = [
+        elimination_costs(
+            output_of(part).weight,
+            moments[part],
+            dim=part.head_dim if isinstance(part, Attention) else 1,
+        )
+        if part
+        else none
+        for part in parts
+    ]
+    return UnitScores(tuple(scores[0::2]), tuple(scores[1::2]))
+
+
+@dataclass
+class Moments:
+    """Second moments around one output projection, float64.
+
+    `inputs` has shape `(in_features + 1, in_features + 1)`, the last row and column for the bias;
+    `gradients` has shape `(out_features, out_features)` and a trace of 1. `squares` is the sum of
+    squared gradients over `num_tokens` tokens.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    squares: float = 0.0
+    num_tokens: int = 0
+
+
+def elimination_costs(weight: Tensor, moments: Moments, dim: int) -> Tensor:
+    """Return the cost at which each unit leaves, shape `(units,)`, float64 on the CPU.
+
+    `weight` has shape `(out_features, units * dim)`. Costs never fall from one unit to the next
+    that leaves; neurons (`dim` 1) leave 16 at a time and share the mean cost.
+    """
+    at_once = _NEURONS_AT_ONCE if dim == 1 else 1
+    size = weight.shape[1]
+    damped = moments.inputs.clone()
+    mean = damped.diagonal()[:size].mean()
+    # Where no answer depends on a layer, any damping gives its units a cost of 0.
+    damped.diagonal()[:size] += torch.where(mean == 0, 1.0, _DAMPING * mean)
+    damped.diagonal()[size:] += (mean == 0).double()
+    inverse = torch.linalg.inv(damped)
+    # tr(C dW H dW') is the plain norm of `root @ dW`, and corrections act on the other side.
+    values, vectors = torch.linalg.eigh(moments.gradients)
+    root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    rest = root @ weight.detach().double()  # (out_features, features that are left)
+    alive = torch.arange(size // dim, device=weight.device)
+    costs = torch.zeros(size // dim, dtype=torch.float64)
+    highest = 0.0
+    while len(alive) > 0:
+        leaving = _cheapest(rest, inverse, dim)[:at_once]  # positions in `alive`
+        columns = _features(leaving, dim)
+        taken = rest[:, columns]
+        precision = torch.linalg.inv(inverse[columns][:, columns])
+        highest = max(highest, float((taken @ precision * taken).sum()) / len(leaving))
+        costs[alive[leaving].cpu()] = highest
+        correction = precision @ inverse[columns]  # (features that leave, features and bias)
+        stays = torch.ones(len(alive), dtype=torch.bool, device=weight.device)
+        stays[leaving] = False
+        kept = _features(stays.nonzero()[:, 0], dim)
+        rest = rest[:, kept] - taken @ correction[:, kept]
+        kept = torch.cat([kept, kept.new_tensor([len(inverse) - 1])])
+        inverse = inverse[kept][:, kept] - inverse[kept][:, columns] @ correction[:, kept]
+        alive = alive[stays]
+    return costs
+
+
+def _cheapest(rest: Tensor, inverse: Tensor, dim: int) -> Tensor:
+    """Order the units by what it costs to remove each alone, cheapest first."""
+    count = rest.shape[1] // dim
+    features = torch.arange(count * dim, device=rest.device).view(count, dim)
+    own = inverse[features[:, :, None], features[:, None, :]]  # (units, dim, dim)
+    columns = rest.T.reshape(count, dim, -1)
+    products = columns @ columns.mT  # (units, dim, dim)
+    solved: Tensor = torch.linalg.solve(own, products)
+    return solved.diagonal(dim1=1, dim2=2).sum(dim=1).argsort(stable=True)
+
+
+def _features(units: Tensor, dim: int) -> Tensor:
+    return (units[:, None] * dim + torch.arange(dim, device=units.device)).flatten()
+
+
+def _measure(
+    module: Any, parts: Sequence[Part], batches: Iterable[Mapping[str, Tensor]], seed: int
+) -> dict[Part, Moments]:
+    """Return the moments around each output projection, in one pass over `batches`."""
+    moments = {part: _no_moments(output_of(part)) for part in parts}
+    num_examples = 0
+    for size, calls in gradients_at_outputs(module, parts, batches, seed):
+        for part, found in moments.items():
+            for call in calls[output_of(part)]:
+                _add(found, call)
+        num_examples += size
+    for found in moments.values():
+        trace = found.gradients.diagonal().sum()
+        found.inputs /= num_examples
+        found.gradients /= torch.where(trace == 0, 1.0, trace)
+    return moments
+
+
+def _no_moments(linear: nn.Linear) -> Moments:
+    def square(size: int) -> Tensor:
+        return torch.zeros(size, size, dtype=torch.float64, device=linear.weight.device)
+
+    return Moments(square(linear.in_features + 1), square(linear.out_features))
+
+
+def _add(moments: Moments, call: Call) -> None:
+    # Products in the model's own precision, sums in float64: the scores only rank.
+    gradients = [gradient[call.mask] for gradient in call.gradients]  # (tokens, out_features) each
+    squares = torch.stack([gradient.square().sum(dim=1) for gradient in gradients]).sum(dim=0)
+    moments.num_tokens += len(squares)
+    moments.squares += float(squares.double().sum())
+    weights = squares + _FLOOR * moments.squares / moments.num_tokens
+    inputs = functional.pad(call.inputs[call.mask], (0, 1), value=1.0)
+    moments.inputs += (inputs * weights[:, None]).T @ inputs
+    for gradient in gradients:
+        moments.gradients += gradient.T @ gradient

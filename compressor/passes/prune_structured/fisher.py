@@ -1,0 +1,234 @@
+"""Fisher information of mask variables: what a head or neuron is worth, without any label.
+
+A mask variable of 1 multiplies each unit's output. To second order, the KL divergence between the
+model's own answers before and after a small change of the masks is half their Fisher information,
+so a unit with little of it can be masked and the answers stay what they were. For vectors what
+should stay is their direction: the Fisher information of a normal distribution around the vector of
+length 1 plays the same part, because half of it is, to second order, by how much the cosine
+similarity to the model's own vector falls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.errors import StepFailed
+from compressor.models.architectures import Attention, FeedForward, encoder_layers
+from compressor.models.outputs import answers_of, gives_vectors
+from compressor.passes.prune_structured.importance import UnitScores
+
+_TEMPERATURE = 2.0  # softens confident answers, whose Fisher information would vanish
+_MAX_PROBES = 8  # backward passes for each batch
+# Of vectors, whose every row draws signs of its own: hundreds of rows average out what two leave.
+_DIRECTION_PROBES = 2
+
+Part = Attention | FeedForward
+
+
+def fisher_scores(
+    module: Any, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0
+) -> UnitScores:
+    """Return the mean over examples of the diagonal Fisher information of each unit's mask.
+
+    With probabilities `p` (softened at temperature 2) and logits `z` this is the variance of
+    `dz_c / dmask` over classes c drawn from `p`; for two classes
+    `p_0 p_1 (d(z_1 - z_0) / dmask)^2`. The constant `1 / temperature^2` is left out. Exact up to 8
+    classes; with more it is estimated, without bias, by 8 random projections drawn from `seed`.
+    For vectors it is the squared derivative of the vector of length 1, estimated by 2 of them.
+    Padding counts nothing, because no logit depends on it.
+
+    `batches` are inputs of the model by name; the model is put into evaluation mode. Raises
+    `StepFailed` when there are none, or something is not finite.
+
+    Ref: Kwon et al. 2022, arXiv:2204.09656, section 4 (there on labels); Park et al. 2024,
+    arXiv:2308.03449 (on the model's own softened answers).
+    """
+    parts = parts_of(module)
+    sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
+    num_examples = 0
+    for size, calls in gradients_at_outputs(module, list(sums), batches, seed):
+        for part, total in sums.items():
+            total += _squared_mask_gradients(part, calls[output_of(part)])
+        num_examples += size
+    for part, total in sums.items():
+        require_finite(parts, part, total)
+    none = torch.zeros(0, dtype=torch.float64)
+    means = [sums[part] / num_examples if part else none for part in parts]
+    return UnitScores(tuple(means[0::2]), tuple(means[1::2]))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of an output projection in a forward pass over one batch.
+
+    `inputs` has shape `(batch, tokens, in_features)`; each of `gradients`, of one scalar, has shape
+    `(batch, tokens, out_features)`. `mask`, shape `(batch, tokens)`, is True where no padding is.
+    """
+
+    inputs: Tensor
+    gradients: tuple[Tensor, ...]
+    mask: Tensor
+
+
+def gradients_at_outputs(
+    module: Any, parts: Sequence[Part], batches: Iterable[Mapping[str, Tensor]], seed: int
+) -> Iterator[tuple[int, dict[nn.Linear, list[Call]]]]:
+    """Yield for each batch its size and what happened at the output projections of `parts`.
+
+    The squared gradients of an example add up to the Fisher information of its softened answer.
+    A projection has several calls where its layer computes tokens in chunks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    module.eval()
+    num_examples = 0
+    for inputs in batches:
+        with _watched([output_of(part) for part in parts]) as seen, torch.enable_grad():
+            probes = list(_probes(module(**inputs), generator))
+            flat = [output for uses in seen.values() for _, output in uses]
+            rows = [torch.autograd.grad(probe, flat, retain_graph=True) for probe in probes]
+        of_output = dict(zip(flat, zip(*rows, strict=True), strict=True))
+        size = len(next(iter(inputs.values())))
+        num_examples += size
+        calls = {linear: _calls(uses, of_output, inputs) for linear, uses in seen.items()}
+        # They hold the graph of this batch, which would be alive during the next forward pass.
+        del probes, flat, rows, of_output, seen
+        yield size, calls
+        del calls
+    if num_examples == 0:
+        raise StepFailed("measuring heads and neurons needs at least one example, got none")
+
+
+def parts_of(module: Any) -> list[Part | None]:
+    """Return attention and feed-forward of the first layer, of the second, and so on."""
+    layers = encoder_layers(module)
+    return [part for layer in layers for part in (layer.attention, layer.feed_forward)]
+
+
+def num_units(part: Part) -> int:
+    """Return how many heads or neurons a sub-layer has."""
+    return part.num_heads if isinstance(part, Attention) else part.num_neurons
+
+
+def output_of(part: Part) -> nn.Linear:
+    """Return the linear layer whose input columns are the units."""
+    return part.output if isinstance(part, Attention) else part.ffn_out
+
+
+def require_finite(parts: Sequence[Part | None], part: Part, values: Tensor) -> None:
+    """Raise `StepFailed`, which names the layer of `part`, unless all `values` are finite."""
+    if not values.isfinite().all():
+        unit = "heads" if isinstance(part, Attention) else "neurons"
+        raise StepFailed(
+            f"what the {unit} of layer {parts.index(part) // 2} do on the calibration split is not "
+            f"finite; the model's weights are broken, check the checkpoint or the training before "
+            f"this step"
+        )
+
+
+@contextmanager
+def _watched(
+    linears: Sequence[nn.Linear],
+) -> Iterator[dict[nn.Linear, list[tuple[Tensor, Tensor]]]]:
+    """Collect inputs and outputs of `linears` in the forward passes of a block."""
+    seen: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {}
+
+    def collect(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(linear, nn.Linear)
+        if not output.requires_grad:  # everything below is frozen
+            output = output.detach().requires_grad_(True)
+        seen.setdefault(linear, []).append((inputs[0].detach(), output))
+        return output
+
+    hooks = [linear.register_forward_hook(collect) for linear in linears]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _calls(
+    uses: Sequence[tuple[Tensor, Tensor]],
+    gradients: Mapping[Tensor, tuple[Tensor, ...]],
+    inputs: Mapping[str, Tensor],
+) -> list[Call]:
+    num_tokens = sum(units.shape[1] for units, _ in uses)
+    mask = token_mask(inputs, len(uses[0][0]), num_tokens).to(uses[0][0].device)
+    masks = torch.split(mask, [units.shape[1] for units, _ in uses], dim=1)
+    return [
+        Call(units, gradients[output], part)
+        for (units, output), part in zip(uses, masks, strict=True)
+    ]
+
+
+def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -> Tensor:
+    """Return where no padding is, shape `(batch_size, num_tokens)`; images have none."""
+    mask = inputs.get("attention_mask")
+    return torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _probes(outputs: Any, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield scalars `v` whose squared derivatives add up to the Fisher information of an example.
+
+    Each is summed over the batch, whose examples do not touch each other.
+    """
+    answers = answers_of(outputs)
+    if not answers.isfinite().all():
+        raise StepFailed(
+            "the model's answers on the calibration split are not finite, so nothing can be "
+            "measured; its weights are broken, check the checkpoint or the training before this "
+            "step"
+        )
+    if gives_vectors(outputs):
+        yield from _direction_probes(answers, generator)
+    else:
+        yield from _fisher_probes(answers, generator)
+
+
+def _direction_probes(vectors: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Project the vectors of length 1, shape `(batch, width)`, onto random signs.
+
+    Over all signs the mean square of a projection is the squared length (Hutchinson 1990,
+    Communications in Statistics - Simulation and Computation 19:433).
+    """
+    directions = functional.normalize(vectors, dim=-1)
+    for _ in range(_DIRECTION_PROBES):
+        signs = torch.randint(0, 2, vectors.shape, generator=generator).to(vectors) * 2 - 1
+        yield (signs * directions).sum() / math.sqrt(_DIRECTION_PROBES)
+
+
+def _fisher_probes(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    p = torch.softmax(logits.detach() / _TEMPERATURE, dim=-1)  # (batch, classes)
+    num_classes = p.shape[-1]
+    centred = logits - (p * logits).sum(dim=-1, keepdim=True)
+    if num_classes == 2:
+        yield ((p[:, 0] * p[:, 1]).sqrt() * (logits[:, 1] - logits[:, 0])).sum()
+    elif num_classes <= _MAX_PROBES:
+        for index in range(num_classes):
+            yield (p[:, index].sqrt() * centred[:, index]).sum()
+    else:
+        for _ in range(_MAX_PROBES):
+            signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+            yield (p.sqrt() * signs * centred).sum() / math.sqrt(_MAX_PROBES)
+
+
+def _squared_mask_gradients(part: Part, calls: Sequence[Call]) -> Tensor:
+    """Return the sum over a batch, shape `(units,)`, float64 on the CPU."""
+    weight, count = output_of(part).weight.detach(), num_units(part)
+    total = torch.zeros(count, dtype=torch.float64)
+    for index in range(len(calls[0].gradients)):
+        gradients = sum(
+            (call.inputs * (call.gradients[index] @ weight)).sum(dim=1) for call in calls
+        )  # (batch, in_features)
+        assert isinstance(gradients, Tensor)
+        by_unit = gradients.view(len(gradients), count, -1).sum(dim=-1)
+        total += by_unit.double().square().sum(dim=0).cpu()
+    return total

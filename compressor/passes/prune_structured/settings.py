@@ -1,0 +1,464 @@
+"""Structured pruning as a step of a recipe: heads, neurons and layers go for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.checkpoint_fit import takes_heads, unfit_to_prune, with_layers_left
+from compressor.passes.effort import Effort, reading_effort, training_effort
+from compressor.passes.prune_structured.latency_file import read_latency_file
+from compressor.passes.prune_structured.method_rules import check_method
+from compressor.passes.repair import HALF, halfway, ladder, longer, lower
+from compressor.passes.vector_tasks import unfit_pruning
+from compressor.paths import LocalPath
+from compressor.training.settings import Recovery, label_setting_of
+
+if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+_MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
+_READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
+
+
+class PruneStructured(TorchPass):
+    """Remove attention heads, feed-forward neurons and whole layers physically, then recover.
+
+    Layers go first; ratios then refer to the layers that are left. What goes together is found by
+    torch-pruning's dependency graph. Method `scores` takes what matters least and leaves the rest
+    as it is; `reconstruction` reads the text of the calibration split, no labels, to decide how
+    many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
+    One row is enough to run: where rows are few, rows of the train split are read too, heads and
+    neurons are ranked by Fisher information, and a fit is made where it helps on rows left out.
+    With target latency it records the table that it went by as `latency_table`, which a later run
+    can be given back: name the report of this one.
+
+    Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
+    arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
+    arXiv:1608.08710 (L1), Muralidharan et al. 2024, arXiv:2407.14679 (activation); layers: Kim et
+    al. 2024, arXiv:2402.02834 (the loss without them), Men et al. 2024, arXiv:2403.03853 (block
+    influence); reconstruction: Kwon et al. 2022, arXiv:2204.09656, Park et al. 2024,
+    arXiv:2308.03449, Kurtic et al. 2023, arXiv:2302.04089; cubic steps: Zhu & Gupta 2017,
+    arXiv:1710.01878.
+    """
+
+    kind: Literal["prune_structured"] = "prune_structured"
+
+    about: ClassVar[About] = About(
+        group="prune",
+        summary="Remove heads, neurons, layers: faster",
+        explanation=(
+            "Removes attention heads, feed-forward neurons and whole layers for good, so the "
+            "model becomes smaller and faster on any device. With method reconstruction it "
+            "corrects what is left by least squares and needs no training and no labels."
+        ),
+        example="""\
+passes:
+  - kind: prune_structured
+    method: reconstruction
+    ratio: 0.25
+    on_failure: repair
+""",
+    )
+
+    method: Literal["scores", "reconstruction"] = Field(
+        "scores",
+        description=(
+            "scores removes the units of lowest importance and leaves the rest as it is; "
+            "reconstruction removes the units that are cheapest to make up for, and then corrects "
+            "what is left by least squares on calibration rows, without labels"
+        ),
+    )
+    ratio: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=(
+            "fraction of the attention heads and of the feed-forward neurons to remove; with "
+            "method reconstruction, the fraction of `target` to remove"
+        ),
+    )
+    target: Literal["flops", "parameters", "latency"] | None = Field(
+        None,
+        description=(
+            "what `ratio` is a fraction of, with method reconstruction: flops is the arithmetic "
+            "of the encoder's matrix products at the mean length of the calibration rows, "
+            "parameters is the size of its layers, latency is the time of its layers in ONNX "
+            "Runtime on this machine's CPU, from a table that is measured once and kept in the "
+            "cache (COMPRESSOR_CACHE) or given as `latency_table`; left out, flops"
+        ),
+    )
+    latency_precision: Literal["float32", "int8"] | None = Field(
+        None,
+        description=(
+            "with target latency, the precision in which layers are timed: int8 where "
+            "quantize_dynamic follows, otherwise float32; it has to be given then"
+        ),
+    )
+    latency_batch_size: int = Field(
+        1,
+        gt=0,
+        le=1024,
+        description=(
+            "with target latency, the number of examples in a timed batch; each is as long as the "
+            "calibration rows are on average"
+        ),
+    )
+    latency_threads: int = Field(
+        1,
+        gt=0,
+        description=(
+            "with target latency, the number of threads; one thread is timed by its CPU time, "
+            "which other programs hardly change, several by the clock"
+        ),
+    )
+    latency_table: LocalPath | None = Field(
+        None,
+        description=(
+            "with target latency, a table to use in place of measuring one: a file from the "
+            "cache, or the report.json of a run that used it; it has to fit this model, length, "
+            "batch size, precision and number of threads"
+        ),
+    )
+    head_ratio: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description=(
+            "fraction of the attention heads to remove, in place of `ratio`; with method "
+            "reconstruction only 0 is allowed, which keeps all heads"
+        ),
+    )
+    neuron_ratio: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description=(
+            "fraction of the feed-forward neurons to remove, in place of `ratio`; with method "
+            "reconstruction only 0 is allowed, which keeps all neurons"
+        ),
+    )
+    uniform: bool = Field(
+        False,
+        description=(
+            "keep the same number of heads and of neurons in every layer, so that plain "
+            "transformers can load the checkpoint where its configuration can say so: always in "
+            "ViT, DeiT and BEiT, in DINOv2 when the neurons are a whole multiple of the hidden "
+            "size, in other models with head_ratio 0; otherwise the report says why not"
+        ),
+    )
+    layers: int | None = Field(None, gt=0, description="number of layers to keep")
+    layer_choice: Literal["loss", "block_influence", "every_other", "last"] = Field(
+        "loss",
+        description=(
+            "which layers to remove where `layers` is given: loss removes, one at a time, the "
+            "layer without which the loss on the calibration split is lowest; block_influence "
+            "removes those that change the hidden states least, without labels; every_other keeps "
+            "evenly spread layers and the last one; last removes the last ones"
+        ),
+    )
+    drop_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="the layers to remove, counted from 0, in place of `layers`"
+    )
+    importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
+        Field(
+            "taylor",
+            description=(
+                "how method scores ranks heads and neurons: random by chance; magnitude and "
+                "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
+                "their outputs on the calibration split, without labels; taylor by gradients of "
+                "the loss there; fisher by the Fisher information of the model's own predictions "
+                "there, without labels"
+            ),
+        )
+    )
+    scope: Literal["layer", "global"] | None = Field(
+        None,
+        description=(
+            "with method scores, global ranks the units of all layers together, layer removes the "
+            "same ratio from each layer; left out, global, or layer with `uniform`"
+        ),
+    )
+    round_to: int | None = Field(
+        None,
+        gt=0,
+        le=1024,
+        description=(
+            "keep a multiple of this many feed-forward neurons in each layer; left out, 8, or "
+            "with method reconstruction 16 on a CPU and 64 where PyTorch runs on a GPU"
+        ),
+    )
+    may_empty_layers: bool = Field(
+        False,
+        description=(
+            "allow a layer to lose all of its heads or all of its feed-forward neurons; method "
+            "reconstruction always may"
+        ),
+    )
+    ridge: float = Field(
+        1e-3,
+        ge=0,
+        le=1,
+        description=(
+            "how firmly least squares holds weights to their old values, as a fraction of the mean "
+            "diagonal of the Gram matrix of a projection's inputs; where calibration rows are few, "
+            "the least: each layer gets the one with which rows left out of the fit come out best"
+        ),
+    )
+    steps: int = Field(
+        1,
+        gt=0,
+        le=100,
+        description=(
+            "number of steps in which the ratios are reached; importance is measured anew in "
+            "each, and each is followed by an equal part of the recovery"
+        ),
+    )
+    step_schedule: Literal["cubic", "linear"] = Field(
+        "cubic",
+        description=(
+            "how much is removed after step k of n, as a fraction of the ratios: cubic is 1 - (1 "
+            "- k/n)^3, with large steps first, linear is k/n"
+        ),
+    )
+    calibration_rows: int | None = Field(
+        None,
+        gt=0,
+        description=(
+            "number of calibration rows to measure on, at most; left out, 256, or 2048 with "
+            "method reconstruction"
+        ),
+    )
+    recovery: Recovery | None = Field(
+        None,
+        description=(
+            "training after pruning, `kind: finetune` or `kind: distill`; its `epochs` and "
+            "`max_steps` are for all steps together, each step trains on other rows, and its "
+            "learning rate rises and falls anew"
+        ),
+    )
+
+    @field_validator("drop_layers")
+    @classmethod
+    def _each_once(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and len(set(layers)) != len(layers):
+            raise ValueError(f"list each layer once, got {list(layers)}")
+        return layers
+
+    @field_validator("latency_table")
+    @classmethod
+    def _is_a_table(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_latency_file(path)
+        return path
+
+    @model_validator(mode="after")
+    def _removes_something(self) -> Self:
+        if self.layers is not None and self.drop_layers is not None:
+            raise ValueError("layers and drop_layers exclude each other; give one of them")
+        if not (self.heads_to_remove or self.neurons_to_remove or self.changes_layers):
+            raise ValueError(
+                "nothing would be removed; give ratio, head_ratio, neuron_ratio, layers or "
+                "drop_layers"
+            )
+        if self.steps > 1 and not (self.heads_to_remove or self.neurons_to_remove):
+            raise ValueError(
+                f"steps is {self.steps}, but layers go at once; give ratio too, or leave steps out"
+            )
+        if self.layer_choice != "loss" and self.layers is None:
+            raise ValueError(
+                f"layer_choice: {self.layer_choice} says which layers go, but not how many; give "
+                f"layers, the number that stay, or leave layer_choice out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_share_the_recovery(self) -> Self:
+        limit = None if self.recovery is None else self.recovery.max_steps
+        if limit is not None and limit < self.steps:
+            raise ValueError(
+                f"recovery.max_steps is {limit} for all of the {self.steps} steps together, and "
+                f"each needs one; raise it or use fewer steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_stay_alike(self) -> Self:
+        if not self.uniform:
+            return self
+        if self.scope == "global" or self.may_empty_layers:
+            name = "scope: global" if self.scope == "global" else "may_empty_layers"
+            raise ValueError(
+                f"uniform keeps the same number of units in every layer, at least one, so "
+                f"{name} does not go with it; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        check_method(self)
+        return self
+
+    @property
+    def ranks_globally(self) -> bool:
+        """Return whether method scores ranks the units of all layers together."""
+        return not self.uniform if self.scope is None else self.scope == "global"
+
+    def blocks_on(self, device: str) -> int:
+        """Return of how many neurons each layer keeps a multiple, on `cpu` or `cuda`."""
+        if self.round_to is not None:
+            return self.round_to
+        if self.method == "scores":
+            return 8
+        return 64 if device == "cuda" else 16
+
+    @property
+    def rows_to_measure(self) -> int:
+        """Return how many calibration rows are read at most."""
+        default = 2048 if self.method == "reconstruction" else 256
+        return default if self.calibration_rows is None else self.calibration_rows
+
+    @property
+    def heads_to_remove(self) -> float:
+        """Return the fraction of the heads that go."""
+        return self.head_ratio if self.head_ratio is not None else self.ratio or 0.0
+
+    @property
+    def neurons_to_remove(self) -> float:
+        """Return the fraction of the feed-forward neurons that go."""
+        return self.neuron_ratio if self.neuron_ratio is not None else self.ratio or 0.0
+
+    @property
+    def changes_layers(self) -> bool:
+        """Return whether whole layers go."""
+        return self.layers is not None or self.drop_layers is not None
+
+    @property
+    def measures_units(self) -> bool:
+        """Return whether heads and neurons are measured on the calibration split."""
+        removes_units = self.heads_to_remove > 0 or self.neurons_to_remove > 0
+        needs_data = self.importance in _READS_ROWS
+        return removes_units and (needs_data or self.method == "reconstruction")
+
+    @property
+    def measures_layers(self) -> bool:
+        """Return whether layers are compared on the calibration split."""
+        return self.layers is not None and self.layer_choice in ("loss", "block_influence")
+
+    @property
+    def _fractions(self) -> tuple[str, ...]:
+        return tuple(
+            name for name in ("ratio", "head_ratio", "neuron_ratio") if getattr(self, name)
+        )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower ratios or fewer layers to drop; then, in the middle, longer recovery."""
+        half = self
+        if self._fractions:
+            yield from ladder(self, *self._fractions)
+            half = lower(self, *self._fractions, share=HALF)
+        elif self.drop_layers is not None and len(self.drop_layers) > 1:
+            for count in range(len(self.drop_layers) - 1, 0, -1):
+                yield self.model_copy(update={"drop_layers": self.drop_layers[:count]})
+            half = self.model_copy(
+                update={"drop_layers": self.drop_layers[: (len(self.drop_layers) + 1) // 2]}
+            )
+        elif self.layers is not None:
+            # How many there are is not known here; what would drop none is passed over.
+            for more in range(1, _MOST_LAYERS_BACK + 1):
+                yield self.model_copy(update={"layers": self.layers + more})
+            half = self.model_copy(update={"layers": self.layers + 1})
+        if self.recovery is not None:
+            for recovery in longer(self.recovery):
+                yield half.model_copy(update={"recovery": recovery})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the ratios between these and `milder`."""
+        return halfway(self, milder, *self._fractions)
+
+    def at_share(self, share: float) -> Self | None:
+        """Return the ratios at `share` of their value; None when only whole layers go."""
+        return lower(self, *self._fractions, share=share) if self._fractions else None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield what needs a loss on labels or logits, for a task that has neither."""
+        return unfit_pruning(self, task)
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield the pass itself for a model type that is not known, and what cannot go from it."""
+        return unfit_to_prune(self, files)
+
+    def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
+        """Return the checkpoint with as many layers as stay."""
+        return with_layers_left(self, files)
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Look for the parts of every layer, and whether heads can go."""
+        from compressor.models.architectures import encoder_layers, require_prunable_heads
+
+        encoder_layers(model.module)
+        if takes_heads(self):
+            require_prunable_heads(model.module)
+        return model
+
+    def calibration_rows_wanted(self) -> int:
+        """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""
+        if "calibration" not in self.required_splits():
+            return 0
+        choose = ROWS_TO_CHOOSE_FROM if self.method == "reconstruction" else 1
+        return choose * self.rows_to_measure
+
+    def spare_rows_wanted(self) -> int:
+        """Return `rows_to_measure` for least squares."""
+        return self.rows_to_measure if self.method == "reconstruction" else 0
+
+    @property
+    def measures_time(self) -> bool:
+        """Return whether a latency table is measured."""
+        return self.target == "latency" and self.latency_table is None
+
+    def required_files(self) -> dict[str, Path]:
+        """Return the latency table, where one is given."""
+        return {} if self.latency_table is None else {"latency_table": self.latency_table}
+
+    @property
+    def label_setting(self) -> str | None:
+        """Return what makes the recovery train on labels."""
+        return label_setting_of(self.recovery)
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the calibration split when something is measured, train when there is recovery."""
+        splits = {"calibration"} if self.measures_units or self.measures_layers else set()
+        return frozenset(splits if self.recovery is None else {*splits, "train"})
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return what is measured, for every step anew, and the recovery."""
+        found = Effort(seconds=1.0) + training_effort(
+            self.recovery, num_rows, student=1 - max(self.heads_to_remove, self.neurons_to_remove)
+        )
+        if self.measures_layers:
+            found += reading_effort(num_rows, self.rows_to_measure, times=12)
+        if self.measures_units:
+            times = 9 if self.method == "reconstruction" else 4
+            found += reading_effort(num_rows, self.rows_to_measure, times * self.steps)
+        if self.measures_time:
+            found += Effort(seconds=60.0)  # a table of sub-layers, where the cache has none
+        return found
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Prune `model` in place.
+
+        Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
+        cannot be met by this model; `UnsupportedArchitecture` is one of them. Raises
+        `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
+        """
+        from compressor.passes.prune_structured.apply import prune_and_recover
+
+        return prune_and_recover(model, self, context)

@@ -1,0 +1,242 @@
+"""Writes ONNX graphs of single sub-layers of any size, in the form that the exporter gives them.
+
+They are there to be timed: exporting a model for each size would take minutes, building a graph
+takes none. Weights are random, because no time depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.models.architectures import encoder_layers, naming_of
+from compressor.models.onnx_model import OUTPUT
+from compressor.onnx_graph.int8_weights import quantize_sites
+from compressor.onnx_graph.quantizable_weights import find_sites
+
+Precision = Literal["float32", "int8"]
+STATES = "hidden_states"  # an input, `(batch, tokens, hidden)`
+MASK = "mask"  # an input where the kind has one, `(batch, 1, tokens, tokens)`, added to the scores
+
+_OPSET, _IR_VERSION = 23, 11
+_CONTRIB = "com.microsoft"
+_SMALLEST_INT8 = 2048  # weights; `quantize_dynamic` leaves smaller matrices in float by default
+
+
+@dataclass(frozen=True)
+class SubLayerKind:
+    """What all sub-layers of an encoder have in common.
+
+    `norms_first` says whether the norm comes before the sub-layer or after the sum with the
+    residual, `has_mask` whether attention adds one.
+    """
+
+    hidden_size: int
+    head_dim: int
+    activation: str  # as the configuration calls it
+    norms_first: bool
+    has_mask: bool
+
+
+def sub_layer_kind(module: Any) -> SubLayerKind:
+    """Read the kind off a transformers model; raises `UnsupportedArchitecture`."""
+    config = module.config
+    attention = next((it.attention for it in encoder_layers(module) if it.attention), None)
+    activation = getattr(config, "hidden_act", None) or config.activation
+    return SubLayerKind(
+        hidden_size=config.hidden_size,
+        head_dim=attention.head_dim if attention else 1,
+        activation=activation if isinstance(activation, str) else type(activation).__name__,
+        norms_first=naming_of(module).norms_first,
+        has_mask=module.main_input_name == "input_ids",
+    )
+
+
+def attention_graph(
+    kind: SubLayerKind,
+    num_heads: int,
+    copies: int,
+    precision: Precision,
+    *,
+    one_token: bool = False,
+) -> onnx.ModelProto:
+    """Return `copies` attention sub-layers, one after another, with their norms and residuals.
+
+    With `one_token` the last one computes what a classifier reads: the first token, from the keys
+    and values of all.
+    """
+    graph = _Graph(kind)
+    for _ in range(copies - one_token):
+        graph.attention(num_heads)
+    if one_token:
+        graph.attention_of_one_token(num_heads)
+    return _in_precision(graph.model(), precision)
+
+
+def feed_forward_graph(
+    kind: SubLayerKind,
+    num_neurons: int,
+    copies: int,
+    precision: Precision,
+    *,
+    one_token: bool = False,
+) -> onnx.ModelProto:
+    """Return `copies` feed-forward sub-layers, one after another, with norms and residuals.
+
+    With `one_token` they read the first token alone.
+    """
+    graph = _Graph(kind)
+    if one_token:
+        graph.states = graph.first_token(graph.states)
+    for _ in range(copies):
+        graph.feed_forward(num_neurons)
+    return _in_precision(graph.model(), precision)
+
+
+def _in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    if precision == "int8":
+        sites = [
+            site
+            for site in find_sites(model)
+            if site.obstacle is None and site.num_elements >= _SMALLEST_INT8
+        ]
+        quantize_sites(model, sites, activations="per_token")
+    return model
+
+
+@dataclass
+class _Graph:
+    """A graph that grows; `states` is the value that the next sub-layer reads."""
+
+    kind: SubLayerKind
+    states: str = STATES
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def attention(self, num_heads: int) -> None:
+        """Append an attention sub-layer, packed as the exporter packs it."""
+        width, residual = num_heads * self.kind.head_dim, self.states
+        if num_heads == 0:
+            self._leave([residual])
+            return
+        states = self._normalised_first(residual)
+        packed = self._product(states, self.kind.hidden_size, 3 * width)
+        sizes = self._constant(np.full(3, width, np.int64))
+        parts = self._node("Split", [packed, sizes], outputs=3, axis=-1)
+        self._attend(parts, [MASK] if self.kind.has_mask else [], num_heads, residual)
+
+    def _attend(self, parts: list[str], mask: list[str], num_heads: int, residual: str) -> None:
+        """Append biases, attention, its output projection and the sum with the residual."""
+        width = num_heads * self.kind.head_dim
+        inputs = [self._one("Add", [part, self._vector(width)]) for part in parts]
+        context = self._one(
+            "Attention",
+            [*inputs, *mask],
+            q_num_heads=num_heads,
+            kv_num_heads=num_heads,
+            scale=self.kind.head_dim**-0.5,
+        )
+        output = self._product(context, width, self.kind.hidden_size)
+        self._leave([output, residual])
+
+    def attention_of_one_token(self, num_heads: int) -> None:
+        """Append an attention sub-layer whose only query is the first token's."""
+        width, residual = num_heads * self.kind.head_dim, self.first_token(self.states)
+        if num_heads == 0:
+            self._leave([residual])
+            return
+        states = self._normalised_first(self.states)
+        own = self.first_token(states) if self.kind.norms_first else residual
+        query = self._product(own, self.kind.hidden_size, width)
+        packed = self._product(states, self.kind.hidden_size, 2 * width)
+        sizes = self._constant(np.full(2, width, np.int64))
+        parts = [query, *self._node("Split", [packed, sizes], outputs=2, axis=-1)]
+        mask = [self.first_token(MASK, axis=2)] if self.kind.has_mask else []
+        self._attend(parts, mask, num_heads, residual)
+
+    def first_token(self, value: str, axis: int = 1) -> str:
+        """Append what leaves the first position along `axis` only, and return that."""
+        first = self._constant(np.zeros(1, np.int64))
+        return self._one("Gather", [value, first], axis=axis)
+
+    def feed_forward(self, num_neurons: int) -> None:
+        """Append a feed-forward sub-layer."""
+        residual, hidden_size = self.states, self.kind.hidden_size
+        if num_neurons == 0:
+            self._leave([residual])
+            return
+        inner = self._product(self._normalised_first(residual), hidden_size, num_neurons)
+        inner = self._activated(inner, self._vector(num_neurons))
+        output = self._product(inner, num_neurons, hidden_size)
+        self._leave([output, residual])
+
+    def model(self) -> onnx.ModelProto:
+        """Return the whole graph; its output is the last hidden state."""
+        self.nodes.append(helper.make_node("Identity", [self.states], [OUTPUT]))
+        floats, width = TensorProto.FLOAT, self.kind.hidden_size
+        inputs = [helper.make_tensor_value_info(STATES, floats, ["batch", "tokens", width])]
+        if self.kind.has_mask:
+            inputs.append(
+                helper.make_tensor_value_info(MASK, floats, ["batch", 1, "tokens", "tokens"])
+            )
+        output = helper.make_tensor_value_info(OUTPUT, floats, ["batch", "tokens", width])
+        graph = helper.make_graph(self.nodes, "sub_layers", inputs, [output], self.tensors)
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+
+    def _leave(self, terms: list[str]) -> None:
+        """Add terms and the output projection's bias, and normalise where that comes afterwards."""
+        bias = self._vector(self.kind.hidden_size)
+        total = self._one("Sum", [terms[0], bias, *terms[1:]])
+        self.states = total if self.kind.norms_first else self._normalised(total)
+
+    def _normalised_first(self, states: str) -> str:
+        return self._normalised(states) if self.kind.norms_first else states
+
+    def _normalised(self, states: str) -> str:
+        vectors = [self._vector(self.kind.hidden_size) for _ in range(2)]
+        return self._one("LayerNormalization", [states, *vectors], axis=-1, epsilon=1e-12)
+
+    def _activated(self, inner: str, bias: str) -> str:
+        if self.kind.activation == "gelu":
+            return self._one("BiasGelu", [inner, bias], domain=_CONTRIB)
+        if self.kind.activation == "relu":
+            return self._one("Relu", [self._one("Add", [inner, bias])])
+        # Whatever else it is, one smooth function of each number.
+        return self._one("FastGelu", [inner, bias], domain=_CONTRIB)
+
+    def _product(self, inputs: str, rows: int, columns: int) -> str:
+        weight = self.random.standard_normal((rows, columns), dtype=np.float32) * rows**-0.5
+        return self._one("MatMul", [inputs, self._constant(weight.astype(np.float32))])
+
+    def _vector(self, size: int) -> str:
+        return self._constant(self.random.standard_normal(size, dtype=np.float32))
+
+    def _constant(self, values: NDArray[Any]) -> str:
+        name = f"constant_{len(self.tensors)}"
+        self.tensors.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _one(self, operator: str, inputs: list[str], *, domain: str = "", **settings: Any) -> str:
+        return self._node(operator, inputs, domain=domain, **settings)[0]
+
+    def _node(
+        self,
+        operator: str,
+        inputs: list[str],
+        *,
+        outputs: int = 1,
+        domain: str = "",
+        **settings: Any,
+    ) -> list[str]:
+        name = f"{operator}_{len(self.nodes)}"
+        values = [f"{name}_{index}" for index in range(outputs)]
+        node = helper.make_node(operator, inputs, values, name=name, domain=domain, **settings)
+        self.nodes.append(node)
+        return values

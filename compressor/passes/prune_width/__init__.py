@@ -1,0 +1,1 @@
+"""Pruning of the hidden size."""

@@ -1,0 +1,1 @@
+"""Training with the roundings of an int8 file simulated."""

@@ -1,0 +1,294 @@
+"""Simulates, in PyTorch and with gradients, what an int8 file of this package computes.
+
+Weights are rounded to one grid for each output row whose step is learned (LSQ), within what the
+pair rule of `affine.py` allows; activations are rounded token by token on the grids of
+`activations.py`, or each on one grid that observation fixed; embedding tables are rounded once, row
+by row to 8 bits or in blocks to 4. Roundings pass gradients straight through. Afterwards the
+module is an ordinary one whose weights lie on their grids, and the pass that writes the file finds
+those grids again (`affine.column_scales`, `blocks.py`), so the integers that were trained are the
+integers of the file, and no record beside the weights has to travel with them. Fixed grids are not
+stored either: the file's calibration observes the trained weights on the same rows, as here. Where
+a classifier reads one token alone, the fused file computes no other in its last layer, so there it
+observes that token, and here all: grids of that layer's query, attention output and feed-forward
+differ by some percent.
+
+Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
+2020, arXiv:2004.09576 (LSQ+: initial steps of least squared error).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compressor.errors import StepFailed
+from compressor.models.prunable import not_simulated
+from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
+from compressor.onnx_graph.block_weights import quantize_blocks
+from compressor.onnx_graph.embedding_tables import BITS, reasons_against_int4
+from compressor.onnx_graph.observers import ActivationStatistics
+from compressor.onnx_graph.quantizable_weights import Site
+from compressor.onnx_graph.quantized_activations import SYMMETRIC, Grid, StaticGrid
+from compressor.passes.quantize_aware_train.activation_probe import probe
+
+# Adam moves every parameter by about the learning rate a step. A step size is trained as the
+# logarithm of a factor, times this, so that it moves by about 10 x 5e-5 of itself.
+_GAIN = 10.0
+# What a first step is chosen from, as fractions of the step that clips nothing.
+_FRACTIONS = tuple(fraction / 40 for fraction in range(40, 19, -1))
+
+
+def project_pairs(integers: Tensor) -> Tensor:
+    """Return the nearest values that no 16-bit sum of two products can overflow with.
+
+    `integers` has shape `(out_features, in_features)`; neighbours 2i and 2i + 1 are a pair. Values
+    are clipped to -127..127, and a pair of equal sign that sums to more than 128 is brought to 128
+    by taking the same from both (the odd one from the first), the shortest way in squared error.
+    """
+    clipped = integers.clamp(-WEIGHT_MAX, WEIGHT_MAX)
+    width = clipped.shape[1]
+    pairs = _pairs(clipped)
+    first, second = pairs.unbind(dim=2)  # (out_features, ceil(in_features / 2)) each
+    excess = ((first + second).abs() - PAIR_MAX).clamp(min=0)  # opposite signs stay below 128
+    less = torch.stack([(excess / 2).ceil(), (excess / 2).floor()], dim=2)
+    safe = (pairs - pairs.sign() * less).reshape(len(pairs), -1)
+    return safe[:, :width]
+
+
+def fake_quantize_weight(weight: Tensor, steps: Tensor) -> Tensor:
+    """Round `weight`, shape `(out_features, in_features)`, to `steps` times pair-safe integers.
+
+    `steps` has shape `(out_features, 1)`. Gradients: those of LSQ. A weight that was rounded passes
+    its gradient on, one that was clipped does not; a step gets `integer - weight / step` of the
+    former and `integer` of the latter.
+
+    Ref: Esser et al. 2020, arXiv:1902.08153, eq. 3.
+    """
+    relative = weight / steps
+    integers = project_pairs(relative.detach().round())
+    is_rounded = (integers - relative.detach()).abs() <= 0.5 + 1e-6
+    passed = relative + (integers - relative).detach()
+    return steps * torch.where(is_rounded, passed, integers)
+
+
+def fake_quantize_tokens(values: Tensor, grid: Grid) -> Tensor:
+    """Round activations, shape `(..., features)`, as `quantize_tokens` does, each with its range.
+
+    Nothing is clipped but what a GELU cannot give, so gradients pass straight through.
+    """
+    found = values.detach()
+    magnitudes = found.abs() if grid.is_signed else found
+    ranges = magnitudes.amax(dim=-1, keepdim=True).clamp(min=grid.smallest_range)  # (..., 1)
+    step = torch.tensor(1 / grid.levels, dtype=torch.float32, device=values.device)
+    integers = (found / ranges / step).round() + grid.zero_point
+    rounded = (integers.clamp(0, 255) - grid.zero_point) * step * ranges
+    return values + (rounded - found)
+
+
+def fake_quantize_static(values: Tensor, grid: StaticGrid) -> Tensor:
+    """Round activations of any shape to a grid fixed beforehand, as `QuantizeLinear` does.
+
+    What the grid does not reach is clipped and gets no gradient.
+    """
+    low, high = (grid.scale * (end - grid.zero_point) for end in (0, 255))
+    clipped = values.clamp(low, high)
+    integers = (values.detach() / grid.scale).round().clamp(-grid.zero_point, 255 - grid.zero_point)
+    return clipped + (integers * grid.scale - clipped.detach())
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds a weight to a grid of learned steps; a parametrization of `nn.Linear.weight`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.first_steps: Tensor
+        self.register_buffer("first_steps", first_steps(weight.detach()), persistent=False)
+        self.log_factor = nn.Parameter(torch.zeros_like(self.first_steps))
+        # LSQ eq. 4, so that steps do not drown the weights when gradients are clipped by norm.
+        self._gradient_scale = 1 / math.sqrt(weight.shape[1] * WEIGHT_MAX)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight` on the grid."""
+        return fake_quantize_weight(weight, self.steps())
+
+    def steps(self) -> Tensor:
+        """Return the steps, shape `(out_features, 1)`."""
+        steps = self.first_steps * torch.exp(_GAIN * self.log_factor)
+        scaled = steps * self._gradient_scale
+        return scaled + (steps - scaled).detach()
+
+
+def first_steps(weight: Tensor) -> Tensor:
+    """Return the step of each row, shape `(out_features, 1)`, with the least squared error.
+
+    Tried are fractions down to a half of the step that clips nothing: a few clipped weights buy
+    a finer grid for all others. Rows of zeros get step 1. Raises `StepFailed` when a weight is not
+    finite.
+    """
+    if not weight.isfinite().all():
+        raise StepFailed("holds NaN or infinity, which no integer can stand for")
+    pairs = _pairs(weight)
+    largest = torch.maximum(pairs.abs().amax(dim=(1, 2)), pairs.sum(dim=2).abs().amax(dim=1))
+    widest = torch.where(largest == 0, WEIGHT_MAX, largest)[:, None] / WEIGHT_MAX
+    best, least = widest, torch.full_like(widest, torch.inf)
+    for fraction in _FRACTIONS:
+        steps = fraction * widest
+        error = (fake_quantize_weight(weight, steps) - weight).square().sum(dim=1, keepdim=True)
+        best, least = torch.where(error < least, steps, best), torch.minimum(error, least)
+    return best
+
+
+def _pairs(values: Tensor) -> Tensor:
+    # (out_features, in_features) -> (out_features, ceil(in_features / 2), 2)
+    padded = nn.functional.pad(values, (0, values.shape[1] % 2))
+    return padded.reshape(len(padded), -1, 2)
+
+
+class InputQuantizer:
+    """Rounds what goes into a linear layer: token by token, or on a grid that `fix` gives it.
+
+    Called before the layer. While it watches, it only remembers what goes in.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid: Grid | StaticGrid = grid
+        self._watched: ActivationStatistics | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the layer's inputs, the first of them rounded."""
+        values, *others = inputs
+        if self._watched is not None:
+            self._watched.update(values.detach().cpu().numpy())
+            return inputs
+        if isinstance(self.grid, StaticGrid):
+            return (fake_quantize_static(values, self.grid), *others)
+        return (fake_quantize_tokens(values, self.grid), *others)
+
+    def watch(self) -> None:
+        """Round nothing until `fix`."""
+        self._watched = ActivationStatistics()
+
+    def fix(self, choose: Callable[[ActivationStatistics], StaticGrid]) -> None:
+        """Round from now on with what `choose` makes of what was seen since `watch`."""
+        assert self._watched is not None, "watch comes first"
+        self.grid, self._watched = choose(self._watched), None
+
+
+@dataclass(frozen=True)
+class SimulatedInt8:
+    """What rounds the weights and the inputs of a module's products, inputs by the layer's name."""
+
+    weights: tuple[WeightQuantizer, ...]
+    inputs: Mapping[str, InputQuantizer]
+
+
+@contextmanager
+def simulated_int8(
+    module: Any, *, min_elements: int, rounds_tables: bool = True, int4_block: int | None = None
+) -> Iterator[SimulatedInt8]:
+    """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
+
+    Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
+    embedding tables of that size are rounded in place, because a table is only looked up: to int8,
+    and with `int4_block` those that are worth it to int4 in blocks of so many. Inputs are rounded
+    token by token until they are given other grids. When the block ends, weights lie on their grids
+    and everything else is as it was.
+
+    Raises `StepFailed` when a weight is not finite; ask `check_simulation` first.
+    """
+    products = _products(module, min_elements)
+    if rounds_tables:
+        _round_tables(module, min_elements, int4_block)
+    weights, inputs, hooks = [], {}, []
+    try:
+        for name, product in products.items():
+            weights.append(_attach(name, product.linear))
+            inputs[name] = InputQuantizer(product.grid)
+            hooks.append(product.linear.register_forward_pre_hook(inputs[name]))
+        yield SimulatedInt8(tuple(weights), inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for product in products.values():
+            if parametrize.is_parametrized(product.linear, "weight"):
+                parametrize.remove_parametrizations(product.linear, "weight")
+                # Its weight comes last now; parameters keep the order that optimizers know them in.
+                product.linear.register_parameter("bias", product.linear._parameters.pop("bias"))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A linear layer to simulate, and the grid of what goes into it."""
+
+    linear: nn.Linear
+    grid: Grid
+
+
+def check_simulation(module: Any, *, min_elements: int, fixed_grids: bool) -> None:
+    """Raise `StepFailed` when the int8 file of a transformers module cannot be simulated.
+
+    `fixed_grids` says that activations are rounded on one grid for each layer.
+    """
+    if (refusal := not_simulated({"model_type": module.config.model_type})) is not None:
+        raise StepFailed(refusal)
+    found = probe(module)
+    linears = {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
+    }
+    shared = [name for name, part in linears.items() if found.calls[part] > 1]
+    if fixed_grids and shared:
+        raise StepFailed(
+            f"activations: static has one grid for each layer, and '{shared[0]}' stands in several "
+            f"layers, whose grids differ in the file; use per_token"
+        )
+
+
+def _products(module: Any, min_elements: int) -> dict[str, _Product]:
+    grids = probe(module).grids
+    return {
+        name: _Product(part, grids.get(part, SYMMETRIC))
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
+    }
+
+
+def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
+    try:
+        quantizer = WeightQuantizer(linear.weight)
+    except StepFailed as error:
+        raise StepFailed(f"weight {name}.weight {error}") from error
+    parametrize.register_parametrization(linear, "weight", quantizer)
+    return quantizer
+
+
+@torch.no_grad()
+def _round_tables(module: Any, min_elements: int, int4_block: int | None) -> None:
+    found = {
+        f"{name}.weight": part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Embedding) and part.weight.numel() >= min_elements
+    }
+    sites = [
+        Site(name, "table", tuple(part.weight.shape), (), None) for name, part in found.items()
+    ]
+    against = reasons_against_int4(sites)
+    for name, table in found.items():
+        values = table.weight.detach().cpu().numpy()
+        try:
+            if int4_block is None or name in against:
+                integers, scales = quantize_rows(values)
+                rounded = integers * scales[:, None]
+            else:
+                rounded = quantize_blocks(values, bits=BITS, block_size=int4_block).restored()
+        except StepFailed as error:
+            raise StepFailed(f"weight {name} {error}") from error
+        table.weight.copy_(torch.from_numpy(rounded))

@@ -1,0 +1,195 @@
+"""Training for int8: the model learns to answer as before with the roundings of its int8 file.
+
+The pass leaves a float model whose weights lie on int8 grids; `quantize_dynamic` or
+`quantize_static` later in the recipe finds those grids and stores exactly the integers that were
+trained (`passes/quantize_aware_train/fake_quantize.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from compressor.models.prunable import not_simulated
+from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.effort import Effort, reading_effort, training_effort
+from compressor.passes.quantize.weight_choice import BlockSize
+from compressor.passes.repair import longer
+from compressor.passes.vector_tasks import unfit_training
+from compressor.training.settings import DistillSettings
+
+if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+class QuantizeAwareTrain(DistillSettings, TorchPass):
+    """Train with int8 weights and activations simulated, towards the float model's answers.
+
+    Simulated is what the file of `quantize_dynamic` with `activations: per_token`, or that of
+    `quantize_static`, computes with a fused export: pair-safe weights with learned steps,
+    activations rounded token by token or on observed grids, embedding tables rounded once. Needs no
+    labels.
+
+    Ref: Jacob et al. 2018, arXiv:1712.05877; learned steps: Esser et al. 2020, arXiv:1902.08153;
+    a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft answers.
+    """
+
+    kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+
+    about: ClassVar[About] = About(
+        group="train",
+        summary="Train with int8 simulated, without labels",
+        explanation=(
+            "Trains with the rounding of int8 simulated, so that the int8 file loses less "
+            "accuracy. It stores nothing by itself: quantize_dynamic or quantize_static has to "
+            "follow."
+        ),
+        example="""\
+passes:
+  - kind: quantize_aware_train
+    epochs: 1
+  - kind: quantize_dynamic
+""",
+    )
+
+    activations: Literal["per_token", "static"] = Field(
+        "per_token",
+        description="how activations are rounded: each token with its own scale, as the file of "
+        "quantize_dynamic does, or on grids observed on calibration rows, as that of "
+        "quantize_static; they are observed again when the steps of weights are frozen",
+    )
+    method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        "percentile", description="how a static grid is chosen; the same as quantize_static's"
+    )
+    percentile: float = Field(
+        99.99,
+        gt=50,
+        le=100,
+        description="percent of the values inside the range of method percentile; the same as "
+        "quantize_static's",
+    )
+    rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, that static grids are observed on; the same as "
+        "quantize_static's",
+    )
+    embeddings: Literal["int8", "int4"] = Field(
+        "int8", description="how embedding tables are rounded; the same as the later pass's"
+    )
+    embedding_block: BlockSize = Field(
+        32,
+        description="weights of an int4 table's row that share one scale; the same as the later "
+        "pass's",
+    )
+    epochs: float = Field(default=0.5, gt=0, le=1000, description="passes over the training split")
+    learning_rate: float = Field(
+        default=2e-5, gt=0, le=1, description="peak learning rate of AdamW"
+    )
+    hidden_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="weight of the relative squared error of hidden states",
+    )
+    freeze_embeddings: bool = Field(
+        default=True,
+        description="round embedding tables to int8 before the training and leave them so; false "
+        "trains them in float, and their rounding is not simulated",
+    )
+    dropout: Literal[False] = Field(
+        default=False,
+        description="always off: next to what rounding changes, dropout is far larger a noise",
+    )
+    teacher: Literal["input", "baseline"] = Field(
+        "input",
+        description="whose answers to learn: those of the model as the passes before left it, or "
+        "the untouched checkpoint's",
+    )
+    frozen_steps_ratio: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="fraction of the training, at its end, in which the step sizes of weights stay "
+        "as they are",
+    )
+    min_elements: int = Field(
+        2048,
+        ge=0,
+        description="smallest number of weights in a matrix or table worth quantizing; the same as "
+        "quantize_dynamic's",
+    )
+    measured_rows: int = Field(
+        512,
+        gt=0,
+        description="calibration rows, at most, on which answers are compared with the teacher's "
+        "before and after",
+    )
+
+    keep_if_worse: bool = Field(
+        False,
+        description="keep the training also where its answers are no nearer to the teacher's on "
+        "the calibration rows than those of the model that was only rounded; false then gives the "
+        "model back as it was",
+    )
+
+    def milder(self) -> Iterator[Self]:
+        """Yield longer training."""
+        yield from longer(self)
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield training settings that need labels or logits, for a task that has neither."""
+        yield from unfit_training(self, task)
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield the pass itself for a model type whose int8 file is not simulated."""
+        if (refusal := not_simulated(files.config)) is not None:
+            yield "kind", refusal
+        elif self.activations == "static" and files.config["model_type"] == "albert":
+            yield (
+                "activations",
+                "static has one grid for each layer, and ALBERT's layers share one set of weights, "
+                "so their grids would differ in the file; use per_token",
+            )
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
+        """Run the model once, to see what its linear layers read."""
+        from compressor.passes.quantize_aware_train.apply import require_simulation
+
+        require_simulation(model, self)
+        return model
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the splits to train on and to measure on."""
+        return frozenset({"train", "calibration"})
+
+    def calibration_rows_wanted(self) -> int:
+        """Return the rows that answers are compared on, or grids observed on."""
+        return max(self.measured_rows, self.rows if self.activations == "static" else 0)
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the training, whose simulation takes about half as long again, and measuring."""
+        training = training_effort(self, num_rows)
+        measured = reading_effort(num_rows, self.calibration_rows_wanted(), times=4)
+        return measured + Effort(1.5 * training.rows, training.seconds)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Train `model` in place; its weights then lie on int8 grids.
+
+        Where training came no nearer to the teacher's answers, the model is as it was before, and
+        a note says that there was nothing to recover.
+
+        Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
+        (null of vectors) and the root mean square error of the logits or vectors, before and after
+        the training, and whether the training was `kept`.
+
+        Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
+        not finite or the teacher cannot teach it, and what training raises.
+        """
+        from compressor.passes.quantize_aware_train.apply import train_for_int8
+
+        return train_for_int8(model, self, context)

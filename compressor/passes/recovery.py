@@ -1,0 +1,89 @@
+"""The training that follows pruning; apart from its settings because it needs torch.
+
+What training needs is looked at before anything is pruned: least squares on a large model takes
+minutes, and a missing label would be told after them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.models.torch_model import TorchModel
+from compressor.passes.base import PassContext
+from compressor.training.layer_map import LayerMap
+from compressor.training.optimizer_state import Moments
+from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
+from compressor.training.settings import FinetuneRecovery, Recovery
+from compressor.training.training_run import TrainingRun
+
+
+@dataclass(frozen=True)
+class RecoveryTraining:
+    """A recovery that can be carried out, and its teacher where it has one."""
+
+    settings: Recovery
+    teacher: TorchModel | None  # the untouched checkpoint
+
+    @classmethod
+    def prepare(
+        cls, settings: Recovery | None, model: TorchModel, context: PassContext
+    ) -> RecoveryTraining | None:
+        """Return what trains `model` once it is pruned; None where nothing is asked for.
+
+        Raises `StepFailed` when it could not be trained so.
+        """
+        if settings is None:
+            return None
+        if isinstance(settings, FinetuneRecovery):
+            check_finetuning(model, context.train, settings)
+            return cls(settings, None)
+        teacher = context.load_baseline()
+        check_distillation(model, teacher, context.train, settings)
+        return cls(settings, teacher)
+
+    def teaches(self, depth: int) -> bool:
+        """Return whether there is a teacher of `depth` layers."""
+        config = None if self.teacher is None else self.teacher.module.config
+        return getattr(config, "num_hidden_layers", None) == depth
+
+    def in_parts(self, count: int) -> RecoveryTraining:
+        """Return the part of this training that follows each of `count` steps of pruning."""
+        whole = self.settings
+        limit = None if whole.max_steps is None else whole.max_steps // count
+        part = whole.model_copy(update={"epochs": whole.epochs / count, "max_steps": limit})
+        return RecoveryTraining(part, self.teacher)
+
+    def train(
+        self,
+        model: TorchModel,
+        context: PassContext,
+        *,
+        name: str = "recovery",
+        place: str = "",
+        seed: int | None = None,
+        layer_map: LayerMap | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        """Train `model` in place and note what was done; raises what training raises.
+
+        `name` is that of the scratch folder, `place` says in words which part this is.
+        """
+        work_dir = context.work_dir / name
+        work_dir.mkdir(parents=True, exist_ok=True)  # a killed run's training goes on there
+        seed = context.seed if seed is None else seed
+        title = f"recovery{place}"
+        run = TrainingRun(context.device, seed, work_dir, context.progress, title)
+        if isinstance(self.settings, FinetuneRecovery):
+            summary = finetune(model, context.train, self.settings, run, moments=moments)
+        else:
+            assert self.teacher is not None, "prepare loads one"
+            summary = distill(
+                model,
+                self.teacher,
+                context.train,
+                self.settings,
+                run,
+                layer_map=layer_map,
+                moments=moments,
+            )
+        context.note(f"{title}: {summary.sentence()}")

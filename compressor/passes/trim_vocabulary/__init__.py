@@ -1,0 +1,1 @@
+"""Cutting the vocabulary of a tokenizer and of its embedding table."""

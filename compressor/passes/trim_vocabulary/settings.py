@@ -1,0 +1,200 @@
+"""Trimming of the vocabulary: the pieces of words that a domain does not use lose their embedding.
+
+Half of a small encoder's file is its embedding table, and most rows of it belong to pieces that the
+texts at hand never contain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.effort import Effort
+from compressor.passes.trim_vocabulary.word_piece import (
+    BERT_PARTS,
+    TOKENIZER,
+    not_as_bert,
+    not_word_piece,
+)
+
+if TYPE_CHECKING:
+    from compressor.models.checkpoint import CheckpointFiles
+    from compressor.models.torch_model import TorchModel
+    from compressor.tasks import Task
+
+
+_KEEP_FIRST = (5_000, 10_000, 20_000)  # what a repair tries, of BERT's 30,522
+
+
+class TrimVocabulary(TorchPass):
+    """Keep the WordPiece pieces that unlabelled text of the domain contains, and drop the others.
+
+    A word whose piece is gone is split into smaller pieces that stay, down to single characters, so
+    that nothing becomes unknown whose characters all are pieces. Special tokens, single characters
+    and pieces with a character that is no piece by itself always stay. Texts made of kept pieces
+    get exactly the answers they got. The tokenizer is trimmed with the model; the report says for
+    how many texts that were not used for counting the tokens change. Where rows of the counted file
+    resemble each other that share says little about other texts, so give text that is like what the
+    model will read.
+
+    Measured on a 6-layer, 384-wide MiniLM (SST-2, 67,349 train rows, accuracy on 872 dev rows):
+    13,472 of 30,522 pieces stay, the fp32 graph goes from 90.9 to 64.7 MB, accuracy is 89.68%
+    before and after, in int8 too. The tokens of 0.6% of 2,000 held-out train rows change, most of
+    which are phrases of others, but those of 37% of the dev sentences. With `min_count: 5` it is
+    11,466 pieces, 89.45% and 49% of the dev sentences.
+
+    `drop: unreachable` takes only what no text needs, 1,331 of these pieces: every text keeps its
+    tokens and its answers, and none is read.
+
+    Ref: Abdaoui et al. 2020, arXiv:2010.05609, there for the languages of a multilingual model.
+    """
+
+    kind: Literal["trim_vocabulary"] = "trim_vocabulary"
+
+    about: ClassVar[About] = About(
+        group="vocabulary",
+        summary="Drop word pieces your texts never use",
+        explanation=(
+            "Removes the rows of the embedding table that belong to word pieces which your texts "
+            "do not contain. Texts made of the pieces that stay get exactly the answers that they "
+            "got before."
+        ),
+        example="""\
+passes:
+  - kind: trim_vocabulary
+    min_count: 2
+""",
+    )
+
+    drop: Literal["unused", "unreachable"] = Field(
+        "unused",
+        description=(
+            "unused removes the pieces that your texts do not contain; unreachable removes only "
+            "those that no text at all can contain, because BERT's tokenizer changes or splits "
+            "them before it looks words up: then no text is read, and count_in, min_count, "
+            "keep_first and held_out have no effect"
+        ),
+    )
+    count_in: tuple[Literal["train", "calibration"], ...] = Field(
+        ("train",),
+        min_length=1,
+        description="splits whose texts are searched for pieces; labels are not read",
+    )
+    min_count: int = Field(
+        1, gt=0, description="how often these texts must contain a piece for it to stay"
+    )
+    keep_first: int = Field(
+        0,
+        ge=0,
+        description=(
+            "how many of the first pieces of the vocabulary stay although these texts do not "
+            "contain them; vocabularies such as BERT's list pieces from the most to the least "
+            "frequent"
+        ),
+    )
+    held_out: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description=(
+            "fraction of these texts, at most 2,000 of them, that is not searched but shows for "
+            "how many new texts the tokens change"
+        ),
+    )
+    keep: tuple[str, ...] = Field(
+        (),
+        description=(
+            "further pieces that stay, as patterns with * and ?; a pattern that matches no piece "
+            "is an error"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _counts_what_it_uses(self) -> Self:
+        unread = self.model_fields_set & {"count_in", "min_count", "keep_first", "held_out"}
+        if self.drop == "unreachable" and unread:
+            raise ValueError(
+                f"{', '.join(sorted(unread))}: drop: unreachable reads no text; leave this out, or "
+                f"take drop: unused"
+            )
+        return self
+
+    def milder(self) -> Iterator[Self]:
+        """Yield lower counts that a piece needs to stay, then more pieces that stay uncounted."""
+        if self.drop == "unreachable":
+            return
+        milder = self
+        while milder.min_count > 1:
+            milder = milder.model_copy(update={"min_count": milder.min_count // 2})
+            yield milder
+        for first in _KEEP_FIRST:
+            if first > self.keep_first:
+                yield milder.model_copy(update={"keep_first": first})
+
+    def halfway(self, milder: Self) -> Self | None:
+        """Return the count between these settings' and that of `milder`.
+
+        None where another setting differs too: between its steps nothing is worth a try.
+        """
+        if milder.keep_first != self.keep_first:
+            return None
+        count = (self.min_count + milder.min_count) // 2
+        between = milder.model_copy(update={"min_count": count})
+        return between if milder.min_count < count < self.min_count else None
+
+    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
+        """Yield the pass itself for a task without texts."""
+        if not task.has_sequence:
+            yield (
+                "kind",
+                f"trims the vocabulary of a tokenizer, and {task.name} has none; remove it",
+            )
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
+        """Yield what the tokenizer's file says against it; without that file, nothing."""
+        try:
+            content = json.loads((files.directory / TOKENIZER).read_text(encoding="utf-8"))
+            model = content["model"]["type"]
+            found = tuple((content[name] or {}).get("type") for name in BERT_PARTS)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return  # there is none, or loading it says what is wrong with it
+        if model != "WordPiece":
+            yield "kind", not_word_piece(str(model))
+        elif self.drop == "unreachable" and found != tuple(BERT_PARTS.values()):
+            yield "drop", not_as_bert(found)
+
+    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
+        """Look for a WordPiece tokenizer, whose words `unreachable` knows, and for enough texts."""
+        from compressor.passes.trim_vocabulary.apply import check_texts
+        from compressor.passes.trim_vocabulary.cut import plain_tokenizer, unreachable_pieces
+
+        tokenizer = plain_tokenizer(model.preprocessor)
+        if self.drop == "unreachable":
+            unreachable_pieces(tokenizer)
+        else:
+            check_texts(tokenizer, self, ahead)
+        return model
+
+    def required_splits(self) -> frozenset[str]:
+        """Return the splits whose texts are counted."""
+        return frozenset(self.count_in if self.drop == "unused" else ())
+
+    def effort(self, num_rows: Mapping[str, int]) -> Effort:
+        """Return the counting of pieces, which no model reads."""
+        counted = sum(num_rows.get(name, 0) for name in self.required_splits())
+        return Effort(seconds=2.0 + counted / 5000)
+
+    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
+        """Return the model with its new tokenizer; the module is changed in place.
+
+        Raises `StepFailed` before anything changes when the tokenizer is not WordPiece
+        (`UnsupportedTokenizer`) or, for `unreachable`, not as BERT's, a pattern matches nothing,
+        there are too few texts, or no piece would be dropped.
+        """
+        from compressor.passes.trim_vocabulary.apply import trim
+
+        return trim(model, self, context)

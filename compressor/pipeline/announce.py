@@ -1,0 +1,177 @@
+"""What a run says on its way: the plan, each gate, the tries that remain, and what comes next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compressor.measurements import (
+    Certificate,
+    Certification,
+    Latency,
+    LengthRecord,
+    ModelRecord,
+    Score,
+    Size,
+)
+from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.pipeline.estimate import pass_name
+from compressor.progress import duration, rough
+from compressor.recipe.budget import AccuracyBudget
+from compressor.recipe.recipe import Recipe, RepairSettings
+from compressor.report import certainty, units
+from compressor.words import counted, moved, moved_and_budget, points, verb_for
+
+# The steps that are no passes, as people read them; the keys are their names in a report.
+TITLES: Mapping[str, str] = {
+    "baseline": "baseline: score and export the untouched checkpoint",
+    "export": "export to ONNX",
+    "artifact": "artifact: write the files that ship, and score them",
+    "certification": "certification: read the rows that were kept apart, once",
+    "benchmark": "benchmark: time baseline and artifact in turns",
+    "seal": "seal: load the artifact once more and complete it",
+}
+
+
+def gate_line(budget: AccuracyBudget, baseline: Score, score: Score, size: Size | None) -> str:
+    """Say what a gate found: the score, how it moved, and what is left of the budget."""
+    drop = budget.drop(baseline, score)
+    change, allowed = moved_and_budget(drop, budget.max_drop)
+    found = f"{change}, {allowed} allowed"
+    if budget.holds(baseline, score):
+        found += f", {points(max(0.0, budget.max_drop - drop))} left"
+    else:
+        found += f", {points(drop - budget.max_drop)} too many"
+    megabytes = "" if size is None else f", {units.megabytes(size.bytes_on_disk)} MB"
+    return f"{score_words(score)}{megabytes}: {found}"
+
+
+def score_words(score: Score) -> str:
+    """Return a score with what it was taken on, such as `accuracy 89.75% on 400 rows`."""
+    shown = units.score(score.metric, score.value)
+    return f"{units.metric_words(score.metric)} {shown} on {counted(score.num_examples, 'row')}"
+
+
+def record_line(record: ModelRecord) -> str:
+    """Return score and size of one end of a run."""
+    return f"{score_words(record.score)}, {units.megabytes(record.size.bytes_on_disk)} MB"
+
+
+def next_step(recipe: Recipe, position: int | None) -> str:
+    """Say which step follows the pass at `position`, or the baseline where that is None."""
+    steps = list(enumerate(recipe.passes))
+    begin = -1 if position is None else position
+    is_torch = position is None or isinstance(recipe.passes[position], TorchPass)
+    for kind in (TorchPass, OnnxPass):
+        if kind is OnnxPass and is_torch:
+            return "export"
+        for place, step in steps:
+            if place > begin and isinstance(step, kind) and (is_torch or kind is OnnxPass):
+                return pass_name(place, step)
+    return "artifact"
+
+
+def last_steps(recipe: Recipe) -> list[str]:
+    """Return the steps from the artifact on, in their order."""
+    found = ["artifact"]
+    found += ["certification"] if recipe.data.certification is not None else []
+    found += ["benchmark"] if recipe.benchmark.providers else []
+    return [*found, "seal"]
+
+
+def most_tries(step: Pass, limits: RepairSettings) -> int:
+    """Return how many settings of a pass are tried at most, the recipe's own counted."""
+    milder = list(step.milder())
+    if milder and step.halfway(milder[0]) is not None:
+        return 1 + limits.max_tries  # between two settings there is always one more
+    return 1 + min(limits.max_tries, len(milder))
+
+
+def minutes_left(limits: RepairSettings, seconds: float) -> str:
+    """Say what is left of the time that a repair may take; nothing where it has no limit."""
+    if limits.max_minutes is None:
+        return ""
+    left = max(0.0, 60 * limits.max_minutes - seconds)
+    return f", {rough(left)} of {limits.max_minutes:g} min left for further tries"
+
+
+def plan_lines(
+    recipe: Recipe,
+    metric: str,
+    num_rows: Mapping[str, int],
+    output: Path,
+    *,
+    seconds: float | None,
+    stored: int,
+    steps: int,
+) -> list[str]:
+    """Say what a run is about to do: passes, rows, budget, time, and where it writes.
+
+    Of its `steps`, `stored` were done by an earlier run.
+    """
+    budget, certified = recipe.budget, num_rows.get("certification")
+    rows = ", ".join(f"{count:,} {name}" for name, count in num_rows.items())
+    proof = "" if certified else "; none for certification, so nothing will be proven"
+    goal = (
+        "" if budget.target is None else f", towards a goal (budget.target: {budget.target.kind})"
+    )
+    resumes = "a new run"
+    if stored:
+        resumes = f"resumes, {stored} of {steps} steps {verb_for(stored, 'is', 'are')} stored"
+    return [
+        f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
+        f"rows: {rows}{proof}",
+        f"budget: {units.metric_words(metric)} may fall by {points(budget.max_drop)}",
+        f"time: {'unknown' if seconds is None else rough(seconds)}",
+        f"output: {output} ({resumes})",
+    ]
+
+
+def kinds_in_order(recipe: Recipe) -> list[str]:
+    """Return the passes as they run, and the steps around them."""
+    torch = [step.kind for step in recipe.passes if isinstance(step, TorchPass)]
+    graph = [step.kind for step in recipe.passes if isinstance(step, OnnxPass)]
+    ends = ["certify"] if recipe.data.certification is not None else []
+    ends += ["benchmark"] if recipe.benchmark.providers else []
+    return [*torch, "export", *graph, *ends]
+
+
+def certified_line(observed: Certification, certificate: Certificate | None) -> str:
+    """Say what the certification split shows, and what it proves."""
+    before = units.score(observed.baseline.metric, observed.baseline.value)
+    found = f"{score_words(observed.final)}: {moved(observed.drop)} from {before}"
+    if certificate is None:
+        return f"{found}; no bound on the drop can be given"
+    proof = dataclasses.asdict(certificate)
+    most, sure = certainty.lost_at_most(proof), certainty.confidence_words(proof)
+    return f"{found}; proven: {most}, with {sure} ({points(certificate.max_drop)} allowed)"
+
+
+def timed_line(latencies: Sequence[Latency]) -> str:
+    """Say how long baseline and artifact take, for the first shape that was timed."""
+    first = latencies[0]
+    shape = (first.provider, first.batch_size, first.sequence_length)
+    own = {
+        item.model: item.deciding_ms
+        for item in latencies
+        if (item.provider, item.batch_size, item.sequence_length) == shape
+    }
+    tokens = "" if first.sequence_length is None else f", {first.sequence_length} tokens"
+    factor = units.ratio(own["baseline"], own["final"])
+    faster = units.compared(factor, "faster", "slower", "as fast")
+    return (
+        f"{own['baseline']:.3g} ms -> {own['final']:.3g} ms, {faster}, at batch "
+        f"{first.batch_size}{tokens} on {first.provider}"
+    )
+
+
+def reused_line(name: str, seconds: float) -> str:
+    """Say that a step was not done again."""
+    return f"{name}: taken from an earlier run, took {duration(seconds)} then"
+
+
+def cut_line(lengths: LengthRecord) -> str:
+    """Say how many texts were too long to be read whole."""
+    texts = f"{lengths.num_cut:,} of {lengths.num_examples:,} texts"
+    return f"{texts} are longer than {lengths.measured} tokens: the rest of them is not read"

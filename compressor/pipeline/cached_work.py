@@ -1,0 +1,425 @@
+"""How each step of a run is done, and everything that its result depends on.
+
+`run.py` knows the order of the steps. Here each one becomes a question to the step store: is
+there a result for exactly these inputs? If not, it is made and stored. A model that a step gives is
+always read from the store by the next one, whether it was made a second ago or in a run that was
+killed last week: both ways lead to the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.artifact import MODEL, write_artifact
+from compressor.data import Dataset, fingerprint
+from compressor.errors import PassError, StepFailed
+from compressor.export.to_onnx import export_onnx
+from compressor.machine.environment import result_conditions, seed_everything, timing_conditions
+from compressor.measurements import (
+    Flops,
+    Latency,
+    LengthRecord,
+    Parity,
+    Score,
+    Size,
+    StepRecord,
+)
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.onnx_model import OnnxModel
+from compressor.models.provider_options import AS_WRITTEN, PLAIN
+from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
+from compressor.onnx_graph.onnx_file import data_path
+from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.pipeline.announce import reused_line
+from compressor.pipeline.cached_steps import (
+    CHECKPOINT,
+    AnyStored,
+    Exported,
+    Latencies,
+    PassResult,
+    StoredCheckpoint,
+    StoredGraph,
+    StoredModel,
+    Told,
+    checkpoint_of,
+    exported,
+    graph_of,
+)
+from compressor.pipeline.estimate import Estimate
+from compressor.pipeline.same_prediction import JUDGED, compare_export, require_one_answer
+from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
+from compressor.progress import Progress
+from compressor.recipe.recipe import BenchmarkSettings, Recipe
+from compressor.tasks import Task
+from compressor.verify.benchmark import Contestant, benchmark
+from compressor.verify.evaluation import (
+    benchmark_batches,
+    digest_of,
+    engine_settings,
+    evaluate,
+    flops_of,
+)
+
+
+@dataclass
+class Stages:
+    """The steps of one run over one step store; `done` lists them in the order they were asked."""
+
+    recipe: Recipe
+    store: StepStore
+    untouched: StoredCheckpoint
+    task: Task
+    metric: str
+    splits: Mapping[str, Dataset]
+    device: torch.device
+    threads: int
+    progress: Progress
+    estimate: Estimate = field(default_factory=Estimate)
+    done: list[StepRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
+        task = {"name": self.task.name, **dataclasses.asdict(self.task)}
+        self._always = {**result_conditions(), "task": task}
+        self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
+        export = self.recipe.export
+        # All that `open_graph` opens a graph by.
+        self._onnx = {
+            "provider": export.judged_on,
+            "made_for": export.provider,
+            "threads": self.threads,
+            "longest": self.max_length if export.judged_on == "tensorrt" else None,
+        }
+
+    @property
+    def max_length(self) -> int | None:
+        """Return how many tokens of a text the artifact reads; None for images."""
+        return self.recipe.export.max_length if self.task.has_sequence else None
+
+    def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
+        """Load a PyTorch model onto the device of the run."""
+        model = load_model(stored.files, self.task)
+        model.module.to(self.device)
+        return model
+
+    def open_graph(self, stored: StoredGraph) -> OnnxModel:
+        """Return an ONNX model on the provider that the recipe has graphs judged on."""
+        provider, settings = self.recipe.export.judged_on, PLAIN
+        if provider != self.recipe.export.provider:
+            settings = AS_WRITTEN
+        elif provider == "tensorrt":
+            folder = self.store.scratch / "tensorrt" / stored.digest
+            settings = engine_settings(self.max_length, folder)
+        return OnnxModel(stored.path, provider, self.threads, settings)
+
+    def score(
+        self,
+        stage: str,
+        model: StoredModel,
+        *,
+        split: str = "search",
+        of: str | None = None,
+        reference: Score | None = None,
+    ) -> Score:
+        """Score a model on a split with the recipe's metric; `stage` and `of` name the step.
+
+        `reference` is the untouched checkpoint's score, which metrics without labels compare with.
+
+        Raises `PassError` when an output is not finite.
+        """
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            if isinstance(model, StoredGraph):
+                predictor: Any = self.open_graph(model)
+                preprocessor = self._preprocessor(model)
+            else:
+                predictor = self.open_checkpoint(model)
+                preprocessor = predictor.preprocessor
+            own = (self.task, preprocessor, self.splits[split], self.metric)
+            try:
+                found = evaluate(predictor, *own, reference=reference, progress=self.progress)
+            except FloatingPointError as error:
+                raise PassError(str(error), kind=stage) from error
+            return {"score": found}
+
+        runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
+        read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
+        read |= {} if reference is None else digest_of(reference)
+        name = f"{stage}: score" + ("" if of is None else f" of {of}")
+        return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+
+    def check_reading(self, limit: int | None) -> LengthRecord | None:
+        """Do what `require_one_answer` promises; the checkpoint reads up to `limit` tokens."""
+        lengths = (limit, self.max_length)
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            model = self.open_checkpoint(self.untouched)
+            return {
+                "lengths": require_one_answer(model, self.untouched.files, self.splits, *lengths)
+            }
+
+        prints = {name: self._prints[name] for name in JUDGED if name in self.splits}
+        read = {"splits": prints, "lengths": lengths, **self._inputs(self.untouched), **self._torch}
+        done = self._do("reading", "baseline: reading", read, work)
+        return None if done.facts["lengths"] is None else done.fact("lengths", LengthRecord)
+
+    def run_pass(
+        self, name: str, position: int, step: Pass, before: AnyStored, told: Told
+    ) -> PassResult[AnyStored]:
+        """Apply a pass to a stored model; `told` has what it said, even when it fails.
+
+        Raises `PassError` where the pass refuses on purpose (`StepFailed`); anything else that it
+        raises is a bug, and comes through as it is.
+        """
+        apply = self._apply_torch if isinstance(step, TorchPass) else self._apply_onnx
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:
+            context = self._lend(step, before, scratch, told)
+            try:
+                size = apply(position, step, before, context, result)
+            finally:
+                told.facts.update(context.facts)
+            return {"size": size, "notes": told.notes, "facts": told.facts}
+
+        threads = self.threads if isinstance(step, OnnxPass) else 1  # its settings say others
+        read = {
+            "kind": step.kind,
+            "settings": step.settings,
+            "untouched": self.untouched.digest,
+            "splits": {split: self._prints[split] for split in sorted(step.required_splits())},
+            "checkpoints": [
+                find_checkpoint(name).fingerprint() for name in step.required_checkpoints().values()
+            ],
+            "files": step.file_digests(),
+            "seed": self.recipe.seed,
+            **self._inputs(before),
+            **self._torch,
+            **(self._onnx if isinstance(step, OnnxPass) else {}),
+            **(timing_conditions(threads) if step.measures_time else {}),
+            **self._spare(step),
+        }
+        done = self._do("pass", name, read, work)
+        told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
+        size = done.fact("size", Size)
+        if isinstance(before, StoredGraph):
+            given = graph_of(done, before.checkpoint, before.merged)
+            size = given.as_in_pytorch(size)
+        else:
+            given = checkpoint_of(done)
+        return PassResult(given, size, done.seconds, done.reused)
+
+    def save_untouched(self) -> StoredCheckpoint:
+        """Store the untouched checkpoint in the form in which passes give theirs."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            self.open_checkpoint(self.untouched).save(result / CHECKPOINT)
+            return {}
+
+        done = self._do("checkpoint", "checkpoint", {"model": self.untouched.digest}, work)
+        return checkpoint_of(done)
+
+    def export(self, name: str, model: StoredCheckpoint) -> Exported:
+        """Export a model; the same model and settings give the same stored graph."""
+        settings = self.recipe.export
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            loaded = self.open_checkpoint(model)
+            with self.progress.bar(name, None):
+                graph = export_onnx(
+                    loaded,
+                    result / MODEL,
+                    provider=settings.provider,
+                    fuse=settings.fuse,
+                    opset=settings.opset,
+                    threads=self.threads,
+                )
+            size, counts = graph.size(), loaded.parameter_counts()
+            merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters
+            return {"size": size, "merged": merged, "components": graph.components()}
+
+        others = {"max_parity_diff", "evaluate_on", "max_length"}  # change nothing in the graph
+        how = {"export": settings.model_dump(mode="json", exclude=others)}
+        done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
+        return exported(done, graph_of(done, model, tuple(done.facts["merged"])))
+
+    def parity(self, name: str, model: StoredCheckpoint, graph: StoredGraph) -> Parity:
+        """Compare an exported graph with its model on rows of the search split.
+
+        Raises `ParityError` as `compare_export` does.
+        """
+        limit = self.recipe.export.max_parity_diff
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            ends = self.open_checkpoint(model), self.open_graph(graph)
+            found = compare_export(*ends, self.splits["search"], self.max_length, limit)
+            return {"parity": found}
+
+        read = {"graph": graph.digest, "split": self._prints["search"], "limit": limit}
+        read |= {"max_length": self.max_length, **self._inputs(model), **self._torch, **self._onnx}
+        return self._do("parity", name, read, work).fact("parity", Parity)
+
+    def write_artifact(self, graph: StoredGraph, folder: Path) -> Exported:
+        """Write the files that ship into the empty `folder`, and return the graph among them."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            model = self.open_checkpoint(graph.checkpoint)
+            shipped = write_artifact(
+                result,
+                model=self.open_graph(graph),
+                preprocessor=model.preprocessor,
+                config=model.module.config,
+                max_length=self.max_length,
+            )
+            return {"size": shipped.size(), "components": shipped.components()}
+
+        read = {"max_length": self.max_length, **self._inputs(graph)}
+        done = self._do("artifact", "artifact", read, work)
+        link_tree(done.folder, folder)
+        shipped = dataclasses.replace(graph, path=folder / MODEL, digest=done.digest)
+        return exported(done, dataclasses.replace(shipped, is_artifact=True))
+
+    def flops(self, name: str, graph: StoredGraph) -> Flops:
+        """Count what a graph computes for an example of the search split's mean length."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            own = (self.task, self._preprocessor(graph), self.splits["search"])
+            return {"flops": flops_of(graph.path, *own)}
+
+        read = {"split": self._prints["search"], **self._inputs(graph)}
+        return self._do("flops", name, read, work).fact("flops", Flops)
+
+    def time(
+        self, name: str, settings: BenchmarkSettings, *ends: StoredGraph, to_choose: bool = False
+    ) -> tuple[Latency, ...]:
+        """Time both `ends` of the run on the first provider of `settings`, taking turns.
+
+        Raises `EnvironmentMismatch` when they vary too much `to_choose` by them.
+        """
+        provider = settings.providers[0]
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            names: tuple[Contestant, Contestant] = ("baseline", "final")
+            own = {name: self._preprocessor(end) for name, end in zip(names, ends, strict=True)}
+            shapes = {
+                "batch_sizes": settings.batch_sizes,
+                "sequence_lengths": settings.sequence_lengths,
+            }
+            batches = benchmark_batches(self.task, own, self.splits["search"], **shapes)
+            measured = benchmark(
+                {name: end.path for name, end in zip(names, ends, strict=True)},
+                provider=provider,
+                batches=batches,
+                warmup_runs=settings.warmup_runs,
+                num_runs=settings.num_runs,
+                threads=self.threads,
+                cuda_graph=settings.cuda_graph,
+                cache_dir=scratch,
+                must_be_steady=to_choose,
+                progress=self.progress,
+            )
+            return {"latencies": Latencies(measured)}
+
+        read = {
+            "ends": [self._inputs(end) for end in ends],
+            "split": self._prints["search"],
+            "settings": settings.model_dump(mode="json", exclude={"providers"}),
+            "timed_on": provider,
+            "to_choose": to_choose,
+            **timing_conditions(self.threads),
+        }
+        done = self._do("benchmark", name, read, work)
+        return done.fact("latencies", Latencies).latencies
+
+    def _do(
+        self,
+        kind: str,
+        name: str,
+        read: Mapping[str, Any],
+        work: Callable[[Path, Path], dict[str, Any]],
+    ) -> Step:
+        """Return the step of this `kind` that read exactly this, done now or long ago."""
+        depends_on = {"step": kind, **self._always, **read}
+        key = key_of(depends_on)
+        self.estimate.started(name)
+        step = self.store.find(name, key)
+        if step is None:
+            step = self.store.make(name, key, depends_on, work)
+        elif step.reused:
+            self.progress.result(reused_line(name, step.seconds))
+        else:
+            self.estimate.finished(name, 0.0, measured=False)
+            return step  # the same work under another name, such as the export without a pass
+        self.estimate.finished(name, step.seconds)
+        self.done.append(StepRecord(name, step.seconds, step.reused))
+        return step
+
+    def _inputs(self, model: StoredModel) -> dict[str, Any]:
+        if isinstance(model, StoredGraph):
+            return {"graph": model.digest, "checkpoint": model.checkpoint.digest}
+        return {"checkpoint": model.digest}
+
+    def _preprocessor(self, graph: StoredGraph) -> Any:
+        if graph.is_artifact:
+            return self.task.load_preprocessor(graph.path.parent)
+        return load_preprocessor(graph.checkpoint.files, self.task)
+
+    def _lent_splits(self, step: Pass) -> dict[str, Dataset]:
+        splits = {name: self.splits[name] for name in step.required_splits()}
+        own = splits.get("calibration", ())
+        if "calibration" in splits and step.spare_rows_wanted() <= len(own):
+            splits["calibration"] = dataclasses.replace(splits["calibration"], spare=None)
+        return splits
+
+    def _spare(self, step: Pass) -> dict[str, Any]:
+        """Return what tells apart the spare rows that a pass may read."""
+        lent = self._lent_splits(step).get("calibration")
+        return {} if lent is None or lent.spare is None else {"spare": fingerprint(lent.spare)}
+
+    def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
+        (work_dir := scratch / "pass").mkdir(exist_ok=True)
+        exported = before.checkpoint if isinstance(before, StoredGraph) else before
+        return PassContext(
+            splits=self._lent_splits(step),
+            load_baseline=functools.partial(self.open_checkpoint, self.untouched),
+            device=self.device,
+            seed=self.recipe.seed,
+            work_dir=work_dir,
+            progress=self.progress,
+            note=told.notes.append,
+            load_exported=functools.partial(self.open_checkpoint, exported),
+        )
+
+    def _apply_torch(
+        self, position: int, step: Any, before: Any, context: PassContext, result: Path
+    ) -> Size:
+        model = self.open_checkpoint(before)
+        changed: TorchModel = self._apply(position, step, lambda: step.apply(model, context))
+        folder = result / CHECKPOINT
+        changed.save(folder)
+        return changed.size(folder)
+
+    def _apply_onnx(
+        self, position: int, step: Any, before: Any, context: PassContext, result: Path
+    ) -> Size:
+        model = self.open_graph(before)
+        changed = self._apply(position, step, lambda: step.apply(model, context))
+        size: Size = changed.size()
+        result.mkdir()
+        for path in (changed.path, data_path(changed.path)):
+            if path.is_file():
+                link_or_copy(path, result / path.name)
+        return size
+
+    def _apply(self, position: int, step: Pass, apply: Callable[[], Any]) -> Any:
+        seed_everything(self.recipe.seed)
+        try:
+            return apply()
+        except StepFailed as error:
+            raise PassError(str(error), kind=step.kind, position=position) from error

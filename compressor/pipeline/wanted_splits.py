@@ -1,0 +1,91 @@
+"""Which rows a run reads: the splits that its passes, its gates and its slices need."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+
+from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, LabelKind, load_splits
+from compressor.errors import RecipeError
+from compressor.measurements import LABEL_FREE
+from compressor.recipe.recipe import Recipe
+from compressor.tasks import Task, Truth
+
+_JUDGED = {"search", "certification"}
+
+
+def needed_splits(recipe: Recipe) -> list[str]:
+    """Return the splits that a run reads, given or cut from others."""
+    needed = {"search"}.union(*(step.required_splits() for step in recipe.possible_passes()))
+    if recipe.data.certification is not None:
+        needed.add("certification")
+    return [name for name in SPLIT_NAMES if name in needed]
+
+
+def calibration_rows(recipe: Recipe) -> int:
+    """Return how many rows a calibration split has at most that is cut from another."""
+    return max([CALIBRATION_ROWS, *(step.calibration_rows_wanted() for step in recipe.passes)])
+
+
+def read_splits(
+    recipe: Recipe,
+    *,
+    task: Task,
+    label_names: Sequence[str],
+    metric: str,
+    only: Container[str] | None = None,
+) -> dict[str, Dataset]:
+    """Return the splits of a run by name, with the columns that its slices are made of.
+
+    With `only` just those splits, which have to be given.
+
+    Raises `RecipeError`, each mistake beginning with a key of the recipe, and
+    `EnvironmentMismatch` as `load_splits` does.
+    """
+    needed = [name for name in needed_splits(recipe) if only is None or name in only]
+    kind: LabelKind = "class" if task.names_labels else "grade"
+    if kind == "grade" and metric in LABEL_FREE:
+        kind = "none"  # a column of that name need not be one of grades
+    splits = load_splits(
+        recipe.data,
+        label_names=label_names,
+        input_column=task.input_column,
+        needed=needed,
+        seed=recipe.seed,
+        labelled=metric not in LABEL_FREE,
+        keep=recipe.kept_columns(),
+        kind=kind,
+        splits_pairs=task.splits_pairs,
+        calibration_rows=calibration_rows(recipe),
+        spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
+    )
+    # Now and not at the end: what cannot be scored or formed should not cost a training.
+    found = {name: _unscorable(splits[name], task, metric) for name in _JUDGED & set(splits)}
+    mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
+    mistakes += _missing_labels(recipe, splits.get("train"))
+    if mistakes:
+        raise RecipeError(mistakes)
+    if recipe.budget.slices and recipe.judged_split in splits:
+        # Here and not at the top: it loads SciPy, and `compress validate` must answer at once.
+        from compressor.pipeline.slices import slice_masks
+
+        slice_masks(splits[recipe.judged_split], recipe.budget.slices, label_names)
+    return splits
+
+
+def _unscorable(split: Dataset, task: Task, metric: str) -> str | None:
+    return task.unscorable(metric, Truth(split.examples, split.labels, split.grades))
+
+
+def _missing_labels(recipe: Recipe, train: Dataset | None) -> Iterator[str]:
+    """Yield a mistake for every pass that trains on labels which `train` has not."""
+    if train is None or train.labels is not None:
+        return
+    source = recipe.data.given.get(train.cut_from or "train")
+    column = recipe.data.label if source is None else recipe.data.label_column(source)
+    for position, step in enumerate(recipe.passes):
+        if step.label_setting is not None:
+            yield (
+                f"passes.{position}.{step.label_setting}: trains on labels, and the train split "
+                f"({train.source}) has no column '{column}'; name the column in "
+                f"data.label, or distill with label_weight: 0, which needs none"
+            )

@@ -1,1 +1,0 @@
-"""Integer arithmetic for weights, and its place in a graph: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""What a user asks for: the recipe, its YAML, its rules and its budget."""

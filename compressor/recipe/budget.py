@@ -1,0 +1,214 @@
+"""How much accuracy a run may spend, and the verdict of a gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from compressor.errors import BudgetExceeded
+from compressor.measurements import Score, TargetKind
+from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
+
+# Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
+_ROUNDING = 1e-12
+_MOST_ROWS = 10**12  # nobody has more; the reciprocal of the smallest floats is infinite
+
+
+LABEL, LENGTH = "label", "length"  # the slices that are no column of the data
+Slice = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _below_one(value: float) -> float:
+    if value >= 1:
+        raise ValueError(
+            f"must be less than 1, got {value:.12g}; it is a part of the whole score, so that one "
+            f"point is 0.01"
+        )
+    return value
+
+
+Share = Annotated[float, Field(strict=True), AfterValidator(_below_one)]
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if (twice := first_repeated(values)) is not None:
+        raise ValueError(f"names {listing([twice])} twice")
+    return values
+
+
+class CompressionTarget(BaseModel):
+    """The recipe's `budget.target`: what to reach within the budget, in place of a fixed fraction.
+
+    Exactly one of `max_megabytes`, `speedup` and `strongest` is given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_megabytes: Annotated[float, Field(strict=True)] | None = Field(
+        None, gt=0, description="goal: the ONNX file has at most this size, in MB (10^6 bytes)"
+    )
+    speedup: Annotated[float, Field(strict=True)] | None = Field(
+        None,
+        gt=1,
+        description="goal: at least this many times faster than the baseline; a ratio of median "
+        "latencies on the first of benchmark.providers, timed in turns",
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=65536, description="examples in one call for `speedup`; left out, 1"
+    )
+    sequence_length: int | None = Field(
+        None,
+        ge=2,
+        le=65536,
+        description="tokens of each text for `speedup`; left out, the first of "
+        "benchmark.sequence_lengths; not used for images",
+    )
+    strongest: bool = Field(
+        False,
+        description="goal: the largest fraction with which every gate holds, true or left out",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        goals = (self.max_megabytes is not None, self.speedup is not None, self.strongest)
+        if sum(goals) != 1:
+            raise rule_error(
+                [
+                    Mistake(
+                        (),
+                        f"has {sum(goals)} goals; give one of max_megabytes, speedup and "
+                        f"strongest: true",
+                    )
+                ]
+            )
+        shape = {"batch_size": self.batch_size, "sequence_length": self.sequence_length}
+        unread = [name for name, value in shape.items() if value is not None]
+        if unread and self.speedup is None:
+            raise rule_error(
+                [Mistake((name,), f"is only for speedup, not {self.kind}") for name in unread]
+            )
+        return self
+
+    @property
+    def kind(self) -> TargetKind:
+        """Return which goal is given."""
+        if self.strongest:
+            return "strongest"
+        return "speedup" if self.max_megabytes is None else "max_megabytes"
+
+
+class AccuracyBudget(BaseModel):
+    """The recipe's `budget`: one metric, and how far it may fall below the untouched checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str | None = Field(
+        None,
+        description="score that is judged: for classifiers accuracy, f1_macro, "
+        "matthews_correlation, or agreement, the share of predictions that equal the untouched "
+        "checkpoint's, which needs no labels; for sentence encoders cosine or rank_agreement, "
+        "without labels, or spearman; left out, accuracy or cosine",
+    )
+    max_drop: Share = Field(
+        ge=0,
+        description="how far the score may fall below the untouched checkpoint's, all passes "
+        "together, as a part of the whole score: 0.01 is one point",
+    )
+
+    confidence: float = Field(
+        default=0.95,
+        gt=0.5,
+        lt=1,
+        description="how sure a proof has to be: the chance that the bound on the drop holds",
+    )
+
+    slices: Annotated[tuple[Slice, ...], AfterValidator(_each_once)] = Field(
+        default=(),
+        max_length=100,
+        description="groups of rows that are judged by themselves: label (each class), length "
+        "(short, medium and long texts), or a column of the data file (each of its values)",
+    )
+    max_slice_drop: Share | None = Field(
+        default=None,
+        ge=0,
+        description="how far the score of any slice may fall: one that is proven to have fallen "
+        "further ends the run with exit code 5; left out, slices are compared with max_drop and "
+        "only reported",
+    )
+
+    target: CompressionTarget | None = Field(
+        default=None,
+        description="a size or speed to reach in place of a fixed fraction: the run searches the "
+        "fraction of the one pass that has one, such as the ratio of prune_structured, and the "
+        "fraction in the recipe is the most that it may take",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_slice_drop is not None and not self.slices:
+            raise rule_error(
+                [Mistake(("max_slice_drop",), "there are no slices; name them in budget.slices")]
+            )
+        return self
+
+    @property
+    def slice_columns(self) -> tuple[str, ...]:
+        """Return the slices that are columns of the data file."""
+        return tuple(name for name in self.slices if name not in (LABEL, LENGTH))
+
+    def resolution_mistake(self, num_examples: int) -> str | None:
+        """Return what is wrong when one example already weighs more than a nonzero `max_drop`.
+
+        A budget of exactly zero is fine: it asks that nothing is lost at all.
+        """
+        if self.max_drop == 0 or self.max_drop >= 1 / num_examples:
+            return None
+        examples = f"one of the {num_examples:,} examples"
+        if num_examples == 1:
+            examples = "the only example"
+        return (
+            f"{self.max_drop:g} is finer than {examples} of the search split (1/{num_examples} = "
+            f"{1 / num_examples:.4g}), so no measurement could honour it; give data.search at "
+            f"least {math.ceil(min(1 / self.max_drop, _MOST_ROWS)):,} rows or raise max_drop"
+        )
+
+    def drop(self, baseline: Score, score: Score) -> float:
+        """Return how far `score` lies below `baseline`; negative when it is better."""
+        return baseline.value - score.value
+
+    def holds(self, baseline: Score, score: Score) -> bool:
+        """Return whether `score` is at most `max_drop` below `baseline`; a NaN never is."""
+        return self.drop(baseline, score) <= self.max_drop + _ROUNDING
+
+    def gate(
+        self,
+        step: str,
+        baseline: Score,
+        score: Score,
+        *,
+        tried: Sequence[str] = (),
+        earlier: tuple[str, float] | None = None,
+    ) -> None:
+        """Raise `BudgetExceeded` when `step` left the score too far below the baseline.
+
+        `tried` and `earlier` are told in the error.
+        """
+        if not self.holds(baseline, score):
+            raise BudgetExceeded(
+                step,
+                metric=score.metric,
+                drop=self.drop(baseline, score),
+                max_drop=self.max_drop,
+                tried=tried,
+                earlier=earlier,
+            )

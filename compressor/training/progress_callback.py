@@ -1,0 +1,182 @@
+"""Follows a training run step by step, so that it is seen and can be stopped at any moment."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from compressor.errors import StepFailed
+from compressor.progress import Advance
+from compressor.training.checkpoints import Pace, State, StateFile
+from compressor.training.optimizer_state import Moments
+from compressor.training.snapshot import (
+    Snapshot,
+    Stateful,
+    load_module_tensors,
+    module_tensors,
+)
+from compressor.training.training_run import (
+    AfterStep,
+    TrainingDiverged,
+    TrainingRun,
+    TrainingSummary,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What the run that `key` names leaves in its folder: how far it is, and in the end its result.
+
+    The moments of AdamW lie beside the result, where the next run is to have them.
+    """
+
+    folder: Path
+    key: str
+
+    @property
+    def checkpoint(self) -> StateFile:
+        """Return the file of a run under way."""
+        return StateFile(self.folder / "training.safetensors", self.key)
+
+    @property
+    def finished(self) -> StateFile:
+        """Return the file of a finished run."""
+        return StateFile(self.folder / "trained.safetensors", self.key)
+
+    def finished_before(
+        self, module: nn.Module, kept: Mapping[str, Stateful], moments: Moments | None
+    ) -> TrainingSummary | None:
+        """Make everything as it was when this run finished, or return None when it did not."""
+        finished = self.finished.read()
+        if finished is None:
+            return None
+        load_module_tensors(module, kept, finished.tensors)
+        if moments is not None:
+            moments.read(self.folder, self.key)
+        return TrainingSummary(**finished.facts)
+
+    def finish(
+        self,
+        module: nn.Module,
+        kept: Mapping[str, Stateful],
+        moments: Moments | None,
+        summary: TrainingSummary,
+        optimizer: Any,
+    ) -> None:
+        """Keep the result, and the way there no longer.
+
+        Until the result is whole, all that this run would begin from again stays.
+        """
+        if moments is not None:
+            moments.keep(optimizer, module, self.folder, self.key)
+        self.finished.write(State(module_tensors(module, kept), asdict(summary)))
+        if moments is not None:
+            moments.forget_before()
+        self.checkpoint.remove()
+
+
+class StepWatcher(transformers.TrainerCallback):
+    """Follows the optimizer steps: progress, losses, checkpoints, and what the caller does."""
+
+    def __init__(
+        self,
+        checkpoint: StateFile,
+        run: TrainingRun,
+        advance: Advance,
+        after_step: AfterStep | None,
+        kept: Mapping[str, Stateful],
+        moments: Moments | None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.moments = moments
+        self.run = run
+        self.advance = advance
+        self.after_step = after_step
+        self.kept = kept
+        self.resumed = checkpoint.read()
+        facts = {} if self.resumed is None else self.resumed.facts
+        self.losses: list[float] = facts.get("losses", [])
+        self.seconds_before: float = facts.get("seconds", 0.0)
+        self.first_step = len(self.losses)
+        self.started = time.monotonic()
+        self.pace = Pace(run.checkpoint_seconds)
+
+    def on_train_begin(
+        self,
+        args: transformers.TrainingArguments,  # noqa: ARG002
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        """Go on where an earlier process was, if there was one."""
+        if self.resumed is None:
+            if self.moments is not None:
+                self.moments.put(kwargs["optimizer"], kwargs["model"])
+            return
+        logger.info("%s: resumes after step %d", self.run.description, self.first_step)
+        self._snapshot(kwargs).put_back(self.resumed)
+        state.global_step = self.first_step
+        self.resumed = None
+        self.advance(self.first_step, f"loss {self.losses[-1]:.4f}")
+
+    def on_step_end(
+        self,
+        args: transformers.TrainingArguments,  # noqa: ARG002
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        """Let the caller do its part, and keep a checkpoint now and then."""
+        if self.after_step is not None:
+            try:
+                self.after_step(state.global_step, state.max_steps)
+            except StepFailed:
+                # Where weights are not finite, that is the reason, and not what came of it.
+                self.require_finite(kwargs["model"], kwargs["optimizer"])
+                raise
+        if state.global_step < state.max_steps and self.pace.due():
+            self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
+        self.advance(1, f"loss {self.losses[-1]:.4f}")
+
+    def require_finite(self, module: nn.Module, optimizer: Any) -> None:
+        """Raise `TrainingDiverged` when a weight is not finite.
+
+        A finite loss can have gradients that are not.
+        """
+        if all(torch.isfinite(value).all() for value in module.parameters()):
+            return
+        raise TrainingDiverged(
+            "the weights are not finite",
+            step=len(self.losses),
+            loss=self.losses[-1],
+            learning_rate=optimizer.param_groups[0]["lr"],
+        )
+
+    def summary(self) -> TrainingSummary:
+        """Return what was done so far, in this process and before."""
+        last = self.losses[-math.ceil(len(self.losses) / 10) :]
+        return TrainingSummary(len(self.losses), self._seconds(), sum(last) / len(last))
+
+    def _snapshot(self, given: Mapping[str, Any]) -> Snapshot:
+        return Snapshot(
+            given["model"], given["optimizer"], given["lr_scheduler"], self.kept, self.run.device
+        )
+
+    def _write(self, snapshot: Snapshot) -> None:
+        state = snapshot.take()
+        own = {"losses": self.losses, "seconds": self._seconds()}
+        self.checkpoint.write(State(state.tensors, {**state.facts, **own}))
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started

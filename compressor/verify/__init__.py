@@ -1,0 +1,1 @@
+"""Measures models: scores on a split, and times that take turns."""

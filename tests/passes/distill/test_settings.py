@@ -1,0 +1,455 @@
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint, load_model
+from compressor.passes import PassContext
+from compressor.passes.distill.settings import Distill
+from compressor.tasks import load_task
+
+ContextMaker = Callable[..., PassContext]
+
+
+@pytest.fixture
+def other_teacher_dir(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    """Return a copy of the checkpoint that always answers `positive`."""
+    directory = tmp_path / "teacher"
+    teacher = load_checkpoint(tiny_bert_dir)
+    with torch.no_grad():
+        teacher.module.classifier.weight.zero_()
+        teacher.module.classifier.bias.copy_(torch.tensor([-2.0, 2.0]))
+    teacher.save(directory)
+    return directory
+
+
+def logits(model: TorchModel, dataset: Dataset) -> torch.Tensor:
+    encoded = model.task.encode(model.preprocessor, dataset.examples)
+    return torch.from_numpy(model.predict(encoded))
+
+
+def test_a_student_learns_from_the_untouched_checkpoint(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    goal = logits(tiny_bert, text_dataset)
+    with torch.no_grad():
+        tiny_bert.module.classifier.weight.mul_(-0.5)
+    before = (logits(tiny_bert, text_dataset) - goal).square().mean()
+    settings = Distill(epochs=10, batch_size=8, learning_rate=2e-3)
+
+    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    assert (logits(student, text_dataset) - goal).square().mean() < before / 2
+
+
+def test_a_student_learns_from_another_checkpoint(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    settings = Distill(teacher=str(other_teacher_dir), epochs=10, batch_size=8, learning_rate=2e-3)
+
+    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    assert (logits(student, text_dataset).argmax(-1) == 1).float().mean() > 0.95
+
+
+def test_a_student_of_fewer_layers_starts_as_those_layers(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    original = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
+    settings = Distill(student_layers=1, max_steps=1, learning_rate=1e-9, weight_decay=0)
+
+    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    state = student.module.state_dict()
+    kept = "bert.encoder.layer.0.attention.self.query.weight"
+    taken_from = "bert.encoder.layer.1.attention.self.query.weight"
+    torch.testing.assert_close(state[kept], original[taken_from], atol=1e-6, rtol=0)
+    assert not any(name.startswith("bert.encoder.layer.1.") for name in state)
+    assert student.module.config.num_hidden_layers == 1
+    assert notes[0] == "the student has layers 1 of 2"
+
+
+def test_a_student_of_fewer_layers_saves_and_loads(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    tmp_path: Path,
+):
+    settings = Distill(student_layers=(0,), hidden_weight=1.0, attention_weight=1.0, max_steps=2)
+    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    student.save(tmp_path / "student")
+
+    loaded = load_checkpoint(tmp_path / "student")
+    torch.testing.assert_close(logits(loaded, text_dataset), logits(student, text_dataset))
+
+
+def test_a_kept_layer_learns_from_the_teachers_layer_it_came_from(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    for child in tiny_bert.module.modules():
+        if isinstance(child, torch.nn.Dropout):
+            child.p = 0.0
+    settings = Distill(student_layers=(0,), logits_weight=0.0, hidden_weight=1.0, max_steps=1)
+
+    settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    # The student's only layer gives exactly what the teacher's first gives.
+    assert notes[1].endswith("loss 0.0000 at the end")
+
+
+def test_as_many_layers_as_before_are_refused(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    with pytest.raises(ValueError, match=r"student_layers: the model has 2 layers.*got 2"):
+        Distill(student_layers=2).apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+
+def test_a_teacher_with_other_labels_is_refused(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    rename_labels(other_teacher_dir, "no", "yes")
+
+    with pytest.raises(ValueError, match="the teacher's labels are"):
+        Distill(teacher=str(other_teacher_dir)).apply(
+            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def rename_labels(directory: Path, *labels: str) -> None:
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.fixture
+def distilbert_dir(tiny_bert: TorchModel, tmp_path: Path) -> Path:
+    """Return a pretrained DistilBERT without a head, with one more word in its vocabulary."""
+    directory = tmp_path / "distilbert"
+    tokenizer = tiny_bert.preprocessor
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(directory)
+    config = transformers.DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=24,
+        n_layers=1,
+        n_heads=3,
+        hidden_dim=48,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+    )
+    transformers.DistilBertForMaskedLM(config).save_pretrained(directory)
+    return directory
+
+
+def test_a_student_of_another_architecture_gets_a_head_and_keeps_its_tokenizer(
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+    tmp_path: Path,
+):
+    unlabelled = dataclasses.replace(text_dataset, labels=None)
+    settings = Distill(student=str(distilbert_dir), epochs=15, batch_size=8, learning_rate=3e-3)
+    model = load_checkpoint(tiny_bert_dir)
+
+    student = settings.apply(model, make_context(tiny_bert_dir, train=unlabelled))
+
+    assert student.labels == ("negative", "positive")
+    assert student.preprocessor.get_vocab()["zebra"] == len(model.preprocessor)
+    assert "(distilbert, " in notes[0]
+    assert notes[0].endswith("with a new head")
+    wanted = logits(model, text_dataset).argmax(-1)
+    assert (logits(student, text_dataset).argmax(-1) == wanted).float().mean() > 0.9
+    student.save(tmp_path / "saved")
+    loaded = load_checkpoint(tmp_path / "saved")
+    torch.testing.assert_close(logits(loaded, text_dataset), logits(student, text_dataset))
+
+
+def test_a_student_with_another_tokenizer_learns_logits_only(
+    tiny_bert_dir: Path, distilbert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = Distill(student=str(distilbert_dir), relation_weight=1.0)
+
+    with pytest.raises(ValueError, match="the teacher reads examples in another way"):
+        settings.apply(
+            load_checkpoint(tiny_bert_dir), make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_a_student_keeps_a_head_that_has_the_models_labels(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    settings = Distill(
+        student=str(other_teacher_dir), max_steps=1, learning_rate=1e-9, weight_decay=0
+    )
+
+    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    assert notes[0].endswith("with its own head")
+    assert (logits(student, text_dataset).argmax(-1) == 1).all()
+
+
+@pytest.mark.parametrize("labels", [("positive", "negative"), ("no", "yes")])
+def test_a_student_with_other_labels_or_another_order_is_refused(
+    labels: tuple[str, str],
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    rename_labels(other_teacher_dir, *labels)
+
+    with pytest.raises(ValueError, match="student: its labels are"):
+        Distill(student=str(other_teacher_dir)).apply(
+            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_a_student_that_reads_less_than_the_recipe_allows_is_refused(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
+
+    with pytest.raises(ValueError, match=r"at most 32 tokens, data\.max_length is 48"):
+        Distill(student=str(distilbert_dir)).apply(
+            model, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_a_student_that_is_not_there_is_an_environment_mismatch(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    tmp_path: Path,
+):
+    with pytest.raises(EnvironmentMismatch, match="nowhere"):
+        Distill(student=str(tmp_path / "nowhere")).apply(
+            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_an_encoder_that_lacks_weights_is_refused_as_a_student(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    distilbert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    weights = distilbert_dir / "model.safetensors"
+    state = load_file(weights)
+    del state["distilbert.transformer.layer.0.ffn.lin1.weight"]
+    save_file(state, weights, metadata={"format": "pt"})
+
+    with pytest.raises(EnvironmentMismatch, match=r"weights lack .*ffn\.lin1\.weight"):
+        Distill(student=str(distilbert_dir)).apply(
+            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "loss"), [("first", "0.0000"), ([[0, 0]], "0.0000"), ("last", None)]
+)
+def test_a_layer_map_says_which_layers_are_compared(
+    layer_map: object,
+    loss: str | None,
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    notes: list[str],
+):
+    for child in tiny_bert.module.modules():
+        if isinstance(child, torch.nn.Dropout):
+            child.p = 0.0
+    settings = Distill.model_validate(
+        {
+            "student_layers": [0],
+            "layer_map": layer_map,
+            "logits_weight": 0,
+            "hidden_weight": 1,
+            "max_steps": 1,
+        }
+    )
+
+    settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+    # The student's only layer gives what the teacher's first gives, and not what its last gives.
+    assert notes[1].endswith(f"loss {loss} at the end") == (loss is not None)
+
+
+def test_a_layer_map_out_of_range_is_refused(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
+):
+    settings = Distill(layer_map=((0, 2),), hidden_weight=1.0)
+
+    with pytest.raises(ValueError, match=r"layer_map: \(0, 2\) is out of range"):
+        settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer_map": "last"}, "layer_map would do nothing"),
+        ({"layer_map": "middle", "hidden_weight": 1}, "'uniform', 'first' or 'last'"),
+        ({"layer_map": [], "hidden_weight": 1}, "at least 1 item"),
+        ({"layer_map": [[0, -1]], "hidden_weight": 1}, "greater than or equal to 0"),
+    ],
+)
+def test_layer_maps_that_make_no_sense_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        Distill.model_validate(settings)
+
+
+def test_a_teacher_that_is_not_there_is_an_environment_mismatch(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+    tmp_path: Path,
+):
+    missing = tmp_path / "nowhere"
+    shutil.rmtree(missing, ignore_errors=True)
+
+    with pytest.raises(EnvironmentMismatch, match="nowhere"):
+        Distill(teacher=str(missing)).apply(
+            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_it_reads_the_training_split_alone():
+    assert Distill().required_splits() == {"train"}
+
+
+@pytest.mark.parametrize("layers", [0, -1, (), (1, 0), (0, 0), (-1,), "many"])
+def test_student_layers_that_make_no_student_are_refused(layers: object):
+    with pytest.raises(ValidationError) as caught:
+        Distill.model_validate({"student_layers": layers})
+
+    assert {error["loc"][0] for error in caught.value.errors()} == {"student_layers"}
+
+
+def test_a_teachers_directory_is_relative_to_the_recipe(tmp_path: Path):
+    (tmp_path / "teacher").mkdir()
+
+    settings = Distill.model_validate({"teacher": "teacher"}, context={"base_dir": tmp_path})
+
+    assert settings.teacher == str(tmp_path / "teacher")
+
+
+def test_student_layers_are_read_from_a_list():
+    assert Distill.model_validate({"student_layers": [0, 2]}).student_layers == (0, 2)
+
+
+def test_a_distillation_that_learns_nothing_is_refused():
+    with pytest.raises(ValidationError, match="there is nothing to learn"):
+        Distill.model_validate({"logits_weight": 0})
+
+
+def test_the_checkpoints_it_reads_are_those_that_the_recipe_names():
+    assert Distill().required_checkpoints() == {}
+    named = Distill(teacher="org/large", student="org/small")
+    assert named.required_checkpoints() == {"teacher": "org/large", "student": "org/small"}
+
+
+def test_a_teacher_that_reads_less_than_the_recipe_allows_is_refused(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    settings = json.loads((other_teacher_dir / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 32
+    (other_teacher_dir / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
+
+    with pytest.raises(ValueError, match=r"teacher: it reads at most 32 tokens, data\.max_length"):
+        Distill(teacher=str(other_teacher_dir)).apply(
+            model, make_context(tiny_bert_dir, train=text_dataset)
+        )
+
+
+def test_a_teacher_makes_vectors_as_the_recipe_says(
+    tiny_encoder: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
+):
+    """A plain encoder says nothing of pooling, so the recipe does, for both ends alike."""
+    plain = tmp_path / "plain"
+    tiny_encoder.module.base_model.save_pretrained(plain)
+    tiny_encoder.preprocessor.save_pretrained(plain)
+    task = load_task("sentence-embedding", pooling="cls", normalize=True)
+    student = load_model(find_checkpoint(str(plain)), task)
+    context = make_context(train=dataclasses.replace(text_dataset, labels=None))
+
+    settings = Distill(teacher=str(plain), max_steps=1, batch_size=48, dropout=False)
+    settings.apply(student, context)
+
+    with safe_open(context.work_dir / "trained.safetensors", framework="pt") as content:
+        facts = json.loads(content.metadata()["facts"])
+    assert facts["final_loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_whose_layers_share_weights_teaches_a_student_of_fewer_layers(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
+):
+    """Only its answers are learnt, so nothing has to be known of its layers."""
+    config = transformers.AlbertConfig(
+        vocab_size=len(tiny_bert.preprocessor),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        id2label=tiny_bert.module.config.id2label,
+    )
+    transformers.AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
+    tiny_bert.preprocessor.save_pretrained(tmp_path / "albert")
+    settings = Distill(teacher=str(tmp_path / "albert"), student_layers=1, max_steps=1)
+
+    student = settings.apply(tiny_bert, make_context(train=text_dataset))
+
+    assert student.module.config.num_hidden_layers == 1

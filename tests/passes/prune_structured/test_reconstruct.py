@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compressor.models.architectures import encoder_layers
+from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
+from compressor.passes.prune_structured.reconstruct import (
+    CalibrationInputs,
+    most_unknowns,
+    reconstruct,
+)
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
+
+EncoderMaker = Callable[..., Any]
+Store = Callable[..., CalibrationInputs]
+ALL = ["bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"]
+ALL += ["beit", "deit", "dinov2", "vit"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return what stores batches of random rows like those of an encoder, one padded by half."""
+
+    def make(encoder: Any, num_batches: int = 3) -> CalibrationInputs:
+        generator = torch.Generator().manual_seed(1)
+        files = TensorFiles(tmp_path, torch.device("cpu"))
+        num_tokens = 0
+        for batch in range(num_batches):
+            inputs: dict[str, Tensor] = {}
+            for name, value in encoder.inputs.items():
+                if value.is_floating_point():
+                    inputs[name] = torch.randn(8, *value.shape[1:], generator=generator)
+                elif name == "input_ids":
+                    inputs[name] = torch.randint(5, 50, (8, 12), generator=generator)
+                    inputs["attention_mask"] = torch.ones(8, 12, dtype=torch.int64)
+                    inputs["attention_mask"][0, 6:] = 0
+            files.put("inputs", batch, inputs)
+            num_tokens += 8 * 12
+        rows = 8 * num_batches
+        numbers = tuple(tuple(range(start, start + 8)) for start in range(0, rows, 8))
+        return CalibrationInputs(files, num_batches, rows, rows, num_tokens, num_tokens, numbers)
+
+    return make
+
+
+def fit(student: Any, teacher: Any, calibration: CalibrationInputs, ridge: float = 1e-3) -> None:
+    reconstruct(student, teacher, calibration, ridge=ridge, advance=lambda: None)
+
+
+def fit_error(student: Any, teacher: Any, calibration: CalibrationInputs) -> float:
+    with torch.no_grad():
+        errors = [
+            (student(**inputs).logits - teacher(**inputs).logits).square().mean()
+            for inputs in calibration
+        ]
+    return float(torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_a_model_that_keeps_everything_stays_as_it_is(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    student = copy.deepcopy(encoder.module)
+    fit(student, encoder.module, store(encoder))
+    torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ALL)
+def test_output_projections_that_were_spoilt_are_found_again(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    student = copy.deepcopy(encoder.module)
+    for layer in encoder_layers(student):
+        assert layer.attention is not None
+        assert layer.feed_forward is not None
+        layer.attention.output.weight.data.mul_(0.5)
+        layer.attention.output.bias.data.add_(1.0)
+        layer.feed_forward.ffn_out.weight.data.mul_(-1.0)
+    assert (encoder.logits(student) - encoder.logits()).abs().max() > 0.1
+    fit(student, encoder.module, store(encoder), ridge=1e-9)
+    torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-3)
+
+
+def test_the_first_projection_is_the_solution_of_numpy(make_encoder: EncoderMaker, store: Store):
+    encoder = make_encoder("bert")
+    calibration = store(encoder)
+    student = copy.deepcopy(encoder.module)
+    prune_heads(student, {0: [1, 2]})
+    inputs, targets = [], []
+    for batch in calibration:
+        mask = batch["attention_mask"].bool()
+        inputs.append(run_layer(student, 0, batch, None).attention.inputs[mask].numpy())
+        targets.append(run_layer(encoder.module, 0, batch, None).attention.output[mask].numpy())
+    rows = np.vstack(inputs).astype(np.float64)
+    rows = np.hstack([rows, np.ones((len(rows), 1))])
+    expected, *_ = np.linalg.lstsq(rows, np.vstack(targets).astype(np.float64))
+
+    fit(student, encoder.module, calibration, ridge=0.0)
+
+    part = encoder_layers(student)[0].attention
+    assert part is not None
+    np.testing.assert_allclose(part.output.weight.detach().numpy(), expected[:-1].T, atol=1e-4)
+    np.testing.assert_allclose(part.output.bias.detach().numpy(), expected[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit", "dinov2"])
+def test_what_stays_comes_closer_to_the_teacher(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    calibration = store(encoder)
+    student = copy.deepcopy(encoder.module)
+    prune_heads(student, {0: [0], 1: [2, 3]})
+    prune_neurons(student, {0: range(20), 1: range(10)})
+    before = fit_error(student, encoder.module, calibration)
+    fit(student, encoder.module, calibration)
+    assert fit_error(student, encoder.module, calibration) < 0.5 * before
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
+def test_of_a_sub_layer_without_units_the_constant_is_fitted(
+    make_encoder: EncoderMaker, store: Store, model_type: str
+):
+    encoder = make_encoder(model_type)
+    calibration = store(encoder)
+    student = copy.deepcopy(encoder.module)
+    prune_heads(student, {0: range(4)})
+    outputs = []
+    for batch in calibration:
+        output = run_layer(encoder.module, 0, batch, None).attention.output
+        mask = batch.get("attention_mask", torch.ones(output.shape[:2])).bool()
+        outputs.append(output[mask])
+
+    fit(student, encoder.module, calibration)
+
+    trace = run_layer(student, 0, calibration[0], None)
+    torch.testing.assert_close(
+        trace.attention.output[0, 0], torch.cat(outputs).mean(dim=0), rtol=0, atol=1e-5
+    )
+
+
+def test_the_largest_sub_layer_says_how_many_unknowns_there_are(make_encoder: EncoderMaker):
+    assert most_unknowns(make_encoder("bert").module) == (
+        65,  # 64 neurons and the bias
+        "the feed-forward network of layer 1",
+    )
+
+
+def test_with_few_rows_no_sub_layer_is_worse_on_rows_left_out_than_without_a_fit(
+    make_encoder: EncoderMaker, store: Store
+):
+    encoder = make_encoder("bert")
+    student = copy.deepcopy(encoder.module)
+    prune_heads(student, {0: [0], 1: [2, 3]})
+    prune_neurons(student, {0: range(20), 1: range(10)})
+
+    choices = reconstruct(
+        student,
+        encoder.module,
+        store(encoder, num_batches=1),
+        ridge=1e-3,
+        advance=lambda: None,
+        leaves_out=True,
+    )
+
+    assert list(choices) == [
+        "the attention of layer 0",
+        "the feed-forward network of layer 0",
+        "the attention of layer 1",
+        "the feed-forward network of layer 1",
+    ]
+    assert max(choice.held_out for choice in choices.values()) <= 1
+    assert min(choice.held_out for choice in choices.values()) < 0.9
+
+
+def test_a_row_alone_leaves_every_weight_as_it_was(make_encoder: EncoderMaker, store: Store):
+    encoder = make_encoder("bert")
+    student = copy.deepcopy(encoder.module)
+    prune_neurons(student, {0: range(20), 1: range(10)})
+    before = copy.deepcopy(student.state_dict())
+    alike = replace(store(encoder, num_batches=1), numbers=((0,) * 8,))
+
+    choices = reconstruct(
+        student, encoder.module, alike, ridge=1e-3, advance=lambda: None, leaves_out=True
+    )
+
+    assert {choice.ridge for choice in choices.values()} == {None}
+    torch.testing.assert_close(dict(student.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_statistics_that_are_not_finite_name_the_sub_layer(
+    make_encoder: EncoderMaker, store: Store
+):
+    encoder = make_encoder("bert")
+    student = copy.deepcopy(encoder.module)
+    student.bert.encoder.layer[1].intermediate.dense.weight.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="the feed-forward network of layer 1: the sums over"):
+        fit(student, encoder.module, store(encoder))

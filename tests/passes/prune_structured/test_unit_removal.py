@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
+from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
+
+ALL = (
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "roberta",
+    "xlm-roberta",
+    "beit",
+    "deit",
+    "dinov2",
+    "vit",
+)
+# Uneven, with a layer that loses all its neurons and one that loses all its heads.
+CUTS = {
+    "some": ({0: [1, 3], 1: [0]}, {0: [0, 5, 63], 1: list(range(10, 40))}),
+    "whole sub-layers": ({1: [0, 1, 2, 3]}, {0: list(range(64)), 1: [7]}),
+    "everything": ({0: [0, 1, 2, 3], 1: [3, 2, 1, 0]}, {0: list(range(64)), 1: list(range(64))}),
+}
+
+
+def with_units_at_zero(module: Any, heads: Any, neurons: Any) -> Any:
+    """Return a dense copy in which what the units give to the layer's output is zero."""
+    dense = copy.deepcopy(module)
+    for layer in encoder_layers(dense):
+        for head in heads.get(layer.index, []):
+            layer.attention.output.weight.data[:, 8 * head : 8 * head + 8] = 0
+        layer.feed_forward.ffn_out.weight.data[:, neurons.get(layer.index, [])] = 0
+    return dense
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type", ALL)
+def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
+    make_encoder, model_type: str, attention: str, cut: str
+):
+    heads, neurons = CUTS[cut]
+    encoder = make_encoder(model_type, attention)
+    before = encoder.logits()
+    expected = encoder.logits(with_units_at_zero(encoder.module, heads, neurons))
+
+    prune_heads(encoder.module, heads)
+    prune_neurons(encoder.module, neurons)
+
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+    assert (before - expected).abs().max() > 1e-3  # the units mattered, so the test can fail
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("model_type", ALL)
+def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_type: str, cut: str):
+    heads, neurons = CUTS[cut]
+    encoder = make_encoder(model_type)
+    prune_heads(encoder.module, heads)
+    prune_neurons(encoder.module, neurons)
+    shape = read_shape(encoder.module)
+    assert shape is not None
+
+    fresh = make_encoder(model_type).module
+    apply_shape(fresh, EncoderShape.from_dict(json.loads(json.dumps(shape.to_dict()))))
+    fresh.load_state_dict(encoder.module.state_dict())
+
+    assert torch.equal(encoder.logits(fresh), encoder.logits())
+    assert read_shape(fresh) == shape
+
+
+# Heads and neurons that go from every layer, so that the configuration can still say what is left.
+PLAIN = {
+    **dict.fromkeys(
+        ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"), (0, 16)
+    ),
+    **dict.fromkeys(("beit", "deit", "vit"), (1, 16)),
+    "dinov2": (3, 32),
+    "mpnet": (0, 24),
+}
+LOAD_ALL = """
+import sys, torch, transformers
+for folder in sys.argv[1:]:
+    inputs = torch.load(folder + "/inputs.pt")
+    kind = "Image" if "pixel_values" in inputs else "Sequence"
+    auto = getattr(transformers, f"AutoModelFor{kind}Classification")
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    with torch.no_grad():
+        torch.save(model.eval()(**inputs).logits, folder + "/logits.pt")
+"""
+
+
+def cut_evenly(module: Any, heads: int, neurons: int) -> None:
+    if heads:
+        prune_heads(module, {0: list(range(heads)), 1: list(range(4 - heads, 4))})
+    prune_neurons(module, {0: list(range(neurons)), 1: list(range(5, 5 + neurons))})
+
+
+def test_where_the_configuration_can_say_it_equal_layers_make_a_plain_checkpoint(
+    make_encoder, tmp_path: Path
+):
+    expected = {}
+    for model_type, (heads, neurons) in PLAIN.items():
+        encoder = make_encoder(model_type)
+        cut_evenly(encoder.module, heads, neurons)
+        assert configure_shape(encoder.module) == ()
+        assert read_shape(encoder.module) is None
+        encoder.module.save_pretrained(tmp_path / model_type)
+        torch.save(encoder.inputs, tmp_path / model_type / "inputs.pt")
+        expected[model_type] = encoder.logits()
+
+    subprocess.run(
+        [sys.executable, "-c", LOAD_ALL, *(str(tmp_path / name) for name in PLAIN)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    for model_type, logits in expected.items():
+        found = torch.load(tmp_path / model_type / "logits.pt")
+        # 1e-5: transformers takes another attention kernel by itself.
+        torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "heads", "neurons", "reason"),
+    [
+        ("bert", 1, 16, "cannot say 3 heads of 8 in a hidden size of 32"),
+        ("distilbert", 2, 16, "cannot say 2 heads of 8 in a hidden size of 32"),
+        ("dinov2", 1, 16, "(mlp_ratio) of the hidden size 32, so it cannot say 48"),
+    ],
+)
+def test_what_the_configuration_cannot_say_is_named_and_the_shape_is_kept(
+    make_encoder, model_type: str, heads: int, neurons: int, reason: str
+):
+    encoder = make_encoder(model_type)
+    cut_evenly(encoder.module, heads, neurons)
+    [found] = configure_shape(encoder.module)
+    assert reason in found
+    shape = read_shape(encoder.module)
+    assert shape is not None
+    fresh = type(encoder.module)._from_config(copy.deepcopy(encoder.module.config)).eval()
+    apply_shape(fresh, shape)
+    fresh.load_state_dict(encoder.module.state_dict())
+    torch.testing.assert_close(encoder.logits(fresh), encoder.logits(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_layers_that_differ_or_are_empty_leave_the_configuration_as_it_is(make_encoder, cut: str):
+    encoder = make_encoder("vit")
+    before = encoder.module.config.to_dict()
+    prune_heads(encoder.module, CUTS[cut][0])
+    prune_neurons(encoder.module, CUTS[cut][1])
+    assert configure_shape(encoder.module) == (
+        "its layers differ, or one is without heads or neurons",
+    )
+    assert encoder.module.config.to_dict() == before
+
+
+def test_a_model_that_was_not_pruned_is_plain_already(make_encoder):
+    assert configure_shape(make_encoder("bert").module) == ()
+
+
+def test_removed_units_take_their_parameters_with_them(make_encoder):
+    module = make_encoder("bert").module
+    before = sum(parameter.numel() for parameter in module.parameters())
+
+    prune_heads(module, {0: [0], 1: [1, 2]})
+    prune_neurons(module, {1: [0, 1, 2, 3, 4]})
+
+    # A head has 8 rows of 32 weights and a bias in q, k, v, and 8 columns of 32 in the output;
+    # a neuron has a row of 32 and a bias, and a column of 32.
+    removed = 3 * (3 * 8 * 33 + 8 * 32) + 5 * (33 + 32)
+    assert sum(parameter.numel() for parameter in module.parameters()) == before - removed
+    first, second = encoder_layers(module)
+    assert (first.num_heads, first.num_neurons) == (3, 64)
+    assert (second.num_heads, second.num_neurons) == (2, 59)
+    assert second.attention.module.all_head_size == 16
+
+
+def test_a_pruned_model_can_be_pruned_again(make_encoder):
+    once, twice = make_encoder("vit"), make_encoder("vit")
+    prune_heads(once.module, {0: [0, 2]})
+    prune_neurons(once.module, {0: [3, 4]})
+
+    prune_heads(twice.module, {0: [2]})
+    prune_heads(twice.module, {0: [0]})
+    prune_neurons(twice.module, {0: [4]})
+    prune_neurons(twice.module, {0: [3]})
+
+    assert torch.equal(once.logits(), twice.logits())
+
+
+def test_pruning_leaves_training_mode_frozen_weights_and_gradients_as_they_should_be(make_encoder):
+    encoder = make_encoder("bert")
+    module = encoder.module.train()
+    embeddings = module.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    frozen, trained = (layer.feed_forward.ffn_in for layer in encoder_layers(module))
+    frozen.weight.requires_grad_(False)
+    module(**encoder.inputs, labels=encoder.labels).loss.backward()
+
+    prune_neurons(module, {0: [0], 1: [0]})
+
+    assert module.training
+    assert not embeddings.requires_grad
+    assert not frozen.weight.requires_grad
+    assert trained.weight.requires_grad
+    assert trained.weight.grad is None  # the old one has the old shape
+
+
+def test_heads_with_a_shared_position_bias_are_refused_but_neurons_go(make_encoder):
+    encoder = make_encoder("mpnet")
+    expected = encoder.logits(with_units_at_zero(encoder.module, {}, {0: [1, 2]}))
+
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        prune_heads(encoder.module, {0: [1]})
+    prune_neurons(encoder.module, {0: [1, 2]})
+
+    assert caught.value.model_type == "mpnet"
+    assert "relative_attention_bias" in caught.value.reason
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+
+
+def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
+    module = make_encoder("beit", use_relative_position_bias=True).module
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        prune_heads(module, {0: [1]})
+    assert "relative_position_bias" in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ({2: [0]}, "layer 2 does not exist; layers are counted from 0 to 1"),
+        ({0: [4]}, "layer 0: heads to remove must be distinct and from 0 to 3, got [4]"),
+        ({1: [1, 1]}, "layer 1: heads to remove must be distinct and from 0 to 3, got [1, 1]"),
+        ({1: [-1]}, "layer 1: heads to remove must be distinct and from 0 to 3, got [-1]"),
+    ],
+)
+def test_units_that_do_not_exist_are_refused(make_encoder, units: Any, message: str):
+    module = make_encoder("bert").module
+    with pytest.raises(ValueError, match="layer") as caught:
+        prune_heads(module, units)
+    assert str(caught.value) == message
+    assert read_shape(module) is None
+
+
+SCORES = [torch.tensor([1.0, 4.0, 2.0, 3.0]), torch.tensor([5.0, 6.0, 8.0, 7.0])]
+
+
+def test_layer_scope_takes_the_lowest_share_of_every_layer():
+    assert select_units(SCORES, 0.5, scope="layer") == {0: [0, 2], 1: [0, 1]}
+
+
+def test_global_scope_lets_layers_compete_and_leaves_each_its_best_unit():
+    assert select_units(SCORES, 0.5, scope="global") == {0: [0, 2, 3], 1: [0]}
+
+
+def test_a_layer_loses_everything_where_that_is_allowed():
+    removed = select_units(SCORES, 0.5, scope="global", may_empty_layers=True)
+    assert removed == {0: [0, 1, 2, 3]}
+
+
+def test_kept_units_are_a_multiple_of_round_to_and_blocks_compete_by_their_mean():
+    scores = [torch.arange(10.0), torch.arange(10.0) + 4]
+    # 10 of 20 should stay. Each layer keeps its best 4; the next blocks of 4 are 2..5 (mean 3.5)
+    # and 6..9 (mean 7.5), of which one more brings 12 and none 8: equally near, so more stay.
+    assert select_units(scores, 0.5, scope="global", round_to=4) == {
+        0: [0, 1, 2, 3, 4, 5],
+        1: [0, 1],
+    }
+
+
+def test_repeated_selection_reaches_the_ratio_of_the_original_units():
+    scores = [torch.arange(6.0), torch.arange(8.0)]
+    assert select_units(scores, 0.5, scope="layer", counts=[8, 8]) == {0: [0, 1], 1: [0, 1, 2, 3]}
+
+
+def test_a_ratio_that_rounds_to_nothing_removes_nothing():
+    assert select_units(SCORES, 0.1, scope="layer") == {}
+
+
+@pytest.mark.parametrize(
+    ("scope", "ratio", "message"),
+    [
+        (
+            "layer",
+            0.9,
+            "ratio 0.9 would leave 0 of 4 units, but 1 have to stay (each layer keeps 1 or all it "
+            "has); use a ratio of at most 0.75",
+        ),
+        (
+            "global",
+            0.9,
+            "ratio 0.9 would leave 1 of 8 units, but 2 have to stay (each layer keeps 1 or all it "
+            "has); use a ratio of at most 0.75",
+        ),
+    ],
+)
+def test_a_ratio_that_would_empty_a_layer_is_refused(scope: Any, ratio: float, message: str):
+    with pytest.raises(ValueError, match="have to stay") as caught:
+        select_units(SCORES, ratio, scope=scope)
+    assert str(caught.value) == message

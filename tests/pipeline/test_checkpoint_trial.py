@@ -1,0 +1,215 @@
+"""What does not fit a checkpoint is told before anything is scored, exported or trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.torch_model import load_checkpoint
+from compressor.pipeline.checkpoint_trial import first_rows, look_ahead
+from compressor.pipeline.inputs import check_local_passes
+from compressor.pipeline.run import run
+from compressor.recipe.recipe import Recipe
+from compressor.tasks import load_task
+
+TASK = load_task("text-classification")
+
+
+@pytest.fixture
+def copy(tiny_bert_dir: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_bert_dir, tmp_path / "copy")
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def recipe_of(base: dict[str, Any], checkpoint: Path, *passes: dict[str, Any]) -> Recipe:
+    data = {**base["data"], "train": base["data"]["search"]}
+    model = {"checkpoint": str(checkpoint)}
+    return Recipe.model_validate({**base, "model": model, "data": data, "passes": list(passes)})
+
+
+def mistakes(recipe: Recipe) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        check_local_passes(recipe)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kind": "prune_structured", "layers": 2}, "passes.0.layers: the model has 2 layers"),
+        (
+            {"kind": "prune_structured", "drop_layers": [5]},
+            "passes.0.drop_layers: the model has layers 0 to 1",
+        ),
+        ({"kind": "prune_width", "width": 32}, "passes.0.width: the model is 32 wide"),
+        ({"kind": "distill", "student_layers": 2}, "passes.0.student_layers: the model has 2"),
+        (
+            {"kind": "distill", "hidden_weight": 1.0, "layer_map": [[0, 7]]},
+            "passes.0.layer_map: (0, 7) is out of range",
+        ),
+    ],
+)
+def test_layers_and_widths_that_are_not_there_are_told_by_config_json_alone(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path, settings: dict[str, Any], told: str
+):
+    [mistake] = mistakes(recipe_of(bert_recipe, tiny_bert_dir, settings))
+    assert mistake.startswith(told)
+
+
+def test_layers_are_counted_as_the_pass_before_leaves_them(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path
+):
+    passes = [{"kind": "prune_structured", "layers": 1}, {"kind": "distill", "student_layers": 1}]
+    [mistake] = mistakes(recipe_of(bert_recipe, tiny_bert_dir, *passes))
+    assert mistake.startswith("passes.1.student_layers: the model has 1 layer,")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "told"),
+    [
+        ("albert", {"kind": "prune_structured", "ratio": 0.5}, "layers share one set of weights"),
+        ("albert", {"kind": "prune_width", "ratio": 0.5}, "layers share one set of weights"),
+        ("nystromformer", {"kind": "quantize_aware_train"}, "int8 is not simulated"),
+    ],
+)
+def test_a_model_type_that_a_pass_does_not_know_is_told_by_config_json_alone(
+    bert_recipe: dict[str, Any], copy: Path, model_type: str, settings: dict[str, Any], told: str
+):
+    edit(copy / "config.json", model_type=model_type)
+    after = [{"kind": "quantize_dynamic"}] if settings["kind"] == "quantize_aware_train" else []
+    [mistake] = mistakes(recipe_of(bert_recipe, copy, settings, *after))
+    assert mistake.startswith("passes.0.kind: ")
+    assert told in mistake
+
+
+def test_albert_can_be_trained_for_int8_though_it_cannot_be_pruned(
+    bert_recipe: dict[str, Any], copy: Path
+):
+    edit(copy / "config.json", model_type="albert")
+    passes = [{"kind": "quantize_aware_train"}, {"kind": "quantize_dynamic"}]
+    check_local_passes(recipe_of(bert_recipe, copy, *passes))
+
+
+def test_a_tokenizer_that_cannot_be_trimmed_is_told_by_its_file_alone(
+    bert_recipe: dict[str, Any], copy: Path
+):
+    path = copy / "tokenizer.json"
+    content = json.loads(path.read_text())
+    edit(path, model={**content["model"], "type": "BPE"})
+    [mistake] = mistakes(recipe_of(bert_recipe, copy, {"kind": "trim_vocabulary"}))
+    assert mistake.startswith("passes.0.kind: the vocabulary of this tokenizer cannot be trimmed")
+
+
+def test_a_teacher_with_other_labels_is_told_by_config_json_alone(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path, copy: Path
+):
+    edit(copy / "config.json", id2label={"0": "no", "1": "yes"})
+    settings = {"kind": "distill", "teacher": str(copy)}
+    [mistake] = mistakes(recipe_of(bert_recipe, tiny_bert_dir, settings))
+    assert mistake.startswith("passes.0.teacher: its labels are ['no', 'yes']")
+
+
+def test_a_run_ends_before_the_baseline_where_a_pass_does_not_fit(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path, tmp_path: Path
+):
+    wished = recipe_of(bert_recipe, tiny_bert_dir, {"kind": "prune_structured", "layers": 5})
+    with pytest.raises(RecipeError) as caught:
+        run(wished, output=tmp_path / "out", device="cpu")
+    assert caught.value.report.baseline is None
+
+
+def test_a_teacher_that_does_not_load_is_told_before_the_baseline(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path, copy: Path, text_dataset: Dataset
+):
+    edit(copy / "config.json", num_hidden_layers=None)
+    wished = recipe_of(bert_recipe, tiny_bert_dir, {"kind": "distill", "teacher": str(copy)})
+    files = load_files(tiny_bert_dir)
+    with pytest.raises(EnvironmentMismatch, match=r"copy/config\.json: .*'num_hidden_layers'"):
+        look_ahead(wished, files, TASK, {"search": text_dataset, "train": text_dataset})
+
+
+def load_files(directory: Path) -> CheckpointFiles:
+    return find_checkpoint(str(directory))
+
+
+def test_the_first_batch_holds_the_shortest_and_the_longest_row():
+    rows = ["one two", "a", *["four words are here"] * 9, "this one is the longest of them all"]
+    assert first_rows(rows) == [*rows[:4], rows[-1]]
+
+
+@pytest.mark.parametrize("setting", ["output_attentions", "output_hidden_states", "return_dict"])
+def test_what_a_config_says_of_outputs_changes_no_logit(
+    copy: Path, tiny_bert_dir: Path, setting: str
+):
+    edit(copy / "config.json", **{setting: setting != "return_dict"})
+    model, plain = load_checkpoint(copy), load_checkpoint(tiny_bert_dir)
+    batch = plain.task.encode(plain.preprocessor, ["a good film", "bad"])
+    np.testing.assert_array_equal(model.predict(batch), plain.predict(batch))
+
+
+def test_code_from_the_hub_for_attention_is_not_asked_for(copy: Path):
+    edit(copy / "config.json", attn_implementation="kernels-community/flash-attn")
+    assert load_checkpoint(copy).module.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "evil"}, "cannot read it"),
+        ({"hidden_size": "wide"}, "cannot read it"),
+        ({"hidden_act": "gelo"}, r"do not fit config\.json"),
+        ({"architectures": "BertForSequenceClassification"}, "must be a list of class names"),
+        ({"model_type": 3}, "model_type must be text"),
+        ({"id2label": {"0": "\ud800", "1": "b"}}, "half of a character"),
+        ({"id2label": [1]}, "must give each class a name"),
+        ({"id2label": None, "num_labels": "two"}, "must be a whole number"),
+        ({"transformers_weights": "other.safetensors"}, "names weights of its own"),
+    ],
+)
+def test_a_config_that_cannot_be_used_names_itself(copy: Path, changes: dict[str, Any], told: str):
+    edit(copy / "config.json", **changes)
+    with pytest.raises(EnvironmentMismatch, match=rf"copy(/config\.json)?: .*{told}"):
+        load_checkpoint(copy)
+
+
+def test_a_tokenizer_of_a_later_format_names_itself(copy: Path):
+    path = copy / "tokenizer.json"
+    content = json.loads(path.read_text())
+    edit(path, model={**content["model"], "type": "WordPiece2"})
+    with pytest.raises(EnvironmentMismatch, match="its tokenizer cannot be loaded"):
+        load_checkpoint(copy)
+
+
+def test_a_model_without_an_attention_mask_is_refused(copy: Path):
+    config = transformers.FNetConfig(
+        vocab_size=36, hidden_size=32, num_hidden_layers=1, intermediate_size=64
+    )
+    torch.manual_seed(0)
+    transformers.FNetForSequenceClassification(config).save_pretrained(copy)
+    with pytest.raises(EnvironmentMismatch, match="takes no attention mask"):
+        load_checkpoint(copy)
+
+
+def test_a_model_of_texts_and_images_is_no_encoder_of_texts(copy: Path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        text_config={**sizes, "vocab_size": 36, "intermediate_size": 64},
+        vision_config={**sizes, "image_size": 8, "patch_size": 4, "intermediate_size": 64},
+    )
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(copy)
+    with pytest.raises(EnvironmentMismatch, match="'clip' has no one table of tokens"):
+        load_checkpoint(copy, task="sentence-embedding")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compressor.passes import PASSES
+from compressor.pipeline.inputs import check_resolution
+from compressor.recipe.recipe import Recipe
+from compressor.recipe.rules import expected_metric, find_conflicts, needs_labels
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_int8_on_a_gpu_is_refused_with_the_reason_and_the_alternative(provider: str) -> None:
+    data = {
+        "passes": [{"kind": "quantize_dynamic"}],
+        "benchmark": {"providers": ["cpu", provider]},
+    }
+    [mistake] = find_conflicts(data, PASSES)
+    assert mistake.path == ("passes", 0, "kind")
+    assert mistake.message == (
+        f"quantize_dynamic gives a model for cpu, but benchmark.providers asks for {provider}; "
+        f"change benchmark.providers or remove the pass: CUDA has no kernels for its integer "
+        f"products and would leave them to the CPU, slower than float32; convert_fp16 makes a "
+        f"model for it, and quantize_tensorrt an int8 one for TensorRT"
+    )
+
+
+@pytest.mark.parametrize("provider", ["cuda", "cpu"])
+def test_signed_pairs_are_refused_where_they_would_not_be_int8(provider: str) -> None:
+    data = {
+        "passes": [{"kind": "quantize_tensorrt"}],
+        "export": {"provider": provider},
+        "benchmark": {"providers": []},
+    }
+    [mistake] = find_conflicts(data, PASSES)
+    assert mistake.path == ("passes", 0, "kind")
+    assert mistake.message == (
+        f"quantize_tensorrt gives a model for tensorrt, but export.provider asks for {provider}; "
+        f"change export.provider or remove the pass: CUDA has no kernels for int8 products and "
+        f"would compute them in float, slower than without this pass; use convert_fp16 there, and "
+        f"quantize_dynamic or quantize_static on a CPU"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "places"),
+    [
+        (["quantize_tensorrt", "convert_fp16"], []),
+        (["convert_fp16", "quantize_tensorrt"], [1]),
+        (["quantize_tensorrt", "quantize_tensorrt"], [1]),
+        (["quantize_aware_train", "quantize_tensorrt"], [0, 1]),
+    ],
+)
+def test_half_precision_may_follow_signed_pairs_and_nothing_else(
+    kinds: list[str], places: list[int]
+) -> None:
+    data = {
+        "passes": [{"kind": kind} for kind in kinds],
+        "export": {"provider": "tensorrt"},
+        "benchmark": {"providers": ["tensorrt"]},
+    }
+    found = find_conflicts(data, PASSES)
+    assert {mistake.path for mistake in found} == {("passes", place, "kind") for place in places}
+
+
+def test_four_bits_for_what_was_trained_in_eight_are_a_mistake() -> None:
+    storing = {"kind": "quantize_dynamic", "once_per_text": "int4"}
+    data = {"passes": [{"kind": "quantize_aware_train"}, storing]}
+    [mistake] = find_conflicts(data, PASSES)
+    assert mistake.path == ("passes", 1, "once_per_text")
+    assert mistake.message.endswith(
+        "quantize_aware_train put on int8 grids; leave once_per_text out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"teacher": "baseline"}, ["hidden_weight"]),  # 1 by default
+        ({"teacher": "baseline", "hidden_weight": 0}, []),
+        ({"teacher": "baseline", "hidden_weight": 0, "attention_weight": 1}, ["attention_weight"]),
+        ({}, []),
+    ],
+)
+def test_training_for_int8_cannot_compare_layers_over_another_vocabulary(
+    settings: dict[str, object], names: list[str]
+) -> None:
+    passes = [
+        {"kind": "trim_vocabulary"},
+        {"kind": "quantize_aware_train", **settings},
+        {"kind": "quantize_dynamic"},
+    ]
+    found = find_conflicts({"passes": passes}, PASSES)
+    assert [mistake.path for mistake in found] == [("passes", 1, name) for name in names]
+
+
+def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na\nb\nc\n")
+    data = {
+        "model": {"checkpoint": "sentence-transformers/all-MiniLM-L6-v2"},
+        "data": {"search": {"path": str(tmp_path / "rows.csv")}},
+        "budget": {"max_drop": 0.01},
+        "passes": [],
+    }
+    assert expected_metric(data) is None
+    assert not needs_labels(data)
+    check_resolution(Recipe.model_validate(data))  # which of these rows a score is made of is open
