@@ -33,12 +33,12 @@ __all__ = [
 
 _HOMES = {
     "Artifact": "artifact",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "RunReport": "report.run_report",
     "TorchModel": "models.torch_model",
     "load_artifact": "artifact",
     "load_checkpoint": "models.torch_model",
-    "load_recipe": "recipe",
+    "load_recipe": "recipe.recipe",
     "run": "pipeline.run",
 }
 
