@@ -37,7 +37,7 @@ from compressor.models.text_files import keep_settings_apart
 from compressor.onnx_graph.onnx_file import data_files
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.setting_errors import each_key_once
-from compressor.tasks import Example, Task, load_task, task_names
+from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -95,30 +95,31 @@ class Artifact:
     task: Task
 
     def __call__(self, examples: Sequence[Example]) -> Any:
-        """Return the task's answers, one for each example.
+        """Return the task's predictions, one for each example.
 
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
         vectors, float32 of shape `(num_examples, width)`.
         """
-        return self.task.answers(self.outputs(examples), self.manifest["labels"])
+        return self.task.predictions(self._outputs(examples), self.manifest["labels"])
 
-    def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
-        """Return what the graph gives, such as `(num_examples, num_labels)`.
+    def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Rows:
+        """Return what the graph gives for each example, such as `(num_examples, num_labels)`.
 
         Raises `ValueError` for anything that is no list of what the model reads.
         """
+        return self._outputs(examples, batch_size=batch_size).per_example()
+
+    def _outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Outputs:
         given = self.task.given(examples, pairs=_reads_pairs(self.manifest))
-        chunks = [
-            self.model.predict(
-                self.task.encode(self.preprocessor, given[start : start + batch_size])
-            )
+        batches = [
+            self.task.encode(self.preprocessor, given[start : start + batch_size])
             for start in range(0, len(given), batch_size)
         ]
-        return np.concatenate(chunks)
+        return self.task.collect([self.model.predict(batch) for batch in batches], batches)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return the logits of a classifier, shape `(num_examples, num_labels)`."""
-        return self.outputs(examples, batch_size=batch_size)
+        return np.asarray(self.outputs(examples, batch_size=batch_size))
 
 
 def _reads_pairs(manifest: Mapping[str, Any]) -> bool | None:

@@ -36,7 +36,7 @@ from compressor.passes import PassContext, TorchPass
 from compressor.passes.distill.settings import Distill
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
-from compressor.verify.evaluation import predict_logits
+from compressor.verify.evaluation import predict_outputs
 
 _TEMPERATURE = 2.0
 _RECIPE = (
@@ -88,7 +88,7 @@ class Teacher:
 
 
 def answers(model: TorchModel, dataset: Dataset) -> NDArray[np.float32]:
-    return predict_logits(model, model.task, model.preprocessor, dataset)
+    return predict_outputs(model, model.task, model.preprocessor, dataset).numbers
 
 
 def accuracy(logits: NDArray[np.float32], dataset: Dataset) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
@@ -25,7 +24,8 @@ from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
-from compressor.verify.evaluation import predict_logits, truth_of
+from compressor.tasks import Outputs
+from compressor.verify.evaluation import predict_outputs, truth_of
 
 _FIRST_ROWS = 32  # that show how fast the checkpoint is
 _SECONDS = 20.0  # that the first look may take
@@ -40,7 +40,7 @@ class Trial:
 
     model: TorchModel
     searched: Dataset  # the rows that were looked at
-    outputs: NDArray[np.float32]
+    outputs: Outputs
     seconds_per_row: float  # of the float model, in batches of 32
     judged_rows: int  # of the whole search split, after cuts
     calibration: Dataset | None
@@ -69,7 +69,7 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
     assert metric is not None, "the draft names one"
     rows = _as_many(model, search)
     started = time.perf_counter()
-    outputs = predict_logits(model, model.task, model.preprocessor, rows, progress=progress)
+    outputs = predict_outputs(model, model.task, model.preprocessor, rows, progress=progress)
     trial = Trial(
         model,
         rows,
@@ -79,7 +79,7 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
         splits.get("calibration"),
         splits.get("certification"),
     )
-    if not np.isfinite(outputs).all():
+    if outputs.first_not_finite() is not None:
         raise RecipeError(
             f"{search.source}: the checkpoint's outputs are not finite for some of its rows, so "
             f"nothing can be compared with them; give another checkpoint"
@@ -139,7 +139,7 @@ def _as_many(model: TorchModel, split: Dataset) -> Dataset:
     """Return evenly spread rows of a split, as many as there is time for."""
     first = _spread(split, _FIRST_ROWS)
     started = time.perf_counter()
-    predict_logits(model, model.task, model.preprocessor, first)
+    predict_outputs(model, model.task, model.preprocessor, first)
     seconds = (time.perf_counter() - started) / len(first)
     return _spread(split, max(_FEWEST_ROWS, int(_SECONDS / max(seconds, 1e-6))))
 

@@ -1,26 +1,30 @@
-"""Finds the tasks: each file in this folder is one, named after the word in the recipe."""
+"""The tasks: what a model is for, by the word in the recipe."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
-import pkgutil
 from typing import Any
 
 from compressor.errors import RecipeError
-from compressor.tasks._base import Batch, Example, Guess, Task, Truth
-from compressor.tasks._pixels import pixels_of
-from compressor.tasks._similarity import candidates, cosines, nearest
-from compressor.tasks._text import NO_LIMIT
+from compressor.tasks.base import UNLABELLED, Batch, Example, Guess, Task, Truth
+from compressor.tasks.outputs import ClassLogits, Outputs, Rows, Vectors
+from compressor.tasks.pixels import pixels_of
+from compressor.tasks.similarity import candidates, cosines, nearest
+from compressor.tasks.text import NO_LIMIT
 
 __all__ = [
     "NO_LIMIT",
+    "UNLABELLED",
     "Batch",
+    "ClassLogits",
     "Example",
     "Guess",
+    "Outputs",
+    "Rows",
     "Task",
     "Truth",
+    "Vectors",
     "candidates",
     "cosines",
     "load_task",
@@ -31,25 +35,24 @@ __all__ = [
 ]
 
 
+# Each word that `model.task` accepts, with the class behind it, imported when it is asked for.
+TASKS: dict[str, str] = {
+    "image-classification": "compressor.tasks.image_classification:ImageClassification",
+    "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",
+    "text-classification": "compressor.tasks.text_classification:TextClassification",
+}
+
+
 def task_names() -> tuple[str, ...]:
     """Return the words that `model.task` accepts."""
-    files = (info.name for info in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name.replace("_", "-") for name in files if not name.startswith("_")))
+    return tuple(TASKS)
 
 
 def task_class(name: str) -> type[Task]:
     """Return the task called `name`; raises `KeyError` for a word that is not in `task_names()`."""
-    if name not in task_names():
-        raise KeyError(name)
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    [found] = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Task)
-        and value.__module__ == module.__name__
-    ]
-    return found
+    module, _, found = TASKS[name].partition(":")
+    kind: type[Task] = getattr(importlib.import_module(module), found)
+    return kind
 
 
 def load_task(

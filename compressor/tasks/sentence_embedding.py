@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
-from compressor.tasks._base import DRAWS, Batch, Example, Guess, Truth
-from compressor.tasks._similarity import (
+from compressor.tasks.base import DRAWS, Batch, Example, Guess, Truth
+from compressor.tasks.outputs import Outputs, Positions, Vectors
+from compressor.tasks.similarity import (
     NEIGHBOURS,
     all_alike,
     candidates,
@@ -28,7 +29,7 @@ from compressor.tasks._similarity import (
     to_the_mean,
     word_counts,
 )
-from compressor.tasks._text import TextTask
+from compressor.tasks.text import TextTask
 from compressor.words import counted
 
 PoolingMode = Literal["mean", "cls"]
@@ -63,7 +64,21 @@ class SentenceEmbedding(TextTask):
             )
         return super().encode(preprocessor, examples)
 
-    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
+    def collect(
+        self,
+        arrays: Sequence[NDArray[np.float32]],
+        batches: Sequence[Batch],  # noqa: ARG002 - one row is one text
+    ) -> Vectors:
+        """Return the vectors, shape `(num_texts, width)`."""
+        return Vectors(np.concatenate(arrays))
+
+    def changed(self, before: Outputs, after: Outputs) -> None:
+        """Return None: no number of a vector is a prediction."""
+
+    def hits(self, metric: str, outputs: Outputs, truth: Truth, positions: Positions) -> None:
+        """Return None: no vector is the right one."""
+
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_texts, width)`.
 
         `cosine` is the mean cosine similarity of each vector and the untouched checkpoint's of the
@@ -73,25 +88,25 @@ class SentenceEmbedding(TextTask):
         correlation of the cosine similarity of pairs with their grades.
         """
         texts = [str(example) for example in truth.examples]
-        reference = truth.reference
-        before = outputs if reference is None else reference.vectors
-        if before is None or before.shape != outputs.shape:
+        reference, vectors = truth.reference, _vectors(outputs)
+        before = vectors if reference is None else reference.vectors
+        if before is None or before.shape != vectors.shape:
             raise ValueError(
-                f"vectors of shape {outputs.shape} cannot be compared with the untouched "
+                f"vectors of shape {vectors.shape} cannot be compared with the untouched "
                 f"checkpoint's, {None if before is None else before.shape}"
             )
         if metric == SPEARMAN:
             assert truth.grades is not None, "the caller asked whether it can be scored"
-            shares = cosines(outputs[0::2], outputs[1::2])  # (num_pairs,)
+            shares = cosines(vectors[0::2], vectors[1::2])  # (num_pairs,)
             value = rank_correlation(shares, truth.grades)
         elif metric in (COSINE, RANK_AGREEMENT):
             is_cosine = metric == COSINE
-            shares = cosines(before, outputs) if is_cosine else _agreement(before, outputs, texts)
+            shares = cosines(before, vectors) if is_cosine else _agreement(before, vectors, texts)
             value = float(np.mean(shares))
         else:
             raise KeyError(metric)
-        outcomes = nearest(outputs, texts, 1)[:, 0]
-        return Score(metric, value, len(shares), outcomes, shares=shares, vectors=outputs)
+        outcomes = nearest(vectors, texts, 1)[:, 0]
+        return Score(metric, value, len(shares), outcomes, shares=shares, vectors=vectors)
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that grades are missing, or that there are too few different texts."""
@@ -168,16 +183,18 @@ class SentenceEmbedding(TextTask):
             _guess("a model that only counts the words that texts share", baseline, shared, grades),
         )
 
-    def right_answers(self, metric: str, truth: Truth) -> None:
-        """Return None: no vector is the right one."""
-
-    def answers(
+    def predictions(
         self,
-        outputs: NDArray[np.float32],
+        outputs: Outputs,
         labels: Sequence[str],  # noqa: ARG002 - it has none
     ) -> NDArray[np.float32]:
         """Return the vectors, float32 of shape `(num_texts, width)`."""
-        return outputs
+        return _vectors(outputs)
+
+
+def _vectors(outputs: Outputs) -> NDArray[np.float32]:
+    assert isinstance(outputs, Vectors), "the task collects nothing else"
+    return outputs.values
 
 
 def _guess(

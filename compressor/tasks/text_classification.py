@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compressor.tasks._classification import Classification
-from compressor.tasks._text import TextTask
+from compressor.tasks.classification import Classification
+from compressor.tasks.text import TextTask
 
 
 class TextClassification(TextTask, Classification):

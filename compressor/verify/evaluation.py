@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,7 +18,7 @@ from compressor.models.flops import encoder_flops
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Task, Truth
+from compressor.tasks import Batch, Example, Outputs, Task, Truth
 
 BATCH_SIZE = 32
 _LONG = 1024  # tokens, from which on only two rows are read together
@@ -57,12 +57,14 @@ def evaluate(
     mistake = task.unscorable(metric, truth)
     if mistake is not None:
         raise RecipeError(f"data.{dataset.name}: {mistake}")
-    right = task.right_answers(metric, truth)
-    outputs = predict_logits(
-        predictor, task, preprocessor, dataset, answers=right, progress=progress
-    )
-    if not np.isfinite(outputs).all():
-        row = int(np.argwhere(~np.isfinite(outputs))[0][0])
+
+    def met(outputs: Outputs, positions: list[int]) -> int | None:
+        found = task.hits(metric, outputs, truth, positions)
+        return None if found is None else int(np.sum(found))
+
+    outputs = predict_outputs(predictor, task, preprocessor, dataset, met=met, progress=progress)
+    row = outputs.first_not_finite()
+    if row is not None:
         what = "logits" if task.names_labels else "vectors"
         raise FloatingPointError(
             f"the model's {what} are not finite for row {row} of the {dataset.name} split"
@@ -88,35 +90,32 @@ def digest_of(reference: Score) -> dict[str, str]:
     return {"reference": digest.hexdigest()}
 
 
-def predict_logits(
+def predict_outputs(
     predictor: Predictor,
     task: Task,
     preprocessor: Any,
     dataset: Dataset,
     *,
-    answers: NDArray[np.int64] | None = None,
+    met: Callable[[Outputs, list[int]], int | None] | None = None,
     progress: Progress = SILENT,
-) -> NDArray[np.float32]:
-    """Return the outputs, such as `(num_examples, num_labels)`, in the order of `dataset`.
+) -> Outputs:
+    """Return what `predictor` gives for each example, in the order of `dataset`.
 
     Examples are batched by length: it saves padding, and the order does not change a score. Where
-    `answers`, shape `(num_examples,)`, are known, progress says how many of them were met so far.
+    `met` says how many outputs of a batch are right, progress says how many were so far.
     """
-    met = seen = 0
+    right = seen = 0
     order = sorted(range(len(dataset)), key=lambda index: _length(dataset.examples[index]))
-    found: list[NDArray[np.float32]] = []
+    parts: list[Outputs] = []
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
             batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
-            found.append(predictor.predict(batch))
+            parts.append(task.collect([predictor.predict(batch)], [batch]))
             seen += len(indices)
-            if answers is not None:
-                met += int(np.sum(found[-1].argmax(axis=-1) == answers[indices]))
-            advance(len(indices), "" if answers is None else f"{met / seen:.1%} right so far")
-    logits = np.concatenate(found)
-    restored = np.empty_like(logits)
-    restored[order] = logits
-    return restored
+            found = None if met is None else met(parts[-1], indices)
+            right += found or 0
+            advance(len(indices), "" if found is None else f"{right / seen:.1%} right so far")
+    return type(parts[0]).joined(parts).select(np.argsort(order))
 
 
 def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:

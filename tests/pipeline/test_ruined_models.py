@@ -21,7 +21,7 @@ from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Guess, cosines
-from compressor.verify.evaluation import evaluate, predict_logits, truth_of
+from compressor.verify.evaluation import evaluate, predict_outputs, truth_of
 
 WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")
 BUDGETS = (0.3, 0.9)
@@ -43,11 +43,11 @@ def texts(count: int) -> tuple[str, ...]:
 
 def with_own_labels(model: TorchModel, dataset: Dataset, shares: tuple[float, ...]) -> Dataset:
     """Shift the head until each class gets about its share, and label with the answers."""
-    logits = predict_logits(model, model.task, model.preprocessor, dataset)
+    logits = predict_outputs(model, model.task, model.preprocessor, dataset).numbers
     others = logits[:, 1:].max(axis=1) - logits[:, 0]  # (num_examples,)
     with torch.no_grad():
         model.module.classifier.bias[0] += float(np.quantile(others, shares[0]))
-    answers = predict_logits(model, model.task, model.preprocessor, dataset).argmax(axis=1)
+    answers = predict_outputs(model, model.task, model.preprocessor, dataset).numbers.argmax(axis=1)
     return dataclasses.replace(dataset, labels=answers)
 
 
@@ -68,7 +68,7 @@ def baselines(
         model = load_checkpoint(place)
         found[name] = (model, with_own_labels(model, rows, (share,)))
     encoder = load_checkpoint(tiny_encoder_dir)
-    vectors = predict_logits(encoder, encoder.task, encoder.preprocessor, words)
+    vectors = predict_outputs(encoder, encoder.task, encoder.preprocessor, words).numbers
     noise = np.random.default_rng(2).normal(0, 0.001, ROWS // 2)
     grades = cosines(vectors[0::2], vectors[1::2]) + noise
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))

@@ -36,7 +36,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, PassContext, TorchPass
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.tasks import load_task
-from compressor.verify.evaluation import predict_logits
+from compressor.verify.evaluation import predict_outputs
 
 
 def write_split(path: Path, dataset: Dataset) -> Path:
@@ -52,7 +52,7 @@ def write_split(path: Path, dataset: Dataset) -> Path:
 def answered(tiny_bert_dir: Path, text_dataset: Dataset) -> Dataset:
     """Return texts labelled with the tiny BERT's own answers, so that its accuracy is 1."""
     model = compressor.load_checkpoint(tiny_bert_dir)
-    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     return dataclasses.replace(text_dataset, labels=logits.argmax(axis=1))
 
 
@@ -88,11 +88,11 @@ def balanced(base: dict[str, Any], text_dataset: Dataset, tmp_path_factory: Any)
     """
     folder = tmp_path_factory.mktemp("balanced")
     model = compressor.load_checkpoint(base["model"]["checkpoint"])
-    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     with torch.no_grad():
         model.module.classifier.bias[1] -= float(np.median(logits[:, 1] - logits[:, 0]))
     model.save(folder / "checkpoint")
-    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     answers = logits.argmax(axis=1)
     assert np.bincount(answers).tolist() == [24, 24]
     answered = dataclasses.replace(text_dataset, labels=answers)
@@ -985,7 +985,7 @@ def test_each_model_of_a_run_reads_texts_in_its_own_way(
 
     texts = list(answered.examples)
     untouched = compressor.load_checkpoint(tiny_bert_dir)
-    expected = predict_logits(untouched, untouched.task, untouched.preprocessor, answered)
+    expected = predict_outputs(untouched, untouched.task, untouched.preprocessor, answered).numbers
     artifact = load_artifact(begun / "artifact")
     assert artifact.preprocessor.get_vocab()["good"] == untouched.preprocessor.get_vocab()["bad"]
     np.testing.assert_allclose(artifact.logits(texts), expected, atol=1e-4)

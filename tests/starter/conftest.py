@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.models.torch_model import load_checkpoint
-from compressor.verify.evaluation import predict_logits
+from compressor.verify.evaluation import predict_outputs
 
 Make = Callable[[Path, Dataset, str], Path]
 
@@ -26,7 +26,7 @@ def balance(tmp_path_factory: pytest.TempPathFactory) -> Make:
         copy = tmp_path_factory.mktemp("balanced") / "model"
         shutil.copytree(directory, copy)
         model = load_checkpoint(copy)
-        logits = predict_logits(model, model.task, model.preprocessor, dataset)
+        logits = predict_outputs(model, model.task, model.preprocessor, dataset).numbers
         with torch.no_grad():
             bias = model.module.get_submodule(head).bias
             bias -= torch.from_numpy(np.median(logits, axis=0))
@@ -50,7 +50,7 @@ def tiny_vit_dir(tiny_vit_dir: Path, image_dataset: Dataset, balance: Make) -> P
 def answers(tiny_bert_dir: Path, text_dataset: Dataset) -> NDArray[np.int64]:
     """Return what the tiny BERT answers to the texts, shape `(48,)`."""
     model = load_checkpoint(tiny_bert_dir)
-    logits = predict_logits(model, model.task, model.preprocessor, text_dataset)
+    logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     return logits.argmax(axis=1).astype(np.int64)
 
 

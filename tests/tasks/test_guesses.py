@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from compressor.measurements import Score
 from compressor.tasks import Truth, load_task
-from compressor.tasks._similarity import to_the_mean, word_counts
+from compressor.tasks.similarity import to_the_mean, word_counts
 
 TEXT, VECTORS = load_task("text-classification"), load_task("sentence-embedding")
 NAMES = ("no", "yes", "maybe")

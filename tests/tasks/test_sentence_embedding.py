@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Truth, load_task
+from compressor.tasks import Truth, Vectors, load_task
 
 TASK = load_task("sentence-embedding")
 TEXTS = tuple(f"text {index}" for index in range(30))
@@ -18,28 +18,30 @@ def vectors(seed: int) -> np.ndarray:
 
 def test_the_untouched_model_agrees_with_itself():
     truth = Truth(TEXTS)
-    assert TASK.score("cosine", vectors(0), truth).value == pytest.approx(1.0)
-    assert TASK.score("rank_agreement", vectors(0), truth).value == 1.0
+    assert TASK.score("cosine", Vectors(vectors(0)), truth).value == pytest.approx(1.0)
+    assert TASK.score("rank_agreement", Vectors(vectors(0)), truth).value == 1.0
 
 
 def test_cosine_is_the_mean_over_texts_of_the_similarity_to_the_reference():
-    before = TASK.score("cosine", vectors(0), Truth(TEXTS))
+    before = TASK.score("cosine", Vectors(vectors(0)), Truth(TEXTS))
     turned = vectors(0)
     turned[:3] *= -1  # the cosine of three of thirty becomes -1: (27 - 3) / 30
-    score = TASK.score("cosine", turned, Truth(TEXTS, reference=before))
+    score = TASK.score("cosine", Vectors(turned), Truth(TEXTS, reference=before))
     assert score.value == pytest.approx(0.8)
     assert score.shares is not None
     assert score.shares[:4] == pytest.approx([-1, -1, -1, 1])
 
 
 def test_rank_agreement_ignores_turning_and_scaling_all_vectors():
-    before = TASK.score("rank_agreement", vectors(0), Truth(TEXTS))
+    before = TASK.score("rank_agreement", Vectors(vectors(0)), Truth(TEXTS))
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
     same = (3 * vectors(0) @ rotation).astype(np.float32)
     truth = Truth(TEXTS, reference=before)
-    assert TASK.score("rank_agreement", same, truth).value == 1.0
+    assert TASK.score("rank_agreement", Vectors(same), truth).value == 1.0
     # Of ten neighbours, a random choice among 29 keeps 10/29 of them on average.
-    assert TASK.score("rank_agreement", vectors(2), truth).value == pytest.approx(10 / 29, abs=0.1)
+    assert TASK.score("rank_agreement", Vectors(vectors(2)), truth).value == pytest.approx(
+        10 / 29, abs=0.1
+    )
 
 
 def test_spearman_compares_neighbouring_texts_with_their_grade():
@@ -47,22 +49,22 @@ def test_spearman_compares_neighbouring_texts_with_their_grade():
     pairs = np.array([[1, 0], [2, 0], [1, 0], [0, 3], [1, 0], [-1, 0]], dtype=np.float32)
     texts = TEXTS[:6]
     rising = Truth(texts, grades=np.array([5.0, 2.5, 0.0]))
-    score = TASK.score("spearman", pairs, rising)
+    score = TASK.score("spearman", Vectors(pairs), rising)
     assert (score.value, score.num_examples) == (pytest.approx(1.0), 3)
     assert score.shares == pytest.approx([1, 0, -1])
     falling = Truth(texts, grades=np.array([1.0, 2.0, 4.0]))
-    assert TASK.score("spearman", pairs, falling).value == pytest.approx(-1.0)
+    assert TASK.score("spearman", Vectors(pairs), falling).value == pytest.approx(-1.0)
 
 
 def test_the_answer_of_a_text_is_its_nearest_neighbour():
     found = np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32)
-    assert TASK.score("cosine", found, Truth(TEXTS[:3])).outcomes.tolist() == [1, 0, 1]
+    assert TASK.score("cosine", Vectors(found), Truth(TEXTS[:3])).outcomes.tolist() == [1, 0, 1]
 
 
 def test_vectors_of_another_width_are_refused():
-    before = TASK.score("cosine", vectors(0), Truth(TEXTS))
+    before = TASK.score("cosine", Vectors(vectors(0)), Truth(TEXTS))
     with pytest.raises(ValueError, match=r"\(30, 3\) cannot be compared .* \(30, 6\)"):
-        TASK.score("cosine", vectors(0)[:, :3], Truth(TEXTS, reference=before))
+        TASK.score("cosine", Vectors(vectors(0)[:, :3]), Truth(TEXTS, reference=before))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from compressor.tasks._similarity import (
+from compressor.tasks.similarity import (
     MAX_CANDIDATES,
     _largest,
     candidates,

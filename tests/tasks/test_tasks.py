@@ -1,15 +1,16 @@
-"""Tasks are found by the names of their files."""
+"""Tasks are found by the word in the recipe."""
 
 from __future__ import annotations
 
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.tasks import load_task, task_names
+from compressor.tasks import load_task, task_class, task_names
 
 
-def test_the_words_of_the_recipe_are_the_files_of_the_folder():
-    assert task_names() == ("image-classification", "sentence-embedding", "text-classification")
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_stands_in_the_table_under_its_own_name(name: str):
+    assert task_class(name).name == name
 
 
 def test_an_unknown_task_is_a_key_error():

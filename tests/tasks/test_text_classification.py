@@ -8,7 +8,7 @@ from tokenizers import processors
 
 from compressor.errors import RecipeError
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Truth, load_task
+from compressor.tasks import ClassLogits, Truth, load_task
 
 
 def test_a_batch_is_padded_to_its_longest_text(tiny_bert: TorchModel):
@@ -49,7 +49,8 @@ def test_a_benchmark_longer_than_the_model_is_refused(tiny_bert: TorchModel):
 
 
 def test_scores_follow_their_definitions(tiny_bert: TorchModel):
-    logits = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], dtype=np.float32)  # predicts 0 0 1 0
+    # It predicts 0 0 1 0.
+    logits = ClassLogits(np.array([[1, 0], [1, 0], [0, 1], [1, 0]], dtype=np.float32))
     truth = Truth(("a", "b", "c", "d"), labels=np.array([0, 0, 1, 1]))
     # Precision and recall by hand: class 0 has F1 2*(2/3)*1/(2/3+1) = 0.8, class 1 has 2/3.
     assert tiny_bert.task.score("accuracy", logits, truth).value == 0.75
@@ -61,7 +62,7 @@ def test_scores_follow_their_definitions(tiny_bert: TorchModel):
 
 
 def test_outcomes_are_the_predictions_in_order(tiny_bert: TorchModel):
-    logits = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    logits = ClassLogits(np.array([[1, 0], [0, 1]], dtype=np.float32))
     truth = Truth(("a", "b"), labels=np.array([0, 0]))
     assert tiny_bert.task.score("accuracy", logits, truth).outcomes.tolist() == [0, 1]
 

@@ -20,7 +20,7 @@ from compressor.verify.evaluation import (
     mean_length,
     measured_lengths,
     parity_probes,
-    predict_logits,
+    predict_outputs,
 )
 
 
@@ -30,7 +30,9 @@ class Broken:
 
 
 def test_logits_come_back_in_the_order_of_the_split(tiny_bert: TorchModel, text_dataset: Dataset):
-    logits = predict_logits(tiny_bert, tiny_bert.task, tiny_bert.preprocessor, text_dataset)
+    logits = predict_outputs(
+        tiny_bert, tiny_bert.task, tiny_bert.preprocessor, text_dataset
+    ).numbers
     one_by_one = [
         tiny_bert.predict(tiny_bert.task.encode(tiny_bert.preprocessor, [text]))[0]
         for text in text_dataset.examples
@@ -92,7 +94,7 @@ def test_agreement_compares_with_the_untouched_model_and_needs_no_labels(
 
 def test_probabilities_are_the_softmax_of_the_logits(tiny_bert: TorchModel, text_dataset: Dataset):
     common = (tiny_bert.task, tiny_bert.preprocessor, text_dataset)
-    logits = predict_logits(tiny_bert, *common).astype(np.float64)
+    logits = predict_outputs(tiny_bert, *common).numbers.astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert evaluate(tiny_bert, *common, "accuracy").probabilities == pytest.approx(
         expected, abs=1e-6

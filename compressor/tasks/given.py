@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.setting_errors import show
-from compressor.tasks._pixels import pixels_of
+from compressor.tasks.pixels import pixels_of
 from compressor.words import counted
 
 _PAIR = 2

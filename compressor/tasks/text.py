@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.setting_errors import show
-from compressor.tasks._base import Batch, Example, Task
-from compressor.tasks._given import given_texts
+from compressor.tasks.base import Batch, Example, Task
+from compressor.tasks.given import given_texts
 from compressor.words import counted
 
 _TOKENIZER_FILES = (

@@ -1,4 +1,4 @@
-"""What every classification task shares: scores, computed with scikit-learn, and answers."""
+"""What every classification task shares: scores, computed with scikit-learn, and predictions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import AGREEMENT, Score
-from compressor.tasks._base import DRAWS, Guess, Task, Truth
+from compressor.tasks.base import DRAWS, Batch, Guess, Task, Truth
+from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
 METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
 
 
 class Prediction(TypedDict):
-    """One answer: the label, its class id, and its softmax probability."""
+    """One prediction: the label, its class id, and its softmax probability."""
 
     label: str
     label_id: int
@@ -23,19 +24,42 @@ class Prediction(TypedDict):
 
 
 class Classification(Task):
-    """One label out; the answer is the class with the largest logit."""
+    """One label out; the prediction is the class with the largest logit."""
 
     output: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     names_labels: ClassVar[bool] = True
     splits_pairs: ClassVar[bool] = False
 
-    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
-        """Score by the arg-max of the logits, shape `(num_examples, num_labels)`."""
-        right = self.right_answers(metric, truth)
+    def collect(
+        self,
+        arrays: Sequence[NDArray[np.float32]],
+        batches: Sequence[Batch],  # noqa: ARG002 - one row is one example
+    ) -> ClassLogits:
+        """Return the logits, shape `(num_examples, num_labels)`."""
+        return ClassLogits(np.concatenate(arrays))
+
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
+        """Score by the arg-max of the logits."""
+        logits = class_logits(outputs)
+        right = self._right(metric, truth)
         if right is None:
-            right = outputs.argmax(axis=-1).astype(np.int64)
-        return score_classification(metric, outputs, right)
+            right = predicted_classes(logits)
+        return score_classification(metric, logits, right)
+
+    def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_]:
+        """Return for which examples another logit is the largest."""
+        first, second = (predicted_classes(class_logits(item)) for item in (before, after))
+        return np.asarray(first != second)
+
+    def hits(
+        self, metric: str, outputs: Outputs, truth: Truth, positions: Positions
+    ) -> NDArray[np.bool_] | None:
+        """Return which classes are the label or, for `agreement`, the untouched checkpoint's."""
+        right = self._right(metric, truth)
+        if right is None:
+            return None
+        return np.asarray(predicted_classes(class_logits(outputs)) == right[positions])
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that labels are missing or all the same, where they are."""
@@ -80,19 +104,32 @@ class Classification(Task):
             for who, items in found.items()
         )
 
-    def right_answers(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
-        """Return the labels or, for `agreement`, the untouched checkpoint's answers."""
+    def _right(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
+        """Return the labels or, for `agreement`, the untouched checkpoint's predictions."""
         if metric != AGREEMENT:
             return truth.labels
         return None if truth.reference is None else truth.reference.outcomes
 
-    def answers(self, outputs: NDArray[np.float32], labels: Sequence[str]) -> list[Prediction]:
+    def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
         """Return one prediction for each row of logits."""
-        winners = outputs.argmax(axis=-1)
+        logits = class_logits(outputs)
+        winners = logits.argmax(axis=-1)
         return [
             Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
-            for k, row in zip(winners, softmax(outputs), strict=True)
+            for k, row in zip(winners, softmax(logits), strict=True)
         ]
+
+
+def class_logits(outputs: Outputs) -> NDArray[np.float32]:
+    """Return the logits of a classifier, shape `(num_examples, num_labels)`."""
+    assert isinstance(outputs, ClassLogits), "a classification task collects nothing else"
+    return outputs.values
+
+
+def predicted_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the class with the largest logit of each row, shape `(num_examples,)`."""
+    winners: NDArray[np.int64] = logits.argmax(axis=-1).astype(np.int64)
+    return winners
 
 
 def score_classification(
@@ -106,8 +143,7 @@ def score_classification(
     >>> score_classification("accuracy", logits, np.array([0, 1, 1])).value
     0.6666666666666666
     """
-    predicted = logits.argmax(axis=-1).astype(np.int64)  # (num_examples,)
-    return _score(metric, predicted, labels, softmax(logits))
+    return _score(metric, predicted_classes(logits), labels, softmax(logits))
 
 
 def _value(score: Score) -> float:

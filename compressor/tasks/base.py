@@ -1,13 +1,16 @@
-"""What a task has to say: how examples become inputs, and how a model's outputs become a score.
+"""What a task has to say: how examples become inputs, and what becomes of a model's outputs.
 
-A task is one file in this folder with one `Task` subclass; the file's name with hyphens is the word
-in the recipe. A task owns its output: `output` names it in the PyTorch module and in the ONNX
-graph, `score` says how good such outputs are, and `answers` what a user of an artifact gets of
-them. A classifier's outputs are logits, one for each label; an encoder's are vectors. Nothing else
-in the package has to know more of them than that the first axis is the batch.
+A task is one file in this folder with one `Task` subclass, listed in `compressor.tasks`. A task
+owns its outputs: `output` names them in the PyTorch module and in the ONNX graph, `collect` makes
+one typed value of many batches, `score`, `changed` and `error` compare it, and `predictions` is
+what a user of an artifact gets of it. Nothing else in the package asks which kind of outputs it
+has.
 
-Tasks import neither torch nor anything that does, because a shipped artifact uses them where torch
-is not installed.
+A model gives one array, whose first axis is the batch. Where the class of transformers gives
+several, such as starts and ends of spans, the task wraps it in a module that stacks them.
+
+No task imports torch at the top of a file, because a shipped artifact uses tasks where torch is not
+installed.
 """
 
 from __future__ import annotations
@@ -16,15 +19,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.measurements import Score
+from compressor.tasks.outputs import Outputs, Positions, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A text, a pair of texts, or an image as uint8 of shape (height, width) or (height, width, 3).
 Example = str | tuple[str, str] | NDArray[np.uint8]
+UNLABELLED = -100  # PyTorch's ignore_index
 DRAWS = 19  # of a random guess; one in twenty does better than the best of them
 Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
 
@@ -113,13 +122,65 @@ class Task(ABC):
     def dummy_example(self, length: int) -> Example:
         """Return an example that encodes to about `length` tokens (ignored without a sequence)."""
 
+    def output_of(self, outputs: Any) -> Tensor:
+        """Return the array that the task reads of what a PyTorch module gave, `collect`'s input."""
+        found: Tensor = getattr(outputs, self.output)
+        return found
+
     @abstractmethod
-    def score(self, metric: str, outputs: NDArray[np.float32], truth: Truth) -> Score:
-        """Score `outputs`, shape `(num_examples, width)`, in the order of `truth.examples`.
+    def collect(self, arrays: Sequence[NDArray[np.float32]], batches: Sequence[Batch]) -> Outputs:
+        """Return what a model gave for the examples of `batches`, which its `arrays` belong to.
+
+        Raises `ValueError` without batches.
+        """
+
+    def without_padding(
+        self,
+        array: NDArray[np.float32],
+        batch: Batch,  # noqa: ARG002 - for tasks whose outputs have a token axis
+    ) -> Rows:
+        """Return what a model gave for each row of a batch, whatever the row was padded with."""
+        return array
+
+    def targets(
+        self,
+        batch: Batch,  # noqa: ARG002 - for tasks that give more than one output for an example
+        labels: NDArray[Any],
+    ) -> NDArray[Any]:
+        """Return what a loss compares a model's array for `batch` with; `labels` are its rows'.
+
+        Class ids by default, shape `(batch,)`; where an id is `UNLABELLED` the output does not
+        count. Only asked of tasks that train on labels.
+        """
+        return labels
+
+    @abstractmethod
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
+        """Score `outputs` in the order of `truth.examples`.
 
         A metric that compares with the untouched checkpoint takes `outputs` for its own where
         `truth` has no reference. Ask `unscorable` first.
         """
+
+    @abstractmethod
+    def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_] | None:
+        """Return for which examples the prediction is another one, shape `(num_examples,)`.
+
+        None where outputs are no predictions that change or stay, such as vectors.
+        """
+
+    def error(self, before: Outputs, after: Outputs) -> float:
+        """Return the root mean square of what changed between two outputs for the same examples.
+
+        Raises `ValueError` when they are not of one shape, `StepFailed` when one is not finite.
+        """
+        first, second = before.numbers, after.numbers
+        if first.shape != second.shape:
+            raise ValueError(f"logits of shapes {first.shape} and {second.shape} do not pair up")
+        difference = first.astype(np.float64) - second
+        if not np.isfinite(difference).all():
+            raise StepFailed("logits hold NaN or infinity")
+        return float(np.sqrt(np.mean(np.square(difference))))
 
     @abstractmethod
     def unscorable(self, metric: str, truth: Truth) -> str | None:
@@ -144,9 +205,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def right_answers(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
-        """Return the class of each example that counts as right, None where none does."""
+    def hits(
+        self, metric: str, outputs: Outputs, truth: Truth, positions: Positions
+    ) -> NDArray[np.bool_] | None:
+        """Return which of `outputs`, those of the examples at `positions` of `truth`, are right.
+
+        None where no example by itself is right or wrong.
+        """
 
     @abstractmethod
-    def answers(self, outputs: NDArray[np.float32], labels: Sequence[str]) -> Any:
+    def predictions(self, outputs: Outputs, labels: Sequence[str]) -> Any:
         """Return what a user of an artifact wants to have of `outputs`."""
