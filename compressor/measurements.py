@@ -44,26 +44,25 @@ class Score:
     """How well a model does on a split; higher is better for every metric.
 
     `outcomes` has shape `(num_examples,)`: the predicted class of each example, in the order of the
-    split, so that the scores of two models can be paired example by example. `probabilities` has
-    shape `(num_examples, num_labels)`, each row sums to 1; None where nobody kept them.
+    split, so that the scores of two models can be paired example by example. Whatever the task, two
+    models predict the same for an example where their outcomes are equal: of embeddings they are
+    each text's nearest neighbour among the split's other texts, as their position.
 
-    Of embeddings, `outcomes` are each text's nearest neighbour among the split's other texts, as
-    their position, and `vectors`, shape `(num_texts, width)`, are they themselves. `shares`, shape
-    `(num_examples,)`, is what each example contributes: the score is their mean or, for a rank
-    correlation, taken from them; an example is a text, or for `spearman` a pair of them.
+    `shares`, shape `(num_examples,)`, is what each example contributes, where that is a number: the
+    score is their mean or, for a rank correlation, taken from them; an example is a text, or for
+    `spearman` a pair of them. `kept` is what else the task needs of the examples, such as vectors.
     """
 
     metric: str
     value: float
     num_examples: int
     outcomes: NDArray[np.int64] = field(repr=False, compare=False)
-    probabilities: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     shares: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
-    vectors: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    kept: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
 
 
 # What a score holds of every single example; `report.json` has the flips instead.
-PER_EXAMPLE = frozenset({"outcomes", "probabilities", "shares", "vectors"})
+PER_EXAMPLE = frozenset({"outcomes", "shares", "kept"})
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ class PredictionRecord:
     before: str
     after: str
     before_score: float | None
-    after_score: float
+    after_score: float | None
     label: str | None = None  # the right one, where the split has labels of classes
     image: str | None = None  # as in `Flip`
 

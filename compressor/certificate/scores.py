@@ -61,7 +61,7 @@ def certify_scores(
     best = max(guesses, key=lambda guess: guess.score.value)
     known = _bounds(before, best.score, truth, **settings)
     uninformed = Uninformed(best.who, best.score.value, known.lower_bound)
-    is_constant = after.shares is None and np.ptp(after.outcomes) == 0
+    is_constant = after.shares is None and bool(np.all(after.outcomes == after.outcomes[0]))
     proves_nothing = known.verdict != "refuted" or is_constant
     verdict = proof.verdict
     if proves_nothing and verdict == "certified":

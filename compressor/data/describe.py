@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
-from compressor.tasks import Example
+from compressor.tasks import Example, image_of, texts_of
 
 
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
@@ -56,12 +56,11 @@ def fingerprint(dataset: Dataset) -> str:
 
 def _digest(example: Example) -> bytes:
     digest = hashlib.sha256()
-    if isinstance(example, np.ndarray):
-        digest.update(f"image{example.shape}".encode())
-        digest.update(np.ascontiguousarray(example).tobytes())
-    else:
-        for text in (example,) if isinstance(example, str) else example:
-            content = text.encode("utf-8")
-            digest.update(f"text{len(content)}:".encode())
-            digest.update(content)
+    if (image := image_of(example)) is not None:
+        digest.update(f"image{image.shape}".encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+    for text in texts_of(example):
+        content = text.encode("utf-8")
+        digest.update(f"text{len(content)}:".encode())
+        digest.update(content)
     return digest.digest()

@@ -19,7 +19,8 @@ from compressor.data.sampling import sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.table import Table
 from compressor.errors import RecipeError
-from compressor.tasks import Example
+from compressor.measurements import Score
+from compressor.tasks import Example, Truth, texts_of
 from compressor.words import counted
 
 CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
@@ -64,6 +65,10 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.examples)
+
+    def truth(self, reference: Score | None = None) -> Truth:
+        """Return what outputs on this split are compared with."""
+        return Truth(self.examples, self.labels, self.grades, reference)
 
     def joined(self, max_spare: int) -> Dataset:
         """Return these examples and at most so many spare ones, without labels."""
@@ -232,7 +237,7 @@ def _each_text(split: Dataset) -> Dataset:
     return replace(
         split,
         spare=None if split.spare is None else _each_text(split.spare),
-        examples=tuple(text for pair in split.examples for text in pair),
+        examples=tuple(text for pair in split.examples for text in texts_of(pair)),
         rows=np.repeat(split.rows, 2),
         columns={
             name: tuple(value for value in values for _ in range(2))

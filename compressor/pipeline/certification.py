@@ -22,7 +22,6 @@ from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
 from compressor.report.certainty import passing_guess
 from compressor.tasks import Guess, Task, load_task
-from compressor.verify.evaluation import truth_of
 
 
 def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -34,13 +33,13 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
     known = log.certification if split.name == "certification" else log.baseline
     assert known is not None
     untouched = known.baseline if isinstance(known, Certification) else known.score
-    budget = recipe.budget
+    budget, task = recipe.budget, load_task(str(log.task))
     log.compared_split = split.name
     if split.name == recipe.judged_split:
         masks = slice_masks(split, budget.slices, log.labels)
         guesses: tuple[Guess, ...] = ()
-        if masks and untouched.vectors is not None:
-            guesses = load_task(str(log.task)).guesses(untouched, truth_of(split), log.labels)
+        if masks and untouched.shares is not None:
+            guesses = task.guesses(untouched, split.truth(), log.labels)
         log.slices = judge_slices(
             split,
             masks,
@@ -52,7 +51,7 @@ def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -
             guesses=guesses,
         )
     log.flips = find_flips(
-        split, untouched, score, log.labels, with_examples=recipe.report.examples
+        task, split, untouched, score, log.labels, with_examples=recipe.report.examples
     )
 
 
@@ -70,7 +69,7 @@ def certify(
     budget = recipe.budget
     log.certification = Certification(baseline, final, budget.drop(baseline, final))
     truth = split.labels if split.grades is None else split.grades
-    guesses = task.guesses(baseline, truth_of(split), log.labels)
+    guesses = task.guesses(baseline, split.truth(), log.labels)
     log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
     compare_answers(log, recipe, split, final)
     budget.gate("certification", baseline, final)
@@ -87,7 +86,7 @@ def estimate_rows(log: RunLog, recipe: Recipe, task: Task, split: Dataset) -> No
             before,
             after,
             truth,
-            guesses=task.guesses(before, truth_of(split), log.labels),
+            guesses=task.guesses(before, split.truth(), log.labels),
             max_drop=recipe.budget.max_drop,
             confidence=recipe.budget.confidence,
             seed=recipe.seed,

@@ -17,7 +17,7 @@ from compressor.models.torch_model import TorchModel, load_foreign, token_limit,
 from compressor.passes import Ahead, TorchPass
 from compressor.pipeline.estimate import Pace
 from compressor.recipe.recipe import Recipe
-from compressor.tasks import Example, Task
+from compressor.tasks import Example, Task, length_of
 
 _SHARES = (0.5, 0.85, 0.15, 0.65)  # of the rows by length, where the batches begin that are timed
 _ROWS_TIMED = 8
@@ -64,7 +64,7 @@ def look_ahead(
 
 def _pace(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]) -> Pace:
     """Return what a row takes, of several lengths as far as there is time."""
-    order = sorted(range(len(examples)), key=lambda index: _length(examples[index]))
+    order = sorted(range(len(examples)), key=lambda index: length_of(examples[index]))
     read = tokens = 0
     started = time.monotonic()
     for share in _SHARES:
@@ -80,13 +80,9 @@ def _pace(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]
     return Pace(seconds / read, tokens / read if model.task.has_sequence else None)
 
 
-def _length(example: Example) -> int:
-    return len(str(example)) if isinstance(example, str | tuple) else 0
-
-
 def first_rows(examples: Sequence[Example]) -> list[Example]:
     """Return the first examples, the shortest and the longest."""
-    lengths = [_length(item) for item in examples]
+    lengths = [length_of(item) for item in examples]
     order = sorted(range(len(examples)), key=lengths.__getitem__)
     chosen = dict.fromkeys([*range(min(_ROWS, len(examples))), order[0], order[-1]])
     return [examples[index] for index in chosen]

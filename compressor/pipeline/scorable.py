@@ -20,7 +20,6 @@ from compressor.pipeline.run_record import RunLog
 from compressor.recipe.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task
-from compressor.verify.evaluation import truth_of
 from compressor.words import counted
 
 
@@ -43,7 +42,7 @@ def judge_baseline(
             )
         )
     judge_order(log, recipe, split, baseline)
-    guesses = task.guesses(baseline, truth_of(split), log.labels)
+    guesses = task.guesses(baseline, split.truth(), log.labels)
     best = max(guesses, key=lambda guess: guess.score.value)
     log.chance = Uninformed(best.who, best.score.value)
     lowest = baseline.value - recipe.budget.max_drop

@@ -24,7 +24,7 @@ from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
 from compressor.recipe.budget import LABEL, LENGTH
-from compressor.tasks import Example, Guess
+from compressor.tasks import Guess, texts_of
 from compressor.words import counted
 
 MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
@@ -155,7 +155,8 @@ def _guess(right: Classes, before: Classes, mask: Mask) -> Mask:
     guess, so there it gives the untouched checkpoint's answers, but to other examples.
     """
     chosen = right[mask]
-    most = int(np.bincount(chosen).argmax())
+    outcomes, counts = np.unique(chosen, return_counts=True)
+    most = outcomes[counts.argmax()]
     if not np.all(chosen == most):
         return np.asarray(chosen == most)
     return np.asarray(np.random.RandomState(0).permutation(before)[mask] == most)
@@ -178,12 +179,14 @@ def _by_label(split: Dataset, label_names: Sequence[str]) -> dict[str, Mask]:
 
 
 def _by_length(split: Dataset) -> dict[str, Mask]:
-    if isinstance(split.examples[0], np.ndarray):
+    if not texts_of(split.examples[0]):
         raise RecipeError(
             "budget.slices: length is counted in words, and images have none; remove length from "
             "the slices"
         )
-    words = np.array([_words(example) for example in split.examples])  # (num_examples,)
+    words = np.array(
+        [sum(len(text.split()) for text in texts_of(example)) for example in split.examples]
+    )  # (num_examples,)
     # The three thirds; where many texts have one length, two thirds can be the same.
     ends = sorted({int(end) for end in np.quantile(words, (1 / 3, 2 / 3, 1), method="lower")})
     starts = [int(words.min()), *(end + 1 for end in ends[:-1])]
@@ -197,14 +200,6 @@ def _span(start: int, end: int) -> str:
     if start == end:
         return counted(start, "word")
     return f"{start} to {counted(end, 'word')}"
-
-
-def _words(example: Example) -> int:
-    return sum(len(str(text).split()) for text in _texts(example))
-
-
-def _texts(example: Example) -> Sequence[Any]:
-    return example if isinstance(example, tuple) else (example,)
 
 
 def _by_column(split: Dataset, name: str) -> dict[str, Mask]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.tasks import Example
+from compressor.tasks import Example, Task
 
 _MAX_TOKENIZED = 2000  # rows, evenly spread
 _COVERED = 99.5  # per cent of the rows that are not cut
@@ -27,14 +27,11 @@ class Lengths:
     limit: int  # that the model reads
 
 
-def measure_lengths(preprocessor: Any, examples: Sequence[Example]) -> Lengths:
+def measure_lengths(task: Task, preprocessor: Any, examples: Sequence[Example]) -> Lengths:
     """Return the token lengths of at most 2,000 evenly spread texts or pairs."""
     step = max(1, math.ceil(len(examples) / _MAX_TOKENIZED))
-    chosen = list(examples[::step])
-    firsts = [item if isinstance(item, str) else item[0] for item in chosen]
-    seconds = [item[1] for item in chosen if isinstance(item, tuple)] or None
-    encoded = preprocessor(firsts, seconds, truncation=False, verbose=False)["input_ids"]
-    lengths = np.array([len(ids) for ids in encoded])
+    lengths = task.token_counts(preprocessor, examples[::step])
+    assert lengths is not None, "texts have tokens"
     typical, long, covered = np.percentile(lengths, (50, 95, _COVERED))
     limit = int(preprocessor.model_max_length)
     return Lengths(

@@ -33,7 +33,6 @@ from compressor.starter.provable import (
     round_up,
 )
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
-from compressor.verify.evaluation import truth_of
 from compressor.words import about, counted, points
 
 LEAST_DROP = 0.01  # one point: who wants less writes it
@@ -275,7 +274,7 @@ def _of_metric(
 def _cannot_certify(trial: Trial, metric: str) -> str | None:
     split = trial.certification
     assert split is not None, "the draft has it"
-    return trial.model.task.unscorable(metric, truth_of(split))
+    return trial.model.task.unscorable(metric, split.truth())
 
 
 def _tells(judged: Judged, gate: Prospect, max_drop: float) -> bool:

@@ -155,8 +155,9 @@ def _of_predictions(
 
 def _others(score: Score, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the second most probable class of some examples."""
-    assert score.probabilities is not None, "it was just computed"
-    return np.argsort(score.probabilities[places], axis=1, kind="stable")[:, -2].astype(np.int64)
+    return np.argsort(score.kept["probabilities"][places], axis=1, kind="stable")[:, -2].astype(
+        np.int64
+    )
 
 
 def _of_numbers(

@@ -25,7 +25,7 @@ from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
 from compressor.tasks import Outputs
-from compressor.verify.evaluation import predict_outputs, truth_of
+from compressor.verify.evaluation import predict_outputs
 
 _FIRST_ROWS = 32  # that show how fast the checkpoint is
 _SECONDS = 20.0  # that the first look may take
@@ -48,13 +48,13 @@ class Trial:
 
     def judged(self, metric: str) -> Judged:
         """Return the checkpoint's own score in `metric`."""
-        truth = truth_of(self.searched)
+        truth = self.searched.truth()
         task = self.model.task
         return Judged(task, self.model.labels, task.score(metric, self.outputs, truth), truth)
 
     def unscorable(self, metric: str) -> str | None:
         """Return why `metric` cannot be taken on the rows."""
-        return self.model.task.unscorable(metric, truth_of(self.searched))
+        return self.model.task.unscorable(metric, self.searched.truth())
 
 
 def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:

@@ -134,7 +134,7 @@ def write_starter(
         train=others.get("train"),
         certification=others.get("certification"),
         calibrates_on_train="train" in others and not cannot_prune and donor < _ROWS_TO_SHARE,
-        lengths=measure_lengths(model.preprocessor, examples) if task.has_sequence else None,
+        lengths=measure_lengths(task, model.preprocessor, examples) if task.has_sequence else None,
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,

@@ -7,10 +7,10 @@ import importlib
 from typing import Any
 
 from compressor.errors import RecipeError
-from compressor.tasks.base import UNLABELLED, Batch, Example, Guess, Task, Truth
+from compressor.tasks.base import UNLABELLED, Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
 from compressor.tasks.outputs import ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.pixels import pixels_of
-from compressor.tasks.similarity import candidates, cosines, nearest
 from compressor.tasks.text import NO_LIMIT
 
 __all__ = [
@@ -18,20 +18,24 @@ __all__ = [
     "UNLABELLED",
     "Batch",
     "ClassLogits",
+    "Comparison",
     "Example",
     "Guess",
+    "HasTexts",
     "Outputs",
+    "Predict",
     "Rows",
     "Task",
     "Truth",
     "Vectors",
-    "candidates",
-    "cosines",
+    "image_of",
+    "is_long",
+    "length_of",
     "load_task",
-    "nearest",
     "pixels_of",
     "task_class",
     "task_names",
+    "texts_of",
 ]
 
 

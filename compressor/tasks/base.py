@@ -16,7 +16,7 @@ installed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,14 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import StepFailed
-from compressor.measurements import Score
+from compressor.measurements import FlipKind, Score
+from compressor.tasks.examples import Example
 from compressor.tasks.outputs import Outputs, Positions, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A text, a pair of texts, or an image as uint8 of shape (height, width) or (height, width, 3).
-Example = str | tuple[str, str] | NDArray[np.uint8]
 UNLABELLED = -100  # PyTorch's ignore_index
 DRAWS = 19  # of a random guess; one in twenty does better than the best of them
 Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
@@ -59,6 +58,27 @@ class Guess:
 
     who: str
     score: Score
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models predict for one example, for people: in words, and how sure they are.
+
+    `position` is the example's in its split. What a model predicts may itself be an example, which
+    is then named by its position. `lost` is how much surer the first was of what is right.
+    """
+
+    position: int
+    before: str | int
+    after: str | int
+    before_score: float | None
+    after_score: float | None
+    label: str | None = None  # what is right, where that is known
+    kind: FlipKind = "changed"
+    lost: float | None = None
+
+
+Predict = Callable[[Sequence[Example]], Any]  # examples to what `Task.predictions` gives
 
 
 @dataclass(frozen=True)
@@ -211,6 +231,30 @@ class Task(ABC):
         """Return which of `outputs`, those of the examples at `positions` of `truth`, are right.
 
         None where no example by itself is right or wrong.
+        """
+
+    @abstractmethod
+    def flips(
+        self, before: Score, after: Score, truth: Truth, labels: Sequence[str]
+    ) -> list[Comparison]:
+        """Return the examples whose prediction changed in a way that matters, by position.
+
+        One that both models get wrong does not matter; without labels every change does.
+        """
+
+    @abstractmethod
+    def samples(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],
+        predict: Predict,
+        count: int,
+    ) -> list[Comparison]:
+        """Return a few examples, at most `count`, with what the models of both scores predict.
+
+        They are chosen by `before` alone, and `predict` says what the second model predicts.
         """
 
     @abstractmethod

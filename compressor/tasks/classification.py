@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.measurements import AGREEMENT, Score
-from compressor.tasks.base import DRAWS, Batch, Guess, Task, Truth
+from compressor.measurements import AGREEMENT, FlipKind, Score
+from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
+_PROBABILITIES = "probabilities"  # of each class, shape (num_examples, num_labels)
 METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
 
 
@@ -110,6 +114,60 @@ class Classification(Task):
             return truth.labels
         return None if truth.reference is None else truth.reference.outcomes
 
+    def flips(
+        self, before: Score, after: Score, truth: Truth, labels: Sequence[str]
+    ) -> list[Comparison]:
+        """Return the examples that turned wrong or right; without labels all that changed."""
+        changed = before.outcomes != after.outcomes
+        right = before.outcomes if truth.labels is None else truth.labels
+        changed &= (before.outcomes == right) | (after.outcomes == right)
+        old, new = _confidences(before, before.outcomes), _confidences(after, after.outcomes)
+        of_right = zip(_confidences(before, right), _confidences(after, right), strict=True)
+        lost = [None if a is None or b is None else a - b for a, b in of_right]
+
+        def kind(row: int) -> FlipKind:
+            if truth.labels is None:
+                return "changed"
+            return "lost" if before.outcomes[row] == right[row] else "won"
+
+        return [
+            Comparison(
+                row,
+                labels[before.outcomes[row]],
+                labels[after.outcomes[row]],
+                old[row],
+                new[row],
+                None if truth.labels is None else labels[truth.labels[row]],
+                kind(row),
+                lost[row],
+            )
+            for row in np.flatnonzero(changed).tolist()
+        ]
+
+    def samples(
+        self,
+        before: Score,
+        after: Score,  # noqa: ARG002 - what it predicts is asked of `predict`
+        truth: Truth,
+        labels: Sequence[str],
+        predict: Predict,
+        count: int,
+    ) -> list[Comparison]:
+        """Return one example of each class that the first model predicts, in turn."""
+        rows = one_of_each(before.outcomes, truth.examples, count)
+        old = _confidences(before, before.outcomes)
+        return [
+            Comparison(
+                row,
+                labels[before.outcomes[row]],
+                found["label"],
+                old[row],
+                found["score"],
+                None if truth.labels is None else labels[truth.labels[row]],
+            )
+            for row, found in zip(rows, predict([truth.examples[row] for row in rows]), strict=True)
+        ]
+
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
         """Return one prediction for each row of logits."""
         logits = class_logits(outputs)
@@ -118,6 +176,24 @@ class Classification(Task):
             Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
             for k, row in zip(winners, softmax(logits), strict=True)
         ]
+
+
+def one_of_each(outcomes: NDArray[np.int64], examples: Sequence[Example], count: int) -> list[int]:
+    """Return positions: the first short example of each outcome, then the second, up to `count`."""
+    queues: dict[int, list[int]] = defaultdict(list)
+    for row in sorted(range(len(examples)), key=lambda row: is_long(examples[row])):
+        queues[int(outcomes[row])].append(row)
+    in_turn = [(turn, kind, row) for kind in queues for turn, row in enumerate(queues[kind])]
+    return [row for _, _, row in heapq.nsmallest(count, in_turn)]
+
+
+def _confidences(score: Score, classes: NDArray[np.int64]) -> list[float | None]:
+    """Return the probability that each example's class in `classes` got."""
+    probabilities = score.kept.get(_PROBABILITIES)
+    if probabilities is None:
+        return [None] * len(classes)
+    chosen: list[float | None] = probabilities[np.arange(len(classes)), classes].tolist()
+    return chosen
 
 
 def class_logits(outputs: Outputs) -> NDArray[np.float32]:
@@ -168,7 +244,8 @@ def _score(
         value = float(matthews_corrcoef(labels, predicted))
     else:
         raise KeyError(metric)
-    return Score(metric, value, len(labels), predicted, probabilities)
+    kept = {} if probabilities is None else {_PROBABILITIES: probabilities}
+    return Score(metric, value, len(labels), predicted, kept=kept)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

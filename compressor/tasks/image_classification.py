@@ -15,8 +15,9 @@ from PIL import Image
 
 from compressor.errors import EnvironmentMismatch
 from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
-from compressor.tasks.base import Batch, Example
+from compressor.tasks.base import Batch
 from compressor.tasks.classification import Classification
+from compressor.tasks.examples import Example
 from compressor.tasks.given import given_images
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

@@ -8,15 +8,17 @@ are, the rank correlation with it is the usual score (Cer et al. 2017, arXiv:170
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
-from compressor.tasks.base import DRAWS, Batch, Example, Guess, Truth
+from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, Predict, Truth
+from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.similarity import (
     NEIGHBOURS,
@@ -32,6 +34,8 @@ from compressor.tasks.similarity import (
 from compressor.tasks.text import TextTask
 from compressor.words import counted
 
+_VECTORS = "vectors"  # of the texts, shape (num_texts, width)
+_CANDIDATES = 2_000  # texts, at most, among which neighbors are looked for
 PoolingMode = Literal["mean", "cls"]
 
 
@@ -89,11 +93,11 @@ class SentenceEmbedding(TextTask):
         """
         texts = [str(example) for example in truth.examples]
         reference, vectors = truth.reference, _vectors(outputs)
-        before = vectors if reference is None else reference.vectors
-        if before is None or before.shape != vectors.shape:
+        before = vectors if reference is None else reference.kept[_VECTORS]
+        if before.shape != vectors.shape:
             raise ValueError(
                 f"vectors of shape {vectors.shape} cannot be compared with the untouched "
-                f"checkpoint's, {None if before is None else before.shape}"
+                f"checkpoint's, {before.shape}"
             )
         if metric == SPEARMAN:
             assert truth.grades is not None, "the caller asked whether it can be scored"
@@ -106,7 +110,7 @@ class SentenceEmbedding(TextTask):
         else:
             raise KeyError(metric)
         outcomes = nearest(vectors, texts, 1)[:, 0]
-        return Score(metric, value, len(shares), outcomes, shares=shares, vectors=vectors)
+        return Score(metric, value, len(shares), outcomes, shares=shares, kept={_VECTORS: vectors})
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that grades are missing, or that there are too few different texts."""
@@ -135,8 +139,7 @@ class SentenceEmbedding(TextTask):
         labels: Sequence[str],  # noqa: ARG002 - it has none
     ) -> str | None:
         """Say that every text got the same vector, where it did."""
-        assert score.vectors is not None
-        return "gives the same vector" if all_alike(score.vectors) else None
+        return "gives the same vector" if all_alike(score.kept[_VECTORS]) else None
 
     def guesses(
         self,
@@ -150,8 +153,7 @@ class SentenceEmbedding(TextTask):
         that most texts have; for `spearman` similarities of other pairs, the best of 19 draws. For
         both of these also vectors of which words two texts share, as random weights give them.
         """
-        vectors, shares = baseline.vectors, baseline.shares
-        assert vectors is not None
+        vectors, shares = baseline.kept[_VECTORS], baseline.shares
         assert shares is not None
         texts = [str(example) for example in truth.examples]
         if baseline.metric == COSINE:
@@ -183,6 +185,62 @@ class SentenceEmbedding(TextTask):
             _guess("a model that only counts the words that texts share", baseline, shared, grades),
         )
 
+    def flips(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,  # noqa: ARG002 - no vector is the right one
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+    ) -> list[Comparison]:
+        """Return the texts that have another nearest neighbour now.
+
+        Both confidences are the cosine similarity to the neighbour; what was lost is how far the
+        vector moved.
+        """
+        vectors = [score.kept[_VECTORS] for score in (before, after)]
+        moved = 1 - cosines(*vectors)  # (num_texts,)
+        rows = np.flatnonzero(before.outcomes != after.outcomes)
+        near = [
+            cosines(found[rows], found[score.outcomes[rows]]).tolist()
+            for found, score in zip(vectors, (before, after), strict=True)
+        ]
+        return [
+            Comparison(
+                row,
+                int(before.outcomes[row]),
+                int(after.outcomes[row]),
+                old,
+                new,
+                lost=float(moved[row]),
+            )
+            for row, old, new in zip(rows.tolist(), *near, strict=True)
+        ]
+
+    def samples(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+        predict: Predict,
+        count: int,
+    ) -> list[Comparison]:
+        """Return the texts whose nearest other text the first model finds nearest."""
+        texts = [str(example) for example in truth.examples]
+        places = candidates(texts)[:_CANDIDATES]
+        pairs = _nearest_of_each(before.kept[_VECTORS], texts, places)
+        rows = list(islice(_apart(texts, pairs), count))
+        queries = predict([texts[row] for row in rows])
+        vectors = after.kept[_VECTORS]
+        now = [
+            _nearest(query, vectors, texts, row, places)
+            for row, query in zip(rows, queries, strict=True)
+        ]
+        return [
+            Comparison(row, pairs[row][0], other, pairs[row][1], similarity)
+            for row, (other, similarity) in zip(rows, now, strict=True)
+        ]
+
     def predictions(
         self,
         outputs: Outputs,
@@ -212,3 +270,38 @@ def _agreement(
 ) -> NDArray[np.float64]:
     found = (nearest(vectors, texts, NEIGHBOURS) for vectors in (before, after))
     return kept_neighbours(*found)
+
+
+def _nearest_of_each(
+    vectors: NDArray[np.float32], texts: Sequence[str], places: NDArray[np.int64]
+) -> dict[int, tuple[int, float]]:
+    """Return what `_nearest` does for each of `places`, by their rows, in products of matrices."""
+    others = places[nearest(vectors[places], [texts[place] for place in places.tolist()], 1)[:, 0]]
+    similarities = cosines(vectors[places], vectors[others])
+    rows = zip(places.tolist(), others.tolist(), similarities.tolist(), strict=True)
+    return {row: (other, similarity) for row, other, similarity in rows}
+
+
+def _nearest(
+    query: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    texts: Sequence[str],
+    row: int,
+    places: NDArray[np.int64],
+) -> tuple[int, float]:
+    """Return the nearest other text to that of `row`, and its cosine similarity to `query`."""
+    similarities = cosines(np.broadcast_to(query, (len(places), len(query))), vectors[places])
+    others = np.array([texts[place] != texts[row] for place in places.tolist()])
+    best = int(np.where(others, similarities, -np.inf).argmax())
+    return int(places[best]), float(similarities[best])
+
+
+def _apart(texts: Sequence[str], pairs: dict[int, tuple[int, float]]) -> Iterator[int]:
+    """Yield the rows to show, the nearest pairs first; no text stands in two of them."""
+    seen: set[int] = set()
+    order = sorted(pairs, key=lambda row: (is_long(texts[row]), -pairs[row][1], row))
+    for row in order:
+        if row in seen or pairs[row][0] in seen:
+            continue
+        seen.update((row, pairs[row][0]))
+        yield row

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.setting_errors import show
-from compressor.tasks.base import Batch, Example, Task
+from compressor.tasks.base import Batch, Task
+from compressor.tasks.examples import Example
 from compressor.tasks.given import given_texts
 from compressor.words import counted
 

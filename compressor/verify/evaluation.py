@@ -18,7 +18,7 @@ from compressor.models.flops import encoder_flops
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Outputs, Task, Truth
+from compressor.tasks import Batch, Example, Outputs, Task, length_of
 
 BATCH_SIZE = 32
 _LONG = 1024  # tokens, from which on only two rows are read together
@@ -53,7 +53,7 @@ def evaluate(
     Raises `RecipeError` when the split lacks what the metric needs and `FloatingPointError` when an
     output is not finite, because a score of such outputs would look like any other number.
     """
-    truth = truth_of(dataset, reference)
+    truth = dataset.truth(reference)
     mistake = task.unscorable(metric, truth)
     if mistake is not None:
         raise RecipeError(f"data.{dataset.name}: {mistake}")
@@ -72,11 +72,6 @@ def evaluate(
     return task.score(metric, outputs, truth)
 
 
-def truth_of(dataset: Dataset, reference: Score | None = None) -> Truth:
-    """Return what outputs on a split are compared with."""
-    return Truth(dataset.examples, dataset.labels, dataset.grades, reference)
-
-
 def digest_of(reference: Score) -> dict[str, str]:
     """Return the SHA-256 of what a score without labels compares with, for keys of steps.
 
@@ -85,8 +80,8 @@ def digest_of(reference: Score) -> dict[str, str]:
     if reference.metric not in LABEL_FREE:
         return {}
     digest = hashlib.sha256(reference.outcomes.tobytes())
-    if reference.vectors is not None:
-        digest.update(reference.vectors.tobytes())
+    for _, values in sorted(reference.kept.items()):
+        digest.update(values.tobytes())
     return {"reference": digest.hexdigest()}
 
 
@@ -105,7 +100,7 @@ def predict_outputs(
     `met` says how many outputs of a batch are right, progress says how many were so far.
     """
     right = seen = 0
-    order = sorted(range(len(dataset)), key=lambda index: _length(dataset.examples[index]))
+    order = sorted(range(len(dataset)), key=lambda index: length_of(dataset.examples[index]))
     parts: list[Outputs] = []
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
@@ -254,12 +249,3 @@ def _joined(example: Example, num_tokens: int, wanted: int) -> Example | None:
 def _chunks(order: list[int]) -> Iterator[list[int]]:
     for start in range(0, len(order), BATCH_SIZE):
         yield order[start : start + BATCH_SIZE]
-
-
-def _length(example: Example) -> int:
-    """Return a number that grows with the tokens of an example: its characters; 0 for an image."""
-    if isinstance(example, str):
-        return len(example)
-    if isinstance(example, tuple):
-        return sum(len(text) for text in example)
-    return 0  # images of a checkpoint all have one size after preprocessing

@@ -12,14 +12,17 @@ from PIL import Image
 from compressor.data import Dataset
 from compressor.measurements import Score
 from compressor.pipeline.flips import MAX_IMAGES, MAX_TEXT, find_flips
+from compressor.tasks import load_task
 
+CLASSES, VECTORS = load_task("text-classification"), load_task("sentence-embedding")
 NAMES = ("no", "yes", "maybe")
 
 
 def scored(*rows: tuple[float, float, float]) -> Score:
     """Return the score of a model that gives these probabilities."""
     probabilities = np.array(rows, dtype=np.float32)
-    return Score("accuracy", 0.0, len(rows), probabilities.argmax(axis=1), probabilities)
+    kept = {"probabilities": probabilities}
+    return Score("accuracy", 0.0, len(rows), probabilities.argmax(axis=1), kept=kept)
 
 
 def split(labels: list[int] | None, texts: tuple = ("a", "b", "c", "d")) -> Dataset:
@@ -34,7 +37,7 @@ AFTER = scored((0.3, 0.7, 0.0), (0.4, 0.6, 0.0), (0.9, 0.1, 0.0), (0.1, 0.6, 0.3
 def test_what_was_lost_comes_first_and_the_largest_loss_before_all():
     # Row 10 falls from 0.9 to 0.3, row 11 from 0.6 to 0.4; row 12 becomes right; row 13 is wrong
     # both times.
-    found = find_flips(split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(CLASSES, split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_examples=True)
     assert [(flip.row, flip.kind) for flip in found] == [(10, "lost"), (11, "lost"), (12, "won")]
     first = found[0]
     assert (first.text, first.label, first.before, first.after) == ("a", "no", "no", "yes")
@@ -45,27 +48,29 @@ def test_what_was_lost_comes_first_and_the_largest_loss_before_all():
 
 
 def test_of_the_won_ones_the_largest_gain_comes_first():
-    found = find_flips(split([1, 1, 0, 1]), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(CLASSES, split([1, 1, 0, 1]), BEFORE, AFTER, NAMES, with_examples=True)
     assert [(flip.row, flip.kind) for flip in found] == [
         (12, "won"), (10, "won"), (13, "won"), (11, "won"),
     ]  # fmt: skip
 
 
 def test_without_labels_every_changed_answer_counts():
-    found = find_flips(split(None), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(CLASSES, split(None), BEFORE, AFTER, NAMES, with_examples=True)
     assert {flip.kind for flip in found} == {"changed"}
     assert [flip.row for flip in found] == [12, 10, 13, 11]
     assert {flip.label for flip in found} == {None}
 
 
 def test_texts_can_be_left_out():
-    found = find_flips(split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_examples=False)
+    found = find_flips(CLASSES, split([0, 0, 0, 2]), BEFORE, AFTER, NAMES, with_examples=False)
     assert [flip.text for flip in found] == [None, None, None]
 
 
 def test_a_long_text_is_cut_and_a_pair_stands_on_two_lines():
     texts = ("x" * 1000, ("first", "second"), "c", "d")
-    found = find_flips(split([0, 0, 0, 2], texts), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(
+        CLASSES, split([0, 0, 0, 2], texts), BEFORE, AFTER, NAMES, with_examples=True
+    )
     assert found[0].text == "x" * (MAX_TEXT - 1) + "…"
     assert found[1].text == "first\nsecond"
 
@@ -79,7 +84,9 @@ def decoded(uri: str | None) -> np.ndarray:
 
 def test_an_image_has_no_text_but_a_picture():
     images = tuple(np.full((2, 3), 10 * index, dtype=np.uint8) for index in range(4))
-    found = find_flips(split([0, 0, 0, 2], images), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(
+        CLASSES, split([0, 0, 0, 2], images), BEFORE, AFTER, NAMES, with_examples=True
+    )
     assert {flip.text for flip in found} == {None}
     assert [flip.row for flip in found] == [10, 11, 12]
     for index, flip in enumerate(found):
@@ -88,7 +95,9 @@ def test_an_image_has_no_text_but_a_picture():
 
 def test_a_large_image_is_shown_small():
     images = tuple(np.zeros((300, 200, 3), dtype=np.uint8) for _ in range(4))
-    found = find_flips(split([0, 0, 0, 2], images), BEFORE, AFTER, NAMES, with_examples=True)
+    found = find_flips(
+        CLASSES, split([0, 0, 0, 2], images), BEFORE, AFTER, NAMES, with_examples=True
+    )
     assert decoded(found[0].image).shape == (64, 43, 3)
 
 
@@ -99,23 +108,23 @@ def test_only_the_worst_flips_have_a_picture_and_none_where_examples_must_stay()
     data = Dataset("search", images, labels, np.arange(count), "digits")
     before = scored(*[(0.9, 0.1, 0.0)] * count)
     after = scored(*[(0.1, 0.9, 0.0)] * count)
-    shown = find_flips(data, before, after, NAMES, with_examples=True)
+    shown = find_flips(CLASSES, data, before, after, NAMES, with_examples=True)
     assert [flip.image is None for flip in shown] == [False] * MAX_IMAGES + [True] * 5
-    hidden = find_flips(data, before, after, NAMES, with_examples=False)
+    hidden = find_flips(CLASSES, data, before, after, NAMES, with_examples=False)
     assert {flip.image for flip in hidden} == {None}
 
 
 def test_without_probabilities_the_flips_stand_in_the_order_of_their_rows():
     before = Score("accuracy", 0.0, 4, BEFORE.outcomes)
     after = Score("accuracy", 0.0, 4, AFTER.outcomes)
-    found = find_flips(split([0, 0, 0, 2]), before, after, NAMES, with_examples=True)
+    found = find_flips(CLASSES, split([0, 0, 0, 2]), before, after, NAMES, with_examples=True)
     assert [(flip.row, flip.lost_confidence) for flip in found] == [
         (10, None), (11, None), (12, None),
     ]  # fmt: skip
 
 
 def test_the_same_answers_are_no_flip():
-    assert find_flips(split([0, 0, 0, 2]), BEFORE, BEFORE, NAMES, with_examples=True) == ()
+    assert find_flips(CLASSES, split([0, 0, 0, 2]), BEFORE, BEFORE, NAMES, with_examples=True) == ()
 
 
 def placed(*degrees: float) -> Score:
@@ -123,13 +132,13 @@ def placed(*degrees: float) -> Score:
     angles = np.deg2rad(degrees)
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     similar = vectors @ vectors.T - 9 * np.eye(len(vectors))
-    return Score("cosine", 0.0, len(degrees), similar.argmax(axis=1), vectors=vectors)
+    return Score("cosine", 0.0, len(degrees), similar.argmax(axis=1), kept={"vectors": vectors})
 
 
 def test_of_vectors_the_texts_with_another_neighbour_are_named_the_most_moved_first():
     # Text b moves from beside a (20 degrees away) to beside c; a then is nearest to d.
     before, after = placed(0, 20, 100, 310), placed(0, 80, 100, 310)
-    found = find_flips(split(None), before, after, (), with_examples=True)
+    found = find_flips(VECTORS, split(None), before, after, (), with_examples=True)
     assert [(flip.text, flip.before, flip.after) for flip in found] == [
         ("b", "a", "c"), ("a", "b", "d"),
     ]  # fmt: skip
@@ -141,7 +150,7 @@ def test_of_vectors_the_texts_with_another_neighbour_are_named_the_most_moved_fi
 
 def test_neighbours_are_named_by_their_rows_where_texts_must_stay():
     before, after = placed(0, 20, 100, 310), placed(0, 80, 100, 310)
-    found = find_flips(split(None), before, after, (), with_examples=False)
+    found = find_flips(VECTORS, split(None), before, after, (), with_examples=False)
     assert [(flip.row, flip.text, flip.before, flip.after) for flip in found] == [
         (11, None, "row 10", "row 12"),
         (10, None, "row 11", "row 13"),

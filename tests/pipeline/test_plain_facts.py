@@ -8,7 +8,9 @@ import pytest
 from compressor.measurements import Certification, PassRecord, Score, Size
 from compressor.pipeline.plain_facts import Arrays, from_plain, to_plain
 
-SCORE = Score("accuracy", 1 / 3, 3, np.array([2, 0, 1]), np.eye(3, dtype=np.float32))
+SCORE = Score(
+    "accuracy", 1 / 3, 3, np.array([2, 0, 1]), kept={"probabilities": np.eye(3, dtype=np.float32)}
+)
 
 
 def test_a_score_comes_back_with_its_arrays_and_every_bit_of_its_value():
@@ -17,8 +19,7 @@ def test_a_score_comes_back_with_its_arrays_and_every_bit_of_its_value():
     read = from_plain(Score, plain, arrays)
     assert read == SCORE
     assert read.outcomes.tolist() == [2, 0, 1]
-    assert read.probabilities is not None
-    assert read.probabilities.dtype == np.float32
+    assert read.kept["probabilities"].dtype == np.float32
 
 
 def test_facts_within_facts_come_back_as_their_own_types():

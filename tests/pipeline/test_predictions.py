@@ -11,6 +11,7 @@ from compressor.artifact import Artifact
 from compressor.data import Dataset
 from compressor.measurements import PredictionRecord, Score
 from compressor.pipeline.predictions import sample_predictions
+from compressor.tasks import Task, load_task
 
 LONG = "a sentence of more than eighty characters is not what anyone reads first, so it comes last"
 
@@ -20,7 +21,8 @@ class FakeArtifact:
 
     manifest: ClassVar[dict[str, Any]] = {"labels": ["no", "yes"]}
 
-    def __init__(self, answers: dict[str, Any]) -> None:
+    def __init__(self, answers: dict[str, Any], task: Task) -> None:
+        self.task = task
         self.answers = answers
         self.asked: list[Any] = []
 
@@ -35,13 +37,16 @@ def dataset(*examples: Any) -> Dataset:
 
 def classified(*classes: int) -> Score:
     probabilities = np.array([[0.25, 0.75] if k else [0.8, 0.2] for k in classes], np.float32)
-    return Score("accuracy", 1.0, len(classes), np.array(classes), probabilities)
+    return Score(
+        "accuracy", 1.0, len(classes), np.array(classes), kept={"probabilities": probabilities}
+    )
 
 
 def shown(
     split: Dataset, answers: dict[str, Any], before: Score, after: Score, *, quoted: bool = True
 ) -> tuple[PredictionRecord, ...]:
-    artifact = cast(Artifact, FakeArtifact(answers))
+    kind = "sentence-embedding" if "vectors" in before.kept else "text-classification"
+    artifact = cast(Artifact, FakeArtifact(answers, load_task(kind)))
     return sample_predictions(artifact, split, before, after, with_examples=quoted)
 
 
@@ -108,7 +113,9 @@ VECTORS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
 
 
 def encoded(vectors: Any) -> Score:
-    return Score("cosine", 1.0, len(vectors), np.zeros(len(vectors), np.int64), vectors=vectors)
+    return Score(
+        "cosine", 1.0, len(vectors), np.zeros(len(vectors), np.int64), kept={"vectors": vectors}
+    )
 
 
 def test_texts_with_the_nearest_neighbors_come_first_and_none_stands_in_two_pairs():

@@ -21,7 +21,7 @@ from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Guess, cosines
-from compressor.verify.evaluation import evaluate, predict_outputs, truth_of
+from compressor.verify.evaluation import evaluate, predict_outputs
 
 WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")
 BUDGETS = (0.3, 0.9)
@@ -140,7 +140,7 @@ def judged(baselines: dict[str, tuple[TorchModel, Dataset]]) -> Callable[[str, s
     def judge(name: str, metric: str) -> Judged:
         model, rows = baselines[name]
         score = evaluate(model, model.task, model.preprocessor, rows, metric)
-        return Judged(model, rows, score, model.task.guesses(score, truth_of(rows), model.labels))
+        return Judged(model, rows, score, model.task.guesses(score, rows.truth(), model.labels))
 
     return judge
 

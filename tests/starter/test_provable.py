@@ -25,7 +25,7 @@ def classifier(
 ) -> Judged:
     probabilities = np.full((len(outcomes), 2), 0.1, dtype=np.float32)
     probabilities[np.arange(len(outcomes)), outcomes] = 0.9
-    score = Score(metric, 0.9, len(outcomes), outcomes, probabilities)
+    score = Score(metric, 0.9, len(outcomes), outcomes, kept={"probabilities": probabilities})
     return Judged(TASK, ("no", "yes"), score, Truth((), labels))
 
 

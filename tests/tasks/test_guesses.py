@@ -60,7 +60,7 @@ def test_one_answer_to_everything_is_said_by_its_name():
 
 def encoded(metric: str, vectors: np.ndarray, shares: np.ndarray) -> Score:
     outcomes = np.zeros(len(vectors), dtype=np.int64)
-    return Score(metric, 1.0, len(shares), outcomes, shares=shares, vectors=vectors)
+    return Score(metric, 1.0, len(shares), outcomes, shares=shares, kept={"vectors": vectors})
 
 
 def test_no_single_vector_is_nearer_to_all_than_the_mean():

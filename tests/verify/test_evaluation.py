@@ -96,7 +96,7 @@ def test_probabilities_are_the_softmax_of_the_logits(tiny_bert: TorchModel, text
     common = (tiny_bert.task, tiny_bert.preprocessor, text_dataset)
     logits = predict_outputs(tiny_bert, *common).numbers.astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert evaluate(tiny_bert, *common, "accuracy").probabilities == pytest.approx(
+    assert evaluate(tiny_bert, *common, "accuracy").kept["probabilities"] == pytest.approx(
         expected, abs=1e-6
     )
 
