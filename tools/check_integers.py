@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.exactness import ExactnessCheck, check_integers

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from compressor.machine.environment import describe_environment, seed_everything
-from compressor.models.architectures import encoder_layers
 from compressor.models.checkpoint import find_checkpoint
+from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import load_model
 from compressor.passes import PassContext
 from compressor.passes.prune_structured.budget import units_to_remove

@@ -18,9 +18,9 @@ from compressor.inspection.facts import INSPECT_VERSION
 from compressor.inspection.savings import PassSaving, most_savings
 from compressor.inspection.timing import TimeShares, profile
 from compressor.measurements import EmbeddingRecord
-from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
+from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.progress import SILENT, Progress

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from compressor.models.architectures import (
+from compressor.models.components import component_of, layer_of
+from compressor.models.families.layers import (
     UnsupportedArchitecture,
     encoder_layers,
     require_prunable_heads,
 )
-from compressor.models.components import component_of, layer_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import width_axes
 from compressor.passes import PASSES

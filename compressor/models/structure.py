@@ -16,15 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.architectures import (
+from compressor.models.families import EncoderParts
+from compressor.models.families.layers import (
     ConstantOutput,
     EncoderLayer,
     HeadlessAttention,
-    Naming,
     UnsupportedArchitecture,
     encoder_layers,
     layer_list,
-    naming_of,
+    parts_of,
 )
 from compressor.models.width import (
     cut,
@@ -100,11 +100,11 @@ def read_shape(module: Any) -> EncoderShape | None:
         layers = encoder_layers(module)
     except UnsupportedArchitecture:
         return None
-    naming = naming_of(module)
-    dense = dense_shape(module.config, naming)
+    parts = parts_of(module)
+    dense = dense_shape(module.config, parts)
     shape = EncoderShape(
         head_dim=dense.head_dim,
-        hidden_size=module.config.hidden_size if _is_narrower(module.config, naming) else None,
+        hidden_size=module.config.hidden_size if _is_narrower(module.config, parts) else None,
         layers=tuple(
             LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons) for layer in layers
         ),
@@ -118,25 +118,25 @@ def apply_shape(module: Any, shape: EncoderShape) -> None:
     Raises `EnvironmentMismatch` when `shape` does not fit the model's configuration.
     """
     try:
-        layers, naming = encoder_layers(module), naming_of(module)
+        layers, parts = encoder_layers(module), parts_of(module)
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
-    _check_fits(shape, dense_shape(module.config, naming))
+    _check_fits(shape, dense_shape(module.config, parts))
     if shape.hidden_size is not None:
         size = module.config.hidden_size
         cut(module, width_axes(module), range(shape.hidden_size), size)
         set_hidden_size(module.config, shape.hidden_size)
     for layer, target in zip(layers, shape.layers, strict=True):
         if target.num_heads == 0:
-            remove_attention(layer, naming)
+            remove_attention(layer)
         elif layer.attention is not None:
             width = target.num_heads * shape.head_dim
             for linear in (layer.attention.query, layer.attention.key, layer.attention.value):
                 _cut_rows(linear, width)
             _cut_columns(layer.attention.output, width)
-            set_num_heads(layer.attention.module, target.num_heads, naming)
+            set_num_heads(layer, target.num_heads)
         if target.ffn_neurons == 0:
-            remove_feed_forward(layer, naming)
+            remove_feed_forward(layer)
         elif layer.feed_forward is not None:
             _cut_rows(layer.feed_forward.ffn_in, target.ffn_neurons)
             _cut_columns(layer.feed_forward.ffn_out, target.ffn_neurons)
@@ -159,10 +159,10 @@ def configure_shape(module: Any) -> tuple[str, ...]:
     layer, *others = shape.layers
     if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
         return ("its layers differ, or one is without heads or neurons",)
-    config, naming = module.config, naming_of(module)
+    config, parts = module.config, parts_of(module)
     reasons = []
     if layer.num_heads != config.num_attention_heads:
-        if naming.has_head_dim:
+        if parts.has_head_dim:
             config.head_dim, config.num_attention_heads = shape.head_dim, layer.num_heads
         else:
             reasons.append(
@@ -171,14 +171,13 @@ def configure_shape(module: Any) -> tuple[str, ...]:
                 f"{counted(layer.num_heads, 'head')} of {shape.head_dim} in a hidden size of "
                 f"{config.hidden_size}"
             )
-    if naming.ffn_setting != "mlp_ratio":
-        setattr(config, naming.ffn_setting, layer.ffn_neurons)
-    elif layer.ffn_neurons % config.hidden_size == 0:
-        config.mlp_ratio = layer.ffn_neurons // config.hidden_size
+    value = parts.neurons.value_for(layer.ffn_neurons, config.hidden_size)
+    if value is not None:
+        setattr(config, parts.neurons.name, value)
     else:
         reasons.append(
             f"a configuration of type '{config.model_type}' gives neurons as a whole multiple "
-            f"(mlp_ratio) of the hidden size {config.hidden_size}, so it cannot say "
+            f"({parts.neurons.name}) of the hidden size {config.hidden_size}, so it cannot say "
             f"{layer.ffn_neurons}"
         )
     return tuple(reasons)
@@ -241,47 +240,52 @@ def _set_depth(config: Any, depth: int) -> None:
         config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
-def remove_attention(layer: EncoderLayer, naming: Naming) -> None:
+def remove_attention(layer: EncoderLayer) -> None:
     """Replace a layer's attention, so that only the bias of its output projection is added."""
     if layer.attention is None:
         return
+    parts = layer.parts.attention
     headless, constant = HeadlessAttention(), ConstantOutput(layer.attention.output)
-    inside = naming.attention + "."
-    if naming.output.startswith(inside):
-        headless.add_module(naming.output.removeprefix(inside), constant)
+    inside = parts.module + "."
+    if parts.output.startswith(inside):
+        headless.add_module(parts.output.removeprefix(inside), constant)
     else:
-        layer.module.set_submodule(naming.output, constant)
-    layer.module.set_submodule(naming.attention, headless.train(layer.module.training))
+        layer.module.set_submodule(parts.output, constant)
+    layer.module.set_submodule(parts.module, headless.train(layer.module.training))
 
 
-def remove_feed_forward(layer: EncoderLayer, naming: Naming) -> None:
+def remove_feed_forward(layer: EncoderLayer) -> None:
     """Replace a layer's feed-forward network, so that only the bias of its output is added."""
     if layer.feed_forward is None:
         return
-    layer.module.set_submodule(naming.ffn_in, nn.Identity())
-    layer.module.set_submodule(naming.activation, nn.Identity())
-    layer.module.set_submodule(naming.ffn_out, ConstantOutput(layer.feed_forward.ffn_out))
+    parts = layer.parts.feed_forward
+    for path in (parts.ffn_in, parts.activation):
+        if path is not None:
+            layer.module.set_submodule(path, nn.Identity())
+    layer.module.set_submodule(parts.ffn_out, ConstantOutput(layer.feed_forward.ffn_out))
 
 
-def set_num_heads(attention: nn.Module, num_heads: int, naming: Naming) -> None:
-    """Tell an attention module how many heads its linear layers now hold."""
-    setattr(attention, naming.num_heads, num_heads)
-    if naming.width is not None:
-        setattr(attention, naming.width, num_heads * getattr(attention, naming.head_dim))
+def set_num_heads(layer: EncoderLayer, num_heads: int) -> None:
+    """Tell a layer's attention module how many heads its linear layers now hold."""
+    assert layer.attention is not None, "a layer without heads stays without"
+    module, parts = layer.attention.module, layer.parts.attention
+    setattr(module, parts.num_heads, num_heads)
+    if parts.width is not None:
+        setattr(module, parts.width, num_heads * layer.attention.head_dim)
 
 
-def dense_shape(config: Any, naming: Naming) -> EncoderShape:
+def dense_shape(config: Any, parts: EncoderParts) -> EncoderShape:
     """Return the shape that a configuration describes."""
     # DINOv2's are a multiple of the hidden size, which is the one that the model was built with.
-    is_narrower = _is_narrower(config, naming)
-    neurons = naming.ffn_neurons(widest_config(config) if is_narrower else config)
+    is_narrower = _is_narrower(config, parts)
+    neurons = parts.neurons.read(widest_config(config) if is_narrower else config)
     layer = LayerShape(num_heads=config.num_attention_heads, ffn_neurons=neurons)
     return EncoderShape(head_dim=head_dim_of(config), layers=(layer,) * config.num_hidden_layers)
 
 
-def _is_narrower(config: Any, naming: Naming) -> bool:
+def _is_narrower(config: Any, parts: EncoderParts) -> bool:
     """Return whether the hidden size is one that transformers cannot build with these heads."""
-    is_buildable = naming.has_head_dim and naming.ffn_setting != "mlp_ratio"
+    is_buildable = parts.has_head_dim and not parts.neurons.is_ratio
     widest: int = widest_config(config).hidden_size
     return bool(config.hidden_size < widest) and not is_buildable
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 
 # The entry of a configuration that holds the hidden size before pruning and the features left.
 _KEPT = "kept_features"

@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
-from compressor.models.packaged import local_folder
-from compressor.models.pooling import MODULES
-from compressor.models.prunable import (
+from compressor.models.families.prunable import (
     depth_of,
-    heads_must_stay,
+    heads_refusal,
     unprunable,
+    why_heads_stay,
     width_of,
     with_depth,
 )
+from compressor.models.packaged import local_folder
+from compressor.models.pooling import MODULES
 from compressor.tasks import task_class, task_names
 from compressor.training.layer_map import chosen_layers, layer_map_of
 from compressor.words import counted
@@ -37,13 +38,9 @@ def unfit_to_prune(settings: PruneStructured, files: CheckpointFiles) -> Iterato
     if (refusal := unprunable(files.config)) is not None:
         yield "kind", refusal
         return
-    if takes_heads(settings) and heads_must_stay(files.config):
-        yield (
-            "ratio" if settings.head_ratio is None else "head_ratio",
-            f"model type '{files.config['model_type']}' has a relative position bias as wide as "
-            f"the number of heads, outside the attention, so heads have to stay; set head_ratio "
-            f"to 0",
-        )
+    if takes_heads(settings) and (reason := why_heads_stay(files.config)) is not None:
+        key = "ratio" if settings.head_ratio is None else "head_ratio"
+        yield key, heads_refusal(files.config["model_type"], reason)
     if (depth := depth_of(files.config)) is None:
         return
     if settings.layers is not None and settings.layers >= depth:

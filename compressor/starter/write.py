@@ -18,12 +18,12 @@ from compressor.data.table import Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
 from compressor.measurements import AGREEMENT, COSINE, SPEARMAN
-from compressor.models.architectures import (
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.families.layers import (
     UnsupportedArchitecture,
     encoder_layers,
     require_prunable_heads,
 )
-from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import check_provider
 from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch

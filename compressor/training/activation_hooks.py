@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import (
+from compressor.models.families.layers import (
     Attention,
     EncoderLayer,
     UnsupportedArchitecture,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import naming_of
+from compressor.models.families.layers import parts_of
 from compressor.models.structure import dense_shape
 from compressor.passes.prune_structured.unit_removal import Units
 from compressor.training.checkpoints import State, StateFile
@@ -94,19 +94,19 @@ class Moments:
         Units are those of each layer, counted as they were before the cut. Moments of parameters
         that went with a whole sub-layer go too.
         """
-        naming = naming_of(module)
-        head_dim = dense_shape(module.config, naming).head_dim
-        prefix = f"{module.base_model_prefix}.{naming.layers}"
+        parts = parts_of(module)
+        head_dim = dense_shape(module.config, parts).head_dim
+        prefix = f"{module.base_model_prefix}.{parts.layers}"
         for layer, units in heads.items():
             rows = [unit * head_dim + row for unit in units for row in range(head_dim)]
-            for path in (naming.query, naming.key, naming.value):
+            for path in (parts.attention.query, parts.attention.key, parts.attention.value):
                 self._cut(f"{prefix}.{layer}.{path}.weight", 0, rows)
                 self._cut(f"{prefix}.{layer}.{path}.bias", 0, rows)
-            self._cut(f"{prefix}.{layer}.{naming.output}.weight", 1, rows)
+            self._cut(f"{prefix}.{layer}.{parts.attention.output}.weight", 1, rows)
         for layer, units in neurons.items():
-            self._cut(f"{prefix}.{layer}.{naming.ffn_in}.weight", 0, units)
-            self._cut(f"{prefix}.{layer}.{naming.ffn_in}.bias", 0, units)
-            self._cut(f"{prefix}.{layer}.{naming.ffn_out}.weight", 1, units)
+            self._cut(f"{prefix}.{layer}.{parts.feed_forward.ffn_in}.weight", 0, units)
+            self._cut(f"{prefix}.{layer}.{parts.feed_forward.ffn_in}.bias", 0, units)
+            self._cut(f"{prefix}.{layer}.{parts.feed_forward.ffn_out}.weight", 1, units)
         left = {name for name, _ in module.named_parameters()}
         self._values = {name: each for name, each in self._values.items() if name in left}
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.architectures import encoder_layers, naming_of
+from compressor.models.families.layers import encoder_layers
 from compressor.models.structure import (
     EncoderShape,
     LayerShape,
@@ -82,7 +82,7 @@ def test_bert_without_attention_normalises_the_residual_and_the_bias(tiny_bert: 
     states = torch.randn(2, 5, 32)
     expected = old.LayerNorm(states + old.dense.bias)
 
-    remove_attention(layer, naming_of(tiny_bert.module))
+    remove_attention(layer)
 
     output, weights = layer.module.attention(states)
     torch.testing.assert_close(output, expected)
@@ -95,17 +95,16 @@ def test_vit_without_a_feed_forward_adds_only_the_bias(tiny_vit: TorchModel):
     states = torch.randn(2, 5, 32)
     attended = states + layer.module.attention(layer.module.layernorm_before(states))[0]
 
-    remove_feed_forward(layer, naming_of(tiny_vit.module))
+    remove_feed_forward(layer)
 
     torch.testing.assert_close(layer.module(states), attended + bias)
 
 
 def test_removing_what_is_gone_changes_nothing(tiny_bert: TorchModel):
-    naming = naming_of(tiny_bert.module)
     apply_shape(tiny_bert.module, UNEVEN)
     first, second = encoder_layers(tiny_bert.module)
-    remove_attention(first, naming)
-    remove_feed_forward(second, naming)
+    remove_attention(first)
+    remove_feed_forward(second)
     assert read_shape(tiny_bert.module) == UNEVEN
 
 

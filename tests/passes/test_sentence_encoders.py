@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from compressor.data import Dataset
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.pooling import Pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.torch_model import TorchModel, load_checkpoint

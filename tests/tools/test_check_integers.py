@@ -29,6 +29,6 @@ def test_a_wrong_number_is_named(checking: ModuleType):
 
 
 def test_the_random_models_are_of_every_supported_architecture(checking: ModuleType):
-    from compressor.models.architectures import _NAMINGS
+    from compressor.models.families.layers import _NAMINGS
 
     assert set(_NAMINGS) <= {*checking.TEXT, *checking.IMAGE}

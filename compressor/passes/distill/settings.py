@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.prunable import with_depth
+from compressor.models.families.prunable import with_depth
 from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes.checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
 from compressor.passes.effort import Effort, training_effort
@@ -146,7 +146,7 @@ passes:
 
     def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
         """Load student and teacher, and see whether the one could learn from the other."""
-        from compressor.models.architectures import encoder_layers
+        from compressor.models.families.layers import encoder_layers
         from compressor.models.torch_model import try_batch
         from compressor.training.recovery import check_distillation
 
@@ -239,7 +239,7 @@ passes:
         self, student: TorchModel, teacher: TorchModel, context: PassContext
     ) -> LayerMap | None:
         """Take out layers of the student where wanted, and return which layers it learns from."""
-        from compressor.models.architectures import encoder_layers
+        from compressor.models.families.layers import encoder_layers
         from compressor.models.structure import keep_layers
 
         layer_map = None

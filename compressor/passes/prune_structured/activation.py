@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import layer_list
+from compressor.models.families.layers import layer_list
 from compressor.passes.prune_structured.fisher import (
     Part,
     num_units,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import encoder_layers, require_prunable_heads
+from compressor.models.families.layers import encoder_layers, require_prunable_heads
 from compressor.models.structure import configure_shape
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import NothingToRemove, PassContext

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import encoder_layers, layer_list
+from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.importance import UnitScores
 from compressor.passes.prune_structured.knapsack import best_choices
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressor.models.architectures import encoder_layers, require_prunable_heads
+from compressor.models.families.layers import encoder_layers, require_prunable_heads
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import PassContext
 from compressor.passes.prune_structured.budget import (

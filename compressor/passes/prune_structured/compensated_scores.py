@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import Attention
+from compressor.models.families.layers import Attention
 from compressor.passes.prune_structured.fisher import (
     Call,
     Part,

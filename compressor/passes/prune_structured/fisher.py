@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import Attention, FeedForward, encoder_layers
+from compressor.models.families.layers import Attention, FeedForward, encoder_layers
 from compressor.models.outputs import answers_of, gives_vectors
 from compressor.passes.prune_structured.importance import UnitScores
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import NothingToRemove, PassContext

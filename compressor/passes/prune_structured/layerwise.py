@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compressor.models.architectures import layer_list, naming_of
-
-# What a sub-layer's output is multiplied by before it is added, where it is: attention, FFN.
-_SCALES = {"beit": ("lambda_1", "lambda_2"), "dinov2": ("layer_scale1", "layer_scale2")}
+from compressor.models.families import EncoderParts
+from compressor.models.families.layers import layer_list, parts_of
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,16 @@ def run_layer(
     `inputs` are the model's for the same examples. Without `hidden_states` the layer reads what the
     embeddings give. `attention_only` stops after attention's output projection.
     """
-    naming = naming_of(module)
+    parts = parts_of(module)
+    attention_output = parts.attention.output
     recorder = _Recorder(hidden_states, stops_early=attention_only)
     with _only_layer(module, index) as layer:
         hooks = [
             layer.register_forward_pre_hook(recorder.enter, with_kwargs=True),
             layer.register_forward_hook(recorder.leave),
         ]
-        for path in (naming.output, naming.ffn_in, naming.ffn_out):
-            hook = recorder.pass_by(path, is_last=path == naming.output)
+        for path in (attention_output, parts.feed_forward.ffn_in, parts.feed_forward.ffn_out):
+            hook = recorder.pass_by(path, is_last=path == attention_output)
             hooks.append(layer.get_submodule(path).register_forward_hook(hook))
         try:
             module(**inputs)
@@ -119,33 +119,24 @@ def run_layer(
         finally:
             for handle in hooks:
                 handle.remove()
-    return _trace(recorder, layer, module.config.model_type, naming)
+    return _trace(recorder, layer, parts)
 
 
-def _trace(recorder: _Recorder, layer: nn.Module, model_type: str, naming: Any) -> LayerTrace:
+def _trace(recorder: _Recorder, layer: nn.Module, parts: EncoderParts) -> LayerTrace:
     assert recorder.hidden_states is not None
-    units, output = recorder.at(naming.output)
-    scale = _scale(layer, model_type, 0)
-    attention = SubLayerTrace(units, output, recorder.hidden_states, scale)
+    scales: Any = (1.0, 1.0)
+    if parts.scales is not None:
+        scales = attrgetter(*parts.scales)(layer)
+    units, output = recorder.at(parts.attention.output)
+    attention = SubLayerTrace(units, output, recorder.hidden_states, scales[0])
     if recorder.output is None:
         return LayerTrace(attention, None, None)
-    units, output = recorder.at(naming.ffn_out)
-    scale = _scale(layer, model_type, 1)
-    if naming.norms_first:
+    units, output = recorder.at(parts.feed_forward.ffn_out)
+    if parts.norms_first:
         residual = attention.total
     else:
-        residual, _ = recorder.at(naming.ffn_in)
-    return LayerTrace(attention, SubLayerTrace(units, output, residual, scale), recorder.output)
-
-
-def _scale(layer: nn.Module, model_type: str, part: int) -> Tensor | float:
-    if model_type not in _SCALES:
-        return 1.0
-    found: Any = getattr(layer, _SCALES[model_type][part])
-    if isinstance(found, nn.Module):
-        found = found.lambda1
-    scale: Tensor | float = found
-    return scale
+        residual, _ = recorder.at(parts.feed_forward.ffn_in)
+    return LayerTrace(attention, SubLayerTrace(units, output, residual, scales[1]), recorder.output)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import ConstantOutput
+from compressor.models.families.layers import ConstantOutput
 
 _STEP = 10.0  # from one ridge that is tried to the next
 _FIRMEST = 100.0  # ridge that is tried: weights hardly move any more

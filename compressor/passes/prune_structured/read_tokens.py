@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.models.architectures import layer_list
+from compressor.models.families.layers import layer_list
 from compressor.models.outputs import answers_of
 
 

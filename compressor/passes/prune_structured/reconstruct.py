@@ -51,7 +51,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
+from compressor.models.families.layers import ConstantOutput, encoder_layers, parts_of
 from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import (
     LayerTrace,
@@ -160,7 +160,7 @@ class _Work:
     def fit_attention(self, index: int) -> None:
         """Run the teacher's layer, once, and fit the student's attention to it."""
         files = self.calibration.files
-        fit = self._correction(index, naming_of(self.student).output)
+        fit = self._correction(index, parts_of(self.student).attention.output)
         for batch in range(len(self.calibration)):
             target = self._run(self.teacher, "teacher", index, batch)
             assert target.feed_forward is not None
@@ -176,7 +176,7 @@ class _Work:
     def fit_feed_forward(self, index: int) -> None:
         """Fit the student's feed-forward network, and move its hidden states past the layer."""
         files = self.calibration.files
-        fit = self._correction(index, naming_of(self.student).ffn_out)
+        fit = self._correction(index, parts_of(self.student).feed_forward.ffn_out)
         for batch in range(len(self.calibration)):
             trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None

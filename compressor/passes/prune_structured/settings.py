@@ -401,7 +401,7 @@ passes:
 
     def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
         """Look for the parts of every layer, and whether heads can go."""
-        from compressor.models.architectures import encoder_layers, require_prunable_heads
+        from compressor.models.families.layers import encoder_layers, require_prunable_heads
 
         encoder_layers(model.module)
         if takes_heads(self):

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.models.architectures import encoder_layers, naming_of
+from compressor.models.families.layers import encoder_layers, parts_of
 from compressor.models.onnx_model import OUTPUT
 from compressor.onnx_graph.int8_weights import quantize_sites
 from compressor.onnx_graph.quantizable_weights import find_sites
@@ -45,14 +45,14 @@ class SubLayerKind:
 
 def sub_layer_kind(module: Any) -> SubLayerKind:
     """Read the kind off a transformers model; raises `UnsupportedArchitecture`."""
-    config = module.config
+    config, parts = module.config, parts_of(module)
     attention = next((it.attention for it in encoder_layers(module) if it.attention), None)
-    activation = getattr(config, "hidden_act", None) or config.activation
+    activation = getattr(config, parts.activation)
     return SubLayerKind(
         hidden_size=config.hidden_size,
         head_dim=attention.head_dim if attention else 1,
         activation=activation if isinstance(activation, str) else type(activation).__name__,
-        norms_first=naming_of(module).norms_first,
+        norms_first=parts.norms_first,
         has_mask=module.main_input_name == "input_ids",
     )
 

@@ -17,10 +17,9 @@ import torch_pruning
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import (
+from compressor.models.families.layers import (
     UnsupportedArchitecture,
     encoder_layers,
-    naming_of,
     require_prunable_heads,
 )
 from compressor.models.outputs import answers_of
@@ -82,7 +81,7 @@ def prune_heads(module: Any, heads: Units) -> None:
     if not heads:
         return  # such as all of MPNet's, which cannot go
     require_prunable_heads(module)
-    layers, naming = encoder_layers(module), naming_of(module)
+    layers = encoder_layers(module)
     _check_indices("head", heads, [layer.num_heads for layer in layers])
     whole = {index for index, units in heads.items() if len(units) == layers[index].num_heads}
     graph = DependencyGraph(module)
@@ -92,9 +91,9 @@ def prune_heads(module: Any, heads: Units) -> None:
             continue
         rows = [unit * part.head_dim + row for unit in units for row in range(part.head_dim)]
         graph.remove_outputs(part.query, rows, {part.query, part.key, part.value, part.output})
-        set_num_heads(part.module, part.num_heads - len(units), naming)
+        set_num_heads(layers[index], part.num_heads - len(units))
     for index in whole:
-        remove_attention(layers[index], naming)
+        remove_attention(layers[index])
 
 
 def prune_neurons(module: Any, neurons: Units) -> None:
@@ -103,7 +102,7 @@ def prune_neurons(module: Any, neurons: Units) -> None:
     A layer that loses all its neurons loses its feed-forward network. Raises `ValueError` for an
     index that is out of range, and `UnsupportedArchitecture`.
     """
-    layers, naming = encoder_layers(module), naming_of(module)
+    layers = encoder_layers(module)
     _check_indices("neuron", neurons, [layer.num_neurons for layer in layers])
     whole = {index for index, units in neurons.items() if len(units) == layers[index].num_neurons}
     graph = DependencyGraph(module)
@@ -113,7 +112,7 @@ def prune_neurons(module: Any, neurons: Units) -> None:
             continue
         graph.remove_outputs(part.ffn_in, list(units), {part.ffn_in, part.ffn_out})
     for index in whole:
-        remove_feed_forward(layers[index], naming)
+        remove_feed_forward(layers[index])
 
 
 class DependencyGraph:

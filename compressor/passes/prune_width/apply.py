@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import NothingToRemove, PassContext
 from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows

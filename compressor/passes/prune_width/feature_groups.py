@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import (
+from compressor.models.families.layers import (
     UnsupportedArchitecture,
     encoder_layers,
     layer_list,
-    naming_of,
+    parts_of,
 )
 from compressor.models.structure import dense_shape
 from compressor.models.width import Axis, cut, record_kept, set_hidden_size, width_axes
@@ -100,7 +100,7 @@ def check_width(module: Any, width: int) -> None:
         )
     config = copy.deepcopy(module.config)
     set_hidden_size(config, width)
-    allowed = dense_shape(config, naming_of(module)).layers[0].ffn_neurons
+    allowed = dense_shape(config, parts_of(module)).layers[0].ffn_neurons
     neurons = max(layer.num_neurons for layer in encoder_layers(module))
     if neurons > allowed:
         raise StepFailed(

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.architectures import ConstantOutput, encoder_layers, naming_of
+from compressor.models.families.layers import ConstantOutput, encoder_layers, parts_of
 from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import run_layer
 from compressor.passes.prune_structured.least_squares import Correction, NormFit, RidgeChoice
@@ -203,20 +203,20 @@ class _Work:
         return seen, trace.attention if only else trace.feed_forward
 
     def _readers(self, layer: nn.Module, place: str) -> dict[str, nn.Linear]:
-        names = naming_of(self.student)
-        own = (names.query, names.key, names.value) if place == "attention" else (names.ffn_in,)
+        heads, neurons = parts_of(self.student).attention, parts_of(self.student).feed_forward
+        own = (heads.query, heads.key, heads.value) if place == "attention" else (neurons.ffn_in,)
         if isinstance(layer.get_submodule(self._output(place)), ConstantOutput):
             return {}
         parts = {name: layer.get_submodule(name) for name in own}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Linear)}
 
     def _output(self, place: str) -> str:
-        names = naming_of(self.student)
-        return names.output if place == "attention" else names.ffn_out
+        parts = parts_of(self.student)
+        return parts.attention.output if place == "attention" else parts.feed_forward.ffn_out
 
     def _norms(self, layer: nn.Module) -> dict[str, nn.LayerNorm]:
         """Return the norms that lie on the stream: first that after attention."""
-        if naming_of(self.student).norms_first:
+        if parts_of(self.student).norms_first:
             return {}
         parts = layer.named_modules()
         return {name: part for name, part in parts if isinstance(part, nn.LayerNorm)}

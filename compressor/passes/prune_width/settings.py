@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.models.prunable import WIDTH, unprunable, width_of
+from compressor.models.families.prunable import WIDTH, unprunable, width_of
 from compressor.passes.base import (
     ROWS_TO_CHOOSE_FROM,
     About,
@@ -213,7 +213,7 @@ passes:
 
     def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
         """Look for the parts of every layer."""
-        from compressor.models.architectures import encoder_layers
+        from compressor.models.families.layers import encoder_layers
 
         encoder_layers(model.module)
         return model

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compressor.errors import StepFailed
-from compressor.models.prunable import not_simulated
+from compressor.models.families.prunable import not_simulated
 from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
 from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.embedding_tables import BITS, reasons_against_int4
@@ -236,7 +236,7 @@ def check_simulation(module: Any, *, min_elements: int, fixed_grids: bool) -> No
 
     `fixed_grids` says that activations are rounded on one grid for each layer.
     """
-    if (refusal := not_simulated({"model_type": module.config.model_type})) is not None:
+    if (refusal := not_simulated(module.config)) is not None:
         raise StepFailed(refusal)
     found = probe(module)
     linears = {

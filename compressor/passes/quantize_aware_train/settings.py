@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from compressor.models.prunable import not_simulated
+from compressor.models.families import family_of
+from compressor.models.families.prunable import not_simulated
 from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.weight_choice import BlockSize
@@ -149,11 +150,12 @@ passes:
         """Yield the pass itself for a model type whose int8 file is not simulated."""
         if (refusal := not_simulated(files.config)) is not None:
             yield "kind", refusal
-        elif self.activations == "static" and files.config["model_type"] == "albert":
+        elif self.activations == "static" and family_of(files.config["model_type"]).shares_layers:
             yield (
                 "activations",
-                "static has one grid for each layer, and ALBERT's layers share one set of weights, "
-                "so their grids would differ in the file; use per_token",
+                f"static has one grid for each layer, and the layers of model type "
+                f"'{files.config['model_type']}' share one set of weights, so their "
+                f"grids would differ in the file; use per_token",
             )
 
     def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002

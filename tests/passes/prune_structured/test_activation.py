@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.models.architectures import encoder_layers, layer_list
+from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.activation import activation_scores, block_influences
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 

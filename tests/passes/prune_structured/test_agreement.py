@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from compressor.export.to_onnx import export_onnx
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.tasks import load_task

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from compressor.data import Dataset
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.passes import recovery as _recovery

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.models.architectures import encoder_layers, layer_list
+from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.budget import (
     EncoderCost,
     Freedom,

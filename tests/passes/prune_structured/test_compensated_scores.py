@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.passes.prune_structured.compensated_scores import (
     Moments,
     compensated_scores,

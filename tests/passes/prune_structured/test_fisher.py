@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import UnitScores
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.models.structure import keep_layers
 from compressor.passes.prune_structured.importance import (
     layer_losses,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressor.models.architectures import encoder_layers
+from compressor.models.families.layers import encoder_layers
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,

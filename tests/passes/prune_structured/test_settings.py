@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from compressor.data import Dataset
-from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.passes.base import NothingToRemove

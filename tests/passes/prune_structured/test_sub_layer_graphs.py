@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from compressor.export.to_onnx import export_onnx
-from compressor.models.architectures import encoder_layers, naming_of
+from compressor.models.families.layers import encoder_layers
 from compressor.models.structure import remove_attention, remove_feed_forward
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
@@ -132,10 +132,10 @@ def test_of_one_token_the_graphs_compute_the_first_row_of_the_whole(
 @torch.no_grad()
 def test_without_units_only_what_pruning_leaves_is_computed(tiny_bert: TorchModel):
     layer, kind = encoder_layers(tiny_bert.module)[0], sub_layer_kind(tiny_bert.module)
-    naming, states = naming_of(tiny_bert.module), torch.from_numpy(STATES_IN)
+    states = torch.from_numpy(STATES_IN)
     bias, norm = layer.attention.output.bias, layer.module.attention.output.LayerNorm
-    remove_attention(layer, naming)
-    remove_feed_forward(layer, naming)
+    remove_attention(layer)
+    remove_feed_forward(layer)
     graph = with_weights(attention_graph(kind, 0, 1, "float32"), bias, norm.weight, norm.bias)
     expected = layer.module.attention(states)[0]
     np.testing.assert_allclose(run(graph), expected.numpy(), atol=1e-5)

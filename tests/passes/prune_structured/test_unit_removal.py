@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 

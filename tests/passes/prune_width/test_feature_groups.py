@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.structure import EncoderShape, LayerShape, apply_shape, read_shape, rebuild
 from compressor.models.width import kept_features
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons

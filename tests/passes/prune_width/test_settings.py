@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from compressor.data import Dataset
 from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
-from compressor.models.architectures import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
 from compressor.passes.finetune.settings import Finetune

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from compressor.models.architectures import (
+from compressor.models.families.layers import (
     ConstantOutput,
     HeadlessAttention,
     UnsupportedArchitecture,

@@ -1,0 +1,55 @@
+"""Families of architectures: one explicit table from a model type to what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compressor.models.families.base import EncoderParts, Family
+from compressor.models.families.beit import BEIT
+from compressor.models.families.bert import BERT, ROBERTA
+from compressor.models.families.dinov2 import DINOV2
+from compressor.models.families.distilbert import DISTILBERT
+from compressor.models.families.mpnet import MPNET
+from compressor.models.families.not_prunable import (
+    AFTER_PADDING,
+    ALBERT,
+    CONVBERT,
+    DEBERTA,
+    DEBERTA_V2,
+    MODERNBERT,
+    SIMULATED_AFTER_PADDING,
+    UNKNOWN,
+)
+from compressor.models.families.vit import VIT
+
+__all__ = ["FAMILIES", "EncoderParts", "Family", "family_of"]
+
+FAMILIES: Mapping[str, Family] = {
+    "albert": ALBERT,
+    "beit": BEIT,
+    "bert": BERT,
+    "camembert": ROBERTA,
+    "convbert": CONVBERT,
+    "data2vec-text": SIMULATED_AFTER_PADDING,
+    "deberta": DEBERTA,
+    "deberta-v2": DEBERTA_V2,
+    "deit": VIT,
+    "dinov2": DINOV2,
+    "distilbert": DISTILBERT,
+    "electra": BERT,
+    "ernie": CONVBERT,
+    "longformer": AFTER_PADDING,
+    "modernbert": MODERNBERT,
+    "mpnet": MPNET,
+    "roberta": ROBERTA,
+    "roberta-prelayernorm": SIMULATED_AFTER_PADDING,
+    "roformer": CONVBERT,
+    "vit": VIT,
+    "xlm-roberta": ROBERTA,
+    "xmod": AFTER_PADDING,
+}
+
+
+def family_of(model_type: object) -> Family:
+    """Return what is known of a model type; of one that is not in the table, next to nothing."""
+    return FAMILIES.get(str(model_type), UNKNOWN)

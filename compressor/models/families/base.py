@@ -1,0 +1,98 @@
+"""What a family of architectures is: where its units sit, and what its configuration says of them.
+
+Frozen facts, free of torch, so that `compress validate` tells by config.json alone what a pass
+cannot do with a checkpoint. Whatever removes, scores or counts units reads them through
+`layers.py`, which finds the same parts in a live module.
+
+Attention and feed-forward network are types of their own: one whose weights are packed, gated or
+grouped is another type beside these, and `layers.py` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def setting(config: Any, name: str) -> Any:
+    """Return an entry of a configuration: the content of config.json, or what transformers made."""
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """Attention with one linear layer each for queries, keys and values; paths from its layer."""
+
+    module: str
+    query: str
+    key: str
+    value: str
+    output: str
+    # Attributes of the module:
+    num_heads: str
+    head_dim: str
+    width: str | None  # the product of the two, where the module keeps it
+
+
+@dataclass(frozen=True)
+class FeedForwardParts:
+    """A feed-forward network of two linear layers; paths from its layer."""
+
+    ffn_in: str
+    activation: str | None  # None where it is a function
+    ffn_out: str
+
+
+@dataclass(frozen=True)
+class NeuronSetting:
+    """The setting that says how many neurons each layer has, or how often the hidden size."""
+
+    name: str
+    is_ratio: bool = False
+
+    def read(self, config: Any) -> int:
+        """Return the neurons of every layer."""
+        value = getattr(config, self.name)
+        return int(config.hidden_size * value) if self.is_ratio else int(value)
+
+    def value_for(self, neurons: int, hidden_size: int) -> int | None:
+        """Return what the setting says for so many neurons; None where it cannot say it."""
+        if not self.is_ratio:
+            return neurons
+        return neurons // hidden_size if neurons % hidden_size == 0 else None
+
+
+@dataclass(frozen=True)
+class EncoderParts:
+    """Where the heads, neurons and layers of an encoder sit, and which settings count them."""
+
+    layers: str  # the list of layers, as a path from the base model
+    attention: AttentionParts
+    feed_forward: FeedForwardParts
+    # Whether a sub-layer's norm comes first and its sum with the residual is what goes on;
+    # elsewhere the sum is normalised afterwards.
+    norms_first: bool
+    # What the outputs of attention and feed-forward network are multiplied by before they are
+    # added: parameters, as paths from a layer.
+    scales: tuple[str, str] | None
+    neurons: NeuronSetting
+    activation: str  # the setting that names the activation function
+    has_head_dim: bool  # whether heads may be other than hidden size / number of heads
+    # Whether a bias as wide as the number of heads is added outside the attention module, so that
+    # heads have to stay: always, never, or where one of these settings is true.
+    bias_per_head: bool | tuple[str, ...] = False
+    gated_by: str | None = None  # the setting by which the feed-forward network is gated
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model type; the defaults are what holds for most."""
+
+    # Where the units sit, or why none can be removed.
+    encoder: EncoderParts | str
+    # The row of the table of positions that the first token reads.
+    first_position: int | Literal["after_padding"] = 0
+    # Whether its int8 file was compared with its simulation in PyTorch, and gave the same logits.
+    int8_simulated: bool = False
+    shares_layers: bool = False  # one set of weights for all of them

@@ -1,0 +1,25 @@
+"""MPNet: BERT with relative positions, whose biases are added outside the attention modules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compressor.models.families.base import Family
+from compressor.models.families.bert import PARTS
+
+MPNET = Family(
+    replace(
+        PARTS,
+        attention=replace(
+            PARTS.attention,
+            module="attention.attn",
+            query="attention.attn.q",
+            key="attention.attn.k",
+            value="attention.attn.v",
+            output="attention.attn.o",
+        ),
+        bias_per_head=True,
+    ),
+    first_position=2,  # its class has 1 for the padding, whatever the configuration says
+    int8_simulated=True,
+)

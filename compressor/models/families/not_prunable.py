@@ -1,0 +1,26 @@
+"""Families whose heads, neurons and layers cannot go, and what else is known of them."""
+
+from __future__ import annotations
+
+from compressor.models.families.base import Family
+
+UNKNOWN = Family("where its heads and neurons sit is not known")
+ALBERT = Family("its layers share one set of weights", int8_simulated=True, shares_layers=True)
+CONVBERT = Family(UNKNOWN.encoder, int8_simulated=True)
+DEBERTA = Family(
+    "query, key and value are one matrix and relative positions enter every head",
+    int8_simulated=True,
+)
+DEBERTA_V2 = Family(
+    "its relative position projections are shared with query and key of every head",
+    int8_simulated=True,
+)
+MODERNBERT = Family(
+    "query, key and value are one matrix (Wqkv) and its feed-forward is gated",
+    int8_simulated=True,
+)
+# Positions as RoBERTa's, and layers of their own: adapters, windows of attention.
+AFTER_PADDING = Family(UNKNOWN.encoder, first_position="after_padding")
+SIMULATED_AFTER_PADDING = Family(
+    UNKNOWN.encoder, first_position="after_padding", int8_simulated=True
+)

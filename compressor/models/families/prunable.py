@@ -1,0 +1,105 @@
+"""What a configuration alone says of an encoder: whether units can go, and how many there are.
+
+Free of torch, so that `compress validate` can tell that a pass does not fit a checkpoint. A
+configuration is the content of config.json, or what transformers made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compressor.models.families import FAMILIES, EncoderParts, family_of
+from compressor.models.families.base import setting
+
+# One size under the names that families have for it.
+_DEPTH = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_BIAS_PER_HEAD = (
+    "its relative position bias is as wide as the number of heads and added outside the attention"
+)
+WIDTH = ("hidden_size", "dim", "d_model", "n_embd")
+
+
+def parts_or_reason(config: Any) -> EncoderParts | str:
+    """Return where heads, neurons and layers sit, or why they cannot be removed."""
+    parts = family_of(setting(config, "model_type")).encoder
+    if isinstance(parts, str):
+        return parts
+    if setting(config, "is_decoder") or setting(config, "add_cross_attention"):
+        return "it is configured as a decoder"
+    if parts.gated_by is not None and setting(config, parts.gated_by):
+        return f"its feed-forward is gated ({parts.gated_by})"
+    return parts
+
+
+def unprunable(config: Any) -> str | None:
+    """Return the sentence that refuses to prune such a model, None where it can be pruned."""
+    found = parts_or_reason(config)
+    return refusal(setting(config, "model_type"), found) if isinstance(found, str) else None
+
+
+def refusal(model_type: str, reason: str) -> str:
+    """Return the sentence that refuses to prune a model type for a reason."""
+    known = (name for name, family in FAMILIES.items() if isinstance(family.encoder, EncoderParts))
+    return (
+        f"model type '{model_type}' cannot be pruned structurally: {reason}; "
+        f"supported model types are {', '.join(sorted(known))}"
+    )
+
+
+def not_simulated(config: Any) -> str | None:
+    """Return the sentence that refuses to simulate the int8 file of such a model, else None."""
+    model_type = setting(config, "model_type")
+    if family_of(model_type).int8_simulated:
+        return None
+    known = (name for name, family in FAMILIES.items() if family.int8_simulated)
+    return (
+        f"int8 is not simulated for model type '{model_type}': whether its file computes the same "
+        f"was not compared; supported model types are {', '.join(sorted(known))}, and "
+        f"quantize_dynamic and quantize_static store int8 without training"
+    )
+
+
+def why_heads_stay(config: Any) -> str | None:
+    """Return why heads cannot go from a model whose neurons can; None where they can."""
+    parts = parts_or_reason(config)
+    if isinstance(parts, str):
+        return None
+    bias = parts.bias_per_head
+    stay = bias if isinstance(bias, bool) else any(setting(config, name) for name in bias)
+    return _BIAS_PER_HEAD if stay else None
+
+
+def heads_refusal(model_type: str, reason: str) -> str:
+    """Return the sentence that refuses to remove heads of a model type for a reason."""
+    return f"heads of model type '{model_type}' cannot be removed: {reason}; set head_ratio to 0"
+
+
+def depth_of(config: Mapping[str, Any]) -> int | None:
+    """Return the number of layers, None where the file leaves it to the class."""
+    return _size(config, _DEPTH)
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """Return the hidden size, None where the file leaves it to the class."""
+    return _size(config, WIDTH)
+
+
+def with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Return a copy that says another number of layers."""
+    known = next((name for name in _DEPTH if name in config), _DEPTH[0])
+    return {**config, known: depth}
+
+
+def first_position(config: Mapping[str, Any]) -> int:
+    """Return how many rows of the table of positions no token reads, as far as that is known."""
+    first = family_of(config.get("model_type")).first_position
+    if isinstance(first, int):
+        return first
+    padding = config.get("pad_token_id", 1)
+    return padding + 1 if type(padding) is int else 0
+
+
+def _size(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    found = next((config[name] for name in names if name in config), None)
+    return found if type(found) is int else None
