@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic.json_schema import SkipJsonSchema
 
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
 from compressor.proof import Uninformed as Uninformed
+from compressor.stored_types import Count, Flag, Number, PerExample
 from compressor.words import counted
 
 SCHEMA_VERSION = 1
@@ -56,9 +57,11 @@ class Score:
     metric: str
     value: float
     num_examples: int
-    outcomes: NDArray[np.int64] = field(repr=False, compare=False)
-    shares: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
-    kept: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    outcomes: PerExample[np.int64] = field(repr=False, compare=False)
+    shares: PerExample[np.float64] | None = field(default=None, repr=False, compare=False)
+    kept: SkipJsonSchema[Mapping[str, PerExample[Any]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 # What a score holds of every single example; `report.json` has the flips instead.
@@ -339,15 +342,15 @@ class CertificateReading:
     and reads the same rows again begins to choose by them; `number` counts those results from 1.
     """
 
-    number: int
+    number: Count
     read_at: str  # ISO 8601, UTC
     data_fingerprint: str
     artifact_sha256: str  # over the files that ship, manifest and model card aside
     metric: str
-    num_examples: int
-    baseline: float
-    final: float
-    is_this_run: bool
+    num_examples: Count
+    baseline: Number
+    final: Number
+    is_this_run: Flag
 
 
 @dataclass(frozen=True)

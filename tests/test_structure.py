@@ -34,9 +34,11 @@ LAYERS = (
     ("tasks",),
     ("onnx_graph",),
     ("machine",),
-    ("console", "measurements", "setting_errors"),
-    ("paths",),
-    ("errors", "files", "progress", "proof"),
+    ("console", "measurements"),
+    ("proof",),
+    ("stored_types",),
+    ("paths", "setting_errors"),
+    ("errors", "files", "progress"),
     ("words",),
 )
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}

@@ -9,13 +9,14 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+
+from pydantic import ValidationError
 
 from compressor.errors import EnvironmentMismatch
 from compressor.files import write_whole
 from compressor.measurements import CertificateReading, Score
 from compressor.paths import ABSENT, unreadable
-from compressor.pipeline.plain_facts import from_plain, to_plain
+from compressor.stored_types import problems, read_facts, to_plain
 
 READINGS = "readings.json"
 
@@ -49,7 +50,7 @@ def record_reading(
     return tuple(dataclasses.replace(item, is_this_run=item is this) for item in same_rows)
 
 
-def _result(reading: CertificateReading) -> tuple[Any, ...]:
+def _result(reading: CertificateReading) -> tuple[str, str, float, float]:
     return (reading.artifact_sha256, reading.metric, reading.baseline, reading.final)
 
 
@@ -65,28 +66,14 @@ def _load(path: Path) -> list[CertificateReading]:
     try:
         if reason is not None:
             raise ValueError(reason)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, list):
-            raise ValueError(f"must be a list, got {type(content).__name__}")
-        return [_reading(item) for item in content]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return read_facts(list[CertificateReading], json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        why = "; ".join(problems(error)) if isinstance(error, ValidationError) else error
         raise EnvironmentMismatch(
-            f"{path}: not a readable history of certificate readings ({error}); restore it, or "
+            f"{path}: not a readable history of certificate readings ({why}); restore it, or "
             f"move it away and say so where you show the certificate"
         ) from error
 
 
-def _reading(item: Any) -> CertificateReading:
-    reading = from_plain(CertificateReading, item, {})
-    for name, kind in get_type_hints(CertificateReading).items():
-        value = getattr(reading, name)
-        # bool is an int to Python, and JSON writes 1.0 as 1.
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
-    return reading
-
-
 def _save(path: Path, readings: list[CertificateReading]) -> None:
-    text = json.dumps([to_plain(item, {}) for item in readings], indent=1) + "\n"
-    write_whole(path, text)
+    write_whole(path, json.dumps(to_plain(readings, {}), indent=1) + "\n")

@@ -22,14 +22,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from compressor.errors import EnvironmentMismatch
 from compressor.files import sha256
-from compressor.pipeline.plain_facts import Arrays, from_plain, to_plain
+from compressor.stored_types import Arrays, Quantity, problems, read_facts, to_plain
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,20 @@ Fact = TypeVar("Fact")
 _RECORD = "step.json"
 _ARRAYS = "arrays.safetensors"
 _PARTIAL = ".partial-"
-_VERSION = 1  # of the layout of a stored step
 # What reading an entry raises that somebody edited, truncated or removed meanwhile.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The content of a step's `step.json`, but for the hash over it."""
+
+    version: Literal[1]  # of the layout of a stored step
+    name: str
+    depends_on: Mapping[str, object]
+    files: Mapping[str, str]
+    facts: Mapping[str, object]
+    seconds: Quantity
 
 
 @dataclass(frozen=True)
@@ -71,11 +83,12 @@ class Step:
         Raises `EnvironmentMismatch` for another one, which somebody else has written.
         """
         try:
-            return from_plain(kind, self.facts[name], self.arrays)
-        except (KeyError, ValueError) as error:
+            return read_facts(kind, self.facts[name], self.arrays)
+        except (KeyError, ValidationError) as error:
+            reason = "; ".join(problems(error)) if isinstance(error, ValidationError) else error
             raise EnvironmentMismatch(
                 f"{self.folder}: the stored step '{self.name}' has no '{name}' that this version "
-                f"of compressor wrote ({error}); remove that folder and run again"
+                f"of compressor wrote ({reason}); remove that folder and run again"
             ) from error
 
 
@@ -147,12 +160,12 @@ class StepStore:
         else:
             files.rename(partial)
         arrays: Arrays = {}
-        plain = {item: to_plain(value, arrays) for item, value in facts.items()}
+        plain = to_plain(dict(facts), arrays)
         if arrays:
             save_file(arrays, partial / _ARRAYS)
         hashes = {path.relative_to(partial).as_posix(): sha256(path) for path in _files(partial)}
         record = {
-            "version": _VERSION,
+            "version": 1,
             "name": name,
             "depends_on": dict(depends_on),
             "files": hashes,
@@ -238,27 +251,23 @@ def _read(name: str, key: str, folder: Path) -> Step:
     if folder.is_symlink():
         raise ValueError("it is a link")
     entries = _entries(folder)  # before anything is opened
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    if not isinstance(record, dict):
+    content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.pop("sha256") != key_of(content):
         raise ValueError(f"{_RECORD} is not what was written")
-    expected = record.pop("sha256")
-    if key_of(record) != expected or record["version"] != _VERSION:
-        raise ValueError(f"{_RECORD} is not what was written")
-    hashes, facts, seconds = record["files"], record["facts"], record["seconds"]
-    if not isinstance(hashes, dict) or not isinstance(facts, dict):
-        raise ValueError(f"files and facts of {_RECORD} are not what was written")
-    if not isinstance(seconds, int | float):
-        raise ValueError(f"seconds of {_RECORD} are not what was written")
+    try:
+        record = read_facts(_Record, content)
+    except ValidationError as error:
+        raise ValueError(f"{_RECORD} is not what was written") from error
     # What was added would be shown, shipped or loaded with the rest.
     present = {path.relative_to(folder).as_posix() for path in entries}
-    if differing := sorted(present ^ {*hashes, _RECORD}):
+    if differing := sorted(present ^ {*record.files, _RECORD}):
         raise ValueError(f"{differing[0]} was added or is missing")
-    for path, digest in hashes.items():
+    for path, digest in record.files.items():
         if sha256(folder / path) != digest:
             raise ValueError(f"{path} is not what was written")
-    files = {path: digest for path, digest in hashes.items() if path != _ARRAYS}
-    arrays = load_file(folder / _ARRAYS) if _ARRAYS in hashes else {}
-    return Step(name, key, folder, files, facts, arrays, seconds, reused=True)
+    files = {path: digest for path, digest in record.files.items() if path != _ARRAYS}
+    arrays = load_file(folder / _ARRAYS) if _ARRAYS in record.files else {}
+    return Step(name, key, folder, files, record.facts, arrays, record.seconds, reused=True)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -73,7 +73,7 @@ def test_a_reading_with_a_value_of_another_kind_is_damage(tmp_path: Path, name: 
     record_reading(path, score(0.9), score(0.8), ROWS, "ee")
     [reading] = json.loads(path.read_text())
     path.write_text(json.dumps([{**reading, name: value}]))
-    with pytest.raises(EnvironmentMismatch, match=rf"readings\.json: .*\({name} must be"):
+    with pytest.raises(EnvironmentMismatch, match=rf"readings\.json: .*\(\[0\]\.{name}: expected"):
         check_readings(path)
 
 
