@@ -150,6 +150,15 @@ def test_nothing_that_computes_imports_what_only_shows():
     assert [name for name in sorted(names) if name.startswith(ONLY_SHOWS)] == []
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "recipe").glob("*.py")), ids=lambda p: p.name)
+def test_what_holds_between_passes_follows_from_their_declarations(path: Path):
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    words = [node.value for node in tree if isinstance(node, ast.Constant)]
+    assert [word for word in words if word in PASSES] == []
+    folders = {file.parent for file in imported_files(path)}
+    assert [folder for folder in folders if folder.parent == PACKAGE / "passes"] == []
+
+
 def imported_files(path: Path) -> Iterator[Path]:
     """Yield the files of `compressor` that a file imports from, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -117,6 +117,28 @@ class Ahead:
         return self.splits.get("train")
 
 
+WeightFormat = Literal["float32", "float16", "int8", "4- or 8-bit"]
+
+
+@dataclass(frozen=True)
+class TrainedFor:
+    """A format that a pass trains float weights for, and that a pass after it has to store."""
+
+    weights: WeightFormat
+    way: str  # the setting that says which way of storing is simulated: `stores_trained` of a pass
+    # Settings that training and storing both have and that have to be the same, each with the
+    # setting of the training, and its value, under which it is simulated; None: always.
+    same: Mapping[str, tuple[str, object] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundsAgain:
+    """A setting of a pass that stores weights, with which it would round trained ones once more."""
+
+    why: str  # with {trainer} for the pass that trained them
+    values: tuple[object, ...] | None = None  # with which it does; None: all but null and false
+
+
 class NothingToRemove(StepFailed):
     """The settings are so mild that the pass would leave this model as it is.
 
@@ -144,6 +166,12 @@ class Pass(BaseModel, ABC):
     providers: ClassVar[tuple[str, ...] | None] = None
     # Why not on others, and what to use there; empty where `providers` says it all.
     not_elsewhere: ClassVar[str] = ""
+    # Whether the model reads other token ids afterwards than the untouched checkpoint.
+    changes_tokens: ClassVar[bool] = False
+    # A setting, and its value with which the pass itself learns from the untouched checkpoint.
+    learns_from_baseline: ClassVar[tuple[str, object] | None] = None
+    # What the weights have to be stored as later on, if it trains them for that.
+    trains_for: ClassVar[TrainedFor | None] = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -270,6 +298,13 @@ class TorchPass(Pass):
 
 class OnnxPass(Pass):
     """A pass over the exported graph."""
+
+    # What the weights are afterwards, and what they may be before; None: as before, and anything.
+    leaves_weights: ClassVar[WeightFormat | None] = None
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = None
+    # The way of storing `leaves_weights` (`TrainedFor.way`) that keeps what was trained for it.
+    stores_trained: ClassVar[str | None] = None
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {}  # by setting
 
     @abstractmethod
     def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:

@@ -7,53 +7,66 @@ should hear of everything at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from compressor.measurements import LABEL_FREE
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.passes import OnnxPass, Pass, TorchPass
-from compressor.setting_errors import Mistake, did_you_mean, show
+from compressor.passes.base import TrainedFor
+from compressor.setting_errors import KeyPath, Mistake, did_you_mean, show
 from compressor.tasks import task_class, task_names
+from compressor.training.settings import DistillSettings
 from compressor.words import counted
 
 MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them
-_QUANTIZE = "quantize_"  # how the kinds of all passes over the graph that store int8 weights begin
-_TRAIN_FOR_INT8 = "quantize_aware_train"  # leaves float weights on int8 grids
-# Stores those grids, by how the training rounds activations.
-_STORE_INT8 = {"per_token": "quantize_dynamic", "static": "quantize_static"}
-# Settings of the same name in both, and the training's setting under which they have to be alike.
-_AGREED: Mapping[str, tuple[str, Any] | None] = {
-    "activations": None,
-    "method": ("activations", "static"),
-    "percentile": ("method", "percentile"),
-    "rows": ("activations", "static"),
-    "embeddings": ("freeze_embeddings", True),
-    "embedding_block": ("embeddings", "int4"),
-}
-_FP16 = "convert_fp16"
 _TRAINED_TASK = "image-classification"  # of every model that the package trains
 _PROVIDERS = ("cpu", "cuda", "tensorrt")
 _DEFAULT_PROVIDER = "cpu"
-_TRIM = "trim_vocabulary"
-_DISTILL = "distill"
-# The losses of distillation that compare more than answers.
-_LAYER_WEIGHTS = ("hidden_weight", "attention_weight", "sublayer_weight", "relation_weight")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A pass of a recipe whose settings need not all be valid."""
+
+    index: int
+    declares: type[Pass]
+    given: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        return _kind(self.declares)
+
+    @property
+    def place(self) -> KeyPath:
+        return ("passes", self.index, "kind")
+
+    def value(self, name: str) -> object:
+        """Return what the recipe says of a setting, or else its default; None if there is none."""
+        field = self.declares.model_fields.get(name)
+        return self.given.get(name, None if field is None else field.get_default())
+
+    def __str__(self) -> str:
+        return f"{self.kind} (passes[{self.index}])"
 
 
 def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> list[Mistake]:
-    """Return what is contradictory in a recipe's plain `data`; what is malformed is passed over."""
+    """Return what is contradictory in a recipe's plain `data`; what is malformed is passed over.
+
+    Which pass goes with which follows from what the `known` ones declare of themselves.
+    """
     entries = data.get("passes")
-    passes = [
-        (index, known[entry["kind"]])
+    steps = [
+        _Step(index, known[entry["kind"]], entry)
         for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and entry["kind"] in known
     ]
     return [
-        *_order_conflicts(passes),
-        *_vocabulary_conflicts(passes, entries),
-        *_grid_conflicts(passes, entries),
-        *_provider_conflicts(data, passes),
+        *_order_conflicts(steps),
+        *_vocabulary_conflicts(steps),
+        *_training_conflicts(steps, known),
+        *_provider_conflicts(data, steps),
         *_graph_conflicts(data),
         *_length_conflicts(data),
         *_task_conflicts(data),
@@ -96,155 +109,166 @@ def expected_task(data: Mapping[str, Any]) -> str | None:
     return task
 
 
-def _order_conflicts(passes: Sequence[tuple[int, type[Pass]]]) -> Iterator[Mistake]:
-    onnx: list[tuple[int, str]] = []  # the passes over the graph so far
-    for index, entry in passes:
-        kind = _kind(entry)
-        place = ("passes", index, "kind")
-        if issubclass(entry, TorchPass) and onnx:
+def _order_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
+    on_graph: list[_Step] = []  # so far
+    for step in steps:
+        if issubclass(step.declares, TorchPass) and on_graph:
+            first = on_graph[0]
             yield Mistake(
-                place,
-                f"{kind} changes the PyTorch model, but {onnx[0][1]} before it (passes"
-                f"[{onnx[0][0]}]) works on the exported graph; move {kind} before it",
+                step.place,
+                f"{step.kind} changes the PyTorch model, but {first.kind} before it (passes"
+                f"[{first.index}]) works on the exported graph; move {step.kind} before it",
             )
-        if not issubclass(entry, OnnxPass):
+        if not issubclass(step.declares, OnnxPass):
             continue
-        for earlier, other in onnx:
-            reason = _format_conflict(other, kind)
-            if reason:
-                yield Mistake(place, f"{kind} cannot follow {other} (passes[{earlier}]): {reason}")
+        for earlier in on_graph:
+            if reason := _format_conflict(earlier.declares, step.declares):
+                yield Mistake(step.place, f"{step.kind} cannot follow {earlier}: {reason}")
                 break  # the same is wrong with every pass between the two
-        onnx.append((index, kind))
+        on_graph.append(step)
 
 
-def _grid_conflicts(passes: Sequence[tuple[int, type[Pass]]], entries: Any) -> Iterator[Mistake]:
-    """Check that what was trained for int8 is stored as int8, as it was trained."""
-    for position, (index, entry) in enumerate(passes):
-        if _kind(entry) != _TRAIN_FOR_INT8:
+def _format_conflict(earlier: type[Pass], later: type[OnnxPass]) -> str | None:
+    found = earlier.leaves_weights if issubclass(earlier, OnnxPass) else None
+    wanted = later.takes_weights
+    if found is None or wanted is None or found in wanted:
+        return None
+    if found == later.leaves_weights:
+        return f"the weights are {found} already; keep one of the two"
+    return f"it needs {' or '.join(wanted)} weights, and these are {found}; keep one of the two"
+
+
+def _training_conflicts(
+    steps: Sequence[_Step], known: Mapping[str, type[Pass]]
+) -> Iterator[Mistake]:
+    """Check that what was trained for a format is stored in it, as it was trained."""
+    for position, training in enumerate(steps):
+        if (goal := training.declares.trains_for) is None:
             continue
-        training = _effective(entries[index], entry)
-        wanted = _STORE_INT8.get(str(training.get("activations")), _STORE_INT8["per_token"])
-        stores = [place for place, other in passes[position + 1 :] if _kind(other) == wanted]
-        if not stores:
+        stores = {
+            kind: way
+            for kind, each in known.items()
+            if issubclass(each, OnnxPass)
+            and each.leaves_weights == goal.weights
+            and (way := each.stores_trained) is not None
+        }
+        trained = training.value(goal.way)
+        if trained not in stores.values():  # it is no value of this setting
+            trained = training.declares.model_fields[goal.way].get_default()
+        later = steps[position + 1 :]
+        found = [step for step in later if stores.get(step.kind) == trained]
+        if not found:
+            [wanted, *_] = [kind for kind, way in stores.items() if way == trained]
             yield Mistake(
-                ("passes", index, "kind"),
-                f"{_TRAIN_FOR_INT8} trains for int8, but no {wanted} after it stores int8; "
-                f"add `- kind: {wanted}`",
+                training.place,
+                f"{training.kind} trains for {goal.weights}, but no {wanted} after it stores "
+                f"{goal.weights}; add `- kind: {wanted}`",
             )
-        for place, other in passes[position + 1 :]:
-            if place in stores:
-                yield from _storing_conflicts(place, _effective(entries[place], other), training)
+        for step in later:
+            if step in found:
+                yield from _storing_conflicts(step, training, goal)
                 break
-            if _kind(other) not in _STORE_INT8.values():
+            if step.kind not in stores:
                 yield Mistake(
-                    ("passes", place, "kind"),
-                    f"{_kind(other)} would move the weights off the int8 grids of "
-                    f"{_TRAIN_FOR_INT8} (passes[{index}]); move it before that pass",
+                    step.place,
+                    f"{step.kind} would move the weights off the {goal.weights} grids of "
+                    f"{training}; move it before that pass",
                 )
 
 
-def _storing_conflicts(
-    place: int, storing: Mapping[str, Any], training: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    """Find settings with which a pass at `place` would round otherwise than was trained."""
-    for name in ("smooth", "smooth_alpha"):
-        if storing.get(name) not in (None, False):
-            yield Mistake(
-                ("passes", place, name),
-                f"rescales the weights that {_TRAIN_FOR_INT8} put on int8 grids, so they would be "
-                f"rounded once more; leave {name} out",
-            )
-    if storing.get("once_per_text") == "int4":
-        yield Mistake(
-            ("passes", place, "once_per_text"),
-            f"stores in 4 bits what {_TRAIN_FOR_INT8} put on int8 grids; leave once_per_text out",
-        )
-    for name, condition in _AGREED.items():
-        if name not in storing or name not in training:
+def _storing_conflicts(storing: _Step, training: _Step, goal: TrainedFor) -> Iterator[Mistake]:
+    """Find settings with which a pass would round otherwise than was trained."""
+    assert issubclass(storing.declares, OnnxPass), "others store nothing"
+    for name, again in storing.declares.rounds_again.items():
+        value = storing.value(name)
+        if value not in (None, False) if again.values is None else value in again.values:
+            why = again.why.format(trainer=training.kind)
+            yield Mistake(("passes", storing.index, name), f"{why}; leave {name} out")
+    for name, condition in goal.same.items():
+        if any(
+            name not in {*step.declares.model_fields, *step.given} for step in (storing, training)
+        ):
             continue
-        applies = condition is None or training.get(condition[0]) == condition[1]
+        applies = condition is None or training.value(condition[0]) == condition[1]
         wanted, found = (
-            "int8" if item[name] is True else item[name] for item in (training, storing)
+            goal.weights if step.value(name) is True else step.value(name)
+            for step in (training, storing)
         )
         if applies and found != wanted:
             yield Mistake(
-                ("passes", place, name),
-                f"is {found}, but {_TRAIN_FOR_INT8} before it trains for {wanted}; give both the "
+                ("passes", storing.index, name),
+                f"is {found}, but {training.kind} before it trains for {wanted}; give both the "
                 f"same {name}",
             )
 
 
-def _effective(entry: Mapping[str, Any], kind: type[Pass]) -> dict[str, Any]:
-    """Return what an entry says, and the defaults of what it leaves out."""
-    defaults = {name: field.get_default() for name, field in kind.model_fields.items()}
-    return {**defaults, **entry}
-
-
-def _format_conflict(earlier: str, later: str) -> str | None:
-    if later.startswith(_QUANTIZE) and earlier == _FP16:
-        return "int8 scales must come from float32 weights; quantize, or convert, not both"
-    if later.startswith(_QUANTIZE) and earlier.startswith(_QUANTIZE):
-        return "the weights are int8 already; keep one of the two"
-    if later == earlier == _FP16:
-        return "the weights are float16 already; keep one of the two"
-    return None
-
-
-def _vocabulary_conflicts(
-    passes: Sequence[tuple[int, type[Pass]]], entries: Any
-) -> Iterator[Mistake]:
+def _vocabulary_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
     """Find what compares layers with those of a teacher that reads other tokens."""
-    known = dict(passes)
-    kinds = {index: _kind(entry) for index, entry in passes}
-    trimmed = [index for index, kind in kinds.items() if kind == _TRIM]
-    for index, kind in kinds.items():
-        if not trimmed or index < trimmed[0]:
+    changing = next((step for step in steps if step.declares.changes_tokens), None)
+    for step in steps:
+        if changing is None or step.index < changing.index:
             continue
-        own = entries[index]
-        parts: dict[tuple[str | int, ...], Any] = {
-            ("passes", index, "recovery"): own.get("recovery")
-        }
-        if kind == _DISTILL and own.get("teacher") is None:
-            parts[("passes", index)] = own
-        if kind == _TRAIN_FOR_INT8 and own.get("teacher") == "baseline":
-            parts[("passes", index)] = _effective(own, known[index])
-        for place, part in parts.items():
-            for name in _layer_weights(part):
-                yield Mistake(
-                    (*place, name),
-                    f"compares layers with the untouched checkpoint's, which reads other tokens "
-                    f"since {_TRIM} (passes[{trimmed[0]}]); move {_TRIM} behind this pass, or set "
-                    f"{name} to 0",
-                )
+        for name in _compared_layers(step):
+            yield Mistake(
+                ("passes", step.index, *name.split(".")),
+                f"compares layers with the untouched checkpoint's, which reads other tokens "
+                f"since {changing}; move {changing.kind} behind this pass, or set "
+                f"{name.rpartition('.')[2]} to 0",
+            )
 
 
-def _layer_weights(settings: Any) -> list[str]:
-    """Return which losses on layers are asked for."""
-    if not isinstance(settings, dict):
-        return []
-    given = {name: settings.get(name) for name in _LAYER_WEIGHTS}
-    return [name for name, value in given.items() if isinstance(value, int | float) and value > 0]
+def _compared_layers(step: _Step) -> Iterator[str]:
+    """Yield settings that weigh losses on layers of the untouched checkpoint.
+
+    A training within a pass, such as its recovery, always learns from it.
+    """
+    for name, field in step.declares.model_fields.items():
+        nested = step.given.get(name)
+        if not isinstance(nested, dict):
+            continue
+        for kind in _distillations(field.annotation):
+            yield from (
+                f"{name}.{key}" for key in kind.layer_weights if _is_above_0(nested.get(key))
+            )
+    teacher = step.declares.learns_from_baseline
+    if (
+        issubclass(step.declares, DistillSettings)
+        and teacher is not None
+        and step.value(teacher[0]) == teacher[1]
+    ):
+        yield from (key for key in step.declares.layer_weights if _is_above_0(step.value(key)))
 
 
-def _provider_conflicts(
-    data: Mapping[str, Any], passes: Sequence[tuple[int, type[Pass]]]
-) -> Iterator[Mistake]:
+def _distillations(annotation: object) -> Iterator[type[DistillSettings]]:
+    """Yield the settings of distillation that a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, DistillSettings):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _distillations(inner)
+
+
+def _is_above_0(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _provider_conflicts(data: Mapping[str, Any], steps: Sequence[_Step]) -> Iterator[Mistake]:
     export = _setting(data, "export", "provider", _DEFAULT_PROVIDER)
     timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
     wanted = [("export.provider", export)]
     if isinstance(timed, list | tuple):
         wanted += [("benchmark.providers", name) for name in timed]
-    for index, entry in passes:
-        if entry.providers is None:
+    for step in steps:
+        allowed, why = step.declares.providers, step.declares.not_elsewhere
+        if allowed is None:
             continue
         for setting, name in wanted:
             # A name that no provider has is a mistake of its own.
-            if name in _PROVIDERS and name not in entry.providers:
+            if name in _PROVIDERS and name not in allowed:
                 yield Mistake(
-                    ("passes", index, "kind"),
-                    f"{_kind(entry)} gives a model for {' or '.join(entry.providers)}, but "
+                    step.place,
+                    f"{step.kind} gives a model for {' or '.join(allowed)}, but "
                     f"{setting} asks for {name}; change {setting} or remove the pass"
-                    f"{entry.not_elsewhere and ': ' + entry.not_elsewhere}",
+                    f"{why and ': ' + why}",
                 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -101,6 +101,13 @@ Relation = Literal["queries", "keys", "values"]
 
 class DistillSettings(TrainingSettings):
     """Train towards a teacher (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    layer_weights: ClassVar[tuple[str, ...]] = (  # of the losses that compare more than logits
+        "hidden_weight",
+        "attention_weight",
+        "sublayer_weight",
+        "relation_weight",
+    )
 
     temperature: float = Field(
         default=2.0,
@@ -210,14 +217,7 @@ class DistillSettings(TrainingSettings):
     @property
     def compares_layers(self) -> bool:
         """Return whether anything but logits and labels is learnt from."""
-        return any(
-            (
-                self.hidden_weight,
-                self.attention_weight,
-                self.sublayer_weight,
-                self.relation_weight,
-            )
-        )
+        return any(getattr(self, name) for name in self.layer_weights)
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +15,12 @@ from pydantic import Field, ValidationError
 from compressor.data import DataSettings, SplitSource
 from compressor.errors import RecipeError
 from compressor.passes import PASSES, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.paths import HubName, LocalPath
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+
+RESCALES = RoundsAgain("rescales the weights that {trainer} put on int8 grids")
 
 
 class Shrink(TorchPass):
@@ -39,6 +42,8 @@ class QuantizeFast(OnnxPass):
     """A pass over the graph that runs on the CPU."""
 
     kind: Literal["quantize_fast"] = "quantize_fast"
+    leaves_weights: ClassVar[WeightFormat | None] = "int8"
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32",)
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
 
     def apply(self, model: Any, context: PassContext) -> Any:
@@ -49,6 +54,8 @@ class ConvertFp16(OnnxPass):
     """A pass over the graph for a GPU."""
 
     kind: Literal["convert_fp16"] = "convert_fp16"
+    leaves_weights: ClassVar[WeightFormat | None] = "float16"
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32", "int8")
     providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
 
     def apply(self, model: Any, context: PassContext) -> Any:
@@ -68,6 +75,7 @@ class QuantizeAwareTrain(TorchPass):
     """A training that leaves weights on int8 grids."""
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
+    trains_for: ClassVar[TrainedFor | None] = PASSES["quantize_aware_train"].trains_for
     activations: Literal["per_token", "static"] = Field("per_token", description="how rounded")
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are rounded")
     freeze_embeddings: bool = Field(True, description="whether tables are rounded")
@@ -81,6 +89,8 @@ class QuantizeDynamic(QuantizeFast):
     """Stores weights as int8."""
 
     kind: Literal["quantize_dynamic"] = "quantize_dynamic"  # type: ignore[assignment]
+    stores_trained: ClassVar[str | None] = "per_token"
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {"smooth": RESCALES}
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
 
 
@@ -88,6 +98,8 @@ class QuantizeStatic(QuantizeFast):
     """Stores weights as int8, with fixed grids."""
 
     kind: Literal["quantize_static"] = "quantize_static"  # type: ignore[assignment]
+    stores_trained: ClassVar[str | None] = "static"
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {"smooth_alpha": RESCALES}
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
     rows: int = Field(512, description="rows of static grids")
     smooth_alpha: float | None = Field(None, description="strength of smoothing")
@@ -368,7 +380,7 @@ def test_a_torch_pass_after_a_graph_pass_is_a_mistake() -> None:
         ),
         (
             ("convert_fp16", "quantize_fast"),
-            "quantize_fast cannot follow convert_fp16 (passes[0]): int8 scales must come from",
+            "quantize_fast cannot follow convert_fp16 (passes[0]): it needs float32 weights, and",
         ),
         (
             ("convert_fp16", "convert_fp16"),

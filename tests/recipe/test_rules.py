@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pytest
+from pydantic import Field
 
-from compressor.passes import PASSES
+from compressor.passes import PASSES, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.pipeline.inputs import check_resolution
 from compressor.recipe.recipe import Recipe
 from compressor.recipe.rules import expected_metric, find_conflicts, needs_labels
+from compressor.training.settings import DistillSettings
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -93,6 +98,92 @@ def test_training_for_int8_cannot_compare_layers_over_another_vocabulary(
     ]
     found = find_conflicts({"passes": passes}, PASSES)
     assert [mistake.path for mistake in found] == [("passes", 1, name) for name in names]
+
+
+class Pack(OnnxPass):
+    """A pass that no rule has heard of: it packs float weights, as `Rehearse` trains them."""
+
+    kind: Literal["pack"] = "pack"
+    leaves_weights: ClassVar[WeightFormat | None] = "int8"
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32",)
+    stores_trained: ClassVar[str | None] = "in_pairs"
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {
+        "shift": RoundsAgain("moves what {trainer} trained", values=("left",))
+    }
+    shift: Literal["left", "none"] = Field("none", description="which way")
+    width: int = Field(2, description="columns")
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+class Rehearse(DistillSettings, TorchPass):
+    """Trains for `Pack`, after it has renumbered the tokens."""
+
+    kind: Literal["rehearse"] = "rehearse"
+    changes_tokens: ClassVar[bool] = True
+    learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", "old")
+    trains_for: ClassVar[TrainedFor | None] = TrainedFor(
+        weights="int8", way="form", same={"width": ("form", "in_pairs")}
+    )
+    teacher: Literal["old", "new"] = Field("new", description="who teaches")
+    form: Literal["in_pairs"] = Field("in_pairs", description="what is simulated")
+    width: int = Field(2, description="columns")
+
+    def apply(self, model: Any, context: PassContext) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("passes", "place", "message"),
+    [
+        (
+            [{"kind": "pack"}, {"kind": "pack"}],
+            (1, "kind"),
+            "pack cannot follow pack (passes[0]): the weights are int8 already; keep one of the "
+            "two",
+        ),
+        (
+            [{"kind": "pack"}, {"kind": "quantize_weights"}],
+            (1, "kind"),
+            "quantize_weights cannot follow pack (passes[0]): it needs float32 weights, and these "
+            "are int8; keep one of the two",
+        ),
+        (
+            [{"kind": "rehearse"}],
+            (0, "kind"),
+            "rehearse trains for int8, but no pack after it stores int8; add `- kind: pack`",
+        ),
+        (
+            [{"kind": "rehearse"}, {"kind": "finetune"}, {"kind": "pack"}],
+            (1, "kind"),
+            "finetune would move the weights off the int8 grids of rehearse (passes[0]); move it "
+            "before that pass",
+        ),
+        (
+            [{"kind": "rehearse"}, {"kind": "pack", "width": 4}],
+            (1, "width"),
+            "is 4, but rehearse before it trains for 2; give both the same width",
+        ),
+        (
+            [{"kind": "rehearse"}, {"kind": "pack", "shift": "left"}],
+            (1, "shift"),
+            "moves what rehearse trained; leave shift out",
+        ),
+        (
+            [{"kind": "rehearse", "teacher": "old", "hidden_weight": 1}, {"kind": "pack"}],
+            (0, "hidden_weight"),
+            "compares layers with the untouched checkpoint's, which reads other tokens since "
+            "rehearse (passes[0]); move rehearse behind this pass, or set hidden_weight to 0",
+        ),
+    ],
+)
+def test_a_new_pass_gets_its_rules_from_what_it_declares(
+    passes: list[dict[str, object]], place: tuple[int, str], message: str
+) -> None:
+    known: dict[str, type[Pass]] = {**PASSES, "pack": Pack, "rehearse": Rehearse}
+    [mistake] = find_conflicts({"passes": passes}, known)
+    assert (mistake.path, mistake.message) == (("passes", *place), message)
 
 
 def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path) -> None:

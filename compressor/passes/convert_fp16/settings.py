@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from compressor.errors import PassError, StepFailed
-from compressor.passes.base import About, OnnxPass, PassContext
+from compressor.passes.base import About, OnnxPass, PassContext, WeightFormat
 from compressor.passes.effort import Effort, reading_effort, sensitivity_effort
 from compressor.words import counted, verb_for
 
@@ -53,6 +53,8 @@ benchmark:
   providers: [cuda]
 """,
     )
+    leaves_weights: ClassVar[WeightFormat | None] = "float16"
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32", "int8", "4- or 8-bit")
     # ONNX Runtime has few float16 kernels for CPUs and silently inserts casts around the rest.
     providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
 

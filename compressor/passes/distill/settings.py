@@ -61,6 +61,8 @@ passes:
 """,
     )
 
+    learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", None)
+
     teacher: HubName | None = Field(
         None,
         description=(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from compressor.errors import StepFailed
-from compressor.passes.base import PassContext
+from compressor.passes.base import PassContext, RoundsAgain
 from compressor.passes.effort import Effort, reading_effort
-from compressor.passes.quantize.int8 import Int8Pass
+from compressor.passes.quantize.int8 import RESCALES, Int8Pass
 from compressor.passes.quantize.weight_choice import WeightPass
 
 if TYPE_CHECKING:
@@ -118,6 +118,11 @@ class ObservingPass(WeightPass):
 
 class CalibratedPass(ObservingPass, Int8Pass):
     """A pass that stores int8 weights and observes activations on calibration rows."""
+
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {
+        **Int8Pass.rounds_again,
+        "smooth_alpha": RESCALES,
+    }
 
     smooth_alpha: float | None = Field(
         None,

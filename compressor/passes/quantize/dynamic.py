@@ -46,6 +46,8 @@ passes:
 """,
     )
 
+    stores_trained: ClassVar[str | None] = "per_token"
+
     activations: Literal["per_tensor", "per_token"] = Field(
         "per_token",
         description="what shares one 8-bit scale at run time: each token's vector, which keeps an "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from compressor.errors import StepFailed
-from compressor.passes.base import PassContext
+from compressor.passes.base import PassContext, RoundsAgain
 from compressor.passes.effort import Effort, reading_effort
 from compressor.passes.quantize.keep_sensitive import SensitivePass
 from compressor.passes.quantize.weight_choice import SitePass, listing
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from compressor.onnx_graph.int8_weights import Activations
     from compressor.onnx_graph.quantizable_weights import Site
 
+RESCALES = RoundsAgain(
+    "rescales the weights that {trainer} put on int8 grids, so they would be rounded once more"
+)
 _BLOCK = 128  # weights of a column that share a scale
 _ROWS_TO_COUNT = 8  # calibration rows that show which matrices multiply one token alone
 
@@ -42,6 +45,13 @@ class Int8Pass(SensitivePass, SitePass):
         "CUDA has no kernels for its integer products and would leave them to the CPU, slower than "
         "float32; convert_fp16 makes a model for it, and quantize_tensorrt an int8 one for TensorRT"
     )
+
+    rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {
+        "smooth": RESCALES,
+        "once_per_text": RoundsAgain(
+            "stores in 4 bits what {trainer} put on int8 grids", values=("int4",)
+        ),
+    }
 
     smooth: bool = Field(
         False,

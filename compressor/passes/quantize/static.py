@@ -47,6 +47,7 @@ passes:
     method: percentile
 """,
     )
+    stores_trained: ClassVar[str | None] = "static"
 
     def _activations(
         self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext

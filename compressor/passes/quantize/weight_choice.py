@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.errors import PassError
-from compressor.passes.base import ENOUGH_TO_OBSERVE, OnnxPass, PassContext
+from compressor.passes.base import ENOUGH_TO_OBSERVE, OnnxPass, PassContext, WeightFormat
 from compressor.passes.effort import Effort, reading_effort
 from compressor.words import counted, verb_for
 
@@ -44,6 +44,9 @@ BlockSize = Literal[16, 32, 64, 128, 256]
 
 class WeightPass(OnnxPass):
     """A pass over the weights of products, with all that tells which of them it takes."""
+
+    leaves_weights: ClassVar[WeightFormat | None] = "int8"
+    takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32",)
 
     exclude: tuple[str, ...] = Field(
         (),

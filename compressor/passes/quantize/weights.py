@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from compressor.errors import StepFailed
-from compressor.passes.base import About, PassContext
+from compressor.passes.base import About, PassContext, WeightFormat
 from compressor.passes.effort import Effort
 from compressor.passes.quantize.weight_choice import BlockSize, SitePass, listing
 from compressor.words import counted, verb_for
@@ -53,6 +53,7 @@ passes:
     bits: 4
 """,
     )
+    leaves_weights: ClassVar[WeightFormat | None] = "4- or 8-bit"
     providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda")
     not_elsewhere: ClassVar[str] = (
         "TensorRT has no kernels for packed weights; convert_fp16 makes a model for it"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from compressor.models.families import family_of
 from compressor.models.families.prunable import not_simulated
-from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.base import About, Ahead, PassContext, TorchPass, TrainedFor, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.weight_choice import BlockSize
 from compressor.passes.repair import longer
@@ -55,6 +55,20 @@ passes:
     epochs: 1
   - kind: quantize_dynamic
 """,
+    )
+
+    learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", "baseline")
+    trains_for: ClassVar[TrainedFor | None] = TrainedFor(
+        weights="int8",
+        way="activations",
+        same={
+            "activations": None,
+            "method": ("activations", "static"),
+            "percentile": ("method", "percentile"),
+            "rows": ("activations", "static"),
+            "embeddings": ("freeze_embeddings", True),
+            "embedding_block": ("embeddings", "int4"),
+        },
     )
 
     activations: Literal["per_token", "static"] = Field(

@@ -70,6 +70,8 @@ passes:
 """,
     )
 
+    changes_tokens: ClassVar[bool] = True
+
     drop: Literal["unused", "unreachable"] = Field(
         "unused",
         description=(
