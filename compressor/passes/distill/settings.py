@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.errors import StepFailed
-from compressor.models.checkpoint import find_checkpoint
-from compressor.models.families.prunable import with_depth
+from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.families.prunable import depth_of, unprunable, width_of, with_depth
+from compressor.models.packaged import local_folder
+from compressor.models.pooling import MODULES
 from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
-from compressor.passes.checkpoint_fit import local_checkpoint, other_labels, unfit_to_distill
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.passes.vector_tasks import unfit_training
 from compressor.paths import HubName
+from compressor.tasks import task_class, task_names
 from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
 from compressor.words import counted
 
 if TYPE_CHECKING:
-    from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
@@ -133,13 +134,60 @@ passes:
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
         """Yield layers that are not there, and labels or widths that do not fit the teacher's."""
-        student = files if self.student is None else local_checkpoint(self.student)
-        teacher = untouched if self.teacher is None else local_checkpoint(self.teacher)
-        return unfit_to_distill(self, files, student, teacher)
+        student = files if self.student is None else _local_checkpoint(self.student)
+        teacher = untouched if self.teacher is None else _local_checkpoint(self.teacher)
+        return self._unfit_pair(files, student, teacher)
+
+    def _unfit_pair(
+        self,
+        files: CheckpointFiles,
+        student: CheckpointFiles | None,
+        teacher: CheckpointFiles | None,
+    ) -> Unfit:
+        """Yield key and reason of what student and teacher do not have; None is not known yet."""
+        own, other = (
+            None if each is None else depth_of(each.config) for each in (student, teacher)
+        )
+        if self.student_layers is not None:
+            if student is not None and (refusal := unprunable(student.config)) is not None:
+                yield "student_layers", refusal
+                return
+            if own is not None:
+                try:
+                    own = len(chosen_layers(self.student_layers, own))
+                except ValueError as error:
+                    yield "student_layers", str(error).removeprefix("student_layers: ")
+                    return
+        if self.layer_map is not None and own is not None and other is not None:
+            try:
+                layer_map_of(self.layer_map, own, other)
+            except ValueError as error:
+                yield "layer_map", str(error).removeprefix("layer_map: ")
+        if student is None or teacher is None:
+            return
+        names, begun, named = _labels(files), _labels(student), _labels(teacher)
+        if self.student is not None and names and begun and begun != names:
+            yield "student", other_labels(begun, names).removeprefix("student: ")
+        if self.teacher is not None and named and names and sorted(named) != sorted(names):
+            yield (
+                "teacher",
+                f"its labels are {list(named)}, the model's {list(names)}; they must be the same, "
+                f"so take another teacher or correct id2label in its config.json",
+            )
+        narrow, wide = width_of(student.config), width_of(teacher.config)
+        if narrow is None or wide is None:
+            return
+        if self.hidden_weight > 0 and narrow > wide:
+            yield (
+                "hidden_weight",
+                f"projects the student's hidden states onto the teacher's, but the student is "
+                f"wider: {narrow} numbers a token, the teacher has {wide}; set it to 0, or use "
+                f"relation_weight",
+            )
 
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
         """Return the student as its own file describes it, with the layers that it keeps."""
-        student = files if self.student is None else local_checkpoint(self.student)
+        student = files if self.student is None else _local_checkpoint(self.student)
         if student is None or self.student_layers is None:
             return student
         layers = self.student_layers
@@ -200,7 +248,6 @@ passes:
         self, model: TorchModel, load_baseline: Callable[[], TorchModel]
     ) -> TorchModel:
         """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
-        from compressor.models.pooling import MODULES
         from compressor.models.torch_model import load_foreign
         from compressor.tasks import load_task
 
@@ -268,3 +315,24 @@ def _require_length(model: TorchModel, whose: str) -> None:
             f"{whose}: it reads at most {counted(limit, 'token')}, data.max_length is {wanted}; "
             f"set data.max_length to {limit} or less"
         )
+
+
+def _local_checkpoint(name: str) -> CheckpointFiles | None:
+    """Return a checkpoint that lies on this machine; None for one on the Hub."""
+    return None if local_folder(name) is None else find_checkpoint(name)
+
+
+def other_labels(student: Sequence[str], model: Sequence[str]) -> str:
+    """Return the sentence that refuses a student with a head for other labels."""
+    return (
+        f"student: its labels are {list(student)}, the model's {list(model)}; they must be the "
+        f"same in the same order, because the artifact keeps the order: take another student, or "
+        f"one without a head"
+    )
+
+
+def _labels(files: CheckpointFiles) -> tuple[str, ...] | None:
+    """Return the labels of a checkpoint that was saved with the head of a task that names them."""
+    heads = [task_class(name).head for name in task_names() if task_class(name).names_labels]
+    has_head = any(name.endswith(head) for name in files.architectures for head in heads)
+    return files.labels if has_head and not (files.directory / MODULES).is_file() else None

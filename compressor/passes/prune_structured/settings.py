@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from compressor.models.families.prunable import (
+    depth_of,
+    heads_refusal,
+    unprunable,
+    why_heads_stay,
+    with_depth,
+)
 from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
-from compressor.passes.checkpoint_fit import takes_heads, unfit_to_prune, with_layers_left
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.prune_structured.method_rules import check_method
@@ -17,6 +24,7 @@ from compressor.passes.repair import HALF, halfway, ladder, longer, lower
 from compressor.passes.vector_tasks import unfit_pruning
 from compressor.paths import LocalPath
 from compressor.training.settings import Recovery, label_setting_of
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
@@ -336,6 +344,13 @@ passes:
         return self.neuron_ratio if self.neuron_ratio is not None else self.ratio or 0.0
 
     @property
+    def takes_heads(self) -> bool:
+        """Return whether heads may go at all."""
+        if self.method == "reconstruction":
+            return self.head_ratio != 0
+        return self.heads_to_remove > 0
+
+    @property
     def changes_layers(self) -> bool:
         """Return whether whole layers go."""
         return self.layers is not None or self.drop_layers is not None
@@ -393,18 +408,42 @@ passes:
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
         """Yield the pass itself for a model type that is not known, and what cannot go from it."""
-        return unfit_to_prune(self, files)
+        if (refusal := unprunable(files.config)) is not None:
+            yield "kind", refusal
+            return
+        if self.takes_heads and (reason := why_heads_stay(files.config)) is not None:
+            key = "ratio" if self.head_ratio is None else "head_ratio"
+            yield key, heads_refusal(files.config["model_type"], reason)
+        if (depth := depth_of(files.config)) is None:
+            return
+        if self.layers is not None and self.layers >= depth:
+            yield (
+                "layers",
+                f"the model has {counted(depth, 'layer')}, so fewer have to stay, got "
+                f"{self.layers}",
+            )
+        dropped = self.drop_layers or ()
+        if dropped and (max(dropped) >= depth or len(dropped) >= depth):
+            yield (
+                "drop_layers",
+                f"the model has layers 0 to {depth - 1} and one has to stay, got {list(dropped)}",
+            )
 
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
         """Return the checkpoint with as many layers as stay."""
-        return with_layers_left(self, files)
+        depth = depth_of(files.config)
+        if self.layers is not None:
+            depth = self.layers
+        elif self.drop_layers is not None and depth is not None:
+            depth -= len(self.drop_layers)
+        return files if depth is None else replace(files, config=with_depth(files.config, depth))
 
     def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
         """Look for the parts of every layer, and whether heads can go."""
         from compressor.models.families.layers import encoder_layers, require_prunable_heads
 
         encoder_layers(model.module)
-        if takes_heads(self):
+        if self.takes_heads:
             require_prunable_heads(model.module)
         return model
 
