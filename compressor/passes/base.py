@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -21,7 +21,7 @@ from compressor.errors import StepFailed
 from compressor.files import sha256
 from compressor.passes.effort import Effort
 from compressor.progress import Progress
-from compressor.training.settings import TrainingSettings
+from compressor.training.settings import Need, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -190,13 +190,24 @@ class Pass(BaseModel, ABC):
         """Return settings between these and `milder`, None when nothing worth a try lies there."""
         return None
 
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:  # noqa: ARG002
+    def needs(self) -> Iterator[Need]:
+        """Yield what settings need of a task: by default, what the trainings among them do."""
+        for name in type(self).model_fields:
+            training = getattr(self, name)
+            if isinstance(training, TrainingSettings):
+                for need in training.needs():
+                    known = need.setting in type(training).model_fields
+                    yield replace(need, setting=f"{name}.{need.setting}" if known else name)
+
+    def unfit_for(self, task: Task) -> Unfit:
         """Yield every setting that makes no sense for `task`, with the reason and what to do.
 
         They follow from the settings and the task alone, so that nothing has run when they are
         told. A setting within another one has a dot, such as `recovery.kind`.
         """
-        yield from ()
+        for need in self.needs():
+            if need.ability not in task.abilities:
+                yield need.setting, need.why.format(task=task.name)
 
     def unfit_to(
         self,

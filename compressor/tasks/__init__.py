@@ -7,7 +7,16 @@ import importlib
 from typing import Any
 
 from compressor.errors import RecipeError
-from compressor.tasks.base import UNLABELLED, Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.base import (
+    UNLABELLED,
+    Ability,
+    Batch,
+    Comparison,
+    Guess,
+    Predict,
+    Task,
+    Truth,
+)
 from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
 from compressor.tasks.outputs import ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.pixels import pixels_of
@@ -16,6 +25,7 @@ from compressor.tasks.text import NO_LIMIT
 __all__ = [
     "NO_LIMIT",
     "UNLABELLED",
+    "Ability",
     "Batch",
     "ClassLogits",
     "Comparison",

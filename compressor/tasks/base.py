@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,11 @@ class Comparison:
 Predict = Callable[[Sequence[Example]], Any]  # examples to what `Task.predictions` gives
 
 
+# labels: there is a loss on labels; logits: outputs are logits, which a temperature softens;
+# own_width: outputs stay as wide as they are when the hidden size changes.
+Ability = Literal["labels", "logits", "own_width"]
+
+
 @dataclass(frozen=True)
 class Task(ABC):
     """One kind of problem; `max_length` cuts token sequences (None: the tokenizer's limit)."""
@@ -95,6 +100,7 @@ class Task(ABC):
     has_sequence: ClassVar[bool]  # whether inputs have a token axis that can be padded
     names_labels: ClassVar[bool]  # whether outputs are of classes with names
     splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
+    abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import AGREEMENT, FlipKind, Score
-from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
@@ -34,6 +34,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[str, ...]] = METRICS
     names_labels: ClassVar[bool] = True
     splits_pairs: ClassVar[bool] = False
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
 
     def collect(
         self,

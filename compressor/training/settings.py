@@ -7,12 +7,25 @@ one default and one description everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.paths import LocalPath
+
+if TYPE_CHECKING:
+    from compressor.tasks import Ability
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a setting needs of a task, and why and what to do, for a task that does not have it."""
+
+    setting: str  # one within another has a dot, such as `recovery.kind`
+    ability: Ability
+    why: str  # with {task} for the name of the task
 
 
 class TrainingSettings(BaseModel):
@@ -76,6 +89,10 @@ class TrainingSettings(BaseModel):
         """Return which setting makes this training read labels; None where none does."""
         return None
 
+    def needs(self) -> Iterator[Need]:
+        """Yield what these settings need of a task."""
+        yield from ()
+
     def missing_packages(self) -> Iterator[tuple[str, str]]:
         """Yield every setting that needs a package which is not installed, with what to do."""
         if self.tensorboard is not None and find_spec("tensorboard") is None:
@@ -94,6 +111,15 @@ class FinetuneSettings(TrainingSettings):
     def label_setting(self) -> str:
         """Return that it is the kind of training."""
         return "kind"
+
+    def needs(self) -> Iterator[Need]:
+        """Yield labels."""
+        yield Need(
+            "kind",
+            "labels",
+            "trains on labels of classes, and {task} has none; use distill, which learns the "
+            "untouched checkpoint's vectors",
+        )
 
 
 Relation = Literal["queries", "keys", "values"]
@@ -208,6 +234,21 @@ class DistillSettings(TrainingSettings):
     def label_setting(self) -> str | None:
         """Return `label_weight` where it is above 0."""
         return "label_weight" if self.label_weight > 0 else None
+
+    def needs(self) -> Iterator[Need]:
+        """Yield labels where they are weighed, and logits where they are softened otherwise."""
+        if self.label_weight > 0:
+            yield Need(
+                "label_weight",
+                "labels",
+                "weighs a loss on labels of classes, and {task} has none; set it to 0",
+            )
+        if self.temperature != DistillSettings.model_fields["temperature"].default:
+            yield Need(
+                "temperature",
+                "logits",
+                "softens logits, and vectors have no temperature; remove it",
+            )
 
     @property
     def augments(self) -> bool:

@@ -231,6 +231,7 @@ def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterato
         ({"kind": "convert_fp16"}, []),
         ({"kind": "trim_vocabulary"}, []),
         ({"kind": "prune_magnitude", "sparsity": 0.5}, []),
+        ({"kind": "prune_magnitude", "sparsity": 0.5, "finetune": {}}, ["finetune"]),
     ],
 )  # fmt: skip
 def test_settings_that_need_labels_or_logits_are_named(settings: dict[str, Any], keys: list[str]):

@@ -16,7 +16,6 @@ from compressor.models.pooling import MODULES
 from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
-from compressor.passes.vector_tasks import unfit_training
 from compressor.paths import HubName
 from compressor.tasks import task_class, task_names
 from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
@@ -25,7 +24,6 @@ from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
-    from compressor.tasks import Task
 
 
 _TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
@@ -127,10 +125,6 @@ passes:
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
-
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Yield training settings that need labels or logits, for a task that has neither."""
-        yield from unfit_training(self, task)
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
         """Yield layers that are not there, and labels or widths that do not fit the teacher's."""
@@ -333,6 +327,7 @@ def other_labels(student: Sequence[str], model: Sequence[str]) -> str:
 
 def _labels(files: CheckpointFiles) -> tuple[str, ...] | None:
     """Return the labels of a checkpoint that was saved with the head of a task that names them."""
-    heads = [task_class(name).head for name in task_names() if task_class(name).names_labels]
+    tasks = [task_class(name) for name in task_names()]
+    heads = [task.head for task in tasks if "labels" in task.abilities]
     has_head = any(name.endswith(head) for name in files.architectures for head in heads)
     return files.labels if has_head and not (files.directory / MODULES).is_file() else None

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from compressor.passes.base import About, PassContext, TorchPass
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
-from compressor.passes.vector_tasks import unfit_training
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
-    from compressor.tasks import Task
 
 
 class Finetune(FinetuneSettings, TorchPass):
@@ -43,10 +41,6 @@ passes:
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
-
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Yield training settings that need labels or logits, for a task that has neither."""
-        yield from unfit_training(self, task)
 
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""

@@ -21,15 +21,13 @@ from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.prune_structured.method_rules import check_method
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
-from compressor.passes.vector_tasks import unfit_pruning
 from compressor.paths import LocalPath
-from compressor.training.settings import Recovery, label_setting_of
+from compressor.training.settings import Need, Recovery, label_setting_of
 from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
-    from compressor.tasks import Task
 
 
 _MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
@@ -402,9 +400,17 @@ passes:
         """Return the ratios at `share` of their value; None when only whole layers go."""
         return lower(self, *self._fractions, share=share) if self._fractions else None
 
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Yield what needs a loss on labels or logits, for a task that has neither."""
-        return unfit_pruning(self, task)
+    def needs(self) -> Iterator[Need]:
+        """Yield labels for gradients of the loss, and what the recovery needs."""
+        if self.method == "scores" and self.importance == "taylor" and self.measures_units:
+            yield Need(
+                "importance",
+                "labels",
+                "taylor is the gradient of a loss on labels, and where a model is compared with "
+                "its own vectors that gradient is 0; use fisher, activation or magnitude, or "
+                "method: reconstruction",
+            )
+        yield from super().needs()
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
         """Yield the pass itself for a model type that is not known, and what cannot go from it."""

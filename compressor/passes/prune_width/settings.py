@@ -19,12 +19,11 @@ from compressor.passes.base import (
 )
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower, wider
-from compressor.training.settings import DistillSettings, Recovery, label_setting_of
+from compressor.training.settings import DistillSettings, Need, Recovery, label_setting_of
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
-    from compressor.tasks import Task
 
 # Importance that is measured on the data.
 READS_ROWS = ("activation", "variance", "reconstruction")
@@ -183,15 +182,16 @@ passes:
         """Return the ratio at `share` of its value; None when a width is given."""
         return lower(self, "ratio", share=share) if self.ratio is not None else None
 
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Yield the pass itself for a task that gives vectors, which would become narrower."""
-        if not task.names_labels:
-            yield (
-                "kind",
-                "makes vectors as narrow as the residual stream, and an index of the untouched "
-                "checkpoint's could not be searched with them; use prune_structured, which keeps "
-                "their width",
-            )
+    def needs(self) -> Iterator[Need]:
+        """Yield outputs that do not become narrower with the hidden size."""
+        yield Need(
+            "kind",
+            "own_width",
+            "makes vectors as narrow as the residual stream, and an index of the untouched "
+            "checkpoint's could not be searched with them; use prune_structured, which keeps "
+            "their width",
+        )
+        yield from super().needs()
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
         """Yield the pass itself for a model type that is not known, and a width that is no less."""

@@ -18,13 +18,11 @@ from compressor.passes.base import About, Ahead, PassContext, TorchPass, Trained
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.weight_choice import BlockSize
 from compressor.passes.repair import longer
-from compressor.passes.vector_tasks import unfit_training
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
-    from compressor.tasks import Task
 
 
 class QuantizeAwareTrain(DistillSettings, TorchPass):
@@ -155,10 +153,6 @@ passes:
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""
         yield from longer(self)
-
-    def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
-        """Yield training settings that need labels or logits, for a task that has neither."""
-        yield from unfit_training(self, task)
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
         """Yield the pass itself for a model type whose int8 file is not simulated."""
