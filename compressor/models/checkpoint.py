@@ -20,6 +20,7 @@ from compressor.errors import EnvironmentMismatch, shortened
 from compressor.models.head import (
     HeadProblem,
     is_cross_encoder,
+    is_headless,
     other_head,
     read_labels,
     require_choice,
@@ -161,6 +162,13 @@ class CheckpointFiles:
             raise EnvironmentMismatch(
                 f"{self.name}: {gives}, which is not {task}; give a checkpoint whose architecture "
                 f"ends with {kind.head}"
+            )
+        if is_headless(saved_for, self.tensors):
+            vectors = ", or set model.task: sentence-embedding for its vectors"
+            raise EnvironmentMismatch(
+                f"{self.name}: {saved_for[0]} has no head, and there is none among the weights; a "
+                f"checkpoint without its fine-tuned head must be fine-tuned first"
+                f"{vectors if kind.has_sequence else ''}"
             )
         try:
             require_choice(self.config, self.tensors, about=self._about())

@@ -8,7 +8,8 @@ are refused here by what the checkpoint says of itself, as are labels that contr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from compressor.models.weight_files import StoredTensor
@@ -50,6 +51,8 @@ _LAST_LAYERS = (
     "logits_proj.weight",
     "score.weight",
 )
+# In the keys of every head's weights, and of hardly any encoder's.
+_HEAD_WORDS = re.compile(r"classif|score|logits|head|summary|predict|output_layer")
 
 
 class HeadProblem(ValueError):
@@ -63,6 +66,12 @@ def other_head(architectures: Sequence[str]) -> str | None:
             if architecture.endswith(ending):
                 return f"{architecture} {gives}"
     return None
+
+
+def is_headless(architectures: Sequence[str], tensors: Collection[str]) -> bool:
+    """Return whether this is surely an encoder alone; `tensors` are the keys of its weights."""
+    is_encoder = bool(architectures) and all(name.endswith("Model") for name in architectures)
+    return is_encoder and len(tensors) > 0 and not any(map(_HEAD_WORDS.search, tensors))
 
 
 def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -222,6 +222,13 @@ class Pass(BaseModel, ABC):
         """
         yield from ()
 
+    def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:  # noqa: ARG002
+        """Yield every setting that splits of so many rows cannot meet, with what to do.
+
+        A split that could not be read is not among them. Settings as in `unfit_for`.
+        """
+        yield from ()
+
     def required_splits(self) -> frozenset[str]:
         """Return the splits this pass reads with its present settings."""
         return frozenset()

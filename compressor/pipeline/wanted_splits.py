@@ -62,6 +62,9 @@ def read_splits(
     found = {name: _unscorable(splits[name], task, metric) for name in _JUDGED & set(splits)}
     mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
     mistakes += _missing_labels(recipe, splits.get("train"))
+    num_rows = {name: len(split.examples) for name, split in splits.items()}
+    for position, step in enumerate(recipe.passes):
+        mistakes += [f"passes.{position}.{key}: {why}" for key, why in step.unfit_rows(num_rows)]
     if mistakes:
         raise RecipeError(mistakes)
     if recipe.budget.slices and recipe.judged_split in splits:

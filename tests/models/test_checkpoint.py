@@ -95,6 +95,13 @@ def test_a_headless_checkpoint_is_for_sentence_embeddings(copy: Path):
     assert find_checkpoint(str(copy)).infer_task() == "sentence-embedding"
 
 
+def test_an_encoder_alone_is_no_classifier(tiny_encoder_dir: Path, copy: Path):
+    with pytest.raises(EnvironmentMismatch, match="BertModel has no head, and there is none"):
+        find_checkpoint(str(tiny_encoder_dir)).require_head("text-classification")
+    edit_config(copy, architectures=["BertModel"])  # and yet the weights have a classifier's
+    find_checkpoint(str(copy)).require_head("text-classification")
+
+
 def test_a_head_of_another_kind_needs_the_task_in_the_recipe(copy: Path):
     edit_config(copy, architectures=["BertForMaskedLM"])
     with pytest.raises(EnvironmentMismatch, match=r"set model\.task"):

@@ -168,6 +168,14 @@ def test_inputs_on_this_machine_have_their_keys(tmp_path: Path, tiny_bert_dir: P
     check_local_checkpoints(wished)  # and asks the Hub for nothing
 
 
+def test_an_encoder_without_a_head_is_refused_as_a_classifier(
+    tmp_path: Path, tiny_encoder_dir: Path
+):
+    model = {"checkpoint": str(tiny_encoder_dir), "task": "text-classification"}
+    with pytest.raises(EnvironmentMismatch, match=r"^model\.checkpoint: .* fine-tuned first"):
+        check_local_checkpoints(recipe(tmp_path, model=model))
+
+
 def test_a_student_that_is_not_there_is_named_by_its_key(tmp_path: Path):
     step = {"kind": "distill", "student": str(tmp_path / "nowhere")}
     with pytest.raises(EnvironmentMismatch, match=r"^passes\.0\.student: .*no such directory"):

@@ -85,6 +85,25 @@ def test_mistakes_of_every_kind_come_in_one_output_in_the_order_of_lines(folder:
     assert "did you mean 'temperature'?" in found[6]
 
 
+def test_a_pass_says_what_too_few_rows_are(folder: Path):
+    (folder / "one.csv").write_text("text,label\nfine,1\n")
+    path = write(
+        folder,
+        "model: {checkpoint: model}\n"
+        "data:\n"
+        "  train: {path: one.csv}\n"
+        "  search: {path: rows.csv}\n"
+        "budget: {max_drop: 0.1}\n"
+        "passes:\n"
+        "  - kind: trim_vocabulary\n"
+        "    count_in: [train]\n",
+    )
+    assert told(path) == [
+        "8: passes[0].count_in: train has 1 text to count, and it takes two at least, one of them "
+        "held out; give more rows, or remove this pass"
+    ]
+
+
 def test_run_tells_the_same_before_torch_is_loaded(folder: Path):
     path = write(
         folder,

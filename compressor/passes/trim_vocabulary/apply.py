@@ -21,7 +21,6 @@ from compressor.passes.trim_vocabulary.cut import (
     unreachable_pieces,
 )
 from compressor.progress import SILENT, Progress
-from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary.settings import TrimVocabulary
@@ -123,11 +122,7 @@ def _texts(
     """
     examples = [example for name in settings.count_in for example in splits[name].examples]
     if len(examples) < 2:
-        raise StepFailed(
-            f"count_in: {' and '.join(settings.count_in)} has {counted(len(examples), 'text')} to "
-            f"count, and it takes two at least, one of them held out; give more "
-            f"rows, or remove this pass"
-        )
+        raise StepFailed(f"count_in: {settings.too_few_texts(len(examples))}")
     number = min(_MOST_HELD_OUT, round(settings.held_out * len(examples)))
     number = min(max(1, number), len(examples) - 1)
     order = np.random.default_rng(seed).permutation(len(examples))

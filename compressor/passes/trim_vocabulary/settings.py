@@ -20,6 +20,7 @@ from compressor.passes.trim_vocabulary.word_piece import (
     not_as_bert,
     not_word_piece,
 )
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
@@ -181,14 +182,27 @@ passes:
             check_texts(tokenizer, self, ahead)
         return model
 
+    def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:
+        """Yield the splits to count in where they have fewer than two texts together."""
+        found = [num_rows[name] for name in self.required_splits() if name in num_rows]
+        if found and len(found) == len(self.required_splits()) and sum(found) < 2:
+            yield "count_in", self.too_few_texts(sum(found))
+
+    def too_few_texts(self, count: int) -> str:
+        """Return why `count` texts, fewer than two, cannot be counted."""
+        return (
+            f"{' and '.join(self.count_in)} has {counted(count, 'text')} to count, and it takes "
+            f"two at least, one of them held out; give more rows, or remove this pass"
+        )
+
     def required_splits(self) -> frozenset[str]:
         """Return the splits whose texts are counted."""
         return frozenset(self.count_in if self.drop == "unused" else ())
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the counting of pieces, which no model reads."""
-        counted = sum(num_rows.get(name, 0) for name in self.required_splits())
-        return Effort(seconds=2.0 + counted / 5000)
+        rows = sum(num_rows.get(name, 0) for name in self.required_splits())
+        return Effort(seconds=2.0 + rows / 5000)
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
         """Return the model with its new tokenizer; the module is changed in place.
