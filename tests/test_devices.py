@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.passes import PASSES, PassContext, TorchPass, apply_pass
 from compressor.passes.prune_structured import layerwise
 from compressor.progress import SILENT
 
@@ -230,9 +230,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_pass_runs_on_the_other_device(name: str, context: PassContext):
     kind, settings = CASES[name]
-    step = PASSES[kind].model_validate(settings)
+    step = PASSES[kind].settings.model_validate(settings)
     assert isinstance(step, TorchPass)
-    changed = step.apply(context.load_baseline(), context)
+    changed = apply_pass(step, context.load_baseline(), context)
     assert {parameter.device for parameter in changed.module.parameters()} == {DEVICE}
     batch = changed.task.encode(changed.preprocessor, context.train.examples[:4])
     assert np.isfinite(changed.predict(batch)).all()

@@ -89,18 +89,18 @@ def test_a_module_is_no_longer_than_its_subject_may_be(path: Path):
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_a_pass_stands_in_the_table_under_its_own_kind(kind: str):
-    assert PASSES[kind].model_fields["kind"].default == kind
+    assert PASSES[kind].settings.model_fields["kind"].default == kind
 
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_a_pass_has_a_test_file(kind: str):
-    *folders, name = PASSES[kind].__module__.split(".")[1:]
+    *folders, name = PASSES[kind].settings.__module__.split(".")[1:]
     assert (ROOT.joinpath("tests", *folders) / f"test_{name}.py").is_file()
 
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_every_setting_of_a_pass_is_described(kind: str):
-    fields = PASSES[kind].model_fields
+    fields = PASSES[kind].settings.model_fields
     undescribed = [
         name for name, field in fields.items() if name != "kind" and not field.description
     ]
@@ -137,7 +137,7 @@ def test_help_and_validate_never_load_torch():
 def test_nothing_that_computes_imports_what_only_shows():
     # `environment.ONLY_SHOWS` is left out of the key of a stored step.
     reached: set[Path] = set()
-    pending = [PACKAGE / "pipeline/cached_work.py", *(PACKAGE / "passes").glob("*.py")]
+    pending = [PACKAGE / "pipeline/cached_work.py", *(PACKAGE / "passes").rglob("*.py")]
     told = {"pipeline/estimate.py", "pipeline/announce.py"}  # what stages tell, and never read
     while pending:
         path = pending.pop()

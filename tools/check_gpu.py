@@ -41,7 +41,7 @@ from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.passes import PASSES, PassContext, TorchPass, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
 from compressor.passes.quantize.tensorrt import QuantizeTensorrt
 from compressor.progress import SILENT
@@ -218,7 +218,7 @@ def check_training(situation: Situation, record: Record) -> None:
     """Each pass over the PyTorch model twice: it ends, its logits are finite, and it repeats."""
     for name in situation.subjects:
         for title, (kind, settings) in STEPS.items():
-            step = PASSES[kind].model_validate(settings)
+            step = PASSES[kind].settings.model_validate(settings)
             assert isinstance(step, TorchPass)
             try:
                 detail, finite = apply_twice(situation, name, title, step)
@@ -250,7 +250,7 @@ def apply_twice(situation: Situation, name: str, title: str, step: TorchPass) ->
         work_dir = situation.folder / "work" / f"{name}-{title}-{attempt}"
         started = time.monotonic()
         torch.manual_seed(SEED)
-        changed = step.apply(model, context(situation, name, work_dir))
+        changed = apply_pass(step, model, context(situation, name, work_dir))
         seconds.append(time.monotonic() - started)
         finite &= bool(np.isfinite(changed.predict(_encode(changed, texts_for(changed)[:8]))).all())
         digests.append(digest_of_tensors(changed.module.state_dict()))
@@ -323,7 +323,7 @@ def tensorrt_graphs(situation: Situation, name: str, model: TorchModel) -> list[
     plain = OnnxModel(exported.path, settings=AS_WRITTEN)
     step = QuantizeTensorrt.model_validate({"rows": NUM_TEXTS})
     work_dir = situation.folder / f"{name}-int8" / "float32"
-    int8 = step.apply(plain, context(situation, name, work_dir, model))
+    int8 = apply_pass(step, plain, context(situation, name, work_dir, model))
     return [
         ("float32", plain.path),
         ("float16", convert(situation, model, plain, f"{name}-tensorrt", "float16").path),
@@ -339,18 +339,20 @@ def convert(
     if done.is_file():
         return OnnxModel(done, provider=plain.provider)
     step = ConvertFp16.model_validate({"dtype": precision})
-    return step.apply(plain, context(situation, name, work_dir, model))
+    return apply_pass(step, plain, context(situation, name, work_dir, model))
 
 
 def pruned(situation: Situation, name: str) -> OnnxModel:
     """Return half of a model's FLOPs in float16."""
-    step = PASSES["prune_structured"].model_validate(
+    step = PASSES["prune_structured"].settings.model_validate(
         {"ratio": 0.5, "method": "reconstruction", "calibration_rows": NUM_TEXTS}
     )
     assert isinstance(step, TorchPass)
     copy = load_checkpoint(situation.folder / name.partition("-")[0] / "checkpoint")
     copy.module.to(situation.device)
-    smaller = step.apply(copy, context(situation, name, situation.folder / "work" / f"{name}-half"))
+    smaller = apply_pass(
+        step, copy, context(situation, name, situation.folder / "work" / f"{name}-half")
+    )
     path = situation.folder / f"{name}-pruned" / "float32" / "model.onnx"
     plain = export_onnx(smaller, path, provider=situation.provider)
     return convert(situation, smaller, plain, f"{name}-pruned", "float16")

@@ -37,7 +37,7 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.exactness import ExactnessCheck, check_integers
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.passes.quantize.auto import QuantizeAuto
 from compressor.passes.quantize.dynamic import QuantizeDynamic
@@ -237,7 +237,7 @@ def check(
         exported = export_onnx(model, Path(folder) / "model.onnx", threads=1)
         for form, step in FORMS.items():
             context = _context(model, examples, Path(folder) / form)
-            yield form, _checked(step.apply(exported, context), model, examples)
+            yield form, _checked(apply_pass(step, exported, context), model, examples)
 
 
 def check_trained(
@@ -247,9 +247,9 @@ def check_trained(
     with tempfile.TemporaryDirectory() as folder:
         for form, (training, step) in TRAINED.items():
             context = _context(model, examples, Path(folder) / form)
-            trained = training.apply(model.clone(), context)
+            trained = apply_pass(training, model.clone(), context)
             stored = export_onnx(trained, Path(folder) / f"{form}.onnx", threads=1)
-            yield form, _checked(step.apply(stored, context), model, examples)
+            yield form, _checked(apply_pass(step, stored, context), model, examples)
 
 
 def _checked(

@@ -48,7 +48,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import OnnxPass, PassContext
+from compressor.passes import OnnxPass, PassContext, apply_pass
 from compressor.passes.quantize.auto import QuantizeAuto
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
@@ -159,7 +159,7 @@ def make_models(model: TorchModel, folder: Path, calibration: Dataset | None) ->
     }
     for number, (name, step) in enumerate(int8_passes(calibrated=calibration is not None).items()):
         lent = context(model, folder / f"int8_{number}", calibration)
-        models[name] = step.apply(rewritten, lent)
+        models[name] = apply_pass(step, rewritten, lent)
     peers = {
         "transformers": OnnxRuntimeDynamicConfig(),
         "transformers, per channel": OnnxRuntimeDynamicConfig(per_channel=True),

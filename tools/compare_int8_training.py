@@ -30,7 +30,7 @@ from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
@@ -53,7 +53,7 @@ def main() -> None:
             pruning = PruneStructured.model_validate(
                 {"method": "reconstruction", "ratio": arguments.ratio}
             )
-            model = pruning.apply(model, contexts.make("pruning"))
+            model = apply_pass(pruning, model, contexts.make("pruning"))
         wanted = {name: answer(model, model, rows) for name, rows in compared.items()}
         for name, rows in compared.items():
             report(f"float, {name}", wanted[name], wanted[name], rows)
@@ -65,7 +65,7 @@ def main() -> None:
         for seed in arguments.seeds:
             context = contexts.make(f"training {seed}", seed)
             started = time.process_time()
-            trained = training.apply(model.clone(), context)
+            trained = apply_pass(training, model.clone(), context)
             minutes = (time.process_time() - started) / 60
             stored = store(trained, training, contexts.make(f"trained {seed}"))
             for name, rows in compared.items():
@@ -125,9 +125,9 @@ def store(model: TorchModel, training: QuantizeAwareTrain, context: PassContext)
     settings = {name: getattr(training, name) for name in shared}
     exported = export_onnx(model, context.work_dir / "exported.onnx", threads=1)
     if training.activations == "static":
-        return QuantizeStatic.model_validate(settings).apply(exported, context)
+        return apply_pass(QuantizeStatic.model_validate(settings), exported, context)
     dynamic = {name: settings[name] for name in QuantizeDynamic.model_fields if name in settings}
-    return QuantizeDynamic.model_validate(dynamic).apply(exported, context)
+    return apply_pass(QuantizeDynamic.model_validate(dynamic), exported, context)
 
 
 def answer(

@@ -41,7 +41,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.budget import Freedom, encoder_cost, units_to_remove
 from compressor.passes.prune_structured.few_rows import store_inputs
 from compressor.passes.prune_structured.fisher import fisher_scores
@@ -58,8 +58,8 @@ Prune = Callable[[TorchModel, float, PassContext, int], TorchModel]
 def by_scores(importance: str, scope: str) -> Prune:
     def prune(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
         settings = {"ratio": ratio, "importance": importance, "scope": scope, "round_to": 16}
-        return PruneStructured.model_validate({**settings, "calibration_rows": rows}).apply(
-            model, context
+        return apply_pass(
+            PruneStructured.model_validate({**settings, "calibration_rows": rows}), model, context
         )
 
     return prune
@@ -91,7 +91,7 @@ def by_reconstruction(
     model: TorchModel, ratio: float, context: PassContext, rows: int
 ) -> TorchModel:
     settings = {"method": "reconstruction", "ratio": ratio, "calibration_rows": rows}
-    return PruneStructured.model_validate(settings).apply(model, context)
+    return apply_pass(PruneStructured.model_validate(settings), model, context)
 
 
 METHODS: dict[str, Prune] = {

@@ -32,7 +32,7 @@ from compressor.data import Dataset
 from compressor.files import sha256
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, TorchPass
+from compressor.passes import PassContext, TorchPass, apply_pass
 from compressor.passes.distill.settings import Distill
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
@@ -132,7 +132,7 @@ def compress(
                 note=lambda _: None,
             )
             start = time.process_time()
-            model = step.apply(model, context)
+            model = apply_pass(step, model, context)
             seconds += time.process_time() - start
         search, held_out = (answers(model, rows[name]) for name in ("search", "held-out"))
         values = (

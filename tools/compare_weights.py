@@ -44,6 +44,7 @@ from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes import apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.weight_choice import SitePass
 from compressor.passes.quantize.weights import QuantizeWeights
@@ -86,7 +87,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.drop_unreachable:
             trimming = TrimVocabulary.model_validate({"drop": "unreachable"})
-            model = trimming.apply(model, context(model, Path(folder) / "trimming"))
+            model = apply_pass(trimming, model, context(model, Path(folder) / "trimming"))
         models = make_models(model, calibration, Path(folder))
         logits = {name: predict(item, model, texts) for name, item in models.items()}
         singles, batches = timed_inputs(model, texts)
@@ -141,7 +142,7 @@ def make_models(model: TorchModel, calibration: Sequence[str], folder: Path) -> 
     for name, form in FORMS.items():
         lent = context(model, folder / name, rows)
         settings = PASSES[str(form["kind"])].model_validate(form)
-        models[name] = settings.apply(exported, lent)
+        models[name] = apply_pass(settings, exported, lent)
     return models
 
 

@@ -25,7 +25,7 @@ from classifier_rows import quieten
 
 from compressor.data import DataSettings, SplitSource, load_splits
 from compressor.models.torch_model import TorchModel
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.tasks import load_task
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace, size: Size, rows: int) -> Cost:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
         held_mb, start = status_mb("VmRSS"), time.process_time()
         parameters = sum(parameter.numel() for parameter in model.module.parameters())
-        step.apply(model, context)
+        apply_pass(step, model, context)
         seconds, peak_mb = time.process_time() - start, status_mb("VmHWM") - held_mb
     return Cost(parameters, float(encoded["attention_mask"].sum() / len(split)), seconds, peak_mb)
 

@@ -59,6 +59,7 @@ from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.passes import apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.tasks import Batch
 
@@ -137,7 +138,7 @@ def quantize(floats: Models, model: TorchModel, folder: Path) -> Iterator[tuple[
         work_dir = folder / f"int8_{number}"
         yield (
             f"int8: {name}",
-            QuantizeDynamic.model_validate({}).apply(graph, context(model, work_dir)),
+            apply_pass(QuantizeDynamic.model_validate({}), graph, context(model, work_dir)),
         )
 
 

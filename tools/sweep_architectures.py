@@ -37,7 +37,7 @@ from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 from compressor.tasks import Batch, Example
@@ -216,8 +216,10 @@ def _try(
     alone = _alone(model, family)
     stages.append("int8")
     notes: list[str] = []
-    quantized = QuantizeDynamic.model_validate({"min_elements": 256}).apply(
-        exported, _context(model, folder, notes)
+    quantized = apply_pass(
+        QuantizeDynamic.model_validate({"min_elements": 256}),
+        exported,
+        _context(model, folder, notes),
     )
     cosine = _cosine(exported, quantized, batches)
     detail = f"differs by {parity.max_abs_diff:.1e}, int8 cosine {cosine:.4f}"

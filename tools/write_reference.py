@@ -118,7 +118,7 @@ def pages() -> dict[str, str]:
         "recipe.md": recipe_page(),
         "report.md": report_page(),
     }
-    made |= {f"passes/{kind}.md": pass_page(step) for kind, step in PASSES.items()}
+    made |= {f"passes/{kind}.md": pass_page(entry.settings) for kind, entry in PASSES.items()}
     noted = {name: text + _MADE for name, text in made.items()}
     return noted | {"runtimes.md": runtimes_page()}
 
@@ -181,7 +181,7 @@ def passes_page() -> str:
     for group in get_args(PassGroup):
         rows = [
             (f"[`{kind}`]({kind}.md)", step.about.summary, _kind_of_model(step), _providers(step))
-            for kind, step in PASSES.items()
+            for kind, step in ((kind, entry.settings) for kind, entry in PASSES.items())
             if step.about.group == group
         ]
         head = ("pass", "what it does", "works on", "result runs on")

@@ -29,13 +29,14 @@ _GROUPS: Mapping[PassGroup, str] = {
     "quantize": "store weights in fewer bits",
     "precision": "compute in half precision",
 }
+_SETTINGS = {kind: entry.settings for kind, entry in PASSES.items()}
 _WIDEST = 100  # columns of running text; longer lines are hard to read
 _MEANING = " " * 6  # before the meaning of a setting
 
 
 def render_passes() -> Text:
     """Return one line for each pass, by group, for a terminal of 80 columns and 24 lines."""
-    found = PASSES
+    found = _SETTINGS
     text = Text("  pass                 what it does                              runs on\n")
     for group, meaning in _GROUPS.items():
         text.append(f"{group}: {meaning}\n", "bold")
@@ -54,7 +55,7 @@ def render_pass(name: str, width: int) -> Text:
     `prune_structured.recovery`. Raises `RecipeError` for another.
     """
     kind, _, setting = name.partition(".")
-    found = PASSES
+    found = _SETTINGS
     if kind not in found:
         raise RecipeError(f"unknown pass '{name}'{did_you_mean(kind, found)}")
     entry, width = found[kind], min(width, _WIDEST)
@@ -81,7 +82,7 @@ def describe_passes(kind: str | None) -> list[dict[str, Any]]:
 
     Raises `RecipeError` for a kind that there is not.
     """
-    found = PASSES
+    found = _SETTINGS
     if kind is not None and kind not in found:
         raise RecipeError(f"unknown pass '{kind}'{did_you_mean(kind, found)}")
     return [

@@ -1,15 +1,14 @@
-"""The pass protocol: a frozen settings object with one verb.
+"""Settings of passes, and what the pipeline lends a pass; free of torch.
 
-The YAML entry, the constructor call and the documentation are the same thing, and a pass cannot
-carry state from one call to the next. Pass modules import torch and everything built on it inside
-`apply`, never at their top: `compress validate` reads every pass's settings, and must answer
-without loading torch.
+The YAML entry, the constructor call and the documentation are the same thing: a frozen settings
+object. The work lies in another module, which `compressor.passes.PASSES` names, because
+`compress validate` reads every pass's settings and must answer without loading torch.
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from compressor.data import Dataset
     from compressor.models.checkpoint import CheckpointFiles
-    from compressor.models.onnx_model import OnnxModel
     from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
@@ -148,7 +146,7 @@ class NothingToRemove(StepFailed):
 
 
 class Pass(BaseModel, ABC):
-    """One step of a recipe: its fields are its settings, `apply` is its work."""
+    """Settings of one step of a recipe; what does the work takes them as its first argument."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -289,7 +287,7 @@ class Pass(BaseModel, ABC):
 
 
 class TorchPass(Pass):
-    """A pass over the PyTorch model; it runs before export."""
+    """A pass over the PyTorch model; it runs before export. It owns the model and may change it."""
 
     def at_share(self, share: float) -> Self | None:  # noqa: ARG002
         """Return these settings with every fraction at `share` (0..1) of its value.
@@ -302,20 +300,9 @@ class TorchPass(Pass):
         """Return what a later pass finds in place of `files`, None where no file here says it."""
         return files
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
-        """Raise `StepFailed` for what `apply` could not do with this architecture or tokenizer.
-
-        `model` is what the one that the pass will get is made of. Returns that of later passes.
-        """
-        return model
-
-    @abstractmethod
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Return the compressed model. The pass owns `model` and may change it."""
-
 
 class OnnxPass(Pass):
-    """A pass over the exported graph."""
+    """A pass over the exported graph; it writes a new file and leaves the one that it got."""
 
     # What the weights are afterwards, and what they may be before; None: as before, and anything.
     leaves_weights: ClassVar[WeightFormat | None] = None
@@ -323,7 +310,3 @@ class OnnxPass(Pass):
     # The way of storing `leaves_weights` (`TrainedFor.way`) that keeps what was trained for it.
     stores_trained: ClassVar[str | None] = None
     rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {}  # by setting
-
-    @abstractmethod
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
-        """Write a new file into `context.work_dir`; the input file stays as it was."""

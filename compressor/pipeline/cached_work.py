@@ -36,7 +36,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.onnx_graph.onnx_file import data_path
-from compressor.passes import OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes import Model, OnnxPass, Pass, PassContext, TorchPass, apply_pass
 from compressor.pipeline.announce import reused_line
 from compressor.pipeline.cached_steps import (
     CHECKPOINT,
@@ -400,7 +400,7 @@ class Stages:
         self, position: int, step: Any, before: Any, context: PassContext, result: Path
     ) -> Size:
         model = self.open_checkpoint(before)
-        changed: TorchModel = self._apply(position, step, lambda: step.apply(model, context))
+        changed: TorchModel = self._apply(position, step, model, context)
         folder = result / CHECKPOINT
         changed.save(folder)
         return changed.size(folder)
@@ -409,17 +409,17 @@ class Stages:
         self, position: int, step: Any, before: Any, context: PassContext, result: Path
     ) -> Size:
         model = self.open_graph(before)
-        changed = self._apply(position, step, lambda: step.apply(model, context))
-        size: Size = changed.size()
+        changed: OnnxModel = self._apply(position, step, model, context)
+        size = changed.size()
         result.mkdir()
         for path in (changed.path, data_path(changed.path)):
             if path.is_file():
                 link_or_copy(path, result / path.name)
         return size
 
-    def _apply(self, position: int, step: Pass, apply: Callable[[], Any]) -> Any:
+    def _apply(self, position: int, step: Pass, model: Model, context: PassContext) -> Model:
         seed_everything(self.recipe.seed)
         try:
-            return apply()
+            return apply_pass(step, model, context)
         except StepFailed as error:
             raise PassError(str(error), kind=step.kind, position=position) from error

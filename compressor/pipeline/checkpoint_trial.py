@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from compressor import passes
 from compressor.data import Dataset
 from compressor.errors import RecipeError, StepFailed
 from compressor.models.checkpoint import CheckpointFiles
@@ -55,7 +56,7 @@ def look_ahead(
     for position, step in enumerate(recipe.passes):
         if isinstance(step, TorchPass):
             try:
-                model = step.look_ahead(model, ahead)
+                model = passes.look_ahead(step, model, ahead)
             except StepFailed as error:
                 place = f"passes.{position}.kind"
                 raise RecipeError(recipe.describe(place, str(error))) from error

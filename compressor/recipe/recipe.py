@@ -214,8 +214,10 @@ def _to_pass(value: Any, info: ValidationInfo) -> Any:
         raise rule_error([Mistake(("kind",), f"unknown pass {show(kind)}{hint}")])
     if info.mode == "json":
         # Strict, so that "0.4" is no number; JSON, so that lists and paths keep their plain form.
-        return known[kind].model_validate_json(json.dumps(value), strict=True, context=info.context)
-    return known[kind].model_validate(value, context=info.context)
+        return known[kind].settings.model_validate_json(
+            json.dumps(value), strict=True, context=info.context
+        )
+    return known[kind].settings.model_validate(value, context=info.context)
 
 
 class Recipe(BaseModel):
@@ -493,10 +495,6 @@ class _Unread(TorchPass):
     def leaves(self, files: CheckpointFiles) -> None:
         """Return that nobody knows what this pass would leave."""
 
-    def apply(self, model: Any, context: Any) -> Any:  # noqa: ARG002 - it is never run
-        """Refuse: a recipe with such a pass is never run."""
-        raise AssertionError("a recipe with mistakes is not run")
-
 
 def _readable(
     data: Mapping[str, Any], context: Mapping[str, Any]
@@ -520,7 +518,7 @@ def _readable(
         step: Pass | None = None
         if isinstance(kind, str) and kind in known:
             step, found = readable_part(
-                known[kind], entry, context=context, stand_ins={}, variants={}
+                known[kind].settings, entry, context=context, stand_ins={}, variants={}
             )
             mistakes += [Mistake(("passes", index, *item.path), item.message) for item in found]
         passes.append(_Unread(on_failure=None) if step is None else step)
@@ -538,7 +536,9 @@ def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[list[Mistake
     errors = error.errors(include_url=False)
     known = PASSES
     told = errors[:_MOST_EXPLAINED]
-    mistakes = explain(told, data, Recipe, {Pass: tuple(known.values())})
+    mistakes = explain(
+        told, data, Recipe, {Pass: tuple(entry.settings for entry in known.values())}
+    )
     if not all(is_rule(details) for details in errors):
         # The rules between sections have not run; look for what can be told already.
         mistakes += [item for item in find_conflicts(data, known) if item not in mistakes]

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from compressor.measurements import LABEL_FREE
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
-from compressor.passes import OnnxPass, Pass, TorchPass
+from compressor.passes import OnnxPass, Pass, PassEntry, TorchPass
 from compressor.passes.base import TrainedFor
 from compressor.setting_errors import KeyPath, Mistake, did_you_mean, show
 from compressor.tasks import task_class, task_names
@@ -51,14 +51,14 @@ class _Step:
         return f"{self.kind} (passes[{self.index}])"
 
 
-def find_conflicts(data: Mapping[str, Any], known: Mapping[str, type[Pass]]) -> list[Mistake]:
+def find_conflicts(data: Mapping[str, Any], known: Mapping[str, PassEntry]) -> list[Mistake]:
     """Return what is contradictory in a recipe's plain `data`; what is malformed is passed over.
 
     Which pass goes with which follows from what the `known` ones declare of themselves.
     """
     entries = data.get("passes")
     steps = [
-        _Step(index, known[entry["kind"]], entry)
+        _Step(index, known[entry["kind"]].settings, entry)
         for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and entry["kind"] in known
     ]
@@ -139,7 +139,7 @@ def _format_conflict(earlier: type[Pass], later: type[OnnxPass]) -> str | None:
 
 
 def _training_conflicts(
-    steps: Sequence[_Step], known: Mapping[str, type[Pass]]
+    steps: Sequence[_Step], known: Mapping[str, PassEntry]
 ) -> Iterator[Mistake]:
     """Check that what was trained for a format is stored in it, as it was trained."""
     for position, training in enumerate(steps):
@@ -147,7 +147,7 @@ def _training_conflicts(
             continue
         stores = {
             kind: way
-            for kind, each in known.items()
+            for kind, each in ((kind, entry.settings) for kind, entry in known.items())
             if issubclass(each, OnnxPass)
             and each.leaves_weights == goal.weights
             and (way := each.stores_trained) is not None

@@ -15,7 +15,7 @@ from compressor.models import onnx_model
 from compressor.models.onnx_model import check_opset
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 
@@ -40,7 +40,7 @@ def test_an_allowed_operator_set_is_exported_runs_and_quantizes(
         progress=SILENT,
         note=lambda _: None,
     )
-    quantized = QuantizeDynamic(min_elements=256).apply(exported, context)
+    quantized = apply_pass(QuantizeDynamic(min_elements=256), exported, context)
     before, after = exported.predict(batch), quantized.predict(batch)
     assert np.abs(before - after).max() < 0.2 * np.abs(before).max()
 

@@ -26,7 +26,7 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
 
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.progress import SILENT
 
@@ -71,7 +71,7 @@ def ours(
         progress=SILENT,
         note=lambda _: None,
     )
-    return QuantizeDynamic(min_elements=0).apply(exported_bert, context).path
+    return apply_pass(QuantizeDynamic(min_elements=0), exported_bert, context).path
 
 
 @pytest.fixture(scope="session")

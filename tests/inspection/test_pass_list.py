@@ -22,13 +22,13 @@ MINIMAL = (
 @pytest.mark.parametrize("kind", PASSES)
 def test_the_example_of_a_pass_makes_a_recipe_of_the_smallest_one(kind: str, tmp_path: Path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(MINIMAL + PASSES[kind].about.example)
+    path.write_text(MINIMAL + PASSES[kind].settings.about.example)
     assert load_recipe(path).passes[0].kind == kind
 
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_a_pass_is_explained_in_sentences(kind: str):
-    about = PASSES[kind].about
+    about = PASSES[kind].settings.about
     assert about.explanation.endswith(".")
     assert about.explanation[0].isupper()
     assert not about.summary.endswith(".")

@@ -17,7 +17,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.passes import PASSES, OnnxPass
+from compressor.passes import PASSES, OnnxPass, apply_pass
 from compressor.passes.base import PassContext
 from compressor.tasks import Batch
 
@@ -92,9 +92,9 @@ def apply(context: PassContext, tmp_path: Path):
     def run(kind: str, graph: onnx.ModelProto) -> OnnxModel:
         path = tmp_path / "given" / "model.onnx"
         save_graph(graph, path)
-        step = PASSES[kind].model_validate(ALL[kind])
+        step = PASSES[kind].settings.model_validate(ALL[kind])
         assert isinstance(step, OnnxPass)
-        return step.apply(OnnxModel(path, threads=1, settings=AS_WRITTEN), context)
+        return apply_pass(step, OnnxModel(path, threads=1, settings=AS_WRITTEN), context)
 
     return run
 

@@ -64,5 +64,5 @@ def test_a_fact_is_never_overwritten(context: PassContext):
     ],
 )
 def test_a_pass_says_how_many_calibration_rows_it_would_read(settings: dict[str, Any], rows: int):
-    step = PASSES[settings["kind"]].model_validate(settings)
+    step = PASSES[settings["kind"]].settings.model_validate(settings)
     assert step.calibration_rows_wanted() == rows

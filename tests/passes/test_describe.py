@@ -46,8 +46,8 @@ def test_every_setting_of_every_pass_has_a_description() -> None:
     assert PASSES
     undescribed = [
         f"{kind}.{item.name}"
-        for kind, settings in PASSES.items()
-        for item in pass_settings(settings)
+        for kind, entry in PASSES.items()
+        for item in pass_settings(entry.settings)
         if not item.description
     ]
     assert undescribed == []

@@ -14,7 +14,7 @@ from compressor.data import Dataset
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -23,7 +23,7 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 @pytest.fixture
 def apply(context: PassContext) -> Callable[..., OnnxModel]:
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
-        return QuantizeDynamic(**{"min_elements": 0, **settings}).apply(model, context)
+        return apply_pass(QuantizeDynamic(**{"min_elements": 0, **settings}), model, context)
 
     return run
 

@@ -158,6 +158,6 @@ def test_the_helpers_without_a_fraction_yield_nothing():
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_how_to_go_on_is_no_setting_of_the_work(kind: str):
-    fields = PASSES[kind].model_fields
+    fields = PASSES[kind].settings.model_fields
     assert "on_failure" in fields
     assert fields["on_failure"].default is None

@@ -17,7 +17,7 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.pooling import Pooling
 from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PASSES, PassContext
+from compressor.passes import PASSES, PassContext, apply_pass
 from compressor.passes.distill.settings import Distill
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import layer_losses, taylor_scores
@@ -81,7 +81,7 @@ def test_pruning_by_scores_keeps_the_width_and_loads_again(
     # The heads of MPNet share a position bias, so only its neurons can go.
     heads = 0.0 if encoder.module.config.model_type == "mpnet" else 0.25
     step = PruneStructured(head_ratio=heads, neuron_ratio=0.5, importance=importance)
-    pruned = step.apply(encoder, make_context(calibration=texts))
+    pruned = apply_pass(step, encoder, make_context(calibration=texts))
     assert sum(layer.num_neurons for layer in encoder_layers(pruned.module)) == 64
     after = vectors(pruned, texts)
     assert after.shape == before.shape
@@ -98,9 +98,9 @@ def test_reconstruction_keeps_vectors_nearer_than_chance(
 ):
     before = vectors(encoder, texts)
     by_chance = PruneStructured(head_ratio=0, neuron_ratio=0.5, importance="random")
-    worse = vectors(by_chance.apply(encoder.clone(), make_context()), texts)
+    worse = vectors(apply_pass(by_chance, encoder.clone(), make_context()), texts)
     step = PruneStructured(method="reconstruction", ratio=0.25, head_ratio=0, round_to=8)
-    better = vectors(step.apply(encoder, make_context(calibration=texts)), texts)
+    better = vectors(apply_pass(step, encoder, make_context(calibration=texts)), texts)
     assert similarity(before, better) > similarity(before, worse)
 
 
@@ -174,7 +174,7 @@ def test_distillation_without_labels_brings_vectors_back(
     step = Distill(
         max_steps=60, epochs=100, learning_rate=3e-3, dropout=False, hidden_weight=hidden_weight
     )
-    healed = step.apply(tiny_encoder, make_context(tiny_encoder_dir, train=texts))
+    healed = apply_pass(step, tiny_encoder, make_context(tiny_encoder_dir, train=texts))
     assert 1 - similarity(wanted, vectors(healed, texts)) < 0.5 * (1 - damaged)
 
 
@@ -187,7 +187,7 @@ def test_a_student_of_another_width_is_refused(
     step = Distill(student=str(tmp_path / "narrow"), max_steps=1)
     tiny_encoder.save(tmp_path / "baseline")
     with pytest.raises(ValueError, match="vectors have 16 numbers, the teacher's 32"):
-        step.apply(tiny_encoder, make_context(tmp_path / "baseline", train=texts))
+        apply_pass(step, tiny_encoder, make_context(tmp_path / "baseline", train=texts))
 
 
 def test_training_for_int8_brings_vectors_nearer(
@@ -195,14 +195,14 @@ def test_training_for_int8_brings_vectors_nearer(
 ):
     context = make_context(train=texts, calibration=texts)
     step = QuantizeAwareTrain(min_elements=64, max_steps=20, epochs=100)
-    step.apply(tiny_encoder, context)
+    apply_pass(step, tiny_encoder, context)
     answers = context.facts["int8_answers"]
     assert answers["before"]["changed"] is None
     assert answers["after"]["logit_rms"] < answers["before"]["logit_rms"]
 
 
 def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterator[str]:
-    step = PASSES[settings["kind"]].model_validate(settings)
+    step = PASSES[settings["kind"]].settings.model_validate(settings)
     return (key for key, _ in step.unfit_for(load_task(task)))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT, Advance, Progress, Silent
 from compressor.training.checkpoints import State, StateFile
@@ -56,7 +56,7 @@ def apply_to(
         progress=progress,
         note=lambda _: None,
     )
-    model: TorchModel = settings.apply(load_checkpoint(checkpoint), context)
+    model: TorchModel = apply_pass(settings, load_checkpoint(checkpoint), context)
     return {name: value.clone() for name, value in model.module.state_dict().items()}
 
 

@@ -34,9 +34,6 @@ class Spoil(TorchPass):
     def halfway(self, milder: Self) -> Self | None:
         return halfway(self, milder, "ratio")
 
-    def apply(self, model: Any, context: Any) -> Any:
-        raise AssertionError("the stages below do this pass's work")
-
 
 class Stages:
     """Stages whose models are their own scores.

@@ -33,7 +33,7 @@ from compressor.errors import (
 from compressor.measurements import RunReport
 from compressor.models.runtime_versions import oldest_runtime
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PASSES, PassContext, TorchPass
+from compressor.passes import PASSES, PassContext, PassEntry, TorchPass
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.tasks import load_task
 from compressor.verify.evaluation import predict_outputs
@@ -507,10 +507,14 @@ class Harm(TorchPass):
         return model
 
 
+def apply(settings: Harm | Renumber, model: TorchModel, context: PassContext) -> TorchModel:
+    """Do the work of either pass of this file."""
+    return settings.apply(model, context)
+
+
 @pytest.fixture
 def harmful(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {**PASSES, "finetune": Harm}
-    monkeypatch.setattr("compressor.recipe.recipe.PASSES", known)
+    monkeypatch.setitem(PASSES, "finetune", PassEntry(Harm, __name__))
 
 
 @pytest.mark.usefixtures("harmful")
@@ -966,7 +970,7 @@ def test_each_model_of_a_run_reads_texts_in_its_own_way(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("compressor.recipe.recipe.PASSES", {**PASSES, "finetune": Renumber})
+    monkeypatch.setitem(PASSES, "finetune", PassEntry(Renumber, __name__))
     others = write_split(tmp_path / "others.csv", answered)
     data = {**base["data"], "certification": {"path": str(others)}}
     report = compressor.run(

@@ -37,18 +37,12 @@ class Cut(TorchPass):
     def at_share(self, share: float) -> Self | None:
         return lower(self, "ratio", share=share)
 
-    def apply(self, model: Any, context: Any) -> Any:
-        raise AssertionError("the stages below do this pass's work")
-
 
 class Store(OnnxPass):
     """Costs a fixed share of accuracy, after the cut."""
 
     kind: Literal["store"] = "store"
     cost: float = 0.0
-
-    def apply(self, model: Any, context: Any) -> Any:
-        raise AssertionError("the stages below do this pass's work")
 
 
 class Stages:

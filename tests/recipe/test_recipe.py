@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from compressor.data import DataSettings, SplitSource
 from compressor.errors import RecipeError
-from compressor.passes import PASSES, OnnxPass, Pass, PassContext, TorchPass
+from compressor.passes import PASSES, OnnxPass, Pass, PassEntry, TorchPass
 from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.paths import HubName, LocalPath
 from compressor.recipe.budget import AccuracyBudget
@@ -34,9 +34,6 @@ class Shrink(TorchPass):
     teacher: HubName | None = Field(default=None, description="a checkpoint")
     table: LocalPath | None = Field(default=None, description="a file")
 
-    def apply(self, model: Any, context: PassContext) -> Any:
-        raise NotImplementedError
-
 
 class QuantizeFast(OnnxPass):
     """A pass over the graph that runs on the CPU."""
@@ -45,9 +42,6 @@ class QuantizeFast(OnnxPass):
     leaves_weights: ClassVar[WeightFormat | None] = "int8"
     takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32",)
     providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
-
-    def apply(self, model: Any, context: PassContext) -> Any:
-        raise NotImplementedError
 
 
 class ConvertFp16(OnnxPass):
@@ -58,31 +52,22 @@ class ConvertFp16(OnnxPass):
     takes_weights: ClassVar[tuple[WeightFormat, ...] | None] = ("float32", "int8")
     providers: ClassVar[tuple[str, ...] | None] = ("cuda", "tensorrt")
 
-    def apply(self, model: Any, context: PassContext) -> Any:
-        raise NotImplementedError
-
 
 class Tidy(OnnxPass):
     """A pass over the graph that runs everywhere."""
 
     kind: Literal["tidy"] = "tidy"
 
-    def apply(self, model: Any, context: PassContext) -> Any:
-        raise NotImplementedError
-
 
 class QuantizeAwareTrain(TorchPass):
     """A training that leaves weights on int8 grids."""
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
-    trains_for: ClassVar[TrainedFor | None] = PASSES["quantize_aware_train"].trains_for
+    trains_for: ClassVar[TrainedFor | None] = PASSES["quantize_aware_train"].settings.trains_for
     activations: Literal["per_token", "static"] = Field("per_token", description="how rounded")
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are rounded")
     freeze_embeddings: bool = Field(True, description="whether tables are rounded")
     rows: int = Field(512, description="rows of static grids")
-
-    def apply(self, model: Any, context: PassContext) -> Any:
-        raise NotImplementedError
 
 
 class QuantizeDynamic(QuantizeFast):
@@ -107,16 +92,17 @@ class QuantizeStatic(QuantizeFast):
 
 @pytest.fixture(autouse=True)
 def known_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    known: dict[str, type[Pass]] = {
-        "convert_fp16": ConvertFp16,
-        "quantize_aware_train": QuantizeAwareTrain,
-        "quantize_dynamic": QuantizeDynamic,
-        "quantize_fast": QuantizeFast,
-        "quantize_static": QuantizeStatic,
-        "shrink": Shrink,
-        "tidy": Tidy,
-    }
-    monkeypatch.setattr("compressor.recipe.recipe.PASSES", known)
+    known: tuple[type[Pass], ...] = (
+        ConvertFp16,
+        QuantizeAwareTrain,
+        QuantizeDynamic,
+        QuantizeFast,
+        QuantizeStatic,
+        Shrink,
+        Tidy,
+    )
+    table = {item.model_fields["kind"].default: PassEntry(item, __name__) for item in known}
+    monkeypatch.setattr("compressor.recipe.recipe.PASSES", table)
 
 
 BASE = """\

@@ -48,7 +48,7 @@ def test_a_page_that_differs_or_whose_pass_is_gone_is_stale(
 @pytest.mark.parametrize("kind", PASSES)
 def test_the_page_of_a_pass_has_every_setting_with_its_meaning(pages: dict[str, str], kind: str):
     rows = re.findall(r"^\| `([^`]+)` \| (.*)<br>", pages[f"passes/{kind}.md"], re.MULTILINE)
-    wanted = {item.name.rpartition(".")[2] for item in pass_settings(PASSES[kind])}
+    wanted = {item.name.rpartition(".")[2] for item in pass_settings(PASSES[kind].settings)}
     assert {name for name, meaning in rows if meaning.strip()} == wanted
 
 

@@ -99,7 +99,7 @@ benchmark:
             found += reading_effort(num_rows, 128, times=2)
         return found + (sensitivity_effort(num_rows) if self.keep_sensitive else Effort())
 
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+    def write_graph(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph in half precision and return it.
 
         Raises `PassError` when the graph has no float32 weights or integer operators, when a

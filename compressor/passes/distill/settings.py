@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.errors import StepFailed
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import depth_of, unprunable, width_of, with_depth
 from compressor.models.packaged import local_folder
 from compressor.models.pooling import MODULES
-from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.paths import HubName
 from compressor.tasks import task_class, task_names
-from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
+from compressor.training.layer_map import chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
-from compressor.words import counted
-
-if TYPE_CHECKING:
-    from compressor.models.torch_model import TorchModel
-
-
-_TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
 
 
 class Distill(DistillSettings, TorchPass):
@@ -188,23 +180,6 @@ passes:
         depth = layers if isinstance(layers, int) else len(layers)
         return replace(student, config=with_depth(student.config, depth))
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
-        """Load student and teacher, and see whether the one could learn from the other."""
-        from compressor.models.families.layers import encoder_layers
-        from compressor.models.torch_model import try_batch
-        from compressor.training.recovery import check_distillation
-
-        student = model if self.student is None else self._begin(model, ahead.seed)[0]
-        teacher = self._load_teacher(model, lambda: ahead.untouched)
-        if self.student_layers is not None:
-            encoder_layers(student.module)
-        if ahead.train is not None:
-            for name, each in ((self.student, student), (self.teacher, teacher)):
-                if name is not None:
-                    try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
-            check_distillation(student, teacher, ahead.train, self)
-        return student
-
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""
         return frozenset({"train"})
@@ -217,98 +192,6 @@ passes:
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the training; a student of its own is taken for as slow as the checkpoint."""
         return training_effort(self, num_rows)
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Train `model` in place, or the checkpoint named as `student`, and return it.
-
-        Raises `StepFailed` before training when the teacher cannot teach this student or
-        `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
-        student cannot be loaded.
-        """
-        from compressor.training.recovery import distill
-        from compressor.training.trainer import TrainingRun
-
-        teacher = self._load_teacher(model, context.load_baseline)
-        student = model if self.student is None else self._load_student(model, context)
-        layer_map = self._shape(student, teacher, context)
-        run = TrainingRun(
-            context.device, context.seed, context.work_dir, context.progress, self.kind
-        )
-        summary = distill(student, teacher, context.train, self, run, layer_map=layer_map)
-        context.note(summary.sentence())
-        return student
-
-    def _load_teacher(
-        self, model: TorchModel, load_baseline: Callable[[], TorchModel]
-    ) -> TorchModel:
-        """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
-        from compressor.models.torch_model import load_foreign
-        from compressor.tasks import load_task
-
-        if self.teacher is None:
-            return load_baseline()
-        files, task = find_checkpoint(self.teacher), model.task
-        if not task.names_labels and (files.directory / MODULES).is_file():
-            # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
-            task = load_task(task.name, max_length=task.max_length)
-        teacher = replace(load_foreign(files, task), task=model.task)
-        _require_length(teacher, "teacher")
-        return teacher
-
-    def _load_student(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Load the checkpoint to begin from; it takes the place of `model`."""
-        student, is_new = self._begin(model, context.seed)
-        student.module.to(context.device)
-        head = "a new head" if is_new else "its own head"
-        context.note(
-            f"the student begins as {self.student} ({student.module.config.model_type}, "
-            f"{counted(student.parameter_counts()[0], 'parameter')}) with {head}"
-        )
-        return student
-
-    def _begin(self, model: TorchModel, seed: int) -> tuple[TorchModel, bool]:
-        """Return the checkpoint to begin from, and whether its head is new."""
-        from compressor.models.torch_model import load_with_head
-
-        assert self.student is not None, "the caller asked"
-        files = find_checkpoint(self.student)
-        student, is_new = load_with_head(files, model.task, model.labels, seed=seed)
-        if student.labels != model.labels:
-            raise StepFailed(other_labels(student.labels, model.labels))
-        _require_length(student, "student")
-        return student, is_new
-
-    def _shape(
-        self, student: TorchModel, teacher: TorchModel, context: PassContext
-    ) -> LayerMap | None:
-        """Take out layers of the student where wanted, and return which layers it learns from."""
-        from compressor.models.families.layers import encoder_layers
-        from compressor.models.structure import keep_layers
-
-        layer_map = None
-        if self.student_layers is not None:
-            depth = len(encoder_layers(student.module))
-            layers = chosen_layers(self.student_layers, depth)
-            taught = getattr(teacher.module.config, "num_hidden_layers", None)
-            if self.student is None and taught == depth:
-                layer_map = tuple(enumerate(layers))
-            keep_layers(student.module, layers)
-            context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
-        if self.layer_map is None:
-            return layer_map
-        depths = (each.module.config.num_hidden_layers for each in (student, teacher))
-        return layer_map_of(self.layer_map, *depths)
-
-
-def _require_length(model: TorchModel, whose: str) -> None:
-    """Raise `StepFailed` when a model cannot read as many tokens as the recipe gives it."""
-    limit = getattr(model.preprocessor, "model_max_length", None)
-    wanted = model.task.max_length
-    if wanted is not None and limit is not None and wanted > limit:
-        raise StepFailed(
-            f"{whose}: it reads at most {counted(limit, 'token')}, data.max_length is {wanted}; "
-            f"set data.max_length to {limit} or less"
-        )
 
 
 def _local_checkpoint(name: str) -> CheckpointFiles | None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from compressor.passes.base import About, PassContext, TorchPass
+from compressor.passes.base import About, TorchPass
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.training.settings import FinetuneSettings
-
-if TYPE_CHECKING:
-    from compressor.models.torch_model import TorchModel
 
 
 class Finetune(FinetuneSettings, TorchPass):
@@ -49,15 +46,3 @@ passes:
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the training."""
         return training_effort(self, num_rows)
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Train `model` in place; raises `StepFailed` when the training split has no labels."""
-        from compressor.training.recovery import finetune
-        from compressor.training.trainer import TrainingRun
-
-        run = TrainingRun(
-            context.device, context.seed, context.work_dir, context.progress, self.kind
-        )
-        summary = finetune(model, context.train, self, run)
-        context.note(summary.sentence())
-        return model

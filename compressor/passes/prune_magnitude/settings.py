@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes.base import About, PassContext, TorchPass
+from compressor.passes.base import About, TorchPass
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
-    from compressor.models.torch_model import TorchModel
-
-# The rest of the steps trains the weights that stay.
-_DEFAULT_RAMP_RATIO = 0.7
+    pass
 
 
 class PruneMagnitude(TorchPass):
@@ -122,70 +119,3 @@ passes:
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the fine-tuning; masking alone takes next to nothing."""
         return Effort(seconds=1.0) + training_effort(self.finetune, num_rows)
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Put weights of `model` to zero, in place.
-
-        Raises `StepFailed` when weights are not finite or the encoder cannot be found, and with
-        `finetune` when the training split has no labels.
-        """
-        from compressor.passes.prune_magnitude.masks import (
-            MaskedParameters,
-            global_magnitude_masks,
-            layer_magnitude_masks,
-            prunable_weights,
-        )
-        from compressor.training.recovery import finetune
-        from compressor.training.schedules import gradual_pruning
-        from compressor.training.trainer import TrainingRun
-
-        held = MaskedParameters(
-            prunable_weights(model.module, include_embeddings=self.include_embeddings)
-        )
-        masks_for = global_magnitude_masks if self.scope == "global" else layer_magnitude_masks
-
-        def prune_to(sparsity: float) -> None:
-            held.set_masks(masks_for(held.parameters, sparsity))
-
-        if self.schedule == "cubic":
-            after_step = gradual_pruning(
-                prune_to,
-                held.hold,
-                sparsity=self.sparsity,
-                ramp_ratio=self.ramp_ratio or _DEFAULT_RAMP_RATIO,
-            )
-        else:
-            prune_to(self.sparsity)
-
-            def after_step(step: int, total: int) -> None:  # noqa: ARG001
-                held.hold()
-
-        if self.finetune is not None:
-            run = TrainingRun(
-                context.device, context.seed, context.work_dir, context.progress, self.kind
-            )
-            summary = finetune(
-                model,
-                context.train,
-                self.finetune,
-                run,
-                after_step=after_step,
-                goal=self.model_dump(mode="json", exclude={"finetune"}),
-                kept={"masks": held},
-            )
-            context.note(summary.sentence())
-        _note_zeros(context, held.zeros(), model.parameter_counts())
-        return model
-
-
-def _note_zeros(context: PassContext, covered: tuple[int, int], model: tuple[int, int]) -> None:
-    zeros, weights = covered
-    total, nonzero = model
-    context.note(
-        f"{zeros:,} of {weights:,} weights of the encoder are zero ({zeros / weights:.1%}), "
-        f"{total - nonzero:,} of all {total:,} parameters ({1 - nonzero / total:.1%})"
-    )
-    context.note(
-        "zeros make the compressed file smaller, not inference faster: a dense runtime such as "
-        "ONNX Runtime multiplies by them like by any other number"
-    )

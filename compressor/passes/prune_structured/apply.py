@@ -13,7 +13,7 @@ from compressor.errors import StepFailed
 from compressor.models.families.layers import encoder_layers, require_prunable_heads
 from compressor.models.structure import configure_shape
 from compressor.models.torch_model import TorchModel
-from compressor.passes.base import NothingToRemove, PassContext
+from compressor.passes.base import Ahead, NothingToRemove, PassContext
 from compressor.passes.prune_structured.activation import activation_scores
 from compressor.passes.prune_structured.by_reconstruction import (
     Reconstruction,
@@ -43,10 +43,21 @@ if TYPE_CHECKING:
     from compressor.passes.prune_structured.settings import PruneStructured
 
 
-def prune_and_recover(
-    model: TorchModel, settings: PruneStructured, context: PassContext
-) -> TorchModel:
-    """Do what `PruneStructured.apply` promises."""
+def look_ahead(settings: PruneStructured, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
+    """Look for the parts of every layer, and whether heads can go."""
+    encoder_layers(model.module)
+    if settings.takes_heads:
+        require_prunable_heads(model.module)
+    return model
+
+
+def apply(settings: PruneStructured, model: TorchModel, context: PassContext) -> TorchModel:
+    """Prune `model` in place.
+
+    Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
+    cannot be met by this model; `UnsupportedArchitecture` is one of them. Raises
+    `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
+    """
     model.module.to(context.device)
     depth = len(encoder_layers(model.module))
     if settings.uniform:

@@ -16,7 +16,7 @@ from compressor.models.families.prunable import (
     why_heads_stay,
     with_depth,
 )
-from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, TorchPass, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.prune_structured.method_rules import check_method
@@ -27,7 +27,6 @@ from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
-    from compressor.models.torch_model import TorchModel
 
 
 _MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
@@ -444,15 +443,6 @@ passes:
             depth -= len(self.drop_layers)
         return files if depth is None else replace(files, config=with_depth(files.config, depth))
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
-        """Look for the parts of every layer, and whether heads can go."""
-        from compressor.models.families.layers import encoder_layers, require_prunable_heads
-
-        encoder_layers(model.module)
-        if self.takes_heads:
-            require_prunable_heads(model.module)
-        return model
-
     def calibration_rows_wanted(self) -> int:
         """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""
         if "calibration" not in self.required_splits():
@@ -496,14 +486,3 @@ passes:
         if self.measures_time:
             found += Effort(seconds=60.0)  # a table of sub-layers, where the cache has none
         return found
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Prune `model` in place.
-
-        Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
-        cannot be met by this model; `UnsupportedArchitecture` is one of them. Raises
-        `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
-        """
-        from compressor.passes.prune_structured.apply import prune_and_recover
-
-        return prune_and_recover(model, self, context)

@@ -7,7 +7,7 @@ from functools import partial
 from compressor.errors import StepFailed
 from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel
-from compressor.passes.base import NothingToRemove, PassContext
+from compressor.passes.base import Ahead, NothingToRemove, PassContext
 from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows
 from compressor.passes.prune_structured.reconstruct import CalibrationInputs, most_unknowns
 from compressor.passes.prune_width.feature_groups import (
@@ -25,8 +25,18 @@ _ROUND_TO = {"cuda": 64}
 _ROUND_TO_ELSEWHERE = 16
 
 
-def prune_width(model: TorchModel, settings: PruneWidth, context: PassContext) -> TorchModel:
-    """Do what `PruneWidth.apply` promises."""
+def look_ahead(settings: PruneWidth, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
+    """Look for the parts of every layer."""
+    encoder_layers(model.module)
+    return model
+
+
+def apply(settings: PruneWidth, model: TorchModel, context: PassContext) -> TorchModel:
+    """Make `model` narrower, in place.
+
+    Raises `StepFailed` before anything changes when the width cannot be met by this model;
+    `UnsupportedArchitecture` is one of them.
+    """
     model.module.to(context.device)
     spaces = spaces_of(model.module)
     before = spaces[0].size

@@ -12,8 +12,6 @@ from compressor.models.families.prunable import WIDTH, unprunable, width_of
 from compressor.passes.base import (
     ROWS_TO_CHOOSE_FROM,
     About,
-    Ahead,
-    PassContext,
     TorchPass,
     Unfit,
 )
@@ -23,7 +21,6 @@ from compressor.training.settings import DistillSettings, Need, Recovery, label_
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
-    from compressor.models.torch_model import TorchModel
 
 # Importance that is measured on the data.
 READS_ROWS = ("activation", "variance", "reconstruction")
@@ -211,13 +208,6 @@ passes:
         known = {name: value for name, value in files.config.items() if name not in WIDTH}
         return replace(files, config=known)
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
-        """Look for the parts of every layer."""
-        from compressor.models.families.layers import encoder_layers
-
-        encoder_layers(model.module)
-        return model
-
     @property
     def label_setting(self) -> str | None:
         """Return what makes the recovery train on labels."""
@@ -244,13 +234,3 @@ passes:
     def spare_rows_wanted(self) -> int:
         """Return what is read, for least squares."""
         return self.calibration_rows if self.compensate else 0
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Make `model` narrower, in place.
-
-        Raises `StepFailed` before anything changes when the width cannot be met by this model;
-        `UnsupportedArchitecture` is one of them.
-        """
-        from compressor.passes.prune_width.apply import prune_width
-
-        return prune_width(model, self, context)

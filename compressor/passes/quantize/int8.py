@@ -117,7 +117,7 @@ class Int8Pass(SensitivePass, SitePass):
             found += reading_effort(num_rows, self.rows, times=1) + Effort(seconds=3.0)
         return found
 
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+    def write_graph(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the int8 graph and return it.
 
         Raises `PassError` when a calibration split that is read is empty, when the graph is already

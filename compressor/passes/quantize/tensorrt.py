@@ -93,7 +93,7 @@ benchmark:
         observed = reading_effort(num_rows, self.rows, times=3)
         return Effort(seconds=3.0) + observed + self._effort_of_choices(num_rows)
 
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+    def write_graph(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with its pairs and return it.
 
         Activations are observed in float on the CPU, whichever provider the graph is for.

@@ -102,7 +102,7 @@ passes:
         """Return rounding the weights, and what is chosen by rows."""
         return Effort(seconds=3.0) + self._effort_of_choices(num_rows)
 
-    def apply(self, model: OnnxModel, context: PassContext) -> OnnxModel:
+    def write_graph(self, model: OnnxModel, context: PassContext) -> OnnxModel:
         """Write the graph with packed weights and return it.
 
         Raises `PassError` when a calibration split that is read is empty, when the graph is already

@@ -31,7 +31,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.activation_ranges import static_grid
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantized_activations import StaticGrid
-from compressor.passes.base import PassContext
+from compressor.passes.base import Ahead, PassContext
 from compressor.passes.quantize.calibration import calibration_rows, unpadded
 from compressor.passes.quantize_aware_train.fake_quantize import (
     SimulatedInt8,
@@ -50,10 +50,25 @@ if TYPE_CHECKING:
 _ROWS_PER_BATCH = 32
 
 
-def train_for_int8(
-    model: TorchModel, settings: QuantizeAwareTrain, context: PassContext
-) -> TorchModel:
-    """Do what `QuantizeAwareTrain.apply` promises."""
+def look_ahead(settings: QuantizeAwareTrain, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
+    """Run the model once, to see what its linear layers read."""
+    require_simulation(model, settings)
+    return model
+
+
+def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext) -> TorchModel:
+    """Train `model` in place; its weights then lie on int8 grids.
+
+    Where training came no nearer to the teacher's answers, the model is as it was before, and
+    a note says that there was nothing to recover.
+
+    Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
+    (null of vectors) and the root mean square error of the logits or vectors, before and after
+    the training, and whether the training was `kept`.
+
+    Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
+    not finite or the teacher cannot teach it, and what training raises.
+    """
     model.module.to(context.device)
     require_simulation(model, settings)
     teacher = model.clone() if settings.teacher == "input" else context.load_baseline()

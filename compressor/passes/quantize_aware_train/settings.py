@@ -14,7 +14,7 @@ from pydantic import Field
 
 from compressor.models.families import family_of
 from compressor.models.families.prunable import not_simulated
-from compressor.passes.base import About, Ahead, PassContext, TorchPass, TrainedFor, Unfit
+from compressor.passes.base import About, TorchPass, TrainedFor, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.weight_choice import BlockSize
 from compressor.passes.repair import longer
@@ -22,7 +22,6 @@ from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
-    from compressor.models.torch_model import TorchModel
 
 
 class QuantizeAwareTrain(DistillSettings, TorchPass):
@@ -166,13 +165,6 @@ passes:
                 f"grids would differ in the file; use per_token",
             )
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG002
-        """Run the model once, to see what its linear layers read."""
-        from compressor.passes.quantize_aware_train.apply import require_simulation
-
-        require_simulation(model, self)
-        return model
-
     def required_splits(self) -> frozenset[str]:
         """Return the splits to train on and to measure on."""
         return frozenset({"train", "calibration"})
@@ -186,20 +178,3 @@ passes:
         training = training_effort(self, num_rows)
         measured = reading_effort(num_rows, self.calibration_rows_wanted(), times=4)
         return measured + Effort(1.5 * training.rows, training.seconds)
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Train `model` in place; its weights then lie on int8 grids.
-
-        Where training came no nearer to the teacher's answers, the model is as it was before, and
-        a note says that there was nothing to recover.
-
-        Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
-        (null of vectors) and the root mean square error of the logits or vectors, before and after
-        the training, and whether the training was `kept`.
-
-        Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
-        not finite or the teacher cannot teach it, and what training raises.
-        """
-        from compressor.passes.quantize_aware_train.apply import train_for_int8
-
-        return train_for_int8(model, self, context)

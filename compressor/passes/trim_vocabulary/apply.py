@@ -29,8 +29,23 @@ _MOST_HELD_OUT = 2000
 _TEXTS_AT_ONCE = 1024
 
 
-def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> TorchModel:
-    """Do what `TrimVocabulary.apply` promises."""
+def look_ahead(settings: TrimVocabulary, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Look for a WordPiece tokenizer, whose words `unreachable` knows, and for enough texts."""
+    tokenizer = plain_tokenizer(model.preprocessor)
+    if settings.drop == "unreachable":
+        unreachable_pieces(tokenizer)
+    else:
+        _check_texts(tokenizer, settings, ahead)
+    return model
+
+
+def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> TorchModel:
+    """Return the model with its new tokenizer; the module is changed in place.
+
+    Raises `StepFailed` before anything changes when the tokenizer is not WordPiece
+    (`UnsupportedTokenizer`) or, for `unreachable`, not as BERT's, a pattern matches nothing,
+    there are too few texts, or no piece would be dropped.
+    """
     before = plain_tokenizer(model.preprocessor)
     wanted = _matching(settings.keep, before.get_vocab())
     if settings.drop == "unreachable":
@@ -69,7 +84,7 @@ def trim(model: TorchModel, settings: TrimVocabulary, context: PassContext) -> T
     return trimmed
 
 
-def check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) -> None:
+def _check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) -> None:
     """Raise `StepFailed` where there are too few texts, or none of their pieces counts as in use.
 
     With a `min_count` of 1 every piece counts that occurs, so that nothing has to be counted.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compressor.passes.base import About, Ahead, PassContext, TorchPass, Unfit
+from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort
 from compressor.passes.trim_vocabulary.word_piece import (
     BERT_PARTS,
@@ -24,7 +24,6 @@ from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles
-    from compressor.models.torch_model import TorchModel
     from compressor.tasks import Task
 
 
@@ -170,18 +169,6 @@ passes:
         elif self.drop == "unreachable" and found != tuple(BERT_PARTS.values()):
             yield "drop", not_as_bert(found)
 
-    def look_ahead(self, model: TorchModel, ahead: Ahead) -> TorchModel:
-        """Look for a WordPiece tokenizer, whose words `unreachable` knows, and for enough texts."""
-        from compressor.passes.trim_vocabulary.apply import check_texts
-        from compressor.passes.trim_vocabulary.cut import plain_tokenizer, unreachable_pieces
-
-        tokenizer = plain_tokenizer(model.preprocessor)
-        if self.drop == "unreachable":
-            unreachable_pieces(tokenizer)
-        else:
-            check_texts(tokenizer, self, ahead)
-        return model
-
     def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:
         """Yield the splits to count in where they have fewer than two texts together."""
         found = [num_rows[name] for name in self.required_splits() if name in num_rows]
@@ -203,14 +190,3 @@ passes:
         """Return the counting of pieces, which no model reads."""
         rows = sum(num_rows.get(name, 0) for name in self.required_splits())
         return Effort(seconds=2.0 + rows / 5000)
-
-    def apply(self, model: TorchModel, context: PassContext) -> TorchModel:
-        """Return the model with its new tokenizer; the module is changed in place.
-
-        Raises `StepFailed` before anything changes when the tokenizer is not WordPiece
-        (`UnsupportedTokenizer`) or, for `unreachable`, not as BERT's, a pattern matches nothing,
-        there are too few texts, or no piece would be dropped.
-        """
-        from compressor.passes.trim_vocabulary.apply import trim
-
-        return trim(model, self, context)

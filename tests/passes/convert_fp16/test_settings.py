@@ -13,7 +13,7 @@ from compressor.errors import PassError
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 
@@ -40,7 +40,7 @@ def context(
 @pytest.fixture
 def apply(context: PassContext) -> Callable[..., OnnxModel]:
     """Return a function that applies the pass with the given settings."""
-    return lambda model, **settings: ConvertFp16(**settings).apply(model, context)
+    return lambda model, **settings: apply_pass(ConvertFp16(**settings), model, context)
 
 
 def element_types(model: OnnxModel) -> set[int]:
@@ -208,7 +208,7 @@ def test_second_conversion_is_refused(exported: OnnxModel, apply, tmp_path: Path
 def test_quantized_graph_is_refused(
     exported: OnnxModel, apply, context: PassContext, tmp_path: Path
 ):
-    quantized = QuantizeDynamic(min_elements=0).apply(exported, context)
+    quantized = apply_pass(QuantizeDynamic(min_elements=0), exported, context)
     found = r"quantized \(it has MatMulIntegerToFloat, QuantizeLinear\)"
     with pytest.raises(PassError, match=found):
         apply(quantized)

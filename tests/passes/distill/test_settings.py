@@ -15,7 +15,7 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint, load_model
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.distill.settings import Distill
 from compressor.tasks import load_task
 
@@ -48,7 +48,7 @@ def test_a_student_learns_from_the_untouched_checkpoint(
     before = (logits(tiny_bert, text_dataset) - goal).square().mean()
     settings = Distill(epochs=10, batch_size=8, learning_rate=2e-3)
 
-    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     assert (logits(student, text_dataset) - goal).square().mean() < before / 2
 
@@ -62,7 +62,7 @@ def test_a_student_learns_from_another_checkpoint(
 ):
     settings = Distill(teacher=str(other_teacher_dir), epochs=10, batch_size=8, learning_rate=2e-3)
 
-    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     assert (logits(student, text_dataset).argmax(-1) == 1).float().mean() > 0.95
 
@@ -77,7 +77,7 @@ def test_a_student_of_fewer_layers_starts_as_those_layers(
     original = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
     settings = Distill(student_layers=1, max_steps=1, learning_rate=1e-9, weight_decay=0)
 
-    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     state = student.module.state_dict()
     kept = "bert.encoder.layer.0.attention.self.query.weight"
@@ -96,7 +96,7 @@ def test_a_student_of_fewer_layers_saves_and_loads(
     tmp_path: Path,
 ):
     settings = Distill(student_layers=(0,), hidden_weight=1.0, attention_weight=1.0, max_steps=2)
-    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     student.save(tmp_path / "student")
 
@@ -116,7 +116,7 @@ def test_a_kept_layer_learns_from_the_teachers_layer_it_came_from(
             child.p = 0.0
     settings = Distill(student_layers=(0,), logits_weight=0.0, hidden_weight=1.0, max_steps=1)
 
-    settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     # The student's only layer gives exactly what the teacher's first gives.
     assert notes[1].endswith("loss 0.0000 at the end")
@@ -126,7 +126,9 @@ def test_as_many_layers_as_before_are_refused(
     tiny_bert: TorchModel, tiny_bert_dir: Path, text_dataset: Dataset, make_context: ContextMaker
 ):
     with pytest.raises(ValueError, match=r"student_layers: the model has 2 layers.*got 2"):
-        Distill(student_layers=2).apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+        apply_pass(
+            Distill(student_layers=2), tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        )
 
 
 def test_a_teacher_with_other_labels_is_refused(
@@ -139,8 +141,10 @@ def test_a_teacher_with_other_labels_is_refused(
     rename_labels(other_teacher_dir, "no", "yes")
 
     with pytest.raises(ValueError, match="the teacher's labels are"):
-        Distill(teacher=str(other_teacher_dir)).apply(
-            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(teacher=str(other_teacher_dir)),
+            tiny_bert,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -185,7 +189,7 @@ def test_a_student_of_another_architecture_gets_a_head_and_keeps_its_tokenizer(
     settings = Distill(student=str(distilbert_dir), epochs=15, batch_size=8, learning_rate=3e-3)
     model = load_checkpoint(tiny_bert_dir)
 
-    student = settings.apply(model, make_context(tiny_bert_dir, train=unlabelled))
+    student = apply_pass(settings, model, make_context(tiny_bert_dir, train=unlabelled))
 
     assert student.labels == ("negative", "positive")
     assert student.preprocessor.get_vocab()["zebra"] == len(model.preprocessor)
@@ -204,8 +208,10 @@ def test_a_student_with_another_tokenizer_learns_logits_only(
     settings = Distill(student=str(distilbert_dir), relation_weight=1.0)
 
     with pytest.raises(ValueError, match="the teacher reads examples in another way"):
-        settings.apply(
-            load_checkpoint(tiny_bert_dir), make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            settings,
+            load_checkpoint(tiny_bert_dir),
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -221,7 +227,7 @@ def test_a_student_keeps_a_head_that_has_the_models_labels(
         student=str(other_teacher_dir), max_steps=1, learning_rate=1e-9, weight_decay=0
     )
 
-    student = settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     assert notes[0].endswith("with its own head")
     assert (logits(student, text_dataset).argmax(-1) == 1).all()
@@ -239,8 +245,10 @@ def test_a_student_with_other_labels_or_another_order_is_refused(
     rename_labels(other_teacher_dir, *labels)
 
     with pytest.raises(ValueError, match="student: its labels are"):
-        Distill(student=str(other_teacher_dir)).apply(
-            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(student=str(other_teacher_dir)),
+            tiny_bert,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -254,8 +262,10 @@ def test_a_student_that_reads_less_than_the_recipe_allows_is_refused(
     model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
 
     with pytest.raises(ValueError, match=r"at most 32 tokens, data\.max_length is 48"):
-        Distill(student=str(distilbert_dir)).apply(
-            model, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(student=str(distilbert_dir)),
+            model,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -267,8 +277,10 @@ def test_a_student_that_is_not_there_is_an_environment_mismatch(
     tmp_path: Path,
 ):
     with pytest.raises(EnvironmentMismatch, match="nowhere"):
-        Distill(student=str(tmp_path / "nowhere")).apply(
-            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(student=str(tmp_path / "nowhere")),
+            tiny_bert,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -285,8 +297,10 @@ def test_an_encoder_that_lacks_weights_is_refused_as_a_student(
     save_file(state, weights, metadata={"format": "pt"})
 
     with pytest.raises(EnvironmentMismatch, match=r"weights lack .*ffn\.lin1\.weight"):
-        Distill(student=str(distilbert_dir)).apply(
-            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(student=str(distilbert_dir)),
+            tiny_bert,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -315,7 +329,7 @@ def test_a_layer_map_says_which_layers_are_compared(
         }
     )
 
-    settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     # The student's only layer gives what the teacher's first gives, and not what its last gives.
     assert notes[1].endswith(f"loss {loss} at the end") == (loss is not None)
@@ -327,7 +341,7 @@ def test_a_layer_map_out_of_range_is_refused(
     settings = Distill(layer_map=((0, 2),), hidden_weight=1.0)
 
     with pytest.raises(ValueError, match=r"layer_map: \(0, 2\) is out of range"):
-        settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+        apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
 
 @pytest.mark.parametrize(
@@ -355,8 +369,10 @@ def test_a_teacher_that_is_not_there_is_an_environment_mismatch(
     shutil.rmtree(missing, ignore_errors=True)
 
     with pytest.raises(EnvironmentMismatch, match="nowhere"):
-        Distill(teacher=str(missing)).apply(
-            tiny_bert, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(teacher=str(missing)),
+            tiny_bert,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -408,8 +424,10 @@ def test_a_teacher_that_reads_less_than_the_recipe_allows_is_refused(
     model = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=48))
 
     with pytest.raises(ValueError, match=r"teacher: it reads at most 32 tokens, data\.max_length"):
-        Distill(teacher=str(other_teacher_dir)).apply(
-            model, make_context(tiny_bert_dir, train=text_dataset)
+        apply_pass(
+            Distill(teacher=str(other_teacher_dir)),
+            model,
+            make_context(tiny_bert_dir, train=text_dataset),
         )
 
 
@@ -425,7 +443,7 @@ def test_a_teacher_makes_vectors_as_the_recipe_says(
     context = make_context(train=dataclasses.replace(text_dataset, labels=None))
 
     settings = Distill(teacher=str(plain), max_steps=1, batch_size=48, dropout=False)
-    settings.apply(student, context)
+    apply_pass(settings, student, context)
 
     with safe_open(context.work_dir / "trained.safetensors", framework="pt") as content:
         facts = json.loads(content.metadata()["facts"])
@@ -450,6 +468,6 @@ def test_a_teacher_whose_layers_share_weights_teaches_a_student_of_fewer_layers(
     tiny_bert.preprocessor.save_pretrained(tmp_path / "albert")
     settings = Distill(teacher=str(tmp_path / "albert"), student_layers=1, max_steps=1)
 
-    student = settings.apply(tiny_bert, make_context(train=text_dataset))
+    student = apply_pass(settings, tiny_bert, make_context(train=text_dataset))
 
     assert student.module.config.num_hidden_layers == 1

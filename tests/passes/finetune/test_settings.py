@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.finetune.settings import Finetune
 from compressor.progress import SILENT
 from compressor.training.recovery import finetune
@@ -30,8 +30,10 @@ def test_it_is_fine_tuning_with_the_settings_seed_and_split_of_the_run(
     settings = FinetuneSettings(max_steps=4, batch_size=8, learning_rate=1e-3)
     finetune(by_hand, text_dataset, settings, run)
 
-    tuned = Finetune(max_steps=4, batch_size=8, learning_rate=1e-3).apply(
-        tiny_bert, make_context(train=text_dataset, seed=3)
+    tuned = apply_pass(
+        Finetune(max_steps=4, batch_size=8, learning_rate=1e-3),
+        tiny_bert,
+        make_context(train=text_dataset, seed=3),
     )
 
     expected = by_hand.module.state_dict()
@@ -41,7 +43,9 @@ def test_it_is_fine_tuning_with_the_settings_seed_and_split_of_the_run(
 def test_the_report_says_how_long_it_trained(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    Finetune(max_steps=2, batch_size=8).apply(tiny_bert, make_context(train=text_dataset, seed=3))
+    apply_pass(
+        Finetune(max_steps=2, batch_size=8), tiny_bert, make_context(train=text_dataset, seed=3)
+    )
 
     assert len(notes) == 1
     assert notes[0].startswith("2 steps in ")
@@ -57,7 +61,7 @@ def test_rows_without_labels_are_refused(
     unlabelled = dataclasses.replace(text_dataset, labels=None)
 
     with pytest.raises(ValueError, match="fine-tuning needs labels"):
-        Finetune().apply(tiny_bert, make_context(train=unlabelled, seed=3))
+        apply_pass(Finetune(), tiny_bert, make_context(train=unlabelled, seed=3))
 
 
 def test_settings_of_distillation_are_refused():

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.training.settings import FinetuneSettings
@@ -46,7 +46,7 @@ def test_exactly_the_asked_share_becomes_zero_and_the_rest_stays(
     flat = torch.cat([value.abs().flatten() for value in before.values()])
     threshold = flat.sort().values[round(0.6 * ENCODER_WEIGHTS)]
 
-    pruned = PruneMagnitude(sparsity=0.6).apply(tiny_bert, context)
+    pruned = apply_pass(PruneMagnitude(sparsity=0.6), tiny_bert, context)
 
     after = encoder_weights(pruned)
     assert zeros(after) == round(0.6 * ENCODER_WEIGHTS)
@@ -55,7 +55,7 @@ def test_exactly_the_asked_share_becomes_zero_and_the_rest_stays(
 
 
 def test_by_layer_every_weight_gets_the_same_sparsity(tiny_bert: TorchModel, context: PassContext):
-    pruned = PruneMagnitude(sparsity=0.75, scope="layer").apply(tiny_bert, context)
+    pruned = apply_pass(PruneMagnitude(sparsity=0.75, scope="layer"), tiny_bert, context)
 
     shares = [float((value == 0).float().mean()) for value in encoder_weights(pruned).values()]
     assert shares == [0.75] * 13
@@ -66,7 +66,7 @@ def test_head_and_embeddings_stay_whole(
 ):
     original = load_checkpoint(tiny_bert_dir).module
 
-    pruned = PruneMagnitude(sparsity=0.9).apply(tiny_bert, context).module
+    pruned = apply_pass(PruneMagnitude(sparsity=0.9), tiny_bert, context).module
 
     assert torch.equal(pruned.classifier.weight, original.classifier.weight)
     table = "bert.embeddings.word_embeddings.weight"
@@ -76,7 +76,7 @@ def test_head_and_embeddings_stay_whole(
 def test_embeddings_are_pruned_when_asked(tiny_bert: TorchModel, context: PassContext):
     settings = PruneMagnitude(sparsity=0.5, scope="layer", include_embeddings=True)
 
-    pruned = settings.apply(tiny_bert, context).module
+    pruned = apply_pass(settings, tiny_bert, context).module
 
     table = pruned.get_parameter("bert.embeddings.word_embeddings.weight")
     assert int((table == 0).sum()) == round(0.5 * table.numel())
@@ -85,9 +85,9 @@ def test_embeddings_are_pruned_when_asked(tiny_bert: TorchModel, context: PassCo
 def test_zeros_hold_while_it_fine_tunes(tiny_bert: TorchModel, context: PassContext):
     before = encoder_weights(tiny_bert)
     one_shot = PruneMagnitude(sparsity=0.6)
-    expected = encoder_weights(one_shot.apply(tiny_bert.clone(), context))
+    expected = encoder_weights(apply_pass(one_shot, tiny_bert.clone(), context))
 
-    tuned = PruneMagnitude(sparsity=0.6, finetune=TRAINING).apply(tiny_bert, context)
+    tuned = apply_pass(PruneMagnitude(sparsity=0.6, finetune=TRAINING), tiny_bert, context)
 
     after = encoder_weights(tuned)
     assert zeros(after) == round(0.6 * ENCODER_WEIGHTS)
@@ -105,7 +105,7 @@ def test_the_cubic_schedule_ends_at_exactly_its_sparsity(
         {"sparsity": 0.6, "schedule": "cubic", "scope": scope, "finetune": TRAINING}
     )
 
-    pruned = settings.apply(tiny_bert, context)
+    pruned = apply_pass(settings, tiny_bert, context)
 
     weights = encoder_weights(pruned)
     share = sum(round(0.6 * value.numel()) for value in weights.values())
@@ -115,10 +115,12 @@ def test_the_cubic_schedule_ends_at_exactly_its_sparsity(
 def test_the_cubic_schedule_lets_weights_move_before_it_chooses(
     tiny_bert: TorchModel, context: PassContext
 ):
-    one_shot = encoder_weights(PruneMagnitude(sparsity=0.6).apply(tiny_bert.clone(), context))
+    one_shot = encoder_weights(apply_pass(PruneMagnitude(sparsity=0.6), tiny_bert.clone(), context))
 
     gradual = encoder_weights(
-        PruneMagnitude(sparsity=0.6, schedule="cubic", finetune=TRAINING).apply(tiny_bert, context)
+        apply_pass(
+            PruneMagnitude(sparsity=0.6, schedule="cubic", finetune=TRAINING), tiny_bert, context
+        )
     )
 
     assert any(not torch.equal(gradual[name] == 0, one_shot[name] == 0) for name in gradual)
@@ -133,7 +135,7 @@ def test_the_report_counts_zeros_and_says_that_nothing_gets_faster(
     # Zeros in the encoder's weights come from pruning alone.
     share = (already + pruned) / total
 
-    PruneMagnitude(sparsity=0.5).apply(tiny_bert, context)
+    apply_pass(PruneMagnitude(sparsity=0.5), tiny_bert, context)
 
     assert notes[0] == (
         f"{pruned:,} of {ENCODER_WEIGHTS:,} weights of the encoder are zero (50.0%), "
@@ -145,7 +147,7 @@ def test_the_report_counts_zeros_and_says_that_nothing_gets_faster(
 def test_a_pruned_file_compresses_better(
     tiny_bert: TorchModel, tiny_bert_dir: Path, context: PassContext, tmp_path: Path
 ):
-    PruneMagnitude(sparsity=0.9).apply(tiny_bert, context).save(tmp_path / "pruned")
+    apply_pass(PruneMagnitude(sparsity=0.9), tiny_bert, context).save(tmp_path / "pruned")
 
     dense = len(gzip.compress((tiny_bert_dir / "model.safetensors").read_bytes()))
     sparse = len(gzip.compress((tmp_path / "pruned" / "model.safetensors").read_bytes()))
@@ -155,7 +157,7 @@ def test_a_pruned_file_compresses_better(
 def test_images_are_pruned_too(tiny_vit: TorchModel, image_dataset: Dataset, context: PassContext):
     patches = tiny_vit.module.vit.embeddings.patch_embeddings.projection.weight.clone()
 
-    pruned = PruneMagnitude(sparsity=0.5).apply(tiny_vit, context).module
+    pruned = apply_pass(PruneMagnitude(sparsity=0.5), tiny_vit, context).module
 
     assert torch.equal(pruned.vit.embeddings.patch_embeddings.projection.weight, patches)
     layers = pruned.vit.layers.state_dict().items()
@@ -168,7 +170,7 @@ def test_weights_that_are_not_finite_are_refused(tiny_bert: TorchModel, context:
         tiny_bert.module.bert.pooler.dense.weight[0, 0] = float("nan")
 
     with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.weight holds weights that are not"):
-        PruneMagnitude(sparsity=0.5).apply(tiny_bert, context)
+        apply_pass(PruneMagnitude(sparsity=0.5), tiny_bert, context)
 
 
 def test_it_reads_the_training_split_only_to_train():

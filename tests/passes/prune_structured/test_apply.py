@@ -14,7 +14,7 @@ import pytest
 from compressor.data import Dataset
 from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes import recovery as _recovery
 from compressor.passes.prune_structured import by_reconstruction as _reconstruction
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
@@ -64,7 +64,7 @@ def test_uniform_checkpoints_load_with_transformers_alone_in_a_fresh_process(
         ):
             settings = PruneStructured.model_validate({**given, **more, "uniform": True})
             context = make_context(calibration=data)
-            pruned = settings.apply(model, context)
+            pruned = apply_pass(settings, model, context)
             folder = tmp_path / f"{method}-{model.task.name}"
             pruned.save(folder)
             [(heads, neurons), second] = units(pruned)
@@ -97,7 +97,7 @@ def test_a_uniform_bert_with_fewer_heads_says_why_it_is_not_plain_and_still_load
     tmp_path: Path,
 ):
     context = make_context(calibration=text_dataset)
-    pruned = PruneStructured(ratio=0.5, uniform=True).apply(tiny_bert, context)
+    pruned = apply_pass(PruneStructured(ratio=0.5, uniform=True), tiny_bert, context)
     pruned.save(tmp_path / "saved")
 
     assert units(pruned) == [(2, 32), (2, 32)]
@@ -126,7 +126,7 @@ def test_each_uniform_layer_keeps_its_own_best_units(
     assert abs(baseline.predict(batch) - expected).max() > 0.01
 
     settings = PruneStructured(ratio=0.5, uniform=True)
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     assert len(set(units(pruned))) == 1
     np.testing.assert_allclose(pruned.predict(batch), expected, atol=1e-5)
@@ -136,11 +136,11 @@ def test_uniform_pruning_of_a_model_whose_layers_differ_is_refused(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
     context = make_context(calibration=text_dataset)
-    pruned = PruneStructured(ratio=0.5, head_ratio=0.3).apply(tiny_bert, context)
+    pruned = apply_pass(PruneStructured(ratio=0.5, head_ratio=0.3), tiny_bert, context)
     before = units(pruned)
     assert len(set(before)) == 2
     with pytest.raises(ValueError, match="uniform: the layers of this model differ already"):
-        PruneStructured(ratio=0.5, uniform=True).apply(pruned, context)
+        apply_pass(PruneStructured(ratio=0.5, uniform=True), pruned, context)
     assert units(pruned) == before
 
 
@@ -150,7 +150,7 @@ def test_a_uniform_ratio_that_would_empty_the_layers_is_refused(
 ):
     settings = PruneStructured.model_validate({**UNIFORM[method], "ratio": 0.95, "uniform": True})
     with pytest.raises(ValueError, match=r"ratio: .*0\.95"):
-        settings.apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
@@ -189,7 +189,7 @@ def test_steps_follow_their_schedule(
             "recovery": {"kind": "finetune", "epochs": 1.0, "max_steps": 7},
         }
     )
-    settings.apply(tiny_bert, make_context(calibration=text_dataset, train=text_dataset))
+    apply_pass(settings, tiny_bert, make_context(calibration=text_dataset, train=text_dataset))
     # Both steps share the epoch and the limit, and read the rows in orders of their own.
     assert seen == [(neurons[0], 0, 0.5, 3), (neurons[1], 1, 0.5, 3)]
 
@@ -229,7 +229,7 @@ def test_reconstruction_takes_what_a_latency_table_says(
     )
     context = make_context(calibration=text_dataset)
 
-    pruned = settings.apply(tiny_bert, context)
+    pruned = apply_pass(settings, tiny_bert, context)
 
     before = 2 * 0.2 + 3.3 + 0.9
     left = sum(

@@ -9,7 +9,7 @@ import transformers
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.tasks import load_task
@@ -48,7 +48,7 @@ def apply(settings: PruneStructured, model: TorchModel, tmp_path: Path, data: Da
         progress=SILENT,
         note=notes.append,
     )
-    settings.apply(model, context)
+    apply_pass(settings, model, context)
     return notes
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from compressor.data import Dataset
 from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.base import NothingToRemove
 from compressor.passes.prune_structured import by_reconstruction as _reconstruction
 from compressor.passes.prune_structured import layer_choice as _layer_choice
@@ -37,7 +37,9 @@ def logits(model: TorchModel, dataset: Dataset) -> Any:
 def test_half_of_the_heads_and_neurons_go_by_gradients(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    pruned = PruneStructured(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(
+        PruneStructured(ratio=0.5), tiny_bert, make_context(calibration=text_dataset)
+    )
 
     (first_heads, first_neurons), (second_heads, second_neurons) = units(pruned)
     assert first_heads + second_heads == 4
@@ -55,7 +57,7 @@ def test_the_other_kinds_of_importance_read_no_data(
 ):
     settings = PruneStructured(ratio=0.5, importance=importance, scope="layer")
     assert settings.required_splits() == frozenset()
-    assert units(settings.apply(tiny_vit, make_context())) == [(2, 32), (2, 32)]
+    assert units(apply_pass(settings, tiny_vit, make_context())) == [(2, 32), (2, 32)]
 
 
 def test_the_units_that_matter_least_go(
@@ -70,7 +72,7 @@ def test_the_units_that_matter_least_go(
     expected = logits(tiny_bert, text_dataset)
 
     settings = PruneStructured(ratio=0.5, scope="layer")
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     np.testing.assert_allclose(logits(pruned, text_dataset), expected, atol=1e-5)
     assert abs(before - expected).max() > 0.01
@@ -80,7 +82,7 @@ def test_heads_and_neurons_have_ratios_of_their_own(
     tiny_vit: TorchModel, image_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
     settings = PruneStructured(ratio=0.5, head_ratio=0, scope="layer")
-    pruned = settings.apply(tiny_vit, make_context(calibration=image_dataset))
+    pruned = apply_pass(settings, tiny_vit, make_context(calibration=image_dataset))
     assert units(pruned) == [(4, 32), (4, 32)]
     assert notes == ["FFN neurons 128 -> 64 (by layer: 32, 32)"]
 
@@ -98,7 +100,9 @@ def test_steps_reach_the_same_ratio_with_recovery_in_between(
     )
     assert settings.required_splits() == {"calibration", "train"}
 
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset, train=text_dataset))
+    pruned = apply_pass(
+        settings, tiny_bert, make_context(calibration=text_dataset, train=text_dataset)
+    )
 
     assert units(pruned) == [(2, 32), (2, 32)]
     assert [note.partition(" step in")[0].partition(" (by")[0] for note in notes] == [
@@ -117,11 +121,11 @@ def test_distillation_brings_the_pruned_model_back_towards_the_baseline(
 ):
     baseline = logits(tiny_bert, text_dataset)
     context = make_context(tiny_bert_dir, calibration=text_dataset, train=text_dataset)
-    raw = PruneStructured(ratio=0.5).apply(tiny_bert.clone(), context)
+    raw = apply_pass(PruneStructured(ratio=0.5), tiny_bert.clone(), context)
     recovery = {"kind": "distill", "epochs": 5, "batch_size": 8, "learning_rate": 1e-3}
     settings = PruneStructured.model_validate({"ratio": 0.5, "recovery": recovery})
 
-    recovered = settings.apply(tiny_bert, context)
+    recovered = apply_pass(settings, tiny_bert, context)
 
     def distance(model: TorchModel) -> float:
         return float(abs(logits(model, text_dataset) - baseline).mean())
@@ -165,7 +169,9 @@ def test_reconstruction_removes_the_flops_without_reading_labels(
     settings = reconstruction(ratio=0.5)
     assert settings.required_splits() == {"calibration"}
 
-    pruned = settings.apply(tiny_bert, make_context(calibration=replace(text_dataset, labels=None)))
+    pruned = apply_pass(
+        settings, tiny_bert, make_context(calibration=replace(text_dataset, labels=None))
+    )
 
     left = encoder_flops(pruned, length) / before
     one_unit = 2 * (4 * 8 * 32 + 2 * 8 * length) / before  # a head; 16 neurons cost as much
@@ -182,8 +188,8 @@ def test_reconstruction_stays_closer_to_the_baseline_than_scores(
 ):
     baseline = logits(tiny_vit, image_dataset)
     context = make_context(calibration=image_dataset)
-    fitted = reconstruction(ratio=0.5, round_to=8).apply(tiny_vit.clone(), context)
-    plain = PruneStructured(ratio=0.5).apply(tiny_vit.clone(), context)
+    fitted = apply_pass(reconstruction(ratio=0.5, round_to=8), tiny_vit.clone(), context)
+    plain = apply_pass(PruneStructured(ratio=0.5), tiny_vit.clone(), context)
     assert encoder_flops(fitted, 17) <= encoder_flops(plain, 17) * 1.02
 
     def distance(model: TorchModel) -> float:
@@ -200,7 +206,7 @@ def test_reconstruction_can_aim_at_parameters_and_keep_all_heads(
 
     before = parameters(tiny_bert)
     settings = reconstruction(ratio=0.3, target="parameters", head_ratio=0)
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert [heads for heads, _ in units(pruned)] == [4, 4]
     assert 0.7 * before - 16 * 65 < parameters(pruned) <= 0.7 * before
     assert notes[0].startswith("encoder parameters left: ")
@@ -209,7 +215,9 @@ def test_reconstruction_can_aim_at_parameters_and_keep_all_heads(
 def test_reconstruction_may_empty_layers_and_the_result_loads_again(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
 ):
-    pruned = reconstruction(ratio=0.85).apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(
+        reconstruction(ratio=0.85), tiny_bert, make_context(calibration=text_dataset)
+    )
     assert 0 in {count for layer in units(pruned) for count in layer}
     pruned.save(tmp_path / "pruned")
     loaded = load_checkpoint(tmp_path / "pruned")
@@ -227,7 +235,7 @@ def test_reconstruction_in_steps_with_recovery_reaches_the_same_budget(
     settings = reconstruction(ratio=0.5, steps=2, recovery=recovery)
     context = make_context(tiny_bert_dir, calibration=text_dataset, train=text_dataset)
     before = encoder_flops(tiny_bert, 9.0)
-    pruned = settings.apply(tiny_bert, context)
+    pruned = apply_pass(settings, tiny_bert, context)
     assert 0.4 < encoder_flops(pruned, 9.0) / before <= 0.51
     assert [note.partition(":")[0] for note in notes] == [
         "encoder FLOPs left",
@@ -243,7 +251,7 @@ def test_reconstruction_goes_on_from_the_layers_that_are_left(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
     settings = reconstruction(ratio=0.5, drop_layers=[0])
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert len(units(pruned)) == 1
     assert units(pruned) != [(4, 64)]
 
@@ -262,9 +270,9 @@ def test_however_few_the_rows_reconstruction_is_no_worse_on_others_than_without_
     baseline = logits(tiny_bert, others)
     context = make_context(calibration=few)
 
-    fitted = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
+    fitted = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), context)
     monkeypatch.setattr(_reconstruction, "reconstruct", lambda *_, **__: {})
-    plain = reconstruction(ratio=0.5).apply(tiny_bert.clone(), make_context(calibration=few))
+    plain = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), make_context(calibration=few))
 
     assert units(fitted) == units(plain)
     errors = [abs(logits(model, others) - baseline).mean() for model in (fitted, plain)]
@@ -285,8 +293,8 @@ def test_few_rows_are_filled_up_from_the_train_split(
     few = replace(parts[0], spare=parts[1])
     context, of_whole = make_context(calibration=few), make_context(calibration=whole)
 
-    filled = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
-    expected = reconstruction(ratio=0.5).apply(tiny_bert.clone(), of_whole)
+    filled = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), context)
+    expected = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), of_whole)
 
     np.testing.assert_array_equal(logits(filled, whole), logits(expected, whole))
     assert "46 rows of the train split were read too, without labels" in notes[0]
@@ -300,9 +308,11 @@ def test_where_rows_are_enough_none_of_train_is_read(
 ):
     whole = replace(text_dataset, labels=None)
     context = make_context(calibration=replace(whole, spare=whole))
-    with_spare = reconstruction(ratio=0.5).apply(tiny_bert.clone(), context)
+    with_spare = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), context)
     notes_with_spare, notes[:] = list(notes), []
-    plain = reconstruction(ratio=0.5).apply(tiny_bert.clone(), make_context(calibration=whole))
+    plain = apply_pass(
+        reconstruction(ratio=0.5), tiny_bert.clone(), make_context(calibration=whole)
+    )
     np.testing.assert_array_equal(logits(with_spare, whole), logits(plain, whole))
     assert notes_with_spare == notes
 
@@ -317,7 +327,7 @@ def test_of_rows_that_are_all_alike_none_can_be_left_out(
 ):
     alike = replace(text_dataset, examples=examples, labels=None, rows=np.arange(len(examples)))
     context = make_context(calibration=alike)
-    pruned = reconstruction(ratio=0.5).apply(tiny_bert, context)
+    pruned = apply_pass(reconstruction(ratio=0.5), tiny_bert, context)
     assert np.isfinite(logits(pruned, text_dataset)).all()
     assert context.facts["reconstruction"]["method"] == "no least squares"
     assert any("whether a fit helps on other rows takes 8 rows to tell" in note for note in notes)
@@ -328,7 +338,7 @@ def test_images_that_are_all_alike_are_one(
 ):
     alike = replace(image_dataset, examples=image_dataset.examples[:1] * 48)
     context = make_context(calibration=alike)
-    reconstruction(ratio=0.5).apply(tiny_vit, context)
+    apply_pass(reconstruction(ratio=0.5), tiny_vit, context)
     recorded = context.facts["reconstruction"]
     assert (recorded["rows_that_differ"], recorded["tokens_that_differ"]) == (1, 17)
 
@@ -337,7 +347,7 @@ def test_a_ratio_that_would_take_everything_is_refused(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
     with pytest.raises(ValueError, match=r"ratio: 0\.99 of the encoder cannot go"):
-        reconstruction(ratio=0.99).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(reconstruction(ratio=0.99), tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
@@ -346,7 +356,7 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_removed(
 ):
     tiny_bert.module.bert.encoder.layer[1].output.dense.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
-        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(reconstruction(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
@@ -355,7 +365,7 @@ def test_an_unsupported_architecture_is_refused_by_reconstruction_too(
 ):
     tiny_bert.module.config.is_decoder = True
     with pytest.raises(UnsupportedArchitecture):
-        reconstruction(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(reconstruction(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
 
 
 @pytest.mark.parametrize("importance", ["fisher", "activation"])
@@ -365,7 +375,7 @@ def test_fisher_information_and_activations_rank_units_without_labels(
     settings = PruneStructured(ratio=0.5, importance=importance, scope="layer")
     assert settings.required_splits() == {"calibration"}
     unlabelled = replace(text_dataset, labels=None)
-    pruned = settings.apply(tiny_bert, make_context(calibration=unlabelled))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=unlabelled))
     assert units(pruned) == [(2, 32), (2, 32)]
 
 
@@ -374,7 +384,7 @@ def test_listed_layers_go(tiny_bert: TorchModel, make_context: ContextMaker, not
     settings = PruneStructured(drop_layers=(0,))
     assert settings.required_splits() == frozenset()
 
-    pruned = settings.apply(tiny_bert, make_context())
+    pruned = apply_pass(settings, tiny_bert, make_context())
 
     assert list(pruned.module.bert.encoder.layer) == [second]
     assert notes == ["layers 2 -> 1 (those that stay, counted from 0: 1)"]
@@ -391,7 +401,7 @@ def test_the_layer_without_which_the_loss_is_lowest_goes(
     settings = PruneStructured(layers=1)
     assert settings.required_splits() == {"calibration"}
 
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     assert list(pruned.module.bert.encoder.layer) == [stays]
 
@@ -416,7 +426,7 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
     recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8, "hidden_weight": 1.0}
     settings = PruneStructured.model_validate({"drop_layers": [0], "recovery": recovery})
 
-    settings.apply(tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
+    apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
     assert seen == [((0, 1),)]
 
@@ -428,7 +438,7 @@ def test_layers_may_lose_all_their_units_where_that_is_allowed(
         tiny_bert.module.bert.encoder.layer[0].get_submodule(linear).weight.data.zero_()
     settings = PruneStructured(ratio=0.5, may_empty_layers=True)
 
-    pruned = settings.apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     assert units(pruned) == [(0, 0), (4, 64)]
     pruned.save(tmp_path)
@@ -444,8 +454,8 @@ def test_rows_without_labels_are_measured_against_the_models_own_answers(
     answered = replace(text_dataset, labels=own)
     settings = PruneStructured(ratio=0.5)
 
-    first = settings.apply(tiny_bert.clone(), make_context(calibration=unlabelled))
-    second = settings.apply(tiny_bert.clone(), make_context(calibration=answered))
+    first = apply_pass(settings, tiny_bert.clone(), make_context(calibration=unlabelled))
+    second = apply_pass(settings, tiny_bert.clone(), make_context(calibration=answered))
 
     np.testing.assert_array_equal(logits(first, text_dataset), logits(second, text_dataset))
 
@@ -494,7 +504,7 @@ def test_what_this_model_cannot_give_is_refused_before_anything_changes(
 ):
     context = make_context(calibration=text_dataset)
     with pytest.raises(ValueError, match=r"ratio|layers") as caught:
-        PruneStructured(**settings).apply(tiny_bert, context)
+        apply_pass(PruneStructured(**settings), tiny_bert, context)
     assert str(caught.value) == message
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
@@ -515,7 +525,7 @@ def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
             {"ratio": 0.95, "layers": 1, "layer_choice": choice}
         )
         with pytest.raises(ValueError, match=r"head_ratio: ratio 0\.95 would leave 0 of 4 units"):
-            settings.apply(tiny_bert, make_context(calibration=text_dataset))
+            apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
@@ -530,8 +540,8 @@ def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
 
     monkeypatch.setattr(_layer_choice, "layer_losses", measured)
     with pytest.raises(ValueError, match=r"0\.999 of the encoder cannot go"):
-        reconstruction(layers=1, ratio=0.999).apply(
-            tiny_bert, make_context(calibration=text_dataset)
+        apply_pass(
+            reconstruction(layers=1, ratio=0.999), tiny_bert, make_context(calibration=text_dataset)
         )
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
@@ -558,9 +568,9 @@ def test_a_ratio_too_mild_for_a_kind_leaves_it_and_for_both_is_told_apart(
     context = make_context(calibration=text_dataset)
     if left is None:
         with pytest.raises(NothingToRemove):
-            step.apply(tiny_bert, context)
+            apply_pass(step, tiny_bert, context)
     else:
-        assert units(step.apply(tiny_bert, context)) == [left, left]
+        assert units(apply_pass(step, tiny_bert, context)) == [left, left]
 
 
 @pytest.mark.parametrize(
@@ -585,7 +595,7 @@ def test_a_recovery_that_cannot_be_is_told_before_anything_is_pruned(
     unlabelled = replace(text_dataset, labels=None)
     context = make_context(tiny_bert_dir, calibration=unlabelled, train=unlabelled)
     with pytest.raises(ValueError, match=message):
-        reconstruction(ratio=0.5, recovery=recovery).apply(tiny_bert, context)
+        apply_pass(reconstruction(ratio=0.5, recovery=recovery), tiny_bert, context)
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
 
@@ -606,7 +616,7 @@ def test_an_unsupported_architecture_is_refused(
 ):
     tiny_bert.module.config.is_decoder = True
     with pytest.raises(UnsupportedArchitecture) as caught:
-        PruneStructured(ratio=0.5).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(PruneStructured(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
     assert caught.value.model_type == "bert"
 
 

@@ -18,7 +18,7 @@ from compressor.export.parity import check_parity
 from compressor.export.to_onnx import export_onnx
 from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.prune_width.settings import PruneWidth
@@ -46,7 +46,9 @@ def test_a_fraction_of_the_width_goes_without_reading_labels(
 ):
     settings = PruneWidth(ratio=0.4)
     assert settings.required_splits() == {"calibration"}
-    pruned = settings.apply(tiny_bert, make_context(calibration=replace(text_dataset, labels=None)))
+    pruned = apply_pass(
+        settings, tiny_bert, make_context(calibration=replace(text_dataset, labels=None))
+    )
     assert pruned.module.config.hidden_size == 16  # 19.2, to the nearest multiple of 16
     assert [(it.num_heads, it.num_neurons) for it in encoder_layers(pruned.module)] == [(4, 64)] * 2
     length = encode(pruned, text_dataset)["attention_mask"].sum() / 48
@@ -62,7 +64,7 @@ def test_without_compensation_some_kinds_of_importance_read_no_data(
 ):
     settings = width(width=20, importance=importance, compensate=False)
     assert settings.required_splits() == frozenset()
-    assert settings.apply(tiny_vit, make_context()).module.config.hidden_size == 20
+    assert apply_pass(settings, tiny_vit, make_context()).module.config.hidden_size == 20
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
@@ -80,8 +82,8 @@ def test_compensation_brings_the_answers_back_towards_the_wide_models(
     expected = logits(model, data)
     context = make_context(calibration=data)
     settings = {"width": 24, "importance": importance}
-    plain = width(compensate=False, **settings).apply(model.clone(), context)
-    fitted = width(**settings).apply(model.clone(), context)
+    plain = apply_pass(width(compensate=False, **settings), model.clone(), context)
+    fitted = apply_pass(width(**settings), model.clone(), context)
 
     def distance(found: TorchModel) -> float:
         return float(abs(logits(found, data) - expected).mean())
@@ -103,7 +105,7 @@ def test_a_stream_with_features_that_say_nothing_loses_nothing(
             rows[..., :8] = rows[..., 8:16]
     expected = logits(tiny_vit, image_dataset)
     settings = width(width=24, ridge=1e-6)
-    pruned = settings.apply(tiny_vit, make_context(calibration=image_dataset))
+    pruned = apply_pass(settings, tiny_vit, make_context(calibration=image_dataset))
     # The norm over 24 features has another variance in every token; that much stays.
     spread = expected.std()
     assert abs(logits(pruned, image_dataset) - expected).mean() < 0.2 * spread
@@ -112,7 +114,7 @@ def test_a_stream_with_features_that_say_nothing_loses_nothing(
 def test_a_narrow_checkpoint_loads_in_another_process_and_trains_on(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
 ):
-    pruned = width(width=20).apply(tiny_bert, make_context(calibration=text_dataset))
+    pruned = apply_pass(width(width=20), tiny_bert, make_context(calibration=text_dataset))
     expected = logits(pruned, text_dataset)
     pruned.save(tmp_path / "narrow")
     np.savez(tmp_path / "batch.npz", **encode(pruned, text_dataset))
@@ -134,7 +136,7 @@ def test_a_narrow_checkpoint_loads_in_another_process_and_trains_on(
     loaded = load_checkpoint(tmp_path / "narrow")
     context = make_context(work="training", train=text_dataset)
     context.work_dir.mkdir()
-    trained = Finetune(max_steps=2, batch_size=8).apply(loaded, context)
+    trained = apply_pass(Finetune(max_steps=2, batch_size=8), loaded, context)
     assert abs(logits(trained, text_dataset) - expected).max() > 1e-4
 
 
@@ -142,10 +144,12 @@ def test_a_narrow_model_is_pruned_exported_and_quantized(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
 ):
     context = make_context(calibration=text_dataset)
-    narrow = width(width=20).apply(tiny_bert, context)
+    narrow = apply_pass(width(width=20), tiny_bert, context)
     again = PruneStructured.model_validate({"method": "reconstruction", "ratio": 0.3})
-    narrow = again.apply(narrow, make_context(work="again", calibration=text_dataset))
-    narrow = width(width=16).apply(narrow, make_context(work="third", calibration=text_dataset))
+    narrow = apply_pass(again, narrow, make_context(work="again", calibration=text_dataset))
+    narrow = apply_pass(
+        width(width=16), narrow, make_context(work="third", calibration=text_dataset)
+    )
     narrow.save(tmp_path / "saved")
     loaded = load_checkpoint(tmp_path / "saved")
     np.testing.assert_array_equal(logits(loaded, text_dataset), logits(narrow, text_dataset))
@@ -155,7 +159,7 @@ def test_a_narrow_model_is_pruned_exported_and_quantized(
     check_parity(narrow, exported, batches, limit=1e-4)
     context = make_context(work="int8")
     context.work_dir.mkdir()
-    small = QuantizeDynamic(min_elements=64).apply(exported, context)
+    small = apply_pass(QuantizeDynamic(min_elements=64), exported, context)
     assert abs(small.predict(batches[0]) - exported.predict(batches[0])).max() < 0.5
     assert small.size().bytes_on_disk < exported.size().bytes_on_disk
 
@@ -166,7 +170,7 @@ def test_distillation_brings_the_narrow_model_back_towards_the_baseline(
     baseline = logits(tiny_bert, text_dataset)
     context = make_context(tiny_bert_dir, train=text_dataset)
     plain = {"width": 20, "importance": "magnitude", "compensate": False}
-    raw = width(**plain).apply(tiny_bert.clone(), context)
+    raw = apply_pass(width(**plain), tiny_bert.clone(), context)
     recovery = {
         "kind": "distill",
         "epochs": 5,
@@ -177,7 +181,7 @@ def test_distillation_brings_the_narrow_model_back_towards_the_baseline(
     settings = width(**plain, recovery=recovery)
     assert settings.required_splits() == {"train"}
 
-    recovered = settings.apply(tiny_bert, context)
+    recovered = apply_pass(settings, tiny_bert, context)
 
     def distance(model: TorchModel) -> float:
         return float(abs(logits(model, text_dataset) - baseline).mean())
@@ -201,7 +205,7 @@ def test_hidden_states_are_compared_with_the_same_features_of_the_teachers(
     monkeypatch.setattr("compressor.training.layer_losses.hidden_state_loss", loss)
     recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8, "hidden_weight": 1.0}
     settings = width(width=20, compensate=False, importance="random", recovery=recovery)
-    settings.apply(tiny_vit, make_context(tiny_vit_dir, train=image_dataset))
+    apply_pass(settings, tiny_vit, make_context(tiny_vit_dir, train=image_dataset))
     # Before the first layer nothing is normalised, so what stays is as it was.
     torch.testing.assert_close(*compared[0], atol=1e-6, rtol=0)
     assert [states.shape[-1] for states, _ in compared] == [20, 20, 20]
@@ -226,7 +230,7 @@ def test_what_this_model_cannot_give_is_refused_before_anything_changes(
 ):
     before = logits(tiny_bert, text_dataset)
     with pytest.raises(ValueError, match=message):
-        width(**settings).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(width(**settings), tiny_bert, make_context(calibration=text_dataset))
     np.testing.assert_array_equal(logits(tiny_bert, text_dataset), before)
 
 
@@ -239,9 +243,9 @@ def test_however_few_the_rows_compensation_is_no_worse_on_others_than_none(
     baseline = logits(tiny_bert, others)
     context = make_context(calibration=few)
 
-    fitted = width(width=16).apply(tiny_bert.clone(), context)
-    plain = width(width=16, compensate=False).apply(
-        tiny_bert.clone(), make_context(calibration=few)
+    fitted = apply_pass(width(width=16), tiny_bert.clone(), context)
+    plain = apply_pass(
+        width(width=16, compensate=False), tiny_bert.clone(), make_context(calibration=few)
     )
 
     errors = [abs(logits(model, others) - baseline).mean() for model in (fitted, plain)]
@@ -255,7 +259,7 @@ def test_the_head_alone_leaves_rows_out_where_tokens_are_enough(
     long = tuple(" ".join([text] * 6) for text in text_dataset.examples[:12])
     few = replace(text_dataset, examples=long, labels=None)
     context = make_context(calibration=few)
-    width(width=16).apply(tiny_bert, context)
+    apply_pass(width(width=16), tiny_bert, context)
     recorded = context.facts["reconstruction"]
     assert recorded["tokens_that_differ"] >= recorded["tokens_needed"] == 4 * 65
     assert recorded["rows_needed"] == 17
@@ -268,7 +272,7 @@ def test_a_recovery_without_labels_is_told_before_anything_is_cut(
     unlabelled = replace(text_dataset, labels=None)
     context = make_context(calibration=unlabelled, train=unlabelled)
     with pytest.raises(ValueError, match="fine-tuning needs labels"):
-        width(width=16, recovery={"kind": "finetune"}).apply(tiny_bert, context)
+        apply_pass(width(width=16, recovery={"kind": "finetune"}), tiny_bert, context)
     assert tiny_bert.module.config.hidden_size == 32
 
 
@@ -277,7 +281,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 ):
     tiny_bert.module.bert.encoder.layer[1].output.dense.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"'bert\.encoder\.layer\.1\.output\.dense\.weight' holds"):
-        width(width=20).apply(tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(width(width=20), tiny_bert, make_context(calibration=text_dataset))
 
 
 def test_an_unsupported_architecture_is_refused_by_name(
@@ -285,7 +289,9 @@ def test_an_unsupported_architecture_is_refused_by_name(
 ):
     tiny_bert.module.config.is_decoder = True
     with pytest.raises(UnsupportedArchitecture, match="'bert'"):
-        width(width=20, importance="random", compensate=False).apply(tiny_bert, make_context())
+        apply_pass(
+            width(width=20, importance="random", compensate=False), tiny_bert, make_context()
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph import activation_ranges as ranges
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.auto import QuantizeAuto
 from compressor.passes.quantize.race import RaceResult, choose
 
@@ -28,7 +28,7 @@ def operators(exported: OnnxModel, context: PassContext) -> Callable[..., list[s
 
     def run(**settings: object) -> list[str]:
         step = QuantizeAuto(**{"min_elements": 0, "rounds": 2, **settings})
-        graph = load_graph(step.apply(exported, context).path).graph
+        graph = load_graph(apply_pass(step, exported, context).path).graph
         return [node.op_type for node in graph.node]
 
     return run
@@ -122,7 +122,7 @@ def test_of_a_sentence_encoder_the_most_exact_form_is_chosen(
     """Its vectors have no answers that could change, so how fast a form is does not matter."""
     exported = export_onnx(tiny_encoder, tmp_path / "encoder.onnx", threads=1)
     context = make_context(exported=tiny_encoder_dir, calibration=text_dataset)
-    QuantizeAuto(min_elements=0, rounds=2, max_changed=1).apply(exported, context)
+    apply_pass(QuantizeAuto(min_elements=0, rounds=2, max_changed=1), exported, context)
     race = context.facts["race"]
     assert [item["changed"] for item in race] == [None] * len(race)
     [chosen] = [item for item in race if item["chosen"]]
@@ -137,7 +137,9 @@ def test_milder_settings_begin_with_the_most_exact_form():
 def test_an_empty_calibration_split_is_an_error(exported: OnnxModel, context: PassContext):
     empty = dataclasses.replace(context.calibration, examples=())
     with pytest.raises(PassError, match=r"give data\.calibration at least one row"):
-        QuantizeAuto().apply(exported, dataclasses.replace(context, splits={"calibration": empty}))
+        apply_pass(
+            QuantizeAuto(), exported, dataclasses.replace(context, splits={"calibration": empty})
+        )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from compressor.models.torch_model import load_checkpoint
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.tasks import Batch
 
@@ -29,7 +29,7 @@ def apply(make_context: Callable[..., PassContext]) -> Callable[..., OnnxModel]:
 
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
         step = QuantizeDynamic.model_validate({"min_elements": 0, **settings})
-        return step.apply(model, make_context())
+        return apply_pass(step, model, make_context())
 
     return run
 
@@ -288,7 +288,7 @@ def test_calibration_rows_are_read_only_to_find_sensitive_weights():
 def test_the_most_sensitive_weights_stay_in_float_and_all_are_recorded(
     exported: OnnxModel, context: PassContext, notes: list[str]
 ):
-    changed = QuantizeDynamic(min_elements=0, keep_sensitive=2).apply(exported, context)
+    changed = apply_pass(QuantizeDynamic(min_elements=0, keep_sensitive=2), exported, context)
 
     facts = context.facts["sensitivity"]
     kept = {fact["name"] for fact in facts if fact["kept_in_float"]}
@@ -303,7 +303,7 @@ def test_the_most_sensitive_weights_stay_in_float_and_all_are_recorded(
 def test_a_weight_is_measured_alone(
     exported: OnnxModel, context: PassContext, tiny_bert_dir: Path, apply
 ):
-    QuantizeDynamic(min_elements=0, keep_sensitive=1).apply(exported, context)
+    apply_pass(QuantizeDynamic(min_elements=0, keep_sensitive=1), exported, context)
     facts = context.facts["sensitivity"]
     fact = next(item for item in facts if item["name"].endswith("word_embeddings.weight"))
     others = [item["name"] for item in facts if item is not fact]
@@ -315,7 +315,7 @@ def test_a_weight_is_measured_alone(
 
 
 def test_at_least_one_weight_becomes_int8(exported: OnnxModel, context: PassContext):
-    changed = QuantizeDynamic(min_elements=0, keep_sensitive=99).apply(exported, context)
+    changed = apply_pass(QuantizeDynamic(min_elements=0, keep_sensitive=99), exported, context)
     [left] = [fact for fact in context.facts["sensitivity"] if not fact["kept_in_float"]]
     assert int8_weights(changed) == {f"{left['name']}_int8"}
 
@@ -323,7 +323,9 @@ def test_at_least_one_weight_becomes_int8(exported: OnnxModel, context: PassCont
 def test_an_int4_table_is_measured_as_what_it_becomes(
     exported: OnnxModel, context: PassContext, tiny_bert_dir: Path, apply
 ):
-    QuantizeDynamic(min_elements=0, keep_sensitive=1, embeddings="int4").apply(exported, context)
+    apply_pass(
+        QuantizeDynamic(min_elements=0, keep_sensitive=1, embeddings="int4"), exported, context
+    )
     facts = context.facts["sensitivity"]
     fact = next(item for item in facts if item["name"] == WORDS)
     others = [item["name"] for item in facts if item is not fact]

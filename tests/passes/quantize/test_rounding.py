@@ -19,7 +19,7 @@ from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.gptq import ActivationMoments
 from compressor.onnx_graph.onnx_file import load_graph
 from compressor.onnx_graph.quantizable_weights import factor_names, find_sites
-from compressor.passes import OnnxPass, PassContext
+from compressor.passes import OnnxPass, PassContext, apply_pass
 from compressor.passes.quantize.calibration import calibrate
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
@@ -33,7 +33,7 @@ def apply(exported: OnnxModel, context: PassContext) -> Callable[[OnnxPass], dic
     """Return a function that applies a pass and gives the constants of its graph."""
 
     def run(settings: OnnxPass) -> dict[str, NDArray]:
-        graph = load_graph(settings.apply(exported, context).path).graph
+        graph = load_graph(apply_pass(settings, exported, context).path).graph
         return {item.name: numpy_helper.to_array(item) for item in graph.initializer}
 
     return run
@@ -101,7 +101,7 @@ def test_empty_calibration_split_is_an_error(exported: OnnxModel, context: PassC
     none = dataclasses.replace(context.calibration, examples=(), rows=np.zeros(0, np.int64))
     empty = dataclasses.replace(context, splits={"calibration": none})
     with pytest.raises(PassError, match=r"give data\.calibration at least one row"):
-        QuantizeWeights(min_elements=0, rounding="gptq").apply(exported, empty)
+        apply_pass(QuantizeWeights(min_elements=0, rounding="gptq"), exported, empty)
 
 
 def test_no_rows_and_unknown_roundings_are_refused():

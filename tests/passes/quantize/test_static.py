@@ -17,7 +17,7 @@ from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.onnx_graph.quantizable_weights import factor_names, find_sites
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.calibration import Calibration, calibrate, unpadded
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
@@ -39,7 +39,7 @@ def context(make_context: ContextMaker, tiny_bert_dir: Path, unlabelled: Dataset
 @pytest.fixture
 def apply(context: PassContext) -> Callable[..., OnnxModel]:
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
-        return QuantizeStatic(**{"min_elements": 0, **settings}).apply(model, context)
+        return apply_pass(QuantizeStatic(**{"min_elements": 0, **settings}), model, context)
 
     return run
 
@@ -181,7 +181,7 @@ def test_statistics_take_the_same_memory_for_any_number_of_rows(
 
 def test_an_empty_calibration_split_is_an_error(exported: OnnxModel, context: PassContext):
     with pytest.raises(PassError, match=r"give data\.calibration at least one row") as caught:
-        QuantizeStatic().apply(exported, with_examples(context))
+        apply_pass(QuantizeStatic(), exported, with_examples(context))
     assert caught.value.kind == "quantize_static"
 
 
@@ -229,7 +229,7 @@ def test_images_need_no_mask(
     make_context: ContextMaker,
 ):
     context = make_context(tiny_vit_dir, calibration=image_dataset)
-    quantized = QuantizeStatic(min_elements=0).apply(exported_vit, context)
+    quantized = apply_pass(QuantizeStatic(min_elements=0), exported_vit, context)
     batch = tiny_vit.task.encode(tiny_vit.preprocessor, image_dataset.examples)
     before, after = tiny_vit.predict(batch), quantized.predict(batch)
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
@@ -249,7 +249,7 @@ def test_observed_channels_can_be_smoothed_where_it_helps(
 def test_sensitive_weights_are_judged_with_the_grids_they_would_have(
     exported: OnnxModel, context: PassContext
 ):
-    QuantizeStatic(min_elements=0, keep_sensitive=1).apply(exported, context)
+    apply_pass(QuantizeStatic(min_elements=0, keep_sensitive=1), exported, context)
     facts = context.facts["sensitivity"]
     assert sum(fact["kept_in_float"] for fact in facts) == 1
     assert max(fact["logit_rms"] for fact in facts) > 0
@@ -295,7 +295,7 @@ def test_few_calibration_rows_are_filled_up_from_train(
     assert {name: item.channel_largest.tolist() for name, item in found.statistics.items()} == {
         name: item.channel_largest.tolist() for name, item in expected.statistics.items()
     }
-    QuantizeStatic(min_elements=0).apply(exported, few)
+    apply_pass(QuantizeStatic(min_elements=0), exported, few)
     assert any("32 calibration rows, 29 of them of the train split" in note for note in notes)
     assert not any(note.startswith("Only") for note in notes)
 
@@ -316,7 +316,7 @@ def test_spare_rows_are_left_alone_where_calibration_rows_are_enough(
 def test_few_rows_that_train_cannot_fill_up_are_told(
     exported: OnnxModel, context: PassContext, notes: list[str], count: int, told: bool
 ):
-    QuantizeStatic(min_elements=0).apply(exported, with_examples(context, *(LONG,) * count))
+    apply_pass(QuantizeStatic(min_elements=0), exported, with_examples(context, *(LONG,) * count))
     assert any(note.startswith(f"Only {count} calibration row") for note in notes) is told
 
 
@@ -337,9 +337,11 @@ def test_rows_of_train_bring_the_error_of_a_few_short_rows_down(
     before = exported.predict(batch)
     errors = [
         np.square(
-            QuantizeStatic(min_elements=0)
-            .apply(exported, dataclasses.replace(context, splits={"calibration": rows}))
-            .predict(batch)
+            apply_pass(
+                QuantizeStatic(min_elements=0),
+                exported,
+                dataclasses.replace(context, splits={"calibration": rows}),
+            ).predict(batch)
             - before
         ).mean()
         ** 0.5

@@ -17,7 +17,7 @@ from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.provider_options import AS_WRITTEN, PLAIN, provider_options
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph, parameter_counts, save_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
 from compressor.passes.quantize.tensorrt import QuantizeTensorrt
 from compressor.tasks import Batch
@@ -34,7 +34,7 @@ def exported(exported_standard_bert: OnnxModel) -> OnnxModel:
 @pytest.fixture
 def apply(context: PassContext) -> Callable[..., OnnxModel]:
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
-        return QuantizeTensorrt(**{"min_elements": 0, **settings}).apply(model, context)
+        return apply_pass(QuantizeTensorrt(**{"min_elements": 0, **settings}), model, context)
 
     return run
 
@@ -173,7 +173,7 @@ def test_half_precision_after_it_moves_no_integer(
 ):
     quantized = apply(exported)
     own = dataclasses.replace(context, work_dir=tmp_path / "half")
-    half = ConvertFp16().apply(quantized, own)
+    half = apply_pass(ConvertFp16(), quantized, own)
     before, after = (constants(load_graph(item.path)) for item in (quantized, half))
     integers = {name: values for name, values in before.items() if values.dtype == np.int8}
     assert all(np.array_equal(after[name], values) for name, values in integers.items())

@@ -15,7 +15,7 @@ from compressor.inspection.onnx_file import inspect_onnx
 from compressor.models.onnx_model import OnnxModel, misplaced_nodes
 from compressor.models.torch_model import load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.weights import QuantizeWeights
 from compressor.tasks import Batch
 
@@ -26,7 +26,7 @@ def apply(make_context: Callable[..., PassContext]) -> Callable[..., OnnxModel]:
 
     def run(model: OnnxModel, **settings: object) -> OnnxModel:
         step = QuantizeWeights.model_validate({"min_elements": 0, **settings})
-        return step.apply(model, make_context())
+        return apply_pass(step, model, make_context())
 
     return run
 

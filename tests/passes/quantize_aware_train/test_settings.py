@@ -22,7 +22,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.activation_ranges import static_grid
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.quantized_activations import Grid, StaticGrid
-from compressor.passes import PassContext
+from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
@@ -48,7 +48,7 @@ def context(
 
 def to_int8(model: TorchModel, context: PassContext, directory: Path) -> OnnxModel:
     exported = export_onnx(model, directory / "exported.onnx", threads=1)
-    return QuantizeDynamic(min_elements=512).apply(exported, context)
+    return apply_pass(QuantizeDynamic(min_elements=512), exported, context)
 
 
 def logits(predictor: TorchModel | OnnxModel, model: TorchModel, dataset: Dataset) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_training_comes_nearer_to_the_float_answers_than_rounding(
     tiny_bert: TorchModel, context: PassContext, notes: list[str]
 ):
     settings = QuantizeAwareTrain(**SHORT | {"epochs": 10, "learning_rate": 3e-5})
-    settings.apply(tiny_bert, context)
+    apply_pass(settings, tiny_bert, context)
     answers = context.facts["int8_answers"]
     assert answers["after"]["logit_rms"] < 0.9 * answers["before"]["logit_rms"]
     assert any("answers that differ from the float model's" in note for note in notes)
@@ -70,7 +70,7 @@ def test_a_training_that_came_no_nearer_is_undone_and_told(
 ):
     before = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
     settings = QuantizeAwareTrain(**SHORT | {"learning_rate": 0.1, "keep_if_worse": False})
-    trained = settings.apply(tiny_bert, context)
+    trained = apply_pass(settings, tiny_bert, context)
     answers = context.facts["int8_answers"]
     assert not answers["kept"]
     assert answers["after"]["logit_rms"] > answers["before"]["logit_rms"]
@@ -84,7 +84,7 @@ def test_the_int8_file_computes_what_was_simulated_with_the_integers_that_were_t
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
     wanted = logits(tiny_bert, tiny_bert, text_dataset)
-    trained = QuantizeAwareTrain(**SHORT).apply(tiny_bert, context)
+    trained = apply_pass(QuantizeAwareTrain(**SHORT), tiny_bert, context)
     file = to_int8(trained, context, tmp_path)
     error = logits(file, trained, text_dataset) - wanted
     # The measurement after the training saw the same rows, in float sums of another order. An
@@ -109,9 +109,9 @@ def test_the_static_file_computes_what_was_simulated(
 ):
     wanted = logits(tiny_bert, tiny_bert, text_dataset)
     settings = QuantizeAwareTrain(**SHORT, activations="static", method=method)
-    trained = settings.apply(tiny_bert, context)
+    trained = apply_pass(settings, tiny_bert, context)
     exported = export_onnx(trained, tmp_path / "exported.onnx", threads=1)
-    file = QuantizeStatic(min_elements=512, method=method).apply(exported, context)
+    file = apply_pass(QuantizeStatic(min_elements=512, method=method), exported, context)
     error = logits(file, trained, text_dataset) - wanted
     # Grids are observed anew, in float sums of another order; see above for the rest.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(
@@ -123,13 +123,13 @@ def test_int4_tables_are_stored_as_they_were_trained_for(
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
     settings = QuantizeAwareTrain(**SHORT, embeddings="int4", embedding_block=16)
-    trained = settings.apply(tiny_bert, context)
+    trained = apply_pass(settings, tiny_bert, context)
     exported = export_onnx(trained, tmp_path / "exported.onnx", threads=1)
     found, size = {}, {}
     for tables in ("int4", False):
         lent = replace(context, work_dir=tmp_path / str(tables))
         storing = QuantizeDynamic(min_elements=512, embeddings=tables, embedding_block=16)
-        file = storing.apply(exported, lent)
+        file = apply_pass(storing, exported, lent)
         found[tables] = logits(file, trained, text_dataset)
         size[tables] = file.size().bytes_on_disk
     # The table lies on a grid of four bits, so storing it so changes nothing.
@@ -166,7 +166,7 @@ def test_the_result_is_an_ordinary_model_that_saves_and_loads(
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
     probabilities = [part.p for part in tiny_bert.module.modules() if isinstance(part, nn.Dropout)]
-    trained = QuantizeAwareTrain(**SHORT).apply(tiny_bert, context)
+    trained = apply_pass(QuantizeAwareTrain(**SHORT), tiny_bert, context)
     assert [
         part.p for part in trained.module.modules() if isinstance(part, nn.Dropout)
     ] == probabilities
@@ -180,8 +180,8 @@ def test_the_result_is_an_ordinary_model_that_saves_and_loads(
 def test_a_pruned_model_can_be_trained_for_int8(
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
-    pruned = PruneStructured(ratio=0.5, importance="magnitude").apply(tiny_bert, context)
-    trained = QuantizeAwareTrain(**SHORT).apply(pruned, context)
+    pruned = apply_pass(PruneStructured(ratio=0.5, importance="magnitude"), tiny_bert, context)
+    trained = apply_pass(QuantizeAwareTrain(**SHORT), pruned, context)
     file = to_int8(trained, context, tmp_path)
     found, wanted = logits(file, trained, text_dataset), logits(trained, trained, text_dataset)
     np.testing.assert_allclose(found, wanted, atol=0.1 * np.abs(wanted).max())
@@ -195,7 +195,7 @@ def test_the_untouched_checkpoint_can_be_the_teacher(
         tiny_bert.module.classifier.weight.mul_(-0.5)
     before = np.square(logits(tiny_bert, tiny_bert, text_dataset) - goal).mean()
     settings = QuantizeAwareTrain(**SHORT | {"epochs": 10, "teacher": "baseline"})
-    trained = settings.apply(tiny_bert, context)
+    trained = apply_pass(settings, tiny_bert, context)
     assert np.square(logits(trained, trained, text_dataset) - goal).mean() < before / 2
 
 
@@ -203,7 +203,7 @@ def test_an_image_classifier_without_tables_can_be_trained(
     tiny_vit: TorchModel, image_dataset: Dataset, context: PassContext
 ):
     context.splits.update(train=image_dataset, calibration=image_dataset)
-    trained = QuantizeAwareTrain(**SHORT).apply(tiny_vit, context)
+    trained = apply_pass(QuantizeAwareTrain(**SHORT), tiny_vit, context)
     assert np.isfinite(logits(trained, trained, image_dataset)).all()
 
 
@@ -213,7 +213,7 @@ def test_an_empty_calibration_split_is_refused_before_training(
     empty = replace(text_dataset, examples=(), labels=None, rows=np.arange(0))
     context.splits["calibration"] = empty
     with pytest.raises(ValueError, match="calibration split, and it is empty"):
-        QuantizeAwareTrain(**SHORT).apply(tiny_bert, context)
+        apply_pass(QuantizeAwareTrain(**SHORT), tiny_bert, context)
 
 
 def test_a_teacher_reads_its_own_tokens_and_names_its_own_labels(
@@ -238,7 +238,7 @@ def test_a_teacher_reads_its_own_tokens_and_names_its_own_labels(
         teacher="baseline", hidden_weight=0, max_steps=1, min_elements=10**9, learning_rate=1e-9
     )
 
-    settings.apply(tiny_bert, context)
+    apply_pass(settings, tiny_bert, context)
 
     before = context.facts["int8_answers"]["before"]
     assert before["changed"] == 0
@@ -263,7 +263,7 @@ def test_the_int8_file_of_a_model_that_cannot_be_pruned_computes_what_was_simula
     context = make_context(tmp_path / "albert", train=text_dataset, calibration=text_dataset)
     before = logits(model, model, text_dataset)
 
-    trained = QuantizeAwareTrain(**SHORT).apply(model, context)
+    trained = apply_pass(QuantizeAwareTrain(**SHORT), model, context)
     error = logits(to_int8(trained, context, tmp_path), trained, text_dataset) - before
 
     assert np.sqrt(np.mean(error**2)) == pytest.approx(

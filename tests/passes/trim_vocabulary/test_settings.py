@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PASSES, Ahead, PassContext
+from compressor.passes import PASSES, Ahead, PassContext, apply_pass, look_ahead
 from compressor.passes.distill.settings import Distill
 from compressor.passes.trim_vocabulary.cut import UnsupportedTokenizer
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
@@ -91,7 +91,7 @@ def test_only_pieces_in_use_letters_and_special_tokens_stay(
     model: TorchModel, make_context: Any, notes: list[str]
 ):
     context = make_context(train=replace(texts_of("a good film ."), labels=None))
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, context)
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, context)
 
     own = trimmed.preprocessor.get_vocab()
     dropped = {"unused", "zebra", "bad", "films", "the", "very", "movie", "##ly", "##ilm"}
@@ -118,7 +118,7 @@ def test_texts_of_kept_pieces_get_the_very_same_logits(model: TorchModel, make_c
     pairs = [("a good film", "the films"), ("bad", "very .")]
     before, before_pairs = logits(model, texts), logits(model, pairs)
     context = make_context(train=texts_of(*texts, "the"))
-    trimmed = TrimVocabulary(held_out=0.02).apply(model, context)
+    trimmed = apply_pass(TrimVocabulary(held_out=0.02), model, context)
     assert "zebra" not in trimmed.preprocessor.get_vocab()
     np.testing.assert_array_equal(logits(trimmed, texts), before)
     np.testing.assert_array_equal(logits(trimmed, pairs), before_pairs)
@@ -127,7 +127,7 @@ def test_texts_of_kept_pieces_get_the_very_same_logits(model: TorchModel, make_c
 def test_a_dropped_piece_falls_back_to_smaller_ones_and_nothing_becomes_unknown(
     model: TorchModel, make_context: Any, notes: list[str]
 ):
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of("film")))
     tokenize = trimmed.preprocessor.tokenize
     assert tokenize("zebra films movie") == [
         *("z", "##e", "##b", "##r", "##a"),
@@ -147,7 +147,7 @@ def test_the_report_says_for_how_many_texts_the_tokens_change(
         seed for seed in range(100) if np.random.default_rng(seed).permutation(10)[0] == 9
     )
     context = replace(context, seed=seed)
-    TrimVocabulary(held_out=0.1).apply(model, context)
+    apply_pass(TrimVocabulary(held_out=0.1), model, context)
     assert notes[1] == (
         "of 1 texts that were not counted, the tokens of 1 change (100.0%, for example 'zebra' -> "
         "'z ##e ##b ##r ##a'); they are 400.0% longer in all"
@@ -158,7 +158,7 @@ def test_the_report_says_for_how_many_texts_the_tokens_change(
 def test_rare_pieces_go_unless_a_pattern_keeps_them(model: TorchModel, make_context: Any):
     texts = replace(texts_of("film"), examples=("film",) * 9 + ("zebra movie",))
     settings = {"min_count": 2, "held_out": 0.1, "keep": ["zeb*", "##l?"]}
-    trimmed = TrimVocabulary.model_validate(settings).apply(model, make_context(train=texts))
+    trimmed = apply_pass(TrimVocabulary.model_validate(settings), model, make_context(train=texts))
     own = trimmed.preprocessor.get_vocab()
     assert {"film", "zebra", "##ly"} <= set(own)
     assert not {"movie", "##ilm"} & set(own)
@@ -169,7 +169,7 @@ def test_the_first_pieces_of_the_vocabulary_stay_where_a_recipe_says_so(
 ):
     last = VOCABULARY["zebra"]
     settings = TrimVocabulary(held_out=0.1, keep_first=last)
-    trimmed = settings.apply(model, make_context(train=texts_of("a good film .")))
+    trimmed = apply_pass(settings, model, make_context(train=texts_of("a good film .")))
     own = trimmed.preprocessor.get_vocab()
     assert set(own) >= {piece for piece, index in VOCABULARY.items() if index < last}
     assert "zebra" not in own
@@ -183,7 +183,7 @@ def test_several_splits_are_counted(model: TorchModel, make_context: Any):
     settings = TrimVocabulary(count_in=("train", "calibration"))
     assert settings.required_splits() == {"train", "calibration"}
     context = make_context(train=texts_of("zebra"), calibration=texts_of("movie"))
-    own = settings.apply(model, context).preprocessor.get_vocab()
+    own = apply_pass(settings, model, context).preprocessor.get_vocab()
     assert {"zebra", "movie"} <= set(own)
 
 
@@ -191,14 +191,14 @@ def test_a_trimmed_checkpoint_loads_and_is_trimmed_again(
     model: TorchModel, make_context: Any, tmp_path: Path
 ):
     texts = ["a good film .", "bad zebra"]
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of(*texts)))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of(*texts)))
     expected = logits(trimmed, texts)
     trimmed.save(tmp_path / "trimmed")
     loaded = load_checkpoint(tmp_path / "trimmed")
     np.testing.assert_allclose(logits(loaded, texts), expected, atol=1e-6)
     assert loaded.preprocessor.model_max_length == 32
 
-    again = TrimVocabulary(held_out=0.1).apply(loaded, make_context(train=texts_of(texts[0])))
+    again = apply_pass(TrimVocabulary(held_out=0.1), loaded, make_context(train=texts_of(texts[0])))
     assert "zebra" not in again.preprocessor.get_vocab()
     np.testing.assert_allclose(logits(again, texts[:1]), logits(trimmed, texts[:1]), atol=1e-6)
 
@@ -209,7 +209,7 @@ def test_the_tokenizer_of_bert_itself_is_trimmed_too(
     model.preprocessor = transformers.BertTokenizer(vocab=dict(VOCABULARY), model_max_length=32)
     texts = ["a good film .", "bad"]
     before = logits(model, texts)
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of(*texts)))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of(*texts)))
     assert isinstance(trimmed.preprocessor, transformers.BertTokenizer)
     np.testing.assert_array_equal(logits(trimmed, texts), before)
     trimmed.save(tmp_path / "trimmed")
@@ -221,14 +221,14 @@ def test_a_trimmed_student_learns_logits_but_not_layers(
     word_piece_dir: Path, model: TorchModel, make_context: Any
 ):
     data = texts_of("a good film", "bad")
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=data))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=data))
     context = replace(
         make_context(train=data), load_baseline=lambda: load_checkpoint(word_piece_dir)
     )
     context.work_dir.mkdir()
-    Distill(max_steps=1, batch_size=4).apply(trimmed, context)
+    apply_pass(Distill(max_steps=1, batch_size=4), trimmed, context)
     with pytest.raises(ValueError, match="reads examples in another way"):
-        Distill(max_steps=1, batch_size=4, hidden_weight=1.0).apply(trimmed, context)
+        apply_pass(Distill(max_steps=1, batch_size=4, hidden_weight=1.0), trimmed, context)
 
 
 def test_a_recipe_that_compares_layers_after_trimming_is_a_mistake():
@@ -340,7 +340,7 @@ def test_other_preprocessors_are_refused_by_name(
 ):
     model.preprocessor = make()
     with pytest.raises(UnsupportedTokenizer, match=reason) as caught:
-        TrimVocabulary().apply(model, make_context(train=texts_of("film")))
+        apply_pass(TrimVocabulary(), model, make_context(train=texts_of("film")))
     assert caught.value.kind == type(model.preprocessor).__name__
     assert len(model.module.get_input_embeddings().weight) == len(VOCABULARY) + 3
 
@@ -356,7 +356,9 @@ def test_what_cannot_be_done_is_refused_before_anything_changes(
     model: TorchModel, make_context: Any, settings: Any, texts: tuple[str, ...], message: str
 ):
     with pytest.raises(ValueError, match=message):
-        TrimVocabulary.model_validate(settings).apply(model, make_context(train=texts_of(*texts)))
+        apply_pass(
+            TrimVocabulary.model_validate(settings), model, make_context(train=texts_of(*texts))
+        )
     assert model.module.config.vocab_size == len(VOCABULARY) + 3
 
 
@@ -365,24 +367,24 @@ def test_of_few_texts_one_at_least_is_counted_and_one_held_out(
     model: TorchModel, make_context: Any, share: float, changed: int
 ):
     context = make_context(train=texts_of("film"))
-    TrimVocabulary(held_out=share).apply(model, context)
+    apply_pass(TrimVocabulary(held_out=share), model, context)
     assert context.facts["changed_tokens"]["texts"] == changed
 
 
 def test_too_few_texts_are_told_before_anything_runs(model: TorchModel):
     one = replace(texts_of("film"), examples=("film",))
     with pytest.raises(ValueError, match="train has 1 text to count, and it takes two at least"):
-        TrimVocabulary().look_ahead(model, Ahead(model, {"train": one}, seed=0))
+        look_ahead(TrimVocabulary(), model, Ahead(model, {"train": one}, seed=0))
     with pytest.raises(ValueError, match="no piece occurs 1,000 times"):
-        TrimVocabulary(min_count=1000).look_ahead(
-            model, Ahead(model, {"train": texts_of("film")}, seed=0)
+        look_ahead(
+            TrimVocabulary(min_count=1000), model, Ahead(model, {"train": texts_of("film")}, seed=0)
         )
 
 
 def test_a_count_that_no_piece_reaches_is_to_be_lowered(model: TorchModel, make_context: Any):
     step = TrimVocabulary(min_count=10**9, held_out=0.1)
     with pytest.raises(ValueError, match=r"no piece occurs 1,000,000,000 times .*; lower it$"):
-        step.apply(model, make_context(train=texts_of("film")))
+        apply_pass(step, model, make_context(train=texts_of("film")))
 
 
 def test_a_vocabulary_whose_pieces_all_have_to_stay_says_so(model: TorchModel, make_context: Any):
@@ -390,13 +392,13 @@ def test_a_vocabulary_whose_pieces_all_have_to_stay_says_so(model: TorchModel, m
     model.preprocessor = tokenizer_with(pieces)
     model.module.resize_token_embeddings(len(pieces))
     with pytest.raises(ValueError, match="have to stay, however often they occur"):
-        TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("a")))
+        apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of("a")))
 
 
 def test_a_vocabulary_that_is_all_in_use_is_refused(model: TorchModel, make_context: Any):
-    trimmed = TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of("film")))
     with pytest.raises(ValueError, match="nothing to trim; raise min_count"):
-        TrimVocabulary(held_out=0.1).apply(trimmed, make_context(train=texts_of("film")))
+        apply_pass(TrimVocabulary(held_out=0.1), trimmed, make_context(train=texts_of("film")))
 
 
 def test_positions_that_hang_on_the_id_of_the_padding_are_not_moved(
@@ -405,7 +407,7 @@ def test_positions_that_hang_on_the_id_of_the_padding_are_not_moved(
     table = model.module.base_model.embeddings.position_embeddings
     table.padding_idx = VOCABULARY["[MASK]"]  # as in RoBERTa and its descendants
     with pytest.raises(ValueError, match="counts positions from the id of its padding, 6"):
-        TrimVocabulary(held_out=0.1).apply(model, make_context(train=texts_of("film")))
+        apply_pass(TrimVocabulary(held_out=0.1), model, make_context(train=texts_of("film")))
 
 
 @pytest.mark.parametrize(
@@ -443,7 +445,7 @@ def test_only_pieces_that_no_text_leads_to_go_and_no_answer_changes(
     odd = with_odd_pieces(model, strip_accents=strip_accents)
     texts = ["A Film !", "caf\u00e9 don't a!b a京b 京", "[unused0] ## Ä§ [MASK]", "".join(PIECES)]
     tokens, before = [odd.preprocessor.tokenize(text) for text in texts], logits(odd, texts)
-    trimmed = TrimVocabulary(drop="unreachable").apply(odd, make_context())
+    trimmed = apply_pass(TrimVocabulary(drop="unreachable"), odd, make_context())
     own = trimmed.preprocessor.get_vocab()
     # A piece of nothing but the prefix looks like one at the beginning of a word, and "#" is split.
     assert set(own) & set(ODD) == reachable
@@ -452,12 +454,12 @@ def test_only_pieces_that_no_text_leads_to_go_and_no_answer_changes(
     np.testing.assert_array_equal(logits(trimmed, texts), before)
     assert notes[0].startswith(f"{len(own)} of {len({*VOCABULARY, *ODD})} pieces stay")
     with pytest.raises(ValueError, match=r"lead to all \d+ pieces, .* take drop: unused"):
-        TrimVocabulary(drop="unreachable").apply(trimmed, make_context())
+        apply_pass(TrimVocabulary(drop="unreachable"), trimmed, make_context())
 
 
 def test_a_pattern_keeps_what_no_text_leads_to(model: TorchModel, make_context: Any):
     settings = TrimVocabulary(drop="unreachable", keep=("[[]unused*",))
-    trimmed = settings.apply(with_odd_pieces(model), make_context())
+    trimmed = apply_pass(settings, with_odd_pieces(model), make_context())
     assert set(trimmed.preprocessor.get_vocab()) & {"[unused0]", "Film"} == {"[unused0]"}
 
 
@@ -476,7 +478,7 @@ def test_what_the_normalizer_leaves_it_leaves_again(lowercase: bool, strip_accen
 def test_tokenizers_that_change_texts_otherwise_are_refused(model: TorchModel, make_context: Any):
     model.preprocessor.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(ValueError, match="this tokenizer has Lowercase and BertPreTokenizer; use"):
-        TrimVocabulary(drop="unreachable").apply(model, make_context())
+        apply_pass(TrimVocabulary(drop="unreachable"), model, make_context())
     assert len(model.module.get_input_embeddings().weight) == len(VOCABULARY) + 3
 
 
@@ -495,7 +497,7 @@ def test_vectors_of_texts_whose_tokens_stay_are_the_same_numbers(word_piece_dir:
     context = PassContext(
         {"train": texts}, lambda: model, torch.device("cpu"), 0, Path(), SILENT, lambda _: None
     )
-    trimmed = TrimVocabulary().apply(model, context)
+    trimmed = apply_pass(TrimVocabulary(), model, context)
     assert trimmed.module.get_input_embeddings().num_embeddings < len(VOCABULARY)
     after = trimmed.predict(trimmed.task.encode(trimmed.preprocessor, texts.examples))
     np.testing.assert_allclose(after, before, atol=1e-6)

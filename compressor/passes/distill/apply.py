@@ -1,0 +1,122 @@
+"""The work of `distill`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from compressor.errors import StepFailed
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.families.layers import encoder_layers
+from compressor.models.pooling import MODULES
+from compressor.models.structure import keep_layers
+from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
+from compressor.passes.base import Ahead, PassContext
+from compressor.passes.distill.settings import Distill, other_labels
+from compressor.tasks import load_task
+from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
+from compressor.training.recovery import check_distillation, distill
+from compressor.training.training_run import TrainingRun
+from compressor.words import counted
+
+_TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
+
+
+def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Load student and teacher, and see whether the one could learn from the other."""
+    student = model if settings.student is None else _begin(settings, model, ahead.seed)[0]
+    teacher = _load_teacher(settings, model, lambda: ahead.untouched)
+    if settings.student_layers is not None:
+        encoder_layers(student.module)
+    if ahead.train is not None:
+        for name, each in ((settings.student, student), (settings.teacher, teacher)):
+            if name is not None:
+                try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
+        check_distillation(student, teacher, ahead.train, settings)
+    return student
+
+
+def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchModel:
+    """Train `model` in place, or the checkpoint named as `student`, and return it.
+
+    Raises `StepFailed` before training when the teacher cannot teach this student or
+    `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
+    student cannot be loaded.
+    """
+    teacher = _load_teacher(settings, model, context.load_baseline)
+    student = model if settings.student is None else _load_student(settings, model, context)
+    layer_map = _shape(settings, student, teacher, context)
+    run = TrainingRun(
+        context.device, context.seed, context.work_dir, context.progress, settings.kind
+    )
+    summary = distill(student, teacher, context.train, settings, run, layer_map=layer_map)
+    context.note(summary.sentence())
+    return student
+
+
+def _load_teacher(
+    settings: Distill, model: TorchModel, load_baseline: Callable[[], TorchModel]
+) -> TorchModel:
+    """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
+    if settings.teacher is None:
+        return load_baseline()
+    files, task = find_checkpoint(settings.teacher), model.task
+    if not task.names_labels and (files.directory / MODULES).is_file():
+        # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
+        task = load_task(task.name, max_length=task.max_length)
+    teacher = replace(load_foreign(files, task), task=model.task)
+    _require_length(teacher, "teacher")
+    return teacher
+
+
+def _load_student(settings: Distill, model: TorchModel, context: PassContext) -> TorchModel:
+    """Load the checkpoint to begin from; it takes the place of `model`."""
+    student, is_new = _begin(settings, model, context.seed)
+    student.module.to(context.device)
+    head = "a new head" if is_new else "its own head"
+    context.note(
+        f"the student begins as {settings.student} ({student.module.config.model_type}, "
+        f"{counted(student.parameter_counts()[0], 'parameter')}) with {head}"
+    )
+    return student
+
+
+def _begin(settings: Distill, model: TorchModel, seed: int) -> tuple[TorchModel, bool]:
+    """Return the checkpoint to begin from, and whether its head is new."""
+    assert settings.student is not None, "the caller asked"
+    files = find_checkpoint(settings.student)
+    student, is_new = load_with_head(files, model.task, model.labels, seed=seed)
+    if student.labels != model.labels:
+        raise StepFailed(other_labels(student.labels, model.labels))
+    _require_length(student, "student")
+    return student, is_new
+
+
+def _shape(
+    settings: Distill, student: TorchModel, teacher: TorchModel, context: PassContext
+) -> LayerMap | None:
+    """Take out layers of the student where wanted, and return which layers it learns from."""
+    layer_map = None
+    if settings.student_layers is not None:
+        depth = len(encoder_layers(student.module))
+        layers = chosen_layers(settings.student_layers, depth)
+        taught = getattr(teacher.module.config, "num_hidden_layers", None)
+        if settings.student is None and taught == depth:
+            layer_map = tuple(enumerate(layers))
+        keep_layers(student.module, layers)
+        context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
+    if settings.layer_map is None:
+        return layer_map
+    depths = (each.module.config.num_hidden_layers for each in (student, teacher))
+    return layer_map_of(settings.layer_map, *depths)
+
+
+def _require_length(model: TorchModel, whose: str) -> None:
+    """Raise `StepFailed` when a model cannot read as many tokens as the recipe gives it."""
+    limit = getattr(model.preprocessor, "model_max_length", None)
+    wanted = model.task.max_length
+    if wanted is not None and limit is not None and wanted > limit:
+        raise StepFailed(
+            f"{whose}: it reads at most {counted(limit, 'token')}, data.max_length is {wanted}; "
+            f"set data.max_length to {limit} or less"
+        )

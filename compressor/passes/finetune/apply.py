@@ -1,0 +1,19 @@
+"""The work of `finetune`."""
+
+from __future__ import annotations
+
+from compressor.models.torch_model import TorchModel
+from compressor.passes.base import PassContext
+from compressor.passes.finetune.settings import Finetune
+from compressor.training.recovery import finetune
+from compressor.training.training_run import TrainingRun
+
+
+def apply(settings: Finetune, model: TorchModel, context: PassContext) -> TorchModel:
+    """Train `model` in place; raises `StepFailed` when the training split has no labels."""
+    run = TrainingRun(
+        context.device, context.seed, context.work_dir, context.progress, settings.kind
+    )
+    summary = finetune(model, context.train, settings, run)
+    context.note(summary.sentence())
+    return model
