@@ -13,10 +13,10 @@ import torch
 import transformers
 from random_encoders import make_encoder  # noqa: F401 -- a fixture
 from small_graphs import (  # noqa: F401 -- fixtures
-    integer_product,
+    integer_matmul,
     make_graph,
     run_graph,
-    token_product,
+    token_matmul,
 )
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 

@@ -59,7 +59,7 @@ def run_graph() -> Callable[..., NDArray[Any]]:
 
 
 @pytest.fixture
-def token_product() -> Callable[..., NDArray[np.float64]]:
+def token_matmul() -> Callable[..., NDArray[np.float64]]:
     """Return the product with one scale for each token, computed in wide integers.
 
     A token's range is its largest magnitude, or `smallest_range`; the levels above `zero_point`
@@ -84,7 +84,7 @@ def token_product() -> Callable[..., NDArray[np.float64]]:
 
 
 @pytest.fixture
-def integer_product() -> Callable[..., NDArray[np.float64]]:
+def integer_matmul() -> Callable[..., NDArray[np.float64]]:
     """Return the product that `DynamicQuantizeMatMul` stands for, computed in wide integers.
 
     Activations are unsigned 8 bits with one scale and zero point over the range that includes 0.

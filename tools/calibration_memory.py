@@ -28,7 +28,11 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.onnx_graph.quantizable_weights import factor_names, find_sites, lift_constants
+from compressor.onnx_graph.quantizable_weights import (
+    activation_names,
+    find_quantizable_weights,
+    lift_constants,
+)
 from compressor.passes.quantize.calibration import calibrate
 
 
@@ -76,7 +80,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     split = Dataset("calibration", tuple(texts), None, np.arange(len(texts)), arguments.data.name)
     graph = load_graph(arguments.graph)
     lift_constants(graph)
-    values = factor_names(graph, [site for site in find_sites(graph) if site.obstacle is None])
+    values = activation_names(
+        graph, [weight for weight in find_quantizable_weights(graph) if weight.obstacle is None]
+    )
     with tempfile.TemporaryDirectory() as folder:
         lent = context(model, Path(folder), split)
         reset_peak()

@@ -22,9 +22,9 @@ from compressor.inspection.inputs import TextRows, random_batch, text_batches
 from compressor.models.components import StoredWeight, component_bytes, stored_weights
 from compressor.models.onnx_model import OUTPUTS, SESSION_FAILURES, optimized_graph
 from compressor.onnx_graph.element_types import FLOATS
-from compressor.onnx_graph.integer_matmuls import IntegerProduct, find_integer_products
+from compressor.onnx_graph.integer_matmuls import IntegerMatmul, find_integer_matmuls
 from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, parameter_counts
-from compressor.onnx_graph.saturation import exact_product, saturating_product
+from compressor.onnx_graph.saturation import exact_matmul, saturating_matmul
 from compressor.onnx_graph.split_run import SplitRun
 from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch
@@ -93,7 +93,7 @@ def _not_finite(model: onnx.ModelProto) -> dict[str, int]:
 def _saturation(
     path: Path, model: onnx.ModelProto, rows: TextRows | None, progress: Progress
 ) -> SaturationFacts:
-    products = find_integer_products(model)
+    products = find_integer_matmuls(model)
     if not products:
         return SaturationFacts("no_integer_products", (), None)
     placed = {item.name: item for item in stored_weights(model)}
@@ -122,8 +122,8 @@ def _logit_change(
     with progress.bar("simulate", len(batches)) as advance:
         for batch in batches:
             try:
-                exact.append(np.asarray(graph.run(batch, output, exact_product), np.float64))
-                found = graph.run(batch, output, saturating_product)
+                exact.append(np.asarray(graph.run(batch, output, exact_matmul), np.float64))
+                found = graph.run(batch, output, saturating_matmul)
             except (ValueError, *SESSION_FAILURES) as error:  # shapes that only a run tells
                 raise EnvironmentMismatch(
                     f"{path}: cannot be run on {name} ({error}); give rows that fit it with --data "
@@ -157,7 +157,7 @@ def _compare(
 
 
 def _product(
-    product: IntegerProduct, placed: Mapping[str, StoredWeight], *, simulated: bool
+    product: IntegerMatmul, placed: Mapping[str, StoredWeight], *, simulated: bool
 ) -> ProductFacts:
     weight, risk = placed.get(product.weight or ""), product.risk
     return ProductFacts(

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.observers import ActivationStatistics, Histogram
-from compressor.onnx_graph.quantized_activations import Grid, StaticGrid, grid_after
+from compressor.onnx_graph.quantized_activations import (
+    ScaleAndZeroPoint,
+    TokenScale,
+    token_scale_after,
+)
 
 Floats = NDArray[np.float64]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
@@ -27,10 +31,10 @@ _NARROWEST = 0.02  # of the full range, that a search looks at
 _AS_FINE = 4.0  # times the squared error of one scale for each token
 
 
-def static_grid(
+def static_scale(
     statistics: ActivationStatistics, method: Method, *, percentile: float = 99.99
-) -> StaticGrid:
-    """Return the 8-bit grid of an activation that was observed at least once.
+) -> ScaleAndZeroPoint:
+    """Return scale and zero point of an activation that was observed at least once.
 
     `minmax` covers all that was seen. `percentile` cuts the same share off both ends, so that this
     percentage stays inside. `mse` takes the range with the smallest squared error. `entropy` takes
@@ -42,15 +46,15 @@ def static_grid(
     low, high = _range_with_zero(statistics, method, percentile)
     if method == "mse":
         low, high = least_squares_range(statistics.histogram, low, high)
-    return grid_of(low, high)
+    return scale_of_range(low, high)
 
 
 def signed_scale(
     statistics: ActivationStatistics, method: Method, *, percentile: float = 99.99
 ) -> float:
-    """Return the scale of an activation on a signed grid: `value = scale * integer`, -128..127.
+    """Return the signed scale of an activation: `value = scale * integer`, -128..127.
 
-    The methods are those of `static_grid`, over ranges that reach as far on both sides of 0. An
+    The methods are those of `static_scale`, over ranges that reach as far on both sides of 0. An
     activation that was 0 throughout gets scale 1.
 
     Raises `StepFailed` when nothing was observed.
@@ -67,7 +71,7 @@ def signed_scale(
 def _range_with_zero(
     statistics: ActivationStatistics, method: Method, percentile: float
 ) -> tuple[float, float]:
-    """Return the range that `method` cuts; `mse`, which needs a grid, still gets the whole one."""
+    """Return the range that `method` cuts; `mse`, which needs a scale, still gets the whole one."""
     if statistics.num_tokens == 0:
         raise StepFailed("were not observed on any calibration row")
     low, high = min(statistics.lowest, 0.0), max(statistics.highest, 0.0)
@@ -81,41 +85,43 @@ def _range_with_zero(
 def finely_rounded(
     model: onnx.ModelProto,
     statistics: Mapping[str, ActivationStatistics],
-    grids: Mapping[str, StaticGrid],
-) -> dict[str, StaticGrid]:
-    """Return those of `grids` that lose little against one scale for each token.
+    scales: Mapping[str, ScaleAndZeroPoint],
+) -> dict[str, ScaleAndZeroPoint]:
+    """Return those of `scales` that lose little against one scale for each token.
 
-    Little is at most four times the mean squared error, or twice the error; a fixed grid's includes
-    what it clips. `model` is the float graph whose activations were observed.
+    Little is at most four times the mean squared error, or twice the error; that of a fixed
+    scale includes what it clips. `model` is the float graph whose activations were observed.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
     return {
-        name: grid
-        for name, grid in grids.items()
-        if _grid_error(statistics[name], grid)
-        <= _AS_FINE * _token_error(statistics[name], grid_after(producers.get(name)))
+        name: static
+        for name, static in scales.items()
+        if _static_error(statistics[name], static)
+        <= _AS_FINE * _token_error(statistics[name], token_scale_after(producers.get(name)))
     }
 
 
-def _grid_error(statistics: ActivationStatistics, grid: StaticGrid) -> float:
-    """Return the mean squared error of a fixed grid over what was observed."""
+def _static_error(statistics: ActivationStatistics, static: ScaleAndZeroPoint) -> float:
+    """Return the mean squared error of a fixed scale over what was observed."""
     values, counts = _occupied(statistics.histogram, statistics.lowest, statistics.highest)
-    return _squared_error(values, counts, grid) / float(counts.sum())
+    return _squared_error(values, counts, static) / float(counts.sum())
 
 
-def _token_error(statistics: ActivationStatistics, grid: Grid) -> float:
+def _token_error(statistics: ActivationStatistics, token_scale: TokenScale) -> float:
     """Return the mean squared error of rounding with one scale for each token, as a prediction."""
-    squared = max(statistics.squared_ranges / statistics.num_tokens, grid.smallest_range**2)
-    return squared / grid.levels**2 / 12  # of a uniform distribution one step wide
+    squared = max(statistics.squared_ranges / statistics.num_tokens, token_scale.smallest_range**2)
+    return squared / token_scale.levels**2 / 12  # of a uniform distribution one step wide
 
 
-def grid_of(low: float, high: float) -> StaticGrid:
-    """Return the grid of `low <= 0 <= high` with 0 on it; a range of nothing but 0 gets scale 1."""
+def scale_of_range(low: float, high: float) -> ScaleAndZeroPoint:
+    """Return scale and zero point of `low <= 0 <= high`; a range of nothing but 0 gets scale 1."""
     step = (high - low) / (_LEVELS - 1)
     if step == 0:
-        return StaticGrid(scale=1.0, zero_point=0)
+        return ScaleAndZeroPoint(scale=1.0, zero_point=0)
     step = max(step, float(np.finfo(np.float32).tiny))
-    return StaticGrid(float(np.float32(step)), int(np.clip(np.rint(-low / step), 0, _LEVELS - 1)))
+    return ScaleAndZeroPoint(
+        float(np.float32(step)), int(np.clip(np.rint(-low / step), 0, _LEVELS - 1))
+    )
 
 
 def percentile_range(
@@ -140,7 +146,7 @@ def least_squares_range(histogram: Histogram, low: float, high: float) -> tuple[
     best_low, best_high = low, high
 
     def error(first: float, last: float) -> float:
-        return _squared_error(values, counts, grid_of(first, last))
+        return _squared_error(values, counts, scale_of_range(first, last))
 
     for _ in range(_SWEEPS):
         if high > 0:
@@ -157,8 +163,8 @@ def _least_squares_end(histogram: Histogram, low: float, high: float) -> float:
     values, counts = _occupied(histogram, low, high)
     ends = max(-low, high) * np.linspace(_NARROWEST, 1, _CANDIDATES)
     # Signed integers with zero point 0 are unsigned ones with the zero point in the middle.
-    grids = [StaticGrid(float(end) / _SIGNED_MAX, _SIGNED_MAX + 1) for end in ends]
-    return float(ends[np.argmin([_squared_error(values, counts, grid) for grid in grids])])
+    scales = [ScaleAndZeroPoint(float(end) / _SIGNED_MAX, _SIGNED_MAX + 1) for end in ends]
+    return float(ends[np.argmin([_squared_error(values, counts, static) for static in scales])])
 
 
 def entropy_range(histogram: Histogram, low: float, high: float) -> tuple[float, float]:
@@ -181,10 +187,10 @@ def entropy_range(histogram: Histogram, low: float, high: float) -> tuple[float,
     return max(low, -best_end), min(high, best_end)
 
 
-def _squared_error(values: Floats, counts: NDArray[np.int64], grid: StaticGrid) -> float:
-    """Return the squared error of a grid, summed over `counts` of each of `values`."""
-    integers = np.clip(np.rint(values / grid.scale) + grid.zero_point, 0, _LEVELS - 1)
-    return float(np.square((integers - grid.zero_point) * grid.scale - values) @ counts)
+def _squared_error(values: Floats, counts: NDArray[np.int64], static: ScaleAndZeroPoint) -> float:
+    """Return the squared error of rounding, summed over `counts` of each of `values`."""
+    integers = np.clip(np.rint(values / static.scale) + static.zero_point, 0, _LEVELS - 1)
+    return float(np.square((integers - static.zero_point) * static.scale - values) @ counts)
 
 
 def _divergence(centres: Floats, counts: NDArray[np.int64], inside: NDArray[np.bool_]) -> float:

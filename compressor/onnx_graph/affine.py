@@ -23,9 +23,10 @@ Scalar = TypeVar("Scalar", np.float64, np.int64)
 WEIGHT_MAX = 127
 PAIR_MAX = 128  # 128 * 255 = 32640 fits into 16 bits (32767), 129 * 255 = 32895 does not
 
-# Quotients this near to integers lie on a grid; float32 products of grid and integer are nearer.
-_ON_GRID = 1e-3
-_ROWS_TO_REJECT = 16  # tell nearly every grid that does not fit, at little cost
+# Weights over a scale that are this near to integers are multiples of it; float32 products are
+# nearer.
+_NEAR = 1e-3
+_ROWS_TO_REJECT = 16  # tell nearly every scale that does not fit, at little cost
 
 _ROWS_AT_ONCE = 1 << 14  # of a table, which may take gigabytes, in float64
 
@@ -58,7 +59,7 @@ def column_scales(weight: Floats) -> NDArray[np.float32]:
 
     Raises `StepFailed` when a weight is not finite.
     """
-    steps = _grid_steps(finite(weight))
+    steps = _trained_scales(finite(weight))
     return np.where(np.isnan(steps), saturation_free_scales(weight), steps).astype(np.float32)
 
 
@@ -66,7 +67,7 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float
     """Return int8 values `(K, N)` and scales `(N,)` of a weight matrix, safe on every x86 CPU.
 
     The values lie in -127..127 and `values * scales` is off by at most half a scale; where the
-    weights are on a grid already (`column_scales`), it is off by next to nothing.
+    weights are multiples of a scale already (`column_scales`), it is off by next to nothing.
 
     Raises `StepFailed` when a weight is not finite.
     Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
@@ -127,29 +128,29 @@ def max_pair_sum(values: NDArray[np.int8]) -> int:
     return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
 
 
-def _grid_steps(exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the coarsest pair-safe grid of each column, NaN where there is none, shape `(N,)`."""
+def _trained_scales(exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the largest pair-safe scale of each column, NaN where there is none, shape `(N,)`."""
     steps = np.full(exact.shape[1], np.nan)
     largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
     pending = np.flatnonzero(largest > 0)
     for levels in range(1, WEIGHT_MAX + 1):
         tried = largest[pending] / levels
-        fits = _is_on_grid(exact[:_ROWS_TO_REJECT, pending], tried)
+        fits = _are_multiples(exact[:_ROWS_TO_REJECT, pending], tried)
         chosen, step = pending[fits], tried[fits]
-        found = _is_on_grid(exact[:, chosen], step)
+        found = _are_multiples(exact[:, chosen], step)
         chosen, step = chosen[found], step[found]
         integers = np.rint(exact[:, chosen] / step).astype(np.int64)
         is_safe = np.max(_pair_sums(integers), axis=0, initial=0) <= PAIR_MAX
         steps[chosen[is_safe]] = step[is_safe]
-        # A finer grid of the same weights has larger integers, so it is not safe either.
+        # A smaller scale of the same weights has larger integers, so it is not safe either.
         pending = np.setdiff1d(pending, chosen, assume_unique=True)
     return steps
 
 
-def _is_on_grid(exact: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _are_multiples(exact: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.bool_]:
     quotients = exact / steps
     off = np.max(np.abs(quotients - np.rint(quotients)), axis=0, initial=0.0)
-    fits: NDArray[np.bool_] = off < _ON_GRID
+    fits: NDArray[np.bool_] = off < _NEAR
     return fits
 
 

@@ -24,9 +24,9 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # ONNX Runtime wants powers of two, from 1
 
 # Parts of the scale that just reaches the largest weight of a block.
 _FRACTIONS = np.linspace(0.6, 1.2, 13, dtype=np.float32)
-# The same of a block that lies on a grid of four bits already, whose largest integer is 1 to 7:
-# with these the grid is found again, as training left it (`fake_quantize.py`).
-_ON_GRID = tuple(np.float32(8 / largest) for largest in range(1, 8))
+# The same of a block of multiples of one scale in four bits, whose largest integer is 1 to 7:
+# with these the scale is found again, as training left it (`fake_quantize.py`).
+_TRAINED = tuple(np.float32(8 / largest) for largest in range(1, 8))
 _ROWS_AT_ONCE = 2048  # so that the memory for the search does not grow with a table
 _SMALLEST_HALF = float(np.finfo(np.float16).tiny)
 
@@ -54,7 +54,7 @@ class Blocks:
         return pack(shifted.astype(np.uint8), self.bits)
 
     def packed_in_blocks(self) -> Bytes:
-        """Return the same for products, `(rows, blocks, block_size * bits / 8)`.
+        """Return the same for matmuls, `(rows, blocks, block_size * bits / 8)`.
 
         The last block of a row is filled up with zeros.
         """
@@ -109,7 +109,7 @@ def _chosen_scales(part: Floats, bits: int, block_size: int) -> Floats:
     reaching = np.where(largest == 0, np.float32(1), largest / np.float32(1 << (bits - 1)))
     chosen = reaching.astype(np.float32)
     least = np.full(reaching.shape, np.inf)
-    fractions = (*-_FRACTIONS, *_FRACTIONS, *(_ON_GRID if bits == 4 else ()))
+    fractions = (*-_FRACTIONS, *_FRACTIONS, *(_TRAINED if bits == 4 else ()))
     for scale in (fraction * reaching for fraction in fractions):
         lost = blocks - _rounded(blocks, scale, bits) * scale[..., None]
         error = np.einsum("rbi,rbi->rb", lost, lost)

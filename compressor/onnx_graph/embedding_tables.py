@@ -22,9 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
-from compressor.onnx_graph.int8_weights import Activations, quantize_sites
-from compressor.onnx_graph.qdq import SignedScales, insert_pairs
-from compressor.onnx_graph.quantizable_weights import Site, find_uses
+from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
+from compressor.onnx_graph.qdq import SignedScales, insert_qdq
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
 
 BITS = 4
 
@@ -48,50 +48,50 @@ class Int4Tables:
 NO_INT4 = Int4Tables()
 
 
-def store_sites(
+def store_weights(
     model: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     *,
     activations: Activations | SignedScales,
     tables: Int4Tables,
 ) -> dict[str, float]:
-    """Store `sites` as int8, or as int4 where `tables` says so; return the error of each int4 one.
+    """Store `weights` as int8, or int4 where `tables` says so; return the error of each int4 one.
 
-    Signed scales make quantize-dequantize pairs of them, everything else integer products. Changes
-    the graph in place; raises `StepFailed` like `quantize_sites`, `insert_pairs` and
+    Signed scales make quantize-dequantize pairs of them, everything else integer matmuls. Changes
+    the graph in place; raises `StepFailed` like `store_int8_weights`, `insert_qdq` and
     `store_int4_tables`.
     """
-    packed = [site for site in sites if site.weight in tables.weights]
+    packed = [weight for weight in weights if weight.name in tables.weights]
     errors = store_int4_tables(model, packed, block_size=tables.block_size, refined=tables.refined)
-    rest = [site for site in sites if site.weight not in tables.weights]
+    rest = [weight for weight in weights if weight.name not in tables.weights]
     if isinstance(activations, SignedScales):
-        insert_pairs(model, rest, activations)
+        insert_qdq(model, rest, activations)
     else:
-        quantize_sites(model, rest, activations=activations)
+        store_int8_weights(model, rest, activations=activations)
     return errors
 
 
-def reasons_against_int4(sites: Iterable[Site]) -> dict[str, str]:
-    """Return why tables among `sites` should not be stored in four bits, by their weights."""
-    tables = [site for site in sites if site.kind == "table"]
-    total = sum(site.num_elements for site in tables)
+def reasons_against_int4(weights: Iterable[QuantizableWeight]) -> dict[str, str]:
+    """Return why tables among `weights` should not be stored in four bits, by their names."""
+    tables = [weight for weight in weights if weight.kind == "table"]
+    total = sum(weight.num_elements for weight in tables)
     found = {}
-    for site in tables:
-        if site.num_elements < _WORTH * total:
-            found[site.weight] = "it is small, and every text reads the same rows"
-        elif site.shape[-1] % 2:
-            found[site.weight] = "its rows have an odd width and integers are packed in pairs"
+    for weight in tables:
+        if weight.num_elements < _WORTH * total:
+            found[weight.name] = "it is small, and every text reads the same rows"
+        elif weight.shape[-1] % 2:
+            found[weight.name] = "its rows have an odd width and integers are packed in pairs"
     return found
 
 
 def store_int4_tables(
     model: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     *,
     block_size: int,
     refined: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> dict[str, float]:
-    """Store the tables of `sites` as int4 in blocks, in place, and return each one's error.
+    """Store the tables of `weights` as int4 in blocks, in place, and return each one's error.
 
     The rows of a table that `refined` names get four bits more. The error is the root mean square
     of what rounding loses, over that of the table. An index beyond a table without such rows gives
@@ -104,23 +104,23 @@ def store_int4_tables(
     uses = find_uses(graph)
     lookups: dict[str, list[onnx.NodeProto]] = {}  # by the first output of what they replace
     errors = {}
-    for site in sites:
-        table = numpy_helper.to_array(tensors[site.weight])
+    for weight in weights:
+        table = numpy_helper.to_array(tensors[weight.name])
         try:
             blocks = quantize_blocks(table, bits=BITS, block_size=block_size)
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
+            raise StepFailed(f"weight {weight.name} {error}") from error
         restored = blocks.restored()
-        names = _store(model, tensors, site.weight, blocks)
-        rows = (refined or {}).get(site.weight)
+        names = _store(model, tensors, weight.name, blocks)
+        rows = (refined or {}).get(weight.name)
         more: tuple[str, str, str] | None = None
         if rows is not None and len(rows):
             places, rests = _rests(table - restored, rows, block_size)
             restored[rows] += rests.restored()[:-1]
-            place = add_constant(model, tensors, f"{site.weight}_place", places)
-            more = (place, *_store(model, tensors, f"{site.weight}_rest", rests))
-        errors[site.weight] = relative_error(table, restored)
-        for use in uses[site.weight]:
+            place = add_constant(model, tensors, f"{weight.name}_place", places)
+            more = (place, *_store(model, tensors, f"{weight.name}_rest", rests))
+        errors[weight.name] = relative_error(table, restored)
+        for use in uses[weight.name]:
             [output] = use.node.output
             if more is None:
                 lookups[output] = _lookup(
@@ -128,7 +128,7 @@ def store_int4_tables(
                 )
             else:
                 lookups[output] = _refined_lookup(use.node, names, more, block_size)
-        graph.initializer.remove(tensors[site.weight])
+        graph.initializer.remove(tensors[weight.name])
     replace_nodes(model, lookups)
     return errors
 

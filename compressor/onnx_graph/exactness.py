@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.packed_exactness import check_packed
-from compressor.onnx_graph.saturation import exact_product, saturating_product
+from compressor.onnx_graph.saturation import exact_matmul, saturating_matmul
 from compressor.onnx_graph.unoptimized import CONTRIB, open_nodes, open_unoptimized
 
 Array = NDArray[Any]
@@ -114,8 +114,8 @@ class _Checker:
                 self._compare(output, integers.astype(np.float32))
             else:
                 self._compare(output, integers)
-            exact = exact_product(integers, weight)
-            self._counts[output][2] += int(np.sum(saturating_product(integers, weight) != exact))
+            exact = exact_matmul(integers, weight)
+            self._counts[output][2] += int(np.sum(saturating_matmul(integers, weight) != exact))
 
     def found(self) -> Iterator[ExactnessCheck]:
         """Yield what was counted."""
@@ -207,7 +207,7 @@ def _product(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> _Pro
 
 def _sums(integers: Array, weight: Array, zero_point: Array) -> NDArray[np.int32]:
     """Return `(integers - zero_point) @ weight`, which has to fit into 32 bits."""
-    wide = exact_product(integers.reshape(-1, integers.shape[-1]), weight)
+    wide = exact_matmul(integers.reshape(-1, integers.shape[-1]), weight)
     wide = wide - zero_point.astype(np.int64).reshape(-1)[:1] * weight.astype(np.int64).sum(axis=0)
     if wide.size and (wide.min() < _INT32.min or wide.max() > _INT32.max):
         raise ValueError(f"a sum of {len(weight)} products does not fit into 32 bits")

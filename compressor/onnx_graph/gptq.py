@@ -1,6 +1,6 @@
-"""Rounds a weight matrix so that its products change least, not its weights.
+"""Rounds a weight matrix so that its outputs change least, not its weights.
 
-Rows are rounded one after the other, and what a rounding adds to the products is taken back, as far
+Rows are rounded one after the other, and what a rounding adds to the outputs is taken back, as far
 as the inputs are correlated, by the rows that are still free. All that is needed of the inputs is
 their Gram matrix, so memory does not grow with the rows that it is summed over.
 
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 128  # whose effect on later rows is collected before it is appl
 
 
 class ActivationMoments:
-    """Running sums of the inputs of a product: `gram` is the sum of their outer products."""
+    """Running sums of the inputs of a matmul: `gram` is the sum of their outer products."""
 
     def __init__(self) -> None:
         self.num_tokens = 0
@@ -62,9 +62,9 @@ class ActivationMoments:
 
 
 def round_columns(weight: Floats, gram: Doubles) -> Floats:
-    """Return `weight`, shape `(K, N)`, on the grids of its columns, safe on every x86 CPU.
+    """Return `weight`, shape `(K, N)`, as multiples of its columns' scales, safe on every x86 CPU.
 
-    The grids are those of `affine.column_scales`, so `quantize_columns` stores exactly the integers
+    The scales are those of `affine.column_scales`, so `quantize_columns` stores the very integers
     chosen here; no pair of rows 2i and 2i + 1 sums to more than 128. `gram` is that of the inputs,
     `(K, K)`.
 
@@ -91,15 +91,15 @@ def round_blocks(weight: Floats, gram: Doubles, *, bits: int, block_size: int) -
     return Blocks(integers.T.astype(np.int8), nearest.scales, bits, block_size)
 
 
-def product_error(weight: Floats, rounded: Floats, moments: ActivationMoments) -> float:
-    """Return the root mean square of what rounding changes in the products of `moments`."""
+def matmul_error(weight: Floats, rounded: Floats, moments: ActivationMoments) -> float:
+    """Return the root mean square of what rounding changes in the outputs, over `moments`."""
     lost = (weight - rounded).astype(np.float64)
     total = float(np.einsum("kn,kn->", lost, moments.gram @ lost))
     return float(np.sqrt(max(0.0, total) / max(1, moments.num_tokens * weight.shape[1])))
 
 
 def bias_correction(weight: Floats, rounded: Floats, moments: ActivationMoments) -> Floats:
-    """Return what to add to the bias, `(N,)`, so that products keep their mean.
+    """Return what to add to the bias, `(N,)`, so that outputs keep their mean.
 
     Ref: Nagel et al. 2019, arXiv:1906.04721, eq. 17.
     """

@@ -12,44 +12,44 @@ from onnx import helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import quantize_columns, quantize_rows
-from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 from compressor.onnx_graph.quantized_activations import (
     Quantized,
-    StaticGrid,
-    grid_after,
+    ScaleAndZeroPoint,
     quantize_static,
     quantize_tokens,
+    token_scale_after,
 )
 
-# How activations become integers: at run time, or with the grids of a mapping, by their names.
+# How activations become integers: at run time, or with the scales of a mapping, by their names.
 # Activations that a mapping lacks are quantized per token.
-Activations = Literal["per_tensor", "per_token"] | Mapping[str, StaticGrid]
+Activations = Literal["per_tensor", "per_token"] | Mapping[str, ScaleAndZeroPoint]
 
 _CONTRIB = "com.microsoft"
 
 
-def quantize_sites(
-    model: onnx.ModelProto, sites: Iterable[Site], *, activations: Activations
+def store_int8_weights(
+    model: onnx.ModelProto, weights: Iterable[QuantizableWeight], *, activations: Activations
 ) -> None:
-    """Store the weights of `sites` as int8 and rewrite the operators that read them, in place.
+    """Store `weights` as int8 and rewrite the operators that read them, in place.
 
     Weights of matrices have one scale for each output column. Their activations are quantized to
     unsigned 8 bits: `per_tensor` at run time with one scale and zero point for the whole tensor
     (`DynamicQuantizeMatMul`), `per_token` with one scale for each vector along the last axis and a
     constant zero point (`MatMulIntegerToFloat`, multiplied by that scale afterwards). Those with a
-    grid of their own need no more than that operator: measured against `QLinearMatMul`, `QGemm`,
+    scale of their own need no more than that operator: measured against `QLinearMatMul`, `QGemm`,
     `MatMulInteger` and what ONNX Runtime fuses from quantize-dequantize pairs, it took the least
     time with one row of 20 tokens and with 32 of 24 (by 2 to 19%). Tables are looked up in int8 and
     multiplied by the scale of each row. The float originals are removed.
 
-    Raises `ValueError` when a site has an obstacle or a weight is not finite; the graph is then not
+    Raises `ValueError` when a weight has an obstacle or is not finite; the graph is then not
     to be used.
     """
     rewriter = _Rewriter(model, activations)
-    for site in sites:
-        if site.obstacle is not None:
-            raise ValueError(f"weight {site.weight} cannot be int8: {site.obstacle}")
-        rewriter.store(site)
+    for weight in weights:
+        if weight.obstacle is not None:
+            raise ValueError(f"weight {weight.name} cannot be int8: {weight.obstacle}")
+        rewriter.store(weight)
     rewriter.finish()
 
 
@@ -68,28 +68,31 @@ class _Rewriter:
         # missing.
         self.replacements: dict[str, list[onnx.NodeProto]] = {}
         self.producers = {name: node for node in model.graph.node for name in node.output}
-        # Activations that several products read are quantized once, before the first of them.
+        # Activations that several matmuls read are quantized once, before the first of them.
         self.quantized: dict[str, tuple[Quantized, list[onnx.NodeProto]]] = {}
         self.shared: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
-    def store(self, site: Site) -> None:
-        """Add the int8 weight of `site`, and replace its readers."""
-        weight = numpy_helper.to_array(self.tensors[site.weight])
-        readers = self.uses[site.weight]
-        replace = self._product if site.kind == "matrix" else self._lookup
+    def store(self, weight: QuantizableWeight) -> None:
+        """Add the int8 form of `weight`, and replace its readers."""
+        values = numpy_helper.to_array(self.tensors[weight.name])
+        readers = self.uses[weight.name]
+        replace = self._matmul if weight.kind == "matrix" else self._lookup
         try:
-            if site.kind == "matrix":
+            if weight.kind == "matrix":
                 transposed, factor = readers[0].layout
-                values, scales = quantize_columns(
-                    (weight.T if transposed else weight) * np.float32(factor)
+                integers, scales = quantize_columns(
+                    (values.T if transposed else values) * np.float32(factor)
                 )
             else:
-                values, scales = quantize_rows(weight)
+                integers, scales = quantize_rows(values)
                 scales = scales[:, None]  # (rows, 1): looked up like the rows themselves
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
-        names = self._add(f"{site.weight}_int8", values), self._add(f"{site.weight}_scale", scales)
-        self.removed.add(site.weight)
+            raise StepFailed(f"weight {weight.name} {error}") from error
+        names = (
+            self._add(f"{weight.name}_int8", integers),
+            self._add(f"{weight.name}_scale", scales),
+        )
+        self.removed.add(weight.name)
         for use in readers:
             self.replacements[use.node.output[0]] = replace(use, *names)
 
@@ -118,11 +121,11 @@ class _Rewriter:
             yield from waiting.pop(node.input[0], ())
             yield from replacement
 
-    def _product(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
+    def _matmul(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
         term = self._third_input(use)
         bias = self._bias(use, term, self.tensors[scale].dims[0])
         if self.activations != "per_tensor":
-            return self._integer_product(use, weight, scale, bias, term)
+            return self._integer_matmul(use, weight, scale, bias, term)
         added_later = bool(term) and not bias
         output = f"{use.node.output[0]}_product" if added_later else use.node.output[0]
         # The zero point of symmetric weights is 0, which is what leaving it out means.
@@ -130,25 +133,25 @@ class _Rewriter:
         nodes = [_contrib("DynamicQuantizeMatMul", inputs, output, use.node.name)]
         return nodes + (self._addition(use, term, output) if added_later else [])
 
-    def _integer_product(
+    def _integer_matmul(
         self, use: Use, weight: str, scale: str, bias: str, term: str
     ) -> list[onnx.NodeProto]:
         output, found = use.node.output[0], self._quantize(use.node.input[0])
         inputs = [found.integers, weight, found.scale, scale, found.zero_point]
-        product = f"{output}_product" if term else output
+        matmul = f"{output}_product" if term else output
         if found.ranges is None:
             inputs += ["", bias] if bias else []
-            product = output if bias else product
-            nodes = [_contrib("MatMulIntegerToFloat", inputs, product, use.node.name)]
-            return nodes + (self._addition(use, term, product) if term and not bias else [])
-        units = f"{output}_units"  # what the product would be if every range were 1
+            matmul = output if bias else matmul
+            nodes = [_contrib("MatMulIntegerToFloat", inputs, matmul, use.node.name)]
+            return nodes + (self._addition(use, term, matmul) if term and not bias else [])
+        units = f"{output}_units"  # what the matmul would be if every range were 1
         nodes = [
             _contrib("MatMulIntegerToFloat", inputs, units, use.node.name),
-            helper.make_node("Mul", [units, found.ranges], [product]),
+            helper.make_node("Mul", [units, found.ranges], [matmul]),
         ]
         if bias:
-            return [*nodes, helper.make_node("Add", [product, bias], [output])]
-        return nodes + (self._addition(use, term, product) if term else [])
+            return [*nodes, helper.make_node("Add", [matmul, bias], [output])]
+        return nodes + (self._addition(use, term, matmul) if term else [])
 
     def _quantize(self, values: str) -> Quantized:
         """Return the quantized form of activations, whose nodes come before their first reader."""
@@ -157,8 +160,8 @@ class _Rewriter:
             if fixed is not None:
                 made = quantize_static(values, fixed, self._constant)
             else:
-                grid = grid_after(self.producers.get(values))
-                made = quantize_tokens(values, grid, self.opset, self._constant)
+                token_scale = token_scale_after(self.producers.get(values))
+                made = quantize_tokens(values, token_scale, self.opset, self._constant)
             self.quantized[values] = made
         return self.quantized[values][0]
 
@@ -179,14 +182,14 @@ class _Rewriter:
             return self._add(f"{use.node.output[0]}_bias", scaled)
         return ""
 
-    def _addition(self, use: Use, term: str, product: str) -> list[onnx.NodeProto]:
+    def _addition(self, use: Use, term: str, matmul: str) -> list[onnx.NodeProto]:
         nodes = []
         if (beta := use.number("beta", 1)) != 1:
             factor = self._add(f"{use.node.output[0]}_beta", np.array(beta, np.float32))
             scaled = f"{use.node.output[0]}_term"
             nodes.append(helper.make_node("Mul", [term, factor], [scaled]))
             term = scaled
-        nodes.append(helper.make_node("Add", [product, term], [use.node.output[0]]))
+        nodes.append(helper.make_node("Add", [matmul, term], [use.node.output[0]]))
         return nodes
 
     def _lookup(self, use: Use, table: str, scale: str) -> list[onnx.NodeProto]:

@@ -1,7 +1,7 @@
-"""Finds the products of 8-bit integers in a graph, and computes them one by one in NumPy.
+"""Finds the matmuls of 8-bit integers in a graph, and computes them one by one in NumPy.
 
-The kernels here are ONNX Runtime's operators with the integer product left open, so that a graph
-can be run with exact products and with those of a CPU without VNNI (`saturation.py`).
+The kernels here are ONNX Runtime's operators with the integer matmul left open, so that a graph
+can be run with exact matmuls and with those of a CPU without VNNI (`saturation.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compressor.onnx_graph.packed_exactness import multiplies_integers
 from compressor.onnx_graph.saturation import PairRisk, pair_risk
 
 Array = NDArray[Any]
-Product = Callable[[Array, Array], NDArray[np.int64]]  # (M, K) and (K, N) to (M, N)
+Multiply = Callable[[Array, Array], NDArray[np.int64]]  # (M, K) and (K, N) to (M, N)
 Inputs = Sequence[Array | None]  # of a node; None where an optional one is left out
 Integer = Literal["int8", "uint8", "uint4", "uint2", "unknown"]
 
@@ -51,10 +51,10 @@ _WEIGHTS_ON_THE_LEFT = frozenset(("ConvInteger",))
 
 
 @dataclass(frozen=True)
-class IntegerProduct:
-    """One integer product: `weight` is None when both factors are computed at run time.
+class IntegerMatmul:
+    """One integer matmul: `weight` is None when both factors are computed at run time.
 
-    `inner` and `columns` are K and N. `risk` is None when the product is exact on every CPU by the
+    `inner` and `columns` are K and N. `risk` is None when the matmul is exact on every CPU by the
     types of its factors, and also when nothing is known about the values of the right-hand one
     (`can_saturate` is then True).
     """
@@ -72,8 +72,8 @@ class IntegerProduct:
     can_simulate: bool
 
 
-def find_integer_products(model: onnx.ModelProto) -> tuple[IntegerProduct, ...]:
-    """Return every integer product of a graph, in the order of its nodes."""
+def find_integer_matmuls(model: onnx.ModelProto) -> tuple[IntegerMatmul, ...]:
+    """Return every integer matmul of a graph, in the order of its nodes."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     types = _element_types(model)
     return tuple(
@@ -83,9 +83,9 @@ def find_integer_products(model: onnx.ModelProto) -> tuple[IntegerProduct, ...]:
     )
 
 
-def _describe_packed(node: onnx.NodeProto) -> IntegerProduct:
-    """Describe a product of packed weights, which is exact on every CPU (`packed_exactness.py`)."""
-    return IntegerProduct(
+def _describe_packed(node: onnx.NodeProto) -> IntegerMatmul:
+    """Describe a matmul of packed weights, which is exact on every CPU (`packed_exactness.py`)."""
+    return IntegerMatmul(
         node=node.name or node.output[0],
         output=node.output[0],
         operator=node.op_type,
@@ -102,7 +102,7 @@ def _describe_packed(node: onnx.NodeProto) -> IntegerProduct:
 
 def _describe(
     node: onnx.NodeProto, tensors: dict[str, TensorProto], types: dict[str, Integer]
-) -> IntegerProduct:
+) -> IntegerMatmul:
     places = _OPERATORS[node.op_type]
     left: Integer = "uint8"
     if places.left_zero is not None:
@@ -113,7 +113,7 @@ def _describe(
     # Only unsigned times signed goes through the 16-bit sums.
     mixed = right != "uint8" and left != "int8" and node.op_type not in _WEIGHTS_ON_THE_LEFT
     risk = pair_risk(matrix) if mixed and matrix is not None and right == "int8" else None
-    return IntegerProduct(
+    return IntegerMatmul(
         node=node.name or node.output[0],
         output=node.output[0],
         operator=node.op_type,
@@ -180,12 +180,12 @@ def _element_types(model: onnx.ModelProto) -> dict[str, Integer]:
     return types
 
 
-def _integer_product(
-    left: Array, right: Array, left_zero: Array | None, right_zero: Array | None, product: Product
+def _integer_matmul(
+    left: Array, right: Array, left_zero: Array | None, right_zero: Array | None, matmul: Multiply
 ) -> NDArray[np.int64]:
-    """Return `(left - left_zero) @ (right - right_zero)`; only the raw product is `product`'s."""
+    """Return `(left - left_zero) @ (right - right_zero)`; only the unsigned one is `matmul`'s."""
     rows = left.reshape(-1, left.shape[-1])
-    raw = product(rows, right)
+    raw = matmul(rows, right)
     zero_a = np.int64(0) if left_zero is None else left_zero.astype(np.int64).reshape(-1)[0]
     zero_b = np.zeros(1, np.int64) if right_zero is None else right_zero.astype(np.int64).ravel()
     raw = raw - zero_a * right.astype(np.int64).sum(axis=0)
@@ -207,25 +207,25 @@ def _quantized(values: Array, scale: Array, zero_point: Array) -> Array:
     return clipped
 
 
-def _matmul_integer(_node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
+def _matmul_integer(_node: onnx.NodeProto, inputs: Inputs, matmul: Multiply) -> Array:
     left, right, left_zero, right_zero = _padded(inputs, 4)
     assert left is not None
     assert right is not None
-    return _integer_product(left, right, left_zero, right_zero, product).astype(np.int32)
+    return _integer_matmul(left, right, left_zero, right_zero, matmul).astype(np.int32)
 
 
-def _matmul_to_float(_node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
+def _matmul_to_float(_node: onnx.NodeProto, inputs: Inputs, matmul: Multiply) -> Array:
     left, right, left_scale, right_scale, left_zero, right_zero, bias = _padded(inputs, 7)
     assert left is not None
     assert right is not None
     assert left_scale is not None
     assert right_scale is not None
-    sums = _integer_product(left, right, left_zero, right_zero, product)
+    sums = _integer_matmul(left, right, left_zero, right_zero, matmul)
     found = _scaled(sums, left_scale, right_scale)
     return found if bias is None else found + bias
 
 
-def _dynamic_matmul(node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
+def _dynamic_matmul(node: onnx.NodeProto, inputs: Inputs, matmul: Multiply) -> Array:
     values, right, right_scale, right_zero, bias = _padded(inputs, 5)
     assert values is not None
     low, high = np.minimum(values.min(), np.float32(0)), np.maximum(values.max(), np.float32(0))
@@ -233,18 +233,18 @@ def _dynamic_matmul(node: onnx.NodeProto, inputs: Inputs, product: Product) -> A
     zero = np.clip(np.rint(-low / scale), 0, 255).astype(np.uint8)
     left = _quantized(values, np.asarray(scale), np.asarray(zero))
     everything = (left, right, np.asarray(scale), right_scale, np.asarray(zero), right_zero, bias)
-    return _matmul_to_float(node, everything, product)
+    return _matmul_to_float(node, everything, matmul)
 
 
-def _qlinear_matmul(node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
+def _qlinear_matmul(node: onnx.NodeProto, inputs: Inputs, matmul: Multiply) -> Array:
     left, left_scale, left_zero, right, right_scale, right_zero, scale, zero = _padded(inputs, 8)
     everything = (left, right, left_scale, right_scale, left_zero, right_zero, None)
     assert scale is not None
     assert zero is not None
-    return _quantized(_matmul_to_float(node, everything, product), scale, zero)
+    return _quantized(_matmul_to_float(node, everything, matmul), scale, zero)
 
 
-def _qgemm(node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
+def _qgemm(node: onnx.NodeProto, inputs: Inputs, matmul: Multiply) -> Array:
     found = _padded(inputs, 9)
     left, left_scale, left_zero, right, right_scale, right_zero, bias, scale, zero = found
     assert left is not None
@@ -253,7 +253,7 @@ def _qgemm(node: onnx.NodeProto, inputs: Inputs, product: Product) -> Array:
     assert right_scale is not None
     left = left.T if attribute(node, "transA", 0) else left
     right = right.T if attribute(node, "transB", 0) else right
-    sums = _integer_product(left, right, left_zero, right_zero, product)
+    sums = _integer_matmul(left, right, left_zero, right_zero, matmul)
     sums = sums if bias is None else sums + bias.astype(np.int64)
     values = _scaled(sums, left_scale * np.float32(attribute(node, "alpha", 1.0)), right_scale)
     return values if scale is None or zero is None else _quantized(values, scale, zero)
@@ -263,7 +263,7 @@ def _padded(inputs: Inputs, count: int) -> list[Array | None]:
     return [*inputs, *[None] * (count - len(inputs))]
 
 
-Kernel = Callable[[onnx.NodeProto, Inputs, Product], Array]
+Kernel = Callable[[onnx.NodeProto, Inputs, Multiply], Array]
 KERNELS: dict[str, Kernel] = {
     "DynamicQuantizeMatMul": _dynamic_matmul,
     "MatMulInteger": _matmul_integer,

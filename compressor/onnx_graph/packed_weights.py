@@ -26,7 +26,7 @@ _INPUTS = {_LOOKUP: (0, 2, 3), "MatMulNBits": (1, 2, 3)}
 class PackedWeight:
     """What the bytes of one constant stand for: `rows` times `width` integers of `bits` bits.
 
-    Rows are those of a table, or the output columns of a product. `block_size` neighbours in a row
+    Rows are those of a table, or the output columns of a matmul. `block_size` neighbours in a row
     share one entry of `scales` and of `zero_points`, which are names; without zero points, the
     middle of the range stands for 0. One that `refines` has further digits of another table's rows
     and no weights of its own (`onnx_graph/embedding_tables.py`).

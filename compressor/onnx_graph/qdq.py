@@ -1,12 +1,12 @@
-"""Signed quantize-dequantize pairs around the products of a graph, the int8 that TensorRT reads.
+"""Signed quantize-dequantize pairs around the matmuls of a graph, the int8 that TensorRT reads.
 
-TensorRT computes a product in int8 where pairs of `QuantizeLinear` and `DequantizeLinear` stand
-before it (explicit quantization). It takes constant scales and symmetric grids alone: signed 8
+TensorRT computes a matmul in int8 where pairs of `QuantizeLinear` and `DequantizeLinear` stand
+before it (explicit quantization). It takes constant scales and zero points of 0 alone: signed 8
 bits with zero point 0, one scale for an activation, one for each output column of a weight. So
-pairs stand before the two factors of a product and nowhere else; biases, residuals, normalisations,
+pairs stand before the two factors of a matmul and nowhere else; biases, residuals, normalisations,
 softmax and GELU stay in float, where TensorRT fuses them into what comes before or after.
 
-To any other runtime the graph is what it says: float products of rounded numbers. Nothing of it is
+To any other runtime the graph is what it says: float matmuls of rounded numbers. Nothing of it is
 an operator of ONNX Runtime's own, which TensorRT cannot read.
 """
 
@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import WEIGHT_MAX, finite
-from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each column
 
@@ -42,7 +42,7 @@ class SignedScales:
 def portable_scales(scales: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the next larger numbers that float32, float16 and bfloat16 all hold exactly.
 
-    They have eight significant bits, so that a grid gets coarser by at most 1/128, and one below
+    They have eight significant bits, so that a scale gets coarser by at most 1/128, and one below
     the normal numbers of float16 by at most 2^-24. A graph keeps its integers when the rest of it
     is converted to half precision.
     """
@@ -56,7 +56,7 @@ def quantize_symmetric(weight: Floats, axis: int) -> tuple[NDArray[np.int8], NDA
     """Return int8 values and one scale for each place along `axis` of a matrix.
 
     The values lie in -127..127 and are off by at most half a scale; columns of zeros get scale 1.
-    GPUs add products up in 32 bits, so unlike in `affine.quantize_columns` no pair of weights has
+    GPUs add up in 32 bits, so unlike in `affine.quantize_columns` no pair of weights has
     to be kept from overflowing 16, and each column uses the whole range.
 
     Raises `StepFailed` when a weight is not finite.
@@ -68,22 +68,24 @@ def quantize_symmetric(weight: Floats, axis: int) -> tuple[NDArray[np.int8], NDA
     return np.clip(np.rint(quotients), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scales
 
 
-def insert_pairs(model: onnx.ModelProto, sites: Iterable[Site], activations: SignedScales) -> None:
-    """Store the matrices of `sites` as int8 behind a `DequantizeLinear`, in place.
+def insert_qdq(
+    model: onnx.ModelProto, weights: Iterable[QuantizableWeight], activations: SignedScales
+) -> None:
+    """Store the matrices of `weights` as int8 behind a `DequantizeLinear`, in place.
 
     The activations that they multiply pass through `QuantizeLinear` and `DequantizeLinear`, once
-    however many products read them; what else reads them still gets the float values. The products
+    however many matmuls read them; what else reads them still gets the float values. The matmuls
     stay the operators they were. The float originals are removed.
 
-    Raises `ValueError` when a site is not a matrix or has an obstacle, when a weight is not finite,
+    Raises `ValueError` when a weight is not a matrix, has an obstacle or is not finite,
     and when an activation has no scale; the graph is then not to be used.
     """
     writer = _Writer(model, activations)
-    for site in sites:
-        if site.kind != "matrix" or site.obstacle is not None:
-            reason = site.obstacle or "it is an embedding table"
-            raise ValueError(f"weight {site.weight} cannot be int8: {reason}")
-        writer.store(site)
+    for weight in weights:
+        if weight.kind != "matrix" or weight.obstacle is not None:
+            reason = weight.obstacle or "it is an embedding table"
+            raise ValueError(f"weight {weight.name} cannot be int8: {reason}")
+        writer.store(weight)
     writer.finish()
 
 
@@ -101,23 +103,23 @@ class _Writer:
         self._pairs: dict[str, tuple[str, list[onnx.NodeProto]]] = {}  # by what they quantize
         self._zeros: dict[tuple[int, ...], str] = {}
 
-    def store(self, site: Site) -> None:
-        readers = self._uses[site.weight]
+    def store(self, weight: QuantizableWeight) -> None:
+        readers = self._uses[weight.name]
         axis = 0 if readers[0].layout[0] else 1  # a transposed weight has its columns in rows
-        weight = numpy_helper.to_array(self._tensors[site.weight])
+        values = numpy_helper.to_array(self._tensors[weight.name])
         try:
-            values, scales = quantize_symmetric(weight, axis)
+            integers, scales = quantize_symmetric(values, axis)
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
+            raise StepFailed(f"weight {weight.name} {error}") from error
         names = [
-            self._add(f"{site.weight}_int8", values),
-            self._add(f"{site.weight}_scale", scales),
+            self._add(f"{weight.name}_int8", integers),
+            self._add(f"{weight.name}_scale", scales),
         ]
-        output = self._name(f"{site.weight}_dequantized")
+        output = self._name(f"{weight.name}_dequantized")
         inputs = [*names, self._zero_point(scales.shape)]
         node = helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis)
-        self._pairs[site.weight] = output, [node]
-        self._removed.add(site.weight)
+        self._pairs[weight.name] = output, [node]
+        self._removed.add(weight.name)
         for use in readers:
             self._quantize(use)
             use.node.input[1] = output
@@ -139,7 +141,7 @@ class _Writer:
         self._graph.value_info.extend(described)
 
     def _quantize(self, use: Use) -> None:
-        """Let a product read its activation through a pair."""
+        """Let a matmul read its activation through a pair."""
         value = use.node.input[0]
         if value not in self._pairs:
             if value not in self._scales:

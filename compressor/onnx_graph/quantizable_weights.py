@@ -11,7 +11,7 @@ from typing import Literal
 import onnx
 from onnx import helper
 
-_PRODUCTS = frozenset(("MatMul", "Gemm", "FusedMatMul"))
+_MATMULS = frozenset(("MatMul", "Gemm", "FusedMatMul"))
 _INTEGER_OPERATORS = frozenset(
     (
         "ConvInteger",
@@ -45,9 +45,9 @@ class Use:
     position: int
 
     @property
-    def is_product(self) -> bool:
-        """Whether the input is a factor of a matrix product."""
-        return self.node.op_type in _PRODUCTS and self.position in (0, 1)
+    def is_matmul(self) -> bool:
+        """Whether the input is a factor of a matmul."""
+        return self.node.op_type in _MATMULS and self.position in (0, 1)
 
     @property
     def is_lookup(self) -> bool:
@@ -56,7 +56,7 @@ class Use:
 
     @property
     def layout(self) -> tuple[bool, float]:
-        """Return whether a product transposes its weight, and which factor it multiplies by."""
+        """Return whether a matmul transposes its weight, and which factor it multiplies by."""
         return bool(self.number("transB", 0)), self.number("alpha", 1)
 
     def number(self, attribute: str, default: float) -> float:
@@ -68,14 +68,14 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Site:
+class QuantizableWeight:
     """A weight that could be int8.
 
-    A `matrix` is the constant right-hand side of products, a `table` is looked up by row. `nodes`
+    A `matrix` is the constant right-hand side of matmuls, a `table` is looked up by row. `nodes`
     are the operators that read it. `obstacle` is why it has to stay in float, None if nothing is.
     """
 
-    weight: str
+    name: str
     kind: Literal["matrix", "table"]
     shape: tuple[int, ...]
     nodes: tuple[str, ...]
@@ -115,29 +115,31 @@ def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
     return uses
 
 
-def factor_names(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
-    """Return the names of the activations that the matrices among `sites` multiply, each once."""
+def activation_names(
+    model: onnx.ModelProto, weights: Iterable[QuantizableWeight]
+) -> tuple[str, ...]:
+    """Return the names of the activations that the matrices among `weights` multiply, each once."""
     uses = find_uses(model.graph)
-    matrices = (site.weight for site in sites if site.kind == "matrix")
+    matrices = (weight.name for weight in weights if weight.kind == "matrix")
     return tuple(dict.fromkeys(use.node.input[0] for name in matrices for use in uses[name]))
 
 
-def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
-    """Return every floating-point weight of a product or lookup, in the order they are used.
+def find_quantizable_weights(model: onnx.ModelProto) -> tuple[QuantizableWeight, ...]:
+    """Return every floating-point weight of a matmul or lookup, in the order they are used.
 
-    A weight that several operators read is one site. Products of two activations, biases and
-    convolutions are not sites.
+    A weight that several operators read is found once. Matmuls of two activations, biases and
+    convolutions have none.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     boundary = {value.name for value in (*graph.input, *graph.output)}
     inner = set(names_in_bodies(graph))
-    sites = []
+    weights = []
     for name, readers in find_uses(graph).items():
         tensor = tensors.get(name)
         if tensor is None or tensor.data_type not in _FLOATS:
             continue
-        is_matrix = any(use.is_product for use in readers)
+        is_matrix = any(use.is_matmul for use in readers)
         if not is_matrix and not any(use.is_lookup for use in readers):
             continue
         obstacle = _obstacle(tensor, readers)
@@ -147,8 +149,8 @@ def find_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
             obstacle = "a branch or loop reads it too"
         nodes = tuple(dict.fromkeys(use.node.name or use.node.output[0] for use in readers))
         kind: Literal["matrix", "table"] = "matrix" if is_matrix else "table"
-        sites.append(Site(name, kind, tuple(tensor.dims), nodes, obstacle))
-    return tuple(sites)
+        weights.append(QuantizableWeight(name, kind, tuple(tensor.dims), nodes, obstacle))
+    return tuple(weights)
 
 
 def _obstacle(tensor: onnx.TensorProto, readers: Sequence[Use]) -> str | None:
@@ -160,7 +162,7 @@ def _obstacle(tensor: onnx.TensorProto, readers: Sequence[Use]) -> str | None:
     if len(tensor.dims) != 2:
         return f"it has {len(tensor.dims)} axes and not two"
     is_table = all(use.is_lookup for use in readers)
-    reasons = (_lookup_obstacle(use) if is_table else _product_obstacle(use) for use in readers)
+    reasons = (_lookup_obstacle(use) if is_table else _matmul_obstacle(use) for use in readers)
     obstacle = next((reason for reason in reasons if reason is not None), None)
     if obstacle is None and not is_table and len({use.layout for use in readers}) > 1:
         return "it is read in two layouts"
@@ -171,9 +173,9 @@ def _lookup_obstacle(use: Use) -> str | None:
     return None if use.number("axis", 0) in (0, -2) else "it is looked up by column"
 
 
-def _product_obstacle(use: Use) -> str | None:
+def _matmul_obstacle(use: Use) -> str | None:
     operator = use.node.op_type
-    if not use.is_product:
+    if not use.is_matmul:
         return f"{operator} reads it too"
     if use.position == 0:
         return f"it is the left-hand side of {operator}"

@@ -2,10 +2,10 @@
 
 One scale for a whole batch is set by its largest activation, and a few tokens are many times larger
 than the rest: most use a small part of the 256 levels, and which part changes with their neighbours
-in the batch. A scale of its own gives each token the whole grid. Only the scale is found at run
+in the batch. A scale of its own gives each token all 256 levels. Only the scale is found at run
 time; the zero point is a constant, so equal tokens give equal integers in every batch.
 
-A grid that calibration fixed costs no more than a `QuantizeLinear`, and is independent of the batch
+A scale that calibration fixed costs no more than a `QuantizeLinear` and is independent of the batch
 too; but the one scale has to fit every token there will ever be.
 """
 
@@ -31,7 +31,7 @@ _NO_RANGE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
-class Grid:
+class TokenScale:
     """How a token maps to unsigned 8 bits: `value = range * (integer - zero_point) / levels`.
 
     `range` is the token's largest magnitude, and at least `smallest_range`. `is_signed` is whether
@@ -48,23 +48,23 @@ class Grid:
         return _LARGEST - self.zero_point
 
 
-SYMMETRIC = Grid(zero_point=128, smallest_range=_NO_RANGE, is_signed=True)
+SYMMETRIC = TokenScale(zero_point=128, smallest_range=_NO_RANGE, is_signed=True)
 # GELU is never below -0.17. A zero point of 32 leaves 223 levels above zero, where the symmetric
-# grid has 127, and holds -0.17 when the range is at least 0.17 * 223 / 32 = 1.19.
-AFTER_GELU = Grid(zero_point=32, smallest_range=_GELU_LOWEST * 223 / 32, is_signed=False)
-AFTER_RELU = Grid(zero_point=0, smallest_range=_NO_RANGE, is_signed=False)
+# zero point has 127, and holds -0.17 when the range is at least 0.17 * 223 / 32 = 1.19.
+AFTER_GELU = TokenScale(zero_point=32, smallest_range=_GELU_LOWEST * 223 / 32, is_signed=False)
+AFTER_RELU = TokenScale(zero_point=0, smallest_range=_NO_RANGE, is_signed=False)
 
 
 @dataclass(frozen=True)
-class StaticGrid:
+class ScaleAndZeroPoint:
     """How any value maps to unsigned 8 bits: `value = scale * (integer - zero_point)`, clipped."""
 
     scale: float
     zero_point: int
 
 
-def grid_after(producer: onnx.NodeProto | None) -> Grid:
-    """Return the finest grid for what `producer` computes; None stands for an input."""
+def token_scale_after(producer: onnx.NodeProto | None) -> TokenScale:
+    """Return the finest scale for what `producer` computes; None stands for an input."""
     operator = producer.op_type if producer is not None else ""
     if operator in _GELU_OPERATORS:
         return AFTER_GELU
@@ -76,7 +76,7 @@ class Quantized:
     """Names of quantized activations: `values = ranges * scale * (integers - zero_point)`.
 
     With activations of shape `(..., K)`, `integers` has that shape and `ranges` has `(..., 1)`;
-    `scale` and `zero_point` are constants. A grid fixed beforehand has no ranges.
+    `scale` and `zero_point` are constants. A scale fixed beforehand has no ranges.
     """
 
     integers: str
@@ -86,7 +86,7 @@ class Quantized:
 
 
 def quantize_tokens(
-    values: str, grid: Grid, opset: int, add: Add
+    values: str, token_scale: TokenScale, opset: int, add: Add
 ) -> tuple[Quantized, list[onnx.NodeProto]]:
     """Return the quantized form of `values`, shape `(..., K)`, and the nodes that compute it.
 
@@ -99,13 +99,16 @@ def quantize_tokens(
     ranges = f"{name}_range"
     tokens = Quantized(
         integers=f"{name}_uint8",
-        scale=add("token_scale", np.array(1 / grid.levels, np.float32)),
-        zero_point=add("token_zero_point", np.array(grid.zero_point, np.uint8)),
+        scale=add("token_scale", np.array(1 / token_scale.levels, np.float32)),
+        zero_point=add("token_zero_point", np.array(token_scale.zero_point, np.uint8)),
         ranges=ranges,
     )
-    smallest = add("token_smallest_range", np.array(grid.smallest_range, np.float32))
-    magnitudes, largest = f"{name}_magnitude" if grid.is_signed else values, f"{name}_largest"
-    nodes = [helper.make_node("Abs", [values], [magnitudes])] if grid.is_signed else []
+    smallest = add("token_smallest_range", np.array(token_scale.smallest_range, np.float32))
+    magnitudes, largest = (
+        f"{name}_magnitude" if token_scale.is_signed else values,
+        f"{name}_largest",
+    )
+    nodes = [helper.make_node("Abs", [values], [magnitudes])] if token_scale.is_signed else []
     nodes += [
         _reduce_max(magnitudes, largest, opset, add),
         helper.make_node("Max", [largest, smallest], [ranges]),
@@ -120,13 +123,13 @@ def quantize_tokens(
 
 
 def quantize_static(
-    values: str, grid: StaticGrid, add: Add
+    values: str, static: ScaleAndZeroPoint, add: Add
 ) -> tuple[Quantized, list[onnx.NodeProto]]:
     """Return the quantized form of `values`, of any shape, and the node that computes it."""
     found = Quantized(
         integers=f"{values}_uint8",
-        scale=add("static_scale", np.array(grid.scale, np.float32)),
-        zero_point=add("static_zero_point", np.array(grid.zero_point, np.uint8)),
+        scale=add("static_scale", np.array(static.scale, np.float32)),
+        zero_point=add("static_zero_point", np.array(static.zero_point, np.uint8)),
     )
     inputs = [values, found.scale, found.zero_point]
     return found, [helper.make_node("QuantizeLinear", inputs, [found.integers])]

@@ -1,8 +1,8 @@
 """Reorders the inner channels of feed-forward blocks, so that the pair rule costs them nothing.
 
-The rule that keeps integer products exact (`affine.py`) looks at rows 2i and 2i + 1 of a matrix:
+The rule that keeps integer matmuls exact (`affine.py`) looks at rows 2i and 2i + 1 of a matrix:
 two large weights of equal sign in one pair make the scale of their column coarser. Which channels
-are neighbours is free inside a block of two products with only elementwise operators between them:
+are neighbours is free inside a block of two matmuls with only elementwise operators between them:
 the same permutation of the first matrix's columns, of what is added to or multiplied with them, and
 of the second matrix's rows leaves every sum what it was.
 """
@@ -23,18 +23,20 @@ from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import pair_order
 from compressor.onnx_graph.operators import ELEMENTWISE
 from compressor.onnx_graph.quantizable_weights import (
-    Site,
+    QuantizableWeight,
     Use,
-    find_sites,
+    find_quantizable_weights,
     find_uses,
     names_in_bodies,
 )
 
 
-def reorder_inner_channels(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
-    """Permute the rows of those `sites` that allow it, in place, and return their names.
+def reorder_inner_channels(
+    model: onnx.ModelProto, weights: Iterable[QuantizableWeight]
+) -> tuple[str, ...]:
+    """Permute the rows of those `weights` that allow it, in place, and return their names.
 
-    A matrix allows it when everything it is multiplied with comes, elementwise, from products with
+    A matrix allows it when everything it is multiplied with comes, elementwise, from matmuls with
     constant matrices, and nothing else reads what lies between. Matrices whose scales would not
     get finer keep their order. The graph computes what it did before; only the order in which each
     sum is taken changes.
@@ -43,16 +45,16 @@ def reorder_inner_channels(model: onnx.ModelProto, sites: Iterable[Site]) -> tup
     """
     graph = _Graph(model)
     reordered = []
-    for site in sites:
-        if site.kind != "matrix" or (block := graph.block_before(site.weight)) is None:
+    for weight in weights:
+        if weight.kind != "matrix" or (block := graph.block_before(weight.name)) is None:
             continue
         try:
-            order = pair_order(graph.matrix(site.weight))
+            order = pair_order(graph.matrix(weight.name))
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
+            raise StepFailed(f"weight {weight.name} {error}") from error
         if order is not None:
-            graph.permute(site.weight, block, order)
-            reordered.append(site.weight)
+            graph.permute(weight.name, block, order)
+            reordered.append(weight.name)
     return tuple(reordered)
 
 
@@ -73,9 +75,9 @@ class _Graph:
         self.uses = find_uses(model.graph)
         self.outside = {item.name for item in (*model.graph.input, *model.graph.output)}
         self.outside |= set(names_in_bodies(model.graph))
-        found = find_sites(model)
+        found = find_quantizable_weights(model)
         self.matrices = {
-            site.weight for site in found if site.kind == "matrix" and site.obstacle is None
+            weight.name for weight in found if weight.kind == "matrix" and weight.obstacle is None
         }
 
     def matrix(self, weight: str) -> NDArray[np.float32]:
@@ -84,7 +86,7 @@ class _Graph:
         return values.T if self._is_transposed(weight) else values
 
     def block_before(self, weight: str) -> _Block | None:
-        """Return what lies between the products before `weight` and its own; None if not free."""
+        """Return what lies between the matmuls before `weight` and its own; None if not free."""
         if weight not in self.matrices:
             return None
         width = len(self.matrix(weight))
@@ -121,14 +123,14 @@ class _Graph:
         self, node: onnx.NodeProto, width: int, block: _Block
     ) -> list[str] | None:
         """Add `node` to `block` and return the values before it; None when it mixes channels."""
-        is_product = len(node.input) > 1 and node.input[1] in self.matrices
-        if not is_product and node.op_type not in ELEMENTWISE:
+        is_matmul = len(node.input) > 1 and node.input[1] in self.matrices
+        if not is_matmul and node.op_type not in ELEMENTWISE:
             return None
-        if is_product and self.matrix(node.input[1]).shape[1] != width:
+        if is_matmul and self.matrix(node.input[1]).shape[1] != width:
             return None
         block.nodes.append(node)
         computed = []
-        for position, name in list(enumerate(node.input))[2 if is_product else 0 :]:
+        for position, name in list(enumerate(node.input))[2 if is_matmul else 0 :]:
             tensor = self.tensors.get(name)
             if tensor is None:
                 computed.append(name)
@@ -136,7 +138,7 @@ class _Graph:
                 block.vectors.append(Use(node, position))
             elif _size(tensor) != 1:
                 return None
-        if is_product:
+        if is_matmul:
             block.sources.add(node.input[1])
             # What a Gemm adds may be one number for each row, which is no channel.
             return None if any(computed) else []

@@ -52,7 +52,7 @@ def pair_risk(weight: NDArray[np.int8]) -> PairRisk:
     )
 
 
-def exact_product(
+def exact_matmul(
     activations: NDArray[np.uint8], weight: NDArray[np.integer[Any]]
 ) -> NDArray[np.int64]:
     """Return the product of `(M, K)` and `(K, N)` without any overflow."""
@@ -61,11 +61,11 @@ def exact_product(
     return product.astype(np.int64)
 
 
-def saturating_product(
+def saturating_matmul(
     activations: NDArray[np.uint8], weight: NDArray[np.int8]
 ) -> NDArray[np.int64]:
     """Return the product of `(M, K)` and `(K, N)` as an x86 CPU without VNNI computes it."""
-    product = exact_product(activations, weight)
+    product = exact_matmul(activations, weight)
     risky, _ = _risky_pairs(weight)
     columns_of, values = weight.astype(np.int32), activations.astype(np.int32)
     for pair in np.flatnonzero(risky.any(axis=1)):

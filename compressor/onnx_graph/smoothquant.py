@@ -2,7 +2,7 @@
 
 A few channels of an encoder are ten times larger than the others, and a token's one scale has to
 fit them. Dividing each channel by a factor and multiplying the row of the weight with it leaves the
-product as it was, and moves a part of the difference into the weights, which have a scale for each
+matmul as it was, and moves a part of the difference into the weights, which have a scale for each
 column (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438). Which channels are large is read from the
 normalisation's own scale and shift (as in Nagel et al. 2019, arXiv:1906.04721), so no rows are
 needed, or from calibration rows. The residual reads the same normalisation, and a division does not
@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.affine import column_scales, quantize_columns
-from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 
 Floats = NDArray[np.float32]
 
@@ -32,8 +32,10 @@ _LEVELS = 127
 _TYPICAL = 1 / 3
 
 
-def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> tuple[str, ...]:
-    """Smooth the inputs of those `sites` that gain by it, in place, and return their names.
+def smooth_normalized_inputs(
+    model: onnx.ModelProto, weights: Iterable[QuantizableWeight]
+) -> tuple[str, ...]:
+    """Smooth the inputs of those `weights` that gain by it, in place, and return their names.
 
     Looked at are matrices that one MatMul reads, right after a LayerNormalization with constant
     scale and shift. The gain is predicted with tokens that are normally distributed before that
@@ -47,31 +49,30 @@ def smooth_normalized_inputs(model: onnx.ModelProto, sites: Iterable[Site]) -> t
     producers = {name: node for node in graph.node for name in node.output}
     uses = find_uses(graph)
     found: list[tuple[dict[str, Use], Floats]] = []
-    for site in sites:
-        if (use := _only_product(site, uses)) is None:
+    for weight in weights:
+        if (use := _only_matmul(weight, uses)) is None:
             continue
         affine = _affine(producers.get(use.node.input[0]), tensors)
         if affine is None:
             continue
-        weight = numpy_helper.to_array(tensors[site.weight])
         try:
-            factors = channel_factors(*affine, weight)
+            factors = channel_factors(*affine, numpy_helper.to_array(tensors[weight.name]))
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
+            raise StepFailed(f"weight {weight.name} {error}") from error
         if factors is not None:
-            found.append(({site.weight: use}, factors))
+            found.append(({weight.name: use}, factors))
     return _divide_inputs(graph, found)
 
 
 def smooth_observed_inputs(
     model: onnx.ModelProto,
-    sites: Iterable[Site],
+    weights: Iterable[QuantizableWeight],
     largest: Mapping[str, Floats],
     strength: float,
     *,
     together: bool = False,
 ) -> tuple[str, ...]:
-    """Smooth the inputs of those `sites` that gain by it, in place, and return their names.
+    """Smooth the inputs of those `weights` that gain by it, in place, and return their names.
 
     `largest` gives the largest magnitude of each channel, shape `(K,)`, of activations by their
     names; `strength` (0..1) is how much of the difference moves into the weights. Looked at are
@@ -83,16 +84,16 @@ def smooth_observed_inputs(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = find_uses(model.graph)
     groups: dict[str, dict[str, Use]] = {}
-    for site in sites:
-        use = _only_product(site, uses)
+    for weight in weights:
+        use = _only_matmul(weight, uses)
         if use is not None and use.node.input[0] in largest:
-            groups.setdefault(use.node.input[0] if together else site.weight, {})[site.weight] = use
+            groups.setdefault(use.node.input[0] if together else weight.name, {})[weight.name] = use
     found = []
     for group in groups.values():
-        weight = np.concatenate([numpy_helper.to_array(tensors[name]) for name in group], axis=1)
+        matrix = np.concatenate([numpy_helper.to_array(tensors[name]) for name in group], axis=1)
         value = next(iter(group.values())).node.input[0]
         try:
-            factors = observed_factors(largest[value], weight, strength)
+            factors = observed_factors(largest[value], matrix, strength)
         except StepFailed as error:
             raise StepFailed(f"weight {' or '.join(group)} {error}") from error
         if factors is not None:
@@ -105,7 +106,7 @@ def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats
 
     Channel j gets `max |x_j| ** strength / max |w_j| ** (1 - strength)`; one where either is zero
     keeps its size. The gain is predicted for one symmetric range of all channels; what comes from
-    GELU or ReLU has a finer grid of its own at run time, which a division before the product takes
+    GELU or ReLU has a finer scale of its own at run time, which a division before the matmul takes
     from it, so there a form with a scale for each token gains less than predicted, or loses.
 
     Raises `StepFailed` when a weight is not finite.
@@ -126,7 +127,7 @@ def observed_factors(largest: Floats, weight: Floats, strength: float) -> Floats
 
 
 def _predicted_error(sizes: NDArray[np.float64], weight: Floats, factors: Floats) -> float:
-    """Return the squared error of a product by rounding either side, up to a constant factor."""
+    """Return the squared error of a matmul by rounding either side, up to a constant factor."""
     even = sizes / factors
     scaled = weight * factors[:, None]
     activations = np.square(even.max() / _LEVELS) * np.square(scaled, dtype=np.float64).sum()
@@ -179,17 +180,17 @@ def channel_factors(scale: Floats, shift: Floats, weight: Floats) -> Floats | No
 
 
 def _error(tokens: NDArray[np.float64], weight: Floats, factors: Floats) -> float:
-    """Return the mean squared error of the product, both sides quantized."""
+    """Return the mean squared error of the matmul, both sides quantized."""
     even = tokens / factors
     steps = np.maximum(np.abs(even).max(axis=1, keepdims=True), 1e-30) / _LEVELS
     values, scales = quantize_columns(weight * factors[:, None])
-    product = (np.rint(even / steps) * steps) @ (values * scales.astype(np.float64))
-    return float(np.mean(np.square(product - tokens @ weight)))
+    matmul = (np.rint(even / steps) * steps) @ (values * scales.astype(np.float64))
+    return float(np.mean(np.square(matmul - tokens @ weight)))
 
 
-def _only_product(site: Site, uses: dict[str, list[Use]]) -> Use | None:
-    readers = uses[site.weight]
-    is_plain = site.kind == "matrix" and site.obstacle is None and len(readers) == 1
+def _only_matmul(weight: QuantizableWeight, uses: dict[str, list[Use]]) -> Use | None:
+    readers = uses[weight.name]
+    is_plain = weight.kind == "matrix" and weight.obstacle is None and len(readers) == 1
     return readers[0] if is_plain and readers[0].node.op_type == "MatMul" else None
 
 

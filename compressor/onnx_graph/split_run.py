@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compressor.onnx_graph.integer_matmuls import KERNELS, Product
+from compressor.onnx_graph.integer_matmuls import KERNELS, Multiply
 from compressor.onnx_graph.quantizable_weights import names_in_bodies
 from compressor.onnx_graph.unoptimized import open_unoptimized
 
@@ -36,7 +36,7 @@ class _Piece:
 
 
 class SplitRun:
-    """A graph that is run with any arithmetic for the integer products in `replaced`.
+    """A graph that is run with any arithmetic for the integer matmuls in `replaced`.
 
     `replaced` are the first outputs of nodes with an operator of `KERNELS`; nodes of the graph are
     in the order they run in, as ONNX Runtime writes them.
@@ -48,8 +48,8 @@ class SplitRun:
         self._pieces = _cut(model.graph, replaced)
         self._connect()
 
-    def run(self, feed: Mapping[str, NDArray[Any]], output: str, product: Product) -> NDArray[Any]:
-        """Return one output of the graph, with `product` as the integer product."""
+    def run(self, feed: Mapping[str, NDArray[Any]], output: str, matmul: Multiply) -> NDArray[Any]:
+        """Return one output of the graph, with `matmul` as the integer matmul."""
         values: Values = dict(feed)
         for piece in self._pieces:
             if piece.nodes:
@@ -60,7 +60,7 @@ class SplitRun:
             if piece.replaced is not None:
                 node = piece.replaced
                 inputs = [self._value(name, values) if name else None for name in node.input]
-                values[node.output[0]] = KERNELS[node.op_type](node, inputs, product)
+                values[node.output[0]] = KERNELS[node.op_type](node, inputs, matmul)
         return values[output]
 
     def _value(self, name: str, values: Values) -> NDArray[Any]:

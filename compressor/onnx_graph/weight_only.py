@@ -1,8 +1,8 @@
-"""Matrices of 4 or 8 bits that are widened inside the product: `MatMulNBits`.
+"""Matrices of 4 or 8 bits that are widened inside the matmul: `MatMulNBits`.
 
 The integers are read from memory once and become floats (or meet activations of 8 bits) in the
-registers, so the product needs the memory of its integers and no more. That pays where reading
-weights takes the time, with one row or few; with many, an integer product is faster.
+registers, so the matmul needs the memory of its integers and no more. That pays where reading
+weights takes the time, with one row or few; with many, an integer matmul is faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
 from compressor.onnx_graph.embedding_tables import add_constant, replace_nodes
-from compressor.onnx_graph.quantizable_weights import Site, Use, find_uses
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, find_uses
 
 # What the operator calls the precision that activations have at least.
 _ACCURACY_LEVELS = {"float": 1, "int8": 4}
@@ -39,42 +39,42 @@ class PackedForm:
 
 def pack_matrices(
     model: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     form: PackedForm,
     *,
     chosen: Mapping[str, Blocks] | None = None,
 ) -> dict[str, float]:
-    """Store the matrices of `sites` as packed integers, in place, and return each one's error.
+    """Store the matrices of `weights` as packed integers, in place, and return each one's error.
 
     `chosen` holds the integers of those that are not to be rounded to the nearest ones.
 
     The error is the root mean square of what rounding loses, over that of the matrix. The float
     originals are removed.
 
-    Raises `ValueError` when a site has an obstacle or a weight is not finite; the graph is then not
+    Raises `ValueError` when a weight has an obstacle or is not finite; the graph is then not
     to be used.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     uses = find_uses(graph)
-    products: dict[str, list[onnx.NodeProto]] = {}
+    matmuls: dict[str, list[onnx.NodeProto]] = {}
     errors = {}
-    for site in sites:
-        if site.obstacle is not None:
-            raise ValueError(f"weight {site.weight} cannot be packed: {site.obstacle}")
-        transposed, factor = uses[site.weight][0].layout
-        stored: NDArray[np.float32] = numpy_helper.to_array(tensors[site.weight])
+    for weight in weights:
+        if weight.obstacle is not None:
+            raise ValueError(f"weight {weight.name} cannot be packed: {weight.obstacle}")
+        transposed, factor = uses[weight.name][0].layout
+        stored: NDArray[np.float32] = numpy_helper.to_array(tensors[weight.name])
         columns = (stored if transposed else stored.T) * np.float32(factor)  # (N, K)
-        blocks = (chosen or {}).get(site.weight)
+        blocks = (chosen or {}).get(weight.name)
         if blocks is None:
-            blocks = _nearest(site.weight, columns, form)
-        errors[site.weight] = relative_error(columns, blocks.restored())
-        names = _store(model, tensors, site.weight, blocks)
-        for use in uses[site.weight]:
-            node = _product(use, names, columns.shape, form)
-            products[use.node.output[0]] = [node, *_addition(model, tensors, use, node)]
-        graph.initializer.remove(tensors[site.weight])
-    replace_nodes(model, products)
+            blocks = _nearest(weight.name, columns, form)
+        errors[weight.name] = relative_error(columns, blocks.restored())
+        names = _store(model, tensors, weight.name, blocks)
+        for use in uses[weight.name]:
+            node = _matmul(use, names, columns.shape, form)
+            matmuls[use.node.output[0]] = [node, *_addition(model, tensors, use, node)]
+        graph.initializer.remove(tensors[weight.name])
+    replace_nodes(model, matmuls)
     return errors
 
 
@@ -98,7 +98,7 @@ def _store(
     ]
 
 
-def _product(
+def _matmul(
     use: Use, names: Sequence[str], shape: tuple[int, ...], form: PackedForm
 ) -> onnx.NodeProto:
     return helper.make_node(
@@ -116,9 +116,9 @@ def _product(
 
 
 def _addition(
-    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], use: Use, product: onnx.NodeProto
+    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], use: Use, matmul: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
-    """Return what adds a Gemm's third input, times its beta, to the `product`."""
+    """Return what adds a Gemm's third input, times its beta, to the `matmul`."""
     beta = use.number("beta", 1)
     if use.node.op_type != "Gemm" or len(use.node.input) < 3 or beta == 0:
         return []
@@ -130,5 +130,5 @@ def _addition(
         factor = add_constant(model, tensors, f"{output}_beta", np.array(beta, np.float32))
         nodes.append(helper.make_node("Mul", [term, factor], [f"{output}_term"]))
         term = f"{output}_term"
-    product.output[0] = f"{output}_product"
-    return [*nodes, helper.make_node("Add", [product.output[0], term], [output])]
+    matmul.output[0] = f"{output}_product"
+    return [*nodes, helper.make_node("Add", [matmul.output[0], term], [output])]

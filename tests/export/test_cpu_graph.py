@@ -18,9 +18,9 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.structure import EncoderShape, apply_shape
 from compressor.models.torch_model import TorchModel
-from compressor.onnx_graph.int8_weights import quantize_sites
+from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.passes.convert_fp16.float16 import convert_to_half
 from compressor.tasks import load_task
 
@@ -223,7 +223,7 @@ def test_sub_layers_without_units_are_gone_and_the_others_stay_fused(
     assert (operators["Attention"], operators["BiasGelu"]) == (2, 2)
     assert operators["Expand"] == 1  # of the mask
     assert not operators.keys() & {"Reshape", "MultiHeadAttention", "SkipLayerNormalization"}
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     integer = Counter(node.op_type for node in graph.graph.node)
     assert integer["MatMulIntegerToFloat"] == 11  # 4 + 2 of attention, 4 of FFNs, pooler, answer
     assert (integer["Attention"], integer["BiasGelu"], integer["MatMul"]) == (2, 2, 0)

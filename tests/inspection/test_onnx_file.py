@@ -16,9 +16,9 @@ from compressor.inspection.facts import OnnxFacts, to_dict
 from compressor.inspection.inputs import TextRows, random_batch
 from compressor.inspection.onnx_file import inspect_onnx
 from compressor.models.onnx_model import OnnxModel, optimized_graph
-from compressor.onnx_graph.integer_matmuls import find_integer_products
+from compressor.onnx_graph.integer_matmuls import find_integer_matmuls
 from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, save_graph
-from compressor.onnx_graph.saturation import exact_product
+from compressor.onnx_graph.saturation import exact_matmul
 from compressor.onnx_graph.split_run import SplitRun
 
 DOCUMENT = Path(compressor.inspection.__file__).parent / "schema.md"
@@ -102,9 +102,9 @@ def test_a_graph_with_every_product_in_numpy_gives_the_logits_of_the_whole(
     others: dict[str, Path],
 ):
     model = optimized_graph(others["static"])
-    products = {item.output for item in find_integer_products(model) if item.can_simulate}
+    products = {item.output for item in find_integer_matmuls(model) if item.can_simulate}
     _, [batch] = random_batch(model)
-    found = SplitRun(model, products).run(batch, "logits", exact_product)
+    found = SplitRun(model, products).run(batch, "logits", exact_matmul)
     # The file's own activations are 8 bits wide: one step of the last product is the tolerance.
     np.testing.assert_allclose(found, OnnxModel(others["static"]).predict(batch), atol=0.1)
     assert products

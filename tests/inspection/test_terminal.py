@@ -10,7 +10,7 @@ from compressor.inspection.onnx_file import inspect_onnx
 from compressor.inspection.terminal import render_checkpoint, render_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
 
@@ -38,12 +38,16 @@ def test_why_products_are_exact_is_said(others: dict[str, Path]):
 
 def test_packed_weights_are_said_to_be_exact(plain: OnnxModel, tmp_path: Path):
     graph = load_graph(plain.path)
-    sites = [site for site in find_sites(graph) if site.kind == "matrix" and site.obstacle is None]
-    pack_matrices(graph, sites, PackedForm(8, 32, "int8"))
+    weights = [
+        weight
+        for weight in find_quantizable_weights(graph)
+        if weight.kind == "matrix" and weight.obstacle is None
+    ]
+    pack_matrices(graph, weights, PackedForm(8, 32, "int8"))
     save_graph(graph, tmp_path / "packed.onnx")
     text = " ".join(shown(render_onnx(inspect_onnx(tmp_path / "packed.onnx"))).split())
-    assert f"int8: exact everywhere ({len(sites)} integer products)" in text
-    assert f"{len(sites)} with packed weights, whose kernels keep neighbours apart" in text
+    assert f"int8: exact everywhere ({len(weights)} integer products)" in text
+    assert f"{len(weights)} with packed weights, whose kernels keep neighbours apart" in text
 
 
 def test_layers_of_one_shape_share_a_row(tiny_bert_dir: Path):

@@ -15,9 +15,9 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
-from compressor.onnx_graph.int8_weights import quantize_sites
+from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.passes.convert_fp16.cuda_kernels import HalfType
 from compressor.passes.convert_fp16.float16 import convert_to_half
 from compressor.passes.prune_structured.budget import encoder_cost
@@ -148,11 +148,11 @@ def test_the_count_on_the_graph_is_the_one_that_ratios_refer_to(
     assert encoder_flops(exported.path, batch_of(name)) == expected
 
     graph = load_graph(exported.path)
-    sites = [site for site in find_sites(graph) if site.obstacle is None]
+    weights = [weight for weight in find_quantizable_weights(graph) if weight.obstacle is None]
     for activations in ("per_token", "per_tensor"):
         changed = onnx.ModelProto()
         changed.CopyFrom(graph)
-        quantize_sites(changed, sites, activations=activations)
+        store_int8_weights(changed, weights, activations=activations)
         save_graph(changed, tmp_path / "int8.onnx")
         assert encoder_flops(tmp_path / "int8.onnx", batch_of(name)) == expected
 

@@ -11,14 +11,14 @@ from compressor.onnx_graph.activation_ranges import (
     Method,
     entropy_range,
     finely_rounded,
-    grid_of,
     least_squares_range,
     percentile_range,
+    scale_of_range,
     signed_scale,
-    static_grid,
+    static_scale,
 )
 from compressor.onnx_graph.observers import ActivationStatistics, Histogram
-from compressor.onnx_graph.quantized_activations import StaticGrid
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse", "entropy")
 
@@ -40,42 +40,44 @@ def round_trip_error(values: np.ndarray, low: float, high: float) -> float:
     return float(np.mean(np.square((integers - zero) * step - values)))
 
 
-def test_the_full_range_has_255_steps_and_zero_on_the_grid():
-    grid = static_grid(observed(np.array([-1.0, 1.55])), "minmax")
-    assert grid.scale == pytest.approx(0.01)
-    assert grid.zero_point == 100
+def test_the_full_range_has_255_steps_and_zero_exact():
+    scale = static_scale(observed(np.array([-1.0, 1.55])), "minmax")
+    assert scale.scale == pytest.approx(0.01)
+    assert scale.zero_point == 100
 
 
 def test_the_range_includes_zero_where_no_value_is_negative():
-    grid = static_grid(observed(np.array([2.0, 5.1])), "minmax")
-    assert grid == StaticGrid(pytest.approx(0.02), 0)
+    scale = static_scale(observed(np.array([2.0, 5.1])), "minmax")
+    assert scale == ScaleAndZeroPoint(pytest.approx(0.02), 0)
 
 
 def test_the_range_includes_zero_where_all_values_are_negative():
-    assert static_grid(observed(np.array([-5.1])), "minmax") == StaticGrid(pytest.approx(0.02), 255)
+    assert static_scale(observed(np.array([-5.1])), "minmax") == ScaleAndZeroPoint(
+        pytest.approx(0.02), 255
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_is_exact(method: Method):
-    grid = static_grid(observed(np.full(100, 0.7)), method)
-    integer = np.clip(np.rint(0.7 / grid.scale) + grid.zero_point, 0, 255)
-    assert (integer - grid.zero_point) * grid.scale == pytest.approx(0.7, rel=1e-3)
+    scale = static_scale(observed(np.full(100, 0.7)), method)
+    integer = np.clip(np.rint(0.7 / scale.scale) + scale.zero_point, 0, 255)
+    assert (integer - scale.zero_point) * scale.scale == pytest.approx(0.7, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_but_zeros_keeps_zero(method: Method):
-    assert static_grid(observed(np.zeros(9)), method) == StaticGrid(1.0, 0)
+    assert static_scale(observed(np.zeros(9)), method) == ScaleAndZeroPoint(1.0, 0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_smallest_floats_give_a_scale_that_is_not_zero(method: Method):
-    assert static_grid(observed(np.array([1e-42, -1e-42])), method).scale > 0
+    assert static_scale(observed(np.array([1e-42, -1e-42])), method).scale > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_was_never_observed_has_no_grid(method: Method):
+def test_what_was_never_observed_has_no_scale(method: Method):
     with pytest.raises(ValueError, match="not observed on any calibration row"):
-        static_grid(ActivationStatistics(), method)
+        static_scale(ActivationStatistics(), method)
 
 
 def test_a_percentile_cuts_as_many_off_on_either_side():
@@ -146,31 +148,31 @@ def divergence(histogram: Histogram, low: float, high: float, end: float) -> flo
     return float(stats.entropy(clipped / clipped.sum(), np.maximum(coarse, 1e-12)))
 
 
-def test_a_grid_covers_its_range_up_to_half_a_step():
-    grid = grid_of(-0.333, 1.1)
-    lowest, highest = (grid.scale * (end - grid.zero_point) for end in (0, 255))
-    assert abs(lowest + 0.333) <= grid.scale / 2
-    assert abs(highest - 1.1) <= grid.scale / 2
+def test_a_scale_covers_its_range_up_to_half_a_step():
+    scale = scale_of_range(-0.333, 1.1)
+    lowest, highest = (scale.scale * (end - scale.zero_point) for end in (0, 255))
+    assert abs(lowest + 0.333) <= scale.scale / 2
+    assert abs(highest - 1.1) <= scale.scale / 2
 
 
-def test_a_fixed_grid_is_as_fine_where_tokens_have_one_range_and_not_where_they_differ(make_graph):
+def test_a_fixed_scale_is_as_fine_where_tokens_have_one_range_and_not_where_they_differ(make_graph):
     random = np.random.default_rng(5)
     alike = random.uniform(-1, 1, size=(200, 64)).astype(np.float32)
-    # One token in twenty is 20 times as large, and the grid of all has to hold it.
+    # One token in twenty is 20 times as large, and the scale of all has to hold it.
     unlike = alike * np.where(np.arange(200) % 20 == 0, 20, 1)[:, None].astype(np.float32)
     graph = make_graph([helper.make_node("Add", ["alike", "unlike"], ["y"])], {}, {})
     statistics = {"alike": ActivationStatistics(), "unlike": ActivationStatistics()}
     statistics["alike"].update(alike)
     statistics["unlike"].update(unlike)
-    grids = {name: static_grid(item, "minmax") for name, item in statistics.items()}
-    assert list(finely_rounded(graph, statistics, grids)) == ["alike"]
+    scales = {name: static_scale(item, "minmax") for name, item in statistics.items()}
+    assert list(finely_rounded(graph, statistics, scales)) == ["alike"]
 
 
 def test_zeros_are_as_fine_as_they_get(make_graph):
     graph = make_graph([helper.make_node("Relu", ["x"], ["y"])], {}, {})
     statistics = {"x": ActivationStatistics()}
     statistics["x"].update(np.zeros((3, 4), np.float32))
-    assert finely_rounded(graph, statistics, {"x": StaticGrid(1.0, 0)})
+    assert finely_rounded(graph, statistics, {"x": ScaleAndZeroPoint(1.0, 0)})
 
 
 def signed_error(values: np.ndarray, scale: float) -> float:

@@ -17,7 +17,7 @@ from compressor.onnx_graph.affine import (
 RANDOM = np.random.default_rng(0)
 
 
-def saturating_product(
+def saturating_matmul(
     activations: NDArray[np.uint8], weight: NDArray[np.int8]
 ) -> NDArray[np.int64]:
     """Compute as `vpmaddubsw` does: neighbouring products are added in 16 bits, saturating."""
@@ -29,7 +29,7 @@ def saturating_product(
     return np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=1)
 
 
-def exact_product(activations: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[np.int64]:
+def exact_matmul(activations: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[np.int64]:
     return activations.astype(np.int64) @ weight.astype(np.int64)
 
 
@@ -123,7 +123,7 @@ def test_products_are_exact_in_16_bits_with_the_largest_activations(name: str):
         [activations, RANDOM.integers(0, 256, (20, len(values)), dtype=np.uint8)]
     )
     np.testing.assert_array_equal(
-        saturating_product(activations, values), exact_product(activations, values)
+        saturating_matmul(activations, values), exact_matmul(activations, values)
     )
 
 
@@ -131,7 +131,7 @@ def test_full_range_weights_do_saturate_in_16_bits():
     # Shows that the simulation sees the problem which the scales above avoid.
     values = full_range(RANDOM.uniform(-1, 1, (384, 128)).astype(np.float32))
     activations = RANDOM.integers(0, 256, (128, 384), dtype=np.uint8)
-    wrong = saturating_product(activations, values) != exact_product(activations, values)
+    wrong = saturating_matmul(activations, values) != exact_matmul(activations, values)
     assert wrong.mean() > 0.05
 
 

@@ -11,11 +11,11 @@ from compressor.models.onnx_model import optimized_graph
 from compressor.onnx_graph import exactness, packed_exactness
 from compressor.onnx_graph.embedding_tables import store_int4_tables
 from compressor.onnx_graph.exactness import check_integers
-from compressor.onnx_graph.int8_weights import Activations, quantize_sites
+from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.onnx_file import save_graph
-from compressor.onnx_graph.quantizable_weights import find_sites
-from compressor.onnx_graph.quantized_activations import StaticGrid
-from compressor.onnx_graph.saturation import saturating_product
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
+from compressor.onnx_graph.saturation import saturating_matmul
 from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
 RANDOM = np.random.default_rng(0)
@@ -38,14 +38,16 @@ def integer_graph(make_graph, weight: np.ndarray) -> onnx.ModelProto:
     return make_graph(nodes, FLOATS, constants)
 
 
-@pytest.mark.parametrize("activations", ["per_token", "per_tensor", {"x": StaticGrid(0.02, 101)}])
+@pytest.mark.parametrize(
+    "activations", ["per_token", "per_tensor", {"x": ScaleAndZeroPoint(0.02, 101)}]
+)
 @pytest.mark.parametrize("inner", [K, K - 1])
 def test_products_of_this_package_are_exact_on_every_cpu(
     make_graph, activations: Activations, inner: int
 ):
     weight = RANDOM.standard_t(2, size=(inner, N)).astype(np.float32)
     graph = make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], FLOATS, {"w": weight})
-    quantize_sites(graph, find_sites(graph), activations=activations)
+    store_int8_weights(graph, find_quantizable_weights(graph), activations=activations)
     [check] = check_integers(graph, [{"x": X[..., :inner]}, {"x": X[0, :1, :inner]}])
     assert (check.wrong, check.saturated) == (0, 0)
     # 16 rows of activations, 5 + 1 random or full ones and two for each of 6 columns to overflow;
@@ -61,7 +63,7 @@ def test_weights_of_full_range_saturate_without_vnni(make_graph):
 
 def test_a_runtime_that_saturates_is_found_out(make_graph, monkeypatch: pytest.MonkeyPatch):
     # One of the two sides saturates, the other does not: which one makes no difference here.
-    monkeypatch.setattr(exactness, "exact_product", saturating_product)
+    monkeypatch.setattr(exactness, "exact_matmul", saturating_matmul)
     weight = np.full((K, N), 127, np.int8)
     [check] = check_integers(integer_graph(make_graph, weight), [{"x": 99 * X}])
     assert check.wrong > 0
@@ -71,7 +73,7 @@ def test_every_row_of_an_int8_table_is_looked_up(make_graph):
     table = RANDOM.normal(size=(11, 4)).astype(np.float32)
     node = helper.make_node("Gather", ["table", "ids"], ["y"])
     graph = make_graph([node], {"ids": (TensorProto.INT64, None)}, {"table": table})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     [check] = check_integers(graph, [])
     assert (check.operator, check.compared, check.wrong) == ("Gather", 44, 0)
 
@@ -105,7 +107,7 @@ def test_sums_that_pass_32_bits_are_refused():
 def packed_graph(make_graph, form: PackedForm, inner: int) -> onnx.ModelProto:
     weight = RANDOM.standard_t(2, size=(inner, N)).astype(np.float32)
     graph = make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], FLOATS, {"w": weight})
-    pack_matrices(graph, find_sites(graph), form)
+    pack_matrices(graph, find_quantizable_weights(graph), form)
     return graph
 
 
@@ -139,7 +141,7 @@ def table_graph(make_graph, width: int) -> onnx.ModelProto:
     table = RANDOM.standard_t(3, size=(50, width)).astype(np.float32)
     nodes = [helper.make_node("Gather", ["t", "i"], ["y"])]
     graph = make_graph(nodes, {"i": (TensorProto.INT64, [None, None])}, {"t": table})
-    store_int4_tables(graph, find_sites(graph), block_size=32)
+    store_int4_tables(graph, find_quantizable_weights(graph), block_size=32)
     return graph
 
 

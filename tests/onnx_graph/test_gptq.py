@@ -8,7 +8,7 @@ from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.gptq import (
     ActivationMoments,
     bias_correction,
-    product_error,
+    matmul_error,
     round_blocks,
     round_columns,
 )
@@ -47,21 +47,21 @@ def test_sums_do_not_depend_on_how_rows_are_batched():
 def test_error_of_a_product_is_that_of_the_rows_themselves():
     other = WEIGHT + RANDOM.normal(size=WEIGHT.shape).astype(np.float32)
     expected = np.sqrt(np.mean(np.square(X @ WEIGHT - X @ other)))
-    assert product_error(WEIGHT, other, MOMENTS) == pytest.approx(expected, rel=1e-4)
+    assert matmul_error(WEIGHT, other, MOMENTS) == pytest.approx(expected, rel=1e-4)
 
 
 def test_int8_products_change_less_than_with_the_nearest_integers():
     values, scales = quantize_columns(WEIGHT)
-    nearest = product_error(WEIGHT, values * scales, MOMENTS)
-    assert product_error(WEIGHT, round_columns(WEIGHT, MOMENTS.gram), MOMENTS) < 0.6 * nearest
+    nearest = matmul_error(WEIGHT, values * scales, MOMENTS)
+    assert matmul_error(WEIGHT, round_columns(WEIGHT, MOMENTS.gram), MOMENTS) < 0.6 * nearest
 
 
 @pytest.mark.parametrize("block_size", [16, 32])
 def test_int4_products_change_less_than_with_the_nearest_integers(block_size: int):
     plain = quantize_blocks(WEIGHT.T, bits=4, block_size=block_size, half_scales=False)
     found = round_blocks(WEIGHT, MOMENTS.gram, bits=4, block_size=block_size)
-    nearest = product_error(WEIGHT, plain.restored().T, MOMENTS)
-    assert product_error(WEIGHT, found.restored().T, MOMENTS) < 0.6 * nearest
+    nearest = matmul_error(WEIGHT, plain.restored().T, MOMENTS)
+    assert matmul_error(WEIGHT, found.restored().T, MOMENTS) < 0.6 * nearest
     np.testing.assert_array_equal(found.scales, plain.scales)
     assert found.values.min() >= -8
     assert found.values.max() <= 7

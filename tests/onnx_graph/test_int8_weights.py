@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import norm
 
 from compressor.onnx_graph.affine import max_pair_sum
-from compressor.onnx_graph.int8_weights import quantize_sites
-from compressor.onnx_graph.quantizable_weights import find_sites
-from compressor.onnx_graph.quantized_activations import StaticGrid
+from compressor.onnx_graph.int8_weights import store_int8_weights
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 
 RANDOM = np.random.default_rng(1)
 K, N = 16, 5
@@ -35,30 +35,32 @@ def operators(model: onnx.ModelProto) -> list[str]:
     return [item.op_type for item in model.graph.node]
 
 
-@pytest.fixture(params=["per_tensor", "per_token", {"x": StaticGrid(0.03, 120)}])
+@pytest.fixture(params=["per_tensor", "per_token", {"x": ScaleAndZeroPoint(0.03, 120)}])
 def quantize(request: pytest.FixtureRequest) -> Callable[[onnx.ModelProto], None]:
-    """Return a function that quantizes every site of a graph, in each way in turn."""
-    return lambda graph: quantize_sites(graph, find_sites(graph), activations=request.param)
+    """Return a function that quantizes every weight of a graph, in each way in turn."""
+    return lambda graph: store_int8_weights(
+        graph, find_quantizable_weights(graph), activations=request.param
+    )
 
 
-def test_product_equals_the_integer_reference(make_graph, run_graph, integer_product):
+def test_product_equals_the_integer_reference(make_graph, run_graph, integer_matmul):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_tensor")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_tensor")
     found = constants(graph)
-    expected = integer_product(X, found["w_int8"], found["w_scale"])
+    expected = integer_matmul(X, found["w_int8"], found["w_scale"])
     # The integers are the same; the one rounding to float32 differs in its order of factors.
     np.testing.assert_allclose(run_graph(graph, x=X), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, K), (2, 3, K), (2, 1, 3, K)])
 def test_product_per_token_equals_the_integer_reference(
-    make_graph, run_graph, token_product, shape: tuple[int, ...]
+    make_graph, run_graph, token_matmul, shape: tuple[int, ...]
 ):
     activations = RANDOM.normal(size=shape).astype(np.float32)
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     found = constants(graph)
-    expected = token_product(activations, found["w_int8"], found["w_scale"])
+    expected = token_matmul(activations, found["w_int8"], found["w_scale"])
     np.testing.assert_allclose(run_graph(graph, x=activations), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -69,7 +71,11 @@ def test_product_with_a_fixed_grid_equals_the_integer_reference_and_clips(
     activations = (3 * RANDOM.normal(size=(2, 3, K))).astype(np.float32)
     nodes = [node("Gemm", ["x", "w", "b"])]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "b": BIAS})
-    quantize_sites(graph, find_sites(graph), activations={"x": StaticGrid(0.02, zero_point)})
+    store_int8_weights(
+        graph,
+        find_quantizable_weights(graph),
+        activations={"x": ScaleAndZeroPoint(0.02, zero_point)},
+    )
     found = constants(graph)
     integers = np.clip(np.rint(activations[0] / np.float32(0.02)) + zero_point, 0, 255)
     assert np.any(integers == 255) or np.any(integers == 0)
@@ -85,7 +91,9 @@ def test_activations_with_a_fixed_grid_are_quantized_once_for_all_their_products
     nodes = [node("MatMul", ["x", "w"], "a"), node("MatMul", ["x", "v"], "c")]
     nodes.append(node("Add", ["a", "c"]))
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": WEIGHT[::-1].copy()})
-    quantize_sites(graph, find_sites(graph), activations={"x": StaticGrid(0.02, 128)})
+    store_int8_weights(
+        graph, find_quantizable_weights(graph), activations={"x": ScaleAndZeroPoint(0.02, 128)}
+    )
     assert operators(graph).count("QuantizeLinear") == 1
     assert np.abs(run_graph(graph, x=X) - X @ (WEIGHT + WEIGHT[::-1])).max() < 0.5
 
@@ -93,7 +101,9 @@ def test_activations_with_a_fixed_grid_are_quantized_once_for_all_their_products
 def test_activations_without_a_grid_get_a_scale_for_each_token(make_graph, run_graph):
     nodes = [node("MatMul", ["x", "w"], "a"), node("Tanh", ["a"], "t"), node("MatMul", ["t", "v"])]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": WEIGHT[:N].copy()})
-    quantize_sites(graph, find_sites(graph), activations={"t": StaticGrid(1 / 127, 127)})
+    store_int8_weights(
+        graph, find_quantizable_weights(graph), activations={"t": ScaleAndZeroPoint(1 / 127, 127)}
+    )
     assert operators(graph).count("ReduceMax") == 1
     assert np.abs(run_graph(graph, x=X) - np.tanh(X @ WEIGHT) @ WEIGHT[:N]).max() < 0.3
 
@@ -103,17 +113,17 @@ def test_activations_without_a_grid_get_a_scale_for_each_token(make_graph, run_g
     [("Gelu", 32, 0.1701 * 223 / 32), ("Relu", 0, 1e-38)],
 )
 def test_product_after_an_activation_uses_the_levels_below_zero(
-    make_graph, run_graph, token_product, operator, zero_point, smallest_range
+    make_graph, run_graph, token_matmul, operator, zero_point, smallest_range
 ):
     # The first row is all negative: what GELU leaves of it has to stay on the grid.
     activations = np.stack([-np.abs(X[0]), X[1], 9 * X[2]])
     nodes = [node(operator, ["x"], "h"), node("MatMul", ["h", "w"])]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     found = constants(graph)
     gelu = activations * norm.cdf(activations).astype(np.float32)
     hidden = gelu if operator == "Gelu" else np.maximum(activations, 0)
-    expected = token_product(hidden, found["w_int8"], found["w_scale"], zero_point, smallest_range)
+    expected = token_matmul(hidden, found["w_int8"], found["w_scale"], zero_point, smallest_range)
     result = run_graph(graph, x=activations)
     # ONNX Runtime approximates erf to 1e-7: a value at the border of two integers may fall to the
     # other one, which moves a sum by one step of its row times one weight.
@@ -124,7 +134,7 @@ def test_product_after_an_activation_uses_the_levels_below_zero(
 
 def test_row_per_token_is_bitwise_the_same_whatever_the_other_rows_are(make_graph, run_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     alone = run_graph(graph, x=X[:1])
     beside_large_ones = run_graph(graph, x=np.concatenate([X[:1], 1000 * X[1:]]))
     np.testing.assert_array_equal(beside_large_ones[:1], alone)
@@ -132,7 +142,7 @@ def test_row_per_token_is_bitwise_the_same_whatever_the_other_rows_are(make_grap
 
 def test_small_rows_beside_large_ones_are_as_precise_as_alone(make_graph, run_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     scaled = X * np.array([[1e-6], [1.0], [1e6]], np.float32)
     exact = scaled @ WEIGHT
     error = np.abs(run_graph(graph, x=scaled) - exact).max(axis=1)
@@ -146,7 +156,7 @@ def test_activations_that_two_products_read_are_quantized_once(make_graph, run_g
         node("Add", ["a", "b"]),
     ]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": -2 * WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     assert operators(graph).count("QuantizeLinear") == 1
     # Twice the scale and the same integers: what is left is exactly minus one product.
     expected = -(X @ WEIGHT)
@@ -157,14 +167,14 @@ def test_axes_are_an_attribute_where_the_operator_set_wants_that(make_graph, run
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
     graph.opset_import[0].version = 17
     graph.ir_version = 8
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     expected = X @ WEIGHT
     assert np.abs(run_graph(graph, x=X) - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_weights_are_stored_as_int8_and_the_floats_are_gone(make_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_tensor")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_tensor")
     found = constants(graph)
     assert {name: (item.dtype, item.shape) for name, item in found.items()} == {
         "w_int8": (np.int8, (K, N)),
@@ -176,7 +186,7 @@ def test_weights_are_stored_as_int8_and_the_floats_are_gone(make_graph):
 
 def test_constants_per_token_are_single_numbers(make_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    quantize_sites(graph, find_sites(graph), activations="per_token")
+    store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     shapes = {name: (item.dtype, item.shape) for name, item in constants(graph).items()}
     assert shapes == {
         "w_int8": (np.int8, (K, N)),

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.onnx_graph.integer_matmuls import KERNELS, find_integer_products
-from compressor.onnx_graph.quantizable_weights import find_sites
-from compressor.onnx_graph.saturation import exact_product, saturating_product
+from compressor.onnx_graph.integer_matmuls import KERNELS, find_integer_matmuls
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
+from compressor.onnx_graph.saturation import exact_matmul, saturating_matmul
 from compressor.onnx_graph.split_run import SplitRun
 from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
@@ -110,7 +110,7 @@ def runtime(model: onnx.ModelProto, feed: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_an_exact_product_gives_what_onnx_runtime_computes(case: str):
     model, feed = CASES[case]
-    found = SplitRun(model, {"y"}).run({"v0": feed}, "y", exact_product)
+    found = SplitRun(model, {"y"}).run({"v0": feed}, "y", exact_matmul)
     expected = runtime(model, feed)
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
@@ -120,18 +120,18 @@ def test_an_exact_product_gives_what_onnx_runtime_computes(case: str):
 def test_only_the_raw_product_is_left_to_the_caller(case: str):
     model, feed = CASES[case]
     run = SplitRun(model, {"y"})
-    exact = run.run({"v0": feed}, "y", exact_product)
-    saturated = run.run({"v0": feed}, "y", saturating_product)
+    exact = run.run({"v0": feed}, "y", exact_matmul)
+    saturated = run.run({"v0": feed}, "y", saturating_matmul)
     assert exact.shape == saturated.shape
-    assert [item.can_saturate for item in find_integer_products(model)] == [True]
-    assert [item.can_simulate for item in find_integer_products(model)] == [True]
+    assert [item.can_saturate for item in find_integer_matmuls(model)] == [True]
+    assert [item.can_simulate for item in find_integer_matmuls(model)] == [True]
 
 
 def test_the_saturated_product_of_a_dequantized_node_is_the_instructions():
     # 255 * (127 + 127) = 64770 becomes 32767; the zero point's part is exact: 128 * 254 = 32512.
     left, right = np.full((1, 2), 255, np.uint8), np.full((2, 1), 127, np.int8)
     model, feed = model_of("MatMulInteger", [left, right, scalar(128, np.uint8)], TensorProto.INT32)
-    assert SplitRun(model, {"y"}).run({"v0": feed}, "y", saturating_product).tolist() == [[255]]
+    assert SplitRun(model, {"y"}).run({"v0": feed}, "y", saturating_matmul).tolist() == [[255]]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_only_unsigned_times_signed_goes_through_16_bit_sums(
     values = [U8.view(left), S8.view(right), scalar(0.1), scalar(0.1)]
     values += [scalar(0, left), scalar(0, right)]
     model, _ = model_of("MatMulIntegerToFloat", values, TensorProto.FLOAT)
-    [product] = find_integer_products(model)
+    [product] = find_integer_matmuls(model)
     assert product.can_saturate is can_saturate
     assert (product.activations, product.weights) == (np.dtype(left).name, np.dtype(right).name)
     assert (product.risk is None) is not can_saturate
@@ -153,7 +153,7 @@ def test_only_unsigned_times_signed_goes_through_16_bit_sums(
 
 def test_seven_bit_weights_cannot_saturate():
     model, _ = model_of("MatMulInteger", [U8, S8 // 2], TensorProto.INT32)
-    [product] = find_integer_products(model)
+    [product] = find_integer_matmuls(model)
     assert (product.can_saturate, product.inner, product.columns) == (False, K, N)
     assert product.risk is not None
     assert product.risk.worst_sum <= 128
@@ -169,7 +169,7 @@ def test_a_signed_factor_that_is_computed_at_run_time_may_saturate_and_is_not_si
     ]
     constants = {"one": scalar(1), "signed": scalar(0, np.int8)}
     model = make_graph(nodes, {"x": (TensorProto.FLOAT, [4, 4])}, constants)
-    [product] = find_integer_products(model)
+    [product] = find_integer_matmuls(model)
     assert (product.weight, product.can_saturate, product.can_simulate) == (None, True, False)
 
 
@@ -189,7 +189,7 @@ def test_a_convolution_reads_its_filter_channel_by_channel_within_each_position(
         [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    [product] = find_integer_products(helper.make_model(graph))
+    [product] = find_integer_matmuls(helper.make_model(graph))
     assert product.risk is not None
     assert (product.risk.worst_sum, product.risk.risky_pairs) == (200, 1)
     assert (product.inner, product.columns, product.can_simulate) == (4, 1, False)
@@ -204,8 +204,8 @@ def test_packed_weights_are_products_of_integers_where_activations_are_too(
         node = helper.make_node("MatMul", ["x", "w"], ["y"])
         model = make_graph([node], {"x": (TensorProto.FLOAT, [M, K])}, {"w": weight})
         form = PackedForm(bits, 16, activations)  # type: ignore[arg-type]
-        pack_matrices(model, find_sites(model), form)
-        found = find_integer_products(model)
+        pack_matrices(model, find_quantizable_weights(model), form)
+        found = find_integer_matmuls(model)
         assert len(found) == (activations == "int8")
         for product in found:
             assert (product.activations, product.weights) == ("int8", weights)

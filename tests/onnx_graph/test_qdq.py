@@ -8,11 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.qdq import (
     SignedScales,
-    insert_pairs,
+    insert_qdq,
     portable_scales,
     quantize_symmetric,
 )
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 
 RANDOM = np.random.default_rng(3)
 K, N = 16, 5
@@ -32,7 +32,7 @@ def constants(model: onnx.ModelProto):
 
 
 def paired(model: onnx.ModelProto, scale: float = SCALE) -> onnx.ModelProto:
-    insert_pairs(model, find_sites(model), SignedScales({"x": scale}))
+    insert_qdq(model, find_quantizable_weights(model), SignedScales({"x": scale}))
     return model
 
 
@@ -128,20 +128,20 @@ def test_weight_that_is_not_finite_is_named(make_graph):
     weight[3, 1] = np.nan
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": weight})
     with pytest.raises(ValueError, match=r"^weight w holds NaN or infinity"):
-        insert_pairs(graph, find_sites(graph), SignedScales({"x": 0.1}))
+        insert_qdq(graph, find_quantizable_weights(graph), SignedScales({"x": 0.1}))
 
 
 def test_activation_without_a_scale_is_named(make_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
     with pytest.raises(ValueError, match=r"^activations x have no scale$"):
-        insert_pairs(graph, find_sites(graph), SignedScales({}))
+        insert_qdq(graph, find_quantizable_weights(graph), SignedScales({}))
 
 
 def test_embedding_table_is_refused(make_graph):
     ids = {"ids": (TensorProto.INT64, [2])}
     graph = make_graph([node("Gather", ["w", "ids"])], ids, {"w": WEIGHT})
     with pytest.raises(ValueError, match=r"^weight w cannot be int8: it is an embedding table$"):
-        insert_pairs(graph, find_sites(graph), SignedScales({}))
+        insert_qdq(graph, find_quantizable_weights(graph), SignedScales({}))
 
 
 def test_values_round_to_the_nearest_and_the_largest_to_127():

@@ -5,8 +5,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from compressor.onnx_graph.quantizable_weights import (
-    Site,
-    find_sites,
+    QuantizableWeight,
+    find_quantizable_weights,
     integer_operators,
     lift_constants,
 )
@@ -23,12 +23,16 @@ def node(operator: str, inputs: list[str], output: str = "y", **attributes):
 
 def test_constant_right_hand_side_of_a_product_is_a_site(make_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT})
-    assert find_sites(graph) == (Site("w", "matrix", (4, 3), ("y",), None),)
+    assert find_quantizable_weights(graph) == (
+        QuantizableWeight("w", "matrix", (4, 3), ("y",), None),
+    )
 
 
 def test_table_that_is_looked_up_by_row_is_a_site(make_graph):
     graph = make_graph([node("Gather", ["w", "ids"])], IDS, {"w": WEIGHT})
-    assert find_sites(graph) == (Site("w", "table", (4, 3), ("y",), None),)
+    assert find_quantizable_weights(graph) == (
+        QuantizableWeight("w", "table", (4, 3), ("y",), None),
+    )
 
 
 def test_weight_of_two_products_is_one_site(make_graph):
@@ -37,19 +41,19 @@ def test_weight_of_two_products_is_one_site(make_graph):
         node("MatMul", ["x", "w"], "b"),
         node("Add", ["a", "b"]),
     ]
-    [site] = find_sites(make_graph(nodes, ACTIVATIONS, {"w": WEIGHT}))
-    assert (site.nodes, site.obstacle) == (("a", "b"), None)
+    [weight] = find_quantizable_weights(make_graph(nodes, ACTIVATIONS, {"w": WEIGHT}))
+    assert (weight.nodes, weight.obstacle) == (("a", "b"), None)
 
 
 def test_product_of_two_activations_is_not_a_site(make_graph):
     nodes = [node("Transpose", ["x"], "t", perm=[1, 0]), node("MatMul", ["x", "t"])]
-    assert find_sites(make_graph(nodes, ACTIVATIONS, {})) == ()
+    assert find_quantizable_weights(make_graph(nodes, ACTIVATIONS, {})) == ()
 
 
 def test_bias_of_gemm_is_not_a_site(make_graph):
     constants = {"w": WEIGHT, "b": np.ones((1, 3), np.float32)}
     graph = make_graph([node("Gemm", ["x", "w", "b"])], ACTIVATIONS, constants)
-    assert [site.weight for site in find_sites(graph)] == ["w"]
+    assert [weight.name for weight in find_quantizable_weights(graph)] == ["w"]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +103,8 @@ def test_bias_of_gemm_is_not_a_site(make_graph):
     ],
 )
 def test_weight_that_has_to_stay_in_float_says_why(make_graph, nodes, weight, obstacle):
-    [site] = find_sites(make_graph(nodes, ACTIVATIONS, {"w": weight}))
-    assert site.obstacle == obstacle
+    [weight] = find_quantizable_weights(make_graph(nodes, ACTIVATIONS, {"w": weight}))
+    assert weight.obstacle == obstacle
 
 
 def test_table_that_is_also_a_factor_stays_in_float(make_graph):
@@ -108,8 +112,8 @@ def test_table_that_is_also_a_factor_stays_in_float(make_graph):
         node("Gather", ["w", "ids"], "rows"),
         node("MatMul", ["rows", "w"]),
     ]
-    [site] = find_sites(make_graph(nodes, IDS, {"w": np.ones((4, 4), np.float32)}))
-    assert (site.kind, site.obstacle) == ("matrix", "Gather reads it too")
+    [weight] = find_quantizable_weights(make_graph(nodes, IDS, {"w": np.ones((4, 4), np.float32)}))
+    assert (weight.kind, weight.obstacle) == ("matrix", "Gather reads it too")
 
 
 def test_weight_that_a_caller_may_replace_stays_in_float(make_graph):
@@ -118,8 +122,8 @@ def test_weight_that_a_caller_may_replace_stays_in_float(make_graph):
         {**ACTIVATIONS, "w": (TensorProto.FLOAT, [4, 3])},
         {"w": WEIGHT},
     )
-    [site] = find_sites(graph)
-    assert site.obstacle == "it is an input or output of the graph"
+    [weight] = find_quantizable_weights(graph)
+    assert weight.obstacle == "it is an input or output of the graph"
 
 
 def test_weight_that_a_branch_reads_stays_in_float(make_graph):
@@ -134,8 +138,8 @@ def test_weight_that_a_branch_reads_stays_in_float(make_graph):
         node("If", ["condition"], then_branch=branch, else_branch=branch),
     ]
     inputs = {**ACTIVATIONS, "condition": (TensorProto.BOOL, [])}
-    [site] = find_sites(make_graph(nodes, inputs, {"w": WEIGHT}))
-    assert site.obstacle == "a branch or loop reads it too"
+    [weight] = find_quantizable_weights(make_graph(nodes, inputs, {"w": WEIGHT}))
+    assert weight.obstacle == "a branch or loop reads it too"
 
 
 def test_constant_nodes_become_initializers(make_graph):
@@ -144,7 +148,7 @@ def test_constant_nodes_become_initializers(make_graph):
     graph = make_graph(nodes, ACTIVATIONS, {})
     lift_constants(graph)
     assert [item.op_type for item in graph.graph.node] == ["MatMul"]
-    assert [site.weight for site in find_sites(graph)] == ["w"]
+    assert [weight.name for weight in find_quantizable_weights(graph)] == ["w"]
 
 
 def test_integer_operators_are_listed_once_and_in_order(make_graph):

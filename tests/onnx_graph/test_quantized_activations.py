@@ -10,13 +10,13 @@ from compressor.onnx_graph.quantized_activations import (
     AFTER_GELU,
     AFTER_RELU,
     SYMMETRIC,
-    Grid,
-    grid_after,
+    TokenScale,
+    token_scale_after,
 )
 
 
 @pytest.mark.parametrize(
-    ("operator", "grid"),
+    ("operator", "scale"),
     [
         ("Gelu", AFTER_GELU),
         ("BiasGelu", AFTER_GELU),
@@ -26,12 +26,12 @@ from compressor.onnx_graph.quantized_activations import (
         ("Tanh", SYMMETRIC),
     ],
 )
-def test_grid_fits_what_was_computed(operator: str, grid: Grid):
-    assert grid_after(helper.make_node(operator, ["x"], ["y"])) == grid
+def test_scale_fits_what_was_computed(operator: str, scale: TokenScale):
+    assert token_scale_after(helper.make_node(operator, ["x"], ["y"])) == scale
 
 
 def test_values_of_unknown_origin_may_have_any_sign():
-    assert grid_after(None) == SYMMETRIC
+    assert token_scale_after(None) == SYMMETRIC
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_values_of_unknown_origin_may_have_any_sign():
     ],
     ids=["exact", "tanh"],
 )
-def test_lowest_value_of_gelu_lies_on_its_grid(gelu):
+def test_lowest_value_of_gelu_lies_on_its_scale(gelu):
     lowest = min(gelu(x) for x in np.linspace(-1, -0.5, 10_001))
     step = AFTER_GELU.smallest_range / AFTER_GELU.levels
     assert round(lowest / step) + AFTER_GELU.zero_point >= 0
 
 
-@pytest.mark.parametrize("grid", [SYMMETRIC, AFTER_GELU, AFTER_RELU])
-def test_largest_value_of_a_token_is_the_largest_integer(grid: Grid):
-    assert grid.zero_point + grid.levels == 255
+@pytest.mark.parametrize("scale", [SYMMETRIC, AFTER_GELU, AFTER_RELU])
+def test_largest_value_of_a_token_is_the_largest_integer(scale: TokenScale):
+    assert scale.zero_point + scale.levels == 255

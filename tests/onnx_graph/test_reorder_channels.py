@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.affine import saturation_free_scales
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.onnx_graph.reorder_channels import reorder_inner_channels
 
 RANDOM = np.random.default_rng(2)
@@ -102,7 +102,7 @@ def used(nodes: list[onnx.NodeProto]) -> dict[str, NDArray[np.float32]]:
 def test_reordered_graph_computes_the_same(make_graph, run_graph, name: str):
     graph = make_graph(BLOCKS[name], ACTIVATIONS, used(BLOCKS[name]))
     before = run_graph(graph, x=X)
-    [weight] = reorder_inner_channels(graph, find_sites(graph))
+    [weight] = reorder_inner_channels(graph, find_quantizable_weights(graph))
     assert weight in ("second", "second_t", "back")
     after = run_graph(graph, x=X)
     # Two layers of whole numbers pass 2^24, where float32 rounds sums: then in the last digits.
@@ -111,7 +111,7 @@ def test_reordered_graph_computes_the_same(make_graph, run_graph, name: str):
 
 def test_rows_keep_their_contents_and_give_finer_scales(make_graph):
     graph = make_graph(BLOCKS["bias and relu"], ACTIVATIONS, used(BLOCKS["bias and relu"]))
-    reorder_inner_channels(graph, find_sites(graph))
+    reorder_inner_channels(graph, find_quantizable_weights(graph))
     found = stored(graph, "second").astype(np.float32)
     assert sorted(map(tuple, found)) == sorted(map(tuple, SECOND))
     assert saturation_free_scales(found).mean() < saturation_free_scales(SECOND).mean()
@@ -121,14 +121,14 @@ def test_weights_on_a_grid_keep_their_order(make_graph):
     constants = {**used(BLOCKS["bias and relu"]), "second": RANDOM.integers(-9, 10, (INNER, 5))}
     constants["second"] = constants["second"].astype(np.float32) * np.float32(0.013)
     graph = make_graph(BLOCKS["bias and relu"], ACTIVATIONS, constants)
-    assert reorder_inner_channels(graph, find_sites(graph)) == ()
+    assert reorder_inner_channels(graph, find_quantizable_weights(graph)) == ()
 
 
 def test_bias_of_equal_numbers_is_shared_as_before(make_graph):
     nodes = BLOCKS["bias that others read too"]
     constants = {**used(nodes), "bias": np.zeros(INNER, np.float32)}
     graph = make_graph(nodes, ACTIVATIONS, constants)
-    assert reorder_inner_channels(graph, find_sites(graph)) == ("second",)
+    assert reorder_inner_channels(graph, find_quantizable_weights(graph)) == ("second",)
     assert {item.name for item in graph.graph.initializer} == set(constants)
 
 
@@ -140,7 +140,7 @@ def test_gelu_with_a_bias_is_a_block(make_graph, run_graph):
     ]
     graph = make_graph(nodes, ACTIVATIONS, used(nodes))
     before = run_graph(graph, x=X)
-    assert reorder_inner_channels(graph, find_sites(graph)) == ("second",)
+    assert reorder_inner_channels(graph, find_quantizable_weights(graph)) == ("second",)
     # GELU is not a whole number, so here the order of the sums shows in the last digits.
     np.testing.assert_allclose(run_graph(graph, x=X), before, rtol=1e-5, atol=1e-3)
 
@@ -187,7 +187,7 @@ def test_matrix_keeps_its_order_when(make_graph, name: str):
         extra = {"repeats": np.array([1, 4], np.int64)}
     graph = make_graph(FIXED[name], ACTIVATIONS, {**used(FIXED[name]), **extra})
     before = graph.SerializeToString()
-    assert reorder_inner_channels(graph, find_sites(graph)) == ()
+    assert reorder_inner_channels(graph, find_quantizable_weights(graph)) == ()
     assert graph.SerializeToString() == before
 
 
@@ -195,7 +195,7 @@ def test_channels_that_are_an_output_of_the_graph_keep_their_order(make_graph):
     nodes = BLOCKS["bias and relu"]
     graph = make_graph(nodes, ACTIVATIONS, used(nodes))
     graph.graph.output.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, None))
-    assert reorder_inner_channels(graph, find_sites(graph)) == ()
+    assert reorder_inner_channels(graph, find_quantizable_weights(graph)) == ()
 
 
 def test_weight_that_is_not_finite_is_named(make_graph):
@@ -203,4 +203,4 @@ def test_weight_that_is_not_finite_is_named(make_graph):
     broken = np.where(SECOND[0, 0] == SECOND, np.inf, SECOND).astype(np.float32)
     graph = make_graph(nodes, ACTIVATIONS, {**used(nodes), "second": broken})
     with pytest.raises(ValueError, match="weight second holds NaN or infinity"):
-        reorder_inner_channels(graph, find_sites(graph))
+        reorder_inner_channels(graph, find_quantizable_weights(graph))

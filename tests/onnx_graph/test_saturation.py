@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from compressor.onnx_graph.affine import max_pair_sum, quantize_columns
 from compressor.onnx_graph.saturation import (
     PairRisk,
-    exact_product,
+    exact_matmul,
     pair_risk,
-    saturating_product,
+    saturating_matmul,
 )
 
 
@@ -44,25 +44,25 @@ def random_factors(
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 4), (2, 7, 5), (4, 16, 3), (5, 33, 9)])
 def test_saturating_products_are_those_of_the_instruction(shape: tuple[int, int, int]):
     activations, weight = random_factors(shape)
-    assert saturating_product(activations, weight).tolist() == vpmaddubsw(activations, weight)
+    assert saturating_matmul(activations, weight).tolist() == vpmaddubsw(activations, weight)
 
 
 @pytest.mark.parametrize("value", [127, -128, -127, 65, 64, -65, -64])
 def test_extreme_activations_saturate_where_the_instruction_does(value: int):
     activations = np.full((2, 5), 255, np.uint8)
     weight = np.full((5, 3), value, np.int8)
-    assert saturating_product(activations, weight).tolist() == vpmaddubsw(activations, weight)
+    assert saturating_matmul(activations, weight).tolist() == vpmaddubsw(activations, weight)
 
 
 def test_random_products_do_saturate_so_that_the_comparison_means_something():
     activations, weight = random_factors((5, 33, 9))
-    assert np.any(saturating_product(activations, weight) != exact_product(activations, weight))
+    assert np.any(saturating_matmul(activations, weight) != exact_matmul(activations, weight))
 
 
 def test_exact_products_are_those_of_wide_integers():
     activations, weight = random_factors((4, 700, 6))
     expected = activations.astype(np.int64) @ weight.astype(np.int64)
-    assert exact_product(activations, weight).tolist() == expected.tolist()
+    assert exact_matmul(activations, weight).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_pair_is_at_risk_when_its_sum_passes_128(pair: tuple[int, int], risky:
     weight = np.array(pair, np.int8)[:, None]
     assert pair_risk(weight).risky_pairs == risky
     activations = np.full((1, 2), 255, np.uint8)
-    saturates = vpmaddubsw(activations, weight) != exact_product(activations, weight).tolist()
+    saturates = vpmaddubsw(activations, weight) != exact_matmul(activations, weight).tolist()
     assert saturates == bool(risky)
 
 
@@ -101,4 +101,4 @@ def test_this_packages_own_weights_never_saturate(inner: int):
     risk = pair_risk(values)
     assert (risk.can_saturate, risk.worst_sum) == (False, max_pair_sum(values))
     activations = np.full((1, inner), 255, np.uint8)
-    assert saturating_product(activations, values).tolist() == vpmaddubsw(activations, values)
+    assert saturating_matmul(activations, values).tolist() == vpmaddubsw(activations, values)

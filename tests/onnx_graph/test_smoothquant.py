@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from compressor.onnx_graph.int8_weights import quantize_sites
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.int8_weights import store_int8_weights
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.onnx_graph.smoothquant import (
     channel_factors,
     observed_factors,
@@ -39,14 +39,14 @@ def layer(make_graph: MakeGraph, scale: NDArray[np.float32], extra: str = "") ->
 
 
 def int8_error(model: onnx.ModelProto, run_graph: Any, expected: NDArray[np.float32]) -> float:
-    quantize_sites(model, find_sites(model), activations="per_token")
+    store_int8_weights(model, find_quantizable_weights(model), activations="per_token")
     return float(np.sqrt(np.mean(np.square(run_graph(model, x=TOKENS) - expected))))
 
 
 def test_float_graph_computes_what_it_did(make_graph: MakeGraph, run_graph: Any):
     model = layer(make_graph, UNEVEN)
     expected = run_graph(model, x=TOKENS)
-    assert smooth_normalized_inputs(model, find_sites(model)) == ("w",)
+    assert smooth_normalized_inputs(model, find_quantizable_weights(model)) == ("w",)
     assert [node.op_type for node in model.graph.node] == [
         "LayerNormalization",
         "Mul",
@@ -59,7 +59,7 @@ def test_float_graph_computes_what_it_did(make_graph: MakeGraph, run_graph: Any)
 def test_int8_error_shrinks_where_one_channel_is_large(make_graph: MakeGraph, run_graph: Any):
     plain, smooth = layer(make_graph, UNEVEN), layer(make_graph, UNEVEN)
     expected = run_graph(plain, x=TOKENS)
-    smooth_normalized_inputs(smooth, find_sites(smooth))
+    smooth_normalized_inputs(smooth, find_quantizable_weights(smooth))
     before = int8_error(plain, run_graph, expected)
     assert int8_error(smooth, run_graph, expected) < 0.8 * before
 
@@ -67,13 +67,13 @@ def test_int8_error_shrinks_where_one_channel_is_large(make_graph: MakeGraph, ru
 def test_channels_that_are_alike_stay_as_they_are(make_graph: MakeGraph):
     model = layer(make_graph, EVEN)
     before = model.SerializeToString(deterministic=True)
-    assert smooth_normalized_inputs(model, find_sites(model)) == ()
+    assert smooth_normalized_inputs(model, find_quantizable_weights(model)) == ()
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_matrix_with_other_readers_stays_as_it_is(make_graph: MakeGraph):
     model = layer(make_graph, UNEVEN, "shared")
-    assert smooth_normalized_inputs(model, find_sites(model)) == ()
+    assert smooth_normalized_inputs(model, find_quantizable_weights(model)) == ()
 
 
 def test_factors_are_the_square_roots_of_the_sizes_around_one():
@@ -94,7 +94,7 @@ def test_weight_that_is_not_finite_is_named(make_graph: MakeGraph):
     broken[0, 0] = np.nan
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(broken, "w"))
     with pytest.raises(ValueError, match="weight w holds NaN"):
-        smooth_normalized_inputs(model, find_sites(model))
+        smooth_normalized_inputs(model, find_quantizable_weights(model))
 
 
 def test_observed_channels_are_divided_by_the_published_factors():
@@ -135,7 +135,7 @@ def test_observed_smoothing_leaves_the_float_graph_what_it_was(make_graph, run_g
     graph = make_graph(nodes, {"x": (TensorProto.FLOAT, None)}, {"w": weight})
     before = run_graph(graph, x=x)
     largest = {"h": np.abs(x).max(axis=0)}
-    assert smooth_observed_inputs(graph, find_sites(graph), largest, 0.5) == ("w",)
+    assert smooth_observed_inputs(graph, find_quantizable_weights(graph), largest, 0.5) == ("w",)
     assert [node.op_type for node in graph.graph.node] == ["Gelu", "Mul", "MatMul"]
     np.testing.assert_allclose(run_graph(graph, x=x), before, rtol=1e-4, atol=1e-4)
 
@@ -156,7 +156,9 @@ def test_products_of_one_input_read_one_smoothed_value_where_they_should(
     graph = make_graph(nodes, {"x": (TensorProto.FLOAT, None)}, matrices)
     before = run_graph(graph, x=x)
     largest = {"x": np.abs(x).max(axis=0)}
-    smoothed = smooth_observed_inputs(graph, find_sites(graph), largest, 0.5, together=together)
+    smoothed = smooth_observed_inputs(
+        graph, find_quantizable_weights(graph), largest, 0.5, together=together
+    )
     assert smoothed == ("w", "v")
     products = [node for node in graph.graph.node if node.op_type == "MatMul"]
     assert len({node.input[0] for node in products}) == values

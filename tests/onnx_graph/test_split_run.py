@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from compressor.onnx_graph.saturation import exact_product
+from compressor.onnx_graph.saturation import exact_matmul
 from compressor.onnx_graph.split_run import SplitRun
 
 RANDOM = np.random.default_rng(1)
@@ -37,7 +37,7 @@ def test_a_graph_in_pieces_computes_what_it_computes_as_one(make_graph: Graph, r
     x = RANDOM.standard_normal((4, 6)).astype(np.float32)
     pieces = SplitRun(model, {"p", "q"})
     np.testing.assert_allclose(
-        pieces.run({"x": x}, "y", exact_product), run_graph(model, x=x), rtol=1e-5, atol=1e-5
+        pieces.run({"x": x}, "y", exact_matmul), run_graph(model, x=x), rtol=1e-5, atol=1e-5
     )
 
 
@@ -46,7 +46,7 @@ def test_pieces_take_batches_of_other_sizes(make_graph: Graph, run_graph: Run):
     pieces = SplitRun(model, {"q"})
     for size in (1, 5, 2):
         x = RANDOM.standard_normal((size, 6)).astype(np.float32)
-        found = pieces.run({"x": x}, "y", exact_product)
+        found = pieces.run({"x": x}, "y", exact_matmul)
         np.testing.assert_allclose(found, run_graph(model, x=x), rtol=1e-5, atol=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_the_product_is_asked_for_each_node_in_turn(make_graph: Graph):
 
     def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
         seen.append((left.shape, left.dtype, right.shape))
-        return exact_product(left, right)
+        return exact_matmul(left, right)
 
     SplitRun(model, {"p", "q"}).run({"x": np.ones((3, 6), np.float32)}, "y", product)
     assert seen == [((3, 6), np.dtype(np.uint8), (6, 6))] * 2
@@ -68,7 +68,7 @@ def test_a_replaced_node_that_writes_the_output_ends_the_graph(make_graph: Graph
     model = make_graph([node], {"x": (TensorProto.UINT8, [None, 6])}, {"w": weight})
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
     x = RANDOM.integers(0, 256, (3, 6)).astype(np.uint8)
-    assert SplitRun(model, {"y"}).run({"x": x}, "y", exact_product).tolist() == (
+    assert SplitRun(model, {"y"}).run({"x": x}, "y", exact_matmul).tolist() == (
         run_graph(model, x=x).tolist()
     )
 
@@ -92,5 +92,5 @@ def test_a_branch_may_read_values_of_an_earlier_piece(make_graph: Graph, run_gra
     }
     model = make_graph(nodes, {"x": (TensorProto.FLOAT, [None, 6])}, constants)
     x = RANDOM.standard_normal((2, 6)).astype(np.float32)
-    found = SplitRun(model, {"p"}).run({"x": x}, "y", exact_product)
+    found = SplitRun(model, {"p"}).run({"x": x}, "y", exact_matmul)
     np.testing.assert_allclose(found, run_graph(model, x=x), rtol=1e-5, atol=1e-5)

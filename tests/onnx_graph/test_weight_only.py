@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.block_weights import quantize_blocks
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
 RANDOM = np.random.default_rng(4)
@@ -36,7 +36,7 @@ def rounded(weight: NDArray[np.float32], form: PackedForm) -> NDArray[np.float32
 
 
 def pack(model: onnx.ModelProto, form: PackedForm = FLOAT) -> dict[str, float]:
-    return pack_matrices(model, find_sites(model), form)
+    return pack_matrices(model, find_quantizable_weights(model), form)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

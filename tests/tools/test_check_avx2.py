@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from compressor.onnx_graph.integer_matmuls import find_integer_products
+from compressor.onnx_graph.integer_matmuls import find_integer_matmuls
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def checking(load_script: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_the_product_that_goes_first_must_saturate_without_vnni(checking: ModuleType):
-    [product] = find_integer_products(checking.full_range())
+    [product] = find_integer_matmuls(checking.full_range())
     assert product.can_saturate
     assert product.risk is not None
     assert product.risk.worst_sum == 254

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.families.layers import encoder_layers, parts_of
 from compressor.models.onnx_model import OUTPUT
-from compressor.onnx_graph.int8_weights import quantize_sites
-from compressor.onnx_graph.quantizable_weights import find_sites
+from compressor.onnx_graph.int8_weights import store_int8_weights
+from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 
 Precision = Literal["float32", "int8"]
 STATES = "hidden_states"  # an input, `(batch, tokens, hidden)`
@@ -100,12 +100,12 @@ def feed_forward_graph(
 
 def _in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     if precision == "int8":
-        sites = [
-            site
-            for site in find_sites(model)
-            if site.obstacle is None and site.num_elements >= _SMALLEST_INT8
+        weights = [
+            weight
+            for weight in find_quantizable_weights(model)
+            if weight.obstacle is None and weight.num_elements >= _SMALLEST_INT8
         ]
-        quantize_sites(model, sites, activations="per_token")
+        store_int8_weights(model, weights, activations="per_token")
     return model
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.int8_weights import Activations
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 Form = Literal["per_token", "per_tensor", "static", "mixed"]
 
@@ -87,27 +87,31 @@ passes:
         return found + judged + timed
 
     def _activations(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> Activations:
-        from compressor.onnx_graph.activation_ranges import finely_rounded, static_grid
+        from compressor.onnx_graph.activation_ranges import finely_rounded, static_scale
         from compressor.passes.quantize.race import choose, race
 
         forms: dict[str, Activations] = {}
-        grids, fine = {}, {}
+        scales, fine = {}, {}
         if not {"static", "mixed"}.isdisjoint(self.forms):
-            found = self._observe(graph, sites, model, context)
-            grids = self._chosen(found, static_grid)
-            fine = finely_rounded(graph, found.statistics, grids)
+            found = self._observe(graph, weights, model, context)
+            scales = self._chosen(found, static_scale)
+            fine = finely_rounded(graph, found.statistics, scales)
         for form in self.forms:
             if form in ("per_token", "per_tensor"):
                 forms[form] = form
             else:
-                forms[form] = grids if form == "static" else fine
-        results = race(graph, sites, forms, settings=self, model=model, context=context)
+                forms[form] = scales if form == "static" else fine
+        results = race(graph, weights, forms, settings=self, model=model, context=context)
         chosen = choose(results, self.max_changed)
         context.record("race", [{**item.fact(), "chosen": item is chosen} for item in results])
         context.note(f"Raced on this machine: {'; '.join(map(str, results))}.")
-        fixed = f" ({len(fine)} of {len(grids)} grids fixed)" if chosen.form == "mixed" else ""
+        fixed = f" ({len(fine)} of {len(scales)} grids fixed)" if chosen.form == "mixed" else ""
         context.note(f"Chosen: {chosen.form}{fixed}.")
         return forms[chosen.form]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.observers import ActivationStatistics
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
     from compressor.passes.quantize.calibration import Calibration
 
 _Chosen = TypeVar("_Chosen")
@@ -65,7 +65,7 @@ class ObservingPass(WeightPass):
     def _smooth_observed(
         self,
         graph: ModelProto,
-        sites: list[Site],
+        weights: list[QuantizableWeight],
         model: OnnxModel,
         context: PassContext,
         *,
@@ -79,18 +79,22 @@ class ObservingPass(WeightPass):
             return None
         from compressor.onnx_graph.smoothquant import smooth_observed_inputs
 
-        found = self._observe(graph, sites, model, context)
+        found = self._observe(graph, weights, model, context)
         largest = {name: item.channel_largest for name, item in found.statistics.items()}
-        return smooth_observed_inputs(graph, sites, largest, self.smooth_alpha, together=together)
+        return smooth_observed_inputs(graph, weights, largest, self.smooth_alpha, together=together)
 
     def _observe(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> Calibration[ActivationStatistics]:
         from compressor.onnx_graph.observers import ActivationStatistics
-        from compressor.onnx_graph.quantizable_weights import factor_names
+        from compressor.onnx_graph.quantizable_weights import activation_names
         from compressor.passes.quantize.calibration import calibrate
 
-        values = factor_names(graph, sites)
+        values = activation_names(graph, weights)
         return calibrate(
             graph,
             values,
@@ -103,7 +107,7 @@ class ObservingPass(WeightPass):
     def _chosen(
         self, found: Calibration[ActivationStatistics], choose: Callable[..., _Chosen]
     ) -> dict[str, _Chosen]:
-        """Return what `choose`, such as `static_grid`, makes of each activation by `method`.
+        """Return what `choose`, such as `static_scale`, makes of each activation by `method`.
 
         Raises `StepFailed` for an activation that was never seen.
         """
@@ -138,8 +142,12 @@ class CalibratedPass(ObservingPass, Int8Pass):
         return found + reading_effort(num_rows, self.rows, times=3)
 
     def _smooth(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> tuple[str, ...] | None:
         if self.smooth_alpha is None:
-            return super()._smooth(graph, sites, model, context)
-        return self._smooth_observed(graph, sites, model, context)
+            return super()._smooth(graph, weights, model, context)
+        return self._smooth_observed(graph, weights, model, context)

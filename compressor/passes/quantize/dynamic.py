@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from compressor.models.onnx_model import OnnxModel
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 
 class QuantizeDynamic(Int8Pass):
@@ -58,7 +58,7 @@ passes:
     def _activations(
         self,
         graph: ModelProto,  # noqa: ARG002 -- scales are found at run time
-        sites: list[Site],  # noqa: ARG002
+        weights: list[QuantizableWeight],  # noqa: ARG002
         model: OnnxModel,  # noqa: ARG002
         context: PassContext,  # noqa: ARG002
     ) -> Literal["per_tensor", "per_token"]:

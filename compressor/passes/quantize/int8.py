@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.embedding_tables import Int4Tables
     from compressor.onnx_graph.int8_weights import Activations
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 RESCALES = RoundsAgain(
     "rescales the weights that {trainer} put on int8 grids, so they would be rounded once more"
@@ -87,9 +87,13 @@ class Int8Pass(SensitivePass, SitePass):
 
     @abstractmethod
     def _activations(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> Activations:
-        """Return how the activations of `sites` become integers; `graph` is still in float.
+        """Return how the activations of `weights` become integers; `graph` is still in float.
 
         Raises `StepFailed` when a value is not finite.
         """
@@ -97,14 +101,14 @@ class Int8Pass(SensitivePass, SitePass):
     def _smooth(
         self,
         graph: ModelProto,
-        sites: list[Site],
+        weights: list[QuantizableWeight],
         model: OnnxModel,  # noqa: ARG002 -- for passes that run it
         context: PassContext,  # noqa: ARG002
     ) -> tuple[str, ...] | None:
         """Smooth large channels in place and return before which weights; None if not asked to."""
         from compressor.onnx_graph.smoothquant import smooth_normalized_inputs
 
-        return smooth_normalized_inputs(graph, sites) if self.smooth else None
+        return smooth_normalized_inputs(graph, weights) if self.smooth else None
 
     def _finest(self) -> Self:
         """Return these settings with activations as fine as they get."""
@@ -125,24 +129,24 @@ class Int8Pass(SensitivePass, SitePass):
         weight, an observed activation or, for `keep_sensitive`, a logit is not finite.
         """
         from compressor.models.onnx_model import OnnxModel
-        from compressor.onnx_graph.embedding_tables import store_sites
+        from compressor.onnx_graph.embedding_tables import store_weights
         from compressor.onnx_graph.onnx_file import save_graph
-        from compressor.onnx_graph.quantizable_weights import find_sites
+        from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
         from compressor.onnx_graph.reorder_channels import reorder_inner_channels
-        from compressor.passes.quantize.sensitivity import sites_to_keep
+        from compressor.passes.quantize.sensitivity import weights_to_keep
 
         self._check_calibration(context)
         graph = self._float_graph(model)
-        sites = find_sites(graph)
-        self._check_patterns(sites)
-        candidates = self._candidates(sites)
+        weights = find_quantizable_weights(graph)
+        self._check_patterns(weights)
+        candidates = self._candidates(weights)
         try:
             smoothed = self._smooth(graph, candidates, model, context)
             with context.progress.bar("ordering channels", None):
                 reordered = reorder_inner_channels(graph, candidates)
             activations = self._activations(graph, candidates, model, context)
             tables = self._int4_tables(graph, candidates, model, context)
-            kept = sites_to_keep(
+            kept = weights_to_keep(
                 graph,
                 candidates,
                 self.keep_sensitive,
@@ -151,33 +155,37 @@ class Int8Pass(SensitivePass, SitePass):
                 model=model,
                 context=context,
             )
-            chosen = [site for site in candidates if site not in kept]
+            chosen = [weight for weight in candidates if weight not in kept]
             packed = self._pack_once_per_text(graph, chosen, model, context)
-            chosen = [site for site in chosen if site.weight not in packed]
+            chosen = [weight for weight in chosen if weight.name not in packed]
             self._round(graph, chosen, model, context)
-            errors = store_sites(graph, chosen, activations=activations, tables=tables)
+            errors = store_weights(graph, chosen, activations=activations, tables=tables)
         except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
         if packed:
             context.note(f"In int4, as they multiply one token of a text: {listing(list(packed))}.")
-        self._report(sites, chosen, tables, errors, len(reordered), context)
+        self._report(weights, chosen, tables, errors, len(reordered), context)
         self._report_choices(smoothed, kept, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
     def _pack_once_per_text(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> dict[str, float]:
         """Store what multiplies one token of a text as int4, and return each one's error."""
         if self.once_per_text != "int4":
             return {}
         from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
         from compressor.passes.quantize.rounding import Rounding, round_to_blocks
-        from compressor.passes.quantize.rows_seen import once_per_text_sites
+        from compressor.passes.quantize.rows_seen import once_per_text_weights
 
-        found = once_per_text_sites(
-            graph, sites, num_rows=_ROWS_TO_COUNT, model=model, context=context
+        found = once_per_text_weights(
+            graph, weights, num_rows=_ROWS_TO_COUNT, model=model, context=context
         )
         if not found:
             context.note(
@@ -197,32 +205,36 @@ class Int8Pass(SensitivePass, SitePass):
         return pack_matrices(graph, found, form, chosen=rounded)
 
     def _round(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> None:
         if self._rounds_by_rows():
             from compressor.passes.quantize.rounding import round_to_int8
 
-            round_to_int8(graph, sites, self._rounding(), model=model, context=context)
+            round_to_int8(graph, weights, self._rounding(), model=model, context=context)
 
     def _report(
         self,
-        sites: tuple[Site, ...],
-        chosen: list[Site],
+        weights: tuple[QuantizableWeight, ...],
+        chosen: list[QuantizableWeight],
         int4: Int4Tables,
         int4_errors: dict[str, float],
         reordered: int,
         context: PassContext,
     ) -> None:
-        tables = sum(site.kind == "table" for site in chosen)
+        tables = sum(weight.kind == "table" for weight in chosen)
         done = (
             f"{counted(len(chosen) - tables, 'matrix', 'matrices')} and "
             f"{counted(tables - len(int4_errors), 'embedding table')} hold int8 weights"
         )
         logger.info("%s: %s", self.kind, done)
-        stored = [site.num_elements for site in chosen if site.weight not in int4_errors]
+        stored = [weight.num_elements for weight in chosen if weight.name not in int4_errors]
         context.note(f"{done}, {counted(sum(stored), 'weight')} in all.")
         self._report_tables(chosen, int4, int4_errors, context)
         if reordered:
             context.note(f"Inner channels reordered before {reordered} of the matrices.")
-        if leftovers := self._leftovers(sites):
+        if leftovers := self._leftovers(weights):
             context.note(f"Left in float: {leftovers}.")

@@ -11,7 +11,7 @@ from compressor.passes.effort import Effort, sensitivity_effort
 from compressor.passes.quantize.weight_choice import WeightPass, listing
 
 if TYPE_CHECKING:
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
     from compressor.passes.base import PassContext
 
 _KEPT_BY_REPAIR = (1, 2, 4, 8)  # most sensitive weights that stay in float, one try after the other
@@ -39,11 +39,14 @@ class SensitivePass(WeightPass):
         return found + (sensitivity_effort(num_rows) if self.keep_sensitive else Effort())
 
     def _report_choices(
-        self, smoothed: tuple[str, ...] | None, kept: tuple[Site, ...], context: PassContext
+        self,
+        smoothed: tuple[str, ...] | None,
+        kept: tuple[QuantizableWeight, ...],
+        context: PassContext,
     ) -> None:
         """Note before which weights channels were smoothed, where asked to, and what was kept."""
         if smoothed is not None:
             context.note(f"Large channels smoothed before {len(smoothed)} of the matrices.")
         if kept:
-            names = listing([site.weight for site in kept])
+            names = listing([weight.name for weight in kept])
             context.note(f"Left in float, the most sensitive for each byte: {names}.")

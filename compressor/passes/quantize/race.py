@@ -11,9 +11,9 @@ import onnx
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_model import OUTPUT, OnnxModel
-from compressor.onnx_graph.int8_weights import Activations, quantize_sites
+from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.onnx_file import save_graph
-from compressor.onnx_graph.quantizable_weights import Site
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import calibration_rows, filled_up
 from compressor.passes.quantize.weight_sensitivity import compare_logits
@@ -67,14 +67,14 @@ class RaceResult:
 
 def race(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     forms: Mapping[str, Activations],
     *,
     settings: QuantizeAuto,
     model: OnnxModel,
     context: PassContext,
 ) -> list[RaceResult]:
-    """Return what each of `forms` does to the float `graph` when its `sites` become int8.
+    """Return what each of `forms` does to the float `graph` when its `weights` become int8.
 
     The forms take turns in shuffled order (`verify/timing.py`) until their ratios are known to
     within 1%; a time is that of all timed batches together.
@@ -93,7 +93,7 @@ def race(
         ]
 
     opened = {
-        name: _write(graph, sites, activations, name, model, context)
+        name: _write(graph, weights, activations, name, model, context)
         for name, activations in forms.items()
     }
     plain = _write(graph, (), "per_token", "float", model, context)
@@ -130,7 +130,7 @@ def choose(results: Sequence[RaceResult], max_changed: float) -> RaceResult:
 
 def _write(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     activations: Activations,
     name: str,
     model: OnnxModel,
@@ -138,7 +138,7 @@ def _write(
 ) -> OnnxModel:
     variant = onnx.ModelProto()
     variant.CopyFrom(graph)
-    quantize_sites(variant, sites, activations=activations)
+    store_int8_weights(variant, weights, activations=activations)
     path = context.work_dir / "race" / f"{name}.onnx"
     save_graph(variant, path)
     return OnnxModel(path, provider=model.provider, threads=model.threads)

@@ -19,14 +19,14 @@ from compressor.onnx_graph.embedding_tables import add_constant
 from compressor.onnx_graph.gptq import (
     ActivationMoments,
     bias_correction,
-    product_error,
+    matmul_error,
     round_blocks,
     round_columns,
 )
 from compressor.onnx_graph.quantizable_weights import (
-    Site,
+    QuantizableWeight,
     Use,
-    factor_names,
+    activation_names,
     find_uses,
     names_in_bodies,
 )
@@ -54,13 +54,13 @@ class Rounding:
 
 def round_to_int8(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     rounding: Rounding,
     *,
     model: OnnxModel,
     context: PassContext,
 ) -> None:
-    """Move the matrices of `sites`, in place, to where int8 will store them; correct biases.
+    """Move the matrices of `weights`, in place, to where int8 will store them; correct biases.
 
     Raises `StepFailed` when a weight or an activation is not finite.
     """
@@ -69,21 +69,21 @@ def round_to_int8(
         integers, scales = quantize_columns(weight)
         return integers.astype(np.float32) * scales
 
-    work = _Work(graph, sites, rounding, model=model, context=context)
-    for site in work.sites:
-        plain = work.nearest(site, nearest)
+    work = _Work(graph, weights, rounding, model=model, context=context)
+    for weight in work.weights:
+        plain = work.nearest(weight, nearest)
         if rounding.method == "gptq":
-            rounded = round_columns(work.weight(site), work.moments(site).gram)
-            work.finish(site, plain, rounded)
-            work.replace(site, rounded)
+            rounded = round_columns(work.matrix(weight), work.moments(weight).gram)
+            work.finish(weight, plain, rounded)
+            work.replace(weight, rounded)
         else:
-            work.finish(site, plain, plain)
+            work.finish(weight, plain, plain)
     work.report()
 
 
 def round_to_blocks(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     rounding: Rounding,
     *,
     bits: int,
@@ -91,7 +91,7 @@ def round_to_blocks(
     model: OnnxModel,
     context: PassContext,
 ) -> dict[str, Blocks]:
-    """Return the matrices of `sites` in blocks, rows for columns; correct biases in place.
+    """Return the matrices of `weights` in blocks, rows for columns; correct biases in place.
 
     Raises `StepFailed` when a weight or an activation is not finite.
     """
@@ -100,17 +100,17 @@ def round_to_blocks(
         found = quantize_blocks(weight.T, bits=bits, block_size=block_size, half_scales=False)
         return found.restored().T
 
-    work = _Work(graph, sites, rounding, model=model, context=context)
+    work = _Work(graph, weights, rounding, model=model, context=context)
     chosen = {}
-    for site in work.sites:
-        plain = work.nearest(site, nearest)
+    for weight in work.weights:
+        plain = work.nearest(weight, nearest)
         if rounding.method == "gptq":
-            gram = work.moments(site).gram
-            blocks = round_blocks(work.weight(site), gram, bits=bits, block_size=block_size)
-            work.finish(site, plain, blocks.restored().T)
-            chosen[site.weight] = blocks
+            gram = work.moments(weight).gram
+            blocks = round_blocks(work.matrix(weight), gram, bits=bits, block_size=block_size)
+            work.finish(weight, plain, blocks.restored().T)
+            chosen[weight.name] = blocks
         else:
-            work.finish(site, plain, plain)
+            work.finish(weight, plain, plain)
     work.report()
     return chosen
 
@@ -121,13 +121,13 @@ class _Work:
     def __init__(
         self,
         graph: onnx.ModelProto,
-        sites: Sequence[Site],
+        weights: Sequence[QuantizableWeight],
         rounding: Rounding,
         *,
         model: OnnxModel,
         context: PassContext,
     ) -> None:
-        self.sites = [site for site in sites if site.kind == "matrix"]
+        self.weights = [weight for weight in weights if weight.kind == "matrix"]
         self._graph, self._rounding, self._context = graph, rounding, context
         self._tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
         self._uses = find_uses(graph.graph)
@@ -135,7 +135,7 @@ class _Work:
         self._readers.update(names_in_bodies(graph.graph))
         found = calibrate(
             graph,
-            factor_names(graph, self.sites),
+            activation_names(graph, self.weights),
             num_rows=rounding.num_rows,
             model=model,
             context=context,
@@ -145,43 +145,43 @@ class _Work:
         self._errors: list[tuple[float, float]] = []
         self._corrected = 0
 
-    def weight(self, site: Site) -> Floats:
+    def matrix(self, weight: QuantizableWeight) -> Floats:
         """Return a matrix as `(K, N)` and with its factor, as the product takes it."""
-        transposed, factor = self._uses[site.weight][0].layout
-        stored = numpy_helper.to_array(self._tensors[site.weight])
+        transposed, factor = self._uses[weight.name][0].layout
+        stored = numpy_helper.to_array(self._tensors[weight.name])
         return (stored.T if transposed else stored) * np.float32(factor)
 
-    def moments(self, site: Site) -> ActivationMoments:
+    def moments(self, weight: QuantizableWeight) -> ActivationMoments:
         """Return the moments of everything that a matrix is multiplied with."""
-        first, *rest = [self._moments[use.node.input[0]] for use in self._uses[site.weight]]
+        first, *rest = [self._moments[use.node.input[0]] for use in self._uses[weight.name]]
         for other in rest:
             first = first + other
         return first
 
-    def nearest(self, site: Site, quantize: Callable[[Floats], Floats]) -> Floats:
+    def nearest(self, weight: QuantizableWeight, quantize: Callable[[Floats], Floats]) -> Floats:
         try:
-            return quantize(self.weight(site))
+            return quantize(self.matrix(weight))
         except StepFailed as error:
-            raise StepFailed(f"weight {site.weight} {error}") from error
+            raise StepFailed(f"weight {weight.name} {error}") from error
 
-    def replace(self, site: Site, rounded: Floats) -> None:
+    def replace(self, weight: QuantizableWeight, rounded: Floats) -> None:
         """Store another matrix, given as the product takes it."""
-        transposed, factor = self._uses[site.weight][0].layout
+        transposed, factor = self._uses[weight.name][0].layout
         stored = rounded / np.float32(factor)
         values = np.ascontiguousarray(stored.T if transposed else stored)
-        self._tensors[site.weight].CopyFrom(numpy_helper.from_array(values, site.weight))
+        self._tensors[weight.name].CopyFrom(numpy_helper.from_array(values, weight.name))
 
-    def finish(self, site: Site, nearest: Floats, rounded: Floats) -> None:
+    def finish(self, weight: QuantizableWeight, nearest: Floats, rounded: Floats) -> None:
         """Note what rounding changes, and take its mean out where a bias can."""
-        weight, moments = self.weight(site), self.moments(site)
-        errors = [product_error(weight, item, moments) for item in (nearest, rounded)]
+        matrix, moments = self.matrix(weight), self.moments(weight)
+        errors = [matmul_error(matrix, item, moments) for item in (nearest, rounded)]
         self._errors.append((errors[0], errors[1]))
         if not self._rounding.corrects_biases:
             return
-        for use in self._uses[site.weight]:
-            if (bias := self._bias_after(use, weight.shape[1])) is not None:
+        for use in self._uses[weight.name]:
+            if (bias := self._bias_after(use, matrix.shape[1])) is not None:
                 moments = self._moments[use.node.input[0]]
-                self._add(bias, bias_correction(weight, rounded, moments), f"{site.weight}_bias")
+                self._add(bias, bias_correction(matrix, rounded, moments), f"{weight.name}_bias")
                 self._corrected += 1
 
     def _bias_after(self, use: Use, width: int) -> Use | None:

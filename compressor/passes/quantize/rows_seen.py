@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compressor.onnx_graph.observers import ActivationStatistics
-from compressor.onnx_graph.quantizable_weights import Site, factor_names, find_uses
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, activation_names, find_uses
 from compressor.passes.quantize.calibration import calibrate
 from compressor.passes.quantize.weight_choice import ROWS_WITHOUT_COMPUTING
 
@@ -32,7 +32,7 @@ class _Indices:
 
 def frequent_rows(
     graph: onnx.ModelProto,
-    tables: Sequence[Site],
+    tables: Sequence[QuantizableWeight],
     count: int,
     *,
     num_rows: int,
@@ -47,7 +47,7 @@ def frequent_rows(
     if not tables:
         return {}
     uses = find_uses(graph.graph)
-    indices = {site.weight: [use.node.input[1] for use in uses[site.weight]] for site in tables}
+    indices = {weight.name: [use.node.input[1] for use in uses[weight.name]] for weight in tables}
     names = dict.fromkeys(name for found in indices.values() for name in found)
     if names.keys() <= {item.name for item in graph.graph.input}:
         num_rows = max(num_rows, ROWS_WITHOUT_COMPUTING)
@@ -55,35 +55,35 @@ def frequent_rows(
         graph, tuple(names), num_rows=num_rows, model=model, context=context, watch=_Indices
     ).statistics
     chosen = {}
-    for site in tables:
+    for weight in tables:
         counts: Counter[int] = Counter()
-        for name in indices[site.weight]:
+        for name in indices[weight.name]:
             for row, number in seen[name].counts.items():
-                counts[row % site.shape[0]] += number  # negative ones count from the end
-        chosen[site.weight] = np.array([row for row, _ in counts.most_common(count)], np.int64)
+                counts[row % weight.shape[0]] += number  # negative ones count from the end
+        chosen[weight.name] = np.array([row for row, _ in counts.most_common(count)], np.int64)
     return chosen
 
 
-def once_per_text_sites(
+def once_per_text_weights(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     *,
     num_rows: int,
     model: OnnxModel,
     context: PassContext,
-) -> tuple[Site, ...]:
+) -> tuple[QuantizableWeight, ...]:
     """Return the matrices that multiply one token of a text alone, or one vector of an image."""
-    values = factor_names(graph, sites)
+    values = activation_names(graph, weights)
     found = calibrate(
         graph, values, num_rows=num_rows, model=model, context=context, watch=ActivationStatistics
     )
     uses = find_uses(graph.graph)
     return tuple(
-        site
-        for site in sites
-        if site.kind == "matrix"
+        weight
+        for weight in weights
+        if weight.kind == "matrix"
         and all(
             found.statistics[use.node.input[0]].num_tokens == found.num_rows
-            for use in uses[site.weight]
+            for use in uses[weight.name]
         )
     )

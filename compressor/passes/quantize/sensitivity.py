@@ -17,7 +17,7 @@ from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables
 from compressor.onnx_graph.int8_weights import Activations
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.onnx_graph.qdq import SignedScales
-from compressor.onnx_graph.quantizable_weights import Site
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import filled_up
 from compressor.passes.quantize.weight_sensitivity import (
@@ -36,20 +36,20 @@ _ROWS = 128  # of the calibration split, evenly spread
 _BATCH_SIZE = 32
 
 
-def sites_to_keep(
+def weights_to_keep(
     graph: onnx.ModelProto,
-    sites: Sequence[Site],
+    weights: Sequence[QuantizableWeight],
     count: int,
     *,
     activations: Activations | SignedScales,
     tables: Int4Tables = NO_INT4,
     model: OnnxModel,
     context: PassContext,
-) -> tuple[Site, ...]:
-    """Return the `count` of `sites` that cost most for each byte, and record what every one costs.
+) -> tuple[QuantizableWeight, ...]:
+    """Return the `count` of `weights` that cost most for each byte, and record each one's cost.
 
-    Without a count nothing is measured, and one site at least is left out. Raises `StepFailed` when
-    the logits are not finite.
+    Without a count nothing is measured, and one weight at least is left out. Raises `StepFailed`
+    when the logits are not finite.
     """
     if count == 0:
         return ()
@@ -57,25 +57,25 @@ def sites_to_keep(
     runner = GraphRunner(model, context.work_dir, batches)
     reference, size = runner.logits(graph), weight_bytes(graph)
     found = []
-    with context.progress.bar("sensitivity", len(sites)) as advance:
-        for site in sites:
-            variant = quantized_alone(graph, site, activations=activations, tables=tables)
+    with context.progress.bar("sensitivity", len(weights)) as advance:
+        for weight in weights:
+            variant = quantized_alone(graph, weight, activations=activations, tables=tables)
             rms, flips = runner.change(reference, variant)
-            found.append(Sensitivity(site, rms, flips, size - weight_bytes(variant)))
-            advance(1, f"logits move by {rms:.2g}, {site.weight}")
-    kept = most_sensitive(found, min(count, len(sites) - 1))
+            found.append(Sensitivity(weight, rms, flips, size - weight_bytes(variant)))
+            advance(1, f"logits move by {rms:.2g}, {weight.name}")
+    kept = most_sensitive(found, min(count, len(weights) - 1))
     context.record("sensitivity", [_fact(item, kept) for item in found])
     return kept
 
 
-def _fact(item: Sensitivity, kept: Sequence[Site]) -> dict[str, object]:
+def _fact(item: Sensitivity, kept: Sequence[QuantizableWeight]) -> dict[str, object]:
     return {
-        "name": item.site.weight,
-        "layer": layer_of(item.site.weight),
+        "name": item.weight.name,
+        "layer": layer_of(item.weight.name),
         "logit_rms": item.logit_rms,
         "flips": item.flips,
         "bytes_saved": item.bytes_saved,
-        "kept_in_float": item.site in kept,
+        "kept_in_float": item.weight in kept,
     }
 
 

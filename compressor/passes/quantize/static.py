@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from compressor.models.onnx_model import OnnxModel
-    from compressor.onnx_graph.quantizable_weights import Site
-    from compressor.onnx_graph.quantized_activations import StaticGrid
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
+    from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 
 
 class QuantizeStatic(CalibratedPass):
@@ -50,14 +50,18 @@ passes:
     stores_trained: ClassVar[str | None] = "static"
 
     def _activations(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
-    ) -> Mapping[str, StaticGrid]:
-        from compressor.onnx_graph.activation_ranges import static_grid
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
+    ) -> Mapping[str, ScaleAndZeroPoint]:
+        from compressor.onnx_graph.activation_ranges import static_scale
 
-        found = self._observe(graph, sites, model, context)
-        grids = self._chosen(found, static_grid)
+        found = self._observe(graph, weights, model, context)
+        scales = self._chosen(found, static_scale)
         context.note(
-            f"Scales of {counted(len(grids), 'activation')} fixed on "
+            f"Scales of {counted(len(scales), 'activation')} fixed on "
             f"{found.rows_words} ({self.method})."
         )
-        return grids
+        return scales

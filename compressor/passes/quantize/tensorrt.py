@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.qdq import SignedScales
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 logger = logging.getLogger(__name__)
 
@@ -106,21 +106,21 @@ benchmark:
         from compressor.models.onnx_model import OnnxModel
         from compressor.models.provider_options import AS_WRITTEN
         from compressor.onnx_graph.onnx_file import save_graph
-        from compressor.onnx_graph.qdq import insert_pairs
-        from compressor.onnx_graph.quantizable_weights import find_sites
-        from compressor.passes.quantize.sensitivity import sites_to_keep
+        from compressor.onnx_graph.qdq import insert_qdq
+        from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
+        from compressor.passes.quantize.sensitivity import weights_to_keep
 
         self._check_calibration(context)
         graph = self._float_graph(model)
         self._check_operators(graph)
-        sites = find_sites(graph)
-        self._check_patterns(sites)
-        candidates = self._candidates(sites)
+        weights = find_quantizable_weights(graph)
+        self._check_patterns(weights)
+        candidates = self._candidates(weights)
         on_cpu = OnnxModel(model.path, threads=model.threads, settings=AS_WRITTEN)
         try:
             smoothed = self._smooth_observed(graph, candidates, on_cpu, context, together=True)
             scales = self._scales(graph, candidates, on_cpu, context)
-            kept = sites_to_keep(
+            kept = weights_to_keep(
                 graph,
                 candidates,
                 self.keep_sensitive,
@@ -128,13 +128,13 @@ benchmark:
                 model=on_cpu,
                 context=context,
             )
-            chosen = [site for site in candidates if site not in kept]
-            insert_pairs(graph, chosen, scales)
+            chosen = [weight for weight in candidates if weight not in kept]
+            insert_qdq(graph, chosen, scales)
         except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
-        self._report(sites, chosen, context)
+        self._report(weights, chosen, context)
         self._report_choices(smoothed, kept, context)
         if model.provider != "tensorrt":
             context.note(f"Judged on the provider {model.provider}, not on TensorRT.")
@@ -156,19 +156,23 @@ benchmark:
             )
         self._check_operator_set(graph, OLDEST_OPSET, "scales for each column of a weight")
 
-    def _reason(self, site: Site) -> str | None:
-        if site.kind == "table":
+    def _reason(self, weight: QuantizableWeight) -> str | None:
+        if weight.kind == "table":
             return "a table is looked up, which int8 does not make faster on a GPU"
-        return super()._reason(site)
+        return super()._reason(weight)
 
     def _scales(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> SignedScales:
         """Return the scale of each activation; raises `StepFailed` for one not finite or unseen."""
         from compressor.onnx_graph.activation_ranges import signed_scale
         from compressor.onnx_graph.qdq import SignedScales
 
-        found = self._observe(graph, sites, model, context)
+        found = self._observe(graph, weights, model, context)
         scales = self._chosen(found, signed_scale)
         context.note(
             f"Scales of {counted(len(scales), 'activation')} fixed on "
@@ -176,12 +180,17 @@ benchmark:
         )
         return SignedScales(scales)
 
-    def _report(self, sites: tuple[Site, ...], chosen: list[Site], context: PassContext) -> None:
-        weights = sum(site.num_elements for site in chosen)
+    def _report(
+        self,
+        weights: tuple[QuantizableWeight, ...],
+        chosen: list[QuantizableWeight],
+        context: PassContext,
+    ) -> None:
+        elements = sum(weight.num_elements for weight in chosen)
         matrices = counted(len(chosen), "matrix", "matrices")
         hold = verb_for(len(chosen), "holds", "hold")
-        done = f"{matrices} {hold} int8 weights in signed pairs, {weights:,} in all"
+        done = f"{matrices} {hold} int8 weights in signed pairs, {elements:,} in all"
         logger.info("%s: %s", self.kind, done)
         context.note(f"{done}.")
-        if leftovers := self._leftovers(sites):
+        if leftovers := self._leftovers(weights):
             context.note(f"Left in float: {leftovers}.")

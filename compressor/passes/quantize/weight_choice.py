@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.embedding_tables import Int4Tables
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
     from compressor.passes.quantize.rounding import Rounding
 
 ROWS_WITHOUT_COMPUTING = 10_000  # read where indices are inputs, so that counting them is cheap
@@ -106,39 +106,41 @@ class WeightPass(OnnxPass):
                 f"operator set {oldest} or newer"
             )
 
-    def _candidates(self, sites: tuple[Site, ...]) -> list[Site]:
-        found = [site for site in sites if self._reason(site) is None]
+    def _candidates(self, weights: tuple[QuantizableWeight, ...]) -> list[QuantizableWeight]:
+        found = [weight for weight in weights if self._reason(weight) is None]
         if not found:
-            raise self._error(f"nothing is left to quantize: {self._leftovers(sites) or _NO_SITE}")
+            raise self._error(
+                f"nothing is left to quantize: {self._leftovers(weights) or _NO_SITE}"
+            )
         return found
 
-    def _reason(self, site: Site) -> str | None:
-        """Return why `site` stays in float, None when it becomes an integer."""
-        if any(_matches(pattern, site) for pattern in self.exclude):
+    def _reason(self, weight: QuantizableWeight) -> str | None:
+        """Return why `weight` stays in float, None when it becomes an integer."""
+        if any(_matches(pattern, weight) for pattern in self.exclude):
             return "excluded"
-        if site.num_elements < self.min_elements:
+        if weight.num_elements < self.min_elements:
             return f"fewer than {self.min_elements} weights"
-        return site.obstacle
+        return weight.obstacle
 
     def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:  # noqa: ARG002
         """Return what choosing by calibration rows takes; each kind of choice adds its own."""
         return Effort()
 
-    def _check_patterns(self, sites: tuple[Site, ...]) -> None:
+    def _check_patterns(self, weights: tuple[QuantizableWeight, ...]) -> None:
         for position, pattern in enumerate(self.exclude):
-            if not any(_matches(pattern, site) for site in sites):
-                names = [site.weight for site in sites]
+            if not any(_matches(pattern, weight) for weight in weights):
+                names = [weight.name for weight in weights]
                 raise self._error(
                     f"exclude[{position}]: '{pattern}' matches no weight and no node; weights are "
                     f"{listing(names)}"
                 )
 
-    def _leftovers(self, sites: tuple[Site, ...]) -> str:
+    def _leftovers(self, weights: tuple[QuantizableWeight, ...]) -> str:
         """Return what stays in float, grouped by reason."""
         groups: dict[str, list[str]] = defaultdict(list)
-        for site in sites:
-            if (reason := self._reason(site)) is not None:
-                groups[reason].append(site.weight)
+        for weight in weights:
+            if (reason := self._reason(weight)) is not None:
+                groups[reason].append(weight.name)
         return "; ".join(f"{listing(names)} ({reason})" for reason, names in groups.items())
 
     def _error(self, message: str) -> PassError:
@@ -209,14 +211,20 @@ class SitePass(WeightPass):
         return Rounding(self.rounding, self.bias_correction, self.rows)
 
     def _int4_tables(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> Int4Tables:
         from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, reasons_against_int4
 
         if self.embeddings != "int4":
             return NO_INT4
-        reasons = reasons_against_int4(sites)
-        tables = [site for site in sites if site.kind == "table" and site.weight not in reasons]
+        reasons = reasons_against_int4(weights)
+        tables = [
+            weight for weight in weights if weight.kind == "table" and weight.name not in reasons
+        ]
         refined = {}
         if self.refined_rows:
             from compressor.passes.quantize.rows_seen import frequent_rows
@@ -224,8 +232,8 @@ class SitePass(WeightPass):
             refined = frequent_rows(
                 graph, tables, self.refined_rows, num_rows=self.rows, model=model, context=context
             )
-        weights = frozenset(site.weight for site in tables)
-        return Int4Tables(weights, self.embedding_block, refined)
+        names = frozenset(table.name for table in tables)
+        return Int4Tables(names, self.embedding_block, refined)
 
     def _without_int4(self) -> Self:
         """Return these settings with int4 tables, which lose the most, in int8."""
@@ -243,15 +251,15 @@ class SitePass(WeightPass):
             )
         return self
 
-    def _reason(self, site: Site) -> str | None:
-        """Return why `site` stays in float, None when it becomes an integer."""
-        if site.kind == "table" and not self.embeddings:
+    def _reason(self, weight: QuantizableWeight) -> str | None:
+        """Return why `weight` stays in float, None when it becomes an integer."""
+        if weight.kind == "table" and not self.embeddings:
             return "embeddings is false"
-        return super()._reason(site)
+        return super()._reason(weight)
 
     def _report_tables(
         self,
-        chosen: Iterable[Site],
+        chosen: Iterable[QuantizableWeight],
         int4: Int4Tables,
         errors: dict[str, float],
         context: PassContext,
@@ -272,8 +280,8 @@ class SitePass(WeightPass):
             context.note(f"{name} is int8 and not int4: {reason}.")
 
 
-def _matches(pattern: str, site: Site) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (site.weight, *site.nodes))
+def _matches(pattern: str, weight: QuantizableWeight) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (weight.name, *weight.nodes))
 
 
 def listing(names: list[str]) -> str:

@@ -1,9 +1,9 @@
 """What each weight costs in accuracy when it becomes int8, and what it gives in bytes.
 
-Each site is quantized alone, with its activations as the pass would quantize them, and the logits
+Each weight is quantized alone, with its activations as the pass would quantize them, and the logits
 are compared with those of the float graph on the same rows. Without labels: a logit that moves is
-what may later be a wrong answer, and shows long before one does. Errors of sites add up nearly as
-if they were independent, so the sites that move the logits most for each byte they save are the
+what may later be a wrong answer, and shows long before one does. Errors of weights add up nearly as
+if they were independent, so the weights that move the logits most for each byte they save are the
 first to leave in float (Dong et al. 2019, arXiv:1905.03696, rank layers for the same purpose).
 """
 
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from compressor.errors import StepFailed
-from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, store_sites
+from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, store_weights
 from compressor.onnx_graph.int8_weights import Activations
 from compressor.onnx_graph.qdq import SignedScales
-from compressor.onnx_graph.quantizable_weights import Site
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One site quantized alone: the root-mean-square change of the logits, and changed answers.
+    """One weight quantized alone: the root-mean-square change of the logits, and changed answers.
 
     Vectors are no answers that change or not, so of them `flips` is None.
     """
 
-    site: Site
+    weight: QuantizableWeight
     logit_rms: float
     flips: int | None
     bytes_saved: int  # scales of the int8 form included
@@ -44,15 +44,15 @@ class Sensitivity:
 
 def quantized_alone(
     model: onnx.ModelProto,
-    site: Site,
+    weight: QuantizableWeight,
     *,
     activations: Activations | SignedScales,
     tables: Int4Tables = NO_INT4,
 ) -> onnx.ModelProto:
-    """Return a copy of the float graph `model` in which `site` alone is int8, or int4."""
+    """Return a copy of the float graph `model` in which `weight` alone is int8, or int4."""
     variant = onnx.ModelProto()
     variant.CopyFrom(model)
-    store_sites(variant, [site], activations=activations, tables=tables)
+    store_weights(variant, [weight], activations=activations, tables=tables)
     return variant
 
 
@@ -80,9 +80,9 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
 
 
-def most_sensitive(found: Iterable[Sensitivity], count: int) -> tuple[Site, ...]:
-    """Return the `count` sites with the largest error for each byte saved, the worst first."""
+def most_sensitive(found: Iterable[Sensitivity], count: int) -> tuple[QuantizableWeight, ...]:
+    """Return the `count` weights with the largest error for each byte saved, the worst first."""
     ranked: Sequence[Sensitivity] = sorted(
         found, key=lambda item: item.error_per_byte, reverse=True
     )
-    return tuple(item.site for item in ranked[:count])
+    return tuple(item.weight for item in ranked[:count])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from compressor.models.onnx_model import OnnxModel
     from compressor.onnx_graph.block_weights import Blocks
     from compressor.onnx_graph.embedding_tables import Int4Tables
-    from compressor.onnx_graph.quantizable_weights import Site
+    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 
 logger = logging.getLogger(__name__)
 
@@ -110,33 +110,37 @@ passes:
         weight or an observed activation is not finite.
         """
         from compressor.models.onnx_model import OnnxModel
-        from compressor.onnx_graph.embedding_tables import store_sites
+        from compressor.onnx_graph.embedding_tables import store_weights
         from compressor.onnx_graph.onnx_file import save_graph
-        from compressor.onnx_graph.quantizable_weights import find_sites
+        from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
         from compressor.onnx_graph.weight_only import PackedForm, pack_matrices
 
         self._check_calibration(context)
         graph = self._float_graph(model)
-        sites = find_sites(graph)
-        self._check_patterns(sites)
-        chosen = self._candidates(sites)
-        matrices = [site for site in chosen if site.kind == "matrix"]
-        tables = [site for site in chosen if site.kind == "table"]
+        weights = find_quantizable_weights(graph)
+        self._check_patterns(weights)
+        chosen = self._candidates(weights)
+        matrices = [weight for weight in chosen if weight.kind == "matrix"]
+        tables = [weight for weight in chosen if weight.kind == "table"]
         try:
             int4 = self._int4_tables(graph, tables, model, context)
             form = PackedForm(self.bits, self.block_size, self.activations)
             rounded = self._round(graph, matrices, model, context)
             errors = pack_matrices(graph, matrices, form, chosen=rounded)
-            lost = store_sites(graph, tables, activations="per_token", tables=int4)
+            lost = store_weights(graph, tables, activations="per_token", tables=int4)
         except StepFailed as error:
             raise self._error(f"{error}; the checkpoint or the pass before is broken") from error
         path = context.work_dir / "model.onnx"
         save_graph(graph, path)
-        self._report(sites, chosen, errors, int4, lost, context)
+        self._report(weights, chosen, errors, int4, lost, context)
         return OnnxModel(path, provider=model.provider, threads=model.threads)
 
     def _round(
-        self, graph: ModelProto, sites: list[Site], model: OnnxModel, context: PassContext
+        self,
+        graph: ModelProto,
+        weights: list[QuantizableWeight],
+        model: OnnxModel,
+        context: PassContext,
     ) -> dict[str, Blocks]:
         if not self._rounds_by_rows():
             return {}
@@ -144,7 +148,7 @@ passes:
 
         return round_to_blocks(
             graph,
-            sites,
+            weights,
             self._rounding(),
             bits=self.bits,
             block_size=self.block_size,
@@ -154,14 +158,14 @@ passes:
 
     def _report(
         self,
-        sites: tuple[Site, ...],
-        chosen: list[Site],
+        weights: tuple[QuantizableWeight, ...],
+        chosen: list[QuantizableWeight],
         errors: dict[str, float],
         int4: Int4Tables,
         int4_errors: dict[str, float],
         context: PassContext,
     ) -> None:
-        packed = sum(site.num_elements for site in chosen if site.weight in errors)
+        packed = sum(weight.num_elements for weight in chosen if weight.name in errors)
         matrices = counted(len(errors), "matrix", "matrices")
         done = f"{matrices} {verb_for(len(errors), 'holds', 'hold')} weights of {self.bits} bits"
         logger.info("quantize_weights: %s", done)
@@ -172,9 +176,9 @@ passes:
                 f"Rounding moves them by {100 * errors[worst]:.1f}% at most (root mean square, in "
                 f"{worst})."
             )
-        int8 = [site.weight for site in chosen if site.weight not in {*errors, *int4_errors}]
+        int8 = [weight.name for weight in chosen if weight.name not in {*errors, *int4_errors}]
         if int8:
             context.note(f"Embedding tables in int8: {listing(int8)}.")
         self._report_tables(chosen, int4, int4_errors, context)
-        if leftovers := self._leftovers(sites):
+        if leftovers := self._leftovers(weights):
             context.note(f"Left in float: {leftovers}.")

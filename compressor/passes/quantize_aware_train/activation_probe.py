@@ -15,23 +15,30 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compressor.onnx_graph.quantized_activations import AFTER_GELU, AFTER_RELU, SYMMETRIC, Grid
+from compressor.onnx_graph.quantized_activations import (
+    AFTER_GELU,
+    AFTER_RELU,
+    SYMMETRIC,
+    TokenScale,
+)
 
 # Only what is one operator in the file: the export leaves others, such as `gelu_new`, in parts.
 _MODULES = (
     ((transformers.activations.GELUActivation, nn.GELU), AFTER_GELU),
     ((nn.ReLU,), AFTER_RELU),
 )
-_FUNCTIONS: dict[Callable[..., Any], Grid] = {
+_FUNCTIONS: dict[Callable[..., Any], TokenScale] = {
     nn.functional.gelu: AFTER_GELU,
     nn.functional.relu: AFTER_RELU,
     torch.relu: AFTER_RELU,
 }
 
 
-def grid_after_module(activation: nn.Module) -> Grid:
-    """Return the grid for what an activation module gives."""
-    return next((grid for types, grid in _MODULES if isinstance(activation, types)), SYMMETRIC)
+def token_scale_after_module(activation: nn.Module) -> TokenScale:
+    """Return the scale for what an activation module gives."""
+    return next(
+        (token_scale for types, token_scale in _MODULES if isinstance(activation, types)), SYMMETRIC
+    )
 
 
 class Probe(TorchFunctionMode):
@@ -40,8 +47,8 @@ class Probe(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         # The tensors are kept, so that no other one takes their place in memory meanwhile.
-        self._given: dict[int, tuple[Tensor, Grid]] = {}
-        self.grids: dict[nn.Module, Grid] = {}
+        self._given: dict[int, tuple[Tensor, TokenScale]] = {}
+        self.scales: dict[nn.Module, TokenScale] = {}
         self.calls: Counter[nn.Module] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,19 +57,19 @@ class Probe(TorchFunctionMode):
             self.remember(found, _FUNCTIONS[func])
         return found
 
-    def remember(self, given: Tensor, grid: Grid) -> None:
+    def remember(self, given: Tensor, token_scale: TokenScale) -> None:
         """Keep what an activation gave."""
-        self._given[given.data_ptr()] = (given, grid)
+        self._given[given.data_ptr()] = (given, token_scale)
 
     def read(self, linear: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Note what a linear layer reads; where it is called again, all calls must agree."""
         self.calls[linear] += 1
         kept = self._given.get(inputs[0].data_ptr())
         is_same = kept is not None and kept[0].numel() == inputs[0].numel()
-        grid = kept[1] if kept is not None and is_same else SYMMETRIC
-        before = self.grids.setdefault(linear, grid)
-        if before != grid:
-            self.grids[linear] = SYMMETRIC
+        token_scale = kept[1] if kept is not None and is_same else SYMMETRIC
+        before = self.scales.setdefault(linear, token_scale)
+        if before != token_scale:
+            self.scales[linear] = SYMMETRIC
 
 
 @torch.no_grad()
@@ -75,8 +82,8 @@ def probe(module: Any) -> Probe:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             hooks.append(part.register_forward_pre_hook(found.read))
-        elif (grid := grid_after_module(part)) != SYMMETRIC:
-            hooks.append(part.register_forward_hook(_remembering(found, grid)))
+        elif (token_scale := token_scale_after_module(part)) != SYMMETRIC:
+            hooks.append(part.register_forward_hook(_remembering(found, token_scale)))
     was_training = module.training
     module.eval()
     try:
@@ -89,8 +96,8 @@ def probe(module: Any) -> Probe:
     return found
 
 
-def _remembering(found: Probe, grid: Grid) -> Callable[[nn.Module, Any, Tensor], None]:
-    return lambda module, inputs, output: found.remember(output, grid)  # noqa: ARG005
+def _remembering(found: Probe, token_scale: TokenScale) -> Callable[[nn.Module, Any, Tensor], None]:
+    return lambda module, inputs, output: found.remember(output, token_scale)  # noqa: ARG005
 
 
 def _example(module: Any) -> dict[str, Tensor]:

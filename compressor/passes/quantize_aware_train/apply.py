@@ -1,13 +1,13 @@
 """The work of `quantize_aware_train`; apart from its settings because it needs torch.
 
-What was seen on a MiniLM without 70% of its FLOPs, rounded with fixed grids (KL of the answers on
-development sentences, and on rows of the training file that training did not see, in 1e-4 nats):
+What was seen on a MiniLM without 70% of its FLOPs, rounded with fixed scales (KL of the predictions
+on development sentences, and on rows of the training file that training did not see, in 1e-4 nats):
 rounding alone loses 54 and 45. 150 steps at 5e-6 on phrases as they are lead to 68 and 36; 120 at
 1e-5 on longer, joined and masked texts change nothing (46 to 46, 34 to 34, fewer rows); 100 at 5e-4
 of normalisations and biases alone, 46 to 61 and 34 to 23. So training fits texts like those it
 reads, and a hundred steps do not recover half. One step of AdamW moves every weight by the learning
 rate in the direction of its sign, which without a warm-up is more than rounding does: at 2e-5, with
-a scale for each token, from 10 to 37. On the whole MiniLM with fixed grids, 400 steps at 1e-5 on
+a scale for each token, from 10 to 37. On the whole MiniLM with fixed scales, 400 steps at 1e-5 on
 joined and masked texts of ten words or more (8.9 CPU minutes) left the error on 512 calibration
 rows where it was, .079 to .081.
 """
@@ -28,9 +28,9 @@ from torch.nn.utils import parametrize
 
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
-from compressor.onnx_graph.activation_ranges import static_grid
+from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.onnx_graph.observers import ActivationStatistics
-from compressor.onnx_graph.quantized_activations import StaticGrid
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.quantize.calibration import calibration_rows, unpadded
 from compressor.passes.quantize_aware_train.fake_quantize import (
@@ -57,7 +57,7 @@ def look_ahead(settings: QuantizeAwareTrain, model: TorchModel, ahead: Ahead) ->
 
 
 def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext) -> TorchModel:
-    """Train `model` in place; its weights then lie on int8 grids.
+    """Train `model` in place; its weights are then multiples of int8 scales.
 
     Where training came no nearer to the teacher's answers, the model is as it was before, and
     a note says that there was nothing to recover.
@@ -144,7 +144,7 @@ def require_simulation(model: TorchModel, settings: QuantizeAwareTrain) -> None:
     check_simulation(
         model.module,
         min_elements=settings.min_elements,
-        fixed_grids=settings.activations == "static",
+        fixed_scales=settings.activations == "static",
     )
 
 
@@ -215,7 +215,7 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
 def _observe(
     model: TorchModel, simulated: SimulatedInt8, settings: QuantizeAwareTrain, context: PassContext
 ) -> None:
-    """Fix the grids of activations as `quantize_static` will: on the same rows, without padding.
+    """Fix the scales of activations as `quantize_static` will: on the same rows, without padding.
 
     But for tokens of the last layer that the file does not compute: see `fake_quantize.py`.
     """
@@ -230,15 +230,15 @@ def _observe(
             for batch in unpadded(_encode(model, chunk)):
                 model.predict(batch)
 
-    def choose(statistics: ActivationStatistics) -> StaticGrid:
-        return static_grid(statistics, settings.method, percentile=settings.percentile)
+    def choose(statistics: ActivationStatistics) -> ScaleAndZeroPoint:
+        return static_scale(statistics, settings.method, percentile=settings.percentile)
 
     for each in simulated.inputs.values():
         each.fix(choose)
 
 
 class _Freezer:
-    """Fixes steps and grids when the last `ratio` of a training begins, called after each step."""
+    """Fixes all scales when the last `ratio` of a training begins; called after each step."""
 
     def __init__(self, simulated: SimulatedInt8, ratio: float, observe: Callable[[], None]) -> None:
         self._simulated = simulated
@@ -252,20 +252,22 @@ class _Freezer:
             self._observe()
 
     def state_dict(self) -> dict[str, Tensor]:
-        grids = [each.grid for each in self._simulated.inputs.values()]
-        fixed = [(grid.scale, grid.zero_point) for grid in grids if isinstance(grid, StaticGrid)]
+        scales = [each.scale for each in self._simulated.inputs.values()]
+        fixed = [
+            (each.scale, each.zero_point) for each in scales if isinstance(each, ScaleAndZeroPoint)
+        ]
         return {
             "is_frozen": torch.tensor(self._is_frozen),
-            "grids": torch.tensor(fixed, dtype=torch.float64),
+            "scales": torch.tensor(fixed, dtype=torch.float64),
         }
 
     def load_state_dict(self, state_dict: dict[str, Tensor], /) -> None:
-        grids = state_dict["grids"].tolist()
-        if grids:
+        scales = state_dict["scales"].tolist()
+        if scales:
             for each, (scale, zero_point) in zip(
-                self._simulated.inputs.values(), grids, strict=True
+                self._simulated.inputs.values(), scales, strict=True
             ):
-                each.grid = StaticGrid(scale, int(zero_point))
+                each.scale = ScaleAndZeroPoint(scale, int(zero_point))
         if state_dict["is_frozen"]:
             self._freeze()
 

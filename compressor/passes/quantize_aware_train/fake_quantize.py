@@ -1,15 +1,15 @@
 """Simulates, in PyTorch and with gradients, what an int8 file of this package computes.
 
-Weights are rounded to one grid for each output row whose step is learned (LSQ), within what the
-pair rule of `affine.py` allows; activations are rounded token by token on the grids of
-`activations.py`, or each on one grid that observation fixed; embedding tables are rounded once, row
-by row to 8 bits or in blocks to 4. Roundings pass gradients straight through. Afterwards the
-module is an ordinary one whose weights lie on their grids, and the pass that writes the file finds
-those grids again (`affine.column_scales`, `blocks.py`), so the integers that were trained are the
-integers of the file, and no record beside the weights has to travel with them. Fixed grids are not
+Weights have one scale for each output row, which is learned (LSQ), within what the pair rule of
+`affine.py` allows; activations have the scales of `quantized_activations.py`, one for each token or
+one that observation fixed; embedding tables are rounded once, row by row to 8 bits or in blocks to
+4. Gradients are those of the straight-through estimator. Afterwards the module is an ordinary one
+whose weights are multiples of their scales, and the pass that writes the file finds those scales
+again (`affine.column_scales`, `block_weights.py`), so the integers that were trained are the
+integers of the file, and no record beside the weights has to travel with them. Fixed scales are not
 stored either: the file's calibration observes the trained weights on the same rows, as here. Where
 a classifier reads one token alone, the fused file computes no other in its last layer, so there it
-observes that token, and here all: grids of that layer's query, attention output and feed-forward
+observes that token, and here all: scales of that layer's query, attention output and feed-forward
 differ by some percent.
 
 Ref: Jacob et al. 2018, arXiv:1712.05877; Esser et al. 2020, arXiv:1902.08153 (LSQ); Bhalgat et al.
@@ -34,8 +34,8 @@ from compressor.onnx_graph.affine import PAIR_MAX, WEIGHT_MAX, quantize_rows
 from compressor.onnx_graph.block_weights import quantize_blocks
 from compressor.onnx_graph.embedding_tables import BITS, reasons_against_int4
 from compressor.onnx_graph.observers import ActivationStatistics
-from compressor.onnx_graph.quantizable_weights import Site
-from compressor.onnx_graph.quantized_activations import SYMMETRIC, Grid, StaticGrid
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight
+from compressor.onnx_graph.quantized_activations import SYMMETRIC, ScaleAndZeroPoint, TokenScale
 from compressor.passes.quantize_aware_train.activation_probe import probe
 
 # Adam moves every parameter by about the learning rate a step. A step size is trained as the
@@ -78,33 +78,35 @@ def fake_quantize_weight(weight: Tensor, steps: Tensor) -> Tensor:
     return steps * torch.where(is_rounded, passed, integers)
 
 
-def fake_quantize_tokens(values: Tensor, grid: Grid) -> Tensor:
+def fake_quantize_tokens(values: Tensor, token_scale: TokenScale) -> Tensor:
     """Round activations, shape `(..., features)`, as `quantize_tokens` does, each with its range.
 
     Nothing is clipped but what a GELU cannot give, so gradients pass straight through.
     """
     found = values.detach()
-    magnitudes = found.abs() if grid.is_signed else found
-    ranges = magnitudes.amax(dim=-1, keepdim=True).clamp(min=grid.smallest_range)  # (..., 1)
-    step = torch.tensor(1 / grid.levels, dtype=torch.float32, device=values.device)
-    integers = (found / ranges / step).round() + grid.zero_point
-    rounded = (integers.clamp(0, 255) - grid.zero_point) * step * ranges
+    magnitudes = found.abs() if token_scale.is_signed else found
+    ranges = magnitudes.amax(dim=-1, keepdim=True).clamp(min=token_scale.smallest_range)  # (..., 1)
+    step = torch.tensor(1 / token_scale.levels, dtype=torch.float32, device=values.device)
+    integers = (found / ranges / step).round() + token_scale.zero_point
+    rounded = (integers.clamp(0, 255) - token_scale.zero_point) * step * ranges
     return values + (rounded - found)
 
 
-def fake_quantize_static(values: Tensor, grid: StaticGrid) -> Tensor:
-    """Round activations of any shape to a grid fixed beforehand, as `QuantizeLinear` does.
+def fake_quantize_static(values: Tensor, static: ScaleAndZeroPoint) -> Tensor:
+    """Round activations of any shape with a scale fixed beforehand, as `QuantizeLinear` does.
 
-    What the grid does not reach is clipped and gets no gradient.
+    What the scale does not reach is clipped and gets no gradient.
     """
-    low, high = (grid.scale * (end - grid.zero_point) for end in (0, 255))
+    low, high = (static.scale * (end - static.zero_point) for end in (0, 255))
     clipped = values.clamp(low, high)
-    integers = (values.detach() / grid.scale).round().clamp(-grid.zero_point, 255 - grid.zero_point)
-    return clipped + (integers * grid.scale - clipped.detach())
+    integers = (
+        (values.detach() / static.scale).round().clamp(-static.zero_point, 255 - static.zero_point)
+    )
+    return clipped + (integers * static.scale - clipped.detach())
 
 
 class WeightQuantizer(nn.Module):
-    """Rounds a weight to a grid of learned steps; a parametrization of `nn.Linear.weight`."""
+    """Rounds a weight to multiples of learned steps; a parametrization of `nn.Linear.weight`."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class WeightQuantizer(nn.Module):
         self._gradient_scale = 1 / math.sqrt(weight.shape[1] * WEIGHT_MAX)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return `weight` on the grid."""
+        """Return `weight`, rounded."""
         return fake_quantize_weight(weight, self.steps())
 
     def steps(self) -> Tensor:
@@ -129,7 +131,7 @@ def first_steps(weight: Tensor) -> Tensor:
     """Return the step of each row, shape `(out_features, 1)`, with the least squared error.
 
     Tried are fractions down to a half of the step that clips nothing: a few clipped weights buy
-    a finer grid for all others. Rows of zeros get step 1. Raises `StepFailed` when a weight is not
+    finer steps for all others. Rows of zeros get step 1. Raises `StepFailed` when a weight is not
     finite.
     """
     if not weight.isfinite().all():
@@ -152,13 +154,13 @@ def _pairs(values: Tensor) -> Tensor:
 
 
 class InputQuantizer:
-    """Rounds what goes into a linear layer: token by token, or on a grid that `fix` gives it.
+    """Rounds what goes into a linear layer: token by token, or with the scale that `fix` gives it.
 
     Called before the layer. While it watches, it only remembers what goes in.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid: Grid | StaticGrid = grid
+    def __init__(self, scale: TokenScale) -> None:
+        self.scale: TokenScale | ScaleAndZeroPoint = scale
         self._watched: ActivationStatistics | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -167,18 +169,18 @@ class InputQuantizer:
         if self._watched is not None:
             self._watched.update(values.detach().cpu().numpy())
             return inputs
-        if isinstance(self.grid, StaticGrid):
-            return (fake_quantize_static(values, self.grid), *others)
-        return (fake_quantize_tokens(values, self.grid), *others)
+        if isinstance(self.scale, ScaleAndZeroPoint):
+            return (fake_quantize_static(values, self.scale), *others)
+        return (fake_quantize_tokens(values, self.scale), *others)
 
     def watch(self) -> None:
         """Round nothing until `fix`."""
         self._watched = ActivationStatistics()
 
-    def fix(self, choose: Callable[[ActivationStatistics], StaticGrid]) -> None:
+    def fix(self, choose: Callable[[ActivationStatistics], ScaleAndZeroPoint]) -> None:
         """Round from now on with what `choose` makes of what was seen since `watch`."""
         assert self._watched is not None, "watch comes first"
-        self.grid, self._watched = choose(self._watched), None
+        self.scale, self._watched = choose(self._watched), None
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,8 @@ def simulated_int8(
     Every linear layer of at least `min_elements` weights is simulated; with `rounds_tables`,
     embedding tables of that size are rounded in place, because a table is only looked up: to int8,
     and with `int4_block` those that are worth it to int4 in blocks of so many. Inputs are rounded
-    token by token until they are given other grids. When the block ends, weights lie on their grids
-    and everything else is as it was.
+    token by token until they are given other scales. When the block ends, weights are multiples
+    of their scales and everything else is as it was.
 
     Raises `StepFailed` when a weight is not finite; ask `check_simulation` first.
     """
@@ -210,7 +212,7 @@ def simulated_int8(
     try:
         for name, product in products.items():
             weights.append(_attach(name, product.linear))
-            inputs[name] = InputQuantizer(product.grid)
+            inputs[name] = InputQuantizer(product.scale)
             hooks.append(product.linear.register_forward_pre_hook(inputs[name]))
         yield SimulatedInt8(tuple(weights), inputs)
     finally:
@@ -224,17 +226,17 @@ def simulated_int8(
 
 
 @dataclass(frozen=True)
-class _Product:
-    """A linear layer to simulate, and the grid of what goes into it."""
+class _Layer:
+    """A linear layer to simulate, and the scale of what goes into it."""
 
     linear: nn.Linear
-    grid: Grid
+    scale: TokenScale
 
 
-def check_simulation(module: Any, *, min_elements: int, fixed_grids: bool) -> None:
+def check_simulation(module: Any, *, min_elements: int, fixed_scales: bool) -> None:
     """Raise `StepFailed` when the int8 file of a transformers module cannot be simulated.
 
-    `fixed_grids` says that activations are rounded on one grid for each layer.
+    `fixed_scales` says that activations have one scale for each layer.
     """
     if (refusal := not_simulated(module.config)) is not None:
         raise StepFailed(refusal)
@@ -245,17 +247,17 @@ def check_simulation(module: Any, *, min_elements: int, fixed_grids: bool) -> No
         if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
     }
     shared = [name for name, part in linears.items() if found.calls[part] > 1]
-    if fixed_grids and shared:
+    if fixed_scales and shared:
         raise StepFailed(
-            f"activations: static has one grid for each layer, and '{shared[0]}' stands in several "
-            f"layers, whose grids differ in the file; use per_token"
+            f"activations: static has one scale for each layer, and '{shared[0]}' stands in "
+            f"several layers, whose scales differ in the file; use per_token"
         )
 
 
-def _products(module: Any, min_elements: int) -> dict[str, _Product]:
-    grids = probe(module).grids
+def _products(module: Any, min_elements: int) -> dict[str, _Layer]:
+    scales = probe(module).scales
     return {
-        name: _Product(part, grids.get(part, SYMMETRIC))
+        name: _Layer(part, scales.get(part, SYMMETRIC))
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear) and part.weight.numel() >= min_elements
     }
@@ -277,10 +279,11 @@ def _round_tables(module: Any, min_elements: int, int4_block: int | None) -> Non
         for name, part in module.named_modules()
         if isinstance(part, nn.Embedding) and part.weight.numel() >= min_elements
     }
-    sites = [
-        Site(name, "table", tuple(part.weight.shape), (), None) for name, part in found.items()
+    weights = [
+        QuantizableWeight(name, "table", tuple(part.weight.shape), (), None)
+        for name, part in found.items()
     ]
-    against = reasons_against_int4(sites)
+    against = reasons_against_int4(weights)
     for name, table in found.items():
         values = table.weight.detach().cpu().numpy()
         try:

@@ -1,7 +1,7 @@
 """Training for int8: the model learns to answer as before with the roundings of its int8 file.
 
-The pass leaves a float model whose weights lie on int8 grids; `quantize_dynamic` or
-`quantize_static` later in the recipe finds those grids and stores exactly the integers that were
+The pass leaves a float model whose weights are multiples of int8 scales; `quantize_dynamic` or
+`quantize_static` later in the recipe finds those scales and stores exactly the integers that were
 trained (`passes/quantize_aware_train/fake_quantize.py`).
 """
 
@@ -29,8 +29,8 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
 
     Simulated is what the file of `quantize_dynamic` with `activations: per_token`, or that of
     `quantize_static`, computes with a fused export: pair-safe weights with learned steps,
-    activations rounded token by token or on observed grids, embedding tables rounded once. Needs no
-    labels.
+    activations with a scale for each token or observed ones, embedding tables rounded once. Needs
+    no labels.
 
     Ref: Jacob et al. 2018, arXiv:1712.05877; learned steps: Esser et al. 2020, arXiv:1902.08153;
     a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft answers.
@@ -71,11 +71,11 @@ passes:
     activations: Literal["per_token", "static"] = Field(
         "per_token",
         description="how activations are rounded: each token with its own scale, as the file of "
-        "quantize_dynamic does, or on grids observed on calibration rows, as that of "
+        "quantize_dynamic does, or with scales observed on calibration rows, as that of "
         "quantize_static; they are observed again when the steps of weights are frozen",
     )
     method: Literal["minmax", "percentile", "mse", "entropy"] = Field(
-        "percentile", description="how a static grid is chosen; the same as quantize_static's"
+        "percentile", description="how a static scale is chosen; the same as quantize_static's"
     )
     percentile: float = Field(
         99.99,
@@ -87,7 +87,7 @@ passes:
     rows: int = Field(
         512,
         gt=0,
-        description="calibration rows, at most, that static grids are observed on; the same as "
+        description="calibration rows, at most, that static scales are observed on; the same as "
         "quantize_static's",
     )
     embeddings: Literal["int8", "int4"] = Field(
@@ -160,9 +160,9 @@ passes:
         elif self.activations == "static" and family_of(files.config["model_type"]).shares_layers:
             yield (
                 "activations",
-                f"static has one grid for each layer, and the layers of model type "
+                f"static has one scale for each layer, and the layers of model type "
                 f"'{files.config['model_type']}' share one set of weights, so their "
-                f"grids would differ in the file; use per_token",
+                f"scales would differ in the file; use per_token",
             )
 
     def required_splits(self) -> frozenset[str]:
@@ -170,7 +170,7 @@ passes:
         return frozenset({"train", "calibration"})
 
     def calibration_rows_wanted(self) -> int:
-        """Return the rows that answers are compared on, or grids observed on."""
+        """Return the rows that answers are compared on, or scales observed on."""
         return max(self.measured_rows, self.rows if self.activations == "static" else 0)
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:

@@ -102,8 +102,8 @@ def test_the_chosen_form_is_written(operators, form: str, found_at_run_time: int
 def test_a_mixed_form_fixes_only_the_grids_that_are_fine(
     operators, monkeypatch: pytest.MonkeyPatch, notes: list[str]
 ):
-    def one_is_fine(graph, statistics, grids):
-        return {"layer_norm": grids["layer_norm"]}
+    def one_is_fine(graph, statistics, scales):
+        return {"layer_norm": scales["layer_norm"]}
 
     monkeypatch.setattr(ranges, "finely_rounded", one_is_fine)
     found = operators(forms=("mixed",))

@@ -18,7 +18,7 @@ from compressor.models.torch_model import load_checkpoint
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.gptq import ActivationMoments
 from compressor.onnx_graph.onnx_file import load_graph
-from compressor.onnx_graph.quantizable_weights import factor_names, find_sites
+from compressor.onnx_graph.quantizable_weights import activation_names, find_quantizable_weights
 from compressor.passes import OnnxPass, PassContext, apply_pass
 from compressor.passes.quantize.calibration import calibrate
 from compressor.passes.quantize.dynamic import QuantizeDynamic
@@ -62,7 +62,7 @@ def test_int4_gets_other_integers_with_the_same_scales(apply):
 
 def test_padding_takes_no_part(exported: OnnxModel, context: PassContext, tiny_bert_dir: Path):
     graph = load_graph(exported.path)
-    value = factor_names(graph, find_sites(graph))[0]
+    value = activation_names(graph, find_quantizable_weights(graph))[0]
     found = calibrate(
         graph, [value], num_rows=512, model=exported, context=context, watch=ActivationMoments
     )

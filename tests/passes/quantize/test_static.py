@@ -16,7 +16,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
-from compressor.onnx_graph.quantizable_weights import factor_names, find_sites
+from compressor.onnx_graph.quantizable_weights import activation_names, find_quantizable_weights
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.calibration import Calibration, calibrate, unpadded
 from compressor.passes.quantize.dynamic import QuantizeDynamic
@@ -58,7 +58,7 @@ def observe(
     exported: OnnxModel, context: PassContext, num_rows: int = 512
 ) -> Calibration[ActivationStatistics]:
     graph = load_graph(exported.path)
-    values = factor_names(graph, find_sites(graph))
+    values = activation_names(graph, find_quantizable_weights(graph))
     return calibrate(
         graph,
         values,

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from compressor.onnx_graph.quantizable_weights import Site, find_sites
+from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_quantizable_weights
 from compressor.passes.quantize.weight_sensitivity import (
     Sensitivity,
     compare_logits,
@@ -19,16 +19,16 @@ from compressor.passes.quantize.weight_sensitivity import (
 )
 
 
-def site(name: str) -> Site:
-    return Site(name, "matrix", (4, 4), (name,), None)
+def weight(name: str) -> QuantizableWeight:
+    return QuantizableWeight(name, "matrix", (4, 4), (name,), None)
 
 
 def test_the_worst_sites_are_those_with_the_largest_error_for_each_byte():
     found = [
-        Sensitivity(site("large"), logit_rms=0.4, flips=0, bytes_saved=4000),  # 1e-4 a byte
-        Sensitivity(site("small"), logit_rms=0.2, flips=0, bytes_saved=100),  # 2e-3
-        Sensitivity(site("harmless"), logit_rms=0.0, flips=0, bytes_saved=100),
-        Sensitivity(site("useless"), logit_rms=0.001, flips=0, bytes_saved=-4),
+        Sensitivity(weight("large"), logit_rms=0.4, flips=0, bytes_saved=4000),  # 1e-4 a byte
+        Sensitivity(weight("small"), logit_rms=0.2, flips=0, bytes_saved=100),  # 2e-3
+        Sensitivity(weight("harmless"), logit_rms=0.0, flips=0, bytes_saved=100),
+        Sensitivity(weight("useless"), logit_rms=0.001, flips=0, bytes_saved=-4),
     ]
     ranked = [item.weight for item in most_sensitive(found, 4)]
     assert ranked == ["useless", "small", "large", "harmless"]
@@ -63,7 +63,7 @@ def test_one_site_is_quantized_and_the_others_and_the_original_stay_float(
         nodes, {"x": (TensorProto.FLOAT, [None, 8])}, {"first": first, "second": second}
     )
     original = model.SerializeToString()
-    one, two = find_sites(model)
+    one, two = find_quantizable_weights(model)
     x = random.standard_normal((16, 8)).astype(np.float32)
 
     variants = [quantized_alone(model, each, activations="per_token") for each in (one, two)]

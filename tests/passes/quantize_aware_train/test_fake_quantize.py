@@ -17,7 +17,7 @@ from compressor.onnx_graph.quantized_activations import (
     AFTER_GELU,
     AFTER_RELU,
     SYMMETRIC,
-    StaticGrid,
+    ScaleAndZeroPoint,
     quantize_tokens,
 )
 from compressor.onnx_graph.unoptimized import open_nodes
@@ -39,7 +39,7 @@ def random_weight(out_features: int, in_features: int) -> torch.Tensor:
     return torch.from_numpy(RANDOM.normal(size=(out_features, in_features)).astype(np.float32))
 
 
-def onnx_round_trip(values: np.ndarray, grid) -> np.ndarray:
+def onnx_round_trip(values: np.ndarray, scale) -> np.ndarray:
     """Quantize with the graph's own nodes in ONNX Runtime, and dequantize by hand."""
     constants: dict[str, np.ndarray] = {}
 
@@ -47,7 +47,7 @@ def onnx_round_trip(values: np.ndarray, grid) -> np.ndarray:
         constants[name] = value
         return name
 
-    tokens, nodes = quantize_tokens("x", grid, 20, add)
+    tokens, nodes = quantize_tokens("x", scale, 20, add)
     outputs = [
         helper.make_tensor_value_info(tokens.integers, TensorProto.UINT8, None),
         helper.make_tensor_value_info(tokens.ranges, TensorProto.FLOAT, None),
@@ -64,16 +64,16 @@ def onnx_round_trip(values: np.ndarray, grid) -> np.ndarray:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     integers, ranges = session.run(None, {"x": values})
-    return (integers.astype(np.float32) - grid.zero_point) / np.float32(grid.levels) * ranges
+    return (integers.astype(np.float32) - scale.zero_point) / np.float32(scale.levels) * ranges
 
 
-@pytest.mark.parametrize("grid", [SYMMETRIC, AFTER_GELU, AFTER_RELU], ids=["any", "gelu", "relu"])
-def test_tokens_are_rounded_as_the_graph_rounds_them(grid):
+@pytest.mark.parametrize("scale", [SYMMETRIC, AFTER_GELU, AFTER_RELU], ids=["any", "gelu", "relu"])
+def test_tokens_are_rounded_as_the_graph_rounds_them(scale):
     values = torch.from_numpy(RANDOM.normal(size=(3, 5, 16)).astype(np.float32) * 4)
-    values = {SYMMETRIC: values, AFTER_GELU: nn.functional.gelu(values)}.get(grid, values.relu())
+    values = {SYMMETRIC: values, AFTER_GELU: nn.functional.gelu(values)}.get(scale, values.relu())
     values[0, 0] = 0  # a token of zeros has no range of its own
-    found = fake_quantize_tokens(values, grid)
-    np.testing.assert_allclose(found.numpy(), onnx_round_trip(values.numpy(), grid), atol=1e-6)
+    found = fake_quantize_tokens(values, scale)
+    np.testing.assert_allclose(found.numpy(), onnx_round_trip(values.numpy(), scale), atol=1e-6)
 
 
 def test_a_token_does_not_depend_on_its_neighbours():
@@ -90,24 +90,24 @@ def test_token_gradients_pass_straight_through():
     assert torch.equal(values.grad, torch.arange(8.0).expand(2, 8))
 
 
-def test_fixed_grids_round_and_clip_as_the_operator_does():
-    grid = StaticGrid(scale=0.1, zero_point=100)  # from -10.0 to 15.5
+def test_fixed_scales_round_and_clip_as_the_operator_does():
+    scale = ScaleAndZeroPoint(scale=0.1, zero_point=100)  # from -10.0 to 15.5
     values = torch.tensor([-20.0, -10.04, 0.04, 0.05, 0.15, 7.77, 15.54, 15.6])
-    expected = (quantize_linear(values.numpy(), grid) - 100.0) * np.float32(0.1)
-    np.testing.assert_allclose(fake_quantize_static(values, grid).numpy(), expected, rtol=1e-6)
+    expected = (quantize_linear(values.numpy(), scale) - 100.0) * np.float32(0.1)
+    np.testing.assert_allclose(fake_quantize_static(values, scale).numpy(), expected, rtol=1e-6)
 
 
-def test_what_a_fixed_grid_clips_gets_no_gradient():
+def test_what_a_fixed_scale_clips_gets_no_gradient():
     values = torch.tensor([-20.0, -5.0, 0.0, 15.0, 16.0], requires_grad=True)
-    fake_quantize_static(values, StaticGrid(scale=0.1, zero_point=100)).sum().backward()
+    fake_quantize_static(values, ScaleAndZeroPoint(scale=0.1, zero_point=100)).sum().backward()
     assert values.grad.tolist() == [0, 1, 1, 1, 0]
 
 
-def quantize_linear(values: np.ndarray, grid: StaticGrid) -> np.ndarray:
+def quantize_linear(values: np.ndarray, scale: ScaleAndZeroPoint) -> np.ndarray:
     node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
     constants = [
-        numpy_helper.from_array(np.array(grid.scale, np.float32), "s"),
-        numpy_helper.from_array(np.array(grid.zero_point, np.uint8), "z"),
+        numpy_helper.from_array(np.array(scale.scale, np.float32), "s"),
+        numpy_helper.from_array(np.array(scale.zero_point, np.uint8), "z"),
     ]
     session = open_nodes([node], {"x": TensorProto.FLOAT}, constants)
     return session.run(None, {"x": values})[0]
@@ -142,7 +142,7 @@ def test_projection_is_safe_and_leaves_the_odd_one_alone():
 def test_gradients_of_a_weight_and_its_step_are_those_of_lsq():
     weight = torch.tensor([[0.34, -0.71, 3.0]], requires_grad=True)
     steps = torch.tensor([[0.01]], requires_grad=True)
-    # Two weights on the grid but for rounding: 34 and -71; the last is clipped to 127.
+    # Two weights on the scale but for rounding: 34 and -71; the last is clipped to 127.
     fake_quantize_weight(weight + torch.tensor([[0.002, 0.003, 0.0]]), steps).sum().backward()
     assert weight.grad.tolist() == [[1.0, 1.0, 0.0]]
     # integer - weight / step where rounded, the integer where clipped (Esser et al. 2020, eq. 3)
@@ -180,7 +180,7 @@ def test_quantization_finds_the_integers_that_were_trained(in_features: int):
     assert max_pair_sum(values) <= 128
 
 
-def test_simulation_ends_with_weights_on_their_grids(tiny_bert: TorchModel):
+def test_simulation_ends_with_weights_on_their_scales(tiny_bert: TorchModel):
     before = {name: value.clone() for name, value in tiny_bert.module.state_dict().items()}
     with simulated_int8(tiny_bert.module, min_elements=1) as simulated:
         assert simulated.weights
@@ -227,7 +227,7 @@ def test_a_broken_weight_is_named_and_the_module_is_as_before(tiny_bert: TorchMo
 def test_an_architecture_that_was_not_compared_is_refused_by_name(tiny_bert: TorchModel):
     tiny_bert.module.config.model_type = "mobilebert"
     with pytest.raises(ValueError, match="int8 is not simulated for model type 'mobilebert'"):
-        check_simulation(tiny_bert.module, min_elements=1, fixed_grids=False)
+        check_simulation(tiny_bert.module, min_elements=1, fixed_scales=False)
 
 
 def tiny_albert() -> Any:
@@ -244,29 +244,29 @@ def tiny_albert() -> Any:
     return transformers.AlbertForSequenceClassification(config).eval()
 
 
-def test_layers_that_share_weights_have_no_grids_of_their_own():
+def test_layers_that_share_weights_have_no_scales_of_their_own():
     module = tiny_albert()
-    check_simulation(module, min_elements=1, fixed_grids=False)
+    check_simulation(module, min_elements=1, fixed_scales=False)
     with pytest.raises(ValueError, match=r"albert.* stands in several layers"):
-        check_simulation(module, min_elements=1, fixed_grids=True)
+        check_simulation(module, min_elements=1, fixed_scales=True)
 
 
 def test_a_layer_after_gelu_is_found_where_the_architecture_is_not_in_the_table():
-    grids = {
-        name: item.grid
+    scales = {
+        name: item.scale
         for name, item in _simulated_inputs(tiny_albert()).items()
-        if item.grid is not SYMMETRIC
+        if item.scale is not SYMMETRIC
     }
-    [name] = grids
+    [name] = scales
     assert name.endswith("ffn_output")
-    assert grids[name] is AFTER_GELU
+    assert scales[name] is AFTER_GELU
 
 
-def test_an_activation_that_the_file_holds_in_parts_has_no_grid_of_its_own(tiny_bert: TorchModel):
+def test_an_activation_that_the_file_holds_in_parts_has_no_scale_of_its_own(tiny_bert: TorchModel):
     for layer in tiny_bert.module.bert.encoder.layer:
         layer.intermediate.intermediate_act_fn = transformers.activations.NewGELUActivation()
     inputs = _simulated_inputs(tiny_bert.module)
-    assert {item.grid for item in inputs.values()} == {SYMMETRIC}
+    assert {item.scale for item in inputs.values()} == {SYMMETRIC}
 
 
 def _simulated_inputs(module: Any) -> Mapping[str, InputQuantizer]:

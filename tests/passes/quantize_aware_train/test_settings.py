@@ -19,9 +19,9 @@ from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.onnx_graph.activation_ranges import static_grid
+from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.onnx_graph.affine import max_pair_sum
-from compressor.onnx_graph.quantized_activations import Grid, StaticGrid
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint, TokenScale
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.quantize.dynamic import QuantizeDynamic
@@ -132,12 +132,12 @@ def test_int4_tables_are_stored_as_they_were_trained_for(
         file = apply_pass(storing, exported, lent)
         found[tables] = logits(file, trained, text_dataset)
         size[tables] = file.size().bytes_on_disk
-    # The table lies on a grid of four bits, so storing it so changes nothing.
+    # The table is of multiples of a scale in four bits, so storing it so changes nothing.
     np.testing.assert_allclose(found["int4"], found[False], atol=1e-5)
     assert size["int4"] < size[False]
 
 
-def test_a_killed_training_with_fixed_grids_goes_on_with_the_same_ones(
+def test_a_killed_training_with_fixed_scales_goes_on_with_the_same_ones(
     tiny_bert: TorchModel,
 ) -> None:
     def observe() -> None:
@@ -145,20 +145,20 @@ def test_a_killed_training_with_fixed_grids_goes_on_with_the_same_ones(
             each.watch()
         tiny_bert.module(input_ids=torch.tensor([[2, 5, 6, 3]]))
         for each in simulated.inputs.values():
-            each.fix(lambda seen: static_grid(seen, "minmax"))
+            each.fix(lambda seen: static_scale(seen, "minmax"))
 
     with simulated_int8(tiny_bert.module, min_elements=512) as simulated:
         freezer = _Freezer(simulated, 0.5, observe)
         freezer(1, 4)
-        assert all(isinstance(each.grid, Grid) for each in simulated.inputs.values())
+        assert all(isinstance(each.scale, TokenScale) for each in simulated.inputs.values())
         freezer(2, 4)
-        grids = [each.grid for each in simulated.inputs.values()]
-        assert all(isinstance(grid, StaticGrid) for grid in grids)
+        scales = [each.scale for each in simulated.inputs.values()]
+        assert all(isinstance(scale, ScaleAndZeroPoint) for scale in scales)
         state = freezer.state_dict()
         for each in simulated.inputs.values():
-            each.grid = StaticGrid(1.0, 0)
+            each.scale = ScaleAndZeroPoint(1.0, 0)
         _Freezer(simulated, 0.5, observe).load_state_dict(state)
-        assert [each.grid for each in simulated.inputs.values()] == grids
+        assert [each.scale for each in simulated.inputs.values()] == scales
         assert not any(each.log_factor.requires_grad for each in simulated.weights)
 
 
