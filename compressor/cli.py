@@ -483,7 +483,7 @@ def _prepare_torch(*, quiet: bool = True) -> None:
 def _print_report(report: RunReport, directory: Path | None) -> None:
     from compressor.report.render import render_summary
 
-    out.print(render_summary(report.to_dict()))
+    out.print(render_summary(report))
     if report.verdict == "passed":
         out.print(f"artifact: {escape(str(directory))}/artifact", soft_wrap=True)
     out.print(f"report: {escape(str(directory))}/report.html", soft_wrap=True)

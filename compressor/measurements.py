@@ -1,23 +1,23 @@
 """The facts that a run establishes: frozen values without behaviour, shared by everyone.
 
-`RunReport.to_dict` is the one place that decides how `report.json` looks; the schema is documented
-in `compressor/report/schema.md`.
+They are what `report.json` holds, in the order of the fields; `compressor.report.report_json`
+writes it, and reads it by these annotations.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic.json_schema import SkipJsonSchema
 
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
 from compressor.proof import Uninformed as Uninformed
-from compressor.stored_types import Count, Flag, Number, PerExample
+from compressor.stored_types import Count, Flag, Number, PerExample, Quantity
 from compressor.words import counted
 
 SCHEMA_VERSION = 1
@@ -38,6 +38,11 @@ SPEARMAN = "spearman"
 OF_NUMBERS = frozenset({COSINE, RANK_AGREEMENT, SPEARMAN})
 TargetKind = Literal["max_megabytes", "speedup", "strongest"]
 FlipKind = Literal["lost", "won", "changed"]
+End = Literal["baseline", "final"]
+
+
+def _none_kept() -> NDArray[np.int64]:
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Score:
     """
 
     metric: str
-    value: float
-    num_examples: int
-    outcomes: PerExample[np.int64] = field(repr=False, compare=False)
+    value: Number
+    num_examples: Count
+    # Empty in a report that was read.
+    outcomes: PerExample[np.int64] = field(default_factory=_none_kept, repr=False, compare=False)
     shares: PerExample[np.float64] | None = field(default=None, repr=False, compare=False)
     kept: SkipJsonSchema[Mapping[str, PerExample[Any]]] = field(
         default_factory=dict, repr=False, compare=False
@@ -76,10 +82,10 @@ class Size:
     that file after gzip: the only place where unstructured zeros show.
     """
 
-    parameters: int
-    nonzero_parameters: int
-    bytes_on_disk: int
-    compressed_bytes: int | None = None
+    parameters: Count
+    nonzero_parameters: Count
+    bytes_on_disk: Count
+    compressed_bytes: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,10 @@ class ComponentBytes:
     Scales of quantized weights count to their part; `other` holds the graph itself too.
     """
 
-    embeddings: int
-    attention: int
-    feed_forward: int
-    other: int
+    embeddings: Count
+    attention: Count
+    feed_forward: Count
+    other: Count
 
 
 @dataclass(frozen=True)
@@ -104,20 +110,20 @@ class Latency:
     summed work, on a GPU, and in reports of before they were measured.
     """
 
-    model: Literal["baseline", "final"]
+    model: End
     provider: str
-    batch_size: int
-    sequence_length: int | None  # None for models without a sequence, such as image classifiers
-    p50_ms: float
-    p95_ms: float
-    num_runs: int
-    threads: int
-    noisy: bool = False  # the runs differ so much that the machine was busy with something else
-    p99_ms: float | None = None  # null in reports of before it was measured
-    cuda_graph: bool = False  # kernels were recorded once and replayed
-    peak_memory_bytes: int | None = None  # of the GPU; null on the CPU
-    cpu_p50_ms: float | None = None
-    cpu_p95_ms: float | None = None
+    batch_size: Count
+    sequence_length: Count | None  # None for models without a sequence, such as image classifiers
+    p50_ms: Quantity
+    p95_ms: Quantity
+    num_runs: Count
+    threads: Count
+    noisy: Flag = False  # the runs differ so much that the machine was busy with something else
+    p99_ms: Quantity | None = None  # null in reports of before it was measured
+    cuda_graph: Flag = False  # kernels were recorded once and replayed
+    peak_memory_bytes: Count | None = None  # of the GPU; null on the CPU
+    cpu_p50_ms: Quantity | None = None
+    cpu_p95_ms: Quantity | None = None
 
     @property
     def deciding_ms(self) -> float:
@@ -129,22 +135,22 @@ class Latency:
 class Parity:
     """The largest difference between PyTorch's and ONNX Runtime's logits on real inputs."""
 
-    max_abs_diff: float
-    limit: float
-    num_examples: int
-    sequence_lengths: tuple[int, ...]
+    max_abs_diff: Quantity
+    limit: Quantity
+    num_examples: Count
+    sequence_lengths: tuple[Count, ...]
 
 
 @dataclass(frozen=True)
 class LengthRecord:
     """How many tokens of a text are read by the artifact, and were by what scores were taken on."""
 
-    checkpoint: int | None  # null where the checkpoint names no limit
-    artifact: int
-    measured: int  # where texts were cut while scores were taken
-    longest: int  # of the longest text after that
-    num_examples: int
-    num_cut: int  # texts that lost tokens by it
+    checkpoint: Count | None  # null where the checkpoint names no limit
+    artifact: Count
+    measured: Count  # where texts were cut while scores were taken
+    longest: Count  # of the longest text after that
+    num_examples: Count
+    num_cut: Count  # texts that lost tokens by it
     # Key of the recipe that `artifact` follows from; null in reports of before it was told.
     limited_by: str | None = None
 
@@ -154,12 +160,12 @@ class SplitRecord:
     """Where the rows of a split came from."""
 
     name: str
-    num_examples: int
+    num_examples: Count
     source: str
     cut_from: str | None  # the split it was cut from, when the recipe did not give it
     fingerprint: str  # SHA-256 of its examples and labels
     # How many of its examples also occur, letter by letter, in other splits of the run.
-    shared_with: Mapping[str, int] = field(default_factory=dict)
+    shared_with: Mapping[str, Count] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,8 @@ class Flops:
     its own tokenizer, rounded; None for models without a sequence.
     """
 
-    encoder: int
-    sequence_length: int | None
+    encoder: Count
+    sequence_length: Count | None
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ class Certification:
 
     baseline: Score
     final: Score
-    drop: float  # baseline value minus final value
+    drop: Number  # baseline value minus final value
 
 
 @dataclass(frozen=True)
@@ -208,14 +214,14 @@ class PassTry:
     first attempt.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     change: str
-    score_after: float | None
-    drop: float | None  # baseline score minus score_after
+    score_after: Number | None
+    drop: Number | None  # baseline score minus score_after
     size: Size | None
     verdict: Verdict
-    seconds: float
-    kept: bool  # its model is the one that the run went on with
+    seconds: Quantity
+    kept: Flag  # its model is the one that the run went on with
 
 
 @dataclass(frozen=True)
@@ -229,11 +235,11 @@ class TargetRecord:
 
     kind: TargetKind
     goal: str  # in words
-    wanted: float | None
-    reached: float | None  # None when no candidate was within the budget
-    met: bool
-    position: int  # of the pass whose fraction was searched, the first is 0
-    share: float | None  # of the fraction in the recipe for `reached`; 0: left out
+    wanted: Quantity | None
+    reached: Quantity | None  # None when no candidate was within the budget
+    met: Flag
+    position: Count  # of the pass whose fraction was searched, the first is 0
+    share: Quantity | None  # of the fraction in the recipe for `reached`; 0: left out
 
 
 @dataclass(frozen=True)
@@ -244,16 +250,16 @@ class SliceRecord:
     """
 
     name: str  # such as "label = positive"
-    num_examples: int
-    drop: float
-    upper_bound: float
-    lower_bound: float
+    num_examples: Count
+    drop: Number
+    upper_bound: Number
+    lower_bound: Number
     verdict: CertificateVerdict
-    max_drop: float
-    confidence: float
-    losses: int
-    wins: int
-    needed_examples: int | None
+    max_drop: Quantity
+    confidence: Quantity
+    losses: Count
+    wins: Count
+    needed_examples: Count | None
 
 
 @dataclass(frozen=True)
@@ -265,15 +271,15 @@ class Flip:
     """
 
     kind: FlipKind
-    row: int  # of the split's source, the first is 0; `splits.json` uses the same numbers
+    row: Count  # of the split's source, the first is 0; `splits.json` uses the same numbers
     text: str | None  # cut when it is long; None for an image, and where examples are left out
     label: str | None  # None for `changed`
     before: str
     after: str
-    before_confidence: float | None
-    after_confidence: float | None
+    before_confidence: Number | None
+    after_confidence: Number | None
     # How far the probability of the right label fell, of `changed` that of the old answer.
-    lost_confidence: float | None
+    lost_confidence: Number | None
     image: str | None = None  # a small PNG as a data URI, of the worst flips of images only
 
 
@@ -285,14 +291,25 @@ class PredictionRecord:
     of the split and its cosine similarity.
     """
 
-    row: int  # of the split's source, the first is 0
+    row: Count  # of the split's source, the first is 0
     text: str | None  # as in `Flip`
     before: str
     after: str
-    before_score: float | None
-    after_score: float | None
+    before_score: Number | None
+    after_score: Number | None
     label: str | None = None  # the right one, where the split has labels of classes
     image: str | None = None  # as in `Flip`
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What converting one layer alone costs, an entry of `facts.sensitivity` of a pass."""
+
+    name: str
+    logit_rms: Quantity  # how far the logits move
+    bytes_saved: int
+    kept_in_float: Flag
+    converted_to: str = "int8"
 
 
 @dataclass(frozen=True)
@@ -300,17 +317,17 @@ class PassRecord:
     """What one pass did; `score_after` is null when it failed before it could be measured."""
 
     kind: str
-    settings: Mapping[str, Any]
-    score_before: float
-    score_after: float | None
-    drop: float | None  # baseline score minus score_after
+    settings: Mapping[str, object]
+    score_before: Number
+    score_after: Number | None
+    drop: Number | None  # baseline score minus score_after
     size: Size | None
     verdict: Verdict
-    seconds: float
+    seconds: Quantity
     notes: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # plain JSON, by name
+    facts: Mapping[str, object] = field(default_factory=dict)  # plain JSON, by name
     tries: tuple[PassTry, ...] = ()  # every attempt, in the order they were made
-    reused: bool = False  # taken from an earlier run into the same directory; `seconds` are those
+    reused: Flag = False  # taken from an earlier run into the same directory; `seconds` are those
 
 
 @dataclass(frozen=True)
@@ -318,11 +335,11 @@ class EmbeddingRecord:
     """How a sentence encoder makes a vector of the states of a text's tokens."""
 
     pooling: str  # mean of all tokens, or cls, the first one
-    normalize: bool  # whether vectors have length 1
+    normalize: Flag  # whether vectors have length 1
     source: (
         str | None
     )  # the checkpoint's file that says so; null where the recipe or a default does
-    max_length: int | None  # tokens that the checkpoint's files allow; null where they do not say
+    max_length: Count | None  # tokens that the checkpoint's files allow; null where they do not say
 
 
 @dataclass(frozen=True)
@@ -330,8 +347,8 @@ class StepRecord:
     """One stored step of the run; `seconds` is what it took when it was really done."""
 
     name: str
-    seconds: float
-    reused: bool  # taken from an earlier run into the same directory
+    seconds: Quantity
+    reused: Flag  # taken from an earlier run into the same directory
 
 
 @dataclass(frozen=True)
@@ -360,11 +377,11 @@ class RunReport:
     verdict: Verdict
     reason: str  # one sentence: why the verdict
     guilty_step: str | None  # the step that failed or broke the budget
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     recipe_name: str
     task: str | None
     metric: str | None
-    max_drop: float
+    max_drop: Quantity
     baseline: ModelRecord | None
     final: ModelRecord | None
     passes: tuple[PassRecord, ...]
@@ -372,16 +389,16 @@ class RunReport:
     latencies: tuple[Latency, ...]
     splits: tuple[SplitRecord, ...]
     certification: Certification | None  # null when the recipe gives no certification split
-    environment: Mapping[str, Any]
+    environment: Mapping[str, object]
     missing: Mapping[str, str]
-    seconds: float
+    seconds: Quantity
     started_at: str  # ISO 8601, UTC
     labels: tuple[str, ...] = ()
     source_checkpoint: str = ""
     source_sha256: str | None = None
-    source_bytes: int | None = None  # of the weight files given; null before they were counted
+    source_bytes: Count | None = None  # of the weight files given; null before they were counted
     certificate: Certificate | None = None  # null without a certification split
-    inconclusive_allowed: bool = False  # the user accepted that the budget is not proven
+    inconclusive_allowed: Flag = False  # the user accepted that the budget is not proven
     compared_split: str | None = None  # that `slices` and `flips` were found on
     slices: tuple[SliceRecord, ...] = ()  # worst first
     flips: tuple[Flip, ...] = ()  # worst first: lost ones by `lost_confidence`, then won ones
@@ -393,25 +410,10 @@ class RunReport:
     chance: Uninformed | None = None  # on the search split; null in reports of before it was asked
     doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
     lengths: LengthRecord | None = None  # null for images, and where the run stopped before
-    rows_to_certify: int | None = None  # that would prove the budget; null with such a split
+    rows_to_certify: Count | None = None  # that would prove the budget; null with such a split
     predictions: tuple[PredictionRecord, ...] = ()  # on search rows, by the finished artifact
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of `report.json`: plain types only, without per-example outcomes."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            item.name: _plain(getattr(value, item.name))
-            for item in dataclasses.fields(value)
-            if item.name not in PER_EXAMPLE
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+    def model(self, end: End) -> ModelRecord | None:
+        """Return the model at one end of the run; None where it was not measured."""
+        return self.baseline if end == "baseline" else self.final

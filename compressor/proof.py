@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from compressor.stored_types import Count, Number, Quantity
+
 CertificateVerdict = Literal["certified", "refuted", "inconclusive"]
 
 
@@ -22,8 +24,8 @@ class Uninformed:
     """
 
     who: str  # such as "a model that answers 'positive' to everything"
-    score: float
-    least_drop: float | None = None
+    score: Number
+    least_drop: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,15 @@ class Certificate:
 
     verdict: CertificateVerdict
     metric: str
-    drop: float
-    upper_bound: float
-    lower_bound: float
-    max_drop: float
-    confidence: float
-    num_examples: int
-    wins: int  # wrong before, right after
-    losses: int  # right before, wrong after
-    needed_examples: int | None
+    drop: Number
+    upper_bound: Number
+    lower_bound: Number
+    max_drop: Quantity
+    confidence: Quantity
+    num_examples: Count
+    wins: Count  # wrong before, right after
+    losses: Count  # right before, wrong after
+    needed_examples: Count | None
     method: str
     data_fingerprint: str | None = None  # of the split that it was read from
     uninformed: Uninformed | None = None  # null in reports of before it was asked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -143,8 +142,7 @@ def certified_line(observed: Certification, certificate: Certificate | None) -> 
     found = f"{score_words(observed.final)}: {moved(observed.drop)} from {before}"
     if certificate is None:
         return f"{found}; no bound on the drop can be given"
-    proof = dataclasses.asdict(certificate)
-    most, sure = certainty.lost_at_most(proof), certainty.confidence_words(proof)
+    most, sure = certainty.lost_at_most(certificate), certainty.confidence_words(certificate)
     return f"{found}; proven: {most}, with {sure} ({points(certificate.max_drop)} allowed)"
 
 

@@ -9,8 +9,6 @@ report with every measurement is what tells whether more examples are worth coll
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
@@ -131,5 +129,5 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
         upper_bound=None if certificate is None else certificate.upper_bound,
         needed_examples=None if certificate is None else certificate.needed_examples,
         why=log.missing.get("certificate"),
-        uninformed=None if certificate is None else passing_guess(asdict(certificate)),
+        uninformed=None if certificate is None else passing_guess(certificate),
     )

@@ -218,7 +218,7 @@ def _carry_out(
         except (KeyboardInterrupt, Terminated) as stop:
             told = stopped_reason(stop, forced=force)
             report = finish(directory, log, "stopped", told, steps.current)
-            stop.add_note(headline(report.to_dict()))
+            stop.add_note(headline(report))
             raise
         except BaseException as error:  # a bug of ours: the report comes first
             told = internal_error(error, steps.current, directory)
@@ -443,9 +443,9 @@ class _Run:
         """Complete the artifact; until its manifest is there, nothing loads it."""
         self._start("seal")
         folder = self.directory.artifact
-        data = self.log.report("passed", PASSED, None).to_dict()
+        report = self.log.report("passed", PASSED, None)
         oldest = oldest_runtime(folder / MODEL)
-        card = render_model_card(data, min_onnxruntime=oldest)
+        card = render_model_card(report, min_onnxruntime=oldest)
         (folder / "README.md").write_text(card, encoding="utf-8")
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from compressor.measurements import AGREEMENT
-from compressor.report import certainty, gains, scores, target, units, verdict
+from compressor.measurements import AGREEMENT, RunReport
+from compressor.report import certainty, gains, provenance, scores, target, units, verdict
 from compressor.report.certainty import certificate_words, confidence_words, readings_words
 from compressor.words import points
 
@@ -28,131 +27,133 @@ class Answer:
     detail: str
 
 
-def answers(data: dict[str, Any]) -> list[Answer]:
+def answers(report: RunReport) -> list[Answer]:
     """Return whether it is good enough, how sure that is, what was gained and what to do next."""
-    return [_good_enough(data), _how_sure(data), _gain(data), _next(data)]
+    return [_good_enough(report), _how_sure(report), _gain(report), _next(report)]
 
 
-def _good_enough(data: dict[str, Any]) -> Answer:
+def _good_enough(report: RunReport) -> Answer:
     question = "Is it good enough?"
-    measured = scores.measured_words(data)
-    if data["verdict"] in verdict.UNFINISHED and measured is None:
-        return _so_far(data, question)
-    if data["verdict"] in verdict.UNFINISHED:
+    measured = scores.measured_words(report)
+    if report.verdict in verdict.UNFINISHED and measured is None:
+        return _so_far(report, question)
+    if report.verdict in verdict.UNFINISHED:
         words = f"{_capital(str(measured))}. The run ended after that, and there is "
         return Answer(question, "Not finished", f"{words}no artifact to use.")
-    budget = f"the budget is {scores.budget_words(data)}"
-    if data["verdict"] == "budget_exceeded":
-        return Answer(question, "No", f"{_capital(verdict.headline(data).partition(': ')[2])}.")
-    answer = "As measured, yes" if verdict.tone(data) != "passed" else "Yes"
+    budget = f"the budget is {scores.budget_words(report)}"
+    if report.verdict == "budget_exceeded":
+        return Answer(question, "No", f"{_capital(verdict.headline(report).partition(': ')[2])}.")
+    answer = "As measured, yes" if verdict.tone(report) != "passed" else "Yes"
     if measured is None:
         return Answer(question, answer, f"The score was not measured; {budget}.")
-    return Answer(question, answer, f"{_capital(measured)}; {budget}.{_refuted(data)}")
+    return Answer(question, answer, f"{_capital(measured)}; {budget}.{_refuted(report)}")
 
 
-def _so_far(data: dict[str, Any], question: str) -> Answer:
+def _so_far(report: RunReport, question: str) -> Answer:
     """Say how the last pass that was judged left the score of a run that did not end."""
-    judged = [item for item in enumerate(data["passes"], start=1) if item[1]["verdict"] == "passed"]
+    judged = [item for item in enumerate(report.passes, start=1) if item[1].verdict == "passed"]
     if not judged:
         return Answer(question, "Unknown", "The run ended before there was a model to judge.")
     number, record = judged[-1]
-    ends = scores.value_of(data, "baseline"), record["score_after"]
-    change, budget = scores.change_and_budget(data, *ends, record["drop"])
-    words = f"After pass {number} ({record['kind']}), {change}; the budget is {budget}."
+    ends = scores.value_of(report, "baseline"), record.score_after
+    change, budget = scores.change_and_budget(report, *ends, record.drop)
+    words = f"After pass {number} ({record.kind}), {change}; the budget is {budget}."
     return Answer(question, "So far, yes", words)
 
 
-def _refuted(data: dict[str, Any]) -> str:
+def _refuted(report: RunReport) -> str:
     """Say which slices are proven to lose too much, because an average can hide them."""
-    names = [item["name"] for item in data["slices"] if item["verdict"] == "refuted"]
+    names = [item.name for item in report.slices if item.verdict == "refuted"]
     if not names:
         return ""
-    limit = data["slices"][0]["max_drop"]
+    limit = report.slices[0].max_drop
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    if data["metric"] == AGREEMENT:
+    if report.metric == AGREEMENT:
         return f" But {names[0]}{more} changed more than {100 * limit:.4g}% of the answers, proven."
     return f" But {names[0]}{more} lost more than {points(limit)}, and that is proven."
 
 
-def _how_sure(data: dict[str, Any]) -> Answer:
+def _how_sure(report: RunReport) -> Answer:
     question = "How sure are we?"
-    proof, words = data["certificate"], certificate_words(data)
-    if data["guilty_step"] == "slices" and data["slices"]:
-        sure = f"{100 * data['recipe']['budget']['confidence']:g}%"
-        name = data["slices"][0]["name"]
-        detail = f"With {sure} confidence, for all slices together, {name} {_least(data)}."
+    proof, words = report.certificate, certificate_words(report)
+    if report.guilty_step == "slices" and report.slices:
+        confidence = provenance.value_at(report.recipe, "budget", "confidence")
+        assert isinstance(confidence, int | float)
+        sure = f"{100 * confidence:g}%"
+        name = report.slices[0].name
+        detail = f"With {sure} confidence, for all slices together, {name} {_least(report)}."
         return Answer(question, f"{sure} sure that it is not", detail)
     if proof is None or words is None:
-        answer = "Not certified" if data["final"] else units.DASH
-        return Answer(question, answer, _unproven(data))
+        answer = "Not certified" if report.final else units.DASH
+        return Answer(question, answer, _unproven(report))
     _, _, rest = words.partition(": ")
     sure = confidence_words(proof).partition(" ")[0]
     answer = {
         "certified": f"{sure} sure",
         "refuted": f"{sure} sure that it is not",
         "inconclusive": "Not sure enough",
-    }[proof["verdict"]]
-    rows = scores.rows_words(data, proof["num_examples"])
+    }[proof.verdict]
+    rows = scores.rows_words(report, proof.num_examples)
     taken = f"Taken on {rows} kept apart, which no step of the run had seen."
-    warning = readings_words(data)
+    warning = readings_words(report)
     if warning is not None:
         taken = f"{warning}."
-        if proof["verdict"] == "certified":
+        if proof.verdict == "certified":
             answer += ", if it were the first reading"
     return Answer(question, answer, f"{_capital(rest)}. {taken}")
 
 
-def _least(data: dict[str, Any]) -> str:
+def _least(report: RunReport) -> str:
     """Say how much the worst slice lost at least, against what it may lose."""
-    worst = data["slices"][0]
-    if data["metric"] == AGREEMENT:
+    worst = report.slices[0]
+    if report.metric == AGREEMENT:
         least = certainty.bound_percent(worst, upwards=False)
-        allowed = f"{100 * worst['max_drop']:.4g}%"
+        allowed = f"{100 * worst.max_drop:.4g}%"
         return f"changed at least {least} of its answers, more than the {allowed} that a slice may"
     least = certainty.bound_words(worst, upwards=False)
-    return f"lost at least {least}, more than the {points(worst['max_drop'])} that a slice may"
+    return f"lost at least {least}, more than the {points(worst.max_drop)} that a slice may"
 
 
-def _unproven(data: dict[str, Any]) -> str:
-    words = certificate_words(data)
+def _unproven(report: RunReport) -> str:
+    words = certificate_words(report)
     if words is not None:
         return f"{words}."
-    if data["baseline"] is None or data["final"] is None:
+    if report.baseline is None or report.final is None:
         return "The run ended before there was anything to prove."
-    reason = verdict.why_missing(data, "certification")
+    reason = verdict.why_missing(report, "certification")
     return (
-        f"{_capital(reason)}: this is one measurement, on the {scores.search_rows(data)} that the "
-        f"gates looked at."
+        f"{_capital(reason)}: this is one measurement, on the {scores.search_rows(report)} that "
+        f"the gates looked at."
     )
 
 
-def _gain(data: dict[str, Any]) -> Answer:
+def _gain(report: RunReport) -> Answer:
     question = "What was gained?"
-    words = gains.gained_words(data)
+    words = gains.gained_words(report)
     if words is None:
         return Answer(question, "Nothing yet", "The run ended before there was an artifact.")
-    if against := gains.float32_words(data):
+    if against := gains.float32_words(report):
         words += f"; {against}"
-    short = gains.gained_shortly(data)
+    short = gains.gained_shortly(report)
     return Answer(question, _capital(short) if short else units.DASH, f"{_capital(words)}.")
 
 
-def _next(data: dict[str, Any]) -> Answer:
-    return Answer("What next?", _next_shortly(data), verdict.next_step(data))
+def _next(report: RunReport) -> Answer:
+    return Answer("What next?", _next_shortly(report), verdict.next_step(report))
 
 
-def _next_shortly(data: dict[str, Any]) -> str:
-    if target.is_missed(data):
+def _next_shortly(report: RunReport) -> str:
+    if target.is_missed(report):
         return "Ask for less"
-    if data["verdict"] == "passed":
-        if data["doubts"]:
+    if report.verdict == "passed":
+        if report.doubts:
             return "Clear the doubt first"
-        if data["certification"] is None:
+        if report.certification is None:
             return "Use it, or certify it first"
-        return "Prove it first" if verdict.tone(data) != "passed" else "Use it"
-    if data["verdict"] == "not_certified" and certainty.guess_words(data) is None:
+        return "Prove it first" if verdict.tone(report) != "passed" else "Use it"
+    if report.verdict == "not_certified" and certainty.guess_words(report) is None:
         return "More rows"
-    return _NEXT[data["verdict"]]
+    return _NEXT[report.verdict]
 
 
 def _capital(text: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from compressor.measurements import AGREEMENT
+from compressor.measurements import AGREEMENT, Flip, RunReport
 from compressor.report import units
 from compressor.report.templating import own_picture
 from compressor.words import bound_and_budget, counted, points
@@ -51,18 +51,18 @@ class Flips:
     sure: str  # and what the figure beside each is
 
 
-def flips_view(data: dict[str, Any]) -> Flips | None:
+def flips_view(report: RunReport) -> Flips | None:
     """Return what to show of `flips`; None when no compressed model was scored."""
-    split, found = data["compared_split"], data["flips"]
+    split, found = report.compared_split, report.flips
     if split is None:
         return None
-    is_vectors = data["embedding"] is not None
+    is_vectors = report.embedding is not None
     return Flips(
         title="Texts with another nearest neighbour" if is_vectors else "Answers that changed",
         summary=_neighbours_summary(found, split) if is_vectors else _summary(found, split),
         rows=tuple((_moved_row if is_vectors else _row)(item) for item in _shown(found)),
         note=_note(found),
-        has_labels=any(item["kind"] != "changed" for item in found),
+        has_labels=any(item.kind != "changed" for item in found),
         answer=" nearest text" if is_vectors else "",
         sure="and its cosine similarity" if is_vectors else "and how sure",
     )
@@ -87,49 +87,47 @@ class SliceRow:
     zero: float
 
 
-def slice_rows(data: dict[str, Any]) -> list[SliceRow]:
+def slice_rows(report: RunReport) -> list[SliceRow]:
     """Return the slices, worst first, on one axis of points lost."""
-    found = data["slices"]
+    found = report.slices
     if not found:
         return []
-    start: float = min(min(item["lower_bound"] for item in found), 0.0)
-    end: float = max(
-        max(max(item["upper_bound"], item["max_drop"]) for item in found), start + 1e-9
-    )
+    start: float = min(min(item.lower_bound for item in found), 0.0)
+    end: float = max(max(max(item.upper_bound, item.max_drop) for item in found), start + 1e-9)
 
     def place(value: float) -> float:
         return round(100 * (value - start) / (end - start), 2)
 
     return [
         SliceRow(
-            name=item["name"],
-            examples=f"{item['num_examples']:,}",
-            change=units.change(item["drop"]),
-            bound=bound_and_budget(item["upper_bound"], item["max_drop"], upwards=True)[0],
-            budget_text=units.points(item["max_drop"]),
-            verdict=item["verdict"],
-            state=SLICE_STATES[item["verdict"]],
-            counts=f"{item['losses']:,} lost, {item['wins']:,} won",
-            low=place(item["lower_bound"]),
-            drop=place(item["drop"]),
-            high=place(item["upper_bound"]),
-            budget=place(item["max_drop"]),
+            name=item.name,
+            examples=f"{item.num_examples:,}",
+            change=units.change(item.drop),
+            bound=bound_and_budget(item.upper_bound, item.max_drop, upwards=True)[0],
+            budget_text=units.points(item.max_drop),
+            verdict=item.verdict,
+            state=SLICE_STATES[item.verdict],
+            counts=f"{item.losses:,} lost, {item.wins:,} won",
+            low=place(item.lower_bound),
+            drop=place(item.drop),
+            high=place(item.upper_bound),
+            budget=place(item.max_drop),
             zero=place(0.0),
         )
         for item in found
     ]
 
 
-def slices_summary(data: dict[str, Any]) -> str:
+def slices_summary(report: RunReport) -> str:
     """Say what the slices are held against, and how many of them are proven to lose more."""
-    found = data["slices"]
-    refuted = sum(item["verdict"] == "refuted" for item in found)
-    certified = sum(item["verdict"] == "certified" for item in found)
-    limit = found[0]["max_drop"]
-    place = _PLACES.get(data["compared_split"], "the data")
-    name = "accuracy" if data["embedding"] is None else units.metric_words(data["metric"])
+    found = report.slices
+    refuted = sum(item.verdict == "refuted" for item in found)
+    certified = sum(item.verdict == "certified" for item in found)
+    limit = found[0].max_drop
+    place = _PLACES.get(report.compared_split or "", "the data")
+    name = "accuracy" if report.embedding is None else units.metric_words(report.metric)
     lose, what = "lose", f"{points(limit)} of {name}"
-    if data["metric"] == AGREEMENT:  # without labels a changed answer is no loss that is known
+    if report.metric == AGREEMENT:  # without labels a changed answer is no loss that is known
         lose, what = "change", f"{100 * limit:.4g}% of their answers"
     words = (
         f"Groups of examples judged by themselves, on {place}. Of "
@@ -139,28 +137,28 @@ def slices_summary(data: dict[str, Any]) -> str:
     if (rest := len(found) - refuted - certified) > 0:
         others = "the other has" if rest == 1 else "the others have"
         words += f"; {others} too few examples to tell"
-    by = "Holm's" if data["embedding"] is None else "Bonferroni's"
+    by = "Holm's" if report.embedding is None else "Bonferroni's"
     return f"{words}. {by} correction keeps a false verdict among all of them as rare as in one."
 
 
-def _shown(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _shown(found: Sequence[Flip]) -> Sequence[Flip]:
     """Return the first flips, with a share of those that became right where there is room."""
     if len(found) <= MAX_SHOWN:
         return found
-    won = [item for item in found if item["kind"] == "won"]
-    lost = [item for item in found if item["kind"] != "won"]
+    won = [item for item in found if item.kind == "won"]
+    lost = [item for item in found if item.kind != "won"]
     room = max(MAX_SHOWN - len(lost), MAX_SHOWN // 5)
     return lost[: MAX_SHOWN - min(room, len(won))] + won[:room]
 
 
-def _summary(found: list[dict[str, Any]], split: str) -> str:
+def _summary(found: Sequence[Flip], split: str) -> str:
     place = f"On {_PLACES.get(split, f'the {split} split')}"
     if not found:
         return f"{place}, no answer turned wrong and none turned right."
-    changed = sum(item["kind"] == "changed" for item in found)
+    changed = sum(item.kind == "changed" for item in found)
     if changed:
         return f"{place}, {_count(changed, 'answer')} changed. The surest of the old answers first."
-    lost = sum(item["kind"] == "lost" for item in found)
+    lost = sum(item.kind == "lost" for item in found)
     won = len(found) - lost
     return (
         f"{place}, {_count(lost, 'answer')} turned wrong and {_count(won, 'answer')} turned right. "
@@ -168,7 +166,7 @@ def _summary(found: list[dict[str, Any]], split: str) -> str:
     )
 
 
-def _neighbours_summary(found: list[dict[str, Any]], split: str) -> str:
+def _neighbours_summary(found: Sequence[Flip], split: str) -> str:
     place = f"On {_PLACES.get(split, f'the {split} split')}"
     texts = _count(len(found), "text")
     have = "has" if len(found) == 1 else "have"
@@ -182,7 +180,7 @@ def _count(amount: int, noun: str) -> str:
     return f"{f'{amount:,}' if amount else 'no'} {noun}" + ("" if amount == 1 else "s")
 
 
-def _note(found: list[dict[str, Any]]) -> str:
+def _note(found: Sequence[Flip]) -> str:
     if not found:
         return ""
     note = "Rows are counted from 0 in the split's source."
@@ -191,16 +189,16 @@ def _note(found: list[dict[str, Any]]) -> str:
     return note
 
 
-def _moved_row(item: dict[str, Any]) -> FlipRow:
+def _moved_row(item: Flip) -> FlipRow:
     """Return the row of a text whose nearest neighbour changed."""
     row = _row(item)
     return replace(
         row,
-        mark=f"≠ moved {units.number(item['lost_confidence'])}",
-        before=_cut(item["before"]),
-        after=_cut(item["after"]),
-        before_confidence=units.number(item["before_confidence"]),
-        after_confidence=units.number(item["after_confidence"]),
+        mark=f"≠ moved {units.number(item.lost_confidence)}",
+        before=_cut(item.before),
+        after=_cut(item.after),
+        before_confidence=units.number(item.before_confidence),
+        after_confidence=units.number(item.after_confidence),
     )
 
 
@@ -210,17 +208,17 @@ def _cut(text: str) -> str:
     return text
 
 
-def _row(item: dict[str, Any]) -> FlipRow:
-    text = _cut(item["text"] or "")
+def _row(item: Flip) -> FlipRow:
+    text = _cut(item.text or "")
     return FlipRow(
-        kind=item["kind"],
-        mark=_MARKS[item["kind"]],
-        row=f"{item['row']:,}",
+        kind=item.kind,
+        mark=_MARKS[item.kind],
+        row=f"{item.row:,}",
         text=text,
-        image=own_picture(item["image"]),
-        label=units.DASH if item["label"] is None else item["label"],
-        before=item["before"],
-        before_confidence=units.percent(item["before_confidence"]),
-        after=item["after"],
-        after_confidence=units.percent(item["after_confidence"]),
+        image=own_picture(item.image),
+        label=units.DASH if item.label is None else item.label,
+        before=item.before,
+        before_confidence=units.percent(item.before_confidence),
+        after=item.after,
+        after_confidence=units.percent(item.after_confidence),
     )

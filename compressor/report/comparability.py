@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from compressor.report import provenance, units
+from compressor.measurements import RunReport, SplitRecord
+from compressor.report import provenance, scores, units
 
 
 @dataclass(frozen=True)
@@ -25,73 +25,68 @@ class Incomparable:
     differences: tuple[Difference, ...]
 
 
-_Fact = Callable[[dict[str, Any]], Any]
+_Fact = Callable[[RunReport], object]
 
 
-def incomparable(reports: Sequence[tuple[str, dict[str, Any]]]) -> list[Incomparable]:
+def incomparable(reports: Sequence[tuple[str, RunReport]]) -> list[Incomparable]:
     """Return what must not be compared between these runs, with exactly what differs."""
     found = []
     for consequence, facts in _COMPARABLE.items():
         differences = [
             Difference(fact, tuple(_text(value) for value in values))
             for fact, read in facts.items()
-            if _differ(values := [read(data) for _, data in reports])
+            if _differ(values := [read(report) for _, report in reports])
         ]
         if differences:
             found.append(Incomparable(consequence, tuple(differences)))
     return found
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return units.DASH if value is None else provenance.plain_text(value)
 
 
-def _gpu(data: dict[str, Any]) -> Any:
+def _gpu(report: RunReport) -> object:
     # A null here says that there is no GPU, not that nobody looked.
-    environment = data["environment"]
+    environment = report.environment
     return (environment["gpu"] or "none") if "gpu" in environment else None
 
 
-def _differ(values: Sequence[Any]) -> bool:
+def _differ(values: Sequence[object]) -> bool:
     """Tell whether two runs that recorded the fact recorded different values."""
     known = [value for value in values if value is not None]
     return any(value != known[0] for value in known)
 
 
 def _environment(*keys: str) -> _Fact:
-    def read(data: dict[str, Any]) -> Any:
-        value: Any = data["environment"]
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    return read
+    return lambda report: provenance.value_at(report.environment, *keys)
 
 
-def _split(name: str, key: str) -> _Fact:
-    def read(data: dict[str, Any]) -> Any:
-        found = [split[key] for split in data["splits"] if split["name"] == name]
-        return found[0] if found else None
-
-    return read
+def _split(report: RunReport, name: str) -> SplitRecord | None:
+    return next((split for split in report.splits if split.name == name), None)
 
 
-def _baseline_score(data: dict[str, Any]) -> Any:
-    return None if data["baseline"] is None else data["baseline"]["score"]["value"]
+def _fingerprint(name: str) -> _Fact:
+    return lambda report: None if (split := _split(report, name)) is None else split.fingerprint
+
+
+def _num_search_examples(report: RunReport) -> int | None:
+    split = _split(report, "search")
+    return None if split is None else split.num_examples
 
 
 _COMPARABLE: dict[str, dict[str, _Fact]] = {
     "The runs start from different baselines: compare neither their ratios nor their scores.": {
         # Of a run that stopped before its weights were read nothing is known but a name.
-        "checkpoint": lambda data: data["source_sha256"] or None,
-        "task": lambda data: data["task"],
-        "metric": lambda data: data["metric"],
-        "baseline score": _baseline_score,
+        "checkpoint": lambda report: report.source_sha256 or None,
+        "task": lambda report: report.task,
+        "metric": lambda report: report.metric,
+        "baseline score": lambda report: scores.value_of(report, "baseline"),
     },
     "The scores were taken on different examples: do not compare them.": {
-        "search split, fingerprint": _split("search", "fingerprint"),
-        "search split, examples": _split("search", "num_examples"),
-        "certification split, fingerprint": _split("certification", "fingerprint"),
+        "search split, fingerprint": _fingerprint("search"),
+        "search split, examples": _num_search_examples,
+        "certification split, fingerprint": _fingerprint("certification"),
     },
     "The latencies were taken on different machines or software: compare speed-ups at most.": {
         "CPU": _environment("cpu", "model"),

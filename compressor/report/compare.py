@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.errors import ReportError
+from compressor.measurements import PassRecord, RunReport
 from compressor.report import certainty, gains, table, units, verdict
 from compressor.report.charts import Chart, score_chart
 from compressor.report.comparability import Incomparable, incomparable
@@ -44,7 +44,7 @@ class RunView:
     key_path: str
 
 
-def render_comparison_text(reports: Sequence[tuple[str, dict[str, Any]]]) -> RenderableType:
+def render_comparison_text(reports: Sequence[tuple[str, RunReport]]) -> RenderableType:
     """Return a table for the terminal; `reports` holds each run's name and `report.json`.
 
     Raises `ReportError` when there is no run.
@@ -75,7 +75,7 @@ def render_comparison_text(reports: Sequence[tuple[str, dict[str, Any]]]) -> Ren
     return Group(*parts)
 
 
-def render_comparison_html(reports: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def render_comparison_html(reports: Sequence[tuple[str, RunReport]]) -> str:
     """Return a self-contained page like `render_html`, with the runs in one table and chart.
 
     Raises `ReportError` when there is no run.
@@ -97,77 +97,72 @@ def render_comparison_html(reports: Sequence[tuple[str, dict[str, Any]]]) -> str
 
 
 def _views(
-    reports: Sequence[tuple[str, dict[str, Any]]],
+    reports: Sequence[tuple[str, RunReport]],
 ) -> tuple[list[Setting], list[RunView]]:
     if not reports:
         raise ReportError("compare: no run was given; give at least one run's output directory")
     # The first run's order, then what only later runs have.
     settings = list(
-        dict.fromkeys(item for _, data in reports for item in table.latency_settings(data))
+        dict.fromkeys(item for _, report in reports for item in table.latency_settings(report))
     )
     return settings, [
-        _view(number, name, data, settings) for number, (name, data) in enumerate(reports, start=1)
+        _view(number, name, report, settings)
+        for number, (name, report) in enumerate(reports, start=1)
     ]
 
 
-def _view(number: int, name: str, data: dict[str, Any], settings: Sequence[Setting]) -> RunView:
+def _view(number: int, name: str, report: RunReport, settings: Sequence[Setting]) -> RunView:
     return RunView(
         number=number,
         name=name,
-        recipe_name=data["recipe_name"],
-        steps=" → ".join(map(_step_words, data["passes"])) or "export only",
-        started=moment(data["started_at"]),
-        verdict=verdict.title(data),
-        state=verdict.tone(data),
-        proof=_proof_words(data),
-        headline=verdict.headline(data),
-        baseline=table.model_row(data, "baseline", "Baseline", settings),
-        final=table.model_row(data, "final", "Final", settings),
-        smaller=gains.size_words(data) or "",
-        speedups=tuple(table.speed_words(data, item) or "" for item in settings),
+        recipe_name=report.recipe_name,
+        steps=" → ".join(map(_step_words, report.passes)) or "export only",
+        started=moment(report.started_at),
+        verdict=verdict.title(report),
+        state=verdict.tone(report),
+        proof=_proof_words(report),
+        headline=verdict.headline(report),
+        baseline=table.model_row(report, "baseline", "Baseline", settings),
+        final=table.model_row(report, "final", "Final", settings),
+        smaller=gains.size_words(report) or "",
+        speedups=tuple(table.speed_words(report, item) or "" for item in settings),
         key_path=marker_path(SHAPES[(number - 1) % len(SHAPES)], 8, 8, 5.5),
     )
 
 
-def _step_words(record: dict[str, Any]) -> str:
-    tries = len(record["tries"])
-    return (
-        f"{record['kind']} ({counted(tries, 'try', 'tries')})" if tries > 1 else str(record["kind"])
-    )
+def _step_words(record: PassRecord) -> str:
+    tries = len(record.tries)
+    return f"{record.kind} ({counted(tries, 'try', 'tries')})" if tries > 1 else str(record.kind)
 
 
-def _proof_words(data: dict[str, Any]) -> str:
-    proof = data["certificate"]
+def _proof_words(report: RunReport) -> str:
+    proof = report.certificate
     if proof is None:
         return ""
-    return f"{proof['verdict']}: {certainty.lost_at_most(proof)}"
+    return f"{proof.verdict}: {certainty.lost_at_most(proof)}"
 
 
-def _common(
-    reports: Sequence[tuple[str, dict[str, Any]]], settings: Sequence[Setting]
-) -> list[Setting]:
+def _common(reports: Sequence[tuple[str, RunReport]], settings: Sequence[Setting]) -> list[Setting]:
     """Return the settings at which the final model of every run that has one was timed."""
-    timed = [data for _, data in reports if data["final"] is not None and data["latencies"]]
+    timed = [report for _, report in reports if report.final is not None and report.latencies]
     return [
         item
         for item in settings
-        if timed and all(table.p50_ms(data, "final", item) is not None for data in timed)
+        if timed and all(table.p50_ms(report, "final", item) is not None for report in timed)
     ]
 
 
-def _chart(
-    reports: Sequence[tuple[str, dict[str, Any]]], settings: Sequence[Setting]
-) -> Chart | None:
-    metrics = {data["metric"] for _, data in reports if data["baseline"] is not None}
+def _chart(reports: Sequence[tuple[str, RunReport]], settings: Sequence[Setting]) -> Chart | None:
+    metrics = {report.metric for _, report in reports if report.baseline is not None}
     setting = next(iter(_common(reports, settings)), None)
     if setting is None or len(metrics) != 1:
         return None
     points = [
         point
-        for number, (_, data) in enumerate(reports, start=1)
-        for point in model_points(data, setting, number)
+        for number, (_, report) in enumerate(reports, start=1)
+        for point in model_points(report, setting, number)
     ]
-    limits = {lowest_allowed(data) for _, data in reports if data["baseline"] is not None}
+    limits = {lowest_allowed(report) for _, report in reports if report.baseline is not None}
     if not points:
         return None
     return score_chart(

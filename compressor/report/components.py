@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
+from compressor.measurements import RunReport
 from compressor.report import units
 
 _NAMES = {
@@ -54,12 +55,12 @@ class Components:
     height: int = 2 * (BAR + GAP)
 
 
-def components_view(data: dict[str, Any]) -> Components | None:
+def components_view(report: RunReport) -> Components | None:
     """Return the bytes of each part; None where neither end recorded them."""
     found = [
-        (name, data[end]["components"])
-        for name, end in (("before", "baseline"), ("after", "final"))
-        if data[end] is not None and data[end]["components"] is not None
+        (name, dataclasses.asdict(record.components))
+        for name, record in (("before", report.baseline), ("after", report.final))
+        if record is not None and record.components is not None
     ]
     if not found:
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 
+from compressor.measurements import RunReport
 from compressor.report import certainty, gains, provenance, scores, units, verdict
 from compressor.report.templating import fill_markdown
 
@@ -70,7 +70,7 @@ _PROVIDERS = {
 }
 
 
-def render_model_card(data: dict[str, Any], *, min_onnxruntime: str | None = None) -> str:
+def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) -> str:
     """Return `README.md` for an artifact, from the content of its run's `report.json`.
 
     `min_onnxruntime` is the oldest release that runs the graph, left out where nobody asked.
@@ -78,114 +78,111 @@ def render_model_card(data: dict[str, Any], *, min_onnxruntime: str | None = Non
     """
     return fill_markdown(
         "model_card.md.j2",
-        data=data,
-        front_matter=_front_matter(data),
-        title=_title(data),
-        source=_source(data),
-        headline=verdict.headline(data),
-        gained=gains.gained_words(data, with_speed=False),  # a time is of the machine
-        rows=_before_and_after(data),
-        passes=[
-            (item["kind"], provenance.own_settings(item["settings"])) for item in data["passes"]
-        ],
-        is_image=_is_image(data),
-        embedding=provenance.embedding_words(data["embedding"]),
-        code=_code(data),
-        limits=_limits(data),
+        report=report,
+        front_matter=_front_matter(report),
+        title=_title(report),
+        source=_source(report),
+        headline=verdict.headline(report),
+        gained=gains.gained_words(report, with_speed=False),  # a time is of the machine
+        rows=_before_and_after(report),
+        passes=[(item.kind, provenance.own_settings(item.settings)) for item in report.passes],
+        is_image=_is_image(report),
+        embedding=provenance.embedding_words(report.embedding),
+        code=_code(report),
+        limits=_limits(report),
         runtime=f'"onnxruntime>={min_onnxruntime}"' if min_onnxruntime else "onnxruntime",
     )
 
 
-def _front_matter(data: dict[str, Any]) -> str:
-    kinds = [item["kind"] for item in data["passes"]]
+def _front_matter(report: RunReport) -> str:
+    kinds = [item.kind for item in report.passes]
     tags = ["onnx", "onnxruntime", "compressor"]
     tags += ["int8"] * any(kind.startswith("quantize") for kind in kinds)
-    halves = [item["settings"] for item in data["passes"] if item["kind"] == "convert_fp16"]
+    halves = [item.settings for item in report.passes if item.kind == "convert_fp16"]
     tags += ["bf16" if item.get("dtype") == "bfloat16" else "fp16" for item in halves]
     tags += ["pruned"] * any(kind.startswith("prune") for kind in kinds)
-    fields: dict[str, Any] = {"library_name": "onnx"}
-    if data["task"]:
-        fields["pipeline_tag"] = _HUB_TASKS.get(data["task"], data["task"])
+    fields: dict[str, str | list[str]] = {"library_name": "onnx"}
+    if report.task:
+        fields["pipeline_tag"] = _HUB_TASKS.get(report.task, report.task)
     fields["tags"] = tags
-    if _HUB_ID.fullmatch(data["source_checkpoint"]):
-        fields["base_model"] = data["source_checkpoint"]
-    if data["metric"]:
-        fields["metrics"] = [_HUB_METRICS.get(data["metric"], data["metric"])]
+    if _HUB_ID.fullmatch(report.source_checkpoint):
+        fields["base_model"] = report.source_checkpoint
+    if report.metric:
+        fields["metrics"] = [_HUB_METRICS.get(report.metric, report.metric)]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
 
-def _source(data: dict[str, Any]) -> str:
+def _source(report: RunReport) -> str:
     """Return the checkpoint's name without the folders of the machine that made the artifact."""
-    source: str = data["source_checkpoint"]
+    source: str = report.source_checkpoint
     if _HUB_ID.fullmatch(source):
         return source
     return re.split(r"[\\/]", source.rstrip("\\/"))[-1]
 
 
-def _title(data: dict[str, Any]) -> str:
-    return f"{_source(data) or 'Encoder'}, compressed"
+def _title(report: RunReport) -> str:
+    return f"{_source(report) or 'Encoder'}, compressed"
 
 
-def _before_and_after(data: dict[str, Any]) -> list[tuple[str, str, str]]:
-    before, after = data["baseline"], data["final"]
+def _before_and_after(report: RunReport) -> list[tuple[str, str, str]]:
+    before, after = report.baseline, report.final
     if before is None or after is None:
         return []
-    metric = data["metric"]
-    values = [units.score(metric, end["score"]["value"]) for end in (before, after)]
-    num_bytes = (gains.given_bytes(data), after["size"]["bytes_on_disk"])
+    metric = report.metric
+    values = [units.score(metric, end.score.value) for end in (before, after)]
+    num_bytes = (gains.given_bytes(report), after.size.bytes_on_disk)
     sizes = [units.megabytes(number) for number in num_bytes]
-    counts = [units.count(end["size"]["parameters"]) for end in (before, after)]
-    name, proof = units.title(metric), data["certification"]
+    counts = [units.count(end.size.parameters) for end in (before, after)]
+    name, proof = units.title(metric), report.certification
     apart = []
     if proof is not None:
-        kept = scores.rows_words(data, proof["final"]["num_examples"])
-        old, new = (units.score(metric, proof[end]["value"]) for end in ("baseline", "final"))
+        kept = scores.rows_words(report, proof.final.num_examples)
+        old, new = (units.score(metric, end.value) for end in (proof.baseline, proof.final))
         apart = [(f"{name} on {kept} kept apart", old, new)]
     return [
         *apart,
-        (f"{name} on {scores.search_rows(data)}", values[0], values[1]),
+        (f"{name} on {scores.search_rows(report)}", values[0], values[1]),
         ("Model file, MB", sizes[0], sizes[1]),
         ("Parameters", counts[0], counts[1]),
     ]
 
 
-def _is_image(data: dict[str, Any]) -> bool:
-    return str(data["task"]).startswith("image-")
+def _is_image(report: RunReport) -> bool:
+    return str(report.task).startswith("image-")
 
 
-def _code(data: dict[str, Any]) -> str:
-    export = data["recipe"].get("export")
-    provider = str(export.get("provider", "cpu")) if isinstance(export, dict) else "cpu"
-    template = _IMAGE_CODE if _is_image(data) else _TEXT_CODE
-    if data["embedding"] is not None:
+def _code(report: RunReport) -> str:
+    provider = str(provenance.value_at(report.recipe, "export", "provider") or "cpu")
+    template = _IMAGE_CODE if _is_image(report) else _TEXT_CODE
+    if report.embedding is not None:
         template = _VECTORS_CODE
     return template.format(
         provider=repr(_PROVIDERS.get(provider, provider)),
-        max_length=_max_length(data),
-        labels=repr(list(data["labels"])),
+        max_length=_max_length(report),
+        labels=repr(list(report.labels)),
     )
 
 
-def _max_length(data: dict[str, Any]) -> str:
+def _max_length(report: RunReport) -> str:
     """Return how many tokens the artifact reads, for the code; its tokenizer says so too."""
-    lengths = data["lengths"]
-    return "tokenizer.model_max_length" if lengths is None else str(lengths["artifact"])
+    lengths = report.lengths
+    return "tokenizer.model_max_length" if lengths is None else str(lengths.artifact)
 
 
-def _limits(data: dict[str, Any]) -> list[str]:
+def _limits(report: RunReport) -> list[str]:
     limits = [
         "The score is one measurement on the data named above. Measure on your own data before you "
         "rely on it: a small average change can hide a larger one for some inputs.",
         "Everything the original checkpoint cannot do or gets wrong, this model inherits.",
     ]
-    if data["certification"] is not None:
-        limits[0] = _certified(data) + " " + limits[0]
-    limits += certainty.doubts(data)
-    if lengths := provenance.length_words(data):
+    if report.certification is not None:
+        limits[0] = _certified(report) + " " + limits[0]
+    limits += certainty.doubts(report)
+    if lengths := provenance.length_words(report):
         limits.append(lengths)
-    if elsewhere := provenance.judged_elsewhere(data):
+    if elsewhere := provenance.judged_elsewhere(report):
         limits.append(elsewhere)
-    if any(item["settings"].get("activations") == "per_tensor" for item in data["passes"]):
+    if any(item.settings.get("activations") == "per_tensor" for item in report.passes):
         limits.append(
             "Activations are quantized when the model runs, with one range for a whole batch, so a "
             "prediction can depend slightly on the other rows of its batch."
@@ -193,6 +190,6 @@ def _limits(data: dict[str, Any]) -> list[str]:
     return limits
 
 
-def _certified(data: dict[str, Any]) -> str:
-    proof = certainty.certificate_words(data)
-    return f"{certainty.certification_words(data)}." + (f" {proof}." if proof else "")
+def _certified(report: RunReport) -> str:
+    proof = certainty.certificate_words(report)
+    return f"{certainty.certification_words(report)}." + (f" {proof}." if proof else "")

@@ -7,12 +7,13 @@ line joins the models that the run went on with.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from compressor.measurements import RunReport
 from compressor.report import units
 from compressor.report.axes import Axis, Tick
 from compressor.report.charts import Role
 from compressor.report.markers import ROLE_SHAPES, marker_path
+from compressor.report.scores import value_of
 from compressor.report.tried import Stage, Tried, stages
 
 WIDTH = 1060
@@ -84,13 +85,13 @@ class PathChart:
     names: int = NAMES
 
 
-def path_chart(data: dict[str, Any]) -> PathChart | None:
+def path_chart(report: RunReport) -> PathChart | None:
     """Lay out the run; None when not even the baseline has a score."""
-    baseline = data["baseline"]
-    if baseline is None or baseline["score"]["value"] is None:
+    start = value_of(report, "baseline")
+    if start is None:
         return None
-    found, metric = stages(data), data["metric"]
-    lowest = baseline["score"]["value"] - data["max_drop"]
+    found, metric = stages(report), report.metric
+    lowest = start - report.max_drop
     scores = [item.score for stage in found for item in stage.attempts if item.score is not None]
     axis = Axis.of_scores(scores, lowest)
     largest = max(item.num_bytes or 0 for stage in found for item in stage.attempts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from compressor.measurements import PredictionRecord, RunReport
 from compressor.report.templating import own_picture
 from compressor.words import counted, printable
 
@@ -36,12 +36,12 @@ class Predictions:
     rows: tuple[PredictionRow, ...]
 
 
-def predictions_view(data: dict[str, Any]) -> Predictions | None:
+def predictions_view(report: RunReport) -> Predictions | None:
     """Return what to show of `predictions`; None when there was no artifact to ask."""
-    if not data["predictions"]:
+    if not report.predictions:
         return None
-    is_vectors = data["embedding"] is not None
-    rows = tuple(_row(item) for item in data["predictions"])
+    is_vectors = report.embedding is not None
+    rows = tuple(_row(item) for item in report.predictions)
     title = "Nearest texts" if is_vectors else "Predictions"
     return Predictions(
         title=f"{title}, original and artifact",
@@ -57,9 +57,9 @@ def predictions_view(data: dict[str, Any]) -> Predictions | None:
     )
 
 
-def prediction_lines(data: dict[str, Any]) -> Iterator[str]:
+def prediction_lines(report: RunReport) -> Iterator[str]:
     """Yield the lines that end a run on a terminal; none without an artifact."""
-    view = predictions_view(data)
+    view = predictions_view(report)
     if view is None:
         return
     yield f"{view.title} ({view.score}):"
@@ -68,33 +68,33 @@ def prediction_lines(data: dict[str, Any]) -> Iterator[str]:
         yield f"    original  {row.before_score}  {_short(row.before)}"
         same = "the same" if row.is_same else _short(row.after)
         yield f"    artifact  {row.after_score}  {same}"
-    if (changed := _changed_words(data)) is not None:
+    if (changed := _changed_words(report)) is not None:
         yield changed
 
 
-def _changed_words(data: dict[str, Any]) -> str | None:
+def _changed_words(report: RunReport) -> str | None:
     """Say how many of all rows changed, which a few that are shown cannot tell."""
-    name, found = data["compared_split"], len(data["flips"])
-    sizes = {split["name"]: split["num_examples"] for split in data["splits"]}
+    name, found = report.compared_split, len(report.flips)
+    sizes = {split.name: split.num_examples for split in report.splits}
     if name not in sizes:
         return None
-    is_vectors = data["embedding"] is not None
+    is_vectors = report.embedding is not None
     rows = counted(sizes[name], f"{name} {'text' if is_vectors else 'row'}")
     what = "another nearest text" if is_vectors else "another prediction"
     share = f" ({100 * found / sizes[name]:.1f}%)" if found else ""
     return f"Of {rows}, {found:,}{share} got {what}; the report shows them."
 
 
-def _row(item: dict[str, Any]) -> PredictionRow:
+def _row(item: PredictionRecord) -> PredictionRow:
     return PredictionRow(
-        example=f"row {item['row']}" if item["text"] is None else item["text"],
-        image=own_picture(item["image"]),
-        label="" if item["label"] is None else f"labelled {item['label']}",
-        before=item["before"],
-        before_score=_figure(item["before_score"]),
-        after=item["after"],
-        after_score=_figure(item["after_score"]),
-        is_same=item["before"] == item["after"],
+        example=f"row {item.row}" if item.text is None else item.text,
+        image=own_picture(item.image),
+        label="" if item.label is None else f"labelled {item.label}",
+        before=item.before,
+        before_score=_figure(item.before_score),
+        after=item.after,
+        after_score=_figure(item.after_score),
+        is_same=item.before == item.after,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
 import yaml
 
+from compressor.measurements import EmbeddingRecord, Latency, Parity, RunReport
 from compressor.report import units
 from compressor.words import counted, noun_for, verb_for
 
@@ -29,10 +30,10 @@ _METRICS = {
 }
 
 
-def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
+def methods(report: RunReport) -> list[tuple[str, str]]:
     """Return title and explanation for each kind of number in the report."""
     return [
-        ("Score", _score_method(data)),
+        ("Score", _score_method(report)),
         ("Points", "One point is 0.01 of the metric. A change is against the baseline, not against "
          "the step before; the budget is cumulative."),
         ("Size", "The model file alone, without tokenizer: the weights after a PyTorch pass, the "
@@ -40,12 +41,12 @@ def methods(data: dict[str, Any]) -> list[tuple[str, str]]:
          "said of the weight files that were given. 1 MB is 1,000,000 bytes. The share of "
          "zero parameters is not a saving by itself: a zero takes as much room on disk and as much "
          "time as any other number, unless the file is compressed."),
-        ("Latency", _latency_method(data)),
-        *(("Earlier runs", text) for text in [_reuse_words(data)] if text),
+        ("Latency", _latency_method(report)),
+        *(("Earlier runs", text) for text in [_reuse_words(report)] if text),
     ]  # fmt: skip
 
 
-def embedding_words(embedding: dict[str, Any] | None) -> str | None:
+def embedding_words(embedding: EmbeddingRecord | None) -> str | None:
     """Say how a sentence encoder makes its vectors; None for a model that gives none."""
     if embedding is None:
         return None
@@ -53,30 +54,30 @@ def embedding_words(embedding: dict[str, Any] | None) -> str | None:
         "mean": "the mean of the states of all tokens",
         "cls": "the state of the first token",
     }
-    words = f"A vector is {pooling.get(embedding['pooling'], embedding['pooling'])}"
-    words += ", scaled to length 1" if embedding["normalize"] else ", not scaled"
-    source = embedding["source"]
+    words = f"A vector is {pooling.get(embedding.pooling, embedding.pooling)}"
+    words += ", scaled to length 1" if embedding.normalize else ", not scaled"
+    source = embedding.source
     words += (
         f", as the checkpoint's {source} says" if source else ", as the recipe or its defaults say"
     )
-    if embedding["max_length"] is not None:
+    if embedding.max_length is not None:
         words += (
-            f"; the checkpoint reads at most {counted(embedding['max_length'], 'token')} of a text"
+            f"; the checkpoint reads at most {counted(embedding.max_length, 'token')} of a text"
         )
     return f"{words}."
 
 
-def length_words(data: dict[str, Any]) -> str | None:
+def length_words(report: RunReport) -> str | None:
     """Say how long a text the artifact reads, and up to which length it was measured.
 
     None for images, and where the run stopped before the artifact was scored.
     """
-    lengths: dict[str, Any] | None = data["lengths"]
-    if lengths is None or data["final"] is None:
+    lengths = report.lengths
+    if lengths is None or report.final is None:
         return None
-    own, artifact, longest = (lengths[key] for key in ("checkpoint", "artifact", "longest"))
+    own, artifact, longest = lengths.checkpoint, lengths.artifact, lengths.longest
     words = f"The artifact reads up to {counted(artifact, 'token')} of a text"
-    key = lengths.get("limited_by")
+    key = lengths.limited_by
     if key is not None and key.startswith("passes."):
         reads = "names no limit" if own is None else f"reads {own:,}"
         words += f", as the student does ({key})"
@@ -90,23 +91,23 @@ def length_words(data: dict[str, Any]) -> str | None:
     if longest >= artifact:
         return f"{words}. It was measured up to that length."
     words += f". It was measured on texts of up to {counted(longest, 'token')}"
-    if lengths["num_cut"]:
+    if lengths.num_cut:
         words += (
-            f": {lengths['num_cut']:,} of the {lengths['num_examples']:,} are longer, and "
+            f": {lengths.num_cut:,} of the {lengths.num_examples:,} are longer, and "
             f"data.max_length cut them"
         )
     return f"{words}. Longer texts were not measured."
 
 
-def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
+def parity_words(parity: Parity, output: str = "logits") -> str:
     """Say how closely the exported file follows the PyTorch model, which gives `output`."""
-    lengths = parity["sequence_lengths"]
-    inputs = counted(parity["num_examples"], "real input")
+    lengths = parity.sequence_lengths
+    inputs = counted(parity.num_examples, "real input")
     text = (
         f"On {inputs} the {output} of the exported file "
-        f"differ from PyTorch's by at most {parity['max_abs_diff']:.2g} (allowed: "
-        f"{parity['limit']:.2g})"
-        if parity["max_abs_diff"] is not None
+        f"differ from PyTorch's by at most {parity.max_abs_diff:.2g} (allowed: "
+        f"{parity.limit:.2g})"
+        if math.isfinite(parity.max_abs_diff)
         else f"The {output} of {inputs} could not be compared"
     )
     if lengths:
@@ -115,21 +116,28 @@ def parity_words(parity: dict[str, Any], output: str = "logits") -> str:
     return f"{text}."
 
 
-def recipe_yaml(data: dict[str, Any]) -> str:
+def recipe_yaml(report: RunReport) -> str:
     """Return the resolved recipe as YAML."""
-    text: str = yaml.safe_dump(data["recipe"], sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
-def environment_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
+def environment_rows(report: RunReport) -> list[tuple[str, str]]:
     """Return the facts about the machine, one line each."""
-    facts = dict(data["environment"])
+    facts = dict(report.environment)
     if isinstance(variables := facts.get("variables"), dict):
         facts["variables"] = [f"{name}={value}" for name, value in variables.items()]
     return [(key.replace("_", " "), plain_text(value)) for key, value in facts.items()]
 
 
-def own_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+def value_at(facts: object, *keys: str) -> object:
+    """Return what lies at `keys` in nested mappings, such as a recipe; None where nothing does."""
+    for key in keys:
+        facts = facts.get(key) if isinstance(facts, Mapping) else None
+    return facts
+
+
+def own_settings(settings: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return a pass's settings, nested ones spelled as the recipe's `--set` does."""
     rows: list[tuple[str, str]] = []
     for key, value in settings.items():
@@ -140,7 +148,7 @@ def own_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: object) -> str:
     """Return a JSON value as text for a table: lists and mappings on one line."""
     if value is None:
         return "none"
@@ -156,15 +164,15 @@ def plain_text(value: Any) -> str:
     return str(value)
 
 
-def _score_method(data: dict[str, Any]) -> str:
-    metric = data["metric"]
-    if metric is None or data["baseline"] is None:
+def _score_method(report: RunReport) -> str:
+    metric = report.metric
+    if metric is None or report.baseline is None:
         return "Not measured."
     meaning = _METRICS.get(metric)
     text = f"{units.title(metric)}{f': {meaning}' if meaning else ''}. "
-    examples = data["baseline"]["score"]["num_examples"]
-    seed = data["environment"].get("seed", data["recipe"].get("seed"))
-    where = judged_elsewhere(data)
+    examples = report.baseline.score.num_examples
+    seed = report.environment.get("seed", report.recipe.get("seed"))
+    where = judged_elsewhere(report)
     return (
         f"{text}Taken on {counted(examples, 'example')} of the search split, the same for "
         f"every row of the table. The baseline and PyTorch passes run in PyTorch, later passes and "
@@ -173,67 +181,71 @@ def _score_method(data: dict[str, Any]) -> str:
     )
 
 
-def judged_elsewhere(data: dict[str, Any]) -> str:
+def judged_elsewhere(report: RunReport) -> str:
     """Say that graphs were judged on another provider than theirs; nothing when they were not."""
-    export = data["recipe"].get("export")
-    judged_on = export.get("evaluate_on") if isinstance(export, dict) else None
-    if judged_on is None or judged_on == export["provider"]:
+    judged_on, made_for = judging_providers(report)
+    if judged_on in (None, made_for):
         return ""
     return (
-        f"Judged on the provider {judged_on}, not on {export['provider']}, which the artifact is "
+        f"Judged on the provider {judged_on}, not on {made_for}, which the artifact is "
         f"for: answers there may differ by rounding."
     )
 
 
-def duration_words(data: dict[str, Any]) -> str:
+def judging_providers(report: RunReport) -> tuple[object, object]:
+    """Return the provider that graphs were judged on where it was set, and the artifact's own."""
+    export = report.recipe.get("export")
+    return value_at(export, "evaluate_on"), value_at(export, "provider")
+
+
+def duration_words(report: RunReport) -> str:
     """Say how long the run took, with the steps that an earlier run into the directory did."""
-    seconds, reused = data["seconds"], [step for step in data["steps"] if step["reused"]]
+    seconds, reused = report.seconds, [step for step in report.steps if step.reused]
     this_call = units.duration(seconds)
-    if seconds is None or not reused:
+    if math.isnan(seconds) or not reused:
         return this_call
-    whole = seconds + sum(step["seconds"] for step in reused)
+    whole = seconds + sum(step.seconds for step in reused)
     earlier = units.duration(whole - seconds)
     return f"{units.duration(whole)} in all: {this_call} in this run, {earlier} in earlier ones"
 
 
-def _reuse_words(data: dict[str, Any]) -> str:
+def _reuse_words(report: RunReport) -> str:
     """Say what was taken from an earlier run into the same directory; nothing when nothing was."""
-    reused = [step for step in data["steps"] if step["reused"]]
+    reused = [step for step in report.steps if step.reused]
     parts = []
     if reused:
-        names = ", ".join(step["name"] for step in reused)
-        saved = units.duration(sum(step["seconds"] for step in reused))
-        steps = counted(len(data["steps"]), "step")
+        names = ", ".join(step.name for step in reused)
+        saved = units.duration(sum(step.seconds for step in reused))
+        steps = counted(len(report.steps), "step")
         parts.append(
             f"{len(reused)} of {steps} {verb_for(len(reused), 'was', 'were')} finished by an "
             f"earlier run into the same directory and taken from there, because nothing they "
             f"depend on had changed; they took {saved} then: {names}."
         )
-    parts += [f"{text[:1].upper()}{text[1:]}." for text in data["damaged_steps"]]
+    parts += [f"{text[:1].upper()}{text[1:]}." for text in report.damaged_steps]
     return " ".join(parts)
 
 
-def _latency_method(data: dict[str, Any]) -> str:
-    if not data["latencies"]:
+def _latency_method(report: RunReport) -> str:
+    if not report.latencies:
         return "Not measured."
-    runs = sorted({entry["num_runs"] for entry in data["latencies"]})
-    threads = sorted({entry["threads"] for entry in data["latencies"]})
-    benchmark = data["recipe"].get("benchmark")
-    warmup = benchmark.get("warmup_runs") if isinstance(benchmark, dict) else None
-    noise = noise_words(data)
+    runs = sorted({entry.num_runs for entry in report.latencies})
+    threads = sorted({entry.threads for entry in report.latencies})
+    warmup = value_at(report.recipe, "benchmark", "warmup_runs")
+    noise = noise_words(report)
     after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
     return (
         f"Wall time of one batch in ONNX Runtime: median (p50), 95th (p95) and 99th percentile of "
         f"{_either(runs)} {noun_for(max(runs), 'run')} after {after}, {_either(threads)} "
         f"{noun_for(max(threads), 'thread')}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."
-        f"{_clock_words(data['latencies'])}{f' {noise}' if noise else ''}"
+        f"{_clock_words(report.latencies)}{f' {noise}' if noise else ''}"
     )
 
 
-def _clock_words(latencies: list[dict[str, Any]]) -> str:
+def _clock_words(latencies: Sequence[Latency]) -> str:
     """Say what CPU time is, where it was measured; nothing otherwise."""
-    if all(entry["cpu_p50_ms"] is None for entry in latencies):
+    if all(entry.cpu_p50_ms is None for entry in latencies):
         return ""
     return (
         " Where one thread of the CPU ran, its CPU time was taken beside the wall time: what the "
@@ -242,11 +254,11 @@ def _clock_words(latencies: list[dict[str, Any]]) -> str:
     )
 
 
-def noise_words(data: dict[str, Any]) -> str:
+def noise_words(report: RunReport) -> str:
     """Say how many latencies a busy machine spoilt, or too few runs; nothing when none."""
-    latencies = data["latencies"]
-    noisy = [entry for entry in latencies if entry["noisy"]]
-    few = min((entry["num_runs"] for entry in latencies), default=_ENOUGH_RUNS)
+    latencies = report.latencies
+    noisy = [entry for entry in latencies if entry.noisy]
+    few = min((entry.num_runs for entry in latencies), default=_ENOUGH_RUNS)
     chance = ""
     if few < _ENOUGH_RUNS:
         chance = (
@@ -257,7 +269,7 @@ def noise_words(data: dict[str, Any]) -> str:
         return chance
     advice = (
         "wall times say little; ratios of CPU times hold"
-        if all(entry["cpu_p50_ms"] is not None for entry in noisy)
+        if all(entry.cpu_p50_ms is not None for entry in noisy)
         else "read speeds and their ratios with care, or run the benchmark again on an idle machine"
     )
     return (

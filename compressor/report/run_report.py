@@ -7,7 +7,7 @@ from typing import Any
 
 from compressor import measurements
 from compressor.report import gains, verdict
-from compressor.report.files import to_json
+from compressor.report.report_json import as_read, to_plain
 from compressor.report.templating import fill_html
 from compressor.report.terminal import summary_text
 from compressor.report.view import view_of
@@ -18,21 +18,22 @@ from compressor.words import printable
 class RunReport(measurements.RunReport):
     """Everything a run found out; what is not known is null, with the reason in `missing`."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `report.json`: plain types only, without per-example outcomes."""
+        return to_plain(self)
+
     def __repr__(self) -> str:
         """Return how the run ended and what it gained, in one line."""
-        data = self._shown()
-        gained = gains.gained_shortly(data) if data["final"] else ""
-        words = "; ".join(part for part in (verdict.headline(data), gained) if part)
+        shown = as_read(self)
+        gained = gains.gained_shortly(shown) if shown.final else ""
+        words = "; ".join(part for part in (verdict.headline(shown), gained) if part)
         return f"<RunReport {' '.join(printable(words).split())}>"
 
     def _repr_html_(self) -> str:
         """Return the first screen of `report.html` for a notebook, every value escaped."""
-        data = self._shown()
-        return fill_html("fragment.html.j2", data=data, view=view_of(data))
+        shown = as_read(self)
+        return fill_html("fragment.html.j2", report=shown, view=view_of(shown))
 
     def summary(self) -> str:
         """Return what `compress run` prints at its end, as plain text."""
-        return summary_text(self._shown())
-
-    def _shown(self) -> dict[str, Any]:
-        return to_json(self.to_dict())[0]
+        return summary_text(as_read(self))

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from compressor.measurements import RunReport, TargetRecord
 from compressor.report import units
 
 MISSED_TITLE = "Goal not reached"
 
 
-def is_missed(data: dict[str, Any]) -> bool:
+def is_missed(report: RunReport) -> bool:
     """Tell whether the run stopped because nothing within the budget reached its goal."""
-    target = data["target"]
-    return data["verdict"] == "budget_exceeded" and target is not None and not target["met"]
+    target = report.target
+    return report.verdict == "budget_exceeded" and target is not None and not target.met
 
 
-def missed_words(data: dict[str, Any]) -> str:
+def missed_words(report: RunReport) -> str:
     """Say how near the search came to the goal that it missed."""
-    target = data["target"]
+    target = _searched(report)
     best = "no fraction that was tried is within the budget"
-    if target["reached"] is not None:
+    if target.reached is not None:
         best = f"the best within the budget is {_figure(target)}"
-    return f"asked for {target['goal']}, and {best}"
+    return f"asked for {target.goal}, and {best}"
 
 
-def met_words(data: dict[str, Any]) -> str | None:
+def met_words(report: RunReport) -> str | None:
     """Say with which fraction the goal was met; None without a goal, or when it was not met."""
-    target = data["target"]
-    if target is None or not target["met"]:
+    target = report.target
+    if target is None or not target.met:
         return None
-    if target["share"] == 0:
+    if not target.share:
         return (
-            f"asked for {target['goal']}, reached {_figure(target)}, with pass "
-            f"{target['position'] + 1} left out"
+            f"asked for {target.goal}, reached {_figure(target)}, with pass "
+            f"{target.position + 1} left out"
         )
     return (
-        f"asked for {target['goal']}, reached {_figure(target)}, with "
-        f"{100 * target['share']:g}% of the fraction that the recipe allows in pass "
-        f"{target['position'] + 1}"
+        f"asked for {target.goal}, reached {_figure(target)}, with "
+        f"{100 * target.share:g}% of the fraction that the recipe allows in pass "
+        f"{target.position + 1}"
     )
 
 
-def advice(data: dict[str, Any]) -> str:
+def advice(report: RunReport) -> str:
     """Say what to do about a goal that was missed."""
     tries = "the tries of the pass show what each fraction came to"
     tables = ""
-    if data["target"]["kind"] == "max_megabytes" and data["task"] != "image-classification":
+    target = _searched(report)
+    if target.kind == "max_megabytes" and report.task != "image-classification":
         tables = (
             " The fraction leaves the tables of words as they are: trim_vocabulary and int4 "
             "(embeddings of quantize_dynamic) make those smaller."
         )
-    if data["target"]["share"] == 1:
+    if target.share == 1:
         return f"Ask for less in budget.target, or let more go in the recipe; {tries}.{tables}"
     return (
         f"Ask for less in budget.target, raise budget.max_drop if that loss is acceptable, or "
@@ -58,7 +58,13 @@ def advice(data: dict[str, Any]) -> str:
     )
 
 
-def _figure(target: dict[str, Any]) -> str:
-    if target["kind"] == "speedup":
-        return f"{units.number(target['reached'])} times as fast"
-    return f"{units.megabytes(round(1e6 * target['reached']))} MB"
+def _searched(report: RunReport) -> TargetRecord:
+    assert report.target is not None
+    return report.target
+
+
+def _figure(target: TargetRecord) -> str:
+    assert target.reached is not None
+    if target.kind == "speedup":
+        return f"{units.number(target.reached)} times as fast"
+    return f"{units.megabytes(round(1e6 * target.reached))} MB"

@@ -6,8 +6,9 @@ A report from before `tries` were recorded has none, and a pass then counts as t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from compressor.measurements import End, PassRecord, PassTry, RunReport
+from compressor.report import units
 from compressor.report.charts import Point, Role
 from compressor.report.table import unreached_passes
 
@@ -35,24 +36,24 @@ class Stage:
         return next((item for item in self.attempts if item.role not in ("try", "spare")), None)
 
 
-def stages(data: dict[str, Any]) -> list[Stage]:
+def stages(report: RunReport) -> list[Stage]:
     """Return baseline, passes and final artifact in the order of the run."""
-    passes = enumerate(data["passes"], start=1)
+    passes = enumerate(report.passes, start=1)
     return [
-        Stage("Baseline", _end(data, "baseline")),
-        *(Stage(f"{number} · {item['kind']}", _attempts(item)) for number, item in passes),
-        *(Stage(f"{number} · {kind}", ()) for number, kind in unreached_passes(data)),
-        Stage("Final artifact", _end(data, "final")),
+        Stage("Baseline", _end(report, "baseline")),
+        *(Stage(f"{number} · {item.kind}", _attempts(item)) for number, item in passes),
+        *(Stage(f"{number} · {kind}", ()) for number, kind in unreached_passes(report)),
+        Stage("Final artifact", _end(report, "final")),
     ]
 
 
-def size_points(data: dict[str, Any]) -> list[Point]:
+def size_points(report: RunReport) -> list[Point]:
     """Return every model with a score and a size as a point of the chart of score against MB.
 
     The final artifact mostly is the last pass's model; then it alone is drawn.
     """
     found: list[Point] = []
-    for stage in stages(data):
+    for stage in stages(report):
         for number, item in enumerate(stage.attempts, start=1):
             if item.score is None or item.num_bytes is None:
                 continue
@@ -69,38 +70,38 @@ def size_points(data: dict[str, Any]) -> list[Point]:
     return others if last else found
 
 
-def was_repaired(data: dict[str, Any]) -> bool:
+def was_repaired(report: RunReport) -> bool:
     """Tell whether any pass was tried more than once because a gate refused it."""
-    return data["target"] is None and any(len(item["tries"]) > 1 for item in data["passes"])
+    return report.target is None and any(len(item.tries) > 1 for item in report.passes)
 
 
-def _end(data: dict[str, Any], end: Any) -> tuple[Tried, ...]:
-    record = data[end]
+def _end(report: RunReport, end: End) -> tuple[Tried, ...]:
+    record = report.model(end)
     if record is None:
         return ()
-    return (Tried(record["score"]["value"], record["size"]["bytes_on_disk"], end, ""),)
+    return (Tried(units.known(record.score.value), record.size.bytes_on_disk, end, ""),)
 
 
-def _attempts(record: dict[str, Any]) -> tuple[Tried, ...]:
-    if not record["tries"]:
-        role: Role = "pass" if record["verdict"] == "passed" else "try"
-        return (Tried(record["score_after"], _bytes(record), role, ""),)
+def _attempts(record: PassRecord) -> tuple[Tried, ...]:
+    if not record.tries:
+        role: Role = "pass" if record.verdict == "passed" else "try"
+        return (Tried(record.score_after, _bytes(record), role, ""),)
     return tuple(
         Tried(
-            score=item["score_after"],
+            score=item.score_after,
             num_bytes=_bytes(item),
             role=_role(item),
-            change="" if index == 0 else item["change"],
+            change="" if index == 0 else item.change,
         )
-        for index, item in enumerate(record["tries"])
+        for index, item in enumerate(record.tries)
     )
 
 
-def _role(item: dict[str, Any]) -> Role:
-    if item["kept"]:
+def _role(item: PassTry) -> Role:
+    if item.kept:
         return "pass"
-    return "spare" if item["verdict"] == "passed" else "try"
+    return "spare" if item.verdict == "passed" else "try"
 
 
-def _bytes(record: dict[str, Any]) -> int | None:
-    return None if record["size"] is None else record["size"]["bytes_on_disk"]
+def _bytes(record: PassRecord | PassTry) -> int | None:
+    return None if record.size is None else record.size.bytes_on_disk

@@ -44,6 +44,11 @@ def title(metric: str | None) -> str:
     return words[:1].upper() + words[1:]
 
 
+def known(value: float | None) -> float | None:
+    """Return a measurement; None for one that came out as no number, too."""
+    return None if value is None or math.isnan(value) else value
+
+
 def number(value: float | None) -> str:
     """Format with three significant digits, thousands separated, never with an exponent.
 

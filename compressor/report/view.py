@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
 
-from compressor.report import certainty, gains, provenance, table, target, units, verdict
+from compressor.measurements import End, PassRecord, PassTry, RunReport
+from compressor.report import certainty, gains, provenance, scores, table, target, units, verdict
 from compressor.report.answers import Answer, answers
 from compressor.report.changes import (
     Flips,
@@ -20,7 +20,7 @@ from compressor.report.changes import (
     slice_rows,
     slices_summary,
 )
-from compressor.report.charts import Chart, Point, Role, score_chart
+from compressor.report.charts import Chart, Point, score_chart
 from compressor.report.components import Components, components_view
 from compressor.report.path_chart import PathChart, path_chart
 from compressor.report.predictions import Predictions, predictions_view
@@ -107,82 +107,85 @@ class View:
     environment: tuple[tuple[str, str], ...]
 
 
-def view_of(data: dict[str, Any]) -> View:
+def view_of(report: RunReport) -> View:
     """Prepare the content of a `report.json` for the templates."""
-    settings = table.latency_settings(data)
+    settings = table.latency_settings(report)
     providers = tuple(
         (name, tuple(group)) for name, group in groupby(settings, lambda item: item.provider)
     )
     return View(
-        status=verdict.title(data),
-        tone=verdict.tone(data),
-        headline=verdict.headline(data),
-        answers=tuple(answers(data)),
-        reason=_sentence(data["reason"]) if data["verdict"] == "passed" else data["reason"],
-        doubts=tuple(certainty.doubts(data)),
-        target=target.met_words(data),
-        lengths=provenance.length_words(data),
-        started=moment(data["started_at"]),
-        duration=provenance.duration_words(data),
-        budget=points(data["max_drop"]),
-        metric_title=units.title(data["metric"]),
-        cards=tuple(gains.cards(data)),
-        rows=tuple(table.table_rows(data)),
-        steps=tuple(_step(data, index, item) for index, item in enumerate(data["passes"], start=1)),
+        status=verdict.title(report),
+        tone=verdict.tone(report),
+        headline=verdict.headline(report),
+        answers=tuple(answers(report)),
+        reason=_sentence(report.reason) if report.verdict == "passed" else report.reason,
+        doubts=tuple(certainty.doubts(report)),
+        target=target.met_words(report),
+        lengths=provenance.length_words(report),
+        started=moment(report.started_at),
+        duration=provenance.duration_words(report),
+        budget=points(report.max_drop),
+        metric_title=units.title(report.metric),
+        cards=tuple(gains.cards(report)),
+        rows=tuple(table.table_rows(report)),
+        steps=tuple(
+            _step(report, index, item) for index, item in enumerate(report.passes, start=1)
+        ),
         settings=tuple(settings),
         providers=providers,
         group_starts=frozenset(settings.index(group[0]) for _, group in providers),
-        has_compressed=table.has_compressed_sizes(data),
+        has_compressed=table.has_compressed_sizes(report),
         has_sequences=any(item.sequence_length for item in settings),
-        missing=tuple(_missing_by_reason(data)),
-        path=path_chart(data),
-        was_repaired=was_repaired(data),
-        chart=_chart(data),
-        size_chart=_size_chart(data),
-        components=components_view(data),
-        sensitivities=tuple(sensitivity_views(data)),
-        latency_rows=tuple(table.latency_grid(data)),
-        has_gpu_memory=any(item["peak_memory_bytes"] is not None for item in data["latencies"]),
-        has_cpu_times=any(item["cpu_p50_ms"] is not None for item in data["latencies"]),
-        noise=provenance.noise_words(data),
+        missing=tuple(_missing_by_reason(report)),
+        path=path_chart(report),
+        was_repaired=was_repaired(report),
+        chart=_chart(report),
+        size_chart=_size_chart(report),
+        components=components_view(report),
+        sensitivities=tuple(sensitivity_views(report)),
+        latency_rows=tuple(table.latency_grid(report)),
+        has_gpu_memory=any(item.peak_memory_bytes is not None for item in report.latencies),
+        has_cpu_times=any(item.cpu_p50_ms is not None for item in report.latencies),
+        noise=provenance.noise_words(report),
         cuda_graph_providers=" and ".join(
-            dict.fromkeys(item["provider"] for item in data["latencies"] if item["cuda_graph"])
+            dict.fromkeys(item.provider for item in report.latencies if item.cuda_graph)
         ),
-        embedding=provenance.embedding_words(data["embedding"]),
-        parity=_parity(data),
-        certification=certainty.certification_words(data),
-        certificate=certainty.certificate_words(data),
-        readings=certainty.readings_words(data),
-        certificate_counts=certainty.certificate_counts(data),
-        slices=tuple(slice_rows(data)),
-        slices_summary=slices_summary(data) if data["slices"] else "",
-        flips=flips_view(data),
-        predictions=predictions_view(data),
-        methods=tuple(provenance.methods(data)),
-        recipe_yaml=provenance.recipe_yaml(data),
-        environment=tuple(provenance.environment_rows(data)),
+        embedding=provenance.embedding_words(report.embedding),
+        parity=_parity(report),
+        certification=certainty.certification_words(report),
+        certificate=certainty.certificate_words(report),
+        readings=certainty.readings_words(report),
+        certificate_counts=certainty.certificate_counts(report),
+        slices=tuple(slice_rows(report)),
+        slices_summary=slices_summary(report) if report.slices else "",
+        flips=flips_view(report),
+        predictions=predictions_view(report),
+        methods=tuple(provenance.methods(report)),
+        recipe_yaml=provenance.recipe_yaml(report),
+        environment=tuple(provenance.environment_rows(report)),
     )
 
 
-def _parity(data: dict[str, Any]) -> str | None:
-    if not data["parity"]:
+def _parity(report: RunReport) -> str | None:
+    if not report.parity:
         return None
-    output = "logits" if data["embedding"] is None else "vectors"
-    return provenance.parity_words(data["parity"], output)
+    output = "logits" if report.embedding is None else "vectors"
+    return provenance.parity_words(report.parity, output)
 
 
-def model_points(data: dict[str, Any], setting: Setting, run: int | None) -> list[Point]:
+def model_points(report: RunReport, setting: Setting, run: int | None) -> list[Point]:
     """Return the baseline and the final artifact as chart points, without those not measured.
 
     `run` is the number of the run in a comparison, None in the report of a single one.
     """
     points = []
-    ends: tuple[Role, ...] = ("baseline", "final")
+    ends: tuple[End, ...] = ("baseline", "final")
     for end in ends:
-        latency_ms, record = table.p50_ms(data, end, setting), data[end]
-        if latency_ms is None or record is None or record["score"]["value"] is None:
+        latency_ms, value = table.p50_ms(report, end, setting), scores.value_of(report, end)
+        record = report.model(end)
+        if latency_ms is None or record is None or value is None:
             continue
-        size, value = record["size"]["bytes_on_disk"], record["score"]["value"]
+        size = record.size.bytes_on_disk
         points.append(Point(end, run, latency_ms, value, size, end))
     return points
 
@@ -208,10 +211,10 @@ _PARTS = {
 }
 
 
-def _missing_by_reason(data: dict[str, Any]) -> list[tuple[str, str]]:
+def _missing_by_reason(report: RunReport) -> list[tuple[str, str]]:
     """Return (what, reason) for all that is absent; parts with one reason stand together."""
-    reasons = {key: verdict.why_missing(data, key) for key in _PARTS if not data[key]}
-    reasons |= {key: str(reason) for key, reason in data["missing"].items()}
+    reasons = {key: verdict.why_missing(report, key) for key in _PARTS if not getattr(report, key)}
+    reasons |= {key: str(reason) for key, reason in report.missing.items()}
     parts: dict[str, list[str]] = {}
     for key, reason in reasons.items():
         parts.setdefault(reason, []).append(_PARTS.get(key, key))
@@ -222,62 +225,62 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _step(data: dict[str, Any], number: int, record: dict[str, Any]) -> Step:
-    settings = tuple(provenance.own_settings(record["settings"]))
-    tries = record["tries"] if len(record["tries"]) > 1 else ()
+def _step(report: RunReport, number: int, record: PassRecord) -> Step:
+    settings = tuple(provenance.own_settings(record.settings))
+    tries = record.tries if len(record.tries) > 1 else ()
     return Step(
         number=number,
-        kind=record["kind"],
-        notes=tuple(record["notes"]),
+        kind=record.kind,
+        notes=tuple(record.notes),
         settings=settings,
-        tries=tuple(_try(data, index, item) for index, item in enumerate(tries, start=1)),
+        tries=tuple(_try(report, index, item) for index, item in enumerate(tries, start=1)),
     )
 
 
-def _try(data: dict[str, Any], number: int, item: dict[str, Any]) -> TryRow:
-    size = item["size"]
+def _try(report: RunReport, number: int, item: PassTry) -> TryRow:
+    size = item.size
     return TryRow(
         number=number,
-        change=item["change"],
-        score=units.score(data["metric"], item["score_after"]),
-        points=units.change(item["drop"]),
-        megabytes=units.megabytes(None if size is None else size["bytes_on_disk"]),
-        seconds=units.duration(item["seconds"]),
-        state=item["verdict"],
-        verdict=table.VERDICTS[item["verdict"]],
-        kept=item["kept"],
+        change=item.change,
+        score=units.score(report.metric, item.score_after),
+        points=units.change(item.drop),
+        megabytes=units.megabytes(None if size is None else size.bytes_on_disk),
+        seconds=units.duration(item.seconds),
+        state=item.verdict,
+        verdict=table.VERDICTS[item.verdict],
+        kept=item.kept,
     )
 
 
-def _chart(data: dict[str, Any]) -> Chart | None:
-    setting = table.reference_setting(data)
-    points = [] if setting is None else model_points(data, setting, None)
+def _chart(report: RunReport) -> Chart | None:
+    setting = table.reference_setting(report)
+    points = [] if setting is None else model_points(report, setting, None)
     if setting is None or not points:
         return None
     return score_chart(
         points,
-        metric=data["metric"],
+        metric=report.metric,
         cost=f"latency p50, ms ({setting.shape}, {setting.provider})",
         unit="ms",
-        lowest_allowed=lowest_allowed(data),
+        lowest_allowed=lowest_allowed(report),
     )
 
 
-def _size_chart(data: dict[str, Any]) -> Chart | None:
-    points = size_points(data)
+def _size_chart(report: RunReport) -> Chart | None:
+    points = size_points(report)
     if len(points) < 2:
         return None
     return score_chart(
         points,
-        metric=data["metric"],
+        metric=report.metric,
         cost="size on disk, MB",
         unit="MB",
-        lowest_allowed=lowest_allowed(data),
+        lowest_allowed=lowest_allowed(report),
         sized=False,
     )
 
 
-def lowest_allowed(data: dict[str, Any]) -> float | None:
+def lowest_allowed(report: RunReport) -> float | None:
     """Return the lowest score within the budget."""
-    value = None if data["baseline"] is None else data["baseline"]["score"]["value"]
-    return None if value is None else value - data["max_drop"]
+    value = scores.value_of(report, "baseline")
+    return None if value is None else value - report.max_drop

@@ -5,10 +5,11 @@ import pytest
 from compressor.report.answers import answers
 from compressor.report.changes import slices_summary
 from compressor.report.render import render_html, render_markdown
+from compressor.report.report_json import from_plain
 
 
 def said(data: dict[str, Any]) -> list[str]:
-    return [item.answer for item in answers(data)]
+    return [item.answer for item in answers(from_plain(data))]
 
 
 def certified(data: dict[str, Any], verdict: str = "certified") -> dict[str, Any]:
@@ -18,7 +19,7 @@ def certified(data: dict[str, Any], verdict: str = "certified") -> dict[str, Any
 
 
 def test_a_proven_run_says_how_sure_it_is(report_in_state):
-    good, sure, gain, after = answers(report_in_state("certified"))
+    good, sure, gain, after = answers(from_plain(report_in_state("certified")))
     assert (good.answer, sure.answer, gain.answer, after.answer) == (
         "Yes", "95% sure", "5.2× smaller, 2.5× faster", "Use it",
     )  # fmt: skip
@@ -38,7 +39,7 @@ def test_a_proven_run_says_how_sure_it_is(report_in_state):
 def test_without_a_certification_split_nothing_is_called_sure(report_in_state):
     data = report_in_state("uncertified")
     assert said(data)[:2] == ["Yes", "Not certified"]
-    assert answers(data)[1].detail == (
+    assert answers(from_plain(data))[1].detail == (
         "The recipe gives no certification split: this is one measurement, on the 872 search rows "
         "that the gates looked at."
     )
@@ -66,7 +67,7 @@ def test_a_run_that_stopped_gained_nothing_yet(report_in_state):
 
 
 def test_a_run_that_was_stopped_knows_its_last_gate(report_in_state):
-    good = answers(report_in_state("stopped-at-second-pass"))[0]
+    good = answers(from_plain(report_in_state("stopped-at-second-pass")))[0]
     assert good.answer == "So far, yes"
     assert good.detail == (
         "After pass 1 (prune_structured), accuracy fell by 0.5 points (90.00% → 89.50%); the "
@@ -75,7 +76,7 @@ def test_a_run_that_was_stopped_knows_its_last_gate(report_in_state):
 
 
 def test_a_slice_that_lost_too_much_spoils_the_yes(passed: dict[str, Any]):
-    detail = answers(passed)[0].detail
+    detail = answers(from_plain(passed))[0].detail
     assert detail.endswith("But label = negative lost more than 1 point, and that is proven.")
 
 
@@ -84,21 +85,21 @@ def test_a_slice_that_lost_too_much_spoils_the_yes(passed: dict[str, Any]):
     "question", ["Is it good enough?", "How sure are we?", "What was gained?", "What next?"]
 )
 def test_every_state_answers_the_questions(render, question: str, any_state: dict[str, Any]):
-    assert question in render(any_state)
+    assert question in render(from_plain(any_state))
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_a_second_reading_of_the_same_rows_is_not_called_sure(render, passed: dict[str, Any]):
     readings = passed["certificate_readings"]
     data = certified(passed) | {"certificate_readings": readings}
-    assert answers(data)[1].answer == "95% sure, if it were the first reading"
-    assert "this is reading 2" in render(data)
-    assert "The certification split is read once" not in render(data)
+    assert answers(from_plain(data))[1].answer == "95% sure, if it were the first reading"
+    assert "this is reading 2" in render(from_plain(data))
+    assert "The certification split is read once" not in render(from_plain(data))
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_a_first_reading_says_that_it_is_the_only_one(render, passed: dict[str, Any]):
-    text = render(certified(passed))
+    text = render(from_plain(certified(passed)))
     assert "The certification split is read once" in text
     assert "had been read before" not in text
 
@@ -117,7 +118,7 @@ def lost_a_slice(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_slice_that_is_proven_to_lose_is_no_matter_of_measurement(passed: dict[str, Any]):
-    good, sure, *_ = answers(lost_a_slice(passed))
+    good, sure, *_ = answers(from_plain(lost_a_slice(passed)))
     assert (good.answer, sure.answer) == ("No", "90% sure that it is not")
     assert sure.detail == (
         "With 90% confidence, for all slices together, label negative lost at least 3.1 points, "
@@ -131,9 +132,11 @@ def test_a_slice_that_is_proven_to_lose_is_no_matter_of_measurement(passed: dict
 
 def test_without_labels_a_slice_changed_its_answers_and_lost_nothing_known(passed: dict[str, Any]):
     data = lost_a_slice(passed) | {"metric": "agreement"}
-    assert "label negative changed at least 3.1% of its answers" in answers(data)[1].detail
-    assert "5% of the answers to the 450 rows" in answers(data)[0].detail
-    assert "proven to change more than 2% of their answers" in slices_summary(data)
+    assert (
+        "label negative changed at least 3.1% of its answers" in answers(from_plain(data))[1].detail
+    )
+    assert "5% of the answers to the 450 rows" in answers(from_plain(data))[0].detail
+    assert "proven to change more than 2% of their answers" in slices_summary(from_plain(data))
 
 
 @pytest.mark.parametrize(("metric", "proven"), [("accuracy", "3.1 points"), ("agreement", "3.1%")])
@@ -142,12 +145,12 @@ def test_what_a_slice_lost_at_least_is_rounded_down(
 ):
     data = lost_a_slice(passed) | {"metric": metric}
     data["slices"][0]["lower_bound"] = 0.03109
-    assert all(f"at least {proven}" in item.detail for item in answers(data)[:2])
+    assert all(f"at least {proven}" in item.detail for item in answers(from_plain(data))[:2])
 
 
 def test_a_run_that_stopped_after_its_artifact_was_scored_knows_the_score(passed: dict[str, Any]):
     data = certified(passed) | {"verdict": "failed", "guilty_step": "benchmark", "slices": []}
-    good = answers(data)[0]
+    good = answers(from_plain(data))[0]
     assert good.answer == "Not finished"
     assert good.detail.startswith("Accuracy fell by 0.5 points (91.00% → 90.50%)")
     assert good.detail.endswith("there is no artifact to use.")

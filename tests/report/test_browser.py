@@ -11,6 +11,7 @@ import pytest
 
 from compressor.report.compare import render_comparison_html
 from compressor.report.render import render_html
+from compressor.report.report_json import from_plain
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -51,8 +52,8 @@ addEventListener("load", () => {
 def test_pages_fit_a_screen_and_a_telephone_and_begin_with_what_matters(
     tmp_path: Path, report_in_state
 ):
-    pages = {state: render_html(report_in_state(state)) for state in STATES}
-    runs = [(state, report_in_state(state)) for state in STATES[:4]]
+    pages = {state: render_html(from_plain(report_in_state(state))) for state in STATES}
+    runs = [(state, from_plain(report_in_state(state))) for state in STATES[:4]]
     pages["compare"] = render_comparison_html(runs)
     frames = "".join(
         f'<iframe title="{name} at {width}" width="{width}" height="600" '

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from compressor.report.render import render_model_card
+from compressor.report.report_json import from_plain
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def save_graph(file: Path, inputs: list[Any], nodes: list[Any], constants: list[
 
 
 def test_the_front_matter_is_what_the_hub_expects(passed: dict[str, Any]):
-    assert front_matter(render_model_card(passed)) == {
+    assert front_matter(render_model_card(from_plain(passed))) == {
         "library_name": "onnx",
         "pipeline_tag": "text-classification",
         "tags": ["onnx", "onnxruntime", "compressor", "int8", "pruned"],
@@ -54,7 +55,7 @@ def test_the_front_matter_is_what_the_hub_expects(passed: dict[str, Any]):
 
 
 def test_the_hubs_own_reader_takes_the_card_as_it_is(any_state: dict[str, Any]):
-    card = render_model_card(any_state)
+    card = render_model_card(from_plain(any_state))
     read = ModelCard(card)
     assert read.data.to_dict() == front_matter(card)
     assert isinstance(read.data, ModelCardData)
@@ -71,25 +72,25 @@ def test_the_hubs_own_reader_takes_the_card_as_it_is(any_state: dict[str, Any]):
 )
 def test_a_checkpoint_that_is_not_on_the_hub_is_no_base_model(passed: dict[str, Any], source: str):
     assert "base_model" not in front_matter(
-        render_model_card(passed | {"source_checkpoint": source})
+        render_model_card(from_plain(passed | {"source_checkpoint": source}))
     )
 
 
 @pytest.mark.parametrize("source", ["/home/someone/models/minilm", "C:\\someone\\minilm\\"])
 def test_a_card_does_not_tell_the_folders_of_the_machine(passed: dict[str, Any], source: str):
-    card = render_model_card(passed | {"source_checkpoint": source})
+    card = render_model_card(from_plain(passed | {"source_checkpoint": source}))
     assert "# minilm, compressed" in card
     assert "someone" not in card
 
 
 def test_hostile_names_cannot_add_fields_to_the_front_matter(passed: dict[str, Any]):
     passed["task"] = "x\nlicense: mit\n---"
-    card = render_model_card(passed)
+    card = render_model_card(from_plain(passed))
     assert "license" not in front_matter(card)
 
 
 def test_a_card_tells_size_score_and_labels(passed: dict[str, Any]):
-    card = render_model_card(passed)
+    card = render_model_card(from_plain(passed))
     assert "| Accuracy on 900 rows kept apart | 91.00% | 90.50% |" in card
     assert "| Accuracy on 872 search rows | 90.00% | 89.40% |" in card
     assert "| Model file, MB | 90.8 | 17.4 |" in card
@@ -99,22 +100,22 @@ def test_a_card_tells_size_score_and_labels(passed: dict[str, Any]):
 
 
 def test_a_card_names_the_oldest_onnx_runtime_that_will_do(passed: dict[str, Any]):
-    card = render_model_card(passed, min_onnxruntime="1.24.1")
+    card = render_model_card(from_plain(passed), min_onnxruntime="1.24.1")
     assert '`pip install numpy "onnxruntime>=1.24.1" transformers`' in card
 
 
 def test_a_card_without_passes_says_so(report_in_state):
-    card = render_model_card(report_in_state("without-passes"))
+    card = render_model_card(from_plain(report_in_state("without-passes")))
     assert "exported without a compression pass" in card
 
 
 def test_a_card_can_be_made_of_any_run(any_state: dict[str, Any]):
-    assert front_matter(render_model_card(any_state))["library_name"] == "onnx"
+    assert front_matter(render_model_card(from_plain(any_state)))["library_name"] == "onnx"
 
 
 def test_labels_cannot_break_out_of_the_code(passed: dict[str, Any]):
     passed["labels"] = ["'] + [print('x')", "```\nimport os"]
-    code = code_of(render_model_card(passed).replace("````", "```"))
+    code = code_of(render_model_card(from_plain(passed)).replace("````", "```"))
     compile(code, "card", "exec")
     assert f"labels = {passed['labels']!r}" in code
 
@@ -140,7 +141,7 @@ def test_the_code_for_texts_runs_without_torch(tmp_path: Path, tiny_bert_dir: Pa
         numpy_helper.from_array(np.array(5.0, dtype=np.float32), "five"),
     ]
     save_graph(tmp_path / "model.onnx", [ids, mask], nodes, constants)
-    code = code_of(render_model_card(passed))
+    code = code_of(render_model_card(from_plain(passed)))
     assert run_without_torch(code, tmp_path) == "['negative', 'positive']"
 
 
@@ -166,4 +167,6 @@ def test_the_code_for_images_runs_without_torch(
     constants = [numpy_helper.from_array(np.array([1]), "axis")]
     save_graph(tmp_path / "model.onnx", [pixels], nodes, constants)
     data = report_in_state("images") | {"labels": ["dark", "bright"]}
-    assert run_without_torch(code_of(render_model_card(data)), tmp_path) == f"['{label}']"
+    assert (
+        run_without_torch(code_of(render_model_card(from_plain(data))), tmp_path) == f"['{label}']"
+    )

@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 
 from compressor.report.path_chart import BOTTOM, TOP, WIDTH, path_chart
+from compressor.report.report_json import from_plain
 
 
 def test_the_way_leads_through_the_kept_models_only(passed: dict[str, Any]):
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     kept = [mark for column in found.columns for mark in column.marks if mark.role != "try"]
     assert found.line == "M" + " L".join(f"{mark.x},{mark.y}" for mark in kept)
@@ -14,7 +15,7 @@ def test_the_way_leads_through_the_kept_models_only(passed: dict[str, Any]):
 
 
 def test_a_refused_attempt_is_a_cross_below_the_budget(passed: dict[str, Any]):
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     [refused] = [mark for column in found.columns for mark in column.marks if mark.role == "try"]
     assert refused.y > found.limit.position
@@ -23,7 +24,7 @@ def test_a_refused_attempt_is_a_cross_below_the_budget(passed: dict[str, Any]):
 
 
 def test_an_attempt_that_passed_but_was_not_kept_is_a_hollow_square_off_the_line(report_in_state):
-    found = path_chart(report_in_state("missed-goal"))
+    found = path_chart(from_plain(report_in_state("missed-goal")))
     assert found is not None
     [spare] = [mark for column in found.columns for mark in column.marks if mark.role == "spare"]
     assert spare.title.endswith(", passed but not kept")
@@ -32,7 +33,7 @@ def test_an_attempt_that_passed_but_was_not_kept_is_a_hollow_square_off_the_line
 
 
 def test_a_bar_is_as_high_as_the_file_is_large(passed: dict[str, Any]):
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     bars = [column.bar for column in found.columns]
     heights = [bar.height for bar in bars if bar is not None]
@@ -44,7 +45,7 @@ def test_a_bar_is_as_high_as_the_file_is_large(passed: dict[str, Any]):
 
 def test_an_attempt_far_below_the_budget_is_cut_off_and_says_so(passed: dict[str, Any]):
     passed["passes"][0]["tries"][0]["score_after"] = 0.5
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     [refused] = [mark for column in found.columns for mark in column.marks if mark.role == "try"]
     assert (refused.y, refused.label) == (BOTTOM, "50.00% ↓")
@@ -54,7 +55,7 @@ def test_an_attempt_far_below_the_budget_is_cut_off_and_says_so(passed: dict[str
 
 
 def test_steps_after_the_stop_stay_empty(report_in_state):
-    found = path_chart(report_in_state("over-budget"))
+    found = path_chart(from_plain(report_in_state("over-budget")))
     assert found is not None
     assert [len(column.marks) for column in found.columns] == [1, 2, 0, 0]
     assert found.columns[1].bar is None  # nothing was kept
@@ -62,7 +63,7 @@ def test_steps_after_the_stop_stay_empty(report_in_state):
 
 def test_everything_lies_inside_the_picture_with_many_passes_and_tries(passed: dict[str, Any]):
     passed["passes"] = [passed["passes"][0] | {"tries": passed["passes"][0]["tries"] * 4}] * 8
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     marks = [mark for column in found.columns for mark in column.marks]
     assert all(0 < mark.x < WIDTH and TOP <= mark.y <= BOTTOM for mark in marks)
@@ -72,10 +73,10 @@ def test_everything_lies_inside_the_picture_with_many_passes_and_tries(passed: d
 
 def test_long_names_are_broken_at_words(passed: dict[str, Any]):
     passed["passes"] = [passed["passes"][0]] * 8
-    found = path_chart(passed)
+    found = path_chart(from_plain(passed))
     assert found is not None
     assert found.columns[1].lines == ("1 · prune_", "structured")
 
 
 def test_without_a_baseline_there_is_no_picture(report_in_state):
-    assert path_chart(report_in_state("failed-before-baseline")) is None
+    assert path_chart(from_plain(report_in_state("failed-before-baseline"))) is None

@@ -17,6 +17,7 @@ from compressor.errors import BudgetExceeded, NotCertified, RecipeError, TargetM
 from compressor.measurements import Certification, LengthRecord, Parity, Score
 from compressor.report.compare import render_comparison_html
 from compressor.report.render import render_html, render_markdown, render_model_card
+from compressor.report.report_json import as_read
 from compressor.report.run_report import RunReport
 
 NOUNS = (
@@ -89,14 +90,14 @@ def of_one(report: RunReport) -> RunReport:
 
 def said(report: RunReport) -> list[str]:
     """Return everything that a report says, without tags and without the recipe."""
-    data = report.to_dict()
-    page, *_ = render_html(data).partition("<h2>Recipe</h2>")
+    shown = as_read(report)
+    page, *_ = render_html(shown).partition("<h2>Recipe</h2>")
     page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     texts = [
         re.sub(r"<[^>]+>", " ", page),
-        render_markdown(data).partition("## Recipe")[0],
-        render_model_card(data).partition("```")[0],
-        re.sub(r"<style>.*?</style>|<[^>]+>", " ", render_comparison_html([("a", data)])),
+        render_markdown(shown).partition("## Recipe")[0],
+        render_model_card(shown).partition("```")[0],
+        re.sub(r"<style>.*?</style>|<[^>]+>", " ", render_comparison_html([("a", shown)])),
         report.summary(),
         repr(report),
     ]

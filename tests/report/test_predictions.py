@@ -6,6 +6,7 @@ from typing import Any
 
 from compressor.report.predictions import prediction_lines, predictions_view
 from compressor.report.render import render_html, render_markdown
+from compressor.report.report_json import from_plain
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def record(**changes: Any) -> dict[str, Any]:
 def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
     passed["predictions"] = [record(), record(text=None, after="no")]
     passed["compared_split"], passed["flips"] = "search", passed["flips"][:2]
-    assert list(prediction_lines(passed)) == [
+    assert list(prediction_lines(from_plain(passed))) == [
         "Predictions, original and artifact (probability):",
         "  a fine film",
         "    original  0.912  yes",
@@ -32,14 +33,14 @@ def test_lines_put_the_artifact_below_the_original(passed: dict[str, Any]):
 
 def test_the_right_label_stands_beside_the_example(passed: dict[str, Any]):
     passed["predictions"] = [record(label="no")]
-    assert "  a fine film (labelled no)" in list(prediction_lines(passed))
-    assert "labelled no" in render_html(passed)
-    assert "labelled no" in render_markdown(passed)
+    assert "  a fine film (labelled no)" in list(prediction_lines(from_plain(passed)))
+    assert "labelled no" in render_html(from_plain(passed))
+    assert "labelled no" in render_markdown(from_plain(passed))
 
 
 def test_a_long_text_is_cut_and_a_line_break_is_a_space(passed: dict[str, Any]):
     passed["predictions"] = [record(text="one\ntwo " + 100 * "x")]
-    line = list(prediction_lines(passed))[1]
+    line = list(prediction_lines(from_plain(passed)))[1]
     assert line.startswith("  one two xxx")
     assert line.endswith("…")
     assert len(line) <= 80
@@ -47,12 +48,12 @@ def test_a_long_text_is_cut_and_a_line_break_is_a_space(passed: dict[str, Any]):
 
 def test_what_would_move_the_cursor_is_not_printed(passed: dict[str, Any]):
     passed["predictions"] = [record(text="red \x1b[31m")]
-    assert "\x1b" not in "".join(prediction_lines(passed))
+    assert "\x1b" not in "".join(prediction_lines(from_plain(passed)))
 
 
 def test_the_summary_counts_what_is_the_same(passed: dict[str, Any]):
     passed["predictions"] = [record(), record(after="no")]
-    view = predictions_view(passed)
+    view = predictions_view(from_plain(passed))
     assert view is not None
     assert view.summary.endswith("the artifact says the same of 1 of 2.")
 
@@ -60,7 +61,7 @@ def test_the_summary_counts_what_is_the_same(passed: dict[str, Any]):
 def test_an_encoder_speaks_of_neighbors(passed: dict[str, Any]):
     passed["predictions"] = [record()]
     passed["embedding"] = {"pooling": "mean", "normalize": True, "source": None, "max_length": 8}
-    view = predictions_view(passed)
+    view = predictions_view(from_plain(passed))
     assert view is not None
     assert view.title == "Nearest texts, original and artifact"
     assert view.score == "cosine similarity"
@@ -68,17 +69,17 @@ def test_an_encoder_speaks_of_neighbors(passed: dict[str, Any]):
 
 def test_an_image_that_is_none_is_not_drawn(passed: dict[str, Any]):
     passed["predictions"] = [record(text=None, image="javascript:alert(1)")]
-    assert "javascript:" not in render_html(passed)
+    assert "javascript:" not in render_html(from_plain(passed))
 
 
 def test_without_an_artifact_nothing_is_shown(passed: dict[str, Any]):
     passed["predictions"] = []
-    assert list(prediction_lines(passed)) == []
-    assert "original and artifact" not in render_html(passed)
-    assert "original and artifact" not in render_markdown(passed)
+    assert list(prediction_lines(from_plain(passed))) == []
+    assert "original and artifact" not in render_html(from_plain(passed))
+    assert "original and artifact" not in render_markdown(from_plain(passed))
 
 
 def test_a_text_is_not_taken_for_markup(passed: dict[str, Any]):
     passed["predictions"] = [record(text="<b>bold</b> | `code`")]
-    assert "<b>bold" not in render_html(passed)
-    assert "<b>bold" not in render_markdown(passed)
+    assert "<b>bold" not in render_html(from_plain(passed))
+    assert "<b>bold" not in render_markdown(from_plain(passed))

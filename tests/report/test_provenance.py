@@ -12,6 +12,7 @@ from compressor.measurements import LengthRecord
 from compressor.report.model_card import render_model_card
 from compressor.report.provenance import length_words, noise_words
 from compressor.report.render import render_html, render_markdown
+from compressor.report.report_json import from_plain
 from compressor.report.terminal import render_summary
 
 CUT = LengthRecord(512, 512, 64, 64, 1872, 31)
@@ -54,31 +55,32 @@ CUT_WORDS = (
         ),
     ],
 )
-def test_what_is_read_and_what_was_measured_are_told_apart(lengths: LengthRecord, words: str):
-    data = {"lengths": dataclasses.asdict(lengths), "final": {}}
-    assert length_words(data) == words
+def test_what_is_read_and_what_was_measured_are_told_apart(
+    lengths: LengthRecord, words: str, make_report
+):
+    assert length_words(make_report(lengths=lengths)) == words
 
 
-def test_images_have_no_words_for_lengths():
-    assert length_words({"lengths": None, "final": {}}) is None
+def test_images_have_no_words_for_lengths(make_report):
+    assert length_words(make_report(lengths=None)) is None
 
 
-def test_a_run_without_an_artifact_has_no_words_for_what_it_reads():
-    assert length_words({"lengths": dataclasses.asdict(CUT), "final": None}) is None
+def test_a_run_without_an_artifact_has_no_words_for_what_it_reads(make_report):
+    assert length_words(make_report(lengths=CUT, final=None)) is None
 
 
 def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, Any]):
     data = {**passed, "lengths": dataclasses.asdict(CUT)}
     console = Console(width=1000, no_color=True)
     with console.capture() as capture:
-        console.print(render_summary(data))
-    first_screen, _, _ = render_markdown(data).partition("## From the baseline")
-    banner, _, _ = render_html(data).partition("From the baseline")
+        console.print(render_summary(from_plain(data)))
+    first_screen, _, _ = render_markdown(from_plain(data)).partition("## From the baseline")
+    banner, _, _ = render_html(from_plain(data)).partition("From the baseline")
     assert f"reads     {CUT_WORDS}" in capture.get()
     assert CUT_WORDS in first_screen
     assert CUT_WORDS in banner
-    assert CUT_WORDS in render_model_card(data)
-    assert "max_length=512" in render_model_card(data)
+    assert CUT_WORDS in render_model_card(from_plain(data))
+    assert "max_length=512" in render_model_card(from_plain(data))
 
 
 @pytest.mark.parametrize(
@@ -92,5 +94,6 @@ def test_the_first_screens_say_how_long_a_text_was_measured(passed: dict[str, An
         (10, ""),
     ],
 )
-def test_a_speed_up_from_few_runs_is_no_fact(num_runs: int, words: str):
-    assert noise_words({"latencies": [{"noisy": False, "num_runs": num_runs}]}) == words
+def test_a_speed_up_from_few_runs_is_no_fact(num_runs: int, words: str, make_report):
+    latencies = [dataclasses.replace(item, num_runs=num_runs) for item in make_report().latencies]
+    assert noise_words(make_report(latencies=latencies)) == words

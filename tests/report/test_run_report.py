@@ -10,6 +10,7 @@ import compressor
 from compressor.measurements import ModelRecord
 from compressor.report import verdict
 from compressor.report.render import render_markdown, render_model_card
+from compressor.report.report_json import from_plain
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -61,7 +62,7 @@ def test_the_summary_of_a_failed_run_says_why(states: Any):
 
 def test_a_notebook_shows_the_first_screen_of_every_state(any_report: Any):
     page = any_report._repr_html_()
-    headline = verdict.headline(any_report.to_dict())
+    headline = verdict.headline(from_plain(any_report.to_dict()))
     assert headline.replace("'", "&#39;") in page
     assert set(Tags(page).found) <= {"div", "span", "b"}
 
@@ -87,8 +88,8 @@ def test_the_public_report_is_the_one_that_shows_itself(make_report: Any):
 def test_every_form_begins_with_the_same_sentence(states: Any):
     report = states["uncertified"]()
     data = report.to_dict()
-    sentence = verdict.headline(data)
-    assert f"**{sentence}.**" in render_markdown(data).replace("\\", "")
-    assert f"**{sentence}.**" in render_model_card(data).replace("\\", "")
+    sentence = verdict.headline(from_plain(data))
+    assert f"**{sentence}.**" in render_markdown(from_plain(data)).replace("\\", "")
+    assert f"**{sentence}.**" in render_model_card(from_plain(data)).replace("\\", "")
     assert " ".join(report.summary().split()).startswith(f"{sentence}.")
     assert f"{sentence}." in report._repr_html_()

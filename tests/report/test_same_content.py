@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from compressor.report.render import render_html, render_markdown
+from compressor.report.report_json import from_plain
 
 
 class Cells(HTMLParser):
@@ -39,8 +40,8 @@ def words(text: str) -> set[str]:
 
 def test_every_figure_of_the_page_is_in_the_markdown_too(any_state: dict[str, Any]):
     cells = Cells()
-    cells.feed(render_html(any_state))
-    known = words(render_markdown(any_state))
+    cells.feed(render_html(from_plain(any_state)))
+    known = words(render_markdown(from_plain(any_state)))
     figures = {word for cell in cells.found for word in words(cell) if re.search(r"\d", word)}
     assert figures
     assert figures - known == set()

@@ -3,6 +3,7 @@ import doctest
 import pytest
 
 from compressor.report import templating
+from compressor.report.report_json import from_plain
 from compressor.report.templating import escape_markdown, fenced, fill_markdown, printable
 
 
@@ -46,4 +47,4 @@ def test_a_fence_is_longer_than_any_run_of_backticks_inside():
 
 def test_a_name_that_no_template_knows_is_an_error(passed):
     with pytest.raises(Exception, match="view"):
-        fill_markdown("report.md.j2", data=passed)
+        fill_markdown("report.md.j2", report=from_plain(passed))

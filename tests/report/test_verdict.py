@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from compressor.report import verdict
+from compressor.report.report_json import from_plain
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,13 @@ from compressor.report import verdict
     ],
 )
 def test_every_end_is_one_plain_sentence(report_in_state: Any, state: str, sentence: str):
-    assert verdict.headline(report_in_state(state)) == sentence
+    assert verdict.headline(from_plain(report_in_state(state))) == sentence
 
 
 def test_a_gain_in_score_is_a_rise(report_in_state: Any):
     data = report_in_state("uncertified")
     data["final"]["score"]["value"] = 0.9052
-    assert verdict.headline(data).startswith(
+    assert verdict.headline(from_plain(data)).startswith(
         "Passed: accuracy rose by 0.52 points (90.00% → 90.52%) on 872 search rows"
     )
 
@@ -85,26 +86,30 @@ def test_a_gain_in_score_is_a_rise(report_in_state: Any):
 def test_a_score_that_stayed_did_not_change(report_in_state: Any):
     data = report_in_state("uncertified")
     data["final"]["score"]["value"] = 0.9
-    assert verdict.headline(data).startswith(
+    assert verdict.headline(from_plain(data)).startswith(
         "Passed: accuracy did not change (90.00%) on 872 search rows"
     )
 
 
 def test_rows_whose_number_is_not_known_are_asked_for_without_one(report_in_state: Any):
     data = report_in_state("uncertified") | {"rows_to_certify": None}
-    assert verdict.headline(data).endswith("that takes rows kept apart in data.certification")
+    assert verdict.headline(from_plain(data)).endswith(
+        "that takes rows kept apart in data.certification"
+    )
 
 
 def test_a_bound_below_zero_proves_that_nothing_was_lost(report_in_state: Any):
     data = report_in_state("certified")
     data["certificate"]["upper_bound"] = -0.001
-    assert verdict.headline(data).startswith("Passed: no accuracy lost, with 95% confidence")
+    assert verdict.headline(from_plain(data)).startswith(
+        "Passed: no accuracy lost, with 95% confidence"
+    )
 
 
 def test_without_labels_answers_changed(report_in_state: Any):
     data = report_in_state("certified") | {"metric": "agreement"}
     data["certificate"] |= {"metric": "agreement", "upper_bound": 0.0088}
-    assert verdict.headline(data) == (
+    assert verdict.headline(from_plain(data)) == (
         "Passed: at most 0.88% of the answers changed, with 95% confidence, on 900 rows kept apart "
         "(budget 1%)"
     )
@@ -113,7 +118,7 @@ def test_without_labels_answers_changed(report_in_state: Any):
 def test_a_proven_loss_is_said_where_the_rows_kept_apart_refuse(report_in_state: Any):
     data = report_in_state("over-budget-on-certification")
     data["certificate"] |= {"verdict": "refuted", "lower_bound": 0.0213}
-    assert verdict.headline(data).endswith(
+    assert verdict.headline(from_plain(data)).endswith(
         "the budget allows 1 point; proven: at least 2.13 points of accuracy lost, with 95% "
         "confidence"
     )
@@ -122,13 +127,13 @@ def test_a_proven_loss_is_said_where_the_rows_kept_apart_refuse(report_in_state:
 def test_a_loss_just_above_the_budget_does_not_read_like_it(report_in_state: Any):
     data = report_in_state("over-budget")
     data["passes"][0] |= {"score_after": 0.9 - 3 / 299, "drop": 3 / 299}
-    assert "accuracy fell by 1.003 points" in verdict.headline(data)
+    assert "accuracy fell by 1.003 points" in verdict.headline(from_plain(data))
 
 
 def test_a_doubt_is_in_the_title(report_in_state: Any):
     data = report_in_state("certified") | {"doubts": ["A coin would pass"]}
-    assert verdict.title(data) == "Passed, with a doubt"
-    assert verdict.tone(data) == "doubtful"
+    assert verdict.title(from_plain(data)) == "Passed, with a doubt"
+    assert verdict.tone(from_plain(data)) == "doubtful"
 
 
 def test_a_run_that_a_scheduler_stopped_was_not_stopped_by_you(report_in_state: Any):
@@ -136,7 +141,7 @@ def test_a_run_that_a_scheduler_stopped_was_not_stopped_by_you(report_in_state: 
         "stopped from outside (SIGTERM); run the same command again, without --force, to resume"
     )
     data = report_in_state("stopped-at-second-pass") | {"reason": reason}
-    assert verdict.headline(data) == (
+    assert verdict.headline(from_plain(data)) == (
         "Stopped from outside after pass 1 of 2; run the same command again, without --force, to "
         "resume"
     )
@@ -144,7 +149,7 @@ def test_a_run_that_a_scheduler_stopped_was_not_stopped_by_you(report_in_state: 
 
 def test_a_run_stopped_behind_its_passes_says_where(report_in_state: Any):
     stopped = {"verdict": "stopped", "guilty_step": "benchmark", "reason": "stopped by you; x"}
-    assert verdict.headline(report_in_state("certified") | stopped) == (
+    assert verdict.headline(from_plain(report_in_state("certified") | stopped)) == (
         "Stopped by you after pass 2 of 2, in the benchmark; run the same command again to resume"
     )
 
@@ -152,37 +157,40 @@ def test_a_run_stopped_behind_its_passes_says_where(report_in_state: Any):
 def test_a_run_stopped_in_its_first_pass_came_as_far_as_the_baseline(report_in_state: Any):
     data = report_in_state("stopped-at-second-pass")
     data["passes"] = data["passes"][1:]
-    assert verdict.headline(data).startswith("Stopped by you after the baseline;")
+    assert verdict.headline(from_plain(data)).startswith("Stopped by you after the baseline;")
 
 
 def test_a_stopped_run_is_neither_red_nor_a_failure(report_in_state: Any):
     data = report_in_state("stopped-at-second-pass")
-    assert (verdict.title(data), verdict.tone(data)) == ("Stopped", "stopped")
-    assert verdict.next_step(data) == (
+    assert (verdict.title(from_plain(data)), verdict.tone(from_plain(data))) == (
+        "Stopped",
+        "stopped",
+    )
+    assert verdict.next_step(from_plain(data)) == (
         "Run the same command again to resume. Finished steps are not done again."
     )
 
 
 def test_a_bug_is_to_be_reported_and_nothing_is_to_be_corrected(report_in_state: Any):
-    text = verdict.next_step(report_in_state("bug-at-second-pass"))
+    text = verdict.next_step(from_plain(report_in_state("bug-at-second-pass")))
     assert text.startswith("Report the bug with the traceback")
 
 
 def test_a_proven_run_is_to_be_used(report_in_state: Any):
-    assert verdict.next_step(report_in_state("certified")) == (
+    assert verdict.next_step(from_plain(report_in_state("certified"))) == (
         "Use the model in artifact/: its README.md shows how to load it."
     )
 
 
 def test_a_run_without_rows_kept_apart_says_how_many_it_takes(report_in_state: Any):
-    assert verdict.next_step(report_in_state("uncertified")).startswith(
+    assert verdict.next_step(from_plain(report_in_state("uncertified"))).startswith(
         "To certify the drop, give data.certification about 1,300 rows kept apart from the other "
         "splits, and run again."
     )
 
 
 def test_an_unproven_run_says_how_many_rows_would_settle_it(report_in_state: Any):
-    assert verdict.next_step(report_in_state("not-certified")) == (
+    assert verdict.next_step(from_plain(report_in_state("not-certified"))) == (
         "To prove it, give data.certification about 5,400 rows in all or raise budget.max_drop, or "
         "accept the missing proof with --allow-inconclusive."
     )
@@ -192,24 +200,24 @@ def test_advice_names_the_last_pass_within_the_budget(make_report: Any):
     data = make_report(verdict="budget_exceeded", guilty_step="x", final=None).to_dict()
     data["passes"][1]["verdict"] = "budget_exceeded"
     assert "Up to pass 1 (prune_structured) the run was within the budget" in verdict.next_step(
-        data
+        from_plain(data)
     )
 
 
 def test_advice_after_good_passes_points_at_the_export(report_in_state: Any):
     data = report_in_state("over-budget-on-certification") | {"guilty_step": "artifact"}
-    assert "Every pass stayed within" in verdict.next_step(data)
+    assert "Every pass stayed within" in verdict.next_step(from_plain(data))
 
 
 def test_advice_after_a_failed_certification_asks_for_other_rows(report_in_state: Any):
-    text = verdict.next_step(report_in_state("over-budget-on-certification"))
+    text = verdict.next_step(from_plain(report_in_state("over-budget-on-certification")))
     assert "prove the next model with other rows" in text
     assert "parity" not in text
 
 
 def test_a_missing_part_without_a_reason_is_blamed_on_the_step_that_stopped(report_in_state: Any):
     data = report_in_state("over-budget")
-    assert verdict.why_missing(data, "certification") == (
+    assert verdict.why_missing(from_plain(data), "certification") == (
         "the run stopped at passes[0] (prune_structured)"
     )
 
@@ -217,17 +225,19 @@ def test_a_missing_part_without_a_reason_is_blamed_on_the_step_that_stopped(repo
 def test_a_loss_in_a_pass_that_was_not_repaired_names_the_repair(report_in_state: Any):
     data = report_in_state("over-budget")
     data["passes"][0]["tries"] = data["passes"][0]["tries"][:1]
-    assert verdict.next_step(data) == (
+    assert verdict.next_step(from_plain(data)) == (
         "Use milder settings for this pass, let the run look for them (on_failure: repair), or "
         "raise budget.max_drop if that loss is acceptable."
     )
 
 
 def test_a_loss_after_a_repair_does_not_name_it_again(report_in_state: Any):
-    assert verdict.next_step(report_in_state("over-budget")) == (
+    assert verdict.next_step(from_plain(report_in_state("over-budget"))) == (
         "Use milder settings for this pass, or raise budget.max_drop if that loss is acceptable."
     )
 
 
 def test_a_size_that_was_missed_names_what_the_fraction_does_not_touch(report_in_state: Any):
-    assert "trim_vocabulary and int4" in verdict.next_step(report_in_state("missed-goal"))
+    assert "trim_vocabulary and int4" in verdict.next_step(
+        from_plain(report_in_state("missed-goal"))
+    )
