@@ -112,7 +112,7 @@ def measured_at(loads: list[int], recipe: Recipe, step: PruneStructured) -> list
             seconds = time.monotonic() - started
             if scores is None:
                 batches = each_batch(goals.rows.inputs, lambda: None)
-                scores = compensated_scores(model.module, batches, seed=recipe.seed)
+                scores = compensated_scores(model.module, batches, task, seed=recipe.seed)
             shape = shape_of(model.module, scores, goals, step)
         found.append(
             {

@@ -122,7 +122,7 @@ def prune_by_fisher(
     model: TorchModel, ratio: float, calibration: CalibrationInputs, seed: int
 ) -> None:
     batches = (calibration[batch] for batch in range(len(calibration)))
-    scores = fisher_scores(model.module, batches, seed=seed)
+    scores = fisher_scores(model.module, batches, model.task, seed=seed)
     cost = encoder_cost(model.module, "flops", calibration.mean_length)
     heads, neurons = units_to_remove(scores, cost, (1 - ratio) * cost.total, Freedom(16))
     prune_heads(model.module, heads)

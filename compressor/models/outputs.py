@@ -1,4 +1,4 @@
-"""What a PyTorch module of any task gives, read in one place."""
+"""What a PyTorch module gives, where its task is not asked."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from typing import Any
 from torch import Tensor
 
 
-def answers_of(outputs: Any) -> Tensor:
-    """Return the logits `(batch, num_labels)`, or the vectors `(batch, width)`, of a module."""
-    found: Tensor = outputs.sentence_embedding if gives_vectors(outputs) else outputs.logits
+def first_output(outputs: Any) -> Tensor:
+    """Return what a module gives first, such as logits; all it gives comes from the same layers."""
+    found: Tensor = outputs[0]
     return found
-
-
-def gives_vectors(outputs: Any) -> bool:
-    """Return whether these are the outputs of a sentence encoder."""
-    return getattr(outputs, "sentence_embedding", None) is not None

@@ -33,7 +33,6 @@ from compressor.models.loading import (
     read_shape,
     require_class,
 )
-from compressor.models.outputs import answers_of
 from compressor.models.pooling import MODULES, lowers_case, read_pooling, write_pooling
 from compressor.models.sentence_encoder import pooling_of
 from compressor.models.text_files import keep_settings_apart
@@ -74,12 +73,13 @@ class TorchModel:
         return parameter.device
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Return logits `(batch, num_labels)`, or vectors `(batch, width)`, in evaluation mode."""
+        """Return what the task reads, such as logits `(batch, num_labels)`, in evaluation mode."""
         self.module.eval()
         inputs = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
         with torch.inference_mode():
-            outputs: NDArray[np.float32] = answers_of(self.module(**inputs)).float().cpu().numpy()
-        return outputs
+            outputs = self.task.output_of(self.module(**inputs))
+        found: NDArray[np.float32] = outputs.float().cpu().numpy()
+        return found
 
     def parameter_counts(self) -> tuple[int, int]:
         """Return how many parameters there are, and how many of them are not zero."""

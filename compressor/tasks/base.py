@@ -32,6 +32,8 @@ from compressor.tasks.outputs import Outputs, Positions, Rows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressor.tasks.losses import Losses
+
 UNLABELLED = -100  # PyTorch's ignore_index
 DRAWS = 19  # of a random guess; one in twenty does better than the best of them
 Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
@@ -87,6 +89,14 @@ Ability = Literal["labels", "logits", "own_width"]
 
 
 @dataclass(frozen=True)
+class OutputForm:
+    """What a model says of its outputs: the names of its labels, if any, and its configuration."""
+
+    labels: tuple[str, ...]
+    config: Any  # of transformers
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """One kind of problem; `max_length` cuts token sequences (None: the tokenizer's limit)."""
 
@@ -101,6 +111,8 @@ class Task(ABC):
     names_labels: ClassVar[bool]  # whether outputs are of classes with names
     splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
+    # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
+    per_token: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -179,6 +191,41 @@ class Task(ABC):
         count. Only asked of tasks that train on labels.
         """
         return labels
+
+    def labels_of_changed(
+        self, labels: NDArray[Any], partners: NDArray[Any]
+    ) -> NDArray[Any] | None:
+        """Return the labels of texts that lost words or were joined with a partner.
+
+        `partners` are those of what each was joined with, its own where it was not. None where
+        nobody can tell them. By default class ids: two texts of different classes are one text of
+        neither.
+        """
+        return np.where(labels == partners, labels, UNLABELLED)
+
+    @property
+    @abstractmethod
+    def losses(self) -> Losses:
+        """Return what models of this task are trained towards; it needs torch."""
+
+    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
+        """Return where each of the student's numbers stands on the last axis of teacher outputs.
+
+        By default labels, matched by their names. Raises `StepFailed` when the two cannot be
+        compared.
+        """
+        if sorted(student.labels) != sorted(teacher.labels):
+            raise StepFailed(
+                f"the teacher's labels are {list(teacher.labels)}, the student's "
+                f"{list(student.labels)}; they must be the same, so take another teacher or "
+                f"correct id2label in its config.json"
+            )
+        if len(set(student.labels)) != len(student.labels):
+            raise StepFailed(
+                f"the labels {list(student.labels)} are not told apart by their names, so those of "
+                f"teacher and student cannot be matched; correct id2label in config.json"
+            )
+        return [teacher.labels.index(label) for label in student.labels]
 
     @abstractmethod
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from compressor.measurements import AGREEMENT, FlipKind, Score
 from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
+
+if TYPE_CHECKING:
+    from compressor.tasks.losses import ClassLosses
 
 _PROBABILITIES = "probabilities"  # of each class, shape (num_examples, num_labels)
 METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
@@ -43,6 +46,13 @@ class Classification(Task):
     ) -> ClassLogits:
         """Return the logits, shape `(num_examples, num_labels)`."""
         return ClassLogits(np.concatenate(arrays))
+
+    @property
+    def losses(self) -> ClassLosses:
+        """Return cross-entropy and the KL divergence from a teacher."""
+        from compressor.tasks.losses import ClassLosses  # torch, which an artifact has not
+
+        return ClassLosses()
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score by the arg-max of the logits."""

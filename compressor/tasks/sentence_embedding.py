@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
-from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, Predict, Truth
+from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.similarity import (
@@ -33,6 +34,9 @@ from compressor.tasks.similarity import (
 )
 from compressor.tasks.text import TextTask
 from compressor.words import counted
+
+if TYPE_CHECKING:
+    from compressor.tasks.losses import VectorLosses
 
 _VECTORS = "vectors"  # of the texts, shape (num_texts, width)
 _CANDIDATES = 2_000  # texts, at most, among which neighbors are looked for
@@ -81,6 +85,23 @@ class SentenceEmbedding(TextTask):
 
     def hits(self, metric: str, outputs: Outputs, truth: Truth, positions: Positions) -> None:
         """Return None: no vector is the right one."""
+
+    @property
+    def losses(self) -> VectorLosses:
+        """Return losses on where vectors point."""
+        from compressor.tasks.losses import VectorLosses  # torch, which an artifact has not
+
+        return VectorLosses()
+
+    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
+        """Leave the numbers in their places; raises `StepFailed` for another width."""
+        own, other = (int(each.config.hidden_size) for each in (student, teacher))
+        if own != other:
+            raise StepFailed(
+                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
+                f"the same, so take a student and a teacher of one width"
+            )
+        return list(range(own))
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_texts, width)`.

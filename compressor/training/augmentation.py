@@ -22,7 +22,6 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example
-from compressor.training.batches import UNLABELLED
 from compressor.training.schedules import total_steps
 from compressor.training.settings import DistillSettings
 
@@ -59,8 +58,7 @@ def augmented(
     labels = None
     if dataset.labels is not None:
         own = np.tile(dataset.labels, copies)
-        # Two texts of different classes are one text of neither.
-        labels = np.where(own == dataset.labels[partners], own, UNLABELLED)
+        labels = model.task.labels_of_changed(own, dataset.labels[partners])
     return (
         replace(
             dataset,
@@ -80,7 +78,7 @@ def check_augmentation(
 
     Raises `StepFailed` when `settings` ask for changes and the examples are no texts, when pairs
     are to be joined, and when student or teacher has no token to hide words with, or they have
-    different ones.
+    different ones. Also when the loss on labels needs those of changed texts and nobody can tell.
     """
     example = next(iter(dataset.examples), "")
     if settings.augments and not isinstance(example, str | tuple):
@@ -93,6 +91,13 @@ def check_augmentation(
             "join_probability: only single texts can be joined, and these examples are pairs; set "
             "join_probability to 0"
         )
+    if settings.augments and settings.label_weight > 0 and dataset.labels is not None:
+        first = dataset.labels[:1]
+        if model.task.labels_of_changed(first, first) is None:
+            raise StepFailed(
+                f"label_weight: {model.task.name} cannot tell the labels of changed texts; set it "
+                f"to 0, or join_probability, mask_probability and drop_probability"
+            )
     return _mask_token(model, teacher) if settings.mask_probability > 0 else ""
 
 

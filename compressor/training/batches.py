@@ -12,23 +12,23 @@ from torch.utils.data import DataLoader, Sampler
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Example
+from compressor.tasks import Batch, Example, Task
+from compressor.tasks.outputs import Positions
 
 # Batches are sorted by length inside a pool of this many, and shuffled again.
 _BATCHES_PER_POOL = 16
-UNLABELLED = -100  # PyTorch's ignore_index
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
     """One batch: the model's inputs by name, and the positions of its examples in the split.
 
-    `labels` and `rows` have shape `(batch,)`; the labels of unlabelled data are -100, which
-    PyTorch's losses leave out.
+    `targets` is what the task makes of their labels, such as class ids of shape `(batch,)`; None
+    for unlabelled data. `rows` has shape `(batch,)`.
     """
 
     inputs: dict[str, Tensor]
-    labels: Tensor
+    targets: Tensor | None
     rows: Tensor
 
     @property
@@ -75,15 +75,14 @@ def training_loader(
     It begins after `first_batch` batches. It never draws from torch's global generator.
     """
 
-    def collate(rows: list[int]) -> dict[str, dict[str, Tensor] | Tensor]:
+    def collate(rows: list[int]) -> dict[str, dict[str, Tensor] | Tensor | None]:
         encoded = model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
         return {
             "inputs": {name: torch.from_numpy(value) for name, value in encoded.items()},
-            "labels": torch.from_numpy(labels[rows]),
+            "targets": targets_of(model.task, encoded, dataset, rows),
             "rows": torch.tensor(rows),
         }
 
-    labels = np.full(len(dataset), UNLABELLED) if dataset.labels is None else dataset.labels
     lengths = [length_of(example) for example in dataset.examples]
     return DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions
@@ -95,6 +94,13 @@ def training_loader(
     )
 
 
+def targets_of(task: Task, batch: Batch, dataset: Dataset, rows: Positions) -> Tensor | None:
+    """Return what a loss compares outputs for `batch`, those `rows`, with; None without labels."""
+    if dataset.labels is None:
+        return None
+    return torch.from_numpy(task.targets(batch, dataset.labels[np.asarray(rows)]))
+
+
 def length_of(example: Example) -> int:
     """Return about how long an example is when encoded; 0 for images, which are of one size."""
     # Characters stand in for tokens: close enough for sorting, and nothing is tokenized twice.
@@ -103,9 +109,9 @@ def length_of(example: Example) -> int:
     return sum(map(len, example)) if isinstance(example, tuple) else 0
 
 
-def longest(dataset: Dataset, count: int) -> list[Example]:
+def longest(examples: Sequence[Example], count: int) -> list[Example]:
     """Return the `count` longest examples, where differences in how they are encoded show."""
-    return sorted(dataset.examples, key=length_of, reverse=True)[:count]
+    return sorted(examples, key=length_of, reverse=True)[:count]
 
 
 def _chunks(rows: list[int], size: int) -> list[list[int]]:

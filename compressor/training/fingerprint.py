@@ -65,5 +65,5 @@ def _encoding(model: TorchModel, dataset: Dataset) -> str:
 
     A preprocessor has no content that could be compared: its settings hold paths and versions.
     """
-    encoded = model.task.encode(model.preprocessor, longest(dataset, _PROBED_EXAMPLES))
+    encoded = model.task.encode(model.preprocessor, longest(dataset.examples, _PROBED_EXAMPLES))
     return digest_of_tensors({name: torch.from_numpy(value) for name, value in encoded.items()})

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
-from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import kept_features
 from compressor.training.activation_hooks import (
@@ -51,7 +50,7 @@ _Term = Callable[[_Pass, _Pass, Tensor | None], Tensor]
 
 
 class LayerLosses:
-    """The weighted sum of the losses on layers, with the teacher's logits for the others.
+    """The weighted sum of the losses on layers, with the outputs that the others need.
 
     `projection` is trained with the student and thrown away; it is None where the two are equally
     wide.
@@ -77,13 +76,14 @@ class LayerLosses:
         }
 
     def __call__(self, module: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, the student's answers and the teacher's, logits in its own order."""
+        """Return the loss, the student's outputs and the teacher's, in its own order of labels."""
         student = module(**batch.inputs, **self._wanted)
         with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
             target = self._teacher.module(**self._inputs(batch), **self._wanted)
         own, other = _Pass(student, self._recorded), _Pass(target, self._recorded)
         losses = [weight * term(own, other, batch.mask) for weight, term in self._terms]
-        return torch.stack(losses).sum(), answers_of(student), answers_of(target)
+        read = self._teacher.task.output_of
+        return torch.stack(losses).sum(), read(student), read(target)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The losses of fine-tuning and distillation, as pure functions of tensors.
+"""The losses of distillation on what happens inside a model, as pure functions of tensors.
 
 Every loss is a mean, so that its size does not depend on the batch size or on padding, and the
 weights of a recipe keep their meaning from one model to the next. Half precision is summed in
@@ -12,48 +12,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from compressor.training.batches import UNLABELLED
+from compressor.tasks.losses import in_float32
 
 # Attention probabilities below this count as this: dropout leaves zeros, whose logarithm is not.
 _SMALLEST_PROBABILITY = 1e-6
-
-
-def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of `logits` against the class ids `labels`.
-
-    `logits` has shape `(batch, num_labels)`, `labels` `(batch,)`. Rows whose label is -100 have
-    none and do not count; without any other the loss is 0.
-    """
-    total = functional.cross_entropy(_precise(logits), labels, reduction="sum")
-    return total / (labels != UNLABELLED).sum().clamp(min=1)
-
-
-def logits_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the KL divergence from the teacher's softened distribution to the student's.
-
-    Both have shape `(batch, num_labels)`. The mean over the batch is multiplied by the squared
-    temperature, so that gradients keep their size whatever the temperature.
-
-    Ref: Hinton et al. 2015, arXiv:1503.02531, section 2.
-    """
-    student = functional.log_softmax(_precise(student_logits) / temperature, dim=-1)
-    teacher = functional.log_softmax(_precise(teacher_logits) / temperature, dim=-1)
-    divergence = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
-    return divergence * temperature**2
-
-
-def embedding_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
-    """Return the squared error of the student's vectors over the teacher's squared length.
-
-    Both have shape `(batch, width)`. For vectors of length 1 it is twice 1 minus the cosine
-    similarity; for others lengths are learnt too, which those who rank by products need.
-
-    Ref: Reimers & Gurevych 2020, arXiv:2004.09813, eq. 1 (there not divided).
-    """
-    student, teacher = _precise(student_vectors), _precise(teacher_vectors)
-    return (student - teacher).square().sum() / teacher.square().sum()
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,7 +25,7 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = No
     Both have shape `(batch, tokens, width)`; `mask`, shape `(batch, tokens)`, is 0 at padding,
     which does not count. Being relative, 1.0 means no better than all zeros at every layer.
     """
-    student, teacher = _precise(student), _precise(teacher)
+    student, teacher = in_float32(student), in_float32(teacher)
     error = (student - teacher).square().sum(dim=-1)  # (batch, tokens)
     norm = teacher.square().sum(dim=-1)  # (batch, tokens)
     if mask is not None:
@@ -81,7 +44,7 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None)
     Ref: Wang et al. 2020, arXiv:2002.10957, eq. 6 (there head by head).
     """
     # (batch, queries, keys)
-    student, teacher = _precise(student).mean(dim=1), _precise(teacher).mean(dim=1)
+    student, teacher = in_float32(student).mean(dim=1), in_float32(teacher).mean(dim=1)
     if mask is None:
         mask = student.new_ones(student.shape[:2])
     queries = mask.to(student.dtype)  # (batch, queries)
@@ -118,11 +81,6 @@ def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()
 
 
-def _precise(values: Tensor) -> Tensor:
-    """Return half precision as float32, in which sums over a batch keep their digits."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
 def _normalise(attention: Tensor, keys: Tensor) -> Tensor:
     clamped = attention.clamp_min(_SMALLEST_PROBABILITY) * keys
     # Where a key is padding the result is 1, a factor that the caller's mask removes.
@@ -133,7 +91,7 @@ def _log_relations(states: Tensor, num_heads: int, hidden_columns: Tensor) -> Te
     batch, tokens, width = states.shape
     parts = states.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
     # (batch, heads, tokens, tokens)
-    products = _precise(parts @ parts.mT) / math.sqrt(width // num_heads)
+    products = in_float32(parts @ parts.mT) / math.sqrt(width // num_heads)
     # Not -inf: a difference of two would be NaN, also in the gradient.
     lowest = torch.finfo(products.dtype).min
     relations: Tensor = products.masked_fill(hidden_columns, lowest).log_softmax(dim=-1)

@@ -10,21 +10,20 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
-from compressor.models.outputs import answers_of
 from compressor.models.torch_model import TorchModel
+from compressor.tasks.losses import Losses
 from compressor.training.activation_hooks import relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
-from compressor.training.layer_losses import LayerLosses, layer_losses
+from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
-from compressor.training.losses import embedding_loss, logits_kl, task_loss
 from compressor.training.optimizer_state import Moments
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
-from compressor.training.teacher import TeacherLogits, answer_order, check_inputs
+from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
 from compressor.training.trainer import require_embeddings, require_examples, train
-from compressor.training.training_run import AfterStep, LossFunction, TrainingRun, TrainingSummary
+from compressor.training.training_run import AfterStep, TrainingRun, TrainingSummary
 
 
 def finetune(
@@ -47,8 +46,10 @@ def finetune(
     """
     check_finetuning(model, dataset, settings)
 
+    task, losses = model.task, model.task.losses
+
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        return task_loss(module(**batch.inputs).logits, batch.labels)
+        return _on_labels(losses, task.output_of(module(**batch.inputs)), batch)
 
     return train(
         model,
@@ -90,9 +91,9 @@ def distill(
     what is compared. Also raises what `train` raises.
     """
     check_distillation(model, teacher, dataset, settings)
-    order = answer_order(model, teacher)
+    order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
-    on_answers = _answer_loss(model, settings)
+    on_outputs = _output_loss(model, settings)
     teacher.module.to(run.device).eval()
     goal = {
         **(goal or {}),
@@ -101,16 +102,24 @@ def distill(
     }
     run_with = partial(train, model, dataset, settings, run, after_step=after_step, moments=moments)
     if not settings.compares_layers:
-        answers = TeacherLogits(teacher, dataset, order)
-        loss = _loss_on_answers(answers, on_answers)
+        outputs = TeacherOutputs(teacher, dataset, order)
+
+        def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
+            student = model.task.output_of(module(**batch.inputs))
+            return on_outputs(student, outputs(batch.rows, batch.mask), batch)
+
         # Not computed again in other batches, where they would differ in the last bits.
-        return run_with(loss=loss, goal=goal, kept=kept, cached={"teacher_logits": answers})
+        return run_with(loss=loss, goal=goal, kept=kept, cached={"teacher_logits": outputs})
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]
-        loss = _layers_loss(losses, order, on_answers)
+
+        def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
+            on_layers, own, other = losses(module, batch)
+            return on_layers + on_outputs(own, other[..., order], batch)
+
         extra = {} if losses.projection is None else {"projection": losses.projection}
-        return run_with(loss=loss, goal=goal, kept=kept, trained_too=extra)
+        return run_with(loss=loss_with_layers, goal=goal, kept=kept, trained_too=extra)
 
 
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
@@ -128,13 +137,14 @@ def check_distillation(
 ) -> None:
     """Raise `StepFailed` when a student that has been compressed could not learn so either.
 
-    That is for an empty split, labels that are needed and missing, other labels than the teacher's,
-    texts that cannot be changed as asked for, embeddings to freeze where there are none, and for
-    the losses on layers a teacher that reads other tokens, or has no layer `relation_layer`. What
-    depends on the layers that the student is left with is not looked at.
+    That is for an empty split, labels that are needed and missing, a teacher whose outputs are of
+    other labels or another width, texts that cannot be changed as asked for, embeddings to freeze
+    where there are none, and for the losses on layers a teacher that reads other tokens, or has no
+    layer `relation_layer`. What depends on the layers that the student is left with is not looked
+    at.
     """
     require_examples(dataset)
-    answer_order(model, teacher)
+    teacher_order(model, teacher, dataset.examples)
     check_augmentation(model, teacher, dataset, settings)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
@@ -145,39 +155,27 @@ def check_distillation(
         relation_teacher(teacher, settings)
 
 
-# The student's answers, the teacher's and the labels to a loss.
-_AnswerLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+# The student's outputs, the teacher's in the student's order, and the batch to a loss.
+_OutputLoss = Callable[[Tensor, Tensor, TrainingBatch], Tensor]
 
 
-def _loss_on_answers(teacher_answers: TeacherLogits, on_answers: _AnswerLoss) -> LossFunction:
-    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        answers = answers_of(module(**batch.inputs))
-        return on_answers(answers, teacher_answers(batch.rows), batch.labels)
+def _output_loss(model: TorchModel, settings: DistillSettings) -> _OutputLoss:
+    """Return the weighted sum of the losses towards the teacher and on labels."""
+    losses = model.task.losses
 
-    return loss
-
-
-def _layers_loss(losses: LayerLosses, order: list[int], on_answers: _AnswerLoss) -> LossFunction:
-    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        on_layers, student, teacher = losses(module, batch)
-        return on_layers + on_answers(student, teacher[:, order], batch.labels)
-
-    return loss
-
-
-def _answer_loss(model: TorchModel, settings: DistillSettings) -> _AnswerLoss:
-    """Return the loss on what the task's models answer: logits, or vectors."""
-
-    def on_logits(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        total = settings.logits_weight * logits_kl(student, teacher, settings.temperature)
+    def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
+        distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
+        total = settings.logits_weight * distance
         if settings.label_weight > 0:
-            total = total + settings.label_weight * task_loss(student, labels)
+            total = total + settings.label_weight * _on_labels(losses, student, batch)
         return total
 
-    def on_vectors(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG001
-        return settings.logits_weight * embedding_loss(student, teacher)
+    return loss
 
-    return on_logits if model.task.names_labels else on_vectors
+
+def _on_labels(losses: Losses, outputs: Tensor, batch: TrainingBatch) -> Tensor:
+    assert batch.targets is not None, "the split is checked"
+    return losses.on_labels(outputs, batch.targets).mean
 
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:

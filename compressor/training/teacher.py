@@ -1,7 +1,8 @@
-"""What a teacher has to bring before it can teach, and its answers."""
+"""What a teacher has to bring before it can teach, and its outputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Batch, Example
+from compressor.tasks import Batch, Example, OutputForm
 from compressor.training.batches import TrainingBatch, longest
 from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
@@ -24,54 +26,61 @@ _PROBED_EXAMPLES = 8
 _LAYER_WEIGHTS = "hidden_weight, attention_weight, sublayer_weight and relation_weight"
 
 
-class TeacherLogits:
-    """The teacher's answers for a split, computed when a row is first asked for and then kept.
+class TeacherOutputs:
+    """The teacher's outputs for a split, computed when a row is first asked for and then kept.
 
     The teacher reads the examples with its own preprocessor, so its vocabulary may be another.
-    `order` says which of its logits stands where; by default they stay where they are, and so do
-    the numbers of a vector.
+    `order` says which of the numbers on their last axis stands where.
     """
 
-    def __init__(
-        self, teacher: TorchModel, dataset: Dataset, order: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, teacher: TorchModel, dataset: Dataset, order: Sequence[int]) -> None:
         self._teacher = teacher
-        width = len(teacher.labels) or int(teacher.module.config.hidden_size)
-        self._order = list(range(width) if order is None else order)
+        self._order = order
         self._dataset = dataset
-        self._known = np.zeros(len(dataset), dtype=bool)
-        self._logits = np.zeros((len(dataset), width), dtype=np.float32)
+        self._known: dict[int, NDArray[np.float32]] = {}  # without padding, by row
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Return the answers to `rows`, such as `(len(rows), num_labels)`, on the device of `rows`.
+    def __call__(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the outputs for `rows`, such as `(len(rows), num_labels)`, on their device.
 
+        Outputs with an axis of tokens stand where `mask`, shape `(len(rows), tokens)`, is not 0.
         Raises `StepFailed` when one of them is not finite.
         """
-        positions = rows.cpu().numpy()
-        missing = positions[~self._known[positions]]
-        if len(missing) > 0:
-            examples = [self._dataset.examples[row] for row in missing]
-            task, preprocessor = self._teacher.task, self._teacher.preprocessor
-            logits = self._teacher.predict(task.encode(preprocessor, examples))
-            self._logits[missing] = logits[:, self._order]
-            self._known[missing] = True
-        logits = self._logits[positions]
-        if not np.isfinite(logits).all():
+        positions = rows.tolist()
+        self._compute([row for row in positions if row not in self._known])
+        found = [self._known[row] for row in positions]
+        if not all(np.isfinite(output).all() for output in found):
             raise StepFailed(
                 f"{self._dataset.source}: the teacher's answers are not finite for one of the rows "
                 f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
-        return torch.from_numpy(logits).to(rows.device)
+        return torch.from_numpy(_batched(found, mask)).to(rows.device)
+
+    def _compute(self, rows: Sequence[int]) -> None:
+        if rows:
+            task = self._teacher.task
+            batch = _encode(self._teacher, [self._dataset.examples[row] for row in rows])
+            outputs = self._teacher.predict(batch)[..., self._order]
+            self._known.update(zip(rows, task.without_padding(outputs, batch), strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the answers so far, and which rows they are of."""
-        logits = torch.from_numpy(self._logits[self._known])
-        return {"logits": logits, "known": torch.from_numpy(self._known)}
+        """Return the outputs so far one after the other, and their rows and shapes."""
+        rows = sorted(self._known)
+        found = [self._known[row] for row in rows]
+        values = np.concatenate([output.ravel() for output in found] or [np.zeros(0, np.float32)])
+        return {
+            "rows": torch.tensor(rows, dtype=torch.int64),
+            "shapes": torch.tensor([output.shape for output in found], dtype=torch.int64),
+            "values": torch.from_numpy(values),
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Keep these answers instead of computing them."""
-        self._known = state_dict["known"].numpy().copy()
-        self._logits[self._known] = state_dict["logits"].numpy()
+        """Keep these outputs instead of computing them."""
+        values, start = state_dict["values"].numpy(), 0
+        shapes = state_dict["shapes"].tolist()
+        for row, shape in zip(state_dict["rows"].tolist(), shapes, strict=True):
+            end = start + math.prod(shape)
+            self._known[row] = values[start:end].reshape(shape)
+            start = end
 
 
 class TeacherInputs:
@@ -94,35 +103,49 @@ class TeacherInputs:
         }
 
 
-def answer_order(model: TorchModel, teacher: TorchModel) -> list[int]:
-    """Return where each of the student's labels is among the teacher's logits, by its name.
+def teacher_order(model: TorchModel, teacher: TorchModel, examples: Sequence[Example]) -> list[int]:
+    """Return where each of the student's numbers stands on the last axis of teacher outputs.
 
-    The numbers of vectors keep their places. Raises `StepFailed` unless both have the same labels,
-    each once, or vectors of the same width.
+    Raises `StepFailed` when the two give outputs that cannot be compared: those of other labels or
+    of another width, or for other tokens of `examples` where there is an output for each.
     """
-    if not model.task.names_labels:
-        own, other = (int(each.module.config.hidden_size) for each in (model, teacher))
-        if own != other:
-            raise StepFailed(
-                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
-                f"the same, so take a student and a teacher of one width"
-            )
-        return list(range(own))
-    if sorted(model.labels) != sorted(teacher.labels):
-        raise StepFailed(
-            f"the teacher's labels are {list(teacher.labels)}, the student's {list(model.labels)}; "
-            f"they must be the same, so take another teacher or correct id2label in its config.json"
+    own, other = (OutputForm(each.labels, each.module.config) for each in (model, teacher))
+    order = model.task.teacher_order(own, other)
+    if model.task.per_token:
+        _require_same_inputs(
+            model,
+            teacher,
+            examples,
+            "their outputs cannot be compared token by token; take a teacher with the student's "
+            "tokenizer or image processor",
         )
-    if len(set(model.labels)) != len(model.labels):
-        raise StepFailed(
-            f"the labels {list(model.labels)} are not told apart by their names, so those of "
-            f"teacher and student cannot be matched; correct id2label in config.json"
-        )
-    return [teacher.labels.index(label) for label in model.labels]
+    return order
+
+
+def _batched(outputs: Sequence[NDArray[np.float32]], mask: Tensor | None) -> NDArray[np.float32]:
+    """Return outputs of one shape as one array, others where `mask` is not 0, and 0 elsewhere."""
+    if outputs[0].ndim == 1 or mask is None:
+        return np.stack(outputs)
+    places = mask.cpu().numpy() != 0
+    batched = np.zeros((*places.shape, *outputs[0].shape[1:]), dtype=np.float32)
+    batched[places] = np.concatenate(outputs)
+    return batched
 
 
 def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
     """Raise `StepFailed` unless both turn examples into the same tokens or the same pixels."""
+    _require_same_inputs(
+        model,
+        teacher,
+        dataset.examples,
+        f"their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
+        f"student's tokenizer or image processor",
+    )
+
+
+def _require_same_inputs(
+    model: TorchModel, teacher: TorchModel, examples: Sequence[Example], consequence: str
+) -> None:
     ours, theirs = model.preprocessor, teacher.preprocessor
     found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
@@ -130,8 +153,8 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
         if own_vocabulary != vocabulary:
             entries = counted(len(vocabulary), "entry", "entries")
             found = f"it has {entries}, the student's {len(own_vocabulary):,}"
-    examples = [*dataset.examples[:_PROBED_EXAMPLES], *longest(dataset, _PROBED_EXAMPLES)]
-    own, other = _encode(model, examples), _encode(teacher, examples)
+    probed = [*examples[:_PROBED_EXAMPLES], *longest(examples, _PROBED_EXAMPLES)]
+    own, other = _encode(model, probed), _encode(teacher, probed)
     shared = own.keys() & other.keys()
     if not found and not (
         model.module.main_input_name in shared
@@ -140,9 +163,8 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
         found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
         raise StepFailed(
-            f"the teacher reads examples in another way than the student ({found}), so their "
-            f"layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
-            f"student's tokenizer or image processor"
+            f"the teacher reads examples in another way than the student ({found}), so "
+            f"{consequence}"
         )
 
 

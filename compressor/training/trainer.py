@@ -209,7 +209,7 @@ class _Trainer(transformers.Trainer):
     ) -> Tensor:
         del return_outputs, num_items_in_batch
         self.trained_too.zero_grad()  # the Trainer knows of the model's gradients alone
-        batch = TrainingBatch(inputs["inputs"], inputs["labels"], inputs["rows"])
+        batch = TrainingBatch(inputs["inputs"], inputs["targets"], inputs["rows"])
         loss = self.loss(model, batch)
         value = float(loss.detach())
         if not math.isfinite(value):

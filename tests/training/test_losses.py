@@ -8,64 +8,9 @@ from scipy.special import log_softmax
 from compressor.training.losses import (
     attention_loss,
     hidden_state_loss,
-    logits_kl,
     mean_of_pairs,
     relation_loss,
-    task_loss,
 )
-
-
-def test_task_loss_is_the_mean_negative_log_probability_of_the_label():
-    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])
-    # Probabilities of the labels: 3/4 and 1/2.
-    expected = -(math.log(0.75) + math.log(0.5)) / 2
-
-    assert task_loss(logits, torch.tensor([1, 0])).item() == pytest.approx(expected)
-
-
-def test_rows_without_a_label_do_not_count():
-    logits = torch.tensor([[1.0, 2.0], [0.0, 3.0], [5.0, 1.0]], requires_grad=True)
-    some = task_loss(logits, torch.tensor([1, -100, -100]))
-    assert some.item() == pytest.approx(task_loss(logits[:1], torch.tensor([1])).item())
-    none = task_loss(logits, torch.tensor([-100, -100, -100]))
-    none.backward()
-    assert none.item() == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
-
-
-def test_logits_kl_of_equal_distributions_is_zero():
-    logits = torch.tensor([[1.0, 2.0, 3.0]])
-
-    assert logits_kl(logits + 5.0, logits, temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_logits_kl_goes_from_the_teacher_to_the_student():
-    teacher = torch.tensor([[0.0, math.log(3.0)]])  # 1/4 and 3/4
-    student = torch.tensor([[0.0, 0.0]])  # 1/2 and 1/2
-    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-
-    assert logits_kl(student, teacher, temperature=1.0).item() == pytest.approx(expected)
-
-
-def test_logits_kl_is_scaled_by_the_squared_temperature_and_averaged_over_the_batch():
-    # At temperature 2 these soften to (1/4, 3/4) for the teacher.
-    teacher = torch.tensor([[0.0, 2 * math.log(3.0)], [0.0, 0.0]])
-    student = torch.zeros(2, 2)
-    first = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-
-    assert logits_kl(student, teacher, temperature=2.0).item() == pytest.approx(4 * first / 2)
-
-
-def test_gradients_of_logits_kl_approach_those_of_squared_differences_at_high_temperature():
-    # Hinton et al. 2015, eq. 4: for zero-mean logits the gradient tends to (z - v) / N.
-    teacher = torch.tensor([[1.0, -2.0, 1.0]])
-    student = torch.tensor([[0.5, 0.5, -1.0]], requires_grad=True)
-
-    logits_kl(student, teacher, temperature=1000.0).backward()
-
-    expected = (student.detach() - teacher) / 3
-    torch.testing.assert_close(student.grad, expected, atol=5e-3, rtol=0)
 
 
 def test_hidden_state_loss_is_relative_to_the_teachers_norm():

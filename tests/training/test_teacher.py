@@ -10,7 +10,12 @@ from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.recovery import distill
 from compressor.training.settings import DistillSettings
-from compressor.training.teacher import TeacherLogits, answer_order, attention_maps_in, check_layers
+from compressor.training.teacher import (
+    TeacherOutputs,
+    attention_maps_in,
+    check_layers,
+    teacher_order,
+)
 from compressor.training.trainer import TrainingRun
 
 LOGITS = DistillSettings(max_steps=1)
@@ -48,7 +53,7 @@ def add_word(model: TorchModel) -> None:
 def test_logits_are_those_of_the_teacher_in_the_order_asked_for(
     teacher: TorchModel, text_dataset: Dataset
 ):
-    logits = TeacherLogits(teacher, text_dataset)
+    logits = TeacherOutputs(teacher, text_dataset, [0, 1])
     everything = teacher.predict(teacher.task.encode(teacher.preprocessor, text_dataset.examples))
 
     first = logits(torch.tensor([3, 40, 7]))
@@ -63,14 +68,14 @@ def test_a_teacher_that_answers_with_nan_is_refused(teacher: TorchModel, text_da
         teacher.module.classifier.bias[0] = float("nan")
 
     with pytest.raises(ValueError, match=r"teacher's answers are not finite .* \[3, 40\]"):
-        TeacherLogits(teacher, text_dataset)(torch.tensor([3, 40]))
+        TeacherOutputs(teacher, text_dataset, [0, 1])(torch.tensor([3, 40]))
 
 
 def test_labels_are_matched_by_their_names(teacher: TorchModel, tiny_bert: TorchModel):
     teacher.module.config.id2label = {0: "positive", 1: "negative"}
 
-    assert answer_order(tiny_bert, tiny_bert) == [0, 1]
-    assert answer_order(tiny_bert, teacher) == [1, 0]
+    assert teacher_order(tiny_bert, tiny_bert, ["good"]) == [0, 1]
+    assert teacher_order(tiny_bert, teacher, ["good"]) == [1, 0]
 
 
 @pytest.mark.parametrize("settings", [LOGITS, HIDDEN])
@@ -121,7 +126,7 @@ def test_labels_of_one_name_cannot_be_matched(tiny_bert: TorchModel, teacher: To
     teacher.module.config.id2label = {0: "same", 1: "same"}
 
     with pytest.raises(ValueError, match="not told apart by their names"):
-        answer_order(tiny_bert, teacher)
+        teacher_order(tiny_bert, teacher, ["good"])
 
 
 def test_label_weight_without_labels_is_refused(
@@ -232,16 +237,16 @@ def test_a_layer_without_attention_map_is_refused(
 
 
 def test_only_answers_that_are_known_are_kept(tiny_bert: TorchModel, text_dataset: Dataset):
-    answers = TeacherLogits(tiny_bert, text_dataset)
+    answers = TeacherOutputs(tiny_bert, text_dataset, [0, 1])
     asked = torch.tensor([5, 3, 40])
     expected = answers(asked)
 
     state = answers.state_dict()
-    other = TeacherLogits(tiny_bert, text_dataset)
+    other = TeacherOutputs(tiny_bert, text_dataset, [0, 1])
     other.load_state_dict(state)
 
-    assert state["logits"].shape == (3, 2)
-    assert state["known"].nonzero()[:, 0].tolist() == [3, 5, 40]
+    assert state["values"].shape == (3 * 2,)
+    assert state["rows"].tolist() == [3, 5, 40]
     with torch.no_grad():  # what it would compute now is something else
         tiny_bert.module.classifier.weight.zero_()
     assert torch.equal(other(asked), expected)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.progress import SILENT
 from compressor.training.batches import TrainingBatch
-from compressor.training.losses import task_loss
 from compressor.training.schedules import total_steps
 from compressor.training.settings import TrainingSettings
 from compressor.training.trainer import TrainingDiverged, TrainingRun, train
@@ -23,7 +23,7 @@ FAST = TrainingSettings(epochs=20, batch_size=8, learning_rate=2e-3)
 
 
 def cross_entropy(module: nn.Module, batch: TrainingBatch) -> Tensor:
-    return task_loss(module(**batch.inputs).logits, batch.labels)
+    return functional.cross_entropy(module(**batch.inputs).logits, batch.targets)
 
 
 def in_folder(run: TrainingRun, name: str) -> TrainingRun:

@@ -263,10 +263,10 @@ def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -
         return magnitude_scores(model.module, order=1 if settings.importance[-1] == "1" else 2)
     batches = calibration_batches(model, settings, context, "measuring heads and neurons")
     if settings.importance == "taylor":
-        return taylor_scores(model.module, batches)
+        return taylor_scores(model.module, batches, model.task)
     unlabelled = (inputs for inputs, _ in batches)
     if settings.importance == "fisher":
-        return fisher_scores(model.module, unlabelled, seed=context.seed)
+        return fisher_scores(model.module, unlabelled, model.task, seed=context.seed)
     return activation_scores(model.module, unlabelled)
 
 

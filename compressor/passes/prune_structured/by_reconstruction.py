@@ -106,12 +106,12 @@ class Reconstruction:
 
         On few rows most units seem free to go, as others make up for them there by chance.
         """
-        calibration = self.rows.inputs
+        calibration, task = self.rows.inputs, self.teacher.task
         with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
             batches = each_batch(calibration, advance)
             if self.rows.are_few:
-                return fisher_scores(module, batches, seed=context.seed)
-            return compensated_scores(module, batches, seed=context.seed)
+                return fisher_scores(module, batches, task, seed=context.seed)
+            return compensated_scores(module, batches, task, seed=context.seed)
 
 
 def check_reconstruction(

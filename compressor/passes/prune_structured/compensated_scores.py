@@ -27,6 +27,7 @@ from compressor.passes.prune_structured.fisher import (
     require_finite,
 )
 from compressor.passes.prune_structured.importance import UnitScores
+from compressor.tasks import Task
 
 _NEURONS_AT_ONCE = 16  # that leave before the others are compared again
 _DAMPING = 1e-3  # of the mean diagonal of the inputs' second moments
@@ -34,7 +35,7 @@ _FLOOR = 0.1  # weight of a token that no answer depends on, where the mean of a
 
 
 def compensated_scores(
-    module: Any, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0
+    module: Any, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
 ) -> UnitScores:
     """Return what each unit costs at the moment it leaves, in the KL divergence of the answers.
 
@@ -51,7 +52,7 @@ def compensated_scores(
     factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
     """
     parts = parts_of(module)
-    moments = _measure(module, [part for part in parts if part is not None], batches, seed)
+    moments = _measure(module, [part for part in parts if part is not None], batches, task, seed)
     for part, found in moments.items():
         require_finite(parts, part, found.inputs)
         require_finite(parts, part, found.gradients)
@@ -145,12 +146,16 @@ def _features(units: Tensor, dim: int) -> Tensor:
 
 
 def _measure(
-    module: Any, parts: Sequence[Part], batches: Iterable[Mapping[str, Tensor]], seed: int
+    module: Any,
+    parts: Sequence[Part],
+    batches: Iterable[Mapping[str, Tensor]],
+    task: Task,
+    seed: int,
 ) -> dict[Part, Moments]:
     """Return the moments around each output projection, in one pass over `batches`."""
     moments = {part: _no_moments(output_of(part)) for part in parts}
     num_examples = 0
-    for size, calls in gradients_at_outputs(module, parts, batches, seed):
+    for size, calls in gradients_at_outputs(module, parts, batches, task, seed):
         for part, found in moments.items():
             for call in calls[output_of(part)]:
                 _add(found, call)

@@ -10,7 +10,6 @@ similarity to the model's own vector falls.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,23 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Attention, FeedForward, encoder_layers
-from compressor.models.outputs import answers_of, gives_vectors
 from compressor.passes.prune_structured.importance import UnitScores
-
-_TEMPERATURE = 2.0  # softens confident answers, whose Fisher information would vanish
-_MAX_PROBES = 8  # backward passes for each batch
-# Of vectors, whose every row draws signs of its own: hundreds of rows average out what two leave.
-_DIRECTION_PROBES = 2
+from compressor.tasks import Task
 
 Part = Attention | FeedForward
 
 
 def fisher_scores(
-    module: Any, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0
+    module: Any, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
 ) -> UnitScores:
     """Return the mean over examples of the diagonal Fisher information of each unit's mask.
 
@@ -54,7 +47,7 @@ def fisher_scores(
     parts = parts_of(module)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
     num_examples = 0
-    for size, calls in gradients_at_outputs(module, list(sums), batches, seed):
+    for size, calls in gradients_at_outputs(module, list(sums), batches, task, seed):
         for part, total in sums.items():
             total += _squared_mask_gradients(part, calls[output_of(part)])
         num_examples += size
@@ -79,7 +72,11 @@ class Call:
 
 
 def gradients_at_outputs(
-    module: Any, parts: Sequence[Part], batches: Iterable[Mapping[str, Tensor]], seed: int
+    module: Any,
+    parts: Sequence[Part],
+    batches: Iterable[Mapping[str, Tensor]],
+    task: Task,
+    seed: int,
 ) -> Iterator[tuple[int, dict[nn.Linear, list[Call]]]]:
     """Yield for each batch its size and what happened at the output projections of `parts`.
 
@@ -91,7 +88,7 @@ def gradients_at_outputs(
     num_examples = 0
     for inputs in batches:
         with _watched([output_of(part) for part in parts]) as seen, torch.enable_grad():
-            probes = list(_probes(module(**inputs), generator))
+            probes = list(_probes(module, inputs, task, generator))
             flat = [output for uses in seen.values() for _, output in uses]
             rows = [torch.autograd.grad(probe, flat, retain_graph=True) for probe in probes]
         of_output = dict(zip(flat, zip(*rows, strict=True), strict=True))
@@ -175,49 +172,17 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
     return torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _probes(outputs: Any, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield scalars `v` whose squared derivatives add up to the Fisher information of an example.
-
-    Each is summed over the batch, whose examples do not touch each other.
-    """
-    answers = answers_of(outputs)
-    if not answers.isfinite().all():
+def _probes(
+    module: Any, inputs: Mapping[str, Tensor], task: Task, generator: torch.Generator
+) -> Iterator[Tensor]:
+    outputs = task.output_of(module(**inputs))
+    if not outputs.isfinite().all():
         raise StepFailed(
             "the model's answers on the calibration split are not finite, so nothing can be "
             "measured; its weights are broken, check the checkpoint or the training before this "
             "step"
         )
-    if gives_vectors(outputs):
-        yield from _direction_probes(answers, generator)
-    else:
-        yield from _fisher_probes(answers, generator)
-
-
-def _direction_probes(vectors: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Project the vectors of length 1, shape `(batch, width)`, onto random signs.
-
-    Over all signs the mean square of a projection is the squared length (Hutchinson 1990,
-    Communications in Statistics - Simulation and Computation 19:433).
-    """
-    directions = functional.normalize(vectors, dim=-1)
-    for _ in range(_DIRECTION_PROBES):
-        signs = torch.randint(0, 2, vectors.shape, generator=generator).to(vectors) * 2 - 1
-        yield (signs * directions).sum() / math.sqrt(_DIRECTION_PROBES)
-
-
-def _fisher_probes(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    p = torch.softmax(logits.detach() / _TEMPERATURE, dim=-1)  # (batch, classes)
-    num_classes = p.shape[-1]
-    centred = logits - (p * logits).sum(dim=-1, keepdim=True)
-    if num_classes == 2:
-        yield ((p[:, 0] * p[:, 1]).sqrt() * (logits[:, 1] - logits[:, 0])).sum()
-    elif num_classes <= _MAX_PROBES:
-        for index in range(num_classes):
-            yield (p[:, index].sqrt() * centred[:, index]).sum()
-    else:
-        for _ in range(_MAX_PROBES):
-            signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-            yield (p.sqrt() * signs * centred).sum() / math.sqrt(_MAX_PROBES)
+    yield from task.losses.fisher_probes(outputs, inputs.get("attention_mask"), generator)
 
 
 def _squared_mask_gradients(part: Part, calls: Sequence[Call]) -> Tensor:

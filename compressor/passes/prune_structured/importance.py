@@ -24,10 +24,10 @@ from compressor.models.families.layers import (
     encoder_layers,
     layer_list,
 )
-from compressor.models.outputs import answers_of, gives_vectors
+from compressor.tasks import Task
 from compressor.words import counted
 
-# The inputs of a model by name, and the class ids of the examples; None for unlabelled examples.
+# The inputs of a model by name, and the targets that the task makes of the examples' labels.
 LabelledInputs = tuple[Mapping[str, Tensor], Tensor | None]
 
 
@@ -79,22 +79,23 @@ def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
     )
 
 
-def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
+def taylor_scores(module: Any, batches: Iterable[LabelledInputs], task: Task) -> UnitScores:
     """Estimate from gradients how much the loss changes when a unit is set to zero.
 
     Each unit's output is multiplied by a gate of 1 and the loss is differentiated by the gate,
     example by example, in evaluation mode; the score is the mean over examples of the absolute
-    gradient. The loss is the cross-entropy on the labels or, for examples without labels, on the
-    classes that the model itself predicts. Scores are in units of the loss in every layer, so they
+    gradient. The loss is the task's on labels or, for examples without labels, on what the model
+    itself predicts. Scores are in units of the loss in every layer, so they
     compare across layers as they are.
 
-    Raises `StepFailed` when there are no examples or a score is not finite.
+    Raises `StepFailed` when there are no examples, when a score is not finite, and without labels
+    when the loss towards a model's own outputs has no gradient.
     Ref: Michel et al. 2019, arXiv:1905.10650 (heads; there divided by the layer's norm); Molchanov
     et al. 2019, arXiv:1906.10771 (gates and comparing layers as they are; there squared instead of
     absolute).
     """
     with _in_evaluation_mode(module):
-        sums, num_examples = _sum_of_gate_gradients(module, batches)
+        sums, num_examples = _sum_of_gate_gradients(module, batches, task)
     if num_examples == 0:
         raise StepFailed("Taylor importance needs at least one example, got none")
     means = UnitScores(
@@ -104,12 +105,11 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs]) -> UnitScores:
     return _require_finite(means, f"Taylor importance over {counted(num_examples, 'example')}")
 
 
-def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
+def layer_losses(module: Any, batches: Sequence[LabelledInputs], task: Task) -> Tensor:
     """Measure the loss without each layer, shape `(layers,)`, float64 on the CPU.
 
-    The loss is the mean cross-entropy, on the labels or on the classes that the whole model
-    predicts; of vectors 1 minus the cosine similarity to those of the whole model. It takes one
-    pass over `batches` for each layer, and one more without labels.
+    The loss is the task's, a mean over examples, on labels or on what the whole model predicts. It
+    takes one pass over `batches` for each layer, and one more without labels.
 
     Raises `StepFailed` when there are no examples or a loss is not finite.
     Ref: Kim et al. 2024, arXiv:2402.02834 (there by perplexity).
@@ -120,13 +120,13 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs]) -> Tensor:
     losses = []
     with _in_evaluation_mode(module), torch.no_grad():
         targets = [
-            _own_target(module(**inputs)) if labels is None else labels
+            _own_targets(module, inputs, task) if labels is None else labels
             for inputs, labels in batches
         ]
         for index, layer in enumerate(list(layers)):
             del layers[index]
             try:
-                losses.append(_mean_loss(module, batches, targets))
+                losses.append(_mean_loss(module, batches, targets, task))
             finally:
                 layers.insert(index, layer)
     if not all(map(math.isfinite, losses)):
@@ -156,26 +156,20 @@ def _in_evaluation_mode(module: Any) -> Iterator[None]:
         module.train(was_training)
 
 
-def _mean_loss(module: Any, batches: Sequence[LabelledInputs], targets: Sequence[Tensor]) -> float:
+def _mean_loss(
+    module: Any, batches: Sequence[LabelledInputs], targets: Sequence[Tensor], task: Task
+) -> float:
     total, num_examples = 0.0, 0
     for (inputs, _), target in zip(batches, targets, strict=True):
-        total += _loss(module(**inputs), target).item()
-        num_examples += len(target)
+        outputs = task.output_of(module(**inputs))
+        total += task.losses.on_labels(outputs, target).total.item()
+        num_examples += len(outputs)
     return total / num_examples
 
 
-def _own_target(outputs: Any) -> Tensor:
-    """Return what stands for labels where there are none: the model's own classes or vectors."""
-    answers = answers_of(outputs)
-    return answers if gives_vectors(outputs) else answers.argmax(dim=-1)
-
-
-def _loss(outputs: Any, target: Tensor) -> Tensor:
-    """Return the loss summed over a batch."""
-    answers = answers_of(outputs)
-    if gives_vectors(outputs):
-        return (1 - functional.cosine_similarity(answers, target, dim=-1)).sum()
-    return functional.cross_entropy(answers, target, reduction="sum")
+def _own_targets(module: Any, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
+    outputs = task.output_of(module(**inputs))
+    return task.losses.own_targets(outputs, inputs.get("attention_mask"))
 
 
 def _head_norms(layer: EncoderLayer, order: int) -> Tensor:
@@ -241,7 +235,7 @@ def _hooked(gates: Sequence[_Gates | None]) -> Iterator[None]:
 
 
 def _sum_of_gate_gradients(
-    module: Any, batches: Iterable[LabelledInputs]
+    module: Any, batches: Iterable[LabelledInputs], task: Task
 ) -> tuple[UnitScores, int]:
     layers = encoder_layers(module)
     parts = [part for layer in layers for part in (layer.attention, layer.feed_forward)]
@@ -250,7 +244,7 @@ def _sum_of_gate_gradients(
     num_examples = 0
     with _hooked(gates), torch.enable_grad():
         for inputs, labels in batches:
-            gradients = _gate_gradients(module, gates, inputs, labels)  # (batch, units) each
+            gradients = _gate_gradients(module, gates, inputs, labels, task)  # (batch, units) each
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient.abs().sum(dim=0)
             num_examples += len(gradients[0])
@@ -262,23 +256,25 @@ def _gate_gradients(
     gates: Sequence[_Gates | None],
     inputs: Mapping[str, Tensor],
     labels: Tensor | None,
+    task: Task,
 ) -> list[Tensor]:
     for gate in gates:
         if gate:
             gate.values = None
-    outputs = module(**inputs)
-    if gives_vectors(outputs):
-        raise StepFailed(
-            "Taylor importance is the gradient of a loss on labels; a model's vectors agree with "
-            "themselves, where that gradient is 0: use importance fisher, activation or magnitude"
-        )
-    logits = outputs.logits  # (batch, num_labels)
-    targets = logits.argmax(dim=-1) if labels is None else labels
+    losses, outputs = task.losses, task.output_of(module(**inputs))
+    if labels is None:
+        if not losses.own_targets_have_gradient:
+            raise StepFailed(
+                "Taylor importance is the gradient of a loss on labels; without any a model's "
+                "outputs are compared with themselves, where that gradient is 0: use importance "
+                "fisher, activation or magnitude"
+            )
+        labels = losses.own_targets(outputs.detach(), inputs.get("attention_mask"))
     # Summed, not averaged, so that each row of a gate's gradient is its own example's.
-    loss = functional.cross_entropy(logits, targets, reduction="sum")
+    loss = losses.on_labels(outputs, labels).total
     wanted = [gate.values for gate in gates if gate and gate.values is not None]
     found = iter(torch.autograd.grad(loss, wanted))
     return [
-        next(found).double().cpu() if gate else torch.zeros(len(logits), 0, dtype=torch.float64)
+        next(found).double().cpu() if gate else torch.zeros(len(outputs), 0, dtype=torch.float64)
         for gate in gates
     ]

@@ -15,6 +15,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.passes.base import NothingToRemove, PassContext
 from compressor.passes.prune_structured.activation import block_influences
 from compressor.passes.prune_structured.importance import LabelledInputs, layer_losses
+from compressor.training.batches import targets_of
 from compressor.training.layer_map import chosen_layers
 from compressor.words import counted
 
@@ -66,10 +67,8 @@ def calibration_batches(
             inputs = {
                 name: torch.from_numpy(value).to(context.device) for name, value in encoded.items()
             }
-            labels = None
-            if dataset.labels is not None:
-                labels = torch.from_numpy(dataset.labels[rows]).to(context.device)
-            yield inputs, labels
+            targets = targets_of(model.task, encoded, dataset, rows)
+            yield inputs, None if targets is None else targets.to(context.device)
             advance(len(rows))
 
 
@@ -96,7 +95,7 @@ def _drop_by_loss(
     batches = list(calibration_batches(model, settings, context, "reading calibration rows"))
     with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
         while len(kept) > wanted:
-            weakest = int(layer_losses(model.module, batches).argmin())
+            weakest = int(layer_losses(model.module, batches, model.task).argmin())
             del kept[weakest]
             keep_layers(model.module, [i for i in range(len(kept) + 1) if i != weakest])
             advance()

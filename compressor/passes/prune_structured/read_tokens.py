@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.models.families.layers import layer_list
-from compressor.models.outputs import answers_of
+from compressor.models.outputs import first_output
 
 
 def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
@@ -30,7 +30,7 @@ def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     handle = layer_list(module)[-1].register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = answers_of(module(**inputs))
+            logits = first_output(module(**inputs))
             random = torch.Generator().manual_seed(0)
             probe = torch.randn(logits.shape, generator=random).to(logits)
             [gradient] = torch.autograd.grad((logits * probe).sum(), [seen[0]])

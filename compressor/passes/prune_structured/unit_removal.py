@@ -22,7 +22,7 @@ from compressor.models.families.layers import (
     encoder_layers,
     require_prunable_heads,
 )
-from compressor.models.outputs import answers_of
+from compressor.models.outputs import first_output
 from compressor.models.structure import remove_attention, remove_feed_forward, set_num_heads
 
 Scope = Literal["layer", "global"]
@@ -132,7 +132,7 @@ class DependencyGraph:
             self._graph = torch_pruning.DependencyGraph().build_dependency(
                 module,
                 example_inputs=_example_inputs(module),
-                output_transform=answers_of,
+                output_transform=first_output,
                 verbose=False,
             )
         for parameter in frozen:

@@ -40,7 +40,7 @@ from compressor.passes.quantize_aware_train.fake_quantize import (
 )
 from compressor.tasks import Batch, Example
 from compressor.training.recovery import distill
-from compressor.training.teacher import answer_order
+from compressor.training.teacher import teacher_order
 from compressor.training.trainer import TrainingRun
 from compressor.words import counted
 
@@ -75,9 +75,9 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     teacher.module.to(context.device)
     chunks = list(_measured(settings, context))
     rows = [_encode(model, chunk) for chunk in chunks]
-    order = answer_order(model, teacher)
+    order = teacher_order(model, teacher, chunks[0])
     # Its own tokens and its own order of labels: the passes before may have changed the model's.
-    wanted = [teacher.predict(_encode(teacher, chunk))[:, order] for chunk in chunks]
+    wanted = [teacher.predict(_encode(teacher, chunk))[..., order] for chunk in chunks]
     has_tables = any(isinstance(part, nn.Embedding) for part in model.module.modules())
     settings = settings.model_copy(
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}

@@ -16,6 +16,9 @@ from compressor.passes.prune_structured.importance import (
     taylor_scores,
 )
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
+from compressor.tasks import load_task
+
+TASK = load_task("text-classification")  # and that of images: one label for each row
 
 
 def zero_bert() -> Any:
@@ -109,7 +112,7 @@ def test_taylor_is_the_first_order_change_of_the_loss(
     encoder = make_encoder(model_type, attention)
     heads, neurons = first_order_change(encoder, encoder.labels)
 
-    scores = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)])
+    scores = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
 
     close = {"atol": 1e-6, "rtol": 1e-4, "check_dtype": False}
     torch.testing.assert_close(list(scores.heads), heads, **close)
@@ -123,8 +126,8 @@ def test_taylor_does_not_depend_on_how_examples_are_batched(make_encoder):
         for row, label in enumerate(encoder.labels)
     ]
 
-    together = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)])
-    apart = taylor_scores(encoder.module, rows)
+    together = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+    apart = taylor_scores(encoder.module, rows, TASK)
 
     torch.testing.assert_close(apart.heads, together.heads, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(apart.neurons, together.neurons, atol=1e-6, rtol=1e-4)
@@ -134,8 +137,8 @@ def test_taylor_without_labels_takes_the_predicted_classes(make_encoder):
     encoder = make_encoder("bert")
     predicted = encoder.logits().argmax(dim=-1)
 
-    own = taylor_scores(encoder.module, [(encoder.inputs, None)])
-    given = taylor_scores(encoder.module, [(encoder.inputs, predicted)])
+    own = taylor_scores(encoder.module, [(encoder.inputs, None)], TASK)
+    given = taylor_scores(encoder.module, [(encoder.inputs, predicted)], TASK)
 
     torch.testing.assert_close(own.heads, given.heads)
     torch.testing.assert_close(own.neurons, given.neurons)
@@ -148,8 +151,8 @@ def test_taylor_works_in_chunks_in_frozen_models_and_leaves_no_trace(make_encode
     for parameter in chunked.module.parameters():
         parameter.requires_grad_(False)
 
-    expected = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)])
-    scores = taylor_scores(chunked.module, [(encoder.inputs, encoder.labels)])
+    expected = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+    scores = taylor_scores(chunked.module, [(encoder.inputs, encoder.labels)], TASK)
 
     torch.testing.assert_close(scores.neurons, expected.neurons, atol=1e-6, rtol=1e-4)
     assert chunked.module.training
@@ -165,7 +168,7 @@ def test_sub_layers_that_are_gone_have_no_scores(make_encoder):
     found = (
         random_scores(encoder.module, 0),
         magnitude_scores(encoder.module),
-        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)]),
+        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK),
     )
 
     assert [[len(layer) for layer in scores.heads] for scores in found] == [[0, 4]] * 3
@@ -181,7 +184,7 @@ def test_random_scores_depend_on_the_seed_alone(make_encoder):
 
 def test_taylor_needs_an_example(make_encoder):
     with pytest.raises(ValueError, match="needs at least one example, got none"):
-        taylor_scores(make_encoder("bert").module, [])
+        taylor_scores(make_encoder("bert").module, [], TASK)
 
 
 def test_scores_that_are_not_finite_name_the_layer(make_encoder):
@@ -190,7 +193,7 @@ def test_scores_that_are_not_finite_name_the_layer(make_encoder):
     with pytest.raises(ValueError, match="magnitude of weights is not finite in layer 1"):
         magnitude_scores(encoder.module)
     with pytest.raises(ValueError, match="over 3 examples is not finite in layer 0"):
-        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)])
+        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
@@ -203,7 +206,7 @@ def test_layer_losses_are_those_of_models_without_the_layer(make_encoder, model_
         logits = encoder.logits(smaller)
         expected.append(torch.nn.functional.cross_entropy(logits, encoder.labels).item())
 
-    losses = layer_losses(encoder.module, [(encoder.inputs, encoder.labels)])
+    losses = layer_losses(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
 
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert len(encoder_layers(encoder.module)) == 2
@@ -212,15 +215,15 @@ def test_layer_losses_are_those_of_models_without_the_layer(make_encoder, model_
 def test_layer_losses_without_labels_compare_with_the_whole_model(make_encoder):
     encoder = make_encoder("bert")
     predicted = encoder.logits().argmax(dim=-1)
-    own = layer_losses(encoder.module, [(encoder.inputs, None)])
-    given = layer_losses(encoder.module, [(encoder.inputs, predicted)])
+    own = layer_losses(encoder.module, [(encoder.inputs, None)], TASK)
+    given = layer_losses(encoder.module, [(encoder.inputs, predicted)], TASK)
     assert torch.equal(own, given)
 
 
 def test_layer_losses_need_an_example_and_a_finite_loss(make_encoder):
     encoder = make_encoder("bert")
     with pytest.raises(ValueError, match="needs at least one example, got none"):
-        layer_losses(encoder.module, [])
+        layer_losses(encoder.module, [], TASK)
     encoder.module.classifier.bias.data.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite"):
-        layer_losses(encoder.module, [(encoder.inputs, encoder.labels)])
+        layer_losses(encoder.module, [(encoder.inputs, encoder.labels)], TASK)

@@ -396,7 +396,9 @@ def test_the_layer_without_which_the_loss_is_lowest_goes(
     encoded = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
     assert text_dataset.labels is not None
-    losses = layer_losses(tiny_bert.module, [(inputs, torch.from_numpy(text_dataset.labels))])
+    losses = layer_losses(
+        tiny_bert.module, [(inputs, torch.from_numpy(text_dataset.labels))], tiny_bert.task
+    )
     stays = tiny_bert.module.bert.encoder.layer[1 - int(losses.argmin())]
     settings = PruneStructured(layers=1)
     assert settings.required_splits() == {"calibration"}

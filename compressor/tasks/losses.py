@@ -1,0 +1,203 @@
+"""The losses of tasks in PyTorch: on labels, towards a teacher, and by a model's own predictions.
+
+Training and the scores of heads, neurons and layers take all their losses from here, through
+`Task.losses`, and never ask what a model gives. Apart from the tasks because it needs torch, which
+is not installed where an artifact runs. Half precision is summed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressor.tasks.base import UNLABELLED
+
+_TEMPERATURE = 2.0  # softens confident predictions, whose Fisher information would vanish
+_MAX_PROBES = 8  # backward passes for each batch
+# Of vectors, whose every row draws signs of its own: hundreds of rows average out what two leave.
+_DIRECTION_PROBES = 2
+
+
+@dataclass(frozen=True)
+class SummedLoss:
+    """A loss summed over a batch, and over how many targets, such as the labels that are there."""
+
+    total: Tensor
+    count: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Return the mean over the targets; 0 where there are none."""
+        return self.total / self.count.clamp(min=1)
+
+
+class Losses(ABC):
+    """The losses of one task.
+
+    `outputs` is what `Task.output_of` reads of a module, with the batch as its first axis.
+    `targets` is what `Task.targets` makes of labels, as a tensor, or what `own_targets` returns.
+    `mask`, shape `(batch, tokens)`, is 0 at padding, which never counts; it is None where a batch
+    has no attention mask. Outputs without an axis of tokens have no padding.
+    """
+
+    # Whether the loss towards `own_targets` has a gradient. A distance to itself has none.
+    own_targets_have_gradient: ClassVar[bool] = True
+
+    @abstractmethod
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the loss of `outputs` against `targets`; examples do not touch each other."""
+
+    @abstractmethod
+    def to_teacher(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Return the distance of the student's outputs from the teacher's, a mean over the batch.
+
+        Both have one shape. A larger `temperature` softens predictions that have one.
+        """
+
+    @abstractmethod
+    def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what a model's own `outputs` say in the place of labels, such as classes."""
+
+    @abstractmethod
+    def fisher_probes(
+        self, outputs: Tensor, mask: Tensor | None, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield scalars whose squared derivatives add up to the Fisher information of an example.
+
+        It is that of the model's own predictions, softened. Each scalar is summed over the batch,
+        whose examples do not touch each other, so a derivative by what belongs to one example is
+        that example's. An example with several predictions needs a sign, drawn from `generator`,
+        for each of them, so that their squares add up on average.
+        """
+
+
+class ClassLosses(Losses):
+    """Cross-entropy of one class; `outputs` has shape `(batch, num_labels)`, targets `(batch,)`."""
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the cross-entropy; rows whose label is -100 have none and do not count."""
+        total = functional.cross_entropy(in_float32(outputs), targets, reduction="sum")
+        return SummedLoss(total, (targets != UNLABELLED).sum())
+
+    def to_teacher(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,  # noqa: ARG002 - one row is one example
+        temperature: float,
+    ) -> Tensor:
+        """Return the KL divergence from the teacher's softened distribution to the student's.
+
+        The mean over the batch is multiplied by the squared temperature, so that gradients keep
+        their size whatever the temperature.
+
+        Ref: Hinton et al. 2015, arXiv:1503.02531, section 2.
+        """
+        own = functional.log_softmax(in_float32(student) / temperature, dim=-1)
+        other = functional.log_softmax(in_float32(teacher) / temperature, dim=-1)
+        divergence = functional.kl_div(own, other, log_target=True, reduction="batchmean")
+        return divergence * temperature**2
+
+    def own_targets(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the class with the largest logit of each row."""
+        return outputs.argmax(dim=-1)
+
+    def fisher_probes(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        generator: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield them for the class drawn from the logits softened at temperature 2.
+
+        Exact up to 8 classes; with more, 8 random projections, whose mean is right.
+        """
+        p = torch.softmax(outputs.detach() / _TEMPERATURE, dim=-1)  # (batch, classes)
+        num_classes = p.shape[-1]
+        centred = outputs - (p * outputs).sum(dim=-1, keepdim=True)
+        if num_classes == 2:
+            yield ((p[:, 0] * p[:, 1]).sqrt() * (outputs[:, 1] - outputs[:, 0])).sum()
+        elif num_classes <= _MAX_PROBES:
+            for index in range(num_classes):
+                yield (p[:, index].sqrt() * centred[:, index]).sum()
+        else:
+            for _ in range(_MAX_PROBES):
+                signs = random_signs(p, generator)
+                yield (p.sqrt() * signs * centred).sum() / math.sqrt(_MAX_PROBES)
+
+
+class VectorLosses(Losses):
+    """Losses on where vectors point, shape `(batch, width)`; there are no labels of vectors."""
+
+    own_targets_have_gradient: ClassVar[bool] = False
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return 1 minus the cosine similarity to the vectors `targets`."""
+        missing = 1 - functional.cosine_similarity(outputs, targets, dim=-1)
+        return SummedLoss(missing.sum(), torch.tensor(len(outputs)))
+
+    def to_teacher(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,  # noqa: ARG002 - one row is one example
+        temperature: float,  # noqa: ARG002 - vectors have none
+    ) -> Tensor:
+        """Return the squared error of the student's vectors over the teacher's squared length.
+
+        For vectors of length 1 it is twice 1 minus the cosine similarity; for others lengths are
+        learnt too, which those who rank by products need.
+
+        Ref: Reimers & Gurevych 2020, arXiv:2004.09813, eq. 1 (there not divided).
+        """
+        own, other = in_float32(student), in_float32(teacher)
+        return (own - other).square().sum() / other.square().sum()
+
+    def own_targets(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the vectors."""
+        return outputs
+
+    def fisher_probes(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        generator: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Project the vectors of length 1 onto random signs.
+
+        They are means of a normal distribution around the direction, whose Fisher information is
+        the squared derivative of that direction. Over all signs the mean square of a projection is
+        the squared length (Hutchinson 1990, Communications in Statistics - Simulation and
+        Computation 19:433).
+        """
+        directions = functional.normalize(outputs, dim=-1)
+        for _ in range(_DIRECTION_PROBES):
+            signs = random_signs(outputs, generator)
+            yield (signs * directions).sum() / math.sqrt(_DIRECTION_PROBES)
+
+
+def in_float32(values: Tensor) -> Tensor:
+    """Return half precision as float32, in which sums over a batch keep their digits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return -1 and 1, as likely, in the shape of `like` and on its device."""
+    return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
