@@ -7,9 +7,12 @@ tell (SST-2's train rows are phrases of one another), so the overlap is counted,
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
@@ -48,10 +51,17 @@ def fingerprint(dataset: Dataset) -> str:
     for example in dataset.examples:
         digest.update(_digest(example))
     if dataset.labels is not None:
-        digest.update(np.asarray(dataset.labels, dtype="<i8").tobytes())
+        digest.update(_bytes_of_labels(dataset.labels))
     if dataset.grades is not None:
         digest.update(np.asarray(dataset.grades, dtype="<f8").tobytes())
     return digest.hexdigest()
+
+
+def _bytes_of_labels(labels: NDArray[Any]) -> bytes:
+    if labels.dtype != object:
+        return np.asarray(labels, dtype="<i8").tobytes()
+    # Several for each example, such as one for each word.
+    return json.dumps([np.asarray(label).tolist() for label in labels]).encode()
 
 
 def _digest(example: Example) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Example
+from compressor.tasks import Example, image_of
 from compressor.training.schedules import total_steps
 from compressor.training.settings import DistillSettings
 
@@ -82,9 +82,10 @@ def check_augmentation(
     """
     example = next(iter(dataset.examples), "")
     if settings.augments and not isinstance(example, str | tuple):
+        found = "no plain texts" if image_of(example) is None else "images"
         raise StepFailed(
-            "join_probability, mask_probability and drop_probability change texts, and these "
-            "examples are images; leave them out"
+            f"join_probability, mask_probability and drop_probability change texts, and these "
+            f"examples are {found}; leave them out"
         )
     if settings.join_probability > 0 and isinstance(example, tuple):
         raise StepFailed(

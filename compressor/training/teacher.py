@@ -53,7 +53,25 @@ class TeacherOutputs:
                 f"{self._dataset.source}: the teacher's answers are not finite for one of the rows "
                 f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
-        return torch.from_numpy(_batched(found, mask)).to(rows.device)
+        if self._teacher.task.per_token and mask is not None:
+            return self._at_tokens(found, positions, mask).to(rows.device)
+        return torch.from_numpy(np.stack(found)).to(rows.device)
+
+    def _at_tokens(
+        self, found: Sequence[NDArray[np.float32]], rows: Sequence[int], mask: Tensor
+    ) -> Tensor:
+        """Return outputs with an axis of tokens where `mask` is not 0, and 0 elsewhere."""
+        places = mask.cpu() != 0
+        counts, wanted = [len(output) for output in found], places.sum(dim=1).tolist()
+        if counts != wanted:
+            raise StepFailed(
+                f"{self._dataset.source}: the student makes {wanted} tokens of the rows "
+                f"{self._dataset.rows[rows].tolist()} and the teacher {counts}; take a teacher "
+                f"with the student's tokenizer"
+            )
+        batched = torch.zeros(*places.shape, *found[0].shape[1:])
+        batched[places] = torch.from_numpy(np.concatenate(found))
+        return batched
 
     def _compute(self, rows: Sequence[int]) -> None:
         if rows:
@@ -112,40 +130,30 @@ def teacher_order(model: TorchModel, teacher: TorchModel, examples: Sequence[Exa
     own, other = (OutputForm(each.labels, each.module.config) for each in (model, teacher))
     order = model.task.teacher_order(own, other)
     if model.task.per_token:
-        _require_same_inputs(
-            model,
-            teacher,
-            examples,
-            "their outputs cannot be compared token by token; take a teacher with the student's "
-            "tokenizer or image processor",
-        )
+        probed = _probed(examples)
+        own_counts, counts = (_token_counts(each, probed) for each in (model, teacher))
+        if own_counts != counts:
+            raise StepFailed(
+                f"the student makes {own_counts} tokens of some examples and the teacher {counts}, "
+                f"so their outputs cannot be compared token by token; take a teacher with the "
+                f"student's tokenizer"
+            )
     return order
 
 
-def _batched(outputs: Sequence[NDArray[np.float32]], mask: Tensor | None) -> NDArray[np.float32]:
-    """Return outputs of one shape as one array, others where `mask` is not 0, and 0 elsewhere."""
-    if outputs[0].ndim == 1 or mask is None:
-        return np.stack(outputs)
-    places = mask.cpu().numpy() != 0
-    batched = np.zeros((*places.shape, *outputs[0].shape[1:]), dtype=np.float32)
-    batched[places] = np.concatenate(outputs)
-    return batched
+def _token_counts(model: TorchModel, examples: Sequence[Example]) -> list[int]:
+    batch = _encode(model, examples)
+    mask = batch.get("attention_mask", np.ones_like(batch[model.module.main_input_name]))
+    counts: list[int] = np.count_nonzero(mask, axis=1).tolist()
+    return counts
+
+
+def _probed(examples: Sequence[Example]) -> list[Example]:
+    return [*examples[:_PROBED_EXAMPLES], *longest(examples, _PROBED_EXAMPLES)]
 
 
 def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
     """Raise `StepFailed` unless both turn examples into the same tokens or the same pixels."""
-    _require_same_inputs(
-        model,
-        teacher,
-        dataset.examples,
-        f"their layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
-        f"student's tokenizer or image processor",
-    )
-
-
-def _require_same_inputs(
-    model: TorchModel, teacher: TorchModel, examples: Sequence[Example], consequence: str
-) -> None:
     ours, theirs = model.preprocessor, teacher.preprocessor
     found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
@@ -153,8 +161,8 @@ def _require_same_inputs(
         if own_vocabulary != vocabulary:
             entries = counted(len(vocabulary), "entry", "entries")
             found = f"it has {entries}, the student's {len(own_vocabulary):,}"
-    probed = [*examples[:_PROBED_EXAMPLES], *longest(examples, _PROBED_EXAMPLES)]
-    own, other = _encode(model, probed), _encode(teacher, probed)
+    examples = _probed(dataset.examples)
+    own, other = _encode(model, examples), _encode(teacher, examples)
     shared = own.keys() & other.keys()
     if not found and not (
         model.module.main_input_name in shared
@@ -163,8 +171,9 @@ def _require_same_inputs(
         found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
         raise StepFailed(
-            f"the teacher reads examples in another way than the student ({found}), so "
-            f"{consequence}"
+            f"the teacher reads examples in another way than the student ({found}), so their "
+            f"layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
+            f"student's tokenizer or image processor"
         )
 
 
