@@ -64,6 +64,14 @@ class NeuronSetting:
 
 
 @dataclass(frozen=True)
+class HeadBias:
+    """A bias as wide as the number of heads, added outside the attention: heads have to stay."""
+
+    name: str
+    asked_by: tuple[str, ...] = ()  # settings, one of which is true where it is; none: always
+
+
+@dataclass(frozen=True)
 class EncoderParts:
     """Where the heads, neurons and layers of an encoder sit, and which settings count them."""
 
@@ -79,9 +87,7 @@ class EncoderParts:
     neurons: NeuronSetting
     activation: str  # the setting that names the activation function
     has_head_dim: bool  # whether heads may be other than hidden size / number of heads
-    # Whether a bias as wide as the number of heads is added outside the attention module, so that
-    # heads have to stay: always, never, or where one of these settings is true.
-    bias_per_head: bool | tuple[str, ...] = False
+    head_bias: HeadBias | None = None
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
 
 

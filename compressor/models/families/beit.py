@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.models.families.base import Family
+from compressor.models.families.base import Family, HeadBias
 from compressor.models.families.vit import PARTS
 
 BEIT = Family(
     replace(
         PARTS,
         scales=("lambda_1", "lambda_2"),
-        bias_per_head=("use_relative_position_bias", "use_shared_relative_position_bias"),
+        head_bias=HeadBias(
+            "relative_position_bias",
+            asked_by=("use_relative_position_bias", "use_shared_relative_position_bias"),
+        ),
     ),
     int8_simulated=True,
 )

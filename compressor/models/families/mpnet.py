@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.models.families.base import Family
+from compressor.models.families.base import Family, HeadBias
 from compressor.models.families.bert import PARTS
 
 MPNET = Family(
@@ -18,7 +18,7 @@ MPNET = Family(
             value="attention.attn.v",
             output="attention.attn.o",
         ),
-        bias_per_head=True,
+        head_bias=HeadBias("relative_attention_bias"),
     ),
     first_position=2,  # its class has 1 for the padding, whatever the configuration says
     int8_simulated=True,

@@ -14,9 +14,6 @@ from compressor.models.families.base import setting
 
 # One size under the names that families have for it.
 _DEPTH = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
-_BIAS_PER_HEAD = (
-    "its relative position bias is as wide as the number of heads and added outside the attention"
-)
 WIDTH = ("hidden_size", "dim", "d_model", "n_embd")
 
 
@@ -63,11 +60,13 @@ def not_simulated(config: Any) -> str | None:
 def why_heads_stay(config: Any) -> str | None:
     """Return why heads cannot go from a model whose neurons can; None where they can."""
     parts = parts_or_reason(config)
-    if isinstance(parts, str):
+    bias = None if isinstance(parts, str) else parts.head_bias
+    if bias is None or (bias.asked_by and not any(setting(config, it) for it in bias.asked_by)):
         return None
-    bias = parts.bias_per_head
-    stay = bias if isinstance(bias, bool) else any(setting(config, name) for name in bias)
-    return _BIAS_PER_HEAD if stay else None
+    return (
+        f"its relative position bias '{bias.name}' is as wide as the number of heads and added "
+        f"outside the attention"
+    )
 
 
 def heads_refusal(model_type: str, reason: str) -> str:
