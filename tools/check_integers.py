@@ -160,7 +160,7 @@ def models(
         model = load_checkpoint(path)
         example = model.task.dummy_example(24)
         texts: list[Example] = ["a", "a film that is quite good, if long", example]
-        yield path.name, model, texts if model.task.has_sequence else [example] * 3
+        yield path.name, model, texts if model.task.reads_tokens else [example] * 3
 
 
 def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:

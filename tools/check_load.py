@@ -88,7 +88,7 @@ def measured_at(loads: list[int], recipe: Recipe, step: PruneStructured) -> list
         normalize=recipe.model.normalize,
     )
     metric = recipe.budget.metric or task.metrics[0]
-    labels = files.labels if task.names_labels else ()
+    labels = files.labels_for(task)
     splits = read_splits(recipe, task=task, label_names=labels, metric=metric)
     seed_everything(recipe.seed)
     model = load_model(files, task)

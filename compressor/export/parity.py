@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compressor.errors import ParityError
 from compressor.measurements import Parity
 from compressor.models.onnx_model import OnnxModel
-from compressor.tasks import Batch
+from compressor.tasks import Batch, Task
 
 
 class Reference(Protocol):
@@ -22,9 +22,16 @@ class Reference(Protocol):
 
 
 def check_parity(
-    reference: Reference, exported: OnnxModel, batches: Sequence[Batch], limit: float
+    reference: Reference,
+    exported: OnnxModel,
+    batches: Sequence[Batch],
+    limit: float,
+    *,
+    task: Task | None = None,
 ) -> Parity:
     """Return the largest difference between the logits of the two over `batches`.
+
+    `task` says what of an array belongs to a row; None where that is all of the row.
 
     Give batches of several sizes and lengths, padded rows among them: exports that are wrong are
     often right for the shape they were traced with.
@@ -34,7 +41,7 @@ def check_parity(
     """
     if not batches:
         raise ValueError("parity needs at least one batch")
-    differences = [_difference(reference, exported, batch, limit) for batch in batches]
+    differences = [_difference(reference, exported, batch, limit, task) for batch in batches]
     largest = max(differences)
     if largest > limit:
         worst = batches[differences.index(largest)]
@@ -52,13 +59,20 @@ def check_parity(
     )
 
 
-def _difference(reference: Reference, exported: OnnxModel, batch: Batch, limit: float) -> float:
+def _difference(
+    reference: Reference, exported: OnnxModel, batch: Batch, limit: float, task: Task | None
+) -> float:
     expected, found = reference.predict(batch), exported.predict(batch)
     if expected.shape != found.shape:
         raise ParityError(
             f"{exported.path}: logits of shape {found.shape} instead of {expected.shape}",
             max_abs_diff=float("nan"),
             limit=limit,
+        )
+    if task is not None:
+        expected, found = (
+            np.concatenate([np.ravel(row) for row in task.without_padding(item, batch)])
+            for item in (expected, found)
         )
     # NaN compares false with every limit, so it is looked for, in both.
     for logits, owner in ((expected, "the PyTorch model"), (found, str(exported.path))):

@@ -161,8 +161,7 @@ def _traced_inputs(model: TorchModel) -> dict[str, torch.Tensor]:
 
 
 def _dynamic_axes(model: TorchModel, value: torch.Tensor) -> dict[int, object]:
-    axes = (0, 1) if model.task.has_sequence and value.ndim == 2 else (0,)
-    return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+    return dict.fromkeys(model.task.free_axes(value.ndim), torch.export.Dim.DYNAMIC)
 
 
 def _finish(program: ir.Model, input_names: tuple[str, ...], output: str) -> None:

@@ -21,7 +21,6 @@ from compressor.measurements import EmbeddingRecord
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
 from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
-from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.progress import SILENT, Progress
 from compressor.tasks import NO_LIMIT, Batch, load_task
@@ -103,6 +102,7 @@ def inspect_checkpoint(
     layers, reason = _layers(model, flops)
     inside = sum(count for name, count in flops.items() if layer_of(name) is not None)
     parameters, nonzero = model.parameter_counts()
+    pooling = model.task.how_pooled(files.directory)
     return CheckpointFacts(
         path=checkpoint,
         model_type=model.module.config.model_type,
@@ -121,13 +121,13 @@ def inspect_checkpoint(
         prunable_reason=reason,
         savings=most_savings(model, inside / total if total else 0.0),
         time=_time(model, batch, files, progress) if timing else None,
-        embedding=None if model.task.names_labels else pooling_of(model.module).record(),
+        embedding=None if pooling is None else pooling.record(),
     )
 
 
 def _example(model: TorchModel) -> Batch:
     """Return one example; a text fills 128 tokens, or what the model can read."""
-    if not model.task.has_sequence:
+    if not model.task.reads_tokens:
         return model.task.encode(model.preprocessor, [model.task.dummy_example(0)])
     length = min(_LENGTH, int(model.preprocessor.model_max_length))
     return model.task.benchmark_batch(
@@ -220,7 +220,7 @@ def _not_finite(model: TorchModel) -> dict[str, int]:
 
 def _tokenizer(model: TorchModel) -> TokenizerFacts:
     tool = model.preprocessor
-    if not model.task.has_sequence:
+    if not model.task.reads_tokens:
         return TokenizerFacts(tool.kind, None, None)
     backend = getattr(tool, "backend_tokenizer", None)
     kind = type(tool).__name__ if backend is None else type(backend.model).__name__

@@ -20,14 +20,14 @@ from compressor.inspection.facts import (
 )
 from compressor.inspection.inputs import TextRows, random_batch, text_batches
 from compressor.models.components import StoredWeight, component_bytes, stored_weights
-from compressor.models.onnx_model import OUTPUTS, SESSION_FAILURES, optimized_graph
+from compressor.models.onnx_model import SESSION_FAILURES, optimized_graph
 from compressor.onnx_graph.element_types import FLOATS
 from compressor.onnx_graph.integer_matmuls import IntegerMatmul, find_integer_matmuls
 from compressor.onnx_graph.onnx_file import bytes_on_disk, load_graph, parameter_counts
 from compressor.onnx_graph.saturation import exact_matmul, saturating_matmul
 from compressor.onnx_graph.split_run import SplitRun
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch
+from compressor.tasks import Batch, output_names
 from compressor.words import counted
 
 _LARGEST_ACTIVATION = 255
@@ -116,7 +116,7 @@ def _logit_change(
     progress.stage(f"simulate {counted(len(risky), 'product')} without VNNI")
     name, batches = random_batch(model) if rows is None else text_batches(model, rows)
     outputs = [item.name for item in model.graph.output]
-    output = next((name for name in OUTPUTS if name in outputs), outputs[0])
+    output = next((name for name in output_names() if name in outputs), outputs[0])
     graph = SplitRun(model, risky)
     exact, saturated = [], []
     with progress.bar("simulate", len(batches)) as advance:

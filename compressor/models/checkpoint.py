@@ -17,16 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import EnvironmentMismatch, shortened
-from compressor.models.head import (
-    HeadProblem,
-    is_cross_encoder,
-    is_headless,
-    other_head,
-    read_labels,
-    require_choice,
-)
 from compressor.models.packaged import is_trained_here, local_folder
-from compressor.models.pooling import ABOUT, MODULES, read_about
 from compressor.models.weight_files import (
     StoredTensor,
     find_weights,
@@ -45,7 +36,15 @@ from compressor.paths import (
     special_files,
     unreadable,
 )
-from compressor.tasks import task_class, task_names
+from compressor.tasks import Task, task_class, task_names
+from compressor.tasks.head import (
+    HeadProblem,
+    is_cross_encoder,
+    is_headless,
+    other_head,
+    read_labels,
+)
+from compressor.tasks.pooling import ABOUT, MODULES, read_about
 
 _ENCODES = "SentenceTransformer"  # what sentence-transformers calls an encoder of vectors
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -111,6 +110,10 @@ class CheckpointFiles:
             )
         return tuple(names)
 
+    def labels_for(self, task: Task | type[Task]) -> tuple[str, ...]:
+        """Return the label names where the task has a head; raises as `labels`."""
+        return self.labels if task.has_head else ()
+
     def infer_task(self) -> str:
         """Return the task that the checkpoint's architecture is for.
 
@@ -131,7 +134,8 @@ class CheckpointFiles:
                 f"{self.name}: model type '{kind}' reads sound, and no task is for that; give a "
                 f"checkpoint that was fine-tuned for one of {known}"
             )
-        gives = other_head(self.architectures)
+        known_heads = tuple(kind.head for kind in map(task_class, task_names()) if kind.has_head)
+        gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])
         if gives is None:
             for name in task_names():
                 if self.has_head(name):
@@ -155,7 +159,7 @@ class CheckpointFiles:
     def require_head(self, task: str) -> None:
         """Raise `EnvironmentMismatch` unless the head is one whose outputs `task` can judge."""
         kind = task_class(task)
-        if not kind.names_labels:
+        if not kind.has_head:
             return
         saved_for = [name for name in self.architectures if not name.endswith(kind.head)]
         if gives := other_head(saved_for):
@@ -168,10 +172,10 @@ class CheckpointFiles:
             raise EnvironmentMismatch(
                 f"{self.name}: {saved_for[0]} has no head, and there is none among the weights; a "
                 f"checkpoint without its fine-tuned head must be fine-tuned first"
-                f"{vectors if kind.has_sequence else ''}"
+                f"{vectors if kind.reads_tokens else ''}"
             )
         try:
-            require_choice(self.config, self.tensors, about=self._about())
+            kind.check_head(self.config, self.tensors, self._about())
         except HeadProblem as error:
             raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
 

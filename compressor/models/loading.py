@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from optimum.exporters.tasks import TasksManager
 from safetensors.torch import load_file
 
 from compressor.errors import EnvironmentMismatch
@@ -19,8 +18,6 @@ from compressor.machine.quiet import quiet_libraries
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.guard import foreign
-from compressor.models.pooling import read_pooling
-from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
 from compressor.tasks import Task
 
@@ -35,21 +32,13 @@ _SENSES = {
 }
 
 
-def auto_class_of(files: CheckpointFiles, task: Task) -> Any:
-    """Return what chooses the module's class: one of transformers, or the one for vectors."""
-    if task.names_labels:
-        return TasksManager.get_model_class_for_task(task.name)
-    return AutoSentenceEncoder(read_pooling(files.directory, task))
-
-
 def load_config(files: CheckpointFiles, task: Task) -> Any:
     """Read config.json, without what would only change the form of what the model gives.
 
     How attention is computed is left to transformers, too: one way needs packages that may not be
     here, and a name on the Hub would have code loaded from there.
     """
-    if task.names_labels:
-        _ = files.labels  # they are checked
+    _ = files.labels_for(task)  # they are checked
     place = files.directory / "config.json"
     with foreign(
         f"{place}: transformers {transformers.__version__} cannot read it",
@@ -70,7 +59,7 @@ def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: A
             f"{files.name}: transformers {transformers.__version__} has no {task.name} model of "
             f"type '{config.model_type}'; set model.task to what the checkpoint is for"
         )
-    if task.has_sequence and type(getattr(config, "vocab_size", None)) is not int:
+    if task.reads_tokens and type(getattr(config, "vocab_size", None)) is not int:
         raise EnvironmentMismatch(
             f"{files.name}: model type '{config.model_type}' has no one table of tokens "
             f"(vocab_size), so it is no plain encoder of texts; give one that is, such as the part "
@@ -79,7 +68,7 @@ def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: A
     found = auto_class._model_mapping[type(config)]
     for model_class in found if isinstance(found, tuple | list) else (found,):
         name, reads = model_class.__name__, str(model_class.main_input_name)
-        wanted = "input_ids" if task.has_sequence else "pixel_values"
+        wanted = task.main_input
         if reads != wanted:
             raise EnvironmentMismatch(
                 f"{files.name}: {name} reads {_SENSES.get(reads, reads)}, and {task.name} gives it "

@@ -32,11 +32,10 @@ from compressor.onnx_graph.onnx_file import (
     load_graph,
     parameter_counts,
 )
-from compressor.tasks import Batch
+from compressor.tasks import Batch, output_names
 
 OUTPUT = "logits"
 _MOST_CHARACTERS = 600  # of a foreign message, which quotes names of any length
-OUTPUTS = (OUTPUT, "sentence_embedding")  # what tasks call their one output
 
 # What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
 _PROVIDERS: dict[str, tuple[str, ...]] = {
@@ -177,9 +176,10 @@ def open_session(
         settings=settings,
     )
     outputs = [item.name for item in session.get_outputs()]
-    if not set(outputs) & set(OUTPUTS):
+    known = output_names()
+    if not set(outputs) & set(known):
         raise EnvironmentMismatch(
-            f"{path}: has outputs {', '.join(outputs)} but none called {' or '.join(OUTPUTS)}; "
+            f"{path}: has outputs {', '.join(outputs)} but none called {' or '.join(known)}; "
             f"export the checkpoint with this package"
         )
     return session
@@ -188,7 +188,8 @@ def open_session(
 def output_of(session: onnxruntime.InferenceSession) -> str:
     """Return the name of the output that a task reads of a session from `open_session`."""
     names = (str(item.name) for item in session.get_outputs())
-    return next(name for name in names if name in OUTPUTS)
+    known = output_names()
+    return next(name for name in names if name in known)
 
 
 def optimized_graph(path: Path) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.tasks import Batch
+from compressor.tasks import Batch, Task
 from compressor.words import counted
 
 # Of the largest output: sums in another order differ by a few millionths of it, and padding that is
@@ -68,10 +68,13 @@ class Readings:
         return self.outputs[found]
 
 
-def read_probes(predictor: Predictor, probes: Sequence[Probe]) -> Readings:
+def read_probes(
+    predictor: Predictor, probes: Sequence[Probe], task: Task | None = None
+) -> Readings:
     """Let a model that was just loaded read `probes` in their order, and return what it gave.
 
-    Probes with the padding on the other side are left out where the model tells the sides apart.
+    `task` says what of an array belongs to a row; None where that is all of the row. Probes with
+    the padding on the other side are left out where the model tells the sides apart.
 
     Raises `RowDependence` when a row's outputs differ between two probes.
     """
@@ -82,8 +85,9 @@ def read_probes(predictor: Predictor, probes: Sequence[Probe]) -> Readings:
         if not np.isfinite(outputs).all():
             kept.append((probe, outputs))  # a fault of another kind, which the caller names
             continue
+        own = outputs if task is None else task.without_padding(outputs, probe.inputs)
         differences = [
-            (_difference(outputs[place], answers[row][0]), row)
+            (_difference(own[place], answers[row][0]), row)
             for place, row in enumerate(probe.rows)
             if row in answers
         ]
@@ -93,7 +97,7 @@ def read_probes(predictor: Predictor, probes: Sequence[Probe]) -> Readings:
                 continue
             raise RowDependence(worst, _told(worst, answers[row][1], probe))
         for place, row in enumerate(probe.rows):
-            answers.setdefault(row, (outputs[place], probe))
+            answers.setdefault(row, (own[place], probe))
         kept.append((probe, outputs))
     return Readings(tuple(probe for probe, _ in kept), tuple(outputs for _, outputs in kept))
 

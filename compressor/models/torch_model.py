@@ -26,15 +26,12 @@ from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.guard import foreign
 from compressor.models.loading import (
     STRUCTURE,
-    auto_class_of,
     load_config,
     load_pruned,
     load_weights,
     read_shape,
     require_class,
 )
-from compressor.models.pooling import MODULES, lowers_case, read_pooling, write_pooling
-from compressor.models.sentence_encoder import pooling_of
 from compressor.models.text_files import keep_settings_apart
 from compressor.models.text_inputs import blueprint, fit_tokenizer
 from compressor.models.weight_files import WEIGHTS
@@ -60,8 +57,8 @@ class TorchModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the label names in the order of the logits; none where vectors are given."""
-        if not self.task.names_labels:
+        """Return the label names in the order of the logits; none where the task has none."""
+        if not self.task.has_head:
             return ()
         names: dict[int, str] = self.module.config.id2label
         return tuple(str(names[index]) for index in range(len(names)))
@@ -105,14 +102,12 @@ class TorchModel:
         encoder is its encoder, with the files that sentence-transformers reads.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        module = self.module if self.task.names_labels else self.module.base_model
+        module = self.task.saved_module(self.module)
         # transformers only sets it in its own save_pretrained; the task is inferred from it.
         module.config.architectures = [type(module).__name__]
         keep_settings_apart(self.preprocessor)
         self.preprocessor.save_pretrained(directory)
-        if not self.task.names_labels:
-            width, length = module.config.hidden_size, int(self.preprocessor.model_max_length)
-            write_pooling(directory, pooling_of(self.module), width=width, max_length=length)
+        self.task.write_beside(self.module, self.preprocessor, directory)
         shape = structure.read_shape(self.module)
         if shape is None:
             module.save_pretrained(directory)
@@ -161,13 +156,13 @@ def try_batch(files: CheckpointFiles, model: TorchModel, examples: Sequence[Exam
         f"{files.name}: cannot compute a first batch of {counted(len(examples), 'row')}", advice
     ):
         shape = np.shape(model.predict(task.encode(model.preprocessor, examples)))
-    width = len(model.labels) if task.names_labels else None
-    if len(shape) != 2 or shape[0] != len(examples) or width not in (None, shape[1]):
+    width = len(model.labels)
+    if (needed := task.misfit(shape, len(examples), width)) is not None:
         and_labels = f" and {counted(width, 'label')}" if width else ""
         raise EnvironmentMismatch(
             f"{files.name}: gives outputs of shape {list(shape)} for "
-            f"{counted(len(examples), 'row')}{and_labels}, where {task.name} needs one row of "
-            f"{'logits' if task.names_labels else 'numbers'} for each; {advice}"
+            f"{counted(len(examples), 'row')}{and_labels}, where {task.name} needs {needed}; "
+            f"{advice}"
         )
 
 
@@ -175,14 +170,14 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
     files.require_head(task.name)
     config = load_config(files, task)
-    auto_class = auto_class_of(files, task)
+    auto_class = task.auto_class(files.directory)
     require_class(files, task, auto_class, config)
     shape_file = files.directory / STRUCTURE
     if shape_file.is_file():
         module = load_pruned(files, shape_file, auto_class, config)
     else:
         module, fit = load_weights(files, auto_class, config)
-        require_fit(files, module, fit, reads_head=task.names_labels, described_by="config.json")
+        require_fit(files, module, fit, reads_head=task.has_head, described_by="config.json")
     return TorchModel(module.eval(), _load_preprocessor(files, task, config), task)
 
 
@@ -195,7 +190,7 @@ def load_with_head(
     it was needed. The encoder has to be complete. Errors as `load_checkpoint`.
     """
     with foreign(f"{files.name}: cannot be loaded", "give a checkpoint that transformers loads"):
-        config, auto_class = load_config(files, task), auto_class_of(files, task)
+        config, auto_class = load_config(files, task), task.auto_class(files.directory)
         require_class(files, task, auto_class, config)
         if (files.directory / STRUCTURE).is_file():
             return load_foreign(files, task), False
@@ -210,7 +205,7 @@ def load_with_head(
             fit = _of_encoder(module, fit)
         else:
             files.require_head(task.name)
-        reads_head = task.names_labels and not is_new
+        reads_head = task.has_head and not is_new
         require_fit(files, module, fit, reads_head=reads_head, described_by="config.json")
         require_finite(files, module)
         return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), is_new
@@ -235,22 +230,20 @@ def token_limit(files: CheckpointFiles, task: Task) -> int:
 
     `NO_LIMIT` where nothing says. Errors as `load_preprocessor`.
     """
-    if (files.directory / MODULES).is_file() and not task.names_labels:
-        task = load_task(task.name)  # what its files say of pooling is not asked here
+    task = load_task(task.name)  # what its files say of pooling is not asked here
     return int(load_preprocessor(files, task).model_max_length)
 
 
 def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
-    what = "tokenizer" if task.has_sequence else "image processor"
+    what = task.preprocessor_name
     with foreign(
         f"{files.name}: its {what} cannot be loaded",
         f"save the {what} beside the weights with save_pretrained",
     ):
         preprocessor = task.load_preprocessor(files.directory)
-    if task.has_sequence:
+    if task.reads_tokens:
         fit_tokenizer(files, preprocessor, _blueprint(files, task, config))
-    if not task.names_labels:
-        _read_as_sentences(files, task, preprocessor)
+    task.fit_preprocessor(files.name, files.directory, preprocessor)
     return preprocessor
 
 
@@ -259,28 +252,12 @@ def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
 
     A sentence encoder takes what its encoder does.
     """
-    chosen = auto_class_of(files, task)
+    chosen = task.auto_class(files.directory)
     require_class(files, task, chosen, config)
     shape_file, buildable = files.directory / STRUCTURE, config
     if shape_file.is_file():
         buildable = structure.buildable_config(config, read_shape(shape_file))
     return blueprint(files, chosen._model_mapping[type(config)], buildable)
-
-
-def _read_as_sentences(files: CheckpointFiles, task: Task, tokenizer: Any) -> None:
-    """Let a tokenizer read what sentence-transformers would, or refuse when it cannot."""
-    limit = read_pooling(files.directory, task).max_length
-    if limit is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-    probe = "The QUICK Brown Fox"
-    if lowers_case(files.directory) and tokenizer.tokenize(probe) != tokenizer.tokenize(
-        probe.lower()
-    ):
-        raise EnvironmentMismatch(
-            f"{files.name}: sentence_bert_config.json puts texts to lower case before a tokenizer "
-            f"that tells case apart, which an artifact cannot do; give the tokenizer a lower-case "
-            f"normalizer and set do_lower_case to false"
-        )
 
 
 def _own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

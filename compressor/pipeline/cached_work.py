@@ -101,7 +101,7 @@ class Stages:
     @property
     def max_length(self) -> int | None:
         """Return how many tokens of a text the artifact reads; None for images."""
-        return self.recipe.export.max_length if self.task.has_sequence else None
+        return self.recipe.export.max_length if self.task.reads_tokens else None
 
     def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
         """Load a PyTorch model onto the device of the run."""

@@ -72,13 +72,13 @@ def _pace(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]
         begin = min(round(share * len(order)), max(0, len(order) - _ROWS_TIMED))
         rows = [examples[index] for index in order[begin : begin + _ROWS_TIMED]]
         try_batch(files, model, rows)
-        if model.task.has_sequence:
+        if model.task.reads_tokens:
             tokens += model.task.encode(model.preprocessor, rows)["attention_mask"].size
         read += len(rows)
         if time.monotonic() - started > _SECONDS_TIMED:
             break
     seconds = time.monotonic() - started
-    return Pace(seconds / read, tokens / read if model.task.has_sequence else None)
+    return Pace(seconds / read, tokens / read if model.task.reads_tokens else None)
 
 
 def first_rows(examples: Sequence[Example]) -> list[Example]:

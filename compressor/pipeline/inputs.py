@@ -11,7 +11,6 @@ from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.measurements import OF_NUMBERS
 from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
-from compressor.models.pooling import read_pooling
 from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.passes import TorchPass
 from compressor.paths import HUB_ID, exists
@@ -58,7 +57,7 @@ def known_metric(recipe: Recipe) -> str | None:
 def known_labels(recipe: Recipe) -> tuple[str, ...] | None:
     """Return the label names of a classifier that lies here; None where config.json has none."""
     task = known_task(recipe)
-    if task is None or not task_class(task).names_labels:
+    if task is None or not task_class(task).has_head:
         return None
     files = None
     if lies_here(recipe.model.checkpoint):
@@ -163,7 +162,7 @@ def _check_preprocessor(recipe: Recipe, key: str, files: CheckpointFiles, task: 
     if task is None:
         return
     kind = task_class(task)
-    what = "tokenizer" if kind.has_sequence else "image processor"
+    what = kind.preprocessor_name
     try:
         kind.require_files(files.directory)
     except OSError as error:
@@ -294,7 +293,8 @@ def _pooling(recipe: Recipe, key: str, files: CheckpointFiles) -> str | None:
             pooling=recipe.model.pooling,
             normalize=recipe.model.normalize,
         )
-        return None if task.names_labels else read_pooling(files.directory, task).mode
+        pooling = task.how_pooled(files.directory)
+        return None if pooling is None else pooling.mode
     except (EnvironmentMismatch, RecipeError):
         if key == "model.checkpoint":
             raise

@@ -230,7 +230,7 @@ def _rows(
     if task is None or metric is None:
         return {}
     kind: Task = load_task(task)
-    if kind.names_labels and labels is None:
+    if kind.has_head and labels is None:
         return {}  # a checkpoint on the Hub, or one that is told to be broken
     given = recipe.data.given
     is_text = kind.input_column == "text"

@@ -38,7 +38,6 @@ from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
 from compressor.measurements import OF_NUMBERS, ModelRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.pooling import read_pooling
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
 from compressor.passes import OnnxPass, Pass, TorchPass
@@ -272,15 +271,14 @@ class _Run:
                 pooling=recipe.model.pooling,
                 normalize=recipe.model.normalize,
             )
-            if not self.task.names_labels:
-                self.log.pooling = read_pooling(files.directory, self.task)
+            self.log.pooling = self.task.how_pooled(files.directory)
         except RecipeError as error:
             raise recipe.placed(error) from error
         files.require_head(self.task.name)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
         require_fitting_passes(recipe, self.task, files)
         self.checkpoint_limit, self.limited_by = None, None
-        if self.task.has_sequence:
+        if self.task.reads_tokens:
             limits = token_limits(readers, self.task)
             self.limited_by = limited_by(recipe, limits)
             self.recipe = recipe = fit_lengths(recipe, limits)
@@ -296,7 +294,7 @@ class _Run:
             unknown = f"unknown metric '{metric}' ({allowed})"
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
-        self.log.labels = files.labels if self.task.names_labels else ()
+        self.log.labels = files.labels_for(self.task)
         self.log.source_sha256, self.log.source_bytes = files.sha256(), files.bytes_on_disk()
         try:
             self.splits = self._load_splits(metric)

@@ -32,9 +32,9 @@ from compressor.measurements import (
     Uninformed,
     Verdict,
 )
-from compressor.models.pooling import Pooling
 from compressor.report.run_report import RunReport
 from compressor.tasks import Guess
+from compressor.tasks.pooling import Pooling
 
 # Why a part of the report can be missing, when the run never came so far.
 _NOT_REACHED = "the run stopped before this was measured"

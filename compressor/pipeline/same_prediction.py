@@ -19,6 +19,7 @@ from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.probes import TOLERANCE, RowDependence, read_probes
 from compressor.models.torch_model import TorchModel
+from compressor.tasks import texts_of
 from compressor.verify.evaluation import measured_lengths, parity_probes
 from compressor.words import counted
 
@@ -46,7 +47,7 @@ def require_one_answer(
         "give a checkpoint whose tokenizer or image processor, config.json and weights go together",
     ):
         try:
-            read_probes(model, probes)
+            read_probes(model, probes, model.task)
         except RowDependence as error:
             dependence = error
     if dependence is not None:
@@ -71,7 +72,7 @@ def compare_export(
     """
     probes = parity_probes(model.task, model.preprocessor, split, max_length)
     try:
-        known = read_probes(model, probes)
+        known = read_probes(model, probes, model.task)
     except RowDependence as error:
         raise ParityError(
             f"the model that is exported: {error}, which the untouched checkpoint's do not; the "
@@ -79,14 +80,15 @@ def compare_export(
             max_abs_diff=error.difference,
             limit=TOLERANCE,
         ) from error
-    return check_parity(known, exported, [probe.inputs for probe in known.probes], limit)
+    read = [probe.inputs for probe in known.probes]
+    return check_parity(known, exported, read, limit, task=model.task)
 
 
 def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> None:
     """Raise `RecipeError` where texts are cut to the special tokens around them."""
     if max_length is None:
         return
-    is_pair = isinstance(split.examples[0], tuple)
+    is_pair = len(texts_of(split.examples[0])) > 1
     special = int(model.preprocessor.num_special_tokens_to_add(pair=is_pair))
     lengths = {"data.max_length": model.task.max_length, "export.max_length": max_length}
     for key, length in lengths.items():
@@ -99,7 +101,7 @@ def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> 
 
 def _advice(model: TorchModel, place: Path) -> str:
     """Say what is odd about a checkpoint whose answers depend on the batch."""
-    if model.task.has_sequence:
+    if model.task.reads_tokens:
         tokenizer, config = model.preprocessor, model.module.config
         pad = getattr(config, "pad_token_id", None)
         settings = place / "tokenizer_config.json"

@@ -51,11 +51,11 @@ class Goal:
 
     target: CompressionTarget
     timing: BenchmarkSettings  # the one shape on the one provider that `speedup` is measured on
-    has_sequence: bool = True  # so that a number of tokens means something
+    counts_tokens: bool = True  # so that a number of tokens means something
 
     @classmethod
     def of(
-        cls, target: CompressionTarget, benchmark: BenchmarkSettings, *, has_sequence: bool = True
+        cls, target: CompressionTarget, benchmark: BenchmarkSettings, *, counts_tokens: bool = True
     ) -> Goal:
         """Return the goal of a recipe with these settings."""
         own = {
@@ -63,7 +63,7 @@ class Goal:
             "batch_sizes": (target.batch_size or 1,),
             "sequence_lengths": (target.sequence_length or benchmark.sequence_lengths[0],),
         }
-        return cls(target, benchmark.model_copy(update=own), has_sequence)
+        return cls(target, benchmark.model_copy(update=own), counts_tokens)
 
     @property
     def wanted(self) -> float | None:
@@ -87,7 +87,7 @@ class Goal:
         if self.target.speedup is not None:
             timing = self.timing
             tokens = (
-                f", {counted(timing.sequence_lengths[0], 'token')}" if self.has_sequence else ""
+                f", {counted(timing.sequence_lengths[0], 'token')}" if self.counts_tokens else ""
             )
             return (
                 f"at least {self.target.speedup:g} times as fast as the baseline at batch "
@@ -345,7 +345,7 @@ def search_fraction(
     step, target = recipe.passes[position], recipe.budget.target
     assert isinstance(step, TorchPass)
     assert target is not None
-    goal = Goal.of(target, recipe.benchmark, has_sequence=stages.task.has_sequence)
+    goal = Goal.of(target, recipe.benchmark, counts_tokens=stages.task.reads_tokens)
     search = _Search(stages, log, position, step, goal, before, baseline, baseline_graph)
     try:
         search.run()

@@ -25,7 +25,6 @@ from compressor.models.families.layers import (
     require_prunable_heads,
 )
 from compressor.models.onnx_model import check_provider
-from compressor.models.sentence_encoder import pooling_of
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
@@ -42,6 +41,7 @@ from compressor.starter.render import (
 )
 from compressor.starter.trial import look_at
 from compressor.tasks import Example, Task, load_task
+from compressor.tasks.pooling import Pooling
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ def write_starter(
             f"{', '.join(task.metrics)})"
         )
     _require_different(data, train, certification)
-    if wishes.label_names and not task.names_labels:
+    if wishes.label_names and not task.has_head:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
-    labels = files.labels if task.names_labels else ()
+    labels = files.labels_for(task)
     progress.stage("read the data")
     searched, table = _look(data, labels, wishes, task)
     # Each file may call its columns differently; what was given by name is for `data`.
@@ -116,6 +116,7 @@ def write_starter(
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
     cannot_prune, keeps_heads = _pruning(model)
+    pooling = task.how_pooled(files.directory)
     examples = _examples(table, searched.guess.inputs, task)
     tried = examples[:_TRIED_ROWS] if task.has_sequence else [task.dummy_example(0)]
     try_batch(files, model, tried)
@@ -128,7 +129,7 @@ def write_starter(
         model_type=model.module.config.model_type,
         task=task.name,
         labels=labels,
-        vectors="" if task.names_labels else _vectors(model),
+        vectors="" if pooling is None else _vectors(pooling),
         input_column=task.input_column,
         search=searched,
         train=others.get("train"),
@@ -239,9 +240,8 @@ def _require_same_names(
         )
 
 
-def _vectors(model: TorchModel) -> str:
+def _vectors(pooling: Pooling) -> str:
     """Say in a few words how a sentence encoder makes its vectors."""
-    pooling = pooling_of(model.module)
     words = f"vectors: {'mean over tokens' if pooling.mode == 'mean' else 'first token'}"
     return f"{words}, {'length 1' if pooling.normalize else 'not scaled'}"
 

@@ -44,6 +44,7 @@ __all__ = [
     "is_long",
     "length_of",
     "load_task",
+    "output_names",
     "pixels_of",
     "task_class",
     "task_names",
@@ -69,6 +70,11 @@ def task_class(name: str) -> type[Task]:
     module, _, found = TASKS[name].partition(":")
     kind: type[Task] = getattr(importlib.import_module(module), found)
     return kind
+
+
+def output_names() -> tuple[str, ...]:
+    """Return what the tasks call the one array that their models give."""
+    return tuple(dict.fromkeys(task_class(name).output for name in TASKS))
 
 
 def load_task(

@@ -16,7 +16,7 @@ installed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 
 from compressor.errors import StepFailed
 from compressor.measurements import FlipKind, Score
-from compressor.tasks.examples import Example
+from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.head import HasShape
 from compressor.tasks.outputs import Outputs, Positions, Rows
+from compressor.tasks.pooling import Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,15 +106,67 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]  # how the names of transformers architectures for this task end
-    output: ClassVar[str]  # the name of what the model gives
+    has_head: ClassVar[bool] = True  # with label names, which a checkpoint is saved with
+    main_input: ClassVar[str]  # what transformers calls it: input_ids, pixel_values
+    preprocessor_name: ClassVar[str]  # tokenizer or image processor
+    output: ClassVar[str]  # the name of the one array that the model gives
+    output_words: ClassVar[str]  # what people call it: logits, vectors
     input_column: ClassVar[str]  # the key under `data` that names the input column
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
-    has_sequence: ClassVar[bool]  # whether inputs have a token axis that can be padded
+    reads_tokens: ClassVar[bool]  # whether inputs have a token axis that can be padded
     names_labels: ClassVar[bool]  # whether outputs are of classes with names
     splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
+
+    @classmethod  # noqa: B027 - any head may do
+    def check_head(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, HasShape],
+        about: Mapping[str, Any] | None,
+    ) -> None:
+        """Raise `HeadProblem` unless a checkpoint's head gives what the task can judge.
+
+        `config` is the content of config.json, `about` of config_sentence_transformers.json, and
+        `tensors` are those of the weight files by their keys.
+        """
+
+    @abstractmethod
+    def auto_class(self, directory: Path) -> Any:
+        """Return what chooses a module's class by its configuration, as auto classes do.
+
+        `directory` holds the checkpoint. The module gives `output`.
+        """
+
+    @abstractmethod
+    def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
+        """Return what is needed in place of an array of `shape` for so many rows, or None."""
+
+    def fit_preprocessor(  # noqa: B027 - most read what they were saved to read
+        self, name: str, directory: Path, preprocessor: Any
+    ) -> None:
+        """Let a preprocessor read what the checkpoint called `name` in `directory` was made to.
+
+        Raises `EnvironmentMismatch` where it cannot.
+        """
+
+    def write_beside(  # noqa: B027 - most need nothing
+        self, module: Any, preprocessor: Any, directory: Path
+    ) -> None:
+        """Write what a checkpoint of this task needs beside config, weights and preprocessor."""
+
+    def saved_module(self, module: Any) -> Any:
+        """Return the part of a PyTorch module that a checkpoint holds."""
+        return module
+
+    def how_pooled(self, directory: Path) -> Pooling | None:  # noqa: ARG002 - for vectors
+        """Return how the checkpoint in `directory` makes one vector of a text, None without such.
+
+        Raises `EnvironmentMismatch` and `RecipeError` as `read_pooling` does.
+        """
+        return None
 
     @classmethod
     @abstractmethod
@@ -143,6 +197,11 @@ class Task(ABC):
         """Return how many tokens each whole example has; None for a task without a sequence."""
         return None
 
+    def repeated(self, example: Example, times: int) -> Example:
+        """Return an example whose texts are so many times as long."""
+        texts = [" ".join([text] * times) for text in texts_of(example)]
+        return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
     @abstractmethod
     def benchmark_batch(
         self,
@@ -155,6 +214,14 @@ class Task(ABC):
 
         Raises `RecipeError` when the model takes no sequence of that length.
         """
+
+    def free_axes(self, ndim: int) -> tuple[int, ...]:
+        """Return the axes of an input of so many that are of any size: the batch, and tokens."""
+        return (0, 1) if self.reads_tokens and ndim == 2 else (0,)
+
+    def timed_lengths(self, lengths: Sequence[int]) -> tuple[int | None, ...]:
+        """Return which of the sequence lengths to time; None for inputs without a sequence."""
+        return tuple(lengths) if self.reads_tokens else (None,)
 
     @abstractmethod
     def dummy_example(self, length: int) -> Example:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compressor.measurements import AGREEMENT, FlipKind, Score
 from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
+from compressor.tasks.head import HasShape, require_choice
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
 if TYPE_CHECKING:
@@ -34,10 +35,25 @@ class Classification(Task):
     """One label out; the prediction is the class with the largest logit."""
 
     output: ClassVar[str] = "logits"
+    output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[str, ...]] = METRICS
     names_labels: ClassVar[bool] = True
     splits_pairs: ClassVar[bool] = False
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+
+    @classmethod
+    def check_head(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, HasShape],
+        about: Mapping[str, Any] | None,
+    ) -> None:
+        """Raise `HeadProblem` unless the head chooses one of several labels."""
+        require_choice(config, tensors, about=about)
+
+    def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
+        """Return what is needed unless there is a logit for each label of each row."""
+        return None if shape == (num_rows, num_labels) else "one row of logits for each"
 
     def collect(
         self,

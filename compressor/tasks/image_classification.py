@@ -29,7 +29,15 @@ class ImageClassification(Classification):
     name: ClassVar[str] = "image-classification"
     head: ClassVar[str] = "ForImageClassification"
     input_column: ClassVar[str] = "image"
-    has_sequence: ClassVar[bool] = False
+    main_input: ClassVar[str] = "pixel_values"
+    preprocessor_name: ClassVar[str] = "image processor"
+    reads_tokens: ClassVar[bool] = False
+
+    def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
+        """Return transformers' own."""
+        from transformers import AutoModelForImageClassification
+
+        return AutoModelForImageClassification
 
     @classmethod
     def require_files(cls, directory: Path) -> None:

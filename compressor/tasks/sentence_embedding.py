@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import StepFailed
+from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
+from compressor.tasks.pooling import Pooling, lowers_case, read_pooling, write_pooling
 from compressor.tasks.similarity import (
     NEIGHBOURS,
     all_alike,
@@ -57,9 +59,57 @@ class SentenceEmbedding(TextTask):
     name: ClassVar[str] = "sentence-embedding"
     head: ClassVar[str] = "Model"
     output: ClassVar[str] = "sentence_embedding"
+    output_words: ClassVar[str] = "vectors"
     metrics: ClassVar[tuple[str, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
+    has_head: ClassVar[bool] = False
     names_labels: ClassVar[bool] = False
     splits_pairs: ClassVar[bool] = True
+
+    def auto_class(self, directory: Path) -> Any:
+        """Return what puts pooling around a plain encoder, as the checkpoint or the recipe says."""
+        from compressor.tasks.sentence_encoder import AutoSentenceEncoder
+
+        return AutoSentenceEncoder(self.how_pooled(directory))
+
+    def how_pooled(self, directory: Path) -> Pooling:
+        """Return how vectors are made, by the files in `directory`, else by the recipe."""
+        return read_pooling(directory, mode=self.pooling, normalize=self.normalize)
+
+    def saved_module(self, module: Any) -> Any:
+        """Return the plain encoder, which every other tool knows."""
+        return module.base_model
+
+    def write_beside(self, module: Any, preprocessor: Any, directory: Path) -> None:
+        """Write the files by which sentence-transformers makes the same vectors."""
+        from compressor.tasks.sentence_encoder import pooling_of
+
+        width, length = module.config.hidden_size, int(preprocessor.model_max_length)
+        write_pooling(directory, pooling_of(module), width=width, max_length=length)
+
+    def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
+        """Let a tokenizer read what sentence-transformers would; raises where it cannot."""
+        limit = self.how_pooled(directory).max_length
+        if limit is not None:
+            preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
+        probe = "The QUICK Brown Fox"
+        if lowers_case(directory) and preprocessor.tokenize(probe) != preprocessor.tokenize(
+            probe.lower()
+        ):
+            raise EnvironmentMismatch(
+                f"{name}: sentence_bert_config.json puts texts to lower case before a tokenizer "
+                f"that tells case apart, which an artifact cannot do; give the tokenizer a "
+                f"lower-case normalizer and set do_lower_case to false"
+            )
+
+    def misfit(
+        self,
+        shape: tuple[int, ...],
+        num_rows: int,
+        num_labels: int,  # noqa: ARG002 - it has none
+    ) -> str | None:
+        """Return what is needed unless there is a vector for each row."""
+        fits = len(shape) == 2 and shape[0] == num_rows
+        return None if fits else "one row of numbers for each"
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts; arrays are int64 of shape `(batch, sequence)`.

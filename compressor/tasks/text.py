@@ -36,7 +36,9 @@ class TextTask(Task):
     """Sequences are cut to `max_length` tokens and padded to the longest of their batch."""
 
     input_column: ClassVar[str] = "text"
-    has_sequence: ClassVar[bool] = True
+    main_input: ClassVar[str] = "input_ids"
+    preprocessor_name: ClassVar[str] = "tokenizer"
+    reads_tokens: ClassVar[bool] = True
 
     @classmethod
     def require_files(cls, directory: Path) -> None:

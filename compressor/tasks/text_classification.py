@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
 from compressor.tasks.text import TextTask
@@ -13,3 +14,9 @@ class TextClassification(TextTask, Classification):
 
     name: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "ForSequenceClassification"
+
+    def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
+        """Return transformers' own."""
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification

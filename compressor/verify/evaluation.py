@@ -18,7 +18,7 @@ from compressor.models.flops import encoder_flops
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Outputs, Task, length_of
+from compressor.tasks import Batch, Example, Outputs, Task, length_of, texts_of
 
 BATCH_SIZE = 32
 _LONG = 1024  # tokens, from which on only two rows are read together
@@ -65,9 +65,9 @@ def evaluate(
     outputs = predict_outputs(predictor, task, preprocessor, dataset, met=met, progress=progress)
     row = outputs.first_not_finite()
     if row is not None:
-        what = "logits" if task.names_labels else "vectors"
         raise FloatingPointError(
-            f"the model's {what} are not finite for row {row} of the {dataset.name} split"
+            f"the model's {task.output_words} are not finite for row {row} of the {dataset.name} "
+            f"split"
         )
     return task.score(metric, outputs, truth)
 
@@ -118,7 +118,7 @@ def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
 
     At least 1.
     """
-    if not task.has_sequence:
+    if not task.reads_tokens:
         return None
     num_tokens = 0
     for indices in _chunks(list(range(len(dataset)))):
@@ -151,7 +151,7 @@ def parity_probes(
     examples = {index: dataset.examples[index] for index in (largest, middle, *spread)}
     chosen = list(dict.fromkeys((largest, middle, int(order[0]))))
     if counts is not None and longest is not None and counts[largest] < longest:
-        long = _joined(dataset.examples[largest], int(counts[largest]), longest)
+        long = _joined(task, dataset.examples[largest], int(counts[largest]), longest)
         if long is not None:
             examples[_MADE] = long
             chosen.insert(0, _MADE)
@@ -202,7 +202,7 @@ def benchmark_batches(
 
     Lengths do not apply to images and are then None.
     """
-    lengths = sequence_lengths if task.has_sequence else (None,)
+    lengths = task.timed_lengths(sequence_lengths)
 
     def inputs(size: int, length: int | None) -> dict[Model, Batch]:
         examples = dataset.examples
@@ -237,13 +237,12 @@ def measured_lengths(
     )
 
 
-def _joined(example: Example, num_tokens: int, wanted: int) -> Example | None:
+def _joined(task: Task, example: Example, num_tokens: int, wanted: int) -> Example | None:
     """Return an example repeated until it has at least `wanted` tokens; None where it is empty."""
     times = -(-wanted // max(1, num_tokens - _SPECIAL)) + 1
-    if isinstance(example, tuple):
-        first, second = (" ".join([text] * times) for text in example)
-        return (first, second)
-    return " ".join([str(example)] * times) if str(example).strip() else None
+    return (
+        task.repeated(example, times) if any(text.strip() for text in texts_of(example)) else None
+    )
 
 
 def _chunks(order: list[int]) -> Iterator[list[int]]:

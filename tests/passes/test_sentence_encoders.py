@@ -14,8 +14,6 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.models.families.layers import encoder_layers
-from compressor.models.pooling import Pooling
-from compressor.models.sentence_encoder import AutoSentenceEncoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, PassContext, apply_pass
 from compressor.passes.distill.settings import Distill
@@ -24,6 +22,8 @@ from compressor.passes.prune_structured.importance import layer_losses, taylor_s
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import load_task
+from compressor.tasks.pooling import Pooling
+from compressor.tasks.sentence_encoder import AutoSentenceEncoder
 
 ContextMaker = Callable[..., PassContext]
 SIZES = {

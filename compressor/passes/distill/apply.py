@@ -8,12 +8,12 @@ from dataclasses import replace
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import encoder_layers
-from compressor.models.pooling import MODULES
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.distill.settings import Distill, other_labels
 from compressor.tasks import load_task
+from compressor.tasks.pooling import MODULES
 from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
 from compressor.training.recovery import check_distillation, distill
 from compressor.training.training_run import TrainingRun

@@ -11,12 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import depth_of, unprunable, width_of, with_depth
 from compressor.models.packaged import local_folder
-from compressor.models.pooling import MODULES
 from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.paths import HubName
 from compressor.tasks import task_class, task_names
+from compressor.tasks.pooling import MODULES
 from compressor.training.layer_map import chosen_layers, layer_map_of
 from compressor.training.settings import DistillSettings
 

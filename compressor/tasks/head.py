@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from compressor.models.weight_files import StoredTensor
 from compressor.words import counted
 
 # How the names of architectures end whose outputs no task reads, and what they give.
@@ -53,6 +52,14 @@ _LAST_LAYERS = (
 )
 # In the keys of every head's weights, and of hardly any encoder's.
 _HEAD_WORDS = re.compile(r"classif|score|logits|head|summary|predict|output_layer")
+
+
+class HasShape(Protocol):
+    """A tensor of a weight file, as far as its shape."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return its sizes."""
 
 
 class HeadProblem(ValueError):
@@ -136,7 +143,7 @@ def _ids(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def require_choice(
     config: Mapping[str, Any],
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, HasShape],
     *,
     about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -214,7 +221,7 @@ def _activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> s
     return next((str(place) for place in places if place), "")
 
 
-def _head_rows(tensors: Mapping[str, StoredTensor]) -> tuple[str, int] | None:
+def _head_rows(tensors: Mapping[str, HasShape]) -> tuple[str, int] | None:
     """Return name and number of rows of the head's last layer; None where none has its name."""
     for name in _LAST_LAYERS:
         # Also (labels, channels, 1, 1) of a head that is a convolution.

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.head import HeadProblem, read_labels
 from compressor.models.torch_model import load_checkpoint
+from compressor.tasks.head import HeadProblem, read_labels
 
 TEXT, IMAGE, VECTORS = "text-classification", "image-classification", "sentence-embedding"
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
-from compressor.tasks import Task
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
@@ -52,16 +51,20 @@ class Pooling:
         return asdict(self)
 
 
-def read_pooling(directory: Path, task: Task) -> Pooling:
+def read_pooling(
+    directory: Path, *, mode: str | None = None, normalize: bool | None = None
+) -> Pooling:
     """Return how a checkpoint's vectors are made: by its files, else by the recipe, else as usual.
 
     Usual is what sentence-transformers does with a checkpoint that has no such files: the mean over
     the tokens, not normalised.
 
+    `mode` and `normalize` are what the recipe says, None where it says nothing.
+
     Raises `EnvironmentMismatch` when a file is damaged or asks for a step that is not known, and
     `RecipeError` when the recipe contradicts the files.
     """
-    wanted = {name: getattr(task, name, None) for name in ("pooling", "normalize")}
+    wanted = {"pooling": mode, "normalize": normalize}
     length, about = _read(directory / _LENGTH) or {}, _read(directory / ABOUT)
     found = _from_modules(directory)
     max_length = length.get("max_seq_length")
@@ -72,8 +75,7 @@ def read_pooling(directory: Path, task: Task) -> Pooling:
         )
     _refuse_prompt(directory, about)
     if found is None:
-        mode, normalize = wanted["pooling"] or "mean", bool(wanted["normalize"])
-        return Pooling(mode, normalize, None, max_length, about)
+        return Pooling(mode or "mean", bool(normalize), None, max_length, about)
     said = {"pooling": found.mode, "normalize": found.normalize}
     mistakes = [
         f"model.{name}: is {_shown(value)}, but {found.source} of the checkpoint says "

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.models.pooling import Pooling, read_pooling, write_pooling
 from compressor.models.torch_model import load_checkpoint
 from compressor.tasks import load_task
+from compressor.tasks.pooling import Pooling, read_pooling, write_pooling
 
 TASK = load_task("sentence-embedding")
 
@@ -27,21 +27,21 @@ def change(path: Path, **entries: Any) -> None:
 
 
 def test_the_files_say_how_vectors_are_made(tiny_encoder_dir: Path):
-    assert read_pooling(tiny_encoder_dir, TASK) == Pooling(
+    assert read_pooling(tiny_encoder_dir) == Pooling(
         "mean", True, "1_Pooling/config.json", 16, {"prompts": {"query": "q: "}}
     )
 
 
 def test_without_files_it_is_the_mean_unless_the_recipe_says_otherwise(tmp_path: Path):
-    assert read_pooling(tmp_path, TASK) == Pooling("mean", False)
+    assert read_pooling(tmp_path) == Pooling("mean", False)
     wanted = load_task("sentence-embedding", pooling="cls", normalize=True)
-    assert read_pooling(tmp_path, wanted) == Pooling("cls", True)
+    assert wanted.how_pooled(tmp_path) == Pooling("cls", True)
 
 
 def test_a_recipe_that_contradicts_the_files_is_told_every_key(tiny_encoder_dir: Path):
     wanted = load_task("sentence-embedding", pooling="cls", normalize=False)
     with pytest.raises(RecipeError) as refused:
-        read_pooling(tiny_encoder_dir, wanted)
+        wanted.how_pooled(tiny_encoder_dir)
     keys = [mistake.partition(": ")[0] for mistake in refused.value.mistakes]
     assert keys == ["model.pooling", "model.normalize"]
 
@@ -49,7 +49,7 @@ def test_a_recipe_that_contradicts_the_files_is_told_every_key(tiny_encoder_dir:
 @pytest.mark.parametrize("pooling", [Pooling("mean", True), Pooling("cls", False)])
 def test_what_is_written_is_read_again(tmp_path: Path, pooling: Pooling):
     write_pooling(tmp_path, pooling, width=8, max_length=128)
-    found = read_pooling(tmp_path, TASK)
+    found = read_pooling(tmp_path)
     assert (found.mode, found.normalize, found.max_length) == (
         pooling.mode,
         pooling.normalize,
@@ -69,12 +69,12 @@ def test_what_is_written_is_read_again(tmp_path: Path, pooling: Pooling):
 def test_another_pooling_is_refused_by_its_name(copy: Path, entries: Any, reason: str):
     change(copy / "1_Pooling" / "config.json", **entries)
     with pytest.raises(EnvironmentMismatch, match=reason):
-        read_pooling(copy, TASK)
+        read_pooling(copy)
 
 
 def test_the_later_form_of_the_pooling_file_is_read(copy: Path):
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    assert read_pooling(copy, TASK).mode == "cls"
+    assert read_pooling(copy).mode == "cls"
 
 
 def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
@@ -82,7 +82,7 @@ def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
     modules[2]["type"] = "sentence_transformers.models.Dense"
     (copy / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(EnvironmentMismatch, match="Transformer, Pooling, Dense"):
-        read_pooling(copy, TASK)
+        read_pooling(copy)
 
 
 @pytest.mark.parametrize(
@@ -103,19 +103,19 @@ def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
 def test_a_file_that_cannot_be_followed_is_named(copy: Path, name: str, content: str, reason: str):
     (copy / name).write_text(content)
     with pytest.raises(EnvironmentMismatch, match=reason) as refused:
-        read_pooling(copy, TASK)
+        read_pooling(copy)
     assert name in str(refused.value)
 
 
 def test_a_pooling_file_that_is_missing_or_outside_is_named(copy: Path):
     (copy / "1_Pooling" / "config.json").unlink()
     with pytest.raises(EnvironmentMismatch, match=r"config\.json: not found"):
-        read_pooling(copy, TASK)
+        read_pooling(copy)
     modules = json.loads((copy / "modules.json").read_text())
     modules[1]["path"] = "../elsewhere"
     (copy / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(EnvironmentMismatch, match="outside the checkpoint"):
-        read_pooling(copy, TASK)
+        read_pooling(copy)
 
 
 def test_lower_case_before_a_tokenizer_that_lowers_it_itself_changes_nothing(copy: Path):

@@ -4,7 +4,7 @@ transformers has a class for every encoder with a classification head, none for 
 one is made of the plain encoder's class. It stands where a classifier stands: the encoder is its
 `base_model` under the usual prefix, so that pruning, loading, rebuilding and export see nothing
 new. What is saved is the plain encoder, which every other tool knows, with the files of
-`compressor.models.pooling` beside it. The encoder's own pooler, a layer that sentence vectors are
+`compressor.tasks.pooling` beside it. The encoder's own pooler, a layer that sentence vectors are
 not taken from, is left out.
 """
 
@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.pooling import Pooling
+from compressor.tasks.pooling import Pooling
 
 _SETTINGS = "sentence_embedding"  # the key of the configuration that holds the pooling
 

@@ -13,9 +13,9 @@ import transformers
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.pooling import Pooling
-from compressor.models.sentence_encoder import pool
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.tasks.pooling import Pooling
+from compressor.tasks.sentence_encoder import pool
 
 TEXTS = ["a good film", "bad", "the plot was very quite lovely and the story is dull"]
 SIZES = {
