@@ -12,6 +12,7 @@ import transformers
 
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.models.torch_model import TorchModel
+from compressor.tasks.columns import TextColumns
 
 
 def quieten() -> None:
@@ -51,7 +52,7 @@ def read_splits(
         calibration=None if "train" in needed else train,
     )
     return load_splits(
-        settings, label_names=model.labels, input_column="text", needed=needed, seed=seed
+        settings, label_names=model.labels, columns=TextColumns(), needed=needed, seed=seed
     )
 
 

@@ -29,6 +29,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
 from compressor.tasks import load_task
+from compressor.tasks.columns import TextColumns
 
 _LABELS = ("0", "1")
 
@@ -78,7 +79,7 @@ def measure(arguments: argparse.Namespace, size: Size, rows: int) -> Cost:
         text=arguments.text, train=SplitSource(path=arguments.train, max_rows=rows)
     )
     split = load_splits(
-        settings, label_names=_LABELS, input_column="text", needed={"train"}, seed=0
+        settings, label_names=_LABELS, columns=TextColumns(), needed={"train"}, seed=0
     )["train"]
     encoded = model.task.encode(model.preprocessor, split.examples)
     with tempfile.TemporaryDirectory() as folder:

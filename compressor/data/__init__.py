@@ -6,7 +6,6 @@ from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
     CALIBRATION_ROWS,
     Dataset,
-    LabelKind,
     calibration_cut,
     check_plan,
     cut_sizes,
@@ -19,7 +18,6 @@ __all__ = [
     "SPLIT_NAMES",
     "DataSettings",
     "Dataset",
-    "LabelKind",
     "SplitSource",
     "calibration_cut",
     "check_files",

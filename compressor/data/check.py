@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compressor.data.columns import read_class_ids
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
-from compressor.data.table import choose_columns
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import ABSENT, unreadable
+from compressor.tasks.columns import Columns
+from compressor.tasks.table import choose_columns
 
 _DIGITS_ROWS = {"train": 1297, "test": 500, None: 1797}
 _CHUNK_BYTES = 1 << 20
@@ -99,7 +99,9 @@ def _input_columns(
     return (named,) if isinstance(named, str) else named
 
 
-def check_labels(settings: DataSettings, labels: Sequence[str], needed: Container[str]) -> None:
+def check_labels(
+    settings: DataSettings, columns: Columns, labels: Sequence[str], needed: Container[str]
+) -> None:
     """Check the labels of the local files of the splits in `needed` against the checkpoint's.
 
     A file of more than 32 MB is passed over, so that the answer is there at once. Raises
@@ -115,7 +117,7 @@ def check_labels(settings: DataSettings, labels: Sequence[str], needed: Containe
         try:
             if column in read_header(source):
                 table = read_table(source, (column,), ())
-                read_class_ids(table, column, labels=labels, data_names=settings.label_names)
+                columns.labels(table, column, labels, settings.label_names)
         except RecipeError as error:
             mistakes.extend(
                 # What is wrong with a key of `data` is no matter of this split.

@@ -18,10 +18,10 @@ import numpy as np
 
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
-from compressor.data.table import Table, choose_columns, require_each_once
 from compressor.data.text_files import read_text_file, read_text_header
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import HUB_ID, is_folder, no_folder, special_files, unreadable
+from compressor.tasks.table import Table, choose_columns, require_each_once
 
 _DIGITS_TEST_ROWS = 500
 _DIGITS_COLUMNS = ("image", "label")

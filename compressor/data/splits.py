@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.data.columns import are_bare_ids, read_class_ids, read_examples, read_grades
 from compressor.data.readers import read_table
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.data.table import Table
 from compressor.errors import RecipeError
 from compressor.measurements import Score
-from compressor.tasks import Example, Truth, texts_of
+from compressor.tasks import Example, Truth
+from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.table import Table
 from compressor.words import counted
 
 CALIBRATION_ROWS = 512  # enough for ranges and scores; who solves equations asks for more
 _VERY_FEW_ROWS = 32  # of calibration: below it train is read for spare ones alone
 _TRAIN_SHARE = 0.2  # of the donor, for a split cut from train and for calibration
 _NEED_LABELS = ("search", "certification")
-LabelKind = Literal["class", "grade", "none"]
 
 # Where a missing split is cut from: the first of these that the recipe gives.
 _DONORS = {
@@ -42,14 +41,14 @@ _DONORS = {
 class Dataset:
     """One split in memory.
 
-    `labels` has shape `(num_examples,)` and holds class ids in the checkpoint's order; it is None
-    for unlabelled rows. `rows` are the positions in the source, so that anyone can take the same
-    rows again.
+    `labels` has shape `(num_examples,)` and holds class ids in the checkpoint's order, or what the
+    task's columns make of a cell (dtype object); it is None for unlabelled rows. `rows` are the
+    positions in the source, so that anyone can take the same rows again.
     """
 
     name: str
     examples: tuple[Example, ...] = field(repr=False)
-    labels: NDArray[np.int64] | None = field(repr=False)
+    labels: NDArray[Any] | None = field(repr=False)
     rows: NDArray[np.int64] = field(repr=False)
     source: str
     cut_from: str | None = None
@@ -65,6 +64,11 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.examples)
+
+    @property
+    def class_ids(self) -> NDArray[np.int64] | None:
+        """Return the labels where each example has one class, else None."""
+        return None if self.labels is None or self.labels.dtype == object else self.labels
 
     def truth(self, reference: Score | None = None) -> Truth:
         """Return what outputs on this split are compared with."""
@@ -92,37 +96,33 @@ class _Loaded:
 
     table: Table
     columns: tuple[str, ...]  # that hold the input
-    labels: NDArray[np.int64] | None  # of the whole table
-    grades: NDArray[np.float64] | None  # likewise
+    labels: Labels  # of the whole table
     rows: NDArray[np.int64]
     source: str
-    has_bare_ids: bool
 
-    def labels_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        return None if self.labels is None else self.labels[rows]
+    def classes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return what a sample of `rows` keeps the proportions of."""
+        labels = self.labels.labels
+        return None if labels is None or labels.dtype == object else labels[rows]
 
 
 def load_splits(
     settings: DataSettings,
     *,
     label_names: Sequence[str],
-    input_column: str,
+    columns: Columns,
     needed: Container[str],
     seed: int,
     labelled: bool = True,
     keep: Mapping[str, Sequence[str]] | None = None,
-    kind: LabelKind = "class",
-    splits_pairs: bool = False,
     calibration_rows: int = CALIBRATION_ROWS,
     spare_rows: int = 0,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
-    `label_names` are the checkpoint's, in the order of its logits; `input_column` is what the task
-    reads, `text` or `image`. Search and certification must have labels unless `labelled` is false.
-    `keep` names further columns that a split must have, which `Dataset.columns` then holds. `kind`
-    says what the label column holds: class ids or names, grades of pairs, or nothing that is read.
-    With `splits_pairs` a pair of texts becomes two examples, one after the other.
+    `label_names` are the checkpoint's, in the order of its logits; `columns` say what the task
+    reads of a row and of its label. Search and certification must have labels unless `labelled` is
+    false. `keep` names further columns that a split must have, which `Dataset.columns` then holds.
     `calibration_rows` is the size of a calibration split that is cut, at most. Where calibration
     has less than `spare_rows` and train is read anyway, `Dataset.spare` of calibration holds what
     is missing to that number from train, drawn by the seed, as far as there are any.
@@ -146,22 +146,20 @@ def load_splits(
     loaded = _load_all(
         settings,
         label_names,
-        input_column=input_column,
+        columns=columns,
         wanted=wanted,
         plan=plan,
         seed=seed,
         must_label=_NEED_LABELS if labelled else (),
         keep=(keep := keep or {}),
-        kind=kind,
     )
     cuts = _take_cuts(loaded, plan, seed, calibration_rows)
-    is_image = input_column == "image"
     splits: dict[str, Dataset] = {}
     mistakes: list[str] = []
     for name in wanted:
         try:
             kept = keep.get(name, ())
-            splits[name] = _decode(name, *cuts[name], loaded, kept, is_image=is_image)
+            splits[name] = _decode(name, *cuts[name], loaded, kept, columns)
         except RecipeError as error:
             mistakes += [f"data.{plan.get(name, name)}: {item}" for item in error.mistakes]
     if mistakes:
@@ -172,22 +170,20 @@ def load_splits(
         more = _load_all(
             settings,
             label_names,
-            input_column=input_column,
+            columns=columns,
             wanted=["train"],
             plan={},
             seed=seed,
             must_label=(),
             keep={},
-            kind="none",
+            reads_labels=False,
         )
         loaded, cuts = {**loaded, **more}, {**cuts, "train": ("train", more["train"].rows)}
     if "calibration" in splits and "train" in cuts:
         missing = spare_rows - len(splits["calibration"])
-        spare = _spare(*cuts["train"], loaded, missing, seed, is_image=is_image)
+        spare = _spare(*cuts["train"], loaded, missing, seed, columns)
         splits["calibration"] = replace(splits["calibration"], spare=spare)
-    if not splits_pairs:
-        return splits
-    return {name: _each_text(split) for name, split in splits.items()}
+    return {name: _each_text(split, columns) for name, split in splits.items()}
 
 
 def _spare(
@@ -196,13 +192,12 @@ def _spare(
     loaded: Mapping[str, _Loaded],
     count: int,
     seed: int,
-    *,
-    is_image: bool,
+    columns: Columns,
 ) -> Dataset | None:
     if count <= 0 or len(rows) == 0:
         return None
     chosen = sample_rows(rows, None, count, seed=seed, purpose="calibration.spare")
-    return _decode("train", donor, chosen, loaded, (), is_image=is_image)
+    return _decode("train", donor, chosen, loaded, (), columns)
 
 
 def _decode(
@@ -211,36 +206,40 @@ def _decode(
     rows: NDArray[np.int64],
     loaded: Mapping[str, _Loaded],
     kept: Sequence[str],
-    *,
-    is_image: bool,
+    columns: Columns,
 ) -> Dataset:
     origin = loaded[donor]
+    labels, grades = origin.labels.labels, origin.labels.grades
     return Dataset(
         name=name,
-        examples=read_examples(origin.table, origin.columns, rows.tolist(), is_image=is_image),
-        labels=origin.labels_of(rows),
+        examples=columns.examples(origin.table, origin.columns, rows.tolist()),
+        labels=None if labels is None else labels[rows],
         rows=origin.table.source_rows(rows),
         source=origin.source,
         cut_from=None if donor == name else donor,
-        grades=None if origin.grades is None else origin.grades[rows],
+        grades=None if grades is None else grades[rows],
         columns={
             column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
         },
-        has_bare_ids=origin.has_bare_ids,
+        has_bare_ids=origin.labels.has_bare_ids,
     )
 
 
-def _each_text(split: Dataset) -> Dataset:
-    """Return the split with the two texts of a pair as two examples; single texts stay."""
-    if not split.examples or not isinstance(split.examples[0], tuple):
+def _each_text(split: Dataset, columns: Columns) -> Dataset:
+    """Return the split with the texts of an input as examples of their own, where they are."""
+    parts = [columns.texts_apart(example) for example in split.examples]
+    counts = [len(part) for part in parts]
+    if set(counts) <= {1}:
         return split
     return replace(
         split,
-        spare=None if split.spare is None else _each_text(split.spare),
-        examples=tuple(text for pair in split.examples for text in texts_of(pair)),
-        rows=np.repeat(split.rows, 2),
+        spare=None if split.spare is None else _each_text(split.spare, columns),
+        examples=tuple(text for part in parts for text in part),
+        rows=np.repeat(split.rows, counts),
         columns={
-            name: tuple(value for value in values for _ in range(2))
+            name: tuple(
+                value for value, count in zip(values, counts, strict=True) for _ in range(count)
+            )
             for name, values in split.columns.items()
         },
     )
@@ -298,13 +297,13 @@ def _load_all(
     settings: DataSettings,
     label_names: Sequence[str],
     *,
-    input_column: str,
+    columns: Columns,
     wanted: Sequence[str],
     plan: Mapping[str, str],
     seed: int,
     must_label: Sequence[str],
     keep: Mapping[str, Sequence[str]],
-    kind: LabelKind,
+    reads_labels: bool = True,
 ) -> dict[str, _Loaded]:
     """Load the given splits that are wanted or cut from; report the mistakes of all together."""
     loaded: dict[str, _Loaded] = {}
@@ -315,56 +314,36 @@ def _load_all(
             continue
         label = settings.label_column(source)
         try:
-            columns = settings.input_columns(source, input_column)
-            if kind == "grade" and set(uses) & set(must_label) and len(columns) != 2:
-                raise RecipeError(
-                    f"text: the grade is that of a pair, and {columns[0]} is one text; list the "
-                    f"columns of both texts"
-                )
-            required = [*columns, *(column for split in uses for column in keep.get(split, ()))]
-            if set(uses) & set(must_label):
-                required.append(label)
-            table = read_table(source, required, (label,))
-            labels, grades = _labels(table, label, label_names, settings.label_names, kind)
+            own = settings.input_columns(source, columns.input_column)
+            must = bool(set(uses) & set(must_label))
+            columns.require_columns(own, labelled=must)
+            required = [*own, *(column for split in uses for column in keep.get(split, ()))]
+            table = read_table(source, [*required, label] if must else required, (label,))
+            if len(table) == 0:
+                raise RecipeError(f"{table.name}: has no rows")
+            labels = Labels()
+            if reads_labels and label in table.columns:
+                labels = columns.labels(table, label, label_names, settings.label_names)
         except RecipeError as error:
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
         else:
-            rows, description = _limit(name, source, table, labels, seed)
-            names = settings.label_names or label_names
-            bare = labels is not None and are_bare_ids(table.columns[label], names)
-            loaded[name] = _Loaded(table, columns, labels, grades, rows, description, bare)
+            everything = np.arange(len(table), dtype=np.int64)
+            found = _Loaded(table, own, labels, everything, table.name)
+            loaded[name] = _limit(name, source, found, seed)
     if mistakes:
         raise RecipeError(mistakes)
     return loaded
 
 
-def _labels(
-    table: Table,
-    column: str,
-    labels: Sequence[str],
-    data_names: Sequence[str] | None,
-    kind: LabelKind,
-) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-    """Return the class ids and the grades of a table, of which it has one or neither."""
-    if len(table) == 0:
-        raise RecipeError(f"{table.name}: has no rows")
-    if column not in table.columns or kind == "none":
-        return None, None
-    if kind == "grade":
-        return None, read_grades(table, column)
-    return read_class_ids(table, column, labels=labels, data_names=data_names), None
-
-
-def _limit(
-    name: str, source: SplitSource, table: Table, labels: NDArray[np.int64] | None, seed: int
-) -> tuple[NDArray[np.int64], str]:
-    """Draw `max_rows` of the table when it has more; return the rows and a text that says so."""
-    rows = np.arange(len(table), dtype=np.int64)
-    if source.max_rows is None or source.max_rows >= len(table):
-        return rows, table.name
-    rows = sample_rows(rows, labels, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
-    note = f"{len(rows)} of {counted(len(table), 'row')}, sampled by label with seed {seed}"
-    return rows, f"{table.name} ({note})"
+def _limit(name: str, source: SplitSource, loaded: _Loaded, seed: int) -> _Loaded:
+    """Draw `max_rows` of the table when it has more, and say so in its source."""
+    rows = loaded.rows
+    if source.max_rows is None or source.max_rows >= len(rows):
+        return loaded
+    classes = loaded.classes_of(rows)
+    chosen = sample_rows(rows, classes, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
+    note = f"{len(chosen)} of {counted(len(rows), 'row')}, sampled by label with seed {seed}"
+    return replace(loaded, rows=chosen, source=f"{loaded.source} ({note})")
 
 
 def _take_cuts(
@@ -381,7 +360,7 @@ def _take_cuts(
             )
         left = data.rows
         for name, count in counts.items():
-            labels = data.labels_of(left)
+            labels = data.classes_of(left)
             rows = sample_rows(left, labels, count, seed=seed, purpose=f"{donor}.{name}")
             left = np.setdiff1d(left, rows, assume_unique=True)
             result[name] = (donor, rows)

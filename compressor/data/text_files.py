@@ -13,9 +13,9 @@ from typing import Any
 from compressor.data.file_kinds import refuse_other_kinds
 from compressor.data.quotes import quotes_of_csv, quotes_of_tsv
 from compressor.data.settings import FileFormat, Quoting
-from compressor.data.table import BadRows, Table, choose_columns, require_each_once
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.setting_errors import each_key_once, show
+from compressor.tasks.table import BadRows, Table, choose_columns, require_each_once
 
 _LONGEST_CELL = 1 << 30  # characters
 _SEPARATORS = {"csv": ",", "tsv": "\t"}

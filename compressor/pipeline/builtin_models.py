@@ -26,6 +26,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.paths import BUILTIN
 from compressor.progress import Progress
 from compressor.tasks import load_task
+from compressor.tasks.columns import ImageColumns
 from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
 from compressor.training.trainer import TrainingRun
@@ -99,7 +100,7 @@ def _train_digits(work: Path, progress: Progress) -> TorchModel:
     labels = tuple(str(digit) for digit in range(10))
     settings = DataSettings(image="image", train=SplitSource(sklearn="digits", split="train"))
     train = load_splits(
-        settings, label_names=labels, input_column="image", needed={"train"}, seed=_SEED
+        settings, label_names=labels, columns=ImageColumns(), needed={"train"}, seed=_SEED
     )["train"]
     seed_everything(_SEED)
     config = transformers.ViTConfig(

@@ -111,12 +111,14 @@ def check_task(recipe: Recipe) -> None:
 
 def check_label_columns(recipe: Recipe) -> None:
     """Raise `RecipeError` for labels in local files that are not those of a local checkpoint."""
-    if (labels := known_labels(recipe)) is None:
+    task, metric = known_task(recipe), known_metric(recipe)
+    if task is None or metric is None or (labels := known_labels(recipe)) is None:
         return
+    columns = load_task(task).columns(metric)
     needed = {"search", "certification"}
     needed = needed.union(*(step.required_splits() for step in recipe.possible_passes()))
     try:
-        check_labels(recipe.data, labels, needed)
+        check_labels(recipe.data, columns, labels, needed)
     except RecipeError as error:
         raise recipe.placed(error) from error
 

@@ -71,9 +71,9 @@ def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) ->
     Raises `RecipeError` where that is certain and the labels are numbers that nothing explains.
     Where names say which class is meant, they are believed: the checkpoint may be that bad.
     """
-    if split.labels is None:
+    if split.class_ids is None:
         return
-    order = better_order(split.labels, baseline.outcomes, len(log.labels))
+    order = better_order(split.class_ids, baseline.outcomes, len(log.labels))
     if order is None:
         return
     moved = ", ".join(

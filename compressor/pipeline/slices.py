@@ -109,7 +109,7 @@ def judge_slices(
             )
 
     else:
-        right = before.outcomes if split.labels is None else split.labels
+        right = before.outcomes if split.class_ids is None else split.class_ids
 
         def guessed(name: str, mask: Mask, level: float) -> Certificate | None:  # noqa: ARG001
             hits = _guess(right, before.outcomes, mask)
@@ -167,14 +167,13 @@ def _rank(record: SliceRecord) -> tuple[int, float, float]:
 
 
 def _by_label(split: Dataset, label_names: Sequence[str]) -> dict[str, Mask]:
-    if split.labels is None:
+    if (classes := split.class_ids) is None:
         raise RecipeError(
             f"budget.slices: label needs labels of classes, and data.{split.name} has none; remove "
             f"label from the slices or give the split a label column"
         )
     return {
-        f"{LABEL} = {label_names[value]}": split.labels == value
-        for value in np.unique(split.labels).tolist()
+        f"{LABEL} = {label_names[value]}": classes == value for value in np.unique(classes).tolist()
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 
-from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, LabelKind, load_splits
+from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, load_splits
 from compressor.errors import RecipeError
 from compressor.measurements import LABEL_FREE
 from compressor.recipe.recipe import Recipe
@@ -42,19 +42,14 @@ def read_splits(
     `EnvironmentMismatch` as `load_splits` does.
     """
     needed = [name for name in needed_splits(recipe) if only is None or name in only]
-    kind: LabelKind = "class" if task.names_labels else "grade"
-    if kind == "grade" and metric in LABEL_FREE:
-        kind = "none"  # a column of that name need not be one of grades
     splits = load_splits(
         recipe.data,
         label_names=label_names,
-        input_column=task.input_column,
+        columns=task.columns(metric),
         needed=needed,
         seed=recipe.seed,
         labelled=metric not in LABEL_FREE,
         keep=recipe.kept_columns(),
-        kind=kind,
-        splits_pairs=task.splits_pairs,
         calibration_rows=calibration_rows(recipe),
         spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
     )

@@ -16,7 +16,7 @@ import torch
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import AGREEMENT, LABEL_FREE, SPEARMAN
+from compressor.measurements import LABEL_FREE, SPEARMAN
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
 from compressor.pipeline.label_order import better_order
@@ -102,7 +102,7 @@ def distinct_tokens(trial: Trial) -> int:
     if split is None:
         return 0
     examples = split.examples[:_READ_AT_MOST]
-    if model.task.has_sequence:
+    if model.task.reads_tokens:
         counts = model.task.token_counts(model.preprocessor, examples)
         assert counts is not None, "it has a sequence"
         limit = int(model.preprocessor.model_max_length)
@@ -118,7 +118,7 @@ def distinct_tokens(trial: Trial) -> int:
 def _splits(recipe: Recipe, model: TorchModel) -> dict[str, Dataset]:
     """Read the splits as a run does; images of those that are only counted are not all decoded."""
     data, task = recipe.data, model.task
-    if not task.has_sequence:
+    if not task.reads_tokens:
         limited = {
             name: source.model_copy(update={"max_rows": _SHOWN_IMAGES})
             for name, source in data.given.items()
@@ -165,9 +165,9 @@ def _spread(split: Dataset, count: int) -> Dataset:
 def _require_order(trial: Trial, judged: Judged) -> None:
     """Raise `RecipeError` where bare numbers surely number the classes in another order."""
     split, labels = trial.searched, trial.model.labels
-    if split.labels is None or not split.has_bare_ids:
+    if split.class_ids is None or not split.has_bare_ids:
         return
-    order = better_order(split.labels, judged.score.outcomes, len(labels))
+    order = better_order(split.class_ids, judged.score.outcomes, len(labels))
     if order is None or not order.is_certain:
         return
     found = ",".join(str(order.meaning.index(own)) for own in range(len(labels)))
@@ -187,8 +187,7 @@ def _listing(labels: Sequence[str]) -> str:
 
 def metrics_to_try(task: Any, *, has_labels: bool, has_grades: bool) -> tuple[str, ...]:
     """Return the metrics that rows allow, those that people expect first."""
-    if task.names_labels:
-        with_labels = [name for name in task.metrics if name not in LABEL_FREE]
-        return (*(with_labels[:2] if has_labels else ()), AGREEMENT)
     free = [name for name in task.metrics if name in LABEL_FREE]
-    return (*((SPEARMAN,) if has_grades else ()), *free)
+    graded = [name for name in task.metrics if name == SPEARMAN]
+    labelled = [name for name in task.metrics if name not in LABEL_FREE and name != SPEARMAN]
+    return (*(labelled[:2] if has_labels else ()), *(graded if has_grades else ()), *free)

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from compressor.data.check import file_source
-from compressor.data.columns import read_examples
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
-from compressor.data.table import Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
 from compressor.measurements import AGREEMENT, COSINE, SPEARMAN
@@ -42,6 +40,7 @@ from compressor.starter.render import (
 from compressor.starter.trial import look_at
 from compressor.tasks import Example, Task, load_task
 from compressor.tasks.pooling import Pooling
+from compressor.tasks.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ def write_starter(
     cannot_prune, keeps_heads = _pruning(model)
     pooling = task.how_pooled(files.directory)
     examples = _examples(table, searched.guess.inputs, task)
-    tried = examples[:_TRIED_ROWS] if task.has_sequence else [task.dummy_example(0)]
+    tried = examples[:_TRIED_ROWS] if task.reads_tokens else [task.dummy_example(0)]
     try_batch(files, model, tried)
     donor = others.get("train", searched).num_rows
     if donor < _ROWS_TO_CUT and not cannot_prune:
@@ -135,7 +134,7 @@ def write_starter(
         train=others.get("train"),
         certification=others.get("certification"),
         calibrates_on_train="train" in others and not cannot_prune and donor < _ROWS_TO_SHARE,
-        lengths=measure_lengths(task, model.preprocessor, examples) if task.has_sequence else None,
+        lengths=measure_lengths(task, model.preprocessor, examples) if task.reads_tokens else None,
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,
@@ -290,12 +289,11 @@ def _for_other(path: Path, wishes: Wishes) -> Wishes:
 
 
 def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]:
-    if not task.has_sequence:
+    if not task.reads_tokens:
         return [str(value) for column in columns for value in table.columns[column]]
-    found = read_examples(table, columns, range(len(table)), is_image=False)
-    if task.splits_pairs:
-        return [text for pair in found for text in (pair if isinstance(pair, tuple) else (pair,))]
-    return list(found)
+    read = task.columns(task.metrics[0])
+    found = read.examples(table, columns, range(len(table)))
+    return [part for example in found for part in read.texts_apart(example)]
 
 
 def _pruning(model: TorchModel) -> tuple[str, bool]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import StepFailed
 from compressor.measurements import FlipKind, Score
+from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import HasShape
 from compressor.tasks.outputs import Outputs, Positions, Rows
@@ -45,13 +46,13 @@ Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the b
 class Truth:
     """What a model's outputs on a split are compared with; what the split does not have is None.
 
-    `labels`, shape `(num_examples,)`, are class ids. `grades`, shape `(num_examples / 2,)`, say how
-    similar two neighbouring texts are, the more the higher. `reference` is the untouched
-    checkpoint's score on the same examples.
+    `labels`, shape `(num_examples,)`, are class ids, or what the task's columns make of a cell
+    (dtype object). `grades`, shape `(num_examples / 2,)`, say how similar two neighbouring texts
+    are, the more the higher. `reference` is the untouched checkpoint's score on the same examples.
     """
 
     examples: Sequence[Example]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     grades: NDArray[np.float64] | None = None
     reference: Score | None = None
 
@@ -176,6 +177,10 @@ class Task(ABC):
     @abstractmethod
     def load_preprocessor(self, directory: str | Path) -> Any:
         """Load the tokenizer or image processor that lies in `directory` (no code from it runs)."""
+
+    @abstractmethod
+    def columns(self, metric: str) -> Columns:
+        """Return what the task reads of rows to be scored with `metric`."""
 
     @abstractmethod
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:

@@ -17,6 +17,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
 from compressor.tasks.base import Batch
 from compressor.tasks.classification import Classification
+from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example
 from compressor.tasks.given import given_images
 
@@ -32,6 +33,10 @@ class ImageClassification(Classification):
     main_input: ClassVar[str] = "pixel_values"
     preprocessor_name: ClassVar[str] = "image processor"
     reads_tokens: ClassVar[bool] = False
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return images, and class ids."""
+        return ImageColumns()
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
         """Return transformers' own."""

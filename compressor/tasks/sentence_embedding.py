@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch, StepFailed
-from compressor.measurements import COSINE, RANK_AGREEMENT, SPEARMAN, Score
+from compressor.measurements import COSINE, LABEL_FREE, RANK_AGREEMENT, SPEARMAN, Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
+from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import Pooling, lowers_case, read_pooling, write_pooling
@@ -64,6 +65,13 @@ class SentenceEmbedding(TextTask):
     has_head: ClassVar[bool] = False
     names_labels: ClassVar[bool] = False
     splits_pairs: ClassVar[bool] = True
+
+    def columns(self, metric: str) -> Columns:
+        """Return texts, of pairs each by itself, with grades for the metric that needs them.
+
+        For others a column of that name need not be one of grades.
+        """
+        return SentenceColumns(graded=metric not in LABEL_FREE)
 
     def auto_class(self, directory: Path) -> Any:
         """Return what puts pooling around a plain encoder, as the checkpoint or the recipe says."""

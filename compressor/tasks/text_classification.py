@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
+from compressor.tasks.columns import Columns, TextColumns
 from compressor.tasks.text import TextTask
 
 
@@ -14,6 +15,10 @@ class TextClassification(TextTask, Classification):
 
     name: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "ForSequenceClassification"
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return texts or pairs of texts, and class ids."""
+        return TextColumns()
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
         """Return transformers' own."""

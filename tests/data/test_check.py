@@ -19,6 +19,7 @@ from compressor.data import (
 )
 from compressor.data.readers import read_table
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.tasks.columns import TextColumns
 
 Write = Callable[[str, str], Path]
 Settings = Callable[..., DataSettings]
@@ -42,7 +43,7 @@ def test_labels_that_are_not_the_checkpoints_are_listed_by_split(
     unread = write("c.csv", "text,label\na,what\n")
     data = settings(train=train, search=search, certification=unread)
     with pytest.raises(RecipeError) as caught:
-        check_labels(data, ("no", "yes"), {"train", "search"})
+        check_labels(data, TextColumns(), ("no", "yes"), {"train", "search"})
     assert [mistake.partition(";")[0] for mistake in caught.value.mistakes] == [
         f"data.train: {train}:2: label 7 is outside 0..1 (the checkpoint's labels: no, yes)",
         f"data.search: {search}:3: label 'maybe' is not a label of the checkpoint",
@@ -51,7 +52,7 @@ def test_labels_that_are_not_the_checkpoints_are_listed_by_split(
 
 def test_a_file_without_labels_has_none_to_check(settings: Settings, write: Write) -> None:
     data = settings(search=write("b.csv", "text,other\na,1\n"))
-    check_labels(data, ("no", "yes"), {"search"})
+    check_labels(data, TextColumns(), ("no", "yes"), {"search"})
 
 
 def test_every_wrong_header_is_listed(settings: Settings, write: Write, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_expects(settings: Settings, wr
     data = settings(search=write("rows.csv", f"text,label\n{'a long text ' * 20_000},1\nb,0\n"))
     check_files(data)
     splits = load_splits(
-        data, label_names=("no", "yes"), input_column="text", needed=("search",), seed=0
+        data, label_names=("no", "yes"), columns=TextColumns(), needed=("search",), seed=0
     )
     assert len(str(splits["search"].examples[0])) > 200_000
 

@@ -12,6 +12,7 @@ from compressor.data import DataSettings, SplitSource, load_splits
 from compressor.data.check import check_files, most_rows
 from compressor.data.readers import read_table
 from compressor.errors import RecipeError
+from compressor.tasks.columns import TextColumns
 
 FOLDER = Path(compressor.data.__file__).parent / "sentences"
 SPLITS = ("calibration", "search", "certification")
@@ -69,7 +70,7 @@ def test_a_split_is_read_as_any_other() -> None:
         search=SplitSource(builtin="sentences", split="search", max_rows=10),
     )
     splits = load_splits(
-        settings, label_names=(), input_column="text", needed={"search"}, seed=0, labelled=False
+        settings, label_names=(), columns=TextColumns(), needed={"search"}, seed=0, labelled=False
     )
     assert len(splits["search"]) == 10
     assert splits["search"].source.startswith("builtin:sentences:search (10 of 400 rows")

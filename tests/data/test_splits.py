@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from compressor.data import Dataset, DataSettings, LabelKind, fingerprint, load_splits
+from compressor.data import Dataset, DataSettings, fingerprint, load_splits
 from compressor.data.splits import plan_cuts
 from compressor.errors import RecipeError
+from compressor.tasks.columns import ImageColumns, SentenceColumns, TextColumns
 
 Reviews = Callable[[str, int], Path]
 Write = Callable[[str, str], Path]
@@ -24,7 +25,7 @@ def load(
     return load_splits(
         settings,
         label_names=("negative", "positive"),
-        input_column="text",
+        columns=TextColumns(),
         needed=needed or ALL,
         seed=seed,
         spare_rows=spare_rows,
@@ -147,7 +148,7 @@ def test_calibration_is_as_large_as_asked_for_up_to_a_fifth_of_train(
     splits = load_splits(
         settings(train=reviews("train.tsv", 4000)),
         label_names=("negative", "positive"),
-        input_column="text",
+        columns=TextColumns(),
         needed=("train", "calibration"),
         seed=0,
         calibration_rows=wanted,
@@ -161,7 +162,7 @@ def test_many_calibration_rows_leave_equal_shares_of_the_rest(
     splits = load_splits(
         settings(search=reviews("search.tsv", 4000)),
         label_names=("negative", "positive"),
-        input_column="text",
+        columns=TextColumns(),
         needed=("train", "calibration", "search"),
         seed=0,
         calibration_rows=8192,
@@ -286,7 +287,7 @@ def test_the_parts_of_the_digits_are_fixed_and_name_rows_of_the_whole(settings: 
         load_splits(
             settings({"image": "image"}, search={"sklearn": "digits", "split": part}),
             label_names=[str(digit) for digit in range(10)],
-            input_column="image",
+            columns=ImageColumns(),
             needed=("search",),
             seed=seed,
         )["search"]
@@ -307,7 +308,7 @@ def test_digits_are_images_with_their_labels(settings: Settings) -> None:
     splits = load_splits(
         settings(train={"sklearn": "digits", "max_rows": 200}),
         label_names=[str(digit) for digit in range(10)],
-        input_column="image",
+        columns=ImageColumns(),
         needed=("train", "search"),
         seed=0,
     )
@@ -359,7 +360,7 @@ def test_a_split_needs_no_labels_where_nothing_is_held_against_them(
     found = load_splits(
         data,
         label_names=("negative", "positive"),
-        input_column="text",
+        columns=TextColumns(),
         needed=("search",),
         seed=0,
         labelled=False,
@@ -372,7 +373,7 @@ def test_further_columns_are_kept_for_the_split_that_asks_for_them(
 ) -> None:
     rows = "text,label,source\na film,0,web\na book,1,print\nb film,0,web\nb book,1,print\n"
     data = settings(search=write("rows.csv", rows))
-    common = {"label_names": ("negative", "positive"), "input_column": "text", "seed": 0}
+    common = {"label_names": ("negative", "positive"), "columns": TextColumns(), "seed": 0}
     found = load_splits(
         data, needed=("search", "certification"), keep={"certification": ("source",)}, **common
     )
@@ -389,21 +390,19 @@ def graded(write: Write, text: str) -> DataSettings:
     )
 
 
-def load_pairs(settings: DataSettings, kind: LabelKind) -> Dataset:
+def load_pairs(settings: DataSettings, *, graded: bool) -> Dataset:
     return load_splits(
         settings,
         label_names=(),
-        input_column="text",
+        columns=SentenceColumns(graded=graded),
         needed=("search",),
         seed=0,
-        kind=kind,
-        splits_pairs=True,
         keep={"search": ("b",)},
     )["search"]
 
 
 def test_a_graded_pair_is_two_texts_and_one_grade(write: Write):
-    split = load_pairs(graded(write, "a,b,grade\nx,y,4.5\nz,w,0\n"), "grade")
+    split = load_pairs(graded(write, "a,b,grade\nx,y,4.5\nz,w,0\n"), graded=True)
     assert split.examples == ("x", "y", "z", "w")
     assert split.rows.tolist() == [0, 0, 1, 1]
     assert split.grades is not None
@@ -413,13 +412,13 @@ def test_a_graded_pair_is_two_texts_and_one_grade(write: Write):
 
 
 def test_grades_are_not_read_where_nothing_asks_for_them(write: Write):
-    split = load_pairs(graded(write, "a,b,grade\nx,y,much\nz,w,little\n"), "none")
+    split = load_pairs(graded(write, "a,b,grade\nx,y,much\nz,w,little\n"), graded=False)
     assert (split.grades, split.labels) == (None, None)
 
 
 def test_the_fingerprint_depends_on_the_grades(write: Write):
-    first = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,0\n"), "grade")
-    second = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,1\n"), "grade")
+    first = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,0\n"), graded=True)
+    second = load_pairs(graded(write, "a,b,grade\nx,y,4\nz,w,1\n"), graded=True)
     assert fingerprint(first) != fingerprint(second)
 
 
@@ -434,13 +433,13 @@ def test_the_fingerprint_depends_on_the_grades(write: Write):
 )
 def test_a_grade_that_says_nothing_is_refused(write: Write, rows: str, mistake: str):
     with pytest.raises(RecipeError, match=mistake):
-        load_pairs(graded(write, f"a,b,grade\n{rows}"), "grade")
+        load_pairs(graded(write, f"a,b,grade\n{rows}"), graded=True)
 
 
 def test_a_grade_of_a_single_text_is_refused(write: Write):
     settings = graded(write, "a,b,grade\nx,y,4\nz,w,1\n").model_copy(update={"text": "a"})
     with pytest.raises(RecipeError, match=r"data\.search: text: the grade is that of a pair"):
-        load_pairs(settings, "grade")
+        load_pairs(settings, graded=True)
 
 
 def test_few_calibration_rows_have_spare_ones_of_train(

@@ -1,4 +1,7 @@
-"""Turns columns of plain values into what tasks take: texts, images and class ids.
+"""Turns columns of plain values into what tasks take: texts, images, class ids and grades.
+
+A task names its `Columns`; one that reads something else, such as lists of words with a tag each,
+brings a subclass.
 
 Everything a model would silently mistrain on is refused here with the row it stands in: empty
 texts, labels that are not the checkpoint's, images that do not decode.
@@ -10,46 +13,140 @@ import io
 import re
 import struct
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.data.table import BadRows, Table
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import unreadable
 from compressor.setting_errors import show
-from compressor.tasks import Example, pixels_of
+from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.pixels import pixels_of
+from compressor.tasks.table import BadRows, Table
 from compressor.words import counted
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 
 
-def read_examples(
-    table: Table, columns: Sequence[str], rows: Sequence[int], *, is_image: bool
-) -> tuple[Example, ...]:
-    """Return the inputs in `rows`: texts, pairs of texts, or decoded images.
+@dataclass(frozen=True)
+class Labels:
+    """What a label column says of each row; each is None where it says nothing.
 
-    Raises `RecipeError` for an empty text, `EnvironmentMismatch` for an image that is missing or
-    damaged.
+    `labels` has shape `(num_rows,)`: class ids in the checkpoint's order, or any object that the
+    task makes of a cell (dtype object). `grades`, shape `(num_rows,)`, are those of pairs of texts.
     """
-    if is_image:
+
+    labels: NDArray[Any] | None = None
+    grades: NDArray[np.float64] | None = None
+    # The labels were numbers, and nothing says which number is which class of the checkpoint.
+    has_bare_ids: bool = False
+
+
+class Columns(ABC):
+    """Which columns of a table a task reads, and what becomes of them."""
+
+    input_column: ClassVar[str]  # the key under `data` that names the input's columns
+
+    @abstractmethod
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return the inputs in `rows`.
+
+        Raises `RecipeError` for values that will not do, `EnvironmentMismatch` for files that are
+        missing or damaged.
+        """
+
+    def labels(
+        self,
+        table: Table,
+        column: str,
+        names: Sequence[str],
+        data_names: Sequence[str] | None,
+    ) -> Labels:
+        """Return what the label column says: class ids by default, as `read_class_ids`.
+
+        `names` are the checkpoint's, `data_names` the recipe's for them.
+        """
+        ids = read_class_ids(table, column, labels=names, data_names=data_names)
+        return Labels(ids, has_bare_ids=are_bare_ids(table.columns[column], data_names or names))
+
+    def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: B027
+        """Raise `RecipeError` where these are not the input columns that labels would be of."""
+
+    def texts_apart(self, example: Example) -> tuple[Example, ...]:
+        """Return the examples that an input is in the end; itself by default."""
+        return (example,)
+
+
+class TextColumns(Columns):
+    """Texts or pairs of texts, with class ids."""
+
+    input_column: ClassVar[str] = "text"
+
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return texts or pairs of texts; raises `RecipeError` for an empty one."""
+        bad = BadRows()
+        for row in rows:
+            for column in columns:
+                problem = _text_problem(table.columns[column][row])
+                if problem:
+                    bad.add(f"{table.place(row)}: {column} {problem}")
+        bad.check()
+        if len(columns) == 1:
+            return tuple(table.columns[columns[0]][row] for row in rows)
+        first, second = (table.columns[column] for column in columns)
+        return tuple((first[row], second[row]) for row in rows)
+
+
+@dataclass(frozen=True)
+class SentenceColumns(TextColumns):
+    """Texts that are read each by itself, of pairs with grades where something asks for them."""
+
+    graded: bool = False
+
+    def labels(
+        self,
+        table: Table,
+        column: str,
+        names: Sequence[str],  # noqa: ARG002 - grades are numbers
+        data_names: Sequence[str] | None,  # noqa: ARG002
+    ) -> Labels:
+        """Return grades; nothing where none are asked for, whatever the column holds."""
+        return Labels(grades=read_grades(table, column)) if self.graded else Labels()
+
+    def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:
+        """Raise `RecipeError` for grades of one text."""
+        if labelled and self.graded and len(columns) != 2:
+            raise RecipeError(
+                f"text: the grade is that of a pair, and {columns[0]} is one text; list the "
+                f"columns of both texts"
+            )
+
+    def texts_apart(self, example: Example) -> tuple[Example, ...]:
+        """Return each text of a pair."""
+        return texts_of(example)
+
+
+class ImageColumns(Columns):
+    """Images, with class ids."""
+
+    input_column: ClassVar[str] = "image"
+
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return decoded images; raises `EnvironmentMismatch` for one that is damaged."""
         values = table.columns[columns[0]]
         return tuple(_read_image(values[row], table, row) for row in rows)
-    bad = BadRows()
-    for row in rows:
-        for column in columns:
-            problem = _text_problem(table.columns[column][row])
-            if problem:
-                bad.add(f"{table.place(row)}: {column} {problem}")
-    bad.check()
-    if len(columns) == 1:
-        return tuple(table.columns[columns[0]][row] for row in rows)
-    first, second = (table.columns[column] for column in columns)
-    return tuple((first[row], second[row]) for row in rows)
 
 
 def _text_problem(value: Any) -> str | None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compressor.data.columns import are_bare_ids, read_class_ids, read_examples
-from compressor.data.table import Table
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.tasks.columns import ImageColumns, TextColumns, are_bare_ids, read_class_ids
+from compressor.tasks.table import Table
 
 LABELS = ("negative", "positive")
 
@@ -143,14 +143,14 @@ def test_an_empty_label_is_missing() -> None:
 
 def test_texts_and_pairs_are_taken_in_the_order_of_the_rows_asked_for() -> None:
     rows = table(a=["x", "y", "z"], b=["1", "2", "3"])
-    assert read_examples(rows, ("a",), [2, 0], is_image=False) == ("z", "x")
-    assert read_examples(rows, ("a", "b"), [1], is_image=False) == (("y", "2"),)
+    assert TextColumns().examples(rows, ("a",), [2, 0]) == ("z", "x")
+    assert TextColumns().examples(rows, ("a", "b"), [1]) == (("y", "2"),)
 
 
 def test_bad_texts_are_all_named_by_row() -> None:
     rows = table(text=["fine", "", None, float("nan"), "  ", 5, "\ud800"])
     with pytest.raises(RecipeError) as caught:
-        read_examples(rows, ("text",), range(7), is_image=False)
+        TextColumns().examples(rows, ("text",), range(7))
     assert caught.value.mistakes == (
         "dev.tsv:3: text is empty; remove the row or fill it in",
         "dev.tsv:4: text is missing; remove the row or fill it in",
@@ -162,7 +162,7 @@ def test_bad_texts_are_all_named_by_row() -> None:
 
 def test_half_of_a_surrogate_pair_in_a_text_is_a_mistake() -> None:
     with pytest.raises(RecipeError) as caught:
-        read_examples(table(text=["\ud800"]), ("text",), [0], is_image=False)
+        TextColumns().examples(table(text=["\ud800"]), ("text",), [0])
     assert "surrogate" in caught.value.mistakes[0]
 
 
@@ -184,7 +184,7 @@ COLOUR = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
     ],
 )
 def test_images_become_grey_or_colour_bytes(value: Any, expected: np.ndarray) -> None:
-    [image] = read_examples(table(image=[value]), ("image",), [0], is_image=True)
+    [image] = ImageColumns().examples(table(image=[value]), ("image",), [0])
     assert isinstance(image, np.ndarray)
     assert (image.dtype, image.tolist()) == (np.uint8, expected.tolist())
 
@@ -193,7 +193,7 @@ def test_image_paths_are_relative_to_the_data_file(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(GREY))
     rows = Table("dev.csv", {"image": ["images/a.png"]}, directory=tmp_path)
-    [image] = read_examples(rows, ("image",), [0], is_image=True)
+    [image] = ImageColumns().examples(rows, ("image",), [0])
     assert isinstance(image, np.ndarray)
     assert image.tolist() == GREY.tolist()
 
@@ -201,20 +201,20 @@ def test_image_paths_are_relative_to_the_data_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["absent.png", b"not an image", png(GREY)[:40]])
 def test_an_absent_or_damaged_image_is_an_environment_mismatch(value: Any) -> None:
     with pytest.raises(EnvironmentMismatch, match=r"^dev\.tsv:2: the image"):
-        read_examples(table(image=[value]), ("image",), [0], is_image=True)
+        ImageColumns().examples(table(image=[value]), ("image",), [0])
 
 
 def test_pixels_without_a_known_range_are_refused() -> None:
     stream = io.BytesIO()
     Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(stream, "TIFF")
     with pytest.raises(EnvironmentMismatch, match="pixel format F"):
-        read_examples(table(image=[stream.getvalue()]), ("image",), [0], is_image=True)
+        ImageColumns().examples(table(image=[stream.getvalue()]), ("image",), [0])
 
 
 @pytest.mark.parametrize("value", [None, "", {"bytes": None, "path": None}, 5])
 def test_a_missing_image_is_a_mistake(value: Any) -> None:
     with pytest.raises(RecipeError, match="the image is missing"):
-        read_examples(table(image=[value]), ("image",), [0], is_image=True)
+        ImageColumns().examples(table(image=[value]), ("image",), [0])
 
 
 def test_whole_numbers_that_were_stored_as_floats_are_ids() -> None:
@@ -229,7 +229,7 @@ def test_a_float_that_is_missing_or_no_whole_number_is_named_by_its_row() -> Non
 @pytest.mark.parametrize("value", [["a", "b"], {"en": "a"}, 7, b"\xff" * 1000])
 def test_a_text_that_is_something_else_is_named_in_few_words(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"^dev\.tsv:2: text must be text, got") as caught:
-        read_examples(table(text=[value]), ("text",), [0], is_image=False)
+        TextColumns().examples(table(text=[value]), ("text",), [0])
     assert len(str(caught.value)) < 120
 
 
@@ -238,6 +238,6 @@ def test_an_image_that_is_a_pipe_or_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").mkdir()
     rows = Table("dev.csv", {"image": ["a.png", "b.png"]}, directory=tmp_path)
     with pytest.raises(EnvironmentMismatch, match=r"a\.png is a named pipe, not a file"):
-        read_examples(rows, ("image",), [0], is_image=True)
+        ImageColumns().examples(rows, ("image",), [0])
     with pytest.raises(EnvironmentMismatch, match=r"b\.png is a directory, not a file"):
-        read_examples(rows, ("image",), [1], is_image=True)
+        ImageColumns().examples(rows, ("image",), [1])
