@@ -150,7 +150,7 @@ passes:
 
     def unfit_for(self, task: Task) -> Iterator[tuple[str, str]]:
         """Yield the pass itself for a task without texts."""
-        if not task.has_sequence:
+        if not task.reads_tokens:
             yield (
                 "kind",
                 f"trims the vocabulary of a tokenizer, and {task.name} has none; remove it",
