@@ -150,7 +150,11 @@ def test_nothing_that_computes_imports_what_only_shows():
     assert [name for name in sorted(names) if name.startswith(ONLY_SHOWS)] == []
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "recipe").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("recipe", "inspection") for path in (PACKAGE / folder).glob("*.py")],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
 def test_what_holds_between_passes_follows_from_their_declarations(path: Path):
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     words = [node.value for node in tree if isinstance(node, ast.Constant)]

@@ -1,11 +1,8 @@
-"""The most that each pass could take off a checkpoint: what is there for it to work on.
-
-An upper bound, not a promise: accuracy decides how much of it can really go.
-"""
+"""What each pass could take off a checkpoint at most, as the pass itself says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +17,10 @@ from compressor.models.families.layers import (
 from compressor.models.torch_model import TorchModel
 from compressor.models.width import width_axes
 from compressor.passes import PASSES
-from compressor.passes.prune_width.settings import PruneWidth
+from compressor.passes.saving import ModelParts
 
 _FLOAT_BYTES = 4
-_SMALLEST_INT8 = 2048  # elements; `quantize_dynamic` leaves smaller matrices alone
+_SMALLEST_INT8 = 2048  # elements; the passes that store integers leave smaller matrices alone
 
 
 @dataclass(frozen=True)
@@ -40,59 +37,67 @@ class PassSaving:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Subject:
-    model: TorchModel
-    encoder_flops_share: float
-
-    def bytes_where(self, choose: Callable[[str], bool]) -> int:
-        """Return the float32 bytes of the parameters whose names are chosen."""
-        named = self.model.module.named_parameters()
-        return sum(_FLOAT_BYTES * value.numel() for name, value in named if choose(name))
-
-
 def most_savings(model: TorchModel, encoder_flops_share: float) -> tuple[PassSaving, ...]:
     """Return what each known pass could save at most on `model`, in alphabetical order."""
-    subject = _Subject(model, encoder_flops_share)
-    return tuple(_ESTIMATES[kind](kind, subject) for kind in PASSES if kind in _ESTIMATES)
-
-
-def _finetune(kind: str, subject: _Subject) -> PassSaving:
-    if not subject.model.task.names_labels:
-        return PassSaving(
-            kind, False, None, None, "trains on labels of classes; distill needs none"
-        )
-    return PassSaving(kind, True, None, None, "recovers accuracy; the size stays")
-
-
-def _distill(kind: str, subject: _Subject) -> PassSaving:
-    try:
-        encoder_layers(subject.model.module)
-    except UnsupportedArchitecture as error:
-        return PassSaving(kind, True, None, None, f"no smaller student: {error.reason}")
-    layers = subject.bytes_where(lambda name: layer_of(name) is not None)
-    reason = "with a student of fewer layers; without one it recovers accuracy alone"
-    return PassSaving(kind, True, layers, subject.encoder_flops_share, reason)
-
-
-def _prune_structured(kind: str, subject: _Subject) -> PassSaving:
-    try:
-        encoder_layers(subject.model.module)
-    except UnsupportedArchitecture as error:
-        return PassSaving(kind, False, None, None, error.reason)
-    neurons_only, reason = False, "all heads and neurons"
-    try:
-        require_prunable_heads(subject.model.module)
-    except UnsupportedArchitecture as error:
-        neurons_only, reason = True, f"neurons only: {error.reason}"
-    chosen = ("feed_forward",) if neurons_only else ("attention", "feed_forward")
-    found = subject.bytes_where(
-        lambda name: layer_of(name) is not None and component_of(name) in chosen
+    parts = _parts_of(model, encoder_flops_share)
+    found = ((kind, settings.most_saved(parts)) for kind, settings in PASSES.items())
+    return tuple(
+        PassSaving(kind, most.supported, most.bytes_saved, most.flops_share, most.reason)
+        for kind, most in found
+        if most is not None
     )
-    share = subject.encoder_flops_share
-    if neurons_only:
-        share *= _feed_forward_share(subject.model.module)
-    return PassSaving(kind, True, found, share, reason)
+
+
+def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
+    module = model.module
+    sizes = {name: _FLOAT_BYTES * value.numel() for name, value in module.named_parameters()}
+    in_layers = {name: size for name, size in sizes.items() if layer_of(name) is not None}
+    along_width, no_width = _along_width(module)
+    table = module.get_input_embeddings()
+    backend = getattr(model.preprocessor, "backend_tokenizer", None)
+    stored = {
+        id(part.weight): (isinstance(part, nn.Embedding), part.weight.numel())
+        for part in module.modules()
+        if isinstance(part, nn.Linear | nn.Embedding) and part.weight.numel() >= _SMALLEST_INT8
+    }
+    return ModelParts(
+        task=model.task,
+        total_bytes=sum(sizes.values()),
+        layer_bytes=sum(in_layers.values()),
+        attention_bytes=_bytes_of("attention", in_layers),
+        feed_forward_bytes=_bytes_of("feed_forward", in_layers),
+        width_bytes=sum(sizes[name] for name in sizes if name in along_width),
+        word_table_bytes=_FLOAT_BYTES * table.weight.numel()
+        if isinstance(table, nn.Embedding)
+        else None,
+        tokenizer=None if backend is None else type(backend.model).__name__,
+        layers_flops_share=encoder_flops_share,
+        feed_forward_flops_share=encoder_flops_share * _feed_forward_share(module),
+        matrices=tuple(size for is_table, size in stored.values() if not is_table),
+        tables=tuple(size for is_table, size in stored.values() if is_table),
+        no_layers=_refusal(encoder_layers, module),
+        no_prunable_heads=_refusal(require_prunable_heads, module),
+        no_prunable_width=no_width,
+    )
+
+
+def _bytes_of(component: str, sizes: dict[str, int]) -> int:
+    return sum(size for name, size in sizes.items() if component_of(name) == component)
+
+
+def _along_width(module: Any) -> tuple[set[str], str | None]:
+    try:
+        return {axis.parameter for axis in width_axes(module)}, None
+    except UnsupportedArchitecture as error:
+        return set(), error.reason
+
+
+def _refusal(look: Callable[[Any], object], module: Any) -> str | None:
+    try:
+        look(module)
+    except UnsupportedArchitecture as error:
+        return error.reason
+    return None
 
 
 def _feed_forward_share(module: Any) -> float:
@@ -106,85 +111,3 @@ def _feed_forward_share(module: Any) -> float:
         size for name, size in linears.items() if component_of(f"{name}.weight") == "feed_forward"
     )
     return inner / max(1, sum(linears.values()))
-
-
-def _prune_width(kind: str, subject: _Subject) -> PassSaving:
-    try:
-        axes = width_axes(subject.model.module)
-    except UnsupportedArchitecture as error:
-        return PassSaving(kind, False, None, None, error.reason)
-    for _, why in PruneWidth.model_validate({"ratio": 0.5}).unfit_for(subject.model.task):
-        return PassSaving(kind, False, None, None, why)
-    along = {axis.parameter for axis in axes}
-    found = subject.bytes_where(lambda name: name in along)
-    reason = "all that is as wide as the residual stream; one feature has to stay"
-    return PassSaving(kind, True, found, subject.encoder_flops_share, reason)
-
-
-def _prune_magnitude(kind: str, _: _Subject) -> PassSaving:
-    return PassSaving(kind, True, 0, 0.0, "zeros show only after compression, such as gzip")
-
-
-def _quantize(kind: str, subject: _Subject) -> PassSaving:
-    """Count matrices in 8 bits and tables in 4, of the 32 that they have."""
-    saved = sum(
-        weight.numel() * (7 if is_table else 6) // 2
-        for weight, is_table in _int8_weights(subject.model.module)
-    )
-    reason = "int8 weights and int4 tables, on the CPU; scales aside"
-    return PassSaving(kind, True, saved, None, reason)
-
-
-def _in_blocks(kind: str, subject: _Subject) -> PassSaving:
-    saved = sum(weight.numel() * 7 // 2 for weight, _ in _int8_weights(subject.model.module))
-    return PassSaving(kind, True, saved, None, "weights and tables of 4 bits; scales aside")
-
-
-def _for_tensorrt(kind: str, subject: _Subject) -> PassSaving:
-    found = _int8_weights(subject.model.module)
-    saved = sum(3 * weight.numel() for weight, is_table in found if not is_table)
-    return PassSaving(kind, True, saved, None, "int8 matrices, on TensorRT; tables stay float")
-
-
-def _half(kind: str, subject: _Subject) -> PassSaving:
-    saved = subject.bytes_where(lambda _: True) // 2
-    return PassSaving(kind, True, saved, None, "float16 weights, on CUDA and TensorRT")
-
-
-def _trim_vocabulary(kind: str, subject: _Subject) -> PassSaving:
-    table = subject.model.module.get_input_embeddings()
-    backend = getattr(subject.model.preprocessor, "backend_tokenizer", None)
-    if not isinstance(table, nn.Embedding) or backend is None:
-        return PassSaving(kind, False, None, None, "there is no table of words")
-    found = type(backend.model).__name__
-    if found != "WordPiece":
-        return PassSaving(kind, False, None, None, f"the tokenizer is {found}, not WordPiece")
-    saved = _FLOAT_BYTES * table.weight.numel()
-    return PassSaving(kind, True, saved, 0.0, "pieces that the domain does not use, at most all")
-
-
-def _int8_weights(module: Any) -> Iterator[tuple[Any, bool]]:
-    """Yield each weight that passes store as integers, once, and whether it is a table."""
-    found = {
-        id(part.weight): (part.weight, isinstance(part, nn.Embedding))
-        for part in module.modules()
-        if isinstance(part, nn.Linear | nn.Embedding) and part.weight.numel() >= _SMALLEST_INT8
-    }
-    yield from found.values()
-
-
-_ESTIMATES: dict[str, Callable[[str, _Subject], PassSaving]] = {
-    "convert_fp16": _half,
-    "distill": _distill,
-    "finetune": _finetune,
-    "prune_magnitude": _prune_magnitude,
-    "prune_structured": _prune_structured,
-    "prune_width": _prune_width,
-    "quantize_auto": _quantize,
-    "quantize_aware_train": _quantize,
-    "quantize_dynamic": _quantize,
-    "quantize_static": _quantize,
-    "quantize_tensorrt": _for_tensorrt,
-    "quantize_weights": _in_blocks,
-    "trim_vocabulary": _trim_vocabulary,
-}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from compressor.data import Dataset
     from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
+    from compressor.passes.saving import ModelParts, Saving
     from compressor.tasks import Task
 
 
@@ -170,6 +171,14 @@ class Pass(BaseModel, ABC):
     learns_from_baseline: ClassVar[tuple[str, object] | None] = None
     # What the weights have to be stored as later on, if it trains them for that.
     trains_for: ClassVar[TrainedFor | None] = None
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving | None:  # noqa: ARG003
+        """Return what the pass could save at most of such a model; None: `inspect` leaves it out.
+
+        With any settings, so it is an upper bound.
+        """
+        return None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic import Field
 from compressor.errors import PassError, StepFailed
 from compressor.passes.base import About, OnnxPass, PassContext, WeightFormat
 from compressor.passes.effort import Effort, reading_effort, sensitivity_effort
+from compressor.passes.saving import ModelParts, Saving
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ benchmark:
         "converted one by one and measured on up to 128 unlabelled rows of the calibration split; "
         "at least one is converted, however many are named here",
     )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return half of all bytes."""
+        return Saving(parts.total_bytes // 2, None, "float16 weights, on CUDA and TensorRT")
 
     def required_splits(self) -> frozenset[str]:
         """Return the calibration split when rows are to be run."""

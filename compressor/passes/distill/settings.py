@@ -14,6 +14,7 @@ from compressor.models.packaged import local_folder
 from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
+from compressor.passes.saving import ModelParts, Saving
 from compressor.paths import HubName
 from compressor.tasks import task_class, task_names
 from compressor.tasks.pooling import MODULES
@@ -113,6 +114,14 @@ passes:
                 "sublayer_weight above 0, or leave layer_map out"
             )
         return self
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return all layers, which a student may have fewer of."""
+        if parts.no_layers is not None:
+            return Saving(None, None, f"no smaller student: {parts.no_layers}")
+        reason = "with a student of fewer layers; without one it recovers accuracy alone"
+        return Saving(parts.layer_bytes, parts.layers_flops_share, reason)
 
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from compressor.passes.base import About, TorchPass
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
+from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.training.settings import FinetuneSettings
 
 
@@ -34,6 +35,13 @@ passes:
     learning_rate: 3e-5
 """,
     )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return that the size stays."""
+        if "labels" not in parts.task.abilities:
+            return unsupported("trains on labels of classes; distill needs none")
+        return Saving(None, None, "recovers accuracy; the size stays")
 
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from compressor.passes.base import About, TorchPass
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
+from compressor.passes.saving import ModelParts, Saving
 from compressor.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ passes:
                 f"'{self.schedule}'; remove it"
             )
         return self
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:  # noqa: ARG003
+        """Return nothing: shapes stay as they are."""
+        return Saving(0, 0.0, "zeros show only after compression, such as gzip")
 
     def milder(self) -> Iterator[Self]:
         """Yield lower sparsities; then, at half of the sparsity, longer fine-tuning."""

@@ -21,6 +21,7 @@ from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.prune_structured.method_rules import check_method
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
+from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.paths import LocalPath
 from compressor.training.settings import Need, Recovery, label_setting_of
 from compressor.words import counted
@@ -369,6 +370,17 @@ passes:
         return tuple(
             name for name in ("ratio", "head_ratio", "neuron_ratio") if getattr(self, name)
         )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return all heads and neurons, or neurons alone where heads have to stay."""
+        if parts.no_layers is not None:
+            return unsupported(parts.no_layers)
+        if parts.no_prunable_heads is not None:
+            reason = f"neurons only: {parts.no_prunable_heads}"
+            return Saving(parts.feed_forward_bytes, parts.feed_forward_flops_share, reason)
+        found = parts.attention_bytes + parts.feed_forward_bytes
+        return Saving(found, parts.layers_flops_share, "all heads and neurons")
 
     def milder(self) -> Iterator[Self]:
         """Yield lower ratios or fewer layers to drop; then, in the middle, longer recovery."""

@@ -17,6 +17,7 @@ from compressor.passes.base import (
 )
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower, wider
+from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.training.settings import DistillSettings, Need, Recovery, label_setting_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 # Importance that is measured on the data.
 READS_ROWS = ("activation", "variance", "reconstruction")
+_OWN_WIDTH = Need(
+    "kind",
+    "own_width",
+    "makes vectors as narrow as the residual stream, and an index of the untouched checkpoint's "
+    "could not be searched with them; use prune_structured, which keeps their width",
+)
 _MULTIPLE = 64  # kernels on every device like widths that are multiples of this
 
 
@@ -147,6 +154,16 @@ passes:
         """Return whether the calibration split is read."""
         return self.compensate or self.importance in READS_ROWS
 
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return all that is as wide as the residual stream."""
+        if parts.no_prunable_width is not None:
+            return unsupported(parts.no_prunable_width)
+        if _OWN_WIDTH.ability not in parts.task.abilities:
+            return unsupported(_OWN_WIDTH.why)
+        reason = "all that is as wide as the residual stream; one feature has to stay"
+        return Saving(parts.width_bytes, parts.layers_flops_share, reason)
+
     def milder(self) -> Iterator[Self]:
         """Yield lower ratios, or greater widths; then, at half or the first, longer recovery."""
         if self.width is None:
@@ -181,13 +198,7 @@ passes:
 
     def needs(self) -> Iterator[Need]:
         """Yield outputs that do not become narrower with the hidden size."""
-        yield Need(
-            "kind",
-            "own_width",
-            "makes vectors as narrow as the residual stream, and an index of the untouched "
-            "checkpoint's could not be searched with them; use prune_structured, which keeps "
-            "their width",
-        )
+        yield _OWN_WIDTH
         yield from super().needs()
 
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002

@@ -22,6 +22,7 @@ from compressor.passes.base import About, PassContext
 from compressor.passes.effort import Effort, reading_effort
 from compressor.passes.quantize.calibrated import ObservingPass
 from compressor.passes.quantize.keep_sensitive import SensitivePass
+from compressor.passes.saving import ModelParts, Saving
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ benchmark:
         "difference between channels moves into the weights (a fraction), for one multiplication "
         "of the input; null, not at all",
     )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return the matrices in int8."""
+        saved = parts.saved_by_bits(matrix=8, table=32)
+        return Saving(saved, None, "int8 matrices, on TensorRT; tables stay float")
 
     def milder(self) -> Iterator[Self]:
         """Yield smoothed activations, then more and more of the most sensitive weights in float."""

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from compressor.errors import PassError
 from compressor.passes.base import ENOUGH_TO_OBSERVE, OnnxPass, PassContext, WeightFormat
 from compressor.passes.effort import Effort, reading_effort
+from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class WeightPass(OnnxPass):
         description="smallest number of weights in a matrix or table worth quantizing; smaller "
         "ones, such as a classifier head, save next to nothing",
     )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return what storing int8 on a CPU saves."""
+        return int8_on_cpu(parts)
 
     def spare_rows_wanted(self) -> int:
         """Return as many rows as observing takes, where anything is observed."""

@@ -18,6 +18,7 @@ from compressor.errors import StepFailed
 from compressor.passes.base import About, PassContext, WeightFormat
 from compressor.passes.effort import Effort
 from compressor.passes.quantize.weight_choice import BlockSize, SitePass, listing
+from compressor.passes.saving import ModelParts, Saving
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ passes:
                 "activations: int8, or bits: 4"
             )
         return self
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return all weights in 4 bits."""
+        saved = parts.saved_by_bits(matrix=4, table=4)
+        return Saving(saved, None, "weights and tables of 4 bits; scales aside")
 
     def milder(self) -> Iterator[Self]:
         """Yield int8 tables, float activations, small blocks, 8 bits, and tables in float."""

@@ -18,6 +18,7 @@ from compressor.passes.base import About, TorchPass, TrainedFor, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.weight_choice import BlockSize
 from compressor.passes.repair import longer
+from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
 from compressor.training.settings import DistillSettings
 
 if TYPE_CHECKING:
@@ -148,6 +149,11 @@ passes:
         "the calibration rows than those of the model that was only rounded; false then gives the "
         "model back as it was",
     )
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return what storing the weights saves."""
+        return int8_on_cpu(parts)
 
     def milder(self) -> Iterator[Self]:
         """Yield longer training."""

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort
+from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.passes.trim_vocabulary.word_piece import (
     BERT_PARTS,
     TOKENIZER,
@@ -124,6 +125,16 @@ passes:
                 f"take drop: unused"
             )
         return self
+
+    @classmethod
+    def most_saved(cls, parts: ModelParts) -> Saving:
+        """Return the whole table of words, where the tokenizer can be trimmed."""
+        if parts.word_table_bytes is None or parts.tokenizer is None:
+            return unsupported("there is no table of words")
+        if parts.tokenizer != "WordPiece":
+            return unsupported(f"the tokenizer is {parts.tokenizer}, not WordPiece")
+        reason = "pieces that the domain does not use, at most all"
+        return Saving(parts.word_table_bytes, 0.0, reason)
 
     def milder(self) -> Iterator[Self]:
         """Yield lower counts that a piece needs to stay, then more pieces that stay uncounted."""
