@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from bare_operators import CONTRIB
+from integer_exactness import ExactnessCheck, check_integers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-
-from compressor.onnx_graph.exactness import ExactnessCheck, check_integers
-from compressor.onnx_graph.unoptimized import CONTRIB
 
 CANNOT_TELL = 3
 

@@ -28,6 +28,7 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
+from integer_exactness import ExactnessCheck, check_integers
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
@@ -36,7 +37,6 @@ from compressor.machine.environment import describe_environment
 from compressor.models.families.layers import encoder_layers
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.onnx_graph.exactness import ExactnessCheck, check_integers
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.passes.quantize.auto import QuantizeAuto

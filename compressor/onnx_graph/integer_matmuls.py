@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.onnx_graph.packed_exactness import multiplies_integers
+from compressor.onnx_graph.packed_weights import multiplies_integers
 from compressor.onnx_graph.saturation import PairRisk, pair_risk
 
 Array = NDArray[Any]
@@ -84,7 +84,11 @@ def find_integer_matmuls(model: onnx.ModelProto) -> tuple[IntegerMatmul, ...]:
 
 
 def _describe_packed(node: onnx.NodeProto) -> IntegerMatmul:
-    """Describe a matmul of packed weights, which is exact on every CPU (`packed_exactness.py`)."""
+    """Describe a matmul of packed weights, which is exact on every CPU.
+
+    Four bits times seven fit twice into 16, and for eight bits ONNX Runtime's kernel without VNNI
+    masks one of two neighbours before each `vpmaddubsw`; checked by `tools/packed_exactness.py`.
+    """
     return IntegerMatmul(
         node=node.name or node.output[0],
         output=node.output[0],

@@ -20,6 +20,7 @@ Bytes = NDArray[np.uint8]
 # Where the operators that read packed weights find (weights, scales, zero points).
 _LOOKUP = "GatherBlockQuantized"
 _INPUTS = {_LOOKUP: (0, 2, 3), "MatMulNBits": (1, 2, 3)}
+_INT8_ACTIVATIONS = 4  # the accuracy level of a MatMulNBits
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def packed_weights(model: onnx.ModelProto) -> dict[str, PackedWeight]:
         block_size = int(attributes.get("block_size", 128))
         found[weight] = PackedWeight(bits, rows, width, block_size, scales, zero_points, refines)
     return found
+
+
+def multiplies_integers(node: onnx.NodeProto) -> bool:
+    """Return whether a node is a `MatMulNBits` that rounds its activations to 8 bits on a CPU."""
+    levels = [item.i for item in node.attribute if item.name == "accuracy_level"]
+    return node.op_type == "MatMulNBits" and levels == [_INT8_ACTIVATIONS]
 
 
 def _refines(

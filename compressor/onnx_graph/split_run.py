@@ -19,9 +19,19 @@ from onnx import helper, numpy_helper
 
 from compressor.onnx_graph.integer_matmuls import KERNELS, Multiply
 from compressor.onnx_graph.quantizable_weights import names_in_bodies
-from compressor.onnx_graph.unoptimized import open_unoptimized
 
 Values = dict[str, NDArray[Any]]
+
+
+def open_unoptimized(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Return a session of `model` on one thread of the CPU, without any rewriting."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 @dataclass

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -20,7 +21,6 @@ from compressor.onnx_graph.quantized_activations import (
     ScaleAndZeroPoint,
     quantize_tokens,
 )
-from compressor.onnx_graph.unoptimized import open_nodes
 from compressor.passes.quantize_aware_train.fake_quantize import (
     InputQuantizer,
     check_simulation,
@@ -90,10 +90,18 @@ def test_token_gradients_pass_straight_through():
     assert torch.equal(values.grad, torch.arange(8.0).expand(2, 8))
 
 
-def test_fixed_scales_round_and_clip_as_the_operator_does():
+def test_fixed_scales_round_and_clip_as_the_operator_does(
+    make_graph: Callable[..., onnx.ModelProto], run_graph: Callable[..., np.ndarray]
+):
     scale = ScaleAndZeroPoint(scale=0.1, zero_point=100)  # from -10.0 to 15.5
     values = torch.tensor([-20.0, -10.04, 0.04, 0.05, 0.15, 7.77, 15.54, 15.6])
-    expected = (quantize_linear(values.numpy(), scale) - 100.0) * np.float32(0.1)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT),
+    ]
+    constants = {"s": np.array(0.1, np.float32), "z": np.array(100, np.uint8)}
+    graph = make_graph(nodes, {"x": (TensorProto.FLOAT, [8])}, constants)
+    expected = (run_graph(graph, x=values.numpy()) - 100.0) * np.float32(0.1)
     np.testing.assert_allclose(fake_quantize_static(values, scale).numpy(), expected, rtol=1e-6)
 
 
@@ -101,16 +109,6 @@ def test_what_a_fixed_scale_clips_gets_no_gradient():
     values = torch.tensor([-20.0, -5.0, 0.0, 15.0, 16.0], requires_grad=True)
     fake_quantize_static(values, ScaleAndZeroPoint(scale=0.1, zero_point=100)).sum().backward()
     assert values.grad.tolist() == [0, 1, 1, 1, 0]
-
-
-def quantize_linear(values: np.ndarray, scale: ScaleAndZeroPoint) -> np.ndarray:
-    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
-    constants = [
-        numpy_helper.from_array(np.array(scale.scale, np.float32), "s"),
-        numpy_helper.from_array(np.array(scale.zero_point, np.uint8), "z"),
-    ]
-    session = open_nodes([node], {"x": TensorProto.FLOAT}, constants)
-    return session.run(None, {"x": values})[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Opens graphs in ONNX Runtime as they are, to look at what single operators compute."""
+"""Sessions of a few nodes alone, to look at what single operators compute."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from compressor.onnx_graph.split_run import open_unoptimized
+
 CONTRIB = "com.microsoft"
-
-
-def open_unoptimized(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session of `model` on one thread of the CPU, without any rewriting."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def open_nodes(

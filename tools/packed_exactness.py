@@ -16,27 +16,24 @@ from typing import Any
 
 import numpy as np
 import onnx
+from bare_operators import open_nodes
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.onnx_graph.packed_weights import PackedWeight, packed_weights, unpack
-from compressor.onnx_graph.unoptimized import open_nodes
+from compressor.onnx_graph.packed_weights import (
+    PackedWeight,
+    multiplies_integers,
+    packed_weights,
+    unpack,
+)
 
 Array = NDArray[Any]
-
-INT8_ACTIVATIONS = 4  # the operator's accuracy level
 
 _LARGEST = 127  # integer of an activation
 _RANDOM_ROWS = 5  # an odd number, as kernels take rows in pairs
 _WORST_COLUMNS = 4
 # Channels that are multiplied at once: more sums than a float32 holds exactly otherwise.
 _INNER = 1024
-
-
-def multiplies_integers(node: onnx.NodeProto) -> bool:
-    """Return whether a node is a `MatMulNBits` that rounds its activations to 8 bits on a CPU."""
-    levels = [item.i for item in node.attribute if item.name == "accuracy_level"]
-    return node.op_type == "MatMulNBits" and levels == [INT8_ACTIVATIONS]
 
 
 def check_packed(

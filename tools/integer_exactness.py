@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from bare_operators import CONTRIB, open_nodes
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from packed_exactness import check_packed
 
-from compressor.onnx_graph.packed_exactness import check_packed
 from compressor.onnx_graph.saturation import exact_matmul, saturating_matmul
-from compressor.onnx_graph.unoptimized import CONTRIB, open_nodes, open_unoptimized
+from compressor.onnx_graph.split_run import open_unoptimized
 
 Array = NDArray[Any]
 Values = dict[str, Array]
