@@ -13,6 +13,7 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.families.prunable import first_position
 from compressor.tasks import NO_LIMIT
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -65,7 +66,7 @@ def check_text_files(
 ) -> int | None:
     """Return how many tokens a checkpoint's files allow at most; None where they do not say.
 
-    Models that number positions from their padding on read a few less. `max_length` is what the
+    A model of a family that is not known may read a few less. `max_length` is what the
     artifact is to read at most where the recipe says so, `pooling` that of a sentence encoder.
 
     Raises `EnvironmentMismatch` for limits and padding that cannot be right.
@@ -76,6 +77,8 @@ def check_text_files(
         return None
     own = tokenizer_limit(files.directory / TOKENIZER_CONFIG, settings.get("model_max_length"))
     positions = positions_limit(place, config.get("max_position_embeddings"))
+    if positions is not None:
+        positions = max(1, positions - first_position(config))  # loading refuses one without room
     limit = min((found for found in (own, positions) if found is not None), default=None)
     _check_side(files, settings, pooling)
     check_attention(files, min(limit or NO_LIMIT, max_length or NO_LIMIT))

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from compressor.models.families.base import EncoderParts, Family
 from compressor.models.families.beit import BEIT
 from compressor.models.families.bert import BERT, ROBERTA
+from compressor.models.families.bert_norms_first import (
+    MEGATRON_BERT,
+    ROBERTA_NORMS_FIRST,
+    XLM_ROBERTA_XL,
+)
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.mpnet import MPNET
@@ -17,7 +22,6 @@ from compressor.models.families.not_prunable import (
     DEBERTA,
     DEBERTA_V2,
     MODERNBERT,
-    SIMULATED_AFTER_PADDING,
     UNKNOWN,
 )
 from compressor.models.families.vit import VIT
@@ -30,22 +34,24 @@ FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
     "camembert": ROBERTA,
     "convbert": CONVBERT,
-    "data2vec-text": SIMULATED_AFTER_PADDING,
+    "data2vec-text": ROBERTA,
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA_V2,
     "deit": VIT,
     "dinov2": DINOV2,
     "distilbert": DISTILBERT,
     "electra": BERT,
-    "ernie": CONVBERT,
+    "ernie": BERT,
     "longformer": AFTER_PADDING,
+    "megatron-bert": MEGATRON_BERT,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
     "roberta": ROBERTA,
-    "roberta-prelayernorm": SIMULATED_AFTER_PADDING,
-    "roformer": CONVBERT,
+    "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
+    "roformer": BERT,
     "vit": VIT,
     "xlm-roberta": ROBERTA,
+    "xlm-roberta-xl": XLM_ROBERTA_XL,
     "xmod": AFTER_PADDING,
 }
 

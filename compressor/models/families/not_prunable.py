@@ -21,6 +21,3 @@ MODERNBERT = Family(
 )
 # Positions as RoBERTa's, and layers of their own: adapters, windows of attention.
 AFTER_PADDING = Family(UNKNOWN.encoder, first_position="after_padding")
-SIMULATED_AFTER_PADDING = Family(
-    UNKNOWN.encoder, first_position="after_padding", int8_simulated=True
-)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from random_encoders import IMAGES, TEXTS
 
 from compressor.export.to_onnx import export_onnx
 from compressor.models.families.layers import encoder_layers
@@ -22,8 +23,6 @@ from compressor.passes.prune_structured.unit_removal import prune_heads, prune_n
 from compressor.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
-IMAGES = ("beit", "deit", "dinov2", "vit")
 # One layer without any neurons, one without any heads, and uneven numbers of the rest.
 HEADS = {0: [1], 1: [0, 1, 2, 3]}
 NEURONS = {0: list(range(64)), 1: [7, *range(30, 40)]}

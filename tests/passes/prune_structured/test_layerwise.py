@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from random_encoders import PRUNABLE
 
 from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
 EncoderMaker = Callable[..., Any]
-ALL = ["bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"]
-ALL += ["beit", "deit", "dinov2", "vit"]
+NORMS_FIRST = ["vit", "deit", "dinov2", "beit"]
+NORMS_FIRST += ["megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"]
 
 
 def hidden_states(encoder: Any) -> list[torch.Tensor]:
@@ -22,7 +23,7 @@ def hidden_states(encoder: Any) -> list[torch.Tensor]:
     return list(states)
 
 
-@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("model_type", PRUNABLE)
 def test_layers_one_after_the_other_compute_what_the_model_computes(
     make_encoder: EncoderMaker, model_type: str
 ):
@@ -36,7 +37,7 @@ def test_layers_one_after_the_other_compute_what_the_model_computes(
     assert len(layer_list(encoder.module)) == 2
 
 
-@pytest.mark.parametrize("model_type", ["vit", "deit", "dinov2", "beit"])
+@pytest.mark.parametrize("model_type", NORMS_FIRST)
 def test_with_the_norm_first_the_sum_is_what_leaves_the_layer(
     make_encoder: EncoderMaker, model_type: str
 ):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_encoders import PRUNABLE
 from torch import Tensor
 
 from compressor.models.families.layers import encoder_layers
@@ -22,8 +23,6 @@ from compressor.passes.prune_structured.unit_removal import prune_heads, prune_n
 
 EncoderMaker = Callable[..., Any]
 Store = Callable[..., CalibrationInputs]
-ALL = ["bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"]
-ALL += ["beit", "deit", "dinov2", "vit"]
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def fit_error(student: Any, teacher: Any, calibration: CalibrationInputs) -> flo
     return float(torch.stack(errors).mean())
 
 
-@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("model_type", PRUNABLE)
 def test_a_model_that_keeps_everything_stays_as_it_is(
     make_encoder: EncoderMaker, store: Store, model_type: str
 ):
@@ -75,7 +74,7 @@ def test_a_model_that_keeps_everything_stays_as_it_is(
     torch.testing.assert_close(encoder.logits(student), encoder.logits(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("model_type", PRUNABLE)
 def test_output_projections_that_were_spoilt_are_found_again(
     make_encoder: EncoderMaker, store: Store, model_type: str
 ):
