@@ -374,7 +374,7 @@ def test_a_run_ships_the_candidate_and_another_goal_reuses_its_steps(
     [kept] = [item for item in report.passes[0].tries if item.kept]
     assert kept.settings == report.passes[0].settings
 
-    monkeypatch.setattr(PruneStructured, "apply", must_not_run)
+    monkeypatch.setattr("compressor.passes.prune_structured.apply.apply", must_not_run)
     again = run({"strongest": True})
     assert [step.name for step in again.steps if not step.reused] == []
     assert (again.target, again.passes[0].tries) == (report.target, report.passes[0].tries)
