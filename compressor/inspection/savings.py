@@ -40,7 +40,7 @@ class PassSaving:
 def most_savings(model: TorchModel, encoder_flops_share: float) -> tuple[PassSaving, ...]:
     """Return what each known pass could save at most on `model`, in alphabetical order."""
     parts = _parts_of(model, encoder_flops_share)
-    found = ((kind, settings.most_saved(parts)) for kind, settings in PASSES.items())
+    found = ((kind, entry.settings.most_saved(parts)) for kind, entry in PASSES.items())
     return tuple(
         PassSaving(kind, most.supported, most.bytes_saved, most.flops_share, most.reason)
         for kind, most in found

@@ -20,10 +20,9 @@ import compressor
 from compressor.errors import BudgetExceeded, EnvironmentMismatch
 from compressor.measurements import RunReport
 from compressor.models.torch_model import TorchModel
+from compressor.passes import PASSES as KNOWN
 from compressor.passes import PassContext
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
-from compressor.passes.prune_structured.settings import PruneStructured
-from compressor.passes.quantize.dynamic import QuantizeDynamic
 
 Run = Callable[..., RunReport]
 
@@ -94,8 +93,8 @@ def test_the_same_recipe_again_does_nothing_and_makes_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     first, output = finished
-    monkeypatch.setattr(PruneMagnitude, "apply", must_not_run)
-    monkeypatch.setattr(QuantizeDynamic, "apply", must_not_run)
+    monkeypatch.setattr("compressor.passes.prune_magnitude.apply.apply", must_not_run)
+    monkeypatch.setattr(f"{KNOWN['quantize_dynamic'].work}.apply", must_not_run)
     again = run(base, copied)
     assert redone(again) == []
     assert contents(copied / "artifact") == contents(output / "artifact")
@@ -162,14 +161,14 @@ def test_a_gate_that_failed_fails_again_without_the_work(
     base: dict[str, Any], copied: Path, monkeypatch: pytest.MonkeyPatch
 ):
     edited = {**base, "passes": [SPARSER], "budget": {"max_drop": 0.03}}
-    monkeypatch.setattr(PruneMagnitude, "apply", ruin)
+    monkeypatch.setattr("compressor.passes.prune_magnitude.apply.apply", ruin)
     with pytest.raises(BudgetExceeded) as first:
         run(edited, copied)
     assert redone(first.value.report) == [
         "passes[0] (prune_magnitude)",
         "passes[0] (prune_magnitude): score",
     ]
-    monkeypatch.setattr(PruneMagnitude, "apply", must_not_run)
+    monkeypatch.setattr("compressor.passes.prune_magnitude.apply.apply", must_not_run)
     with pytest.raises(BudgetExceeded) as second:
         run(edited, copied)
     assert redone(second.value.report) == []
@@ -195,7 +194,7 @@ def test_an_unfinished_pass_gets_its_scratch_folder_back(
         mark.touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PruneMagnitude, "apply", stop)
+    monkeypatch.setattr("compressor.passes.prune_magnitude.apply.apply", stop)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run({**base, "passes": [SPARSER]}, copied)
@@ -236,7 +235,7 @@ def test_a_failed_gate_repairs_itself_and_a_second_run_repeats_no_try(
     page = json.loads((copied / "report.json").read_text())
     assert [item["kept"] for item in page["passes"][0]["tries"]] == [False] * 3 + [True]
 
-    monkeypatch.setattr(PruneStructured, "apply", must_not_run)
+    monkeypatch.setattr("compressor.passes.prune_structured.apply.apply", must_not_run)
     again = run(recipe, copied)
     assert redone(again) == []
     assert again.passes[0].tries == record.tries
