@@ -23,7 +23,8 @@ _MOST_NAMES = 30  # listed after a wrong word; a file may have 50,000 columns
 _LONGEST_NAME = 60  # characters of a value or a name that is shown
 _LONGEST_GUESSED = 200  # characters of a word whose neighbours are looked for: quadratic work
 
-# Classes that stand for others: the abstract class of a list's entries -> the classes allowed.
+# Classes that stand for others: the abstract class of a list's entries -> the classes allowed; a
+# class of settings -> those beside which it stands, one of which another setting chooses.
 Variants = Mapping[type[BaseModel], Sequence[type[BaseModel]]]
 
 _RULE = "rule"  # the type of an error whose message is already in our words
@@ -262,10 +263,12 @@ def _message(
     if kind == "missing":
         return f"required key '{details['loc'][-1]}' is missing"
     if kind == "extra_forbidden":
-        known = _allowed_keys(path[:-1], data, model, variants)
-        return f"unknown key {show(str(path[-1]))}{did_you_mean(str(path[-1]), known)}"
+        found, key = _models_at(path[:-1], data, model, variants), str(path[-1])
+        if (owner := _owner(key, found)) is not None:
+            return f"{key} belongs to {owner}; set {owner}, or leave {key} out"
+        return f"unknown key {show(key)}{did_you_mean(key, _keys_of(found))}"
     if kind in ("model_type", "model_attributes_type", "dataclass_type"):
-        known = _allowed_keys(path, data, model, variants)
+        known = _keys_of(_models_at(path, data, model, variants))
         return f"must be a mapping (keys: {', '.join(known)}), got {show(given)}"
     return _rare_message(details)
 
@@ -296,20 +299,35 @@ def _rare_message(details: ErrorDetails) -> str:
     return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(given)}"
 
 
-def _allowed_keys(
+def _models_at(
     path: KeyPath, data: Any, model: type[BaseModel], variants: Variants
-) -> list[str]:
-    """Return the keys of the settings at `path`, walking types and data side by side."""
-    candidates: list[type[BaseModel]] = [model]
+) -> list[type[BaseModel]]:
+    """Return the settings that `path` may hold, walking types and data side by side."""
+    candidates = list(variants.get(model, (model,)))
     here: Any = data
     for key in path:
         here = here[key]
         if isinstance(key, str):
-            annotations = [item.model_fields[key].annotation for item in candidates]
+            fields = [item.model_fields for item in candidates]
+            annotations = [own[key].annotation for own in fields if key in own]
             candidates = [found for item in annotations for found in _models_in(item, variants)]
         if isinstance(here, dict) and "kind" in here:
             candidates = [item for item in candidates if _kind(item) in (None, here["kind"])]
-    return list(dict.fromkeys(name for item in candidates for name in item.model_fields))
+    return candidates
+
+
+def _keys_of(models: Iterable[type[BaseModel]]) -> list[str]:
+    return list(dict.fromkeys(name for item in models for name in item.model_fields))
+
+
+def _owner(key: str, models: Iterable[type[BaseModel]]) -> str | None:
+    """Return the setting that would make `key` one too, such as `method: reconstruction`."""
+    for item in models:
+        if key in item.model_fields:
+            for name, field in item.model_fields.items():
+                if name != "kind" and get_args(field.annotation) == (field.default,):
+                    return f"{name}: {field.default}"
+    return None
 
 
 def _kind(model: type[BaseModel]) -> Any:

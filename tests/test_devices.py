@@ -230,7 +230,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_pass_runs_on_the_other_device(name: str, context: PassContext):
     kind, settings = CASES[name]
-    step = PASSES[kind].settings.model_validate(settings)
+    step = PASSES[kind].settings.of(settings)
     assert isinstance(step, TorchPass)
     changed = apply_pass(step, context.load_baseline(), context)
     assert {parameter.device for parameter in changed.module.parameters()} == {DEVICE}

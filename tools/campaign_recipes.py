@@ -173,7 +173,8 @@ def _wrong_type(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozens
 
 def _setting(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozenset[int]]:
     kind = draw.choice(sorted(PASSES))
-    name = draw.choice([name for name in PASSES[kind].settings.model_fields if name != "kind"])
+    names = {name: None for item in PASSES[kind].settings.variants() for name in item.model_fields}
+    name = draw.choice([name for name in names if name != "kind"])
     required = {"prune_magnitude": {"sparsity": 0.5}, "prune_structured": {"ratio": 0.5},
                 "prune_width": {"ratio": 0.25}}  # fmt: skip
     value = draw.choice(ODD_VALUES)

@@ -218,7 +218,7 @@ def check_training(situation: Situation, record: Record) -> None:
     """Each pass over the PyTorch model twice: it ends, its logits are finite, and it repeats."""
     for name in situation.subjects:
         for title, (kind, settings) in STEPS.items():
-            step = PASSES[kind].settings.model_validate(settings)
+            step = PASSES[kind].settings.of(settings)
             assert isinstance(step, TorchPass)
             try:
                 detail, finite = apply_twice(situation, name, title, step)
@@ -344,7 +344,7 @@ def convert(
 
 def pruned(situation: Situation, name: str) -> OnnxModel:
     """Return half of a model's FLOPs in float16."""
-    step = PASSES["prune_structured"].settings.model_validate(
+    step = PASSES["prune_structured"].settings.of(
         {"ratio": 0.5, "method": "reconstruction", "calibration_rows": NUM_TEXTS}
     )
     assert isinstance(step, TorchPass)

@@ -34,7 +34,7 @@ from compressor.passes.prune_structured.by_reconstruction import Reconstruction
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.few_rows import each_batch
 from compressor.passes.prune_structured.importance import UnitScores
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByReconstruction
 from compressor.pipeline.builtin_models import resolve_builtin
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import SILENT
@@ -55,7 +55,7 @@ def main() -> int:
     steps = [
         (position, step)
         for position, step in enumerate(recipe.passes)
-        if isinstance(step, PruneStructured) and step.target == "latency"
+        if isinstance(step, PruneByReconstruction) and step.target == "latency"
     ]
     if not steps:
         parser.error(f"{arguments.recipe}: no prune_structured pass has target latency")
@@ -78,7 +78,9 @@ def main() -> int:
     return int(not same)
 
 
-def measured_at(loads: list[int], recipe: Recipe, step: PruneStructured) -> list[dict[str, Any]]:
+def measured_at(
+    loads: list[int], recipe: Recipe, step: PruneByReconstruction
+) -> list[dict[str, Any]]:
     """Return for each load the table, and how many heads and neurons its layers keep."""
     files = find_checkpoint(resolve_builtin(recipe.model.checkpoint, progress=SILENT))
     task = load_task(
@@ -128,7 +130,7 @@ def measured_at(loads: list[int], recipe: Recipe, step: PruneStructured) -> list
 
 
 def shape_of(
-    module: Any, scores: UnitScores, goals: Reconstruction, step: PruneStructured
+    module: Any, scores: UnitScores, goals: Reconstruction, step: PruneByReconstruction
 ) -> dict[str, list[int]]:
     """Return how many heads and neurons each layer keeps when the whole ratio goes at once."""
     assert step.ratio is not None, "the settings are checked"

@@ -50,9 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         contexts = Contexts(arguments.checkpoint, splits, Path(folder))
         if arguments.ratio:
-            pruning = PruneStructured.model_validate(
-                {"method": "reconstruction", "ratio": arguments.ratio}
-            )
+            pruning = PruneStructured.of({"method": "reconstruction", "ratio": arguments.ratio})
             model = apply_pass(pruning, model, contexts.make("pruning"))
         wanted = {name: answer(model, model, rows) for name, rows in compared.items()}
         for name, rows in compared.items():

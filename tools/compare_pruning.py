@@ -59,7 +59,7 @@ def by_scores(importance: str, scope: str) -> Prune:
     def prune(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
         settings = {"ratio": ratio, "importance": importance, "scope": scope, "round_to": 16}
         return apply_pass(
-            PruneStructured.model_validate({**settings, "calibration_rows": rows}), model, context
+            PruneStructured.of({**settings, "calibration_rows": rows}), model, context
         )
 
     return prune
@@ -91,7 +91,7 @@ def by_reconstruction(
     model: TorchModel, ratio: float, context: PassContext, rows: int
 ) -> TorchModel:
     settings = {"method": "reconstruction", "ratio": ratio, "calibration_rows": rows}
-    return apply_pass(PruneStructured.model_validate(settings), model, context)
+    return apply_pass(PruneStructured.of(settings), model, context)
 
 
 METHODS: dict[str, Prune] = {

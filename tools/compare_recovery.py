@@ -32,7 +32,7 @@ from compressor.data import Dataset
 from compressor.files import sha256
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PassContext, TorchPass, apply_pass
+from compressor.passes import Pass, PassContext, apply_pass
 from compressor.passes.distill.settings import Distill
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.progress import SILENT
@@ -152,19 +152,15 @@ def share_of_same(student: NDArray[np.float32], teacher: NDArray[np.float32]) ->
     return 100 * float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
 
 
-def passes(arguments: argparse.Namespace, ratio: float) -> dict[str, TorchPass]:
+def passes(arguments: argparse.Namespace, ratio: float) -> dict[str, Pass]:
     """Return the passes by the state they leave: one that does both where there are steps."""
     pruning = {"method": "reconstruction", "ratio": ratio}
     training = {name: getattr(arguments, name) for name in _RECIPE}
     if arguments.steps > 1:
         gradual = {"steps": arguments.steps, "step_schedule": arguments.step_schedule}
         recovery = {"kind": "distill", **training}
-        return {
-            "distilled": PruneStructured.model_validate(
-                {**pruning, **gradual, "recovery": recovery}
-            )
-        }
-    found: dict[str, TorchPass] = {"pruned": PruneStructured.model_validate(pruning)}
+        return {"distilled": PruneStructured.of({**pruning, **gradual, "recovery": recovery})}
+    found: dict[str, Pass] = {"pruned": PruneStructured.of(pruning)}
     if not arguments.without_recovery:
         found["distilled"] = Distill.model_validate(training)
     return found

@@ -93,7 +93,7 @@ def measure(arguments: argparse.Namespace, size: Size, rows: int) -> Cost:
             note=lambda _: None,
         )
         how = {"method": "reconstruction", "ratio": arguments.ratio, "calibration_rows": rows}
-        step = PruneStructured.model_validate(how)
+        step = PruneStructured.of(how)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
         held_mb, start = status_mb("VmRSS"), time.process_time()
         parameters = sum(parameter.numel() for parameter in model.module.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,6 +51,7 @@ __all__ = [
     "apply_pass",
     "look_ahead",
     "pass_settings",
+    "settings_of",
     "work_of",
 ]
 
@@ -93,6 +94,14 @@ PASSES: dict[str, PassEntry] = {
     "quantize_weights": PassEntry(QuantizeWeights, "compressor.passes.quantize.apply"),
     "trim_vocabulary": PassEntry(TrimVocabulary, "compressor.passes.trim_vocabulary.apply"),
 }
+
+
+def settings_of(given: Mapping[str, object]) -> Pass:
+    """Return the settings `given`, as a recipe has them, of the pass that their `kind` names.
+
+    Raises pydantic's `ValidationError` when they are wrong.
+    """
+    return PASSES[str(given["kind"])].settings.of(given)
 
 
 def work_of(step: Pass) -> Work:

@@ -180,6 +180,27 @@ class Pass(BaseModel, ABC):
         """
         return None
 
+    @classmethod
+    def variants(cls) -> tuple[type[Pass], ...]:
+        """Return the classes of settings: several where a setting decides which others there are.
+
+        All of them are subclasses of this one, which then stands for the pass in `PASSES`.
+        """
+        return (cls,)
+
+    @classmethod
+    def variant_for(cls, given: Mapping[str, object]) -> type[Pass]:  # noqa: ARG003
+        """Return the one of `variants` that takes the settings `given`."""
+        return cls
+
+    @classmethod
+    def of(cls, given: Mapping[str, object], context: Mapping[str, object] | None = None) -> Pass:
+        """Return the settings `given`, as a recipe has them.
+
+        Raises pydantic's `ValidationError` when they are wrong.
+        """
+        return cls.variant_for(given).model_validate(given, context=dict(context or {}))
+
     @property
     def settings(self) -> dict[str, Any]:
         """Return what decides about the work, as plain JSON: every field but how to go on."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from compressor.passes.base import Pass
 
 _WORDS: dict[Any, str] = {
     str: "text",
@@ -38,9 +40,43 @@ class SettingDescription:
 def pass_settings(settings: type[BaseModel]) -> list[SettingDescription]:
     """Return the settings of a pass in their order, without `kind`; what all passes have is last.
 
-    Nested ones, such as `recovery.epochs`, follow the setting that holds them.
+    Nested ones, such as `recovery.epochs`, follow the setting that holds them. Where one setting
+    decides which others there are, those that belong to one of its values alone say so.
     """
-    return sorted(_describe(settings, ""), key=lambda item: item.name in _SHARED)
+    found = list(_describe(settings, ""))
+    variants = settings.variants() if issubclass(settings, Pass) else ()
+    if len(variants) > 1:
+        found = list(_describe_variants(found, variants))
+    return sorted(found, key=lambda item: item.name in _SHARED)
+
+
+def _describe_variants(
+    shared: Sequence[SettingDescription], variants: Sequence[type[Pass]]
+) -> Iterator[SettingDescription]:
+    """Describe what all variants have, with the default that it has in each, then the others."""
+    [tag] = (name for name in variants[0].model_fields if _is_tag(variants[0], name))
+    names = [f"{tag} {variant.model_fields[tag].default}" for variant in variants]
+    each = [{item.name: item for item in _describe(variant, "")} for variant in variants]
+    alone = {name: item for own in each for name, item in own.items()}
+    every = {item.name: item for item in shared}
+    every |= {name: item for name, item in alone.items() if name not in every}
+    for name, item in every.items():
+        if name == tag:
+            yield item
+            continue
+        there = [(label, own[name]) for label, own in zip(names, each, strict=True) if name in own]
+        defaults = [f"{own.default} with {label}" for label, own in there]
+        if len(there) < len(variants):
+            item = replace(item, description=f"{item.description} ({there[0][0]})")
+        elif len({own.default for _, own in there}) > 1:
+            item = replace(item, default=", ".join(defaults))
+        yield item
+
+
+def _is_tag(settings: type[BaseModel], name: str) -> bool:
+    """Return whether a setting can have one value alone, which tells a variant from another."""
+    field = settings.model_fields[name]
+    return name != "kind" and get_args(field.annotation) == (field.default,)
 
 
 def _describe(settings: type[BaseModel], prefix: str) -> Iterator[SettingDescription]:

@@ -37,6 +37,7 @@ from compressor.recipe.rules import MOST_PASSES, find_conflicts
 from compressor.recipe.yaml_source import Document, document_of, parse_document
 from compressor.setting_errors import (
     Mistake,
+    Variants,
     did_you_mean,
     explain,
     first_repeated,
@@ -212,12 +213,11 @@ def _to_pass(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(kind, str) or kind not in known:
         hint = did_you_mean(str(kind), known)
         raise rule_error([Mistake(("kind",), f"unknown pass {show(kind)}{hint}")])
+    settings = known[kind].settings.variant_for(value)
     if info.mode == "json":
         # Strict, so that "0.4" is no number; JSON, so that lists and paths keep their plain form.
-        return known[kind].settings.model_validate_json(
-            json.dumps(value), strict=True, context=info.context
-        )
-    return known[kind].settings.model_validate(value, context=info.context)
+        return settings.model_validate_json(json.dumps(value), strict=True, context=info.context)
+    return settings.model_validate(value, context=info.context)
 
 
 class Recipe(BaseModel):
@@ -517,8 +517,9 @@ def _readable(
         kind = entry.get("kind") if isinstance(entry, dict) else None
         step: Pass | None = None
         if isinstance(kind, str) and kind in known:
+            settings = known[kind].settings.variant_for(entry)
             step, found = readable_part(
-                known[kind].settings, entry, context=context, stand_ins={}, variants={}
+                settings, entry, context=context, stand_ins={}, variants=_variants()
             )
             mistakes += [Mistake(("passes", index, *item.path), item.message) for item in found]
         passes.append(_Unread(on_failure=None) if step is None else step)
@@ -536,10 +537,16 @@ def _explain(error: ValidationError, data: dict[str, Any]) -> tuple[list[Mistake
     errors = error.errors(include_url=False)
     known = PASSES
     told = errors[:_MOST_EXPLAINED]
-    mistakes = explain(
-        told, data, Recipe, {Pass: tuple(entry.settings for entry in known.values())}
-    )
+    mistakes = explain(told, data, Recipe, _variants())
     if not all(is_rule(details) for details in errors):
         # The rules between sections have not run; look for what can be told already.
         mistakes += [item for item in find_conflicts(data, known) if item not in mistakes]
     return mistakes, len(errors) - len(told)
+
+
+def _variants() -> Variants:
+    """Return the classes that stand for a pass, and those beside which each of them stands."""
+    kinds = [entry.settings.variants() for entry in PASSES.values()]
+    beside = {item: variants for variants in kinds for item in variants}
+    found: dict[type[BaseModel], tuple[type[Pass], ...]] = {Pass: tuple(beside)}
+    return found | beside

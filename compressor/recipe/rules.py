@@ -58,7 +58,7 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, PassEntry]) -> l
     """
     entries = data.get("passes")
     steps = [
-        _Step(index, known[entry["kind"]].settings, entry)
+        _Step(index, known[entry["kind"]].settings.variant_for(entry), entry)
         for index, entry in enumerate(entries[:MOST_PASSES] if isinstance(entries, list) else ())
         if isinstance(entry, dict) and isinstance(entry.get("kind"), str) and entry["kind"] in known
     ]

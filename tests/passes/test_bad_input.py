@@ -92,7 +92,7 @@ def apply(context: PassContext, tmp_path: Path):
     def run(kind: str, graph: onnx.ModelProto) -> OnnxModel:
         path = tmp_path / "given" / "model.onnx"
         save_graph(graph, path)
-        step = PASSES[kind].settings.model_validate(ALL[kind])
+        step = PASSES[kind].settings.of(ALL[kind])
         assert isinstance(step, OnnxPass)
         return apply_pass(step, OnnxModel(path, threads=1, settings=AS_WRITTEN), context)
 

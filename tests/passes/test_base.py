@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.passes import PASSES, PassContext
+from compressor.passes import PassContext, settings_of
 from compressor.progress import Silent
 
 
@@ -64,5 +64,5 @@ def test_a_fact_is_never_overwritten(context: PassContext):
     ],
 )
 def test_a_pass_says_how_many_calibration_rows_it_would_read(settings: dict[str, Any], rows: int):
-    step = PASSES[settings["kind"]].settings.model_validate(settings)
+    step = settings_of(settings)
     assert step.calibration_rows_wanted() == rows

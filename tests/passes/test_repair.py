@@ -8,7 +8,7 @@ from compressor.passes import PASSES
 from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.prune_width.settings import PruneWidth
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
@@ -23,7 +23,7 @@ def test_a_fraction_goes_down_by_quarters():
 
 
 def test_longer_recovery_follows_the_ladder_at_half_of_the_ratio():
-    step = PruneStructured(ratio=0.8, recovery=DistillRecovery(epochs=3, max_steps=10))
+    step = PruneByScores(ratio=0.8, recovery=DistillRecovery(epochs=3, max_steps=10))
     offers = [
         (milder.ratio, milder.recovery.epochs, milder.recovery.max_steps)
         for milder in step.milder()
@@ -33,13 +33,13 @@ def test_longer_recovery_follows_the_ladder_at_half_of_the_ratio():
 
 
 def test_ratios_of_heads_and_neurons_go_down_together():
-    step = PruneStructured(head_ratio=0.4, neuron_ratio=0.8)
+    step = PruneByScores(head_ratio=0.4, neuron_ratio=0.8)
     first = next(step.milder())
     assert (first.head_ratio, first.neuron_ratio, first.ratio) == (0.3, 0.6, None)
 
 
 def test_a_ratio_of_zero_stays_zero():
-    first = next(PruneStructured(ratio=0.4, head_ratio=0).milder())
+    first = next(PruneByScores(ratio=0.4, head_ratio=0).milder())
     assert (first.ratio, first.head_ratio) == (0.3, 0)
 
 
@@ -72,7 +72,7 @@ def test_between_two_widths_lies_a_multiple():
 
 
 def test_more_and_more_layers_stay():
-    step = PruneStructured(layers=3, recovery=DistillRecovery(epochs=1))
+    step = PruneByScores(layers=3, recovery=DistillRecovery(epochs=1))
     offers = [
         (milder.layers, milder.recovery.epochs) for milder in step.milder() if milder.recovery
     ]
@@ -90,7 +90,7 @@ def test_rarer_and_rarer_pieces_stay():
 
 
 def test_fewer_layers_are_dropped_one_by_one():
-    offers = [step.drop_layers for step in PruneStructured(drop_layers=(1, 3, 5)).milder()]
+    offers = [step.drop_layers for step in PruneByScores(drop_layers=(1, 3, 5)).milder()]
     assert offers == [(1, 3), (1,)]
 
 
@@ -145,8 +145,8 @@ def test_fractions_that_hardly_differ_have_nothing_between_them():
 
 
 def test_nothing_lies_between_settings_that_differ_in_more_than_fractions():
-    failed = PruneStructured(ratio=0.6, recovery=DistillRecovery(epochs=1))
-    assert failed.halfway(PruneStructured(ratio=0.4, recovery=DistillRecovery(epochs=2))) is None
+    failed = PruneByScores(ratio=0.6, recovery=DistillRecovery(epochs=1))
+    assert failed.halfway(PruneByScores(ratio=0.4, recovery=DistillRecovery(epochs=2))) is None
     assert Finetune(epochs=1).halfway(Finetune(epochs=4)) is None
 
 
@@ -158,6 +158,7 @@ def test_the_helpers_without_a_fraction_yield_nothing():
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_how_to_go_on_is_no_setting_of_the_work(kind: str):
-    fields = PASSES[kind].settings.model_fields
+    variants = PASSES[kind].settings.variants()
+    fields = {name: field for item in variants for name, field in item.model_fields.items()}
     assert "on_failure" in fields
     assert fields["on_failure"].default is None

@@ -15,11 +15,11 @@ from torch import Tensor
 from compressor.data import Dataset
 from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import PASSES, PassContext, apply_pass
+from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.distill.settings import Distill
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import layer_losses, taylor_scores
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import load_task
 from compressor.tasks.pooling import Pooling
@@ -79,7 +79,7 @@ def test_pruning_by_scores_keeps_the_width_and_loads_again(
     before = vectors(encoder, texts)
     # The heads of MPNet share a position bias, so only its neurons can go.
     heads = 0.0 if encoder.module.config.model_type == "mpnet" else 0.25
-    step = PruneStructured(head_ratio=heads, neuron_ratio=0.5, importance=importance)
+    step = PruneByScores(head_ratio=heads, neuron_ratio=0.5, importance=importance)
     pruned = apply_pass(step, encoder, make_context(calibration=texts))
     assert sum(layer.num_neurons for layer in encoder_layers(pruned.module)) == 64
     after = vectors(pruned, texts)
@@ -96,9 +96,9 @@ def test_reconstruction_keeps_vectors_nearer_than_chance(
     encoder: TorchModel, texts: Dataset, make_context: ContextMaker
 ):
     before = vectors(encoder, texts)
-    by_chance = PruneStructured(head_ratio=0, neuron_ratio=0.5, importance="random")
+    by_chance = PruneByScores(head_ratio=0, neuron_ratio=0.5, importance="random")
     worse = vectors(apply_pass(by_chance, encoder.clone(), make_context()), texts)
-    step = PruneStructured(method="reconstruction", ratio=0.25, head_ratio=0, round_to=8)
+    step = PruneByReconstruction(ratio=0.25, head_ratio=0, round_to=8)
     better = vectors(apply_pass(step, encoder, make_context(calibration=texts)), texts)
     assert similarity(before, better) > similarity(before, worse)
 
@@ -195,7 +195,7 @@ def test_training_for_int8_brings_vectors_nearer(
 
 
 def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterator[str]:
-    step = PASSES[settings["kind"]].settings.model_validate(settings)
+    step = settings_of(settings)
     return (key for key, _ in step.unfit_for(load_task(task)))
 
 

@@ -39,7 +39,7 @@ class Told(Silent):
 def apply_to(
     checkpoint: Path, dataset: Dataset, work_dir: Path, progress: Progress = SILENT
 ) -> dict[str, Tensor]:
-    settings = PruneStructured.model_validate(
+    settings = PruneStructured.of(
         {
             "ratio": 0.5,
             "steps": 3,

@@ -9,7 +9,7 @@ import pytest
 from compressor.data import DataSettings, SplitSource
 from compressor.passes import OnnxPass, TorchPass
 from compressor.passes.effort import Effort
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.pipeline.estimate import Cost, Estimate, Pace, WatchedProgress, plan_of
 from compressor.progress import SILENT
@@ -139,7 +139,7 @@ def test_a_repair_is_expected_to_take_what_the_try_before_it_took():
 def test_a_search_has_as_many_candidates_left_as_it_may_still_try():
     clock = Clock()
     target = AccuracyBudget(max_drop=0.1, target=CompressionTarget(max_megabytes=1))
-    estimate = planned(PruneStructured(ratio=0.5), clock=clock, budget=target)
+    estimate = planned(PruneByScores(ratio=0.5), clock=clock, budget=target)
     whole = estimate.remaining()
     estimate.searching(4)
     clock.now = 50.0
@@ -154,8 +154,8 @@ def test_a_search_has_as_many_candidates_left_as_it_may_still_try():
 
 
 def test_a_longer_training_is_a_greater_effort_in_proportion():
-    short = PruneStructured(ratio=0.5, recovery={"kind": "distill", "max_steps": 10})
-    long = PruneStructured(ratio=0.5, recovery={"kind": "distill", "max_steps": 30})
+    short = PruneByScores(ratio=0.5, recovery={"kind": "distill", "max_steps": 10})
+    long = PruneByScores(ratio=0.5, recovery={"kind": "distill", "max_steps": 30})
     rows = {"train": 100_000, "calibration": 0}
     assert long.effort(rows).rows == pytest.approx(3 * short.effort(rows).rows)
 

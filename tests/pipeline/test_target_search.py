@@ -15,7 +15,7 @@ from compressor.data import DataSettings, SplitSource
 from compressor.errors import BudgetExceeded, PassError, RecipeError, TargetMissed
 from compressor.measurements import ComponentBytes, Latency, ModelRecord, RunReport, Score, Size
 from compressor.passes import NothingToRemove, OnnxPass, TorchPass
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.prune_width.settings import PruneWidth
 from compressor.passes.repair import lower
 from compressor.pipeline.cached_steps import Exported, PassResult, Told
@@ -334,7 +334,7 @@ def test_a_speedup_needs_a_provider_to_be_measured_on(tmp_path: Path):
 
 
 def test_all_fractions_of_a_pass_move_together():
-    half = PruneStructured(head_ratio=0.4, neuron_ratio=0.8).at_share(0.5)
+    half = PruneByScores(head_ratio=0.4, neuron_ratio=0.8).at_share(0.5)
     assert half is not None
     assert (half.head_ratio, half.neuron_ratio, half.ratio) == (0.2, 0.4, None)
     assert PruneWidth(width=256).at_share(0.5) is None

@@ -221,7 +221,7 @@ def test_passes_end_with_finite_logits_and_repeat(script: ModuleType, tmp_path: 
         "cpu", script.torch.device("cpu"), tmp_path, (1,), (8,), 1, subjects
     )
     kind, settings = script.STEPS[title]
-    step = script.PASSES[kind].settings.model_validate(settings)
+    step = script.PASSES[kind].settings.of(settings)
     detail, finite = script.apply_twice(situation, "tiny", title, step)
     assert finite
     assert detail.endswith("s on cpu, the same bits twice")
@@ -229,4 +229,4 @@ def test_passes_end_with_finite_logits_and_repeat(script: ModuleType, tmp_path: 
 
 def test_steps_are_settings_that_the_passes_know(script: ModuleType):
     for kind, settings in script.STEPS.values():
-        script.PASSES[kind].settings.model_validate(settings)
+        script.PASSES[kind].settings.of(settings)

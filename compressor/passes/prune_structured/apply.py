@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from compressor.passes.prune_structured.importance import (
     taylor_scores,
 )
 from compressor.passes.prune_structured.layer_choice import calibration_batches, drop_layers
+from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
 from compressor.passes.prune_structured.unit_removal import (
     Removed,
     Scope,
@@ -39,11 +40,10 @@ from compressor.training.layer_map import LayerMap
 from compressor.training.optimizer_state import Moments
 from compressor.training.schedules import cubic_sparsity
 
-if TYPE_CHECKING:
-    from compressor.passes.prune_structured.settings import PruneStructured
+Settings = PruneByScores | PruneByReconstruction
 
 
-def look_ahead(settings: PruneStructured, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
+def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
     """Look for the parts of every layer, and whether heads can go."""
     encoder_layers(model.module)
     if settings.takes_heads:
@@ -51,7 +51,7 @@ def look_ahead(settings: PruneStructured, model: TorchModel, ahead: Ahead) -> To
     return model
 
 
-def apply(settings: PruneStructured, model: TorchModel, context: PassContext) -> TorchModel:
+def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchModel:
     """Prune `model` in place.
 
     Raises `StepFailed` before anything is trained when the ratios, `layers` or `drop_layers`
@@ -71,9 +71,9 @@ def apply(settings: PruneStructured, model: TorchModel, context: PassContext) ->
     layers = encoder_layers(model.module)
     heads, neurons = [it.num_heads for it in layers], [it.num_neurons for it in layers]
     goals: Goals = (
-        Reconstruction.prepare(model, settings, context)
-        if settings.method == "reconstruction"
-        else _Ratios.of(model, settings)
+        _Ratios.of(model, settings)
+        if isinstance(settings, PruneByScores)
+        else Reconstruction.prepare(model, settings, context)
     )
     moments = Moments()
     # Each layer learns from the one it was in the teacher, whatever was removed around it.
@@ -97,7 +97,7 @@ def apply(settings: PruneStructured, model: TorchModel, context: PassContext) ->
     return model
 
 
-def _progress(settings: PruneStructured, step: int) -> float:
+def _progress(settings: Settings, step: int) -> float:
     """Return the fraction of the ratios that is gone after a step, counted from 1."""
     if settings.step_schedule == "linear":
         return step / settings.steps
@@ -128,7 +128,7 @@ def _configure(model: TorchModel, context: PassContext) -> None:
     )
 
 
-def _check_early(model: TorchModel, settings: PruneStructured, context: PassContext) -> None:
+def _check_early(model: TorchModel, settings: Settings, context: PassContext) -> None:
     """Raise `StepFailed` for what cannot be done, where that is known before layers are measured.
 
     Which layers will stay is not; where all are alike, it does not matter.
@@ -136,7 +136,7 @@ def _check_early(model: TorchModel, settings: PruneStructured, context: PassCont
     if not settings.measures_layers:
         return
     alike = len({(it.num_heads, it.num_neurons) for it in encoder_layers(model.module)}) == 1
-    if settings.method == "reconstruction":
+    if isinstance(settings, PruneByReconstruction):
         check_reconstruction(model, settings, context, any_layers=alike)
     elif alike:
         _Ratios.of(model, settings, num_layers=settings.layers)
@@ -157,14 +157,14 @@ class Goals(Protocol):
 class _Ratios:
     """How many heads and neurons each layer had at the start, and which fraction goes."""
 
-    settings: PruneStructured
+    settings: PruneByScores
     round_to: int
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
 
     @classmethod
     def of(
-        cls, model: TorchModel, settings: PruneStructured, num_layers: int | None = None
+        cls, model: TorchModel, settings: PruneByScores, num_layers: int | None = None
     ) -> _Ratios:
         """Raise `StepFailed` when the ratios cannot be met: too many would go, or none."""
         layers = encoder_layers(model.module)[:num_layers]
@@ -256,7 +256,7 @@ class _Ratios:
         )
 
 
-def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -> UnitScores:
+def _score(model: TorchModel, settings: PruneByScores, context: PassContext) -> UnitScores:
     if settings.importance == "random":
         return random_scores(model.module, context.seed)
     if settings.importance in ("magnitude", "magnitude_l1"):
@@ -272,7 +272,7 @@ def _score(model: TorchModel, settings: PruneStructured, context: PassContext) -
 
 def _recover(
     training: RecoveryTraining | None,
-    settings: PruneStructured,
+    settings: Settings,
     context: PassContext,
     layer_map: LayerMap | None,
 ) -> Callable[[TorchModel, int, Moments], None]:
@@ -304,4 +304,4 @@ def _note_units(
         by_layer = ", ".join(map(str, after))
         context.note(f"{name} {sum(before)} -> {sum(after)} (by layer: {by_layer})")
     elif ratio > 0:
-        context.note(f"{ratio:g} of the {name} is none: all of them stay")
+        context.note(f"ratio {ratio:g} rounds to 0 {name}; none removed")

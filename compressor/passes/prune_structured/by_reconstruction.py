@@ -37,9 +37,9 @@ from compressor.passes.prune_structured.sub_layer_graphs import sub_layer_kind
 from compressor.passes.prune_structured.unit_removal import Removed, prune_heads, prune_neurons
 
 if TYPE_CHECKING:
-    from compressor.passes.prune_structured.settings import PruneStructured
+    from compressor.passes.prune_structured.settings import PruneByReconstruction
 
-_NAMES = {None: "FLOPs", "flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
+_NAMES = {"flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
 
 CostMeter = Callable[[Any], Cost]  # what a module costs as it is
 
@@ -48,7 +48,7 @@ CostMeter = Callable[[Any], Cost]  # what a module costs as it is
 class Reconstruction:
     """What pruning has to reach, and the model before it, which teaches every sub-layer."""
 
-    settings: PruneStructured
+    settings: PruneByReconstruction
     teacher: TorchModel
     rows: RowsRead
     cost_of: CostMeter
@@ -57,14 +57,13 @@ class Reconstruction:
 
     @classmethod
     def prepare(
-        cls, model: TorchModel, settings: PruneStructured, context: PassContext
+        cls, model: TorchModel, settings: PruneByReconstruction, context: PassContext
     ) -> Reconstruction:
         """Encode the calibration rows; raise `StepFailed` when model, ratio or rows do not do."""
         rows = _read_rows(model, settings, context)
         cost_of = _cost_meter(model.module, settings, rows.inputs, context)
         cost = cost_of(model.module)
         freedom = _freedom(settings, model.device.type)
-        assert settings.ratio is not None, "the settings are checked"
         check_ratio(cost, settings.ratio, freedom)
         rows.tell(context)
         return cls(settings, model.clone(), rows, cost_of, freedom, cost.total)
@@ -77,7 +76,6 @@ class Reconstruction:
     def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
         settings, calibration, module = self.settings, self.rows.inputs, model.module
-        assert settings.ratio is not None, "the settings are checked"
         scores = self._score(module, context)
         budget = (1 - progress * settings.ratio) * self.cost_before
         heads, neurons = units_to_remove(scores, self.cost_of(module), budget, self.freedom)
@@ -115,7 +113,7 @@ class Reconstruction:
 
 
 def check_reconstruction(
-    model: TorchModel, settings: PruneStructured, context: PassContext, *, any_layers: bool
+    model: TorchModel, settings: PruneByReconstruction, context: PassContext, *, any_layers: bool
 ) -> None:
     """Raise `StepFailed` for what pruning `model` would raise after losing whole layers.
 
@@ -124,24 +122,28 @@ def check_reconstruction(
     """
     rows = _read_rows(model, settings, context)
     if any_layers and settings.target != "latency":
-        assert settings.ratio is not None, "the settings are checked"
         cost = _cost_meter(model.module, settings, rows.inputs, context)(model.module)
         check_ratio(cost, settings.ratio, _freedom(settings, model.device.type))
 
 
-def _read_rows(model: TorchModel, settings: PruneStructured, context: PassContext) -> RowsRead:
+def _read_rows(
+    model: TorchModel, settings: PruneByReconstruction, context: PassContext
+) -> RowsRead:
     """Encode the calibration rows; raise `StepFailed` when the model does not do."""
     if settings.head_ratio != 0:
         require_prunable_heads(model.module)
     unknowns, _ = most_unknowns(model.module)
-    return read_rows(model, context, settings.rows_to_measure, unknowns=unknowns)
+    return read_rows(model, context, settings.calibration_rows, unknowns=unknowns)
 
 
 def _cost_meter(
-    module: Any, settings: PruneStructured, calibration: CalibrationInputs, context: PassContext
+    module: Any,
+    settings: PruneByReconstruction,
+    calibration: CalibrationInputs,
+    context: PassContext,
 ) -> CostMeter:
     """Return what computes the cost of a pruned form of `module`; a latency table is read here."""
-    target = settings.target or "flops"
+    target = settings.target
     if target != "latency":
         return lambda pruned: encoder_cost(pruned, target, calibration.mean_length)
     layers = encoder_layers(module)
@@ -174,7 +176,10 @@ def _cost_meter(
 
 
 def _tell(
-    measured: MeasuredTable, situation: Situation, settings: PruneStructured, context: PassContext
+    measured: MeasuredTable,
+    situation: Situation,
+    settings: PruneByReconstruction,
+    context: PassContext,
 ) -> None:
     if measured.replaced is not None:
         context.note(f"the latency table was measured again: {measured.replaced}")
@@ -193,7 +198,7 @@ def _tell(
     context.record("latency_table", measured.content)
 
 
-def _freedom(settings: PruneStructured, device: str) -> Freedom:
+def _freedom(settings: PruneByReconstruction, device: str) -> Freedom:
     return Freedom(
         settings.blocks_on(device),
         heads=settings.head_ratio != 0,

@@ -58,7 +58,7 @@ def calibration_batches(
     """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
     dataset = context.calibration
     chosen = np.random.default_rng(context.seed).permutation(len(dataset))
-    chosen = chosen[: settings.rows_to_measure]
+    chosen = chosen[: settings.calibration_rows]
     with context.progress.bar(description, len(chosen)) as advance:
         for start in range(0, len(chosen), _ROWS_PER_BATCH):
             rows = chosen[start : start + _ROWS_PER_BATCH]

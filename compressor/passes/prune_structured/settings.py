@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from compressor.models.families.prunable import (
     depth_of,
@@ -19,7 +21,6 @@ from compressor.models.families.prunable import (
 from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, TorchPass, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
-from compressor.passes.prune_structured.method_rules import check_method
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
 from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.paths import LocalPath
@@ -56,6 +57,7 @@ class PruneStructured(TorchPass):
     """
 
     kind: Literal["prune_structured"] = "prune_structured"
+    _readings_of_units: ClassVar[int]  # of a row, in each step
 
     about: ClassVar[About] = About(
         group="prune",
@@ -89,48 +91,6 @@ passes:
         description=(
             "fraction of the attention heads and of the feed-forward neurons to remove; with "
             "method reconstruction, the fraction of `target` to remove"
-        ),
-    )
-    target: Literal["flops", "parameters", "latency"] | None = Field(
-        None,
-        description=(
-            "what `ratio` is a fraction of, with method reconstruction: flops is the arithmetic "
-            "of the encoder's matrix products at the mean length of the calibration rows, "
-            "parameters is the size of its layers, latency is the time of its layers in ONNX "
-            "Runtime on this machine's CPU, from a table that is measured once and kept in the "
-            "cache (COMPRESSOR_CACHE) or given as `latency_table`; left out, flops"
-        ),
-    )
-    latency_precision: Literal["float32", "int8"] | None = Field(
-        None,
-        description=(
-            "with target latency, the precision in which layers are timed: int8 where "
-            "quantize_dynamic follows, otherwise float32; it has to be given then"
-        ),
-    )
-    latency_batch_size: int = Field(
-        1,
-        gt=0,
-        le=1024,
-        description=(
-            "with target latency, the number of examples in a timed batch; each is as long as the "
-            "calibration rows are on average"
-        ),
-    )
-    latency_threads: int = Field(
-        1,
-        gt=0,
-        description=(
-            "with target latency, the number of threads; one thread is timed by its CPU time, "
-            "which other programs hardly change, several by the clock"
-        ),
-    )
-    latency_table: LocalPath | None = Field(
-        None,
-        description=(
-            "with target latency, a table to use in place of measuring one: a file from the "
-            "cache, or the report.json of a run that used it; it has to fit this model, length, "
-            "batch size, precision and number of threads"
         ),
     )
     head_ratio: float | None = Field(
@@ -173,49 +133,13 @@ passes:
     drop_layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, min_length=1, description="the layers to remove, counted from 0, in place of `layers`"
     )
-    importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
-        Field(
-            "taylor",
-            description=(
-                "how method scores ranks heads and neurons: random by chance; magnitude and "
-                "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
-                "their outputs on the calibration split, without labels; taylor by gradients of "
-                "the loss there; fisher by the Fisher information of the model's own predictions "
-                "there, without labels"
-            ),
-        )
-    )
-    scope: Literal["layer", "global"] | None = Field(
-        None,
-        description=(
-            "with method scores, global ranks the units of all layers together, layer removes the "
-            "same ratio from each layer; left out, global, or layer with `uniform`"
-        ),
-    )
     round_to: int | None = Field(
         None,
         gt=0,
         le=1024,
         description=(
-            "keep a multiple of this many feed-forward neurons in each layer; left out, 8, or "
-            "with method reconstruction 16 on a CPU and 64 where PyTorch runs on a GPU"
-        ),
-    )
-    may_empty_layers: bool = Field(
-        False,
-        description=(
-            "allow a layer to lose all of its heads or all of its feed-forward neurons; method "
-            "reconstruction always may"
-        ),
-    )
-    ridge: float = Field(
-        1e-3,
-        ge=0,
-        le=1,
-        description=(
-            "how firmly least squares holds weights to their old values, as a fraction of the mean "
-            "diagonal of the Gram matrix of a projection's inputs; where calibration rows are few, "
-            "the least: each layer gets the one with which rows left out of the fit come out best"
+            "keep a multiple of this many feed-forward neurons in each layer; null is 16 on a CPU "
+            "and 64 where PyTorch runs on a GPU"
         ),
     )
     steps: int = Field(
@@ -234,13 +158,8 @@ passes:
             "- k/n)^3, with large steps first, linear is k/n"
         ),
     )
-    calibration_rows: int | None = Field(
-        None,
-        gt=0,
-        description=(
-            "number of calibration rows to measure on, at most; left out, 256, or 2048 with "
-            "method reconstruction"
-        ),
+    calibration_rows: int = Field(
+        256, gt=0, description="number of calibration rows to measure on, at most"
     )
     recovery: Recovery | None = Field(
         None,
@@ -251,19 +170,31 @@ passes:
         ),
     )
 
+    @classmethod
+    def variants(cls) -> tuple[type[PruneStructured], ...]:
+        """Return the settings of both methods."""
+        return (PruneByScores, PruneByReconstruction)
+
+    @classmethod
+    def variant_for(cls, given: Mapping[str, object]) -> type[PruneStructured]:
+        """Return the settings of the method `given`, scores where none is."""
+        is_fitted = given.get("method") == "reconstruction"
+        return PruneByReconstruction if is_fitted else PruneByScores
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _is_a_method(cls, method: object) -> object:
+        if method not in ("scores", "reconstruction"):
+            expected = {"expected": "'scores' or 'reconstruction'"}
+            raise PydanticKnownError("literal_error", expected)
+        return method
+
     @field_validator("drop_layers")
     @classmethod
     def _each_once(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and len(set(layers)) != len(layers):
             raise ValueError(f"list each layer once, got {list(layers)}")
         return layers
-
-    @field_validator("latency_table")
-    @classmethod
-    def _is_a_table(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            read_latency_file(path)
-        return path
 
     @model_validator(mode="after")
     def _removes_something(self) -> Self:
@@ -295,42 +226,6 @@ passes:
             )
         return self
 
-    @model_validator(mode="after")
-    def _layers_stay_alike(self) -> Self:
-        if not self.uniform:
-            return self
-        if self.scope == "global" or self.may_empty_layers:
-            name = "scope: global" if self.scope == "global" else "may_empty_layers"
-            raise ValueError(
-                f"uniform keeps the same number of units in every layer, at least one, so "
-                f"{name} does not go with it; leave one of the two out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_the_method(self) -> Self:
-        check_method(self)
-        return self
-
-    @property
-    def ranks_globally(self) -> bool:
-        """Return whether method scores ranks the units of all layers together."""
-        return not self.uniform if self.scope is None else self.scope == "global"
-
-    def blocks_on(self, device: str) -> int:
-        """Return of how many neurons each layer keeps a multiple, on `cpu` or `cuda`."""
-        if self.round_to is not None:
-            return self.round_to
-        if self.method == "scores":
-            return 8
-        return 64 if device == "cuda" else 16
-
-    @property
-    def rows_to_measure(self) -> int:
-        """Return how many calibration rows are read at most."""
-        default = 2048 if self.method == "reconstruction" else 256
-        return default if self.calibration_rows is None else self.calibration_rows
-
     @property
     def heads_to_remove(self) -> float:
         """Return the fraction of the heads that go."""
@@ -342,23 +237,23 @@ passes:
         return self.neuron_ratio if self.neuron_ratio is not None else self.ratio or 0.0
 
     @property
+    @abstractmethod
     def takes_heads(self) -> bool:
         """Return whether heads may go at all."""
-        if self.method == "reconstruction":
-            return self.head_ratio != 0
-        return self.heads_to_remove > 0
+
+    @property
+    @abstractmethod
+    def measures_units(self) -> bool:
+        """Return whether heads and neurons are measured on the calibration split."""
+
+    @abstractmethod
+    def blocks_on(self, device: str) -> int:
+        """Return of how many neurons each layer keeps a multiple, on `cpu` or `cuda`."""
 
     @property
     def changes_layers(self) -> bool:
         """Return whether whole layers go."""
         return self.layers is not None or self.drop_layers is not None
-
-    @property
-    def measures_units(self) -> bool:
-        """Return whether heads and neurons are measured on the calibration split."""
-        removes_units = self.heads_to_remove > 0 or self.neurons_to_remove > 0
-        needs_data = self.importance in _READS_ROWS
-        return removes_units and (needs_data or self.method == "reconstruction")
 
     @property
     def measures_layers(self) -> bool:
@@ -411,18 +306,6 @@ passes:
         """Return the ratios at `share` of their value; None when only whole layers go."""
         return lower(self, *self._fractions, share=share) if self._fractions else None
 
-    def needs(self) -> Iterator[Need]:
-        """Yield labels for gradients of the loss, and what the recovery needs."""
-        if self.method == "scores" and self.importance == "taylor" and self.measures_units:
-            yield Need(
-                "importance",
-                "labels",
-                "taylor is the gradient of a loss on labels, and where a model is compared with "
-                "its own vectors that gradient is 0; use fisher, activation or magnitude, or "
-                "method: reconstruction",
-            )
-        yield from super().needs()
-
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:  # noqa: ARG002
         """Yield the pass itself for a model type that is not known, and what cannot go from it."""
         if (refusal := unprunable(files.config)) is not None:
@@ -456,24 +339,8 @@ passes:
         return files if depth is None else replace(files, config=with_depth(files.config, depth))
 
     def calibration_rows_wanted(self) -> int:
-        """Return `rows_to_measure` when anything is measured; reconstruction chooses among more."""
-        if "calibration" not in self.required_splits():
-            return 0
-        choose = ROWS_TO_CHOOSE_FROM if self.method == "reconstruction" else 1
-        return choose * self.rows_to_measure
-
-    def spare_rows_wanted(self) -> int:
-        """Return `rows_to_measure` for least squares."""
-        return self.rows_to_measure if self.method == "reconstruction" else 0
-
-    @property
-    def measures_time(self) -> bool:
-        """Return whether a latency table is measured."""
-        return self.target == "latency" and self.latency_table is None
-
-    def required_files(self) -> dict[str, Path]:
-        """Return the latency table, where one is given."""
-        return {} if self.latency_table is None else {"latency_table": self.latency_table}
+        """Return `calibration_rows` when anything is measured."""
+        return self.calibration_rows if "calibration" in self.required_splits() else 0
 
     @property
     def label_setting(self) -> str | None:
@@ -491,10 +358,230 @@ passes:
             self.recovery, num_rows, student=1 - max(self.heads_to_remove, self.neurons_to_remove)
         )
         if self.measures_layers:
-            found += reading_effort(num_rows, self.rows_to_measure, times=12)
+            found += reading_effort(num_rows, self.calibration_rows, times=12)
         if self.measures_units:
-            times = 9 if self.method == "reconstruction" else 4
-            found += reading_effort(num_rows, self.rows_to_measure, times * self.steps)
+            times = self._readings_of_units * self.steps
+            found += reading_effort(num_rows, self.calibration_rows, times)
         if self.measures_time:
             found += Effort(seconds=60.0)  # a table of sub-layers, where the cache has none
         return found
+
+
+class PruneByScores(PruneStructured):
+    """Remove the heads and neurons of lowest importance, and leave the rest as it is."""
+
+    _readings_of_units: ClassVar[int] = 4
+
+    method: Literal["scores"] = "scores"
+    round_to: int = Field(
+        8,
+        gt=0,
+        le=1024,
+        description="keep a multiple of this many feed-forward neurons in each layer",
+    )
+    importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
+        Field(
+            "taylor",
+            description=(
+                "how to rank heads and neurons: random by chance; magnitude and "
+                "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
+                "their outputs on the calibration split, without labels; taylor by gradients of "
+                "the loss there; fisher by the Fisher information of the model's own predictions "
+                "there, without labels"
+            ),
+        )
+    )
+    scope: Literal["layer", "global"] | None = Field(
+        None,
+        description=(
+            "global ranks the units of all layers together, layer removes the "
+            "same ratio from each layer; left out, global, or layer with `uniform`"
+        ),
+    )
+    may_empty_layers: bool = Field(
+        False,
+        description="allow a layer to lose all of its heads or all of its feed-forward neurons",
+    )
+
+    @model_validator(mode="after")
+    def _layers_stay_alike(self) -> Self:
+        if not self.uniform:
+            return self
+        if self.scope == "global" or self.may_empty_layers:
+            name = "scope: global" if self.scope == "global" else "may_empty_layers"
+            raise ValueError(
+                f"uniform keeps the same number of units in every layer, at least one, so "
+                f"{name} does not go with it; leave one of the two out"
+            )
+        return self
+
+    @property
+    def ranks_globally(self) -> bool:
+        """Return whether method scores ranks the units of all layers together."""
+        return not self.uniform if self.scope is None else self.scope == "global"
+
+    @property
+    def takes_heads(self) -> bool:
+        """Return whether any head goes."""
+        return self.heads_to_remove > 0
+
+    @property
+    def measures_units(self) -> bool:
+        """Return whether the importance of heads and neurons is measured on rows."""
+        removes_units = self.heads_to_remove > 0 or self.neurons_to_remove > 0
+        return removes_units and self.importance in _READS_ROWS
+
+    def blocks_on(self, device: str) -> int:  # noqa: ARG002
+        """Return `round_to`."""
+        return self.round_to
+
+    def needs(self) -> Iterator[Need]:
+        """Yield labels for gradients of the loss, and what the recovery needs."""
+        if self.importance == "taylor" and self.measures_units:
+            yield Need(
+                "importance",
+                "labels",
+                "taylor is the gradient of a loss on labels, and where a model is compared with "
+                "its own vectors that gradient is 0; use fisher, activation or magnitude, or "
+                "method: reconstruction",
+            )
+        yield from super().needs()
+
+
+class PruneByReconstruction(PruneStructured):
+    """Remove what is cheapest to make up for, and fit the rest to what the model computed before.
+
+    A layer may lose all of its heads or all of its feed-forward neurons.
+    """
+
+    _readings_of_units: ClassVar[int] = 9
+
+    method: Literal["reconstruction"] = "reconstruction"
+    ratio: float = Field(gt=0, lt=1, description="the fraction of `target` to remove")
+    calibration_rows: int = Field(
+        2048, gt=0, description="number of calibration rows to measure on, at most"
+    )
+    target: Literal["flops", "parameters", "latency"] = Field(
+        "flops",
+        description=(
+            "what `ratio` is a fraction of: flops is the arithmetic "
+            "of the encoder's matrix products at the mean length of the calibration rows, "
+            "parameters is the size of its layers, latency is the time of its layers in ONNX "
+            "Runtime on this machine's CPU, from a table that is measured once and kept in the "
+            "cache (COMPRESSOR_CACHE) or given as `latency_table`"
+        ),
+    )
+    latency_precision: Literal["float32", "int8"] | None = Field(
+        None,
+        description=(
+            "with target latency, the precision in which layers are timed: int8 where "
+            "quantize_dynamic follows, otherwise float32; it has to be given then"
+        ),
+    )
+    latency_batch_size: int = Field(
+        1,
+        gt=0,
+        le=1024,
+        description=(
+            "with target latency, the number of examples in a timed batch; each is as long as the "
+            "calibration rows are on average"
+        ),
+    )
+    latency_threads: int = Field(
+        1,
+        gt=0,
+        description=(
+            "with target latency, the number of threads; one thread is timed by its CPU time, "
+            "which other programs hardly change, several by the clock"
+        ),
+    )
+    latency_table: LocalPath | None = Field(
+        None,
+        description=(
+            "with target latency, a table to use in place of measuring one: a file from the "
+            "cache, or the report.json of a run that used it; it has to fit this model, length, "
+            "batch size, precision and number of threads"
+        ),
+    )
+    ridge: float = Field(
+        1e-3,
+        ge=0,
+        le=1,
+        description=(
+            "how firmly least squares holds weights to their old values, as a fraction of the mean "
+            "diagonal of the Gram matrix of a projection's inputs; where calibration rows are few, "
+            "the least: each layer gets the one with which rows left out of the fit come out best"
+        ),
+    )
+
+    @field_validator("latency_table")
+    @classmethod
+    def _is_a_table(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_latency_file(path)
+        return path
+
+    @model_validator(mode="after")
+    def _reaches_the_ratio(self) -> Self:
+        if self.head_ratio or self.neuron_ratio:
+            raise ValueError(
+                "method: reconstruction decides itself how many heads and neurons go; give ratio "
+                "alone, or with head_ratio: 0 or neuron_ratio: 0 to keep all of a kind"
+            )
+        if self.head_ratio == 0 and self.neuron_ratio == 0:
+            raise ValueError(
+                "head_ratio: 0 and neuron_ratio: 0 keep all heads and all neurons, so no ratio can "
+                "be reached; leave one of them out, or use method: scores without ratio to remove "
+                "layers alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_what_to_time(self) -> Self:
+        if self.target == "latency" and self.latency_precision is None:
+            raise ValueError(
+                "target: latency needs latency_precision, because times depend on it: int8 where "
+                "quantize_dynamic follows, otherwise float32"
+            )
+        fields = type(self).model_fields
+        timing = [name for name in fields if name.startswith("latency_")]
+        given = [name for name in timing if getattr(self, name) != fields[name].default]
+        if given and self.target != "latency":
+            raise ValueError(
+                f"{' and '.join(given)} {'belongs' if len(given) == 1 else 'belong'} to target: "
+                f"latency; set target: latency, or leave {' and '.join(given)} out"
+            )
+        return self
+
+    @property
+    def takes_heads(self) -> bool:
+        """Return whether heads may go at all."""
+        return self.head_ratio != 0
+
+    @property
+    def measures_units(self) -> bool:
+        """Return that they always are."""
+        return True
+
+    def blocks_on(self, device: str) -> int:
+        """Return `round_to`, or what kernels on this device like."""
+        if self.round_to is not None:
+            return self.round_to
+        return 64 if device == "cuda" else 16
+
+    @property
+    def measures_time(self) -> bool:
+        """Return whether a latency table is measured."""
+        return self.target == "latency" and self.latency_table is None
+
+    def required_files(self) -> dict[str, Path]:
+        """Return the latency table, where one is given."""
+        return {} if self.latency_table is None else {"latency_table": self.latency_table}
+
+    def calibration_rows_wanted(self) -> int:
+        """Return four times what is read, because long rows are preferred."""
+        return ROWS_TO_CHOOSE_FROM * self.calibration_rows
+
+    def spare_rows_wanted(self) -> int:
+        """Return what is read, for least squares."""
+        return self.calibration_rows

@@ -18,7 +18,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes import recovery as _recovery
 from compressor.passes.prune_structured import by_reconstruction as _reconstruction
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
@@ -62,7 +62,7 @@ def test_uniform_checkpoints_load_with_transformers_alone_in_a_fresh_process(
             (tiny_vit.clone(), image_dataset, {}),
             (tiny_bert.clone(), text_dataset, {"ratio": 0.2, "head_ratio": 0}),
         ):
-            settings = PruneStructured.model_validate({**given, **more, "uniform": True})
+            settings = PruneStructured.of({**given, **more, "uniform": True})
             context = make_context(calibration=data)
             pruned = apply_pass(settings, model, context)
             folder = tmp_path / f"{method}-{model.task.name}"
@@ -97,7 +97,7 @@ def test_a_uniform_bert_with_fewer_heads_says_why_it_is_not_plain_and_still_load
     tmp_path: Path,
 ):
     context = make_context(calibration=text_dataset)
-    pruned = apply_pass(PruneStructured(ratio=0.5, uniform=True), tiny_bert, context)
+    pruned = apply_pass(PruneByScores(ratio=0.5, uniform=True), tiny_bert, context)
     pruned.save(tmp_path / "saved")
 
     assert units(pruned) == [(2, 32), (2, 32)]
@@ -125,7 +125,7 @@ def test_each_uniform_layer_keeps_its_own_best_units(
     expected = tiny_bert.predict(batch)
     assert abs(baseline.predict(batch) - expected).max() > 0.01
 
-    settings = PruneStructured(ratio=0.5, uniform=True)
+    settings = PruneByScores(ratio=0.5, uniform=True)
     pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     assert len(set(units(pruned))) == 1
@@ -136,11 +136,11 @@ def test_uniform_pruning_of_a_model_whose_layers_differ_is_refused(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
     context = make_context(calibration=text_dataset)
-    pruned = apply_pass(PruneStructured(ratio=0.5, head_ratio=0.3), tiny_bert, context)
+    pruned = apply_pass(PruneByScores(ratio=0.5, head_ratio=0.3), tiny_bert, context)
     before = units(pruned)
     assert len(set(before)) == 2
     with pytest.raises(ValueError, match="uniform: the layers of this model differ already"):
-        apply_pass(PruneStructured(ratio=0.5, uniform=True), pruned, context)
+        apply_pass(PruneByScores(ratio=0.5, uniform=True), pruned, context)
     assert units(pruned) == before
 
 
@@ -148,7 +148,7 @@ def test_uniform_pruning_of_a_model_whose_layers_differ_is_refused(
 def test_a_uniform_ratio_that_would_empty_the_layers_is_refused(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, method: str
 ):
-    settings = PruneStructured.model_validate({**UNIFORM[method], "ratio": 0.95, "uniform": True})
+    settings = PruneStructured.of({**UNIFORM[method], "ratio": 0.95, "uniform": True})
     with pytest.raises(ValueError, match=r"ratio: .*0\.95"):
         apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
@@ -179,7 +179,7 @@ def test_steps_follow_their_schedule(
         return TrainingSummary(1, 1.0, 1.0)
 
     monkeypatch.setattr(_recovery, "finetune", finetune)
-    settings = PruneStructured.model_validate(
+    settings = PruneStructured.of(
         {
             "neuron_ratio": 0.5,
             "scope": "layer",
@@ -219,7 +219,7 @@ def test_reconstruction_takes_what_a_latency_table_says(
         return MeasuredTable(others, last, place, False, "it was damaged", {"format": 3})
 
     monkeypatch.setattr(_reconstruction, "latency_of_sub_layers", measured)
-    settings = PruneStructured.model_validate(
+    settings = PruneStructured.of(
         {
             **UNIFORM["reconstruction"],
             "target": "latency",
@@ -267,5 +267,5 @@ def test_reconstruction_takes_what_a_latency_table_says(
 def test_blocks_of_neurons_are_what_the_kernels_like(
     device: str, settings: dict[str, Any], blocks: int
 ):
-    found = PruneStructured.model_validate({"ratio": 0.5, **settings}).blocks_on(device)
+    found = PruneStructured.of({"ratio": 0.5, **settings}).blocks_on(device)
     assert found == blocks

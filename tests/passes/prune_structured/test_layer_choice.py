@@ -10,7 +10,7 @@ import transformers
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
 from compressor.progress import SILENT
 from compressor.tasks import load_task
 
@@ -63,7 +63,7 @@ def test_layers_chosen_by_their_place_need_no_data(
     deep_vit: TorchModel, tmp_path: Path, image_dataset: Dataset, choice: Any, stay: list[int]
 ):
     layers = list(deep_vit.module.vit.layers)
-    settings = PruneStructured(layers=3, layer_choice=choice)
+    settings = PruneByScores(layers=3, layer_choice=choice)
     assert settings.required_splits() == frozenset()
 
     notes = apply(settings, deep_vit, tmp_path, image_dataset)
@@ -77,7 +77,7 @@ def test_the_layers_that_turn_the_hidden_states_least_go_without_labels(
     deep_vit: TorchModel, tmp_path: Path, image_dataset: Dataset
 ):
     layers = list(deep_vit.module.vit.layers)
-    settings = PruneStructured(layers=4, layer_choice="block_influence")
+    settings = PruneByScores(layers=4, layer_choice="block_influence")
     assert settings.required_splits() == {"calibration"}
     unlabelled = Dataset(
         "calibration", image_dataset.examples, None, image_dataset.rows, image_dataset.source
@@ -94,7 +94,7 @@ def test_the_layers_that_turn_the_hidden_states_least_go_without_labels(
 def test_no_choice_of_layers_keeps_as_many_as_there_are(
     deep_vit: TorchModel, tmp_path: Path, image_dataset: Dataset, choice: Any
 ):
-    settings = PruneStructured(layers=6, layer_choice=choice)
+    settings = PruneByScores(layers=6, layer_choice=choice)
     with pytest.raises(ValueError, match="layers: the model has 6 layers, so fewer have to stay"):
         apply(settings, deep_vit, tmp_path, image_dataset)
     assert len(deep_vit.module.vit.layers) == 6

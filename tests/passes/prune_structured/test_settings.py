@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from compressor.data import Dataset
+from compressor.errors import RecipeError
 from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
@@ -21,7 +22,12 @@ from compressor.passes.prune_structured import by_reconstruction as _reconstruct
 from compressor.passes.prune_structured import layer_choice as _layer_choice
 from compressor.passes.prune_structured.few_rows import store_inputs
 from compressor.passes.prune_structured.importance import layer_losses
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import (
+    PruneByReconstruction,
+    PruneByScores,
+    PruneStructured,
+)
+from compressor.recipe.recipe import parse_recipe
 
 ContextMaker = Callable[..., PassContext]
 
@@ -37,9 +43,7 @@ def logits(model: TorchModel, dataset: Dataset) -> Any:
 def test_half_of_the_heads_and_neurons_go_by_gradients(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    pruned = apply_pass(
-        PruneStructured(ratio=0.5), tiny_bert, make_context(calibration=text_dataset)
-    )
+    pruned = apply_pass(PruneByScores(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
 
     (first_heads, first_neurons), (second_heads, second_neurons) = units(pruned)
     assert first_heads + second_heads == 4
@@ -55,7 +59,7 @@ def test_half_of_the_heads_and_neurons_go_by_gradients(
 def test_the_other_kinds_of_importance_read_no_data(
     tiny_vit: TorchModel, make_context: ContextMaker, importance: Any
 ):
-    settings = PruneStructured(ratio=0.5, importance=importance, scope="layer")
+    settings = PruneByScores(ratio=0.5, importance=importance, scope="layer")
     assert settings.required_splits() == frozenset()
     assert units(apply_pass(settings, tiny_vit, make_context())) == [(2, 32), (2, 32)]
 
@@ -71,7 +75,7 @@ def test_the_units_that_matter_least_go(
         layer.feed_forward.ffn_out.weight.data[:, ::2] = 0
     expected = logits(tiny_bert, text_dataset)
 
-    settings = PruneStructured(ratio=0.5, scope="layer")
+    settings = PruneByScores(ratio=0.5, scope="layer")
     pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
     np.testing.assert_allclose(logits(pruned, text_dataset), expected, atol=1e-5)
@@ -81,7 +85,7 @@ def test_the_units_that_matter_least_go(
 def test_heads_and_neurons_have_ratios_of_their_own(
     tiny_vit: TorchModel, image_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    settings = PruneStructured(ratio=0.5, head_ratio=0, scope="layer")
+    settings = PruneByScores(ratio=0.5, head_ratio=0, scope="layer")
     pruned = apply_pass(settings, tiny_vit, make_context(calibration=image_dataset))
     assert units(pruned) == [(4, 32), (4, 32)]
     assert notes == ["FFN neurons 128 -> 64 (by layer: 32, 32)"]
@@ -90,7 +94,7 @@ def test_heads_and_neurons_have_ratios_of_their_own(
 def test_steps_reach_the_same_ratio_with_recovery_in_between(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, notes: list[str]
 ):
-    settings = PruneStructured.model_validate(
+    settings = PruneStructured.of(
         {
             "ratio": 0.5,
             "scope": "layer",
@@ -121,9 +125,9 @@ def test_distillation_brings_the_pruned_model_back_towards_the_baseline(
 ):
     baseline = logits(tiny_bert, text_dataset)
     context = make_context(tiny_bert_dir, calibration=text_dataset, train=text_dataset)
-    raw = apply_pass(PruneStructured(ratio=0.5), tiny_bert.clone(), context)
+    raw = apply_pass(PruneByScores(ratio=0.5), tiny_bert.clone(), context)
     recovery = {"kind": "distill", "epochs": 5, "batch_size": 8, "learning_rate": 1e-3}
-    settings = PruneStructured.model_validate({"ratio": 0.5, "recovery": recovery})
+    settings = PruneStructured.of({"ratio": 0.5, "recovery": recovery})
 
     recovered = apply_pass(settings, tiny_bert, context)
 
@@ -134,8 +138,8 @@ def test_distillation_brings_the_pruned_model_back_towards_the_baseline(
     assert distance(recovered) < distance(raw)
 
 
-def reconstruction(**settings: Any) -> PruneStructured:
-    return PruneStructured.model_validate({"method": "reconstruction", **settings})
+def reconstruction(**settings: Any) -> PruneByReconstruction:
+    return PruneByReconstruction.model_validate(settings)
 
 
 def encoder_flops(model: TorchModel, length: float) -> float:
@@ -189,7 +193,7 @@ def test_reconstruction_stays_closer_to_the_baseline_than_scores(
     baseline = logits(tiny_vit, image_dataset)
     context = make_context(calibration=image_dataset)
     fitted = apply_pass(reconstruction(ratio=0.5, round_to=8), tiny_vit.clone(), context)
-    plain = apply_pass(PruneStructured(ratio=0.5), tiny_vit.clone(), context)
+    plain = apply_pass(PruneByScores(ratio=0.5), tiny_vit.clone(), context)
     assert encoder_flops(fitted, 17) <= encoder_flops(plain, 17) * 1.02
 
     def distance(model: TorchModel) -> float:
@@ -372,7 +376,7 @@ def test_an_unsupported_architecture_is_refused_by_reconstruction_too(
 def test_fisher_information_and_activations_rank_units_without_labels(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, importance: Any
 ):
-    settings = PruneStructured(ratio=0.5, importance=importance, scope="layer")
+    settings = PruneByScores(ratio=0.5, importance=importance, scope="layer")
     assert settings.required_splits() == {"calibration"}
     unlabelled = replace(text_dataset, labels=None)
     pruned = apply_pass(settings, tiny_bert, make_context(calibration=unlabelled))
@@ -381,7 +385,7 @@ def test_fisher_information_and_activations_rank_units_without_labels(
 
 def test_listed_layers_go(tiny_bert: TorchModel, make_context: ContextMaker, notes: list[str]):
     second = tiny_bert.module.bert.encoder.layer[1]
-    settings = PruneStructured(drop_layers=(0,))
+    settings = PruneByScores(drop_layers=(0,))
     assert settings.required_splits() == frozenset()
 
     pruned = apply_pass(settings, tiny_bert, make_context())
@@ -400,7 +404,7 @@ def test_the_layer_without_which_the_loss_is_lowest_goes(
         tiny_bert.module, [(inputs, torch.from_numpy(text_dataset.labels))], tiny_bert.task
     )
     stays = tiny_bert.module.bert.encoder.layer[1 - int(losses.argmin())]
-    settings = PruneStructured(layers=1)
+    settings = PruneByScores(layers=1)
     assert settings.required_splits() == {"calibration"}
 
     pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
@@ -426,7 +430,7 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
     original = _recovery.distill
     monkeypatch.setattr(_recovery, "distill", distill)
     recovery = {"kind": "distill", "max_steps": 1, "batch_size": 8, "hidden_weight": 1.0}
-    settings = PruneStructured.model_validate({"drop_layers": [0], "recovery": recovery})
+    settings = PruneStructured.of({"drop_layers": [0], "recovery": recovery})
 
     apply_pass(settings, tiny_bert, make_context(tiny_bert_dir, train=text_dataset))
 
@@ -438,7 +442,7 @@ def test_layers_may_lose_all_their_units_where_that_is_allowed(
 ):
     for linear in ("attention.output.dense", "output.dense"):
         tiny_bert.module.bert.encoder.layer[0].get_submodule(linear).weight.data.zero_()
-    settings = PruneStructured(ratio=0.5, may_empty_layers=True)
+    settings = PruneByScores(ratio=0.5, may_empty_layers=True)
 
     pruned = apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
 
@@ -454,7 +458,7 @@ def test_rows_without_labels_are_measured_against_the_models_own_answers(
     own = logits(tiny_bert, text_dataset).argmax(axis=-1)
     unlabelled = replace(text_dataset, labels=None)
     answered = replace(text_dataset, labels=own)
-    settings = PruneStructured(ratio=0.5)
+    settings = PruneByScores(ratio=0.5)
 
     first = apply_pass(settings, tiny_bert.clone(), make_context(calibration=unlabelled))
     second = apply_pass(settings, tiny_bert.clone(), make_context(calibration=answered))
@@ -506,7 +510,7 @@ def test_what_this_model_cannot_give_is_refused_before_anything_changes(
 ):
     context = make_context(calibration=text_dataset)
     with pytest.raises(ValueError, match=r"ratio|layers") as caught:
-        apply_pass(PruneStructured(**settings), tiny_bert, context)
+        apply_pass(PruneByScores(**settings), tiny_bert, context)
     assert str(caught.value) == message
     assert units(tiny_bert) == [(4, 64), (4, 64)]
 
@@ -523,9 +527,7 @@ def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
     monkeypatch.setattr(_layer_choice, "layer_losses", measured)
     monkeypatch.setattr(_layer_choice, "block_influences", measured)
     for choice in ("loss", "block_influence"):
-        settings = PruneStructured.model_validate(
-            {"ratio": 0.95, "layers": 1, "layer_choice": choice}
-        )
+        settings = PruneStructured.of({"ratio": 0.95, "layers": 1, "layer_choice": choice})
         with pytest.raises(ValueError, match=r"head_ratio: ratio 0\.95 would leave 0 of 4 units"):
             apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
     assert units(tiny_bert) == [(4, 64), (4, 64)]
@@ -566,7 +568,7 @@ def test_a_ratio_too_mild_for_a_kind_leaves_it_and_for_both_is_told_apart(
     left: tuple[int, int] | None,
 ):
     """Where a run itself tries milder and milder ratios, one that takes nothing is passed over."""
-    step = PruneStructured.model_validate({**settings, "scope": "layer", "importance": "magnitude"})
+    step = PruneStructured.of({**settings, "scope": "layer", "importance": "magnitude"})
     context = make_context(calibration=text_dataset)
     if left is None:
         with pytest.raises(NothingToRemove):
@@ -610,7 +612,7 @@ def test_a_recovery_that_cannot_be_is_told_before_anything_is_pruned(
     ],
 )
 def test_as_many_calibration_rows_are_wanted_as_are_read(settings: dict[str, Any], rows: int):
-    assert PruneStructured.model_validate(settings).calibration_rows_wanted() == rows
+    assert PruneStructured.of(settings).calibration_rows_wanted() == rows
 
 
 def test_an_unsupported_architecture_is_refused(
@@ -618,7 +620,7 @@ def test_an_unsupported_architecture_is_refused(
 ):
     tiny_bert.module.config.is_decoder = True
     with pytest.raises(UnsupportedArchitecture) as caught:
-        apply_pass(PruneStructured(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
+        apply_pass(PruneByScores(ratio=0.5), tiny_bert, make_context(calibration=text_dataset))
     assert caught.value.model_type == "bert"
 
 
@@ -646,7 +648,6 @@ def test_an_unsupported_architecture_is_refused(
             {"ratio": 0.5, "steps": 3, "recovery": {"kind": "finetune", "max_steps": 2}},
             "max_steps is 2 for all of the 3 steps together, and each needs one",
         ),
-        ({"ratio": 0.5, "target": "flops"}, "target belongs to method: reconstruction"),
         (
             {"method": "reconstruction", "ratio": 0.5, "target": "latency"},
             "target: latency needs latency_precision, because times depend on it",
@@ -655,10 +656,9 @@ def test_an_unsupported_architecture_is_refused(
             {"method": "reconstruction", "ratio": 0.5, "latency_precision": "int8"},
             "latency_precision belongs to target: latency",
         ),
-        ({"ratio": 0.5, "latency_threads": 2}, "latency_threads belongs to method"),
-        ({"ratio": 0.5, "ridge": 0.1}, "ridge belongs to method: reconstruction"),
-        ({"method": "reconstruction"}, "nothing would be removed"),
-        ({"method": "reconstruction", "layers": 1}, "needs a ratio"),
+        ({"method": "fit"}, "'scores' or 'reconstruction'"),
+        ({"method": "reconstruction"}, "ratio\n.*Field required"),
+        ({"method": "reconstruction", "layers": 1}, "ratio\n.*Field required"),
         (
             {"method": "reconstruction", "ratio": 0.5, "neuron_ratio": 0.2},
             "decides itself how many heads and neurons go",
@@ -691,17 +691,47 @@ def test_an_unsupported_architecture_is_refused(
             },
             "latency_batch_size and latency_threads belong to target: latency",
         ),
-        (
-            {"method": "reconstruction", "ratio": 0.5, "scope": "layer", "importance": "random"},
-            "importance and scope belong to method: scores",
-        ),
         ({"ratio": 0.5, "recovery": {"kind": "prune"}}, "'finetune', 'distill'"),
         ({"ratio": 0.5, "ration": 0.5}, "Extra inputs are not permitted"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
-        PruneStructured.model_validate(settings)
+        PruneStructured.of(settings)
+
+
+RECIPE = """\
+model: {{checkpoint: org/model}}
+data: {{search: {{path: dev.tsv}}}}
+budget: {{max_drop: 0.1}}
+passes: [{{kind: prune_structured, {}}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "mistakes"),
+    [
+        ("{ratio: 0.5, target: flops}", ["target belongs to method: reconstruction"]),
+        ("{ratio: 0.5, latency_threads: 2}", ["latency_threads belongs to method: reconstruction"]),
+        (
+            "{method: reconstruction, ratio: 0.5, scope: layer, importance: random}",
+            ["scope belongs to method: scores", "importance belongs to method: scores"],
+        ),
+        (
+            "{ratio: 0.5, ridge: 0.1, ration: 0.5}",
+            [
+                "ridge belongs to method: reconstruction; set method: reconstruction, or leave",
+                "unknown key 'ration', did you mean 'ratio'?",
+            ],
+        ),
+    ],
+)
+def test_a_setting_of_the_other_method_says_whose_it_is(settings: str, mistakes: list[str]):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(RECIPE.format(settings[1:-1]), path="recipe.yaml")
+    assert len(caught.value.mistakes) == len(mistakes)
+    for mistake in mistakes:
+        assert mistake in str(caught.value)
 
 
 TABLE = {
@@ -726,12 +756,12 @@ def test_a_given_latency_table_lies_beside_the_recipe_and_is_no_measurement(tmp_
     path.parent.mkdir()
     path.write_text(json.dumps(TABLE), encoding="utf-8")
 
-    found = PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path})
+    found = PruneStructured.of(BY_LATENCY, context={"base_dir": tmp_path})
 
     assert found.required_files() == {"latency_table": path}
     assert found.file_digests() == {"latency_table": sha256(path.read_bytes()).hexdigest()}
     assert not found.measures_time
-    assert PruneStructured.model_validate(
+    assert PruneStructured.of(
         {key: value for key, value in BY_LATENCY.items() if key != "latency_table"}
     ).measures_time
 
@@ -740,6 +770,6 @@ def test_a_latency_table_that_is_none_is_a_mistake_in_the_recipe(tmp_path: Path)
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "one.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValidationError, match="is no latency table of format 3"):
-        PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path})
+        PruneStructured.of(BY_LATENCY, context={"base_dir": tmp_path})
     with pytest.raises(ValidationError, match="no such file"):
-        PruneStructured.model_validate(BY_LATENCY, context={"base_dir": tmp_path / "elsewhere"})
+        PruneStructured.of(BY_LATENCY, context={"base_dir": tmp_path / "elsewhere"})

@@ -145,7 +145,7 @@ def test_a_narrow_model_is_pruned_exported_and_quantized(
 ):
     context = make_context(calibration=text_dataset)
     narrow = apply_pass(width(width=20), tiny_bert, context)
-    again = PruneStructured.model_validate({"method": "reconstruction", "ratio": 0.3})
+    again = PruneStructured.of({"method": "reconstruction", "ratio": 0.3})
     narrow = apply_pass(again, narrow, make_context(work="again", calibration=text_dataset))
     narrow = apply_pass(
         width(width=16), narrow, make_context(work="third", calibration=text_dataset)

@@ -23,7 +23,7 @@ from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint, TokenScale
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.prune_structured.settings import PruneStructured
+from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.quantize.dynamic import QuantizeDynamic
 from compressor.passes.quantize.static import QuantizeStatic
 from compressor.passes.quantize_aware_train.apply import _Freezer
@@ -180,7 +180,7 @@ def test_the_result_is_an_ordinary_model_that_saves_and_loads(
 def test_a_pruned_model_can_be_trained_for_int8(
     tiny_bert: TorchModel, context: PassContext, text_dataset: Dataset, tmp_path: Path
 ):
-    pruned = apply_pass(PruneStructured(ratio=0.5, importance="magnitude"), tiny_bert, context)
+    pruned = apply_pass(PruneByScores(ratio=0.5, importance="magnitude"), tiny_bert, context)
     trained = apply_pass(QuantizeAwareTrain(**SHORT), pruned, context)
     file = to_int8(trained, context, tmp_path)
     found, wanted = logits(file, trained, text_dataset), logits(trained, trained, text_dataset)
