@@ -9,12 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.models.torch_model import TorchModel
-from compressor.passes.base import PassContext
+from compressor.passes.base import Ahead, PassContext
 from compressor.training.layer_map import LayerMap
 from compressor.training.optimizer_state import Moments
 from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
 from compressor.training.settings import FinetuneRecovery, Recovery
 from compressor.training.training_run import TrainingRun
+
+
+def look_at_recovery(settings: Recovery | None, model: TorchModel, ahead: Ahead) -> None:
+    """Raise `StepFailed` when `model` could not be trained so, whatever is removed from it."""
+    if settings is None or ahead.train is None:
+        return
+    if isinstance(settings, FinetuneRecovery):
+        check_finetuning(model, ahead.train, settings)
+    else:
+        check_distillation(model, ahead.untouched, ahead.train, settings)
 
 
 @dataclass(frozen=True)

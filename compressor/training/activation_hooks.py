@@ -20,6 +20,7 @@ from compressor.models.families.layers import (
     UnsupportedArchitecture,
     encoder_layers,
 )
+from compressor.models.families.prunable import unknown_attention
 from compressor.models.torch_model import TorchModel
 from compressor.training.layer_map import LayerMap
 from compressor.training.settings import DistillSettings, Relation
@@ -54,7 +55,7 @@ def sublayer_pairs(
     Raises `StepFailed` when there is none, the projections differ in width, or it is not known
     where they are.
     """
-    ours, theirs = _layers(model, "sublayer_weight"), _layers(teacher, "sublayer_weight")
+    ours, theirs = known_layers(model, "sublayer_weight"), known_layers(teacher, "sublayer_weight")
     found = []
     for own, other in layer_map:
         mine, its = ours[own], theirs[other]
@@ -86,7 +87,7 @@ def relation_pairs(
     it is not known where they are.
     """
     other = relation_teacher(teacher, settings)
-    ours = _layers(model, "relation_weight")
+    ours = known_layers(model, "relation_weight")
     own = next((layer.attention for layer in reversed(ours) if layer.attention), None)
     if own is None:
         raise StepFailed(_NO_HEADS.format("every layer of the student"))
@@ -109,7 +110,7 @@ def relation_teacher(teacher: TorchModel, settings: DistillSettings) -> Attentio
 
     Raises `StepFailed` when the chosen layer is not there or has none.
     """
-    layers = _layers(teacher, "relation_weight")
+    layers = known_layers(teacher, "relation_weight")
     chosen = len(layers) - 1 if settings.relation_layer is None else settings.relation_layer
     if chosen >= len(layers):
         raise StepFailed(
@@ -137,16 +138,18 @@ def _record(outputs: dict[nn.Linear, Tensor], linear: Any, _: Any, output: Tenso
     outputs[linear] = output
 
 
-def _layers(
+def known_layers(
     model: TorchModel, setting: Literal["sublayer_weight", "relation_weight"]
 ) -> list[EncoderLayer]:
+    """Return the layers of a model whose sub-layers or attention `setting` compares.
+
+    Raises `StepFailed` when it is not known where they are.
+    """
     try:
         return encoder_layers(model.module)
     except UnsupportedArchitecture as error:
-        raise StepFailed(
-            f"{setting}: where the attention of model type '{error.model_type}' lies is not known "
-            f"({error.reason}); set {setting} to 0"
-        ) from error
+        reason = unknown_attention(setting, error.model_type, error.reason)
+        raise StepFailed(f"{setting}: {reason}") from error
 
 
 def _width(attention: Attention) -> int:

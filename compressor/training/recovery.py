@@ -12,7 +12,7 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks.losses import Losses
-from compressor.training.activation_hooks import relation_teacher
+from compressor.training.activation_hooks import known_layers, relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
@@ -151,7 +151,11 @@ def check_distillation(
     require_embeddings(model, settings)
     if settings.compares_layers:
         check_inputs(model, teacher, dataset)
+    if settings.sublayer_weight > 0:
+        known_layers(model, "sublayer_weight")
+        known_layers(teacher, "sublayer_weight")
     if settings.relation_weight > 0:
+        known_layers(model, "relation_weight")
         relation_teacher(teacher, settings)
 
 

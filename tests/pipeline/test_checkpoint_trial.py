@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import transformers
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
-from compressor.models.torch_model import load_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.prune_structured.unit_removal import prune_neurons
 from compressor.pipeline.checkpoint_trial import first_rows, look_ahead
-from compressor.pipeline.inputs import check_local_passes
+from compressor.pipeline.inputs import check_local_passes, check_text_inputs
 from compressor.pipeline.run import run
 from compressor.recipe.recipe import Recipe
 from compressor.tasks import load_task
@@ -93,6 +95,66 @@ def test_a_model_type_that_a_pass_does_not_know_is_told_by_config_json_alone(
     [mistake] = mistakes(recipe_of(bert_recipe, copy, settings, *after))
     assert mistake.startswith("passes.0.kind: ")
     assert told in mistake
+
+
+@pytest.mark.parametrize("setting", ["sublayer_weight", "relation_weight"])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_layers_that_are_not_known_cannot_be_compared_as_config_json_tells(
+    bert_recipe: dict[str, Any], tiny_bert_dir: Path, copy: Path, setting: str, whose: str
+):
+    edit(copy / "config.json", model_type="albert")
+    settings = {"kind": "distill", setting: 1.0, whose: str(copy)}
+    [mistake] = mistakes(recipe_of(bert_recipe, tiny_bert_dir, settings))
+    assert mistake == (
+        f"passes.0.{setting}: where the attention of model type 'albert' lies is not known (its "
+        f"layers share one set of weights); set {setting} to 0"
+    )
+
+
+def test_a_model_reads_as_many_tokens_as_config_json_says_less_those_before_the_first(
+    bert_recipe: dict[str, Any], copy: Path
+):
+    edit(copy / "config.json", model_type="roberta", max_position_embeddings=34, pad_token_id=1)
+    wished = recipe_of({**bert_recipe, "export": {"max_length": 33}}, copy)
+    with pytest.raises(RecipeError) as caught:
+        check_text_inputs(wished)
+    told = "export.max_length: 33 tokens are more than model.checkpoint reads; set 32 or less"
+    assert told in caught.value.mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"ratio": 0.001}, "head_ratio: 0.001 rounds to 0 heads"),
+        ({"ratio": 0.99, "scope": "layer"}, "head_ratio: ratio 0.99 would leave 0 of 4 units"),
+        ({"neuron_ratio": 0.5, "round_to": 256}, "neuron_ratio: 0.5 rounds to 0 neurons"),
+        ({"head_ratio": 0.1, "layers": 1}, ""),  # whole layers go, so something does
+    ],
+)
+def test_units_that_cannot_go_are_told_before_the_baseline(
+    bert_recipe: dict[str, Any],
+    tiny_bert_dir: Path,
+    text_dataset: Dataset,
+    settings: dict[str, Any],
+    told: str,
+):
+    given = {"kind": "prune_structured", "importance": "magnitude", **settings}
+    wished, files = recipe_of(bert_recipe, tiny_bert_dir, given), load_files(tiny_bert_dir)
+    splits = {"search": text_dataset, "train": text_dataset}
+    expected = pytest.raises(RecipeError, match=told) if told else nullcontext()
+    with expected:
+        look_ahead(wished, files, TASK, splits)
+
+
+def test_layers_that_differ_already_are_told_before_the_baseline(
+    bert_recipe: dict[str, Any], tiny_bert: TorchModel, text_dataset: Dataset, tmp_path: Path
+):
+    prune_neurons(tiny_bert.module, {0: [0, 1, 2]})
+    tiny_bert.save(tmp_path / "pruned")
+    given = {"kind": "prune_structured", "ratio": 0.5, "uniform": True}
+    wished = recipe_of(bert_recipe, tmp_path / "pruned", given)
+    with pytest.raises(RecipeError, match="uniform: the layers of this model differ already"):
+        look_ahead(wished, load_files(tmp_path / "pruned"), TASK, {"search": text_dataset})
 
 
 def test_albert_can_be_trained_for_int8_though_it_cannot_be_pruned(

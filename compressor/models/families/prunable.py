@@ -44,6 +44,14 @@ def refusal(model_type: str, reason: str) -> str:
     )
 
 
+def unknown_attention(setting_name: str, model_type: str, reason: str) -> str:
+    """Return why a training setting cannot compare attention of a model type."""
+    return (
+        f"where the attention of model type '{model_type}' lies is not known ({reason}); set "
+        f"{setting_name} to 0"
+    )
+
+
 def not_simulated(config: Any) -> str | None:
     """Return the sentence that refuses to simulate the int8 file of such a model, else None."""
     model_type = setting(config, "model_type")

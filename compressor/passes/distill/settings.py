@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
-from compressor.models.families.prunable import depth_of, unprunable, width_of, with_depth
+from compressor.models.families.prunable import (
+    depth_of,
+    parts_or_reason,
+    unknown_attention,
+    unprunable,
+    width_of,
+    with_depth,
+)
 from compressor.models.packaged import local_folder
 from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
@@ -158,6 +165,7 @@ passes:
                 layer_map_of(self.layer_map, own, other)
             except ValueError as error:
                 yield "layer_map", str(error).removeprefix("layer_map: ")
+        yield from self._unknown_layers([each.config for each in (student, teacher) if each])
         if student is None or teacher is None:
             return
         names, begun, named = _labels(files), _labels(student), _labels(teacher)
@@ -179,6 +187,14 @@ passes:
                 f"wider: {narrow} numbers a token, the teacher has {wide}; set it to 0, or use "
                 f"relation_weight",
             )
+
+    def _unknown_layers(self, configs: Sequence[Mapping[str, Any]]) -> Unfit:
+        """Yield what compares parts of layers, where it is not known where those lie."""
+        reasons = {str(it["model_type"]): parts_or_reason(it) for it in configs}
+        unknown = [(kind, why) for kind, why in reasons.items() if isinstance(why, str)]
+        for key in ("sublayer_weight", "relation_weight"):
+            if getattr(self, key) > 0 and unknown:
+                yield key, unknown_attention(key, *unknown[0])
 
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
         """Return the student as its own file describes it, with the layers that it keeps."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from compressor.models.torch_model import TorchModel
-from compressor.passes.base import PassContext
+from compressor.passes.base import Ahead, PassContext
 from compressor.passes.finetune.settings import Finetune
-from compressor.training.recovery import finetune
+from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.training_run import TrainingRun
+
+
+def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Look at the labels, and for embeddings where they are to be frozen."""
+    if ahead.train is not None:
+        check_finetuning(model, ahead.train, settings)
+    return model
 
 
 def apply(settings: Finetune, model: TorchModel, context: PassContext) -> TorchModel:

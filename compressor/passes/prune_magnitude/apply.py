@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compressor.models.torch_model import TorchModel
-from compressor.passes.base import PassContext
+from compressor.passes.base import Ahead, PassContext
 from compressor.passes.prune_magnitude.masks import (
     MaskedParameters,
     global_magnitude_masks,
@@ -11,12 +11,20 @@ from compressor.passes.prune_magnitude.masks import (
     prunable_weights,
 )
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
-from compressor.training.recovery import finetune
+from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.schedules import gradual_pruning
 from compressor.training.training_run import TrainingRun
 
 # The rest of the steps trains the weights that stay.
 _DEFAULT_RAMP_RATIO = 0.7
+
+
+def look_ahead(settings: PruneMagnitude, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Look for the encoder, and at the training."""
+    prunable_weights(model.module, include_embeddings=settings.include_embeddings)
+    if settings.finetune is not None and ahead.train is not None:
+        check_finetuning(model, ahead.train, settings.finetune)
+    return model
 
 
 def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> TorchModel:

@@ -35,7 +35,7 @@ from compressor.passes.prune_structured.unit_removal import (
     prune_neurons,
     select_units,
 )
-from compressor.passes.recovery import RecoveryTraining
+from compressor.passes.recovery import RecoveryTraining, look_at_recovery
 from compressor.training.layer_map import LayerMap
 from compressor.training.optimizer_state import Moments
 from compressor.training.schedules import cubic_sparsity
@@ -43,11 +43,21 @@ from compressor.training.schedules import cubic_sparsity
 Settings = PruneByScores | PruneByReconstruction
 
 
-def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
-    """Look for the parts of every layer, and whether heads can go."""
-    encoder_layers(model.module)
+def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Look for the parts of every layer, whether as many units can go, and at the recovery.
+
+    A pass before may leave fewer units; what cannot go from all of them cannot go from some.
+    """
+    layers = encoder_layers(model.module)
     if settings.takes_heads:
         require_prunable_heads(model.module)
+    if settings.uniform:
+        _require_equal_layers(model)
+    alike = len({(layer.num_heads, layer.num_neurons) for layer in layers}) == 1
+    if isinstance(settings, PruneByScores) and (alike or not settings.changes_layers):
+        left = settings.layers or len(layers) - len(settings.drop_layers or ())
+        _Ratios.of(model, settings, num_layers=left)
+    look_at_recovery(settings.recovery, model, ahead)
     return model
 
 

@@ -19,15 +19,16 @@ from compressor.passes.prune_width.feature_groups import (
 )
 from compressor.passes.prune_width.fit import fit_width
 from compressor.passes.prune_width.settings import READS_ROWS, PruneWidth, nearest_multiples
-from compressor.passes.recovery import RecoveryTraining
+from compressor.passes.recovery import RecoveryTraining, look_at_recovery
 
 _ROUND_TO = {"cuda": 64}
 _ROUND_TO_ELSEWHERE = 16
 
 
-def look_ahead(settings: PruneWidth, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
-    """Look for the parts of every layer."""
+def look_ahead(settings: PruneWidth, model: TorchModel, ahead: Ahead) -> TorchModel:
+    """Look for the parts of every layer, and at the recovery."""
     encoder_layers(model.module)
+    look_at_recovery(settings.recovery, model, ahead)
     return model
 
 
