@@ -7,6 +7,7 @@ import re
 import yaml
 
 from compressor.measurements import RunReport
+from compressor.passes import PASSES
 from compressor.report import certainty, gains, provenance, scores, units, verdict
 from compressor.report.templating import fill_markdown
 
@@ -95,12 +96,13 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
 
 
 def _front_matter(report: RunReport) -> str:
-    kinds = [item.kind for item in report.passes]
+    known = [item for item in report.passes if item.kind in PASSES]
+    groups = [PASSES[item.kind].settings.about.group for item in known]
     tags = ["onnx", "onnxruntime", "compressor"]
-    tags += ["int8"] * any(kind.startswith("quantize") for kind in kinds)
-    halves = [item.settings for item in report.passes if item.kind == "convert_fp16"]
-    tags += ["bf16" if item.get("dtype") == "bfloat16" else "fp16" for item in halves]
-    tags += ["pruned"] * any(kind.startswith("prune") for kind in kinds)
+    tags += ["int8"] * ("quantize" in groups)
+    halves = [item for item, group in zip(known, groups, strict=True) if group == "precision"]
+    tags += ["bf16" if item.settings.get("dtype") == "bfloat16" else "fp16" for item in halves]
+    tags += ["pruned"] * ("prune" in groups)
     fields: dict[str, str | list[str]] = {"library_name": "onnx"}
     if report.task:
         fields["pipeline_tag"] = _HUB_TASKS.get(report.task, report.task)

@@ -61,7 +61,7 @@ def _load_teacher(
     if settings.teacher is None:
         return load_baseline()
     files, task = find_checkpoint(settings.teacher), model.task
-    if not task.names_labels and (files.directory / MODULES).is_file():
+    if not task.has_head and (files.directory / MODULES).is_file():
         # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
         task = load_task(task.name, max_length=task.max_length)
     teacher = replace(load_foreign(files, task), task=model.task)
