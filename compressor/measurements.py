@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
 
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
@@ -60,8 +62,11 @@ class Score:
     """
 
     metric: str
+    """Same as `metric`."""
     value: Number
+    """The score, fraction (a correlation: -1 to 1)."""
     num_examples: Count
+    """Examples it was taken on."""
     # Empty in a report that was read.
     outcomes: PerExample[np.int64] = field(default_factory=_none_kept, repr=False, compare=False)
     shares: PerExample[np.float64] | None = field(default=None, repr=False, compare=False)
@@ -83,9 +88,13 @@ class Size:
     """
 
     parameters: Count
+    """Number of parameters."""
     nonzero_parameters: Count
+    """Parameters that are not zero."""
     bytes_on_disk: Count
+    """The model file alone, bytes; after a PyTorch pass its weights."""
     compressed_bytes: Count | None = None
+    """That file after gzip, bytes. Null: it was not compressed."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,13 @@ class ComponentBytes:
     """
 
     embeddings: Count
+    """Token, position and patch embeddings with their norm, bytes."""
     attention: Count
+    """Query, key, value and output of every layer, with the norm beside them, bytes."""
     feed_forward: Count
+    """Both products of every layer, with the norm beside them, bytes."""
     other: Count
+    """Classifier, pooler, what has no telling name, and the graph itself, bytes."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +124,40 @@ class Latency:
     """
 
     model: End
+    """`baseline` or `final`."""
     provider: str
+    """The execution provider that really ran: `cpu`, `cuda`, `tensorrt`."""
     batch_size: Count
-    sequence_length: Count | None  # None for models without a sequence, such as image classifiers
+    """Examples in the batch."""
+    sequence_length: Count | None
+    """Tokens of each example. Null: inputs have no sequence."""
     p50_ms: Quantity
+    """Median, ms."""
     p95_ms: Quantity
+    """95th percentile, ms."""
     num_runs: Count
+    """Timed runs, after warm-up."""
     threads: Count
-    noisy: Flag = False  # the runs differ so much that the machine was busy with something else
-    p99_ms: Quantity | None = None  # null in reports of before it was measured
-    cuda_graph: Flag = False  # kernels were recorded once and replayed
-    peak_memory_bytes: Count | None = None  # of the GPU; null on the CPU
+    """Threads of ONNX Runtime within one operator."""
+    noisy: Flag = False
+    """True when the runs differ so much that the machine was busy with something else: p95 above
+    1.5 times p50, or medians of the earlier and the later half more than 15% apart."""
+    p99_ms: Quantity | None = None
+    """99th percentile, ms. Null: the report is older than this key."""
+    cuda_graph: Flag = False
+    """True when the kernels of this shape were recorded once as a CUDA graph and replayed
+    (`benchmark.cuda_graph`)."""
+    peak_memory_bytes: Count | None = None
+    """The most of the GPU's memory that this model took with this batch, weights, engines and
+    kernels included, bytes: by how much the memory in use grew from before its session opened to
+    after a few runs. Null: on the CPU."""
     cpu_p50_ms: Quantity | None = None
+    """Median CPU time of the thread that ran the batch, ms: what it computed, without waiting for a
+    core that others use. Choices by time, and the ratios on the first screen, go by it. Null:
+    several threads (their CPU time would be summed work), a GPU, or the report is older than this
+    key."""
     cpu_p95_ms: Quantity | None = None
+    """95th percentile of that, ms. Null: as above."""
 
     @property
     def deciding_ms(self) -> float:
@@ -136,23 +170,35 @@ class Parity:
     """The largest difference between PyTorch's and ONNX Runtime's logits on real inputs."""
 
     max_abs_diff: Quantity
+    """Largest absolute difference of a logit."""
     limit: Quantity
+    """Largest difference allowed."""
     num_examples: Count
+    """Inputs compared."""
     sequence_lengths: tuple[Count, ...]
+    """Padded lengths of those inputs, tokens. Null: inputs have no sequence."""
 
 
 @dataclass(frozen=True)
 class LengthRecord:
     """How many tokens of a text are read by the artifact, and were by what scores were taken on."""
 
-    checkpoint: Count | None  # null where the checkpoint names no limit
+    checkpoint: Count | None
+    """Tokens of a text that the checkpoint reads at most. Null: it names no limit."""
     artifact: Count
-    measured: Count  # where texts were cut while scores were taken
-    longest: Count  # of the longest text after that
+    """Tokens of a text that the artifact reads at most."""
+    measured: Count
+    """Tokens at which texts were cut while scores were taken."""
+    longest: Count
+    """Tokens of the longest text that scores were taken on, after that."""
     num_examples: Count
-    num_cut: Count  # texts that lost tokens by it
-    # Key of the recipe that `artifact` follows from; null in reports of before it was told.
+    """Texts of the search and certification splits."""
+    num_cut: Count
+    """How many of them are longer than `measured`."""
     limited_by: str | None = None
+    """The key of the recipe that `artifact` follows from: `export.max_length`, or the model that
+    reads least of `model.checkpoint` and students, such as `passes.0.student`. Null: the report is
+    older than this key."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +206,18 @@ class SplitRecord:
     """Where the rows of a split came from."""
 
     name: str
+    """`train`, `calibration`, `search` or `certification`."""
     num_examples: Count
+    """Rows; of embeddings texts, two for each pair."""
     source: str
-    cut_from: str | None  # the split it was cut from, when the recipe did not give it
-    fingerprint: str  # SHA-256 of its examples and labels
-    # How many of its examples also occur, letter by letter, in other splits of the run.
+    """Where the rows came from."""
+    cut_from: str | None
+    """The split that it was cut from. Null: the recipe gives it rows of its own."""
+    fingerprint: str
+    """SHA-256 of its examples, labels and grades."""
     shared_with: Mapping[str, Count] = field(default_factory=dict)
+    """For each other split, how many of these examples also occur in it, letter by letter. Empty
+    when none do."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +229,13 @@ class Flops:
     """
 
     encoder: Count
+    """FLOPs, two for each multiply-add, of the matrix products in the encoder layers: all that read
+    a weight there, float or integer, and attention's scores and weighted sum; embeddings, pooler,
+    classifier, norms and activation functions are left out, and so is work that the graph leaves
+    out."""
     sequence_length: Count | None
+    """Mean length of the search split in tokens of its own tokenizer, rounded. Null: inputs have no
+    sequence."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +243,15 @@ class ModelRecord:
     """A model at one end of the run: how good and how big."""
 
     score: Score
+    """On the search split."""
     size: Size
-    components: ComponentBytes | None = None  # null in reports of before it was measured
-    flops: Flops | None = None  # likewise
+    """What the model takes."""
+    components: ComponentBytes | None = None
+    """Where the bytes of that file are; the four add up to `bytes_on_disk`. Null: the report is
+    older than this key."""
+    flops: Flops | None = None
+    """What it computes for one example, counted on the ONNX file. Null: the report is older than
+    this key."""
 
     @property
     def summary(self) -> str:
@@ -202,8 +266,11 @@ class Certification:
     """Both ends of the run on the certification split, read once, when all choices were made."""
 
     baseline: Score
+    """Of the untouched checkpoint."""
     final: Score
-    drop: Number  # baseline value minus final value
+    """Of the shipped artifact."""
+    drop: Number
+    """Baseline value minus final value, fraction."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +282,24 @@ class PassTry:
     """
 
     settings: Mapping[str, object]
+    """The settings of this attempt, as the pass's own keys."""
     change: str
+    """How its settings differ from the recipe's, in words, such as `ratio 0.8 -> 0.6`; `as the
+    recipe says` for the first; in a search, followed by what the candidate came to, such as `ratio
+    0.8 -> 0.4: 9.1 MB, goal at most 10 MB`."""
     score_after: Number | None
-    drop: Number | None  # baseline score minus score_after
+    """Score after this attempt, fraction. Null: it failed before it could be measured."""
+    drop: Number | None
+    """Baseline score minus `score_after`, fraction; negative when better. Null: as above."""
     size: Size | None
+    """The model after this attempt. Null: as above."""
     verdict: Verdict
+    """As `passes[].verdict`; of a candidate in a search, whether this gate and all later ones held.
+    """
     seconds: Quantity
-    kept: Flag  # its model is the one that the run went on with
+    """Wall time of this attempt, s."""
+    kept: Flag
+    """True for the attempt that the run went on with; none when all fell short."""
 
 
 @dataclass(frozen=True)
@@ -234,12 +312,24 @@ class TargetRecord:
     """
 
     kind: TargetKind
-    goal: str  # in words
+    """`max_megabytes`, `speedup` or `strongest`."""
+    goal: str
+    """The goal in words."""
     wanted: Quantity | None
-    reached: Quantity | None  # None when no candidate was within the budget
+    """The figure to reach: MB (10^6 bytes) for `max_megabytes`, for `speedup` how many times as
+    fast as the baseline, by `cpu_p50_ms` where that is taken, else by `p50_ms`. Null: `strongest`.
+    """
+    reached: Quantity | None
+    """That figure for the candidate that was kept or, when the goal was missed, for the strongest
+    one within the budget; MB for `strongest`. A `speedup` is what the search measured, `latencies`
+    were measured again at the end. Null: no candidate was within the budget."""
     met: Flag
-    position: Count  # of the pass whose fraction was searched, the first is 0
-    share: Quantity | None  # of the fraction in the recipe for `reached`; 0: left out
+    """True when the run went on with a candidate."""
+    position: Count
+    """Of the searched pass in `passes`, the first is 0."""
+    share: Quantity | None
+    """Of the fraction in the recipe, that `reached` was found with, 0..1; with 0 the pass is left
+    out. Null: no candidate was within the budget."""
 
 
 @dataclass(frozen=True)
@@ -249,17 +339,30 @@ class SliceRecord:
     `confidence` is the one that Holm's correction tested this slice with.
     """
 
-    name: str  # such as "label = positive"
+    name: str
+    """Such as `label = positive`, `length = 1 to 7 words`, `source = web`."""
     num_examples: Count
+    """Examples in it."""
     drop: Number
+    """Observed drop in accuracy (of `agreement`: changed answers; of embeddings: in the metric),
+    fraction; negative for a gain."""
     upper_bound: Number
+    """One-sided upper bound of the drop, fraction."""
     lower_bound: Number
+    """One-sided lower bound of the drop, fraction."""
     verdict: CertificateVerdict
+    """`certified`, `refuted` or `inconclusive`, as in `certificate`."""
     max_drop: Quantity
+    """Largest drop allowed: `budget.max_slice_drop`, or `max_drop` where there is none."""
     confidence: Quantity
+    """That each bound was taken with, fraction; Holm's correction over all slices (of embeddings:
+    Bonferroni's) raises it."""
     losses: Count
+    """Examples right before and wrong after."""
     wins: Count
+    """Examples wrong before and right after."""
     needed_examples: Count | None
+    """As in `certificate`. Null: it is settled, or no number would do."""
 
 
 @dataclass(frozen=True)
@@ -271,16 +374,33 @@ class Flip:
     """
 
     kind: FlipKind
-    row: Count  # of the split's source, the first is 0; `splits.json` uses the same numbers
-    text: str | None  # cut when it is long; None for an image, and where examples are left out
-    label: str | None  # None for `changed`
+    """`lost`: right before and wrong after; `won`: the reverse; `changed`: the answer changed and
+    no label says which is right."""
+    row: Count
+    """Row of the split's source, the first is 0; the numbers of `splits.json`."""
+    text: str | None
+    """The example, a pair on two lines, at most 400 characters. Null: it is an image, or the
+    recipe's `report.examples` is false."""
+    label: str | None
+    """Name of the right label. Null: kind `changed`."""
     before: str
+    """Answer of the untouched checkpoint, a label name; of embeddings the nearest text, or `row N`
+    where texts are left out."""
     after: str
+    """Answer of the compressed model, likewise."""
     before_confidence: Number | None
+    """Probability that the untouched checkpoint gave its answer, fraction; of embeddings the cosine
+    similarity to that text. Null: it was not kept."""
     after_confidence: Number | None
-    # How far the probability of the right label fell, of `changed` that of the old answer.
+    """Probability that the compressed model gave its answer, fraction; of embeddings as above.
+    Null: it was not kept."""
     lost_confidence: Number | None
-    image: str | None = None  # a small PNG as a data URI, of the worst flips of images only
+    """How far the probability of `label` (of `changed`: of `before`) fell, fraction; negative for a
+    gain; of embeddings how far the vector moved: 1 minus the cosine similarity of old and new.
+    Null: it was not kept."""
+    image: str | None = None
+    """A PNG of at most 64x64 pixels as a data URI. Null: it is a text, not among the worst 50, or
+    the recipe's `report.examples` is false."""
 
 
 @dataclass(frozen=True)
@@ -291,14 +411,24 @@ class PredictionRecord:
     of the split and its cosine similarity.
     """
 
-    row: Count  # of the split's source, the first is 0
-    text: str | None  # as in `Flip`
+    row: Count
+    """Row of the split's source, the first is 0."""
+    text: str | None
+    """As `flips[].text`. Null: as there."""
     before: str
+    """Label that the untouched checkpoint predicts; of embeddings the nearest other text, or `row
+    N` where texts are left out."""
     after: str
+    """Likewise of the artifact."""
     before_score: Number | None
+    """Probability of that label, fraction; of embeddings the cosine similarity to that text; four
+    decimals. Null: it was not kept."""
     after_score: Number | None
-    label: str | None = None  # the right one, where the split has labels of classes
-    image: str | None = None  # as in `Flip`
+    """Likewise of the artifact."""
+    label: str | None = None
+    """Name of the right label. Null: the split has none."""
+    image: str | None = None
+    """As `flips[].image`. Null: it is a text, or the recipe's `report.examples` is false."""
 
 
 @dataclass(frozen=True)
@@ -317,29 +447,49 @@ class PassRecord:
     """What one pass did; `score_after` is null when it failed before it could be measured."""
 
     kind: str
+    """The word in the recipe."""
     settings: Mapping[str, object]
+    """The settings that it ran with, defaults filled in, as the pass's own keys; of several tries
+    those that were kept, or that lost least."""
     score_before: Number
+    """Score before the pass, fraction."""
     score_after: Number | None
-    drop: Number | None  # baseline score minus score_after
+    """Score after the pass, fraction. Null: the pass failed."""
+    drop: Number | None
+    """Baseline score minus `score_after`, fraction; negative when better. Null: the pass failed."""
     size: Size | None
+    """The model after the pass. Null: the pass failed."""
     verdict: Verdict
+    """`passed`, `budget_exceeded`, `failed`, `stopped` or `internal_error`."""
     seconds: Quantity
+    """Wall time of the pass, s."""
     notes: tuple[str, ...] = ()
-    facts: Mapping[str, object] = field(default_factory=dict)  # plain JSON, by name
-    tries: tuple[PassTry, ...] = ()  # every attempt, in the order they were made
-    reused: Flag = False  # taken from an earlier run into the same directory; `seconds` are those
+    """What the pass says about its work. Null: it says nothing."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """The same as plain data, by name; each pass documents its own. Null: it records nothing."""
+    tries: tuple[PassTry, ...] = ()
+    """Every attempt at this pass, in order: the recipe's settings first, then milder ones where it
+    may repair; for the pass that `budget.target` searches, every candidate. Null: the run is from a
+    version that did not record them."""
+    reused: Flag = False
+    """True when an earlier run into the same directory had done this pass; `seconds` is what it
+    took then."""
 
 
 @dataclass(frozen=True)
 class EmbeddingRecord:
     """How a sentence encoder makes a vector of the states of a text's tokens."""
 
-    pooling: str  # mean of all tokens, or cls, the first one
-    normalize: Flag  # whether vectors have length 1
+    pooling: str
+    """`mean` of the states of all tokens, or `cls`, that of the first one."""
+    normalize: Flag
+    """True when vectors are scaled to length 1."""
     source: (
         str | None
     )  # the checkpoint's file that says so; null where the recipe or a default does
-    max_length: Count | None  # tokens that the checkpoint's files allow; null where they do not say
+    """The checkpoint's file that says so. Null: the recipe or its defaults say so."""
+    max_length: Count | None
+    """Tokens of a text that the checkpoint's files allow. Null: they do not say."""
 
 
 @dataclass(frozen=True)
@@ -347,8 +497,11 @@ class StepRecord:
     """One stored step of the run; `seconds` is what it took when it was really done."""
 
     name: str
+    """Such as `baseline: score`, `passes[0] (kind)`, `export`."""
     seconds: Quantity
-    reused: Flag  # taken from an earlier run into the same directory
+    """Wall time when the step was really done, s."""
+    reused: Flag
+    """True when an earlier run into the same directory had done it."""
 
 
 @dataclass(frozen=True)
@@ -360,14 +513,63 @@ class CertificateReading:
     """
 
     number: Count
-    read_at: str  # ISO 8601, UTC
+    """1 for the first result read off these rows."""
+    read_at: str
+    """When, ISO 8601 in UTC."""
     data_fingerprint: str
-    artifact_sha256: str  # over the files that ship, manifest and model card aside
+    """As `certificate.data_fingerprint`."""
+    artifact_sha256: str
+    """SHA-256 over the files that ship, without model card and manifest."""
     metric: str
+    """Name of the score."""
     num_examples: Count
+    """Examples it was taken on."""
     baseline: Number
+    """Score of the untouched checkpoint, fraction."""
     final: Number
+    """Score of the artifact, fraction."""
     is_this_run: Flag
+    """True for the one that this report speaks of."""
+
+
+class Cpu(TypedDict, total=False):
+    """The processor of the machine that a run was made on."""
+
+    model: str | None
+    """Name of the processor. Null: the system does not tell."""
+    logical_cores: int | None
+    """Cores that the system shows. Null: the system does not tell."""
+    features: list[str] | None
+    """Features that decide which integer kernels run. Null: null: the system does not tell;
+    empty: none of them."""
+
+
+class Environment(TypedDict, total=False):
+    """What makes a number repeatable; a report may lack some of it, and know more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    python: str
+    """Version."""
+    platform: str
+    """Operating system and kernel."""
+    cpu: Cpu
+    """The processor."""
+    gpu: str | None
+    """Name of the GPU. Null: there is none."""
+    device: str
+    """Where PyTorch ran."""
+    threads: int
+    """Threads of ONNX Runtime within one operator."""
+    seed: int
+    """Seed of the run."""
+    packages: Mapping[str, str]
+    """Version of each package that a result depends on."""
+    onnxruntime_providers: list[str]
+    """Execution providers that this onnxruntime has."""
+    variables: Mapping[str, str]
+    """Environment variables, of those that were set, by which libraries choose kernels,
+    precision or numbers of threads. Empty when none was set."""
 
 
 @dataclass(frozen=True)
@@ -375,44 +577,115 @@ class RunReport:
     """Everything a run found out; what is not known is null, with the reason in `missing`."""
 
     verdict: Verdict
-    reason: str  # one sentence: why the verdict
-    guilty_step: str | None  # the step that failed or broke the budget
+    """`passed`, `budget_exceeded`, `not_certified` (within the budget on all rows, but the
+    certification split does not prove it), `failed`, `stopped` (from outside, such as by Ctrl-C) or
+    `internal_error` (a bug in compressor)."""
+    reason: str
+    """One sentence: why the verdict; of a stopped run who stopped it, and after a semicolon how it
+    resumes."""
+    guilty_step: str | None
+    """The step that failed or broke the budget: `load`, `baseline`, `passes[0] (kind)`, `export`,
+    `artifact`, `certification`, `benchmark`, `slices`, `seal`. Null: the run passed."""
     recipe: Mapping[str, object]
+    """The resolved recipe: with defaults and overrides, as the recipe's own keys."""
     recipe_name: str
+    """Name of the recipe file."""
     task: str | None
+    """`text-classification`, `image-classification`, `sentence-embedding`. Null: the checkpoint was
+    not read."""
     metric: str | None
+    """Name of the score: `accuracy`, `f1_macro`, `matthews_correlation`, or `agreement` with the
+    untouched checkpoint's answers; of embeddings `cosine`, `rank_agreement` (both with the
+    untouched checkpoint's vectors) or `spearman`. Null: the checkpoint was not read."""
     max_drop: Quantity
+    """The budget: largest drop below the baseline, fraction."""
     baseline: ModelRecord | None
+    """The untouched checkpoint. Null: it was not measured."""
     final: ModelRecord | None
+    """The shipped artifact, measured from its own file. Null: the run stopped before."""
     passes: tuple[PassRecord, ...]
+    """One entry for each pass that was begun, in the recipe's order. Null: no pass was begun."""
     parity: Parity | None
+    """Exported file against PyTorch, on real inputs. Null: the run stopped before."""
     latencies: tuple[Latency, ...]
+    """Wall time of one batch; one entry for each model, provider, batch size and length. Null:
+    `benchmark.providers` is empty, or the run stopped before."""
     splits: tuple[SplitRecord, ...]
-    certification: Certification | None  # null when the recipe gives no certification split
-    environment: Mapping[str, object]
+    """The data that was read. Null: the data was not read."""
+    certification: Certification | None
+    """Both ends of the run on the certification split, read once, at the end. Null: there is no
+    such split, or the run stopped before."""
+    environment: Environment
+    """What makes a number repeatable."""
     missing: Mapping[str, str]
+    """Reason for each thing that was not measured; the key is its path, such as `latencies` or
+    `passes[0].score_after`. Null: nothing is missing."""
     seconds: Quantity
-    started_at: str  # ISO 8601, UTC
+    """Wall time of this call, s; what steps of an earlier run took is in `steps[]`."""
+    started_at: str
+    """Start of the run, ISO 8601 in UTC."""
     labels: tuple[str, ...] = ()
+    """Label names in the order of the logits. Null: the checkpoint was not read, or gives vectors.
+    """
     source_checkpoint: str = ""
+    """The directory or Hub id that the recipe names."""
     source_sha256: str | None = None
-    source_bytes: Count | None = None  # of the weight files given; null before they were counted
-    certificate: Certificate | None = None  # null without a certification split
-    inconclusive_allowed: Flag = False  # the user accepted that the budget is not proven
-    compared_split: str | None = None  # that `slices` and `flips` were found on
-    slices: tuple[SliceRecord, ...] = ()  # worst first
-    flips: tuple[Flip, ...] = ()  # worst first: lost ones by `lost_confidence`, then won ones
-    certificate_readings: tuple[CertificateReading, ...] = ()  # of these rows, oldest first
-    steps: tuple[StepRecord, ...] = ()  # in the order they were needed
-    damaged_steps: tuple[str, ...] = ()  # what was stored, found damaged, and done again
-    target: TargetRecord | None = None  # null when the recipe asks for no goal
-    embedding: EmbeddingRecord | None = None  # null for a task that gives no vectors
-    chance: Uninformed | None = None  # on the search split; null in reports of before it was asked
-    doubts: tuple[str, ...] = ()  # what speaks against taking the scores for proof, in sentences
-    lengths: LengthRecord | None = None  # null for images, and where the run stopped before
-    rows_to_certify: Count | None = None  # that would prove the budget; null with such a split
-    predictions: tuple[PredictionRecord, ...] = ()  # on search rows, by the finished artifact
+    """SHA-256 of the checkpoint's weight files. Null: the checkpoint was not read."""
+    source_bytes: Count | None = None
+    """What the weight files of the checkpoint take on disk, bytes; ratios of sizes are taken to
+    this. Null: the checkpoint was not read, or the report is older than this key."""
+    certificate: Certificate | None = None
+    """What the certification split proves about the drop. Null: there is no such split, the run
+    stopped before, or `missing` says why no bound exists."""
+    inconclusive_allowed: Flag = False
+    """True when the run was told to go on (`--allow-inconclusive`) and the certification split did
+    not prove the budget."""
+    compared_split: str | None = None
+    """The split that `slices` and `flips` were found on: `certification` where one was read,
+    otherwise `search`. Null: no compressed model was scored."""
+    slices: tuple[SliceRecord, ...] = ()
+    """Groups of examples judged by themselves, on `compared_split`; refuted ones first, then by
+    their drop. Null: the recipe's `budget.slices` is empty, or the run stopped before."""
+    flips: tuple[Flip, ...] = ()
+    """Every example that one of both ends answers rightly and the other wrongly; of embeddings
+    every text that has another nearest neighbour among the split's other texts, those first whose
+    vector moved most; for a run that a gate stopped, the model that the gate refused. Worst first:
+    `lost` by `lost_confidence`, then `won`. Null: no answer changed."""
+    certificate_readings: tuple[CertificateReading, ...] = ()
+    """Every different result that was read off these certification rows in this output directory,
+    oldest first; the second and later ones were read after the first could have been seen. Null: no
+    certification split was read."""
+    steps: tuple[StepRecord, ...] = ()
+    """The stored steps in the order they were needed; a stopped run resumes after the last of them.
+    Null: the data was not read."""
+    damaged_steps: tuple[str, ...] = ()
+    """What was stored but not as it was written, and so was done again; one sentence each. Null:
+    nothing was damaged."""
+    target: TargetRecord | None = None
+    """The goal of `budget.target`, and how near the search came to it. Null: the recipe asks for
+    none, or the run stopped before."""
+    embedding: EmbeddingRecord | None = None
+    """How a sentence encoder makes a vector of a text. Null: the task gives no vectors, or the
+    checkpoint was not read."""
+    chance: Uninformed | None = None
+    """The best of the models that know nothing of their input, on the search split; keys as in
+    `certificate.uninformed`. Null: the run stopped before."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against taking the scores for proof, a sentence each, without its full stop.
+    Null: nothing does."""
+    lengths: LengthRecord | None = None
+    """How long a text the artifact reads, and up to which length it was measured. Null: the task
+    reads no texts, or the run stopped before."""
+    rows_to_certify: Count | None = None
+    """About how many rows of their own, in `data.certification`, would prove the budget with a
+    chance of 80%, if they lost what the search split lost. Null: there is such a split, no number
+    would do, the run stopped before, or the report is older than this key."""
+    predictions: tuple[PredictionRecord, ...] = ()
+    """What both ends say of a few rows of `search`, chosen by the untouched checkpoint's
+    predictions; the artifact was loaded as its user loads it. Null: the artifact was not finished,
+    or `missing` says why."""
     schema_version: Count = SCHEMA_VERSION
+    """Version of this description: 1."""
 
     def model(self, end: End) -> ModelRecord | None:
         """Return the model at one end of the run; None where it was not measured."""

@@ -23,9 +23,13 @@ class Uninformed:
     with the confidence of the certificate; null where no certificate was asked for.
     """
 
-    who: str  # such as "a model that answers 'positive' to everything"
+    who: str
+    """Such as `a model that answers 'positive' to everything`."""
     score: Number
+    """Its score, fraction."""
     least_drop: Number | None = None
+    """One-sided lower bound of how far it lies below the untouched checkpoint, fraction. Null: on
+    the search split, on which no certificate is taken."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,38 @@ class Certificate:
     """
 
     verdict: CertificateVerdict
+    """`certified`: the upper bound is within the budget, and the budget is below
+    `certificate.uninformed.least_drop`; `refuted`: the lower bound is above it; `inconclusive`:
+    neither."""
     metric: str
+    """What dropped: the metric, or a name for its paired form."""
     drop: Number
+    """Observed drop, fraction; negative for a gain."""
     upper_bound: Number
+    """One-sided upper bound of the drop, fraction."""
     lower_bound: Number
+    """One-sided lower bound of the drop, fraction."""
     max_drop: Quantity
+    """Same as `max_drop`."""
     confidence: Quantity
+    """Of each bound, fraction."""
     num_examples: Count
-    wins: Count  # wrong before, right after
-    losses: Count  # right before, wrong after
+    """Paired examples; of embeddings texts, or pairs of texts for `spearman`."""
+    wins: Count
+    """Examples wrong before and right after; of embeddings those whose own share of the score rose,
+    for `spearman` pairs that came nearer to the rank of their grade."""
+    losses: Count
+    """Examples right before and wrong after; of embeddings the reverse of `wins`."""
     needed_examples: Count | None
+    """How many examples, in all, would certify the observed drop with a chance of 80%. Null: it is
+    settled, or no number would do."""
     method: str
-    data_fingerprint: str | None = None  # of the split that it was read from
-    uninformed: Uninformed | None = None  # null in reports of before it was asked
+    """How the bounds were taken."""
+    data_fingerprint: str | None = None
+    """SHA-256 of the certification split's examples and labels."""
+    uninformed: Uninformed | None = None
+    """The best of the models that know nothing of their input, scored on the same rows: what it
+    would pass proves nothing. Null: the report was written before it was asked."""
 
 
 def least_proof(num_examples: int, confidence: float) -> float:

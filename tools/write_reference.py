@@ -11,23 +11,26 @@ Every example on them is read as a recipe first.
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import typer.main
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from typer.models import CommandInfo, OptionInfo
 
 import compressor
-from compressor import errors
+from compressor import errors, measurements
 from compressor.cli import app
 from compressor.data import DataSettings
+from compressor.measurements import RunReport
 from compressor.models.runtime_releases import OLDEST, OPSETS
 from compressor.models.runtime_versions import IR_VERSIONS, OPERATORS
 from compressor.models.settings import ModelSettings
@@ -69,6 +72,18 @@ _FIELDS = {
     "Recipe": "Its fields are the [keys of a recipe](recipe.md).",
     "RunReport": "Its fields are the [keys of `report.json`](report.md).",
 }
+_KEY_HEAD = ("key", "value", "meaning and unit", "null or empty when")
+_REPORT_RULES = """\
+Every run writes this file once its recipe has been validated, whether it passed or not. Figures are
+unrounded. Two rules hold throughout:
+
+- **A measurement that is not there is `null`** (an absent list is empty), never 0, and `missing`
+  says why. A number that came out as NaN or infinite is null for the same reason.
+- **A new key does not raise `schema_version`**; renaming a key, removing one or changing a unit
+  does. Readers should ignore keys that they do not know.
+
+Differences and limits of a score are fractions (0.01 is what the report calls one point). Sizes are
+bytes, latencies milliseconds, durations seconds."""
 # What the example of a pass is put into.
 _AROUND = """\
 model: {checkpoint: ./my-model}
@@ -264,21 +279,72 @@ def _providers(step: type[Pass]) -> str:
 
 
 def report_page() -> str:
-    """Return the page of the keys of report.json, in a section for each of its parts."""
-    text = (ROOT / "compressor" / "report" / "schema.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    intro = text[text.index("\n") : text.index("\n| ")].strip()
-    parts: dict[str, list[str]] = {}
-    for row in rows:
-        head = re.split(r"[.\[`]", row.removeprefix("| `"), maxsplit=1)[0]
-        parts.setdefault(head, []).append(row)
-    single = [rows[0] for rows in parts.values() if len(rows) == 1]
-    header = "| key | meaning and unit | null or empty when |\n|:--|:--|:--|"
-    blocks = ["# Keys of `report.json`", intro, "## The run", "\n".join([header, *single])]
-    for head, own in parts.items():
-        if len(own) > 1:
-            blocks += [f"## `{head}`", "\n".join([header, *own])]
-    return "\n\n".join(blocks) + "\n"
+    """Return the page of the keys of report.json: those of the run, then of each kind of part."""
+    schema = TypeAdapter(RunReport).json_schema()
+    kinds = {"RunReport": schema} | schema["$defs"]
+    places: dict[str, list[str]] = {"RunReport": [""]}
+    _find_places(schema, "", kinds, places)
+    parts = ["# Keys of `report.json`", _REPORT_RULES]
+    for kind, found in places.items():
+        about = getattr(measurements, kind)
+        title = "The run" if kind == "RunReport" else ", ".join(f"`{place}`" for place in found)
+        texts, head = (
+            _attribute_docstrings(about),
+            ("key", "value", "meaning and unit", "null when"),
+        )
+        rows = []
+        for key, value in kinds[kind]["properties"].items():
+            meaning, _, absent = texts[key].partition(" Null: ")
+            name = f"{key}[]" if "array" in _json_type(value) else key
+            words = _json_type(value).removeprefix("array of ")
+            link = re.sub(r"\[(\w+)\]", lambda match: _kind_link(match[1], places), words)
+            cells = (link, meaning.removesuffix("."), absent.removesuffix("."))
+            rows.append((f"`{name}`", *map(_cell, cells)))
+        parts += [f"## {title}", _summary(about), _table(_KEY_HEAD, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _find_places(
+    schema: dict[str, Any], place: str, kinds: dict[str, Any], places: dict[str, list[str]]
+) -> None:
+    """Add to `places` where in a report each kind of part is found, in the order of the keys."""
+    for key, value in schema["properties"].items():
+        for kind in re.findall(r"\[(\w+)\]", _json_type(value)):
+            here = f"{place}.{key}".lstrip(".") + ("[]" if "array" in _json_type(value) else "")
+            places.setdefault(kind, []).append(here)
+            _find_places(kinds[kind], here, kinds, places)
+
+
+def _json_type(schema: dict[str, Any]) -> str:
+    """Say what a JSON schema allows besides null; a kind of part stands in brackets."""
+    if "$ref" in schema:
+        return f"[{schema['$ref'].rpartition('/')[2]}]"
+    if "anyOf" in schema:
+        return " or ".join(
+            _json_type(item) for item in schema["anyOf"] if item.get("type") != "null"
+        )
+    if "enum" in schema:
+        return "one of its words"
+    if schema.get("type") == "array":
+        return f"array of {_json_type(schema['items'])}"
+    names = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    kind = str(schema.get("type", "anything"))
+    return names.get(kind, kind)
+
+
+def _kind_link(kind: str, places: dict[str, list[str]]) -> str:
+    return f"[object](#{_anchor(', '.join(places[kind]))})"
+
+
+def _attribute_docstrings(kind: type) -> dict[str, str]:
+    """Return the string that stands below each field of a class."""
+    [tree] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(str(ast.literal_eval(text.value)).split())
+        for field, text in pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 def inspect_page() -> str:

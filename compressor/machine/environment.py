@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 
 from compressor.errors import EnvironmentMismatch
+from compressor.measurements import Cpu, Environment
 
 Device = Literal["cpu", "cuda", "auto"]
 
@@ -88,7 +89,7 @@ def select_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def describe_environment(*, seed: int, device: torch.device, threads: int) -> dict[str, Any]:
+def describe_environment(*, seed: int, device: torch.device, threads: int) -> Environment:
     """Return plain facts about this machine; a fact that cannot be read is None."""
     return {
         "python": platform.python_version(),
@@ -136,7 +137,7 @@ def timing_conditions(threads: int) -> dict[str, Any]:
     return {"threads": threads, "cpu": _describe_cpu()}
 
 
-def _describe_cpu() -> dict[str, Any]:
+def _describe_cpu() -> Cpu:
     return {
         "model": _cpu_field("model name") or platform.processor() or None,
         "logical_cores": os.cpu_count(),

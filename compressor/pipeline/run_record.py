@@ -17,6 +17,7 @@ from compressor.measurements import (
     Certificate,
     CertificateReading,
     Certification,
+    Environment,
     Flip,
     Latency,
     LengthRecord,
@@ -48,7 +49,7 @@ class RunLog:
     recipe: Mapping[str, Any]
     recipe_name: str
     max_drop: float
-    environment: Mapping[str, Any]
+    environment: Environment
     source_checkpoint: str
     task: str | None = None
     metric: str | None = None

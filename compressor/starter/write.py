@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -320,7 +319,7 @@ def _provider() -> str:
 
 
 def _machine() -> str:
-    facts: dict[str, Any] = describe_environment(seed=0, device=torch.device("cpu"), threads=1)
+    facts = describe_environment(seed=0, device=torch.device("cpu"), threads=1)
     cpu = facts["cpu"]
     features = ", ".join(cpu["features"] or ()) or "no vector features that are known"
     parts = [f"{cpu['model'] or 'unknown CPU'} ({features})", facts["gpu"] or "no GPU"]
