@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 _MINUS = "−"
 # Control characters (but not tab and line ends), lone surrogates, which UTF-8 cannot carry, and the
@@ -30,6 +31,17 @@ def counted(amount: int, noun: str, plural: str | None = None) -> str:
     ('1 row', '1,300 rows', '1 try', '0 passes')
     """
     return f"{amount:,} {noun_for(amount, noun, plural)}"
+
+
+def listing(names: Iterable[str], most: int = 20) -> str:
+    """Return the first of `names`, and how many more there are.
+
+    >>> listing(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more
 
 
 def noun_for(amount: int, noun: str, plural: str | None = None) -> str:

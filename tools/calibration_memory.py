@@ -26,14 +26,9 @@ from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
-from compressor.onnx_graph.observers import ActivationStatistics
-from compressor.onnx_graph.onnx_file import load_graph
-from compressor.onnx_graph.quantizable_weights import (
-    activation_names,
-    find_quantizable_weights,
-    lift_constants,
-)
-from compressor.passes.quantize.calibration import calibrate
+from compressor.passes.quantize.calibration import observe
+from compressor.passes.quantize.quantization import find_weights
+from compressor.passes.quantize.settings import QuantizeStatic
 
 
 def main() -> int:
@@ -78,25 +73,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     texts = read_texts(arguments.data, arguments.text)
     model = load_checkpoint(arguments.checkpoint)
     split = Dataset("calibration", tuple(texts), None, np.arange(len(texts)), arguments.data.name)
-    graph = load_graph(arguments.graph)
-    lift_constants(graph)
-    values = activation_names(
-        graph, [weight for weight in find_quantizable_weights(graph) if weight.obstacle is None]
-    )
     with tempfile.TemporaryDirectory() as folder:
         lent = context(model, Path(folder), split)
+        settings = QuantizeStatic.model_validate({"min_elements": 0, "rows": num_rows})
+        quantization = find_weights(settings, OnnxModel(arguments.graph, threads=1), lent)
         reset_peak()
         before = peak_mb()
         started = time.monotonic()
-        opened = OnnxModel(arguments.graph, threads=1)
-        found = calibrate(
-            graph,
-            values,
-            num_rows=num_rows,
-            model=opened,
-            context=lent,
-            watch=ActivationStatistics,
-        )
+        found = observe(quantization)
         seconds = time.monotonic() - started
     tokens = max(item.num_tokens for item in found.statistics.values())
     return {

@@ -43,7 +43,7 @@ from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, PassContext, TorchPass, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
-from compressor.passes.quantize.tensorrt import QuantizeTensorrt
+from compressor.passes.quantize.settings import QuantizeTensorrt
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 from compressor.training.checkpoints import digest_of_tensors

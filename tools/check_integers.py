@@ -39,11 +39,13 @@ from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
-from compressor.passes.quantize.auto import QuantizeAuto
-from compressor.passes.quantize.dynamic import QuantizeDynamic
-from compressor.passes.quantize.static import QuantizeStatic
-from compressor.passes.quantize.weight_choice import SitePass
-from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.quantize.settings import (
+    IntegerSettings,
+    QuantizeAuto,
+    QuantizeDynamic,
+    QuantizeStatic,
+    QuantizeWeights,
+)
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.progress import SILENT
 from compressor.tasks import Batch, Example
@@ -53,7 +55,7 @@ from compressor.tasks.text_classification import TextClassification
 TEXT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
 IMAGE = ("vit", "deit", "beit", "dinov2")
 SMALL = {"min_elements": 0}
-FORMS: dict[str, SitePass] = {
+FORMS: dict[str, IntegerSettings] = {
     "per_token": QuantizeDynamic.model_validate(SMALL),
     "per_token, int4 tables": QuantizeDynamic.model_validate({**SMALL, "embeddings": "int4"}),
     "per_token, 4 bits where few": QuantizeDynamic.model_validate(
@@ -72,7 +74,7 @@ FORMS: dict[str, SitePass] = {
     "4 bits, block 64": QuantizeWeights.model_validate({**SMALL, "block_size": 64}),
 }
 # Trained for, then stored: few steps, but enough that weights and step sizes have moved.
-TRAINED: dict[str, tuple[QuantizeAwareTrain, SitePass]] = {
+TRAINED: dict[str, tuple[QuantizeAwareTrain, IntegerSettings]] = {
     form: (
         QuantizeAwareTrain.model_validate(
             {**SMALL, "max_steps": 5, "learning_rate": 1e-3, "keep_if_worse": True, **training}

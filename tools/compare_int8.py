@@ -49,9 +49,7 @@ from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import OnnxPass, PassContext, apply_pass
-from compressor.passes.quantize.auto import QuantizeAuto
-from compressor.passes.quantize.dynamic import QuantizeDynamic
-from compressor.passes.quantize.static import QuantizeStatic
+from compressor.passes.quantize.settings import QuantizeAuto, QuantizeDynamic, QuantizeStatic
 from compressor.progress import SILENT
 from compressor.tasks import Batch
 

@@ -32,8 +32,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.settings import PruneStructured
-from compressor.passes.quantize.dynamic import QuantizeDynamic
-from compressor.passes.quantize.static import QuantizeStatic
+from compressor.passes.quantize.settings import QuantizeDynamic, QuantizeStatic
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.progress import SILENT
 

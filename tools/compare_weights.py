@@ -45,9 +45,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
-from compressor.passes.quantize.weight_choice import SitePass
-from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.quantize.settings import IntegerSettings, QuantizeDynamic, QuantizeWeights
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
 INT8 = {"kind": "quantize_dynamic", "smooth": True, "rows": CALIBRATION_ROWS}
@@ -73,7 +71,7 @@ FORMS: dict[str, dict[str, object]] = {
     "4 bits, int4 tables": {**BITS, "embeddings": "int4"},
     "4 bits, int4 tables, gptq": {**BITS, **GPTQ, "embeddings": "int4"},
 }
-PASSES: dict[str, type[SitePass]] = {
+PASSES: dict[str, type[IntegerSettings]] = {
     "quantize_dynamic": QuantizeDynamic,
     "quantize_weights": QuantizeWeights,
 }

@@ -60,7 +60,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.passes import apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.tasks import Batch
 
 Rewrite = Callable[[ir.Model], object]

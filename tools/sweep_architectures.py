@@ -38,7 +38,7 @@ from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.progress import SILENT
 from compressor.tasks import Batch, Example
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ _FRACTIONS = np.linspace(0.6, 1.2, 13, dtype=np.float32)
 # with these the scale is found again, as training left it (`fake_quantize.py`).
 _TRAINED = tuple(np.float32(8 / largest) for largest in range(1, 8))
 _ROWS_AT_ONCE = 2048  # so that the memory for the search does not grow with a table
-_SMALLEST_HALF = float(np.finfo(np.float16).tiny)
+_SMALLEST_FLOAT16 = float(np.finfo(np.float16).tiny)
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,20 @@ class Blocks:
 
 
 def quantize_blocks(
-    matrix: Floats, *, bits: int, block_size: int, half_scales: bool = True
+    matrix: Floats, *, bits: int, block_size: int, float16_scales: bool = True
 ) -> Blocks:
     """Return the rows of `matrix`, shape `(rows, width)`, as integers in blocks of `block_size`.
 
     The last block of a row is shorter where `block_size` does not divide the width. A block of
-    zeros has scale 1. With `half_scales`, scales are float16 where its range is enough.
+    zeros has scale 1. With `float16_scales`, scales are float16 where its range is enough.
 
     Raises `StepFailed` when an entry is not finite.
     """
     if not np.isfinite(matrix).all():
         raise StepFailed("holds NaN or infinity, which no integer can stand for")
     parts = [_chosen_scales(part, bits, block_size) for part in _chunks(matrix)]
-    scales: NDArray[Any] = np.concatenate(parts)
-    scales = _storable(scales) if half_scales else scales
+    exact = np.concatenate(parts)
+    scales = _storable(exact) if float16_scales else exact
     values = [
         _rounded(_blocks(part, block_size), scales[start : start + len(part)], bits)
         .reshape(len(part), -1)[:, : matrix.shape[1]]
@@ -123,9 +122,11 @@ def _chosen_scales(part: Floats, bits: int, block_size: int) -> Floats:
 def _storable(scales: Floats) -> NDArray[np.float16] | NDArray[np.float32]:
     """Return `scales` as float16, unless some are beyond its range."""
     with np.errstate(over="ignore"):
-        half = scales.astype(np.float16)
-    fits = np.isfinite(half).all() and float(np.min(np.abs(scales), initial=1.0)) >= _SMALLEST_HALF
-    return half if fits else scales
+        short = scales.astype(np.float16)
+    fits = (
+        np.isfinite(short).all() and float(np.min(np.abs(scales), initial=1.0)) >= _SMALLEST_FLOAT16
+    )
+    return short if fits else scales
 
 
 def _rounded(

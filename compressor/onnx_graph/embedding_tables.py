@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -142,7 +141,7 @@ def _store(
 
 def _rests(
     lost: NDArray[np.float32], rows: NDArray[np.int64], block_size: int
-) -> tuple[NDArray[Any], Blocks]:
+) -> tuple[NDArray[np.generic], Blocks]:
     """Return where the rest of each row is, and the rests in blocks: those of `rows`, then zeros.
 
     `lost` is what the table without rests loses, of its shape.
@@ -208,7 +207,7 @@ def replace_nodes(model: onnx.ModelProto, replaced: dict[str, list[onnx.NodeProt
 
 
 def add_constant(
-    model: onnx.ModelProto, tensors: dict[str, TensorProto], name: str, values: NDArray[Any]
+    model: onnx.ModelProto, tensors: dict[str, TensorProto], name: str, values: NDArray[np.generic]
 ) -> str:
     """Store `values` under `name`, or under a name like it that is not in `tensors` yet."""
     while name in tensors:

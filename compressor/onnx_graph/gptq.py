@@ -84,7 +84,7 @@ def round_blocks(weight: Floats, gram: Doubles, *, bits: int, block_size: int) -
 
     Raises `StepFailed` when a weight is not finite.
     """
-    nearest = quantize_blocks(weight.T, bits=bits, block_size=block_size, half_scales=False)
+    nearest = quantize_blocks(weight.T, bits=bits, block_size=block_size, float16_scales=False)
     scales = nearest.scales.astype(np.float32)
     spread = np.repeat(scales, block_size, axis=1)[:, : len(weight)].T  # (K, N)
     integers = _rounded(weight, gram, spread, (1 << (bits - 1)) - 1, pairs=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -202,14 +202,14 @@ class _Rewriter:
             helper.make_node("Mul", [floats, factors], [output]),
         ]
 
-    def _constant(self, name: str, values: NDArray[Any]) -> str:
+    def _constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Store a small constant once, however often it is asked for."""
         key = (values.dtype.str, values.tobytes(), values.shape)
         if key not in self.shared:
             self.shared[key] = self._add(name, values)
         return self.shared[key]
 
-    def _add(self, name: str, values: NDArray[Any]) -> str:
+    def _add(self, name: str, values: NDArray[np.generic]) -> str:
         while name in self.tensors:
             name += "_"
         tensor = numpy_helper.from_array(values, name)

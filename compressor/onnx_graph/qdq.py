@@ -29,7 +29,7 @@ OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each colum
 Floats = NDArray[np.float32]
 
 _SIGNIFICANT_BITS = 8  # of bfloat16
-_SMALLEST_HALF = 2.0**-24  # of float16, and what all its smaller numbers are multiples of
+_SMALLEST_FLOAT16 = 2.0**-24  # of float16, and what all its smaller numbers are multiples of
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def portable_scales(scales: NDArray[np.float64]) -> NDArray[np.float32]:
 
     They have eight significant bits, so that a scale gets coarser by at most 1/128, and one below
     the normal numbers of float16 by at most 2^-24. A graph keeps its integers when the rest of it
-    is converted to half precision.
+    is converted to float16.
     """
     mantissa, exponent = np.frexp(scales)
     rounded = np.ldexp(np.ceil(np.ldexp(mantissa, _SIGNIFICANT_BITS)), exponent - _SIGNIFICANT_BITS)
-    multiples: NDArray[np.float64] = np.ceil(rounded / _SMALLEST_HALF)
-    return np.asarray(multiples * _SMALLEST_HALF, np.float32)
+    multiples: NDArray[np.float64] = np.ceil(rounded / _SMALLEST_FLOAT16)
+    return np.asarray(multiples * _SMALLEST_FLOAT16, np.float32)
 
 
 def quantize_symmetric(weight: Floats, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-Add = Callable[[str, NDArray[Any]], str]  # stores a constant and returns its name
+Add = Callable[[str, NDArray[np.generic]], str]  # stores a constant and returns its name
 
 _LARGEST = 255  # of unsigned 8 bits
 # The least value of x * Phi(x) is -0.16997, of its tanh approximation -0.17004.
 _GELU_LOWEST = 0.1701
 _GELU_OPERATORS = frozenset(("BiasGelu", "FastGelu", "Gelu"))
-# A token of zeros has no range. Any will do: zero divided by it is zero.
+# A token of zeros has no range. Whatever stands in will do: zero divided by it is zero.
 _NO_RANGE = float(np.finfo(np.float32).tiny)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -165,7 +164,7 @@ class _Graph:
 
     def _take(self, name: str, order: NDArray[np.intp], *, axis: int) -> None:
         values = numpy_helper.to_array(self.tensors[name])
-        permuted: NDArray[Any] = np.ascontiguousarray(values.take(order, axis=axis))
+        permuted: NDArray[np.generic] = np.ascontiguousarray(values.take(order, axis=axis))
         self.tensors[name].CopyFrom(numpy_helper.from_array(permuted, name))
 
     def _own_copy(self, name: str, uses: list[Use]) -> str:

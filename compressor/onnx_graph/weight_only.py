@@ -83,7 +83,7 @@ def _nearest(name: str, columns: NDArray[np.float32], form: PackedForm) -> Block
         # Scales stay float32: the kernel wants them constant when it opens the file, which the
         # cast of a constant is only once ONNX Runtime has optimized the graph.
         return quantize_blocks(
-            columns, bits=form.bits, block_size=form.block_size, half_scales=False
+            columns, bits=form.bits, block_size=form.block_size, float16_scales=False
         )
     except StepFailed as error:
         raise StepFailed(f"weight {name} {error}") from error

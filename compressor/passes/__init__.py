@@ -24,11 +24,13 @@ from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.prune_width.settings import PruneWidth
-from compressor.passes.quantize.auto import QuantizeAuto
-from compressor.passes.quantize.dynamic import QuantizeDynamic
-from compressor.passes.quantize.static import QuantizeStatic
-from compressor.passes.quantize.tensorrt import QuantizeTensorrt
-from compressor.passes.quantize.weights import QuantizeWeights
+from compressor.passes.quantize.settings import (
+    QuantizeAuto,
+    QuantizeDynamic,
+    QuantizeStatic,
+    QuantizeTensorrt,
+    QuantizeWeights,
+)
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
@@ -84,14 +86,14 @@ PASSES: dict[str, PassEntry] = {
     "prune_magnitude": PassEntry(PruneMagnitude, "compressor.passes.prune_magnitude.apply"),
     "prune_structured": PassEntry(PruneStructured, "compressor.passes.prune_structured.apply"),
     "prune_width": PassEntry(PruneWidth, "compressor.passes.prune_width.apply"),
-    "quantize_auto": PassEntry(QuantizeAuto, "compressor.passes.quantize.apply"),
+    "quantize_auto": PassEntry(QuantizeAuto, "compressor.passes.quantize.auto"),
     "quantize_aware_train": PassEntry(
         QuantizeAwareTrain, "compressor.passes.quantize_aware_train.apply"
     ),
-    "quantize_dynamic": PassEntry(QuantizeDynamic, "compressor.passes.quantize.apply"),
-    "quantize_static": PassEntry(QuantizeStatic, "compressor.passes.quantize.apply"),
-    "quantize_tensorrt": PassEntry(QuantizeTensorrt, "compressor.passes.quantize.apply"),
-    "quantize_weights": PassEntry(QuantizeWeights, "compressor.passes.quantize.apply"),
+    "quantize_dynamic": PassEntry(QuantizeDynamic, "compressor.passes.quantize.dynamic"),
+    "quantize_static": PassEntry(QuantizeStatic, "compressor.passes.quantize.static"),
+    "quantize_tensorrt": PassEntry(QuantizeTensorrt, "compressor.passes.quantize.tensorrt"),
+    "quantize_weights": PassEntry(QuantizeWeights, "compressor.passes.quantize.weights"),
     "trim_vocabulary": PassEntry(TrimVocabulary, "compressor.passes.trim_vocabulary.apply"),
 }
 

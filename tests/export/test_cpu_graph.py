@@ -21,7 +21,7 @@ from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.onnx_file import load_graph
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
-from compressor.passes.convert_fp16.float16 import convert_to_half
+from compressor.passes.convert_fp16.float16 import convert_to_float16
 from compressor.tasks import load_task
 
 RANDOM = np.random.default_rng(3)
@@ -233,7 +233,7 @@ def test_pruned_layers_keep_the_fusions_of_a_gpu_in_half_precision(
     pruned: TorchModel, tmp_path: Path
 ):
     exported = export_onnx(pruned, tmp_path / "model.onnx", provider="cuda")
-    converted = convert_to_half(load_graph(exported.path))
+    converted = convert_to_float16(load_graph(exported.path))
     operators = Counter(node.op_type for node in converted.graph.node)
     assert (operators["SkipLayerNormalization"], operators["MultiHeadAttention"]) == (8, 2)
     assert operators["BiasGelu"] == 2

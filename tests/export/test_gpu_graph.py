@@ -14,7 +14,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.element_types import opset_version
 from compressor.onnx_graph.onnx_file import load_graph
 from compressor.passes.convert_fp16.cuda_kernels import has_kernel
-from compressor.passes.convert_fp16.float16 import convert_to_half, float_nodes
+from compressor.passes.convert_fp16.float16 import convert_to_float16, float_nodes
 
 # Two summation orders of float32 over 64 terms of size 1 to 10 differ by a few units of 1e-6.
 TOLERANCE = 2e-5
@@ -75,7 +75,7 @@ def test_cuda_has_kernels_for_every_float_operator(graph: onnx.ModelProto, dtype
 
 
 def test_half_precision_needs_no_cast_but_at_the_boundary(graph: onnx.ModelProto):
-    converted = convert_to_half(graph)
+    converted = convert_to_float16(graph)
     casts = [node for node in converted.graph.node if node.op_type == "Cast"]
     made = {name: node.op_type for node in converted.graph.node for name in node.output}
     assert [(made.get(node.input[0]), list(node.output)) for node in casts][-1] == (

@@ -16,7 +16,7 @@ from compressor.models.onnx_model import check_opset
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.progress import SILENT
 
 TEXTS = ["a good film", "the plot was very dull and bad", "fine", "it is boring"]

@@ -27,7 +27,7 @@ from transformers.exporters.quantizers.quantizer_onnxruntime import (
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.progress import SILENT
 
 TEXTS = ["a good film", "the plot was very dull and bad", "fine", "it is boring"]

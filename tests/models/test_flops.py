@@ -18,8 +18,8 @@ from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
-from compressor.passes.convert_fp16.cuda_kernels import HalfType
-from compressor.passes.convert_fp16.float16 import convert_to_half
+from compressor.passes.convert_fp16.cuda_kernels import Float16Type
+from compressor.passes.convert_fp16.float16 import convert_to_float16
 from compressor.passes.prune_structured.budget import encoder_cost
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
@@ -178,11 +178,11 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_changes_no_count(
-    exported_bert_for_cuda: OnnxModel, tmp_path: Path, dtype: HalfType
+    exported_bert_for_cuda: OnnxModel, tmp_path: Path, dtype: Float16Type
 ):
     """A CPU has no kernels of bfloat16, and shapes do not depend on the type."""
     expected = encoder_flops(exported_bert_for_cuda.path, batch_of("bert"))
-    graph = convert_to_half(load_graph(exported_bert_for_cuda.path), dtype=dtype)
+    graph = convert_to_float16(load_graph(exported_bert_for_cuda.path), dtype=dtype)
     save_graph(graph, tmp_path / "half.onnx")
 
     assert encoder_flops(tmp_path / "half.onnx", batch_of("bert")) == expected > 0

@@ -58,7 +58,7 @@ def test_int8_products_change_less_than_with_the_nearest_integers():
 
 @pytest.mark.parametrize("block_size", [16, 32])
 def test_int4_products_change_less_than_with_the_nearest_integers(block_size: int):
-    plain = quantize_blocks(WEIGHT.T, bits=4, block_size=block_size, half_scales=False)
+    plain = quantize_blocks(WEIGHT.T, bits=4, block_size=block_size, float16_scales=False)
     found = round_blocks(WEIGHT, MOMENTS.gram, bits=4, block_size=block_size)
     nearest = matmul_error(WEIGHT, plain.restored().T, MOMENTS)
     assert matmul_error(WEIGHT, found.restored().T, MOMENTS) < 0.6 * nearest

@@ -30,7 +30,7 @@ def node(operator: str, inputs: list[str], output: str = "y", **attributes: Any)
 def rounded(weight: NDArray[np.float32], form: PackedForm) -> NDArray[np.float32]:
     """Return `(K, N)` as its integers stand for it."""
     blocks = quantize_blocks(
-        weight.T, bits=form.bits, block_size=form.block_size, half_scales=False
+        weight.T, bits=form.bits, block_size=form.block_size, float16_scales=False
     )
     return blocks.restored().T
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.data import Dataset
-from compressor.errors import PassError
+from compressor.errors import StepFailed
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN
 from compressor.models.torch_model import TorchModel, load_checkpoint
@@ -117,14 +117,14 @@ def assert_close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> N
 @pytest.mark.parametrize("kind", ALL)
 def test_quantized_graph_is_refused(apply, kind: str):
     quantized = load_graph(apply("quantize_dynamic", make(weights())).path)
-    with pytest.raises(PassError, match=r"the graph is (already )?quantized \(it has .*Integer"):
+    with pytest.raises(StepFailed, match=r"the graph is (already )?quantized \(it has .*Integer"):
         apply(kind, quantized)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_graph_in_half_precision_is_refused(apply, kind: str):
     half = {name: values.astype(np.float16) for name, values in weights().items()}
-    with pytest.raises(PassError, match=r"float16.*float32|no float32 weights"):
+    with pytest.raises(StepFailed, match=r"float16.*float32|no float32 weights"):
         apply(kind, make(half))
 
 
@@ -132,7 +132,7 @@ def test_graph_in_half_precision_is_refused(apply, kind: str):
 def test_weight_that_is_not_finite_is_an_error(apply, kind: str):
     broken = weights()
     broken["first"][3, 1] = np.nan
-    with pytest.raises(PassError, match=r"NaN or infinity"):
+    with pytest.raises(StepFailed, match=r"NaN or infinity"):
         apply(kind, make(broken))
 
 
@@ -140,7 +140,8 @@ def test_weight_that_is_not_finite_is_an_error(apply, kind: str):
 def test_activations_that_overflow_are_an_error(apply, kind: str):
     huge = {name: values * np.float32(1e20) for name, values in weights().items()}
     with pytest.raises(
-        PassError, match=r"(NaN or infinity|gives inf).*the checkpoint or the pass before is broken"
+        StepFailed,
+        match=r"(NaN or infinity|gives inf).*the checkpoint or the pass before is broken",
     ):
         apply(kind, make(huge))
 
@@ -184,7 +185,7 @@ def test_weights_in_constant_nodes_give_the_right_result(
 
 @pytest.mark.parametrize("kind", ALL)
 def test_graph_without_weights_is_refused(apply, kind: str):
-    with pytest.raises(PassError, match=r"no .*weights.*(export|remove)"):
+    with pytest.raises(StepFailed, match=r"no .*weights.*(export|remove)"):
         apply(kind, make(weights(), as_inputs=True))
 
 
@@ -210,7 +211,7 @@ def test_old_operator_set_is_refused_or_gives_the_right_result(
 ):
     graph = make(weights(), opset=11)
     if kind == "quantize_tensorrt":
-        with pytest.raises(PassError, match="operator set 11"):
+        with pytest.raises(StepFailed, match="operator set 11"):
             apply(kind, graph)
         return
     expected = predict(graph, batch, tmp_path / "plain.onnx")
@@ -219,7 +220,7 @@ def test_old_operator_set_is_refused_or_gives_the_right_result(
 
 @pytest.mark.parametrize("kind", INT8)
 def test_operator_set_without_integers_is_refused(apply, kind: str):
-    with pytest.raises(PassError, match=r"operator set 9.* or newer"):
+    with pytest.raises(StepFailed, match=r"operator set 9.* or newer"):
         apply(kind, make(weights(), opset=9))
 
 

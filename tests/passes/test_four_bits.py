@@ -15,7 +15,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
 from compressor.passes import PassContext, apply_pass
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 

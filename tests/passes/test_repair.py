@@ -10,7 +10,7 @@ from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.prune_width.settings import PruneWidth
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.repair import halfway, ladder, longer
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary

@@ -10,7 +10,7 @@ from compressor.data import DataSettings, SplitSource
 from compressor.passes import OnnxPass, TorchPass
 from compressor.passes.effort import Effort
 from compressor.passes.prune_structured.settings import PruneByScores
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.pipeline.estimate import Cost, Estimate, Pace, WatchedProgress, plan_of
 from compressor.progress import SILENT
 from compressor.recipe.budget import AccuracyBudget, CompressionTarget

@@ -75,7 +75,7 @@ def test_four_bits_for_what_was_trained_in_eight_are_a_mistake() -> None:
     [mistake] = find_conflicts(data, PASSES)
     assert mistake.path == ("passes", 1, "once_per_text")
     assert mistake.message.endswith(
-        "quantize_aware_train put on int8 grids; leave once_per_text out"
+        "quantize_aware_train trained for int8; leave once_per_text out"
     )
 
 

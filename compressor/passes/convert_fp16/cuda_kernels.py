@@ -1,4 +1,4 @@
-"""Which operators of encoders ONNX Runtime's CUDA provider has kernels of half precision for.
+"""Which operators of encoders ONNX Runtime's CUDA provider has float16 and bfloat16 kernels for.
 
 Read from the table that ONNX Runtime publishes, docs/OperatorKernels.md, as of its release 1.32. An
 operator without a kernel would run on the CPU, with copies there and back.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-HalfType = Literal["float16", "bfloat16"]
+Float16Type = Literal["float16", "bfloat16"]
 
 # In float16 it lacks these, and has those since an operator set; what is not listed it has.
 _NO_FLOAT16 = frozenset(
@@ -79,8 +79,8 @@ _BFLOAT16 = frozenset(
 )
 _BFLOAT16_SINCE = {
     "Where": 16,
-    # Not in that table: graphs with these pairs are made for TensorRT, which reads them in any
-    # float type; a cast between a pair and its product would keep it from computing in int8.
+    # Not in that table: graphs with QDQ are made for TensorRT, which reads them in any
+    # float type; a cast between QDQ and its matmul would keep it from computing in int8.
     "DequantizeLinear": 19,
     "QuantizeLinear": 19,
     "Conv": 22,
@@ -89,7 +89,7 @@ _BFLOAT16_SINCE = {
 }
 
 
-def has_kernel(operator: str, dtype: HalfType, version: int) -> bool:
+def has_kernel(operator: str, dtype: Float16Type, version: int) -> bool:
     """Return whether the CUDA provider computes `operator` of operator set `version` in `dtype`."""
     if dtype == "float16":
         return operator not in _NO_FLOAT16 and version >= _FLOAT16_SINCE.get(operator, 0)

@@ -25,9 +25,9 @@ from compressor.onnx_graph.element_types import (
     output_is_fixed,
 )
 from compressor.onnx_graph.quantizable_weights import lift_constants
-from compressor.passes.convert_fp16.cuda_kernels import HalfType, has_kernel
+from compressor.passes.convert_fp16.cuda_kernels import Float16Type, has_kernel
 
-HALF_MAX = 65504.0
+FLOAT16_MAX = 65504.0
 
 # What takes the place of minus infinity in masks: its exponential is 0 in any softmax, and a score
 # or a second mask can be added without leaving float16.
@@ -36,8 +36,8 @@ MASKED = -30000.0
 # No weight of a network that works is lower than this, but masks are (-1e9, the lowest float32).
 LOWEST_WEIGHT = -1e8
 
-_LARGEST: dict[HalfType, float] = {"float16": HALF_MAX, "bfloat16": 3.3895313892515355e38}
-_ELEMENTS: dict[HalfType, int] = {
+_LARGEST: dict[Float16Type, float] = {"float16": FLOAT16_MAX, "bfloat16": 3.3895313892515355e38}
+_ELEMENTS: dict[Float16Type, int] = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
 }
@@ -70,8 +70,8 @@ def node_name(node: onnx.NodeProto) -> str:
     return str(node.name or node.output[0])
 
 
-def to_half(values: NDArray[np.float32], dtype: HalfType) -> NDArray[np.generic]:
-    """Return `values` rounded to half precision, to nearest and ties to even."""
+def to_float16(values: NDArray[np.float32], dtype: Float16Type) -> NDArray[np.generic]:
+    """Return `values` rounded to `dtype`, to nearest and ties to even."""
     kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
     with np.errstate(over="ignore"):
         rounded: NDArray[np.generic] = values.astype(kind)
@@ -91,10 +91,10 @@ def bound_masks(model: onnx.ModelProto) -> None:
         if tensor.data_type != TensorProto.FLOAT:
             continue
         values: NDArray[np.float32] = numpy_helper.to_array(tensor)
-        limit = -HALF_MAX if values.size == 1 else LOWEST_WEIGHT
+        limit = -FLOAT16_MAX if values.size == 1 else LOWEST_WEIGHT
         bounded = np.where(values < limit, np.float32(MASKED), values)
         if tensor.name in clamps:
-            bounded = np.minimum(bounded, np.float32(HALF_MAX))
+            bounded = np.minimum(bounded, np.float32(FLOAT16_MAX))
         if not np.array_equal(bounded, values, equal_nan=True):
             tensor.CopyFrom(numpy_helper.from_array(bounded.astype(np.float32), tensor.name))
 
@@ -107,13 +107,13 @@ def float_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
-def convert_to_half(
+def convert_to_float16(
     model: onnx.ModelProto,
     *,
     in_float: Collection[str] = (),
-    dtype: HalfType = "float16",
+    dtype: Float16Type = "float16",
 ) -> onnx.ModelProto:
-    """Return a copy of `model` in half precision; inputs and outputs keep their types.
+    """Return a copy of `model` in float16 or bfloat16; inputs and outputs keep their types.
 
     Nodes called `in_float` (`node_name`) compute in float32, as do those that ONNX Runtime has no
     kernels of this type for, and nodes that only move numbers between them. Masks become finite.
@@ -132,24 +132,26 @@ def convert_to_half(
 class _Conversion:
     """One pass over the nodes of a graph, which is changed in place."""
 
-    def __init__(self, model: onnx.ModelProto, in_float: frozenset[str], dtype: HalfType) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, in_float: frozenset[str], dtype: Float16Type
+    ) -> None:
         self._graph, self._version = model.graph, opset_version(model)
-        self._dtype, self._half = dtype, _ELEMENTS[dtype]
+        self._dtype, self._element = dtype, _ELEMENTS[dtype]
         self._types = element_types(model)
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._outputs = {value.name for value in model.graph.output}
         self._in_float = self._kept(in_float)
         self._now: dict[str, int] = {}  # the type of each computed float value in the new graph
-        self._renamed: dict[str, str] = {}  # outputs of the graph that are computed in half
+        self._renamed: dict[str, str] = {}  # outputs of the graph that are converted
         self._made: dict[tuple[str, int], str] = {}  # casts and converted constants
         self._nodes: list[onnx.NodeProto] = []
 
     def run(self) -> None:
         for node in self._graph.node:
             self._convert(node)
-        for name, half in self._renamed.items():
+        for name, own in self._renamed.items():
             self._nodes.append(
-                helper.make_node("Cast", [half], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
+                helper.make_node("Cast", [own], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
             )
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
@@ -162,36 +164,36 @@ class _Conversion:
                 f"node {node_name(node)} holds a branch or a loop ({node.op_type}), whose values "
                 f"cannot be converted"
             )
-        in_half = node_name(node) not in self._in_float
+        is_converted = node_name(node) not in self._in_float
         for position, name in enumerate(node.input):
             if self._types.get(name) == TensorProto.FLOAT:
-                fixed = not in_half or input_is_fixed(node, position, self._version)
-                wanted = TensorProto.FLOAT if fixed else self._half
+                fixed = not is_converted or input_is_fixed(node, position, self._version)
+                wanted = TensorProto.FLOAT if fixed else self._element
                 node.input[position] = self._read(name, wanted)
         for position, name in enumerate(node.output):
             if self._types.get(name) == TensorProto.FLOAT:
-                fixed = not in_half or output_is_fixed(node, position, self._version)
-                self._now[name] = TensorProto.FLOAT if fixed else self._half
+                fixed = not is_converted or output_is_fixed(node, position, self._version)
+                self._now[name] = TensorProto.FLOAT if fixed else self._element
                 if name in self._outputs and not fixed:
                     self._renamed[name] = node.output[position] = f"{name}_{self._dtype}"
-        if in_half:
+        if is_converted:
             self._convert_attributes(node)
         self._nodes.append(node)
 
     def _convert_attributes(self, node: onnx.NodeProto) -> None:
         for item in node.attribute:
             if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT:
-                item.i = self._half
+                item.i = self._element
             elif item.HasField("t") and item.t.data_type == TensorProto.FLOAT:
                 item.t.CopyFrom(self._rounded(item.t, item.t.name))
         if node.op_type == "ConstantOfShape" and not node.attribute:  # float32 zeros by definition
-            zero = to_half(np.zeros(1, np.float32), self._dtype)
+            zero = to_float16(np.zeros(1, np.float32), self._dtype)
             node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(zero)))
 
     def _read(self, name: str, wanted: int) -> str:
         """Return the name under which `name` can be read with the type `wanted`."""
         if name in self._weights:
-            return name if wanted == TensorProto.FLOAT else self._half_weight(name)
+            return name if wanted == TensorProto.FLOAT else self._converted_weight(name)
         source = self._renamed.get(name, name)
         if self._now.get(name, TensorProto.FLOAT) == wanted:
             return source
@@ -205,8 +207,8 @@ class _Conversion:
             self._nodes.append(cast)
         return self._made[key]
 
-    def _half_weight(self, name: str) -> str:
-        key = (name, self._half)
+    def _converted_weight(self, name: str) -> str:
+        key = (name, self._element)
         if key not in self._made:
             self._made[key] = f"{name}_{self._dtype}" if self._read_in_float(name) else name
             rounded = self._rounded(self._weights[name], self._made[key])
@@ -235,7 +237,7 @@ class _Conversion:
                 f"weight {tensor.name} holds {values[beyond].flat[0]:.6g}, {self._dtype} ends at "
                 f"±{limit:g}"
             )
-        return numpy_helper.from_array(to_half(values, self._dtype), name)
+        return numpy_helper.from_array(to_float16(values, self._dtype), name)
 
     def _kept(self, in_float: frozenset[str]) -> set[str]:
         """Return the names of all nodes that stay in float32."""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.onnx_graph.element_types import element_types, opset_version
-from compressor.passes.convert_fp16.float16 import HALF_MAX, NotFinite, node_name, to_half
+from compressor.passes.convert_fp16.float16 import FLOAT16_MAX, NotFinite, node_name, to_float16
 
 # Rows that were not measured may hold larger numbers than those that were.
-LARGEST = HALF_MAX / 2
+LARGEST = FLOAT16_MAX / 2
 # Rounding a number within the normal range takes at most 2^-11 of it away.
 MOST_LOST = 2.0**-9
 
@@ -36,10 +36,10 @@ _NORMALIZATIONS = frozenset(
     )
 )
 _HEADS = {"MultiHeadAttention": "num_heads", "Attention": "q_num_heads"}
-_PREFIX = "half_probe"
+_PREFIX = "float16_probe"
 
 # Runs a graph on all rows: the values of its outputs for each batch.
-RunBatches = Callable[[onnx.ModelProto, list[str]], Iterable[list[NDArray[Any]]]]
+RunBatches = Callable[[onnx.ModelProto, list[str]], Iterable[list[NDArray[np.generic]]]]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class _Probes:
 
     def measure_value(self, value: str) -> None:
         self.largest[value] = self.reduce("ReduceMax", self.add("Abs", [value]), last_axis=False)
-        half = self.add("Cast", [value], to=TensorProto.FLOAT16)
-        error = self.add("Sub", [value, self.add("Cast", [half], to=TensorProto.FLOAT)])
+        short = self.add("Cast", [value], to=TensorProto.FLOAT16)
+        error = self.add("Sub", [value, self.add("Cast", [short], to=TensorProto.FLOAT)])
         self.squares[value] = self.reduce("ReduceSumSquare", value, last_axis=False)
         self.rounding[value] = self.reduce("ReduceSumSquare", error, last_axis=False)
 
@@ -226,11 +226,11 @@ def _weight_problem(tensor: TensorProto) -> str | None:
     if not np.isfinite(values).all():
         raise NotFinite(f"weight {tensor.name} holds NaN or infinity")
     largest = float(np.max(np.abs(values), initial=0.0))
-    if largest > HALF_MAX:
+    if largest > FLOAT16_MAX:
         return f"up to {largest:.3g}"
     wide = values.astype(np.float64)
     norm = float(np.linalg.norm(wide))
-    lost = float(np.linalg.norm(wide - to_half(values, "float16").astype(np.float64)))
+    lost = float(np.linalg.norm(wide - to_float16(values, "float16").astype(np.float64)))
     return f"of which rounding takes {lost / norm:.2%}" if lost > MOST_LOST * norm else None
 
 

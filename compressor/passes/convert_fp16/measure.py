@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
@@ -16,10 +16,10 @@ from compressor.models.provider_options import AS_WRITTEN
 from compressor.onnx_graph.element_types import opset_version
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.passes.base import PassContext
-from compressor.passes.convert_fp16.cuda_kernels import HalfType, has_kernel
-from compressor.passes.convert_fp16.float16 import convert_to_half, float_nodes, node_name
+from compressor.passes.convert_fp16.cuda_kernels import Float16Type, has_kernel
+from compressor.passes.convert_fp16.float16 import convert_to_float16, float_nodes, node_name
 from compressor.passes.convert_fp16.float16_ranges import KeptNode, find_float_nodes
-from compressor.passes.quantize.sensitivity import GraphRunner, calibration_rows
+from compressor.passes.quantize.sensitivity import GraphRunner, compare_outputs
 
 # What is worth keeping in float: everything else only moves numbers or adds a few.
 _COMPUTES = frozenset(
@@ -56,17 +56,17 @@ def nodes_out_of_range(
     for, with the threads of `model`; pairs of quantization are computed as they stand. Raises
     `StepFailed` when a value or a weight is not finite.
     """
-    batches = calibration_rows(context)
+    runner = GraphRunner(model, context)
     path = context.work_dir / "ranges" / "model.onnx"
 
-    def run(probed: onnx.ModelProto, names: list[str]) -> Iterator[list[NDArray[Any]]]:
+    def run(probed: onnx.ModelProto, names: list[str]) -> Iterator[list[NDArray[np.generic]]]:
         save_graph(probed, path)
         session = open_session(
             path, "cpu", threads=model.threads, keeps_memory=False, settings=AS_WRITTEN
         )
         read = [item.name for item in session.get_inputs()]
-        with context.progress.bar("ranges", len(batches)) as advance:
-            for batch in batches:
+        with context.progress.bar("ranges", len(runner.batches)) as advance:
+            for batch in runner.batches:
                 yield session.run(names, {name: batch[name] for name in read})
                 advance()
 
@@ -83,7 +83,7 @@ def sensitive_nodes(
     kept: Collection[str],
     count: int,
     *,
-    dtype: HalfType,
+    dtype: Float16Type,
     model: OnnxModel,
     context: PassContext,
 ) -> list[str]:
@@ -101,13 +101,13 @@ def sensitive_nodes(
         and node_name(node) not in kept
         and has_kernel(node.op_type, dtype, version)
     ]
-    runner = GraphRunner(model, context.work_dir, calibration_rows(context))
+    runner = GraphRunner(model, context)
     reference = runner.logits(graph)
     everything = {node_name(node) for node in nodes}
     moved: dict[str, tuple[float, int | None]] = {}
     with context.progress.bar("sensitivity", len(candidates)) as advance:
         for node in candidates:
-            alone = convert_to_half(graph, in_float=everything - {node_name(node)}, dtype=dtype)
+            alone = convert_to_float16(graph, in_float=everything - {node_name(node)}, dtype=dtype)
             moved[node_name(node)] = runner.change(reference, alone)
             advance(1, f"logits move by {moved[node_name(node)][0]:.2g}, {node_name(node)}")
     ranked = sorted(moved, key=lambda name: -moved[name][0])
@@ -131,7 +131,7 @@ def _fact(
     rms: float,
     flips: int | None,
     *,
-    dtype: HalfType,
+    dtype: Float16Type,
     chosen: Sequence[str],
 ) -> dict[str, object]:
     """Describe a node by the largest weight that it reads: that name says where it belongs."""
@@ -148,21 +148,33 @@ def _fact(
     }
 
 
+@dataclass(frozen=True)
+class Parity:
+    """How far the outputs of a converted graph are from those of the float one.
+
+    `flips` are predictions that change; None of vectors.
+    """
+
+    provider: str
+    rows: int
+    max_abs_diff: float
+    rms_diff: float
+    flips: int | None
+
+    def fact(self) -> dict[str, object]:
+        """Return the comparison as plain data."""
+        return asdict(self)
+
+
 def parity(
     graph: onnx.ModelProto, converted: onnx.ModelProto, *, model: OnnxModel, context: PassContext
-) -> dict[str, Any]:
-    """Return how far the logits of `converted` are from those of the float graph.
+) -> Parity:
+    """Run both graphs on the provider of `model` and compare their outputs.
 
-    Both run on the provider of `model`. Raises `StepFailed` when a logit is not finite.
+    Raises `StepFailed` when a logit is not finite.
     """
-    batches = calibration_rows(context)
-    runner = GraphRunner(model, context.work_dir, batches)
+    runner = GraphRunner(model, context)
     before, after = runner.logits(graph), runner.logits(converted)
-    rms, flips = runner.compare(before, after)
-    return {
-        "provider": model.provider,
-        "rows": len(before),
-        "max_abs_diff": float(np.abs(before - after).max()),
-        "rms_diff": rms,
-        "flips": flips,
-    }
+    rms, flips = compare_outputs(model, before, after)
+    largest = float(np.abs(before - after).max())
+    return Parity(model.provider, len(before), largest, rms, flips)

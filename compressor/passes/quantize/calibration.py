@@ -1,4 +1,4 @@
-"""Runs calibration rows through a float graph and watches its activations, batch by batch.
+"""Runs calibration rows through a float graph and observes its activations, batch by batch.
 
 No padding is ever computed: rows of a batch have the same number of tokens. Only one batch of
 activations is in memory at a time, of a bounded number of tokens, so memory does not grow with the
@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import open_session
+from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
+from compressor.passes.quantize.quantization import Quantization
+from compressor.passes.quantize.settings import ObservingSettings, WeightSettings
+from compressor.tasks import Batch, Example
 from compressor.training.batches import length_of
 from compressor.words import counted
-
-if TYPE_CHECKING:
-    from compressor.data import Dataset
-    from compressor.models.onnx_model import OnnxModel
-    from compressor.tasks import Batch, Example
 
 _ROWS_READ = 64  # that are tokenized at once; of them, those of equal length run together
 _TOKENS = 1024  # in a batch, at most, if one row alone does not have more
@@ -41,6 +41,7 @@ class Statistics(Protocol):
 
 
 Watched = TypeVar("Watched", bound=Statistics)
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -61,35 +62,30 @@ class Calibration(Generic[Watched]):
 
 
 def calibrate(
-    graph: onnx.ModelProto,
+    quantization: Quantization[WeightSettings],
     values: Collection[str],
+    watch: Callable[[], Watched],
     *,
     num_rows: int,
-    model: OnnxModel,
-    context: PassContext,
-    watch: Callable[[], Watched],
 ) -> Calibration[Watched]:
-    """Observe `values`, activations of the float `graph`, on rows of the calibration split.
+    """Observe `values`, activations of the float graph, on at most `num_rows` calibration rows.
 
-    `watch` makes what remembers one of them.
-
-    The rows, at most `num_rows`, are spread evenly over the split. Padding is never among them.
-    Where the split has fewer than are enough, spare rows of train fill it up.
+    `watch` makes what remembers one of them. Padding is never among the rows.
 
     Raises `StepFailed` when a value is not finite.
     """
-    rows = filled_up(context.calibration, num_rows)
-    examples = calibration_rows(rows, num_rows)
+    model, context = quantization.model, quantization.context
+    examples, num_borrowed = sampled_rows(context, num_rows)
     statistics = {name: watch() for name in values}
     path = context.work_dir / "calibration" / "model.onnx"
-    _save_with_outputs(graph, list(values), path)
+    _save_with_outputs(quantization.graph, list(values), path)
     session = open_session(path, model.provider, threads=model.threads, keeps_memory=False)
     wanted = {item.name for item in session.get_inputs()}
-    read = (context.load_exported or context.load_baseline)()
+    encode = encoder(context)
     with context.progress.bar("calibrating", len(examples)) as advance:
         for start in range(0, len(examples), _ROWS_READ):
             chunk = examples[start : start + _ROWS_READ]
-            for batch in unpadded(read.task.encode(read.preprocessor, chunk)):
+            for batch in unpadded(encode(chunk)):
                 feed = {name: value for name, value in batch.items() if name in wanted}
                 computed = [name for name in values if name not in feed]
                 # Without names, ONNX Runtime would compute and give all outputs.
@@ -98,19 +94,73 @@ def calibrate(
                 for name, watched in statistics.items():
                     _update(watched, name, {**feed, **found}[name])
             advance(len(chunk))
-    return Calibration(statistics, len(examples), len(rows) - len(context.calibration))
+    return Calibration(statistics, len(examples), num_borrowed)
 
 
-def filled_up(dataset: Dataset, num_rows: int) -> Dataset:
-    """Return a calibration split with spare rows of train, where it is too small to observe on."""
-    missing = min(num_rows, ENOUGH_TO_OBSERVE) - len(dataset)
-    return dataset.joined(missing) if missing > 0 else dataset
+def observe(quantization: Quantization[ObservingSettings]) -> Calibration[ActivationStatistics]:
+    """Observe what the matrices multiply, on the rows that the settings say."""
+    rows = quantization.settings.rows
+    return calibrate(quantization, quantization.activations, ActivationStatistics, num_rows=rows)
 
 
-def calibration_rows(dataset: Dataset, num_rows: int) -> list[Example]:
+def chosen_scales(
+    found: Calibration[ActivationStatistics],
+    settings: ObservingSettings,
+    choose: Callable[..., Chosen],
+) -> dict[str, Chosen]:
+    """Return what `choose`, such as `static_scale`, makes of each activation by the method.
+
+    Raises `StepFailed` for an activation that was never seen.
+    """
+    chosen = {}
+    for name, statistics in found.statistics.items():
+        try:
+            chosen[name] = choose(statistics, settings.method, percentile=settings.percentile)
+        except StepFailed as error:
+            raise StepFailed(f"activations {name} {error}") from error
+    return chosen
+
+
+def note_fixed_scales(
+    quantization: Quantization[ObservingSettings], found: Calibration[ActivationStatistics]
+) -> None:
+    """Note how many activations have a fixed scale, and what it was chosen on."""
+    quantization.context.note(
+        f"Scales of {counted(len(found.statistics), 'activation')} fixed on {found.rows_words} "
+        f"({quantization.settings.method})."
+    )
+
+
+def sampled_rows(context: PassContext, num_rows: int) -> tuple[list[Example], int]:
+    """Return at most `num_rows` calibration rows, the shortest first, and how many are of train.
+
+    They are spread evenly over the split. Where it has fewer than are enough to observe on, spare
+    rows of train fill it up.
+    """
+    own = context.calibration
+    missing = min(num_rows, ENOUGH_TO_OBSERVE) - len(own)
+    rows = own.joined(missing) if missing > 0 else own
+    return spread_rows(rows, num_rows), len(rows) - len(own)
+
+
+def spread_rows(dataset: Dataset, num_rows: int) -> list[Example]:
     """Return at most `num_rows` of a split, evenly spread over it, the shortest first."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_rows, len(dataset))).round())
     return sorted((dataset.examples[int(row)] for row in chosen), key=length_of)
+
+
+def encoder(context: PassContext) -> Callable[[Sequence[Example]], Batch]:
+    """Return what encodes rows for the graph: the model that it was exported from reads them."""
+    read = (context.load_exported or context.load_baseline)()
+    return lambda examples: read.task.encode(read.preprocessor, examples)
+
+
+def in_batches(
+    examples: Sequence[Example], size: int, encode: Callable[[Sequence[Example]], Batch]
+) -> list[Batch]:
+    """Return all rows, encoded `size` at a time."""
+    starts = range(0, len(examples), size)
+    return [encode(examples[start : start + size]) for start in starts]
 
 
 def unpadded(batch: Batch) -> Iterator[Batch]:

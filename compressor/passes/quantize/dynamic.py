@@ -11,58 +11,22 @@ the channels inside feed-forward blocks are reordered so that this costs next to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
-
-from pydantic import Field
-
-from compressor.passes.base import About, PassContext
-from compressor.passes.quantize.int8 import Int8Pass
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from compressor.models.onnx_model import OnnxModel
-    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
+from compressor.models.onnx_model import OnnxModel
+from compressor.passes.base import PassContext
+from compressor.passes.quantize.int8 import reorder, save_int8, smooth_after_norms, store_int8
+from compressor.passes.quantize.quantization import find_weights, finite_numbers_expected
+from compressor.passes.quantize.settings import QuantizeDynamic
 
 
-class QuantizeDynamic(Int8Pass):
-    """Store the weights of products and embedding tables as int8; needs no calibration data.
+def apply(settings: QuantizeDynamic, model: OnnxModel, context: PassContext) -> OnnxModel:
+    """Write the int8 graph and return it.
 
-    Convolutions, biases and normalisations stay in float.
+    Raises `StepFailed` for what `find_weights` cannot take, and when a weight or, for
+    `keep_sensitive`, a logit is not finite.
     """
-
-    kind: Literal["quantize_dynamic"] = "quantize_dynamic"
-
-    about: ClassVar[About] = About(
-        group="quantize",
-        summary="Store int8: the safe first choice",
-        explanation=(
-            "Stores weights and embedding tables as int8: about a quarter of the size, and faster "
-            "on a CPU. It reads no data, so it is the first thing to try."
-        ),
-        example="""\
-passes:
-  - kind: quantize_dynamic
-""",
-    )
-
-    stores_trained: ClassVar[str | None] = "per_token"
-
-    activations: Literal["per_tensor", "per_token"] = Field(
-        "per_token",
-        description="what shares one 8-bit scale at run time: each token's vector, which keeps an "
-        "answer independent of the other rows of its batch, or the whole tensor, which is about "
-        "a tenth faster and less accurate",
-    )
-
-    def _activations(
-        self,
-        graph: ModelProto,  # noqa: ARG002 -- scales are found at run time
-        weights: list[QuantizableWeight],  # noqa: ARG002
-        model: OnnxModel,  # noqa: ARG002
-        context: PassContext,  # noqa: ARG002
-    ) -> Literal["per_tensor", "per_token"]:
-        return self.activations
-
-    def _finest(self) -> Self:
-        return self.model_copy(update={"activations": "per_token"})
+    quantization = find_weights(settings, model, context)
+    with finite_numbers_expected():
+        smoothed = smooth_after_norms(quantization)
+        reordered = reorder(quantization)
+        stored = store_int8(quantization, settings.activations)
+    return save_int8(quantization, stored, smoothed=smoothed, reordered=reordered)

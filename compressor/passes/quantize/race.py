@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.onnx_model import OUTPUT, OnnxModel
+from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight
-from compressor.passes.base import PassContext
-from compressor.passes.quantize.calibration import calibration_rows, filled_up
-from compressor.passes.quantize.weight_sensitivity import compare_logits
+from compressor.passes.quantize.calibration import encoder, in_batches, sampled_rows
+from compressor.passes.quantize.quantization import Quantization
+from compressor.passes.quantize.sensitivity import compare_outputs
+from compressor.passes.quantize.settings import QuantizeAuto
+from compressor.tasks import Batch
 from compressor.verify.timing import (
     Clock,
     Run,
@@ -25,10 +26,6 @@ from compressor.verify.timing import (
     measure_until_steady,
     standard_error,
 )
-
-if TYPE_CHECKING:
-    from compressor.passes.quantize.auto import QuantizeAuto
-    from compressor.tasks import Batch
 
 _BATCH_SIZE = 32  # of the rows whose logits are compared
 _TIMED = 8  # batches, spread over the lengths of the rows
@@ -45,16 +42,16 @@ class RaceResult:
 
     form: str
     logit_rms: float
-    changed: float | None  # fraction of the answers; None where a model gives vectors
+    changed: float | None  # fraction of the predictions; None where a model gives vectors
     fast_ms: float  # in fast runs, on `clock`
     clock: Clock = "wall"
 
     def __str__(self) -> str:
         """Return the result in words."""
-        answers = "" if self.changed is None else f"{100 * self.changed:.2f}% of answers changed, "
-        return f"{self.form} {self.fast_ms:.2f} ms, {answers}error {self.logit_rms:.3g}"
+        share = "" if self.changed is None else f"{self.changed:.2%} of predictions changed, "
+        return f"{self.form} {self.fast_ms:.2f} ms, {share}error {self.logit_rms:.3g}"
 
-    def fact(self) -> dict[str, Any]:
+    def fact(self) -> dict[str, object]:
         """Return the result as plain data."""
         return {
             "form": self.form,
@@ -66,15 +63,9 @@ class RaceResult:
 
 
 def race(
-    graph: onnx.ModelProto,
-    weights: Sequence[QuantizableWeight],
-    forms: Mapping[str, Activations],
-    *,
-    settings: QuantizeAuto,
-    model: OnnxModel,
-    context: PassContext,
+    quantization: Quantization[QuantizeAuto], forms: Mapping[str, Activations]
 ) -> list[RaceResult]:
-    """Return what each of `forms` does to the float `graph` when its `weights` become int8.
+    """Return what each of `forms` does to the float graph when its weights become int8.
 
     The forms take turns in shuffled order (`verify/timing.py`) until their ratios are known to
     within 1%; a time is that of all timed batches together.
@@ -82,43 +73,34 @@ def race(
     Raises `StepFailed` when a logit is not finite, and `EnvironmentMismatch` when the times vary
     too much to choose by them.
     """
-    read = (context.load_exported or context.load_baseline)()
-    rows_read = filled_up(context.calibration, settings.rows)
-    examples = calibration_rows(rows_read, settings.rows)
-
-    def batches(size: int) -> list[Batch]:
-        starts = range(0, len(examples), size)
-        return [
-            read.task.encode(read.preprocessor, examples[start : start + size]) for start in starts
-        ]
-
+    settings, context = quantization.settings, quantization.context
     opened = {
-        name: _write(graph, weights, activations, name, model, context)
+        name: _write(quantization, quantization.weights, activations, name)
         for name, activations in forms.items()
     }
-    plain = _write(graph, (), "per_token", "float", model, context)
-    rows = batches(_BATCH_SIZE)
+    plain = _write(quantization, (), "per_token", "float")
+    examples, _ = sampled_rows(context, settings.rows)
+    encode = encoder(context)
+    rows = in_batches(examples, _BATCH_SIZE, encode)
     reference = np.concatenate([plain.predict(batch) for batch in rows])
-    timed = batches(settings.batch_size)
+    timed = in_batches(examples, settings.batch_size, encode)
     spread = np.unique(np.linspace(0, len(timed) - 1, min(_TIMED, len(timed))).round())
-    chosen = [timed[int(place)] for place in spread]
-    steady = _time(opened, chosen, settings, model, context)
+    steady = _time(quantization, opened, [timed[int(place)] for place in spread])
     _require_steady(steady)
-    times = steady.fast_ms
     results = []
     for name, form in opened.items():
         logits = np.concatenate([form.predict(batch) for batch in rows])
-        rms, flips = compare_logits(reference, logits, are_vectors=plain.output_name != OUTPUT)
+        rms, flips = compare_outputs(plain, reference, logits)
         changed = None if flips is None else flips / len(logits)
-        results.append(RaceResult(name, rms, changed, times[name], steady.clock))
+        results.append(RaceResult(name, rms, changed, steady.fast_ms[name], steady.clock))
     return results
 
 
 def choose(results: Sequence[RaceResult], max_changed: float) -> RaceResult:
-    """Return the fastest of `results` that changes at most `max_changed` of the answers.
+    """Return the fastest of `results` that changes at most `max_changed` of the predictions.
 
     Times within 2% of the fastest are the same; of those forms the one with the smallest error of
-    the logits is returned, as it is when all change more answers or there are none to change.
+    the logits is returned, as it is when all change more predictions or there are none to change.
     """
     allowed = [item for item in results if item.changed is not None and item.changed <= max_changed]
     if not allowed:
@@ -129,34 +111,32 @@ def choose(results: Sequence[RaceResult], max_changed: float) -> RaceResult:
 
 
 def _write(
-    graph: onnx.ModelProto,
+    quantization: Quantization[QuantizeAuto],
     weights: Sequence[QuantizableWeight],
     activations: Activations,
     name: str,
-    model: OnnxModel,
-    context: PassContext,
 ) -> OnnxModel:
     variant = onnx.ModelProto()
-    variant.CopyFrom(graph)
+    variant.CopyFrom(quantization.graph)
     store_int8_weights(variant, weights, activations=activations)
-    path = context.work_dir / "race" / f"{name}.onnx"
+    path = quantization.context.work_dir / "race" / f"{name}.onnx"
     save_graph(variant, path)
+    model = quantization.model
     return OnnxModel(path, provider=model.provider, threads=model.threads)
 
 
 def _time(
+    quantization: Quantization[QuantizeAuto],
     forms: Mapping[str, OnnxModel],
     batches: Sequence[Batch],
-    settings: QuantizeAuto,
-    model: OnnxModel,
-    context: PassContext,
 ) -> Steady:
     """Return what each form takes for all batches."""
+    model, context = quantization.model, quantization.context
 
     def run_of(form: OnnxModel) -> Run:
         return lambda: [form.predict(batch) for batch in batches]
 
-    fewest_blocks = max(_FEWEST_BLOCKS, -(-settings.rounds // _ROUNDS_IN_BLOCK))
+    fewest_blocks = max(_FEWEST_BLOCKS, -(-quantization.settings.rounds // _ROUNDS_IN_BLOCK))
     with context.progress.bar("racing int8 forms", _LONGER * fewest_blocks) as advance:
         return measure_until_steady(
             {name: run_of(form) for name, form in forms.items()},

@@ -1,67 +1,35 @@
-"""Int8 weights, and activations on 8-bit grids that calibration fixed beforehand.
+"""Int8 weights, and activations whose scales calibration fixed beforehand.
 
-Nothing about a scale is computed at run time, so a product takes the least time an integer product
-can, and no answer depends on its batch. The price is one scale for all tokens there will ever be;
-which range it stands for is chosen on unlabelled rows, with running statistics
+Nothing about a scale is computed at run time, so a matmul takes the least time an integer matmul
+can, and no prediction depends on its batch. The price is one scale for all tokens there will ever
+be; which range it stands for is chosen on unlabelled rows, with running statistics
 (`onnx_graph/observers.py`, `onnx_graph/activation_ranges.py`). Weights, tables and everything else
 are as in `quantize_dynamic`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
-
-from compressor.passes.base import About, PassContext
-from compressor.passes.quantize.calibrated import CalibratedPass
-from compressor.words import counted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from onnx import ModelProto
-
-    from compressor.models.onnx_model import OnnxModel
-    from compressor.onnx_graph.quantizable_weights import QuantizableWeight
-    from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
+from compressor.models.onnx_model import OnnxModel
+from compressor.onnx_graph.activation_ranges import static_scale
+from compressor.passes.base import PassContext
+from compressor.passes.quantize.calibration import chosen_scales, note_fixed_scales, observe
+from compressor.passes.quantize.int8 import reorder, save_int8, smooth, store_int8
+from compressor.passes.quantize.quantization import find_weights, finite_numbers_expected
+from compressor.passes.quantize.settings import QuantizeStatic
 
 
-class QuantizeStatic(CalibratedPass):
-    """Store weights as int8 and fix the 8-bit grids of activations by calibration, without labels.
+def apply(settings: QuantizeStatic, model: OnnxModel, context: PassContext) -> OnnxModel:
+    """Write the int8 graph and return it.
 
-    Residuals, normalisations, GELU, softmax, convolutions and biases stay in float.
+    Raises `StepFailed` for what `find_weights` cannot take, and when a weight, an observed
+    activation or, for `keep_sensitive`, a logit is not finite.
     """
-
-    kind: Literal["quantize_static"] = "quantize_static"
-
-    about: ClassVar[About] = About(
-        group="quantize",
-        summary="Store int8 with fixed activation ranges",
-        explanation=(
-            "Stores weights as int8 and fixes the ranges of the activations from unlabelled "
-            "calibration rows. It can be faster than quantize_dynamic, and can lose more "
-            "accuracy."
-        ),
-        example="""\
-passes:
-  - kind: quantize_static
-    method: percentile
-""",
-    )
-    stores_trained: ClassVar[str | None] = "static"
-
-    def _activations(
-        self,
-        graph: ModelProto,
-        weights: list[QuantizableWeight],
-        model: OnnxModel,
-        context: PassContext,
-    ) -> Mapping[str, ScaleAndZeroPoint]:
-        from compressor.onnx_graph.activation_ranges import static_scale
-
-        found = self._observe(graph, weights, model, context)
-        scales = self._chosen(found, static_scale)
-        context.note(
-            f"Scales of {counted(len(scales), 'activation')} fixed on "
-            f"{found.rows_words} ({self.method})."
-        )
-        return scales
+    quantization = find_weights(settings, model, context)
+    with finite_numbers_expected():
+        smoothed = smooth(quantization)
+        reordered = reorder(quantization)
+        found = observe(quantization)
+        scales = chosen_scales(found, settings, static_scale)
+        note_fixed_scales(quantization, found)
+        stored = store_int8(quantization, scales)
+    return save_int8(quantization, stored, smoothed=smoothed, reordered=reordered)

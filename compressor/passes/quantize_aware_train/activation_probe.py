@@ -27,7 +27,7 @@ _MODULES = (
     ((transformers.activations.GELUActivation, nn.GELU), AFTER_GELU),
     ((nn.ReLU,), AFTER_RELU),
 )
-_FUNCTIONS: dict[Callable[..., Any], TokenScale] = {
+_FUNCTIONS: dict[Callable[..., object], TokenScale] = {
     nn.functional.gelu: AFTER_GELU,
     nn.functional.relu: AFTER_RELU,
     torch.relu: AFTER_RELU,
@@ -51,7 +51,9 @@ class Probe(TorchFunctionMode):
         self.scales: dict[nn.Module, TokenScale] = {}
         self.calls: Counter[nn.Module] = Counter()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
         found = func(*args, **(kwargs or {}))
         if func in _FUNCTIONS:
             self.remember(found, _FUNCTIONS[func])
@@ -61,7 +63,7 @@ class Probe(TorchFunctionMode):
         """Keep what an activation gave."""
         self._given[given.data_ptr()] = (given, token_scale)
 
-    def read(self, linear: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def read(self, linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Note what a linear layer reads; where it is called again, all calls must agree."""
         self.calls[linear] += 1
         kept = self._given.get(inputs[0].data_ptr())
@@ -96,7 +98,9 @@ def probe(module: Any) -> Probe:
     return found
 
 
-def _remembering(found: Probe, token_scale: TokenScale) -> Callable[[nn.Module, Any, Tensor], None]:
+def _remembering(
+    found: Probe, token_scale: TokenScale
+) -> Callable[[nn.Module, object, Tensor], None]:
     return lambda module, inputs, output: found.remember(output, token_scale)  # noqa: ARG005
 
 

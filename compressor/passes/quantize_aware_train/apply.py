@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,20 +31,18 @@ from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 from compressor.passes.base import Ahead, PassContext
-from compressor.passes.quantize.calibration import calibration_rows, unpadded
+from compressor.passes.quantize.calibration import spread_rows, unpadded
 from compressor.passes.quantize_aware_train.fake_quantize import (
     SimulatedInt8,
     check_simulation,
     simulated_int8,
 )
+from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import Batch, Example
 from compressor.training.recovery import distill
 from compressor.training.teacher import teacher_order
 from compressor.training.trainer import TrainingRun
 from compressor.words import counted
-
-if TYPE_CHECKING:
-    from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 
 _ROWS_PER_BATCH = 32
 
@@ -59,12 +56,12 @@ def look_ahead(settings: QuantizeAwareTrain, model: TorchModel, ahead: Ahead) ->
 def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext) -> TorchModel:
     """Train `model` in place; its weights are then multiples of int8 scales.
 
-    Where training came no nearer to the teacher's answers, the model is as it was before, and
+    Where training came no nearer to the teacher's predictions, the model is as it was before, and
     a note says that there was nothing to recover.
 
-    Records `int8_answers`: on the calibration rows, the share of answers that rounding changes
-    (null of vectors) and the root mean square error of the logits or vectors, before and after
-    the training, and whether the training was `kept`.
+    Records `int8_answers`: on the calibration rows, the share of predictions that rounding
+    changes (null of vectors) and the root mean square error of the logits or vectors, before and
+    after the training, and whether the training was `kept`.
 
     Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
     not finite or the teacher cannot teach it, and what training raises.
@@ -111,21 +108,7 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
         observe()
         after = _compare(model, rows, wanted)
     context.note(summary.sentence())
-    words = f"int8 as simulated, on {counted(after.num_rows, 'calibration row')}: "
-    if before.changed is not None and after.changed is not None:
-        words += (
-            f"answers that differ from the float model's {100 * before.changed:.2f}% -> "
-            f"{100 * after.changed:.2f}%, "
-        )
-    output = "vectors" if before.changed is None else "logits"
-    context.note(
-        f"{words}error of the {output} {before.logit_rms:.4f} -> {after.logit_rms:.4f} (root mean "
-        f"square)"
-    )
-    if before.changed == 0:
-        context.note(
-            "There were no answers to recover: rounding alone changed none of them on these rows."
-        )
+    _note_change(before, after, context)
     is_kept = settings.keep_if_worse or after.logit_rms < before.logit_rms
     if not is_kept:
         model.module.load_state_dict(untrained)
@@ -134,8 +117,9 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
             "rounding alone, so its weights were put back. A lower learning_rate or more epochs "
             "may help."
         )
-    answers = {"before": asdict(before), "after": asdict(after), "kept": is_kept}
-    context.record("int8_answers", answers)
+    context.record(
+        "int8_answers", {"before": asdict(before), "after": asdict(after), "kept": is_kept}
+    )
     return model
 
 
@@ -150,7 +134,7 @@ def require_simulation(model: TorchModel, settings: QuantizeAwareTrain) -> None:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """How far answers are from the wanted ones: share of other classes, error of the logits.
+    """How far predictions are from the wanted ones: share of other classes, error of the logits.
 
     Vectors have no classes, so of them the share is None.
     """
@@ -158,6 +142,26 @@ class _Comparison:
     num_rows: int
     changed: float | None
     logit_rms: float
+
+
+def _note_change(before: _Comparison, after: _Comparison, context: PassContext) -> None:
+    """Note what the training changed in how far int8 is from the teacher."""
+    words = f"int8 as simulated, on {counted(after.num_rows, 'calibration row')}: "
+    if before.changed is not None and after.changed is not None:
+        words += (
+            f"predictions that differ from the float model's {100 * before.changed:.2f}% -> "
+            f"{100 * after.changed:.2f}%, "
+        )
+    output = "vectors" if before.changed is None else "logits"
+    context.note(
+        f"{words}error of the {output} {before.logit_rms:.4f} -> {after.logit_rms:.4f} (root mean "
+        f"square)"
+    )
+    if before.changed == 0:
+        context.note(
+            "There were no predictions to recover: rounding alone changed none of them on these "
+            "rows."
+        )
 
 
 def _compare(
@@ -192,7 +196,7 @@ def _encode(model: TorchModel, examples: Sequence[Example]) -> Batch:
 
 @contextmanager
 def _without_dropout(module: nn.Module) -> Iterator[None]:
-    """Keep units in: the model answers almost right already, and dropout is far larger an error.
+    """Keep units in: the model predicts almost right already, and dropout is far larger an error.
 
     Some architectures hold the probability as a number beside their functional dropout.
     """
@@ -223,7 +227,7 @@ def _observe(
         return
     for each in simulated.inputs.values():
         each.watch()
-    rows = calibration_rows(context.calibration, settings.rows)
+    rows = spread_rows(context.calibration, settings.rows)
     with parametrize.cached():  # of one length each, batches are many and small
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             chunk = rows[start : start + _ROWS_PER_BATCH]

@@ -185,7 +185,7 @@ class InputQuantizer:
 
 @dataclass(frozen=True)
 class SimulatedInt8:
-    """What rounds the weights and the inputs of a module's products, inputs by the layer's name."""
+    """What rounds the weights and the inputs of a module's linear layers, by name."""
 
     weights: tuple[WeightQuantizer, ...]
     inputs: Mapping[str, InputQuantizer]
@@ -205,24 +205,24 @@ def simulated_int8(
 
     Raises `StepFailed` when a weight is not finite; ask `check_simulation` first.
     """
-    products = _products(module, min_elements)
+    layers = _layers(module, min_elements)
     if rounds_tables:
         _round_tables(module, min_elements, int4_block)
     weights, inputs, hooks = [], {}, []
     try:
-        for name, product in products.items():
-            weights.append(_attach(name, product.linear))
-            inputs[name] = InputQuantizer(product.scale)
-            hooks.append(product.linear.register_forward_pre_hook(inputs[name]))
+        for name, layer in layers.items():
+            weights.append(_attach(name, layer.linear))
+            inputs[name] = InputQuantizer(layer.scale)
+            hooks.append(layer.linear.register_forward_pre_hook(inputs[name]))
         yield SimulatedInt8(tuple(weights), inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for product in products.values():
-            if parametrize.is_parametrized(product.linear, "weight"):
-                parametrize.remove_parametrizations(product.linear, "weight")
+        for layer in layers.values():
+            if parametrize.is_parametrized(layer.linear, "weight"):
+                parametrize.remove_parametrizations(layer.linear, "weight")
                 # Its weight comes last now; parameters keep the order that optimizers know them in.
-                product.linear.register_parameter("bias", product.linear._parameters.pop("bias"))
+                layer.linear.register_parameter("bias", layer.linear._parameters.pop("bias"))
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def check_simulation(module: Any, *, min_elements: int, fixed_scales: bool) -> N
         )
 
 
-def _products(module: Any, min_elements: int) -> dict[str, _Layer]:
+def _layers(module: nn.Module, min_elements: int) -> dict[str, _Layer]:
     scales = probe(module).scales
     return {
         name: _Layer(part, scales.get(part, SYMMETRIC))
@@ -273,7 +273,7 @@ def _attach(name: str, linear: nn.Linear) -> WeightQuantizer:
 
 
 @torch.no_grad()
-def _round_tables(module: Any, min_elements: int, int4_block: int | None) -> None:
+def _round_tables(module: nn.Module, min_elements: int, int4_block: int | None) -> None:
     found = {
         f"{name}.weight": part
         for name, part in module.named_modules()

@@ -1,4 +1,4 @@
-"""Training for int8: the model learns to answer as before with the roundings of its int8 file.
+"""Training for int8: the model learns to predict as before with the roundings of its int8 file.
 
 The pass leaves a float model whose weights are multiples of int8 scales; `quantize_dynamic` or
 `quantize_static` later in the recipe finds those scales and stores exactly the integers that were
@@ -16,7 +16,7 @@ from compressor.models.families import family_of
 from compressor.models.families.prunable import not_simulated
 from compressor.passes.base import About, TorchPass, TrainedFor, Unfit
 from compressor.passes.effort import Effort, reading_effort, training_effort
-from compressor.passes.quantize.weight_choice import BlockSize
+from compressor.passes.quantize.settings import BlockSize
 from compressor.passes.repair import longer
 from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
 from compressor.training.settings import DistillSettings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class QuantizeAwareTrain(DistillSettings, TorchPass):
-    """Train with int8 weights and activations simulated, towards the float model's answers.
+    """Train with int8 weights and activations simulated, towards the float model's predictions.
 
     Simulated is what the file of `quantize_dynamic` with `activations: per_token`, or that of
     `quantize_static`, computes with a fused export: pair-safe weights with learned steps,
@@ -34,7 +34,7 @@ class QuantizeAwareTrain(DistillSettings, TorchPass):
     no labels.
 
     Ref: Jacob et al. 2018, arXiv:1712.05877; learned steps: Esser et al. 2020, arXiv:1902.08153;
-    a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft answers.
+    a float teacher: Zafrir et al. 2019, arXiv:1910.06188 train on labels, this on soft labels.
     """
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
@@ -120,8 +120,8 @@ passes:
     )
     teacher: Literal["input", "baseline"] = Field(
         "input",
-        description="whose answers to learn: those of the model as the passes before left it, or "
-        "the untouched checkpoint's",
+        description="whose predictions to learn: those of the model as the passes before left it, "
+        "or the untouched checkpoint's",
     )
     frozen_steps_ratio: float = Field(
         0.2,
@@ -139,15 +139,15 @@ passes:
     measured_rows: int = Field(
         512,
         gt=0,
-        description="calibration rows, at most, on which answers are compared with the teacher's "
-        "before and after",
+        description="calibration rows, at most, on which predictions are compared with the "
+        "teacher's before and after",
     )
 
     keep_if_worse: bool = Field(
         False,
-        description="keep the training also where its answers are no nearer to the teacher's on "
-        "the calibration rows than those of the model that was only rounded; false then gives the "
-        "model back as it was",
+        description="keep the training also where its predictions are no nearer to the teacher's "
+        "on the calibration rows than those of the model that was only rounded; false then gives "
+        "the model back as it was",
     )
 
     @classmethod
@@ -176,7 +176,7 @@ passes:
         return frozenset({"train", "calibration"})
 
     def calibration_rows_wanted(self) -> int:
-        """Return the rows that answers are compared on, or scales observed on."""
+        """Return the rows that predictions are compared on, or scales observed on."""
         return max(self.measured_rows, self.rows if self.activations == "static" else 0)
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from compressor.passes.convert_fp16.float16 import HALF_MAX, MASKED, convert_to_half
+from compressor.passes.convert_fp16.float16 import FLOAT16_MAX, MASKED, convert_to_float16
 
 LOWEST = float(np.finfo(np.float32).min)
 RANDOM = np.random.default_rng(2)
@@ -59,7 +59,7 @@ def attention(make_graph):
 
 def test_weights_become_half_and_the_boundary_keeps_its_types(make_graph):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": WEIGHT}, SHAPE)
-    converted = convert_to_half(graph)
+    converted = convert_to_float16(graph)
     assert constants(converted)["w"].dtype == np.float16
     boundary = [*converted.graph.input, *converted.graph.output]
     assert {item.type.tensor_type.elem_type for item in boundary} == {TensorProto.FLOAT}
@@ -68,7 +68,7 @@ def test_weights_become_half_and_the_boundary_keeps_its_types(make_graph):
 
 def test_padding_gets_no_attention_and_nothing_is_nan(attention, run_graph):
     mask = np.array([[[1, 1, 0, 0]], [[1, 1, 1, 1]]], np.int64)
-    converted = convert_to_half(attention)
+    converted = convert_to_float16(attention)
     found = run_graph(converted, x=X, mask=mask)
     scores = X @ WEIGHT + np.where(mask, 0, -np.inf)
     expected = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
@@ -78,12 +78,12 @@ def test_padding_gets_no_attention_and_nothing_is_nan(attention, run_graph):
 
 
 def test_row_without_any_attention_is_finite(attention, run_graph):
-    converted = convert_to_half(attention)
+    converted = convert_to_float16(attention)
     assert np.isfinite(run_graph(converted, x=X, mask=np.zeros((2, 1, 4), np.int64))).all()
 
 
 def test_mask_leaves_room_for_a_second_mask_and_a_score(attention):
-    lowest = constants(convert_to_half(attention))["lowest"]
+    lowest = constants(convert_to_float16(attention))["lowest"]
     assert lowest == np.float16(MASKED)
     assert np.isfinite(np.float16(2) * lowest - np.float16(1000))
 
@@ -92,20 +92,20 @@ def test_mask_of_many_entries_is_bounded_too(make_graph):
     causal = np.triu(np.full((4, 4), LOWEST, np.float32), 1)
     graph = make_graph([node("Add", ["x", "causal"])], ACTIVATIONS, {"causal": causal})
     expected = np.triu(np.full((4, 4), MASKED, np.float16), 1)
-    np.testing.assert_array_equal(constants(convert_to_half(graph))["causal"], expected)
+    np.testing.assert_array_equal(constants(convert_to_float16(graph))["causal"], expected)
 
 
-def test_upper_bound_of_a_clip_is_the_largest_half(make_graph):
+def test_upper_bound_of_a_clip_is_the_largest_float16(make_graph):
     stored = {"low": np.array(-1, np.float32), "high": np.array(-LOWEST, np.float32)}
     graph = make_graph([node("Clip", ["x", "low", "high"])], ACTIVATIONS, stored)
-    assert constants(convert_to_half(graph))["high"] == HALF_MAX
+    assert constants(convert_to_float16(graph))["high"] == FLOAT16_MAX
 
 
 def test_large_factor_is_not_taken_for_a_bound(make_graph):
     stored = {"factor": np.array(1e6, np.float32)}
     graph = make_graph([node("Mul", ["x", "factor"])], ACTIVATIONS, stored)
     with pytest.raises(ValueError, match=r"weight factor holds 1e\+06, float16 ends at"):
-        convert_to_half(graph)
+        convert_to_float16(graph)
 
 
 @pytest.mark.parametrize("broken", [1e5, -1e5, np.nan, np.inf])
@@ -114,13 +114,13 @@ def test_weight_beyond_the_range_is_named(make_graph, broken: float):
     weight[1, 1] = broken
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": weight})
     with pytest.raises(ValueError, match=r"weight w holds .* float16 ends at ±65504"):
-        convert_to_half(graph)
+        convert_to_float16(graph)
 
 
 def test_weight_beyond_the_range_may_stay_in_float(make_graph, run_graph):
     weight = WEIGHT * np.float32(1e6)
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": weight})
-    converted = convert_to_half(graph, in_float={"y"})
+    converted = convert_to_float16(graph, in_float={"y"})
     assert constants(converted)["w"].dtype == np.float32
     np.testing.assert_array_equal(run_graph(converted, x=X), run_graph(graph, x=X))
 
@@ -132,7 +132,7 @@ def test_kept_operator_computes_in_float_between_casts(make_graph, run_graph):
         node("MatMul", ["b", "w"]),
     ]
     stored = {"w": WEIGHT, "gamma": GAMMA, "beta": BETA}
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, stored, SHAPE), in_float={"b"})
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, stored, SHAPE), in_float={"b"})
     assert casts_around(converted, "LayerNormalization") == ("Cast", "Cast")
     assert constants(converted)["gamma"].dtype == np.float32
     onnx.checker.check_model(converted, full_check=True)
@@ -148,7 +148,7 @@ def test_types_are_known_behind_fused_operators(make_graph, run_graph):
     stored = {"w": WEIGHT, "gamma": GAMMA, "beta": BETA}
     graph = make_graph(nodes, ACTIVATIONS, stored)
     expected = run_graph(graph, x=X)
-    converted = convert_to_half(graph, in_float={"b"})
+    converted = convert_to_float16(graph, in_float={"b"})
     assert casts_around(converted, "Softmax") == ("Cast", "Cast")
     np.testing.assert_allclose(run_graph(converted, x=X), expected, atol=5e-3)
 
@@ -162,7 +162,7 @@ def test_types_are_told_from_operators_that_change_them(make_graph, run_graph):
         node("Softmax", ["ones"], "weights"),
         node("Concat", ["weights", "x"], axis=-1),
     ]
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, {}), in_float={"weights"})
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, {}), in_float={"weights"})
     assert casts_around(converted, "Softmax") == ("Cast", "Cast")
     found = run_graph(converted, x=np.ones((1, 1, 4), np.float32))
     np.testing.assert_array_equal(found, [[[0.25, 0.25, 0.25, 0.25, 1, 1, 1, 1]]])
@@ -172,7 +172,7 @@ def test_value_whose_type_is_not_known_is_named(make_graph):
     unknown = helper.make_node("Mystery", ["x"], ["a"], domain="nowhere")
     graph = make_graph([unknown, node("MatMul", ["a", "w"])], ACTIVATIONS, {"w": WEIGHT})
     with pytest.raises(ValueError, match="the type of a, read by MatMul, is unknown"):
-        convert_to_half(graph)
+        convert_to_float16(graph)
 
 
 def squares(make_graph) -> onnx.ModelProto:
@@ -195,13 +195,13 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 def test_value_between_two_float_nodes_is_never_rounded(make_graph, run_graph):
     graph = squares(make_graph)
-    converted = convert_to_half(graph, in_float={"a", "b", "d", "e"})
+    converted = convert_to_float16(graph, in_float={"a", "b", "d", "e"})
     # One cast of the root, and one of the result: what lies between is in float32 throughout,
     # with the Transpose, which only moves numbers.
     middle = ["MatMul", "Mul", "Transpose", "ReduceSum", "Sqrt"]
     assert operators(converted) == [*middle, "Cast", "Div", "Cast"]
     large = np.float32(1000) * X
-    assert (large @ WEIGHT).max() ** 2 > HALF_MAX
+    assert (large @ WEIGHT).max() ** 2 > FLOAT16_MAX
     np.testing.assert_allclose(run_graph(converted, x=large), 1, atol=1e-3)
 
 
@@ -212,7 +212,7 @@ def test_value_is_cast_once_however_many_read_it(make_graph):
         node("Tanh", ["a"], "c"),
         node("Add", ["b", "c"]),
     ]
-    converted = convert_to_half(
+    converted = convert_to_float16(
         make_graph(nodes, ACTIVATIONS, {"w": WEIGHT}), in_float={"b", "c", "y"}
     )
     assert operators(converted) == ["Cast", "MatMul", "Cast", "Softmax", "Tanh", "Add"]
@@ -220,7 +220,7 @@ def test_value_is_cast_once_however_many_read_it(make_graph):
 
 def test_weight_that_both_kinds_read_is_stored_in_both(make_graph, run_graph):
     nodes = [node("MatMul", ["x", "w"], "a"), node("MatMul", ["a", "w"])]
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, {"w": WEIGHT}), in_float={"a"})
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, {"w": WEIGHT}), in_float={"a"})
     found = constants(converted)
     assert {name: values.dtype for name, values in found.items()} == {
         "w": np.float32,
@@ -234,7 +234,7 @@ def test_output_that_is_read_on_inside_keeps_its_type(make_graph, run_graph):
     nodes = [node("MatMul", ["x", "w"], "a"), node("Tanh", ["a"])]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT})
     graph.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, SHAPE))
-    converted = convert_to_half(graph)
+    converted = convert_to_float16(graph)
     assert [item.type.tensor_type.elem_type for item in converted.graph.output] == [1, 1]
     assert operators(converted) == ["Cast", "MatMul", "Tanh", "Cast", "Cast"]
     np.testing.assert_allclose(run_graph(converted, x=X), np.tanh(X @ WEIGHT), atol=5e-3)
@@ -246,7 +246,7 @@ def test_operator_without_a_kernel_stays_in_float(make_graph):
         node("Add", ["x", "a"]),
     ]
     stored = {name: np.array(value, np.float32) for name, value in NUMBERS.items()}
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, stored))
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, stored))
     assert operators(converted) == ["Range", "Cast", "Cast", "Add", "Cast"]
     assert constants(converted)["four"].dtype == np.float32
 
@@ -254,7 +254,7 @@ def test_operator_without_a_kernel_stays_in_float(make_graph):
 def test_statistics_of_a_normalization_stay_in_float(make_graph):
     normalized = helper.make_node("LayerNormalization", ["x", "g", "b"], ["n", "mean"], name="n")
     nodes = [normalized, node("Sub", ["n", "mean"])]
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, {"g": GAMMA, "b": BETA}, SHAPE))
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, {"g": GAMMA, "b": BETA}, SHAPE))
     onnx.checker.check_model(converted, full_check=True)
     assert operators(converted) == ["Cast", "LayerNormalization", "Cast", "Sub", "Cast"]
 
@@ -264,19 +264,19 @@ def test_branch_is_refused(make_graph):
     branch = helper.make_node("If", ["c"], ["y"], name="y", then_branch=body, else_branch=body)
     graph = make_graph([branch], {"c": (TensorProto.BOOL, [])}, {})
     with pytest.raises(ValueError, match=r"node y holds a branch or a loop \(If\)"):
-        convert_to_half(graph)
+        convert_to_float16(graph)
 
 
 def test_the_graph_that_was_given_stays_as_it_was(attention):
     before = attention.SerializeToString(deterministic=True)
-    convert_to_half(attention)
+    convert_to_float16(attention)
     assert attention.SerializeToString(deterministic=True) == before
 
 
 def test_bfloat16_holds_what_float16_does_not(make_graph):
     nodes = [node("MatMul", ["x", "w"], "a"), node("Clip", ["a", "low"], "b"), node("Tanh", ["b"])]
     stored = {"w": WEIGHT * np.float32(1e6), "low": np.array(0, np.float32)}
-    converted = convert_to_half(make_graph(nodes, ACTIVATIONS, stored, SHAPE), dtype="bfloat16")
+    converted = convert_to_float16(make_graph(nodes, ACTIVATIONS, stored, SHAPE), dtype="bfloat16")
     assert constants(converted)["w"].dtype == ml_dtypes.bfloat16
     # The CUDA provider has no bfloat16 kernel for Clip.
     assert casts_around(converted, "Clip") == ("Cast", "Cast")

@@ -22,7 +22,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.prune_width.settings import PruneWidth
-from compressor.passes.quantize.dynamic import QuantizeDynamic
+from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.training.losses import hidden_state_loss
 
 ContextMaker = Callable[..., PassContext]
