@@ -288,10 +288,7 @@ def report_page() -> str:
     for kind, found in places.items():
         about = getattr(measurements, kind)
         title = "The run" if kind == "RunReport" else ", ".join(f"`{place}`" for place in found)
-        texts, head = (
-            _attribute_docstrings(about),
-            ("key", "value", "meaning and unit", "null when"),
-        )
+        texts = _attribute_docstrings(about)
         rows = []
         for key, value in kinds[kind]["properties"].items():
             meaning, _, absent = texts[key].partition(" Null: ")
