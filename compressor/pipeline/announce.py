@@ -19,7 +19,7 @@ from compressor.pipeline.estimate import pass_name
 from compressor.progress import duration, rough
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe, RepairSettings
-from compressor.report import certainty, units
+from compressor.report import certificates, units
 from compressor.words import counted, moved, moved_and_budget, points, verb_for
 
 # The steps that are no passes, as people read them; the keys are their names in a report.
@@ -142,7 +142,7 @@ def certified_line(observed: Certification, certificate: Certificate | None) -> 
     found = f"{score_words(observed.final)}: {moved(observed.drop)} from {before}"
     if certificate is None:
         return f"{found}; no bound on the drop can be given"
-    most, sure = certainty.lost_at_most(certificate), certainty.confidence_words(certificate)
+    most, sure = certificates.lost_at_most(certificate), certificates.confidence_words(certificate)
     return f"{found}; proven: {most}, with {sure} ({points(certificate.max_drop)} allowed)"
 
 

@@ -18,7 +18,7 @@ from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
-from compressor.report.certainty import passing_guess
+from compressor.report.certificates import passing_guess
 from compressor.tasks import Guess, Task, load_task
 
 

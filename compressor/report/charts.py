@@ -13,10 +13,20 @@ from itertools import pairwise
 from typing import Literal
 
 from compressor.report import units
-from compressor.report.axes import Axis, Tick
-from compressor.report.labels import FONT_HEIGHT, FONT_WIDTH, Box, Label, place_label
-from compressor.report.markers import REACH, ROLE_SHAPES, SHAPES, marker_path
-from compressor.report.pareto import pareto_front
+from compressor.report.chart_parts import (
+    FONT_HEIGHT,
+    FONT_WIDTH,
+    REACH,
+    ROLE_SHAPES,
+    SHAPES,
+    Axis,
+    Box,
+    Label,
+    Tick,
+    marker_path,
+    pareto_front,
+    place_label,
+)
 
 WIDTH, HEIGHT = 560, 350  # user units of the SVG's view box
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 22, 54  # margins around the plot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.measurements import AGREEMENT, End, ModelRecord, RunReport
-from compressor.report import certainty, provenance, scores, units
+from compressor.report import certificates, provenance, scores, units
 from compressor.report.table import (
     Setting,
     deciding_ms,
@@ -157,7 +157,7 @@ def _change_card(report: RunReport) -> Card:
         title, figure, unit = "Answers", f"{100 * max(drop, 0.0):.4g}%", "changed"
     detail = f"{rows}; budget {scores.budget_words(report)}"
     if certificate is not None:
-        detail = f"proven: {certainty.lost_at_most(certificate)}; {detail}"
+        detail = f"proven: {certificates.lost_at_most(certificate)}; {detail}"
     where = _judged_elsewhere(report)
     return Card(
         title=title,

@@ -8,7 +8,7 @@ import yaml
 
 from compressor.measurements import RunReport
 from compressor.passes import PASSES
-from compressor.report import certainty, gains, provenance, scores, units, verdict
+from compressor.report import certificates, gains, provenance, scores, units, verdict
 from compressor.report.templating import fill_markdown
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
@@ -179,7 +179,7 @@ def _limits(report: RunReport) -> list[str]:
     ]
     if report.certification is not None:
         limits[0] = _certified(report) + " " + limits[0]
-    limits += certainty.doubts(report)
+    limits += certificates.doubts(report)
     if lengths := provenance.length_words(report):
         limits.append(lengths)
     if elsewhere := provenance.judged_elsewhere(report):
@@ -193,5 +193,5 @@ def _limits(report: RunReport) -> list[str]:
 
 
 def _certified(report: RunReport) -> str:
-    proof = certainty.certificate_words(report)
-    return f"{certainty.certification_words(report)}." + (f" {proof}." if proof else "")
+    proof = certificates.certificate_words(report)
+    return f"{certificates.certification_words(report)}." + (f" {proof}." if proof else "")

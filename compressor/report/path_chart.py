@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from compressor.measurements import RunReport
 from compressor.report import units
-from compressor.report.axes import Axis, Tick
+from compressor.report.attempts import Stage, Tried, stages
+from compressor.report.chart_parts import ROLE_SHAPES, Axis, Tick, marker_path
 from compressor.report.charts import Role
-from compressor.report.markers import ROLE_SHAPES, marker_path
 from compressor.report.scores import value_of
-from compressor.report.tried import Stage, Tried, stages
 
 WIDTH = 1060
 LEFT, RIGHT = 74, 16

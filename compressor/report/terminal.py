@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.measurements import RunReport
-from compressor.report import certainty, gains, provenance, scores, target, units, verdict
+from compressor.report import certificates, gains, provenance, scores, target, units, verdict
 from compressor.report.predictions import prediction_lines
 from compressor.report.table import table_rows
 from compressor.words import printable
@@ -32,8 +32,8 @@ def render_summary(report: RunReport, *, with_reason: bool = False) -> Group:
     With `with_reason` a run that did not end well says why; `compress` prints its error instead.
     """
     parts: list[RenderableType] = [headline_text(report)]
-    parts += [Text(printable(text), style=_WARNING) for text in certainty.doubts(report)]
-    if report.certification and (warning := certainty.readings_words(report)):
+    parts += [Text(printable(text), style=_WARNING) for text in certificates.doubts(report)]
+    if report.certification and (warning := certificates.readings_words(report)):
         parts.append(Text(printable(f"{warning}."), style=_WARNING))
     if with_reason and report.verdict in ("failed", "internal_error"):
         parts.append(plain(report.reason))

@@ -7,7 +7,7 @@ model card and in comparisons, so that all of them say the same.
 from __future__ import annotations
 
 from compressor.measurements import AGREEMENT, RunReport
-from compressor.report import certainty, scores, target
+from compressor.report import certificates, scores, target
 from compressor.words import about, points
 
 TITLES = {
@@ -49,7 +49,7 @@ def title(report: RunReport) -> str:
 
 def tone(report: RunReport) -> str:
     """Return the verdict, or `doubtful` for a run that passed what proves little."""
-    weak = report.inconclusive_allowed or report.doubts or certainty.reading_number(report) > 1
+    weak = report.inconclusive_allowed or report.doubts or certificates.reading_number(report) > 1
     return "doubtful" if report.verdict == "passed" and weak else str(report.verdict)
 
 
@@ -136,8 +136,9 @@ def _passed_words(report: RunReport) -> str:
     proof, budget = report.certificate, scores.budget_words(report)
     if proof is not None and proof.verdict == "certified":
         rows = f"on {scores.rows_words(report, proof.num_examples)} kept apart"
-        words = f"{certainty.lost_at_most(proof)}, with {certainty.confidence_words(proof)}, {rows}"
-        number = certainty.reading_number(report)
+        sure = certificates.confidence_words(proof)
+        words = f"{certificates.lost_at_most(proof)}, with {sure}, {rows}"
+        number = certificates.reading_number(report)
         if number > 1:
             return (
                 f"{words} (budget {budget}), if this were their first reading: it is number "
@@ -174,11 +175,11 @@ def _unproven_words(report: RunReport) -> str:
     words = f"{change} on {rows} kept apart, within the budget of {budget}, but "
     if proof is None:
         return f"{words}nothing is proven: {why_missing(report, 'certificate')}"
-    if (guess := certainty.guess_words(report)) is not None:
+    if (guess := certificates.guess_words(report)) is not None:
         return f"{words}{guess}"
     return (
-        f"{words}all that is proven is {certainty.lost_at_most(proof)}, with "
-        f"{certainty.confidence_words(proof)}"
+        f"{words}all that is proven is {certificates.lost_at_most(proof)}, with "
+        f"{certificates.confidence_words(proof)}"
     )
 
 
@@ -195,7 +196,7 @@ def _exceeded_words(report: RunReport) -> str:
         ends, drop = (observed.baseline.value, observed.final.value), observed.drop
         place = f"on {scores.rows_words(report, observed.final.num_examples)} kept apart"
         if proof is not None and proof.verdict == "refuted":
-            least, sure = certainty.lost_at_least(proof), certainty.confidence_words(proof)
+            least, sure = certificates.lost_at_least(proof), certificates.confidence_words(proof)
             proven = f"; proven: {least}, with {sure}"
     change, budget = scores.change_and_budget(report, *ends, drop)
     return f"{title(report)} {place}: {change}, the budget allows {budget}{proven}"
@@ -208,12 +209,12 @@ def _slice_words(report: RunReport) -> str:
         return (
             f"{100 * worst.drop:.4g}% of the answers to {rows} changed, a slice may change "
             f"{100 * worst.max_drop:.4g}% (proven: at least "
-            f"{certainty.bound_percent(worst, upwards=False)})"
+            f"{certificates.bound_percent(worst, upwards=False)})"
         )
     return (
         f"{rows} lost {points(worst.drop)}, a slice may lose {points(worst.max_drop)} "
         f"(proven: at least "
-        f"{certainty.bound_words(worst, upwards=False)})"
+        f"{certificates.bound_words(worst, upwards=False)})"
     )
 
 
@@ -251,7 +252,7 @@ def _after_success(report: RunReport) -> str:
             f"To certify the drop, give data.certification {_rows_to_certify(report)} from the "
             f"other splits, and run again. {use}"
         )
-    if certainty.reading_number(report) > 1:
+    if certificates.reading_number(report) > 1:
         return f"For a certificate that holds, read rows that no run has read. {use}"
     return use
 
@@ -259,7 +260,7 @@ def _after_success(report: RunReport) -> str:
 def _towards_proof(report: RunReport, *, accept: bool = True) -> str:
     proof = report.certificate
     last = ", or accept the missing proof with --allow-inconclusive" if accept else ""
-    if proof is not None and certainty.guess_words(report) is not None:
+    if proof is not None and certificates.guess_words(report) is not None:
         return (
             f"To prove it, lower budget.max_drop or take another metric or rows that are harder to "
             f"guess{last}."

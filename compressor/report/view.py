@@ -11,22 +11,22 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from compressor.measurements import End, PassRecord, PassTry, RunReport
-from compressor.report import certainty, gains, provenance, scores, table, target, units, verdict
-from compressor.report.answers import Answer, answers
-from compressor.report.changes import (
+from compressor.report import certificates, gains, provenance, scores, table, target, units, verdict
+from compressor.report.attempts import size_points, was_repaired
+from compressor.report.charts import Chart, Point, score_chart
+from compressor.report.component_bytes import Components, components_view
+from compressor.report.path_chart import PathChart, path_chart
+from compressor.report.predictions import Predictions, predictions_view
+from compressor.report.questions import Answer, answers
+from compressor.report.sensitivity import Sensitivity, sensitivity_views
+from compressor.report.slices_and_flips import (
     Flips,
     SliceRow,
     flips_view,
     slice_rows,
     slices_summary,
 )
-from compressor.report.charts import Chart, Point, score_chart
-from compressor.report.components import Components, components_view
-from compressor.report.path_chart import PathChart, path_chart
-from compressor.report.predictions import Predictions, predictions_view
-from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.table import LatencyRow, Row, Setting
-from compressor.report.tried import size_points, was_repaired
 from compressor.words import points
 
 
@@ -119,7 +119,7 @@ def view_of(report: RunReport) -> View:
         headline=verdict.headline(report),
         answers=tuple(answers(report)),
         reason=_sentence(report.reason) if report.verdict == "passed" else report.reason,
-        doubts=tuple(certainty.doubts(report)),
+        doubts=tuple(certificates.doubts(report)),
         target=target.met_words(report),
         lengths=provenance.length_words(report),
         started=moment(report.started_at),
@@ -152,10 +152,10 @@ def view_of(report: RunReport) -> View:
         ),
         embedding=provenance.embedding_words(report.embedding),
         parity=_parity(report),
-        certification=certainty.certification_words(report),
-        certificate=certainty.certificate_words(report),
-        readings=certainty.readings_words(report),
-        certificate_counts=certainty.certificate_counts(report),
+        certification=certificates.certification_words(report),
+        certificate=certificates.certificate_words(report),
+        readings=certificates.readings_words(report),
+        certificate_counts=certificates.certificate_counts(report),
         slices=tuple(slice_rows(report)),
         slices_summary=slices_summary(report) if report.slices else "",
         flips=flips_view(report),

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from compressor.report import charts
+from compressor.report.chart_parts import marker_path
 from compressor.report.charts import Point, score_chart
-from compressor.report.markers import marker_path
 
 
 def chart(*points: Point, lowest_allowed: float | None = None) -> charts.Chart:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from compressor.report.comparability import Difference, incomparable
+from compressor.report.compare import Difference, incomparable
 from compressor.report.report_json import from_plain
 
 

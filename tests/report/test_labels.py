@@ -1,4 +1,4 @@
-from compressor.report.labels import Box, place_label
+from compressor.report.chart_parts import Box, place_label
 
 PLOT = Box(0, 0, 400, 300)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from compressor.report.pareto import pareto_front
+from compressor.report.chart_parts import pareto_front
 
 
 def dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:

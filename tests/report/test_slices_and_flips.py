@@ -3,16 +3,16 @@ from typing import Any
 import pytest
 
 from compressor.report import verdict
-from compressor.report.changes import (
+from compressor.report.model_card import render_model_card
+from compressor.report.render import render_html, render_markdown
+from compressor.report.report_json import from_plain
+from compressor.report.slices_and_flips import (
     MAX_CHARACTERS,
     MAX_SHOWN,
     flips_view,
     slice_rows,
     slices_summary,
 )
-from compressor.report.model_card import render_model_card
-from compressor.report.render import render_html, render_markdown
-from compressor.report.report_json import from_plain
 
 
 def flip(kind: str, row: int, text: str | None = "a text") -> dict[str, Any]:

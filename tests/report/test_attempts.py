@@ -1,7 +1,7 @@
 from typing import Any
 
+from compressor.report.attempts import size_points, stages, was_repaired
 from compressor.report.report_json import from_plain
-from compressor.report.tried import size_points, stages, was_repaired
 
 
 def test_every_attempt_is_there_and_the_kept_one_is_told_apart(passed: dict[str, Any]):

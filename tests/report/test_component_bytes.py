@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from compressor.report.components import components_view
+from compressor.report.component_bytes import components_view
 from compressor.report.report_json import from_plain
 
 BEFORE = {

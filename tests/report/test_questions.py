@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from compressor.report.answers import answers
-from compressor.report.changes import slices_summary
+from compressor.report.questions import answers
 from compressor.report.render import render_html, render_markdown
 from compressor.report.report_json import from_plain
+from compressor.report.slices_and_flips import slices_summary
 
 
 def said(data: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compressor.measurements import AGREEMENT, RunReport
-from compressor.report import certainty, gains, provenance, scores, target, units, verdict
-from compressor.report.certainty import certificate_words, confidence_words, readings_words
+from compressor.report import certificates, gains, provenance, scores, target, units, verdict
+from compressor.report.certificates import certificate_words, confidence_words, readings_words
 from compressor.words import points
 
 _NEXT = {
@@ -107,10 +107,10 @@ def _least(report: RunReport) -> str:
     """Say how much the worst slice lost at least, against what it may lose."""
     worst = report.slices[0]
     if report.metric == AGREEMENT:
-        least = certainty.bound_percent(worst, upwards=False)
+        least = certificates.bound_percent(worst, upwards=False)
         allowed = f"{100 * worst.max_drop:.4g}%"
         return f"changed at least {least} of its answers, more than the {allowed} that a slice may"
-    least = certainty.bound_words(worst, upwards=False)
+    least = certificates.bound_words(worst, upwards=False)
     return f"lost at least {least}, more than the {points(worst.max_drop)} that a slice may"
 
 
@@ -151,7 +151,7 @@ def _next_shortly(report: RunReport) -> str:
         if report.certification is None:
             return "Use it, or certify it first"
         return "Prove it first" if verdict.tone(report) != "passed" else "Use it"
-    if report.verdict == "not_certified" and certainty.guess_words(report) is None:
+    if report.verdict == "not_certified" and certificates.guess_words(report) is None:
         return "More rows"
     return _NEXT[report.verdict]
 
