@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
-from compressor.measurements import LABEL_FREE
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.passes import OnnxPass, Pass, PassEntry, TorchPass
@@ -51,7 +50,7 @@ class _Step:
         return f"{self.kind} (passes[{self.index}])"
 
 
-def find_conflicts(data: Mapping[str, Any], known: Mapping[str, PassEntry]) -> list[Mistake]:
+def find_conflicts(data: Mapping[str, object], known: Mapping[str, PassEntry]) -> list[Mistake]:
     """Return what is contradictory in a recipe's plain `data`; what is malformed is passed over.
 
     Which pass goes with which follows from what the `known` ones declare of themselves.
@@ -73,40 +72,18 @@ def find_conflicts(data: Mapping[str, Any], known: Mapping[str, PassEntry]) -> l
     ]
 
 
-def needs_labels(data: Mapping[str, Any]) -> bool:
-    """Return whether the metric of a valid recipe's plain `data` is surely taken on labels.
-
-    Raises `EnvironmentMismatch` as `expected_metric` does.
-    """
-    metric = expected_metric(data)
-    return metric is not None and metric not in LABEL_FREE
-
-
-def expected_metric(data: Mapping[str, Any]) -> str | None:
-    """Return the metric of a valid recipe's plain `data`; None when only loading it can tell.
-
-    Where the recipe names neither metric nor task, a checkpoint that lies here tells the task.
-    Raises `EnvironmentMismatch` when it cannot be read.
-    """
-    metric: str | None = _setting(data, "budget", "metric", None)
-    if metric is None:
-        task = expected_task(data)
-        metric = None if task is None else task_class(task).metrics[0]
-    return metric
-
-
-def expected_task(data: Mapping[str, Any]) -> str | None:
+def expected_task(data: Mapping[str, object]) -> str | None:
     """Return the task of a valid recipe's plain `data`; None when only loading it can tell.
 
     Raises `EnvironmentMismatch` when a checkpoint that lies here is for no task.
     """
     checkpoint = str(_setting(data, "model", "checkpoint", ""))
-    task: str | None = _setting(data, "model", "task", None)
-    if task is None and is_trained_here(checkpoint):
-        task = _TRAINED_TASK
-    elif task is None and local_folder(checkpoint) is not None:
-        task = find_checkpoint(checkpoint).infer_task()
-    return task
+    task = _setting(data, "model", "task", None)
+    if task is not None:
+        return str(task)
+    if is_trained_here(checkpoint):
+        return _TRAINED_TASK
+    return None if local_folder(checkpoint) is None else find_checkpoint(checkpoint).infer_task()
 
 
 def _order_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
@@ -251,7 +228,7 @@ def _is_above_0(value: object) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _provider_conflicts(data: Mapping[str, Any], steps: Sequence[_Step]) -> Iterator[Mistake]:
+def _provider_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> Iterator[Mistake]:
     export = _setting(data, "export", "provider", _DEFAULT_PROVIDER)
     timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
     wanted = [("export.provider", export)]
@@ -272,11 +249,11 @@ def _provider_conflicts(data: Mapping[str, Any], steps: Sequence[_Step]) -> Iter
                 )
 
 
-def _length_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+def _length_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
     """Yield that texts are measured longer than the artifact reads them."""
     measured = _setting(data, "data", "max_length", None)
     shipped = _setting(data, "export", "max_length", None)
-    if type(measured) is type(shipped) is int and measured > shipped:
+    if type(measured) is int and type(shipped) is int and measured > shipped:
         yield Mistake(
             ("data", "max_length"),
             f"measures texts of up to {counted(measured, 'token')}, and the artifact reads "
@@ -284,7 +261,7 @@ def _length_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
         )
 
 
-def _graph_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+def _graph_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
     timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
     wanted = _setting(data, "benchmark", "cuda_graph", False)
     if wanted is True and isinstance(timed, list | tuple) and set(timed) <= {"cpu"}:
@@ -295,14 +272,14 @@ def _graph_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
         )
 
 
-def _task_conflicts(data: Mapping[str, Any]) -> Iterator[Mistake]:
+def _task_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
     """Check metric and input column against the task, when the recipe names one."""
     name = _setting(data, "model", "task", None)
     if isinstance(name, str) and name in task_names():
         yield from task_conflicts(data, name)
 
 
-def task_conflicts(data: Mapping[str, Any], name: str) -> Iterator[Mistake]:
+def task_conflicts(data: Mapping[str, object], name: str) -> Iterator[Mistake]:
     """Check metric and input column of a recipe's plain `data` against the task called `name`."""
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
@@ -317,7 +294,7 @@ def task_conflicts(data: Mapping[str, Any], name: str) -> Iterator[Mistake]:
             )
 
 
-def _setting(data: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
+def _setting(data: Mapping[str, object], section: str, key: str, default: object) -> object:
     """Return `data[section][key]`, or `default` when either is left out."""
     values = data.get(section, {})
     return values.get(key, default) if isinstance(values, dict) else default

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from compressor.passes import PASSES, OnnxPass, PassEntry, TorchPass
 from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
-from compressor.pipeline.inputs import check_resolution
+from compressor.pipeline.inputs import check_resolution, known_metric
 from compressor.recipe.recipe import Recipe
-from compressor.recipe.rules import expected_metric, find_conflicts, needs_labels
+from compressor.recipe.rules import find_conflicts
 from compressor.training.settings import DistillSettings
 
 
@@ -192,6 +192,6 @@ def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path)
         "budget": {"max_drop": 0.01},
         "passes": [],
     }
-    assert expected_metric(data) is None
-    assert not needs_labels(data)
-    check_resolution(Recipe.model_validate(data))  # which of these rows a score is made of is open
+    recipe = Recipe.model_validate(data)
+    assert known_metric(recipe) is None
+    check_resolution(recipe)  # which of these rows a score is made of is open
