@@ -29,8 +29,8 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import load_model
 from compressor.passes import PassContext
+from compressor.passes.prune_structured.apply import Reconstruction
 from compressor.passes.prune_structured.budget import units_to_remove
-from compressor.passes.prune_structured.by_reconstruction import Reconstruction
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.few_rows import each_batch
 from compressor.passes.prune_structured.importance import UnitScores

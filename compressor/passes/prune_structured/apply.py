@@ -1,33 +1,58 @@
-"""The work of `prune_structured`; apart from its settings because it needs torch."""
+"""The work of `prune_structured`: layers go, then heads and neurons step by step, then it recovers.
+
+Both methods are goals with one verb, `prune_to`: `_Ratios` removes the units of lowest score,
+`Reconstruction` those that are cheapest to make up for, and fits the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import encoder_layers, require_prunable_heads
-from compressor.models.structure import configure_shape
+from compressor.models.families.layers import EncoderLayer, encoder_layers, require_prunable_heads
+from compressor.models.structure import configure_shape, keep_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
-from compressor.passes.prune_structured.activation import activation_scores
-from compressor.passes.prune_structured.by_reconstruction import (
-    Reconstruction,
-    check_reconstruction,
+from compressor.passes.prune_structured.activation import activation_scores, block_influences
+from compressor.passes.prune_structured.budget import (
+    Cost,
+    Freedom,
+    check_ratio,
+    encoder_cost,
+    units_to_remove,
 )
+from compressor.passes.prune_structured.compensated_scores import compensated_scores
+from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import (
+    LabelledInputs,
     UnitScores,
+    layer_losses,
     magnitude_scores,
     random_scores,
     taylor_scores,
 )
-from compressor.passes.prune_structured.layer_choice import calibration_batches, drop_layers
+from compressor.passes.prune_structured.latency_cost import TableCost
+from compressor.passes.prune_structured.latency_table import (
+    MeasuredTable,
+    Situation,
+    given_table,
+    latency_of_sub_layers,
+)
+from compressor.passes.prune_structured.read_tokens import reads_one_token
+from compressor.passes.prune_structured.reconstruct import (
+    CalibrationInputs,
+    most_unknowns,
+    reconstruct,
+)
 from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
+from compressor.passes.prune_structured.sub_layer_graphs import sub_layer_kind
 from compressor.passes.prune_structured.unit_removal import (
     Removed,
     Scope,
@@ -36,11 +61,17 @@ from compressor.passes.prune_structured.unit_removal import (
     select_units,
 )
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
-from compressor.training.layer_map import LayerMap
+from compressor.training.batches import targets_of
+from compressor.training.layer_map import chosen_layers
 from compressor.training.optimizer_state import Moments
 from compressor.training.schedules import cubic_sparsity
+from compressor.words import counted
 
 Settings = PruneByScores | PruneByReconstruction
+_NAMES = {"flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
+
+CostMeter = Callable[[Any], Cost]  # what a module costs as it is
+_ROWS_PER_BATCH = 32
 
 
 def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:
@@ -52,11 +83,11 @@ def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchMode
     if settings.takes_heads:
         require_prunable_heads(model.module)
     if settings.uniform:
-        _require_equal_layers(model)
-    alike = len({(layer.num_heads, layer.num_neurons) for layer in layers}) == 1
-    if isinstance(settings, PruneByScores) and (alike or not settings.changes_layers):
+        _require_equal_layers(layers)
+    is_foreseen = _are_alike(layers) or not settings.changes_layers
+    if isinstance(settings, PruneByScores) and is_foreseen:
         left = settings.layers or len(layers) - len(settings.drop_layers or ())
-        _Ratios.of(model, settings, num_layers=left)
+        _Ratios.of(layers[:left], settings, model)
     look_at_recovery(settings.recovery, model, ahead)
     return model
 
@@ -69,41 +100,47 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
     """
     model.module.to(context.device)
-    depth = len(encoder_layers(model.module))
+    before = encoder_layers(model.module)
+    depth = len(before)
     if settings.uniform:
-        _require_equal_layers(model)
-    _check_early(model, settings, context)
+        _require_equal_layers(before)
+    if settings.measures_layers:
+        _check_early(before, settings, model, context)
     training = RecoveryTraining.prepare(settings.recovery, model, context)
-    kept = drop_layers(model, settings, context)
+
+    kept = drop_layers(model, depth, settings, context)
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
         context.note(f"layers {depth} -> {len(kept)} (those that stay, counted from 0: {stay})")
-    layers = encoder_layers(model.module)
-    heads, neurons = [it.num_heads for it in layers], [it.num_neurons for it in layers]
+    layers = [before[index] for index in kept]
+    counts = [layer.num_heads for layer in layers], [layer.num_neurons for layer in layers]
     goals: Goals = (
-        _Ratios.of(model, settings)
+        _Ratios.of(layers, settings, model)
         if isinstance(settings, PruneByScores)
         else Reconstruction.prepare(model, settings, context)
     )
-    moments = Moments()
     # Each layer learns from the one it was in the teacher, whatever was removed around it.
     layer_map = tuple(enumerate(kept)) if training and training.teaches(depth) else None
-    recover = _recover(training, settings, context, layer_map)
+    part = None if training is None else training.in_parts(settings.steps)
+    is_gradual = settings.steps > 1
+    moments = Moments()
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
             removed = goals.prune_to(_progress(settings, step), model, context)
             moments.follow(model.module, removed.heads, removed.neurons)
         if step == settings.steps:
-            layers = encoder_layers(model.module)
-            # With method reconstruction a ratio says nothing about either kind.
-            by_kind = settings.method == "scores"
-            shares = (settings.heads_to_remove, settings.neurons_to_remove) if by_kind else (0, 0)
-            left = [it.num_heads for it in layers], [it.num_neurons for it in layers]
-            _note_units(context, "attention heads", heads, left[0], shares[0])
-            _note_units(context, "FFN neurons", neurons, left[1], shares[1])
-            if settings.uniform:
-                _configure(model, context)
-        recover(model, step, moments)
+            _note_what_is_left(counts, model, settings, context)
+        if part is not None:
+            part.train(
+                model,
+                context,
+                name=f"recovery-{step}",
+                place=f" after step {step} of {settings.steps}" if is_gradual else "",
+                # The seed decides which rows come first; a part may end before the others are read.
+                seed=context.seed + step - 1,
+                layer_map=layer_map,
+                moments=moments if is_gradual else None,
+            )
     return model
 
 
@@ -114,15 +151,63 @@ def _progress(settings: Settings, step: int) -> float:
     return cubic_sparsity(step, begin=0, end=settings.steps, initial=0.0, final=1.0)
 
 
-def _require_equal_layers(model: TorchModel) -> None:
-    layers = encoder_layers(model.module)
-    if len({(layer.num_heads, layer.num_neurons) for layer in layers}) > 1:
+def _are_alike(layers: Sequence[EncoderLayer]) -> bool:
+    return len({(layer.num_heads, layer.num_neurons) for layer in layers}) == 1
+
+
+def _require_equal_layers(layers: Sequence[EncoderLayer]) -> None:
+    if not _are_alike(layers):
         raise StepFailed(
             f"uniform: the layers of this model differ already (heads "
             f"{[layer.num_heads for layer in layers]}, neurons "
             f"{[layer.num_neurons for layer in layers]}); start from the checkpoint before it was "
             f"pruned, or leave uniform out"
         )
+
+
+def _check_early(
+    layers: Sequence[EncoderLayer], settings: Settings, model: TorchModel, context: PassContext
+) -> None:
+    """Raise `StepFailed` for what cannot be done, where that is known before layers are measured.
+
+    Which layers will stay is not; where all are alike, it does not matter.
+    """
+    if isinstance(settings, PruneByReconstruction):
+        rows = _read_rows(model, settings, context)
+        if _are_alike(layers) and settings.target != "latency":  # a table is not measured for that
+            cost_of = _cost_meter(model.module, settings, rows.inputs, context)
+            freedom = _freedom(settings, model.device.type)
+            check_ratio(cost_of(model.module), settings.ratio, freedom)
+    elif _are_alike(layers):
+        _Ratios.of(layers[: settings.layers], settings, model)
+
+
+def _note_what_is_left(
+    before: tuple[list[int], list[int]],
+    model: TorchModel,
+    settings: Settings,
+    context: PassContext,
+) -> None:
+    """Note which heads and neurons stay of those `before`, and whether the checkpoint is plain."""
+    layers = encoder_layers(model.module)
+    heads, neurons = [layer.num_heads for layer in layers], [layer.num_neurons for layer in layers]
+    # With method reconstruction a ratio says nothing about either kind.
+    by_kind = settings.method == "scores"
+    shares = (settings.heads_to_remove, settings.neurons_to_remove) if by_kind else (0.0, 0.0)
+    _note_units(context, "attention heads", before[0], heads, shares[0])
+    _note_units(context, "FFN neurons", before[1], neurons, shares[1])
+    if settings.uniform:
+        _configure(model, context)
+
+
+def _note_units(
+    context: PassContext, name: str, before: Sequence[int], after: Sequence[int], ratio: float
+) -> None:
+    if sum(before) != sum(after):
+        by_layer = ", ".join(map(str, after))
+        context.note(f"{name} {sum(before)} -> {sum(after)} (by layer: {by_layer})")
+    elif ratio > 0:
+        context.note(f"ratio {ratio:g} rounds to 0 {name.rpartition(' ')[2]}; none removed")
 
 
 def _configure(model: TorchModel, context: PassContext) -> None:
@@ -138,18 +223,79 @@ def _configure(model: TorchModel, context: PassContext) -> None:
     )
 
 
-def _check_early(model: TorchModel, settings: Settings, context: PassContext) -> None:
-    """Raise `StepFailed` for what cannot be done, where that is known before layers are measured.
+def drop_layers(
+    model: TorchModel, depth: int, settings: Settings, context: PassContext
+) -> tuple[int, ...]:
+    """Remove whole ones of `depth` layers and return the indices of those that stay."""
+    kept = tuple(range(depth))
+    if settings.drop_layers is not None:
+        kept = tuple(index for index in kept if index not in settings.drop_layers)
+        if not kept or max(settings.drop_layers) >= depth:
+            raise StepFailed(
+                f"drop_layers: the model has layers 0 to {depth - 1} and one has to stay, "
+                f"got {list(settings.drop_layers)}"
+            )
+    elif settings.layers is not None:
+        if settings.layers >= depth:
+            raise NothingToRemove(
+                f"layers: the model has {counted(depth, 'layer')}, so fewer have to stay, "
+                f"got {settings.layers}"
+            )
+        if settings.layer_choice == "loss":
+            return _drop_by_loss(model, depth, settings.layers, settings, context)
+        kept = _layers_that_stay(model, depth, settings.layers, settings, context)
+    if len(kept) < depth:
+        keep_layers(model.module, kept)
+    return kept
 
-    Which layers will stay is not; where all are alike, it does not matter.
-    """
-    if not settings.measures_layers:
-        return
-    alike = len({(it.num_heads, it.num_neurons) for it in encoder_layers(model.module)}) == 1
-    if isinstance(settings, PruneByReconstruction):
-        check_reconstruction(model, settings, context, any_layers=alike)
-    elif alike:
-        _Ratios.of(model, settings, num_layers=settings.layers)
+
+def _layers_that_stay(
+    model: TorchModel, depth: int, wanted: int, settings: Settings, context: PassContext
+) -> tuple[int, ...]:
+    if settings.layer_choice == "last":
+        return tuple(range(wanted))
+    if settings.layer_choice == "every_other":
+        return chosen_layers(wanted, depth)
+    batches = calibration_batches(model, settings, context, "measuring layers")
+    influences = block_influences(model.module, (inputs for inputs, _ in batches))
+    by_layer = ", ".join(f"{value:.3f}" for value in influences.tolist())
+    context.note(f"block influence by layer: {by_layer}")
+    least_first = influences.argsort(stable=True).tolist()
+    return tuple(sorted(least_first[depth - wanted :]))
+
+
+def _drop_by_loss(
+    model: TorchModel, depth: int, wanted: int, settings: Settings, context: PassContext
+) -> tuple[int, ...]:
+    kept = list(range(depth))
+    batches = list(calibration_batches(model, settings, context, "reading calibration rows"))
+    with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
+        while len(kept) > wanted:
+            weakest = int(layer_losses(model.module, batches, model.task).argmin())
+            del kept[weakest]
+            keep_layers(model.module, [i for i in range(len(kept) + 1) if i != weakest])
+            advance()
+    return tuple(kept)
+
+
+def calibration_batches(
+    model: TorchModel, settings: Settings, context: PassContext, description: str
+) -> Iterator[LabelledInputs]:
+    """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
+    dataset = context.calibration
+    chosen = np.random.default_rng(context.seed).permutation(len(dataset))
+    chosen = chosen[: settings.calibration_rows]
+    with context.progress.bar(description, len(chosen)) as advance:
+        for start in range(0, len(chosen), _ROWS_PER_BATCH):
+            rows = chosen[start : start + _ROWS_PER_BATCH]
+            examples = [dataset.examples[row] for row in rows]
+            encoded = model.task.encode(model.preprocessor, examples)
+            inputs = {
+                name: torch.from_numpy(value).to(context.device) for name, value in encoded.items()
+            }
+            targets = targets_of(model.task, encoded, dataset, rows)
+            yield inputs, None if targets is None else targets.to(context.device)
+            advance(len(rows))
 
 
 class Goals(Protocol):
@@ -174,10 +320,9 @@ class _Ratios:
 
     @classmethod
     def of(
-        cls, model: TorchModel, settings: PruneByScores, num_layers: int | None = None
+        cls, layers: Sequence[EncoderLayer], settings: PruneByScores, model: TorchModel
     ) -> _Ratios:
         """Raise `StepFailed` when the ratios cannot be met: too many would go, or none."""
-        layers = encoder_layers(model.module)[:num_layers]
         goals = cls(
             settings,
             settings.blocks_on(model.device.type),
@@ -280,38 +425,150 @@ def _score(model: TorchModel, settings: PruneByScores, context: PassContext) -> 
     return activation_scores(model.module, unlabelled)
 
 
-def _recover(
-    training: RecoveryTraining | None,
-    settings: Settings,
-    context: PassContext,
-    layer_map: LayerMap | None,
-) -> Callable[[TorchModel, int, Moments], None]:
-    """Return what trains a model after each step, if anything."""
-    if training is None:
-        return lambda _, __, ___: None
-    part = training.in_parts(settings.steps)
+@dataclass(frozen=True)
+class Reconstruction:
+    """What pruning has to reach, and the model before it, which teaches every sub-layer."""
 
-    def recover(model: TorchModel, step: int, moments: Moments) -> None:
-        several = settings.steps > 1
-        part.train(
-            model,
-            context,
-            name=f"recovery-{step}",
-            place=f" after step {step} of {settings.steps}" if several else "",
-            # The seed decides which rows come first; a part may end before the others are read.
-            seed=context.seed + step - 1,
-            layer_map=layer_map,
-            moments=moments if several else None,
+    settings: PruneByReconstruction
+    teacher: TorchModel
+    rows: RowsRead
+    cost_of: CostMeter
+    freedom: Freedom
+    cost_before: float
+
+    @classmethod
+    def prepare(
+        cls, model: TorchModel, settings: PruneByReconstruction, context: PassContext
+    ) -> Reconstruction:
+        """Encode the calibration rows; raise `StepFailed` when model, ratio or rows do not do."""
+        rows = _read_rows(model, settings, context)
+        cost_of = _cost_meter(model.module, settings, rows.inputs, context)
+        cost = cost_of(model.module)
+        freedom = _freedom(settings, model.device.type)
+        check_ratio(cost, settings.ratio, freedom)
+        rows.tell(context)
+        return cls(settings, model.clone(), rows, cost_of, freedom, cost.total)
+
+    @property
+    def removes_units(self) -> bool:
+        """Return whether heads or neurons go: always."""
+        return True
+
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
+        """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
+        settings, calibration, module = self.settings, self.rows.inputs, model.module
+        scores = self._scores(module, context)
+        budget = (1 - progress * settings.ratio) * self.cost_before
+        heads, neurons = units_to_remove(scores, self.cost_of(module), budget, self.freedom)
+        prune_heads(module, heads)
+        prune_neurons(module, neurons)
+        layers = len(encoder_layers(module))
+        with context.progress.bar("fitting sub-layers", 2 * layers * len(calibration)) as advance:
+            choices = reconstruct(
+                module,
+                self.teacher.module,
+                calibration,
+                ridge=settings.ridge,
+                advance=advance,
+                leaves_out=self.rows.are_few,
+            )
+        left = self.cost_of(module).total / self.cost_before
+        context.note(
+            f"encoder {_NAMES[settings.target]} left: {100 * left:.1f}%; {self.rows.summary}"
         )
+        if progress == 1:
+            self.rows.record(settings.ridge, choices, context)
+        return Removed(heads, neurons)
 
-    return recover
+    def _scores(self, module: Any, context: PassContext) -> UnitScores:
+        """Score heads and neurons, by Fisher information where rows are few.
+
+        On few rows most units seem free to go, as others make up for them there by chance.
+        """
+        calibration, task = self.rows.inputs, self.teacher.task
+        with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
+            batches = each_batch(calibration, advance)
+            if self.rows.are_few:
+                return fisher_scores(module, batches, task, seed=context.seed)
+            return compensated_scores(module, batches, task, seed=context.seed)
 
 
-def _note_units(
-    context: PassContext, name: str, before: Sequence[int], after: Sequence[int], ratio: float
+def _read_rows(
+    model: TorchModel, settings: PruneByReconstruction, context: PassContext
+) -> RowsRead:
+    """Encode the calibration rows; raise `StepFailed` when the model does not do."""
+    if settings.head_ratio != 0:
+        require_prunable_heads(model.module)
+    unknowns, _ = most_unknowns(model.module)
+    return read_rows(model, context, settings.calibration_rows, unknowns=unknowns)
+
+
+def _cost_meter(
+    module: Any,
+    settings: PruneByReconstruction,
+    calibration: CalibrationInputs,
+    context: PassContext,
+) -> CostMeter:
+    """Return what computes the cost of a pruned form of `module`; a latency table is read here."""
+    target = settings.target
+    if target != "latency":
+        return lambda pruned: encoder_cost(pruned, target, calibration.mean_length)
+    layers = encoder_layers(module)
+    assert settings.latency_precision is not None, "the settings are checked"
+    situation = Situation(
+        kind=sub_layer_kind(module),
+        max_heads=max(layer.num_heads for layer in layers),
+        max_neurons=max(layer.num_neurons for layer in layers),
+        round_to=settings.blocks_on("cpu"),
+        batch_size=settings.latency_batch_size,
+        num_tokens=max(1, round(calibration.mean_length)),
+        precision=settings.latency_precision,
+        threads=settings.latency_threads,
+        one_token_last=reads_one_token(module, calibration[0]),
+    )
+    if settings.latency_table is not None:
+        measured = given_table(settings.latency_table, situation)
+    else:
+        measured = latency_of_sub_layers(situation, context.progress)
+    _tell_table(measured, situation, settings, context)
+    tables = (*(measured.others.table for _ in layers[1:]), measured.last.table)
+
+    def cost_of(pruned: Any) -> Cost:
+        left = encoder_layers(pruned)
+        heads = tuple(layer.num_heads for layer in left)
+        neurons = tuple(layer.num_neurons for layer in left)
+        return TableCost(tables, heads, neurons)
+
+    return cost_of
+
+
+def _tell_table(
+    measured: MeasuredTable,
+    situation: Situation,
+    settings: PruneByReconstruction,
+    context: PassContext,
 ) -> None:
-    if sum(before) != sum(after):
-        by_layer = ", ".join(map(str, after))
-        context.note(f"{name} {sum(before)} -> {sum(after)} (by layer: {by_layer})")
-    elif ratio > 0:
-        context.note(f"ratio {ratio:g} rounds to 0 {name}; none removed")
+    if measured.replaced is not None:
+        context.note(f"the latency table was measured again: {measured.replaced}")
+    source = "from the cache" if measured.is_cached else "measured"
+    if settings.latency_table is not None:
+        source = f"given by {settings.latency_table.name}"
+    clock = "CPU clock" if situation.threads == 1 else "wall clock"
+    context.note(
+        f"latency table {source}: {situation.precision}, batch {situation.batch_size}, "
+        f"{situation.num_tokens} tokens, {situation.threads} "
+        f"thread{'s' if situation.threads > 1 else ''} of the CPU, on the {clock}"
+        f"{'; one token read of the last layer' if situation.one_token_last else ''}"
+    )
+    if measured.elsewhere is not None:
+        context.note(f"the given latency table was made elsewhere: {measured.elsewhere}")
+    context.record("latency_table", measured.content)
+
+
+def _freedom(settings: PruneByReconstruction, device: str) -> Freedom:
+    return Freedom(
+        settings.blocks_on(device),
+        heads=settings.head_ratio != 0,
+        neurons=settings.neuron_ratio != 0,
+        uniform=settings.uniform,
+    )

@@ -16,7 +16,7 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes import recovery as _recovery
-from compressor.passes.prune_structured import by_reconstruction as _reconstruction
+from compressor.passes.prune_structured import apply as _reconstruction
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
 from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
 from compressor.training.settings import DistillRecovery

@@ -18,7 +18,7 @@ from compressor.models.families.layers import UnsupportedArchitecture, encoder_l
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.base import NothingToRemove
-from compressor.passes.prune_structured import by_reconstruction as _reconstruction
+from compressor.passes.prune_structured import apply as _reconstruction
 from compressor.passes.prune_structured import layer_choice as _layer_choice
 from compressor.passes.prune_structured.few_rows import store_inputs
 from compressor.passes.prune_structured.importance import layer_losses
