@@ -21,7 +21,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -38,7 +37,7 @@ from compressor.passes.quantize_aware_train.fake_quantize import (
     simulated_int8,
 )
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
-from compressor.tasks import Batch, Example
+from compressor.tasks import Batch, Example, Outputs
 from compressor.training.recovery import distill
 from compressor.training.teacher import teacher_order
 from compressor.training.trainer import TrainingRun
@@ -72,9 +71,10 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     teacher.module.to(context.device)
     chunks = list(_measured(settings, context))
     rows = [_encode(model, chunk) for chunk in chunks]
-    order = teacher_order(model, teacher, chunks[0])
+    order = teacher_order(model, teacher, [example for chunk in chunks for example in chunk])
     # Its own tokens and its own order of labels: the passes before may have changed the model's.
-    wanted = [teacher.predict(_encode(teacher, chunk))[..., order] for chunk in chunks]
+    read = [_encode(teacher, chunk) for chunk in chunks]
+    wanted = model.task.collect([teacher.predict(batch)[..., order] for batch in read], read)
     has_tables = any(isinstance(part, nn.Embedding) for part in model.module.modules())
     settings = settings.model_copy(
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}
@@ -134,9 +134,9 @@ def require_simulation(model: TorchModel, settings: QuantizeAwareTrain) -> None:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """How far predictions are from the wanted ones: share of other classes, error of the logits.
+    """How far outputs are from the wanted ones: share of other predictions, error of the numbers.
 
-    Vectors have no classes, so of them the share is None.
+    The share is None where outputs are no predictions that change or stay.
     """
 
     num_rows: int
@@ -164,17 +164,14 @@ def _note_change(before: _Comparison, after: _Comparison, context: PassContext) 
         )
 
 
-def _compare(
-    model: TorchModel, batches: Sequence[Batch], wanted: Sequence[NDArray[np.float32]]
-) -> _Comparison:
+def _compare(model: TorchModel, batches: Sequence[Batch], wanted: Outputs) -> _Comparison:
     with parametrize.cached():
-        found = np.concatenate([model.predict(batch) for batch in batches])
-    goal = np.concatenate(list(wanted))
-    error = np.sqrt(np.mean(np.square(found - goal, dtype=np.float64)))
-    if not model.task.names_labels:
-        return _Comparison(len(goal), None, float(error))
-    changed = found.argmax(axis=1) != goal.argmax(axis=1)
-    return _Comparison(len(goal), float(changed.mean()), float(error))
+        found = model.task.collect([model.predict(batch) for batch in batches], batches)
+    error = np.sqrt(np.mean(np.square(found.numbers - wanted.numbers, dtype=np.float64)))
+    changed = model.task.changed(found, wanted)
+    return _Comparison(
+        len(wanted), None if changed is None else float(changed.mean()), float(error)
+    )
 
 
 def _measured(settings: QuantizeAwareTrain, context: PassContext) -> Iterator[list[Example]]:
