@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.tasks import Batch, Example, Task
+from compressor.tasks import Batch, Example, Task, length_of
 from compressor.tasks.outputs import Positions
 
 # Batches are sorted by length inside a pool of this many, and shuffled again.
@@ -99,14 +99,6 @@ def targets_of(task: Task, batch: Batch, dataset: Dataset, rows: Positions) -> T
     if dataset.labels is None:
         return None
     return torch.from_numpy(task.targets(batch, dataset.labels[np.asarray(rows)]))
-
-
-def length_of(example: Example) -> int:
-    """Return about how long an example is when encoded; 0 for images, which are of one size."""
-    # Characters stand in for tokens: close enough for sorting, and nothing is tokenized twice.
-    if isinstance(example, str):
-        return len(example)
-    return sum(map(len, example)) if isinstance(example, tuple) else 0
 
 
 def longest(examples: Sequence[Example], count: int) -> list[Example]:

@@ -102,7 +102,7 @@ def sensitive_nodes(
         and has_kernel(node.op_type, dtype, version)
     ]
     runner = GraphRunner(model, context)
-    reference = runner.logits(graph)
+    reference = runner.outputs(graph)
     everything = {node_name(node) for node in nodes}
     moved: dict[str, tuple[float, int | None]] = {}
     with context.progress.bar("sensitivity", len(candidates)) as advance:
@@ -174,7 +174,7 @@ def parity(
     Raises `StepFailed` when a logit is not finite.
     """
     runner = GraphRunner(model, context)
-    before, after = runner.logits(graph), runner.logits(converted)
-    rms, flips = compare_outputs(model, before, after)
-    largest = float(np.abs(before - after).max())
+    before, after = runner.outputs(graph), runner.outputs(converted)
+    rms, flips = compare_outputs(runner.task, before, after)
+    largest = float(np.abs(before.numbers - after.numbers).max())
     return Parity(model.provider, len(before), largest, rms, flips)

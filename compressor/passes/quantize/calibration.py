@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -24,8 +24,7 @@ from compressor.onnx_graph.onnx_file import save_graph
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
 from compressor.passes.quantize.quantization import Quantization
 from compressor.passes.quantize.settings import ObservingSettings, WeightSettings
-from compressor.tasks import Batch, Example
-from compressor.training.batches import length_of
+from compressor.tasks import Batch, Example, Task, length_of
 from compressor.words import counted
 
 _ROWS_READ = 64  # that are tokenized at once; of them, those of equal length run together
@@ -149,15 +148,25 @@ def spread_rows(dataset: Dataset, num_rows: int) -> list[Example]:
     return sorted((dataset.examples[int(row)] for row in chosen), key=length_of)
 
 
-def encoder(context: PassContext) -> Callable[[Sequence[Example]], Batch]:
-    """Return what encodes rows for the graph: the model that it was exported from reads them."""
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes rows for a graph as the model that it was exported from reads them."""
+
+    task: Task
+    preprocessor: Any  # of transformers
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Return the examples as one padded batch."""
+        return self.task.encode(self.preprocessor, examples)
+
+
+def encoder(context: PassContext) -> Encoder:
+    """Return what encodes rows for the graph that a pass changes."""
     read = (context.load_exported or context.load_baseline)()
-    return lambda examples: read.task.encode(read.preprocessor, examples)
+    return Encoder(read.task, read.preprocessor)
 
 
-def in_batches(
-    examples: Sequence[Example], size: int, encode: Callable[[Sequence[Example]], Batch]
-) -> list[Batch]:
+def in_batches(examples: Sequence[Example], size: int, encode: Encoder) -> list[Batch]:
     """Return all rows, encoded `size` at a time."""
     starts = range(0, len(examples), size)
     return [encode(examples[start : start + size]) for start in starts]

@@ -82,16 +82,16 @@ def race(
     examples, _ = sampled_rows(context, settings.rows)
     encode = encoder(context)
     rows = in_batches(examples, _BATCH_SIZE, encode)
-    reference = np.concatenate([plain.predict(batch) for batch in rows])
+    reference = encode.task.collect([plain.predict(batch) for batch in rows], rows)
     timed = in_batches(examples, settings.batch_size, encode)
     spread = np.unique(np.linspace(0, len(timed) - 1, min(_TIMED, len(timed))).round())
     steady = _time(quantization, opened, [timed[int(place)] for place in spread])
     _require_steady(steady)
     results = []
     for name, form in opened.items():
-        logits = np.concatenate([form.predict(batch) for batch in rows])
-        rms, flips = compare_outputs(plain, reference, logits)
-        changed = None if flips is None else flips / len(logits)
+        outputs = encode.task.collect([form.predict(batch) for batch in rows], rows)
+        rms, flips = compare_outputs(encode.task, reference, outputs)
+        changed = None if flips is None else flips / len(outputs)
         results.append(RaceResult(name, rms, changed, steady.fast_ms[name], steady.clock))
     return results
 

@@ -13,14 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from compressor.errors import StepFailed
 from compressor.models.components import layer_of
-from compressor.models.onnx_model import OUTPUT, OnnxModel
+from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.embedding_tables import NO_INT4, Int4Tables, store_weights
 from compressor.onnx_graph.int8_weights import Activations
 from compressor.onnx_graph.onnx_file import save_graph
@@ -30,7 +27,7 @@ from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import encoder, in_batches, sampled_rows
 from compressor.passes.quantize.quantization import Quantization
 from compressor.passes.quantize.settings import SensitiveSettings
-from compressor.tasks import Batch
+from compressor.tasks import Batch, Outputs, Task
 from compressor.words import listing
 
 _ROWS = 128  # of the calibration split, evenly spread
@@ -82,7 +79,7 @@ def weights_to_keep(
     if count == 0:
         return ()
     runner = GraphRunner(quantization.model, context)
-    reference, size = runner.logits(graph), weight_bytes(graph)
+    reference, size = runner.outputs(graph), weight_bytes(graph)
     found = []
     with context.progress.bar("sensitivity", len(weights)) as advance:
         for weight in weights:
@@ -126,30 +123,14 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
 
 
-def compare_outputs(
-    model: OnnxModel, reference: NDArray[np.float32], changed: NDArray[np.float32]
-) -> tuple[float, int | None]:
-    """Return the change of what a model like `model` gives, as `compare_logits` does."""
-    return compare_logits(reference, changed, are_vectors=model.output_name != OUTPUT)
+def compare_outputs(task: Task, before: Outputs, after: Outputs) -> tuple[float, int | None]:
+    """Return the root-mean-square difference, and for how many rows the prediction is another one.
 
-
-def compare_logits(
-    reference: NDArray[np.float32], changed: NDArray[np.float32], *, are_vectors: bool = False
-) -> tuple[float, int | None]:
-    """Return the root-mean-square difference and the number of rows whose arg-max differs.
-
-    Both are `(rows, num_labels)`; vectors `(rows, width)` have no arg-max that means anything, so
-    of them the second is None. Raises `ValueError` when they are not of one shape or not finite.
+    The second is None where outputs are no predictions that change or stay. Raises `ValueError`
+    when they are not of one shape, `StepFailed` when one is not finite.
     """
-    if reference.shape != changed.shape:
-        raise ValueError(f"logits of shapes {reference.shape} and {changed.shape} do not pair up")
-    difference = reference.astype(np.float64) - changed
-    if not np.isfinite(difference).all():
-        raise StepFailed("logits hold NaN or infinity")
-    rms = float(np.sqrt(np.mean(np.square(difference))))
-    if are_vectors:
-        return rms, None
-    return rms, int(np.sum(reference.argmax(axis=1) != changed.argmax(axis=1)))
+    error, changed = task.error(before, after), task.changed(before, after)
+    return error, None if changed is None else int(changed.sum())
 
 
 class GraphRunner:
@@ -159,18 +140,18 @@ class GraphRunner:
         self._path: Path = context.work_dir / "sensitivity" / "model.onnx"
         self._model = model
         examples, _ = sampled_rows(context, _ROWS)
-        self.batches: list[Batch] = in_batches(examples, _BATCH_SIZE, encoder(context))
+        encode = encoder(context)
+        self.task: Task = encode.task
+        self.batches: list[Batch] = in_batches(examples, _BATCH_SIZE, encode)
 
-    def change(
-        self, reference: NDArray[np.float32], graph: onnx.ModelProto
-    ) -> tuple[float, int | None]:
+    def change(self, reference: Outputs, graph: onnx.ModelProto) -> tuple[float, int | None]:
         """Return how far the outputs of `graph` are from `reference`, as `compare_outputs` does."""
-        return compare_outputs(self._model, reference, self.logits(graph))
+        return compare_outputs(self.task, reference, self.outputs(graph))
 
-    def logits(self, graph: onnx.ModelProto) -> NDArray[np.float32]:
-        """Return the logits of all batches."""
+    def outputs(self, graph: onnx.ModelProto) -> Outputs:
+        """Return what `graph` gives for all rows."""
         save_graph(graph, self._path)
         # Kept engines belong to one graph: they are found by names, and not by weights.
         settings = replace(self._model.settings, cache_dir=None)
         opened = replace(self._model, path=self._path, settings=settings)
-        return np.concatenate([opened.predict(batch) for batch in self.batches])
+        return self.task.collect([opened.predict(batch) for batch in self.batches], self.batches)

@@ -12,11 +12,14 @@ from onnx import TensorProto, helper
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_quantizable_weights
 from compressor.passes.quantize.sensitivity import (
     Sensitivity,
-    compare_logits,
+    compare_outputs,
     most_sensitive,
     quantized_alone,
     weight_bytes,
 )
+from compressor.tasks import ClassLogits, load_task
+
+TASK = load_task("text-classification")
 
 
 def weight(name: str) -> QuantizableWeight:
@@ -37,7 +40,7 @@ def test_the_worst_weights_are_those_with_the_largest_error_for_each_byte():
 def test_the_change_of_logits_is_a_root_mean_square_and_a_count():
     before = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
     after = np.array([[0.0, 1.0], [0.0, 2.0]], np.float32)
-    rms, flips = compare_logits(before, after)
+    rms, flips = compare_outputs(TASK, ClassLogits(before), ClassLogits(after))
     assert (rms, flips) == (pytest.approx(np.sqrt(2 / 4)), 1)
 
 
@@ -46,7 +49,7 @@ def test_the_change_of_logits_is_a_root_mean_square_and_a_count():
 )
 def test_logits_that_cannot_be_compared_are_refused(after: NDArray[np.float32]):
     with pytest.raises(ValueError, match="logits"):
-        compare_logits(np.zeros((2, 2), np.float32), after)
+        TASK.error(ClassLogits(np.zeros((2, 2), np.float32)), ClassLogits(after))
 
 
 def test_one_weight_is_quantized_and_the_others_and_the_original_stay_float(
