@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import EnvironmentMismatch, shortened
+from compressor.models.families import family_of
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.weight_files import (
     StoredTensor,
@@ -58,8 +59,6 @@ _REFUSED = {
 }
 _MOST_LABELS = 1_000_000
 _MOST_CHARACTERS = 120  # of what the Hub's client says, which is several lines
-# Model types that compute positions as position_embedding_type says.
-_OWN_POSITIONS = ("esm",)
 # Model types that read sound, some of whose heads are called as those for texts.
 _SPEECH = re.compile(
     r"wav2vec2|hubert|wavlm|unispeech|whisper|sew|audio|speech|encodec|mctct|moonshine|seamless"
@@ -345,7 +344,8 @@ def _refuse_unread(name: str, config: Mapping[str, Any]) -> None:
         if config.get(key):
             raise EnvironmentMismatch(f"{name}: {key} in its config.json {why}")
     kind = config.get("position_embedding_type", "absolute")
-    if kind not in (None, "absolute") and config["model_type"] not in _OWN_POSITIONS:
+    is_read = family_of(config["model_type"]).reads_position_type
+    if kind not in (None, "absolute") and not is_read:
         raise EnvironmentMismatch(
             f"{name}: position_embedding_type in its config.json is {kind!r}, and transformers 5 "
             f"computes absolute positions alone for model type '{config['model_type']}', so it "

@@ -13,6 +13,7 @@ from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.families import family_of
 from compressor.models.families.prunable import first_position
 from compressor.tasks import NO_LIMIT
 
@@ -21,10 +22,6 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 # attention weights of one layer with 12 heads take 3.2 GB there.
 MOST_UNASKED = 8192
 _SIDES = ("left", "right")
-# Their attention takes blocks in place of all tokens where a text has more than so many of them,
-# and a model that has read a shorter one takes all tokens from then on.
-_BLOCK_SPARSE = {"big_bird", "bigbird_pegasus"}
-_NO_MASK = {"fnet"}  # mixes all positions, padding too
 
 
 def tokenizer_limit(place: Path, value: Any, *, least: int = 1) -> int | None:
@@ -91,12 +88,13 @@ def check_attention(files: CheckpointFiles, max_length: int) -> None:
     `max_length` is the most tokens that are read of one.
     """
     config, kind = files.config, files.config.get("model_type")
-    if kind in _NO_MASK:
+    family = family_of(kind)
+    if not family.takes_mask:
         raise EnvironmentMismatch(
             f"{files.name}: models of type '{kind}' take no attention mask, so an answer depends "
             f"on how far a text is padded in its batch; use an architecture with a mask"
         )
-    if kind not in _BLOCK_SPARSE or config.get("attention_type", "block_sparse") != "block_sparse":
+    if not family.is_block_sparse or config.get("attention_type", "block_sparse") != "block_sparse":
         return
     size, random = config.get("block_size", 64), config.get("num_random_blocks", 3)
     full = (5 + 2 * random) * size if type(size) is type(random) is int else 0
