@@ -109,7 +109,7 @@ def write_starter(
     for name, path in (("train", train), ("certification", certification)):
         if path is not None:
             others[name], rows = _look(path, labels, _for_other(path, wishes), task)
-            if task.names_labels:
+            if task.has_head:
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
@@ -195,7 +195,7 @@ def _rows(facts: StarterFacts, task: Task) -> Rows:
         search=facts.search.num_rows,
         train=0 if train is None else min(train.num_rows, MAX_TRAIN_ROWS),
         certification=0 if certification is None else certification.num_rows,
-        texts=len(facts.search.guess.inputs) if task.splits_pairs else 1,
+        texts=task.columns(task.metrics[0]).examples_in(len(facts.search.guess.inputs)),
     )
 
 
@@ -253,7 +253,7 @@ def _look(
     if len(table) < _MIN_ROWS:
         rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
         raise RecipeError(f"{path}: has {rows}, at least {_MIN_ROWS} are needed")
-    if not task.names_labels:
+    if not task.has_head:
         guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
         return SourceFacts(path, len(table), guess, source.quoting), table
     guess = guess_columns(

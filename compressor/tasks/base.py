@@ -115,8 +115,6 @@ class Task(ABC):
     input_column: ClassVar[str]  # the key under `data` that names the input column
     metrics: ClassVar[tuple[str, ...]]  # the first is the default
     reads_tokens: ClassVar[bool]  # whether inputs have a token axis that can be padded
-    names_labels: ClassVar[bool]  # whether outputs are of classes with names
-    splits_pairs: ClassVar[bool]  # whether a pair of texts is two examples
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False

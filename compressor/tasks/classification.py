@@ -37,8 +37,6 @@ class Classification(Task):
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[str, ...]] = METRICS
-    names_labels: ClassVar[bool] = True
-    splits_pairs: ClassVar[bool] = False
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
 
     @classmethod

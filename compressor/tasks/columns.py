@@ -84,6 +84,10 @@ class Columns(ABC):
         """Return the examples that an input is in the end; itself by default."""
         return (example,)
 
+    def examples_in(self, num_columns: int) -> int:  # noqa: ARG002 - one, however many
+        """Return how many examples an input of so many columns is in the end."""
+        return 1
+
 
 class TextColumns(Columns):
     """Texts or pairs of texts, with class ids."""
@@ -134,6 +138,10 @@ class SentenceColumns(TextColumns):
     def texts_apart(self, example: Example) -> tuple[Example, ...]:
         """Return each text of a pair."""
         return texts_of(example)
+
+    def examples_in(self, num_columns: int) -> int:
+        """Return one for each column."""
+        return num_columns
 
 
 class ImageColumns(Columns):

@@ -22,6 +22,7 @@ from compressor.measurements import COSINE, LABEL_FREE, RANK_AGREEMENT, SPEARMAN
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long
+from compressor.tasks.given import given_texts
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import Pooling, lowers_case, read_pooling, write_pooling
 from compressor.tasks.similarity import (
@@ -63,8 +64,6 @@ class SentenceEmbedding(TextTask):
     output_words: ClassVar[str] = "vectors"
     metrics: ClassVar[tuple[str, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
     has_head: ClassVar[bool] = False
-    names_labels: ClassVar[bool] = False
-    splits_pairs: ClassVar[bool] = True
 
     def columns(self, metric: str) -> Columns:
         """Return texts, of pairs each by itself, with grades for the metric that needs them.
@@ -118,6 +117,10 @@ class SentenceEmbedding(TextTask):
         """Return what is needed unless there is a vector for each row."""
         fits = len(shape) == 2 and shape[0] == num_rows
         return None if fits else "one row of numbers for each"
+
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
+        """Return single texts, whatever the rows were that the model was judged on."""
+        return given_texts(value, pairs=False)
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts; arrays are int64 of shape `(batch, sequence)`.

@@ -14,7 +14,7 @@ from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.setting_errors import show
 from compressor.tasks.base import Batch, Task
-from compressor.tasks.examples import Example
+from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.given import given_texts
 from compressor.words import counted
 
@@ -57,8 +57,8 @@ class TextTask(Task):
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:
-        """Return texts or pairs of texts; an artifact of vectors takes single texts alone."""
-        return given_texts(value, pairs=False if self.splits_pairs else pairs)
+        """Return texts or pairs of texts."""
+        return given_texts(value, pairs=pairs)
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
@@ -67,7 +67,7 @@ class TextTask(Task):
 
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each example has before it is cut, special tokens included."""
-        seconds = [str(item[1]) for item in examples if isinstance(item, tuple)] or None
+        seconds = [str(item[1]) for item in map(texts_of, examples) if len(item) > 1] or None
         encoded = preprocessor(
             [_first(item) for item in examples],
             seconds,
@@ -103,7 +103,7 @@ class TextTask(Task):
 
 
 def _first(example: Example) -> str:
-    return str(example[0] if isinstance(example, tuple) else example)
+    return str(texts_of(example)[0])
 
 
 def _tokenize(
