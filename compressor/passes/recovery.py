@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
 from compressor.training.layer_map import LayerMap
-from compressor.training.optimizer_state import Moments
 from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
 from compressor.training.settings import FinetuneRecovery, Recovery
 from compressor.training.training_run import TrainingRun
@@ -72,7 +71,6 @@ class RecoveryTraining:
         place: str = "",
         seed: int | None = None,
         layer_map: LayerMap | None = None,
-        moments: Moments | None = None,
     ) -> None:
         """Train `model` in place and note what was done; raises what training raises.
 
@@ -84,7 +82,7 @@ class RecoveryTraining:
         title = f"recovery{place}"
         run = TrainingRun(context.device, seed, work_dir, context.progress, title)
         if isinstance(self.settings, FinetuneRecovery):
-            summary = finetune(model, context.train, self.settings, run, moments=moments)
+            summary = finetune(model, context.train, self.settings, run)
         else:
             assert self.teacher is not None, "prepare loads one"
             summary = distill(
@@ -94,6 +92,5 @@ class RecoveryTraining:
                 self.settings,
                 run,
                 layer_map=layer_map,
-                moments=moments,
             )
         context.note(f"{title}: {summary.sentence()}")

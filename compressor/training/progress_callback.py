@@ -17,7 +17,6 @@ from torch import nn
 from compressor.errors import StepFailed
 from compressor.progress import Advance
 from compressor.training.checkpoints import Pace, State, StateFile
-from compressor.training.optimizer_state import Moments
 from compressor.training.snapshot import (
     Snapshot,
     Stateful,
@@ -36,10 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingFiles:
-    """What the run that `key` names leaves in its folder: how far it is, and in the end its result.
-
-    The moments of AdamW lie beside the result, where the next run is to have them.
-    """
+    """What the run that `key` names leaves in its folder: how far it is, in the end its result."""
 
     folder: Path
     key: str
@@ -55,34 +51,23 @@ class TrainingFiles:
         return StateFile(self.folder / "trained.safetensors", self.key)
 
     def finished_before(
-        self, module: nn.Module, kept: Mapping[str, Stateful], moments: Moments | None
+        self, module: nn.Module, kept: Mapping[str, Stateful]
     ) -> TrainingSummary | None:
         """Make everything as it was when this run finished, or return None when it did not."""
         finished = self.finished.read()
         if finished is None:
             return None
         load_module_tensors(module, kept, finished.tensors)
-        if moments is not None:
-            moments.read(self.folder, self.key)
         return TrainingSummary(**finished.facts)
 
     def finish(
-        self,
-        module: nn.Module,
-        kept: Mapping[str, Stateful],
-        moments: Moments | None,
-        summary: TrainingSummary,
-        optimizer: Any,
+        self, module: nn.Module, kept: Mapping[str, Stateful], summary: TrainingSummary
     ) -> None:
         """Keep the result, and the way there no longer.
 
         Until the result is whole, all that this run would begin from again stays.
         """
-        if moments is not None:
-            moments.keep(optimizer, module, self.folder, self.key)
         self.finished.write(State(module_tensors(module, kept), asdict(summary)))
-        if moments is not None:
-            moments.forget_before()
         self.checkpoint.remove()
 
 
@@ -96,10 +81,8 @@ class StepWatcher(transformers.TrainerCallback):
         advance: Advance,
         after_step: AfterStep | None,
         kept: Mapping[str, Stateful],
-        moments: Moments | None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.moments = moments
         self.run = run
         self.advance = advance
         self.after_step = after_step
@@ -121,8 +104,6 @@ class StepWatcher(transformers.TrainerCallback):
     ) -> None:
         """Go on where an earlier process was, if there was one."""
         if self.resumed is None:
-            if self.moments is not None:
-                self.moments.put(kwargs["optimizer"], kwargs["model"])
             return
         logger.info("%s: resumes after step %d", self.run.description, self.first_step)
         self._snapshot(kwargs).put_back(self.resumed)

@@ -18,7 +18,6 @@ from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
-from compressor.training.optimizer_state import Moments
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
@@ -35,12 +34,10 @@ def finetune(
     after_step: AfterStep | None = None,
     goal: Mapping[str, Any] | None = None,
     kept: Mapping[str, Stateful] | None = None,
-    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on the labels of `dataset`.
 
-    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also
-    for `moments`.
+    What `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`.
 
     Raises what `check_finetuning` and `train` raise.
     """
@@ -60,7 +57,6 @@ def finetune(
         goal={"loss": "labels", **(goal or {})},
         after_step=after_step,
         kept=kept,
-        moments=moments,
     )
 
 
@@ -75,7 +71,6 @@ def distill(
     after_step: AfterStep | None = None,
     goal: Mapping[str, Any] | None = None,
     kept: Mapping[str, Stateful] | None = None,
-    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
 
@@ -83,8 +78,8 @@ def distill(
     hidden states, attention and sub-layers; by default they are spread evenly. The output of the
     embeddings is always compared with the teacher's. Labels are matched by their names. A narrower
     student's hidden states are compared through a linear map, learnt and thrown away. What
-    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`, also for
-    `moments`. Texts are changed first where `settings` ask for it: see `augmented`.
+    `after_step` does is told by `goal`, what it remembers is in `kept`: see `train`. Texts are
+    changed first where `settings` ask for it: see `augmented`.
 
     Raises `StepFailed` before training when the teacher cannot teach this model: what
     `check_distillation` finds, and for the losses on layers a wider student, or layers that lack
@@ -100,7 +95,7 @@ def distill(
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
-    run_with = partial(train, model, dataset, settings, run, after_step=after_step, moments=moments)
+    run_with = partial(train, model, dataset, settings, run, after_step=after_step)
     if not settings.compares_layers:
         outputs = TeacherOutputs(teacher, dataset, order)
 

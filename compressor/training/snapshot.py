@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.training.checkpoints import State
-from compressor.training.optimizer_state import parameter_names
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -107,6 +106,17 @@ class Snapshot:
         torch.set_rng_state(state.tensors[_TORCH])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state.tensors[_CUDA], self.device)
+
+
+def parameter_names(optimizer: Any, module: nn.Module) -> dict[int, str]:
+    """Return the names of a module's parameters by their number in the optimizer's state."""
+    names = {id(value): name for name, value in module.named_parameters()}
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    return {
+        index: names[id(parameter)]
+        for index, parameter in enumerate(parameters)
+        if id(parameter) in names
+    }
 
 
 def module_tensors(module: nn.Module, kept: Mapping[str, Stateful]) -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
 from compressor.training.fingerprint import training_key
-from compressor.training.optimizer_state import Moments
 from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import total_steps
@@ -82,7 +81,6 @@ def train(
     kept: Mapping[str, Stateful] | None = None,
     cached: Mapping[str, Stateful] | None = None,
     trained_too: Mapping[str, nn.Module] | None = None,
-    moments: Moments | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -95,7 +93,6 @@ def train(
     no run is taken for another; what they remember from step to step has to be in `kept`, by name,
     or in `cached` where nobody needs it once the training is over.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
-    With `moments` AdamW starts with those of the run before, and they become those of this one.
 
     Raises `StepFailed` for an empty split or `freeze_embeddings` on a model without embedding
     tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
@@ -105,11 +102,7 @@ def train(
     steps = total_steps(len(dataset), settings)
     with alone():
         arguments = _arguments(settings, run, steps)
-    goal = {
-        **goal,
-        "bfloat16": computes_in_bfloat16(settings, run.device),
-        "moments": None if moments is None else moments.key,
-    }
+    goal = {**goal, "bfloat16": computes_in_bfloat16(settings, run.device)}
     key = training_key(
         model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
     )
@@ -123,7 +116,7 @@ def train(
         _random_state_kept(run.device),
         run.progress.bar(run.description, steps) as advance,
     ):
-        finished = files.finished_before(model.module, kept, moments)
+        finished = files.finished_before(model.module, kept)
         if finished is not None:
             advance(steps, "finished before")
             return finished
@@ -131,7 +124,7 @@ def train(
             for table in _tables(model.module):
                 table.weight.requires_grad_(False)
         state = {**kept, **(cached or {})}
-        watcher = StepWatcher(files.checkpoint, run, advance, after_step, state, moments)
+        watcher = StepWatcher(files.checkpoint, run, advance, after_step, state)
         loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
         _require_plain(trainer.accelerator)
@@ -142,7 +135,7 @@ def train(
             trainer.train()
         watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
         summary = watcher.summary()
-        files.finish(model.module, kept, moments, summary, trainer.optimizer)
+        files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
 

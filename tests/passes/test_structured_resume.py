@@ -102,5 +102,3 @@ def test_a_disk_that_was_full_when_a_result_was_written_costs_that_training_alon
     finished = [told for told in resumed.steps if told.endswith("finished before")]
     assert len(finished) == step - 1
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    left = [path.parent.name for path in (tmp_path / "stopped").rglob("moments.safetensors")]
-    assert left == ["recovery-3"]

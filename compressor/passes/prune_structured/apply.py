@@ -54,7 +54,6 @@ from compressor.passes.prune_structured.reconstruct import (
 from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
 from compressor.passes.prune_structured.sub_layer_graphs import sub_layer_kind
 from compressor.passes.prune_structured.unit_removal import (
-    Removed,
     Scope,
     prune_heads,
     prune_neurons,
@@ -63,7 +62,6 @@ from compressor.passes.prune_structured.unit_removal import (
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
 from compressor.training.batches import targets_of
 from compressor.training.layer_map import chosen_layers
-from compressor.training.optimizer_state import Moments
 from compressor.training.schedules import cubic_sparsity
 from compressor.words import counted
 
@@ -122,12 +120,9 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     # Each layer learns from the one it was in the teacher, whatever was removed around it.
     layer_map = tuple(enumerate(kept)) if training and training.teaches(depth) else None
     part = None if training is None else training.in_parts(settings.steps)
-    is_gradual = settings.steps > 1
-    moments = Moments()
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
-            removed = goals.prune_to(_progress(settings, step), model, context)
-            moments.follow(model.module, removed.heads, removed.neurons)
+            goals.prune_to(_progress(settings, step), model, context)
         if step == settings.steps:
             _note_what_is_left(counts, model, settings, context)
         if part is not None:
@@ -135,11 +130,10 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
                 model,
                 context,
                 name=f"recovery-{step}",
-                place=f" after step {step} of {settings.steps}" if is_gradual else "",
+                place=f" after step {step} of {settings.steps}" if settings.steps > 1 else "",
                 # The seed decides which rows come first; a part may end before the others are read.
                 seed=context.seed + step - 1,
                 layer_map=layer_map,
-                moments=moments if is_gradual else None,
             )
     return model
 
@@ -305,7 +299,7 @@ class Goals(Protocol):
     def removes_units(self) -> bool:
         """Return whether heads or neurons go, and not only layers."""
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
         """Remove units until the fraction `progress` of the way is gone, and return which."""
 
 
@@ -375,7 +369,7 @@ class _Ratios:
             f"{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
         )
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
         """Remove the lowest-scored units until the fraction `progress` of the ratios is reached."""
         settings = self.settings
         scores = _score(model, settings, context)
@@ -390,7 +384,6 @@ class _Ratios:
             prune_heads(model.module, heads)
         if neurons:
             prune_neurons(model.module, neurons)
-        return Removed(heads, neurons)
 
     def _select(
         self,
@@ -454,7 +447,7 @@ class Reconstruction:
         """Return whether heads or neurons go: always."""
         return True
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> Removed:
+    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
         settings, calibration, module = self.settings, self.rows.inputs, model.module
         scores = self._scores(module, context)
@@ -478,7 +471,6 @@ class Reconstruction:
         )
         if progress == 1:
             self.rows.record(settings.ridge, choices, context)
-        return Removed(heads, neurons)
 
     def _scores(self, module: Any, context: PassContext) -> UnitScores:
         """Score heads and neurons, by Fisher information where rows are few.

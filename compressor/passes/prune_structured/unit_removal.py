@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -28,14 +27,6 @@ from compressor.models.structure import remove_attention, remove_feed_forward, s
 Scope = Literal["layer", "global"]
 # Indices of units by index of the layer, both counted from 0.
 Units = Mapping[int, Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Removed:
-    """The units that one step of pruning took, counted as they were before it."""
-
-    heads: Units
-    neurons: Units
 
 
 def select_units(
