@@ -26,7 +26,7 @@ def test_int8_on_a_gpu_is_refused_with_the_reason_and_the_alternative(provider: 
     assert mistake.message == (
         f"quantize_dynamic gives a model for cpu, but benchmark.providers asks for {provider}; "
         f"change benchmark.providers or remove the pass: CUDA has no kernels for its integer "
-        f"products and would leave them to the CPU, slower than float32; convert_fp16 makes a "
+        f"matmuls and would leave them to the CPU, slower than float32; convert_fp16 makes a "
         f"model for it, and quantize_tensorrt an int8 one for TensorRT"
     )
 
@@ -42,7 +42,7 @@ def test_signed_pairs_are_refused_where_they_would_not_be_int8(provider: str) ->
     assert mistake.path == ("passes", 0, "kind")
     assert mistake.message == (
         f"quantize_tensorrt gives a model for tensorrt, but export.provider asks for {provider}; "
-        f"change export.provider or remove the pass: CUDA has no kernels for int8 products and "
+        f"change export.provider or remove the pass: CUDA has no kernels for int8 matmuls and "
         f"would compute them in float, slower than without this pass; use convert_fp16 there, and "
         f"quantize_dynamic or quantize_static on a CPU"
     )

@@ -112,7 +112,7 @@ def test_graph_that_is_already_quantized_is_refused(exported: OnnxModel, apply):
 
 def test_graph_of_activations_alone_has_nothing_to_quantize(tmp_path: Path, apply):
     product = helper.make_node("MatMul", ["x", "z"], ["logits"])
-    with pytest.raises(StepFailed, match="no product and no lookup of the graph has constant"):
+    with pytest.raises(StepFailed, match="no matmul and no lookup of the graph has constant"):
         apply(saved(tmp_path / "bare.onnx", [product], {}))
 
 
