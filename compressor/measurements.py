@@ -75,10 +75,6 @@ class Score:
     )
 
 
-# What a score holds of every single example; `report.json` has the flips instead.
-PER_EXAMPLE = frozenset({"outcomes", "shares", "kept"})
-
-
 @dataclass(frozen=True)
 class Size:
     """Three different facts about size, never merged.

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from compressor.errors import EnvironmentMismatch, ReportError
-from compressor.measurements import PER_EXAMPLE, SCHEMA_VERSION, RunReport
+from compressor.measurements import SCHEMA_VERSION, RunReport
 from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, no_folder, unreadable
 from compressor.setting_errors import KeyPath, format_path, listing, refuse_constant
 from compressor.stored_types import problems, read_facts
@@ -138,7 +138,8 @@ def _plain(value: object, place: str, missing: dict[str, str]) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [item.name for item in dataclasses.fields(value) if item.name not in PER_EXAMPLE]
+        # What a score keeps of single examples takes no part in comparisons.
+        names = [item.name for item in dataclasses.fields(value) if item.compare]
         value = {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         prefix = f"{place}." if place else ""
