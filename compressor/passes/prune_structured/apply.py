@@ -300,7 +300,7 @@ class Goals(Protocol):
         """Return whether heads or neurons go, and not only layers."""
 
     def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
-        """Remove units until the fraction `progress` of the way is gone, and return which."""
+        """Remove units until the fraction `progress` of the way is gone."""
 
 
 @dataclass(frozen=True)
