@@ -335,7 +335,7 @@ def compare(
 def passes(
     kind: Annotated[
         str | None,
-        typer.Argument(help="Show this pass, or a setting of it such as prune_width.recovery."),
+        typer.Argument(help="Show this pass, or a setting of it such as distill.temperature."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", metavar=FLAG, help="Print everything as JSON.")

@@ -220,8 +220,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "prune_structured",
         {"ratio": 0.5, "recovery": SHORT | {"kind": "distill", "hidden_weight": 1.0}},
     ),
-    "width": ("prune_width", {"ratio": 0.5}),
-    "width by variance": ("prune_width", {"ratio": 0.5, "importance": "variance"}),
     "int8-aware training": ("quantize_aware_train", {"epochs": 0.1, "min_elements": 0}),
 }
 

@@ -47,7 +47,6 @@ USUAL: tuple[list[dict[str, Any]], ...] = (
     [{"kind": "finetune", **_TRAIN}, {"kind": "quantize_static"}],
     [{"kind": "distill", "temperature": 2.0, "hidden_weight": 1.0, "student_layers": 1, **_TRAIN}],
     [{"kind": "prune_magnitude", "sparsity": 0.5, "finetune": dict(_TRAIN)}],
-    [{"kind": "prune_width", "ratio": 0.25}],
     [{"kind": "trim_vocabulary", "min_count": 1}, {"kind": "quantize_weights"}],
     [{"kind": "quantize_aware_train", **_TRAIN}, {"kind": "quantize_dynamic"}],
     [{"kind": "quantize_auto"}],
@@ -175,8 +174,7 @@ def _setting(tree: dict[str, Any], draw: Random) -> tuple[bytes, str, frozenset[
     kind = draw.choice(sorted(PASSES))
     names = {name: None for item in PASSES[kind].settings.variants() for name in item.model_fields}
     name = draw.choice([name for name in names if name != "kind"])
-    required = {"prune_magnitude": {"sparsity": 0.5}, "prune_structured": {"ratio": 0.5},
-                "prune_width": {"ratio": 0.25}}  # fmt: skip
+    required = {"prune_magnitude": {"sparsity": 0.5}, "prune_structured": {"ratio": 0.5}}
     value = draw.choice(ODD_VALUES)
     step = {"kind": kind, **required.get(kind, {}), name: value}
     changed = {**tree, "passes": [step]}

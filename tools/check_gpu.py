@@ -61,7 +61,6 @@ STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "scores by Fisher": ("prune_structured", {"ratio": 0.25, "importance": "fisher"}),
     "scores by Taylor": ("prune_structured", {"ratio": 0.25, "importance": "taylor"}),
     "reconstruction": ("prune_structured", {"ratio": 0.25, "method": "reconstruction"}),
-    "width": ("prune_width", {"ratio": 0.25}),
     "magnitude": ("prune_magnitude", {"sparsity": 0.5, "finetune": {"max_steps": 3}}),
     "int8-aware training": ("quantize_aware_train", {"epochs": 0.1}),
 }

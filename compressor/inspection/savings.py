@@ -15,7 +15,6 @@ from compressor.models.families.layers import (
     require_prunable_heads,
 )
 from compressor.models.torch_model import TorchModel
-from compressor.models.width import width_axes
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
 
@@ -52,7 +51,6 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
     module = model.module
     sizes = {name: _FLOAT_BYTES * value.numel() for name, value in module.named_parameters()}
     in_layers = {name: size for name, size in sizes.items() if layer_of(name) is not None}
-    along_width, no_width = _along_width(module)
     table = module.get_input_embeddings()
     backend = getattr(model.preprocessor, "backend_tokenizer", None)
     stored = {
@@ -66,7 +64,6 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         layer_bytes=sum(in_layers.values()),
         attention_bytes=_bytes_of("attention", in_layers),
         feed_forward_bytes=_bytes_of("feed_forward", in_layers),
-        width_bytes=sum(sizes[name] for name in sizes if name in along_width),
         word_table_bytes=_FLOAT_BYTES * table.weight.numel()
         if isinstance(table, nn.Embedding)
         else None,
@@ -77,19 +74,11 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         tables=tuple(size for is_table, size in stored.values() if is_table),
         no_layers=_refusal(encoder_layers, module),
         no_prunable_heads=_refusal(require_prunable_heads, module),
-        no_prunable_width=no_width,
     )
 
 
 def _bytes_of(component: str, sizes: dict[str, int]) -> int:
     return sum(size for name, size in sizes.items() if component_of(name) == component)
-
-
-def _along_width(module: Any) -> tuple[set[str], str | None]:
-    try:
-        return {axis.parameter for axis in width_axes(module)}, None
-    except UnsupportedArchitecture as error:
-        return set(), error.reason
 
 
 def _refusal(look: Callable[[Any], object], module: Any) -> str | None:

@@ -1,8 +1,7 @@
 """The shape that pruning left: heads and neurons of each layer, and how to give a model that shape.
 
-A configuration has one number of heads and one feed-forward width for all layers, and a hidden size
-that is as wide as the heads together, so transformers cannot describe a model whose layers differ
-(huggingface/transformers#33225) or whose stream is narrower. `EncoderShape` can.
+A configuration has one number of heads and one feed-forward width for all layers, so transformers
+cannot describe a model whose layers differ (huggingface/transformers#33225). `EncoderShape` can.
 """
 
 from __future__ import annotations
@@ -26,20 +25,12 @@ from compressor.models.families.layers import (
     layer_list,
     parts_of,
 )
-from compressor.models.width import (
-    cut,
-    head_dim_of,
-    set_hidden_size,
-    widest_config,
-    width_axes,
-)
 from compressor.words import counted
 
 __all__ = [
     "EncoderShape",
     "LayerShape",
     "apply_shape",
-    "buildable_config",
     "configure_shape",
     "dense_shape",
     "encoder_layers",  # the layers are read through here too, where a model's shape is the subject
@@ -69,17 +60,21 @@ class EncoderShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     head_dim: Annotated[int, Field(strict=True, gt=0)]
-    # The width of the residual stream where it is narrower than all heads together.
-    hidden_size: Annotated[int, Field(strict=True, gt=0)] | None = None
     layers: Annotated[tuple[LayerShape, ...], Field(min_length=1)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON can hold."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, content: object) -> EncoderShape:
         """Read what `to_dict` wrote; raises `ValueError` that names every wrong entry."""
+        if isinstance(content, dict) and "hidden_size" in content:
+            raise ValueError(
+                f"hidden_size is {content['hidden_size']!r}: the checkpoint was made by "
+                f"prune_width, which this version no longer has; prune the untouched checkpoint "
+                f"anew"
+            )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -104,7 +99,6 @@ def read_shape(module: Any) -> EncoderShape | None:
     dense = dense_shape(module.config, parts)
     shape = EncoderShape(
         head_dim=dense.head_dim,
-        hidden_size=module.config.hidden_size if _is_narrower(module.config, parts) else None,
         layers=tuple(
             LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons) for layer in layers
         ),
@@ -113,7 +107,7 @@ def read_shape(module: Any) -> EncoderShape | None:
 
 
 def apply_shape(module: Any, shape: EncoderShape) -> None:
-    """Cut a model fresh from `buildable_config` to `shape`; its weights are to be overwritten.
+    """Cut a model fresh from its configuration to `shape`; its weights are to be overwritten.
 
     Raises `EnvironmentMismatch` when `shape` does not fit the model's configuration.
     """
@@ -122,10 +116,6 @@ def apply_shape(module: Any, shape: EncoderShape) -> None:
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
     _check_fits(shape, dense_shape(module.config, parts))
-    if shape.hidden_size is not None:
-        size = module.config.hidden_size
-        cut(module, width_axes(module), range(shape.hidden_size), size)
-        set_hidden_size(module.config, shape.hidden_size)
     for layer, target in zip(layers, shape.layers, strict=True):
         if target.num_heads == 0:
             remove_attention(layer)
@@ -151,11 +141,6 @@ def configure_shape(module: Any) -> tuple[str, ...]:
     shape = read_shape(module)
     if shape is None:
         return ()
-    if shape.hidden_size is not None:
-        return (
-            f"a configuration of type '{module.config.model_type}' cannot say heads that are "
-            f"together wider than the hidden size of {shape.hidden_size}",
-        )
     layer, *others = shape.layers
     if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
         return ("its layers differ, or one is without heads or neurons",)
@@ -183,19 +168,13 @@ def configure_shape(module: Any) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def buildable_config(config: Any, shape: EncoderShape | None) -> Any:
-    """Return a copy of a configuration that transformers can build and `apply_shape` can cut."""
-    is_narrower = shape is not None and shape.hidden_size is not None
-    return widest_config(config) if is_narrower else copy.deepcopy(config)
-
-
 def rebuild(module: Any) -> Any:
     """Return a new model of the same class, configuration and shape, with weights of its own.
 
     They are freshly initialised, on the CPU, of the same type; the mode is that of `module`.
     """
     shape = read_shape(module)
-    config = buildable_config(module.config, shape)
+    config = copy.deepcopy(module.config)
     with torch.random.fork_rng(devices=[]):  # weights that are overwritten cost no random numbers
         fresh = type(module)._from_config(config, dtype=module.dtype)
     if shape is not None:
@@ -276,18 +255,11 @@ def set_num_heads(layer: EncoderLayer, num_heads: int) -> None:
 
 def dense_shape(config: Any, parts: EncoderParts) -> EncoderShape:
     """Return the shape that a configuration describes."""
-    # DINOv2's are a multiple of the hidden size, which is the one that the model was built with.
-    is_narrower = _is_narrower(config, parts)
-    neurons = parts.neurons.read(widest_config(config) if is_narrower else config)
+    own: int | None = getattr(config, "head_dim", None)
+    head_dim = own or int(config.hidden_size // config.num_attention_heads)
+    neurons = parts.neurons.read(config)
     layer = LayerShape(num_heads=config.num_attention_heads, ffn_neurons=neurons)
-    return EncoderShape(head_dim=head_dim_of(config), layers=(layer,) * config.num_hidden_layers)
-
-
-def _is_narrower(config: Any, parts: EncoderParts) -> bool:
-    """Return whether the hidden size is one that transformers cannot build with these heads."""
-    is_buildable = parts.has_head_dim and not parts.neurons.is_ratio
-    widest: int = widest_config(config).hidden_size
-    return bool(config.hidden_size < widest) and not is_buildable
+    return EncoderShape(head_dim=head_dim, layers=(layer,) * config.num_hidden_layers)
 
 
 def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
@@ -300,12 +272,6 @@ def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
         raise EnvironmentMismatch(
             f"the shape of the pruned model has heads of {shape.head_dim}, config.json describes "
             f"heads of {dense.head_dim}; take both files from the same save"
-        )
-    widest = shape.head_dim * dense.layers[0].num_heads
-    if shape.hidden_size is not None and shape.hidden_size >= widest:
-        raise EnvironmentMismatch(
-            f"the shape of the pruned model has hidden_size {shape.hidden_size}, config.json "
-            f"allows less than {widest}; take both files from the same save"
         )
     for index, (layer, limit) in enumerate(zip(shape.layers, dense.layers, strict=True)):
         if layer.num_heads > limit.num_heads or layer.ffn_neurons > limit.ffn_neurons:

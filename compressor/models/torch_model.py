@@ -254,10 +254,10 @@ def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
     """
     chosen = task.auto_class(files.directory)
     require_class(files, task, chosen, config)
-    shape_file, buildable = files.directory / STRUCTURE, config
+    shape_file = files.directory / STRUCTURE
     if shape_file.is_file():
-        buildable = structure.buildable_config(config, read_shape(shape_file))
-    return blueprint(files, chosen._model_mapping[type(config)], buildable)
+        read_shape(shape_file)  # a damaged one is told before anything is loaded
+    return blueprint(files, chosen._model_mapping[type(config)], config)
 
 
 def _own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -23,7 +23,6 @@ from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.settings import PruneStructured
-from compressor.passes.prune_width.settings import PruneWidth
 from compressor.passes.quantize.settings import (
     QuantizeAuto,
     QuantizeDynamic,
@@ -85,7 +84,6 @@ PASSES: dict[str, PassEntry] = {
     "finetune": PassEntry(Finetune, "compressor.passes.finetune.apply"),
     "prune_magnitude": PassEntry(PruneMagnitude, "compressor.passes.prune_magnitude.apply"),
     "prune_structured": PassEntry(PruneStructured, "compressor.passes.prune_structured.apply"),
-    "prune_width": PassEntry(PruneWidth, "compressor.passes.prune_width.apply"),
     "quantize_auto": PassEntry(QuantizeAuto, "compressor.passes.quantize.auto"),
     "quantize_aware_train": PassEntry(
         QuantizeAwareTrain, "compressor.passes.quantize_aware_train.apply"

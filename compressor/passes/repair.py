@@ -8,7 +8,6 @@ and a milder one that passed lies the strongest that passes: `halfway` looks the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -36,12 +35,6 @@ def ladder(settings: Settings, *names: str) -> Iterator[Settings]:
     """Yield `settings` with lower and lower fractions called `names`; nothing without a name."""
     for share in _SHARES if names else ():
         yield lower(settings, *names, share=share)
-
-
-def wider(width: int, step: int) -> Iterator[int]:
-    """Yield widths a quarter, a half and three quarters above `width`, in multiples of `step`."""
-    found = (math.ceil(width * (1 + share) / step) * step for share in (0.25, 0.5, 0.75))
-    yield from dict.fromkeys(found)
 
 
 def longer(training: Training) -> Iterator[Training]:

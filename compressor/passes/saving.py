@@ -37,7 +37,6 @@ class ModelParts:
     layer_bytes: int  # of all layers of the encoder
     attention_bytes: int  # of those, attention's
     feed_forward_bytes: int
-    width_bytes: int  # of all that has an axis as long as the hidden size
     word_table_bytes: int | None  # None: words are not looked up in one table
     tokenizer: str | None  # how words are split, such as WordPiece
     layers_flops_share: float  # of the model's FLOPs
@@ -47,7 +46,6 @@ class ModelParts:
     tables: tuple[int, ...]
     no_layers: str | None
     no_prunable_heads: str | None
-    no_prunable_width: str | None
 
     def saved_by_bits(self, *, matrix: int, table: int) -> int:
         """Return the bytes that go where weights have so many bits instead of 32; scales aside."""

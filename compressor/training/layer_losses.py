@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.models.width import kept_features
 from compressor.training.activation_hooks import (
     LinearPair,
     RelationPairs,
@@ -105,13 +104,11 @@ def layer_losses(
         maps = settings.attention_weight > 0
         stack.enter_context(attention_maps_in(model, teacher, wanted=maps))
         widths, pairs = check_layers(model, teacher, dataset, settings, layer_map)
-        features = kept_features(model.module.config, teacher.module.config)
-        needs_map = settings.hidden_weight > 0 and features is None
-        projection = _projection(*widths, seed) if needs_map else None
+        projection = _projection(*widths, seed) if settings.hidden_weight > 0 else None
         terms: list[tuple[float, _Term]] = []
         linears: list[nn.Linear] = []
         if settings.hidden_weight > 0:
-            terms.append((settings.hidden_weight, _hidden_term(pairs, projection, features)))
+            terms.append((settings.hidden_weight, _hidden_term(pairs, projection)))
         if maps:
             terms.append((settings.attention_weight, _attention_term(pairs)))
         if settings.sublayer_weight > 0:
@@ -145,10 +142,7 @@ def _projection(student_width: int, teacher_width: int, seed: int) -> nn.Linear 
     return projection
 
 
-def _hidden_term(
-    pairs: LayerMap, projection: nn.Linear | None, features: list[int] | None
-) -> _Term:
-    chosen = slice(None) if features is None else features
+def _hidden_term(pairs: LayerMap, projection: nn.Linear | None) -> _Term:
     # hidden_states[0] is the output of the embeddings, layer i gives hidden_states[i + 1].
     states = [(0, 0), *((own + 1, other + 1) for own, other in pairs)]
 
@@ -158,8 +152,7 @@ def _hidden_term(
     def term(student: _Pass, teacher: _Pass, mask: Tensor | None) -> Tensor:
         ours, theirs = student.outputs.hidden_states, teacher.outputs.hidden_states
         return mean_of_pairs(
-            hidden_state_loss(project(ours[own]), theirs[other][..., chosen], mask)
-            for own, other in states
+            hidden_state_loss(project(ours[own]), theirs[other], mask) for own, other in states
         )
 
     return term

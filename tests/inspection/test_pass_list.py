@@ -85,7 +85,7 @@ def test_a_list_of_pairs_and_a_list_of_choices_are_named_as_such():
     ("name", "guess"),
     [
         ("prune_structred", "unknown pass 'prune_structred', did you mean 'prune_structured'?"),
-        ("prune_width.rato", "prune_width has no setting 'rato', did you mean 'ratio'?"),
+        ("prune_structured.rato", "prune_structured has no setting 'rato', did you mean 'ratio'?"),
     ],
 )
 def test_a_misspelt_name_gets_the_nearest_one(name: str, guess: str):

@@ -19,29 +19,6 @@ def test_pruning_can_take_the_layers_at_most(tiny_bert: TorchModel):
     assert (found.supported, found.bytes_saved, found.flops_share) == (True, 4 * LAYERS, 0.9)
 
 
-def test_a_narrower_stream_can_take_all_that_is_as_wide_as_it(tiny_bert: TorchModel):
-    found = by_kind(tiny_bert)["prune_width"]
-    total = sum(value.numel() for value in tiny_bert.module.parameters())
-    # Biases of query, key and value are as long as all heads, that of the first FFN product as
-    # long as there are neurons, and the classifier's as there are labels.
-    others = 2 * (3 * 32 + 64) + 2
-    assert (found.supported, found.bytes_saved, found.flops_share) == (
-        True,
-        4 * (total - others),
-        0.9,
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "of_a_matrix", "of_a_table"),
-    [
-        ("quantize_dynamic", 3, 3.5),
-        ("quantize_static", 3, 3.5),
-        ("quantize_auto", 3, 3.5),
-        ("quantize_weights", 3.5, 3.5),
-        ("quantize_tensorrt", 3, 0),
-    ],
-)
 def test_integers_take_bytes_from_weights_that_are_large_enough(
     tiny_bert: TorchModel, kind: str, of_a_matrix: float, of_a_table: float
 ):
@@ -73,7 +50,6 @@ def test_an_architecture_that_cannot_be_pruned_says_why(tiny_bert: TorchModel):
     assert not found["prune_structured"].supported
     assert found["prune_structured"].reason == "its layers share one set of weights"
     assert found["distill"].bytes_saved is None
-    assert (found["prune_width"].supported, found["prune_width"].bytes_saved) == (False, None)
 
 
 @pytest.mark.parametrize("model_type", ["mpnet"])

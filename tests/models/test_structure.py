@@ -258,6 +258,14 @@ def test_a_shape_that_does_not_fit_the_configuration_is_refused(
     assert read_shape(tiny_bert.module) is None
 
 
+def test_a_narrower_checkpoint_of_an_earlier_version_is_refused_and_not_misread():
+    content = {"head_dim": 8, "hidden_size": 24, "layers": [{"num_heads": 4, "ffn_neurons": 64}]}
+    with pytest.raises(
+        ValueError, match="hidden_size is 24: the checkpoint was made by prune_width"
+    ):
+        EncoderShape.from_dict(content)
+
+
 def test_a_shape_for_an_unsupported_architecture_is_refused():
     config = transformers.AlbertConfig(
         vocab_size=50,

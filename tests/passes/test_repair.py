@@ -9,7 +9,6 @@ from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.settings import PruneByScores
-from compressor.passes.prune_width.settings import PruneWidth
 from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.repair import halfway, ladder, longer
@@ -41,34 +40,6 @@ def test_ratios_of_heads_and_neurons_go_down_together():
 def test_a_ratio_of_zero_stays_zero():
     first = next(PruneByScores(ratio=0.4, head_ratio=0).milder())
     assert (first.ratio, first.head_ratio) == (0.3, 0)
-
-
-def test_a_narrower_stream_becomes_wider_again():
-    assert [step.ratio for step in PruneWidth(ratio=0.4).milder()] == [0.3, 0.2, 0.1]
-    middle = PruneWidth(ratio=0.4).halfway(PruneWidth(ratio=0.3))
-    assert middle is not None
-    assert middle.ratio == 0.35
-
-
-def test_an_absolute_width_grows_by_quarters_in_whole_multiples():
-    step = PruneWidth(width=256, recovery=DistillRecovery(epochs=1))
-    offers = [
-        (milder.width, milder.recovery and milder.recovery.epochs) for milder in step.milder()
-    ]
-    # 448 is 1.75 times 256; longer recovery is tried at the first, which surely is narrower.
-    assert offers == [(320, 1), (384, 1), (448, 1), (320, 2), (320, 4)]
-    assert [milder.width for milder in PruneWidth(width=20, round_to=4).milder()] == [28, 32, 36]
-    assert [milder.width for milder in PruneWidth(width=16, round_to=16).milder()] == [32]
-
-
-def test_between_two_widths_lies_a_multiple():
-    step = PruneWidth(width=128, round_to=16)
-    middle = step.halfway(PruneWidth(width=192, round_to=16))
-    assert middle is not None
-    assert middle.width == 160
-    assert step.halfway(PruneWidth(width=144, round_to=16)) is None
-    longer_too = PruneWidth(width=192, round_to=16, recovery=DistillRecovery(epochs=1))
-    assert step.halfway(longer_too) is None
 
 
 def test_more_and_more_layers_stay():

@@ -203,7 +203,6 @@ def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterato
     ("settings", "keys"),
     [
         ({"kind": "finetune"}, ["kind"]),
-        ({"kind": "prune_width", "ratio": 0.5}, ["kind"]),
         ({"kind": "prune_structured", "ratio": 0.5}, ["importance"]),
         (
             {

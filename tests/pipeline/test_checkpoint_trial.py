@@ -56,7 +56,6 @@ def mistakes(recipe: Recipe) -> tuple[str, ...]:
             {"kind": "prune_structured", "drop_layers": [5]},
             "passes.0.drop_layers: the model has layers 0 to 1",
         ),
-        ({"kind": "prune_width", "width": 32}, "passes.0.width: the model is 32 wide"),
         ({"kind": "distill", "student_layers": 2}, "passes.0.student_layers: the model has 2"),
         (
             {"kind": "distill", "hidden_weight": 1.0, "layer_map": [[0, 7]]},
@@ -83,7 +82,6 @@ def test_layers_are_counted_as_the_pass_before_leaves_them(
     ("model_type", "settings", "told"),
     [
         ("albert", {"kind": "prune_structured", "ratio": 0.5}, "layers share one set of weights"),
-        ("albert", {"kind": "prune_width", "ratio": 0.5}, "layers share one set of weights"),
         ("nystromformer", {"kind": "quantize_aware_train"}, "int8 is not simulated"),
     ],
 )

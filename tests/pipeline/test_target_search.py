@@ -16,7 +16,6 @@ from compressor.errors import BudgetExceeded, PassError, RecipeError, TargetMiss
 from compressor.measurements import ComponentBytes, Latency, ModelRecord, RunReport, Score, Size
 from compressor.passes import NothingToRemove, OnnxPass, TorchPass
 from compressor.passes.prune_structured.settings import PruneByScores
-from compressor.passes.prune_width.settings import PruneWidth
 from compressor.passes.repair import lower
 from compressor.pipeline.cached_steps import Exported, PassResult, Told
 from compressor.pipeline.estimate import Estimate
@@ -337,7 +336,6 @@ def test_all_fractions_of_a_pass_move_together():
     half = PruneByScores(head_ratio=0.4, neuron_ratio=0.8).at_share(0.5)
     assert half is not None
     assert (half.head_ratio, half.neuron_ratio, half.ratio) == (0.2, 0.4, None)
-    assert PruneWidth(width=256).at_share(0.5) is None
 
 
 Run = Callable[[dict[str, Any]], RunReport]

@@ -11,10 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.errors import StepFailed
 from compressor.models.families.layers import ConstantOutput
@@ -158,93 +156,6 @@ class Correction:
         best = int(errors.argmin())
         share = float(errors[best]) / without
         return RidgeChoice(ridges[best], share) if share < 1 else _STAYS
-
-
-class NormFit:
-    """Scale and shift of a LayerNorm, feature by feature, from what it gives without them.
-
-    `leaves_out` is as in `Correction`.
-    """
-
-    def __init__(self, norm: nn.LayerNorm, *, leaves_out: bool = False) -> None:
-        self._norm = norm
-        # of 1, z, y, z^2, zy and y^2 over all tokens, and by row where rows are left out
-        self._sums = self._no_sums()
-        self._by_row: dict[int, Tensor] | None = {} if leaves_out else None
-
-    @torch.no_grad()
-    def add(self, totals: Tensor, targets: Tensor, rows: Tensor) -> None:
-        """Count in what goes into the norm and what should come out, `(tokens, features)` each."""
-        z = functional.layer_norm(totals, totals.shape[-1:], eps=self._norm.eps).double()
-        y = targets.double()
-        ones = torch.ones_like(z)
-        parts = (ones, z, y, z * z, z * y, y * y)
-        self._sums += torch.stack([part.sum(dim=0) for part in parts])
-        if self._by_row is None:
-            return
-        for row in torch.unique(rows).tolist():
-            own = torch.stack([part[rows == row].sum(dim=0) for part in parts])
-            self._by_row[row] = self._by_row.get(row, self._no_sums()) + own
-
-    @torch.no_grad()
-    def solve(self, ridge: float) -> RidgeChoice | None:
-        """Set scale and shift, and return the ridge if it was chosen here.
-
-        Raises `StepFailed` when a sum is not finite.
-        """
-        if not self._sums.isfinite().all():
-            raise StepFailed(
-                "the sums are not finite; the model's weights are broken, check the checkpoint or "
-                "the training before this step"
-            )
-        choice = self._choose(ridge)
-        if choice is not None:
-            if choice.ridge is None:
-                return choice
-            ridge = choice.ridge
-        scale, shift = self._solution(self._sums, ridge)
-        self._norm.weight.copy_(scale)
-        self._norm.bias.copy_(shift)
-        return choice
-
-    def _no_sums(self) -> Tensor:
-        weight = self._norm.weight
-        return torch.zeros(6, len(weight), dtype=torch.float64, device=weight.device)
-
-    def _choose(self, least: float) -> RidgeChoice | None:
-        if self._by_row is None:
-            return None
-        by_row = torch.stack(list(self._by_row.values()), dim=1)  # (6, rows, features)
-        old = self._norm.weight.double(), self._norm.bias.double()
-        without = float(_norm_error(by_row, *old))
-        if by_row.shape[1] < FEWEST_ROWS or without == 0:
-            return _STAYS
-        others = self._sums[:, None] - by_row
-        ridges = ridges_to_try(least)
-        errors = [
-            float(_norm_error(by_row, *self._solution(others, ridge))) / without for ridge in ridges
-        ]
-        best = int(np.argmin(errors))
-        return RidgeChoice(ridges[best], errors[best]) if errors[best] < 1 else _STAYS
-
-    def _solution(self, sums: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-        """Return scale and shift by the sums of shape `(6, ..., features)`."""
-        count, z, y, zz, zy, _ = sums
-        mean_z, mean_y = z / count, y / count
-        variance = zz / count - mean_z.square()
-        covariance = zy / count - mean_z * mean_y
-        held = ridge * variance.mean(dim=-1, keepdim=True)
-        old = self._norm.weight.double()
-        scale = (covariance + held * old) / (variance + held)
-        return scale, mean_y - scale * mean_z
-
-
-def _norm_error(sums: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return the squared error of `scale * z + shift` by the sums of `NormFit`."""
-    count, z, y, zz, zy, yy = sums
-    fitted = scale.square() * zz + 2 * scale * shift * z + shift.square() * count
-    error: Tensor = (fitted - 2 * scale * zy - 2 * shift * y + yy).sum()
-    return error
 
 
 def ridges_to_try(least: float) -> list[float]:

@@ -130,30 +130,6 @@ class DependencyGraph:
             parameter.requires_grad_(False)
         module.train(was_training)
 
-    def coupled_axes(self, part: nn.Module) -> set[tuple[str, int]] | None:
-        """Return the axes, by parameter and dimension, that share the output features of `part`.
-
-        None when the forward pass does not reach it.
-        """
-        if part not in self._graph.module2node:
-            return None
-        functions = self._graph.get_pruner_of_module(part)
-        group = self._graph.get_pruning_group(part, functions.prune_out_channels, [0])
-        names = {child: name for name, child in self._graph.model.named_modules()}
-        names |= {value: name for name, value in self._graph.model.named_parameters()}
-        found: set[tuple[str, int]] = set()
-        for dependency, _ in group:
-            target, handler = dependency.target, dependency.handler
-            if isinstance(target.module, nn.Parameter):
-                found.add((names[target.module], target.pruning_dim))
-            elif isinstance(target.module, nn.Module) and _holds_weights(target.module):
-                is_input = isinstance(target.module, nn.Linear) and "in_channels" in str(handler)
-                is_second = is_input or isinstance(target.module, nn.Embedding)
-                found.add((f"{names[target.module]}.weight", int(is_second)))
-                if not is_second and getattr(target.module, "bias", None) is not None:
-                    found.add((f"{names[target.module]}.bias", 0))
-        return found
-
     def remove_outputs(self, linear: nn.Linear, rows: list[int], expected: set[nn.Linear]) -> None:
         """Remove output features and what depends on them, which must be `expected` alone."""
         group = self._graph.get_pruning_group(linear, torch_pruning.prune_linear_out_channels, rows)

@@ -11,7 +11,6 @@ from torch import nn
 from compressor.passes.prune_structured.least_squares import (
     Correction,
     NormalEquations,
-    NormFit,
     errors_left_out,
     ridges_to_try,
 )
@@ -169,47 +168,3 @@ def test_a_layer_whose_inputs_are_all_zero_gets_its_constant_alone():
     fit.solve(1e-3)
     assert layer.weight.tolist() == before
     assert layer.bias.item() == pytest.approx(bias + 2.0)
-
-
-def test_a_norm_stays_where_rows_contradict_each_other_and_moves_where_they_agree():
-    inputs = torch.tensor([[1.0, -1.0], [3.0, 0.0], [0.0, 1.0], [-1.0, 1.0]]).repeat(4, 1)
-    rows = torch.arange(16) // 2
-    stays, moves = nn.LayerNorm(2), nn.LayerNorm(2)
-    fits = NormFit(stays, leaves_out=True), NormFit(moves, leaves_out=True)
-    own = stays(inputs).detach()
-    signs = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]).repeat(2)
-    fits[0].add(inputs, own + signs[:, None], rows)
-    fits[1].add(inputs, own + 2.0, rows)
-
-    choices = [fit.solve(1e-3) for fit in fits]
-
-    assert [choice and choice.ridge is None for choice in choices] == [True, False]
-    assert (stays.weight.tolist(), stays.bias.tolist()) == ([1.0, 1.0], [0.0, 0.0])
-    assert moves.bias.tolist() == pytest.approx([2.0, 2.0], abs=0.01)
-
-
-def test_a_norm_is_judged_by_fits_without_the_row_that_is_left_out():
-    random = np.random.default_rng(0)
-    inputs = torch.from_numpy(random.normal(size=(32, 3)))
-    z = torch.nn.functional.layer_norm(inputs, (3,)).numpy()
-    targets, rows = 2 * z + random.normal(size=(32, 3)), np.arange(32) // 4
-    least = 100.0  # the one ridge that is tried
-    fit = NormFit(nn.LayerNorm(3, dtype=torch.float64), leaves_out=True)
-    fit.add(inputs, torch.from_numpy(targets), torch.from_numpy(rows))
-    choice = fit.solve(least)
-    assert choice is not None
-    assert choice.held_out == pytest.approx(norm_error(z, targets, rows, least), rel=1e-4)
-
-
-def norm_error(z: Array, targets: Array, rows: NDArray[Any], ridge: float) -> float:
-    """Return the error of scale and shift on rows left out, as a share of that of 1 and 0."""
-    total = 0.0
-    for row in np.unique(rows):
-        own_z, own = z[rows == row], targets[rows == row]
-        z_mean, mean = z[rows != row].mean(axis=0), targets[rows != row].mean(axis=0)
-        variance = z[rows != row].var(axis=0)
-        moment = ((z[rows != row] - z_mean) * (targets[rows != row] - mean)).mean(axis=0)
-        held = ridge * variance.mean()
-        scale = (moment + held) / (variance + held)
-        total += float(np.square(own - mean - scale * (own_z - z_mean)).sum())
-    return total / float(np.square(targets - z).sum())
