@@ -194,6 +194,6 @@ def _remove(path: Path, names: tuple[str, ...]) -> None:
 
 def _not_writable(path: Path, error: OSError) -> EnvironmentMismatch:
     return EnvironmentMismatch(
-        f"output: {path} cannot be written ({error}); give another --output, or make room and "
-        f"rights there"
+        f"output: {path} cannot be written ({error}); give another --output, free disk space or "
+        f"fix permissions"
     )

@@ -112,7 +112,7 @@ class StepStore:
             if place.is_symlink():
                 raise EnvironmentMismatch(
                     f"{place}: is a link, and finished steps have to lie in the output directory "
-                    f"itself; remove the link, or give an --output where there is room"
+                    f"itself; remove the link, or give an --output on a disk with free space"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         for left in self.path.glob(f"{_PARTIAL}*"):

@@ -3,6 +3,11 @@
 One file is replaced by the next through a rename, so that a kill at any moment leaves a whole one.
 A file that is damaged, or that another training left, counts as none: that training starts again,
 which costs time and never accuracy. Only safetensors and JSON are read.
+
+The step store keeps a step once it is finished, and a training may take most of a run.
+`transformers.Trainer`'s own checkpoints would not do: they are pickles, several files that a kill
+can leave half written, without a checksum, and know nothing of what the loss keeps from step to
+step (masks, a projection, the teacher's outputs) nor of which training they belong to.
 """
 
 from __future__ import annotations
