@@ -16,7 +16,7 @@ from compressor.models.families.layers import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes import recovery as _recovery
-from compressor.passes.prune_structured import apply as _reconstruction
+from compressor.passes.prune_structured import apply as _work
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
 from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
 from compressor.training.settings import DistillRecovery
@@ -218,7 +218,7 @@ def test_reconstruction_takes_what_a_latency_table_says(
         place = tmp_path / "table.json"
         return MeasuredTable(others, last, place, False, "it was damaged", {"format": 3})
 
-    monkeypatch.setattr(_reconstruction, "latency_of_sub_layers", measured)
+    monkeypatch.setattr(_work, "latency_of_sub_layers", measured)
     settings = PruneStructured.of(
         {
             **UNIFORM["reconstruction"],

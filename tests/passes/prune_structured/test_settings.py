@@ -18,8 +18,7 @@ from compressor.models.families.layers import UnsupportedArchitecture, encoder_l
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.base import NothingToRemove
-from compressor.passes.prune_structured import apply as _reconstruction
-from compressor.passes.prune_structured import layer_choice as _layer_choice
+from compressor.passes.prune_structured import apply as _work
 from compressor.passes.prune_structured.few_rows import store_inputs
 from compressor.passes.prune_structured.importance import layer_losses
 from compressor.passes.prune_structured.settings import (
@@ -275,7 +274,7 @@ def test_however_few_the_rows_reconstruction_is_no_worse_on_others_than_without_
     context = make_context(calibration=few)
 
     fitted = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), context)
-    monkeypatch.setattr(_reconstruction, "reconstruct", lambda *_, **__: {})
+    monkeypatch.setattr(_work, "reconstruct", lambda *_, **__: {})
     plain = apply_pass(reconstruction(ratio=0.5), tiny_bert.clone(), make_context(calibration=few))
 
     assert units(fitted) == units(plain)
@@ -524,8 +523,8 @@ def test_a_ratio_out_of_reach_is_refused_before_layers_are_measured(
     def measured(*_: Any) -> None:
         raise AssertionError("layers were measured first")
 
-    monkeypatch.setattr(_layer_choice, "layer_losses", measured)
-    monkeypatch.setattr(_layer_choice, "block_influences", measured)
+    monkeypatch.setattr(_work, "layer_losses", measured)
+    monkeypatch.setattr(_work, "block_influences", measured)
     for choice in ("loss", "block_influence"):
         settings = PruneStructured.of({"ratio": 0.95, "layers": 1, "layer_choice": choice})
         with pytest.raises(ValueError, match=r"head_ratio: ratio 0\.95 would leave 0 of 4 units"):
@@ -542,7 +541,7 @@ def test_what_reconstruction_cannot_do_is_told_before_layers_are_measured(
     def measured(*_: Any) -> None:
         raise AssertionError("layers were measured first")
 
-    monkeypatch.setattr(_layer_choice, "layer_losses", measured)
+    monkeypatch.setattr(_work, "layer_losses", measured)
     with pytest.raises(ValueError, match=r"0\.999 of the encoder cannot go"):
         apply_pass(
             reconstruction(layers=1, ratio=0.999), tiny_bert, make_context(calibration=text_dataset)
