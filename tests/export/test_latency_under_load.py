@@ -12,10 +12,10 @@ import torch
 from compressor.passes.prune_structured import latency_table as latency
 from compressor.passes.prune_structured.budget import Freedom, UnitsByLayer, units_to_remove
 from compressor.passes.prune_structured.importance import UnitScores
-from compressor.passes.prune_structured.latency_cost import TableCost
 from compressor.passes.prune_structured.latency_table import (
     MeasuredTable,
     Situation,
+    TableCost,
     latency_of_sub_layers,
 )
 from compressor.passes.prune_structured.sub_layer_graphs import SubLayerKind

@@ -38,21 +38,20 @@ from compressor.passes.prune_structured.importance import (
     random_scores,
     taylor_scores,
 )
-from compressor.passes.prune_structured.latency_cost import TableCost
 from compressor.passes.prune_structured.latency_table import (
     MeasuredTable,
     Situation,
+    TableCost,
     given_table,
     latency_of_sub_layers,
 )
-from compressor.passes.prune_structured.read_tokens import reads_one_token
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,
     most_unknowns,
     reconstruct,
 )
 from compressor.passes.prune_structured.settings import PruneByReconstruction, PruneByScores
-from compressor.passes.prune_structured.sub_layer_graphs import sub_layer_kind
+from compressor.passes.prune_structured.sub_layer_graphs import reads_one_token, sub_layer_kind
 from compressor.passes.prune_structured.unit_removal import (
     Scope,
     prune_heads,

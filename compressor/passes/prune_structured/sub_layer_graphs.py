@@ -6,16 +6,20 @@ takes none. Weights are random, because no time depends on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
-from compressor.models.families.layers import encoder_layers, parts_of
+from compressor.models.families.layers import encoder_layers, layer_list, parts_of
 from compressor.models.onnx_model import OUTPUT
+from compressor.models.outputs import first_output
 from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
 
@@ -240,3 +244,31 @@ class _Graph:
         node = helper.make_node(operator, inputs, values, name=name, domain=domain, **settings)
         self.nodes.append(node)
         return values
+
+
+def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
+    """Return whether answers depend on the first token of the last layer's output alone.
+
+    The export then computes that layer for no other (`export/unread_positions.py`), and most of it
+    costs next to nothing. Found by the gradient of a random sum of the logits, so it holds for any
+    head; `inputs` are those of some rows of two tokens or more.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        leaf = states.detach().requires_grad_()
+        seen.append(leaf)
+        return (leaf, *output[1:]) if isinstance(output, tuple) else leaf
+
+    handle = layer_list(module)[-1].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = first_output(module(**inputs))
+            random = torch.Generator().manual_seed(0)
+            probe = torch.randn(logits.shape, generator=random).to(logits)
+            [gradient] = torch.autograd.grad((logits * probe).sum(), [seen[0]])
+    finally:
+        handle.remove()
+    is_read = gradient.abs().sum(dim=(0, 2)) > 0  # (tokens,)
+    return bool(is_read[0]) and not bool(is_read[1:].any())

@@ -18,7 +18,7 @@ from compressor.passes.prune_structured.budget import (
     units_to_remove,
 )
 from compressor.passes.prune_structured.importance import UnitScores, random_scores
-from compressor.passes.prune_structured.latency_cost import TableCost, latency_table
+from compressor.passes.prune_structured.latency_table import TableCost, latency_table
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
 EncoderMaker = Callable[..., Any]
