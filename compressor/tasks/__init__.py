@@ -8,7 +8,6 @@ from typing import Any
 
 from compressor.errors import RecipeError
 from compressor.tasks.base import (
-    UNLABELLED,
     Ability,
     Batch,
     Comparison,
@@ -19,7 +18,7 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
-from compressor.tasks.outputs import ClassLogits, Outputs, Rows, Vectors
+from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.text import NO_LIMIT
 

@@ -29,7 +29,7 @@ from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import HasShape
-from compressor.tasks.outputs import Outputs, Positions, Rows
+from compressor.tasks.outputs import UNLABELLED, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from compressor.tasks.losses import Losses
 
-UNLABELLED = -100  # PyTorch's ignore_index
 DRAWS = 19  # of a random guess; one in twenty does better than the best of them
 Batch = dict[str, NDArray[Any]]  # model inputs by name, the first axis is the batch
 

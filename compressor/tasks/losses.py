@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.tasks.base import UNLABELLED
+from compressor.tasks.outputs import UNLABELLED
 
 _TEMPERATURE = 2.0  # softens confident predictions, whose Fisher information would vanish
 _MAX_PROBES = 8  # backward passes for each batch

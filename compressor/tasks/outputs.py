@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+UNLABELLED = -100  # a target that no output is compared with; PyTorch's ignore_index
 Positions = Sequence[int] | NDArray[np.int64]
 # One array for each example: of one width in one array, else in a list.
 Rows = NDArray[np.float32] | Sequence[NDArray[np.float32]]
