@@ -100,11 +100,12 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
     without a budget of their own slices only inform.
     """
     worst = next(iter(log.slices), None)
+    of_numbers = log.baseline is not None and log.baseline.score.shares is not None
     if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
         raise BudgetExceeded(
             f"slice {worst.name}",
             # Without labels what fell is the share of answers that stayed.
-            metric=str(log.metric) if log.metric in LABEL_FREE or log.pooling else "accuracy",
+            metric=str(log.metric) if log.metric in LABEL_FREE or of_numbers else "accuracy",
             drop=worst.drop,
             max_drop=budget.max_slice_drop,
             key="budget.max_slice_drop",

@@ -26,7 +26,7 @@ from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.least_squares import FEWEST_ROWS, RidgeChoice
 from compressor.passes.prune_structured.reconstruct import CalibrationInputs
-from compressor.tasks import Example
+from compressor.tasks import length_of
 from compressor.words import counted, verb_for
 
 TOKENS_FOR_EACH_UNKNOWN = 4  # from where on a ridge that is chosen gains nothing
@@ -177,7 +177,7 @@ def store_inputs(
             f"{dataset.source}: measuring the model needs calibration rows, got none; give "
             f"data.calibration at least one row"
         )
-    order = sorted(chosen.tolist(), key=lambda row: _length(dataset.examples[row]))
+    order = sorted(chosen.tolist(), key=lambda row: length_of(dataset.examples[row]))
     files = TensorFiles(directory, model.device)
     seen: dict[bytes, int] = {}
     numbers = []
@@ -210,7 +210,7 @@ def _drawn_by_length(dataset: Dataset, random: np.random.Generator) -> NDArray[n
 
     Ref: Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir.
     """
-    lengths = np.array([max(1, _length(example)) for example in dataset.examples])
+    lengths = np.array([max(1, length_of(example)) for example in dataset.examples])
     order: NDArray[np.int64] = (random.exponential(size=len(lengths)) / lengths).argsort()
     return order
 
@@ -241,10 +241,3 @@ def each_batch(
 def _say(context: PassContext, text: str) -> None:
     context.note(text)
     context.progress.result(f"{text}.")
-
-
-def _length(example: Example) -> int:
-    # Characters stand in for tokens: close enough for batches with little padding.
-    if isinstance(example, str):
-        return len(example)
-    return sum(map(len, example)) if isinstance(example, tuple) else 0

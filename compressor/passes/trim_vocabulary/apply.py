@@ -21,6 +21,7 @@ from compressor.passes.trim_vocabulary.cut import (
     unreachable_pieces,
 )
 from compressor.progress import SILENT, Progress
+from compressor.tasks import texts_of
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary.settings import TrimVocabulary
@@ -144,8 +145,7 @@ def _texts(
     held_out = set(order[:number].tolist())
     parts: tuple[list[str], list[str]] = ([], [])
     for position, example in enumerate(examples):
-        texts = example if isinstance(example, tuple) else (str(example),)
-        parts[position in held_out].extend(texts)
+        parts[position in held_out].extend(texts_of(example))
     return parts
 
 
