@@ -192,9 +192,7 @@ class MeanOfTokens(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         states = self.base_model(**inputs).last_hidden_state
-        answer = nn.Module()
-        answer.logits = self.classifier(states.mean(dim=1))
-        return answer
+        return (self.classifier(states.mean(dim=1)),)
 
 
 def encoded(model: TorchModel) -> dict[str, torch.Tensor]:
