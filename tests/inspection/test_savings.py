@@ -19,6 +19,16 @@ def test_pruning_can_take_the_layers_at_most(tiny_bert: TorchModel):
     assert (found.supported, found.bytes_saved, found.flops_share) == (True, 4 * LAYERS, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("kind", "of_a_matrix", "of_a_table"),
+    [
+        ("quantize_dynamic", 3, 3.5),
+        ("quantize_static", 3, 3.5),
+        ("quantize_auto", 3, 3.5),
+        ("quantize_weights", 3.5, 3.5),
+        ("quantize_tensorrt", 3, 0),
+    ],
+)
 def test_integers_take_bytes_from_weights_that_are_large_enough(
     tiny_bert: TorchModel, kind: str, of_a_matrix: float, of_a_table: float
 ):
