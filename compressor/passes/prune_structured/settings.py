@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 
 _MOST_LAYERS_BACK = 4  # that a repair gives back, one after the other
+_METHODS = (
+    "scores removes the units of lowest importance and leaves the rest as it is; reconstruction "
+    "removes the units that are cheapest to make up for, and then corrects what is left by least "
+    "squares on calibration rows, without labels"
+)
 _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
 
 
@@ -76,14 +81,7 @@ passes:
 """,
     )
 
-    method: Literal["scores", "reconstruction"] = Field(
-        "scores",
-        description=(
-            "scores removes the units of lowest importance and leaves the rest as it is; "
-            "reconstruction removes the units that are cheapest to make up for, and then corrects "
-            "what is left by least squares on calibration rows, without labels"
-        ),
-    )
+    method: Literal["scores", "reconstruction"] = Field("scores", description=_METHODS)
     ratio: float | None = Field(
         None,
         gt=0,
@@ -372,7 +370,7 @@ class PruneByScores(PruneStructured):
 
     _readings_of_units: ClassVar[int] = 4
 
-    method: Literal["scores"] = "scores"
+    method: Literal["scores"] = Field("scores", description=_METHODS)
     round_to: int = Field(
         8,
         gt=0,
@@ -456,7 +454,7 @@ class PruneByReconstruction(PruneStructured):
 
     _readings_of_units: ClassVar[int] = 9
 
-    method: Literal["reconstruction"] = "reconstruction"
+    method: Literal["reconstruction"] = Field("reconstruction", description=_METHODS)
     ratio: float = Field(gt=0, lt=1, description="the fraction of `target` to remove")
     calibration_rows: int = Field(
         2048, gt=0, description="number of calibration rows to measure on, at most"
