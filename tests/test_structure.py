@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,12 +165,44 @@ def test_what_holds_between_passes_follows_from_their_declarations(path: Path):
     assert [folder for folder in folders if folder.parent == PACKAGE / "passes"] == []
 
 
+def test_no_file_imports_itself_by_way_of_others():
+    imports = {path: {item for item in imported_files(path) if item != path} for path in MODULES}
+    # Files that import nothing among those left go, and so on; what stays imports in circles.
+    left = dict(imports)
+    while ready := {path for path, needs in left.items() if not needs & left.keys()}:
+        left = {path: needs for path, needs in left.items() if path not in ready}
+    assert sorted(path.relative_to(PACKAGE).as_posix() for path in left) == []
+
+
+def test_settings_of_a_pass_never_import_its_work():
+    settings = {Path(inspect.getfile(entry.settings)) for entry in PASSES.values()}
+    work = {ROOT.joinpath(*entry.work.split(".")).with_suffix(".py") for entry in PASSES.values()}
+    assert all(path.is_file() for path in work)
+    reached: set[Path] = set()
+    pending = list(settings)
+    while pending:
+        path = pending.pop()
+        if path not in reached:
+            reached.add(path)
+            pending.extend(imported_files(path))
+    assert reached & work == set()
+
+
+def test_the_folder_of_passes_can_be_seen_at_once():
+    rooms = [path for path in (PACKAGE / "passes").iterdir() if path.name != "__pycache__"]
+    assert len(rooms) <= 15
+
+
 def imported_files(path: Path) -> Iterator[Path]:
     """Yield the files of `compressor` that a file imports from, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("compressor"):
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                whole = PACKAGE.joinpath(*name.split(".")[1:])
-                found = (whole.with_suffix(".py"), whole / "__init__.py")
-                yield from (item for item in found if item.is_file() and item != PACKAGE / ".py")
+            for alias in node.names:
+                yield file_of(f"{node.module}.{alias.name}") or file_of(str(node.module)) or path
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a module of `compressor`; None where it has none."""
+    whole = PACKAGE.joinpath(*module.split(".")[1:])
+    files = (whole.with_name(f"{whole.name}.py"), whole / "__init__.py")
+    return next((item for item in files if item.is_file()), None)

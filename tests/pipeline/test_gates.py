@@ -88,9 +88,9 @@ def gate(
         repair=repair,
     )
     log = RunLog(
-        recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="", task="text-classification",
-        labels=("no", "yes"), baseline=ModelRecord(score(1.0), Size(1, 1, 1)),
-        passes=list(earlier),
+        recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="",
+        task="text-classification", labels=("no", "yes"),
+        baseline=ModelRecord(score(1.0), Size(1, 1, 1)), passes=list(earlier),
     )  # fmt: skip
     stages: Any = Stages(recipe, seconds, broken, empty, progress)
     try:
