@@ -28,7 +28,7 @@ Verdict = Literal[
     "passed", "budget_exceeded", "not_certified", "failed", "stopped", "internal_error"
 ]
 # Metrics that need no labels, because they compare with the untouched checkpoint's outputs on the
-# same examples: of a classifier the share of equal answers, of embeddings the mean cosine
+# same examples: of a classifier the share of equal predictions, of embeddings the mean cosine
 # similarity and the mean share of nearest neighbours that stay.
 AGREEMENT = "agreement"
 COSINE = "cosine"
@@ -340,8 +340,8 @@ class SliceRecord:
     num_examples: Count
     """Examples in it."""
     drop: Number
-    """Observed drop in accuracy (of `agreement`: changed answers; of embeddings: in the metric),
-    fraction; negative for a gain."""
+    """Observed drop in accuracy (of `agreement`: changed predictions; of embeddings: in the
+    metric), fraction; negative for a gain."""
     upper_bound: Number
     """One-sided upper bound of the drop, fraction."""
     lower_bound: Number
@@ -363,15 +363,15 @@ class SliceRecord:
 
 @dataclass(frozen=True)
 class Flip:
-    """An example that the untouched checkpoint and the compressed model answer differently.
+    """An example that the untouched checkpoint and the compressed model predict differently.
 
     `lost` was right and is wrong now, `won` is the reverse; `changed` stands where no labels say
-    what is right. Confidence is the probability that a model gave its own answer, in 0..1.
+    what is right. Confidence is the probability that a model gave its own prediction, in 0..1.
     """
 
     kind: FlipKind
-    """`lost`: right before and wrong after; `won`: the reverse; `changed`: the answer changed and
-    no label says which is right."""
+    """`lost`: right before and wrong after; `won`: the reverse; `changed`: the prediction changed
+    and no label says which is right."""
     row: Count
     """Row of the split's source, the first is 0; the numbers of `splits.json`."""
     text: str | None
@@ -380,15 +380,15 @@ class Flip:
     label: str | None
     """Name of the right label. Null: kind `changed`."""
     before: str
-    """Answer of the untouched checkpoint, a label name; of embeddings the nearest text, or `row N`
-    where texts are left out."""
+    """Prediction of the untouched checkpoint, a label name; of embeddings the nearest text, or
+    `row N` where texts are left out."""
     after: str
-    """Answer of the compressed model, likewise."""
+    """Prediction of the compressed model, likewise."""
     before_confidence: Number | None
-    """Probability that the untouched checkpoint gave its answer, fraction; of embeddings the cosine
-    similarity to that text. Null: it was not kept."""
+    """Probability that the untouched checkpoint gave its prediction, fraction; of embeddings the
+    cosine similarity to that text. Null: it was not kept."""
     after_confidence: Number | None
-    """Probability that the compressed model gave its answer, fraction; of embeddings as above.
+    """Probability that the compressed model gave its prediction, fraction; of embeddings as above.
     Null: it was not kept."""
     lost_confidence: Number | None
     """How far the probability of `label` (of `changed`: of `before`) fell, fraction; negative for a
@@ -591,7 +591,7 @@ class RunReport:
     not read."""
     metric: str | None
     """Name of the score: `accuracy`, `f1_macro`, `matthews_correlation`, or `agreement` with the
-    untouched checkpoint's answers; of embeddings `cosine`, `rank_agreement` (both with the
+    untouched checkpoint's predictions; of embeddings `cosine`, `rank_agreement` (both with the
     untouched checkpoint's vectors) or `spearman`. Null: the checkpoint was not read."""
     max_drop: Quantity
     """The budget: largest drop below the baseline, fraction."""
@@ -643,10 +643,10 @@ class RunReport:
     """Groups of examples judged by themselves, on `compared_split`; refuted ones first, then by
     their drop. Null: the recipe's `budget.slices` is empty, or the run stopped before."""
     flips: tuple[Flip, ...] = ()
-    """Every example that one of both ends answers rightly and the other wrongly; of embeddings
+    """Every example that one of both ends predicts rightly and the other wrongly; of embeddings
     every text that has another nearest neighbour among the split's other texts, those first whose
     vector moved most; for a run that a gate stopped, the model that the gate refused. Worst first:
-    `lost` by `lost_confidence`, then `won`. Null: no answer changed."""
+    `lost` by `lost_confidence`, then `won`. Null: no prediction changed."""
     certificate_readings: tuple[CertificateReading, ...] = ()
     """Every different result that was read off these certification rows in this output directory,
     oldest first; the second and later ones were read after the first could have been seen. Null: no

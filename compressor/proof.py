@@ -24,7 +24,7 @@ class Uninformed:
     """
 
     who: str
-    """Such as `a model that answers 'positive' to everything`."""
+    """Such as `a model that predicts 'positive' for everything`."""
     score: Number
     """Its score, fraction."""
     least_drop: Number | None = None

@@ -220,13 +220,13 @@ def image_dataset() -> Dataset:
 def bert_recipe(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return a recipe without passes over the tiny BERT, to change in copies.
 
-    Its own answers are the labels, so the accuracy is 1.
+    Its own predictions are the labels, so the accuracy is 1.
     """
     words = ["good", "bad", "fine film", "a dull plot", "very funny", "the story was poor"]
     texts = [f"{first} {second}" for first in words for second in words]
     model = load_checkpoint(tiny_bert_dir)
-    answers = model.predict(model.task.encode(model.preprocessor, texts)).argmax(axis=1)
-    rows = [f"{text},{answer}" for text, answer in zip(texts, answers, strict=True)]
+    predictions = model.predict(model.task.encode(model.preprocessor, texts)).argmax(axis=1)
+    rows = [f"{text},{label}" for text, label in zip(texts, predictions, strict=True)]
     data = tmp_path_factory.mktemp("bert-recipe") / "rows.csv"
     data.write_text("\n".join(["text,label", *rows]) + "\n")
     return {

@@ -18,6 +18,6 @@ SEARCH = Dataset(
 
 
 def score(value: float) -> Score:
-    """Return an accuracy of `value`, with as many wrong answers as it takes."""
+    """Return an accuracy of `value`, with as many wrong predictions as it takes."""
     wrong = round(_ROWS * (1 - value))
     return Score("accuracy", value, _ROWS, (np.arange(_ROWS) < wrong).astype(np.int64))

@@ -58,7 +58,7 @@ def test_the_manifest_names_every_other_file_with_its_hash(artifact: Path):
     assert manifest["more"] == 1
 
 
-def test_the_artifact_answers_like_the_checkpoint(
+def test_the_artifact_predicts_like_the_checkpoint(
     artifact: Path, tiny_bert_dir: Path, text_dataset: Dataset
 ):
     model = load_checkpoint(tiny_bert_dir)
@@ -66,10 +66,10 @@ def test_the_artifact_answers_like_the_checkpoint(
     expected = model.predict(model.task.encode(model.preprocessor, texts))
     loaded = load_artifact(artifact)
     assert loaded.logits(texts) == pytest.approx(expected, abs=1e-4)
-    answers = loaded(texts)
+    predictions = loaded(texts)
     softmax = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
-    assert [answer["label_id"] for answer in answers] == expected.argmax(axis=1).tolist()
-    assert [answer["score"] for answer in answers] == pytest.approx(softmax.max(axis=1), abs=1e-4)
+    assert [item["label_id"] for item in predictions] == expected.argmax(axis=1).tolist()
+    assert [item["score"] for item in predictions] == pytest.approx(softmax.max(axis=1), abs=1e-4)
 
 
 def test_an_artifact_works_where_torch_cannot_be_imported(artifact: Path):
@@ -133,7 +133,7 @@ def test_an_artifact_that_was_judged_on_pairs_refuses_texts(copy: Path):
 
 
 @pytest.mark.parametrize("value", [[None], [], None, [3.5], {"text": "a good film"}])
-def test_what_is_no_text_gets_no_answer(artifact: Path, value: object):
+def test_what_is_no_text_gets_no_prediction(artifact: Path, value: object):
     with pytest.raises(ValueError, match=r"give a list|must be a text"):
         load_artifact(artifact)(value)  # type: ignore[arg-type]
 

@@ -89,7 +89,7 @@ def test_brackets_are_no_markup():
 def test_what_a_file_says_cannot_steer_the_terminal():
     progress, stream, _ = shown(terminal=False)
     progress.stage("labels \x1b[2J")
-    progress.result("answers '\x1b]0;title\x07'")
+    progress.result("predicts '\x1b]0;title\x07'")
     progress.upcoming("\x9b1m")
     assert not {"\x1b", "\x07", "\x9b"}.intersection(stream.getvalue())
 

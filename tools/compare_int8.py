@@ -1,11 +1,11 @@
-"""Compare int8 files of one checkpoint: size, accuracy, changed answers, logit error and speed.
+"""Compare int8 files of one checkpoint: size, accuracy, changed predictions, logit error and speed.
 
 Exports the checkpoint plain, with transformers' own fusions for the CPU, and as this package
 rewrites it for the CPU; quantizes the last with the pass `quantize_dynamic` (per tensor and per
 token), with `quantize_static` (each method of calibration) and `quantize_auto` where calibration
 rows are given, the one before with transformers' own dynamic quantizer (with its defaults, per
 channel, and with 7-bit weights), and prints one table. `--others` adds files that other tools made
-of the same checkpoint, such as optimum, Olive or NNCF. Every model answers the same rows in the
+of the same checkpoint, such as optimum, Olive or NNCF. Every model predicts the same rows in the
 same batches of 32, sorted by length. For the speeds the models take turns,
 in shuffled order, on one thread; a speed is the CPU time of the plain float graph over the model's,
 within one round, and the table gives the median over the rounds and in brackets the 10th and 90th
@@ -284,13 +284,13 @@ def compare(
     timings = list(timings)
     rows = []
     for name, model in models.items():
-        answers, expected = (logits[key].argmax(axis=1) for key in (name, first))
+        predictions, expected = (logits[key].argmax(axis=1) for key in (name, first))
         error = np.sqrt(np.mean(np.square(logits[name] - logits[first])))
         row = {
             "name": name,
             "megabytes": model.size().bytes_on_disk / 1e6,
-            "accuracy": 100 * float(np.mean(answers == labels)),
-            "changed_percent": 100 * float(np.mean(answers != expected)),
+            "accuracy": 100 * float(np.mean(predictions == labels)),
+            "changed_percent": 100 * float(np.mean(predictions != expected)),
             "logit_rms": float(error),
         }
         for size, item in zip((1, BATCH_SIZE), timings, strict=True):

@@ -1,8 +1,8 @@
-"""Compare how weights are stored: bytes, accuracy, changed answers, logit error and speed.
+"""Compare how weights are stored: bytes, accuracy, changed predictions, logit error and speed.
 
 Exports the checkpoint for the CPU, stores it with tables in float, int8 and int4, products in int8
 (`quantize_dynamic` with `smooth`) and in blocks of 8 and 4 bits (`quantize_weights`), with each
-rounding, and prints one table. Every model answers the same rows in the same batches of 32, sorted
+rounding, and prints one table. Every model predicts the same rows in the same batches of 32, sorted
 by length. For the speeds the models take turns, in shuffled order, on one thread, and its CPU time
 counts, so that other processes disturb little; a speed is the time of the float graph over the
 model's, within one round, and the table gives the median over the rounds.

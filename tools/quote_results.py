@@ -48,7 +48,8 @@ INT8_FILES = {
     "Olive, OnnxDynamicQuantization, per_channel": None,
     "NNCF, quantize for transformers, 300 rows": None,
 }
-# Of the tables of rows: what a budget is, what share of answers differs, how many rows there are.
+# Of the tables of rows: what a budget is, what share of predictions differs, how many rows there
+# are.
 ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
 AGREEMENT_BUDGETS = (0.01, 0.02, 0.03, 0.05)
 CHANGED = (0.01, 0.02, 0.05)
@@ -154,7 +155,7 @@ def int8() -> str:
 
 
 def rows_for_accuracy() -> str:
-    """Return how many rows prove a budget of accuracy, by the share of answers that changed."""
+    """Return how many rows prove a budget of accuracy, by the share of predictions that changed."""
 
     def needed(changed: float, budget: float) -> int | None:
         half = changed / 2  # as often for the better as for the worse
@@ -164,7 +165,7 @@ def rows_for_accuracy() -> str:
 
 
 def rows_for_agreement() -> str:
-    """Return how many rows prove a budget of changed answers, by the share that changed."""
+    """Return how many rows prove a budget of changed predictions, by the share that changed."""
 
     def needed(changed: float, budget: float) -> int | None:
         return examples_for_agreement(changed, max_drop=budget, confidence=_SURE)
@@ -173,7 +174,7 @@ def rows_for_agreement() -> str:
 
 
 def rows_prove() -> str:
-    """Return the largest drop that is still possible when no answer changed, by rows."""
+    """Return the largest drop that is still possible when no prediction changed, by rows."""
     lines = [
         "| certification rows | accuracy: at most | agreement: at most |",
         "|--:|:--|:--|",
@@ -182,7 +183,7 @@ def rows_prove() -> str:
         right, flips = np.ones(size, dtype=bool), np.zeros(size, dtype=bool)
         lost = certify_paired(right, right, max_drop=0.01).upper_bound
         changed = certify_agreement(flips, max_drop=0.01).upper_bound
-        cells = (f"{size:,}", f"{_up(lost)} points lost", f"{_up(changed)}% of answers changed")
+        cells = (f"{size:,}", f"{_up(lost)} points lost", f"{_up(changed)}% of predictions changed")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -190,7 +191,7 @@ def rows_prove() -> str:
 def _rows_table(
     needed: Callable[[float, float], int | None], budgets: Sequence[float], unit: str
 ) -> str:
-    """Return rows by budget and share of changed answers; a dash where no number would do."""
+    """Return rows by budget and share of changed predictions; a dash where no number would do."""
     shares = " | ".join(f"{100 * share:g}% changed" for share in CHANGED)
     lines = [f"| `max_drop` | none changed | {shares} |", "|:--|" + "--:|" * (1 + len(CHANGED))]
     for budget in budgets:
@@ -297,7 +298,7 @@ def other_runtimes() -> str:
     """Return the table of runtimes other than Python's ONNX Runtime."""
     results = read_results("runtimes")
     lines = [
-        "| runtime | version | the same answer | outputs differ by at most |",
+        "| runtime | version | the same prediction | outputs differ by at most |",
         "|:--|:--|--:|--:|",
     ]
     for row in results["rows"]:

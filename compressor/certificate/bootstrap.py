@@ -117,8 +117,8 @@ def bca_upper_bound(
     present, ids = np.unique(np.stack([before, after, labels]), return_inverse=True)
     if len(present) == 1:
         raise StepFailed(
-            f"{metric_function.__name__}: labels and answers are all class {int(present[0])}, so "
-            f"nothing can be wrong; give examples of every class"
+            f"{metric_function.__name__}: labels and predictions are all class "
+            f"{int(present[0])}, so nothing can be wrong; give examples of every class"
         )
     table = MetricDrop.of_rows(metric_function, *ids.reshape(3, -1), num_classes=len(present))
     return resampled_bound(
@@ -177,8 +177,8 @@ class MetricDrop:
         classes = np.arange(self.num_classes)
         labels = np.unique(self.cells[:, 2])
         pairs = np.stack(np.meshgrid(labels, classes, indexing="ij"), axis=-1).reshape(-1, 2)
-        label, answer = pairs[pairs[:, 0] != pairs[:, 1]].T
-        flips = np.stack([label, answer, label], axis=-1)
+        label, prediction = pairs[pairs[:, 0] != pairs[:, 1]].T
+        flips = np.stack([label, prediction, label], axis=-1)
         worst = flips[int(np.argmax(self._after_adding(flips, 1)))]
         same = np.flatnonzero((self.cells == worst).all(axis=1))
         if len(same):
@@ -203,10 +203,10 @@ class MetricDrop:
             step = max(1, _NUMBERS_AT_ONCE // size)
             for start in range(0, len(cells), step):
                 part = cells[start : start + step]
-                rows, answer, label = np.arange(len(part)), part[:, place], part[:, 2]
+                rows, prediction, label = np.arange(len(part)), part[:, place], part[:, 2]
                 own = [np.tile(numbers, (len(part), 1)) for numbers in (hits, predicted, actual)]
-                own[0][rows, label] += amount * (answer == label)
-                own[1][rows, answer] += amount
+                own[0][rows, label] += amount * (prediction == label)
+                own[1][rows, prediction] += amount
                 own[2][rows, label] += amount
                 yield self.metric(ClassCounts(*own))
 

@@ -1,7 +1,7 @@
 """Verdicts about a drop from paired examples: certified, refuted or inconclusive.
 
-Both models answer the same examples, so only those on which they differ say anything: `losses` were
-right before and wrong after, `wins` the reverse. The question is one of non-inferiority: the
+Both models predict the same examples, so only those on which they differ say anything: `losses`
+were right before and wrong after, `wins` the reverse. The question is one of non-inferiority: the
 one-sided upper bound of the drop must not exceed `max_drop`.
 
 Examples are taken as independent draws of what the model will meet. Sentences cut from one document
@@ -64,11 +64,11 @@ def certify_paired(
 
 
 def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0.95) -> Certificate:
-    """Certify without labels: accuracy cannot fall by more than the share of changed answers.
+    """Certify without labels: accuracy cannot fall by more than the share of changed predictions.
 
     `flips`, shape `(num_examples,)`, says where the two models differ. The bounds are exact
     (Clopper and Pearson 1934). `drop` is the flip rate and every flip counts as a loss, so
-    `refuted` means that too many answers changed, not that accuracy fell.
+    `refuted` means that too many predictions changed, not that accuracy fell.
 
     Raises `ValueError` when `flips` is empty or a setting is out of range.
     """

@@ -1,4 +1,4 @@
-"""Verdicts about scores to which every example contributes a number and not an answer.
+"""Verdicts about scores to which every example contributes a number and not a class.
 
 Such are the means over texts of a cosine similarity or of the share of kept neighbours, and the
 rank correlation of similarities with grades. Their bounds are paired bootstraps (BCa) over texts,

@@ -73,7 +73,7 @@ def examples_for_accuracy(
 def examples_for_agreement(
     rate: float, *, max_drop: float, confidence: float, more_than: int = 0
 ) -> int | None:
-    """Return the same of agreement, of whose answers `rate` change."""
+    """Return the same of agreement, of whose predictions `rate` change."""
 
     def chance(size: int) -> float:
         return chance_for_agreement(size, rate, max_drop=max_drop, confidence=confidence)

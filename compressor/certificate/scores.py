@@ -49,7 +49,8 @@ def certify_scores(
 
     `guesses` are scores of models that know nothing of the input, on the same examples. Unless the
     best of them is refuted by the same bounds, a drop within `max_drop` tells no good model from
-    it, and the verdict is inconclusive; likewise for a model that gives one answer to everything.
+    it, and the verdict is inconclusive; likewise for a model that gives one prediction for
+    everything.
     """
     settings: Any = {
         "max_drop": max_drop,

@@ -22,7 +22,7 @@ def simplify_padding_masks(graph: ir.Graph) -> int:
 
     A mask is replaced when it can be shown to be `where(attention_mask, 0, lowest)`, the same for
     every query. Zeroing the rows that attend to nothing is then removed as well. It changes the
-    answer only for a row of the batch whose attention mask is zero everywhere: its attention is the
+    output only for a row of the batch whose attention mask is zero everywhere: its attention is the
     mean of all values instead of zero, in both cases finite. A tokenizer gives no such row.
     """
     replaced = 0

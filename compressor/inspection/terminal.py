@@ -115,7 +115,7 @@ def _logits(change: LogitChange | None) -> Iterable[RenderableType]:
     flips = ""
     if change.flips is not None:
         change_s = verb_for(change.flips, "changes", "change")
-        flips = f", {change.flips} of {counted(change.rows, 'answer')} {change_s}"
+        flips = f", {change.flips} of {counted(change.rows, 'prediction')} {change_s}"
     yield Text(
         f"Simulated on {change.inputs}: logits move by at most {units.number(change.max_abs)}, RMS "
         f"{units.number(change.rms)} (the logits' own RMS is {units.number(change.rms_of_logits)})"
@@ -138,7 +138,7 @@ def _why_exact(products: tuple[ProductFacts, ...]) -> str:
     return "; ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
 
 
-def _answers(facts: CheckpointFacts) -> dict[str, str]:
+def _outputs(facts: CheckpointFacts) -> dict[str, str]:
     """Return what the model gives: labels, or vectors made in some way."""
     made = facts.embedding
     if made is None:
@@ -158,7 +158,7 @@ def render_checkpoint(facts: CheckpointFacts) -> Group:
     head = _facts(
         {
             "model": f"{facts.model_type}, {facts.task}",
-            **_answers(facts),
+            **_outputs(facts),
             "size": f"{units.megabytes(facts.bytes_on_disk)} MB, "
             f"{units.count(facts.parameters)} parameters",
             "work": f"{facts.flops / 1e9:,.3g} GFLOPs for one example{tokens}",

@@ -1,4 +1,4 @@
-"""Whether a row gets the same answer alone and in a batch, and whatever was read before it.
+"""Whether a row gets the same prediction alone and in a batch, and whatever was read before it.
 
 A mask that is ignored, positions that are counted through padding, padding where a model looks for
 the text: none of it shows on one text, and none of it shows when an exported file is compared with
@@ -38,7 +38,7 @@ class Probe:
     """One batch of a few real rows; `rows` names them, so that a row is found in other probes.
 
     `other_side` is a batch whose padding lies on the other side than the tokenizer's. Models that
-    count positions from the left give other answers then, and none of their users asks for them.
+    count positions from the left give other outputs then, and none of their users asks for them.
     """
 
     inputs: Batch
@@ -57,7 +57,7 @@ class RowDependence(ValueError):
 
 @dataclass(frozen=True)
 class Readings:
-    """The probes that a model answers as it should, and its outputs for each of them."""
+    """The probes on which a model predicts as it should, and its outputs for each of them."""
 
     probes: tuple[Probe, ...]
     outputs: tuple[Outputs, ...]
@@ -78,7 +78,7 @@ def read_probes(
 
     Raises `RowDependence` when a row's outputs differ between two probes.
     """
-    answers: dict[int, tuple[Outputs, Probe]] = {}
+    first: dict[int, tuple[Outputs, Probe]] = {}
     kept: list[tuple[Probe, Outputs]] = []
     for probe in probes:
         outputs = predictor.predict(probe.inputs)
@@ -87,17 +87,17 @@ def read_probes(
             continue
         own = outputs if task is None else task.without_padding(outputs, probe.inputs)
         differences = [
-            (_difference(own[place], answers[row][0]), row)
+            (_difference(own[place], first[row][0]), row)
             for place, row in enumerate(probe.rows)
-            if row in answers
+            if row in first
         ]
         worst, row = max(differences, default=(0.0, -1))
         if worst > TOLERANCE:
             if probe.other_side:
                 continue
-            raise RowDependence(worst, _told(worst, answers[row][1], probe))
+            raise RowDependence(worst, _told(worst, first[row][1], probe))
         for place, row in enumerate(probe.rows):
-            answers.setdefault(row, (own[place], probe))
+            first.setdefault(row, (own[place], probe))
         kept.append((probe, outputs))
     return Readings(tuple(probe for probe, _ in kept), tuple(outputs for _, outputs in kept))
 

@@ -91,8 +91,8 @@ def check_attention(files: CheckpointFiles, max_length: int) -> None:
     family = family_of(kind)
     if not family.takes_mask:
         raise EnvironmentMismatch(
-            f"{files.name}: models of type '{kind}' take no attention mask, so an answer depends "
-            f"on how far a text is padded in its batch; use an architecture with a mask"
+            f"{files.name}: models of type '{kind}' take no attention mask, so a prediction "
+            f"depends on how far a text is padded in its batch; use an architecture with a mask"
         )
     if not family.is_block_sparse or config.get("attention_type", "block_sparse") != "block_sparse":
         return
@@ -101,9 +101,9 @@ def check_attention(files: CheckpointFiles, max_length: int) -> None:
     if max_length > full:
         raise EnvironmentMismatch(
             f"{files.name}: its attention is block_sparse, which it uses for texts of more than "
-            f"{full} tokens only, and not at all once it has read a shorter one, so answers depend "
-            f"on what was read before; set export.max_length to {full} or less, or attention_type "
-            f"in {files.directory / 'config.json'} to original_full"
+            f"{full} tokens only, and not at all once it has read a shorter one, so predictions "
+            f"depend on what was read before; set export.max_length to {full} or less, or "
+            f"attention_type in {files.directory / 'config.json'} to original_full"
         )
 
 

@@ -140,8 +140,8 @@ def _name_inputs(files: CheckpointFiles, tokenizer: Any, module: Any) -> None:
     taken = inspect.signature(module.forward).parameters
     if "attention_mask" not in taken:
         raise EnvironmentMismatch(
-            f"{files.name}: {type(module).__name__} takes no attention mask, so an answer depends "
-            f"on how far a text is padded in its batch; use an architecture with a mask"
+            f"{files.name}: {type(module).__name__} takes no attention mask, so a prediction "
+            f"depends on how far a text is padded in its batch; use an architecture with a mask"
         )
     given = {*tokenizer.model_input_names, "input_ids", "attention_mask"}
     tokenizer.model_input_names = [name for name in _INPUTS if name in given and name in taken]

@@ -2,7 +2,7 @@
 
 transformers loads what fits and tells of the rest in a table on standard error, from which some
 kinds are left out. A weight that was not taken makes another model of the checkpoint, so every one
-is an error here, but for a short list that no answer depends on.
+is an error here, but for a short list that no prediction depends on.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _is_causal_mask(look: _Look, key: str) -> bool:
     return bool(torch.equal(found, torch.ones_like(found).tril()))
 
 
-# Left-over keys that no answer depends on: the pattern, whether it holds, and the reason.
+# Left-over keys that no prediction depends on: the pattern, whether it holds, and the reason.
 _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
     (r"(^|\.)position_ids$", _counts_up, "a buffer of 0, 1, 2 and so on, which the model makes"),
     (r"(^|\.)token_type_ids$", _is_zero, "a buffer of zeros, which the model makes"),

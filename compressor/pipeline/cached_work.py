@@ -53,7 +53,7 @@ from compressor.pipeline.cached_steps import (
     graph_of,
 )
 from compressor.pipeline.estimate import Estimate
-from compressor.pipeline.same_prediction import JUDGED, compare_export, require_one_answer
+from compressor.pipeline.same_prediction import JUDGED, compare_export, require_one_prediction
 from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
@@ -156,14 +156,13 @@ class Stages:
         return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
 
     def check_reading(self, limit: int | None) -> LengthRecord | None:
-        """Do what `require_one_answer` promises; the checkpoint reads up to `limit` tokens."""
+        """Do what `require_one_prediction` promises; the checkpoint reads up to `limit` tokens."""
         lengths = (limit, self.max_length)
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             model = self.open_checkpoint(self.untouched)
-            return {
-                "lengths": require_one_answer(model, self.untouched.files, self.splits, *lengths)
-            }
+            own = (model, self.untouched.files, self.splits)
+            return {"lengths": require_one_prediction(*own, *lengths)}
 
         prints = {name: self._prints[name] for name in JUDGED if name in self.splits}
         read = {"splits": prints, "lengths": lengths, **self._inputs(self.untouched), **self._torch}

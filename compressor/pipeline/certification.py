@@ -22,8 +22,8 @@ from compressor.report.certificates import passing_guess
 from compressor.tasks import Guess, Task, load_task
 
 
-def compare_answers(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
-    """Record in `log` which answers on `split` differ from the untouched checkpoint's.
+def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
+    """Record in `log` which predictions on `split` differ from the untouched checkpoint's.
 
     The last comparison of a run is the one in its report: that of the model that ships, or of the
     one that a gate refused. Call it when the untouched checkpoint was scored on `split`.
@@ -69,7 +69,7 @@ def certify(
     truth = split.labels if split.grades is None else split.grades
     guesses = task.guesses(baseline, split.truth(), log.labels)
     log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
-    compare_answers(log, recipe, split, final)
+    compare_predictions(log, recipe, split, final)
     budget.gate("certification", baseline, final)
 
 
@@ -104,7 +104,7 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
     if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
         raise BudgetExceeded(
             f"slice {worst.name}",
-            # Without labels what fell is the share of answers that stayed.
+            # Without labels what fell is the share of predictions that stayed.
             metric=str(log.metric) if log.metric in LABEL_FREE or of_numbers else "accuracy",
             drop=worst.drop,
             max_drop=budget.max_slice_drop,

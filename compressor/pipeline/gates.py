@@ -22,7 +22,7 @@ from compressor.passes import NothingToRemove, Pass
 from compressor.pipeline.announce import gate_line, minutes_left, most_tries, next_step
 from compressor.pipeline.cached_steps import AnyStored, Told
 from compressor.pipeline.cached_work import Stages
-from compressor.pipeline.certification import compare_answers
+from compressor.pipeline.certification import compare_predictions
 from compressor.pipeline.run_record import AS_WRITTEN, RunLog
 from compressor.recipe.recipe import RepairSettings
 
@@ -203,7 +203,7 @@ def pass_gate(
     shown = gate.shown()
     assert shown.score is not None
     assert shown.model is not None
-    compare_answers(log, stages.recipe, stages.splits["search"], shown.score)
+    compare_predictions(log, stages.recipe, stages.splits["search"], shown.score)
     tried = [attempt.change for attempt in gate.tries] if len(gate.tries) > 1 else []
     stages.recipe.budget.gate(gate.name, baseline, shown.score, tried=tried, earlier=earlier)
     stages.progress.upcoming(next_step(stages.recipe, position))

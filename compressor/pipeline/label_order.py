@@ -1,9 +1,9 @@
-"""Do the labels number the classes as the checkpoint does? Its own answers tell when they do not.
+"""Finds labels that number the classes in another order than the checkpoint does.
 
 Data sets and checkpoints order the same classes differently (GLUE and roberta-large-mnli number
 entailment and contradiction the other way round), and ids alone do not say so: the score is then
-low, and a training would teach the wrong classes. If another order of the classes fits the answers
-far better, the order is wrong, or the checkpoint is.
+low, and a training would teach the wrong classes. If another order of the classes fits the
+predictions far better, the order is wrong, or the checkpoint is.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class LabelOrder:
 
 
 def better_order(labels: Classes, outcomes: Classes, num_labels: int) -> LabelOrder | None:
-    """Return the order of the classes that fits the answers `outcomes` far better; None without.
+    """Return the order of the classes that fits the predictions far better; None without.
 
-    Labels and outcomes are class ids below `num_labels`, both of shape `(num_examples,)`.
+    Labels and outcomes, which are the predictions, are class ids below `num_labels`, both of shape
+    `(num_examples,)`.
     """
     found = _assignment(labels[0::2], outcomes[0::2], num_labels)
     as_given, as_found = (labels[1::2] == outcomes[1::2], found[labels[1::2]] == outcomes[1::2])
@@ -57,7 +58,7 @@ def better_order(labels: Classes, outcomes: Classes, num_labels: int) -> LabelOr
 
 
 def _assignment(labels: Classes, outcomes: Classes, num_labels: int) -> Classes:
-    """Return for each label the class that it means where most answers are right.
+    """Return for each label the class that it means where most predictions are right.
 
     A label that does not occur keeps its own class, as far as no other one takes it.
     """

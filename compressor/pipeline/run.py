@@ -58,7 +58,7 @@ from compressor.pipeline.cached_steps import AnyStored, StoredCheckpoint, Stored
 from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.certification import (
     certify,
-    compare_answers,
+    compare_predictions,
     estimate_rows,
     gate_slices,
     require_proof,
@@ -386,7 +386,7 @@ class _Run:
         self.log.final = ModelRecord(score, artifact.size, artifact.components, flops)
         budget = self.recipe.budget
         self.progress.result(gate_line(budget, self.baseline_score, score, artifact.size))
-        compare_answers(self.log, self.recipe, self.splits["search"], score)
+        compare_predictions(self.log, self.recipe, self.splits["search"], score)
         earlier = self.log.costliest_pass()
         budget.gate(self.current, self.baseline_score, score, earlier=earlier)
         self._announce_after("artifact")

@@ -1,4 +1,4 @@
-"""Requires that a row gets one answer, however it is read, before anything is measured on it.
+"""Requires that a row gets one prediction, however it is read, before anything is measured on it.
 
 The untouched checkpoint is asked first: a mask that it ignores or padding on the wrong side makes
 scores of any of its versions depend on how rows were put together. The model that is exported is
@@ -26,7 +26,7 @@ from compressor.words import counted
 JUDGED = ("search", "certification")  # the splits that scores of both ends are taken on
 
 
-def require_one_answer(
+def require_one_prediction(
     model: TorchModel,
     files: CheckpointFiles,
     splits: Mapping[str, Dataset],
@@ -37,7 +37,7 @@ def require_one_answer(
 
     `model` is the untouched checkpoint, just loaded from `files`; it reads up to `limit` tokens of
     a text and the artifact up to `max_length`. Raises `EnvironmentMismatch` when it gives a row
-    several answers, or none, and `RecipeError` when a length leaves no room for a text.
+    several predictions, or none, and `RecipeError` when a length leaves no room for a text.
     """
     _require_room(model, splits["search"], max_length)
     probes = parity_probes(model.task, model.preprocessor, splits["search"], max_length)
@@ -68,7 +68,7 @@ def compare_export(
     """Compare an exported file with its model, which was just loaded, on rows of `split`.
 
     Raises `ParityError` when they differ by more than `limit`, or the model gives a row several
-    answers.
+    predictions.
     """
     probes = parity_probes(model.task, model.preprocessor, split, max_length)
     try:
@@ -100,7 +100,7 @@ def _require_room(model: TorchModel, split: Dataset, max_length: int | None) -> 
 
 
 def _advice(model: TorchModel, place: Path) -> str:
-    """Say what is odd about a checkpoint whose answers depend on the batch."""
+    """Say what is odd about a checkpoint whose predictions depend on the batch."""
     if model.task.reads_tokens:
         tokenizer, config = model.preprocessor, model.module.config
         pad = getattr(config, "pad_token_id", None)
@@ -114,4 +114,4 @@ def _advice(model: TorchModel, place: Path) -> str:
             return f"{settings}: padding_side is left, and most models need right"
         if config.model_type == "xlnet":
             return f"{settings}: padding_side is right, and XLNet needs left"
-    return "give a checkpoint whose answers do not depend on it"
+    return "give a checkpoint whose predictions do not depend on it"

@@ -1,10 +1,10 @@
 """Can these rows and this budget tell a good model from one that knows nothing?
 
 A score that does not depend on the model is perfect for every model. So before anything is done to
-the checkpoint, its own answers are looked at: whether there is more than one, whether the labels
-number the classes as it does, whether it does better than a guess, and whether the budget would let
-a guess pass. The first two stop the run; the others are doubts that the report begins with, and
-where a certificate is asked for, it is not given.
+the checkpoint, its own predictions are looked at: whether there is more than one, whether the
+labels number the classes as it does, whether it does better than a guess, and whether the budget
+would let a guess pass. The first two stop the run; the others are doubts that the report begins
+with, and where a certificate is asked for, it is not given.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def judge_baseline(
 
 
 def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) -> None:
-    """Record in `log` that another order of the classes fits the answers on `split` far better.
+    """Record in `log` that another order of the classes fits the predictions on `split` far better.
 
     Raises `RecipeError` where that is certain and the labels are numbers that nothing explains.
     Where names say which class is meant, they are believed: the checkpoint may be that bad.
@@ -85,7 +85,7 @@ def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) ->
         units.score("accuracy", share) for share in (order.best_accuracy, order.accuracy)
     )
     told = (
-        f"with the classes in another order the untouched checkpoint answers {found} of the "
+        f"with the classes in another order the untouched checkpoint predicts {found} of the "
         f"{split.name} split as labelled, as they stand {given} (if {moved})"
     )
     if not (order.is_certain and split.has_bare_ids) or baseline.metric == AGREEMENT:

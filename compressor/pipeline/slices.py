@@ -75,8 +75,9 @@ def judge_slices(
     """Return what is proven about each slice, the worst first.
 
     The drop is that of accuracy whatever a classifier's metric, because macro F1 of a single class
-    says nothing. Without labels a changed answer counts as a wrong one. Of embeddings it is that of
-    the metric itself; `guesses` are then what models score that know nothing of their input.
+    says nothing. Without labels a changed prediction counts as a wrong one. Of embeddings it is
+    that of the metric itself; `guesses` are then what models score that know nothing of their
+    input.
 
     As for the whole split, a slice is only certified where its rows refute such a model.
     """
@@ -151,8 +152,8 @@ def judge_slices(
 def _guess(right: Classes, before: Classes, mask: Mask) -> Mask:
     """Return which examples of a slice a model gets right that knows nothing of its input.
 
-    It always gives the most frequent answer of the slice. In a slice of one class that would be no
-    guess, so there it gives the untouched checkpoint's answers, but to other examples.
+    It always gives the most frequent prediction of the slice. In a slice of one class that would be
+    no guess, so there it gives the untouched checkpoint's predictions, but for other examples.
     """
     chosen = right[mask]
     outcomes, counts = np.unique(chosen, return_counts=True)

@@ -10,7 +10,7 @@ A candidate is settled when a gate refuses it or when it reaches the goal. Both 
 way up the ladder and stay so, as far as more compression never gains accuracy; then bisection finds
 the first rung that is settled with at most four candidates. If its gates hold, it is the mildest
 way to the goal; if one failed, no rung does both, because none below it reaches the goal. For the
-strongest compression the rung below the first refused one is the answer.
+strongest compression the rung below the first refused one is the result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from compressor.pipeline.cached_steps import (
     Told,
 )
 from compressor.pipeline.cached_work import Stages
-from compressor.pipeline.certification import compare_answers
+from compressor.pipeline.certification import compare_predictions
 from compressor.pipeline.gates import describe_change
 from compressor.pipeline.run_record import RunLog
 from compressor.recipe.budget import CompressionTarget
@@ -120,7 +120,7 @@ class _Candidate:
 
 @dataclass
 class _Search:
-    """The candidates so far; `accepted` is the answer, once there is one."""
+    """The candidates so far; `accepted` is the result, once there is one."""
 
     stages: Stages
     log: RunLog
@@ -356,7 +356,7 @@ def search_fraction(
     accepted = search.accepted
     shown = search.shown()
     assert shown.last is not None
-    compare_answers(log, recipe, stages.splits["search"], shown.last)
+    compare_predictions(log, recipe, stages.splits["search"], shown.last)
     if accepted is None:
         raise search.missed()
     assert accepted.model is not None

@@ -175,8 +175,8 @@ class ReportSettings(BaseModel):
 
     examples: bool = Field(
         default=True,
-        description="show the texts and images of examples whose answer changed; false for data "
-        "that must not leave its file: row numbers, labels and confidences remain",
+        description="show the texts and images of examples whose prediction changed; false for "
+        "data that must not leave its file: row numbers, labels and confidences remain",
     )
 
 

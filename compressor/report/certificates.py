@@ -15,7 +15,7 @@ def confidence_words(proof: Certificate) -> str:
 def lost_at_most(proof: Certificate) -> str:
     """Say the most that may be lost, such as `at most 0.87 points of accuracy lost`."""
     if proof.metric == AGREEMENT:
-        return f"at most {bound_percent(proof)} of the answers changed"
+        return f"at most {bound_percent(proof)} of the predictions changed"
     name = units.metric_words(proof.metric)
     if proof.upper_bound <= 0:
         return f"no {name} lost"
@@ -55,7 +55,7 @@ def certificate_words(report: RunReport) -> str | None:
 def lost_at_least(proof: Certificate) -> str:
     """Say what is lost at least, such as `at least 2.13 points of accuracy lost`."""
     if proof.metric == AGREEMENT:
-        return f"at least {bound_percent(proof, upwards=False)} of the answers changed"
+        return f"at least {bound_percent(proof, upwards=False)} of the predictions changed"
     name = units.metric_words(proof.metric)
     return f"at least {bound_words(proof, upwards=False)} of {name} lost"
 
@@ -115,9 +115,9 @@ def certificate_counts(report: RunReport) -> str | None:
     if proof is None:
         return None
     losses, total = proof.losses, proof.num_examples
-    counts = f"{counted(losses, 'answer')} turned wrong and {proof.wins:,} turned right"
+    counts = f"{counted(losses, 'prediction')} turned wrong and {proof.wins:,} turned right"
     if proof.metric == AGREEMENT:
-        counts = f"{losses:,} of {counted(total, 'answer')} changed"
+        counts = f"{losses:,} of {counted(total, 'prediction')} changed"
     elif report.embedding is not None:
         what = "pair" if proof.metric == SPEARMAN else "text"
         counts = f"{losses:,} of {total:,} {noun_for(total, what)} lost"
@@ -130,5 +130,5 @@ def doubts(report: RunReport) -> list[str]:
 
 
 def bound_percent(proof: Certificate | SliceRecord, *, upwards: bool = True) -> str:
-    """Return a bound as a share of the answers, rounded as `bound_words` rounds."""
+    """Return a bound as a share of the predictions, rounded as `bound_words` rounds."""
     return f"{bound_words(proof, upwards=upwards).partition(' ')[0]}%"

@@ -154,7 +154,7 @@ def _change_card(report: RunReport) -> Card:
     title, values = units.title(report.metric), [units.score(report.metric, before)]
     values.append(units.score(report.metric, after))
     if report.metric == AGREEMENT:
-        title, figure, unit = "Answers", f"{100 * max(drop, 0.0):.4g}%", "changed"
+        title, figure, unit = "Predictions", f"{100 * max(drop, 0.0):.4g}%", "changed"
     detail = f"{rows}; budget {scores.budget_words(report)}"
     if certificate is not None:
         detail = f"proven: {certificates.lost_at_most(certificate)}; {detail}"

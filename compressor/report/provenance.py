@@ -18,7 +18,7 @@ _METRICS = {
     "accuracy": "the share of examples whose highest logit is the labelled class",
     "f1_macro": "the harmonic mean of precision and recall of each class, averaged over classes",
     "matthews_correlation": "the correlation of predicted and labelled classes, from -1 to 1",
-    "agreement": "the share of examples that get the untouched checkpoint's answer, so that no "
+    "agreement": "the share of examples that get the untouched checkpoint's prediction, so that no "
     "labels are needed; accuracy cannot fall by more than the share that is missing",
     "cosine": "the mean cosine similarity of each text's vector and the vector that the untouched "
     "checkpoint gives it, from -1 to 1",
@@ -188,7 +188,7 @@ def judged_elsewhere(report: RunReport) -> str:
         return ""
     return (
         f"Judged on the provider {judged_on}, not on {made_for}, which the artifact is "
-        f"for: answers there may differ by rounding."
+        f"for: predictions there may differ by rounding."
     )
 
 

@@ -69,7 +69,8 @@ def _refuted(report: RunReport) -> str:
     limit = report.slices[0].max_drop
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     if report.metric == AGREEMENT:
-        return f" But {names[0]}{more} changed more than {100 * limit:.4g}% of the answers, proven."
+        allowed = f"{100 * limit:.4g}%"
+        return f" But {names[0]}{more} changed more than {allowed} of the predictions, proven."
     return f" But {names[0]}{more} lost more than {points(limit)}, and that is proven."
 
 
@@ -109,7 +110,8 @@ def _least(report: RunReport) -> str:
     if report.metric == AGREEMENT:
         least = certificates.bound_percent(worst, upwards=False)
         allowed = f"{100 * worst.max_drop:.4g}%"
-        return f"changed at least {least} of its answers, more than the {allowed} that a slice may"
+        found = f"changed at least {least} of its predictions"
+        return f"{found}, more than the {allowed} that a slice may"
     least = certificates.bound_words(worst, upwards=False)
     return f"lost at least {least}, more than the {points(worst.max_drop)} that a slice may"
 

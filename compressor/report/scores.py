@@ -50,7 +50,7 @@ def change_and_budget(
         return f"{name} was not measured", budget_words(report)
     if report.metric == AGREEMENT:
         changed = f"{100 * drop:.4g}%" if drop > 0 else "none"
-        return f"{changed} of the answers changed", budget_words(report)
+        return f"{changed} of the predictions changed", budget_words(report)
     change, allowed = moved_and_budget(drop, report.max_drop)
     old, new = (units.score(report.metric, value) for value in (before, after))
     values = old if old == new else f"{old} → {new}"
@@ -58,7 +58,7 @@ def change_and_budget(
 
 
 def budget_words(report: RunReport) -> str:
-    """Return the budget, such as `1 point`; without labels a share of answers, such as `1%`."""
+    """Return the budget, such as `1 point`; without labels a share of predictions, such as `1%`."""
     limit = report.max_drop
     return f"{100 * limit:.4g}%" if report.metric == AGREEMENT else points(limit)
 

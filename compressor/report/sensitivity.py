@@ -27,7 +27,7 @@ class LayerBar:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The layers of one pass, those that change the answers most first."""
+    """The layers of one pass, those that change the predictions most first."""
 
     title: str
     rows: tuple[LayerBar, ...]

@@ -24,7 +24,7 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class FlipRow:
-    """One example whose answer changed; confidences are per cent as text."""
+    """One example whose prediction changed; confidences are per cent as text."""
 
     kind: str
     mark: str
@@ -40,14 +40,14 @@ class FlipRow:
 
 @dataclass(frozen=True)
 class Flips:
-    """The changed answers: in one sentence, the worst of them, and what is not shown."""
+    """The changed predictions: in one sentence, the worst of them, and what is not shown."""
 
     title: str
     summary: str
     rows: tuple[FlipRow, ...]
     note: str
     has_labels: bool
-    answer: str  # what `before` and `after` of a row are
+    header: str  # what `before` and `after` of a row are
     sure: str  # and what the figure beside each is
 
 
@@ -58,12 +58,12 @@ def flips_view(report: RunReport) -> Flips | None:
         return None
     is_vectors = report.embedding is not None
     return Flips(
-        title="Texts with another nearest neighbour" if is_vectors else "Answers that changed",
+        title="Texts with another nearest neighbour" if is_vectors else "Predictions that changed",
         summary=_neighbours_summary(found, split) if is_vectors else _summary(found, split),
         rows=tuple((_moved_row if is_vectors else _row)(item) for item in _shown(found)),
         note=_note(found),
         has_labels=any(item.kind != "changed" for item in found),
-        answer=" nearest text" if is_vectors else "",
+        header=" nearest text" if is_vectors else "",
         sure="and its cosine similarity" if is_vectors else "and how sure",
     )
 
@@ -127,8 +127,8 @@ def slices_summary(report: RunReport) -> str:
     place = _PLACES.get(report.compared_split or "", "the data")
     name = "accuracy" if report.embedding is None else units.metric_words(report.metric)
     lose, what = "lose", f"{points(limit)} of {name}"
-    if report.metric == AGREEMENT:  # without labels a changed answer is no loss that is known
-        lose, what = "change", f"{100 * limit:.4g}% of their answers"
+    if report.metric == AGREEMENT:  # without labels a changed prediction is no loss that is known
+        lose, what = "change", f"{100 * limit:.4g}% of their predictions"
     words = (
         f"Groups of examples judged by themselves, on {place}. Of "
         f"{counted(len(found), 'slice')}, {refuted or 'none'} {'are' if refuted > 1 else 'is'} "
@@ -154,15 +154,16 @@ def _shown(found: Sequence[Flip]) -> Sequence[Flip]:
 def _summary(found: Sequence[Flip], split: str) -> str:
     place = f"On {_PLACES.get(split, f'the {split} split')}"
     if not found:
-        return f"{place}, no answer turned wrong and none turned right."
+        return f"{place}, no prediction turned wrong and none turned right."
     changed = sum(item.kind == "changed" for item in found)
     if changed:
-        return f"{place}, {_count(changed, 'answer')} changed. The surest of the old answers first."
+        changes = _count(changed, "prediction")
+        return f"{place}, {changes} changed. The surest of the old predictions first."
     lost = sum(item.kind == "lost" for item in found)
     won = len(found) - lost
     return (
-        f"{place}, {_count(lost, 'answer')} turned wrong and {_count(won, 'answer')} turned right. "
-        f"Those come first whose right label lost most probability."
+        f"{place}, {_count(lost, 'prediction')} turned wrong and {_count(won, 'prediction')} "
+        f"turned right. Those come first whose right label lost most probability."
     )
 
 

@@ -140,8 +140,8 @@ def change(drop: float | None) -> str:
 def change_and_budget(drop: float, max_drop: float) -> tuple[str, str]:
     """Format a change and its budget with enough digits that they differ where the values do.
 
-    Three wrong answers in 299 are a drop of 1.003 points: "−1.00 points; budget 1.00" would read
-    like a mistake.
+    Three wrong predictions in 299 are a drop of 1.003 points: "−1.00 points; budget 1.00" would
+    read like a mistake.
 
     >>> change_and_budget(0.0034, 0.01), change_and_budget(3 / 299, 0.01)
     (('−0.34', '1.00'), ('−1.003', '1.000'))

@@ -207,7 +207,7 @@ def _slice_words(report: RunReport) -> str:
     rows = f"the {scores.rows_words(report, worst.num_examples)} of {worst.name}"
     if report.metric == AGREEMENT:
         return (
-            f"{100 * worst.drop:.4g}% of the answers to {rows} changed, a slice may change "
+            f"{100 * worst.drop:.4g}% of the predictions for {rows} changed, a slice may change "
             f"{100 * worst.max_drop:.4g}% (proven: at least "
             f"{certificates.bound_percent(worst, upwards=False)})"
         )

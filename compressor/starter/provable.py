@@ -133,7 +133,7 @@ def _of_predictions(
         lost = min(changed, math.ceil((changed + net) / 2))
     after = before.copy()
     order = np.random.default_rng(_SEED).permutation(num_examples)
-    right, wrong = (order[(before == truth)[order] == answer] for answer in (True, False))
+    right, wrong = (order[(before == truth)[order] == is_right] for is_right in (True, False))
     after[right[:lost]] = _others(score, places[right[:lost]])
     after[wrong[: changed - lost]] = truth[wrong[: changed - lost]]
     given, found = (replace(score, outcomes=item, num_examples=num_examples)

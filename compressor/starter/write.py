@@ -53,7 +53,7 @@ _FLAGS = {
     "data.calibration": "--train",
     "data.certification": "--certification",
 }
-_MIN_ROWS = 2  # with one, a single answer would be the whole score
+_MIN_ROWS = 2  # with one, a single prediction would be the whole score
 
 
 @dataclass(frozen=True)

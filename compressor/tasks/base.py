@@ -333,7 +333,7 @@ class Task(ABC):
 
     @abstractmethod
     def constant(self, score: Score, labels: Sequence[str]) -> str | None:
-        """Say what a model gave alike for every example, such as "answers 'no'"; None otherwise.
+        """Say what a model gave alike for every example, such as "predicts 'no'"; None otherwise.
 
         Whatever becomes of such a model, its score stays the same. `labels` are the label names.
         """

@@ -99,33 +99,33 @@ class Classification(Task):
         if len(np.unique(truth.labels)) == 1:
             return (
                 f"every label is class {truth.labels[0]}, so a model that "
-                f"always answers so is never wrong; give it rows of other classes too"
+                f"always predicts it is never wrong; give it rows of other classes too"
             )
         return None
 
     def constant(self, score: Score, labels: Sequence[str]) -> str | None:
         """Say the one class that every example got, where it was one."""
-        answer = int(score.outcomes[0])
-        return f"answers '{labels[answer]}'" if np.ptp(score.outcomes) == 0 else None
+        prediction = int(score.outcomes[0])
+        return f"predicts '{labels[prediction]}'" if np.ptp(score.outcomes) == 0 else None
 
     def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
-        """Return the best constant answer and, where guessing can beat it, the best of 19 guesses.
+        """Return the best constant prediction and, where guessing can win, the best of 19 guesses.
 
-        The constant answer is the most frequent right one. No guess is expected to do better in
+        The constant prediction is the most frequent right one. No guess is expected to do better in
         accuracy or agreement; in macro F1 and Matthews' correlation one that comes as often as the
-        labels, or as the baseline's own answers, does. One in twenty such models does better than
-        the best of 19.
+        labels, or as the baseline's own predictions, does. One in twenty such models does better
+        than the best of 19.
         """
         is_agreement = baseline.metric == AGREEMENT or truth.labels is None
         right = baseline.outcomes if is_agreement else np.asarray(truth.labels)
         most = int(np.bincount(right).argmax())
         always = np.full(len(right), most, dtype=np.int64)
-        found = {f"a model that answers '{labels[most]}' to everything": [always]}
+        found = {f"a model that predicts '{labels[most]}' for everything": [always]}
         if baseline.metric not in ("accuracy", AGREEMENT):
             random = np.random.RandomState(0)
             draws = [random.permutation(len(right)) for _ in range(DRAWS)]
             own = [baseline.outcomes[order] for order in draws]
-            found["a model that gives the checkpoint's answers, but to other examples"] = own
+            found["a model that gives the checkpoint's predictions, but for other examples"] = own
             drawn = [right[order] for order in draws]
             found["a model that guesses each label as often as it comes"] = drawn
         return tuple(
@@ -238,7 +238,7 @@ def score_classification(
 ) -> Score:
     """Score the arg-max of `logits`, shape `(num_examples, num_labels)`.
 
-    For `agreement`, `labels` are the answers of the untouched checkpoint.
+    For `agreement`, `labels` are the predictions of the untouched checkpoint.
 
     >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
     >>> score_classification("accuracy", logits, np.array([0, 1, 1])).value

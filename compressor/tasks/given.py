@@ -1,7 +1,7 @@
 """What a user of an artifact gives, as a list of examples; anything that is none is refused.
 
-A model answers whatever it is given, so a text that is no text, or a picture that is taken for a
-list of pictures, would come back with a label and a score.
+A model predicts for whatever it is given, so a text that is no text, or a picture that is taken for
+a list of pictures, would come back with a label and a score.
 """
 
 from __future__ import annotations

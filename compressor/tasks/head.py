@@ -187,7 +187,7 @@ def require_choice(
 
 def _numbers(what: str) -> str:
     return (
-        f"its head gives {what} for an input, and no choice between labels, so that no answer "
+        f"its head gives {what} for an input, and no choice between labels, so that no prediction "
         f"could be right or wrong, and there is no task for such scores; give a classifier of two "
         f"labels or more"
     )

@@ -1,8 +1,8 @@
-"""More texts for a teacher to answer: joined, with words hidden and words left out.
+"""More texts for a teacher to predict: joined, with words hidden and words left out.
 
-A teacher is so sure of the rows that it was trained on that its answers there say little more than
-a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence that
-lacks a word, it has to weigh, and how it does is what a student can learn. No label is needed;
+A teacher is so sure of the rows that it was trained on that its predictions there say little more
+than a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence
+that lacks a word, it has to weigh, and how it does is what a student can learn. No label is needed;
 where there are some, two joined texts of one class keep theirs.
 
 Ref: hiding words: Tang et al. 2019, arXiv:1903.12136, section 3.2; mixing examples for

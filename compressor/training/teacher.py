@@ -50,8 +50,8 @@ class TeacherOutputs:
         found = [self._known[row] for row in positions]
         if not all(np.isfinite(output).all() for output in found):
             raise StepFailed(
-                f"{self._dataset.source}: the teacher's answers are not finite for one of the rows "
-                f"{self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
+                f"{self._dataset.source}: the teacher's predictions are not finite for one of the "
+                f"rows {self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
             )
         if self._teacher.task.per_token and mask is not None:
             return self._at_tokens(found, positions, mask).to(rows.device)

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 RowFunction = Callable[[Classes], float]  # row numbers to a drop
 
 
-def answers(seed: int, *, size: int, num_classes: int, accuracy: float) -> tuple[Classes, Classes]:
+def guessed(seed: int, *, size: int, num_classes: int, accuracy: float) -> tuple[Classes, Classes]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(num_classes, size=size)
     guesses = rng.integers(num_classes, size=size)
@@ -44,7 +44,7 @@ def accuracy(counts: ClassCounts) -> Floats:
 @pytest.mark.parametrize("num_classes", [2, 3, 7])
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_agree_with_scikit_learn(seed: int, num_classes: int):
-    outcomes, labels = answers(seed, size=60, num_classes=num_classes, accuracy=0.7)
+    outcomes, labels = guessed(seed, size=60, num_classes=num_classes, accuracy=0.7)
     counts = count_classes(outcomes, labels)
     assert f1_macro(counts) == pytest.approx(
         f1_score(labels, outcomes, average="macro", zero_division=0.0)
@@ -53,7 +53,7 @@ def test_scores_agree_with_scikit_learn(seed: int, num_classes: int):
 
 
 def test_scores_of_several_counts_are_those_of_each():
-    found = [count_classes(*answers(seed, size=30, num_classes=3, accuracy=0.6)) for seed in (0, 1)]
+    found = [count_classes(*guessed(seed, size=30, num_classes=3, accuracy=0.6)) for seed in (0, 1)]
     together = ClassCounts(
         np.stack([item.hits for item in found]),
         np.stack([item.predicted for item in found]),
@@ -71,12 +71,12 @@ def test_a_class_that_does_not_occur_does_not_count_in_f1():
     assert f1_macro(count_classes(outcomes, labels)) == pytest.approx((4 / 5 + 2 / 3) / 2)
 
 
-def test_the_correlation_is_zero_when_every_answer_is_the_same():
+def test_the_correlation_is_zero_when_every_prediction_is_the_same():
     assert matthews_correlation(count_classes(np.array([1, 1, 1]), np.array([0, 1, 1]))) == 0.0
 
 
 def test_without_flips_the_bound_of_a_rate_is_the_exact_one_or_up_to_two_examples_more():
-    outcomes, labels = answers(0, size=600, num_classes=2, accuracy=0.9)
+    outcomes, labels = guessed(0, size=600, num_classes=2, accuracy=0.9)
     upper, _ = bca_upper_bound(
         accuracy, outcomes, outcomes, labels, confidence=0.95, seed=0, resamples=4000
     )
@@ -85,7 +85,7 @@ def test_without_flips_the_bound_of_a_rate_is_the_exact_one_or_up_to_two_example
 
 
 def test_with_losses_only_the_bound_of_a_rate_is_close_to_the_exact_one():
-    outcomes, labels = answers(0, size=800, num_classes=2, accuracy=1.0)
+    outcomes, labels = guessed(0, size=800, num_classes=2, accuracy=1.0)
     after = outcomes.copy()
     after[:12] = 1 - after[:12]
     upper, error = bca_upper_bound(
@@ -107,7 +107,7 @@ def test_the_added_flip_goes_to_the_rare_class_of_macro_f1():
 
 
 def test_the_same_seed_gives_the_same_bound():
-    outcomes, labels = answers(3, size=200, num_classes=3, accuracy=0.8)
+    outcomes, labels = guessed(3, size=200, num_classes=3, accuracy=0.8)
     after = np.where(np.arange(200) % 20 == 0, (outcomes + 1) % 3, outcomes)
     first, second = (
         bca_upper_bound(f1_macro, outcomes, after, labels, confidence=0.9, seed=5, resamples=500)
@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_bound():
 
 
 def test_a_score_that_never_varies_has_no_bound():
-    outcomes, labels = answers(0, size=50, num_classes=2, accuracy=0.8)
+    outcomes, labels = guessed(0, size=50, num_classes=2, accuracy=0.8)
 
     def constant(counts: ClassCounts) -> Floats:
         return np.zeros(counts.hits.shape[:-1])
@@ -130,7 +130,7 @@ def test_a_score_that_never_varies_has_no_bound():
 
 def test_a_single_class_leaves_nothing_to_get_wrong():
     ones = np.ones(20, dtype=np.int64)
-    with pytest.raises(ValueError, match="labels and answers are all class 1"):
+    with pytest.raises(ValueError, match="labels and predictions are all class 1"):
         bca_upper_bound(f1_macro, ones, ones, ones, confidence=0.95, seed=0, resamples=100)
 
 
@@ -138,7 +138,7 @@ def metric_of_rows(
     metric: MetricFunction, score: Callable[[Classes, Classes], float]
 ) -> tuple[Drop, RowFunction, int]:
     """Return a drop of three classes, the same by scikit-learn, and how many rows there are."""
-    outcomes, labels = answers(5, size=40, num_classes=3, accuracy=0.8)
+    outcomes, labels = guessed(5, size=40, num_classes=3, accuracy=0.8)
     after = np.where(np.arange(40) % 7 == 0, (outcomes + 1) % 3, outcomes)
 
     def by_rows(rows: Classes) -> float:
@@ -230,7 +230,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize(("size", "num_classes"), [(1_000_000, 2), (20_000, 150)])
 def test_the_bound_of_many_rows_or_classes_takes_a_moment(size: int, num_classes: int):
-    outcomes, labels = answers(0, size=size, num_classes=num_classes, accuracy=0.9)
+    outcomes, labels = guessed(0, size=size, num_classes=num_classes, accuracy=0.9)
     after = np.where(np.arange(size) % 50 == 0, (outcomes + 1) % num_classes, outcomes)
     spent = cpu_seconds(
         lambda: bca_upper_bound(
@@ -248,7 +248,7 @@ def test_the_jackknife_of_a_rank_correlation_does_not_grow_with_the_square_of_th
 
 
 def test_gaps_between_class_ids_take_no_room():
-    outcomes, labels = answers(1, size=100, num_classes=2, accuracy=0.8)
+    outcomes, labels = guessed(1, size=100, num_classes=2, accuracy=0.8)
     bound = bca_upper_bound(
         f1_macro, labels, outcomes, labels, confidence=0.95, seed=0, resamples=200
     )

@@ -20,7 +20,7 @@ def agreement(num_changed: int, num_examples: int) -> tuple[Score, Score, Guess]
         Score("agreement", float((old == found).mean()), num_examples, found)
         for found in (old, new, np.zeros_like(old))
     ]
-    return scores[0], scores[1], Guess("a model that answers 0 to everything", scores[2])
+    return scores[0], scores[1], Guess("a model that predicts 0 for everything", scores[2])
 
 
 def test_rows_that_do_not_suffice_say_how_many_do():
@@ -44,8 +44,8 @@ def test_rows_that_were_certified_by_luck_ask_for_more_than_themselves():
 
 
 def test_a_guess_that_lies_near_the_budget_asks_for_rows_that_refute_it():
-    # Half of the answers change where a guess has half of them: a budget of 48% is soon proven of
-    # a model without a change, but not refuted of the guess.
+    # Half of the predictions change where a guess has half of them: a budget of 48% is soon proven
+    # of a model without a change, but not refuted of the guess.
     before, after, guess = agreement(0, 100)
     found = rows_to_certify(before, after, None, guesses=(guess,), max_drop=0.48, seed=0)
     # 80% power of a one-sided test of 0.5 against 0.48: (1.645 + 0.842)^2 * 0.25 / 0.02^2 = 3,864;

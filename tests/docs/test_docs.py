@@ -190,14 +190,14 @@ def carry_out(name: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, A
     return names
 
 
-def test_the_lines_without_this_package_give_the_answers_of_the_artifact(
+def test_the_lines_without_this_package_give_the_predictions_of_the_artifact(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ):
     texts = ["a lovely film", "it is a very dull story and a boring plot", "good"]
     given = carry_out("plain_onnxruntime", finished_run, monkeypatch)["predict"](texts)
-    answers = compressor.load_artifact(finished_run / "run" / "artifact")(texts)
-    assert [label for label, _ in given] == [answer["label"] for answer in answers]
-    scores = [answer["score"] for answer in answers]
+    predictions = compressor.load_artifact(finished_run / "run" / "artifact")(texts)
+    assert [label for label, _ in given] == [prediction["label"] for prediction in predictions]
+    scores = [prediction["score"] for prediction in predictions]
     np.testing.assert_allclose([score for _, score in given], scores, atol=1e-6)
 
 
@@ -206,14 +206,14 @@ def test_the_lines_without_this_package_cut_long_texts_as_the_artifact_does(
 ):
     texts = ["good " * 200, "bad"]
     given = carry_out("plain_onnxruntime", finished_run, monkeypatch)["predict"](texts)
-    answers = compressor.load_artifact(finished_run / "run" / "artifact")(texts)
-    scores = [answer["score"] for answer in answers]
+    predictions = compressor.load_artifact(finished_run / "run" / "artifact")(texts)
+    scores = [prediction["score"] for prediction in predictions]
     np.testing.assert_allclose([score for _, score in given], scores, atol=1e-6)
 
 
 def test_the_lines_with_this_package_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):
     names = carry_out("load_artifact", finished_run, monkeypatch)
-    assert [answer["label"] in ("negative", "positive") for answer in names["answers"]] == [True]
+    assert [item["label"] in ("negative", "positive") for item in names["predictions"]] == [True]
 
 
 def test_the_lines_that_read_a_report_run(finished_run: Path, monkeypatch: pytest.MonkeyPatch):

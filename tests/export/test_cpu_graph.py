@@ -225,7 +225,7 @@ def test_sub_layers_without_units_are_gone_and_the_others_stay_fused(
     assert not operators.keys() & {"Reshape", "MultiHeadAttention", "SkipLayerNormalization"}
     store_int8_weights(graph, find_quantizable_weights(graph), activations="per_token")
     integer = Counter(node.op_type for node in graph.graph.node)
-    assert integer["MatMulIntegerToFloat"] == 11  # 4 + 2 of attention, 4 of FFNs, pooler, answer
+    assert integer["MatMulIntegerToFloat"] == 11  # 4 + 2 of attention, 4 of FFNs, pooler, logits
     assert (integer["Attention"], integer["BiasGelu"], integer["MatMul"]) == (2, 2, 0)
 
 

@@ -1,4 +1,4 @@
-"""A row that gets several answers is found, whatever makes the model give them."""
+"""A row that gets several predictions is found, whatever makes the model give them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class First:
 
 @dataclass
 class Remembering(MeanOfKept):
-    """Answers otherwise once it has read a short text, as BigBird does."""
+    """Predicts otherwise once it has read a short text, as BigBird does."""
 
     lengths: list[int] = field(default_factory=list)
 

@@ -36,7 +36,7 @@ def certificate(metric: str, upper_bound: float) -> Certificate:
     [
         ("cosine", 0.010611, "at most 1.07 points of cosine similarity lost"),
         ("accuracy", -0.001, "no accuracy lost"),
-        ("agreement", 0.010611, "at most 1.07% of the answers changed"),
+        ("agreement", 0.010611, "at most 1.07% of the predictions changed"),
     ],
 )
 def test_what_is_proven_is_never_said_to_be_more(metric: str, upper_bound: float, proven: str):

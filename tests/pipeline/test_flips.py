@@ -54,7 +54,7 @@ def test_of_the_won_ones_the_largest_gain_comes_first():
     ]  # fmt: skip
 
 
-def test_without_labels_every_changed_answer_counts():
+def test_without_labels_every_changed_prediction_counts():
     found = find_flips(CLASSES, split(None), BEFORE, AFTER, NAMES, with_examples=True)
     assert {flip.kind for flip in found} == {"changed"}
     assert [flip.row for flip in found] == [12, 10, 13, 11]
@@ -123,7 +123,7 @@ def test_without_probabilities_the_flips_stand_in_the_order_of_their_rows():
     ]  # fmt: skip
 
 
-def test_the_same_answers_are_no_flip():
+def test_the_same_predictions_are_no_flip():
     assert find_flips(CLASSES, split([0, 0, 0, 2]), BEFORE, BEFORE, NAMES, with_examples=True) == ()
 
 

@@ -1,4 +1,4 @@
-"""Labels that number the classes in another order are told by the checkpoint's own answers."""
+"""Labels that number the classes in another order are told by the checkpoint's own predictions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ def classes(count: int, num_labels: int) -> np.ndarray:
     return RANDOM.integers(0, num_labels, count)
 
 
-def noisy(answers: np.ndarray, share: float, num_labels: int) -> np.ndarray:
-    """Return the answers with a share of them replaced by random ones."""
-    return np.where(RANDOM.random(len(answers)) < share, classes(len(answers), num_labels), answers)
+def noisy(predictions: np.ndarray, share: float, num_labels: int) -> np.ndarray:
+    """Return the predictions with a share of them replaced by random ones."""
+    size = len(predictions)
+    return np.where(RANDOM.random(size) < share, classes(size, num_labels), predictions)
 
 
 def test_exchanged_classes_are_found_with_both_shares():
-    answers = np.tile([0, 0, 1, 1, 2], 12)  # of 60, 12 are class 2 and keep their name
-    labels = np.array([1, 0, 2])[answers]
-    assert better_order(labels, answers, 3) == LabelOrder(0.2, 1.0, (1, 0, 2), is_certain=True)
+    predictions = np.tile([0, 0, 1, 1, 2], 12)  # of 60, 12 are class 2 and keep their name
+    labels = np.array([1, 0, 2])[predictions]
+    assert better_order(labels, predictions, 3) == LabelOrder(0.2, 1.0, (1, 0, 2), is_certain=True)
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 20])
 def test_labels_in_the_right_order_are_left_alone(num_labels: int):
-    answers = classes(400, num_labels)
-    assert better_order(noisy(answers, 0.3, num_labels), answers, num_labels) is None
+    predictions = classes(400, num_labels)
+    assert better_order(noisy(predictions, 0.3, num_labels), predictions, num_labels) is None
 
 
 @pytest.mark.parametrize("num_labels", [2, 3, 20])
@@ -37,9 +38,9 @@ def test_labels_that_fit_no_order_are_left_alone(num_labels: int):
 
 
 def test_many_classes_in_a_random_order_are_found():
-    answers = classes(3000, 150)
+    predictions = classes(3000, 150)
     order = np.random.default_rng(1).permutation(150)
-    found = better_order(order[noisy(answers, 0.1, 150)], answers, 150)
+    found = better_order(order[noisy(predictions, 0.1, 150)], predictions, 150)
     assert found is not None
     assert found.is_certain
     assert found.meaning == tuple(np.argsort(order).tolist())
@@ -47,12 +48,12 @@ def test_many_classes_in_a_random_order_are_found():
 
 def test_a_weak_checkpoint_is_told_and_not_refused():
     """Four in ten right as they stand and six turned round: the errors are not halved."""
-    answers = np.arange(1000) // 10 % 2
-    labels = np.where(np.arange(1000) % 10 < 4, answers, 1 - answers)
-    found = better_order(labels, answers, 2)
+    predictions = np.arange(1000) // 10 % 2
+    labels = np.where(np.arange(1000) % 10 < 4, predictions, 1 - predictions)
+    found = better_order(labels, predictions, 2)
     assert found == LabelOrder(0.4, 0.6, (1, 0), is_certain=False)
 
 
 def test_a_handful_of_rows_is_no_proof():
-    answers = np.array([0, 1, 1, 0, 0, 1])
-    assert better_order(1 - answers, answers, 2) is None
+    predictions = np.array([0, 1, 1, 0, 0, 1])
+    assert better_order(1 - predictions, predictions, 2) is None

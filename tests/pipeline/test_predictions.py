@@ -17,18 +17,18 @@ LONG = "a sentence of more than eighty characters is not what anyone reads first
 
 
 class FakeArtifact:
-    """Answers by a table, and remembers what it was asked."""
+    """Predicts by a table, and remembers what it was asked."""
 
     manifest: ClassVar[dict[str, Any]] = {"labels": ["no", "yes"]}
 
-    def __init__(self, answers: dict[str, Any], task: Task) -> None:
+    def __init__(self, predictions: dict[str, Any], task: Task) -> None:
         self.task = task
-        self.answers = answers
+        self.predictions = predictions
         self.asked: list[Any] = []
 
     def __call__(self, examples: list[Any]) -> list[Any]:
         self.asked += examples
-        return [self.answers[str(example)] for example in examples]
+        return [self.predictions[str(example)] for example in examples]
 
 
 def dataset(*examples: Any) -> Dataset:
@@ -43,10 +43,10 @@ def classified(*classes: int) -> Score:
 
 
 def shown(
-    split: Dataset, answers: dict[str, Any], before: Score, after: Score, *, quoted: bool = True
+    split: Dataset, predictions: dict[str, Any], before: Score, after: Score, *, quoted: bool = True
 ) -> tuple[PredictionRecord, ...]:
     kind = "sentence-embedding" if "vectors" in before.kept else "text-classification"
-    artifact = cast(Artifact, FakeArtifact(answers, load_task(kind)))
+    artifact = cast(Artifact, FakeArtifact(predictions, load_task(kind)))
     return sample_predictions(artifact, split, before, after, with_examples=quoted)
 
 
@@ -56,9 +56,9 @@ def says(label: str, score: float) -> dict[str, Any]:
 
 def test_one_row_of_each_class_comes_before_a_second_of_any():
     split = dataset("a", "b", "c", "d")
-    answers = {"a": says("no", 0.9), "b": says("no", 0.6), "d": says("no", 0.55)}
+    predictions = {"a": says("no", 0.9), "b": says("no", 0.6), "d": says("no", 0.55)}
     score = classified(0, 0, 0, 1)
-    found = shown(split, answers, score, score)
+    found = shown(split, predictions, score, score)
     assert [(item.text, item.before, item.after) for item in found] == [
         ("a", "no", "no"),
         ("d", "yes", "no"),
@@ -72,24 +72,24 @@ def test_one_row_of_each_class_comes_before_a_second_of_any():
 
 
 def test_rows_are_numbered_as_in_their_source():
-    answers = {"a": says("no", 0.9), "b": says("yes", 0.6)}
+    predictions = {"a": says("no", 0.9), "b": says("yes", 0.6)}
     score = classified(0, 1)
-    assert [item.row for item in shown(dataset("a", "b"), answers, score, score)] == [10, 11]
+    assert [item.row for item in shown(dataset("a", "b"), predictions, score, score)] == [10, 11]
 
 
 def test_the_right_label_is_told_where_there_is_one():
-    answers = {"a": says("no", 0.9), "b": says("yes", 0.6)}
+    predictions = {"a": says("no", 0.9), "b": says("yes", 0.6)}
     score = classified(0, 1)
     split = replace(dataset("a", "b"), labels=np.array([1, 1]))
-    assert [item.label for item in shown(split, answers, score, score)] == ["yes", "yes"]
-    unlabelled = shown(dataset("a", "b"), answers, score, score)
+    assert [item.label for item in shown(split, predictions, score, score)] == ["yes", "yes"]
+    unlabelled = shown(dataset("a", "b"), predictions, score, score)
     assert [item.label for item in unlabelled] == [None, None]
 
 
 def test_a_long_text_is_shown_where_there_is_no_shorter_one():
-    answers = {LONG: says("no", 0.9), "b": says("no", 0.6)}
+    predictions = {LONG: says("no", 0.9), "b": says("no", 0.6)}
     score = classified(0, 0)
-    found = shown(dataset(LONG, "b"), answers, score, score)
+    found = shown(dataset(LONG, "b"), predictions, score, score)
     assert [item.text for item in found] == ["b", LONG]
 
 
@@ -119,8 +119,8 @@ def encoded(vectors: Any) -> Score:
 
 
 def test_texts_with_the_nearest_neighbors_come_first_and_none_stands_in_two_pairs():
-    answers = dict(zip("abcd", VECTORS, strict=True))
-    found = shown(dataset(*"abcd"), answers, encoded(VECTORS), encoded(VECTORS))
+    predictions = dict(zip("abcd", VECTORS, strict=True))
+    found = shown(dataset(*"abcd"), predictions, encoded(VECTORS), encoded(VECTORS))
     assert [(item.text, item.before, item.after) for item in found] == [
         ("a", "b", "b"),
         ("c", "d", "d"),
@@ -130,8 +130,8 @@ def test_texts_with_the_nearest_neighbors_come_first_and_none_stands_in_two_pair
 
 def test_the_neighbor_is_the_artifacts_own():
     moved = VECTORS[[0, 2, 1, 3]]  # "c" is now where "b" was
-    answers = {"a": moved[0], "c": moved[2]}
-    found = shown(dataset(*"abcd"), answers, encoded(VECTORS), encoded(moved))
+    predictions = {"a": moved[0], "c": moved[2]}
+    found = shown(dataset(*"abcd"), predictions, encoded(VECTORS), encoded(moved))
     assert (found[0].before, found[0].after) == ("b", "c")
 
 
@@ -142,9 +142,9 @@ def test_a_text_that_occurs_twice_is_not_its_own_neighbor():
 
 
 def test_neighbors_are_named_by_their_rows_where_the_recipe_forbids_texts():
-    answers = dict(zip("abcd", VECTORS, strict=True))
+    predictions = dict(zip("abcd", VECTORS, strict=True))
     score = encoded(VECTORS)
-    found = shown(dataset(*"abcd"), answers, score, score, quoted=False)
+    found = shown(dataset(*"abcd"), predictions, score, score, quoted=False)
     assert [(item.text, item.before, item.after) for item in found] == [
         (None, "row 11", "row 11"),
         (None, "row 13", "row 13"),

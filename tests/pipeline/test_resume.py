@@ -176,7 +176,7 @@ def test_a_gate_that_failed_fails_again_without_the_work(
 
 
 def ruin(self: PruneMagnitude, model: TorchModel, context: PassContext) -> TorchModel:
-    """Swap the two answers, so that an accuracy of 1 becomes 0."""
+    """Swap the two predictions, so that an accuracy of 1 becomes 0."""
     with torch.no_grad():
         for parameter in (model.module.classifier.weight, model.module.classifier.bias):
             parameter.copy_(parameter.flip(0))

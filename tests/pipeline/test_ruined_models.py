@@ -1,7 +1,7 @@
 """No ruined model is ever certified: every task, every metric, every kind of ruin.
 
 The scores and the certificates are those of a run; only the search and the passes are left out.
-Each baseline is right by definition: the labels are its own answers, the grades follow its own
+Each baseline is right by definition: the labels are its own predictions, the grades follow its own
 similarities. So it is certified itself, and what is not told from it proves nothing.
 """
 
@@ -42,13 +42,13 @@ def texts(count: int) -> tuple[str, ...]:
 
 
 def with_own_labels(model: TorchModel, dataset: Dataset, shares: tuple[float, ...]) -> Dataset:
-    """Shift the head until each class gets about its share, and label with the answers."""
+    """Shift the head until each class gets about its share, and label with the predictions."""
     logits = predict_outputs(model, model.task, model.preprocessor, dataset).numbers
     others = logits[:, 1:].max(axis=1) - logits[:, 0]  # (num_examples,)
     with torch.no_grad():
         model.module.classifier.bias[0] += float(np.quantile(others, shares[0]))
-    answers = predict_outputs(model, model.task, model.preprocessor, dataset).numbers.argmax(axis=1)
-    return dataclasses.replace(dataset, labels=answers)
+    outputs = predict_outputs(model, model.task, model.preprocessor, dataset)
+    return dataclasses.replace(dataset, labels=outputs.numbers.argmax(axis=1))
 
 
 @pytest.fixture(scope="module")

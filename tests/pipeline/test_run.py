@@ -49,17 +49,17 @@ def write_split(path: Path, dataset: Dataset) -> Path:
 
 
 @pytest.fixture(scope="session")
-def answered(tiny_bert_dir: Path, text_dataset: Dataset) -> Dataset:
-    """Return texts labelled with the tiny BERT's own answers, so that its accuracy is 1."""
+def self_labelled(tiny_bert_dir: Path, text_dataset: Dataset) -> Dataset:
+    """Return texts labelled with the tiny BERT's own predictions, so that its accuracy is 1."""
     model = compressor.load_checkpoint(tiny_bert_dir)
     logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     return dataclasses.replace(text_dataset, labels=logits.argmax(axis=1))
 
 
 @pytest.fixture(scope="session")
-def base(tiny_bert_dir: Path, answered: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
+def base(tiny_bert_dir: Path, self_labelled: Dataset, tmp_path_factory: Any) -> dict[str, Any]:
     """Return a recipe without passes over the tiny BERT; tests change a copy."""
-    data = write_split(tmp_path_factory.mktemp("data") / "rows.csv", answered)
+    data = write_split(tmp_path_factory.mktemp("data") / "rows.csv", self_labelled)
     return {
         "model": {"checkpoint": str(tiny_bert_dir)},
         "data": {
@@ -93,11 +93,11 @@ def balanced(base: dict[str, Any], text_dataset: Dataset, tmp_path_factory: Any)
         model.module.classifier.bias[1] -= float(np.median(logits[:, 1] - logits[:, 0]))
     model.save(folder / "checkpoint")
     logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
-    answers = logits.argmax(axis=1)
-    assert np.bincount(answers).tolist() == [24, 24]
-    answered = dataclasses.replace(text_dataset, labels=answers)
+    predictions = logits.argmax(axis=1)
+    assert np.bincount(predictions).tolist() == [24, 24]
+    self_labelled = dataclasses.replace(text_dataset, labels=predictions)
     sources = {
-        name: {"path": str(write_split(folder / f"{name}.csv", answered))}
+        name: {"path": str(write_split(folder / f"{name}.csv", self_labelled))}
         for name in ("search", "certification")
     }
     model_settings = {"checkpoint": str(folder / "checkpoint")}
@@ -118,10 +118,10 @@ def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
 
 
 def test_the_report_shows_predictions_of_the_artifact_on_search_rows(
-    finished: tuple[RunReport, Path], answered: Dataset
+    finished: tuple[RunReport, Path], self_labelled: Dataset
 ):
     report, output = finished
-    texts = [str(answered.examples[item.row]) for item in report.predictions]
+    texts = [str(self_labelled.examples[item.row]) for item in report.predictions]
     found = load_artifact(output / "artifact")(texts)
     assert [item.text for item in report.predictions] == texts
     assert [item.after for item in report.predictions] == [one["label"] for one in found]
@@ -240,23 +240,23 @@ def test_a_repair_that_may_measure_weights_has_its_calibration_rows(
 
 
 def test_the_final_score_is_that_of_the_file_that_ships(
-    finished: tuple[RunReport, Path], answered: Dataset
+    finished: tuple[RunReport, Path], self_labelled: Dataset
 ):
     report, output = finished
     session = onnxruntime.InferenceSession(
         str(output / "artifact" / "model.onnx"), providers=["CPUExecutionProvider"]
     )
     artifact = load_artifact(output / "artifact")
-    answers = []
-    order = sorted(range(48), key=lambda index: len(answered.examples[index]))
+    predictions = []
+    order = sorted(range(48), key=lambda index: len(self_labelled.examples[index]))
     for start in range(0, 48, 32):
-        texts = [answered.examples[index] for index in order[start : start + 32]]
+        texts = [self_labelled.examples[index] for index in order[start : start + 32]]
         feed = artifact.preprocessor(texts, padding=True, return_tensors="np")
         names = [item.name for item in session.get_inputs()]
         logits = session.run(["logits"], {name: feed[name].astype(np.int64) for name in names})[0]
-        answers += logits.argmax(axis=1).tolist()
-    assert answered.labels is not None
-    right = np.mean(np.array(answers) == answered.labels[order])
+        predictions += logits.argmax(axis=1).tolist()
+    assert self_labelled.labels is not None
+    right = np.mean(np.array(predictions) == self_labelled.labels[order])
     assert report.final is not None
     assert report.final.score.value == right
 
@@ -267,8 +267,8 @@ def test_the_artifact_is_smaller_and_loads(finished: tuple[RunReport, Path]):
     assert report.final is not None
     assert report.final.size.bytes_on_disk < report.baseline.size.bytes_on_disk
     predictions = compressor.load_artifact(output / "artifact")(["a good film", "bad"])
-    assert [set(answer) for answer in predictions] == [{"label", "label_id", "score"}] * 2
-    assert {answer["label"] for answer in predictions} <= {"negative", "positive"}
+    assert [set(prediction) for prediction in predictions] == [{"label", "label_id", "score"}] * 2
+    assert {prediction["label"] for prediction in predictions} <= {"negative", "positive"}
 
 
 def test_the_last_pytorch_model_loads_again(finished: tuple[RunReport, Path]):
@@ -390,7 +390,7 @@ def test_rows_that_prove_too_little_end_the_run_before_the_artifact_is_complete(
     begun = begun_balanced
     with pytest.raises(NotCertified) as caught:
         run(balanced, begun, budget={"max_drop": 0.03})
-    # Not one of 48 answers changed, but 0.05^(1/48) bounds the drop at 6 points, not at 3.
+    # Not one of 48 predictions changed, but 0.05^(1/48) bounds the drop at 6 points, not at 3.
     assert (caught.value.exit_code, caught.value.drop, caught.value.max_drop) == (6, 0.0, 0.03)
     assert caught.value.upper_bound is not None
     assert 2.7 / 48 < caught.value.upper_bound < 3.5 / 48
@@ -424,12 +424,12 @@ def test_a_budget_that_a_model_that_knows_nothing_would_meet_is_never_certified(
     assert doubt.partition(":")[0] in (begun_balanced / "report.html").read_text()
 
 
-def test_a_checkpoint_that_answers_everything_alike_is_not_scored(
+def test_a_checkpoint_that_predicts_everything_alike_is_not_scored(
     base: dict[str, Any], begun: Path, tmp_path: Path
 ):
     (tmp_path / "rows.csv").write_text("text\ngood film\ngreat film\nlovely plot\n")
     data = {"text": "text", "search": {"path": str(tmp_path / "rows.csv")}}
-    with pytest.raises(RecipeError, match="answers 'positive' for all 3 examples"):
+    with pytest.raises(RecipeError, match="predicts 'positive' for all 3 examples"):
         run(base, begun, data=data, budget={"metric": "agreement", "max_drop": 0.9})
     assert json.loads((begun / "report.json").read_text())["passes"] == []
 
@@ -453,7 +453,7 @@ def test_ids_in_another_order_than_the_checkpoints_are_refused_with_the_line_to_
     with pytest.raises(RecipeError) as caught:
         run(balanced, begun_balanced, data=data)
     [mistake] = caught.value.mistakes
-    assert "answers 100.00% of the search split as labelled, as they stand 0.00%" in mistake
+    assert "predicts 100.00% of the search split as labelled, as they stand 0.00%" in mistake
     assert "(if 0 means 'positive', 1 means 'negative')" in mistake
     assert 'label_names: ["1", "0"], or ["0", "1"] if they are right' in mistake
     right = run(balanced, begun_balanced, data={**data, "label_names": ["1", "0"]})
@@ -475,9 +475,9 @@ def test_certification_rows_in_another_order_end_the_run_and_count_as_read(
 
 
 def test_missing_proof_can_be_accepted_and_the_report_says_so(
-    base: dict[str, Any], answered: Dataset, begun: Path, tmp_path: Path
+    base: dict[str, Any], self_labelled: Dataset, begun: Path, tmp_path: Path
 ):
-    rows = write_split(tmp_path / "unseen.csv", answered)
+    rows = write_split(tmp_path / "unseen.csv", self_labelled)
     recipe = tmp_path / "recipe.yaml"
     data = {**base["data"], "certification": {"path": str(rows)}}
     settings = {**base, "data": data, "budget": {"max_drop": 0.03}, "benchmark": {"providers": []}}
@@ -537,7 +537,7 @@ def test_a_failed_gate_names_the_guilty_pass(
 
 
 def _invert(model: TorchModel) -> TorchModel:
-    """Swap the two answers, so that an accuracy of 1 becomes 0."""
+    """Swap the two predictions, so that an accuracy of 1 becomes 0."""
     with torch.no_grad():
         for parameter in (model.module.classifier.weight, model.module.classifier.bias):
             parameter.copy_(parameter.flip(0))
@@ -748,14 +748,14 @@ def test_training_on_labels_that_are_not_there_is_refused_before_any_pass(
 
 
 def test_calibration_rows_are_cut_for_the_pass_that_reads_most(
-    base: dict[str, Any], answered: Dataset, tmp_path: Path
+    base: dict[str, Any], self_labelled: Dataset, tmp_path: Path
 ):
     many = range(3000)
-    assert answered.labels is not None
+    assert self_labelled.labels is not None
     large = dataclasses.replace(
-        answered,
-        examples=tuple(answered.examples[row % len(answered)] for row in many),
-        labels=np.resize(answered.labels, len(many)),
+        self_labelled,
+        examples=tuple(self_labelled.examples[row % len(self_labelled)] for row in many),
+        labels=np.resize(self_labelled.labels, len(many)),
     )
     data = {**base["data"], "train": {"path": str(write_split(tmp_path / "large.csv", large))}}
     fisher = {"kind": "prune_structured", "ratio": 0.5, "importance": "fisher"}
@@ -919,8 +919,8 @@ def test_no_output_directory_is_a_recipe_error(base: dict[str, Any], tmp_path: P
         compressor.run(compressor.load_recipe(recipe))
 
 
-def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
-    base: dict[str, Any], answered: Dataset, begun: Path
+def test_the_report_names_the_predictions_that_changed_and_no_text_that_must_stay(
+    base: dict[str, Any], self_labelled: Dataset, begun: Path
 ):
     steps = [{"kind": "prune_structured", "ratio": 0.5, "importance": "magnitude"}]
     quick = {
@@ -933,7 +933,7 @@ def test_the_report_names_the_answers_that_changed_and_no_text_that_must_stay(
     right = round(48 * data["final"]["score"]["value"])
     assert [flip["kind"] for flip in data["flips"]] == ["lost"] * (48 - right)
     for flip in data["flips"]:
-        assert flip["text"] == answered.examples[flip["row"]]
+        assert flip["text"] == self_labelled.examples[flip["row"]]
         assert flip["before"] == flip["label"] != flip["after"]
     by_label = [item for item in data["slices"] if item["name"].startswith("label = ")]
     assert sum(item["num_examples"] for item in by_label) == 48
@@ -964,14 +964,14 @@ class Renumber(TorchPass):
 
 def test_each_model_of_a_run_reads_texts_in_its_own_way(
     base: dict[str, Any],
-    answered: Dataset,
+    self_labelled: Dataset,
     tiny_bert_dir: Path,
     begun: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setitem(PASSES, "finetune", PassEntry(Renumber, __name__))
-    others = write_split(tmp_path / "others.csv", answered)
+    others = write_split(tmp_path / "others.csv", self_labelled)
     data = {**base["data"], "certification": {"path": str(others)}}
     report = compressor.run(
         compressor.load_recipe(
@@ -987,9 +987,10 @@ def test_each_model_of_a_run_reads_texts_in_its_own_way(
     assert report.certification is not None
     assert report.certification.baseline.value == report.certification.final.value == 1.0
 
-    texts = list(answered.examples)
+    texts = list(self_labelled.examples)
     untouched = compressor.load_checkpoint(tiny_bert_dir)
-    expected = predict_outputs(untouched, untouched.task, untouched.preprocessor, answered).numbers
+    own = (untouched.task, untouched.preprocessor)
+    expected = predict_outputs(untouched, *own, self_labelled).numbers
     artifact = load_artifact(begun / "artifact")
     assert artifact.preprocessor.get_vocab()["good"] == untouched.preprocessor.get_vocab()["bad"]
     np.testing.assert_allclose(artifact.logits(texts), expected, atol=1e-4)
@@ -1001,7 +1002,7 @@ def written(folder: Path, recipe: dict[str, Any]) -> Path:
     return path
 
 
-def test_without_labels_the_budget_is_a_share_of_changed_answers(
+def test_without_labels_the_budget_is_a_share_of_changed_predictions(
     balanced: dict[str, Any], text_dataset: Dataset, begun_balanced: Path, tmp_path: Path
 ):
     texts = "\n".join(text_dataset.examples)
@@ -1023,10 +1024,12 @@ def test_without_labels_the_budget_is_a_share_of_changed_answers(
 
 
 def test_few_calibration_rows_of_int8_are_filled_up_from_train_and_told(
-    base: dict[str, Any], answered: Dataset, tmp_path: Path
+    base: dict[str, Any], self_labelled: Dataset, tmp_path: Path
 ):
     few = dataclasses.replace(
-        answered, examples=answered.examples[:3], labels=np.asarray(answered.labels)[:3]
+        self_labelled,
+        examples=self_labelled.examples[:3],
+        labels=np.asarray(self_labelled.labels)[:3],
     )
     calibration = {"path": str(write_split(tmp_path / "few.csv", few))}
     report = run(

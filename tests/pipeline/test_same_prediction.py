@@ -1,4 +1,4 @@
-"""A checkpoint that gives a row several answers is refused with what is odd about it."""
+"""A checkpoint that gives a row several predictions is refused with what is odd about it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.measurements import LengthRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_model
-from compressor.pipeline.same_prediction import compare_export, require_one_answer
+from compressor.pipeline.same_prediction import compare_export, require_one_prediction
 from compressor.tasks import Batch, load_task
 
 SIZES: dict[str, Any] = {
@@ -71,7 +71,7 @@ def look(tmp_path: Path, tiny_bert_dir: Path, text_dataset: Dataset) -> Look:
         place.write_text(json.dumps({**json.loads(place.read_text()), **words}))
         files = find_checkpoint(str(tmp_path))
         model = load_model(files, load_task(task))
-        return require_one_answer(model, files, {"search": text_dataset}, 64, max_length)
+        return require_one_prediction(model, files, {"search": text_dataset}, 64, max_length)
 
     return look_at_it
 
@@ -143,7 +143,7 @@ def test_positions_that_begin_behind_the_padding_are_read_up_to_the_last(look: L
 
 def test_images_have_no_lengths(tiny_vit: TorchModel, tiny_vit_dir: Path, image_dataset: Dataset):
     files = find_checkpoint(str(tiny_vit_dir))
-    assert require_one_answer(tiny_vit, files, {"search": image_dataset}, None, None) is None
+    assert require_one_prediction(tiny_vit, files, {"search": image_dataset}, None, None) is None
 
 
 def test_a_pass_after_which_rows_depend_on_their_batch_fails_the_comparison(
@@ -165,6 +165,6 @@ def test_a_length_that_leaves_no_room_for_a_text_is_refused(
     files = find_checkpoint(str(tiny_bert_dir))
     cut = dataclasses.replace(tiny_bert, task=dataclasses.replace(tiny_bert.task, max_length=2))
     with pytest.raises(RecipeError, match=r"data\.max_length: of 2 tokens, 2 are special"):
-        require_one_answer(cut, files, {"search": text_dataset}, 64, 64)
+        require_one_prediction(cut, files, {"search": text_dataset}, 64, 64)
     with pytest.raises(RecipeError, match=r"export\.max_length: of 2 tokens.* set 3 or more"):
-        require_one_answer(tiny_bert, files, {"search": text_dataset}, 64, 2)
+        require_one_prediction(tiny_bert, files, {"search": text_dataset}, 64, 2)

@@ -104,7 +104,7 @@ def test_the_worst_slice_comes_first_with_the_numbers_of_its_certificate():
     assert found[1].upper_bound == expected["label = yes"].upper_bound
 
 
-def test_without_labels_a_changed_answer_is_a_loss():
+def test_without_labels_a_changed_prediction_is_a_loss():
     split = dataclasses.replace(SPLIT, labels=None)
     before, after = np.zeros(6, dtype=np.int64), np.array([1, 0, 0, 0, 0, 0])
     masks = slice_masks(split, ("source",), NAMES)
@@ -126,7 +126,7 @@ def test_no_slices_no_verdicts():
 
 
 def judged(labels: np.ndarray, columns: dict[str, tuple[str, ...]], name: str) -> dict[str, str]:
-    """Return the verdicts about a model that stayed as it was, of which every answer is right."""
+    """Return the verdicts about a model that stayed as it was and is right everywhere."""
     rows = ("a",) * len(labels)
     split = dataclasses.replace(SPLIT, examples=rows, labels=labels, columns=columns)
     masks = slice_masks(split, (name,), NAMES)
@@ -135,7 +135,7 @@ def judged(labels: np.ndarray, columns: dict[str, tuple[str, ...]], name: str) -
     return {item.name: item.verdict for item in found}
 
 
-def test_a_slice_that_one_answer_fits_is_not_certified():
+def test_a_slice_that_one_prediction_fits_is_not_certified():
     """Of the books one row in a hundred says yes: to say no to all of them costs a point."""
     labels = np.where(np.arange(2000) < 1000, np.arange(2000) % 100 == 0, np.arange(2000) % 2)
     columns = {"source": ("book",) * 1000 + ("web",) * 1000}
@@ -143,7 +143,7 @@ def test_a_slice_that_one_answer_fits_is_not_certified():
     assert found == {"source = book": "inconclusive", "source = web": "certified"}
 
 
-def test_a_class_is_certified_where_the_checkpoint_does_not_answer_so_to_everything():
+def test_a_class_is_certified_where_the_checkpoint_does_not_predict_it_for_everything():
     labels = np.arange(1000) % 2
     assert judged(labels, {}, "label") == {"label = no": "certified", "label = yes": "certified"}
     rare = (np.arange(10_000) % 50 == 0).astype(np.int64)

@@ -174,7 +174,7 @@ def full_report(**changes: Any) -> RunReport:
             needed_examples=5400,
             method="Tango's score interval",
             data_fingerprint="dd" * 32,
-            uninformed=Uninformed("a model that answers 'positive' to everything", 0.53, 0.35),
+            uninformed=Uninformed("a model that predicts 'positive' for everything", 0.53, 0.35),
         ),
         environment=ENVIRONMENT,
         missing={},
@@ -221,7 +221,7 @@ def full_report(**changes: Any) -> RunReport:
         predictions=PREDICTIONS,
         target=TargetRecord("max_megabytes", "at most 20 MB", 20.0, 17.4, True, 0, 0.5),
         embedding=None,
-        chance=Uninformed("a model that answers 'positive' to everything", 0.52),
+        chance=Uninformed("a model that predicts 'positive' for everything", 0.52),
         doubts=(),
     )
     return dataclasses.replace(report, **changes)

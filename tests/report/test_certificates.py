@@ -72,22 +72,22 @@ def test_rows_without_a_bound_are_said_to_prove_nothing(passed: dict[str, Any]):
     )
 
 
-def test_a_certificate_without_labels_speaks_of_changed_answers(passed: dict[str, Any]):
+def test_a_certificate_without_labels_speaks_of_changed_predictions(passed: dict[str, Any]):
     passed["certificate"] |= {
         "metric": "agreement", "verdict": "certified", "losses": 5, "upper_bound": 0.0088,
     }  # fmt: skip
     data = passed | {"metric": "agreement"}
     assert certificates.certificate_words(from_plain(data)) == (
-        "Certified: at most 0.88% of the answers changed, with 95% confidence; the budget is 1%"
+        "Certified: at most 0.88% of the predictions changed, with 95% confidence; the budget is 1%"
     )
     assert (
         certificates.certificate_counts(from_plain(data))
-        == "5 of 900 answers changed (Tango's score interval)"
+        == "5 of 900 predictions changed (Tango's score interval)"
     )
 
 
-def test_one_answer_is_counted_as_one(passed: dict[str, Any]):
+def test_one_prediction_is_counted_as_one(passed: dict[str, Any]):
     passed["certificate"] |= {"losses": 1, "wins": 1}
     assert certificates.certificate_counts(from_plain(passed)) == (
-        "1 answer turned wrong and 1 turned right (Tango's score interval)"
+        "1 prediction turned wrong and 1 turned right (Tango's score interval)"
     )

@@ -71,11 +71,11 @@ def test_a_budget_of_zero_has_no_meter(passed: dict[str, Any]):
     assert gains.cards(from_plain(passed))[2].budget_used is None
 
 
-def test_without_labels_the_third_figure_is_the_share_of_changed_answers(report_in_state: Any):
+def test_without_labels_the_third_figure_is_the_share_of_changed_predictions(report_in_state: Any):
     data = report_in_state("uncertified") | {"metric": "agreement"}
     data["baseline"]["score"]["value"], data["final"]["score"]["value"] = 1.0, 0.992
     card = gains.cards(from_plain(data))[2]
-    assert (card.title, card.figure, card.unit) == ("Answers", "0.8%", "changed")
+    assert (card.title, card.figure, card.unit) == ("Predictions", "0.8%", "changed")
 
 
 def test_what_stayed_the_same_needs_no_figure(report_in_state: Any):

@@ -21,7 +21,7 @@ from compressor.report.report_json import as_read
 from compressor.report.run_report import RunReport
 
 NOUNS = (
-    "rows|examples|tokens|texts|pairs|passes|tries|runs|points|answers|slices|labels|steps|"
+    "rows|examples|tokens|texts|pairs|passes|tries|runs|points|predictions|slices|labels|steps|"
     "latencies|threads|layers|inputs|products|matrices|weights|mistakes"
 )
 RIDDLES = {

@@ -27,7 +27,7 @@ def test_the_summary_counts_what_turned_wrong_and_right(passed: dict[str, Any]):
     found = flips_view(from_plain(passed))
     assert found is not None
     assert found.summary.startswith("On the certification split")
-    assert "2 answers turned wrong and 1 answer turned right" in found.summary
+    assert "2 predictions turned wrong and 1 prediction turned right" in found.summary
     assert [row.row for row in found.rows] == ["17", "803", "40"]
     assert (found.rows[0].before_confidence, found.rows[0].after) == ("93%", "negative")
 
@@ -36,8 +36,8 @@ def test_changes_on_the_search_split_say_so(passed: dict[str, Any]):
     found = flips_view(from_plain(passed | {"compared_split": "search", "flips": []}))
     assert found is not None
     assert found.summary == (
-        "On the search split, which the gates and all choices were made on, no answer turned wrong "
-        "and none turned right."
+        "On the search split, which the gates and all choices were made on, no prediction turned "
+        "wrong and none turned right."
     )
     assert found.rows == ()
 
@@ -55,7 +55,7 @@ def test_of_many_flips_the_worst_are_shown_and_the_rest_is_pointed_to(passed: di
     assert found.note.startswith(f"{MAX_SHOWN} of 150 are shown; all are in report.json.")
 
 
-def test_few_lost_answers_leave_their_room_to_the_won_ones(passed: dict[str, Any]):
+def test_few_lost_predictions_leave_their_room_to_the_won_ones(passed: dict[str, Any]):
     many = [flip("lost", 1)] + [flip("won", row) for row in range(50)]
     found = flips_view(from_plain(passed | {"flips": many}))
     assert found is not None
@@ -75,7 +75,7 @@ def test_a_long_text_is_cut(passed: dict[str, Any]):
 
 def test_without_labels_there_is_no_column_for_the_right_one(passed: dict[str, Any]):
     page = render_html(from_plain(passed | {"flips": [flip("changed", 1)]}))
-    assert "1 answer changed" in page
+    assert "1 prediction changed" in page
     assert ">Right<" not in page
 
 

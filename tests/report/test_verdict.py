@@ -106,12 +106,12 @@ def test_a_bound_below_zero_proves_that_nothing_was_lost(report_in_state: Any):
     )
 
 
-def test_without_labels_answers_changed(report_in_state: Any):
+def test_without_labels_predictions_changed(report_in_state: Any):
     data = report_in_state("certified") | {"metric": "agreement"}
     data["certificate"] |= {"metric": "agreement", "upper_bound": 0.0088}
     assert verdict.headline(from_plain(data)) == (
-        "Passed: at most 0.88% of the answers changed, with 95% confidence, on 900 rows kept apart "
-        "(budget 1%)"
+        "Passed: at most 0.88% of the predictions changed, with 95% confidence, on 900 rows kept "
+        "apart (budget 1%)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tiny models whose random answers fall evenly on their classes, so that rows can judge them."""
+"""Tiny models whose random predictions fall evenly on their classes, for rows to judge them."""
 
 from __future__ import annotations
 
@@ -47,18 +47,22 @@ def tiny_vit_dir(tiny_vit_dir: Path, image_dataset: Dataset, balance: Make) -> P
 
 
 @pytest.fixture(scope="session")
-def answers(tiny_bert_dir: Path, text_dataset: Dataset) -> NDArray[np.int64]:
-    """Return what the tiny BERT answers to the texts, shape `(48,)`."""
+def predictions(tiny_bert_dir: Path, text_dataset: Dataset) -> NDArray[np.int64]:
+    """Return what the tiny BERT predicts for the texts, shape `(48,)`."""
     model = load_checkpoint(tiny_bert_dir)
     logits = predict_outputs(model, model.task, model.preprocessor, text_dataset).numbers
     return logits.argmax(axis=1).astype(np.int64)
 
 
 @pytest.fixture(scope="session")
-def told(text_dataset: Dataset, answers: NDArray[np.int64]) -> list[list[str | int]]:
-    """Return the texts with the tiny BERT's answers as labels, the two classes in turn."""
+def told(text_dataset: Dataset, predictions: NDArray[np.int64]) -> list[list[str | int]]:
+    """Return the texts with the tiny BERT's predictions as labels, the two classes in turn."""
     by_class = [
-        [text for text, answer in zip(text_dataset.examples, answers, strict=True) if answer == own]
+        [
+            text
+            for text, given in zip(text_dataset.examples, predictions, strict=True)
+            if given == own
+        ]
         for own in (0, 1)
     ]
     pairs = zip(*by_class, strict=False)

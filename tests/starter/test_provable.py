@@ -81,5 +81,5 @@ def test_where_one_class_is_nearly_all_a_guess_loses_little():
     labels = (np.arange(400) % 20 == 0).astype(np.int64)
     outcomes = (np.arange(400) % 40 == 0).astype(np.int64)
     judged = classifier("accuracy", outcomes, labels)
-    assert judged.best_guess.who == "a model that answers 'no' to everything"
+    assert judged.best_guess.who == "a model that predicts 'no' for everything"
     assert look_forward(judged, 400, INT8_COST).guess_drop < 0.025  # it knows 10 rows less of 400

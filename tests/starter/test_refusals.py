@@ -37,7 +37,7 @@ def test_rows_that_all_get_one_prediction_are_refused(
 ):
     data = write(tmp_path / "rows.csv", [told[0]] * 30)
     with pytest.raises(
-        RecipeError, match=r"answers 'negative' for all of the 24 rows .* give rows"
+        RecipeError, match=r"predicts 'negative' for all of the 24 rows .* give rows"
     ):
         write_starter(str(tiny_bert_dir), data, tmp_path / "recipe.yaml")
     assert not (tmp_path / "recipe.yaml").exists()
@@ -101,7 +101,7 @@ def test_numbers_of_classes_in_another_order_are_refused_with_the_flag_to_give(
 def test_rows_of_nearly_one_class_are_judged_by_macro_f1(
     tiny_bert_dir: Path, told: Rows, tmp_path: Path
 ):
-    """To answer one class to everything is right on 99% of the rows, within any budget."""
+    """To predict one class for everything is right on 99% of the rows, within any budget."""
     of_one = [row for row in told if row[1] == 0]
     rows = [*of_one * 24, *[row for row in told if row[1] == 1][:5]]
     recipe = write_starter(

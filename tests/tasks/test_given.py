@@ -1,4 +1,4 @@
-"""An artifact answers lists of texts, pairs or images, and refuses everything else."""
+"""An artifact predicts for lists of texts, pairs or images, and refuses everything else."""
 
 from __future__ import annotations
 

@@ -16,31 +16,31 @@ TEXT, VECTORS = load_task("text-classification"), load_task("sentence-embedding"
 NAMES = ("no", "yes", "maybe")
 
 
-def answered(metric: str, outcomes: list[int]) -> Score:
+def predicted(metric: str, outcomes: list[int]) -> Score:
     return Score(metric, 0.0, len(outcomes), np.array(outcomes))
 
 
 def best(metric: str, outcomes: list[int], labels: list[int] | None) -> dict[str, float]:
     truth = Truth(["text"] * len(outcomes), None if labels is None else np.array(labels))
-    found = TEXT.guesses(answered(metric, outcomes), truth, NAMES)
+    found = TEXT.guesses(predicted(metric, outcomes), truth, NAMES)
     return {guess.who: guess.score.value for guess in found}
 
 
 def test_accuracy_is_guessed_by_the_most_frequent_label():
     found = best("accuracy", [0, 1, 1, 1, 1], [0, 0, 0, 1, 2])
-    assert found == {"a model that answers 'no' to everything": 0.6}
+    assert found == {"a model that predicts 'no' for everything": 0.6}
 
 
-def test_agreement_is_guessed_by_the_most_frequent_answer_whatever_the_labels():
+def test_agreement_is_guessed_by_the_most_frequent_prediction_whatever_the_labels():
     found = best("agreement", [0, 1, 1, 1, 1], [0, 0, 0, 1, 2])
-    assert found == {"a model that answers 'yes' to everything": 0.8}
+    assert found == {"a model that predicts 'yes' for everything": 0.8}
 
 
 def test_macro_f1_is_guessed_by_drawing_labels_as_often_as_they_come():
-    """With one label in ten, drawn answers reach 1/2 on the average, constant ones 0.9 / 1.9."""
+    """With one label in ten, drawn ones reach 1/2 on the average, constant ones 0.9 / 1.9."""
     labels = [0] * 360 + [1] * 40
     found = best("f1_macro", labels, labels)
-    constant = found.pop("a model that answers 'no' to everything")
+    constant = found.pop("a model that predicts 'no' for everything")
     assert constant == pytest.approx(f1_score(labels, [0] * 400, average="macro"))
     assert constant == pytest.approx(0.9 / 1.9, abs=1e-6)
     assert all(0.5 < value < 0.6 for value in found.values())
@@ -49,13 +49,13 @@ def test_macro_f1_is_guessed_by_drawing_labels_as_often_as_they_come():
 def test_matthews_correlation_of_a_guess_is_near_0():
     labels = [0, 1] * 200
     found = best("matthews_correlation", labels, labels)
-    assert found.pop("a model that answers 'no' to everything") == 0.0
+    assert found.pop("a model that predicts 'no' for everything") == 0.0
     assert all(0 < value < 3 / np.sqrt(400) for value in found.values())
 
 
-def test_one_answer_to_everything_is_said_by_its_name():
-    assert TEXT.constant(answered("accuracy", [1, 1]), NAMES) == "answers 'yes'"
-    assert TEXT.constant(answered("accuracy", [1, 0]), NAMES) is None
+def test_one_prediction_for_everything_is_said_by_its_name():
+    assert TEXT.constant(predicted("accuracy", [1, 1]), NAMES) == "predicts 'yes'"
+    assert TEXT.constant(predicted("accuracy", [1, 0]), NAMES) is None
 
 
 def encoded(metric: str, vectors: np.ndarray, shares: np.ndarray) -> Score:

@@ -56,7 +56,7 @@ def test_spearman_compares_neighbouring_texts_with_their_grade():
     assert TASK.score("spearman", Vectors(pairs), falling).value == pytest.approx(-1.0)
 
 
-def test_the_answer_of_a_text_is_its_nearest_neighbour():
+def test_the_prediction_of_a_text_is_its_nearest_neighbour():
     found = np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32)
     assert TASK.score("cosine", Vectors(found), Truth(TEXTS[:3])).outcomes.tolist() == [1, 0, 1]
 

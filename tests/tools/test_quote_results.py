@@ -41,7 +41,7 @@ def test_a_link_to_a_results_file_leads_there_from_the_page(quote: ModuleType):
 def test_rows_without_a_change_prove_what_the_binomial_leaves_possible(quote: ModuleType):
     # Nothing changed in 500 rows: a rate of r would show that with a chance of (1 - r)^500, which
     # is 5% at r = 1 - 0.05^(1/500) = 0.5974%.
-    assert "| 500 | 0.63 points lost | 0.60% of answers changed |" in quote.rows_prove()
+    assert "| 500 | 0.63 points lost | 0.60% of predictions changed |" in quote.rows_prove()
 
 
 def test_rows_that_prove_a_budget_are_those_that_a_certificate_asks_for(quote: ModuleType):

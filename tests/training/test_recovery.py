@@ -24,7 +24,7 @@ def teacher(tiny_bert_dir: Path) -> TorchModel:
 
 @pytest.fixture
 def student(tiny_bert: TorchModel) -> TorchModel:
-    """Return a model that answers differently than the teacher."""
+    """Return a model that predicts differently than the teacher."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in tiny_bert.module.named_parameters():
@@ -198,7 +198,7 @@ def test_labels_and_teacher_are_learnt_together(
     assert together == pytest.approx(alone + 2.0 * labels, rel=1e-5)
 
 
-def test_the_teacher_answers_once_a_row_over_many_epochs(
+def test_the_teacher_predicts_once_a_row_over_many_epochs(
     student: TorchModel,
     teacher: TorchModel,
     text_dataset: Dataset,
@@ -218,7 +218,7 @@ def test_the_teacher_answers_once_a_row_over_many_epochs(
     assert sum(asked) == len(text_dataset)
 
 
-def test_the_teacher_answers_only_for_rows_that_are_trained_on(
+def test_the_teacher_predicts_only_for_rows_that_are_trained_on(
     student: TorchModel,
     teacher: TorchModel,
     text_dataset: Dataset,

@@ -61,7 +61,7 @@ def model(tiny_bert_dir: Path) -> MakeModel:
 
 @pytest.fixture
 def teacher(tiny_bert_dir: Path) -> TorchModel:
-    """Return a teacher whose answers are not the student's."""
+    """Return a teacher whose predictions are not the student's."""
     teacher = load_checkpoint(tiny_bert_dir)
     with torch.no_grad():
         teacher.module.classifier.weight.mul_(-1.5)
@@ -140,7 +140,7 @@ def test_what_was_finished_is_not_trained_again(
 
 
 @pytest.mark.parametrize("stop", [3, STEPS, STEPS + 2])
-def test_distillation_goes_on_with_the_answers_that_the_teacher_gave(
+def test_distillation_goes_on_with_the_predictions_that_the_teacher_gave(
     stop: int,
     model: MakeModel,
     teacher: TorchModel,
@@ -340,7 +340,7 @@ def test_a_process_that_is_killed_goes_on_in_the_next(
     assert equal(weights_of(resumed), weights_of(undisturbed))
 
 
-def test_a_finished_distillation_keeps_no_answers_of_the_teacher(
+def test_a_finished_distillation_keeps_no_predictions_of_the_teacher(
     model: MakeModel, teacher: TorchModel, text_dataset: Dataset, run: TrainingRun
 ):
     distill(model(), teacher, text_dataset, DISTILL, run)

@@ -63,11 +63,11 @@ def test_logits_are_those_of_the_teacher_in_the_order_asked_for(
     np.testing.assert_allclose(second.numpy(), everything[[7, 1]], atol=1e-5)
 
 
-def test_a_teacher_that_answers_with_nan_is_refused(teacher: TorchModel, text_dataset: Dataset):
+def test_a_teacher_that_predicts_nan_is_refused(teacher: TorchModel, text_dataset: Dataset):
     with torch.no_grad():
         teacher.module.classifier.bias[0] = float("nan")
 
-    with pytest.raises(ValueError, match=r"teacher's answers are not finite .* \[3, 40\]"):
+    with pytest.raises(ValueError, match=r"teacher's predictions are not finite .* \[3, 40\]"):
         TeacherOutputs(teacher, text_dataset, [0, 1])(torch.tensor([3, 40]))
 
 
@@ -236,12 +236,12 @@ def test_a_layer_without_attention_map_is_refused(
         distill(tiny_bert, teacher, text_dataset, ATTENTION, training_run)
 
 
-def test_only_answers_that_are_known_are_kept(tiny_bert: TorchModel, text_dataset: Dataset):
-    answers = TeacherOutputs(tiny_bert, text_dataset, [0, 1])
+def test_only_predictions_that_are_known_are_kept(tiny_bert: TorchModel, text_dataset: Dataset):
+    predictions = TeacherOutputs(tiny_bert, text_dataset, [0, 1])
     asked = torch.tensor([5, 3, 40])
-    expected = answers(asked)
+    expected = predictions(asked)
 
-    state = answers.state_dict()
+    state = predictions.state_dict()
     other = TeacherOutputs(tiny_bert, text_dataset, [0, 1])
     other.load_state_dict(state)
 

@@ -99,7 +99,7 @@ def test_another_seed_gives_other_weights(
 
 
 @pytest.mark.parametrize("dropout", [True, False])
-def test_without_dropout_a_model_answers_the_same_twice(
+def test_without_dropout_a_model_predicts_the_same_twice(
     tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun, dropout: bool
 ):
     same = []

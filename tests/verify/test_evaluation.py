@@ -58,7 +58,7 @@ class Recorder(Silent):
         yield lambda amount=1, detail="": self.details.append(detail)
 
 
-def test_progress_says_how_many_answers_were_right_so_far(
+def test_progress_says_how_many_predictions_were_right_so_far(
     tiny_bert: TorchModel, text_dataset: Dataset
 ):
     progress = Recorder()
@@ -86,9 +86,9 @@ def test_agreement_compares_with_the_untouched_model_and_needs_no_labels(
     common = (tiny_bert.task, tiny_bert.preprocessor, bare, "agreement")
     untouched = evaluate(tiny_bert, *common)
     assert untouched.value == 1.0
-    answers = untouched.outcomes.copy()
-    answers[:12] = 1 - answers[:12]
-    reference = dataclasses.replace(untouched, outcomes=answers)
+    predictions = untouched.outcomes.copy()
+    predictions[:12] = 1 - predictions[:12]
+    reference = dataclasses.replace(untouched, outcomes=predictions)
     assert evaluate(tiny_bert, *common, reference=reference).value == 0.75  # 36 of 48
 
 

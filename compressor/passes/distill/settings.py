@@ -1,4 +1,4 @@
-"""Distillation as a step of a recipe: a student learns to answer like its teacher."""
+"""Distillation as a step of a recipe: a student learns to predict as its teacher does."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Distill(DistillSettings, TorchPass):
         group="train",
         summary="Train towards a teacher, without labels",
         explanation=(
-            "Trains the model to give the answers of a teacher, by default those of the untouched "
-            "checkpoint. It needs no labels, and can make a smaller student from some of the "
+            "Trains the model to predict as a teacher does, by default the untouched checkpoint. "
+            "It needs no labels, and can make a smaller student from some of the "
             "layers."
         ),
         example="""\

@@ -31,22 +31,22 @@ from compressor.tasks import Task
 
 _NEURONS_AT_ONCE = 16  # that leave before the others are compared again
 _DAMPING = 1e-3  # of the mean diagonal of the inputs' second moments
-_FLOOR = 0.1  # weight of a token that no answer depends on, where the mean of all is 1
+_FLOOR = 0.1  # weight of a token that no prediction depends on, where the mean of all is 1
 
 
 def compensated_scores(
     module: Any, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
 ) -> UnitScores:
-    """Return what each unit costs at the moment it leaves, in the KL divergence of the answers.
+    """Return what each unit costs at the moment it leaves, in the KL divergence of the predictions.
 
     Within a layer, scores rise in the order in which units leave. The cost of a change `dW` of an
     output projection is `tr(C dW H dW')`: `H` is the second moment of the projection's inputs, each
-    token weighted by the squared gradient of the model's own softened answers, and `C` is the
+    token weighted by the squared gradient of the model's own softened predictions, and `C` is the
     second moment of that gradient. So costs compare across layers and between heads and neurons.
     Padding is left out. Memory is that of `H`: `(neurons + 1)^2` numbers of 8 bytes a layer.
 
     `batches` are inputs of the model by name. Raises `StepFailed` when there are none, something is
-    not finite, or no answer depends on any layer.
+    not finite, or no prediction depends on any layer.
 
     Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
     factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
@@ -58,9 +58,9 @@ def compensated_scores(
         require_finite(parts, part, found.gradients)
     if moments and not any(found.squares for found in moments.values()):
         raise StepFailed(
-            "the model's answers to the calibration rows depend on no layer, so heads and neurons "
-            "cannot be compared; its classifier may be zero or was never trained, or its logits "
-            "are so far apart that nothing changes them: check the checkpoint"
+            "the model's predictions for the calibration rows depend on no layer, so heads and "
+            "neurons cannot be compared; its classifier may be zero or was never trained, or its "
+            "logits are so far apart that nothing changes them: check the checkpoint"
         )
     none = torch.zeros(0, dtype=torch.float64)
     scores = [
@@ -101,7 +101,7 @@ def elimination_costs(weight: Tensor, moments: Moments, dim: int) -> Tensor:
     size = weight.shape[1]
     damped = moments.inputs.clone()
     mean = damped.diagonal()[:size].mean()
-    # Where no answer depends on a layer, any damping gives its units a cost of 0.
+    # Where no prediction depends on a layer, any damping gives its units a cost of 0.
     damped.diagonal()[:size] += torch.where(mean == 0, 1.0, _DAMPING * mean)
     damped.diagonal()[size:] += (mean == 0).double()
     inverse = torch.linalg.inv(damped)

@@ -1,11 +1,11 @@
 """Fisher information of mask variables: what a head or neuron is worth, without any label.
 
 A mask variable of 1 multiplies each unit's output. To second order, the KL divergence between the
-model's own answers before and after a small change of the masks is half their Fisher information,
-so a unit with little of it can be masked and the answers stay what they were. For vectors what
-should stay is their direction: the Fisher information of a normal distribution around the vector of
-length 1 plays the same part, because half of it is, to second order, by how much the cosine
-similarity to the model's own vector falls.
+model's own predictions before and after a small change of the masks is half their Fisher
+information, so a unit with little of it can be masked and the predictions stay what they were. For
+vectors what should stay is their direction: the Fisher information of a normal distribution around
+the vector of length 1 plays the same part, because half of it is, to second order, by how much the
+cosine similarity to the model's own vector falls.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fisher_scores(
     `StepFailed` when there are none, or something is not finite.
 
     Ref: Kwon et al. 2022, arXiv:2204.09656, section 4 (there on labels); Park et al. 2024,
-    arXiv:2308.03449 (on the model's own softened answers).
+    arXiv:2308.03449 (on the model's own softened predictions).
     """
     parts = parts_of(module)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
@@ -80,7 +80,7 @@ def gradients_at_outputs(
 ) -> Iterator[tuple[int, dict[nn.Linear, list[Call]]]]:
     """Yield for each batch its size and what happened at the output projections of `parts`.
 
-    The squared gradients of an example add up to the Fisher information of its softened answer.
+    The squared gradients of an example add up to the Fisher information of its softened prediction.
     A projection has several calls where its layer computes tokens in chunks.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -178,7 +178,7 @@ def _probes(
     outputs = task.output_of(module(**inputs))
     if not outputs.isfinite().all():
         raise StepFailed(
-            "the model's answers on the calibration split are not finite, so nothing can be "
+            "the model's predictions on the calibration split are not finite, so nothing can be "
             "measured; its weights are broken, check the checkpoint or the training before this "
             "step"
         )

@@ -5,7 +5,7 @@ the residuals beside it, so errors of the layers below are corrected too; its in
 the student really computes.
 
 What was tried on a 6-layer, 384-wide MiniLM (SST-2, 1,024 calibration rows, one seed, 60% of
-encoder FLOPs removed; 1000 x KL from the teacher's answers at temperature 2, on dev): diagonal
+encoder FLOPs removed; 1000 x KL from the teacher's predictions at temperature 2, on dev): diagonal
 Fisher scores, 32.7; compensated scores (see `surgeon`), 19.7. Little or nothing came from ridge
 1e-4 to 1e-2 (32.8 to 33.4, by Fisher) and from shrinking towards zero and not towards the old
 weights (32.8). A trial version of the compensated scores (19.3; at 70% 34.4) gained little from

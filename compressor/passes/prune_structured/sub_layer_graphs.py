@@ -247,7 +247,7 @@ class _Graph:
 
 
 def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
-    """Return whether answers depend on the first token of the last layer's output alone.
+    """Return whether predictions depend on the first token of the last layer's output alone.
 
     The export then computes that layer for no other (`export/unread_positions.py`), and most of it
     costs next to nothing. Found by the gradient of a random sum of the logits, so it holds for any

@@ -37,10 +37,10 @@ class TrimVocabulary(TorchPass):
     A word whose piece is gone is split into smaller pieces that stay, down to single characters, so
     that nothing becomes unknown whose characters all are pieces. Special tokens, single characters
     and pieces with a character that is no piece by itself always stay. Texts made of kept pieces
-    get exactly the answers they got. The tokenizer is trimmed with the model; the report says for
-    how many texts that were not used for counting the tokens change. Where rows of the counted file
-    resemble each other that share says little about other texts, so give text that is like what the
-    model will read.
+    get exactly the predictions they got. The tokenizer is trimmed with the model; the report says
+    for how many texts that were not used for counting the tokens change. Where rows of the counted
+    file resemble each other that share says little about other texts, so give text that is like
+    what the model will read.
 
     Measured on a 6-layer, 384-wide MiniLM (SST-2, 67,349 train rows, accuracy on 872 dev rows):
     13,472 of 30,522 pieces stay, the fp32 graph goes from 90.9 to 64.7 MB, accuracy is 89.68%
@@ -49,7 +49,7 @@ class TrimVocabulary(TorchPass):
     11,466 pieces, 89.45% and 49% of the dev sentences.
 
     `drop: unreachable` takes only what no text needs, 1,331 of these pieces: every text keeps its
-    tokens and its answers, and none is read.
+    tokens and its predictions, and none is read.
 
     Ref: Abdaoui et al. 2020, arXiv:2010.05609, there for the languages of a multilingual model.
     """
@@ -61,8 +61,8 @@ class TrimVocabulary(TorchPass):
         summary="Drop word pieces your texts never use",
         explanation=(
             "Removes the rows of the embedding table that belong to word pieces which your texts "
-            "do not contain. Texts made of the pieces that stay get exactly the answers that they "
-            "got before."
+            "do not contain. Texts made of the pieces that stay get exactly the predictions that "
+            "they got before."
         ),
         example="""\
 passes:

@@ -24,7 +24,7 @@ ContextMaker = Callable[..., PassContext]
 
 @pytest.fixture
 def other_teacher_dir(tiny_bert_dir: Path, tmp_path: Path) -> Path:
-    """Return a copy of the checkpoint that always answers `positive`."""
+    """Return a copy of the checkpoint that always predicts `positive`."""
     directory = tmp_path / "teacher"
     teacher = load_checkpoint(tiny_bert_dir)
     with torch.no_grad():
@@ -453,7 +453,7 @@ def test_a_teacher_makes_vectors_as_the_recipe_says(
 def test_a_teacher_whose_layers_share_weights_teaches_a_student_of_fewer_layers(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, tmp_path: Path
 ):
-    """Only its answers are learnt, so nothing has to be known of its layers."""
+    """Only its predictions are learnt, so nothing has to be known of its layers."""
     config = transformers.AlbertConfig(
         vocab_size=len(tiny_bert.preprocessor),
         embedding_size=16,

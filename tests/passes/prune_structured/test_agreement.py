@@ -1,4 +1,4 @@
-"""One pruned model in four forms, for every architecture: they have to give the same answers."""
+"""One pruned model in four forms, for every architecture: they have to predict the same."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ for folder in sys.argv[1:]:
 
 @dataclass(frozen=True)
 class Forms:
-    """A pruned model, its inputs by name, and what the dense model and a fresh process answer."""
+    """A pruned model, its inputs by name, and what the dense model and a fresh process predict."""
 
     model: TorchModel
     batches: dict[str, dict[str, Any]]
@@ -103,8 +103,8 @@ def forms_of(model_type: str, make_encoder: Any, preprocessor: Any, folder: Path
     model.save(folder / "model")
     flat = {f"{key}/{name}": v for key, batch in batches.items() for name, v in batch.items()}
     np.savez(folder / "batches.npz", **flat)
-    answers = {name: dense.predict(batch) for name, batch in batches.items()}
-    return Forms(model, batches, answers, folder)
+    predictions = {name: dense.predict(batch) for name, batch in batches.items()}
+    return Forms(model, batches, predictions, folder)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def all_forms(
 
 
 @pytest.mark.parametrize("model_type", [*TEXTS, *IMAGES])
-def test_pruned_saved_loaded_and_exported_give_the_answers_of_the_dense_model(
+def test_pruned_saved_loaded_and_exported_give_the_predictions_of_the_dense_model(
     all_forms: dict[str, Forms], tmp_path: Path, model_type: str
 ):
     forms = all_forms[model_type]
@@ -145,9 +145,9 @@ def test_pruned_saved_loaded_and_exported_give_the_answers_of_the_dense_model(
         pruned = forms.model.predict(batch)
         np.testing.assert_allclose(pruned, expected, atol=1e-5, rtol=0, err_msg=name)
         np.testing.assert_allclose(fresh[name], pruned, atol=1e-4, rtol=0, err_msg=name)
-        answers = exported.predict(batch)
-        np.testing.assert_allclose(answers, pruned, atol=1e-4, rtol=0, err_msg=name)
-    assert np.ptp(forms.dense[name]) > 0.01  # the answers say something
+        predictions = exported.predict(batch)
+        np.testing.assert_allclose(predictions, pruned, atol=1e-4, rtol=0, err_msg=name)
+    assert np.ptp(forms.dense[name]) > 0.01  # the predictions say something
 
 
 def test_the_units_that_were_removed_mattered(make_encoder: Any):

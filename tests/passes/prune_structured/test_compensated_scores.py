@@ -97,14 +97,14 @@ def test_a_weight_that_is_not_finite_is_refused(make_encoder: EncoderMaker):
         compensated_scores(encoder.module, [encoder.inputs], TASK)
 
 
-def test_answers_that_depend_on_nothing_are_refused(make_encoder: EncoderMaker):
+def test_predictions_that_depend_on_nothing_are_refused(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     encoder.module.classifier.weight.data.zero_()
     with pytest.raises(ValueError, match=r"depend on no layer.*check the checkpoint"):
         compensated_scores(encoder.module, [encoder.inputs], TASK)
 
 
-def test_layers_that_no_answer_depends_on_cost_nothing(make_encoder: EncoderMaker):
+def test_layers_that_no_prediction_depends_on_cost_nothing(make_encoder: EncoderMaker):
     """What lies before a norm whose weights are all zero is not seen behind it."""
     encoder = make_encoder("bert")
     encoder.module.bert.encoder.layer[1].attention.output.LayerNorm.weight.data.zero_()

@@ -155,7 +155,7 @@ def test_no_examples_are_refused(make_encoder: EncoderMaker):
 def test_logits_that_are_not_finite_are_refused(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     encoder.module.classifier.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="answers on the calibration split are not finite"):
+    with pytest.raises(ValueError, match="predictions on the calibration split are not finite"):
         fisher_scores(encoder.module, [encoder.inputs], TASK)
 
 

@@ -451,16 +451,16 @@ def test_layers_may_lose_all_their_units_where_that_is_allowed(
     np.testing.assert_array_equal(logits(loaded, text_dataset), logits(pruned, text_dataset))
 
 
-def test_rows_without_labels_are_measured_against_the_models_own_answers(
+def test_rows_without_labels_are_measured_against_the_models_own_predictions(
     tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker
 ):
     own = logits(tiny_bert, text_dataset).argmax(axis=-1)
     unlabelled = replace(text_dataset, labels=None)
-    answered = replace(text_dataset, labels=own)
+    labelled = replace(text_dataset, labels=own)
     settings = PruneByScores(ratio=0.5)
 
     first = apply_pass(settings, tiny_bert.clone(), make_context(calibration=unlabelled))
-    second = apply_pass(settings, tiny_bert.clone(), make_context(calibration=answered))
+    second = apply_pass(settings, tiny_bert.clone(), make_context(calibration=labelled))
 
     np.testing.assert_array_equal(logits(first, text_dataset), logits(second, text_dataset))
 

@@ -37,7 +37,7 @@ def result(form: str, fast_ms: float, changed: float, logit_rms: float) -> RaceR
     return RaceResult(form, logit_rms=logit_rms, changed=changed, fast_ms=fast_ms)
 
 
-def test_the_fastest_form_that_keeps_enough_answers_is_chosen():
+def test_the_fastest_form_that_keeps_enough_predictions_is_chosen():
     results = [
         result("per_token", 3.0, 0.001, 0.05),
         result("mixed", 2.5, 0.004, 0.07),
@@ -118,7 +118,7 @@ def test_of_a_sentence_encoder_the_most_exact_form_is_chosen(
     make_context: Callable[..., PassContext],
     tmp_path: Path,
 ):
-    """Its vectors have no answers that could change, so how fast a form is does not matter."""
+    """Its vectors have no predictions that could change, so how fast a form is does not matter."""
     exported = export_onnx(tiny_encoder, tmp_path / "encoder.onnx", threads=1)
     context = make_context(exported=tiny_encoder_dir, calibration=text_dataset)
     apply_pass(QuantizeAuto(min_elements=0, rounds=2, max_changed=1), exported, context)

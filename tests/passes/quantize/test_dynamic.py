@@ -61,7 +61,7 @@ def test_every_matrix_and_table_becomes_int8(exported: OnnxModel, apply):
     assert int8_weights(apply(exported)) == {f"{module}.weight_int8" for module in modules}
 
 
-def test_logits_stay_close_and_answers_mostly_the_same(
+def test_logits_stay_close_and_predictions_mostly_the_same(
     exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset
 ):
     model = load_checkpoint(tiny_bert_dir)
@@ -136,7 +136,7 @@ def test_large_tables_become_int4_and_small_ones_int8(exported: OnnxModel, apply
     )
 
 
-def test_model_with_int4_tables_answers_as_the_float_model_with_rounded_ones(
+def test_model_with_int4_tables_predicts_as_the_float_model_with_rounded_ones(
     exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
 ):
     rounded = load_graph(exported.path)
@@ -209,7 +209,7 @@ def test_convolutions_stay_in_float(exported_vit: OnnxModel, apply):
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
-def test_smoothing_says_where_it_helped_and_keeps_the_answers(
+def test_smoothing_says_where_it_helped_and_keeps_the_predictions(
     exported: OnnxModel, apply, tiny_bert_dir: Path, text_dataset: Dataset, notes: list[str]
 ):
     model = load_checkpoint(tiny_bert_dir)
@@ -241,7 +241,7 @@ def rows(batch: Batch, *chosen: int) -> Batch:
 SHORT, LONG = "a good film", "the bad film was not a good one and " * 5
 
 
-def test_answer_is_bitwise_the_same_beside_other_texts_of_any_content(
+def test_output_is_bitwise_the_same_beside_other_texts_of_any_content(
     exported: OnnxModel, apply, encode
 ):
     quantized = apply(exported)
@@ -252,7 +252,7 @@ def test_answer_is_bitwise_the_same_beside_other_texts_of_any_content(
     np.testing.assert_array_equal(quantized.predict(rows(batch, 3, 0)), together[[3, 0]])
 
 
-def test_answer_alone_and_unpadded_differs_by_float_rounding_only(
+def test_output_alone_and_unpadded_differs_by_float_rounding_only(
     exported: OnnxModel, apply, encode
 ):
     quantized = apply(exported)

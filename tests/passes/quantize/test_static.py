@@ -91,7 +91,7 @@ def test_no_stored_matrix_can_overflow_16_bits(exported: OnnxModel, apply):
     assert max(max_pair_sum(tensors[node.input[1]]) for node in products) <= 128
 
 
-def test_answer_is_bitwise_the_same_beside_other_texts_of_any_content(
+def test_output_is_bitwise_the_same_beside_other_texts_of_any_content(
     exported: OnnxModel, apply, encode
 ):
     quantized = apply(exported)
@@ -102,7 +102,7 @@ def test_answer_is_bitwise_the_same_beside_other_texts_of_any_content(
     np.testing.assert_array_equal(quantized.predict(beside), together[[0, 2]])
 
 
-def test_answer_alone_and_unpadded_differs_by_float_rounding_only(
+def test_output_alone_and_unpadded_differs_by_float_rounding_only(
     exported: OnnxModel, apply, encode
 ):
     quantized = apply(exported)
@@ -194,7 +194,7 @@ def test_activations_that_are_not_finite_are_named(exported: OnnxModel, apply, t
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_activations_that_are_constant_give_the_right_answer(
+def test_activations_that_are_constant_give_the_right_output(
     exported: OnnxModel, apply, encode, tmp_path: Path, method: str
 ):
     changes = {"LayerNorm.weight": 0.0, "LayerNorm.bias": 0.5}

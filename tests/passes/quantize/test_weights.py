@@ -72,13 +72,13 @@ def test_parameters_are_as_many_and_take_less(exported: OnnxModel, apply, bits: 
     assert quantized.components().feed_forward < layers * {4: 0.25, 8: 0.4}[bits]
 
 
-def test_eight_bits_keep_the_answers(exported: OnnxModel, apply, batch: Batch):
+def test_eight_bits_keep_the_predictions(exported: OnnxModel, apply, batch: Batch):
     before, after = exported.predict(batch), apply(exported, bits=8).predict(batch)
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
     assert np.mean(after.argmax(axis=1) == before.argmax(axis=1)) > 0.9
 
 
-def test_answer_is_bitwise_the_same_beside_other_texts(exported: OnnxModel, apply, batch: Batch):
+def test_output_is_bitwise_the_same_beside_other_texts(exported: OnnxModel, apply, batch: Batch):
     quantized = apply(exported)
     together = quantized.predict(batch)
     chosen = [5, 0, 3]

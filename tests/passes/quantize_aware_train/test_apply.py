@@ -218,7 +218,7 @@ def test_an_empty_calibration_split_is_refused_before_training(
 def test_a_teacher_reads_its_own_tokens_and_names_its_own_labels(
     tiny_bert: TorchModel, context: PassContext
 ):
-    """After other numbers of words and of labels, the answers by name are what they were."""
+    """After other numbers of words and of labels, the predictions by name are what they were."""
     content = json.loads(tiny_bert.preprocessor.backend_tokenizer.to_str())
     words = content["model"]["vocab"]
     good, dull = words["good"], words["dull"]

@@ -253,12 +253,12 @@ def test_a_recipe_that_compares_layers_after_trimming_is_a_mistake():
 def test_a_run_ships_the_trimmed_tokenizer(word_piece_dir: Path, tmp_path: Path):
     texts = ["a good film .", "bad films , very bad", "the zebra", "a movie"] * 6
     untouched = load_checkpoint(word_piece_dir)
-    answers = logits(untouched, texts).argmax(axis=1)
+    predictions = logits(untouched, texts).argmax(axis=1)
     for name, rows in (("train", texts[:2] * 6), ("search", texts)):
         with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(("text", "label"))
-            writer.writerows(zip(rows, answers, strict=False))
+            writer.writerows(zip(rows, predictions, strict=False))
     recipe = {
         "model": {"checkpoint": str(word_piece_dir)},
         "data": {
@@ -435,7 +435,7 @@ def with_odd_pieces(model: TorchModel, *, strip_accents: bool = False) -> TorchM
 @pytest.mark.parametrize(
     ("strip_accents", "reachable"), [(False, {"京", "!", "é", "##é"}), (True, {"京", "!"})]
 )
-def test_only_pieces_that_no_text_leads_to_go_and_no_answer_changes(
+def test_only_pieces_that_no_text_leads_to_go_and_no_prediction_changes(
     model: TorchModel,
     make_context: Any,
     notes: list[str],
