@@ -442,7 +442,7 @@ def inspect(
 ) -> None:
     """Show where bytes and time go, and what could be saved.
 
-    Of an .onnx file or an artifact also whether its int8 products are exact.
+    Of an .onnx file or an artifact also whether its int8 matmuls are exact.
     """
     from compressor.console import ConsoleProgress
     from compressor.inspection.facts import OnnxFacts, to_dict

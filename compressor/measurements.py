@@ -105,7 +105,7 @@ class ComponentBytes:
     attention: Count
     """Query, key, value and output of every layer, with the norm beside them, bytes."""
     feed_forward: Count
-    """Both products of every layer, with the norm beside them, bytes."""
+    """Both matmuls of every layer, with the norm beside them, bytes."""
     other: Count
     """Classifier, pooler, what has no telling name, and the graph itself, bytes."""
 
@@ -218,14 +218,14 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class Flops:
-    """What a model computes for one example: FLOPs of the matrix products in its encoder layers.
+    """What a model computes for one example: FLOPs of the matmuls in its encoder layers.
 
     Counted on its ONNX file. `sequence_length` is the mean length of the search split in tokens of
     its own tokenizer, rounded; None for models without a sequence.
     """
 
     encoder: Count
-    """FLOPs, two for each multiply-add, of the matrix products in the encoder layers: all that read
+    """FLOPs, two for each multiply-add, of the matmuls in the encoder layers: all that read
     a weight there, float or integer, and attention's scores and weighted sum; embeddings, pooler,
     classifier, norms and activation functions are left out, and so is work that the graph leaves
     out."""

@@ -4,7 +4,7 @@
 
 Valgrind emulates an x86 CPU with AVX2 and without VNNI or AVX-512, so ONNX Runtime takes the
 kernels that add two products in 16 bits, and they saturate there as they do on such a CPU. Every
-integer product of each file, as ONNX Runtime optimizes it, multiplies random activations and those
+integer matmul of each file, as ONNX Runtime optimizes it, multiplies random activations and those
 that overflow 16 bits first, and is compared with NumPy in 32 bits and more; so is every row of the
 tables. A product with weights of full range goes first: if that does not saturate, the emulation
 shows nothing and this is an error. Exits with 1 when a number is wrong, 3 when it cannot be told.

@@ -1,10 +1,10 @@
-"""Recompute the integer products of quantized checkpoints in NumPy; not one may differ.
+"""Recompute the integer matmuls of quantized checkpoints in NumPy; not one may differ.
 
 Builds tiny random checkpoints of the supported architectures with heavy-tailed weights and odd
 sizes, every third one pruned unevenly and every third one alike in all layers, stores each in every
 form that ships (one scale per token, per tensor, grids fixed by calibration or where they are fine,
 smoothed, with weights left in float, int4 tables with and without refined rows, packed weights,
-after training for int8), and compares every integer product of the graph that ONNX Runtime makes of
+after training for int8), and compares every integer matmul of the graph that ONNX Runtime makes of
 the file, and every row of the embedding tables, bit for bit. Each product also gets integers that
 overflow 16 bits where any can; by simulation they must not on CPUs without VNNI. Checkpoints on the
 command line are checked too. Exits with 1 when a number is wrong.

@@ -130,7 +130,7 @@ def prune_by_fisher(
 
 
 def count_flops(module: Any, mean_length: float) -> float:
-    """Count FLOPs of a token in the encoder's matrix products from the shapes that are there."""
+    """Count FLOPs of a token in the encoder's matmuls from the shapes that are there."""
     total = 0.0
     for layer in encoder_layers(module):
         linears = [part for part in layer.module.modules() if isinstance(part, nn.Linear)]

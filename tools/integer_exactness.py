@@ -1,4 +1,4 @@
-"""Recomputes every integer product of a graph in NumPy and compares it with ONNX Runtime's.
+"""Recomputes every integer matmul of a graph in NumPy and compares it with ONNX Runtime's.
 
 Compared are the sums themselves, with the integers that the graph really multiplies and with ones
 made to overflow 16 bits, and what the graph's own operator makes of them. Int8 embedding tables are
@@ -60,7 +60,7 @@ class _Product:
 def check_integers(
     model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], seed: int = 0
 ) -> tuple[ExactnessCheck, ...]:
-    """Return a check of each integer product and table of a graph as ONNX Runtime runs it.
+    """Return a check of each integer matmul and table of a graph as ONNX Runtime runs it.
 
     `feeds` are inputs of the whole graph. Known are the operators that this package writes; any
     other that multiplies integers raises `ValueError`, as do weights that are not constant, so that
@@ -183,7 +183,7 @@ class _Checker:
 
 
 def _product(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> _Product | None:
-    """Return the factors of an integer product; None for a node that multiplies no integers."""
+    """Return the factors of an integer matmul; None for a node that multiplies no integers."""
     names = [*node.input, *[""] * 8]
     if node.op_type == "MatMulIntegerToFloat":
         left, weight, scale, weight_scale, zero_point, weight_zero, *_ = names

@@ -7,7 +7,7 @@ instead it took 1.06x in both, and the int8 file made of it went from 1.87x to 2
 to 2.36x. With the standard `Attention`, one mask for all layers and a last layer that computes what
 is read, fp32 went on from 1.08x to 1.28x (batch 1) and 1.31x (batch 32), and int8 from 2.13x to
 2.67x and from 2.35x to 2.68x (ONNX Runtime 1.32 on a CPU with AVX-512 VNNI, one thread,
-interleaved). `Attention` is of operator set 23, which ONNX Runtime runs since 1.23; products and a
+interleaved). `Attention` is of operator set 23, which ONNX Runtime runs since 1.23; matmuls and a
 softmax in its place run everywhere and take 4 to 11% longer (`tools/race_rewrites.py`).
 """
 
@@ -39,7 +39,7 @@ _DEFAULT_EPSILON = 1e-12  # of the fused operator
 def optimize_for_cpu(model: ir.Model, *, opset: int) -> None:
     """Rewrite `model`, which the exporter fused, for the CPU provider and operator set `opset`.
 
-    From 23 on attention is the standard operator, below it is products and a softmax. A graph of
+    From 23 on attention is the standard operator, below it is matmuls and a softmax. A graph of
     an earlier set than 23 becomes one of `opset`. Which rewrites are made depends on the graph
     alone and not on a measurement, so the same model gives the same file everywhere. In place.
     """

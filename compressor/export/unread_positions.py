@@ -37,7 +37,7 @@ _AtPosition = Callable[[ir.Node, ir.Value, int], ir.Value]
 def drop_unread_positions(graph: ir.Graph) -> int:
     """Compute for one position what is read at one position only, in place.
 
-    Returns how many matrix products became smaller; without any the graph stays as it was.
+    Returns how many matmuls became smaller; without any the graph stays as it was.
     """
     for node in list(graph):
         states, position = node.inputs[0] if node.inputs else None, _picked_position(node)
@@ -109,7 +109,7 @@ def _common_axis(value: ir.Value, wanted: list[int | None]) -> int | None:
 
 
 def _is_unpackable(node: ir.Node, known: list[int | None]) -> bool:
-    """Return whether `node` splits a product with packed weights, read at one position in part.
+    """Return whether `node` splits a matmul with packed weights, read at one position in part.
 
     A Split of which all is read at one position is narrowed itself, and its weights stay packed.
     """
@@ -167,7 +167,7 @@ def _pick(reader: ir.Node, value: ir.Value, axis: int, index: ir.Value) -> ir.Va
 
 
 def _unpack(split: ir.Node, axes: dict[ir.Value, int], at_position: _AtPosition) -> None:
-    """Give the outputs of `split` that are read at one position a product of their own."""
+    """Give the outputs of `split` that are read at one position a matmul of their own."""
     product = producer(split.inputs[0], "MatMul")
     assert product is not None
     states, packed = product.inputs
@@ -202,7 +202,7 @@ def _unpack(split: ir.Node, axes: dict[ir.Value, int], at_position: _AtPosition)
 def _multiply(
     before: ir.Node, states: ir.Value, weight: NDArray[np.float32], module: str, name: str
 ) -> ir.Value:
-    """Insert the product of `states` and a new constant, and return it."""
+    """Insert the matmul of `states` and a new constant, and return it."""
     assert before.graph is not None
     own = add_constant(before.graph, f"{module}.weight", np.ascontiguousarray(weight))
     shape = (*(dims(states) or ())[:-1], weight.shape[1])

@@ -16,12 +16,12 @@ _SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch's exporter on every n
 
 
 def name_weights(graph: ir.Graph) -> None:
-    """Rename the constant right-hand sides of matrix products after their module.
+    """Rename the constant right-hand sides of matmuls after their module.
 
     The weight of `encoder.layer.0.output.dense` becomes `encoder.layer.0.output.dense.weight`, one
     packed from `self.query`, `self.key` and `self.value` becomes `self.query_key_value.weight`, or
     `self.packed.weight` where it does not show which of them are in it (a key without a bias).
-    A weight of several products is named after the first. Weights whose module is not known keep
+    A weight of several matmuls is named after the first. Weights whose module is not known keep
     their name.
     """
     named: set[str] = set()

@@ -143,7 +143,7 @@ def _length(batch: Batch) -> int | None:
 def _count_flops(model: TorchModel, batch: Batch) -> dict[str, int]:
     """Return the FLOPs of each module by itself, without its children; "" is the whole model."""
     inputs = {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
-    # The counter knows matrix products; the fused attention kernels of a CPU hide theirs.
+    # The counter knows matmuls; the fused attention kernels of a CPU hide theirs.
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model.module(**inputs)

@@ -28,12 +28,12 @@ class InputFacts:
 
 
 @dataclass(frozen=True)
-class ProductFacts:
-    """One integer product, as ONNX Runtime runs it on the CPU.
+class MatmulFacts:
+    """One integer matmul, as ONNX Runtime runs it on the CPU.
 
     `worst_16_bit_sum` is the largest sum of two products that some activations reach; beyond 32767
     it saturates on CPUs without VNNI. The numbers of pairs are null where the types alone make the
-    product exact, and where its right-hand factor is not known before it runs.
+    matmul exact, and where its right-hand factor is not known before it runs.
     """
 
     node: str
@@ -72,10 +72,10 @@ class LogitChange:
 
 @dataclass(frozen=True)
 class SaturationFacts:
-    """Whether the integer products of a file are the same on every x86 CPU."""
+    """Whether the integer matmuls of a file are the same on every x86 CPU."""
 
     verdict: SaturationVerdict
-    products: tuple[ProductFacts, ...]
+    products: tuple[MatmulFacts, ...]
     logits: LogitChange | None  # null when nothing can saturate, or nothing could be simulated
 
 

@@ -19,7 +19,7 @@ from compressor.models.guard import foreign
 from compressor.tasks import Batch, load_task
 from compressor.words import counted
 
-MAX_ROWS = 128  # of a data file; a saturating product in NumPy takes a while
+MAX_ROWS = 128  # of a data file; a saturating matmul in NumPy takes a while
 _BATCH_SIZE = 32
 _RANDOM_ROWS = 8
 _RANDOM_LENGTH = 32

@@ -14,8 +14,8 @@ from compressor.errors import EnvironmentMismatch
 from compressor.inspection.facts import (
     InputFacts,
     LogitChange,
+    MatmulFacts,
     OnnxFacts,
-    ProductFacts,
     SaturationFacts,
 )
 from compressor.inspection.inputs import TextRows, random_batch, text_batches
@@ -98,9 +98,9 @@ def _saturation(
         return SaturationFacts("no_integer_products", (), None)
     placed = {item.name: item for item in stored_weights(model)}
     risky = {item.output for item in products if item.can_saturate and item.can_simulate}
-    facts = tuple(_product(item, placed, simulated=item.output in risky) for item in products)
+    facts = tuple(_matmul(item, placed, simulated=item.output in risky) for item in products)
     change = _logit_change(path, model, risky, rows, progress) if risky else None
-    if any(product.can_saturate for product in products):
+    if any(matmul.can_saturate for matmul in products):
         return SaturationFacts("can_saturate", facts, change)
     return SaturationFacts("exact_everywhere", facts, None)
 
@@ -112,8 +112,8 @@ def _logit_change(
     rows: TextRows | None,
     progress: Progress,
 ) -> LogitChange:
-    """Run the graph with exact and with saturating products in the `risky` nodes."""
-    progress.stage(f"simulate {counted(len(risky), 'product')} without VNNI")
+    """Run the graph with exact and with saturating matmuls in the `risky` nodes."""
+    progress.stage(f"simulate {counted(len(risky), 'matmul')} without VNNI")
     name, batches = random_batch(model) if rows is None else text_batches(model, rows)
     outputs = [item.name for item in model.graph.output]
     output = next((name for name in output_names() if name in outputs), outputs[0])
@@ -156,21 +156,21 @@ def _compare(
     )
 
 
-def _product(
-    product: IntegerMatmul, placed: Mapping[str, StoredWeight], *, simulated: bool
-) -> ProductFacts:
-    weight, risk = placed.get(product.weight or ""), product.risk
-    return ProductFacts(
-        node=product.node,
-        operator=product.operator,
-        weight=product.weight,
+def _matmul(
+    matmul: IntegerMatmul, placed: Mapping[str, StoredWeight], *, simulated: bool
+) -> MatmulFacts:
+    weight, risk = placed.get(matmul.weight or ""), matmul.risk
+    return MatmulFacts(
+        node=matmul.node,
+        operator=matmul.operator,
+        weight=matmul.weight,
         component="other" if weight is None else weight.component,
         layer=None if weight is None else weight.layer,
-        inner=product.inner,
-        columns=product.columns,
-        activations=product.activations,
-        weights=product.weights,
-        can_saturate=product.can_saturate,
+        inner=matmul.inner,
+        columns=matmul.columns,
+        activations=matmul.activations,
+        weights=matmul.weights,
+        can_saturate=matmul.can_saturate,
         pairs=None if risk is None else risk.num_pairs,
         risky_pairs=None if risk is None else risk.risky_pairs,
         risky_columns=None if risk is None else risk.risky_columns,

@@ -41,7 +41,7 @@ def inspect_path(
     if path is None:
         if data is not None:
             raise RecipeError(
-                f"--data: {place} is a checkpoint, whose products do not saturate; give an .onnx "
+                f"--data: {place} is a checkpoint, whose matmuls do not saturate; give an .onnx "
                 f"file or an artifact, or leave --data out"
             )
         from compressor.inspection.checkpoint import inspect_checkpoint  # torch takes seconds

@@ -90,7 +90,7 @@ def _refusal(look: Callable[[Any], object], module: Any) -> str | None:
 
 
 def _feed_forward_share(module: Any) -> float:
-    """Return the feed-forward networks' part of the encoder's products with weights."""
+    """Return the feed-forward networks' part of the encoder's matmuls with weights."""
     linears = {
         name: part.weight.numel()
         for name, part in module.named_modules()

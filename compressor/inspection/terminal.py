@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor.inspection.facts import LogitChange, OnnxFacts, ProductFacts, SaturationFacts
+from compressor.inspection.facts import LogitChange, MatmulFacts, OnnxFacts, SaturationFacts
 from compressor.report import units
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
     from compressor.inspection.checkpoint import CheckpointFacts, LayerFacts
 
-_WORST = 12  # products shown
+_WORST = 12  # matmuls shown
 _OPERATORS = 12  # operators shown
 _MIN_SHARE = 0.005  # of the time; operators below are added up
 _NAMES = {"feed_forward": "feed-forward"}
@@ -68,19 +68,19 @@ def _not_finite(counts: Mapping[str, int]) -> Iterable[RenderableType]:
 def _saturation(facts: SaturationFacts) -> Iterable[RenderableType]:
     products = facts.products
     if facts.verdict == "no_integer_products":
-        yield Text("int8: no integer products, everything is computed in float", style="bold")
+        yield Text("int8: no integer matmuls, everything is computed in float", style="bold")
         return
     risky = [item for item in products if item.can_saturate]
     if not risky:
         yield Text(
-            f"int8: exact everywhere ({counted(len(products), 'integer product')})",
+            f"int8: exact everywhere ({counted(len(products), 'integer matmul')})",
             style="bold green",
         )
         yield Text(_why_exact(products))
         return
     yield Text(
         f"int8: can saturate on CPUs without VNNI, in {len(risky)} of {len(products)} integer "
-        f"products",
+        f"matmuls",
         style="bold yellow",
     )
     yield from _logits(facts.logits)
@@ -123,7 +123,7 @@ def _logits(change: LogitChange | None) -> Iterable[RenderableType]:
     )
 
 
-def _why_exact(products: tuple[ProductFacts, ...]) -> str:
+def _why_exact(products: tuple[MatmulFacts, ...]) -> str:
     packed = sum(item.operator == "MatMulNBits" for item in products)
     others = [item for item in products if item.operator != "MatMulNBits"]
     unsigned = sum(item.weights == "uint8" for item in others)

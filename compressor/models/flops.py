@@ -1,4 +1,4 @@
-"""Counts what an exported graph computes: the FLOPs of the matrix products in its encoder layers.
+"""Counts what an exported graph computes: the FLOPs of the matmuls in its encoder layers.
 
 Shapes come from running the graph, not from inferring them, because ONNX's own inference does not
 know ONNX Runtime's operators.
@@ -21,7 +21,7 @@ from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.tasks import Batch
 
-# Positions of both factors among the inputs of each operator that is a matrix product.
+# Positions of both factors among the inputs of each operator that is a matmul.
 _FACTORS: dict[str, tuple[int, int]] = {
     "DynamicQuantizeMatMul": (0, 1),
     "FusedMatMul": (0, 1),
@@ -41,11 +41,11 @@ _SHAPE_OF = "shape_of:"
 
 
 def encoder_flops(path: Path, batch: Batch) -> int:
-    """Return the FLOPs of the encoder layers' matrix products in one run of a graph over `batch`.
+    """Return the FLOPs of the encoder layers' matmuls in one run of a graph over `batch`.
 
-    Two for each multiply-add of every product that reads a weight of an encoder layer, float or
-    integer, and of every product of two activations (attention's scores and its weighted sum).
-    Left out: embeddings and their projections, pooler and classifier, and all that is no product
+    Two for each multiply-add of every matmul that reads a weight of an encoder layer, float or
+    integer, and of every matmul of two activations (attention's scores and its weighted sum).
+    Left out: embeddings and their projections, pooler and classifier, and all that is no matmul
     (norms, activation functions, softmax, sums, quantization). Work that the graph leaves out, such
     as tokens of the last layer that nobody reads, is not counted.
 

@@ -195,8 +195,8 @@ def output_of(session: onnxruntime.InferenceSession) -> str:
 def optimized_graph(path: Path) -> onnx.ModelProto:
     """Return the graph of a file as ONNX Runtime runs it on the CPU, after its own fusions.
 
-    What a file says and what runs differ: quantize-dequantize pairs around a product become one
-    integer product, and a file with int8 weights may turn out to compute in float.
+    What a file says and what runs differ: quantize-dequantize pairs around a matmul become one
+    integer matmul, and a file with int8 weights may turn out to compute in float.
 
     Raises `EnvironmentMismatch` when ONNX Runtime cannot open the file.
     """
@@ -228,7 +228,7 @@ def optimized_graph(path: Path) -> onnx.ModelProto:
 
 
 def check_provider(provider: str) -> None:
-    """Raise `EnvironmentMismatch` unless a small product runs on `provider`: cpu, cuda, tensorrt.
+    """Raise `EnvironmentMismatch` unless a small matmul runs on `provider`: cpu, cuda, tensorrt.
 
     An onnxruntime built for CUDA lists the provider on machines without a GPU too, so only a
     session tells.
@@ -245,7 +245,7 @@ def check_provider(provider: str) -> None:
 def check_opset(opset: int) -> None:
     """Raise `EnvironmentMismatch` unless this onnxruntime runs operator set `opset` on the CPU.
 
-    Tried on what every encoder has: shape arithmetic, a product, a normalisation and quantization.
+    Tried on what every encoder has: shape arithmetic, a matmul, a normalisation and quantization.
     """
     if not _runs_opset(opset):
         newest = next((item for item in range(opset - 1, 0, -1) if _runs_opset(item)), 0)

@@ -40,11 +40,11 @@ class ProviderSettings:
     outside of those seen before. `cache_dir` keeps its engines and kernel timings, of this graph
     alone: TensorRT finds an engine by the names in a graph, and not by its weights. `as_written`
     lets the CPU compute quantize-dequantize pairs in float, as TensorRT would understand them, in
-    place of the integer products that it makes of them: those saturate on CPUs without VNNI.
+    place of the integer matmuls that it makes of them: those saturate on CPUs without VNNI.
     """
 
     cuda_graph: bool = False
-    # Tensor cores round the factors of float32 products to 11 significant bits. ONNX Runtime does
+    # Tensor cores round the factors of float32 matmuls to 11 significant bits. ONNX Runtime does
     # so unless told otherwise, which would count as a difference between two exact graphs.
     rounds_float32: bool = False
     exact_memory: bool = False  # ask the GPU for what is needed, not for the next power of two
@@ -127,7 +127,7 @@ def _tensorrt_options(graph: onnx.GraphProto, settings: ProviderSettings) -> Opt
     options = {
         "trt_fp16_enable": _flag(TensorProto.FLOAT16 in kinds),
         "trt_bf16_enable": _flag(TensorProto.BFLOAT16 in kinds),
-        # The pairs in the graph say what is int8 and on which grid; a calibration table beside
+        # The pairs in the graph say what is int8 and with which scale; a calibration table beside
         # them would be an error.
         "trt_int8_enable": _flag(any(node.op_type == "QuantizeLinear" for node in graph.node)),
         "trt_cuda_graph_enable": _flag(settings.cuda_graph),

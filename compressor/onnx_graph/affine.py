@@ -1,4 +1,4 @@
-"""The arithmetic of symmetric int8: scales, rounding, and products that cannot overflow.
+"""The arithmetic of symmetric int8: scales, rounding, and matmuls that cannot overflow.
 
 ONNX Runtime multiplies unsigned 8-bit activations by signed 8-bit weights. On x86 without VNNI the
 instruction for that, `vpmaddubsw`, adds two neighbouring products in 16 bits and saturates: with

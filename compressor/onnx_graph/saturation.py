@@ -55,7 +55,7 @@ def pair_risk(weight: NDArray[np.int8]) -> PairRisk:
 def exact_matmul(
     activations: NDArray[np.uint8], weight: NDArray[np.integer[Any]]
 ) -> NDArray[np.int64]:
-    """Return the product of `(M, K)` and `(K, N)` without any overflow."""
+    """Return the matmul of `(M, K)` and `(K, N)` without any overflow."""
     # float64 holds integers up to 2^53 exactly, and its products are much faster than integer ones.
     product: NDArray[np.float64] = activations.astype(np.float64) @ weight.astype(np.float64)
     return product.astype(np.int64)
@@ -64,7 +64,7 @@ def exact_matmul(
 def saturating_matmul(
     activations: NDArray[np.uint8], weight: NDArray[np.int8]
 ) -> NDArray[np.int64]:
-    """Return the product of `(M, K)` and `(K, N)` as an x86 CPU without VNNI computes it."""
+    """Return the matmul of `(M, K)` and `(K, N)` as an x86 CPU without VNNI computes it."""
     product = exact_matmul(activations, weight)
     risky, _ = _risky_pairs(weight)
     columns_of, values = weight.astype(np.int32), activations.astype(np.int32)

@@ -152,7 +152,7 @@ def judge_slices(
 def _guess(right: Classes, before: Classes, mask: Mask) -> Mask:
     """Return which examples of a slice a model gets right that knows nothing of its input.
 
-    It always gives the most frequent prediction of the slice. In a slice of one class that would be
+    It always gives the most frequent class of the slice. In a slice of one class that would be
     no guess, so there it gives the untouched checkpoint's predictions, but for other examples.
     """
     chosen = right[mask]

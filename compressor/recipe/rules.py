@@ -148,7 +148,7 @@ def _training_conflicts(
             if step.kind not in stores:
                 yield Mistake(
                     step.place,
-                    f"{step.kind} would move the weights off the {goal.weights} grids of "
+                    f"{step.kind} would move the weights off the {goal.weights} scales of "
                     f"{training}; move it before that pass",
                 )
 

@@ -166,7 +166,7 @@ def _passes(facts: StarterFacts, plan: Plan) -> Iterator[str]:
     if facts.provider == "cuda":
         yield _line("  - kind: convert_fp16", "half of the bytes; int8 has no kernels on CUDA")
     else:
-        yield _line("  - kind: quantize_dynamic", "int8 with products that are exact on every CPU")
+        yield _line("  - kind: quantize_dynamic", "int8 with matmuls that are exact on every CPU")
 
 
 def _prune(facts: StarterFacts, pruning: Pruning) -> Iterator[str]:

@@ -309,7 +309,7 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
 
 
 def _provider() -> str:
-    """Return cuda where a product really runs on it, otherwise cpu."""
+    """Return cuda where a matmul really runs on it, otherwise cpu."""
     try:
         check_provider("cuda")
     except EnvironmentMismatch as error:

@@ -15,7 +15,7 @@ from compressor.training.settings import TrainingSettings
 
 
 def computes_in_bfloat16(settings: TrainingSettings, device: torch.device) -> bool:
-    """Return whether matrix products are bfloat16: as asked for, or where the hardware has it."""
+    """Return whether matmuls are bfloat16: as asked for, or where the hardware has it."""
     if settings.precision == "auto":
         return has_bfloat16(device)
     return settings.precision == "bfloat16"
@@ -31,7 +31,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def autocast(device: torch.device, *, bfloat16: bool) -> Iterator[None]:
-    """Compute matrix products in bfloat16 in this block, or change nothing.
+    """Compute matmuls in bfloat16 in this block, or change nothing.
 
     bfloat16 has the exponent of float32, so that gradients need no scaling. Attention stays in
     float32 on a CPU: PyTorch's bfloat16 kernel takes four times as long there to go backward, for

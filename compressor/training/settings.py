@@ -72,7 +72,7 @@ class TrainingSettings(BaseModel):
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32",
         description=(
-            "precision of matrix products in student and teacher; weights stay float32. auto is "
+            "precision of matmuls in student and teacher; weights stay float32. auto is "
             "bfloat16 where the device computes it in hardware"
         ),
     )

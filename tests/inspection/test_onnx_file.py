@@ -212,7 +212,7 @@ def test_every_key_is_documented(others: dict[str, Path]):
 
 
 def int8_graph(rows: int | None = None, *, outputs: int = 1) -> onnx.ModelProto:
-    """Return one integer product of an input `(rows, 8)`, None for an input of unknown rank."""
+    """Return one integer matmul of an input `(rows, 8)`, None for an input of unknown rank."""
     shape = None if rows is None else [rows, 8]
     names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
     nodes = [

@@ -26,7 +26,7 @@ def test_the_verdict_on_int8_is_one_line(ours: Path, others: dict[str, Path], pl
     risky = shown(render_onnx(inspect_onnx(others["dynamic"])))
     assert "int8: can saturate on CPUs without VNNI, in " in risky
     assert "Simulated on 8 random rows: logits move by at most" in " ".join(risky.split())
-    assert "int8: no integer products" in shown(render_onnx(inspect_onnx(plain.path)))
+    assert "int8: no integer matmuls" in shown(render_onnx(inspect_onnx(plain.path)))
 
 
 def test_why_products_are_exact_is_said(others: dict[str, Path]):
@@ -46,7 +46,7 @@ def test_packed_weights_are_said_to_be_exact(plain: OnnxModel, tmp_path: Path):
     pack_matrices(graph, weights, PackedForm(8, 32, "int8"))
     save_graph(graph, tmp_path / "packed.onnx")
     text = " ".join(shown(render_onnx(inspect_onnx(tmp_path / "packed.onnx"))).split())
-    assert f"int8: exact everywhere ({len(weights)} integer products)" in text
+    assert f"int8: exact everywhere ({len(weights)} integer matmuls)" in text
     assert f"{len(weights)} with packed weights, whose kernels keep neighbours apart" in text
 
 

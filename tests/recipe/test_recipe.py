@@ -20,7 +20,7 @@ from compressor.paths import HubName, LocalPath
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
 
-RESCALES = RoundsAgain("rescales the weights that {trainer} put on int8 grids")
+RESCALES = RoundsAgain("rescales the weights that {trainer} put on int8 scales")
 
 
 class Shrink(TorchPass):
@@ -60,14 +60,14 @@ class Tidy(OnnxPass):
 
 
 class QuantizeAwareTrain(TorchPass):
-    """A training that leaves weights on int8 grids."""
+    """A training that leaves weights on int8 scales."""
 
     kind: Literal["quantize_aware_train"] = "quantize_aware_train"
     trains_for: ClassVar[TrainedFor | None] = PASSES["quantize_aware_train"].settings.trains_for
     activations: Literal["per_token", "static"] = Field("per_token", description="how rounded")
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are rounded")
     freeze_embeddings: bool = Field(True, description="whether tables are rounded")
-    rows: int = Field(512, description="rows of static grids")
+    rows: int = Field(512, description="rows of static scales")
 
 
 class QuantizeDynamic(QuantizeFast):
@@ -80,13 +80,13 @@ class QuantizeDynamic(QuantizeFast):
 
 
 class QuantizeStatic(QuantizeFast):
-    """Stores weights as int8, with fixed grids."""
+    """Stores weights as int8, with fixed scales."""
 
     kind: Literal["quantize_static"] = "quantize_static"  # type: ignore[assignment]
     stores_trained: ClassVar[str | None] = "static"
     rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {"smooth_alpha": RESCALES}
     embeddings: Literal["int8", "int4"] = Field("int8", description="how tables are stored")
-    rows: int = Field(512, description="rows of static grids")
+    rows: int = Field(512, description="rows of static scales")
     smooth_alpha: float | None = Field(None, description="strength of smoothing")
 
 
@@ -389,7 +389,7 @@ def test_training_for_int8_without_storing_int8_is_a_mistake() -> None:
 def test_a_torch_pass_after_training_for_int8_is_a_mistake() -> None:
     [mistake] = mistakes_of(with_passes("quantize_aware_train", "shrink", "quantize_dynamic"))
     assert mistake == (
-        "r.yaml:7: passes[1].kind: shrink would move the weights off the int8 grids of "
+        "r.yaml:7: passes[1].kind: shrink would move the weights off the int8 scales of "
         "quantize_aware_train (passes[0]); move it before that pass"
     )
 

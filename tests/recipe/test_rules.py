@@ -151,7 +151,7 @@ class Rehearse(DistillSettings, TorchPass):
         (
             [{"kind": "rehearse"}, {"kind": "finetune"}, {"kind": "pack"}],
             (1, "kind"),
-            "finetune would move the weights off the int8 grids of rehearse (passes[0]); move it "
+            "finetune would move the weights off the int8 scales of rehearse (passes[0]); move it "
             "before that pass",
         ),
         (

@@ -50,7 +50,7 @@ class EncoderCost:
 
 
 def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
-    """Count the matrix products of a token in a sequence of `mean_length` tokens, or parameters.
+    """Count the matmuls of a token in a sequence of `mean_length` tokens, or parameters.
 
     FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
     weighted sum, and both linear layers of the feed-forward network; norms, activations,

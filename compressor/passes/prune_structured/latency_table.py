@@ -56,7 +56,7 @@ _SIZES = 5  # numbers of heads, and of neurons, that are measured; the first is 
 _ROUNDS, _FEWEST_BLOCKS, _MOST_BLOCKS = 20, 6, 40
 _LARGEST_ERROR = 0.25  # of a step that the table is rounded to
 # What a FLOP of attention takes beside one of the feed-forward network, of which int8 makes all
-# faster, and what norm and residual are of all that a sub-layer does beside its products.
+# faster, and what norm and residual are of all that a sub-layer does beside its matmuls.
 _USUALLY: dict[Precision, tuple[float, float]] = {"float32": (1.05, 0.45), "int8": (1.25, 0.22)}
 _NOTHING = "nothing"
 _TABLE_BYTES = 1 << 16  # more than any table takes

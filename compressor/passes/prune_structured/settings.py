@@ -463,7 +463,7 @@ class PruneByReconstruction(PruneStructured):
         "flops",
         description=(
             "what `ratio` is a fraction of: flops is the arithmetic "
-            "of the encoder's matrix products at the mean length of the calibration rows, "
+            "of the encoder's matmuls at the mean length of the calibration rows, "
             "parameters is the size of its layers, latency is the time of its layers in ONNX "
             "Runtime on this machine's CPU, from a table that is measured once and kept in the "
             "cache (COMPRESSOR_CACHE) or given as `latency_table`"

@@ -156,7 +156,7 @@ def test_cpu_computes_the_pairs_as_they_are_written(exported: OnnxModel, apply, 
     assert fused & {"MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul", "QGemm"}
     assert quantized.settings == AS_WRITTEN
     plain = dataclasses.replace(quantized, settings=PLAIN)
-    # Rounding alone: this tiny model's integer products stay far from saturating.
+    # Rounding alone: this tiny model's integer matmuls stay far from saturating.
     np.testing.assert_allclose(quantized.predict(batch), plain.predict(batch), atol=1e-4)
 
 

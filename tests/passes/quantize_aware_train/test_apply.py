@@ -112,7 +112,7 @@ def test_the_static_file_computes_what_was_simulated(
     exported = export_onnx(trained, tmp_path / "exported.onnx", threads=1)
     file = apply_pass(QuantizeStatic(min_elements=512, method=method), exported, context)
     error = logits(file, trained, text_dataset) - wanted
-    # Grids are observed anew, in float sums of another order; see above for the rest.
+    # Scales are observed anew, in float sums of another order; see above for the rest.
     assert np.sqrt(np.mean(error**2)) == pytest.approx(
         context.facts["int8_answers"]["after"]["logit_rms"], rel=0.05
     )
