@@ -20,7 +20,8 @@ from compressor.certificate import certify_scores
 from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.tasks import Guess, cosines
+from compressor.tasks import Guess
+from compressor.tasks.similarity import cosines
 from compressor.verify.evaluation import evaluate, predict_outputs
 
 WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")

@@ -20,7 +20,8 @@ from compressor.pipeline.run import run
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.recipe.recipe import load_recipe
 from compressor.starter.write import Wishes, write_starter
-from compressor.tasks import cosines, load_task
+from compressor.tasks import load_task
+from compressor.tasks.similarity import cosines
 
 TASK = "sentence-embedding"
 Rows = list[list[Any]]
