@@ -1,4 +1,4 @@
-"""What is shipped: a directory that needs nothing but ONNX Runtime and its own files.
+"""The artifact: a directory that needs nothing but ONNX Runtime and its own files.
 
 `manifest.json` names every file with its SHA-256, so that a damaged or mixed-up artifact is refused
 when it is loaded; so is a file beside them that would be read and is not named. Nothing here

@@ -1,4 +1,4 @@
-"""How long work says how far it is, without knowing who listens.
+"""The interface by which work reports its progress, without knowing who listens.
 
 Library code reports to a `Progress`; `console.py` shows it with rich, everyone else gets `Silent`.
 """

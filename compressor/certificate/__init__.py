@@ -1,4 +1,4 @@
-"""What paired examples prove: is the drop at most `max_drop`, and with which confidence?"""
+"""Certificates: bounds on the drop of a score from paired examples, with a stated confidence."""
 
 from compressor.certificate.bootstrap import (
     MetricFunction,

@@ -1,4 +1,4 @@
-"""Which bound belongs to which score."""
+"""The certificate of each metric, by the bound that fits it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the rewrites of an exported graph ask of its values: who computes one, which constant it is,
-and whether two have the same shape."""
+"""Queries about values of an exported graph: their producer, constant and shape."""
 
 from __future__ import annotations
 

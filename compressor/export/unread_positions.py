@@ -1,4 +1,4 @@
-"""Leaves out what nobody reads: all tokens but one in the last layer of a classifier.
+"""Computes the last layer of a classifier for the one token that is read, not for all.
 
 A classifier that reads one token needs the last layer's query, attention output, normalisations and
 feed-forward network for that token alone; keys and values are needed for all. The readers are found

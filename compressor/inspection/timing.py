@@ -1,4 +1,4 @@
-"""Where the time of a graph goes, by operator and by part of the encoder: ONNX Runtime's profile.
+"""ONNX Runtime's profile of a graph: time by operator and by part of the encoder.
 
 One thread, one example, so that the shares are those of the work and not of how it was shared out.
 The profile knows nodes; which part a node belongs to is told by the weights it reads, and for a

@@ -1,4 +1,4 @@
-"""Tells when this process is one of several, or was asked for what it would not do.
+"""Detects launchers of distributed training, which is refused.
 
 Training is not distributed: each of several processes would do all of the work, and into one output
 directory they would stop each other. So a launcher that starts several is refused before anything

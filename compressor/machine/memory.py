@@ -1,4 +1,4 @@
-"""Out of memory is a fact about a machine: one sentence about it, wherever it happens.
+"""Recognizes out-of-memory errors of NumPy, torch and ONNX Runtime, and words them alike.
 
 NumPy, torch and ONNX Runtime each say in their own way that there is no room, two of them with the
 type that they use for everything. They are told apart here and nowhere else.

@@ -1,4 +1,4 @@
-"""The one place where an error of any type is taken for a fault of a checkpoint.
+"""Turns errors of any type that the files of a checkpoint raise into errors about them.
 
 What other libraries raise for files that they cannot read is of many types: KeyError, TypeError,
 AttributeError, bare Exception, a panic in Rust. Around the loading of a checkpoint that somebody

@@ -1,4 +1,4 @@
-"""What a PyTorch module gives, where its task is not asked."""
+"""The first output tensor of a PyTorch module, whatever its task is."""
 
 from __future__ import annotations
 

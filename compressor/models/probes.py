@@ -1,4 +1,4 @@
-"""Whether a row gets the same prediction alone and in a batch, and whatever was read before it.
+"""Checks that a row's prediction depends on no other row, and not on what was read before.
 
 A mask that is ignored, positions that are counted through padding, padding where a model looks for
 the text: none of it shows on one text, and none of it shows when an exported file is compared with

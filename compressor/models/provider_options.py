@@ -1,4 +1,4 @@
-"""What each of ONNX Runtime's execution providers is told when a session opens.
+"""Session options of each of ONNX Runtime's execution providers.
 
 Options are strings that a provider reads when it starts; an unknown one is an error there. They are
 made here from facts of the graph, so that a benchmark and an evaluation ask for the same thing.

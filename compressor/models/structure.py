@@ -1,4 +1,4 @@
-"""The shape that pruning left: heads and neurons of each layer, and how to give a model that shape.
+"""The structure of a pruned encoder: heads and neurons of each layer, and models of that shape.
 
 A configuration has one number of heads and one feed-forward width for all layers, so transformers
 cannot describe a model whose layers differ (huggingface/transformers#33225). `EncoderShape` can.

@@ -1,4 +1,4 @@
-"""Rounds a weight matrix so that its outputs change least, not its weights.
+"""GPTQ: rounds a weight matrix so that its outputs change least, not its weights.
 
 Rows are rounded one after the other, and what a rounding adds to the outputs is taken back, as far
 as the inputs are correlated, by the rows that are still free. All that is needed of the inputs is

@@ -1,4 +1,4 @@
-"""What calibration remembers of activations: facts of a fixed size, however many rows it reads.
+"""Observers of activations during calibration: statistics whose size depends on no row count.
 
 A histogram has a fixed number of bins and widens by merging neighbours, whose width is a power of
 two. So every count lies where it would lie had the final width been known from the start, and

@@ -1,4 +1,4 @@
-"""What is known of ONNX operators without looking at a graph."""
+"""Sets of ONNX operators by what holds for them in every graph."""
 
 from __future__ import annotations
 

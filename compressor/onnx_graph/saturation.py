@@ -1,4 +1,4 @@
-"""What 16-bit sums do to products of 8-bit integers on x86 CPUs without VNNI, in NumPy.
+"""Saturation of 8-bit matmuls on x86 CPUs without VNNI, computed in NumPy.
 
 ONNX Runtime's kernel for unsigned activations and signed weights multiplies and adds with
 `vpmaddubsw` there: products 2i and 2i + 1 along the inner axis are added in 16 bits, and a sum

@@ -1,4 +1,4 @@
-"""Makes activations easier to quantize: after a normalisation without data, or with it.
+"""SmoothQuant: scales activations into the weights, with calibration data or without.
 
 A few channels of an encoder are ten times larger than the others, and a token's one scale has to
 fit them. Dividing each channel by a factor and multiplying the row of the weight with it leaves the

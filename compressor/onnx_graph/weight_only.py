@@ -1,4 +1,4 @@
-"""Matrices of 4 or 8 bits that are widened inside the matmul: `MatMulNBits`.
+"""Weight-only quantization to 4 or 8 bits with `MatMulNBits`, dequantized inside the matmul.
 
 The integers are read from memory once and become floats (or meet activations of 8 bits) in the
 registers, so the matmul needs the memory of its integers and no more. That pays where reading

@@ -1,4 +1,4 @@
-"""About how much work a pass is, so that a run can say how long it will take.
+"""Rough estimates of a pass's work, so that a run can say how long it will take.
 
 Counted in rows that the untouched checkpoint reads forwards once, because that is what a run
 measures first. Rough: within a factor of two or so, as what rows cost differs from step to step.

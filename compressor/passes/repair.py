@@ -1,4 +1,4 @@
-"""What a pass offers when its gate fails: milder settings in a fixed order, from settings alone.
+"""Milder settings for a pass whose gate failed, in a fixed order, from settings alone.
 
 A fraction goes down to 3/4, 1/2 and 1/4 of what the recipe says, and a number of features or layers
 that stay goes up, which costs no more than the attempt before; then training gets longer, at half

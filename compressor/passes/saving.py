@@ -1,4 +1,4 @@
-"""What a pass could take off a checkpoint at most: what is there for it to work on.
+"""Upper bounds of what a pass can save on a checkpoint.
 
 An upper bound, not a promise: accuracy decides how much of it can really go. A pass says it in
 `Pass.most_saved` of plain facts about the model, so that settings stay free of torch.

@@ -1,4 +1,4 @@
-"""Which examples the compressed model predicts differently: how a person sees what was lost.
+"""Flips: the examples that the compressed model predicts differently, the worst first.
 
 A drop of one point is a number; nine sentences that a model now gets wrong are something that one
 can judge. So the report names every example that turned wrong, or right, the worst first.

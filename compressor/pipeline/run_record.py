@@ -1,4 +1,4 @@
-"""What a run has found out so far, so that a report can be written at any moment."""
+"""The record of a run so far, of which a report can be written at any moment."""
 
 from __future__ import annotations
 

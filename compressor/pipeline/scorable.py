@@ -1,4 +1,4 @@
-"""Can these rows and this budget tell a good model from one that knows nothing?
+"""Checks that rows and budget can tell a good model from one that guesses.
 
 A score that does not depend on the model is perfect for every model. So before anything is done to
 the checkpoint, its own predictions are looked at: whether there is more than one, whether the

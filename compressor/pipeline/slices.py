@@ -1,4 +1,4 @@
-"""Groups of examples with a budget of their own, because compression hurts the rare first.
+"""Slices: groups of examples with a budget of their own, as compression hurts the rare first.
 
 An average over all examples can hold while one class, the long texts or one source of data falls
 apart. A slice is judged like the whole: by a bound on its drop in accuracy, with Holm's correction,

@@ -1,4 +1,4 @@
-"""The way from the baseline to the artifact as a picture: score above, size below, every attempt.
+"""Chart of every attempt from the baseline to the artifact: score above, size below.
 
 An attempt that a gate refused is a cross, one that passed and was not kept a hollow square; the
 line joins the models that the run went on with.

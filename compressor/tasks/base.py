@@ -1,4 +1,4 @@
-"""What a task has to say: how examples become inputs, and what becomes of a model's outputs.
+"""The interface of a task: how examples become inputs, and what becomes of a model's outputs.
 
 A task is one file in this folder with one `Task` subclass, listed in `compressor.tasks`. A task
 owns its outputs: `output` names them in the PyTorch module and in the ONNX graph, `collect` makes

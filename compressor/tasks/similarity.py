@@ -1,4 +1,4 @@
-"""What embeddings are good for: which texts are near, and whether that stayed as it was.
+"""Similarity of embeddings: cosines, and nearest neighbours that stay.
 
 Scales of vectors do not matter here, angles do: similarity is the cosine. The neighbours of a text
 are looked for among the other *different* texts of the split. A text that occurs twice would be its

@@ -1,4 +1,4 @@
-"""What a model computes on its way to the logits, recorded while it runs.
+"""Hooks that record outputs of linear layers of student and teacher while they run.
 
 Which linear layers of student and teacher belong together is decided here, before training.
 """

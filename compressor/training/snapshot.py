@@ -1,4 +1,4 @@
-"""Takes down everything that decides how a training run goes on, and puts it back.
+"""Saves and restores the whole state of a training run: weights, optimizer state, generators.
 
 That is the weights, AdamW's moments, the learning rate's schedule, the generators that dropout
 draws from, and what the loss or the caller keeps from step to step. The order of the batches

@@ -1,4 +1,4 @@
-"""What a teacher has to bring before it can teach, and its outputs."""
+"""Requirements on the teacher of a distillation, and its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What heads, neurons and layers do to the hidden states of real examples, without any gradient."""
+"""Importance of heads, neurons and layers by their activations, without any gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a head or neuron is worth when the units that stay make up for it as well as they can.
+"""Importance of heads and neurons after least squares made up for their removal.
 
 The Fisher information of a mask asks what happens when a unit goes and nothing else changes. Least
 squares will change the output projection afterwards, so a unit that others can imitate is worth

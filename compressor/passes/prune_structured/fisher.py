@@ -1,4 +1,4 @@
-"""Fisher information of mask variables: what a head or neuron is worth, without any label.
+"""Importance of heads and neurons: the Fisher information of their masks, without any label.
 
 A mask variable of 1 multiplies each unit's output. To second order, the KL divergence between the
 model's own predictions before and after a small change of the masks is half their Fisher

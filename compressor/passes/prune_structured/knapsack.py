@@ -1,4 +1,4 @@
-"""Spends a budget where what a choice costs is no multiple of anything, such as measured times."""
+"""Multiple-choice knapsack with costs that are no multiple of anything, such as times."""
 
 from __future__ import annotations
 

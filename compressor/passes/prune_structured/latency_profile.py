@@ -1,4 +1,4 @@
-"""Five rounded figures for what sub-layers take, so that a choice does not follow noise.
+"""Latency of sub-layers in five rounded figures, so that a choice does not follow noise.
 
 Times of single sizes wander by some percent from one measurement to the next, whatever the clock,
 and a search over thousands of combinations follows each of them. What decides is coarser: what a

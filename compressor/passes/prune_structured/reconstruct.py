@@ -1,4 +1,4 @@
-"""Least squares on what stays, from the bottom up, so that each sub-layer gives what it gave.
+"""Least-squares reconstruction of each sub-layer's output after pruning, from the bottom up.
 
 The target of a student's output projection is the teacher's sub-layer output plus the difference of
 the residuals beside it, so errors of the layers below are corrected too; its inputs are those that

@@ -1,4 +1,4 @@
-"""Tries int8 forms of one graph: what each does to the logits, and how long it takes here."""
+"""Compares int8 forms of one graph: the change of the logits, and the latency on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each weight costs in accuracy when it becomes int8, and which are left in float therefore.
+"""Sensitivity of each weight to int8, and which weights stay in float because of it.
 
 Each weight is quantized alone, with its activations as the pass would quantize them, and the logits
 are compared with those of the float graph on the same rows. Without labels: a logit that moves is
