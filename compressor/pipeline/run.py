@@ -6,7 +6,7 @@
 
 The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
 losses add up. Once the output directory is claimed, a report is written whatever happens. How a
-step is done, and when an earlier run has done it already, is the business of `stages.py`.
+step is done, and when an earlier run has done it already, is the business of `cached_work.py`.
 """
 
 from __future__ import annotations

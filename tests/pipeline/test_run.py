@@ -880,7 +880,7 @@ def test_a_disk_that_is_full_in_a_pass_is_no_failure_of_the_pass(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compressor.onnx_graph.onnx_file.save_graph", full)
+    monkeypatch.setattr("compressor.passes.quantize.quantization.save_graph", full)
     steps = [{"kind": "quantize_dynamic", "min_elements": 65}]
     with pytest.raises(EnvironmentMismatch, match="check free space") as caught:
         run(base, begun, passes=steps)
