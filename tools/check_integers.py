@@ -52,7 +52,11 @@ from compressor.tasks import Batch, Example
 from compressor.tasks.image_classification import ImageClassification
 from compressor.tasks.text_classification import TextClassification
 
-TEXT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet")
+TEXT = (
+    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet"),
+    *("data2vec-text", "ernie", "megatron-bert", "roberta-prelayernorm", "roformer"),
+    "xlm-roberta-xl",
+)
 IMAGE = ("vit", "deit", "beit", "dinov2")
 SMALL = {"min_elements": 0}
 FORMS: dict[str, IntegerSettings] = {
@@ -199,6 +203,8 @@ def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
 
 def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
     head = int(random.integers(3, 12))  # odd ones too
+    if kind == "roformer":
+        head += head % 2  # it turns pairs of numbers
     sizes: dict[str, Any] = {
         "hidden_size": 3 * head,
         "num_hidden_layers": 2,
