@@ -8,22 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from compressor.errors import StepFailed
 from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.importance import UnitScores
-from compressor.passes.prune_structured.knapsack import best_choices
 
 Target = Literal["flops", "parameters"]
 # Indices of units by index of the layer, both counted from 0.
 UnitsByLayer = dict[int, list[int]]
+Numbers = NDArray[np.float64]
+
+_STEPS = 20_000  # into which the budget is cut
+_ROUNDING = 1e-12  # of a budget that is met exactly
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,6 @@ class Freedom:
     uniform: bool = False
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Neurons of one layer that stay or go together, next to each other in rank."""
-
-    layer: int
-    size: int
-    score: float  # of all of them
-
-
 def check_ratio(cost: Cost, ratio: float, freedom: Freedom) -> None:
     """Raise `StepFailed` when `ratio` of `cost` cannot go, or only with every unit there is."""
     if freedom.uniform:
@@ -175,50 +169,17 @@ def units_to_remove(
     """Return the heads and the neurons that go, so that the rest costs at most `budget`.
 
     Within a layer the best units stay. A layer may lose all its units, unless all are to stay
-    `uniform`: then the pair of numbers that fits with the highest sum of scores wins.
-    Otherwise, where each unit costs the same, for each number of heads that fits the best heads of
-    all layers stay and the rest of the budget is filled with the best blocks of neurons; the split
-    that keeps the highest sum of scores wins, and while there are units of both kinds less than one
-    of the two is left of the budget. Where the cost is a table, the numbers with the highest sum of
-    scores are found by dynamic programming (`knapsack`).
+    `uniform`: then the pair of numbers that fits with the highest sum of scores wins. Otherwise the
+    numbers of all layers with the highest sum of scores are found by dynamic programming.
 
     `check_ratio` tells whether there is a solution.
-
-    Ref: Kwon et al. 2022, arXiv:2204.09656, algorithm 1. There `constraint` is the share of the
-    cost that stays for FLOPs, and the search by latency lowers its limit inside the loop over
-    numbers of heads; here the budget is the same for every number.
     """
     budget += 1e-9 * cost.total  # a choice that meets the budget exactly is not lost to rounding
     if freedom.uniform:
         heads, neurons = _best_equal_counts(scores, cost, budget, freedom)
-        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
-    if not isinstance(cost, EncoderCost):
+    else:
         heads, neurons = _best_counts(scores, cost, budget, freedom)
-        return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
-    return _where_units_cost_the_same(scores, cost, budget, freedom)
-
-
-def _where_units_cost_the_same(
-    scores: UnitScores, cost: EncoderCost, budget: float, freedom: Freedom
-) -> tuple[UnitsByLayer, UnitsByLayer]:
-    ranked_heads = _best_first(scores.heads)
-    blocks = _blocks(scores.neurons, freedom.round_to)
-    all_neurons = [len(layer) for layer in scores.neurons]
-    best_score, best_heads, best_neurons = -1.0, len(ranked_heads), all_neurons
-    score_of_heads = [0.0, *accumulate(score for score, _, _ in ranked_heads)]
-    for num_heads in range(0 if freedom.heads else len(ranked_heads), len(ranked_heads) + 1):
-        room = budget - cost.fixed - num_heads * cost.head
-        if not freedom.neurons:
-            kept, score = all_neurons, 0.0
-            room -= sum(kept) * cost.neuron
-        else:
-            kept, score = _fill(blocks, room, cost.neuron, len(all_neurons))
-        score += score_of_heads[num_heads]
-        if room >= 0 and score >= best_score:
-            best_score, best_heads, best_neurons = score, num_heads, kept
-    assert best_score >= 0, "check_ratio lets no budget pass that nothing meets"
-    heads_gone = [(layer, unit) for _, layer, unit in ranked_heads[best_heads:]]
-    return _by_layer(heads_gone), _worst(scores.neurons, best_neurons)
+    return _worst(scores.heads, heads), _worst(scores.neurons, neurons)
 
 
 def _equal_counts(cost: Cost, freedom: Freedom) -> Iterator[tuple[int, int]]:
@@ -263,18 +224,21 @@ def _best_counts(
     """Return how many heads and how many neurons each layer keeps, where any numbers may."""
     costs, values, counts = [], [], []
     bare = [cost.of_layer(layer, 0, 0) for layer in range(len(cost.heads))]
+    present = enumerate(zip(cost.heads, cost.neurons, strict=True))
+    fixed = cost.total - sum(cost.of_layer(layer, *units) for layer, units in present)
     of_both = zip(scores.heads, scores.neurons, strict=True)
     for layer, (heads, neurons) in enumerate(of_both):
         for layer_scores, block, may_go, is_heads in (
             (heads, 1, freedom.heads, True),
             (neurons, freedom.round_to, freedom.neurons, False),
         ):
-            options = _counts(len(layer_scores), block, may_go)
+            # The most first: what scores nothing stays where there is room for it.
+            options = _counts(len(layer_scores), block, may_go)[::-1]
             sizes = [(count, 0) if is_heads else (0, count) for count in options]
             costs.append(np.array([cost.of_layer(layer, *size) - bare[layer] for size in sizes]))
             values.append(_sums_of_best(layer_scores)[options].numpy())
             counts.append(options)
-    picks = best_choices(costs, values, budget - sum(bare))
+    picks = best_choices(costs, values, budget - fixed - sum(bare))
     kept = [options[pick] for options, pick in zip(counts, picks, strict=True)]
     return kept[0::2], kept[1::2]
 
@@ -285,49 +249,6 @@ def _sums_of_best(scores: Tensor) -> Tensor:
     return functional.pad(ranked.cumsum(dim=0), (1, 0))
 
 
-def _best_first(scores: Sequence[Tensor]) -> list[tuple[float, int, int]]:
-    units = [
-        (float(score), layer, unit)
-        for layer, layer_scores in enumerate(scores)
-        for unit, score in enumerate(layer_scores)
-    ]
-    return sorted(units, key=lambda item: -item[0])
-
-
-def _blocks(scores: Sequence[Tensor], round_to: int) -> list[_Block]:
-    """Cut each layer's neurons, sorted, into blocks; return all, the best mean score first.
-
-    A layer's blocks stay in order, because their means do not rise.
-    """
-    blocks: list[tuple[float, _Block]] = []
-    for layer, layer_scores in enumerate(scores):
-        ranked = layer_scores.sort(descending=True).values
-        mean = math.inf
-        for start in range(0, len(ranked), round_to):
-            block = ranked[start : start + round_to]
-            # Of equal scores the mean of a smaller block may be higher in the last bit.
-            mean = min(mean, float(block.mean()))
-            blocks.append((mean, _Block(layer, len(block), float(block.sum()))))
-    return [block for _, block in sorted(blocks, key=lambda item: -item[0])]
-
-
-def _fill(
-    blocks: Sequence[_Block], room: float, cost: float, num_layers: int
-) -> tuple[list[int], float]:
-    """Return how many neurons each layer keeps, in blocks that fit into `room`, and their score."""
-    kept, score, full = [0] * num_layers, 0.0, set()
-    for block in blocks:
-        if block.layer in full:
-            continue
-        if block.size * cost > room:
-            full.add(block.layer)  # what follows in this layer is worse
-            continue
-        kept[block.layer] += block.size
-        room -= block.size * cost
-        score += block.score
-    return kept, score
-
-
 def _worst(scores: Sequence[Tensor], kept: Sequence[int]) -> UnitsByLayer:
     return {
         layer: sorted(layer_scores.argsort(descending=True, stable=True)[number:].tolist())
@@ -336,8 +257,68 @@ def _worst(scores: Sequence[Tensor], kept: Sequence[int]) -> UnitsByLayer:
     }
 
 
-def _by_layer(units: Sequence[tuple[int, int]]) -> UnitsByLayer:
-    chosen: UnitsByLayer = {}
-    for layer, unit in sorted(units):
-        chosen.setdefault(layer, []).append(unit)
-    return chosen
+def best_choices(costs: Sequence[Numbers], values: Sequence[Numbers], budget: float) -> list[int]:
+    """Choose one option of each group, for the largest sum of values whose cost is in `budget`.
+
+    `costs[i]` and `values[i]` have shape `(options of group i,)`; the first of equally good options
+    wins. This is the multiple-choice knapsack, solved by dynamic programming over a grid: what an
+    option costs above the cheapest of its group is rounded up to a 20,000th of what the budget
+    leaves for that. So the budget always holds, and only choices that differ in cost by less than
+    such a step for each group may be taken for each other. The budget is not touched in between:
+    what is spent in one group is known to all others.
+
+    Raises `ValueError` when the cheapest options together cost more than `budget`.
+    Ref: Kellerer et al. 2004, Knapsack Problems, section 11.5.
+    """
+    least = sum(float(group.min()) for group in costs)
+    room = budget - least
+    if room < 0:
+        raise ValueError(f"the cheapest options cost {least:g} together, above {budget:g}")
+    # Rounding up may put a choice that fits as many steps too high as there are groups.
+    size = _STEPS + len(costs) + 1
+    best = np.zeros(size)  # the largest sum of values for each number of steps
+    steps = [_in_steps(group - group.min(), room, size) for group in costs]
+    chosen = []
+    for group_steps, group_values in zip(steps, values, strict=True):
+        best, choice = _add_group(best, group_steps, group_values)
+        chosen.append(choice)
+    for left in range(size - 1, _STEPS, -1):
+        picks = _picks(left, steps, chosen)
+        spent = sum(float(group[pick]) for group, pick in zip(costs, picks, strict=True))
+        if spent <= budget + _ROUNDING * abs(budget):
+            return picks
+    return _picks(_STEPS, steps, chosen)
+
+
+def _picks(
+    left: int, steps: Sequence[NDArray[np.int64]], chosen: Sequence[NDArray[np.int64]]
+) -> list[int]:
+    """Return the options behind the best sum of values in `left` steps."""
+    picks = []
+    for group_steps, choice in zip(reversed(steps), reversed(chosen), strict=True):
+        picks.append(int(choice[left]))
+        left -= int(group_steps[picks[-1]])
+    return picks[::-1]
+
+
+def _in_steps(extra: Numbers, room: float, size: int) -> NDArray[np.int64]:
+    """Return whole numbers of steps, `size` where an option does not fit."""
+    if room == 0:
+        return np.where(extra > 0, size, 0)
+    return np.minimum(np.ceil(extra / room * _STEPS), size).astype(np.int64)
+
+
+def _add_group(
+    best: Numbers, steps: NDArray[np.int64], values: Numbers
+) -> tuple[Numbers, NDArray[np.int64]]:
+    """Return the sums with one more group, and its option behind each of them."""
+    found = np.full(len(best), -np.inf)
+    choice = np.zeros(len(best), dtype=np.int64)
+    for option, (needed, value) in enumerate(zip(steps, values, strict=True)):
+        if needed >= len(best):
+            continue
+        candidate = best[: len(best) - needed] + value
+        is_better = candidate > found[needed:]
+        found[needed:][is_better] = candidate[is_better]
+        choice[needed:][is_better] = option
+    return found, choice

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from compressor.models.families.layers import encoder_layers, layer_list
 from compressor.passes.prune_structured.budget import (
     EncoderCost,
     Freedom,
-    _blocks,
+    best_choices,
     check_ratio,
     encoder_cost,
     units_to_remove,
@@ -83,6 +84,32 @@ def test_the_best_split_is_that_of_an_exhaustive_search():
     assert sum(flat) - gone == pytest.approx(best)
     assert heads == {0: [1], 1: [0]}
     assert neurons == {0: [0, 2], 1: [1]}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_with_parts_that_always_stay_the_best_numbers_are_those_of_an_exhaustive_search(seed: int):
+    random = np.random.default_rng(seed)
+    given = scores(random.uniform(0, 2, (2, 3)).tolist(), random.uniform(0, 1, (2, 6)).tolist())
+    cost = EncoderCost(head=3.0, neuron=1.0, heads=(3, 3), neurons=(6, 6), fixed=4.0)
+    budget = random.uniform(8, cost.total)
+
+    heads, neurons = units_to_remove(given, cost, budget, Freedom(round_to=2))
+
+    ranked = [layer.sort(descending=True).values for layer in (*given.heads, *given.neurons)]
+
+    def kept(counts: tuple[int, ...]) -> float:
+        pairs = zip(ranked, counts, strict=True)
+        return sum(float(layer[:count].sum()) for layer, count in pairs)
+
+    every = product(*[range(4)] * 2, *[range(0, 7, 2)] * 2)
+    best = max(kept(c) for c in every if 4 + 3 * (c[0] + c[1]) + c[2] + c[3] <= budget)
+    found = tuple(
+        present - len(gone.get(layer, []))
+        for present, gone in ((3, heads), (6, neurons))
+        for layer in (0, 1)
+    )
+    assert 4 + 3 * sum(found[:2]) + sum(found[2:]) <= budget
+    assert kept(found) == pytest.approx(best)
 
 
 def test_layers_keep_multiples_of_a_block_and_may_lose_everything():
@@ -245,9 +272,50 @@ def test_by_a_table_a_ratio_out_of_reach_is_refused():
         check_ratio(cost, 0.26, Freedom(2, uniform=True))
 
 
-def test_equal_scores_do_not_put_part_of_a_block_before_a_whole_one():
-    """Neurons that leave together share a score; its mean over 6 or 16 may differ in a last bit."""
-    scores = torch.full((22,), 0.21036647491838456, dtype=torch.float64)
-    blocks = _blocks([scores, scores.clone()], round_to=16)
-    for layer in (0, 1):
-        assert [block.size for block in blocks if block.layer == layer] == [16, 6]
+def arrays(*groups: list[float]) -> list[np.ndarray]:
+    return [np.array(group) for group in groups]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_choices_are_those_of_an_exhaustive_search(seed: int):
+    random = np.random.default_rng(seed)
+    costs = [np.sort(random.uniform(0, 1, size)) for size in (4, 5, 3, 6)]
+    values = [np.sort(random.uniform(0, 1, size)) for size in (4, 5, 3, 6)]
+    budget = sum(group[0] for group in costs) + 0.8
+
+    def total(options: tuple[int, ...], of: list[np.ndarray]) -> float:
+        return sum(float(group[option]) for group, option in zip(of, options, strict=True))
+
+    every = product(*(range(len(group)) for group in costs))
+    best = max(total(choice, values) for choice in every if total(choice, costs) <= budget)
+
+    found = tuple(best_choices(costs, values, budget))
+
+    assert total(found, costs) <= budget
+    assert total(found, values) == pytest.approx(best)
+
+
+def test_a_choice_that_meets_the_budget_exactly_is_found():
+    costs, values = arrays([0.1, 0.3], [0.2, 0.4]), arrays([0.0, 1.0], [0.0, 1.0])
+    assert best_choices(costs, values, 0.1 + 0.2 + 0.2 + 0.2) == [1, 1]
+    assert best_choices(costs, values, 0.6) == [1, 0]
+    assert best_choices(costs, values, 0.1 + 0.2) == [0, 0]
+
+
+def test_what_costs_nothing_more_is_taken_and_what_brings_nothing_is_not():
+    # A step of the table: the second and third option take the same time.
+    assert best_choices(arrays([0.0, 1.0, 1.0]), arrays([0.0, 2.0, 3.0]), 1.0) == [2]
+    assert best_choices(arrays([0.0, 1.0, 2.0]), arrays([0.0, 2.0, 2.0]), 2.0) == [1]
+
+
+def test_one_budget_holds_for_all_groups_in_any_order():
+    costs = arrays([0.0, 5.0], [0.0, 3.0], [0.0, 4.0])
+    values = arrays([0.0, 5.0], [0.0, 4.0], [0.0, 4.0])
+    # 3 + 4 fit into 7 and bring 8; a search that takes the most valuable first ends with 5.
+    assert best_choices(costs, values, 7.0) == [0, 1, 1]
+    assert best_choices(costs[::-1], values[::-1], 7.0) == [1, 1, 0]
+
+
+def test_a_budget_below_the_cheapest_options_is_refused():
+    with pytest.raises(ValueError, match=r"the cheapest options cost 3 together, above 2\.5"):
+        best_choices(arrays([1.0, 2.0], [2.0]), arrays([0.0, 1.0], [0.0]), 2.5)
