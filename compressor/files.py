@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _CHUNK = 1 << 20  # bytes
@@ -30,17 +32,26 @@ def gzipped_bytes(path: Path) -> int:
     return total + len(compressor.flush())
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
-    content = text.encode("utf-8", "backslashreplace")
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Give a path to write to, whose content takes the place of `file` at the end, on the disk too.
+
+    A kill leaves the old file or the new one, and a rest that the next writing replaces; what is
+    raised leaves the old one and no rest. One process may write a file at a time.
+    """
     temporary = file.with_name(f".{file.name}.partial")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())  # the rename must not reach the disk before the content
         temporary.replace(file)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    with whole_file(file) as temporary:
+        # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))

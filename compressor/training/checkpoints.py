@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from compressor.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,9 @@ class StateFile:
         facts = json.dumps(state.facts)
         digest = _digest(state.tensors, self.key, facts)
         metadata = {"key": self.key, "facts": facts, "sha256": digest}
-        unfinished = self.path.with_name(f"{self.path.name}.part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state.tensors, unfinished, metadata=metadata)
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())  # the rename must not reach the disk before the content
-        unfinished.replace(self.path)
+        with whole_file(self.path) as temporary:
+            save_file(state.tensors, temporary, metadata=metadata)
 
     def read(self) -> State | None:
         """Return the state; None when there is no file, it is damaged, or has another key."""

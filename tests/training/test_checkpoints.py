@@ -66,7 +66,7 @@ def test_a_state_of_another_run_is_not_read(file: StateFile):
 
 def test_a_file_that_a_kill_left_unfinished_is_not_read_and_does_not_hinder(file: StateFile):
     file.write(STATE)
-    unfinished = file.path.with_name("training.safetensors.part")
+    unfinished = file.path.with_name(".training.safetensors.partial")
     unfinished.write_bytes(file.path.read_bytes()[:100])
 
     assert same(file.read(), STATE)

@@ -220,7 +220,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _scratch_for(path: Path) -> Iterator[Path]:
-    """Yield a path on the same disk as `path`; what is left there in the end goes."""
+    """Yield a path on the same disk as `path`; what is left there in the end goes.
+
+    Several runs share the cache and may write one table at once, each in a folder of its own.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
