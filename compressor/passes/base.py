@@ -199,7 +199,27 @@ class Pass(BaseModel, ABC):
 
         Raises pydantic's `ValidationError` when they are wrong.
         """
-        return cls.variant_for(given).model_validate(given, context=dict(context or {}))
+        read = cls.as_left_out(given)
+        return cls.variant_for(given).model_validate(read, context=dict(context or {}))
+
+    @classmethod
+    def as_left_out(cls, given: Mapping[str, object]) -> Mapping[str, object]:
+        """Return `given` without what says no more than leaving it out would.
+
+        Of a pass with several variants that is a setting of another one at its default, as a report
+        lists it, and null where a variant has a default of its own.
+        """
+        own, variants = cls.variant_for(given), cls.variants()
+
+        def says_nothing(name: str, value: object) -> bool:
+            fields = [item.model_fields[name] for item in variants if name in item.model_fields]
+            defaults = [field.default for field in fields]
+            if name not in own.model_fields:
+                return bool(fields) and (value is None or value in defaults)
+            is_shared = len(fields) == len(variants) and len(set(map(repr, defaults))) == 1
+            return value is None and not is_shared and not own.model_fields[name].is_required()
+
+        return {name: value for name, value in given.items() if not says_nothing(name, value)}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -214,6 +214,7 @@ def _to_pass(value: Any, info: ValidationInfo) -> Any:
         hint = did_you_mean(str(kind), known)
         raise rule_error([Mistake(("kind",), f"unknown pass {show(kind)}{hint}")])
     settings = known[kind].settings.variant_for(value)
+    value = settings.as_left_out(value)
     if info.mode == "json":
         # Strict, so that "0.4" is no number; JSON, so that lists and paths keep their plain form.
         return settings.model_validate_json(json.dumps(value), strict=True, context=info.context)
@@ -519,7 +520,11 @@ def _readable(
         if isinstance(kind, str) and kind in known:
             settings = known[kind].settings.variant_for(entry)
             step, found = readable_part(
-                settings, entry, context=context, stand_ins={}, variants=_variants()
+                settings,
+                settings.as_left_out(entry),
+                context=context,
+                stand_ins={},
+                variants=_variants(),
             )
             mistakes += [Mistake(("passes", index, *item.path), item.message) for item in found]
         passes.append(_Unread(on_failure=None) if step is None else step)

@@ -772,3 +772,24 @@ def test_a_latency_table_that_is_none_is_a_mistake_in_the_recipe(tmp_path: Path)
         PruneStructured.of(BY_LATENCY, context={"base_dir": tmp_path})
     with pytest.raises(ValidationError, match="no such file"):
         PruneStructured.of(BY_LATENCY, context={"base_dir": tmp_path / "elsewhere"})
+
+
+@pytest.mark.parametrize("method", [PruneByScores, PruneByReconstruction])
+def test_settings_as_a_report_lists_them_with_those_of_the_other_method_are_read(
+    method: type[PruneStructured],
+):
+    # Reports of earlier versions list every setting of both methods, with null for what is open.
+    other = PruneByReconstruction if method is PruneByScores else PruneByScores
+    listed = {
+        **{name: field.default for name, field in other.model_fields.items()},
+        **dict.fromkeys(("target", "round_to", "calibration_rows", "scope")),
+        "kind": "prune_structured",
+        "method": method.model_fields["method"].default,
+        "ratio": 0.5,
+    }
+    assert PruneStructured.of(listed) == method(ratio=0.5)
+
+
+def test_null_is_still_refused_where_both_methods_have_one_default():
+    with pytest.raises(ValidationError, match="steps"):
+        PruneStructured.of({"kind": "prune_structured", "ratio": 0.5, "steps": None})
