@@ -1,4 +1,4 @@
-"""Draws rows by label: seeded, stratified, and the same on every machine."""
+"""Chooses rows: by label, by chance, by length or evenly spread; always the same ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from compressor.tasks import Example, length_of
 
 
 def sample_rows(
@@ -29,6 +31,28 @@ def sample_rows(
         for label, quota in enumerate(stratified_counts(sizes.tolist(), count))
     ]
     return np.sort(rows[np.concatenate(picked)])
+
+
+def evenly_spread(total: int, count: int) -> NDArray[np.int64]:
+    """Return at most `count` of the positions below `total`, ascending: first and last are in."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round()).astype(np.int64)
+
+
+def drawn_by_chance(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Return at most `count` of the positions below `total` in random order, all as likely."""
+    return np.random.default_rng(seed).permutation(total)[:count]
+
+
+def drawn_by_length(
+    examples: Sequence[Example], count: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return at most `count` positions in random order, each in proportion to the rest's lengths.
+
+    Ref: Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir.
+    """
+    lengths = np.array([max(1, length_of(example)) for example in examples])
+    order: NDArray[np.int64] = (random.exponential(size=len(lengths)) / lengths).argsort()
+    return order[:count]
 
 
 def stratified_counts(sizes: Sequence[int], total: int) -> list[int]:

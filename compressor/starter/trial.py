@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from compressor.data import Dataset
+from compressor.data.sampling import evenly_spread
 from compressor.errors import RecipeError
 from compressor.measurements import LABEL_FREE, SPEARMAN
 from compressor.models.torch_model import TorchModel
@@ -150,7 +151,7 @@ def _spread(split: Dataset, count: int) -> Dataset:
     pairs = len(split) // together
     if count >= pairs * together:
         return split
-    chosen = np.unique(np.linspace(0, pairs - 1, max(1, count // together)).round().astype(int))
+    chosen = evenly_spread(pairs, max(1, count // together))
     rows = (chosen[:, None] * together + np.arange(together)).ravel()
     return replace(
         split,

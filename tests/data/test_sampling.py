@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.data.sampling import sample_rows, stratified_counts
+from compressor.data.sampling import (
+    drawn_by_chance,
+    drawn_by_length,
+    evenly_spread,
+    sample_rows,
+    stratified_counts,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +54,21 @@ def test_a_sample_is_the_same_in_every_release() -> None:
 def test_rows_that_are_not_consecutive_are_sampled_by_value() -> None:
     rows = sample_rows(np.array([3, 5, 9]), np.array([0, 0, 1]), 3, seed=0, purpose="x")
     assert rows.tolist() == [3, 5, 9]
+
+
+def test_positions_are_spread_evenly_from_the_first_to_the_last():
+    assert evenly_spread(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spread(3, 9).tolist() == [0, 1, 2]
+
+
+def test_positions_drawn_by_chance_are_the_first_of_one_order():
+    assert drawn_by_chance(10, 4, seed=1).tolist() == drawn_by_chance(10, 10, seed=1).tolist()[:4]
+    assert sorted(drawn_by_chance(10, 20, seed=1).tolist()) == list(range(10))
+
+
+def test_a_long_text_is_drawn_as_often_as_its_length_says():
+    examples = ["a" * 9, "b"]
+    firsts = [
+        int(drawn_by_length(examples, 1, np.random.default_rng(seed))[0]) for seed in range(400)
+    ]
+    assert firsts.count(1) / len(firsts) == pytest.approx(0.1, abs=0.05)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.families.layers import EncoderLayer, encoder_layers, require_prunable_heads
 from compressor.models.structure import configure_shape, keep_layers
@@ -276,8 +276,7 @@ def calibration_batches(
 ) -> Iterator[LabelledInputs]:
     """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
     dataset = context.calibration
-    chosen = np.random.default_rng(context.seed).permutation(len(dataset))
-    chosen = chosen[: settings.calibration_rows]
+    chosen = drawn_by_chance(len(dataset), settings.calibration_rows, context.seed)
     with context.progress.bar(description, len(chosen)) as advance:
         for start in range(0, len(chosen), _ROWS_PER_BATCH):
             rows = chosen[start : start + _ROWS_PER_BATCH]

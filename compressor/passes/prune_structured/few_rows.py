@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from compressor.data import Dataset
+from compressor.data.sampling import drawn_by_length
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import PassContext
@@ -171,7 +171,7 @@ def store_inputs(
     Raises `StepFailed` when there are none.
     """
     random = np.random.default_rng(seed)
-    chosen = _drawn_by_length(dataset, random)[:max_rows]
+    chosen = drawn_by_length(dataset.examples, max_rows, random)
     if len(chosen) == 0:
         raise StepFailed(
             f"{dataset.source}: measuring the model needs calibration rows, got none; give "
@@ -203,16 +203,6 @@ def store_inputs(
         num_distinct_tokens=num_distinct,
         numbers=tuple(numbers),
     )
-
-
-def _drawn_by_length(dataset: Dataset, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return all rows in random order, each time drawn in proportion to the lengths of the rest.
-
-    Ref: Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir.
-    """
-    lengths = np.array([max(1, length_of(example)) for example in dataset.examples])
-    order: NDArray[np.int64] = (random.exponential(size=len(lengths)) / lengths).argsort()
-    return order
 
 
 def _rows(model: TorchModel, inputs: Mapping[str, Tensor]) -> Iterator[tuple[bytes, int]]:

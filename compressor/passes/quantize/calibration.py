@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compressor.data import Dataset
+from compressor.data.sampling import evenly_spread
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import open_session
 from compressor.onnx_graph.observers import ActivationStatistics
@@ -144,8 +145,8 @@ def sampled_rows(context: PassContext, num_rows: int) -> tuple[list[Example], in
 
 def spread_rows(dataset: Dataset, num_rows: int) -> list[Example]:
     """Return at most `num_rows` of a split, evenly spread over it, the shortest first."""
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_rows, len(dataset))).round())
-    return sorted((dataset.examples[int(row)] for row in chosen), key=length_of)
+    chosen = evenly_spread(len(dataset), num_rows)
+    return sorted((dataset.examples[row] for row in chosen), key=length_of)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from compressor.data.sampling import evenly_spread
 from compressor.errors import EnvironmentMismatch
 from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
@@ -84,8 +85,8 @@ def race(
     rows = in_batches(examples, _BATCH_SIZE, encode)
     reference = encode.task.collect([plain.predict(batch) for batch in rows], rows)
     timed = in_batches(examples, settings.batch_size, encode)
-    spread = np.unique(np.linspace(0, len(timed) - 1, min(_TIMED, len(timed))).round())
-    steady = _time(quantization, opened, [timed[int(place)] for place in spread])
+    spread = evenly_spread(len(timed), _TIMED)
+    steady = _time(quantization, opened, [timed[place] for place in spread])
     _require_steady(steady)
     results = []
     for name, form in opened.items():

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.activation_ranges import static_scale
@@ -176,8 +177,7 @@ def _compare(model: TorchModel, batches: Sequence[Batch], wanted: Outputs) -> _C
 
 def _measured(settings: QuantizeAwareTrain, context: PassContext) -> Iterator[list[Example]]:
     dataset = context.calibration
-    chosen = np.random.default_rng(context.seed).permutation(len(dataset))
-    chosen = chosen[: settings.measured_rows]
+    chosen = drawn_by_chance(len(dataset), settings.measured_rows, context.seed)
     if len(chosen) == 0:
         raise StepFailed(
             f"{dataset.source}: quantize_aware_train measures on the calibration split, and it is "
