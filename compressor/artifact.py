@@ -38,6 +38,7 @@ from compressor.onnx_graph.onnx_file import data_files
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.setting_errors import each_key_once
 from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names
+from compressor.words import listing
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -269,15 +270,16 @@ def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:
     bad = [name for name, expected in listed.items() if _sha256_of(directory / name) != expected]
     if bad:
         raise EnvironmentMismatch(
-            f"{directory}: {_some(bad)} missing or changed since the artifact was written; "
-            f"copy it again"
+            f"{directory}: {listing(bad, _MOST_NAMED)} missing or changed since the artifact "
+            f"was written; copy it again"
         )
     read = {path.relative_to(directory).as_posix() for path in _read_if_there(directory)}
     read |= {path.as_posix() for path in data_files(directory / MODEL)}
     if unlisted := sorted(read - set(listed) - {MANIFEST}):
         raise EnvironmentMismatch(
-            f"{directory}: {_some(unlisted)} would be read with the artifact, but {MANIFEST} does "
-            f"not list it, so nobody measured what it changes; remove it, or {_AGAIN}"
+            f"{directory}: {listing(unlisted, _MOST_NAMED)} would be read with the artifact, but "
+            f"{MANIFEST} does not list it, so nobody measured what it changes; remove it, or "
+            f"{_AGAIN}"
         )
 
 
@@ -296,11 +298,6 @@ def _sha256_of(path: Path) -> str | None:
         return sha256(path) if path.is_file() else None
     except OSError:  # a loop of links, or no right to read it
         return None
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _preprocessor(task: Task, folder: Path) -> Any:

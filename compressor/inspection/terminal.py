@@ -11,7 +11,7 @@ from rich.text import Text
 
 from compressor.inspection.facts import LogitChange, MatmulFacts, OnnxFacts, SaturationFacts
 from compressor.report import units
-from compressor.words import counted, verb_for
+from compressor.words import counted, listing, verb_for
 
 if TYPE_CHECKING:
     from compressor.inspection.checkpoint import CheckpointFacts, LayerFacts
@@ -57,10 +57,9 @@ def _not_finite(counts: Mapping[str, int]) -> Iterable[RenderableType]:
         return
     worst = sorted(counts, key=lambda name: -counts[name])
     broken = sum(counts.values())
-    more = f" and {len(worst) - _WORST} more" if len(worst) > _WORST else ""
     yield Text(
         f"broken: {counted(broken, 'weight')} {verb_for(broken, 'is', 'are')} NaN or infinite, in "
-        f"{', '.join(worst[:_WORST])}{more}; no pass takes it, train or export it again",
+        f"{listing(worst, _WORST)}; no pass takes it, train or export it again",
         style="bold red",
     )
 

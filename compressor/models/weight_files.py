@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from compressor.errors import EnvironmentMismatch
-from compressor.words import counted, verb_for
+from compressor.words import counted, listing, verb_for
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -178,5 +178,4 @@ def _check_index(
 
 def shown(keys: Sequence[str], most: int = 5) -> str:
     """Return the first of several keys, and how many there are in all."""
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(f"'{key}'" for key in keys[:most]) + more
+    return listing([f"'{key}'" for key in keys], most)
