@@ -492,6 +492,7 @@ def test_missing_proof_can_be_accepted_and_the_report_says_so(
 class Harm(TorchPass):
     """A pass that does what a test asks."""
 
+    about = PASSES["finetune"].settings.about
     kind: str = "finetune"
     harm: str = "raise"
 
@@ -947,6 +948,7 @@ def test_the_report_names_the_predictions_that_changed_and_no_text_that_must_sta
 class Renumber(TorchPass):
     """A pass that gives the tokens other ids and moves the rows of the table with them."""
 
+    about = PASSES["finetune"].settings.about
     kind: str = "finetune"
 
     def apply(self, model: TorchModel, context: PassContext) -> TorchModel:

@@ -20,7 +20,7 @@ def record_and_fail(step: PruneMagnitude, model: TorchModel, context: PassContex
 def test_what_a_pass_recorded_is_in_the_report_even_when_it_failed(
     tiny_bert_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(PruneMagnitude, "apply", record_and_fail)
+    monkeypatch.setattr("compressor.passes.prune_magnitude.apply.apply", record_and_fail)
     (tmp_path / "rows.csv").write_text("text,label\n" + "good good,1\nbad film,0\n" * 4)
     recipe = {
         "model": {"checkpoint": str(tiny_bert_dir)},

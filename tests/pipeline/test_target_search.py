@@ -119,6 +119,7 @@ def search(
     log = RunLog(
         recipe={}, recipe_name="", max_drop=max_drop, environment={}, source_checkpoint="",
         labels=("no", "yes"), baseline=ModelRecord(score(1.0), size(1.0)),
+        task="text-classification",
     )  # fmt: skip
     stages: Any = Stages(recipe, broken, empty, progress)
     whole: Any = (1.0, 1.0)
