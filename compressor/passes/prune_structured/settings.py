@@ -61,6 +61,8 @@ class PruneStructured(TorchPass):
     arXiv:1710.01878.
     """
 
+    asks_for_variant: ClassVar[frozenset[str]] = frozenset({"target"})
+
     kind: Literal["prune_structured"] = "prune_structured"
     _readings_of_units: ClassVar[int]  # of a row, in each step
 
