@@ -154,7 +154,7 @@ class Pass(BaseModel, ABC):
     about: ClassVar[About]  # in each pass
     # Settings of one variant that nobody writes but to have it, at whatever value.
     asks_for_variant: ClassVar[frozenset[str]] = frozenset()
-    kind: str  # a Literal in each pass; the same word as its file name
+    kind: str  # a Literal in each pass; its key in `PASSES`
     on_failure: Literal["stop", "repair"] | None = Field(
         None,
         description=(
@@ -217,7 +217,9 @@ class Pass(BaseModel, ABC):
             fields = [item.model_fields[name] for item in variants if name in item.model_fields]
             defaults = [field.default for field in fields]
             if name not in own.model_fields:
-                is_default = value in defaults and name not in cls.asks_for_variant
+                # By how it is written: true is no 1.
+                is_default = repr(value) in map(repr, defaults)
+                is_default &= name not in cls.asks_for_variant
                 return bool(fields) and (value is None or is_default)
             is_shared = len(fields) == len(variants) and len(set(map(repr, defaults))) == 1
             return value is None and not is_shared and not own.model_fields[name].is_required()

@@ -173,7 +173,7 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
     """Return how to prune, or None and why the rows do not allow it."""
     module = trial.model.module
     found = distinct_tokens(trial)
-    wanted = math.ceil(_ENOUGH_TOKENS * most_unknowns(module)[0])
+    wanted = math.ceil(_ENOUGH_TOKENS * most_unknowns(module))
     if found < wanted:
         donor = rows.train or rows.search
         needed = math.ceil(donor * wanted / max(1, found))

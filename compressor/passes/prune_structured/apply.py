@@ -489,7 +489,7 @@ def _read_rows(
     """Encode the calibration rows; raise `StepFailed` when the model does not do."""
     if settings.head_ratio != 0:
         require_prunable_heads(model.module)
-    unknowns, _ = most_unknowns(model.module)
+    unknowns = most_unknowns(model.module)
     return read_rows(model, context, settings.calibration_rows, unknowns=unknowns)
 
 

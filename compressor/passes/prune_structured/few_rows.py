@@ -41,17 +41,11 @@ class RowsRead:
     own_rows: int  # of the calibration split; the others are of the train split
     own_tokens: int  # that differ, of those rows
     tokens_needed: int
-    rows_needed: int  # by a head, which reads one vector of each row; 0 where none is fitted
 
     @property
     def are_few(self) -> bool:
         """Return whether least squares on tokens needs a firmer ridge than the settings say."""
         return self.inputs.num_distinct_tokens < self.tokens_needed
-
-    @property
-    def are_few_for_a_head(self) -> bool:
-        """Return whether least squares on one vector of each row needs it."""
-        return self.inputs.num_distinct_rows < self.rows_needed
 
     @property
     def borrowed(self) -> int:
@@ -83,7 +77,7 @@ class RowsRead:
     ) -> None:
         """Record what least squares read and chose, and note it where rows are few."""
         method, reason = self._method(choices)
-        if self.are_few or self.are_few_for_a_head:
+        if self.are_few:
             _say(context, reason)
         fits = {
             place: {"ridge": choice.ridge, "error_on_rows_left_out": choice.held_out}
@@ -99,7 +93,6 @@ class RowsRead:
                 "rows_that_differ": self.inputs.num_distinct_rows,
                 "tokens_that_differ": self.inputs.num_distinct_tokens,
                 "tokens_needed": self.tokens_needed,
-                "rows_needed": self.rows_needed,
                 "ridge": ridge,
                 "fits": fits,
             },
@@ -114,9 +107,6 @@ class RowsRead:
         few = (
             f"few rows for least squares ({counted(rows, 'row')} and {tokens:,} tokens that "
             f"differ; {needed:,} tokens would be plenty)"
-            if self.are_few
-            else f"few rows for the head ({counted(rows, 'row')} that differ; {self.rows_needed:,} "
-            f"would be plenty)"
         )
         ridges = [choice.ridge for choice in choices.values() if choice.ridge is not None]
         if ridges:
@@ -139,21 +129,19 @@ class RowsRead:
         )
 
 
-def read_rows(
-    model: TorchModel, context: PassContext, max_rows: int, *, unknowns: int, of_head: int = 0
-) -> RowsRead:
+def read_rows(model: TorchModel, context: PassContext, max_rows: int, *, unknowns: int) -> RowsRead:
     """Encode at most `max_rows` of the calibration split, and of the train split if they are few.
 
-    `unknowns` are those of the largest fit on tokens, `of_head` on one vector of each row.
+    `unknowns` are those of the largest fit.
 
     Raises `StepFailed` when there is no row.
     """
     directory, own = context.work_dir / "calibration", context.calibration
     inputs = store_inputs(model, own, max_rows, context.seed, directory)
     needed = TOKENS_FOR_EACH_UNKNOWN * unknowns
-    rows = RowsRead(inputs, inputs.num_rows, inputs.num_distinct_tokens, needed, of_head)
+    rows = RowsRead(inputs, inputs.num_rows, inputs.num_distinct_tokens, needed)
     room = max_rows - len(own)
-    if not (rows.are_few or rows.are_few_for_a_head) or own.spare is None or room <= 0:
+    if not rows.are_few or own.spare is None or room <= 0:
         return rows
     more = store_inputs(model, own.joined(room), max_rows, context.seed, directory)
     return replace(rows, inputs=more)

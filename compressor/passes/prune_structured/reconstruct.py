@@ -98,17 +98,14 @@ class CalibrationInputs:
         return self.num_tokens / self.num_rows
 
 
-def most_unknowns(module: Any) -> tuple[int, str]:
-    """Return the most unknowns that least squares has in a sub-layer, and which one that is."""
-    return max(
-        (width + 1, f"{name} of layer {layer.index}")
+def most_unknowns(module: Any) -> int:
+    """Return the most unknowns that least squares has in a sub-layer."""
+    return 1 + max(
+        width
         for layer in encoder_layers(module)
-        for name, width in (
-            (
-                "the attention",
-                layer.num_heads * (layer.attention.head_dim if layer.attention else 0),
-            ),
-            ("the feed-forward network", layer.num_neurons),
+        for width in (
+            layer.num_heads * (layer.attention.head_dim if layer.attention else 0),
+            layer.num_neurons,
         )
     )
 
