@@ -109,7 +109,7 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
         observe()
         after = _compare(model, rows, wanted)
     context.note(summary.sentence())
-    _note_change(before, after, context)
+    _note_change(before, after, model.task.output_words, context)
     is_kept = settings.keep_if_worse or after.logit_rms < before.logit_rms
     if not is_kept:
         model.module.load_state_dict(untrained)
@@ -145,7 +145,9 @@ class _Comparison:
     logit_rms: float
 
 
-def _note_change(before: _Comparison, after: _Comparison, context: PassContext) -> None:
+def _note_change(
+    before: _Comparison, after: _Comparison, output: str, context: PassContext
+) -> None:
     """Note what the training changed in how far int8 is from the teacher."""
     words = f"int8 as simulated, on {counted(after.num_rows, 'calibration row')}: "
     if before.changed is not None and after.changed is not None:
@@ -153,7 +155,6 @@ def _note_change(before: _Comparison, after: _Comparison, context: PassContext) 
             f"predictions that differ from the float model's {100 * before.changed:.2f}% -> "
             f"{100 * after.changed:.2f}%, "
         )
-    output = "vectors" if before.changed is None else "logits"
     context.note(
         f"{words}error of the {output} {before.logit_rms:.4f} -> {after.logit_rms:.4f} (root mean "
         f"square)"
