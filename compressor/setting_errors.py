@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
-from compressor.words import counted
+from compressor.words import counted, few_of
 
 KeyPath = tuple[str | int, ...]
 Value = TypeVar("Value", bound=Hashable)
@@ -98,8 +98,7 @@ def listing(names: Sequence[str]) -> str:
     >>> listing(["a", "b"])
     'a, b'
     """
-    shown = ", ".join(_shortened(name) for name in names[:_MOST_NAMES])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > _MOST_NAMES else shown
+    return few_of([_shortened(name) for name in names], _MOST_NAMES)
 
 
 def first_repeated(values: Iterable[Value]) -> Value | None:

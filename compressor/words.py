@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MINUS = "−"
 # Control characters (but not tab and line ends), lone surrogates, which UTF-8 cannot carry, and the
@@ -42,6 +42,16 @@ def listing(names: Iterable[str], most: int = 20) -> str:
     known = list(names)
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return ", ".join(known[:most]) + more
+
+
+def few_of(names: Sequence[str], most: int = 6) -> str:
+    """Return the first of `names` and, where there are more, how many there are in all.
+
+    >>> few_of(["a", "b"], most=2), few_of(["a", "b", "c"], most=2)
+    ('a, b', 'a, b, ... (3 in all)')
+    """
+    shown = ", ".join(names[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown
 
 
 def noun_for(amount: int, noun: str, plural: str | None = None) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import listing
+from compressor.words import few_of
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -78,7 +79,7 @@ def guess_columns(
     chosen = tuple(inputs) or (_image(place, rest) if is_image else _text(place, rest))
     if found.label is None and not inputs and set(columns) != set(chosen):
         raise RecipeError(
-            f"{name}: no column holds the checkpoint's labels ({_few(labels)}) or ids "
+            f"{name}: no column holds the checkpoint's labels ({few_of(labels)}) or ids "
             f"0..{len(labels) - 1} ({_listing(columns)}); give --label COLUMN, with "
             f"--label-names where the data calls its classes otherwise"
         )
@@ -170,8 +171,8 @@ def _names(
     if spelling is None:
         found = sorted({str(value) for value in values})
         raise RecipeError(
-            f"{name}: column '{column}' holds {_few(found)}, the checkpoint's labels are "
-            f"{_few(labels)}; give --label-names with the data's names in that order, separated "
+            f"{name}: column '{column}' holds {few_of(found)}, the checkpoint's labels are "
+            f"{few_of(labels)}; give --label-names with the data's names in that order, separated "
             f"by commas, or another --label"
         )
     return spelling or None
@@ -256,7 +257,3 @@ def _is_image(values: Sequence[Any]) -> bool:
 
 def _listing(columns: Columns) -> str:
     return f"columns: {listing(list(columns))}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")

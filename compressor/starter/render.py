@@ -19,7 +19,7 @@ from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
 from compressor.starter.plan import Plan, Pruning
 from compressor.tasks import NO_LIMIT
-from compressor.words import counted, points
+from compressor.words import counted, few_of, points
 
 # Words that YAML may read as they are, such as no number; anything else is quoted.
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
@@ -252,8 +252,7 @@ def _scalar(text: str) -> str:
 
 
 def _short(names: tuple[str, ...]) -> str:
-    shown = ", ".join(" ".join(name.split()) for name in names[:6])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+    return few_of([" ".join(name.split()) for name in names])
 
 
 def _line(text: str, comment: str) -> str:

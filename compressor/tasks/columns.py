@@ -28,7 +28,7 @@ from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.table import BadRows, Table
-from compressor.words import counted
+from compressor.words import counted, few_of
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
@@ -183,8 +183,8 @@ def read_class_ids(
     """
     if data_names is not None and len(data_names) != len(labels):
         raise RecipeError(
-            f"data.label_names: {counted(len(data_names), 'name')} ({_few(data_names)}), but the "
-            f"checkpoint has {counted(len(labels), 'label')} ({_few(labels)}); give one name a "
+            f"data.label_names: {counted(len(data_names), 'name')} ({few_of(data_names)}), but the "
+            f"checkpoint has {counted(len(labels), 'label')} ({few_of(labels)}); give one name a "
             f"label, in its order"
         )
     values = _whole_numbers(table.columns[column])
@@ -266,17 +266,17 @@ def _ids(
     if all(numbers):
         return _checked_ids(table, column, [int(value) for value in values], labels)
     owner = "data.label_names" if data_names is not None else "the checkpoint"
-    found = _few(sorted(dict.fromkeys(values)))
+    found = few_of(sorted(dict.fromkeys(values)))
     if 2 * sum(numbers) > len(values):  # ids, but for some rows: those are what is wrong
         row = numbers.index(False)
         raise RecipeError(
             f"{table.place(row)}: {column} '{values[row]}' is no class id, as most rows have, and "
-            f"no label of {owner} ({_few(names)}); correct the row, or remove it"
+            f"no label of {owner} ({few_of(names)}); correct the row, or remove it"
         )
     raise RecipeError(
         f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
-        f"has {found}, {owner} has {_few(names)}; list the data's names in data.label_names in the "
-        f"order of the classes {_few(labels)}{_spelled(values, labels)}"
+        f"has {found}, {owner} has {few_of(names)}; list the data's names in data.label_names in "
+        f"the order of the classes {few_of(labels)}{_spelled(values, labels)}"
     )
 
 
@@ -297,15 +297,10 @@ def _checked_ids(
         if not 0 <= value < len(labels):
             bad.add(
                 f"{table.place(row)}: {column} {value} is outside 0..{len(labels) - 1} "
-                f"(the checkpoint's labels: {_few(labels)})"
+                f"(the checkpoint's labels: {few_of(labels)})"
             )
     bad.check()
     return np.array(values, dtype=np.int64)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
 
 
 def _read_image(value: Any, table: Table, row: int) -> NDArray[np.uint8]:

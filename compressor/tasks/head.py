@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from compressor.words import counted
+from compressor.words import counted, few_of
 
 # How the names of architectures end whose outputs no task reads, and what they give.
 _OTHER_HEADS: Mapping[str, str] = {
@@ -94,8 +94,9 @@ def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
         labels = tuple(f"LABEL_{index}" for index in range(2 if count is None else count))
         if ids and not set(ids) <= set(labels):
             raise HeadProblem(
-                f"label2id names {_few(list(ids))}, but id2label is missing, and then transformers "
-                f"calls the classes {_few(labels)}; write id2label, {{number: name}}, beside it"
+                f"label2id names {few_of(list(ids))}, but id2label is missing, and then "
+                f"transformers calls the classes {few_of(labels)}; write id2label, {{number: "
+                f"name}}, beside it"
             )
         return labels
     if not isinstance(names, Mapping) or not names:
@@ -117,15 +118,15 @@ def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 def _require_agreement(labels: tuple[str, ...], count: int | None, ids: Mapping[str, Any]) -> None:
     if count not in (None, len(labels)):
         raise HeadProblem(
-            f"num_labels is {count}, but id2label names {len(labels)} ({_few(labels)}); remove "
+            f"num_labels is {count}, but id2label names {len(labels)} ({few_of(labels)}); remove "
             f"num_labels, or name every class"
         )
     twice = next((name for name in labels if labels.count(name) > 1), None)
     if twice is not None:
         places = [index for index, name in enumerate(labels) if name == twice]
         raise HeadProblem(
-            f"id2label calls classes {_few(list(map(str, places)))} all '{twice}'; give each class "
-            f"a name of its own"
+            f"id2label calls classes {few_of(list(map(str, places)))} all '{twice}'; give each "
+            f"class a name of its own"
         )
     # Names that id2label does not know are what transformers leaves there, LABEL_0 and so on.
     for index, name in enumerate(labels):
@@ -180,7 +181,7 @@ def require_choice(
             source = "without id2label transformers' default"
         raise HeadProblem(
             f"{rows[0]} among the weights has {counted(rows[1], 'row')}, one for each label, but "
-            f"{source} names {counted(len(labels), 'label')} ({_few(labels)}); take both files "
+            f"{source} names {counted(len(labels), 'label')} ({few_of(labels)}); take both files "
             f"from the same save, or name every class in id2label"
         )
 
@@ -228,8 +229,3 @@ def _head_rows(tensors: Mapping[str, HasShape]) -> tuple[str, int] | None:
         if name in tensors and len(tensors[name].shape) >= 2:
             return name, tensors[name].shape[0]
     return None
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
