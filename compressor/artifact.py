@@ -8,7 +8,6 @@ imports torch.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from pydantic import (
 )
 
 from compressor.errors import EnvironmentMismatch
-from compressor.files import sha256, write_whole
+from compressor.files import facts_sha256, sha256, write_whole
 from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
@@ -254,9 +253,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what a manifest says besides its own SHA-256."""
-    content = {key: value for key, value in manifest.items() if key != _OWN_DIGEST}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return facts_sha256({key: value for key, value in manifest.items() if key != _OWN_DIGEST})
 
 
 def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:

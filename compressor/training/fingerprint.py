@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 import transformers
 
 from compressor.data import Dataset, fingerprint
+from compressor.files import facts_sha256
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import longest
 from compressor.training.checkpoints import digest_of_tensors
@@ -57,7 +56,7 @@ def training_key(
         "goal": dict(goal),
         "versions": [version("compressor"), torch.__version__, transformers.__version__],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return facts_sha256(facts)
 
 
 def _encoding(model: TorchModel, dataset: Dataset) -> str:

@@ -7,7 +7,6 @@ read, or is about something else, is measured again and replaced, and the caller
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from onnx import TensorProto, helper
 from sklearn.isotonic import isotonic_regression
 
 from compressor.errors import EnvironmentMismatch, StepFailed
+from compressor.files import facts_sha256
 from compressor.machine.environment import describe_environment
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.onnx_graph.onnx_file import save_graph
@@ -134,8 +134,7 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
     """
     made_on = _made_on(situation)
     key = {"format": FORMAT, "situation": asdict(situation), "made_on": made_on}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = cache_directory() / "latency" / f"{digest[:24]}.json"
+    path = cache_directory() / "latency" / f"{facts_sha256(key)[:24]}.json"
     replaced = None
     if path.is_file():
         try:
