@@ -27,17 +27,6 @@ SCHEMA_VERSION = 1
 Verdict = Literal[
     "passed", "budget_exceeded", "not_certified", "failed", "stopped", "internal_error"
 ]
-# Metrics that need no labels, because they compare with the untouched checkpoint's outputs on the
-# same examples: of a classifier the share of equal predictions, of embeddings the mean cosine
-# similarity and the mean share of nearest neighbours that stay.
-AGREEMENT = "agreement"
-COSINE = "cosine"
-RANK_AGREEMENT = "rank_agreement"
-LABEL_FREE = frozenset({AGREEMENT, COSINE, RANK_AGREEMENT})
-# The rank correlation of pairs' cosine similarities with the grades that people gave them.
-SPEARMAN = "spearman"
-# Metrics to which an example contributes a number, so that a score moves by less than an example.
-OF_NUMBERS = frozenset({COSINE, RANK_AGREEMENT, SPEARMAN})
 TargetKind = Literal["max_megabytes", "speedup", "strongest"]
 FlipKind = Literal["lost", "won", "changed"]
 End = Literal["baseline", "final"]
@@ -57,8 +46,12 @@ class Score:
     each text's nearest neighbour among the split's other texts, as their position.
 
     `shares`, shape `(num_examples,)`, is what each example contributes, where that is a number: the
-    score is their mean or, for a rank correlation, taken from them; an example is a text, or for
-    `spearman` a pair of them. `kept` is what else the task needs of the examples, such as vectors.
+    score is their mean or, for a rank correlation, taken from them. `sums`, shape `(num_units,
+    num_sums)`, is what each unit adds to the sums that the score is taken from, where it is no mean
+    of numbers. A unit is what `Metric.unit` says, such as a text, a pair of texts, or a query with
+    all its candidates; `units`, shape `(num_rows,)`, is the number of the unit that each example of
+    the split belongs to, None where each is one. `kept` is what else the task needs of the
+    examples, such as vectors.
     """
 
     metric: str
@@ -70,6 +63,8 @@ class Score:
     # Empty in a report that was read.
     outcomes: PerExample[np.int64] = field(default_factory=_none_kept, repr=False, compare=False)
     shares: PerExample[np.float64] | None = field(default=None, repr=False, compare=False)
+    sums: PerExample[np.float64] | None = field(default=None, repr=False, compare=False)
+    units: PerExample[np.int64] | None = field(default=None, repr=False, compare=False)
     kept: SkipJsonSchema[Mapping[str, PerExample[Any]]] = field(
         default_factory=dict, repr=False, compare=False
     )

@@ -89,7 +89,7 @@ def measured_at(
         pooling=recipe.model.pooling,
         normalize=recipe.model.normalize,
     )
-    metric = recipe.budget.metric or task.metrics[0]
+    metric = recipe.budget.metric or task.metrics[0].name
     labels = files.labels_for(task)
     splits = read_splits(recipe, task=task, label_names=labels, metric=metric)
     seed_everything(recipe.seed)

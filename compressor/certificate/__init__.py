@@ -14,8 +14,8 @@ from compressor.certificate.certify import (
 )
 from compressor.certificate.numbers import (
     certify_correlation,
+    certify_each,
     certify_mean,
-    certify_mean_slices,
 )
 from compressor.certificate.power import (
     chance_for_accuracy,
@@ -29,18 +29,21 @@ from compressor.certificate.score_bound import (
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.certificate.scores import certify_scores, rows_to_certify
+from compressor.certificate.scores import certify_drop, certify_scores, rows_to_certify
+from compressor.certificate.sums import certify_sums
 
 __all__ = [
     "MetricFunction",
     "certify_agreement",
     "certify_correlation",
+    "certify_drop",
+    "certify_each",
     "certify_mean",
-    "certify_mean_slices",
     "certify_metric",
     "certify_paired",
     "certify_scores",
     "certify_slices",
+    "certify_sums",
     "chance_for_accuracy",
     "chance_for_agreement",
     "enough_examples",

@@ -36,7 +36,9 @@ from compressor.certificate.score_bound import (
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.measurements import AGREEMENT, Certificate, CertificateVerdict
+from compressor.measurements import Certificate, CertificateVerdict
+from compressor.tasks import find_metric
+from compressor.tasks.metrics import AGREEMENT
 
 Booleans = NDArray[np.bool_]
 
@@ -85,7 +87,7 @@ def certify_agreement(flips: Booleans, *, max_drop: float, confidence: float = 0
         )
 
     return draw_verdict(
-        metric=AGREEMENT,
+        metric=AGREEMENT.name,
         drop=rate,
         upper_bound=float(upper.proportion_ci(confidence, method="exact").high),
         lower_bound=float(lower.proportion_ci(confidence, method="exact").low),
@@ -302,9 +304,10 @@ def enough_examples(proof: Certificate) -> int | None:
         return proof.needed_examples
     losses, wins = proof.losses / proof.num_examples, proof.wins / proof.num_examples
     settings: Any = {"max_drop": proof.max_drop, "confidence": proof.confidence}
-    if proof.metric == AGREEMENT:
+    bound = find_metric(proof.metric).bound
+    if bound == "flips":
         return examples_for_agreement(losses, **settings)
-    if proof.metric == "accuracy":
+    if bound == "hits":
         return examples_for_accuracy(losses, wins, **settings)
     return scaled_size(
         proof.num_examples,

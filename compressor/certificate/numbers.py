@@ -11,7 +11,7 @@ over texts that could be asked, against this collection of texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from compressor.certificate.bootstrap import (
 )
 from compressor.certificate.certify import Booleans, check_settings, draw_bootstrap_verdict
 from compressor.certificate.ranks import SpearmanDrop, spearman
-from compressor.measurements import SPEARMAN, Certificate
+from compressor.measurements import Certificate
 
 _ROUNDING = 1e-6  # differences below it are summation order, and no win or loss
 
@@ -34,16 +34,17 @@ def certify_mean(
     before: Floats,
     after: Floats,
     *,
+    units: str = "examples",
     max_drop: float,
     confidence: float = 0.95,
     seed: int,
     resamples: int = 9999,
 ) -> Certificate:
-    """Certify the drop of a mean of numbers of at most 1, both arrays `(num_examples,)`.
+    """Certify the drop of a mean of numbers of at most 1, both arrays `(num_units,)`.
 
-    The example that is added fell from 1 to 0. Wins and losses count the numbers that rose and
-    fell. Raises `ValueError` when the arrays are empty or do not pair up, a number is not finite or
-    above 1, or a setting is out of range.
+    `units` names what there is a number of each. The one that is added fell from 1 to 0. Wins and
+    losses count the numbers that rose and fell. Raises `ValueError` when the arrays are empty or do
+    not pair up, a number is not finite or above 1, or a setting is out of range.
     """
     check_settings(max_drop, confidence)
     _check_numbers(before=before, after=after)
@@ -70,11 +71,12 @@ def certify_mean(
         counts=_counts(fallen),
         max_drop=max_drop,
         confidence=confidence,
-        method=f"paired BCa bootstrap over texts, {resamples} resamples, one loss of 1 added",
+        method=f"paired BCa bootstrap over {units}, {resamples} resamples, one loss of 1 added",
     )
 
 
 def certify_correlation(
+    metric: str,
     before: Floats,
     after: Floats,
     grades: Floats,
@@ -95,16 +97,15 @@ def certify_correlation(
 
     def drops() -> tuple[Drop, Drop]:
         worst = _with_worst_pair(before, after, grades)
-        return SpearmanDrop.of_rows(SPEARMAN, before, after, grades), SpearmanDrop.of_rows(
-            SPEARMAN, *worst
-        )
+        drop = SpearmanDrop.of_rows(metric, before, after, grades)
+        return drop, SpearmanDrop.of_rows(metric, *worst)
 
     def bound(first: Floats, second: Floats) -> tuple[float, float]:
-        drop = SpearmanDrop.of_rows(SPEARMAN, *_with_worst_pair(first, second, grades))
+        drop = SpearmanDrop.of_rows(metric, *_with_worst_pair(first, second, grades))
         return resampled_bound(drop, confidence=confidence, seed=seed, resamples=resamples)
 
     return draw_bootstrap_verdict(
-        metric=SPEARMAN,
+        metric=metric,
         drop=float(spearman(before, grades) - spearman(after, grades)),
         bounds=(bound(before, after), bound(after, before)),
         drops=drops,
@@ -115,33 +116,24 @@ def certify_correlation(
     )
 
 
-def certify_mean_slices(
-    metric: str,
+def certify_each(
     slices: Mapping[str, Booleans],
-    before: Floats,
-    after: Floats,
+    certify: Callable[[Booleans, float], Certificate],
     *,
-    max_drop: float,
     confidence: float = 0.95,
-    seed: int,
 ) -> dict[str, Certificate]:
     """Certify each slice so that with `confidence` not one of them is certified wrongly.
 
-    A slice is a mask of shape `(num_examples,)`. A bootstrap gives bounds and no p-values that
-    Holm's procedure could order, so each slice is tested at (1 - confidence) / number of slices
-    (Bonferroni), which is never less strict. Raises `ValueError` for an empty slice, and as
-    `certify_mean` does.
+    A slice is a mask of shape `(num_units,)`, and `certify` gives its certificate with a confidence
+    of its own. A bootstrap gives bounds and no p-values that Holm's procedure could order, so each
+    slice is tested at (1 - confidence) / number of slices (Bonferroni), which is never less strict.
+    Raises `ValueError` for an empty slice, and as `certify` does.
     """
     empty = [name for name, mask in slices.items() if not mask.any()]
     if empty or not slices:
         raise ValueError(f"slices: each must hold at least one example, empty: {empty or 'all'}")
     level = 1 - (1 - confidence) / len(slices)
-    return {
-        name: certify_mean(
-            metric, before[mask], after[mask], max_drop=max_drop, confidence=level, seed=seed
-        )
-        for name, mask in slices.items()
-    }
+    return {name: certify(mask, level) for name, mask in slices.items()}
 
 
 def _counts(fallen: Floats) -> tuple[int, int, int]:

@@ -18,8 +18,9 @@ from compressor.certificate.certify import (
 )
 from compressor.certificate.numbers import certify_correlation, certify_mean
 from compressor.certificate.power import scaled_size
-from compressor.measurements import AGREEMENT, SPEARMAN, Certificate, Score, Uninformed
-from compressor.tasks import Guess
+from compressor.certificate.sums import certify_sums
+from compressor.measurements import Certificate, Score, Uninformed
+from compressor.tasks import Guess, find_metric
 
 _METRICS: Mapping[str, MetricFunction] = {
     "f1_macro": f1_macro,
@@ -40,10 +41,10 @@ def certify_scores(
 ) -> Certificate:
     """Certify the drop between two scores of one metric on the examples that `truth` belongs to.
 
-    `truth`, shape `(num_examples,)`, are class ids or, for `spearman`, grades. Agreement by
-    `certify_agreement` (without `truth`), accuracy by `certify_paired`, `spearman` by
-    `certify_correlation`, what is a mean of numbers by `certify_mean`, any other metric by
-    `certify_metric`; raises as they do, and `KeyError` for a metric without a bound.
+    `truth`, shape `(num_examples,)`, are class ids or, for a correlation, numbers; it is not read
+    for metrics without labels, means and sums. The bound is what `Metric.bound` says; raises as
+    `certify_agreement`, `certify_paired`, `certify_metric`, `certify_mean`, `certify_correlation`
+    and `certify_sums` do, and `KeyError` for a metric that no task has.
 
     `resamples` are those of a bootstrap, where the bound is one.
 
@@ -58,11 +59,13 @@ def certify_scores(
         "seed": seed,
         "resamples": resamples,
     }
-    proof = _bounds(before, after, truth, **settings)
+    proof = certify_drop(before, after, truth, **settings)
     best = max(guesses, key=lambda guess: guess.score.value)
-    known = _bounds(before, best.score, truth, **settings)
+    known = certify_drop(before, best.score, truth, **settings)
     uninformed = Uninformed(best.who, best.score.value, known.lower_bound)
-    is_constant = after.shares is None and bool(np.all(after.outcomes == after.outcomes[0]))
+    is_constant = not find_metric(before.metric).is_fine and bool(
+        np.all(after.outcomes == after.outcomes[0])
+    )
     proves_nothing = known.verdict != "refuted" or is_constant
     verdict = proof.verdict
     if proves_nothing and verdict == "certified":
@@ -120,56 +123,49 @@ def _enough(proof: Certificate, uninformed: Uninformed, before: float) -> int | 
     return None if needed is None or told is None else max(needed, told)
 
 
-def _bounds(
+def certify_drop(
     before: Score,
     after: Score,
     truth: NDArray[Any] | None,
     *,
     max_drop: float,
-    confidence: float,
+    confidence: float = 0.95,
     seed: int,
-    resamples: int,
+    resamples: int = 9999,
 ) -> Certificate:
-    """Return what is proven about the drop alone, whatever a model that knows nothing scores."""
-    if before.metric == AGREEMENT:
-        flips = before.outcomes != after.outcomes
-        return certify_agreement(flips, max_drop=max_drop, confidence=confidence)
-    if before.shares is not None and after.shares is not None and before.metric != SPEARMAN:
-        return certify_mean(
-            before.metric,
-            before.shares,
-            after.shares,
-            max_drop=max_drop,
-            confidence=confidence,
-            seed=seed,
-            resamples=resamples,
-        )
+    """Return what is proven about the drop alone, whatever a model that knows nothing scores.
+
+    Arguments and errors are those of `certify_scores`.
+    """
+    metric = find_metric(before.metric)
+    limits: Any = {"max_drop": max_drop, "confidence": confidence}
+    drawn: Any = {**limits, "seed": seed, "resamples": resamples}
+    if metric.bound == "flips":
+        return certify_agreement(before.outcomes != after.outcomes, **limits)
+    if metric.bound == "sums":
+        return certify_sums(metric, *_both(metric.name, before.sums, after.sums), **drawn)
+    if metric.bound == "mean":
+        old, new = _both(metric.name, before.shares, after.shares)
+        return certify_mean(metric.name, old, new, units=metric.units, **drawn)
     if truth is None:
-        raise ValueError(f"labels: {before.metric} cannot be certified without them")
-    if before.shares is not None and after.shares is not None:
-        return certify_correlation(
-            before.shares,
-            after.shares,
-            truth,
-            max_drop=max_drop,
-            confidence=confidence,
-            seed=seed,
-            resamples=resamples,
-        )
-    if before.metric == "accuracy":
-        return certify_paired(
-            before.outcomes == truth,
-            after.outcomes == truth,
-            max_drop=max_drop,
-            confidence=confidence,
-        )
+        raise ValueError(f"labels: {metric.name} cannot be certified without them")
+    if metric.bound == "correlation":
+        old, new = _both(metric.name, before.shares, after.shares)
+        return certify_correlation(metric.name, old, new, truth, **drawn)
+    if metric.bound == "hits":
+        return certify_paired(before.outcomes == truth, after.outcomes == truth, **limits)
     return certify_metric(
-        _METRICS[before.metric],
+        _METRICS[metric.name],
         before.outcomes,
         after.outcomes,
         np.asarray(truth, dtype=np.int64),
-        max_drop=max_drop,
-        confidence=confidence,
-        seed=seed,
-        resamples=resamples,
+        **drawn,
     )
+
+
+def _both(
+    metric: str, before: NDArray[np.float64] | None, after: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if before is None or after is None:
+        raise ValueError(f"{metric}: both scores must hold what each example contributes")
+    return before, after

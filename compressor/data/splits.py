@@ -68,7 +68,7 @@ class Dataset:
     @property
     def class_ids(self) -> NDArray[np.int64] | None:
         """Return the labels where each example has one class, else None."""
-        return None if self.labels is None or self.labels.dtype == object else self.labels
+        return self.labels if self.labels is not None and self.labels.dtype.kind in "iu" else None
 
     def truth(self, reference: Score | None = None) -> Truth:
         """Return what outputs on this split are compared with."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
-from compressor.measurements import LABEL_FREE, Certification, Score
+from compressor.measurements import Certification, Score
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
 from compressor.report.certificates import passing_guess
-from compressor.tasks import Guess, Task, load_task
+from compressor.tasks import Guess, Task, find_metric, load_task
 
 
 def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
@@ -34,9 +34,9 @@ def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Scor
     budget, task = recipe.budget, load_task(str(log.task))
     log.compared_split = split.name
     if split.name == recipe.judged_split:
-        masks = slice_masks(split, budget.slices, log.labels)
+        masks = slice_masks(split, budget.slices, log.labels, score.metric)
         guesses: tuple[Guess, ...] = ()
-        if masks and untouched.shares is not None:
+        if masks and find_metric(score.metric).is_fine:
             guesses = task.guesses(untouched, split.truth(), log.labels)
         log.slices = judge_slices(
             split,
@@ -100,12 +100,12 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
     without a budget of their own slices only inform.
     """
     worst = next(iter(log.slices), None)
-    of_numbers = log.baseline is not None and log.baseline.score.shares is not None
+    metric = find_metric(str(log.metric))
     if budget.max_slice_drop is not None and worst is not None and worst.verdict == "refuted":
         raise BudgetExceeded(
             f"slice {worst.name}",
             # Without labels what fell is the share of predictions that stayed.
-            metric=str(log.metric) if log.metric in LABEL_FREE or of_numbers else "accuracy",
+            metric=metric.name if metric.label_free or metric.is_fine else "accuracy",
             drop=worst.drop,
             max_drop=budget.max_slice_drop,
             key="budget.max_slice_drop",

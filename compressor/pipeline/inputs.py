@@ -8,7 +8,6 @@ from typing import Any
 
 from compressor.data import check_labels, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
-from compressor.measurements import OF_NUMBERS
 from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.text_files import MOST_UNASKED, check_text_files
@@ -17,7 +16,15 @@ from compressor.paths import HUB_ID, exists
 from compressor.recipe.recipe import Recipe
 from compressor.recipe.rules import expected_task, task_conflicts
 from compressor.setting_errors import Mistake, did_you_mean
-from compressor.tasks import NO_LIMIT, Task, load_task, task_class, task_names
+from compressor.tasks import (
+    NO_LIMIT,
+    Task,
+    find_metric,
+    has_metric,
+    load_task,
+    task_class,
+    task_names,
+)
 from compressor.words import counted
 
 
@@ -46,11 +53,14 @@ def known_task(recipe: Recipe) -> str | None:
 
 
 def known_metric(recipe: Recipe) -> str | None:
-    """Return the metric where it is known: the recipe's if its task has it, else the first."""
+    """Return the metric where it is known: the recipe's if its task has it, else the first.
+
+    Where the task is not known, the recipe's if any task has it.
+    """
     task, metric = known_task(recipe), recipe.budget.metric
     if task is None:
-        return metric
-    metrics = task_class(task).metrics
+        return metric if metric is not None and has_metric(metric) else None
+    metrics = task_class(task).metric_names()
     return metric if metric in metrics else metrics[0]
 
 
@@ -75,7 +85,7 @@ def check_resolution(recipe: Recipe) -> None:
     so is a metric whose score moves by less than an example, or that is not known yet.
     """
     metric = known_metric(recipe)
-    if metric is None or metric in OF_NUMBERS:
+    if metric is None or find_metric(metric).is_fine:
         return
     source = recipe.data.search
     rows = None if source is None else most_rows(source)
@@ -99,7 +109,7 @@ def check_task(recipe: Recipe) -> None:
     if task is not None and not lies_here(recipe.model.checkpoint):
         load_task(task, pooling=recipe.model.pooling, normalize=recipe.model.normalize)
     if task is None and metric is not None:
-        known = sorted({name for task in task_names() for name in task_class(task).metrics})
+        known = sorted({name for task in task_names() for name in task_class(task).metric_names()})
         if metric not in known:
             unknown = f"no task has a metric '{metric}'{did_you_mean(metric, known)}"
             mistakes.append(Mistake(("budget", "metric"), unknown))

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compressor.data import SplitSource, check_plan, cut_sizes, most_rows
-from compressor.measurements import AGREEMENT
 from compressor.pipeline.preflight import Seen
 from compressor.pipeline.wanted_splits import calibration_rows, needed_splits
 from compressor.proof import least_proof
 from compressor.recipe.recipe import Recipe
 from compressor.setting_errors import listing
+from compressor.tasks import find_metric
 from compressor.words import bound_points, counted, points
 
 _PURPOSE = {
@@ -116,7 +116,7 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
         )
     elif (split := seen.splits.get("certification")) is not None:
         least, max_drop = least_proof(len(split), recipe.budget.confidence), recipe.budget.max_drop
-        is_bounded = seen.metric in ("accuracy", AGREEMENT)
+        is_bounded = seen.metric is not None and find_metric(seen.metric).bound in ("hits", "flips")
         if is_bounded and max_drop == 0:
             yield (
                 f"a budget of 0 points can hardly be proven: where no prediction changes, "

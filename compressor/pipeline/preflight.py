@@ -19,7 +19,6 @@ from compressor.errors import (
     missing_package,
     raise_all,
 )
-from compressor.measurements import LABEL_FREE
 from compressor.models.runtime_releases import surely_runs
 from compressor.pipeline.inputs import (
     check_label_columns,
@@ -37,7 +36,7 @@ from compressor.pipeline.inputs import (
 from compressor.pipeline.output import check_output
 from compressor.pipeline.wanted_splits import needed_splits, read_splits
 from compressor.recipe.recipe import Recipe, load_recipe
-from compressor.tasks import Task, load_task, task_class
+from compressor.tasks import Task, find_metric, load_task, task_class
 
 _READ_AT_ONCE = 1 << 24  # bytes of all files together, half a second; of larger ones the header
 
@@ -207,7 +206,7 @@ def _has_columns(
         check_split(
             recipe.data,
             name,
-            labelled=metric is not None and metric not in LABEL_FREE,
+            labelled=metric is not None and not find_metric(metric).label_free,
             keep=recipe.kept_columns().get(name, ()),
             input_column=None if task is None else task_class(task).input_column,
         )

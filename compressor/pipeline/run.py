@@ -36,7 +36,7 @@ from compressor.machine.environment import (
 from compressor.machine.launchers import require_one_process, unread_settings
 from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
-from compressor.measurements import OF_NUMBERS, ModelRecord, PredictionRecord
+from compressor.measurements import ModelRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
@@ -90,7 +90,7 @@ from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
-from compressor.tasks import NO_LIMIT, load_task
+from compressor.tasks import NO_LIMIT, find_metric, load_task
 from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
@@ -288,9 +288,9 @@ class _Run:
                 check_attention(found, recipe.export.max_length)
             own = limits["model.checkpoint"]
             self.checkpoint_limit = None if own >= NO_LIMIT else own
-        metric = recipe.budget.metric or self.task.metrics[0]
-        if metric not in self.task.metrics:
-            allowed = f"allowed for {self.task.name}: {', '.join(self.task.metrics)}"
+        metric = recipe.budget.metric or self.task.metrics[0].name
+        if metric not in self.task.metric_names():
+            allowed = f"allowed for {self.task.name}: {', '.join(self.task.metric_names())}"
             unknown = f"unknown metric '{metric}' ({allowed})"
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
@@ -301,7 +301,7 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         mistake = recipe.budget.resolution_mistake(len(self.splits["search"]))
-        if mistake is not None and metric not in OF_NUMBERS:
+        if mistake is not None and not find_metric(metric).is_fine:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)

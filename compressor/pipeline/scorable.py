@@ -14,12 +14,12 @@ import numpy as np
 from compressor.certificate import certify_paired
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import AGREEMENT, LABEL_FREE, Score, Uninformed
+from compressor.measurements import Score, Uninformed
 from compressor.pipeline.label_order import LabelOrder, better_order
 from compressor.pipeline.run_record import RunLog
 from compressor.recipe.recipe import Recipe
 from compressor.report import units
-from compressor.tasks import Guess, Task
+from compressor.tasks import Guess, Task, find_metric
 from compressor.words import counted
 
 
@@ -88,7 +88,10 @@ def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) ->
         f"with the classes in another order the untouched checkpoint predicts {found} of the "
         f"{split.name} split as labelled, as they stand {given} (if {moved})"
     )
-    if not (order.is_certain and split.has_bare_ids) or baseline.metric == AGREEMENT:
+    if (
+        not (order.is_certain and split.has_bare_ids)
+        or find_metric(baseline.metric).bound == "flips"
+    ):
         log.doubts.append(f"{told[:1].upper()}{told[1:]}. Look at data.label_names")
         return
     raise RecipeError(
@@ -114,9 +117,10 @@ def _is_better(baseline: Score, best: Guess, split: Dataset, confidence: float) 
 
     The best of several random guesses is luck already; only accuracy needs a bound of its own.
     """
-    if baseline.metric in LABEL_FREE:
+    metric = find_metric(baseline.metric)
+    if metric.label_free:
         return True
-    if baseline.metric != "accuracy":
+    if metric.bound != "hits":
         return baseline.value > best.score.value
     right = np.asarray(split.labels)
     proof = certify_paired(

@@ -14,17 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.certificate import (
-    certify_mean,
-    certify_mean_slices,
-    certify_paired,
-    certify_slices,
-)
+from compressor.certificate import certify_drop, certify_each, certify_paired, certify_slices
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
 from compressor.recipe.budget import LABEL, LENGTH
-from compressor.tasks import Guess, texts_of
+from compressor.tasks import Guess, find_metric, texts_of
 from compressor.words import counted
 
 MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
@@ -35,7 +30,7 @@ _SEVERITY = {"refuted": 0, "inconclusive": 1, "certified": 2}
 
 
 def slice_masks(
-    split: Dataset, names: Sequence[str], label_names: Sequence[str]
+    split: Dataset, names: Sequence[str], label_names: Sequence[str], metric: str
 ) -> dict[str, Mask]:
     """Return the examples of each slice, masks of shape `(num_examples,)`, by its name.
 
@@ -43,12 +38,12 @@ def slice_masks(
     as many examples each, a column one for each of its values.
 
     Raises `RecipeError` for `label` without labels, `length` of images, a column with too many
-    values, and any slice of graded pairs.
+    values, and any slice where `metric` is a correlation.
     """
-    if names and split.grades is not None:
+    if names and find_metric(metric).bound == "correlation":
         raise RecipeError(
-            "budget.slices: spearman compares pairs with one another, and a slice has too few; "
-            "remove the slices, or use cosine, which is taken text by text"
+            f"budget.slices: {metric} compares examples with one another, and a slice has too few; "
+            f"remove the slices, or take a metric that is taken example by example"
         )
     masks: dict[str, Mask] = {}
     for name in names:
@@ -75,44 +70,38 @@ def judge_slices(
     """Return what is proven about each slice, the worst first.
 
     The drop is that of accuracy whatever a classifier's metric, because macro F1 of a single class
-    says nothing. Without labels a changed prediction counts as a wrong one. Of embeddings it is
-    that of the metric itself; `guesses` are then what models score that know nothing of their
+    says nothing. Without labels a changed prediction counts as a wrong one. Of a score of numbers
+    it is that of the metric itself; `guesses` are then what models score that know nothing of their
     input.
 
     As for the whole split, a slice is only certified where its rows refute such a model.
     """
     if not masks:
         return ()
-    if before.shares is not None and after.shares is not None:
-        found = certify_mean_slices(
-            before.metric,
-            masks,
-            before.shares,
-            after.shares,
-            max_drop=max_drop,
-            confidence=confidence,
-            seed=seed,
-        )
-        values = [guess.score.shares for guess in guesses]
-        known = [item for item in values if item is not None]
+    if find_metric(before.metric).is_fine:
+        units = {name: _of_units(mask, before) for name, mask in masks.items()}
 
-        def guessed(name: str, mask: Mask, level: float) -> Certificate | None:
-            if not known or before.shares is None:
-                return None
-            best = max((item[mask] for item in known), key=np.mean)
-            return certify_mean(
-                name,
-                before.shares[mask],
-                best,
+        def drop(mask: Mask, level: float, other: Score = after) -> Certificate:
+            return certify_drop(
+                _of_slice(before, mask),
+                _of_slice(other, mask),
+                None,
                 max_drop=max_drop,
                 confidence=level,
                 seed=seed,
             )
 
+        found = certify_each(units, drop, confidence=confidence)
+
+        def guessed(name: str, level: float) -> Certificate | None:
+            known = [drop(units[name], level, guess.score) for guess in guesses]
+            return min(known, key=lambda proof: proof.drop, default=None)
+
     else:
         right = before.outcomes if split.class_ids is None else split.class_ids
 
-        def guessed(name: str, mask: Mask, level: float) -> Certificate | None:  # noqa: ARG001
+        def guessed(name: str, level: float) -> Certificate | None:
+            mask = masks[name]
             hits = _guess(right, before.outcomes, mask)
             good = before.outcomes[mask] == right[mask]
             return certify_paired(good, hits, max_drop=max_drop, confidence=level)
@@ -127,7 +116,7 @@ def judge_slices(
     for name, proof in found.items():
         known_nothing = None
         if proof.verdict == "certified":
-            known_nothing = guessed(name, masks[name], proof.confidence)
+            known_nothing = guessed(name, proof.confidence)
         if known_nothing is not None and known_nothing.verdict != "refuted":
             found[name] = dataclasses.replace(proof, verdict="inconclusive", needed_examples=None)
     records = [
@@ -147,6 +136,23 @@ def judge_slices(
         for name, proof in found.items()
     ]
     return tuple(sorted(records, key=_rank))
+
+
+def _of_units(mask: Mask, score: Score) -> Mask:
+    """Return the units of a slice; one of several examples is in it where its first one is."""
+    if score.units is None:
+        return mask
+    _, first = np.unique(score.units, return_index=True)
+    return mask[first]
+
+
+def _of_slice(score: Score, units: Mask) -> Score:
+    """Return a score of a few units, with what they contribute alone."""
+    return dataclasses.replace(
+        score,
+        shares=None if score.shares is None else score.shares[units],
+        sums=None if score.sums is None else score.sums[units],
+    )
 
 
 def _guess(right: Classes, before: Classes, mask: Mask) -> Mask:

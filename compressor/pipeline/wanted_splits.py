@@ -6,9 +6,8 @@ from collections.abc import Container, Iterator, Sequence
 
 from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, load_splits
 from compressor.errors import RecipeError
-from compressor.measurements import LABEL_FREE
 from compressor.recipe.recipe import Recipe
-from compressor.tasks import Task, Truth
+from compressor.tasks import Task, Truth, find_metric
 
 _JUDGED = {"search", "certification"}
 
@@ -48,7 +47,7 @@ def read_splits(
         columns=task.columns(metric),
         needed=needed,
         seed=recipe.seed,
-        labelled=metric not in LABEL_FREE,
+        labelled=not find_metric(metric).label_free,
         keep=recipe.kept_columns(),
         calibration_rows=calibration_rows(recipe),
         spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
@@ -66,7 +65,7 @@ def read_splits(
         # Here and not at the top: it loads SciPy, and `compress validate` must answer at once.
         from compressor.pipeline.slices import slice_masks
 
-        slice_masks(splits[recipe.judged_split], recipe.budget.slices, label_names)
+        slice_masks(splits[recipe.judged_split], recipe.budget.slices, label_names, metric)
     return splits
 
 

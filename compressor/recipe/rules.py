@@ -283,8 +283,8 @@ def task_conflicts(data: Mapping[str, object], name: str) -> Iterator[Mistake]:
     """Check metric and input column of a recipe's plain `data` against the task called `name`."""
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
-    if isinstance(metric, str) and metric not in task.metrics:
-        hint = did_you_mean(metric, task.metrics)
+    if isinstance(metric, str) and metric not in task.metric_names():
+        hint = did_you_mean(metric, task.metric_names())
         yield Mistake(("budget", "metric"), f"{name} has no metric {show(metric)}{hint}")
     for column in ("text", "image"):
         if column != task.input_column and _setting(data, "data", column, None) is not None:

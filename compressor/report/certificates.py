@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compressor.measurements import AGREEMENT, SPEARMAN, Certificate, RunReport, SliceRecord
+from compressor.measurements import Certificate, RunReport, SliceRecord
 from compressor.report import scores, units
-from compressor.words import about, bound_points, counted, noun_for, points
+from compressor.words import about, bound_points, counted, points
 
 
 def confidence_words(proof: Certificate) -> str:
@@ -14,7 +14,7 @@ def confidence_words(proof: Certificate) -> str:
 
 def lost_at_most(proof: Certificate) -> str:
     """Say the most that may be lost, such as `at most 0.87 points of accuracy lost`."""
-    if proof.metric == AGREEMENT:
+    if units.counts_changes(proof.metric):
         return f"at most {bound_percent(proof)} of the predictions changed"
     name = units.metric_words(proof.metric)
     if proof.upper_bound <= 0:
@@ -54,7 +54,7 @@ def certificate_words(report: RunReport) -> str | None:
 
 def lost_at_least(proof: Certificate) -> str:
     """Say what is lost at least, such as `at least 2.13 points of accuracy lost`."""
-    if proof.metric == AGREEMENT:
+    if units.counts_changes(proof.metric):
         return f"at least {bound_percent(proof, upwards=False)} of the predictions changed"
     name = units.metric_words(proof.metric)
     return f"at least {bound_words(proof, upwards=False)} of {name} lost"
@@ -116,11 +116,10 @@ def certificate_counts(report: RunReport) -> str | None:
         return None
     losses, total = proof.losses, proof.num_examples
     counts = f"{counted(losses, 'prediction')} turned wrong and {proof.wins:,} turned right"
-    if proof.metric == AGREEMENT:
+    if units.counts_changes(proof.metric):
         counts = f"{losses:,} of {counted(total, 'prediction')} changed"
-    elif report.embedding is not None:
-        what = "pair" if proof.metric == SPEARMAN else "text"
-        counts = f"{losses:,} of {total:,} {noun_for(total, what)} lost"
+    elif (metric := units.metric_of(proof.metric)) is not None and metric.is_fine:
+        counts = f"{losses:,} of {counted(total, metric.unit, metric.units)} lost"
     return f"{counts} ({proof.method})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.measurements import AGREEMENT, End, ModelRecord, RunReport
+from compressor.measurements import End, ModelRecord, RunReport
 from compressor.report import certificates, provenance, scores, units
 from compressor.report.table import (
     Setting,
@@ -153,7 +153,7 @@ def _change_card(report: RunReport) -> Card:
     figure, unit = units.change_and_budget(drop, max_drop)[0], "points"
     title, values = units.title(report.metric), [units.score(report.metric, before)]
     values.append(units.score(report.metric, after))
-    if report.metric == AGREEMENT:
+    if units.counts_changes(report.metric):
         title, figure, unit = "Predictions", f"{100 * max(drop, 0.0):.4g}%", "changed"
     detail = f"{rows}; budget {scores.budget_words(report)}"
     if certificate is not None:

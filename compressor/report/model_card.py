@@ -9,60 +9,13 @@ import yaml
 from compressor.measurements import RunReport
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
+from compressor.report.task_words import words_of
 from compressor.report.templating import fill_markdown
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # The names under which the Hub knows a metric, where they differ from ours.
 _HUB_METRICS = {"f1_macro": "f1", "spearman": "spearmanr"}
-# The Hub's word for a task, where it differs from ours.
-_HUB_TASKS = {"sentence-embedding": "sentence-similarity"}
-
-_TOKENS_CODE = """\
-import numpy as np
-import onnxruntime
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
-batch = tokenizer(
-    ["a text", "another, longer text"],
-    padding=True,
-    truncation=True,
-    max_length={max_length},
-    return_tensors="np",
-)
-inputs = {{node.name: batch[node.name].astype(np.int64) for node in session.get_inputs()}}
-"""
-_TEXT_CODE = f"""\
-{_TOKENS_CODE}\
-[logits] = session.run(["logits"], inputs)
-labels = {{labels}}
-print([labels[index] for index in logits.argmax(axis=-1)])
-"""
-_VECTORS_CODE = f"""\
-{_TOKENS_CODE}\
-[vectors] = session.run(["sentence_embedding"], inputs)
-vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-print(vectors @ vectors.T)  # cosine similarities
-"""
-
-_IMAGE_CODE = """\
-import numpy as np
-import onnxruntime
-from PIL import Image
-from transformers import AutoImageProcessor
-
-processor = AutoImageProcessor.from_pretrained(".", backend="pil")
-session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
-[node] = session.get_inputs()
-image = np.asarray(Image.open("image.png").convert("L" if node.shape[1] == 1 else "RGB"))
-image = image.reshape(*image.shape[:2], -1)  # (height, width, channels)
-pixels = processor([image], return_tensors="np")["pixel_values"].astype(np.float32)
-[logits] = session.run(["logits"], {{node.name: pixels}})
-labels = {labels}
-print([labels[index] for index in logits.argmax(axis=-1)])
-"""
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -105,7 +58,7 @@ def _front_matter(report: RunReport) -> str:
     tags += ["pruned"] * ("prune" in groups)
     fields: dict[str, str | list[str]] = {"library_name": "onnx"}
     if report.task:
-        fields["pipeline_tag"] = _HUB_TASKS.get(report.task, report.task)
+        fields["pipeline_tag"] = words_of(report).hub_task or report.task
     fields["tags"] = tags
     if _HUB_ID.fullmatch(report.source_checkpoint):
         fields["base_model"] = report.source_checkpoint
@@ -155,10 +108,7 @@ def _is_image(report: RunReport) -> bool:
 
 def _code(report: RunReport) -> str:
     provider = str(provenance.value_at(report.recipe, "export", "provider") or "cpu")
-    template = _IMAGE_CODE if _is_image(report) else _TEXT_CODE
-    if report.embedding is not None:
-        template = _VECTORS_CODE
-    return template.format(
+    return words_of(report).code.format(
         provider=repr(_PROVIDERS.get(provider, provider)),
         max_length=_max_length(report),
         labels=repr(list(report.labels)),

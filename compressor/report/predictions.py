@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compressor.measurements import PredictionRecord, RunReport
+from compressor.report.task_words import words_of
 from compressor.report.templating import own_picture
 from compressor.words import counted, printable
 
@@ -40,19 +41,14 @@ def predictions_view(report: RunReport) -> Predictions | None:
     """Return what to show of `predictions`; None when there was no artifact to ask."""
     if not report.predictions:
         return None
-    is_vectors = report.embedding is not None
+    words = words_of(report)
     rows = tuple(_row(item) for item in report.predictions)
-    title = "Nearest texts" if is_vectors else "Predictions"
     return Predictions(
-        title=f"{title}, original and artifact",
-        summary="The artifact was loaded as its user would load it. Shown are "
-        + (
-            "search texts whose nearest other search text the original finds nearest"
-            if is_vectors
-            else "search rows, one of each class that the original predicts"
-        )
-        + f"; the artifact says the same of {_of(sum(row.is_same for row in rows), len(rows))}.",
-        score="cosine similarity" if is_vectors else "probability",
+        title=f"{words.predictions_title}, original and artifact",
+        summary=f"The artifact was loaded as its user would load it. Shown are "
+        f"{words.predictions_shown}; the artifact says the same of "
+        f"{_of(sum(row.is_same for row in rows), len(rows))}.",
+        score=words.score,
         rows=rows,
     )
 
@@ -78,11 +74,10 @@ def _changed_words(report: RunReport) -> str | None:
     sizes = {split.name: split.num_examples for split in report.splits}
     if name not in sizes:
         return None
-    is_vectors = report.embedding is not None
-    rows = counted(sizes[name], f"{name} {'text' if is_vectors else 'row'}")
-    what = "another nearest text" if is_vectors else "another prediction"
+    words = words_of(report)
+    rows = counted(sizes[name], f"{name} {words.row}")
     share = f" ({100 * found / sizes[name]:.1f}%)" if found else ""
-    return f"Of {rows}, {found:,}{share} got {what}; the report shows them."
+    return f"Of {rows}, {found:,}{share} got {words.another}; the report shows them."
 
 
 def _row(item: PredictionRecord) -> PredictionRow:

@@ -14,20 +14,6 @@ from compressor.words import counted, noun_for, verb_for
 # With 2 runs one file was 0.7 to 2.6 times as fast as itself, with 4 0.94 to 1.15 times, with 10 at
 # most 3% off.
 _ENOUGH_RUNS = 10
-_METRICS = {
-    "accuracy": "the share of examples whose highest logit is the labelled class",
-    "f1_macro": "the harmonic mean of precision and recall of each class, averaged over classes",
-    "matthews_correlation": "the correlation of predicted and labelled classes, from -1 to 1",
-    "agreement": "the share of examples that get the untouched checkpoint's prediction, so that no "
-    "labels are needed; accuracy cannot fall by more than the share that is missing",
-    "cosine": "the mean cosine similarity of each text's vector and the vector that the untouched "
-    "checkpoint gives it, from -1 to 1",
-    "rank_agreement": "the share of each text's ten nearest neighbours among the other different "
-    "texts of the split, by cosine similarity, that are among its ten nearest by the untouched "
-    "checkpoint's vectors too, averaged over texts",
-    "spearman": "the rank correlation of the cosine similarity of pairs of texts with their "
-    "grades, from -1 to 1",
-}
 
 
 def methods(report: RunReport) -> list[tuple[str, str]]:
@@ -168,8 +154,8 @@ def _score_method(report: RunReport) -> str:
     metric = report.metric
     if metric is None or report.baseline is None:
         return "Not measured."
-    meaning = _METRICS.get(metric)
-    text = f"{units.title(metric)}{f': {meaning}' if meaning else ''}. "
+    found = units.metric_of(metric)
+    text = f"{units.title(metric)}{'' if found is None else f': {found.explained}'}. "
     examples = report.baseline.score.num_examples
     seed = report.environment.get("seed", report.recipe.get("seed"))
     where = judged_elsewhere(report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.measurements import AGREEMENT, RunReport
+from compressor.measurements import RunReport
 from compressor.report import certificates, gains, provenance, scores, target, units, verdict
 from compressor.report.certificates import certificate_words, confidence_words, readings_words
 from compressor.words import points
@@ -68,7 +68,7 @@ def _refuted(report: RunReport) -> str:
         return ""
     limit = report.slices[0].max_drop
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    if report.metric == AGREEMENT:
+    if units.counts_changes(report.metric):
         allowed = f"{100 * limit:.4g}%"
         return f" But {names[0]}{more} changed more than {allowed} of the predictions, proven."
     return f" But {names[0]}{more} lost more than {points(limit)}, and that is proven."
@@ -107,7 +107,7 @@ def _how_sure(report: RunReport) -> Answer:
 def _least(report: RunReport) -> str:
     """Say how much the worst slice lost at least, against what it may lose."""
     worst = report.slices[0]
-    if report.metric == AGREEMENT:
+    if units.counts_changes(report.metric):
         least = certificates.bound_percent(worst, upwards=False)
         allowed = f"{100 * worst.max_drop:.4g}%"
         found = f"changed at least {least} of its predictions"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressor.measurements import AGREEMENT, SPEARMAN, End, RunReport
+from compressor.measurements import End, RunReport
 from compressor.report import units
 from compressor.words import counted, moved_and_budget, points
 
@@ -21,9 +21,8 @@ def final_drop(report: RunReport) -> float | None:
 
 def rows_words(report: RunReport, amount: int) -> str:
     """Return a number of examples with what they are, such as `872 rows` or `1 text`."""
-    if report.metric == SPEARMAN:
-        return counted(amount, "pair of texts", "pairs of texts")
-    return counted(amount, "row" if report.embedding is None else "text")
+    metric = units.metric_of(report.metric)
+    return counted(amount, "row") if metric is None else counted(amount, metric.unit, metric.units)
 
 
 def search_rows(report: RunReport) -> str:
@@ -48,7 +47,7 @@ def change_and_budget(
     drop = units.known(drop)
     if units.known(after) is None or drop is None:
         return f"{name} was not measured", budget_words(report)
-    if report.metric == AGREEMENT:
+    if units.counts_changes(report.metric):
         changed = f"{100 * drop:.4g}%" if drop > 0 else "none"
         return f"{changed} of the predictions changed", budget_words(report)
     change, allowed = moved_and_budget(drop, report.max_drop)
@@ -60,7 +59,7 @@ def change_and_budget(
 def budget_words(report: RunReport) -> str:
     """Return the budget, such as `1 point`; without labels a share of predictions, such as `1%`."""
     limit = report.max_drop
-    return f"{100 * limit:.4g}%" if report.metric == AGREEMENT else points(limit)
+    return f"{100 * limit:.4g}%" if units.counts_changes(report.metric) else points(limit)
 
 
 def measured_words(report: RunReport) -> str | None:

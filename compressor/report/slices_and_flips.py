@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from compressor.measurements import AGREEMENT, Flip, RunReport
+from compressor.measurements import Flip, RunReport
 from compressor.report import units
+from compressor.report.task_words import words_of
 from compressor.report.templating import own_picture
+from compressor.tasks import ReportWords
 from compressor.words import bound_and_budget, counted, points
 
 MAX_SHOWN = 25  # of the flips; who wants to read more of them takes report.json
@@ -56,15 +58,15 @@ def flips_view(report: RunReport) -> Flips | None:
     split, found = report.compared_split, report.flips
     if split is None:
         return None
-    is_vectors = report.embedding is not None
+    words = words_of(report)
     return Flips(
-        title="Texts with another nearest neighbour" if is_vectors else "Predictions that changed",
-        summary=_neighbours_summary(found, split) if is_vectors else _summary(found, split),
-        rows=tuple((_moved_row if is_vectors else _row)(item) for item in _shown(found)),
+        title=words.flips_title,
+        summary=_summary(found, split, words),
+        rows=tuple(_row(item, words) for item in _shown(found)),
         note=_note(found),
         has_labels=any(item.kind != "changed" for item in found),
-        header=" nearest text" if is_vectors else "",
-        sure="and its cosine similarity" if is_vectors else "and how sure",
+        header=words.flips_header,
+        sure=words.flips_sure,
     )
 
 
@@ -125,9 +127,13 @@ def slices_summary(report: RunReport) -> str:
     certified = sum(item.verdict == "certified" for item in found)
     limit = found[0].max_drop
     place = _PLACES.get(report.compared_split or "", "the data")
-    name = "accuracy" if report.embedding is None else units.metric_words(report.metric)
+    metric = units.metric_of(report.metric)
+    of_numbers = metric is not None and metric.is_fine
+    name = units.metric_words(report.metric) if of_numbers else "accuracy"
     lose, what = "lose", f"{points(limit)} of {name}"
-    if report.metric == AGREEMENT:  # without labels a changed prediction is no loss that is known
+    if units.counts_changes(
+        report.metric
+    ):  # without labels a changed prediction is no loss that is known
         lose, what = "change", f"{100 * limit:.4g}% of their predictions"
     words = (
         f"Groups of examples judged by themselves, on {place}. Of "
@@ -137,7 +143,7 @@ def slices_summary(report: RunReport) -> str:
     if (rest := len(found) - refuted - certified) > 0:
         others = "the other has" if rest == 1 else "the others have"
         words += f"; {others} too few examples to tell"
-    by = "Holm's" if report.embedding is None else "Bonferroni's"
+    by = "Bonferroni's" if of_numbers else "Holm's"
     return f"{words}. {by} correction keeps a false verdict among all of them as rare as in one."
 
 
@@ -151,30 +157,22 @@ def _shown(found: Sequence[Flip]) -> Sequence[Flip]:
     return lost[: MAX_SHOWN - min(room, len(won))] + won[:room]
 
 
-def _summary(found: Sequence[Flip], split: str) -> str:
+def _summary(found: Sequence[Flip], split: str, words: ReportWords) -> str:
     place = f"On {_PLACES.get(split, f'the {split} split')}"
+    if all(item.kind == "changed" for item in found) and (found or words.flips_moved):
+        what, one, several = words.changed
+        changed = f"{place}, {_count(len(found), what)} {one if len(found) == 1 else several}"
+        if not found:
+            return f"{changed} than by the untouched checkpoint."
+        return f"{changed}. {words.flips_order}"
     if not found:
         return f"{place}, no prediction turned wrong and none turned right."
-    changed = sum(item.kind == "changed" for item in found)
-    if changed:
-        changes = _count(changed, "prediction")
-        return f"{place}, {changes} changed. The surest of the old predictions first."
     lost = sum(item.kind == "lost" for item in found)
     won = len(found) - lost
     return (
         f"{place}, {_count(lost, 'prediction')} turned wrong and {_count(won, 'prediction')} "
         f"turned right. Those come first whose right label lost most probability."
     )
-
-
-def _neighbours_summary(found: Sequence[Flip], split: str) -> str:
-    place = f"On {_PLACES.get(split, f'the {split} split')}"
-    texts = _count(len(found), "text")
-    have = "has" if len(found) == 1 else "have"
-    words = f"{place}, {texts} {have} another nearest neighbour among the other texts"
-    if not found:
-        return f"{words} than by the untouched checkpoint."
-    return f"{words}. Those come first whose vector moved most: 1 minus its cosine similarity."
 
 
 def _count(amount: int, noun: str) -> str:
@@ -190,36 +188,29 @@ def _note(found: Sequence[Flip]) -> str:
     return note
 
 
-def _moved_row(item: Flip) -> FlipRow:
-    """Return the row of a text whose nearest neighbour changed."""
-    row = _row(item)
-    return replace(
-        row,
-        mark=f"≠ moved {units.number(item.lost_confidence)}",
-        before=_cut(item.before),
-        after=_cut(item.after),
-        before_confidence=units.number(item.before_confidence),
-        after_confidence=units.number(item.after_confidence),
-    )
-
-
 def _cut(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         return text[: MAX_CHARACTERS - 1].rstrip("… ") + "…"
     return text
 
 
-def _row(item: Flip) -> FlipRow:
-    text = _cut(item.text or "")
+def _row(item: Flip, words: ReportWords) -> FlipRow:
+    mark = _MARKS[item.kind]
+    if words.flips_moved:
+        mark = f"≠ moved {units.number(item.lost_confidence)}"
+    figure = units.number if words.flips_moved else units.percent
+    before, after = item.before, item.after
+    if words.prediction_is_text:
+        before, after = _cut(before), _cut(after)
     return FlipRow(
         kind=item.kind,
-        mark=_MARKS[item.kind],
+        mark=mark,
         row=f"{item.row:,}",
-        text=text,
+        text=_cut(item.text or ""),
         image=own_picture(item.image),
         label=units.DASH if item.label is None else item.label,
-        before=item.before,
-        before_confidence=units.percent(item.before_confidence),
-        after=item.after,
-        after_confidence=units.percent(item.after_confidence),
+        before=before,
+        before_confidence=figure(item.before_confidence),
+        after=after,
+        after_confidence=figure(item.after_confidence),
     )

@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import math
 
+from compressor.tasks import Metric, find_metric, has_metric
+
 DASH = "—"
 MINUS = "−"
 BYTES_PER_MB = 1_000_000
 
-# Metrics that are a share of something read best as per cent; a correlation does not.
-_SHARES = frozenset(
-    {
-        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "agreement",
-        "rank_agreement",
-    }
-)  # fmt: skip
-_METRIC_WORDS = {
-    "f1": "F1",
-    "f1_macro": "macro F1",
-    "f1_micro": "micro F1",
-    "cosine": "cosine similarity",
-    "spearman": "Spearman correlation",
-}
+
+def metric_of(name: str | None) -> Metric | None:
+    """Return the metric called `name`; None where there is none, or no task here has it."""
+    return find_metric(name) if name is not None and has_metric(name) else None
 
 
 def is_share(metric: str | None) -> bool:
     """Tell whether a metric lies in 0..1 and is shown as per cent."""
-    return metric in _SHARES
+    found = metric_of(metric)
+    return found is not None and found.percent
+
+
+def counts_changes(metric: str | None) -> bool:
+    """Tell whether a metric is the share of predictions that did not change, without labels."""
+    found = metric_of(metric)
+    return found is not None and found.bound == "flips"
 
 
 def metric_words(metric: str | None) -> str:
     """Return a metric's name for a sentence, such as `macro F1` for `f1_macro`."""
-    return "score" if metric is None else _METRIC_WORDS.get(metric, metric.replace("_", " "))
+    if (found := metric_of(metric)) is not None:
+        return found.words
+    return "score" if metric is None else metric.replace("_", " ")
 
 
 def title(metric: str | None) -> str:

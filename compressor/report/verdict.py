@@ -6,8 +6,8 @@ model card and in comparisons, so that all of them say the same.
 
 from __future__ import annotations
 
-from compressor.measurements import AGREEMENT, RunReport
-from compressor.report import certificates, scores, target
+from compressor.measurements import RunReport
+from compressor.report import certificates, scores, target, units
 from compressor.words import about, points
 
 TITLES = {
@@ -205,7 +205,7 @@ def _exceeded_words(report: RunReport) -> str:
 def _slice_words(report: RunReport) -> str:
     worst = report.slices[0]
     rows = f"the {scores.rows_words(report, worst.num_examples)} of {worst.name}"
-    if report.metric == AGREEMENT:
+    if units.counts_changes(report.metric):
         return (
             f"{100 * worst.drop:.4g}% of the predictions for {rows} changed, a slice may change "
             f"{100 * worst.max_drop:.4g}% (proven: at least "

@@ -27,6 +27,7 @@ from compressor.report.slices_and_flips import (
     slices_summary,
 )
 from compressor.report.table import LatencyRow, Row, Setting
+from compressor.report.task_words import output_words
 from compressor.words import points
 
 
@@ -169,8 +170,7 @@ def view_of(report: RunReport) -> View:
 def _parity(report: RunReport) -> str | None:
     if not report.parity:
         return None
-    output = "logits" if report.embedding is None else "vectors"
-    return provenance.parity_words(report.parity, output)
+    return provenance.parity_words(report.parity, output_words(report))
 
 
 def model_points(report: RunReport, setting: Setting, run: int | None) -> list[Point]:

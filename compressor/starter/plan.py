@@ -11,14 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compressor.errors import RecipeError, StepFailed
-from compressor.measurements import (
-    AGREEMENT,
-    COSINE,
-    LABEL_FREE,
-    OF_NUMBERS,
-    RANK_AGREEMENT,
-    SPEARMAN,
-)
 from compressor.passes.prune_structured.budget import Freedom, check_ratio, encoder_cost
 from compressor.passes.prune_structured.reconstruct import most_unknowns
 from compressor.report import units
@@ -33,13 +25,9 @@ from compressor.starter.provable import (
     round_up,
 )
 from compressor.starter.trial import Trial, distinct_tokens, metrics_to_try
+from compressor.tasks import find_metric
 from compressor.words import about, counted, points
 
-LEAST_DROP = 0.01  # one point: who wants less writes it
-_LEAST_OF_RANKS = 0.02  # few numbers move a correlation by a point
-_MOST_DROP = 0.05  # a budget beyond five points proves nothing that anybody wants
-_MOST_PRUNED_DROP = 0.03  # beyond it int8 alone is the better starter
-_MOST_OF_NEIGHBOURS = 0.15
 _MOST_EXAMPLES = 5_000  # a bootstrap of numbers is made for; more only prove more
 _ENOUGH_TOKENS = 1.2  # times the unknowns of least squares: rows drawn at random vary in length
 _ROWS_TO_TRAIN = 1_000
@@ -243,15 +231,13 @@ def _of_metric(
     judged = trial.judged(metric)
     found: list[_Choice] = []
     for cost, prunes in (((PRUNED_COST, True),) if may_prune else ()) + ((plain, False),):
-        gate = look_forward(judged, _size(trial.judged_rows, metric, trial), cost)
+        gate = look_forward(judged, _units(trial, judged, trial.judged_rows), cost)
         proof = None
         if rows.certification and _cannot_certify(trial, metric) is None:
-            given = rows.certification * (1 if metric == SPEARMAN else rows.texts)
-            proof = look_forward(judged, _capped(given, metric), cost)
-        floor = 0.0 if metric in OF_NUMBERS else 1 / gate.num_examples
-        least = round_up(
-            max(LEAST_DROP if metric != SPEARMAN else _LEAST_OF_RANKS, gate.drop, floor)
-        )
+            proof = look_forward(judged, _given(trial, rows, judged), cost)
+        found_metric = find_metric(metric)
+        floor = 0.0 if found_metric.is_fine else 1 / gate.num_examples
+        least = round_up(max(found_metric.least_drop, gate.drop, floor))
         most = _most(metric, prunes=prunes)
         if proof is not None:
             both = max(least, proof.budget)
@@ -289,29 +275,29 @@ def _too_few_to_judge(trial: Trial, rows: Rows, metric: str) -> str:
     judged, most = trial.judged(metric), _most(metric, prunes=True)
     if not most:
         return f"it moves more neighbours ({units.metric_words(metric)}) than anybody allows"
-    gate = look_forward(judged, _size(trial.judged_rows, metric, trial), PRUNED_COST)
+    gate = look_forward(judged, _units(trial, judged, trial.judged_rows), PRUNED_COST)
     words, least = f"{_examples(gate)} of search tell", round_up(gate.drop)
     if rows.certification and least <= most:
-        given = rows.certification * (1 if metric == SPEARMAN else rows.texts)
-        proof = look_forward(judged, _capped(given, metric), PRUNED_COST)
+        proof = look_forward(judged, _given(trial, rows, judged), PRUNED_COST)
         words, least = f"{_examples(proof)} of certification prove", proof.budget
     return f"{words} its usual loss only to within {points(least)}, too coarse to judge it by"
 
 
 def _most(metric: str, *, prunes: bool) -> float:
-    if metric == RANK_AGREEMENT:
-        return 0.0 if prunes else _MOST_OF_NEIGHBOURS
-    return _MOST_PRUNED_DROP if prunes and metric != COSINE else _MOST_DROP
+    found = find_metric(metric)
+    return found.most_pruned_drop if prunes else found.most_drop
 
 
-def _size(judged_rows: int, metric: str, trial: Trial) -> int:
-    """Return how many examples of search the metric counts."""
-    pairs = metric == SPEARMAN and trial.searched.grades is not None
-    return _capped(judged_rows // 2 if pairs else judged_rows, metric)
+def _units(trial: Trial, judged: Judged, num_examples: int) -> int:
+    """Return how many units, such as pairs of texts, the metric counts in so many examples."""
+    share = judged.score.num_examples / len(trial.searched)
+    units = max(1, round(num_examples * share))
+    return min(units, _MOST_EXAMPLES) if find_metric(judged.score.metric).is_fine else units
 
 
-def _capped(count: int, metric: str) -> int:
-    return min(count, _MOST_EXAMPLES) if metric in OF_NUMBERS else count
+def _given(trial: Trial, rows: Rows, judged: Judged) -> int:
+    """Return how many units the metric counts in the rows of certification."""
+    return _units(trial, judged, rows.certification * rows.texts)
 
 
 def _no_better(trial: Trial, choice: _Choice) -> str:
@@ -322,7 +308,7 @@ def _no_better(trial: Trial, choice: _Choice) -> str:
         f"{words} tells a good model from none too badly here: "
         f"{units.score(choice.metric, judged.score.value)} of the checkpoint, "
         f"{units.score(choice.metric, best.score.value)} of {best.who}; look whether checkpoint "
-        f"and {'labels' if choice.metric not in LABEL_FREE else 'rows'} belong together"
+        f"and {'labels' if not find_metric(choice.metric).label_free else 'rows'} belong together"
     )
 
 
@@ -332,7 +318,7 @@ def _metric_words(judged: Judged) -> str:
     value = units.score(metric, judged.score.value)
     now = (
         "nothing changes"
-        if metric in LABEL_FREE
+        if find_metric(metric).label_free
         else f"it is now, on {counted(judged.score.num_examples, 'row')}"
     )
     return f"{value} as {now}; {units.score(metric, best.score.value)} by {best.who}"
@@ -345,11 +331,11 @@ def _budget_words(choice: _Choice, cost: UsualCost) -> Iterator[str]:
     if proof is not None:
         yield f"{_examples(proof)} of certification prove {points(proof.budget)} (95%) where"
         yield f"passes {usual}, as they usually do, with some bad luck."
-        if proof.budget < choice.max_drop and choice.metric not in OF_NUMBERS:
+        if proof.budget < choice.max_drop and not find_metric(choice.metric).is_fine:
             yield f"But one of {_examples(gate)} of search is {points(1 / gate.num_examples)}."
         return
     yield f"Passes usually {usual}."
-    if choice.metric not in OF_NUMBERS:
+    if not find_metric(choice.metric).is_fine:
         yield (
             f"One of {_examples(gate)} is {points(1 / gate.num_examples)}; nothing less can be "
             f"told."
@@ -369,9 +355,7 @@ def _certification_words(
         if cannot is not None:
             yield f"{units.metric_words(choice.metric)} cannot be taken on them: {cannot}"
             return
-        given = _capped(
-            rows.certification * (1 if choice.metric == SPEARMAN else rows.texts), choice.metric
-        )
+        given = _given(trial, rows, judged)
         proof = look_forward(judged, given, plain)
         limit = _most(choice.metric, prunes=False)
         if proof.budget <= limit:
@@ -415,11 +399,12 @@ def _fewest(trial: Trial, metric: str, cost: UsualCost, size: int, limit: float)
     return size
 
 
-def _usual(metric: str, cost: UsualCost) -> str:
-    if metric in cost.moved:
-        return f"cost {points(cost.moved[metric])} of {units.metric_words(metric)}"
+def _usual(name: str, cost: UsualCost) -> str:
+    metric = find_metric(name)
+    if metric.is_fine:
+        return f"cost {points(cost.moved(metric))} of {metric.words}"
     changed = f"change {cost.changed:.1%} of the predictions".replace(".0%", "%")
-    return changed if metric == AGREEMENT else f"{changed} and lose {points(cost.lost)}"
+    return changed if metric.bound == "flips" else f"{changed} and lose {points(cost.lost)}"
 
 
 def _examples(prospect: Prospect) -> str:

@@ -8,31 +8,16 @@ change them, and somewhat worse, and the certificate of that pair is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from compressor.certificate import (
-    certify_correlation,
-    certify_mean,
-    certify_scores,
-    enough_examples,
-)
-from compressor.measurements import (
-    AGREEMENT,
-    COSINE,
-    RANK_AGREEMENT,
-    SPEARMAN,
-    Certificate,
-    Score,
-)
-from compressor.tasks import Guess, Task, Truth
-
-Floats = NDArray[np.float64]
+from compressor.certificate import certify_drop, certify_scores, enough_examples
+from compressor.measurements import Certificate, Score
+from compressor.tasks import Guess, Metric, Task, Truth, find_metric
 
 CONFIDENCE = 0.95
 LUCK = 0.9  # nine runs in ten lose no more than is reckoned with
@@ -48,16 +33,20 @@ class UsualCost:
 
     changed: float  # of the predictions
     lost: float  # of the score, net
-    # Of means of numbers, by metric: how far each falls on average; of similarities, their noise.
-    moved: Mapping[str, float] = field(repr=False)
+    kind: Literal["half", "int8", "pruned"]
+
+    def moved(self, metric: Metric) -> float:
+        """Return how far the score falls, of one to which each unit contributes a number."""
+        drop: float = getattr(metric.usual_drop, self.kind)
+        return drop
 
 
 # Measured on trained classifiers and encoders, and rounded up: int8 with one scale a token changes
 # 0.5% of a MiniLM's predictions on SST-2, a pruning to half followed by int8 1.3% to 2.2% and loses
 # 0.6 to 0.7 points (docs/results).
-HALF_COST = UsualCost(0.003, 0.0005, {COSINE: 0.001, RANK_AGREEMENT: 0.01, SPEARMAN: 0.005})
-INT8_COST = UsualCost(0.01, 0.002, {COSINE: 0.006, RANK_AGREEMENT: 0.06, SPEARMAN: 0.03})
-PRUNED_COST = UsualCost(0.03, 0.006, {COSINE: 0.02, RANK_AGREEMENT: 0.15, SPEARMAN: 0.08})
+HALF_COST = UsualCost(0.003, 0.0005, "half")
+INT8_COST = UsualCost(0.01, 0.002, "int8")
+PRUNED_COST = UsualCost(0.03, 0.006, "pruned")
 
 
 @dataclass(frozen=True)
@@ -112,7 +101,7 @@ def look_forward(
     `num_examples` are those that the metric counts: rows, of two texts each twice as many texts.
     With `luck` 0.5 as much is lost as usual, with 0.9 as nine runs in ten do not exceed.
     """
-    if judged.score.shares is None:
+    if not find_metric(judged.score.metric).is_fine:
         return _of_predictions(judged, num_examples, cost, luck, max_drop)
     return _of_numbers(judged, num_examples, cost, luck, max_drop)
 
@@ -123,7 +112,7 @@ def _of_predictions(
     score, labels = judged.score, judged.truth.labels
     places = np.arange(num_examples) * len(score.outcomes) // num_examples
     before = score.outcomes[places]
-    by_agreement = score.metric == AGREEMENT or labels is None
+    by_agreement = find_metric(score.metric).bound == "flips" or labels is None
     truth = before if by_agreement or labels is None else labels[places]
     changed = int(stats.binom.ppf(luck, num_examples, cost.changed))
     lost = changed
@@ -163,38 +152,62 @@ def _others(score: Score, places: NDArray[np.int64]) -> NDArray[np.int64]:
 def _of_numbers(
     judged: Judged, num_examples: int, cost: UsualCost, luck: float, max_drop: float
 ) -> Prospect:
-    """Return the same where each example contributes a number; guesses are judged on what is there.
+    """Return the same where each unit contributes numbers; guesses are judged on what is there.
 
     How models differ in what they lose stands for luck: three halves of the usual at 0.9.
     """
-    score, truth = judged.score, judged.truth
-    assert score.shares is not None, "the caller asked"
-    moved = cost.moved[score.metric] * (1.0 if luck <= 0.5 else 1.5)
-    places = np.arange(num_examples) * len(score.shares) // num_examples
+    score = judged.score
+    metric = find_metric(score.metric)
+    moved = cost.moved(metric) * (1.0 if luck <= 0.5 else 1.5)
+    places = np.arange(num_examples) * score.num_examples // num_examples
     random = np.random.default_rng(_SEED)
-    before = score.shares[places]
-    if score.metric == SPEARMAN:
-        assert truth.grades is not None, "it was scored by them"
-        after = before + random.normal(0.0, moved, num_examples)
-    else:
-        after = before - np.minimum(random.exponential(moved, num_examples), 1.0)
-    grades = truth.grades if score.metric == SPEARMAN else None
-    drawn = None if grades is None else grades[places]
-    proof = _bound(score.metric, before, np.clip(after, -1.0, 1.0), drawn, max_drop)
-    # Of one vector for all and the like: as many examples as were looked at will do.
-    best = judged.best_guess.score.shares
-    assert best is not None, "guesses are of the score's own kind"
-    known = _bound(score.metric, score.shares, best, grades, max_drop)
+    given = replace(
+        score,
+        num_examples=num_examples,
+        shares=None if score.shares is None else score.shares[places],
+        sums=None if score.sums is None else score.sums[places],
+    )
+    settings: Any = {
+        "max_drop": max_drop,
+        "confidence": CONFIDENCE,
+        "seed": _SEED,
+        "resamples": _RESAMPLES,
+    }
+    right = judged.truth.labels if judged.truth.grades is None else judged.truth.grades
+    drawn = None if metric.bound != "correlation" or right is None else right[places]
+    proof = certify_drop(given, _moved(given, metric, moved, random), drawn, **settings)
+    # Of one vector for all and the like: as many units as were looked at will do.
+    known = certify_drop(score, judged.best_guess.score, right, **settings)
     return _prospect(proof, known.lower_bound)
 
 
-def _bound(
-    metric: str, before: Floats, after: Floats, grades: Floats | None, max_drop: float
-) -> Certificate:
-    settings: Any = {"max_drop": max_drop, "confidence": CONFIDENCE, "seed": _SEED}
-    if grades is None:
-        return certify_mean(metric, before, after, resamples=_RESAMPLES, **settings)
-    return certify_correlation(before, after, grades, resamples=_RESAMPLES, **settings)
+def _moved(score: Score, metric: Metric, moved: float, random: np.random.Generator) -> Score:
+    """Return a score that fell by about `moved`, as passes make it fall."""
+    if metric.bound == "sums":
+        return _lost_units(score, metric, moved, random)
+    assert score.shares is not None, "its metric is taken from them"
+    size = score.num_examples
+    if metric.bound == "correlation":
+        noise = random.normal(0.0, moved, size)
+        return replace(score, shares=np.clip(score.shares + noise, -1.0, 1.0))
+    fallen = np.minimum(random.exponential(moved, size), 1.0)
+    return replace(score, shares=np.clip(score.shares - fallen, -1.0, 1.0))
+
+
+def _lost_units(score: Score, metric: Metric, moved: float, random: np.random.Generator) -> Score:
+    """Return a score whose fewest units, drawn at random, are lost so that it falls by `moved`."""
+    assert score.sums is not None, "its metric is taken from them"
+    assert metric.lost is not None
+    assert metric.statistic is not None
+    total = score.sums.sum(axis=0)
+    order = random.permutation(score.num_examples)
+    lost = metric.lost(score.sums, total)
+    totals = total + np.cumsum((lost - score.sums)[order], axis=0)  # (num_units, num_sums)
+    drops = metric.statistic(total) - metric.statistic(totals)
+    count = 1 + int(np.argmax(drops >= moved)) if np.any(drops >= moved) else len(order)
+    sums = score.sums.copy()
+    sums[order[:count]] = lost[order[:count]]
+    return replace(score, sums=sums)
 
 
 def _prospect(proof: Certificate, guess_drop: float) -> Prospect:

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from compressor.data.settings import Quoting
-from compressor.measurements import AGREEMENT
 from compressor.models.text_files import MOST_UNASKED
+from compressor.report import units
 from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
 from compressor.starter.plan import Plan, Pruning
@@ -144,7 +144,7 @@ def _budget(plan: Plan) -> Iterator[str]:
     yield _line(f"  metric: {plan.metric}", "")
     yield from _comment(plan.metric_why + ".")
     what = f"{points(plan.max_drop)} below the untouched checkpoint, all passes together"
-    if plan.metric == AGREEMENT:
+    if units.counts_changes(plan.metric):
         what = f"{100 * plan.max_drop:g}% of the predictions may change, by all passes together"
     yield _line(f"  max_drop: {plan.max_drop:g}", what)
     more = "; ".join(plan.certification_why) if plan.certifies else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ import torch
 from compressor.data import Dataset
 from compressor.data.sampling import evenly_spread
 from compressor.errors import RecipeError
-from compressor.measurements import LABEL_FREE, SPEARMAN
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
 from compressor.pipeline.label_order import better_order
@@ -25,7 +23,7 @@ from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
-from compressor.tasks import Outputs
+from compressor.tasks import Outputs, Task
 from compressor.verify.evaluation import predict_outputs
 
 _FIRST_ROWS = 32  # that show how fast the checkpoint is
@@ -186,9 +184,14 @@ def _listing(labels: Sequence[str]) -> str:
     return ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
 
 
-def metrics_to_try(task: Any, *, has_labels: bool, has_grades: bool) -> tuple[str, ...]:
+def metrics_to_try(task: Task, *, has_labels: bool, has_grades: bool) -> tuple[str, ...]:
     """Return the metrics that rows allow, those that people expect first."""
-    free = [name for name in task.metrics if name in LABEL_FREE]
-    graded = [name for name in task.metrics if name == SPEARMAN]
-    labelled = [name for name in task.metrics if name not in LABEL_FREE and name != SPEARMAN]
-    return (*(labelled[:2] if has_labels else ()), *(graded if has_grades else ()), *free)
+    free = [metric.name for metric in task.metrics if metric.label_free]
+    told = [metric for metric in task.metrics if not metric.label_free]
+    graded = [metric.name for metric in told if metric.bound == "correlation"]
+    labelled = [metric.name for metric in told if metric.bound != "correlation"]
+    return (
+        *(labelled[:2] if has_labels else ()),
+        *(graded if has_labels or has_grades else ()),
+        *free,
+    )

@@ -14,7 +14,6 @@ from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
-from compressor.measurements import AGREEMENT, COSINE, SPEARMAN
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import (
     UnsupportedArchitecture,
@@ -37,7 +36,7 @@ from compressor.starter.render import (
     render,
 )
 from compressor.starter.trial import look_at
-from compressor.tasks import Example, Task, load_task
+from compressor.tasks import Example, Task, load_task, task_class
 from compressor.tasks.pooling import Pooling
 from compressor.tasks.table import Table
 
@@ -93,10 +92,10 @@ def write_starter(
         raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
     files = find_checkpoint(checkpoint, revision=None)
     task = load_task(files.infer_task())
-    if wishes.metric is not None and wishes.metric not in task.metrics:
+    if wishes.metric is not None and wishes.metric not in task.metric_names():
         raise RecipeError(
             f"--metric: {task.name} has no metric '{wishes.metric}' (allowed: "
-            f"{', '.join(task.metrics)})"
+            f"{', '.join(task.metric_names())})"
         )
     _require_different(data, train, certification)
     if wishes.label_names and not task.has_head:
@@ -171,10 +170,11 @@ def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
 
     Its metric needs no labels, so that rows which do not suit another are not refused for that.
     """
-    graded = bool(facts.vectors) and facts.search.guess.label is not None
-    metric = SPEARMAN if graded else COSINE if facts.vectors else AGREEMENT
+    metrics = task_class(facts.task).metrics
+    graded = [metric for metric in metrics if metric.bound == "correlation"]
+    free = [metric for metric in metrics if metric.label_free]
     return Plan(
-        metric=metric,
+        metric=(free if facts.search.guess.label is None or not graded else graded)[0].name,
         metric_why="",
         max_drop=0.9,
         budget_why=(),
@@ -195,7 +195,7 @@ def _rows(facts: StarterFacts, task: Task) -> Rows:
         search=facts.search.num_rows,
         train=0 if train is None else min(train.num_rows, MAX_TRAIN_ROWS),
         certification=0 if certification is None else certification.num_rows,
-        texts=task.columns(task.metrics[0]).examples_in(len(facts.search.guess.inputs)),
+        texts=task.columns(task.metrics[0].name).examples_in(len(facts.search.guess.inputs)),
     )
 
 
@@ -290,7 +290,7 @@ def _for_other(path: Path, wishes: Wishes) -> Wishes:
 def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]:
     if not task.reads_tokens:
         return [str(value) for column in columns for value in table.columns[column]]
-    read = task.columns(task.metrics[0])
+    read = task.columns(task.metrics[0].name)
     found = read.examples(table, columns, range(len(table)))
     return [part for example in found for part in read.texts_apart(example)]
 

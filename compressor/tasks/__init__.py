@@ -18,8 +18,10 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
+from compressor.tasks.metrics import Bound, Metric, UsualDrop
 from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.pixels import pixels_of
+from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import NO_LIMIT
 
 __all__ = [
@@ -27,18 +29,24 @@ __all__ = [
     "UNLABELLED",
     "Ability",
     "Batch",
+    "Bound",
     "ClassLogits",
     "Comparison",
     "Example",
     "Guess",
     "HasTexts",
+    "Metric",
     "OutputForm",
     "Outputs",
     "Predict",
+    "ReportWords",
     "Rows",
     "Task",
     "Truth",
+    "UsualDrop",
     "Vectors",
+    "find_metric",
+    "has_metric",
     "image_of",
     "is_long",
     "length_of",
@@ -69,6 +77,20 @@ def task_class(name: str) -> type[Task]:
     module, _, found = TASKS[name].partition(":")
     kind: type[Task] = getattr(importlib.import_module(module), found)
     return kind
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric called `name`, of any task; raises `KeyError` where none has it."""
+    for task in TASKS:
+        for metric in task_class(task).metrics:
+            if metric.name == name:
+                return metric
+    raise KeyError(name)
+
+
+def has_metric(name: str) -> bool:
+    """Return whether any task has a metric called `name`."""
+    return any(name in task_class(task).metric_names() for task in TASKS)
 
 
 def output_names() -> tuple[str, ...]:

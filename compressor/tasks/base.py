@@ -29,8 +29,10 @@ from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import HasShape
+from compressor.tasks.metrics import Metric
 from compressor.tasks.outputs import UNLABELLED, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
+from compressor.tasks.report_words import ReportWords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,11 +114,17 @@ class Task(ABC):
     output: ClassVar[str]  # the name of the one array that the model gives
     output_words: ClassVar[str]  # what people call it: logits, vectors
     input_column: ClassVar[str]  # the key under `data` that names the input column
-    metrics: ClassVar[tuple[str, ...]]  # the first is the default
+    metrics: ClassVar[tuple[Metric, ...]]  # the first is the default
+    words: ClassVar[ReportWords]  # how a report speaks of predictions
     reads_tokens: ClassVar[bool]  # whether inputs have a token axis that can be padded
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
+
+    @classmethod
+    def metric_names(cls) -> tuple[str, ...]:
+        """Return the words that `budget.metric` accepts, the default first."""
+        return tuple(metric.name for metric in cls.metrics)
 
     @classmethod  # noqa: B027 - any head may do
     def check_head(

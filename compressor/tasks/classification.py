@@ -10,17 +10,36 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.measurements import AGREEMENT, FlipKind, Score
+from compressor.measurements import FlipKind, Score
 from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.head import HasShape, require_choice
+from compressor.tasks.metrics import AGREEMENT, Metric
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import ClassLosses
 
 _PROBABILITIES = "probabilities"  # of each class, shape (num_examples, num_labels)
-METRICS = ("accuracy", "f1_macro", "matthews_correlation", AGREEMENT)
+ACCURACY = Metric(
+    "accuracy",
+    "accuracy",
+    "the share of examples whose highest logit is the labelled class",
+    "hits",
+)
+F1_MACRO = Metric(
+    "f1_macro",
+    "macro F1",
+    "the harmonic mean of precision and recall of each class, averaged over classes",
+    "classes",
+)
+MATTHEWS = Metric(
+    "matthews_correlation",
+    "matthews correlation",
+    "the correlation of predicted and labelled classes, from -1 to 1",
+    "classes",
+    percent=False,
+)
 
 
 class Prediction(TypedDict):
@@ -36,7 +55,7 @@ class Classification(Task):
 
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
-    metrics: ClassVar[tuple[str, ...]] = METRICS
+    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, F1_MACRO, MATTHEWS, AGREEMENT)
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
 
     @classmethod
@@ -92,7 +111,7 @@ class Classification(Task):
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that labels are missing or all the same, where they are."""
-        if metric == AGREEMENT:
+        if metric == AGREEMENT.name:
             return None
         if truth.labels is None:
             return "has no labels, so nothing but agreement can be scored on it"
@@ -116,12 +135,12 @@ class Classification(Task):
         labels, or as the baseline's own predictions, does. One in twenty such models does better
         than the best of 19.
         """
-        is_agreement = baseline.metric == AGREEMENT or truth.labels is None
+        is_agreement = baseline.metric == AGREEMENT.name or truth.labels is None
         right = baseline.outcomes if is_agreement else np.asarray(truth.labels)
         most = int(np.bincount(right).argmax())
         always = np.full(len(right), most, dtype=np.int64)
         found = {f"a model that predicts '{labels[most]}' for everything": [always]}
-        if baseline.metric not in ("accuracy", AGREEMENT):
+        if baseline.metric not in (ACCURACY.name, AGREEMENT.name):
             random = np.random.RandomState(0)
             draws = [random.permutation(len(right)) for _ in range(DRAWS)]
             own = [baseline.outcomes[order] for order in draws]
@@ -135,7 +154,7 @@ class Classification(Task):
 
     def _right(self, metric: str, truth: Truth) -> NDArray[np.int64] | None:
         """Return the labels or, for `agreement`, the untouched checkpoint's predictions."""
-        if metric != AGREEMENT:
+        if metric != AGREEMENT.name:
             return truth.labels
         return None if truth.reference is None else truth.reference.outcomes
 
@@ -261,11 +280,11 @@ def _score(
     # scikit-learn takes longer than the rest of it.
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    if metric in ("accuracy", AGREEMENT):
+    if metric in (ACCURACY.name, AGREEMENT.name):
         value = float(np.mean(predicted == labels))
-    elif metric == "f1_macro":
+    elif metric == F1_MACRO.name:
         value = float(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    elif metric == "matthews_correlation":
+    elif metric == MATTHEWS.name:
         value = float(matthews_corrcoef(labels, predicted))
     else:
         raise KeyError(metric)

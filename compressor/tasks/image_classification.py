@@ -20,6 +20,24 @@ from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example
 from compressor.tasks.given import given_images
+from compressor.tasks.report_words import ReportWords
+
+_CODE = """\
+import numpy as np
+import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(".", backend="pil")
+session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
+[node] = session.get_inputs()
+image = np.asarray(Image.open("image.png").convert("L" if node.shape[1] == 1 else "RGB"))
+image = image.reshape(*image.shape[:2], -1)  # (height, width, channels)
+pixels = processor([image], return_tensors="np")["pixel_values"].astype(np.float32)
+[logits] = session.run(["logits"], {{node.name: pixels}})
+labels = {labels}
+print([labels[index] for index in logits.argmax(axis=-1)])
+"""
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -33,6 +51,7 @@ class ImageClassification(Classification):
     main_input: ClassVar[str] = "pixel_values"
     preprocessor_name: ClassVar[str] = "image processor"
     reads_tokens: ClassVar[bool] = False
+    words: ClassVar[ReportWords] = ReportWords(code=_CODE)
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return images, and class ids."""

@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch, StepFailed
-from compressor.measurements import COSINE, LABEL_FREE, RANK_AGREEMENT, SPEARMAN, Score
+from compressor.measurements import Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.given import given_texts
+from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import Pooling, lowers_case, read_pooling, write_pooling
+from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.similarity import (
     NEIGHBOURS,
     all_alike,
@@ -42,6 +44,51 @@ from compressor.words import counted
 if TYPE_CHECKING:
     from compressor.tasks.losses import VectorLosses
 
+COSINE = Metric(
+    "cosine",
+    "cosine similarity",
+    "the mean cosine similarity of each text's vector and the vector that the untouched checkpoint "
+    "gives it, from -1 to 1",
+    "mean",
+    label_free=True,
+    percent=False,
+    unit="text",
+    units="texts",
+    usual_drop=UsualDrop(0.001, 0.006, 0.02),
+    most_pruned_drop=0.05,
+)
+RANK_AGREEMENT = Metric(
+    "rank_agreement",
+    "rank agreement",
+    "the share of each text's ten nearest neighbours among the other different texts of the split, "
+    "by cosine similarity, that are among its ten nearest by the untouched checkpoint's vectors "
+    "too, averaged over texts",
+    "mean",
+    label_free=True,
+    unit="text",
+    units="texts",
+    usual_drop=UsualDrop(0.01, 0.06, 0.15),
+    most_drop=0.15,
+    most_pruned_drop=0.0,
+)
+SPEARMAN = Metric(
+    "spearman",
+    "Spearman correlation",
+    "the rank correlation of the cosine similarity of pairs of texts with their grades, from -1 "
+    "to 1",
+    "correlation",
+    percent=False,
+    unit="pair of texts",
+    units="pairs of texts",
+    usual_drop=UsualDrop(0.005, 0.03, 0.08),
+    least_drop=0.02,  # few numbers move a correlation by a point
+)
+_CODE = f"""\
+{TOKENS_CODE}\
+[vectors] = session.run(["sentence_embedding"], inputs)
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
+"""
 _VECTORS = "vectors"  # of the texts, shape (num_texts, width)
 _CANDIDATES = 2_000  # texts, at most, among which neighbors are looked for
 PoolingMode = Literal["mean", "cls"]
@@ -62,15 +109,35 @@ class SentenceEmbedding(TextTask):
     head: ClassVar[str] = "Model"
     output: ClassVar[str] = "sentence_embedding"
     output_words: ClassVar[str] = "vectors"
-    metrics: ClassVar[tuple[str, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
+    metrics: ClassVar[tuple[Metric, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
     has_head: ClassVar[bool] = False
+    words: ClassVar[ReportWords] = ReportWords(
+        code=_CODE,
+        hub_task="sentence-similarity",
+        row="text",
+        predictions_title="Nearest texts",
+        predictions_shown="search texts whose nearest other search text the original finds nearest",
+        score="cosine similarity",
+        flips_title="Texts with another nearest neighbour",
+        another="another nearest text",
+        changed=(
+            "text",
+            "has another nearest neighbour among the other texts",
+            "have another nearest neighbour among the other texts",
+        ),
+        flips_order="Those come first whose vector moved most: 1 minus its cosine similarity.",
+        prediction_is_text=True,
+        flips_header=" nearest text",
+        flips_sure="and its cosine similarity",
+        flips_moved=True,
+    )
 
     def columns(self, metric: str) -> Columns:
         """Return texts, of pairs each by itself, with grades for the metric that needs them.
 
         For others a column of that name need not be one of grades.
         """
-        return SentenceColumns(graded=metric not in LABEL_FREE)
+        return SentenceColumns(graded=metric == SPEARMAN.name)
 
     def auto_class(self, directory: Path) -> Any:
         """Return what puts pooling around a plain encoder, as the checkpoint or the recipe says."""
@@ -181,12 +248,12 @@ class SentenceEmbedding(TextTask):
                 f"vectors of shape {vectors.shape} cannot be compared with the untouched "
                 f"checkpoint's, {before.shape}"
             )
-        if metric == SPEARMAN:
+        if metric == SPEARMAN.name:
             assert truth.grades is not None, "the caller asked whether it can be scored"
             shares = cosines(vectors[0::2], vectors[1::2])  # (num_pairs,)
             value = rank_correlation(shares, truth.grades)
-        elif metric in (COSINE, RANK_AGREEMENT):
-            is_cosine = metric == COSINE
+        elif metric in (COSINE.name, RANK_AGREEMENT.name):
+            is_cosine = metric == COSINE.name
             shares = cosines(before, vectors) if is_cosine else _agreement(before, vectors, texts)
             value = float(np.mean(shares))
         else:
@@ -196,13 +263,13 @@ class SentenceEmbedding(TextTask):
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that grades are missing, or that there are too few different texts."""
-        if metric == SPEARMAN and truth.grades is None:
+        if metric == SPEARMAN.name and truth.grades is None:
             return (
                 "has no graded pairs, which spearman compares similarities with; name the columns "
                 "of both texts in data.text and that of the grade in data.label"
             )
         found = len(candidates([str(example) for example in truth.examples]))
-        if metric == RANK_AGREEMENT and found <= 2 * NEIGHBOURS:
+        if metric == RANK_AGREEMENT.name and found <= 2 * NEIGHBOURS:
             return (
                 f"holds {counted(found, 'different text')}; rank_agreement compares the "
                 f"{NEIGHBOURS} nearest of each, which even a random model keeps unless there are "
@@ -238,11 +305,11 @@ class SentenceEmbedding(TextTask):
         vectors, shares = baseline.kept[_VECTORS], baseline.shares
         assert shares is not None
         texts = [str(example) for example in truth.examples]
-        if baseline.metric == COSINE:
+        if baseline.metric == COSINE.name:
             one = to_the_mean(vectors)
             return (_guess("a model that gives every text the same vector", baseline, one),)
         words = word_counts(texts)
-        if baseline.metric == RANK_AGREEMENT:
+        if baseline.metric == RANK_AGREEMENT.name:
             near = nearest(vectors, texts, NEIGHBOURS)
             usual = np.argsort(-np.bincount(near.ravel()), kind="stable")[:NEIGHBOURS]
             same = kept_neighbours(near, np.broadcast_to(usual, near.shape))

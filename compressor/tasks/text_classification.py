@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, TextColumns
+from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
+
+_CODE = f"""\
+{TOKENS_CODE}\
+[logits] = session.run(["logits"], inputs)
+labels = {{labels}}
+print([labels[index] for index in logits.argmax(axis=-1)])
+"""
 
 
 class TextClassification(TextTask, Classification):
@@ -15,6 +23,7 @@ class TextClassification(TextTask, Classification):
 
     name: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "ForSequenceClassification"
+    words: ClassVar[ReportWords] = ReportWords(code=_CODE)
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return texts or pairs of texts, and class ids."""

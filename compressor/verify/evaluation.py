@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.measurements import LABEL_FREE, Flops, LengthRecord, Score
+from compressor.measurements import Flops, LengthRecord, Score
 from compressor.models.flops import encoder_flops
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Outputs, Task, length_of, texts_of
+from compressor.tasks import Batch, Example, Outputs, Task, find_metric, length_of, texts_of
 
 BATCH_SIZE = 32
 _LONG = 1024  # tokens, from which on only two rows are read together
@@ -77,7 +77,7 @@ def digest_of(reference: Score) -> dict[str, str]:
 
     Empty for a metric that compares with labels, whose score depends on no other model.
     """
-    if reference.metric not in LABEL_FREE:
+    if not find_metric(reference.metric).label_free:
         return {}
     digest = hashlib.sha256(reference.outcomes.tobytes())
     for _, values in sorted(reference.kept.items()):

@@ -10,12 +10,12 @@ from scipy import stats
 
 from compressor.certificate import (
     certify_correlation,
+    certify_each,
     certify_mean,
-    certify_mean_slices,
     certify_scores,
     spearman,
 )
-from compressor.measurements import Score
+from compressor.measurements import Certificate, Score
 from compressor.tasks import Guess
 
 ONES = np.ones(400)
@@ -85,20 +85,35 @@ def test_a_correlation_that_stayed_is_certified_and_one_that_went_is_refuted():
     random = np.random.default_rng(0)
     grades = random.integers(0, 6, 500).astype(float)
     before = grades + random.normal(size=500)
-    same = certify_correlation(before, before, grades, max_drop=0.05, seed=0, resamples=999)
+    same = certify_correlation(
+        "spearman", before, before, grades, max_drop=0.05, seed=0, resamples=999
+    )
     assert (same.verdict, same.drop, same.wins, same.losses) == ("certified", 0.0, 0, 0)
     assert same.upper_bound > 0
     noise = random.normal(size=500)
-    gone = certify_correlation(before, noise, grades, max_drop=0.05, seed=0, resamples=999)
+    gone = certify_correlation(
+        "spearman", before, noise, grades, max_drop=0.05, seed=0, resamples=999
+    )
     assert gone.verdict == "refuted"
     expected = stats.spearmanr(before, grades).statistic - stats.spearmanr(noise, grades).statistic
     assert gone.drop == pytest.approx(expected)
     assert gone.losses > gone.wins
 
 
+def each_of(
+    masks: dict[str, np.ndarray], before: np.ndarray, after: np.ndarray, *, max_drop: float
+) -> dict[str, Certificate]:
+    def certify(mask: np.ndarray, confidence: float) -> Certificate:
+        return certify_mean(
+            "cosine", before[mask], after[mask], max_drop=max_drop, confidence=confidence, seed=0
+        )
+
+    return certify_each(masks, certify)
+
+
 def test_slices_are_tested_at_their_share_of_the_error():
     masks = {"first": np.arange(400) < 100, "rest": np.arange(400) >= 100}
-    found = certify_mean_slices("cosine", masks, ONES, fallen(4), max_drop=0.05, seed=0)
+    found = each_of(masks, ONES, fallen(4), max_drop=0.05)
     assert [item.confidence for item in found.values()] == [pytest.approx(0.975)] * 2
     assert found["first"].num_examples == 100
     alone = certify_mean("cosine", ONES[:100], fallen(4)[:100], max_drop=0.05, seed=0)
@@ -107,7 +122,7 @@ def test_slices_are_tested_at_their_share_of_the_error():
 
 def test_an_empty_slice_is_refused():
     with pytest.raises(ValueError, match=r"empty: \['none'\]"):
-        certify_mean_slices("cosine", {"none": ONES < 0}, ONES, ONES, max_drop=0.1, seed=0)
+        each_of({"none": ONES < 0}, ONES, ONES, max_drop=0.1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +150,7 @@ def test_a_score_finds_its_bound():
     blind = Score("cosine", 0.0, 400, outcomes, shares=np.zeros(400))
     guesses = (Guess("a model that gives every text the same vector", blind),)
     proof = certify_scores(before, after, None, guesses=guesses, max_drop=0.02, seed=0)
-    alone = certify_mean("cosine", ONES, fallen(0), max_drop=0.02, seed=0)
+    alone = certify_mean("cosine", ONES, fallen(0), units="texts", max_drop=0.02, seed=0)
     assert dataclasses.replace(proof, uninformed=None) == alone
     assert proof.uninformed is not None
     assert (proof.uninformed.who, proof.uninformed.score) == (guesses[0].who, 0.0)
@@ -154,6 +169,6 @@ def test_a_slice_that_lost_everything_is_judged_and_no_error(size: int, verdict:
     lost = np.arange(size + 10) < size
     masks = {"short": lost, "long": ~lost}
     before, after = np.ones(len(lost)), np.where(lost, 0.0, 1.0)
-    found = certify_mean_slices("rank_agreement", masks, before, after, max_drop=0.1, seed=0)
+    found = each_of(masks, before, after, max_drop=0.1)
     assert (found["short"].drop, found["short"].upper_bound) == (1.0, 1.0)
     assert found["short"].verdict == verdict

@@ -23,7 +23,7 @@ SPLIT = Dataset(
 
 
 def members(split: Dataset, *names: str) -> dict[str, list[int]]:
-    masks = slice_masks(split, names, NAMES)
+    masks = slice_masks(split, names, NAMES, "accuracy")
     return {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()}
 
 
@@ -53,7 +53,8 @@ def test_every_example_is_in_exactly_one_slice_of_a_kind():
     random = np.random.default_rng(0)
     texts = tuple(" ".join(["x"] * count) for count in random.integers(1, 40, size=100))
     split = dataclasses.replace(SPLIT, examples=texts)
-    counts = sum(mask.astype(int) for mask in slice_masks(split, ("length",), NAMES).values())
+    masks = slice_masks(split, ("length",), NAMES, "accuracy")
+    counts = sum(mask.astype(int) for mask in masks.values())
     assert np.array_equal(counts, np.ones(100))
 
 
@@ -69,17 +70,17 @@ def test_a_column_with_a_value_for_every_row_is_refused():
     texts = tuple("x" for _ in range(MAX_VALUES + 1))
     split = dataclasses.replace(SPLIT, examples=texts, columns={"id": tuple(range(len(texts)))})
     with pytest.raises(RecipeError, match=r"budget\.slices: column 'id' has 51 values in data\.s"):
-        slice_masks(split, ("id",), NAMES)
+        slice_masks(split, ("id",), NAMES, "accuracy")
 
 
 def test_label_needs_labels_and_length_needs_words():
     with pytest.raises(
         RecipeError, match=r"label needs labels of classes, and data\.search has none"
     ):
-        slice_masks(dataclasses.replace(SPLIT, labels=None), ("label",), NAMES)
+        slice_masks(dataclasses.replace(SPLIT, labels=None), ("label",), NAMES, "accuracy")
     images = tuple(np.zeros((2, 2), dtype=np.uint8) for _ in TEXTS)
     with pytest.raises(RecipeError, match="images have none"):
-        slice_masks(dataclasses.replace(SPLIT, examples=images), ("length",), NAMES)
+        slice_masks(dataclasses.replace(SPLIT, examples=images), ("length",), NAMES, "accuracy")
 
 
 def score(outcomes: np.ndarray) -> Score:
@@ -91,7 +92,7 @@ def test_the_worst_slice_comes_first_with_the_numbers_of_its_certificate():
     labels = np.arange(2000) % 2
     split = dataclasses.replace(SPLIT, examples=("a",) * 2000, labels=labels, columns={})
     after = np.where(np.arange(2000) % 20 == 0, 1, labels)
-    masks = slice_masks(split, ("label",), NAMES)
+    masks = slice_masks(split, ("label",), NAMES, "accuracy")
     found = judge_slices(
         split, masks, score(labels), score(after), max_drop=0.01, confidence=0.95, seed=0
     )
@@ -107,7 +108,7 @@ def test_the_worst_slice_comes_first_with_the_numbers_of_its_certificate():
 def test_without_labels_a_changed_prediction_is_a_loss():
     split = dataclasses.replace(SPLIT, labels=None)
     before, after = np.zeros(6, dtype=np.int64), np.array([1, 0, 0, 0, 0, 0])
-    masks = slice_masks(split, ("source",), NAMES)
+    masks = slice_masks(split, ("source",), NAMES, "accuracy")
     [web] = [
         item
         for item in judge_slices(
@@ -129,7 +130,7 @@ def judged(labels: np.ndarray, columns: dict[str, tuple[str, ...]], name: str) -
     """Return the verdicts about a model that stayed as it was and is right everywhere."""
     rows = ("a",) * len(labels)
     split = dataclasses.replace(SPLIT, examples=rows, labels=labels, columns=columns)
-    masks = slice_masks(split, (name,), NAMES)
+    masks = slice_masks(split, (name,), NAMES, "accuracy")
     same = score(labels)
     found = judge_slices(split, masks, same, same, max_drop=0.05, confidence=0.95, seed=0)
     return {item.name: item.verdict for item in found}

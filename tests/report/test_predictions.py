@@ -60,7 +60,7 @@ def test_the_summary_counts_what_is_the_same(passed: dict[str, Any]):
 
 def test_an_encoder_speaks_of_neighbors(passed: dict[str, Any]):
     passed["predictions"] = [record()]
-    passed["embedding"] = {"pooling": "mean", "normalize": True, "source": None, "max_length": 8}
+    passed["task"] = "sentence-embedding"
     view = predictions_view(from_plain(passed))
     assert view is not None
     assert view.title == "Nearest texts, original and artifact"

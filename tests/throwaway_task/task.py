@@ -20,7 +20,7 @@ from throwaway_task.columns import WordColumns, Words
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.measurements import AGREEMENT, Score
+from compressor.measurements import Score
 from compressor.tasks import (
     UNLABELLED,
     Ability,
@@ -34,10 +34,17 @@ from compressor.tasks import (
 )
 from compressor.tasks.columns import Columns
 from compressor.tasks.losses import Losses, SummedLoss, in_float32, random_signs
+from compressor.tasks.metrics import AGREEMENT, Metric
 from compressor.tasks.outputs import Positions
+from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
-ACCURACY = "token_accuracy"
+ACCURACY = Metric(
+    "token_accuracy",
+    "token accuracy",
+    "the share of tags that are right, document by document",
+    "mean",
+)
 
 
 class WordBatch(dict[str, NDArray[Any]]):
@@ -88,7 +95,8 @@ class TokenTags(TextTask):
     head: ClassVar[str] = "ForTokenClassification"
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
-    metrics: ClassVar[tuple[str, ...]] = (ACCURACY, AGREEMENT)
+    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, AGREEMENT)
+    words: ClassVar[ReportWords] = ReportWords(code=TOKENS_CODE)
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     per_token: ClassVar[bool] = True
 
@@ -165,7 +173,7 @@ class TokenTags(TextTask):
     def hits(
         self, metric: str, outputs: Outputs, truth: Truth, positions: Positions
     ) -> NDArray[np.bool_] | None:
-        if metric != AGREEMENT or truth.reference is None:
+        if metric != AGREEMENT.name or truth.reference is None:
             return None
         return np.asarray(_outcomes(_logits(outputs)) == truth.reference.outcomes[positions])
 
@@ -174,7 +182,7 @@ class TokenTags(TextTask):
         return _score(metric, logits.tags, logits.lengths, truth, truth.reference)
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
-        if metric == ACCURACY and truth.labels is None:
+        if metric == ACCURACY.name and truth.labels is None:
             return "has no tags, so nothing but agreement can be scored on it"
         return None
 
@@ -185,7 +193,7 @@ class TokenTags(TextTask):
     def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
         lengths = baseline.kept["lengths"]
         known = baseline.kept["tags"]
-        if baseline.metric == ACCURACY and truth.labels is not None:
+        if baseline.metric == ACCURACY.name and truth.labels is not None:
             known = np.concatenate(list(truth.labels))
         most = int(np.bincount(known).argmax())
         always = np.full(lengths.sum(), most)
@@ -295,7 +303,7 @@ def _score(
     found = _documents(tags, lengths)
     outcomes = np.array([_digest(document) for document in found])
     kept = {"tags": tags, "lengths": lengths}
-    if metric == AGREEMENT:
+    if metric == AGREEMENT.name:
         same = outcomes == (outcomes if reference is None else reference.outcomes)
         return Score(metric, float(np.mean(same)), len(found), outcomes, kept=kept)
     assert truth.labels is not None, "the caller asked whether it can be scored"

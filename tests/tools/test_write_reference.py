@@ -89,4 +89,4 @@ def test_a_mapping_leads_to_the_table_of_its_settings(pages: dict[str, str]):
 @pytest.mark.parametrize("task", task_names())
 def test_the_page_of_the_recipe_names_every_task_and_its_metrics(pages: dict[str, str], task: str):
     assert task in pages["recipe.md"]
-    assert all(metric in pages["recipe.md"] for metric in task_class(task).metrics)
+    assert all(metric in pages["recipe.md"] for metric in task_class(task).metric_names())

@@ -1,0 +1,84 @@
+"""What a score is: the declarations by which gates, certificates and reports treat each metric.
+
+A task lists its own; nothing else in the package knows one by its name. Higher is better for every
+metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+# Sums over units, shape (..., num_sums), to scores of shape (...).
+Statistic = Callable[[Floats], Floats]
+# What units add, (num_units, num_sums), and their total, (num_sums,), to what the same units would
+# add had everything in them been lost.
+Lost = Callable[[Floats, Floats], Floats]
+
+# How the drop of a score is bounded.
+# hits: a share of examples, each right or wrong. flips: the share of predictions that are those of
+# the untouched checkpoint. classes: a function of how often each class was predicted and labelled.
+# mean: the mean of `Score.shares`, numbers of at most 1. correlation: the rank correlation of
+# `Score.shares` with what the split says. sums: `Metric.statistic` of the sums of `Score.sums`.
+Bound = Literal["hits", "flips", "classes", "mean", "correlation", "sums"]
+
+
+@dataclass(frozen=True)
+class UsualDrop:
+    """How far a score usually falls, fractions: by fp16, by int8, and by pruning and int8."""
+
+    half: float
+    int8: float
+    pruned: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score of a task.
+
+    `unit` and `units` name what it counts: an example, a text, a pair of texts, a query with its
+    candidates, a document. Units are taken as independent of one another; what belongs together,
+    such as the entities of a document, must be one unit.
+    """
+
+    name: str
+    words: str  # in a sentence, such as "macro F1"
+    explained: str  # what it is, for people who do not know it
+    bound: Bound
+    label_free: bool = False  # it compares with the untouched checkpoint's outputs
+    percent: bool = True  # shown as per cent; a correlation is shown as it is
+    unit: str = "row"
+    units: str = "rows"
+    statistic: Statistic | None = field(default=None, repr=False, compare=False)
+    lost: Lost | None = field(default=None, repr=False, compare=False)
+    usual_drop: UsualDrop = UsualDrop(0.0005, 0.002, 0.006)
+    # The budgets that a starter recipe may have, fractions: the least, and the most that is worth a
+    # proof, without pruning and with it (0: pruning loses more than anybody allows).
+    least_drop: float = 0.01
+    most_drop: float = 0.05
+    most_pruned_drop: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a bound that lacks what it is taken from."""
+        if self.bound == "sums" and (self.statistic is None or self.lost is None):
+            raise ValueError(f"{self.name}: a bound of sums needs statistic and lost")
+
+    @property
+    def is_fine(self) -> bool:
+        """Return whether the score moves by less than one example in all of them."""
+        return self.bound in ("mean", "correlation", "sums")
+
+
+AGREEMENT = Metric(
+    "agreement",
+    "agreement",
+    "the share of examples that get the untouched checkpoint's prediction, so that no labels are "
+    "needed; accuracy cannot fall by more than the share that is missing",
+    "flips",
+    label_free=True,
+)

@@ -1,0 +1,51 @@
+"""How reports and model cards speak of what the models of a task give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Plain onnxruntime for the model card, up to the inputs. `{provider}`, `{max_length}` and
+# `{labels}` are filled in; doubled braces are braces.
+TOKENS_CODE = """\
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
+batch = tokenizer(
+    ["a text", "another, longer text"],
+    padding=True,
+    truncation=True,
+    max_length={max_length},
+    return_tensors="np",
+)
+inputs = {{node.name: batch[node.name].astype(np.int64) for node in session.get_inputs()}}
+"""
+
+
+@dataclass(frozen=True)
+class ReportWords:
+    """The words for one task; by default those of a classifier.
+
+    `code` uses the artifact without this package, as a template like `TOKENS_CODE`.
+    """
+
+    code: str = ""
+    hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
+    row: str = "row"  # what an example is called
+    # The few predictions that a report shows of both models, and the figure beside each.
+    predictions_title: str = "Predictions"
+    predictions_shown: str = "search rows, one of each class that the original predicts"
+    score: str = "probability"
+    # What changed between the models.
+    flips_title: str = "Predictions that changed"
+    another: str = "another prediction"
+    changed: tuple[str, str, str] = ("prediction", "changed", "changed")  # what; one, several did
+    flips_order: str = (
+        "The surest of the old predictions first."  # where no label says what is right
+    )
+    prediction_is_text: bool = False  # as long as any; else it is a name
+    flips_header: str = ""  # after "before" and "after" in the head of the table
+    flips_sure: str = "and how sure"
+    flips_moved: bool = False  # `lost` of a flip says how far it moved, and is shown
