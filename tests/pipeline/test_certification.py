@@ -16,6 +16,7 @@ from compressor.recipe.budget import AccuracyBudget
 
 def log_with(*verdicts: Any) -> RunLog:
     log = RunLog({}, "recipe.yaml", 0.01, {}, "model")
+    log.metric = "accuracy"
     log.slices = tuple(
         SliceRecord(f"label = {index}", 100, 0.05, 0.1, 0.02, verdict, 0.01, 0.95, 5, 0, None)
         for index, verdict in enumerate(verdicts)
