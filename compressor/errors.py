@@ -258,8 +258,9 @@ class NotCertified(BudgetExceeded):
         needed_examples: int | None,
         why: str | None = None,
         uninformed: str | None = None,
+        key: str = "budget.max_drop",
     ) -> None:
-        super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop)
+        super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop, key=key)
         self.upper_bound = upper_bound
         self.needed_examples = needed_examples
         change = f"certification: {metric} {moved(drop)}"
@@ -280,7 +281,7 @@ class NotCertified(BudgetExceeded):
             rows = f"{about(needed_examples)} rows in all"
         self.args = (
             f"{change}, but {found}, and the budget allows {points(max_drop)}; give "
-            f"data.certification {rows}, raise budget.max_drop, or accept the missing proof with "
+            f"data.certification {rows}, raise {key}, or accept the missing proof with "
             f"--allow-inconclusive",
         )
 

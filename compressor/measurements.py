@@ -357,6 +357,43 @@ class SliceRecord:
 
 
 @dataclass(frozen=True)
+class RecallRecord:
+    """How much of one class or type of entity is missed now, and what is proven about it.
+
+    What is there is what the labels say (`max_recall_drop`) or what the untouched checkpoint found
+    (`max_missed`). `confidence` is the one that Holm's correction tested this kind with.
+    """
+
+    kind: str
+    """Name of the class or type of entity."""
+    budget: Literal["max_missed", "max_recall_drop"]
+    """Which budget it is judged by."""
+    there: Count
+    """How many there are."""
+    before: Count
+    """How many of them the untouched checkpoint finds."""
+    after: Count
+    """How many of them the compressed model finds."""
+    num_units: Count
+    """Examples or documents that hold at least one."""
+    drop: Number
+    """(`before` - `after`) / `there`; 0 where there are none."""
+    upper_bound: Number
+    """One-sided upper bound of the drop, fraction."""
+    lower_bound: Number
+    """One-sided lower bound of the drop, fraction."""
+    verdict: CertificateVerdict
+    """`certified`, `refuted` or `inconclusive`, as in `certificate`."""
+    max_drop: Quantity
+    """Largest drop allowed."""
+    confidence: Quantity
+    """That each bound was taken with, fraction."""
+    needed_units: Count | None
+    """How many examples or documents that hold at least one would settle it with a chance of 80%.
+    Null: it is settled, or no number would do."""
+
+
+@dataclass(frozen=True)
 class Flip:
     """An example that the untouched checkpoint and the compressed model predict differently.
 
@@ -637,6 +674,10 @@ class RunReport:
     slices: tuple[SliceRecord, ...] = ()
     """Groups of examples judged by themselves, on `compared_split`; refuted ones first, then by
     their drop. Null: the recipe's `budget.slices` is empty, or the run stopped before."""
+    recalls: tuple[RecallRecord, ...] = ()
+    """What must not be missed, each class or type of entity by itself, on `compared_split`; the
+    worst first. Null: the recipe has neither `budget.max_missed` nor `budget.max_recall_drop`, or
+    the run stopped before."""
     flips: tuple[Flip, ...] = ()
     """Every example that one of both ends predicts rightly and the other wrongly; of embeddings
     every text that has another nearest neighbour among the split's other texts, those first whose

@@ -24,6 +24,7 @@ from compressor.certificate.power import (
     examples_for_agreement,
 )
 from compressor.certificate.ranks import spearman
+from compressor.certificate.recalls import Limited, certify_recalls, limits_of
 from compressor.certificate.score_bound import (
     holm,
     noninferiority_p_value,
@@ -33,6 +34,7 @@ from compressor.certificate.scores import certify_drop, certify_scores, rows_to_
 from compressor.certificate.sums import certify_sums
 
 __all__ = [
+    "Limited",
     "MetricFunction",
     "certify_agreement",
     "certify_correlation",
@@ -41,6 +43,7 @@ __all__ = [
     "certify_mean",
     "certify_metric",
     "certify_paired",
+    "certify_recalls",
     "certify_scores",
     "certify_slices",
     "certify_sums",
@@ -51,6 +54,7 @@ __all__ = [
     "examples_for_agreement",
     "f1_macro",
     "holm",
+    "limits_of",
     "matthews_correlation",
     "noninferiority_p_value",
     "rows_to_certify",

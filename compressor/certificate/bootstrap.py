@@ -244,6 +244,55 @@ class MeanDrop:
         return np.asarray((float(self.counts @ self.losses) - self.losses) / (total - 1))
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A drop on thousands of resamples, with the two corrections of BCa."""
+
+    drawn: Floats  # (resamples,)
+    bias: float
+    acceleration: float
+
+    @classmethod
+    def of(cls, drop: Drop, *, seed: int, resamples: int) -> Resampled:
+        """Draw the resamples; raises `StepFailed` when the drop is the same in every one."""
+        drawn = np.concatenate([drop.of(counts) for counts in _draw(drop.counts, resamples, seed)])
+        # A sum of the same numbers in another order differs in its last digits.
+        if np.ptp(drawn) <= 1e-13 * np.max(np.abs(drawn)):
+            raise StepFailed(
+                f"{drop.name}: the drop is the same in all {resamples} resamples, so it has no "
+                f"bound; give more examples, or certify another metric"
+            )
+        [observed] = drop.of(drop.counts[None].astype(np.float64))
+        below = (np.mean(drawn < observed) + np.mean(drawn <= observed)) / 2
+        if not 0 < below < 1:
+            raise StepFailed(
+                f"{drop.name}: the drop lies outside of all {resamples} resamples, so it has no "
+                f"bound; give more examples, or certify another metric"
+            )
+        return cls(drawn, float(stats.norm.ppf(below)), acceleration(drop))
+
+    def bound(self, confidence: float) -> float:
+        """Return the one-sided upper bound of the drop."""
+        shifted = self.bias + float(stats.norm.ppf(confidence))
+        # An acceleration is at most 1/6, so the pole is at 6 standard deviations or beyond.
+        share = stats.norm.cdf(self.bias + shifted / (1 - self.acceleration * shifted))
+        return float(np.quantile(self.drawn, share))
+
+    def p_value(self, max_drop: float) -> float:
+        """Return how likely so small a drop is where the true one is above `max_drop`.
+
+        It is 1 minus the confidence with which `bound` reaches `max_drop`.
+        """
+        share = (np.mean(self.drawn < max_drop) + np.mean(self.drawn <= max_drop)) / 2
+        size = len(self.drawn)
+        place = float(stats.norm.ppf(np.clip(share, 0.5 / size, 1 - 0.5 / size))) - self.bias
+        # Beyond the pole no confidence is too high.
+        shifted = place / (1 + self.acceleration * place)
+        if 1 + self.acceleration * place <= 0:
+            return 0.0 if place > 0 else 1.0
+        return float(stats.norm.sf(shifted - self.bias))
+
+
 def resampled_bound(
     drop: Drop, *, confidence: float, seed: int, resamples: int
 ) -> tuple[float, float]:
@@ -252,25 +301,8 @@ def resampled_bound(
     Raises `StepFailed` when the drop is the same in every resample.
     Ref: Efron 1987, JASA 82:171.
     """
-    drawn = np.concatenate([drop.of(counts) for counts in _draw(drop.counts, resamples, seed)])
-    # A sum of the same numbers in another order differs in its last digits.
-    if np.ptp(drawn) <= 1e-13 * np.max(np.abs(drawn)):
-        raise StepFailed(
-            f"{drop.name}: the drop is the same in all {resamples} resamples, so it has no bound; "
-            f"give more examples, or certify another metric"
-        )
-    [observed] = drop.of(drop.counts[None].astype(np.float64))
-    below = (np.mean(drawn < observed) + np.mean(drawn <= observed)) / 2
-    if not 0 < below < 1:
-        raise StepFailed(
-            f"{drop.name}: the drop lies outside of all {resamples} resamples, so it has no bound; "
-            f"give more examples, or certify another metric"
-        )
-    bias = float(stats.norm.ppf(below))
-    shifted = bias + float(stats.norm.ppf(confidence))
-    # An acceleration is at most 1/6, so the pole is at 6 standard deviations or beyond.
-    share = stats.norm.cdf(bias + shifted / (1 - acceleration(drop) * shifted))
-    return float(np.quantile(drawn, share)), float(np.std(drawn, ddof=1))
+    found = Resampled.of(drop, seed=seed, resamples=resamples)
+    return found.bound(confidence), float(np.std(found.drawn, ddof=1))
 
 
 def acceleration(drop: Drop) -> float:

@@ -84,12 +84,8 @@ def certify_sums(
                 f"{metric.units} as in before, got shape {array.shape}"
             )
 
-    def extended(first: Floats, second: Floats) -> Drop:
-        unit, lost = typical_loss(metric, first)
-        return SummedDrop.of_rows(metric, np.vstack([first, unit]), np.vstack([second, lost]))
-
     def bound(first: Floats, second: Floats) -> tuple[float, float]:
-        drop = extended(first, second)
+        drop = extended_drop(metric, first, second)
         left_out = drop.without_one()
         if np.ptp(left_out) <= _ROUNDING:  # every unit lost all it had, as the one that is added
             return float(left_out[0]), 0.0
@@ -114,13 +110,22 @@ def certify_sums(
         metric=metric.name,
         drop=drop,
         bounds=(bound(before, after), bound(after, before)),
-        drops=lambda: (SummedDrop.of_rows(metric, before, after), extended(before, after)),
+        drops=lambda: (
+            SummedDrop.of_rows(metric, before, after),
+            extended_drop(metric, before, after),
+        ),
         counts=counts,
         max_drop=max_drop,
         confidence=confidence,
         method=f"paired BCa bootstrap over {metric.units}, {resamples} resamples, one lost "
         f"{metric.unit} added",
     )
+
+
+def extended_drop(metric: Metric, before: Floats, after: Floats) -> Drop:
+    """Return the drop with one unit more, which lost everything."""
+    unit, lost = typical_loss(metric, before)
+    return SummedDrop.of_rows(metric, np.vstack([before, unit]), np.vstack([after, lost]))
 
 
 def typical_loss(metric: Metric, units: Floats) -> tuple[Floats, Floats]:

@@ -16,8 +16,8 @@ from compressor.measurements import (
 )
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.pipeline.estimate import pass_name
+from compressor.pipeline.judge import MAX_DROP, Judge
 from compressor.progress import duration, rough
-from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe, RepairSettings
 from compressor.report import certificates, units
 from compressor.words import counted, moved, moved_and_budget, points, verb_for
@@ -33,8 +33,9 @@ TITLES: Mapping[str, str] = {
 }
 
 
-def gate_line(budget: AccuracyBudget, baseline: Score, score: Score, size: Size | None) -> str:
+def gate_line(judge: Judge, baseline: Score, score: Score, size: Size | None) -> str:
     """Say what a gate found: the score, how it moved, and what is left of the budget."""
+    budget = judge.budget
     drop = budget.drop(baseline, score)
     change, allowed = moved_and_budget(drop, budget.max_drop)
     found = f"{change}, {allowed} allowed"
@@ -43,7 +44,12 @@ def gate_line(budget: AccuracyBudget, baseline: Score, score: Score, size: Size 
     else:
         found += f", {points(drop - budget.max_drop)} too many"
     megabytes = "" if size is None else f", {units.megabytes(size.bytes_on_disk)} MB"
-    return f"{score_words(score)}{megabytes}: {found}"
+    missed = [item for item in judge.shortfalls(baseline, score) if item.key != MAX_DROP]
+    told = "".join(
+        f"; {item.words} fell by {points(item.drop)}, {points(item.max_drop)} allowed"
+        for item in missed[:3]
+    )
+    return f"{score_words(score)}{megabytes}: {found}{told}"
 
 
 def score_words(score: Score) -> str:

@@ -53,6 +53,7 @@ from compressor.pipeline.cached_steps import (
     graph_of,
 )
 from compressor.pipeline.estimate import Estimate
+from compressor.pipeline.judge import Judge
 from compressor.pipeline.same_prediction import JUDGED, compare_export, require_one_prediction
 from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.progress import Progress
@@ -77,6 +78,7 @@ class Stages:
     untouched: StoredCheckpoint
     task: Task
     metric: str
+    labels: tuple[str, ...]
     splits: Mapping[str, Dataset]
     device: torch.device
     threads: int
@@ -97,6 +99,11 @@ class Stages:
             "threads": self.threads,
             "longest": self.max_length if export.judged_on == "tensorrt" else None,
         }
+
+    @property
+    def judge(self) -> Judge:
+        """Return what every score on the search split is held against."""
+        return Judge(self.recipe.budget, self.task, self.splits["search"], self.labels)
 
     @property
     def max_length(self) -> int | None:

@@ -14,6 +14,7 @@ from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
 from compressor.measurements import Certification, Score
 from compressor.pipeline.flips import find_flips
+from compressor.pipeline.judge import Judge
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
@@ -48,6 +49,8 @@ def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Scor
             seed=recipe.seed,
             guesses=guesses,
         )
+    judge = Judge(budget, task, split, log.labels)
+    log.recalls = judge.recalls(untouched, score, seed=recipe.seed)
     log.flips = find_flips(
         task, split, untouched, score, log.labels, with_examples=recipe.report.examples
     )
@@ -70,7 +73,7 @@ def certify(
     guesses = task.guesses(baseline, split.truth(), log.labels)
     log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
     compare_predictions(log, recipe, split, final)
-    budget.gate("certification", baseline, final)
+    Judge(budget, task, split, log.labels).require("certification", baseline, final)
 
 
 def estimate_rows(log: RunLog, recipe: Recipe, task: Task, split: Dataset) -> None:
@@ -113,16 +116,32 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
 
 
 def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
-    """Raise `NotCertified` when a certification split was read and does not prove the budget.
+    """Raise `NotCertified` when a certification split was read and does not prove every budget.
 
     With `allow_inconclusive` the missing proof is recorded as accepted instead.
     """
     certificate, observed = log.certificate, log.certification
-    if observed is None or (certificate is not None and certificate.verdict == "certified"):
+    if observed is None:
+        return
+    is_proven = certificate is not None and certificate.verdict == "certified"
+    unproven = [item for item in log.recalls if item.verdict != "certified"]
+    if is_proven and not unproven:
         return
     if allow_inconclusive:
         log.inconclusive_allowed = True
         return
+    if is_proven:
+        worst = unproven[0]
+        raise NotCertified(
+            metric=f"recall of {worst.kind}",
+            drop=worst.drop,
+            max_drop=worst.max_drop,
+            upper_bound=worst.upper_bound,
+            needed_examples=worst.needed_units,
+            why=None if worst.there else f"the certification split holds no {worst.kind}",
+            uninformed=None,
+            key=f"budget.{worst.budget}",
+        )
     raise NotCertified(
         metric=observed.final.metric,
         drop=observed.drop,

@@ -137,11 +137,11 @@ class _Gate(Generic[AnyStored]):
         budget = self.stages.recipe.budget
         attempt.model, attempt.size, attempt.score = given.model, given.size, score
         attempt.drop = budget.drop(self.baseline, score)
-        passed = budget.holds(self.baseline, score)
+        passed = self.stages.judge.holds(self.baseline, score)
         attempt.verdict = "passed" if passed else "budget_exceeded"
         if passed:
             self.kept = attempt  # each one is stronger than the one that passed before it
-        self.stages.progress.result(gate_line(budget, self.baseline, score, given.size))
+        self.stages.progress.result(gate_line(self.stages.judge, self.baseline, score, given.size))
         return attempt
 
     def title(self, change: str) -> str:
@@ -205,7 +205,7 @@ def pass_gate(
     assert shown.model is not None
     compare_predictions(log, stages.recipe, stages.splits["search"], shown.score)
     tried = [attempt.change for attempt in gate.tries] if len(gate.tries) > 1 else []
-    stages.recipe.budget.gate(gate.name, baseline, shown.score, tried=tried, earlier=earlier)
+    stages.judge.require(gate.name, baseline, shown.score, tried=tried, earlier=earlier)
     stages.progress.upcoming(next_step(stages.recipe, position))
     return shown.model
 

@@ -206,7 +206,8 @@ def _has_columns(
         check_split(
             recipe.data,
             name,
-            labelled=metric is not None and not find_metric(metric).label_free,
+            labelled=recipe.budget.max_recall_drop is not None
+            or (metric is not None and not find_metric(metric).label_free),
             keep=recipe.kept_columns().get(name, ()),
             input_column=None if task is None else task_class(task).input_column,
         )

@@ -314,6 +314,7 @@ class _Run:
             untouched=StoredCheckpoint(files, files.fingerprint()),
             task=self.task,
             metric=metric,
+            labels=self.log.labels,
             splits=self.splits,
             device=self.device,
             threads=self.threads,
@@ -384,11 +385,11 @@ class _Run:
         score = self.stages.score("artifact", artifact.graph, reference=self.baseline_score)
         flops = self.stages.flops("artifact: flops", artifact.graph)
         self.log.final = ModelRecord(score, artifact.size, artifact.components, flops)
-        budget = self.recipe.budget
-        self.progress.result(gate_line(budget, self.baseline_score, score, artifact.size))
+        judge = self.stages.judge
+        self.progress.result(gate_line(judge, self.baseline_score, score, artifact.size))
         compare_predictions(self.log, self.recipe, self.splits["search"], score)
         earlier = self.log.costliest_pass()
-        budget.gate(self.current, self.baseline_score, score, earlier=earlier)
+        judge.require(self.current, self.baseline_score, score, earlier=earlier)
         self._announce_after("artifact")
         return artifact.graph
 

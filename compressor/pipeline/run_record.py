@@ -26,6 +26,7 @@ from compressor.measurements import (
     PassRecord,
     PassTry,
     PredictionRecord,
+    RecallRecord,
     SliceRecord,
     SplitRecord,
     StepRecord,
@@ -72,6 +73,7 @@ class RunLog:
     damaged_steps: list[str] = field(default_factory=list)
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
+    recalls: tuple[RecallRecord, ...] = ()
     flips: tuple[Flip, ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
     target: TargetRecord | None = None
@@ -205,6 +207,7 @@ class RunLog:
             damaged_steps=tuple(self.damaged_steps),
             compared_split=self.compared_split,
             slices=self.slices,
+            recalls=self.recalls,
             flips=self.flips,
             predictions=self.predictions,
             target=self.target,

@@ -33,6 +33,7 @@ from compressor.pipeline.cached_steps import (
 from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.certification import compare_predictions
 from compressor.pipeline.gates import describe_change
+from compressor.pipeline.judge import MAX_DROP
 from compressor.pipeline.run_record import RunLog
 from compressor.recipe.budget import CompressionTarget
 from compressor.recipe.recipe import BenchmarkSettings
@@ -226,14 +227,14 @@ class _Search:
         return given
 
     def judge(self, candidate: _Candidate, place: str, score: Score, size: Size | None) -> None:
-        budget = self.stages.recipe.budget
+        judge = self.stages.judge
         candidate.last = score
-        found = gate_line(budget, self.baseline, score, size)
+        found = gate_line(judge, self.baseline, score, size)
         self.stages.progress.result(f"{place}: {found}")
-        if not budget.holds(self.baseline, score):
-            drop = budget.drop(self.baseline, score)
-            allowed = points(budget.max_drop)
-            candidate.refused = f"{place} lost {points(drop)}, the budget allows {allowed}"
+        if short := judge.shortfalls(self.baseline, score):
+            drop, allowed = points(short[0].drop), points(short[0].max_drop)
+            of = f" of {short[0].words}" if short[0].key != MAX_DROP else ""
+            candidate.refused = f"{place} lost {drop}{of}, the budget allows {allowed}"
 
     def measure(self, graph: StoredGraph, size: Size, change: str) -> float:
         """Return the figure of a graph that the goal speaks of.

@@ -47,7 +47,7 @@ def read_splits(
         columns=task.columns(metric),
         needed=needed,
         seed=recipe.seed,
-        labelled=not find_metric(metric).label_free,
+        labelled=not find_metric(metric).label_free or recipe.budget.max_recall_drop is not None,
         keep=recipe.kept_columns(),
         calibration_rows=calibration_rows(recipe),
         spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
@@ -61,6 +61,11 @@ def read_splits(
         mistakes += [f"passes.{position}.{key}: {why}" for key, why in step.unfit_rows(num_rows)]
     if mistakes:
         raise RecipeError(mistakes)
+    if recipe.budget.misses:
+        # Here and not at the top, for the same reason as below.
+        from compressor.pipeline.judge import check_kinds
+
+        check_kinds(recipe.budget, task, label_names)
     if recipe.budget.slices and recipe.judged_split in splits:
         # Here and not at the top: it loads SciPy, and `compress validate` must answer at once.
         from compressor.pipeline.slices import slice_masks

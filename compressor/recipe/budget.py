@@ -24,6 +24,7 @@ _ROUNDING = 1e-12
 _MOST_ROWS = 10**12  # nobody has more; the reciprocal of the smallest floats is infinite
 
 
+MISSED, RECALL_DROP = "max_missed", "max_recall_drop"  # keys
 LABEL, LENGTH = "label", "length"  # the slices that are no column of the data
 Slice = Annotated[str, StringConstraints(min_length=1)]
 
@@ -38,6 +39,11 @@ def _below_one(value: float) -> float:
 
 
 Share = Annotated[float, Field(strict=True), AfterValidator(_below_one)]
+
+
+ShareFrom0 = Annotated[Share, Field(ge=0)]
+# One number for every kind of thing that can be found, or one for each by its name.
+Limits = ShareFrom0 | Annotated[dict[Slice, ShareFrom0], Field(min_length=1, max_length=1000)]
 
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,6 +152,18 @@ class AccuracyBudget(BaseModel):
         "only reported",
     )
 
+    max_missed: Limits | None = Field(
+        default=None,
+        description="how much of what the untouched checkpoint finds may be missed, as a part of "
+        "it, for each class or type of entity: one number for all of them, or a number for each by "
+        "its name; it needs no labels, and is judged after every pass and proven like max_drop",
+    )
+    max_recall_drop: Limits | None = Field(
+        default=None,
+        description="how far the recall of a class or type of entity may fall below the untouched "
+        "checkpoint's, by the labels; else as max_missed",
+    )
+
     target: CompressionTarget | None = Field(
         default=None,
         description="a size or speed to reach in place of a fixed fraction: the run searches the "
@@ -160,6 +178,12 @@ class AccuracyBudget(BaseModel):
                 [Mistake(("max_slice_drop",), "there are no slices; name them in budget.slices")]
             )
         return self
+
+    @property
+    def misses(self) -> dict[str, Limits]:
+        """Return the budgets on what must not be missed, by their keys."""
+        both = {MISSED: self.max_missed, RECALL_DROP: self.max_recall_drop}
+        return {key: limits for key, limits in both.items() if limits is not None}
 
     @property
     def slice_columns(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ MAX_CHARACTERS = 240
 # The state of the run that has the colour and the mark of each verdict.
 SLICE_STATES = {"certified": "passed", "inconclusive": "quiet", "refuted": "failed"}
 _MARKS = {"lost": "✕ now wrong", "won": "✓ now right", "changed": "≠ changed"}
-_PLACES = {
+PLACES = {
     "certification": "the certification split, which no step of the run had seen",
     "search": "the search split, which the gates and all choices were made on",
 }
@@ -126,7 +126,7 @@ def slices_summary(report: RunReport) -> str:
     refuted = sum(item.verdict == "refuted" for item in found)
     certified = sum(item.verdict == "certified" for item in found)
     limit = found[0].max_drop
-    place = _PLACES.get(report.compared_split or "", "the data")
+    place = PLACES.get(report.compared_split or "", "the data")
     metric = units.metric_of(report.metric)
     of_numbers = metric is not None and metric.is_fine
     name = units.metric_words(report.metric) if of_numbers else "accuracy"
@@ -158,7 +158,7 @@ def _shown(found: Sequence[Flip]) -> Sequence[Flip]:
 
 
 def _summary(found: Sequence[Flip], split: str, words: ReportWords) -> str:
-    place = f"On {_PLACES.get(split, f'the {split} split')}"
+    place = f"On {PLACES.get(split, f'the {split} split')}"
     if all(item.kind == "changed" for item in found) and (found or words.flips_moved):
         what, one, several = words.changed
         changed = f"{place}, {_count(len(found), what)} {one if len(found) == 1 else several}"

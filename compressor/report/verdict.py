@@ -7,7 +7,7 @@ model card and in comparisons, so that all of them say the same.
 from __future__ import annotations
 
 from compressor.measurements import RunReport
-from compressor.report import certificates, scores, target, units
+from compressor.report import certificates, recalls, scores, target, units
 from compressor.words import about, points
 
 TITLES = {
@@ -198,6 +198,9 @@ def _exceeded_words(report: RunReport) -> str:
         if proof is not None and proof.verdict == "refuted":
             least, sure = certificates.lost_at_least(proof), certificates.confidence_words(proof)
             proven = f"; proven: {least}, with {sure}"
+    missed = recalls.missed_words(report)
+    if missed is not None and drop is not None and drop <= report.max_drop:
+        return f"{title(report)} {place}: {missed}"
     change, budget = scores.change_and_budget(report, *ends, drop)
     return f"{title(report)} {place}: {change}, the budget allows {budget}{proven}"
 

@@ -18,6 +18,7 @@ from compressor.report.component_bytes import Components, components_view
 from compressor.report.path_chart import PathChart, path_chart
 from compressor.report.predictions import Predictions, predictions_view
 from compressor.report.questions import Answer, answers
+from compressor.report.recalls import RecallRow, recall_rows, recalls_summary
 from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.slices_and_flips import (
     Flips,
@@ -101,6 +102,8 @@ class View:
     certificate_counts: str | None
     slices: tuple[SliceRow, ...]
     slices_summary: str
+    recalls: tuple[RecallRow, ...]
+    recalls_summary: str
     flips: Flips | None
     predictions: Predictions | None
     methods: tuple[tuple[str, str], ...]
@@ -159,6 +162,8 @@ def view_of(report: RunReport) -> View:
         certificate_counts=certificates.certificate_counts(report),
         slices=tuple(slice_rows(report)),
         slices_summary=slices_summary(report) if report.slices else "",
+        recalls=tuple(recall_rows(report)),
+        recalls_summary=recalls_summary(report) if report.recalls else "",
         flips=flips_view(report),
         predictions=predictions_view(report),
         methods=tuple(provenance.methods(report)),

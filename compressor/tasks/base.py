@@ -59,6 +59,19 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """How much of one kind was there, and how much of it two models found, unit by unit.
+
+    All have shape `(num_units,)`: for a class 0 or 1 of each example, for entities of one type how
+    many a document has. `before` is what the untouched checkpoint found of what was `there`.
+    """
+
+    there: NDArray[np.int64]
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Guess:
     """The score of a model that knows nothing of its input; `who` names the model."""
 
@@ -118,6 +131,7 @@ class Task(ABC):
     words: ClassVar[ReportWords]  # how a report speaks of predictions
     reads_tokens: ClassVar[bool]  # whether inputs have a token axis that can be padded
     abilities: ClassVar[frozenset[Ability]] = frozenset()  # what passes may ask for
+    finds: ClassVar[str | None] = None  # what is found or missed, such as "class"; None: nothing is
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
 
@@ -362,6 +376,26 @@ class Task(ABC):
 
         None where no example by itself is right or wrong.
         """
+
+    def findings(
+        self,
+        before: Score,  # noqa: ARG002 - for tasks that find something
+        after: Score,  # noqa: ARG002
+        truth: Truth,  # noqa: ARG002
+        labels: Sequence[str],  # noqa: ARG002
+        *,
+        labelled: bool,  # noqa: ARG002
+    ) -> Mapping[str, Findings]:
+        """Return what two models found of each kind, by the names that a recipe gives kinds.
+
+        What was there is what the labels say or, unless `labelled`, what the untouched checkpoint,
+        whose score `before` is, found. Empty where nothing can be found or missed.
+        """
+        return {}
+
+    def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - as above
+        """Return the names of all that can be found, in the order of the labels."""
+        return ()
 
     @abstractmethod
     def flips(

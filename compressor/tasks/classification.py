@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
-from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.base import (
+    DRAWS,
+    Ability,
+    Batch,
+    Comparison,
+    Findings,
+    Guess,
+    Predict,
+    Task,
+    Truth,
+)
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.head import HasShape, require_choice
 from compressor.tasks.metrics import AGREEMENT, Metric
@@ -57,6 +67,7 @@ class Classification(Task):
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, F1_MACRO, MATTHEWS, AGREEMENT)
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    finds: ClassVar[str | None] = "class"
 
     @classmethod
     def check_head(
@@ -157,6 +168,37 @@ class Classification(Task):
         if metric != AGREEMENT.name:
             return truth.labels
         return None if truth.reference is None else truth.reference.outcomes
+
+    def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        return tuple(labels)
+
+    def findings(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> dict[str, Findings]:
+        """Return for each class which examples are of it, and got it from both models."""
+        right = before.outcomes
+        if labelled:
+            assert truth.labels is not None, "the caller asked whether there are labels"
+            right = np.asarray(truth.labels)
+
+        def found(there: NDArray[np.bool_], score: Score, kind: int) -> NDArray[np.int64]:
+            return np.asarray(there & (score.outcomes == kind), dtype=np.int64)
+
+        return {
+            name: Findings(
+                (right == kind).astype(np.int64),
+                found(right == kind, before, kind),
+                found(right == kind, after, kind),
+            )
+            for kind, name in enumerate(labels)
+        }
 
     def flips(
         self, before: Score, after: Score, truth: Truth, labels: Sequence[str]

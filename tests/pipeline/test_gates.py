@@ -16,10 +16,12 @@ from compressor.passes.repair import halfway, ladder
 from compressor.pipeline.cached_steps import PassResult, Told
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import describe_change, pass_gate
+from compressor.pipeline.judge import Judge
 from compressor.pipeline.run_record import RunLog
 from compressor.progress import SILENT, Progress, Silent
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import ModelSettings, Recipe, RepairSettings
+from compressor.tasks import load_task
 
 
 class Spoil(TorchPass):
@@ -48,6 +50,11 @@ class Stages:
         self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
         self.splits, self.progress = {"search": SEARCH}, progress
         self.estimate = Estimate()
+
+    @property
+    def judge(self) -> Judge:
+        task = load_task("text-classification")
+        return Judge(self.recipe.budget, task, SEARCH, ("no", "yes"))
 
     def run_pass(
         self, name: str, position: int, step: Spoil, before: float, told: Told

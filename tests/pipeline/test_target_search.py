@@ -19,6 +19,7 @@ from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.repair import lower
 from compressor.pipeline.cached_steps import Exported, PassResult, Told
 from compressor.pipeline.estimate import Estimate
+from compressor.pipeline.judge import Judge
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.target_search import Goal, search_fraction
 from compressor.progress import SILENT, Progress, Silent
@@ -57,6 +58,11 @@ class Stages:
         self.task = load_task("text-classification")
         self.exports: list[str] = []
         self.timed: list[BenchmarkSettings] = []
+
+    @property
+    def judge(self) -> Judge:
+        task = load_task("text-classification")
+        return Judge(self.recipe.budget, task, SEARCH, ("no", "yes"))
 
     def run_pass(
         self, name: str, position: int, step: Any, before: tuple[float, float], told: Told

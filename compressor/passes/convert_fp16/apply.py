@@ -139,9 +139,8 @@ def _note_parity(
     if found.flips is not None:
         verb = verb_for(found.flips, "changes", "change")
         flips = f", and {counted(found.flips, 'prediction')} {verb}"
-    output = "vectors" if found.flips is None else "logits"
     context.note(
-        f"On {counted(found.rows, 'calibration row')}, {output} differ from float32 by up to "
+        f"On {counted(found.rows, 'calibration row')}, {found.output_words} differ from float32 by up to "
         f"{found.max_abs_diff:.2g}{flips}, on the provider {found.provider}."
     )
 

@@ -160,10 +160,11 @@ class Parity:
     max_abs_diff: float
     rms_diff: float
     flips: int | None
+    output_words: str  # what people call the outputs
 
     def fact(self) -> dict[str, object]:
         """Return the comparison as plain data."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "output_words"}
 
 
 def parity(
@@ -177,4 +178,4 @@ def parity(
     before, after = runner.outputs(graph), runner.outputs(converted)
     rms, flips = compare_outputs(runner.task, before, after)
     largest = float(np.abs(before.numbers - after.numbers).max())
-    return Parity(model.provider, len(before), largest, rms, flips)
+    return Parity(model.provider, len(before), largest, rms, flips, runner.task.output_words)
