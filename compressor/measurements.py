@@ -46,7 +46,8 @@ class Score:
     each text's nearest neighbour among the split's other texts, as their position.
 
     `shares`, shape `(num_examples,)`, is what each example contributes, where that is a number: the
-    score is their mean or, for a rank correlation, taken from them. `sums`, shape `(num_units,
+    score is their mean or, for a rank correlation, taken from them. Of hits it is 1 or 0 where a
+    label is more than a class. `sums`, shape `(num_units,
     num_sums)`, is what each unit adds to the sums that the score is taken from, where it is no mean
     of numbers. A unit is what `Metric.unit` says, such as a text, a pair of texts, or a query with
     all its candidates; `units`, shape `(num_rows,)`, is the number of the unit that each example of

@@ -22,6 +22,7 @@ from compressor.certificate.sums import certify_sums
 from compressor.measurements import Certificate, Score, Uninformed
 from compressor.tasks import Guess, find_metric
 
+_HALF = 0.5  # above it a share of 0 or 1 is a hit
 _METRICS: Mapping[str, MetricFunction] = {
     "f1_macro": f1_macro,
     "matthews_correlation": matthews_correlation,
@@ -42,9 +43,10 @@ def certify_scores(
     """Certify the drop between two scores of one metric on the examples that `truth` belongs to.
 
     `truth`, shape `(num_examples,)`, are class ids or, for a correlation, numbers; it is not read
-    for metrics without labels, means and sums. The bound is what `Metric.bound` says; raises as
-    `certify_agreement`, `certify_paired`, `certify_metric`, `certify_mean`, `certify_correlation`
-    and `certify_sums` do, and `KeyError` for a metric that no task has.
+    for metrics without labels, means, sums, and hits whose `Score.shares` say which they are. The
+    bound is what `Metric.bound` says; raises as `certify_agreement`, `certify_paired`,
+    `certify_metric`, `certify_mean`, `certify_correlation` and `certify_sums` do, and `KeyError`
+    for a metric that no task has.
 
     `resamples` are those of a bootstrap, where the bound is one.
 
@@ -147,6 +149,9 @@ def certify_drop(
     if metric.bound == "mean":
         old, new = _both(metric.name, before.shares, after.shares)
         return certify_mean(metric.name, old, new, units=metric.units, **drawn)
+    if metric.bound == "hits" and before.shares is not None:
+        old, new = _both(metric.name, before.shares, after.shares)
+        return certify_paired(old > _HALF, new > _HALF, **limits)
     if truth is None:
         raise ValueError(f"labels: {metric.name} cannot be certified without them")
     if metric.bound == "correlation":

@@ -137,7 +137,7 @@ class CheckpointFiles:
         gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])
         if gives is None:
             for name in task_names():
-                if self.has_head(name):
+                if self.has_head(name) and task_class(name).is_for(self.config):
                     self.require_head(name)
                     return name
         if gives is not None:

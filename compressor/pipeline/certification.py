@@ -37,7 +37,7 @@ def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Scor
     if split.name == recipe.judged_split:
         masks = slice_masks(split, budget.slices, log.labels, score.metric)
         guesses: tuple[Guess, ...] = ()
-        if masks and find_metric(score.metric).is_fine:
+        if masks and (find_metric(score.metric).is_fine or score.shares is not None):
             guesses = task.guesses(untouched, split.truth(), log.labels)
         log.slices = judge_slices(
             split,

@@ -9,9 +9,7 @@ with, and where a certificate is asked for, it is not given.
 
 from __future__ import annotations
 
-import numpy as np
-
-from compressor.certificate import certify_paired
+from compressor.certificate import certify_drop
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score, Uninformed
@@ -122,11 +120,7 @@ def _is_better(baseline: Score, best: Guess, split: Dataset, confidence: float) 
         return True
     if metric.bound != "hits":
         return baseline.value > best.score.value
-    right = np.asarray(split.labels)
-    proof = certify_paired(
-        baseline.outcomes == right,
-        best.score.outcomes == right,
-        max_drop=0.0,
-        confidence=confidence,
+    proof = certify_drop(
+        baseline, best.score, split.labels, max_drop=0.0, confidence=confidence, seed=0
     )
     return proof.lower_bound > 0

@@ -99,17 +99,20 @@ def judge_slices(
 
     else:
         right = before.outcomes if split.class_ids is None else split.class_ids
+        was, now = (_hits(score, right) for score in (before, after))
 
         def guessed(name: str, level: float) -> Certificate | None:
             mask = masks[name]
+            if before.shares is not None and guesses:
+                best = max((_hits(guess.score, right)[mask] for guess in guesses), key=np.mean)
+                return certify_paired(was[mask], best, max_drop=max_drop, confidence=level)
             hits = _guess(right, before.outcomes, mask)
-            good = before.outcomes[mask] == right[mask]
-            return certify_paired(good, hits, max_drop=max_drop, confidence=level)
+            return certify_paired(was[mask], hits, max_drop=max_drop, confidence=level)
 
         found = certify_slices(
             masks,
-            before.outcomes == right,
-            after.outcomes == right,
+            was,
+            now,
             max_drop=max_drop,
             confidence=confidence,
         )
@@ -136,6 +139,11 @@ def judge_slices(
         for name, proof in found.items()
     ]
     return tuple(sorted(records, key=_rank))
+
+
+def _hits(score: Score, right: Classes) -> Mask:
+    """Return which examples are right, shape `(num_examples,)`."""
+    return score.outcomes == right if score.shares is None else score.shares > 0.5
 
 
 def _of_units(mask: Mask, score: Score) -> Mask:

@@ -101,7 +101,7 @@ def look_forward(
     `num_examples` are those that the metric counts: rows, of two texts each twice as many texts.
     With `luck` 0.5 as much is lost as usual, with 0.9 as nine runs in ten do not exceed.
     """
-    if not find_metric(judged.score.metric).is_fine:
+    if not find_metric(judged.score.metric).is_fine and judged.score.shares is None:
         return _of_predictions(judged, num_examples, cost, luck, max_drop)
     return _of_numbers(judged, num_examples, cost, luck, max_drop)
 
@@ -190,6 +190,8 @@ def _moved(score: Score, metric: Metric, moved: float, random: np.random.Generat
     if metric.bound == "correlation":
         noise = random.normal(0.0, moved, size)
         return replace(score, shares=np.clip(score.shares + noise, -1.0, 1.0))
+    if metric.bound == "hits":
+        return replace(score, shares=np.where(random.random(size) < moved, 0.0, score.shares))
     fallen = np.minimum(random.exponential(moved, size), 1.0)
     return replace(score, shares=np.clip(score.shares - fallen, -1.0, 1.0))
 

@@ -64,6 +64,7 @@ __all__ = [
 # Each word that `model.task` accepts, with the class behind it, imported when it is asked for.
 TASKS: dict[str, str] = {
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
+    "multi-label-classification": "compressor.tasks.multi_label:MultiLabelClassification",
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",
     "text-classification": "compressor.tasks.text_classification:TextClassification",
 }

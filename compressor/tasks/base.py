@@ -140,6 +140,14 @@ class Task(ABC):
         """Return the words that `budget.metric` accepts, the default first."""
         return tuple(metric.name for metric in cls.metrics)
 
+    @classmethod
+    def is_for(
+        cls,
+        config: Mapping[str, Any],  # noqa: ARG003 - where several tasks share a head
+    ) -> bool:
+        """Return whether this is the task of a checkpoint that has `head`, by its config.json."""
+        return True
+
     @classmethod  # noqa: B027 - any head may do
     def check_head(
         cls,

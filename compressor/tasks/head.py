@@ -172,8 +172,17 @@ def require_choice(
     if activation.endswith("Sigmoid"):
         raise HeadProblem(
             f"sentence-transformers puts a sigmoid on each of its {len(labels)} outputs "
-            f"({activation}): {_SEVERAL}"
+            f"({activation}): several labels can hold for one input; write problem_type: "
+            f"multi_label_classification into config.json if that is meant, or remove the "
+            f"activation for a choice of one label"
         )
+    _require_rows(config, tensors, labels)
+
+
+def _require_rows(
+    config: Mapping[str, Any], tensors: Mapping[str, HasShape], labels: Sequence[str]
+) -> None:
+    """Raise `HeadProblem` where the weights of the head are of another number of labels."""
     rows = _head_rows(tensors)
     if rows is not None and rows[1] != len(labels):
         source = "id2label" if config.get("id2label") else "num_labels"
@@ -186,6 +195,26 @@ def require_choice(
         )
 
 
+def has_label_set(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json says that several labels can hold for one input."""
+    return bool(config.get("problem_type") == "multi_label_classification")
+
+
+def require_label_set(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> None:
+    """Raise `HeadProblem` unless each label has a logit of its own; arguments as above."""
+    problem_type = config.get("problem_type")
+    if not has_label_set(config):
+        said = "config.json has no problem_type"
+        if problem_type is not None:
+            said = f"problem_type is {problem_type!r}"
+        raise HeadProblem(
+            f"{said}, so nothing says that several labels can hold for one input; write "
+            f"problem_type: multi_label_classification into config.json if the model was trained "
+            f"so, or set model.task: text-classification for a choice of one label"
+        )
+    _require_rows(config, tensors, read_labels(config))
+
+
 def _numbers(what: str) -> str:
     return (
         f"its head gives {what} for an input, and no choice between labels, so that no prediction "
@@ -195,8 +224,9 @@ def _numbers(what: str) -> str:
 
 
 _SEVERAL = (
-    "several labels can hold for one input, and there is no task for that; give a classifier that "
-    "was trained to choose one label (problem_type single_label_classification)"
+    "several labels can hold for one input, and this task chooses one; set model.task: "
+    "multi-label-classification, or give a classifier that was trained to choose one label "
+    "(problem_type single_label_classification)"
 )
 
 

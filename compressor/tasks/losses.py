@@ -139,6 +139,66 @@ class ClassLosses(Losses):
                 yield (p.sqrt() * signs * centred).sum() / math.sqrt(_MAX_PROBES)
 
 
+class LabelSetLosses(Losses):
+    """Losses on labels that hold or not, each by itself; outputs and targets `(batch, labels)`."""
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the binary cross-entropy, a mean over labels."""
+        each = functional.binary_cross_entropy_with_logits(
+            in_float32(outputs), targets.float(), reduction="none"
+        )
+        return SummedLoss(each.mean(dim=-1).sum(), torch.tensor(len(outputs)))
+
+    def to_teacher(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,  # noqa: ARG002 - one row is one example
+        temperature: float,
+    ) -> Tensor:
+        """Return the KL divergence from the teacher's softened probability of each label.
+
+        It is summed over labels; as for one label of several, the mean over the batch is multiplied
+        by the squared temperature.
+
+        Ref: Hinton et al. 2015, arXiv:1503.02531, section 2.
+        """
+        own, other = (in_float32(item) / temperature for item in (student, teacher))
+        sure = torch.sigmoid(other)
+        each = sure * (functional.logsigmoid(other) - functional.logsigmoid(own))
+        each = each + (1 - sure) * (functional.logsigmoid(-other) - functional.logsigmoid(-own))
+        return each.sum(dim=-1).mean() * temperature**2
+
+    def own_targets(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return 1 for each label whose probability is at least one half, else 0."""
+        return (outputs >= 0).to(outputs.dtype)
+
+    def fisher_probes(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        generator: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield them for labels drawn from the logits softened at temperature 2.
+
+        Labels are independent of each other, so their information adds up: exact up to 8 labels;
+        with more, 8 random projections, whose mean is right.
+        """
+        p = torch.sigmoid(outputs.detach() / _TEMPERATURE)  # (batch, labels)
+        spread = (p * (1 - p)).sqrt() * outputs
+        if p.shape[-1] <= _MAX_PROBES:
+            for index in range(p.shape[-1]):
+                yield spread[:, index].sum()
+        else:
+            for _ in range(_MAX_PROBES):
+                signs = random_signs(p, generator)
+                yield (signs * spread).sum() / math.sqrt(_MAX_PROBES)
+
+
 class VectorLosses(Losses):
     """Losses on where vectors point, shape `(batch, width)`; there are no labels of vectors."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, TextColumns
+from compressor.tasks.head import has_label_set
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
@@ -24,6 +26,11 @@ class TextClassification(TextTask, Classification):
     name: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "ForSequenceClassification"
     words: ClassVar[ReportWords] = ReportWords(code=_CODE)
+
+    @classmethod
+    def is_for(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether one label is chosen of several."""
+        return not has_label_set(config)
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return texts or pairs of texts, and class ids."""

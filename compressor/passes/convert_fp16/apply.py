@@ -140,8 +140,8 @@ def _note_parity(
         verb = verb_for(found.flips, "changes", "change")
         flips = f", and {counted(found.flips, 'prediction')} {verb}"
     context.note(
-        f"On {counted(found.rows, 'calibration row')}, {found.output_words} differ from float32 by up to "
-        f"{found.max_abs_diff:.2g}{flips}, on the provider {found.provider}."
+        f"On {counted(found.rows, 'calibration row')}, {found.output_words} differ from float32 "
+        f"by up to {found.max_abs_diff:.2g}{flips}, on the provider {found.provider}."
     )
 
 

@@ -1,0 +1,123 @@
+"""Columns of texts with any number of labels each.
+
+A cell lists label names or ids, or holds a 0 or 1 for each label of the checkpoint. Which of the
+two numbers are meant is told by the whole column, and refused where it could be either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import RecipeError
+from compressor.setting_errors import show
+from compressor.tasks.columns import Labels, TextColumns
+from compressor.tasks.table import BadRows, Table
+from compressor.words import counted, few_of
+
+
+class LabelSetColumns(TextColumns):
+    """Texts or pairs of texts, with sets of labels."""
+
+    def labels(
+        self,
+        table: Table,
+        column: str,
+        names: Sequence[str],
+        data_names: Sequence[str] | None,
+    ) -> Labels:
+        """Return for each row which labels hold: arrays of bool, shape `(num_labels,)`.
+
+        Raises `RecipeError` for a cell that is no list, a label that is not the checkpoint's, one
+        that a cell lists twice, and numbers that could be ids or zeros and ones.
+        """
+        cells = _lists(table, column)
+        if data_names is not None and len(data_names) != len(names):
+            raise RecipeError(
+                f"data.label_names: {counted(len(data_names), 'name')} ({few_of(data_names)}), but "
+                f"the checkpoint has {counted(len(names), 'label')} ({few_of(names)}); give one "
+                f"name a label, in its order"
+            )
+        found = np.empty(len(table), dtype=object)
+        if _are_flags(table, column, cells, len(names)):
+            for row, cell in enumerate(cells):
+                found[row] = np.array([bool(value) for value in cell])
+            return Labels(found, has_bare_ids=True)
+        for row, places in enumerate(_places(table, column, cells, data_names or names)):
+            found[row] = np.zeros(len(names), dtype=bool)
+            found[row][places] = True
+        numbers = any(type(value) is int for cell in cells for value in cell)
+        return Labels(found, has_bare_ids=numbers)
+
+
+def _lists(table: Table, column: str) -> list[list[Any]]:
+    cells: list[list[Any]] = []
+    bad = BadRows()
+    for row, value in enumerate(table.columns[column]):
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, tuple):
+            value = list(value)
+        if not isinstance(value, list):
+            bad.add(
+                f"{table.place(row)}: {column} must be a list of labels, [] where none holds, got "
+                f"{show(value)}; write rows as JSON lines or parquet"
+            )
+            continue
+        cells.append([_plain(item) for item in value])
+    bad.check()
+    return cells
+
+
+def _plain(value: Any) -> Any:
+    """Return a whole number that was stored as a float as an integer, and a flag as 0 or 1."""
+    if isinstance(value, bool):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _are_flags(table: Table, column: str, cells: list[list[Any]], num_labels: int) -> bool:
+    """Return whether each cell holds a 0 or 1 for each label, rather than names or ids."""
+    fits = all(
+        len(cell) == num_labels and all(type(item) is int and item in (0, 1) for item in cell)
+        for cell in cells
+    )
+    if not fits or not cells:
+        return False
+    if all(sorted(cell) == list(range(num_labels)) for cell in cells):  # two labels at most
+        raise RecipeError(
+            f"{table.name}: {column} is {show(cells[0])} in every row or in another order, which "
+            f"could be ids or a 0 or 1 for each label; write the names of the labels"
+        )
+    return True
+
+
+def _places(
+    table: Table, column: str, cells: list[list[Any]], names: Sequence[str]
+) -> list[NDArray[np.int64]]:
+    order = {name: place for place, name in enumerate(names)}
+    found: list[NDArray[np.int64]] = []
+    bad = BadRows()
+    for row, cell in enumerate(cells):
+        places = []
+        for item in cell:
+            place = order.get(item) if isinstance(item, str) else None
+            if type(item) is int and 0 <= item < len(names):
+                place = order.get(str(item), item)
+            if place is None:
+                bad.add(
+                    f"{table.place(row)}: {column} has {show(item)}, which is no label; the labels "
+                    f"are {few_of(names)}, or their ids 0..{len(names) - 1}"
+                )
+                continue
+            if place in places:
+                bad.add(
+                    f"{table.place(row)}: {column} lists {show(item)} twice; list each label once"
+                )
+            places.append(place)
+        found.append(np.array(places, dtype=np.int64))
+    bad.check()
+    return found

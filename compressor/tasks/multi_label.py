@@ -1,0 +1,449 @@
+"""Multi-label classification: texts in, every label that holds out.
+
+The labels hold independently of each other, so each has a logit of its own, whose sigmoid is its
+probability; a label is predicted where that is at least one half. What config.json calls it is
+`problem_type: multi_label_classification`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.measurements import FlipKind, Score
+from compressor.tasks.base import (
+    DRAWS,
+    Ability,
+    Batch,
+    Comparison,
+    Findings,
+    Guess,
+    Predict,
+    Truth,
+)
+from compressor.tasks.columns import Columns
+from compressor.tasks.examples import is_long
+from compressor.tasks.head import HasShape, require_label_set
+from compressor.tasks.label_columns import LabelSetColumns
+from compressor.tasks.metrics import AGREEMENT, Floats, Metric
+from compressor.tasks.outputs import Outputs, Positions, RowOutputs
+from compressor.tasks.report_words import TOKENS_CODE, ReportWords
+from compressor.tasks.text import TextTask
+
+if TYPE_CHECKING:
+    from compressor.tasks.losses import LabelSetLosses
+
+Sets = NDArray[np.bool_]  # which labels hold, shape (num_examples, num_labels)
+_LOGITS = "logits"  # shape (num_examples, num_labels)
+_NONE = "(none)"
+
+
+def f1_micro(sums: Floats) -> Floats:
+    """Return the F1 of all labels together, of sums of shape `(..., 3 * num_labels)`."""
+    right, predicted, labelled = _by_label(sums)
+    return _f1(right.sum(axis=-1), predicted.sum(axis=-1), labelled.sum(axis=-1))
+
+
+def f1_per_label(sums: Floats) -> Floats:
+    """Return the F1 of each label, averaged over labels; 0 for one that never comes."""
+    return np.asarray(_f1(*_by_label(sums)).mean(axis=-1))
+
+
+def lost_labels(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - an example loses its own
+    """Return what examples add when no label that holds is predicted any more."""
+    right, predicted, labelled = _by_label(units)
+    return np.concatenate([np.zeros_like(right), predicted, labelled], axis=-1)
+
+
+def _by_label(sums: Floats) -> tuple[Floats, Floats, Floats]:
+    right, predicted, labelled = np.split(sums, 3, axis=-1)
+    return right, predicted, labelled
+
+
+def _f1(right: Floats, predicted: Floats, labelled: Floats) -> Floats:
+    whole = predicted + labelled
+    return np.asarray(np.divide(2 * right, whole, out=np.zeros_like(right), where=whole > 0))
+
+
+F1_MICRO = Metric(
+    "f1_micro",
+    "micro F1",
+    "the harmonic mean of precision and recall of all labels of all examples together",
+    "sums",
+    statistic=f1_micro,
+    lost=lost_labels,
+)
+F1_PER_LABEL = Metric(
+    "f1_per_label",
+    "F1 per label",
+    "the harmonic mean of precision and recall of each label, averaged over labels",
+    "sums",
+    statistic=f1_per_label,
+    lost=lost_labels,
+)
+EXACT_MATCH = Metric(
+    "exact_match",
+    "exact match",
+    "the share of examples for which every label is predicted that holds, and no other",
+    "hits",
+)
+_CODE = f"""\
+{TOKENS_CODE}\
+[logits] = session.run(["logits"], inputs)
+labels = {{labels}}
+scores = 1 / (1 + np.exp(-logits))
+print([[label for label, score in zip(labels, row) if score >= 0.5] for row in scores])
+"""
+
+
+class LabelLogits(RowOutputs):
+    """One logit for each label, any number of which hold: shape `(num_examples, num_labels)`."""
+
+
+class LabelScore(TypedDict):
+    """One label of one prediction: its class id, the sigmoid of its logit, and whether it holds."""
+
+    label: str
+    label_id: int
+    score: float
+    predicted: bool
+
+
+class MultiLabelClassification(TextTask):
+    """A text or a pair of texts is one example, of which any number of labels hold."""
+
+    name: ClassVar[str] = "multi-label-classification"
+    head: ClassVar[str] = "ForSequenceClassification"
+    output: ClassVar[str] = "logits"
+    output_words: ClassVar[str] = "logits"
+    metrics: ClassVar[tuple[Metric, ...]] = (F1_MICRO, F1_PER_LABEL, EXACT_MATCH, AGREEMENT)
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    finds: ClassVar[str | None] = "label"
+    words: ClassVar[ReportWords] = ReportWords(
+        code=_CODE,
+        hub_task="text-classification",
+        predictions_shown="search rows, one of each set of labels that the original predicts",
+        score="probability of the least sure label",
+        another="another set of labels",
+        flips_order="Those come first whose labels moved most.",
+    )
+
+    @classmethod
+    def is_for(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether config.json says that several labels can hold."""
+        return config.get("problem_type") == "multi_label_classification"
+
+    @classmethod
+    def check_head(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, HasShape],
+        about: Mapping[str, Any] | None,  # noqa: ARG003 - config.json says it all
+    ) -> None:
+        """Raise `HeadProblem` unless each label has a logit of its own."""
+        require_label_set(config, tensors)
+
+    def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
+        """Return transformers' own."""
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
+        """Return what is needed unless there is a logit for each label of each row."""
+        return None if shape == (num_rows, num_labels) else "one row of logits for each"
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return texts or pairs of texts, and sets of labels."""
+        return LabelSetColumns()
+
+    def collect(
+        self,
+        arrays: Sequence[NDArray[np.float32]],
+        batches: Sequence[Batch],  # noqa: ARG002 - one row is one example
+    ) -> LabelLogits:
+        """Return the logits, shape `(num_examples, num_labels)`."""
+        return LabelLogits(np.concatenate(arrays))
+
+    def targets(
+        self,
+        batch: Batch,  # noqa: ARG002 - one row is one example
+        labels: NDArray[Any],
+    ) -> NDArray[np.float32]:
+        """Return 1 for each label that holds, else 0, shape `(batch, num_labels)`."""
+        return np.stack(list(labels)).astype(np.float32)
+
+    def labels_of_changed(
+        self,
+        labels: NDArray[Any],
+        partners: NDArray[Any],
+    ) -> None:
+        """Return None: which label a text lost with its words, nobody can tell."""
+
+    @property
+    def losses(self) -> LabelSetLosses:
+        """Return binary cross-entropy, and the KL divergence of each label from a teacher."""
+        from compressor.tasks.losses import LabelSetLosses  # torch, which an artifact has not
+
+        return LabelSetLosses()
+
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
+        """Score the labels whose logit is at least 0."""
+        logits = _logits(outputs)
+        right = self._right(metric, truth)
+        return _score(metric, predicted_sets(logits), right, logits)
+
+    def _right(self, metric: str, truth: Truth) -> Sets | None:
+        """Return the labels that hold or, for `agreement`, what the untouched checkpoint says."""
+        if metric != AGREEMENT.name:
+            assert truth.labels is not None, "the caller asked whether it can be scored"
+            return np.stack(list(truth.labels)).astype(bool)
+        return None if truth.reference is None else predicted_sets(truth.reference.kept[_LOGITS])
+
+    def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_]:
+        """Return for which examples another set of labels is predicted."""
+        first, second = (predicted_sets(_logits(item)) for item in (before, after))
+        return np.asarray((first != second).any(axis=1))
+
+    def hits(
+        self, metric: str, outputs: Outputs, truth: Truth, positions: Positions
+    ) -> NDArray[np.bool_] | None:
+        """Return which sets of labels are exactly right."""
+        right = self._right(metric, truth)
+        if right is None:
+            return None
+        return np.asarray((predicted_sets(_logits(outputs)) == right[positions]).all(axis=1))
+
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return that labels are missing or all the same, where they are."""
+        if metric == AGREEMENT.name:
+            return None
+        if truth.labels is None:
+            return "has no labels, so nothing but agreement can be scored on it"
+        sets = np.stack(list(truth.labels))
+        if np.all(sets == sets[0]):
+            return (
+                "every row has the same labels, so a model that always predicts them is never "
+                "wrong; give it other rows too"
+            )
+        return None
+
+    def constant(self, score: Score, labels: Sequence[str]) -> str | None:
+        """Say the one set of labels that every example got, where it was one."""
+        sets = predicted_sets(score.kept[_LOGITS])
+        if not np.all(sets == sets[0]):
+            return None
+        return f"predicts '{set_words(sets[0], labels)}'"
+
+    def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
+        """Return the best constant sets of labels, and the best of 19 guesses.
+
+        Which labels to give always is a question of how often each holds: of the most frequent
+        ones, every number of them is tried, and the most frequent set as a whole. One in twenty
+        models that give the checkpoint's predictions for other examples does better than the best
+        of 19.
+        """
+        own = predicted_sets(baseline.kept[_LOGITS])
+        right = own if baseline.metric == AGREEMENT.name else self._right(baseline.metric, truth)
+        assert right is not None
+        order = np.argsort(-right.sum(axis=0), kind="stable")
+        most = np.zeros((len(labels) + 1, len(labels)), dtype=bool)
+        for count in range(len(labels) + 1):
+            most[count, order[:count]] = True
+        unique, counts = np.unique(right, axis=0, return_counts=True)
+        always = [*most, unique[counts.argmax()]]
+        random = np.random.RandomState(0)
+        drawn = [own[random.permutation(len(own))] for _ in range(DRAWS)]
+        return (
+            _best(
+                "a model that predicts the same labels for everything",
+                baseline.metric,
+                [np.broadcast_to(item, right.shape) for item in always],
+                right,
+            ),
+            _best(
+                "a model that gives the checkpoint's predictions, but for other examples",
+                baseline.metric,
+                drawn,
+                right,
+            ),
+        )
+
+    def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the labels."""
+        return tuple(labels)
+
+    def findings(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> dict[str, Findings]:
+        """Return for each label which examples it holds for, and by which model it was found."""
+        own, other = (predicted_sets(score.kept[_LOGITS]) for score in (before, after))
+        there = own
+        if labelled:
+            assert truth.labels is not None, "the caller asked whether there are labels"
+            there = np.stack(list(truth.labels)).astype(bool)
+        found = [there, there & own, there & other]
+        return {
+            name: Findings(*(item[:, place].astype(np.int64) for item in found))
+            for place, name in enumerate(labels)
+        }
+
+    def flips(
+        self, before: Score, after: Score, truth: Truth, labels: Sequence[str]
+    ) -> list[Comparison]:
+        """Return the examples whose set of labels turned wrong or right; else all that changed.
+
+        What was lost is how much less probable the labels are, of all that changed, that are right.
+        """
+        own, other = (predicted_sets(score.kept[_LOGITS]) for score in (before, after))
+        sure = [_least_sure(score.kept[_LOGITS]) for score in (before, after)]
+        right = own if truth.labels is None else np.stack(list(truth.labels)).astype(bool)
+        chances = [_chance_of(score.kept[_LOGITS], right) for score in (before, after)]
+        was, now = ((sets == right).all(axis=1) for sets in (own, other))
+        changed = (own != other).any(axis=1) & (was | now)
+
+        def kind(row: int) -> FlipKind:
+            if truth.labels is None:
+                return "changed"
+            return "lost" if was[row] else "won"
+
+        return [
+            Comparison(
+                row,
+                set_words(own[row], labels),
+                set_words(other[row], labels),
+                float(sure[0][row]),
+                float(sure[1][row]),
+                None if truth.labels is None else set_words(right[row], labels),
+                kind(row),
+                float(chances[0][row] - chances[1][row]),
+            )
+            for row in np.flatnonzero(changed).tolist()
+        ]
+
+    def samples(
+        self,
+        before: Score,
+        after: Score,  # noqa: ARG002 - what it predicts is asked of `predict`
+        truth: Truth,
+        labels: Sequence[str],
+        predict: Predict,
+        count: int,
+    ) -> list[Comparison]:
+        """Return one example of each set of labels that the first model predicts."""
+        own = predicted_sets(before.kept[_LOGITS])
+        sure = _least_sure(before.kept[_LOGITS])
+        first: dict[int, int] = {}
+        for row in sorted(range(len(own)), key=lambda row: is_long(truth.examples[row])):
+            first.setdefault(int(before.outcomes[row]), row)
+        rows = list(first.values())[:count]
+        found: list[list[LabelScore]] = predict([truth.examples[row] for row in rows])
+        return [
+            Comparison(
+                row,
+                set_words(own[row], labels),
+                ", ".join(item["label"] for item in scores if item["predicted"]) or _NONE,
+                float(sure[row]),
+                min(max(item["score"], 1 - item["score"]) for item in scores),
+                None
+                if truth.labels is None
+                else set_words(np.asarray(truth.labels[row], dtype=bool), labels),
+            )
+            for row, scores in zip(rows, found, strict=True)
+        ]
+
+    def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[list[LabelScore]]:
+        """Return the score of every label for each row, in the order of the labels."""
+        logits = _logits(outputs)
+        return [
+            [
+                LabelScore(label=name, label_id=place, score=float(score), predicted=bool(holds))
+                for place, (name, score, holds) in enumerate(zip(labels, row, sets, strict=True))
+            ]
+            for row, sets in zip(sigmoid(logits), predicted_sets(logits), strict=True)
+        ]
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of each label by itself, in the shape of the logits.
+
+    >>> sigmoid(np.array([[0.0, 1000.0, -1000.0]], dtype=np.float32)).tolist()
+    [[0.5, 1.0, 0.0]]
+    """
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), dtype=np.float32)
+
+
+def predicted_sets(logits: NDArray[np.float32]) -> Sets:
+    """Return which labels are predicted: those whose sigmoid is at least one half."""
+    return np.asarray(logits >= 0)
+
+
+def set_words(labels: Sets, names: Sequence[str]) -> str:
+    """Return the names of the labels that hold, of shape `(num_labels,)`.
+
+    >>> set_words(np.array([True, False, True]), ["a", "b", "c"])
+    'a, c'
+    """
+    return ", ".join(name for name, holds in zip(names, labels, strict=True) if holds) or _NONE
+
+
+def _logits(outputs: Outputs) -> NDArray[np.float32]:
+    assert isinstance(outputs, LabelLogits), "the task collects nothing else"
+    return outputs.values
+
+
+def _outcomes(sets: Sets) -> NDArray[np.int64]:
+    """Return a number for each example that is the same where its set of labels is."""
+    bits = np.packbits(sets, axis=1)
+    return np.array(
+        [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:7], "big") for row in bits],
+        dtype=np.int64,
+    )
+
+
+def _score(
+    metric: str, predicted: Sets, right: Sets | None, logits: NDArray[np.float32] | None = None
+) -> Score:
+    truth = predicted if right is None else right
+    size = len(predicted)
+    outcomes = _outcomes(predicted)
+    kept = {} if logits is None else {_LOGITS: logits}
+    exact = (predicted == truth).all(axis=1)
+    if metric == AGREEMENT.name:
+        return Score(metric, float(exact.mean()), size, outcomes, kept=kept)
+    if metric == EXACT_MATCH.name:
+        shares = exact.astype(np.float64)
+        return Score(metric, float(exact.mean()), size, outcomes, shares=shares, kept=kept)
+    sums = np.concatenate([predicted & truth, predicted, truth], axis=1).astype(np.float64)
+    [found] = [item for item in (F1_MICRO, F1_PER_LABEL) if item.name == metric]
+    assert found.statistic is not None
+    value = float(found.statistic(sums.sum(axis=0)))
+    return Score(metric, value, size, outcomes, sums=sums, kept=kept)
+
+
+def _best(who: str, metric: str, candidates: Sequence[Sets], right: Sets) -> Guess:
+    scores = [_score(metric, item, right) for item in candidates]
+    return Guess(who, max(scores, key=lambda score: score.value))
+
+
+def _least_sure(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of the least sure decision about a label, shape `(num_examples,)`."""
+    return np.asarray(sigmoid(np.abs(logits)).min(axis=1))
+
+
+def _chance_of(logits: NDArray[np.float32], sets: Sets) -> NDArray[np.float64]:
+    """Return the probability of exactly these labels, shape `(num_examples,)`."""
+    chances = sigmoid(np.where(sets, logits, -logits)).astype(np.float64)
+    return np.asarray(np.prod(chances, axis=1))
