@@ -140,7 +140,7 @@ def word_piece() -> Any:
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         **dict(zip(names, SPECIAL, strict=True)),
     }
-    return transformers.PreTrainedTokenizerFast(**settings)  # type: ignore[no-untyped-call]  # upstream
+    return transformers.PreTrainedTokenizerFast(**settings)
 
 
 def text_reference(folder: Path, texts: Sequence[str]) -> Reference:

@@ -82,7 +82,7 @@ class Situation:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(arguments)
     logging.basicConfig(level=logging.ERROR)
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped upstream
+    transformers.logging.disable_progress_bar()
     try:
         device = find_device(options.provider)
     except EnvironmentMismatch as error:

@@ -215,7 +215,7 @@ def tokenizer() -> Any:
         "model_input_names": ["input_ids", "attention_mask"],
         **dict(zip(special, SPECIAL, strict=True)),
     }
-    return transformers.PreTrainedTokenizerFast(**settings)  # type: ignore[no-untyped-call]  # upstream
+    return transformers.PreTrainedTokenizerFast(**settings)
 
 
 def _train(case: Case, module: Any) -> None:

@@ -19,7 +19,7 @@ def quieten() -> None:
     """Compute on one thread, and print nothing but what the script prints."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
 
 
 def new_parser(description: str | None, *, train: str) -> argparse.ArgumentParser:

@@ -152,7 +152,7 @@ def make_model(folder: Path, texts: list[str], seed: int) -> None:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = ("pad", "unk", "cls", "sep", "mask")
-    transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=32,
         **{f"{name}_token": word for name, word in zip(names, special, strict=True)},
@@ -315,7 +315,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.recipes < 1:
         parser.error(f"--recipes: must be at least 1, got {arguments.recipes}")
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     print(
         "case          metric       rows  true drop  budget  observed   bound  verdict       exit"
     )

@@ -53,7 +53,7 @@ def random_checkpoint(folder: Path, shape: dict[str, Any]) -> None:
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         **dict(zip(special, SPECIAL, strict=True)),
     }
-    made = transformers.PreTrainedTokenizerFast(**settings)  # type: ignore[no-untyped-call]  # upstream
+    made = transformers.PreTrainedTokenizerFast(**settings)
     made.save_pretrained(folder)
     torch.manual_seed(SEED)
     labels: dict[str, Any] = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}

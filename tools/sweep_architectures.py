@@ -277,7 +277,7 @@ def _tokenizer() -> Any:
         "model_input_names": ["input_ids", "attention_mask"],
         **dict(zip(names, SPECIAL, strict=True)),
     }
-    return transformers.PreTrainedTokenizerFast(**settings)  # type: ignore[no-untyped-call]  # upstream
+    return transformers.PreTrainedTokenizerFast(**settings)
 
 
 def _examples(family: str) -> list[Example]:

@@ -149,7 +149,7 @@ def _traced(
         ort_fusions=fusions,
     )
     with _quiet():
-        exporter: Any = OnnxExporter()  # type: ignore[no-untyped-call]  # untyped upstream
+        exporter: Any = OnnxExporter()
         program: ir.Model = exporter.export(model.module, inputs, config=config).program
     return program
 
