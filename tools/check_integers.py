@@ -34,7 +34,10 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
 from compressor.machine.environment import describe_environment
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.onnx_model import OnnxModel, optimized_graph
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
@@ -181,11 +184,11 @@ def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
     width = encoder_layers(module)[0].num_neurons
     gone = random.permutation(width)[: width // 3 + 1].tolist()
     if pruning == ", pruned":
-        prune_neurons(module, {0: gone})
+        prune_neurons(find_encoder(module), {0: gone})
         if kind != "mpnet":  # its heads share one table of relative positions
-            prune_heads(module, {1: [int(random.integers(0, 3))]})
+            prune_heads(find_encoder(module), {1: [int(random.integers(0, 3))]})
     elif pruning == ", uniform":
-        prune_neurons(module, {0: gone, 1: gone})
+        prune_neurons(find_encoder(module), {0: gone, 1: gone})
     name = f"{number}: {kind}{pruning}"
     if is_text:
         named = ("input_ids", "attention_mask", "token_type_ids")

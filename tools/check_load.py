@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ import torch
 
 from compressor.machine.environment import describe_environment, seed_everything
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    EncoderLayer,
+    find_encoder,
+)
 from compressor.models.torch_model import load_model
 from compressor.passes import PassContext
 from compressor.passes.prune_structured.apply import Reconstruction
@@ -94,6 +97,7 @@ def measured_at(
     splits = read_splits(recipe, task=task, label_names=labels, metric=metric)
     seed_everything(recipe.seed)
     model = load_model(files, task)
+    encoder = find_encoder(model.module)
     scores: UnitScores | None = None
     found = []
     for load in loads:
@@ -110,12 +114,12 @@ def measured_at(
             )
             started = time.monotonic()
             with busy_processes(load):
-                goals = Reconstruction.prepare(model, step, context)
+                goals = Reconstruction.prepare(model, encoder, step, context)
             seconds = time.monotonic() - started
             if scores is None:
                 batches = each_batch(goals.rows.inputs, lambda: None)
-                scores = compensated_scores(model.module, batches, task, seed=recipe.seed)
-            shape = shape_of(model.module, scores, goals, step)
+                scores = compensated_scores(encoder, batches, task, seed=recipe.seed)
+            shape = shape_of(encoder.layers, scores, goals, step)
         found.append(
             {
                 "load": load,
@@ -130,21 +134,23 @@ def measured_at(
 
 
 def shape_of(
-    module: Any, scores: UnitScores, goals: Reconstruction, step: PruneByReconstruction
+    layers: Sequence[EncoderLayer],
+    scores: UnitScores,
+    goals: Reconstruction,
+    step: PruneByReconstruction,
 ) -> dict[str, list[int]]:
     """Return how many heads and neurons each layer keeps when the whole ratio goes at once."""
     assert step.ratio is not None, "the settings are checked"
-    cost = goals.cost_of(module)
+    cost = goals.cost_of(layers)
     heads, neurons = units_to_remove(
         scores, cost, (1 - step.ratio) * goals.cost_before, goals.freedom
     )
-    layers = enumerate(encoder_layers(module))
     kept = [
         (
             layer.num_heads - len(heads.get(index, ())),
             layer.num_neurons - len(neurons.get(index, ())),
         )
-        for index, layer in layers
+        for index, layer in enumerate(layers)
     ]
     return {"heads": [of[0] for of in kept], "neurons": [of[1] for of in kept]}
 

@@ -38,8 +38,8 @@ from torch import nn
 
 from compressor.data import Dataset
 from compressor.export.to_onnx import export_onnx
+from compressor.models.families.layers import Encoder, encoder_layers, find_encoder
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.structure import encoder_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.prune_structured.budget import Freedom, encoder_cost, units_to_remove
@@ -49,6 +49,7 @@ from compressor.passes.prune_structured.reconstruct import CalibrationInputs, re
 from compressor.passes.prune_structured.settings import PruneStructured
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.progress import SILENT
+from compressor.tasks import Task
 from compressor.verify.evaluation import evaluate
 
 # The last argument is how many calibration rows to read.
@@ -66,17 +67,19 @@ def by_scores(importance: str, scope: str) -> Prune:
 
 
 def by_masks(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
-    prune_by_fisher(model, ratio, stored(model, context, rows), context.seed)
+    encoder = find_encoder(model.module)
+    prune_by_fisher(encoder, model.task, ratio, stored(model, encoder, context, rows), context.seed)
     return model
 
 
 def by_masks_and_least_squares(ridge: float, *, leaves_out: bool = False) -> Prune:
     def prune(model: TorchModel, ratio: float, context: PassContext, rows: int) -> TorchModel:
-        calibration, teacher = stored(model, context, rows), model.clone()
-        prune_by_fisher(model, ratio, calibration, context.seed)
+        encoder, teacher = find_encoder(model.module), find_encoder(model.clone().module)
+        calibration = stored(model, encoder, context, rows)
+        prune_by_fisher(encoder, model.task, ratio, calibration, context.seed)
         reconstruct(
-            model.module,
-            teacher.module,
+            encoder,
+            teacher,
             calibration,
             ridge=ridge,
             advance=lambda: None,
@@ -113,20 +116,22 @@ METHODS: dict[str, Prune] = {
 USUAL = [name for name in METHODS if "ridge" not in name]
 
 
-def stored(model: TorchModel, context: PassContext, rows: int) -> CalibrationInputs:
+def stored(
+    model: TorchModel, encoder: Encoder, context: PassContext, rows: int
+) -> CalibrationInputs:
     directory = context.work_dir / "inputs"
-    return store_inputs(model, context.calibration, rows, context.seed, directory)
+    return store_inputs(model, encoder, context.calibration, rows, context.seed, directory)
 
 
 def prune_by_fisher(
-    model: TorchModel, ratio: float, calibration: CalibrationInputs, seed: int
+    encoder: Encoder, task: Task, ratio: float, calibration: CalibrationInputs, seed: int
 ) -> None:
     batches = (calibration[batch] for batch in range(len(calibration)))
-    scores = fisher_scores(model.module, batches, model.task, seed=seed)
-    cost = encoder_cost(model.module, "flops", calibration.mean_length)
+    scores = fisher_scores(encoder, batches, task, seed=seed)
+    cost = encoder_cost(encoder.layers, "flops", calibration.mean_length)
     heads, neurons = units_to_remove(scores, cost, (1 - ratio) * cost.total, Freedom(16))
-    prune_heads(model.module, heads)
-    prune_neurons(model.module, neurons)
+    prune_heads(encoder, heads)
+    prune_neurons(encoder, neurons)
 
 
 def count_flops(module: Any, mean_length: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,14 +18,16 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.families import EncoderParts
 from compressor.models.families.layers import (
     ConstantOutput,
+    Encoder,
     EncoderLayer,
     HeadlessAttention,
     UnsupportedArchitecture,
-    encoder_layers,
-    layer_list,
-    parts_of,
+    find_encoder,
 )
 from compressor.words import counted
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
     "EncoderShape",
@@ -33,7 +35,6 @@ __all__ = [
     "apply_shape",
     "configure_shape",
     "dense_shape",
-    "encoder_layers",  # the layers are read through here too, where a model's shape is the subject
     "keep_layers",
     "read_shape",
     "rebuild",
@@ -86,37 +87,41 @@ class EncoderShape(BaseModel):
             raise ValueError("; ".join(mistakes)) from error
 
 
-def read_shape(module: Any) -> EncoderShape | None:
+def read_shape(module: PreTrainedModel) -> EncoderShape | None:
     """Return the shape of a model, or None when it is the plain one that its config describes.
 
     A model of an unsupported architecture has never been pruned, so it has the plain shape.
     """
     try:
-        layers = encoder_layers(module)
+        encoder = find_encoder(module)
     except UnsupportedArchitecture:
         return None
-    parts = parts_of(module)
-    dense = dense_shape(module.config, parts)
+    return _own_shape(encoder)
+
+
+def _own_shape(encoder: Encoder) -> EncoderShape | None:
+    dense = dense_shape(encoder.module.config, encoder.parts)
     shape = EncoderShape(
         head_dim=dense.head_dim,
         layers=tuple(
-            LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons) for layer in layers
+            LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons)
+            for layer in encoder.layers
         ),
     )
     return None if shape == dense else shape
 
 
-def apply_shape(module: Any, shape: EncoderShape) -> None:
+def apply_shape(module: PreTrainedModel, shape: EncoderShape) -> None:
     """Cut a model fresh from its configuration to `shape`; its weights are to be overwritten.
 
     Raises `EnvironmentMismatch` when `shape` does not fit the model's configuration.
     """
     try:
-        layers, parts = encoder_layers(module), parts_of(module)
+        encoder = find_encoder(module)
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
-    _check_fits(shape, dense_shape(module.config, parts))
-    for layer, target in zip(layers, shape.layers, strict=True):
+    _check_fits(shape, dense_shape(module.config, encoder.parts))
+    for layer, target in zip(encoder.layers, shape.layers, strict=True):
         if target.num_heads == 0:
             remove_attention(layer)
         elif layer.attention is not None:
@@ -132,19 +137,19 @@ def apply_shape(module: Any, shape: EncoderShape) -> None:
             _cut_columns(layer.feed_forward.ffn_out, target.ffn_neurons)
 
 
-def configure_shape(module: Any) -> tuple[str, ...]:
+def configure_shape(encoder: Encoder) -> tuple[str, ...]:
     """Let the configuration say what it can of a model whose layers are alike, in place.
 
     Returns what it cannot say, one reason each; with none, the model has the plain shape of its
     configuration, so that transformers alone loads what is saved.
     """
-    shape = read_shape(module)
+    shape = _own_shape(encoder)
     if shape is None:
         return ()
     layer, *others = shape.layers
     if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
         return ("its layers differ, or one is without heads or neurons",)
-    config, parts = module.config, parts_of(module)
+    config, parts = encoder.module.config, encoder.parts
     reasons = []
     if layer.num_heads != config.num_attention_heads:
         if parts.has_head_dim:
@@ -168,7 +173,7 @@ def configure_shape(module: Any) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def rebuild(module: Any) -> Any:
+def rebuild(module: PreTrainedModel) -> PreTrainedModel:
     """Return a new model of the same class, configuration and shape, with weights of its own.
 
     They are freshly initialised, on the CPU, of the same type; the mode is that of `module`.
@@ -176,19 +181,19 @@ def rebuild(module: Any) -> Any:
     shape = read_shape(module)
     config = copy.deepcopy(module.config)
     with torch.random.fork_rng(devices=[]):  # weights that are overwritten cost no random numbers
-        fresh = type(module)._from_config(config, dtype=module.dtype)
+        fresh: PreTrainedModel = type(module)._from_config(config, dtype=module.dtype)
     if shape is not None:
         apply_shape(fresh, shape)
-    return fresh.train(module.training)
+    fresh.train(module.training)
+    return fresh
 
 
-def keep_layers(module: Any, indices: Sequence[int]) -> None:
+def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     """Remove all layers but `indices` (counted from 0, ascending) and correct the configuration.
 
-    Raises `ValueError` when `indices` is empty, not ascending or out of range, and
-    `UnsupportedArchitecture`.
+    Raises `ValueError` when `indices` is empty, not ascending or out of range.
     """
-    layers = layer_list(module)
+    layers = encoder.layer_list
     if (
         not indices
         or list(indices) != sorted(set(indices))
@@ -205,10 +210,10 @@ def keep_layers(module: Any, indices: Sequence[int]) -> None:
         numbered: list[Any] = [part for part in layer.modules() if hasattr(part, "layer_idx")]
         for part in numbered:
             part.layer_idx = new_index
-    _set_depth(module.config, len(kept))
+    _set_depth(encoder.module.config, len(kept))
 
 
-def _set_depth(config: Any, depth: int) -> None:
+def _set_depth(config: PretrainedConfig, depth: int) -> None:
     """Write the number of layers into a configuration.
 
     Those that can be a backbone's name each layer, and which of them give features: the last.
@@ -253,7 +258,7 @@ def set_num_heads(layer: EncoderLayer, num_heads: int) -> None:
         setattr(module, parts.width, num_heads * layer.attention.head_dim)
 
 
-def dense_shape(config: Any, parts: EncoderParts) -> EncoderShape:
+def dense_shape(config: PretrainedConfig, parts: EncoderParts) -> EncoderShape:
     """Return the shape that a configuration describes."""
     own: int | None = getattr(config, "head_dim", None)
     head_dim = own or int(config.hidden_size // config.num_attention_heads)

@@ -91,7 +91,7 @@ class TorchModel:
 
     def clone(self) -> TorchModel:
         """Return a copy whose parameters are its own."""
-        module = structure.rebuild(self.module)
+        module: Any = structure.rebuild(self.module)
         module.load_state_dict(self.module.state_dict())
         return TorchModel(module.to(self.device).eval(), self.preprocessor, self.task)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compressor.errors import RecipeError, StepFailed
+from compressor.models.families.layers import encoder_layers
 from compressor.passes.prune_structured.budget import Freedom, check_ratio, encoder_cost
 from compressor.passes.prune_structured.reconstruct import most_unknowns
 from compressor.report import units
@@ -159,9 +160,9 @@ def make_plan(
 
 def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | None, str]:
     """Return how to prune, or None and why the rows do not allow it."""
-    module = trial.model.module
+    layers = encoder_layers(trial.model.module)
     found = distinct_tokens(trial)
-    wanted = math.ceil(_ENOUGH_TOKENS * most_unknowns(module))
+    wanted = math.ceil(_ENOUGH_TOKENS * most_unknowns(layers))
     if found < wanted:
         donor = rows.train or rows.search
         needed = math.ceil(donor * wanted / max(1, found))
@@ -190,7 +191,7 @@ def _pruning(trial: Trial, rows: Rows, *, keeps_heads: bool) -> tuple[Pruning | 
             train_s = steps * step_s
             epochs = float(f"{steps * _BATCH / rows.train:.2g}")
     try:
-        cost = encoder_cost(module, "flops", 16.0)
+        cost = encoder_cost(layers, "flops", 16.0)
         check_ratio(cost, ratio, Freedom(_BLOCK, heads=not keeps_heads))
     except StepFailed as error:
         return None, str(error)

@@ -16,6 +16,7 @@ import torch
 from compressor.data import Dataset
 from compressor.data.sampling import evenly_spread
 from compressor.errors import RecipeError
+from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
 from compressor.pipeline.label_order import better_order
@@ -109,7 +110,7 @@ def distinct_tokens(trial: Trial) -> int:
         return int(sum(different.values()))
     encoded = model.task.encode(model.preprocessor, examples[:1])
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
-    trace = run_layer(model.module, 0, inputs, None, attention_only=True)
+    trace = run_layer(find_encoder(model.module), 0, inputs, None, attention_only=True)
     pictures = {np.asarray(example).tobytes() for example in examples}
     return len(pictures) * int(trace.attention.output.shape[1])
 

@@ -16,6 +16,7 @@ from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.inspection.facts import to_dict
 from compressor.inspection.terminal import render_checkpoint
 from compressor.measurements import EmbeddingRecord
+from compressor.models.families.layers import find_encoder
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_heads
@@ -44,7 +45,7 @@ def test_parts_layers_and_flops_of_a_bert_are_those_of_its_shape(tiny_bert_dir: 
 
 def test_a_pruned_checkpoint_shows_the_heads_that_are_left(tiny_bert_dir: Path, tmp_path: Path):
     model = load_checkpoint(tiny_bert_dir)
-    prune_heads(model.module, {0: [1, 2]})
+    prune_heads(find_encoder(model.module), {0: [1, 2]})
     model.save(tmp_path)
     facts = inspect_checkpoint(str(tmp_path), timing=False)
     assert [layer.heads for layer in facts.layers] == [2, 4]

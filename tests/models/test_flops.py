@@ -11,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.flops import encoder_flops
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
@@ -97,13 +100,13 @@ def test_attention_operators_count_scores_and_weighted_sum(
 
 
 def cut(model: TorchModel) -> None:
-    prune_heads(model.module, {0: [1], 1: [0, 2]})
-    prune_neurons(model.module, {0: list(range(16)), 1: list(range(40))})
+    prune_heads(find_encoder(model.module), {0: [1], 1: [0, 2]})
+    prune_neurons(find_encoder(model.module), {0: list(range(16)), 1: list(range(40))})
 
 
 def without_layers(model: TorchModel) -> None:
-    prune_heads(model.module, {0: [0, 1, 2, 3]})
-    prune_neurons(model.module, {1: list(range(64))})
+    prune_heads(find_encoder(model.module), {0: [0, 1, 2, 3]})
+    prune_neurons(find_encoder(model.module), {1: list(range(64))})
 
 
 def unread_flops(module: Any, length: int) -> int:
@@ -141,7 +144,7 @@ def test_the_count_on_the_graph_is_the_one_that_ratios_refer_to(
         change(model)
     exported = export_onnx(model, tmp_path / "model.onnx", fuse=fuse)
     length = 11 if name == "bert" else 17  # 4 x 4 patches and the class token
-    expected = encoder_cost(model.module, "flops", length).total * length
+    expected = encoder_cost(encoder_layers(model.module), "flops", length).total * length
     if fuse:
         expected -= unread_flops(model.module, length)
 
@@ -167,7 +170,7 @@ def test_a_torch_count_of_the_dense_model_agrees(tiny_vit: TorchModel):
         tiny_vit.module(pixel_values=pixels)
     everything = counter.get_total_flops()
     patches, classifier = 2 * 16 * 4 * 32, 2 * 32 * 3
-    cost = encoder_cost(tiny_vit.module, "flops", 17)
+    cost = encoder_cost(encoder_layers(tiny_vit.module), "flops", 17)
     assert everything - patches - classifier == cost.total * 17
 
 

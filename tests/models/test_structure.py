@@ -13,7 +13,10 @@ import torch
 import transformers
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.structure import (
     EncoderShape,
     LayerShape,
@@ -168,7 +171,7 @@ def test_rebuilding_draws_no_random_numbers(tiny_bert: TorchModel):
 def test_layers_that_stay_make_a_plain_checkpoint(tiny_bert: TorchModel, tmp_path: Path):
     second = tiny_bert.module.bert.encoder.layer[1]
 
-    keep_layers(tiny_bert.module, [1])
+    keep_layers(find_encoder(tiny_bert.module), [1])
     tiny_bert.save(tmp_path)
 
     assert list(tiny_bert.module.bert.encoder.layer) == [second]
@@ -190,7 +193,7 @@ def test_a_dropped_layer_equals_one_that_does_nothing(tiny_vit: TorchModel):
             output.weight.data.zero_()
             output.bias.data.zero_()
 
-    keep_layers(tiny_vit.module, [1])
+    keep_layers(find_encoder(tiny_vit.module), [1])
 
     np.testing.assert_allclose(tiny_vit.predict(batch), other.predict(batch), atol=1e-6)
 
@@ -198,7 +201,7 @@ def test_a_dropped_layer_equals_one_that_does_nothing(tiny_vit: TorchModel):
 @pytest.mark.parametrize("indices", [[], [1, 0], [0, 0], [0, 2], [-1, 0]])
 def test_layers_to_keep_must_be_ascending_and_exist(tiny_bert: TorchModel, indices: list[int]):
     with pytest.raises(ValueError, match="ascending") as caught:
-        keep_layers(tiny_bert.module, indices)
+        keep_layers(find_encoder(tiny_bert.module), indices)
     assert str(caught.value) == (
         f"layers to keep must be one or more ascending indices from 0 to 1, got {indices}"
     )
@@ -321,7 +324,7 @@ def test_a_checkpoint_of_fewer_layers_loads_with_transformers_alone(
         config.architectures = ["DeiTForImageClassification"]
     module = auto.from_config(config).eval()
 
-    keep_layers(module, [0, 2])
+    keep_layers(find_encoder(module), [0, 2])
     module.save_pretrained(tmp_path)
     loaded = auto.from_pretrained(tmp_path)
 

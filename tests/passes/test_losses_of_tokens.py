@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.data import Dataset
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.fisher import fisher_scores
@@ -225,13 +228,13 @@ def test_padding_adds_nothing_to_scores(tagger: TorchModel):
 
     close = {"atol": 1e-6, "rtol": 1e-3}
     torch.testing.assert_close(
-        taylor_scores(tagger.module, padded, task).neurons,
-        taylor_scores(tagger.module, single, task).neurons,
+        taylor_scores(find_encoder(tagger.module), padded, task).neurons,
+        taylor_scores(find_encoder(tagger.module), single, task).neurons,
         **close,
     )
     torch.testing.assert_close(
-        layer_losses(tagger.module, padded, task),
-        layer_losses(tagger.module, single, task),
+        layer_losses(find_encoder(tagger.module), padded, task),
+        layer_losses(find_encoder(tagger.module), single, task),
         **close,
     )
 
@@ -255,7 +258,8 @@ def test_fisher_scores_of_tokens_are_variances_of_slopes(tagger: TorchModel):
         variance = (p * slope.square()).sum(dim=-1) - (p * slope).sum(dim=-1).square()
         expected.append(float((variance * inputs["attention_mask"]).sum() / 2))
     draws = [
-        fisher_scores(module, [inputs], tagger.task, seed=seed).neurons[1] for seed in range(60)
+        fisher_scores(find_encoder(module), [inputs], tagger.task, seed=seed).neurons[1]
+        for seed in range(60)
     ]
 
     scores = torch.stack(draws).mean(dim=0)
@@ -263,5 +267,5 @@ def test_fisher_scores_of_tokens_are_variances_of_slopes(tagger: TorchModel):
     assert float(scores.sum()) == pytest.approx(sum(expected), rel=0.1)
     assert all(
         bool(layer.isfinite().all())
-        for layer in compensated_scores(module, [inputs], tagger.task).neurons
+        for layer in compensated_scores(find_encoder(module), [inputs], tagger.task).neurons
     )

@@ -13,7 +13,10 @@ import transformers
 from torch import Tensor
 
 from compressor.data import Dataset
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass, settings_of
 from compressor.passes.distill.settings import Distill
@@ -123,7 +126,10 @@ def test_fisher_scores_of_vectors_are_squared_slopes_of_their_direction(tiny_enc
     ]
     # The projections are random, so each score is right on average: over seeds and neurons.
     task = tiny_encoder.task
-    draws = [fisher_scores(module, [inputs], task, seed=seed).neurons[1] for seed in range(30)]
+    draws = [
+        fisher_scores(find_encoder(module), [inputs], task, seed=seed).neurons[1]
+        for seed in range(30)
+    ]
     scores = sum(draws) / 30
     assert isinstance(scores, Tensor)
     assert np.corrcoef(scores.numpy(), expected)[0, 1] > 0.98
@@ -133,7 +139,7 @@ def test_fisher_scores_of_vectors_are_squared_slopes_of_their_direction(tiny_enc
 def test_the_loss_without_a_layer_is_how_far_vectors_turn(tiny_encoder: TorchModel):
     batch = tiny_encoder.task.encode(tiny_encoder.preprocessor, ["a good film", "bad"])
     inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
-    losses = layer_losses(tiny_encoder.module, [(inputs, None)], tiny_encoder.task)
+    losses = layer_losses(find_encoder(tiny_encoder.module), [(inputs, None)], tiny_encoder.task)
     whole = tiny_encoder.predict(batch)
     layers = tiny_encoder.module.bert.encoder.layer
     last = layers[1]
@@ -147,7 +153,7 @@ def test_taylor_importance_of_vectors_is_refused(tiny_encoder: TorchModel):
     batch = tiny_encoder.task.encode(tiny_encoder.preprocessor, ["a good film"])
     inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
     with pytest.raises(ValueError, match="use importance fisher"):
-        taylor_scores(tiny_encoder.module, [(inputs, None)], tiny_encoder.task)
+        taylor_scores(find_encoder(tiny_encoder.module), [(inputs, None)], tiny_encoder.task)
 
 
 @pytest.mark.parametrize("hidden_weight", [0.0, 1.0])

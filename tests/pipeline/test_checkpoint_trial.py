@@ -16,6 +16,7 @@ import transformers
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_neurons
 from compressor.pipeline.checkpoint_trial import first_rows, look_ahead
@@ -147,7 +148,7 @@ def test_units_that_cannot_go_are_told_before_the_baseline(
 def test_layers_that_differ_already_are_told_before_the_baseline(
     bert_recipe: dict[str, Any], tiny_bert: TorchModel, text_dataset: Dataset, tmp_path: Path
 ):
-    prune_neurons(tiny_bert.module, {0: [0, 1, 2]})
+    prune_neurons(find_encoder(tiny_bert.module), {0: [0, 1, 2]})
     tiny_bert.save(tmp_path / "pruned")
     given = {"kind": "prune_structured", "ratio": 0.5, "uniform": True}
     wished = recipe_of(bert_recipe, tmp_path / "pruned", given)

@@ -14,6 +14,7 @@ from scipy.special import erf, log_softmax, softmax
 from torch import nn
 
 from compressor.data import Dataset
+from compressor.models.families.layers import find_encoder
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
@@ -184,9 +185,9 @@ def test_sublayer_loss_is_the_mean_relative_error_of_what_each_sublayer_adds(
 def test_sublayers_and_layers_that_were_pruned_away_are_left_out(
     student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
-    keep_layers(student.module, [1])
-    prune_heads(student.module, {0: [0, 1, 2, 3]})
-    prune_neurons(student.module, {0: list(range(10))})
+    keep_layers(find_encoder(student.module), [1])
+    prune_heads(find_encoder(student.module), {0: [0, 1, 2, 3]})
+    prune_neurons(find_encoder(student.module), {0: list(range(10))})
     other = sublayers(teacher, 1, text_dataset)["ffn"]
     own = []
     output = student.module.bert.encoder.layer[0].output.dense
@@ -372,7 +373,7 @@ def test_what_cannot_be_compared_is_refused_before_training(
 def test_a_student_without_any_head_has_no_relations(
     student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
-    prune_heads(student.module, {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]})
+    prune_heads(find_encoder(student.module), {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]})
     settings = DistillSettings(relation_weight=1.0)
 
     with pytest.raises(ValueError, match="every layer of the student lost all its attention heads"):
@@ -383,8 +384,8 @@ def test_a_student_without_any_sublayer_of_the_teacher_is_refused(
     student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
 ):
     everything = {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}
-    prune_heads(student.module, everything)
-    prune_neurons(student.module, {0: list(range(64)), 1: list(range(64))})
+    prune_heads(find_encoder(student.module), everything)
+    prune_neurons(find_encoder(student.module), {0: list(range(64)), 1: list(range(64))})
     settings = DistillSettings(sublayer_weight=1.0)
 
     with pytest.raises(ValueError, match="of the 2 pairs of layers none has attention or"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from compressor.models.families.prunable import (
     refusal,
     why_heads_stay,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class UnsupportedArchitecture(StepFailed):
@@ -49,7 +52,7 @@ class HeadlessAttention(nn.Module):
     Its one child, if any, is the output projection that the attention module held.
     """
 
-    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
         """Return what the projection gives, or the input where the projection lies outside."""
         for child in self.children():
             hidden_states = child(hidden_states)
@@ -103,37 +106,48 @@ class EncoderLayer:
         return 0 if self.feed_forward is None else self.feed_forward.num_neurons
 
 
-def parts_of(module: Any) -> EncoderParts:
-    """Return where the parts of a transformers model sit; raises `UnsupportedArchitecture`."""
-    found = parts_or_reason(module.config)
-    if isinstance(found, str):
-        raise UnsupportedArchitecture(module.config.model_type, found)
-    return found
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """The encoder of a live transformers model, found once for everything that works on it.
+
+    It shows the model as it is, so what is removed is gone from `layers` too.
+    """
+
+    module: PreTrainedModel  # the whole model, with its head
+    parts: EncoderParts
+    layer_list: nn.ModuleList  # that owns the layers
+
+    @property
+    def layers(self) -> list[EncoderLayer]:
+        """Return the layers that are there, first to last, with the parts that are left."""
+        return [self._layer(index, layer) for index, layer in enumerate(self.layer_list)]
+
+    def _layer(self, index: int, layer: nn.Module) -> EncoderLayer:
+        find = _Finder(layer, self.parts, self.module.config.model_type)
+        return EncoderLayer(index, layer, self.parts, find.attention(), find.feed_forward())
 
 
-def layer_list(module: Any) -> nn.ModuleList:
-    """Return the list that owns the encoder's layers; raises `UnsupportedArchitecture`."""
-    path = parts_of(module).layers
-    layers = module.base_model.get_submodule(path)
-    if not isinstance(layers, nn.ModuleList):
-        raise UnsupportedArchitecture(module.config.model_type, f"'{path}' is not a list of layers")
-    return layers
-
-
-def encoder_layers(module: Any) -> list[EncoderLayer]:
-    """Return the encoder's layers, first to last, of a transformers model, pruned or not.
+def find_encoder(module: PreTrainedModel) -> Encoder:
+    """Return the encoder of a transformers model, pruned or not.
 
     Raises `UnsupportedArchitecture` when the model type is not in the table, or the model is not
     built as its type usually is (a decoder, a gated feed-forward, replaced linear layers, layers
     that share weights).
     """
-    parts, model_type = parts_of(module), module.config.model_type
-    layers = []
-    for index, layer in enumerate(layer_list(module)):
-        find = _Finder(layer, parts, model_type)
-        layers.append(EncoderLayer(index, layer, parts, find.attention(), find.feed_forward()))
-    _require_own_weights(layers, model_type)
-    return layers
+    parts, model_type = parts_or_reason(module.config), module.config.model_type
+    if isinstance(parts, str):
+        raise UnsupportedArchitecture(model_type, parts)
+    layer_list = module.base_model.get_submodule(parts.layers)
+    if not isinstance(layer_list, nn.ModuleList):
+        raise UnsupportedArchitecture(model_type, f"'{parts.layers}' is not a list of layers")
+    encoder = Encoder(module, parts, layer_list)
+    _require_own_weights(encoder.layers, model_type)
+    return encoder
+
+
+def encoder_layers(module: PreTrainedModel) -> list[EncoderLayer]:
+    """Return the layers of `find_encoder`, where no more than they is needed."""
+    return find_encoder(module).layers
 
 
 def _require_own_weights(layers: list[EncoderLayer], model_type: str) -> None:
@@ -149,7 +163,7 @@ def _require_own_weights(layers: list[EncoderLayer], model_type: str) -> None:
                 )
 
 
-def require_prunable_heads(module: Any) -> None:
+def require_prunable_heads(module: PreTrainedModel) -> None:
     """Raise `UnsupportedArchitecture` when heads cannot be removed, although neurons can."""
     if (reason := why_heads_stay(module.config)) is not None:
         model_type = module.config.model_type

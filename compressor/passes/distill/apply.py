@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import find_encoder
 from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
@@ -27,7 +27,7 @@ def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel
     student = model if settings.student is None else _begin(settings, model, ahead.seed)[0]
     teacher = _load_teacher(settings, model, lambda: ahead.untouched)
     if settings.student_layers is not None:
-        encoder_layers(student.module)
+        find_encoder(student.module)
     if ahead.train is not None:
         for name, each in ((settings.student, student), (settings.teacher, teacher)):
             if name is not None:
@@ -98,12 +98,13 @@ def _shape(
     """Take out layers of the student where wanted, and return which layers it learns from."""
     layer_map = None
     if settings.student_layers is not None:
-        depth = len(encoder_layers(student.module))
+        encoder = find_encoder(student.module)
+        depth = len(encoder.layers)
         layers = chosen_layers(settings.student_layers, depth)
         taught = getattr(teacher.module.config, "num_hidden_layers", None)
         if settings.student is None and taught == depth:
             layer_map = tuple(enumerate(layers))
-        keep_layers(student.module, layers)
+        keep_layers(encoder, layers)
         context.note(f"the student has layers {', '.join(map(str, layers))} of {depth}")
     if settings.layer_map is None:
         return layer_map

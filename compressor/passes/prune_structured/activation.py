@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import layer_list
+from compressor.models.families.layers import Encoder
 from compressor.passes.prune_structured.fisher import (
     Part,
     num_units,
@@ -26,7 +25,7 @@ from compressor.passes.prune_structured.importance import UnitScores
 _Seen = dict[nn.Module, list[tuple[Tensor, Tensor]]]
 
 
-def activation_scores(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> UnitScores:
+def activation_scores(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]]) -> UnitScores:
     """Return the norm of what each unit computes, over that of its layer.
 
     It is the root of the mean, over all tokens without padding, of the squared output of a neuron
@@ -38,9 +37,9 @@ def activation_scores(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> U
 
     Ref: Muralidharan et al. 2024, arXiv:2407.14679, section 2.2 (there the sum of norms).
     """
-    parts = parts_of(module)
+    parts = parts_of(encoder.layers)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
-    for seen, inputs in _passes(module, [output_of(part) for part in sums], batches):
+    for seen, inputs in _passes(encoder.module, [output_of(part) for part in sums], batches):
         for part, total in sums.items():
             total += _squared_norms(part, [units for units, _ in seen[output_of(part)]], inputs)
     for part, total in sums.items():
@@ -51,7 +50,7 @@ def activation_scores(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> U
     return UnitScores(tuple(scores[0::2]), tuple(scores[1::2]))
 
 
-def block_influences(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
+def block_influences(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]]) -> Tensor:
     """Return how far each layer turns the hidden states, shape `(layers,)`, float64 on the CPU.
 
     It is one minus the cosine of a token's hidden state before and after the layer, averaged over
@@ -62,9 +61,9 @@ def block_influences(module: Any, batches: Iterable[Mapping[str, Tensor]]) -> Te
 
     Ref: Men et al. 2024, arXiv:2403.03853, eq. 1.
     """
-    layers = list(layer_list(module))
+    layers = list(encoder.layer_list)
     sums, num_tokens = torch.zeros(len(layers), dtype=torch.float64), 0
-    for seen, inputs in _passes(module, layers, batches):
+    for seen, inputs in _passes(encoder.module, layers, batches):
         for index, layer in enumerate(layers):
             [(before, after)] = seen[layer]
             mask = token_mask(inputs, *before.shape[:2]).to(before.device)
@@ -91,7 +90,7 @@ def _squared_norms(part: Part, units: Sequence[Tensor], inputs: Mapping[str, Ten
 
 @torch.no_grad()
 def _passes(
-    module: Any, watched: Sequence[nn.Module], batches: Iterable[Mapping[str, Tensor]]
+    module: nn.Module, watched: Sequence[nn.Module], batches: Iterable[Mapping[str, Tensor]]
 ) -> Iterator[tuple[_Seen, Mapping[str, Tensor]]]:
     """Yield what went through the watched modules in a forward pass over each batch."""
     module.eval()
@@ -109,7 +108,9 @@ def _passes(
 def _watching(watched: Sequence[nn.Module]) -> Iterator[_Seen]:
     seen: _Seen = {}
 
-    def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def keep(
+        part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]
+    ) -> None:
         first = output[0] if isinstance(output, tuple) else output
         seen.setdefault(part, []).append((inputs[0], first))
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
-from compressor.models.families.layers import EncoderLayer, encoder_layers, require_prunable_heads
+from compressor.models.families.layers import (
+    Encoder,
+    EncoderLayer,
+    find_encoder,
+    require_prunable_heads,
+)
 from compressor.models.structure import configure_shape, keep_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
@@ -59,6 +64,7 @@ from compressor.passes.prune_structured.unit_removal import (
     select_units,
 )
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
+from compressor.tasks import Task
 from compressor.training.batches import targets_of
 from compressor.training.layer_map import chosen_layers
 from compressor.training.schedules import cubic_sparsity
@@ -67,7 +73,7 @@ from compressor.words import counted
 Settings = PruneByScores | PruneByReconstruction
 _NAMES = {"flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
 
-CostMeter = Callable[[Any], Cost]  # what a module costs as it is
+CostMeter = Callable[[Sequence[EncoderLayer]], Cost]  # what layers cost as they are
 _ROWS_PER_BATCH = 32
 
 
@@ -76,15 +82,13 @@ def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchMode
 
     A pass before may leave fewer units; what cannot go from all of them cannot go from some.
     """
-    layers = encoder_layers(model.module)
-    if settings.takes_heads:
-        require_prunable_heads(model.module)
+    layers = _encoder_to_prune(model, settings).layers
     if settings.uniform:
         _require_equal_layers(layers)
     is_foreseen = _are_alike(layers) or not settings.changes_layers
     if isinstance(settings, PruneByScores) and is_foreseen:
         left = settings.layers or len(layers) - len(settings.drop_layers or ())
-        _Ratios.of(layers[:left], settings, model)
+        _Ratios.of(layers[:left], settings, model.device.type)
     look_at_recovery(settings.recovery, model, ahead)
     return model
 
@@ -97,33 +101,33 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
     """
     model.module.to(context.device)
-    before = encoder_layers(model.module)
-    depth = len(before)
+    encoder = _encoder_to_prune(model, settings)
+    depth = len(encoder.layers)
     if settings.uniform:
-        _require_equal_layers(before)
+        _require_equal_layers(encoder.layers)
     if settings.measures_layers:
-        _check_early(before, settings, model, context)
+        _check_early(encoder, settings, model, context)
     training = RecoveryTraining.prepare(settings.recovery, model, context)
 
-    kept = drop_layers(model, depth, settings, context)
+    kept = drop_layers(model, encoder, settings, context)
     if len(kept) < depth:
         stay = ", ".join(map(str, kept))
         context.note(f"layers {depth} -> {len(kept)} (those that stay, counted from 0: {stay})")
-    layers = [before[index] for index in kept]
+    layers = encoder.layers
     counts = [layer.num_heads for layer in layers], [layer.num_neurons for layer in layers]
     goals: Goals = (
-        _Ratios.of(layers, settings, model)
+        _Ratios.of(layers, settings, context.device.type)
         if isinstance(settings, PruneByScores)
-        else Reconstruction.prepare(model, settings, context)
+        else Reconstruction.prepare(model, encoder, settings, context)
     )
     # Each layer learns from the one it was in the teacher, whatever was removed around it.
     layer_map = tuple(enumerate(kept)) if training and training.teaches(depth) else None
     part = None if training is None else training.in_parts(settings.steps)
     for step in range(1, settings.steps + 1):
         if goals.removes_units:
-            goals.prune_to(_progress(settings, step), model, context)
+            goals.prune_to(_progress(settings, step), model, encoder, context)
         if step == settings.steps:
-            _note_what_is_left(counts, model, settings, context)
+            _note_what_is_left(counts, encoder, settings, context)
         if part is not None:
             part.train(
                 model,
@@ -135,6 +139,14 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
                 layer_map=layer_map,
             )
     return model
+
+
+def _encoder_to_prune(model: TorchModel, settings: Settings) -> Encoder:
+    """Return the encoder; raise `UnsupportedArchitecture` when its units have to stay."""
+    encoder = find_encoder(model.module)
+    if settings.takes_heads:
+        require_prunable_heads(model.module)
+    return encoder
 
 
 def _progress(settings: Settings, step: int) -> float:
@@ -159,30 +171,31 @@ def _require_equal_layers(layers: Sequence[EncoderLayer]) -> None:
 
 
 def _check_early(
-    layers: Sequence[EncoderLayer], settings: Settings, model: TorchModel, context: PassContext
+    encoder: Encoder, settings: Settings, model: TorchModel, context: PassContext
 ) -> None:
     """Raise `StepFailed` for what cannot be done, where that is known before layers are measured.
 
     Which layers will stay is not; where all are alike, it does not matter.
     """
+    layers = encoder.layers
     if isinstance(settings, PruneByReconstruction):
-        rows = _read_rows(model, settings, context)
+        rows = _read_rows(model, encoder, settings, context)
         if _are_alike(layers) and settings.target != "latency":  # a table is not measured for that
-            cost_of = _cost_meter(model.module, settings, rows.inputs, context)
-            freedom = _freedom(settings, model.device.type)
-            check_ratio(cost_of(model.module), settings.ratio, freedom)
+            cost_of = _cost_meter(encoder, settings, rows.inputs, context)
+            freedom = _freedom(settings, context.device.type)
+            check_ratio(cost_of(layers), settings.ratio, freedom)
     elif _are_alike(layers):
-        _Ratios.of(layers[: settings.layers], settings, model)
+        _Ratios.of(layers[: settings.layers], settings, context.device.type)
 
 
 def _note_what_is_left(
     before: tuple[list[int], list[int]],
-    model: TorchModel,
+    encoder: Encoder,
     settings: Settings,
     context: PassContext,
 ) -> None:
     """Note which heads and neurons stay of those `before`, and whether the checkpoint is plain."""
-    layers = encoder_layers(model.module)
+    layers = encoder.layers
     heads, neurons = [layer.num_heads for layer in layers], [layer.num_neurons for layer in layers]
     # With method reconstruction a ratio says nothing about either kind.
     by_kind = settings.method == "scores"
@@ -190,7 +203,7 @@ def _note_what_is_left(
     _note_units(context, "attention heads", before[0], heads, shares[0])
     _note_units(context, "FFN neurons", before[1], neurons, shares[1])
     if settings.uniform:
-        _configure(model, context)
+        _configure(encoder, context)
 
 
 def _note_units(
@@ -203,9 +216,9 @@ def _note_units(
         context.note(f"ratio {ratio:g} rounds to 0 {name.rpartition(' ')[2]}; none removed")
 
 
-def _configure(model: TorchModel, context: PassContext) -> None:
+def _configure(encoder: Encoder, context: PassContext) -> None:
     """Make the checkpoint a plain one, or say why it is not."""
-    reasons = configure_shape(model.module)
+    reasons = configure_shape(encoder)
     context.record("plain_checkpoint", not reasons)
     if not reasons:
         context.note("all layers are alike, as config.json says: transformers alone loads this")
@@ -217,9 +230,10 @@ def _configure(model: TorchModel, context: PassContext) -> None:
 
 
 def drop_layers(
-    model: TorchModel, depth: int, settings: Settings, context: PassContext
+    model: TorchModel, encoder: Encoder, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
-    """Remove whole ones of `depth` layers and return the indices of those that stay."""
+    """Remove whole layers and return the indices of those that stay."""
+    depth = len(encoder.layer_list)
     kept = tuple(range(depth))
     if settings.drop_layers is not None:
         kept = tuple(index for index in kept if index not in settings.drop_layers)
@@ -235,22 +249,23 @@ def drop_layers(
                 f"got {settings.layers}"
             )
         if settings.layer_choice == "loss":
-            return _drop_by_loss(model, depth, settings.layers, settings, context)
-        kept = _layers_that_stay(model, depth, settings.layers, settings, context)
+            return _drop_by_loss(model, encoder, settings.layers, settings, context)
+        kept = _layers_that_stay(model, encoder, settings.layers, settings, context)
     if len(kept) < depth:
-        keep_layers(model.module, kept)
+        keep_layers(encoder, kept)
     return kept
 
 
 def _layers_that_stay(
-    model: TorchModel, depth: int, wanted: int, settings: Settings, context: PassContext
+    model: TorchModel, encoder: Encoder, wanted: int, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
+    depth = len(encoder.layer_list)
     if settings.layer_choice == "last":
         return tuple(range(wanted))
     if settings.layer_choice == "every_other":
         return chosen_layers(wanted, depth)
     batches = calibration_batches(model, settings, context, "measuring layers")
-    influences = block_influences(model.module, (inputs for inputs, _ in batches))
+    influences = block_influences(encoder, (inputs for inputs, _ in batches))
     by_layer = ", ".join(f"{value:.3f}" for value in influences.tolist())
     context.note(f"block influence by layer: {by_layer}")
     least_first = influences.argsort(stable=True).tolist()
@@ -258,15 +273,15 @@ def _layers_that_stay(
 
 
 def _drop_by_loss(
-    model: TorchModel, depth: int, wanted: int, settings: Settings, context: PassContext
+    model: TorchModel, encoder: Encoder, wanted: int, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
-    kept = list(range(depth))
+    kept = list(range(len(encoder.layer_list)))
     batches = list(calibration_batches(model, settings, context, "reading calibration rows"))
     with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
         while len(kept) > wanted:
-            weakest = int(layer_losses(model.module, batches, model.task).argmin())
+            weakest = int(layer_losses(encoder, batches, model.task).argmin())
             del kept[weakest]
-            keep_layers(model.module, [i for i in range(len(kept) + 1) if i != weakest])
+            keep_layers(encoder, [i for i in range(len(kept) + 1) if i != weakest])
             advance()
     return tuple(kept)
 
@@ -297,7 +312,9 @@ class Goals(Protocol):
     def removes_units(self) -> bool:
         """Return whether heads or neurons go, and not only layers."""
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+    def prune_to(
+        self, progress: float, model: TorchModel, encoder: Encoder, context: PassContext
+    ) -> None:
         """Remove units until the fraction `progress` of the way is gone."""
 
 
@@ -311,18 +328,14 @@ class _Ratios:
     neurons: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, layers: Sequence[EncoderLayer], settings: PruneByScores, model: TorchModel
-    ) -> _Ratios:
+    def of(cls, layers: Sequence[EncoderLayer], settings: PruneByScores, device: str) -> _Ratios:
         """Raise `StepFailed` when the ratios cannot be met: too many would go, or none."""
         goals = cls(
             settings,
-            settings.blocks_on(model.device.type),
+            settings.blocks_on(device),
             tuple(layer.num_heads for layer in layers),
             tuple(layer.num_neurons for layer in layers),
         )
-        if settings.heads_to_remove > 0:
-            require_prunable_heads(model.module)
         goals.check()
         return goals
 
@@ -367,10 +380,12 @@ class _Ratios:
             f"{smaller_blocks}, or {unit}_ratio: 0 to keep all {unit}s"
         )
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+    def prune_to(
+        self, progress: float, model: TorchModel, encoder: Encoder, context: PassContext
+    ) -> None:
         """Remove the lowest-scored units until the fraction `progress` of the ratios is reached."""
         settings = self.settings
-        scores = _score(model, settings, context)
+        scores = _score(model, encoder, settings, context)
         heads = self._select(scores.heads, progress * settings.heads_to_remove, 1, self.heads)
         neurons = self._select(
             scores.neurons,
@@ -379,9 +394,9 @@ class _Ratios:
             self.neurons,
         )
         if heads:
-            prune_heads(model.module, heads)
+            prune_heads(encoder, heads)
         if neurons:
-            prune_neurons(model.module, neurons)
+            prune_neurons(encoder, neurons)
 
     def _select(
         self,
@@ -402,18 +417,20 @@ class _Ratios:
         )
 
 
-def _score(model: TorchModel, settings: PruneByScores, context: PassContext) -> UnitScores:
+def _score(
+    model: TorchModel, encoder: Encoder, settings: PruneByScores, context: PassContext
+) -> UnitScores:
     if settings.importance == "random":
-        return random_scores(model.module, context.seed)
+        return random_scores(encoder.layers, context.seed)
     if settings.importance in ("magnitude", "magnitude_l1"):
-        return magnitude_scores(model.module, order=1 if settings.importance[-1] == "1" else 2)
+        return magnitude_scores(encoder.layers, order=1 if settings.importance[-1] == "1" else 2)
     batches = calibration_batches(model, settings, context, "measuring heads and neurons")
     if settings.importance == "taylor":
-        return taylor_scores(model.module, batches, model.task)
+        return taylor_scores(encoder, batches, model.task)
     unlabelled = (inputs for inputs, _ in batches)
     if settings.importance == "fisher":
-        return fisher_scores(model.module, unlabelled, model.task, seed=context.seed)
-    return activation_scores(model.module, unlabelled)
+        return fisher_scores(encoder, unlabelled, model.task, seed=context.seed)
+    return activation_scores(encoder, unlabelled)
 
 
 @dataclass(frozen=True)
@@ -421,7 +438,7 @@ class Reconstruction:
     """What pruning has to reach, and the model before it, which teaches every sub-layer."""
 
     settings: PruneByReconstruction
-    teacher: TorchModel
+    teacher: Encoder
     rows: RowsRead
     cost_of: CostMeter
     freedom: Freedom
@@ -429,84 +446,89 @@ class Reconstruction:
 
     @classmethod
     def prepare(
-        cls, model: TorchModel, settings: PruneByReconstruction, context: PassContext
+        cls,
+        model: TorchModel,
+        encoder: Encoder,
+        settings: PruneByReconstruction,
+        context: PassContext,
     ) -> Reconstruction:
         """Encode the calibration rows; raise `StepFailed` when model, ratio or rows do not do."""
-        rows = _read_rows(model, settings, context)
-        cost_of = _cost_meter(model.module, settings, rows.inputs, context)
-        cost = cost_of(model.module)
-        freedom = _freedom(settings, model.device.type)
+        rows = _read_rows(model, encoder, settings, context)
+        cost_of = _cost_meter(encoder, settings, rows.inputs, context)
+        cost = cost_of(encoder.layers)
+        freedom = _freedom(settings, context.device.type)
         check_ratio(cost, settings.ratio, freedom)
         rows.tell(context)
-        return cls(settings, model.clone(), rows, cost_of, freedom, cost.total)
+        teacher = find_encoder(model.clone().module)
+        return cls(settings, teacher, rows, cost_of, freedom, cost.total)
 
     @property
     def removes_units(self) -> bool:
         """Return whether heads or neurons go: always."""
         return True
 
-    def prune_to(self, progress: float, model: TorchModel, context: PassContext) -> None:
+    def prune_to(
+        self, progress: float, model: TorchModel, encoder: Encoder, context: PassContext
+    ) -> None:
         """Remove units until the fraction `progress` of the ratio is gone, and fit the others."""
-        settings, calibration, module = self.settings, self.rows.inputs, model.module
-        scores = self._scores(module, context)
+        settings, calibration = self.settings, self.rows.inputs
+        scores = self._scores(encoder, model.task, context)
         budget = (1 - progress * settings.ratio) * self.cost_before
-        heads, neurons = units_to_remove(scores, self.cost_of(module), budget, self.freedom)
-        prune_heads(module, heads)
-        prune_neurons(module, neurons)
-        layers = len(encoder_layers(module))
-        with context.progress.bar("fitting sub-layers", 2 * layers * len(calibration)) as advance:
+        heads, neurons = units_to_remove(scores, self.cost_of(encoder.layers), budget, self.freedom)
+        prune_heads(encoder, heads)
+        prune_neurons(encoder, neurons)
+        passes = 2 * len(encoder.layers) * len(calibration)
+        with context.progress.bar("fitting sub-layers", passes) as advance:
             choices = reconstruct(
-                module,
-                self.teacher.module,
+                encoder,
+                self.teacher,
                 calibration,
                 ridge=settings.ridge,
                 advance=advance,
                 leaves_out=self.rows.are_few,
             )
-        left = self.cost_of(module).total / self.cost_before
+        left = self.cost_of(encoder.layers).total / self.cost_before
         context.note(
             f"encoder {_NAMES[settings.target]} left: {100 * left:.1f}%; {self.rows.summary}"
         )
         if progress == 1:
             self.rows.record(settings.ridge, choices, context)
 
-    def _scores(self, module: Any, context: PassContext) -> UnitScores:
+    def _scores(self, encoder: Encoder, task: Task, context: PassContext) -> UnitScores:
         """Score heads and neurons, by Fisher information where rows are few.
 
         On few rows most units seem free to go, as others make up for them there by chance.
         """
-        calibration, task = self.rows.inputs, self.teacher.task
+        calibration = self.rows.inputs
         with context.progress.bar("measuring heads and neurons", len(calibration)) as advance:
             batches = each_batch(calibration, advance)
             if self.rows.are_few:
-                return fisher_scores(module, batches, task, seed=context.seed)
-            return compensated_scores(module, batches, task, seed=context.seed)
+                return fisher_scores(encoder, batches, task, seed=context.seed)
+            return compensated_scores(encoder, batches, task, seed=context.seed)
 
 
 def _read_rows(
-    model: TorchModel, settings: PruneByReconstruction, context: PassContext
+    model: TorchModel, encoder: Encoder, settings: PruneByReconstruction, context: PassContext
 ) -> RowsRead:
-    """Encode the calibration rows; raise `StepFailed` when the model does not do."""
-    if settings.head_ratio != 0:
-        require_prunable_heads(model.module)
-    unknowns = most_unknowns(model.module)
-    return read_rows(model, context, settings.calibration_rows, unknowns=unknowns)
+    """Encode the calibration rows; raise `StepFailed` when there are none."""
+    unknowns = most_unknowns(encoder.layers)
+    return read_rows(model, encoder, context, settings.calibration_rows, unknowns=unknowns)
 
 
 def _cost_meter(
-    module: Any,
+    encoder: Encoder,
     settings: PruneByReconstruction,
     calibration: CalibrationInputs,
     context: PassContext,
 ) -> CostMeter:
-    """Return what computes the cost of a pruned form of `module`; a latency table is read here."""
+    """Return what computes the cost of pruned layers; a latency table is read here."""
     target = settings.target
     if target != "latency":
         return lambda pruned: encoder_cost(pruned, target, calibration.mean_length)
-    layers = encoder_layers(module)
+    layers = encoder.layers
     assert settings.latency_precision is not None, "the settings are checked"
     situation = Situation(
-        kind=sub_layer_kind(module),
+        kind=sub_layer_kind(encoder),
         max_heads=max(layer.num_heads for layer in layers),
         max_neurons=max(layer.num_neurons for layer in layers),
         round_to=settings.blocks_on("cpu"),
@@ -514,7 +536,7 @@ def _cost_meter(
         num_tokens=max(1, round(calibration.mean_length)),
         precision=settings.latency_precision,
         threads=settings.latency_threads,
-        one_token_last=reads_one_token(module, calibration[0]),
+        one_token_last=reads_one_token(encoder, calibration[0]),
     )
     if settings.latency_table is not None:
         measured = given_table(settings.latency_table, situation)
@@ -523,8 +545,7 @@ def _cost_meter(
     _tell_table(measured, situation, settings, context)
     tables = (*(measured.others.table for _ in layers[1:]), measured.last.table)
 
-    def cost_of(pruned: Any) -> Cost:
-        left = encoder_layers(pruned)
+    def cost_of(left: Sequence[EncoderLayer]) -> Cost:
         heads = tuple(layer.num_heads for layer in left)
         neurons = tuple(layer.num_neurons for layer in left)
         return TableCost(tables, heads, neurons)

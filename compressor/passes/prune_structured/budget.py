@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import encoder_layers, layer_list
+from compressor.models.families.layers import EncoderLayer
 from compressor.passes.prune_structured.importance import UnitScores
 
 Target = Literal["flops", "parameters"]
@@ -52,14 +52,13 @@ class EncoderCost:
         return self.head * heads + self.neuron * neurons
 
 
-def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost:
+def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: float) -> EncoderCost:
     """Count the matmuls of a token in a sequence of `mean_length` tokens, or parameters.
 
     FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
     weighted sum, and both linear layers of the feed-forward network; norms, activations,
     embeddings and the classification head are left out. Parameters are all of the encoder's layers.
     """
-    layers = encoder_layers(module)
     heads = tuple(layer.num_heads for layer in layers)
     neurons = tuple(layer.num_neurons for layer in layers)
     attention = next((layer.attention for layer in layers if layer.attention), None)
@@ -79,7 +78,9 @@ def encoder_cost(module: Any, target: Target, mean_length: float) -> EncoderCost
     if feed_forward is not None:
         neuron = float(2 * feed_forward.ffn_out.out_features)
         neuron += feed_forward.ffn_in.bias is not None
-    everything = sum(parameter.numel() for parameter in layer_list(module).parameters())
+    everything = sum(
+        parameter.numel() for layer in layers for parameter in layer.module.parameters()
+    )
     units = head * sum(heads) + neuron * sum(neurons)
     return EncoderCost(head, neuron, heads, neurons, everything - units)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import Attention
+from compressor.models.families.layers import Attention, Encoder
 from compressor.passes.prune_structured.fisher import (
     Call,
     Part,
@@ -35,7 +34,7 @@ _FLOOR = 0.1  # weight of a token that no prediction depends on, where the mean 
 
 
 def compensated_scores(
-    module: Any, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
+    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
 ) -> UnitScores:
     """Return what each unit costs at the moment it leaves, in the KL divergence of the predictions.
 
@@ -51,8 +50,9 @@ def compensated_scores(
     Ref: Hassibi & Stork 1992 (optimal brain surgeon); Martens & Grosse 2015, arXiv:1503.05671 (the
     factors); Kurtic et al. 2023, arXiv:2302.04089 (heads and neurons of encoders).
     """
-    parts = parts_of(module)
-    moments = _measure(module, [part for part in parts if part is not None], batches, task, seed)
+    parts = parts_of(encoder.layers)
+    known = [part for part in parts if part is not None]
+    moments = _measure(encoder.module, known, batches, task, seed)
     for part, found in moments.items():
         require_finite(parts, part, found.inputs)
         require_finite(parts, part, found.gradients)
@@ -146,7 +146,7 @@ def _features(units: Tensor, dim: int) -> Tensor:
 
 
 def _measure(
-    module: Any,
+    module: nn.Module,
     parts: Sequence[Part],
     batches: Iterable[Mapping[str, Tensor]],
     task: Task,

@@ -20,6 +20,7 @@ from torch import Tensor
 from compressor.data import Dataset
 from compressor.data.sampling import drawn_by_length
 from compressor.errors import StepFailed
+from compressor.models.families.layers import Encoder
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import PassContext
 from compressor.passes.prune_structured.fisher import token_mask
@@ -129,7 +130,9 @@ class RowsRead:
         )
 
 
-def read_rows(model: TorchModel, context: PassContext, max_rows: int, *, unknowns: int) -> RowsRead:
+def read_rows(
+    model: TorchModel, encoder: Encoder, context: PassContext, max_rows: int, *, unknowns: int
+) -> RowsRead:
     """Encode at most `max_rows` of the calibration split, and of the train split if they are few.
 
     `unknowns` are those of the largest fit.
@@ -137,18 +140,23 @@ def read_rows(model: TorchModel, context: PassContext, max_rows: int, *, unknown
     Raises `StepFailed` when there is no row.
     """
     directory, own = context.work_dir / "calibration", context.calibration
-    inputs = store_inputs(model, own, max_rows, context.seed, directory)
+    inputs = store_inputs(model, encoder, own, max_rows, context.seed, directory)
     needed = TOKENS_FOR_EACH_UNKNOWN * unknowns
     rows = RowsRead(inputs, inputs.num_rows, inputs.num_distinct_tokens, needed)
     room = max_rows - len(own)
     if not rows.are_few or own.spare is None or room <= 0:
         return rows
-    more = store_inputs(model, own.joined(room), max_rows, context.seed, directory)
+    more = store_inputs(model, encoder, own.joined(room), max_rows, context.seed, directory)
     return replace(rows, inputs=more)
 
 
 def store_inputs(
-    model: TorchModel, dataset: Dataset, max_rows: int, seed: int, directory: Path
+    model: TorchModel,
+    encoder: Encoder,
+    dataset: Dataset,
+    max_rows: int,
+    seed: int,
+    directory: Path,
 ) -> CalibrationInputs:
     """Encode some rows of `dataset`, drawn by the seed, of similar length in each batch.
 
@@ -177,7 +185,7 @@ def store_inputs(
         inputs = {name: torch.from_numpy(value).to(model.device) for name, value in encoded.items()}
         files.put("inputs", batch, inputs)
         of_batch = []
-        for content, length in _rows(model, inputs):
+        for content, length in _rows(encoder, inputs):
             num_tokens += length
             num_distinct += 0 if content in seen else length
             of_batch.append(seen.setdefault(content, len(seen)))
@@ -193,7 +201,7 @@ def store_inputs(
     )
 
 
-def _rows(model: TorchModel, inputs: Mapping[str, Tensor]) -> Iterator[tuple[bytes, int]]:
+def _rows(encoder: Encoder, inputs: Mapping[str, Tensor]) -> Iterator[tuple[bytes, int]]:
     """Yield what tells a row from others, and its number of tokens without padding."""
     if "attention_mask" in inputs:
         ids = inputs["input_ids"].cpu()
@@ -202,8 +210,8 @@ def _rows(model: TorchModel, inputs: Mapping[str, Tensor]) -> Iterator[tuple[byt
             yield sha256(row[kept].numpy().tobytes()).digest(), int(kept.sum())
     else:
         first = {name: value[:1] for name, value in inputs.items()}
-        trace = run_layer(model.module, 0, first, None, attention_only=True)
-        for row in inputs[model.module.main_input_name].cpu():
+        trace = run_layer(encoder, 0, first, None, attention_only=True)
+        for row in inputs[encoder.module.main_input_name].cpu():
             yield sha256(row.numpy().tobytes()).digest(), trace.attention.output.shape[1]
 
 

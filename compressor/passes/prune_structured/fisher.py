@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import Attention, FeedForward, encoder_layers
+from compressor.models.families.layers import Attention, Encoder, EncoderLayer, FeedForward
 from compressor.passes.prune_structured.importance import UnitScores
 from compressor.tasks import Task
 
@@ -27,7 +26,7 @@ Part = Attention | FeedForward
 
 
 def fisher_scores(
-    module: Any, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
+    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], task: Task, *, seed: int = 0
 ) -> UnitScores:
     """Return the mean over examples of the diagonal Fisher information of each unit's mask.
 
@@ -44,10 +43,10 @@ def fisher_scores(
     Ref: Kwon et al. 2022, arXiv:2204.09656, section 4 (there on labels); Park et al. 2024,
     arXiv:2308.03449 (on the model's own softened predictions).
     """
-    parts = parts_of(module)
+    parts = parts_of(encoder.layers)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
     num_examples = 0
-    for size, calls in gradients_at_outputs(module, list(sums), batches, task, seed):
+    for size, calls in gradients_at_outputs(encoder.module, list(sums), batches, task, seed):
         for part, total in sums.items():
             total += _squared_mask_gradients(part, calls[output_of(part)])
         num_examples += size
@@ -72,7 +71,7 @@ class Call:
 
 
 def gradients_at_outputs(
-    module: Any,
+    module: nn.Module,
     parts: Sequence[Part],
     batches: Iterable[Mapping[str, Tensor]],
     task: Task,
@@ -103,9 +102,8 @@ def gradients_at_outputs(
         raise StepFailed("measuring heads and neurons needs at least one example, got none")
 
 
-def parts_of(module: Any) -> list[Part | None]:
+def parts_of(layers: Sequence[EncoderLayer]) -> list[Part | None]:
     """Return attention and feed-forward of the first layer, of the second, and so on."""
-    layers = encoder_layers(module)
     return [part for layer in layers for part in (layer.attention, layer.feed_forward)]
 
 
@@ -173,7 +171,7 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
 
 
 def _probes(
-    module: Any, inputs: Mapping[str, Tensor], task: Task, generator: torch.Generator
+    module: nn.Module, inputs: Mapping[str, Tensor], task: Task, generator: torch.Generator
 ) -> Iterator[Tensor]:
     outputs = task.output_of(module(**inputs))
     if not outputs.isfinite().all():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,9 @@ from torch.nn import functional
 from compressor.errors import StepFailed
 from compressor.models.families.layers import (
     Attention,
+    Encoder,
     EncoderLayer,
     FeedForward,
-    encoder_layers,
-    layer_list,
 )
 from compressor.tasks import Task
 from compressor.words import counted
@@ -42,21 +41,20 @@ class UnitScores:
     neurons: tuple[Tensor, ...]
 
 
-def random_scores(module: Any, seed: int) -> UnitScores:
+def random_scores(layers: Sequence[EncoderLayer], seed: int) -> UnitScores:
     """Draw every score from (0, 1): the baseline that any other importance has to beat."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> Tensor:
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
-    layers = encoder_layers(module)
     return UnitScores(
         tuple(draw(layer.num_heads) for layer in layers),
         tuple(draw(layer.num_neurons) for layer in layers),
     )
 
 
-def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
+def magnitude_scores(layers: Sequence[EncoderLayer], order: Literal[1, 2] = 2) -> UnitScores:
     """Return the norm of all the weights that go when a unit goes, over that of its layer.
 
     For a head these are its rows of query, key and value (with biases) and its columns of the
@@ -69,7 +67,6 @@ def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
     Ref: Fang et al. 2023, arXiv:2301.12900 (the norm of a group); Li et al. 2017, arXiv:1608.08710
     (L1); Molchanov et al. 2017, arXiv:1611.06440 (dividing by the layer's norm).
     """
-    layers = encoder_layers(module)
     return _require_finite(
         UnitScores(
             tuple(functional.normalize(_head_norms(layer, order), dim=0) for layer in layers),
@@ -79,7 +76,7 @@ def magnitude_scores(module: Any, order: Literal[1, 2] = 2) -> UnitScores:
     )
 
 
-def taylor_scores(module: Any, batches: Iterable[LabelledInputs], task: Task) -> UnitScores:
+def taylor_scores(encoder: Encoder, batches: Iterable[LabelledInputs], task: Task) -> UnitScores:
     """Estimate from gradients how much the loss changes when a unit is set to zero.
 
     Each unit's output is multiplied by a gate of 1 and the loss is differentiated by the gate,
@@ -94,8 +91,8 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs], task: Task) ->
     et al. 2019, arXiv:1906.10771 (gates and comparing layers as they are; there squared instead of
     absolute).
     """
-    with _in_evaluation_mode(module):
-        sums, num_examples = _sum_of_gate_gradients(module, batches, task)
+    with _in_evaluation_mode(encoder.module):
+        sums, num_examples = _sum_of_gate_gradients(encoder, batches, task)
     if num_examples == 0:
         raise StepFailed("Taylor importance needs at least one example, got none")
     means = UnitScores(
@@ -105,7 +102,7 @@ def taylor_scores(module: Any, batches: Iterable[LabelledInputs], task: Task) ->
     return _require_finite(means, f"Taylor importance over {counted(num_examples, 'example')}")
 
 
-def layer_losses(module: Any, batches: Sequence[LabelledInputs], task: Task) -> Tensor:
+def layer_losses(encoder: Encoder, batches: Sequence[LabelledInputs], task: Task) -> Tensor:
     """Measure the loss without each layer, shape `(layers,)`, float64 on the CPU.
 
     The loss is the task's, a mean over examples, on labels or on what the whole model predicts. It
@@ -116,7 +113,7 @@ def layer_losses(module: Any, batches: Sequence[LabelledInputs], task: Task) -> 
     """
     if not batches:
         raise StepFailed("the loss without a layer needs at least one example, got none")
-    layers = layer_list(module)
+    module, layers = encoder.module, encoder.layer_list
     losses = []
     with _in_evaluation_mode(module), torch.no_grad():
         targets = [
@@ -147,7 +144,7 @@ def _require_finite(scores: UnitScores, name: str) -> UnitScores:
 
 
 @contextmanager
-def _in_evaluation_mode(module: Any) -> Iterator[None]:
+def _in_evaluation_mode(module: nn.Module) -> Iterator[None]:
     was_training = module.training
     module.eval()
     try:
@@ -157,7 +154,7 @@ def _in_evaluation_mode(module: Any) -> Iterator[None]:
 
 
 def _mean_loss(
-    module: Any, batches: Sequence[LabelledInputs], targets: Sequence[Tensor], task: Task
+    module: nn.Module, batches: Sequence[LabelledInputs], targets: Sequence[Tensor], task: Task
 ) -> float:
     total, num_examples = 0.0, 0
     for (inputs, _), target in zip(batches, targets, strict=True):
@@ -167,7 +164,7 @@ def _mean_loss(
     return total / num_examples
 
 
-def _own_targets(module: Any, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
+def _own_targets(module: nn.Module, inputs: Mapping[str, Tensor], task: Task) -> Tensor:
     outputs = task.output_of(module(**inputs))
     return task.losses.own_targets(outputs, inputs.get("attention_mask"))
 
@@ -235,16 +232,16 @@ def _hooked(gates: Sequence[_Gates | None]) -> Iterator[None]:
 
 
 def _sum_of_gate_gradients(
-    module: Any, batches: Iterable[LabelledInputs], task: Task
+    encoder: Encoder, batches: Iterable[LabelledInputs], task: Task
 ) -> tuple[UnitScores, int]:
-    layers = encoder_layers(module)
-    parts = [part for layer in layers for part in (layer.attention, layer.feed_forward)]
+    parts = [part for layer in encoder.layers for part in (layer.attention, layer.feed_forward)]
     gates = [_gates_of(part) for part in parts]
     sums = [torch.zeros(gate.count if gate else 0, dtype=torch.float64) for gate in gates]
     num_examples = 0
     with _hooked(gates), torch.enable_grad():
         for inputs, labels in batches:
-            gradients = _gate_gradients(module, gates, inputs, labels, task)  # (batch, units) each
+            # (batch, units) each
+            gradients = _gate_gradients(encoder.module, gates, inputs, labels, task)
             for total, gradient in zip(sums, gradients, strict=True):
                 total += gradient.abs().sum(dim=0)
             num_examples += len(gradients[0])
@@ -252,7 +249,7 @@ def _sum_of_gate_gradients(
 
 
 def _gate_gradients(
-    module: Any,
+    module: nn.Module,
     gates: Sequence[_Gates | None],
     inputs: Mapping[str, Tensor],
     labels: Tensor | None,

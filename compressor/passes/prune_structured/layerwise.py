@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.models.families import EncoderParts
-from compressor.models.families.layers import layer_list, parts_of
+from compressor.models.families.layers import Encoder
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ class _Recorder:
 
 @torch.no_grad()
 def run_layer(
-    module: Any,
+    encoder: Encoder,
     index: int,
     inputs: Mapping[str, Tensor],
     hidden_states: Tensor | None,
     *,
     attention_only: bool = False,
 ) -> LayerTrace:
-    """Run layer `index` of `module` on `hidden_states`, in the mode the module is in.
+    """Run layer `index` of `encoder` on `hidden_states`, in the mode its module is in.
 
     `inputs` are the model's for the same examples. Without `hidden_states` the layer reads what the
     embeddings give. `attention_only` stops after attention's output projection.
     """
-    parts = parts_of(module)
+    parts = encoder.parts
     attention_output = parts.attention.output
     recorder = _Recorder(hidden_states, stops_early=attention_only)
-    with _only_layer(module, index) as layer:
+    with _only_layer(encoder.layer_list, index) as layer:
         hooks = [
             layer.register_forward_pre_hook(recorder.enter, with_kwargs=True),
             layer.register_forward_hook(recorder.leave),
@@ -113,7 +113,7 @@ def run_layer(
             hook = recorder.pass_by(path, is_last=path == attention_output)
             hooks.append(layer.get_submodule(path).register_forward_hook(hook))
         try:
-            module(**inputs)
+            encoder.module(**inputs)
         except _Stop:
             pass
         finally:
@@ -140,8 +140,7 @@ def _trace(recorder: _Recorder, layer: nn.Module, parts: EncoderParts) -> LayerT
 
 
 @contextmanager
-def _only_layer(module: Any, index: int) -> Iterator[nn.Module]:
-    layers = layer_list(module)
+def _only_layer(layers: nn.ModuleList, index: int) -> Iterator[nn.Module]:
     every = list(layers)
     del layers[:]
     layers.append(every[index])

@@ -43,15 +43,14 @@ Ref: Kwon et al. 2022, arXiv:2204.09656, section 4.3; Park et al. 2024, arXiv:23
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import ConstantOutput, encoder_layers, parts_of
+from compressor.models.families.layers import ConstantOutput, Encoder, EncoderLayer
 from compressor.passes.prune_structured.fisher import token_mask
 from compressor.passes.prune_structured.layerwise import (
     LayerTrace,
@@ -98,11 +97,11 @@ class CalibrationInputs:
         return self.num_tokens / self.num_rows
 
 
-def most_unknowns(module: Any) -> int:
+def most_unknowns(layers: Sequence[EncoderLayer]) -> int:
     """Return the most unknowns that least squares has in a sub-layer."""
     return 1 + max(
         width
-        for layer in encoder_layers(module)
+        for layer in layers
         for width in (
             layer.num_heads * (layer.attention.head_dim if layer.attention else 0),
             layer.num_neurons,
@@ -111,8 +110,8 @@ def most_unknowns(module: Any) -> int:
 
 
 def reconstruct(
-    student: Any,
-    teacher: Any,
+    student: Encoder,
+    teacher: Encoder,
     calibration: CalibrationInputs,
     *,
     ridge: float,
@@ -133,10 +132,10 @@ def reconstruct(
 
     Raises `StepFailed`, naming the sub-layer, when its statistics are not finite or singular.
     """
-    student.eval()
-    teacher.eval()
+    student.module.eval()
+    teacher.module.eval()
     work = _Work(student, teacher, calibration, ridge, advance, leaves_out)
-    for index in range(len(encoder_layers(student))):
+    for index in range(len(student.layer_list)):
         work.fit_attention(index)
         work.fit_feed_forward(index)
     return work.choices
@@ -146,8 +145,8 @@ def reconstruct(
 class _Work:
     """One reconstruction: hidden states of both models wait in files beside the inputs."""
 
-    student: Any
-    teacher: Any
+    student: Encoder
+    teacher: Encoder
     calibration: CalibrationInputs
     ridge: float
     advance: Callable[[], object]
@@ -157,7 +156,7 @@ class _Work:
     def fit_attention(self, index: int) -> None:
         """Run the teacher's layer, once, and fit the student's attention to it."""
         files = self.calibration.files
-        fit = self._correction(index, parts_of(self.student).attention.output)
+        fit = self._correction(index, self.student.parts.attention.output)
         for batch in range(len(self.calibration)):
             target = self._run(self.teacher, "teacher", index, batch)
             assert target.feed_forward is not None
@@ -173,7 +172,7 @@ class _Work:
     def fit_feed_forward(self, index: int) -> None:
         """Fit the student's feed-forward network, and move its hidden states past the layer."""
         files = self.calibration.files
-        fit = self._correction(index, parts_of(self.student).feed_forward.ffn_out)
+        fit = self._correction(index, self.student.parts.feed_forward.ffn_out)
         for batch in range(len(self.calibration)):
             trace = self._run(self.student, "student", index, batch, is_stored=True)
             assert trace.feed_forward is not None
@@ -188,7 +187,7 @@ class _Work:
 
     def _run(
         self,
-        module: Any,
+        encoder: Encoder,
         name: str,
         index: int,
         batch: int,
@@ -199,11 +198,11 @@ class _Work:
         is_stored = is_stored or index > 0
         hidden = self.calibration.files.get(name, batch)["hidden"] if is_stored else None
         return run_layer(
-            module, index, self.calibration[batch], hidden, attention_only=attention_only
+            encoder, index, self.calibration[batch], hidden, attention_only=attention_only
         )
 
     def _correction(self, index: int, path: str) -> Correction:
-        found = encoder_layers(self.student)[index].module.get_submodule(path)
+        found = self.student.layer_list[index].get_submodule(path)
         assert isinstance(found, nn.Linear | ConstantOutput)
         return Correction(found, leaves_out=self.leaves_out)
 

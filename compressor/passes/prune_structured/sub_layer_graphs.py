@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compressor.models.families.layers import encoder_layers, layer_list, parts_of
+from compressor.models.families.layers import Encoder
 from compressor.models.onnx_model import OUTPUT
 from compressor.models.outputs import first_output
 from compressor.onnx_graph.int8_weights import store_int8_weights
@@ -29,6 +29,7 @@ MASK = "mask"  # an input where the kind has one, `(batch, 1, tokens, tokens)`, 
 
 _OPSET, _IR_VERSION = 23, 11
 _CONTRIB = "com.microsoft"
+_Output = Tensor | tuple[Tensor, ...]  # of a layer; of some with more than the hidden states
 _SMALLEST_INT8 = 2048  # weights; `quantize_dynamic` leaves smaller matrices in float by default
 
 
@@ -47,17 +48,17 @@ class SubLayerKind:
     has_mask: bool
 
 
-def sub_layer_kind(module: Any) -> SubLayerKind:
-    """Read the kind off a transformers model; raises `UnsupportedArchitecture`."""
-    config, parts = module.config, parts_of(module)
-    attention = next((it.attention for it in encoder_layers(module) if it.attention), None)
+def sub_layer_kind(encoder: Encoder) -> SubLayerKind:
+    """Read the kind off an encoder."""
+    config, parts = encoder.module.config, encoder.parts
+    attention = next((it.attention for it in encoder.layers if it.attention), None)
     activation = getattr(config, parts.activation)
     return SubLayerKind(
         hidden_size=config.hidden_size,
         head_dim=attention.head_dim if attention else 1,
         activation=activation if isinstance(activation, str) else type(activation).__name__,
         norms_first=parts.norms_first,
-        has_mask=module.main_input_name == "input_ids",
+        has_mask=encoder.module.main_input_name == "input_ids",
     )
 
 
@@ -246,7 +247,7 @@ class _Graph:
         return values
 
 
-def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
+def reads_one_token(encoder: Encoder, inputs: Mapping[str, Tensor]) -> bool:
     """Return whether predictions depend on the first token of the last layer's output alone.
 
     The export then computes that layer for no other (`export/unread_positions.py`), and most of it
@@ -255,16 +256,16 @@ def reads_one_token(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     """
     seen: list[Tensor] = []
 
-    def keep(_: nn.Module, __: Any, output: Any) -> Any:
+    def keep(_: nn.Module, __: object, output: _Output) -> _Output:
         states = output[0] if isinstance(output, tuple) else output
         leaf = states.detach().requires_grad_()
         seen.append(leaf)
         return (leaf, *output[1:]) if isinstance(output, tuple) else leaf
 
-    handle = layer_list(module)[-1].register_forward_hook(keep)
+    handle = encoder.layer_list[-1].register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = first_output(module(**inputs))
+            logits = first_output(encoder.module(**inputs))
             random = torch.Generator().manual_seed(0)
             probe = torch.randn(logits.shape, generator=random).to(logits)
             [gradient] = torch.autograd.grad((logits * probe).sum(), [seen[0]])

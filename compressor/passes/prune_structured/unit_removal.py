@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch_pruning
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from compressor.errors import StepFailed
 from compressor.models.families.layers import (
+    Encoder,
     UnsupportedArchitecture,
-    encoder_layers,
     require_prunable_heads,
 )
 from compressor.models.outputs import first_output
 from compressor.models.structure import remove_attention, remove_feed_forward, set_num_heads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Scope = Literal["layer", "global"]
 # Indices of units by index of the layer, both counted from 0.
@@ -64,18 +67,19 @@ def select_units(
     return removed
 
 
-def prune_heads(module: Any, heads: Units) -> None:
-    """Remove `heads` from `module`, in place; a layer that loses all its heads loses its attention.
+def prune_heads(encoder: Encoder, heads: Units) -> None:
+    """Remove `heads` from `encoder`, in place.
 
-    Raises `ValueError` for an index that is out of range, and `UnsupportedArchitecture`.
+    A layer that loses all its heads loses its attention. Raises `ValueError` for an index
+    that is out of range, and `UnsupportedArchitecture`.
     """
     if not heads:
         return  # such as all of MPNet's, which cannot go
-    require_prunable_heads(module)
-    layers = encoder_layers(module)
+    require_prunable_heads(encoder.module)
+    layers = encoder.layers
     _check_indices("head", heads, [layer.num_heads for layer in layers])
     whole = {index for index, units in heads.items() if len(units) == layers[index].num_heads}
-    graph = DependencyGraph(module)
+    graph = DependencyGraph(encoder.module)
     for index, units in heads.items():
         part = layers[index].attention
         if part is None or not units or index in whole:
@@ -87,16 +91,16 @@ def prune_heads(module: Any, heads: Units) -> None:
         remove_attention(layers[index])
 
 
-def prune_neurons(module: Any, neurons: Units) -> None:
-    """Remove feed-forward `neurons` from `module`, in place.
+def prune_neurons(encoder: Encoder, neurons: Units) -> None:
+    """Remove feed-forward `neurons` from `encoder`, in place.
 
     A layer that loses all its neurons loses its feed-forward network. Raises `ValueError` for an
     index that is out of range, and `UnsupportedArchitecture`.
     """
-    layers = encoder_layers(module)
+    layers = encoder.layers
     _check_indices("neuron", neurons, [layer.num_neurons for layer in layers])
     whole = {index for index, units in neurons.items() if len(units) == layers[index].num_neurons}
-    graph = DependencyGraph(module)
+    graph = DependencyGraph(encoder.module)
     for index, units in neurons.items():
         part = layers[index].feed_forward
         if part is None or not units or index in whole:
@@ -109,7 +113,7 @@ def prune_neurons(module: Any, neurons: Units) -> None:
 class DependencyGraph:
     """torch-pruning's graph of one model, with what it changes beyond pruning put right."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: PreTrainedModel) -> None:
         self._model_type: str = module.config.model_type
         frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         was_training = module.training
@@ -150,7 +154,7 @@ class DependencyGraph:
                 parameter.grad = None
 
 
-def _example_inputs(module: Any) -> dict[str, Tensor]:
+def _example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
     config = module.config
     if module.main_input_name == "pixel_values":
         size = config.image_size

@@ -12,7 +12,7 @@ from compressor.models.families.layers import (
     HeadlessAttention,
     UnsupportedArchitecture,
     encoder_layers,
-    layer_list,
+    find_encoder,
     require_prunable_heads,
 )
 from compressor.models.torch_model import TorchModel
@@ -49,7 +49,7 @@ def test_the_parts_of_a_bert_layer_are_found(tiny_bert: TorchModel):
     assert second.feed_forward.ffn_in is own.intermediate.dense
     assert second.feed_forward.ffn_out is own.output.dense
     assert second.num_neurons == 64
-    assert layer_list(tiny_bert.module) is tiny_bert.module.bert.encoder.layer
+    assert find_encoder(tiny_bert.module).layer_list is tiny_bert.module.bert.encoder.layer
 
 
 def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):

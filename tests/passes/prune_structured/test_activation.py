@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.models.families.layers import encoder_layers, layer_list
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.activation import activation_scores, block_influences
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
@@ -33,7 +36,7 @@ def test_block_influence_is_one_minus_the_cosine_of_hidden_states(
         ]
         expected.append(1 - sum(cosines) / len(cosines))
 
-    found = block_influences(encoder.module, [encoder.inputs])
+    found = block_influences(find_encoder(encoder.module), [encoder.inputs])
 
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -41,16 +44,16 @@ def test_block_influence_is_one_minus_the_cosine_of_hidden_states(
 def test_a_layer_that_only_scales_has_no_influence_and_batches_do_not_matter(make_encoder: Any):
     encoder = make_encoder("vit")
     for name in ("attention.o_proj", "mlp.fc2"):
-        linear = layer_list(encoder.module)[1].get_submodule(name)
+        linear = find_encoder(encoder.module).layer_list[1].get_submodule(name)
         linear.weight.data.zero_()
         linear.bias.data.zero_()
     rows = [{name: value[i : i + 1] for name, value in encoder.inputs.items()} for i in range(3)]
 
-    together = block_influences(encoder.module, [encoder.inputs])
+    together = block_influences(find_encoder(encoder.module), [encoder.inputs])
 
     assert together[1].item() == pytest.approx(0, abs=1e-9)
     assert together[0].item() > 0.01
-    torch.testing.assert_close(block_influences(encoder.module, rows), together)
+    torch.testing.assert_close(block_influences(find_encoder(encoder.module), rows), together)
 
 
 def expected_scores(encoder: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -77,7 +80,7 @@ def expected_scores(encoder: Any) -> tuple[list[torch.Tensor], list[torch.Tensor
 def test_activation_scores_are_the_norms_of_what_units_compute_on_real_tokens(make_encoder: Any):
     encoder = make_encoder("bert")
     heads, neurons = expected_scores(encoder)
-    scores = activation_scores(encoder.module, [encoder.inputs])
+    scores = activation_scores(find_encoder(encoder.module), [encoder.inputs])
     close = {"atol": 1e-6, "rtol": 1e-4, "check_dtype": False}
     torch.testing.assert_close(list(scores.heads), heads, **close)
     torch.testing.assert_close(list(scores.neurons), neurons, **close)
@@ -86,10 +89,10 @@ def test_activation_scores_are_the_norms_of_what_units_compute_on_real_tokens(ma
 def test_activation_scores_do_not_depend_on_chunks_and_skip_what_is_gone(make_encoder: Any):
     plain, chunked = make_encoder("bert"), make_encoder("bert", chunk_size_feed_forward=1)
     for encoder in (plain, chunked):
-        prune_heads(encoder.module, {0: [0, 1, 2, 3]})
-        prune_neurons(encoder.module, {1: list(range(64))})
-    expected = activation_scores(plain.module, [plain.inputs])
-    found = activation_scores(chunked.module, [chunked.inputs])
+        prune_heads(find_encoder(encoder.module), {0: [0, 1, 2, 3]})
+        prune_neurons(find_encoder(encoder.module), {1: list(range(64))})
+    expected = activation_scores(find_encoder(plain.module), [plain.inputs])
+    found = activation_scores(find_encoder(chunked.module), [chunked.inputs])
     assert [len(layer) for layer in found.heads] == [0, 4]
     assert [len(layer) for layer in found.neurons] == [64, 0]
     torch.testing.assert_close(found.heads, expected.heads)
@@ -101,9 +104,9 @@ def test_activations_need_an_example_and_finite_values(make_encoder: Any):
     encoder = make_encoder("bert")
     for measure in (activation_scores, block_influences):
         with pytest.raises(ValueError, match="need at least one example"):
-            measure(encoder.module, [])
+            measure(find_encoder(encoder.module), [])
     encoder_layers(encoder.module)[1].feed_forward.ffn_in.weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match="neurons of layer 1 do on the calibration split is not"):
-        activation_scores(encoder.module, [encoder.inputs])
+        activation_scores(find_encoder(encoder.module), [encoder.inputs])
     with pytest.raises(ValueError, match="hidden states around layer 1 are not finite"):
-        block_influences(encoder.module, [encoder.inputs])
+        block_influences(find_encoder(encoder.module), [encoder.inputs])

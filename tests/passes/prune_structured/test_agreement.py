@@ -17,7 +17,10 @@ import transformers
 from random_encoders import IMAGES, TEXTS
 
 from compressor.export.to_onnx import export_onnx
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.tasks import load_task
@@ -97,8 +100,8 @@ def forms_of(model_type: str, make_encoder: Any, preprocessor: Any, folder: Path
     heads = {} if model_type in WITHOUT_HEADS else HEADS
     dense = TorchModel(dense_with_units_at_zero(module, heads), preprocessor, task)
     if heads:
-        prune_heads(module, heads)
-    prune_neurons(module, NEURONS)
+        prune_heads(find_encoder(module), heads)
+    prune_neurons(find_encoder(module), NEURONS)
     model = TorchModel(module, preprocessor, task)
     model.save(folder / "model")
     flat = {f"{key}/{name}": v for key, batch in batches.items() for name, v in batch.items()}

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.models.families.layers import encoder_layers, layer_list
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.budget import (
     EncoderCost,
     Freedom,
@@ -44,11 +47,11 @@ def count_flops(module: Any, length: float) -> float:
 
 
 def count_parameters(module: Any) -> int:
-    return sum(parameter.numel() for parameter in layer_list(module).parameters())
+    return sum(parameter.numel() for parameter in find_encoder(module).layer_list.parameters())
 
 
 def test_flops_of_a_head_and_a_neuron_as_computed_by_hand(make_encoder: EncoderMaker):
-    cost = encoder_cost(make_encoder("bert").module, "flops", mean_length=10)
+    cost = encoder_cost(encoder_layers(make_encoder("bert").module), "flops", mean_length=10)
     # a head: 8 features in four projections to or from 32, and 10 keys scored and 10 values summed
     assert cost.head == 2 * (4 * 8 * 32 + 2 * 8 * 10)
     assert cost.neuron == 2 * (2 * 32)
@@ -58,7 +61,7 @@ def test_flops_of_a_head_and_a_neuron_as_computed_by_hand(make_encoder: EncoderM
 
 def test_parameters_of_a_head_and_a_neuron_as_computed_by_hand(make_encoder: EncoderMaker):
     module = make_encoder("bert").module
-    cost = encoder_cost(module, "parameters", mean_length=10)
+    cost = encoder_cost(encoder_layers(module), "parameters", mean_length=10)
     assert cost.head == 4 * 8 * 32 + 3 * 8
     assert cost.neuron == 2 * 32 + 1
     assert cost.total == count_parameters(module)
@@ -133,13 +136,13 @@ def test_the_flops_that_go_meet_the_ratio_by_less_than_one_unit_more(
     make_encoder: EncoderMaker, model_type: str, ratio: float
 ):
     module = make_encoder(model_type).module
-    cost = encoder_cost(module, "flops", 7.0)
+    cost = encoder_cost(encoder_layers(module), "flops", 7.0)
     before = count_flops(module, 7.0)
     heads, neurons = units_to_remove(
-        random_scores(module, 0), cost, (1 - ratio) * cost.total, Freedom(16)
+        random_scores(encoder_layers(module), 0), cost, (1 - ratio) * cost.total, Freedom(16)
     )
-    prune_heads(module, heads)
-    prune_neurons(module, neurons)
+    prune_heads(find_encoder(module), heads)
+    prune_neurons(find_encoder(module), neurons)
 
     removed = before - count_flops(module, 7.0)
 
@@ -150,11 +153,13 @@ def test_the_flops_that_go_meet_the_ratio_by_less_than_one_unit_more(
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
 def test_the_parameters_that_go_meet_the_ratio(make_encoder: EncoderMaker, model_type: str):
     module = make_encoder(model_type).module
-    cost = encoder_cost(module, "parameters", 7.0)
+    cost = encoder_cost(encoder_layers(module), "parameters", 7.0)
     before = count_parameters(module)
-    heads, neurons = units_to_remove(random_scores(module, 0), cost, 0.5 * cost.total, Freedom(16))
-    prune_heads(module, heads)
-    prune_neurons(module, neurons)
+    heads, neurons = units_to_remove(
+        random_scores(encoder_layers(module), 0), cost, 0.5 * cost.total, Freedom(16)
+    )
+    prune_heads(find_encoder(module), heads)
+    prune_neurons(find_encoder(module), neurons)
     removed = before - count_parameters(module)
     assert 0.5 * before <= removed < 0.5 * before + max(cost.head, 16 * cost.neuron)
 

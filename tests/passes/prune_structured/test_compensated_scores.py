@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.compensated_scores import (
     Moments,
     compensated_scores,
@@ -61,7 +64,7 @@ def test_costs_rise_in_the_order_of_leaving_and_hold_for_every_architecture(
     make_encoder: EncoderMaker,
 ):
     encoder = make_encoder("vit")
-    scores = compensated_scores(encoder.module, [encoder.inputs], TASK)
+    scores = compensated_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
     layers = encoder_layers(encoder.module)
     assert [len(heads) for heads in scores.heads] == [layer.num_heads for layer in layers]
     assert [len(neurons) for neurons in scores.neurons] == [64, 64]
@@ -76,7 +79,7 @@ def test_a_unit_that_nothing_reads_costs_nothing(make_encoder: EncoderMaker):
     layer = encoder_layers(encoder.module)[0]
     assert layer.attention is not None
     layer.attention.output.weight.data[:, 8:16] = 0
-    scores = compensated_scores(encoder.module, [encoder.inputs], TASK)
+    scores = compensated_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
     assert float(scores.heads[0][1]) == 0
     assert float(scores.heads[0].sort().values[1]) > 0
 
@@ -85,8 +88,8 @@ def test_padding_changes_nothing(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     single = {name: value[:1, :4] for name, value in encoder.inputs.items()}  # row 0 has 4 tokens
     padded = {name: value[:1] for name, value in encoder.inputs.items()}
-    expected = compensated_scores(encoder.module, [single], TASK)
-    found = compensated_scores(encoder.module, [padded], TASK)
+    expected = compensated_scores(find_encoder(encoder.module), [single], TASK)
+    found = compensated_scores(find_encoder(encoder.module), [padded], TASK)
     torch.testing.assert_close(found.heads, expected.heads, rtol=1e-3, atol=1e-9)
 
 
@@ -94,21 +97,21 @@ def test_a_weight_that_is_not_finite_is_refused(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     encoder.module.bert.encoder.layer[1].output.dense.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
-        compensated_scores(encoder.module, [encoder.inputs], TASK)
+        compensated_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
 
 
 def test_predictions_that_depend_on_nothing_are_refused(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     encoder.module.classifier.weight.data.zero_()
     with pytest.raises(ValueError, match=r"depend on no layer.*check the checkpoint"):
-        compensated_scores(encoder.module, [encoder.inputs], TASK)
+        compensated_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
 
 
 def test_layers_that_no_prediction_depends_on_cost_nothing(make_encoder: EncoderMaker):
     """What lies before a norm whose weights are all zero is not seen behind it."""
     encoder = make_encoder("bert")
     encoder.module.bert.encoder.layer[1].attention.output.LayerNorm.weight.data.zero_()
-    scores = compensated_scores(encoder.module, [encoder.inputs], TASK)
+    scores = compensated_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
     for unseen in (scores.heads[0], scores.neurons[0], scores.heads[1]):
         assert unseen.tolist() == [0] * len(unseen)
     assert float(scores.neurons[1].max()) > 0

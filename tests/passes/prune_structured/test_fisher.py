@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import UnitScores
 from compressor.tasks import load_task
@@ -55,7 +58,7 @@ def test_scores_are_the_variance_of_the_logits_slopes(
     }
     encoder.inputs.update(inputs)
 
-    scores = fisher_scores(encoder.module, [encoder.inputs], TASK)
+    scores = fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
 
     expected_head = by_small_changes(encoder, 0, 2, "attention")
     expected_neuron = by_small_changes(encoder, 1, 5, "feed_forward")
@@ -89,7 +92,7 @@ def test_for_two_classes_a_neuron_scores_as_computed_by_hand(make_encoder: Encod
     p = torch.sigmoid(z / 2)
     expected = (p * (1 - p))[:, None] * slopes.square()
 
-    scores = fisher_scores(encoder.module, [encoder.inputs], TASK)
+    scores = fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
 
     torch.testing.assert_close(scores.neurons[0].float(), expected.mean(dim=0).detach())
 
@@ -100,12 +103,12 @@ def total(scores: UnitScores) -> Tensor:
 
 def test_padding_and_the_way_rows_are_batched_change_nothing(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
-    whole = fisher_scores(encoder.module, [encoder.inputs], TASK)
+    whole = fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
     single = {name: value[:1, :4] for name, value in encoder.inputs.items()}  # row 0 has 4 tokens
     rest = {name: value[1:] for name, value in encoder.inputs.items()}
 
     torch.testing.assert_close(
-        total(fisher_scores(encoder.module, [single, rest], TASK)),
+        total(fisher_scores(find_encoder(encoder.module), [single, rest], TASK)),
         total(whole),
         rtol=1e-4,
         atol=1e-7,
@@ -116,8 +119,8 @@ def test_a_feed_forward_computed_in_chunks_scores_the_same(make_encoder: Encoder
     whole = make_encoder("bert")
     chunked = make_encoder("bert", chunk_size_feed_forward=1)
     torch.testing.assert_close(
-        total(fisher_scores(chunked.module, [chunked.inputs], TASK)),
-        total(fisher_scores(whole.module, [whole.inputs], TASK)),
+        total(fisher_scores(find_encoder(chunked.module), [chunked.inputs], TASK)),
+        total(fisher_scores(find_encoder(whole.module), [whole.inputs], TASK)),
         rtol=1e-4,
         atol=1e-7,
     )
@@ -125,9 +128,9 @@ def test_a_feed_forward_computed_in_chunks_scores_the_same(make_encoder: Encoder
 
 def test_frozen_weights_are_scored_all_the_same(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
-    expected = total(fisher_scores(encoder.module, [encoder.inputs], TASK))
+    expected = total(fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK))
     encoder.module.requires_grad_(False)
-    found = total(fisher_scores(encoder.module, [encoder.inputs], TASK))
+    found = total(fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
 
@@ -137,10 +140,11 @@ def test_many_classes_are_estimated_from_projections_drawn_by_the_seed(make_enco
     p = probabilities(encoder.logits())
     assert p.shape == (3, 12)
     draws = [
-        total(fisher_scores(encoder.module, [encoder.inputs], TASK, seed=s)) for s in range(60)
+        total(fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK, seed=s))
+        for s in range(60)
     ]
     torch.testing.assert_close(
-        draws[0], total(fisher_scores(encoder.module, [encoder.inputs], TASK, seed=0))
+        draws[0], total(fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK, seed=0))
     )
     expected = by_small_changes(encoder, 1, 5, "feed_forward", step=1e-2)
     # 60 x 8 projections: the standard error is near sqrt(2 / 480) = 6%
@@ -149,14 +153,14 @@ def test_many_classes_are_estimated_from_projections_drawn_by_the_seed(make_enco
 
 def test_no_examples_are_refused(make_encoder: EncoderMaker):
     with pytest.raises(ValueError, match="at least one example"):
-        fisher_scores(make_encoder("bert").module, [], TASK)
+        fisher_scores(find_encoder(make_encoder("bert").module), [], TASK)
 
 
 def test_logits_that_are_not_finite_are_refused(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
     encoder.module.classifier.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="predictions on the calibration split are not finite"):
-        fisher_scores(encoder.module, [encoder.inputs], TASK)
+        fisher_scores(find_encoder(encoder.module), [encoder.inputs], TASK)
 
 
 def test_no_batch_is_remembered_while_the_next_one_is_measured(make_encoder):
@@ -171,7 +175,7 @@ def test_no_batch_is_remembered_while_the_next_one_is_measured(make_encoder):
         seen.append(weakref.ref(result))
 
     with_hook = output.register_forward_hook(look)
-    fisher_scores(encoder.module, [encoder.inputs] * 3, TASK)
+    fisher_scores(find_encoder(encoder.module), [encoder.inputs] * 3, TASK)
     with_hook.remove()
 
     assert alive == [[], [False], [False, False]]

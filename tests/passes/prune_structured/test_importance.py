@@ -7,7 +7,10 @@ import pytest
 import torch
 import transformers
 
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.structure import keep_layers
 from compressor.passes.prune_structured.importance import (
     layer_losses,
@@ -47,7 +50,7 @@ def test_magnitude_is_the_norm_of_everything_that_goes_with_a_unit():
     layer.feed_forward.ffn_in.weight.data[0, 0] = 3.0
     layer.feed_forward.ffn_in.bias.data[1] = 4.0
 
-    scores = magnitude_scores(module)
+    scores = magnitude_scores(encoder_layers(module))
 
     # The norms are 3 and 4, over their own norm 5.
     torch.testing.assert_close(scores.heads[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
@@ -64,7 +67,7 @@ def test_magnitude_of_order_one_sums_magnitudes():
     layer.feed_forward.ffn_in.bias.data[0] = 2.0
     layer.feed_forward.ffn_out.weight.data[3, 1] = 4.0
 
-    scores = magnitude_scores(module, order=1)
+    scores = magnitude_scores(encoder_layers(module), order=1)
 
     torch.testing.assert_close(scores.heads[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
     torch.testing.assert_close(scores.neurons[0], torch.tensor([0.6, 0.8], dtype=torch.float64))
@@ -75,7 +78,7 @@ def test_the_bias_of_an_output_projection_belongs_to_no_unit():
     [layer] = encoder_layers(module)
     layer.attention.output.bias.data.fill_(5.0)
     layer.feed_forward.ffn_out.bias.data.fill_(5.0)
-    scores = magnitude_scores(module)
+    scores = magnitude_scores(encoder_layers(module))
     assert scores.heads[0].tolist() == [0.0, 0.0]
     assert scores.neurons[0].tolist() == [0.0, 0.0]
 
@@ -112,7 +115,7 @@ def test_taylor_is_the_first_order_change_of_the_loss(
     encoder = make_encoder(model_type, attention)
     heads, neurons = first_order_change(encoder, encoder.labels)
 
-    scores = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+    scores = taylor_scores(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
 
     close = {"atol": 1e-6, "rtol": 1e-4, "check_dtype": False}
     torch.testing.assert_close(list(scores.heads), heads, **close)
@@ -126,8 +129,8 @@ def test_taylor_does_not_depend_on_how_examples_are_batched(make_encoder):
         for row, label in enumerate(encoder.labels)
     ]
 
-    together = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
-    apart = taylor_scores(encoder.module, rows, TASK)
+    together = taylor_scores(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
+    apart = taylor_scores(find_encoder(encoder.module), rows, TASK)
 
     torch.testing.assert_close(apart.heads, together.heads, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(apart.neurons, together.neurons, atol=1e-6, rtol=1e-4)
@@ -137,8 +140,8 @@ def test_taylor_without_labels_takes_the_predicted_classes(make_encoder):
     encoder = make_encoder("bert")
     predicted = encoder.logits().argmax(dim=-1)
 
-    own = taylor_scores(encoder.module, [(encoder.inputs, None)], TASK)
-    given = taylor_scores(encoder.module, [(encoder.inputs, predicted)], TASK)
+    own = taylor_scores(find_encoder(encoder.module), [(encoder.inputs, None)], TASK)
+    given = taylor_scores(find_encoder(encoder.module), [(encoder.inputs, predicted)], TASK)
 
     torch.testing.assert_close(own.heads, given.heads)
     torch.testing.assert_close(own.neurons, given.neurons)
@@ -151,8 +154,8 @@ def test_taylor_works_in_chunks_in_frozen_models_and_leaves_no_trace(make_encode
     for parameter in chunked.module.parameters():
         parameter.requires_grad_(False)
 
-    expected = taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
-    scores = taylor_scores(chunked.module, [(encoder.inputs, encoder.labels)], TASK)
+    expected = taylor_scores(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
+    scores = taylor_scores(find_encoder(chunked.module), [(encoder.inputs, encoder.labels)], TASK)
 
     torch.testing.assert_close(scores.neurons, expected.neurons, atol=1e-6, rtol=1e-4)
     assert chunked.module.training
@@ -162,13 +165,13 @@ def test_taylor_works_in_chunks_in_frozen_models_and_leaves_no_trace(make_encode
 
 def test_sub_layers_that_are_gone_have_no_scores(make_encoder):
     encoder = make_encoder("vit")
-    prune_heads(encoder.module, {0: [0, 1, 2, 3]})
-    prune_neurons(encoder.module, {1: list(range(64))})
+    prune_heads(find_encoder(encoder.module), {0: [0, 1, 2, 3]})
+    prune_neurons(find_encoder(encoder.module), {1: list(range(64))})
 
     found = (
-        random_scores(encoder.module, 0),
-        magnitude_scores(encoder.module),
-        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK),
+        random_scores(encoder_layers(encoder.module), 0),
+        magnitude_scores(encoder_layers(encoder.module)),
+        taylor_scores(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK),
     )
 
     assert [[len(layer) for layer in scores.heads] for scores in found] == [[0, 4]] * 3
@@ -177,23 +180,23 @@ def test_sub_layers_that_are_gone_have_no_scores(make_encoder):
 
 def test_random_scores_depend_on_the_seed_alone(make_encoder):
     module = make_encoder("bert").module
-    first, again, other = (random_scores(module, seed) for seed in (1, 1, 2))
+    first, again, other = (random_scores(encoder_layers(module), seed) for seed in (1, 1, 2))
     assert torch.equal(first.neurons[1], again.neurons[1])
     assert not torch.equal(first.neurons[1], other.neurons[1])
 
 
 def test_taylor_needs_an_example(make_encoder):
     with pytest.raises(ValueError, match="needs at least one example, got none"):
-        taylor_scores(make_encoder("bert").module, [], TASK)
+        taylor_scores(find_encoder(make_encoder("bert").module), [], TASK)
 
 
 def test_scores_that_are_not_finite_name_the_layer(make_encoder):
     encoder = make_encoder("bert")
     encoder_layers(encoder.module)[1].feed_forward.ffn_in.weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match="magnitude of weights is not finite in layer 1"):
-        magnitude_scores(encoder.module)
+        magnitude_scores(encoder_layers(encoder.module))
     with pytest.raises(ValueError, match="over 3 examples is not finite in layer 0"):
-        taylor_scores(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+        taylor_scores(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
@@ -202,11 +205,11 @@ def test_layer_losses_are_those_of_models_without_the_layer(make_encoder, model_
     expected = []
     for kept in (1, 0):
         smaller = make_encoder(model_type).module
-        keep_layers(smaller, [kept])
+        keep_layers(find_encoder(smaller), [kept])
         logits = encoder.logits(smaller)
         expected.append(torch.nn.functional.cross_entropy(logits, encoder.labels).item())
 
-    losses = layer_losses(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+    losses = layer_losses(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
 
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
     assert len(encoder_layers(encoder.module)) == 2
@@ -215,15 +218,15 @@ def test_layer_losses_are_those_of_models_without_the_layer(make_encoder, model_
 def test_layer_losses_without_labels_compare_with_the_whole_model(make_encoder):
     encoder = make_encoder("bert")
     predicted = encoder.logits().argmax(dim=-1)
-    own = layer_losses(encoder.module, [(encoder.inputs, None)], TASK)
-    given = layer_losses(encoder.module, [(encoder.inputs, predicted)], TASK)
+    own = layer_losses(find_encoder(encoder.module), [(encoder.inputs, None)], TASK)
+    given = layer_losses(find_encoder(encoder.module), [(encoder.inputs, predicted)], TASK)
     assert torch.equal(own, given)
 
 
 def test_layer_losses_need_an_example_and_a_finite_loss(make_encoder):
     encoder = make_encoder("bert")
     with pytest.raises(ValueError, match="needs at least one example, got none"):
-        layer_losses(encoder.module, [], TASK)
+        layer_losses(find_encoder(encoder.module), [], TASK)
     encoder.module.classifier.bias.data.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite"):
-        layer_losses(encoder.module, [(encoder.inputs, encoder.labels)], TASK)
+        layer_losses(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from random_encoders import PRUNABLE
 
-from compressor.models.families.layers import encoder_layers, layer_list
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 
@@ -29,12 +32,12 @@ def test_layers_one_after_the_other_compute_what_the_model_computes(
 ):
     encoder = make_encoder(model_type)
     expected = hidden_states(encoder)
-    first = run_layer(encoder.module, 0, encoder.inputs, None)
-    second = run_layer(encoder.module, 1, encoder.inputs, first.output)
+    first = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
+    second = run_layer(find_encoder(encoder.module), 1, encoder.inputs, first.output)
     torch.testing.assert_close(first.attention.residual, expected[0])
     torch.testing.assert_close(first.output, expected[1])
     torch.testing.assert_close(second.attention.residual, expected[1])
-    assert len(layer_list(encoder.module)) == 2
+    assert len(find_encoder(encoder.module).layer_list) == 2
 
 
 @pytest.mark.parametrize("model_type", NORMS_FIRST)
@@ -42,7 +45,7 @@ def test_with_the_norm_first_the_sum_is_what_leaves_the_layer(
     make_encoder: EncoderMaker, model_type: str
 ):
     encoder = make_encoder(model_type)
-    trace = run_layer(encoder.module, 0, encoder.inputs, None)
+    trace = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
     assert trace.feed_forward is not None
     torch.testing.assert_close(trace.feed_forward.total, trace.output)
 
@@ -50,8 +53,8 @@ def test_with_the_norm_first_the_sum_is_what_leaves_the_layer(
 @pytest.mark.parametrize("model_type", ["bert", "electra", "roberta"])
 def test_with_the_norm_last_the_normalised_sum_goes_on(make_encoder: EncoderMaker, model_type: str):
     encoder = make_encoder(model_type)
-    layer = layer_list(encoder.module)[0]
-    trace = run_layer(encoder.module, 0, encoder.inputs, None)
+    layer = find_encoder(encoder.module).layer_list[0]
+    trace = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
     assert trace.feed_forward is not None
     attention = layer.attention.output.LayerNorm(trace.attention.total)
     torch.testing.assert_close(trace.feed_forward.residual, attention)
@@ -60,8 +63,8 @@ def test_with_the_norm_last_the_normalised_sum_goes_on(make_encoder: EncoderMake
 
 def test_distilberts_norms_are_last_too(make_encoder: EncoderMaker):
     encoder = make_encoder("distilbert")
-    layer = layer_list(encoder.module)[0]
-    trace = run_layer(encoder.module, 0, encoder.inputs, None)
+    layer = find_encoder(encoder.module).layer_list[0]
+    trace = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
     assert trace.feed_forward is not None
     torch.testing.assert_close(
         layer.sa_layer_norm(trace.attention.total), trace.feed_forward.residual
@@ -78,9 +81,9 @@ def test_a_layer_without_units_gives_the_bias_of_its_outputs(
     assert part.attention is not None
     assert part.feed_forward is not None
     biases = part.attention.output.bias, part.feed_forward.ffn_out.bias
-    prune_heads(encoder.module, {0: range(4)})
-    prune_neurons(encoder.module, {0: range(64)})
-    trace = run_layer(encoder.module, 0, encoder.inputs, None)
+    prune_heads(find_encoder(encoder.module), {0: range(4)})
+    prune_neurons(find_encoder(encoder.module), {0: range(64)})
+    trace = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
     assert trace.feed_forward is not None
     torch.testing.assert_close(trace.attention.output[0, 0], biases[0])
     torch.testing.assert_close(trace.feed_forward.output[0, 0], biases[1])
@@ -89,8 +92,8 @@ def test_a_layer_without_units_gives_the_bias_of_its_outputs(
 
 def test_a_pass_can_end_after_attention(make_encoder: EncoderMaker):
     encoder = make_encoder("bert")
-    whole = run_layer(encoder.module, 0, encoder.inputs, None)
-    part = run_layer(encoder.module, 0, encoder.inputs, None, attention_only=True)
+    whole = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None)
+    part = run_layer(find_encoder(encoder.module), 0, encoder.inputs, None, attention_only=True)
     assert part.feed_forward is None
     assert part.output is None
     torch.testing.assert_close(part.attention.inputs, whole.attention.inputs)
@@ -98,8 +101,8 @@ def test_a_pass_can_end_after_attention(make_encoder: EncoderMaker):
 
 def test_a_feed_forward_computed_in_chunks_is_put_together(make_encoder: EncoderMaker):
     whole, chunked = make_encoder("bert"), make_encoder("bert", chunk_size_feed_forward=1)
-    expected = run_layer(whole.module, 0, whole.inputs, None).feed_forward
-    found = run_layer(chunked.module, 0, chunked.inputs, None).feed_forward
+    expected = run_layer(find_encoder(whole.module), 0, whole.inputs, None).feed_forward
+    found = run_layer(find_encoder(chunked.module), 0, chunked.inputs, None).feed_forward
     assert expected is not None
     assert found is not None
     torch.testing.assert_close(found.total, expected.total)

@@ -12,7 +12,10 @@ import torch
 from random_encoders import PRUNABLE
 from torch import Tensor
 
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.passes.prune_structured.layerwise import TensorFiles, run_layer
 from compressor.passes.prune_structured.reconstruct import (
     CalibrationInputs,
@@ -52,7 +55,13 @@ def store(tmp_path: Path) -> Store:
 
 
 def fit(student: Any, teacher: Any, calibration: CalibrationInputs, ridge: float = 1e-3) -> None:
-    reconstruct(student, teacher, calibration, ridge=ridge, advance=lambda: None)
+    reconstruct(
+        find_encoder(student),
+        find_encoder(teacher),
+        calibration,
+        ridge=ridge,
+        advance=lambda: None,
+    )
 
 
 def fit_error(student: Any, teacher: Any, calibration: CalibrationInputs) -> float:
@@ -95,12 +104,16 @@ def test_the_first_projection_is_the_solution_of_numpy(make_encoder: EncoderMake
     encoder = make_encoder("bert")
     calibration = store(encoder)
     student = copy.deepcopy(encoder.module)
-    prune_heads(student, {0: [1, 2]})
+    prune_heads(find_encoder(student), {0: [1, 2]})
     inputs, targets = [], []
     for batch in calibration:
         mask = batch["attention_mask"].bool()
-        inputs.append(run_layer(student, 0, batch, None).attention.inputs[mask].numpy())
-        targets.append(run_layer(encoder.module, 0, batch, None).attention.output[mask].numpy())
+        inputs.append(
+            run_layer(find_encoder(student), 0, batch, None).attention.inputs[mask].numpy()
+        )
+        targets.append(
+            run_layer(find_encoder(encoder.module), 0, batch, None).attention.output[mask].numpy()
+        )
     rows = np.vstack(inputs).astype(np.float64)
     rows = np.hstack([rows, np.ones((len(rows), 1))])
     expected, *_ = np.linalg.lstsq(rows, np.vstack(targets).astype(np.float64))
@@ -120,8 +133,8 @@ def test_what_stays_comes_closer_to_the_teacher(
     encoder = make_encoder(model_type)
     calibration = store(encoder)
     student = copy.deepcopy(encoder.module)
-    prune_heads(student, {0: [0], 1: [2, 3]})
-    prune_neurons(student, {0: range(20), 1: range(10)})
+    prune_heads(find_encoder(student), {0: [0], 1: [2, 3]})
+    prune_neurons(find_encoder(student), {0: range(20), 1: range(10)})
     before = fit_error(student, encoder.module, calibration)
     fit(student, encoder.module, calibration)
     assert fit_error(student, encoder.module, calibration) < 0.5 * before
@@ -134,23 +147,24 @@ def test_of_a_sub_layer_without_units_the_constant_is_fitted(
     encoder = make_encoder(model_type)
     calibration = store(encoder)
     student = copy.deepcopy(encoder.module)
-    prune_heads(student, {0: range(4)})
+    prune_heads(find_encoder(student), {0: range(4)})
     outputs = []
     for batch in calibration:
-        output = run_layer(encoder.module, 0, batch, None).attention.output
+        output = run_layer(find_encoder(encoder.module), 0, batch, None).attention.output
         mask = batch.get("attention_mask", torch.ones(output.shape[:2])).bool()
         outputs.append(output[mask])
 
     fit(student, encoder.module, calibration)
 
-    trace = run_layer(student, 0, calibration[0], None)
+    trace = run_layer(find_encoder(student), 0, calibration[0], None)
     torch.testing.assert_close(
         trace.attention.output[0, 0], torch.cat(outputs).mean(dim=0), rtol=0, atol=1e-5
     )
 
 
 def test_the_largest_sub_layer_says_how_many_unknowns_there_are(make_encoder: EncoderMaker):
-    assert most_unknowns(make_encoder("bert").module) == 65  # 64 neurons and the bias
+    layers = encoder_layers(make_encoder("bert").module)
+    assert most_unknowns(layers) == 65  # 64 neurons and the bias
 
 
 def test_with_few_rows_no_sub_layer_is_worse_on_rows_left_out_than_without_a_fit(
@@ -158,12 +172,12 @@ def test_with_few_rows_no_sub_layer_is_worse_on_rows_left_out_than_without_a_fit
 ):
     encoder = make_encoder("bert")
     student = copy.deepcopy(encoder.module)
-    prune_heads(student, {0: [0], 1: [2, 3]})
-    prune_neurons(student, {0: range(20), 1: range(10)})
+    prune_heads(find_encoder(student), {0: [0], 1: [2, 3]})
+    prune_neurons(find_encoder(student), {0: range(20), 1: range(10)})
 
     choices = reconstruct(
-        student,
-        encoder.module,
+        find_encoder(student),
+        find_encoder(encoder.module),
         store(encoder, num_batches=1),
         ridge=1e-3,
         advance=lambda: None,
@@ -183,12 +197,17 @@ def test_with_few_rows_no_sub_layer_is_worse_on_rows_left_out_than_without_a_fit
 def test_a_row_alone_leaves_every_weight_as_it_was(make_encoder: EncoderMaker, store: Store):
     encoder = make_encoder("bert")
     student = copy.deepcopy(encoder.module)
-    prune_neurons(student, {0: range(20), 1: range(10)})
+    prune_neurons(find_encoder(student), {0: range(20), 1: range(10)})
     before = copy.deepcopy(student.state_dict())
     alike = replace(store(encoder, num_batches=1), numbers=((0,) * 8,))
 
     choices = reconstruct(
-        student, encoder.module, alike, ridge=1e-3, advance=lambda: None, leaves_out=True
+        find_encoder(student),
+        find_encoder(encoder.module),
+        alike,
+        ridge=1e-3,
+        advance=lambda: None,
+        leaves_out=True,
     )
 
     assert {choice.ridge for choice in choices.values()} == {None}

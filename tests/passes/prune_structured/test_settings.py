@@ -14,7 +14,11 @@ from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import (
+    UnsupportedArchitecture,
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.base import NothingToRemove
@@ -157,7 +161,7 @@ def test_long_rows_are_read_more_often_than_short_ones(
 ):
     texts = ("good",) * 50 + ("good film " * 10,) * 50
     dataset = replace(text_dataset, examples=texts, labels=None, rows=np.arange(100))
-    found = store_inputs(tiny_bert, dataset, 20, 0, tmp_path)
+    found = store_inputs(tiny_bert, find_encoder(tiny_bert.module), dataset, 20, 0, tmp_path)
     long = int(tiny_bert.task.encode(tiny_bert.preprocessor, texts[-1:])["attention_mask"].sum())
     assert found.num_rows == 20
     assert found.num_tokens > 15 * long  # an even draw would give half of each
@@ -399,9 +403,8 @@ def test_the_layer_without_which_the_loss_is_lowest_goes(
     encoded = tiny_bert.task.encode(tiny_bert.preprocessor, text_dataset.examples)
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
     assert text_dataset.labels is not None
-    losses = layer_losses(
-        tiny_bert.module, [(inputs, torch.from_numpy(text_dataset.labels))], tiny_bert.task
-    )
+    rows = [(inputs, torch.from_numpy(text_dataset.labels))]
+    losses = layer_losses(find_encoder(tiny_bert.module), rows, tiny_bert.task)
     stays = tiny_bert.module.bert.encoder.layer[1 - int(losses.argmin())]
     settings = PruneByScores(layers=1)
     assert settings.required_splits() == {"calibration"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from compressor.export.to_onnx import export_onnx
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import (
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.structure import remove_attention, remove_feed_forward
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import load_graph
@@ -67,7 +71,10 @@ def inner(part: Any) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def test_the_graphs_compute_the_sub_layers_of_bert(tiny_bert: TorchModel):
-    layer, kind = encoder_layers(tiny_bert.module)[0], sub_layer_kind(tiny_bert.module)
+    layer, kind = (
+        encoder_layers(tiny_bert.module)[0],
+        sub_layer_kind(find_encoder(tiny_bert.module)),
+    )
     states, mask = torch.from_numpy(STATES_IN), torch.from_numpy(MASK_IN)
     norms = layer.module.attention.output.LayerNorm, layer.module.output.LayerNorm
     attended = layer.module.attention(states, attention_mask=mask)[0]
@@ -92,7 +99,7 @@ def test_the_graphs_compute_the_sub_layers_of_bert(tiny_bert: TorchModel):
 
 @torch.no_grad()
 def test_the_graphs_compute_the_sub_layers_of_vit_whose_norms_come_first(tiny_vit: TorchModel):
-    layer, kind = encoder_layers(tiny_vit.module)[0], sub_layer_kind(tiny_vit.module)
+    layer, kind = encoder_layers(tiny_vit.module)[0], sub_layer_kind(find_encoder(tiny_vit.module))
     states = torch.from_numpy(STATES_IN)
     before, after = layer.module.layernorm_before, layer.module.layernorm_after
     attended = states + layer.module.attention(before(states))[0]
@@ -112,7 +119,7 @@ def test_the_graphs_compute_the_sub_layers_of_vit_whose_norms_come_first(tiny_vi
 def test_of_one_token_the_graphs_compute_the_first_row_of_the_whole(
     request: pytest.FixtureRequest, name: str
 ):
-    kind = sub_layer_kind(request.getfixturevalue(f"tiny_{name}").module)
+    kind = sub_layer_kind(find_encoder(request.getfixturevalue(f"tiny_{name}").module))
     width = 4 * kind.head_dim
     whole = attention_graph(kind, 4, 1, "float32")
     weights = [
@@ -133,7 +140,10 @@ def test_of_one_token_the_graphs_compute_the_first_row_of_the_whole(
 
 @torch.no_grad()
 def test_without_units_only_what_pruning_leaves_is_computed(tiny_bert: TorchModel):
-    layer, kind = encoder_layers(tiny_bert.module)[0], sub_layer_kind(tiny_bert.module)
+    layer, kind = (
+        encoder_layers(tiny_bert.module)[0],
+        sub_layer_kind(find_encoder(tiny_bert.module)),
+    )
     states = torch.from_numpy(STATES_IN)
     bias, norm = layer.attention.output.bias, layer.module.attention.output.LayerNorm
     remove_attention(layer)
@@ -157,7 +167,7 @@ def test_the_graphs_have_the_operators_of_an_exported_model(
 ):
     model: TorchModel = request.getfixturevalue(f"tiny_{name}")
     exported = export_onnx(model, tmp_path / "model.onnx", opset=23)
-    kind = sub_layer_kind(model.module)
+    kind = sub_layer_kind(find_encoder(model.module))
     found = Counter(node.op_type for node in load_graph(exported.path).graph.node)
     graphs = (attention_graph(kind, 4, 2, "float32"), feed_forward_graph(kind, 64, 2, "float32"))
     built = Counter(node.op_type for graph in graphs for node in graph.graph.node)
@@ -171,7 +181,7 @@ def test_int8_graphs_hold_integer_products_and_run(
     tiny_bert: TorchModel, activation: str, tmp_path: Path
 ):
     tiny_bert.module.config.hidden_act = activation
-    kind = sub_layer_kind(tiny_bert.module)
+    kind = sub_layer_kind(find_encoder(tiny_bert.module))
     for graph, products in (
         (attention_graph(kind, 3, 2, "int8"), 2),  # 32 x 72, and 24 x 32 is too small
         (feed_forward_graph(kind, 64, 2, "int8"), 4),
@@ -204,9 +214,10 @@ def encoded(model: TorchModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_vit"])
 def test_a_classifier_of_the_first_token_reads_one(request: pytest.FixtureRequest, name: str):
     model: TorchModel = request.getfixturevalue(name)
-    assert reads_one_token(model.module, encoded(model))
+    assert reads_one_token(find_encoder(model.module), encoded(model))
     assert all(parameter.grad is None for parameter in model.module.parameters())
 
 
 def test_a_classifier_of_the_mean_reads_all(tiny_bert: TorchModel):
-    assert not reads_one_token(MeanOfTokens(tiny_bert.module), encoded(tiny_bert))
+    encoder = replace(find_encoder(tiny_bert.module), module=MeanOfTokens(tiny_bert.module))
+    assert not reads_one_token(encoder, encoded(tiny_bert))

@@ -12,7 +12,11 @@ import pytest
 import torch
 from random_encoders import IMAGES, PRUNABLE, TEXTS
 
-from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import (
+    UnsupportedArchitecture,
+    encoder_layers,
+    find_encoder,
+)
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
@@ -50,8 +54,8 @@ def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
     before = encoder.logits()
     expected = encoder.logits(with_units_at_zero(encoder.module, heads, neurons))
 
-    prune_heads(encoder.module, heads)
-    prune_neurons(encoder.module, neurons)
+    prune_heads(find_encoder(encoder.module), heads)
+    prune_neurons(find_encoder(encoder.module), neurons)
 
     torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
     assert (before - expected).abs().max() > 1e-3  # the units mattered, so the test can fail
@@ -62,8 +66,8 @@ def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
 def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_type: str, cut: str):
     heads, neurons = CUTS[cut]
     encoder = make_encoder(model_type)
-    prune_heads(encoder.module, heads)
-    prune_neurons(encoder.module, neurons)
+    prune_heads(find_encoder(encoder.module), heads)
+    prune_neurons(find_encoder(encoder.module), neurons)
     shape = read_shape(encoder.module)
     assert shape is not None
 
@@ -97,8 +101,8 @@ for folder in sys.argv[1:]:
 
 def cut_evenly(module: Any, heads: int, neurons: int) -> None:
     if heads:
-        prune_heads(module, {0: list(range(heads)), 1: list(range(4 - heads, 4))})
-    prune_neurons(module, {0: list(range(neurons)), 1: list(range(5, 5 + neurons))})
+        prune_heads(find_encoder(module), {0: list(range(heads)), 1: list(range(4 - heads, 4))})
+    prune_neurons(find_encoder(module), {0: list(range(neurons)), 1: list(range(5, 5 + neurons))})
 
 
 def test_where_the_configuration_can_say_it_equal_layers_make_a_plain_checkpoint(
@@ -108,7 +112,7 @@ def test_where_the_configuration_can_say_it_equal_layers_make_a_plain_checkpoint
     for model_type, (heads, neurons) in PLAIN.items():
         encoder = make_encoder(model_type)
         cut_evenly(encoder.module, heads, neurons)
-        assert configure_shape(encoder.module) == ()
+        assert configure_shape(find_encoder(encoder.module)) == ()
         assert read_shape(encoder.module) is None
         encoder.module.save_pretrained(tmp_path / model_type)
         torch.save(encoder.inputs, tmp_path / model_type / "inputs.pt")
@@ -139,7 +143,7 @@ def test_what_the_configuration_cannot_say_is_named_and_the_shape_is_kept(
 ):
     encoder = make_encoder(model_type)
     cut_evenly(encoder.module, heads, neurons)
-    [found] = configure_shape(encoder.module)
+    [found] = configure_shape(find_encoder(encoder.module))
     assert reason in found
     shape = read_shape(encoder.module)
     assert shape is not None
@@ -153,24 +157,24 @@ def test_what_the_configuration_cannot_say_is_named_and_the_shape_is_kept(
 def test_layers_that_differ_or_are_empty_leave_the_configuration_as_it_is(make_encoder, cut: str):
     encoder = make_encoder("vit")
     before = encoder.module.config.to_dict()
-    prune_heads(encoder.module, CUTS[cut][0])
-    prune_neurons(encoder.module, CUTS[cut][1])
-    assert configure_shape(encoder.module) == (
+    prune_heads(find_encoder(encoder.module), CUTS[cut][0])
+    prune_neurons(find_encoder(encoder.module), CUTS[cut][1])
+    assert configure_shape(find_encoder(encoder.module)) == (
         "its layers differ, or one is without heads or neurons",
     )
     assert encoder.module.config.to_dict() == before
 
 
 def test_a_model_that_was_not_pruned_is_plain_already(make_encoder):
-    assert configure_shape(make_encoder("bert").module) == ()
+    assert configure_shape(find_encoder(make_encoder("bert").module)) == ()
 
 
 def test_removed_units_take_their_parameters_with_them(make_encoder):
     module = make_encoder("bert").module
     before = sum(parameter.numel() for parameter in module.parameters())
 
-    prune_heads(module, {0: [0], 1: [1, 2]})
-    prune_neurons(module, {1: [0, 1, 2, 3, 4]})
+    prune_heads(find_encoder(module), {0: [0], 1: [1, 2]})
+    prune_neurons(find_encoder(module), {1: [0, 1, 2, 3, 4]})
 
     # A head has 8 rows of 32 weights and a bias in q, k, v, and 8 columns of 32 in the output;
     # a neuron has a row of 32 and a bias, and a column of 32.
@@ -184,13 +188,13 @@ def test_removed_units_take_their_parameters_with_them(make_encoder):
 
 def test_a_pruned_model_can_be_pruned_again(make_encoder):
     once, twice = make_encoder("vit"), make_encoder("vit")
-    prune_heads(once.module, {0: [0, 2]})
-    prune_neurons(once.module, {0: [3, 4]})
+    prune_heads(find_encoder(once.module), {0: [0, 2]})
+    prune_neurons(find_encoder(once.module), {0: [3, 4]})
 
-    prune_heads(twice.module, {0: [2]})
-    prune_heads(twice.module, {0: [0]})
-    prune_neurons(twice.module, {0: [4]})
-    prune_neurons(twice.module, {0: [3]})
+    prune_heads(find_encoder(twice.module), {0: [2]})
+    prune_heads(find_encoder(twice.module), {0: [0]})
+    prune_neurons(find_encoder(twice.module), {0: [4]})
+    prune_neurons(find_encoder(twice.module), {0: [3]})
 
     assert torch.equal(once.logits(), twice.logits())
 
@@ -203,7 +207,7 @@ def test_pruning_leaves_training_mode_frozen_weights_and_gradients_as_they_shoul
     frozen.weight.requires_grad_(False)
     module(**encoder.inputs, labels=encoder.labels).loss.backward()
 
-    prune_neurons(module, {0: [0], 1: [0]})
+    prune_neurons(find_encoder(module), {0: [0], 1: [0]})
 
     assert module.training
     assert not embeddings.requires_grad
@@ -217,8 +221,8 @@ def test_heads_with_a_shared_position_bias_are_refused_but_neurons_go(make_encod
     expected = encoder.logits(with_units_at_zero(encoder.module, {}, {0: [1, 2]}))
 
     with pytest.raises(UnsupportedArchitecture) as caught:
-        prune_heads(encoder.module, {0: [1]})
-    prune_neurons(encoder.module, {0: [1, 2]})
+        prune_heads(find_encoder(encoder.module), {0: [1]})
+    prune_neurons(find_encoder(encoder.module), {0: [1, 2]})
 
     assert caught.value.model_type == "mpnet"
     assert "relative_attention_bias" in caught.value.reason
@@ -228,7 +232,7 @@ def test_heads_with_a_shared_position_bias_are_refused_but_neurons_go(make_encod
 def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
     module = make_encoder("beit", use_relative_position_bias=True).module
     with pytest.raises(UnsupportedArchitecture) as caught:
-        prune_heads(module, {0: [1]})
+        prune_heads(find_encoder(module), {0: [1]})
     assert "relative_position_bias" in caught.value.reason
 
 
@@ -244,7 +248,7 @@ def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
 def test_units_that_do_not_exist_are_refused(make_encoder, units: Any, message: str):
     module = make_encoder("bert").module
     with pytest.raises(ValueError, match="layer") as caught:
-        prune_heads(module, units)
+        prune_heads(find_encoder(module), units)
     assert str(caught.value) == message
     assert read_shape(module) is None
 
