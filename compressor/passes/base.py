@@ -109,6 +109,7 @@ class Ahead:
     untouched: TorchModel
     splits: Mapping[str, Dataset]
     seed: int
+    keeps_structure: bool = True  # whether the passes before leave every layer, head and neuron
 
     @property
     def train(self) -> Dataset | None:
@@ -350,6 +351,11 @@ class TorchPass(Pass):
         None when the pass has no fraction that says how much goes.
         """
         return None
+
+    @property
+    def changes_structure(self) -> bool:
+        """Return whether layers, heads or neurons may be gone afterwards."""
+        return False
 
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
         """Return what a later pass finds in place of `files`, None where no file here says it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from compressor import passes
 from compressor.data import Dataset
@@ -60,6 +61,8 @@ def look_ahead(
             except StepFailed as error:
                 place = f"passes.{position}.kind"
                 raise RecipeError(recipe.describe(place, str(error))) from error
+            unchanged = ahead.keeps_structure and not step.changes_structure
+            ahead = replace(ahead, keeps_structure=unchanged)
     return _pace(files, untouched, splits["search"].examples)
 
 

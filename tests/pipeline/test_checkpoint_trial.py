@@ -156,6 +156,30 @@ def test_layers_that_differ_already_are_told_before_the_baseline(
         look_ahead(wished, load_files(tmp_path / "pruned"), TASK, {"search": text_dataset})
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        [{"kind": "prune_structured", "drop_layers": [0]}],
+        [{"kind": "distill", "student_layers": [1]}],
+        [],
+    ],
+)
+def test_layers_that_differ_may_be_those_that_go(
+    bert_recipe: dict[str, Any],
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    tmp_path: Path,
+    first: list[dict[str, Any]],
+):
+    prune_neurons(find_encoder(tiny_bert.module), {0: [0, 1, 2]})
+    tiny_bert.save(tmp_path / "pruned")
+    given = {"kind": "prune_structured", "ratio": 0.5, "uniform": True}
+    own = {} if first else {"layers": 1, "layer_choice": "last"}
+    wished = recipe_of(bert_recipe, tmp_path / "pruned", *first, {**given, **own})
+    splits = {"search": text_dataset, "train": text_dataset}
+    look_ahead(wished, load_files(tmp_path / "pruned"), TASK, splits)
+
+
 def test_albert_can_be_trained_for_int8_though_it_cannot_be_pruned(
     bert_recipe: dict[str, Any], copy: Path
 ):

@@ -196,6 +196,11 @@ passes:
             if getattr(self, key) > 0 and unknown:
                 yield key, unknown_attention(key, *unknown[0])
 
+    @property
+    def changes_structure(self) -> bool:
+        """Return whether layers of the student go."""
+        return self.student_layers is not None
+
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles | None:
         """Return the student as its own file describes it, with the layers that it keeps."""
         student = files if self.student is None else _local_checkpoint(self.student)

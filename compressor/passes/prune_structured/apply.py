@@ -6,6 +6,7 @@ Both methods are goals with one verb, `prune_to`: `_Ratios` removes the units of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,14 +81,15 @@ _ROWS_PER_BATCH = 32
 def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:
     """Look for the parts of every layer, whether as many units can go, and at the recovery.
 
-    A pass before may leave fewer units; what cannot go from all of them cannot go from some.
+    A pass before may leave fewer units; of layers that are alike, what cannot go from all of them
+    cannot go from some. Layers that differ may be the ones that a pass before removes.
     """
     layers = _encoder_to_prune(model, settings).layers
-    if settings.uniform:
-        _require_equal_layers(layers)
-    is_foreseen = _are_alike(layers) or not settings.changes_layers
+    left = settings.layers or len(layers) - len(settings.drop_layers or ())
+    if settings.uniform and ahead.keeps_structure:
+        _require_equal_layers(layers, left)
+    is_foreseen = _are_alike(layers) or (ahead.keeps_structure and not settings.changes_layers)
     if isinstance(settings, PruneByScores) and is_foreseen:
-        left = settings.layers or len(layers) - len(settings.drop_layers or ())
         _Ratios.of(layers[:left], settings, model.device.type)
     look_at_recovery(settings.recovery, model, ahead)
     return model
@@ -103,8 +105,6 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     model.module.to(context.device)
     encoder = _encoder_to_prune(model, settings)
     depth = len(encoder.layers)
-    if settings.uniform:
-        _require_equal_layers(encoder.layers)
     if settings.measures_layers:
         _check_early(encoder, settings, model, context)
     training = RecoveryTraining.prepare(settings.recovery, model, context)
@@ -114,6 +114,8 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
         stay = ", ".join(map(str, kept))
         context.note(f"layers {depth} -> {len(kept)} (those that stay, counted from 0: {stay})")
     layers = encoder.layers
+    if settings.uniform:
+        _require_equal_layers(layers, len(layers))
     counts = [layer.num_heads for layer in layers], [layer.num_neurons for layer in layers]
     goals: Goals = (
         _Ratios.of(layers, settings, context.device.type)
@@ -157,11 +159,17 @@ def _progress(settings: Settings, step: int) -> float:
 
 
 def _are_alike(layers: Sequence[EncoderLayer]) -> bool:
-    return len({(layer.num_heads, layer.num_neurons) for layer in layers}) == 1
+    return _most_alike(layers) == len(layers)
 
 
-def _require_equal_layers(layers: Sequence[EncoderLayer]) -> None:
-    if not _are_alike(layers):
+def _most_alike(layers: Sequence[EncoderLayer]) -> int:
+    """Return how many layers have the same numbers of heads and neurons."""
+    return max(Counter((layer.num_heads, layer.num_neurons) for layer in layers).values())
+
+
+def _require_equal_layers(layers: Sequence[EncoderLayer], left: int) -> None:
+    """Raise `StepFailed` unless as many as are `left` of the layers are alike."""
+    if _most_alike(layers) < left:
         raise StepFailed(
             f"uniform: the layers of this model differ already (heads "
             f"{[layer.num_heads for layer in layers]}, neurons "
@@ -178,6 +186,8 @@ def _check_early(
     Which layers will stay is not; where all are alike, it does not matter.
     """
     layers = encoder.layers
+    if settings.uniform:
+        _require_equal_layers(layers, settings.layers or len(layers))
     if isinstance(settings, PruneByReconstruction):
         rows = _read_rows(model, encoder, settings, context)
         if _are_alike(layers) and settings.target != "latency":  # a table is not measured for that

@@ -329,6 +329,11 @@ passes:
                 f"the model has layers 0 to {depth - 1} and one has to stay, got {list(dropped)}",
             )
 
+    @property
+    def changes_structure(self) -> bool:
+        """Return that something always goes."""
+        return True
+
     def leaves(self, files: CheckpointFiles) -> CheckpointFiles:
         """Return the checkpoint with as many layers as stay."""
         depth = depth_of(files.config)

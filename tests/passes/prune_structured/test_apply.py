@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from compressor.data import Dataset
-from compressor.models.families.layers import encoder_layers
+from compressor.models.families.layers import encoder_layers, find_encoder
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes import recovery as _recovery
 from compressor.passes.prune_structured import apply as _work
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
 from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
+from compressor.passes.prune_structured.unit_removal import prune_neurons
 from compressor.training.settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
@@ -142,6 +143,37 @@ def test_uniform_pruning_of_a_model_whose_layers_differ_is_refused(
     with pytest.raises(ValueError, match="uniform: the layers of this model differ already"):
         apply_pass(PruneByScores(ratio=0.5, uniform=True), pruned, context)
     assert units(pruned) == before
+
+
+@pytest.mark.parametrize("method", UNIFORM)
+def test_uniform_asks_only_that_the_layers_that_stay_are_alike(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, method: str
+):
+    prune_neurons(find_encoder(tiny_bert.module), {0: list(range(8))})
+    assert units(tiny_bert) == [(4, 56), (4, 64)]
+    settings = PruneStructured.of({**UNIFORM[method], "drop_layers": [0], "uniform": True})
+
+    [(heads, neurons)] = units(
+        apply_pass(settings, tiny_bert, make_context(calibration=text_dataset))
+    )
+
+    assert heads < 4 or neurons < 64
+
+
+@pytest.mark.parametrize("method", UNIFORM)
+def test_uniform_is_refused_before_layers_are_measured_where_too_few_are_alike(
+    tiny_bert: TorchModel, text_dataset: Dataset, make_context: ContextMaker, method: str
+):
+    config = tiny_bert.module.config
+    config.num_hidden_layers = 3
+    model = TorchModel(type(tiny_bert.module)(config), tiny_bert.preprocessor, tiny_bert.task)
+    prune_neurons(find_encoder(model.module), {0: list(range(8)), 1: list(range(16))})
+    settings = PruneStructured.of({**UNIFORM[method], "layers": 2, "uniform": True})
+
+    with pytest.raises(ValueError, match="uniform: the layers of this model differ already"):
+        apply_pass(settings, model, make_context(calibration=text_dataset))
+
+    assert units(model) == [(4, 56), (4, 48), (4, 64)]
 
 
 @pytest.mark.parametrize("method", UNIFORM)
