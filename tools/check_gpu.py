@@ -245,7 +245,7 @@ def apply_twice(situation: Situation, name: str, title: str, step: TorchPass) ->
         torch.cuda.reset_peak_memory_stats()
     for attempt in range(2):
         model = load_checkpoint(situation.folder / name / "checkpoint")
-        model.module.to(situation.device)
+        model.move_to(situation.device)
         work_dir = situation.folder / "work" / f"{name}-{title}-{attempt}"
         started = time.monotonic()
         torch.manual_seed(SEED)
@@ -348,7 +348,7 @@ def pruned(situation: Situation, name: str) -> OnnxModel:
     )
     assert isinstance(step, TorchPass)
     copy = load_checkpoint(situation.folder / name.partition("-")[0] / "checkpoint")
-    copy.module.to(situation.device)
+    copy.move_to(situation.device)
     smaller = apply_pass(
         step, copy, context(situation, name, situation.folder / "work" / f"{name}-half")
     )
@@ -371,7 +371,7 @@ def context(
 
     def load_baseline() -> TorchModel:
         loaded = load_checkpoint(checkpoint)
-        loaded.module.to(situation.device)
+        loaded.move_to(situation.device)
         return loaded
 
     return PassContext(

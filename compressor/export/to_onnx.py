@@ -125,7 +125,7 @@ def export_onnx(
             f"this architecture or opset {opset or '(default)'} is not supported"
         ) from error
     finally:
-        model.module.to(device)
+        model.move_to(device)
     _finish(program, tuple(inputs), model.task.output)
     if for_cpu:
         optimize_for_cpu(program, opset=asked)

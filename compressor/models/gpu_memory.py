@@ -7,7 +7,6 @@ process sees them, which tools that talk to the whole machine do not.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 from compressor.errors import EnvironmentMismatch
 
@@ -21,7 +20,7 @@ class GpuMemory:
     Raises `EnvironmentMismatch` when there is no driver or the driver refuses.
     """
 
-    def __init__(self, library: Any = None) -> None:
+    def __init__(self, library: ctypes.CDLL | None = None) -> None:
         try:
             self._driver = library or ctypes.CDLL(_LIBRARY)
         except OSError as error:
@@ -46,7 +45,7 @@ class GpuMemory:
             self._call("cuCtxPopCurrent_v2", ctypes.byref(previous))
         return total.value - free.value
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._driver, name)(*arguments)
         if code != 0:
             raise EnvironmentMismatch(

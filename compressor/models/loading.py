@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import transformers
@@ -22,6 +23,9 @@ from compressor.models.guard import foreign
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
 from compressor.tasks import Task
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 STRUCTURE = "structure.json"
 # What a model reads, by the name of its main input.
 _SENSES = {
@@ -33,7 +37,22 @@ _SENSES = {
 }
 
 
-def load_config(files: CheckpointFiles, task: Task) -> Any:
+class AutoClass(Protocol):
+    """One of transformers' auto classes, or what a task gives in place of one."""
+
+    @property
+    def _model_mapping(self) -> Mapping[type[PreTrainedConfig], Any]:
+        """Return the class of each configuration's class; several for some."""
+
+    # It returns a model, and with `output_loading_info` what was not as expected too.
+    def from_pretrained(self, directory: Path, **options: object) -> Any:
+        """Load the weights."""
+
+    def from_config(self, config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
+        """Return a model with random weights."""
+
+
+def load_config(files: CheckpointFiles, task: Task) -> PreTrainedConfig:
     """Read config.json, without what would only change the form of what the model gives.
 
     How attention is computed is left to transformers, too: one way needs packages that may not be
@@ -45,7 +64,9 @@ def load_config(files: CheckpointFiles, task: Task) -> Any:
         f"{place}: transformers {transformers.__version__} cannot read it",
         "correct it, or give a checkpoint of a model type that this transformers has",
     ):
-        config = transformers.AutoConfig.from_pretrained(files.directory, trust_remote_code=False)
+        config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(
+            files.directory, trust_remote_code=False
+        )
         if isinstance(config, transformers.PreTrainedConfig):
             config.return_dict = True
             config.output_attentions = config.output_hidden_states = False
@@ -53,7 +74,9 @@ def load_config(files: CheckpointFiles, task: Task) -> Any:
     return config
 
 
-def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: Any) -> None:
+def require_class(
+    files: CheckpointFiles, task: Task, auto_class: AutoClass, config: PreTrainedConfig
+) -> None:
     """Raise `EnvironmentMismatch` unless transformers has a model for the task, for its inputs."""
     if type(config) not in auto_class._model_mapping:
         raise EnvironmentMismatch(
@@ -78,7 +101,9 @@ def require_class(files: CheckpointFiles, task: Task, auto_class: Any, config: A
             )
 
 
-def load_weights(files: CheckpointFiles, auto_class: Any, config: Any) -> tuple[Any, Fit]:
+def load_weights(
+    files: CheckpointFiles, auto_class: AutoClass, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, Fit]:
     """Return the model, and how it fits the weights."""
     with (
         foreign(
@@ -100,7 +125,9 @@ def load_weights(files: CheckpointFiles, auto_class: Any, config: Any) -> tuple[
     return module, fit_of_loaded(files, module, info)
 
 
-def load_pruned(files: CheckpointFiles, shape_file: Path, auto_class: Any, config: Any) -> Any:
+def load_pruned(
+    files: CheckpointFiles, shape_file: Path, auto_class: AutoClass, config: PreTrainedConfig
+) -> PreTrainedModel:
     """Return the model of the shape that `shape_file` describes, as this package saves it."""
     shape = read_shape(shape_file)
     module = auto_class.from_config(copy.deepcopy(config), dtype=torch.float32)

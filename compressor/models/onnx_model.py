@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -365,7 +364,7 @@ def _available(provider: str) -> tuple[str, ...]:
     return names
 
 
-def _check_placement(session: Any, provider: str, place: str) -> None:
+def _check_placement(session: onnxruntime.InferenceSession, provider: str, place: str) -> None:
     expected = _PROVIDERS[provider][0]
     if expected not in session.get_providers():
         raise EnvironmentMismatch(
@@ -387,7 +386,7 @@ def _check_placement(session: Any, provider: str, place: str) -> None:
         )
 
 
-def _assignments(session: Any) -> list[tuple[str, str]]:
+def _assignments(session: onnxruntime.InferenceSession) -> list[tuple[str, str]]:
     return [
         (subgraph.ep_name, node.op_type)
         for subgraph in session.get_provider_graph_assignment_info()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
@@ -65,7 +64,7 @@ def oldest_runtime(path: Path) -> str:
     return ".".join(map(str, max(needs)))
 
 
-def require_runtime(directory: Path, manifest: Mapping[str, Any]) -> None:
+def require_runtime(directory: Path, manifest: Mapping[str, object]) -> None:
     """Raise `EnvironmentMismatch` when this ONNX Runtime is older than a manifest asks for.
 
     Artifacts of earlier versions of this package do not say what they ask for.

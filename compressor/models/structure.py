@@ -27,7 +27,7 @@ from compressor.models.families.layers import (
 from compressor.words import counted
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "EncoderShape",
@@ -213,7 +213,7 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     _set_depth(encoder.module.config, len(kept))
 
 
-def _set_depth(config: PretrainedConfig, depth: int) -> None:
+def _set_depth(config: PreTrainedConfig, depth: int) -> None:
     """Write the number of layers into a configuration.
 
     Those that can be a backbone's name each layer, and which of them give features: the last.
@@ -258,7 +258,7 @@ def set_num_heads(layer: EncoderLayer, num_heads: int) -> None:
         setattr(module, parts.width, num_heads * layer.attention.head_dim)
 
 
-def dense_shape(config: PretrainedConfig, parts: EncoderParts) -> EncoderShape:
+def dense_shape(config: PreTrainedConfig, parts: EncoderParts) -> EncoderShape:
     """Return the shape that a configuration describes."""
     own: int | None = getattr(config, "head_dim", None)
     head_dim = own or int(config.hidden_size // config.num_attention_heads)

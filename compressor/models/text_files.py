@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.families.prunable import first_position
 from compressor.tasks import NO_LIMIT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Tokens of a text up to which an artifact reads what its checkpoint does without being told: the
@@ -24,26 +27,25 @@ MOST_UNASKED = 8192
 _SIDES = ("left", "right")
 
 
-def tokenizer_limit(place: Path, value: Any, *, least: int = 1) -> int | None:
+def tokenizer_limit(place: Path, value: object, *, least: int = 1) -> int | None:
     """Return `model_max_length` as a whole number; None where it sets no limit.
 
     Raises `EnvironmentMismatch` for what is no number of tokens that leaves room for a text.
     """
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and value >= NO_LIMIT:  # what transformers writes for no limit is 1e30
-        return None
-    if not is_number or value != int(value) or value < least:
-        raise EnvironmentMismatch(
-            f"{place}: model_max_length is {json.dumps(value)}; it must be a whole number of "
-            f"tokens, {least} or more: write how many the model reads, or remove it, and then "
-            f"config.json says"
-        )
-    return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value >= NO_LIMIT:  # what transformers writes for no limit is 1e30
+            return None
+        if value == int(value) and value >= least:
+            return int(value)
+    raise EnvironmentMismatch(
+        f"{place}: model_max_length is {json.dumps(value)}; it must be a whole number of tokens, "
+        f"{least} or more: write how many the model reads, or remove it, and then config.json says"
+    )
 
 
-def positions_limit(place: Path, value: Any) -> int | None:
+def positions_limit(place: Path, value: object) -> int | None:
     """Return `max_position_embeddings` as a whole number; None where it sets no limit.
 
     XLNet's is -1, for none. Raises `EnvironmentMismatch` for what is no number of positions.
@@ -107,7 +109,7 @@ def check_attention(files: CheckpointFiles, max_length: int) -> None:
         )
 
 
-def keep_settings_apart(tokenizer: Any) -> None:
+def keep_settings_apart(tokenizer: PreTrainedTokenizerBase) -> None:
     """Take cutting and padding out of what becomes `tokenizer.json`, in place.
 
     transformers leaves there what was used last, or what the checkpoint's author used: a cut at 128
@@ -123,7 +125,9 @@ def keep_settings_apart(tokenizer: Any) -> None:
     backend.no_padding()
 
 
-def _check_side(files: CheckpointFiles, settings: Mapping[str, Any], pooling: str | None) -> None:
+def _check_side(
+    files: CheckpointFiles, settings: Mapping[str, object], pooling: str | None
+) -> None:
     place, side = files.directory / TOKENIZER_CONFIG, settings.get("padding_side", "right")
     if side not in _SIDES:
         raise EnvironmentMismatch(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
@@ -26,6 +27,9 @@ from compressor.models.text_files import (
 )
 from compressor.tasks import NO_LIMIT
 from compressor.words import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 # How transformers calls the table of learned positions.
@@ -51,7 +55,7 @@ class Positions:
         return self.rows - first
 
 
-def positions_of(module: Any) -> Positions | None:
+def positions_of(module: nn.Module) -> Positions | None:
     """Return the table of learned positions of a model; None where it has none."""
     for name, child in module.named_modules():
         weight = getattr(child, "weight", None)
@@ -62,7 +66,9 @@ def positions_of(module: Any) -> Positions | None:
     return None
 
 
-def blueprint(files: CheckpointFiles, model_class: Any, config: Any) -> Any:
+def blueprint(
+    files: CheckpointFiles, model_class: type[PreTrainedModel], config: PreTrainedConfig
+) -> PreTrainedModel:
     """Return a model without weights, which costs no memory, from its class and configuration.
 
     Raises `EnvironmentMismatch` when there can be none.
@@ -76,10 +82,13 @@ def blueprint(files: CheckpointFiles, model_class: Any, config: Any) -> Any:
         torch.device("meta"),
         torch.random.fork_rng(devices=[]),
     ):
-        return model_class._from_config(copy.deepcopy(config))
+        made: PreTrainedModel = model_class._from_config(copy.deepcopy(config))
+    return made
 
 
-def fit_tokenizer(files: CheckpointFiles, tokenizer: Any, module: Any) -> None:
+def fit_tokenizer(
+    files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel
+) -> None:
     """Limit a tokenizer to the tokens and inputs that a model takes, in place.
 
     `module` is the model that reads the inputs, with or without weights. Raises
@@ -93,7 +102,9 @@ def fit_tokenizer(files: CheckpointFiles, tokenizer: Any, module: Any) -> None:
     keep_settings_apart(tokenizer)
 
 
-def _check_vocabulary(files: CheckpointFiles, tokenizer: Any, config: Any) -> None:
+def _check_vocabulary(
+    files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> None:
     rows = config.vocab_size
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < rows:
@@ -103,7 +114,7 @@ def _check_vocabulary(files: CheckpointFiles, tokenizer: Any, config: Any) -> No
         )
 
 
-def _check_padding(files: CheckpointFiles, tokenizer: Any) -> None:
+def _check_padding(files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token_id is None:
         raise EnvironmentMismatch(
             f"{files.directory / TOKENIZER_CONFIG}: names no pad_token, so texts of different "
@@ -113,7 +124,10 @@ def _check_padding(files: CheckpointFiles, tokenizer: Any) -> None:
 
 
 def _limit_length(
-    files: CheckpointFiles, tokenizer: Any, config: Any, positions: Positions | None
+    files: CheckpointFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    positions: Positions | None,
 ) -> None:
     """Set the smaller limit of tokenizer and model, and refuse one that holds no text."""
     place = files.directory / TOKENIZER_CONFIG
@@ -135,7 +149,9 @@ def _limit_length(
     tokenizer.model_max_length = NO_LIMIT if limit is None else limit
 
 
-def _name_inputs(files: CheckpointFiles, tokenizer: Any, module: Any) -> None:
+def _name_inputs(
+    files: CheckpointFiles, tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel
+) -> None:
     """Let a tokenizer give what the model takes: the mask always, segments where it has rows."""
     taken = inspect.signature(module.forward).parameters
     if "attention_mask" not in taken:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import nn
 
 from compressor.errors import EnvironmentMismatch
 from compressor.files import gzipped_bytes
@@ -39,6 +40,10 @@ from compressor.models.weight_keys import Fit, require_finite, require_fit
 from compressor.tasks import Batch, Example, Task, load_task
 from compressor.words import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.utils.generic import ModelOutput
+
 
 @dataclass
 class TorchModel:
@@ -47,20 +52,21 @@ class TorchModel:
     Calling it calls the module.
     """
 
-    module: Any  # a transformers.PreTrainedModel; typed loosely because its stubs are incomplete
-    preprocessor: Any
+    module: PreTrainedModel
+    preprocessor: Any  # a tokenizer or an image processor, which the task knows
     task: Task
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> ModelOutput:
         """Call the module, so that a loaded checkpoint is used like any transformers model."""
-        return self.module(*args, **kwargs)
+        outputs: ModelOutput = self.module(*args, **kwargs)
+        return outputs
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the label names in the order of the logits; none where the task has none."""
         if not self.task.has_head:
             return ()
-        names: dict[int, str] = self.module.config.id2label
+        names: Any = self.module.config.id2label
         return tuple(str(names[index]) for index in range(len(names)))
 
     @property
@@ -68,6 +74,11 @@ class TorchModel:
         """Return where the parameters lie."""
         parameter: torch.Tensor = next(self.module.parameters())
         return parameter.device
+
+    def move_to(self, device: torch.device) -> None:
+        """Move the parameters to a device, in place."""
+        module: nn.Module = self.module  # whose `to` has the types that transformers' lacks
+        module.to(device)
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         """Return what the task reads, such as logits `(batch, num_labels)`, in evaluation mode."""
@@ -91,9 +102,11 @@ class TorchModel:
 
     def clone(self) -> TorchModel:
         """Return a copy whose parameters are its own."""
-        module: Any = structure.rebuild(self.module)
+        module = structure.rebuild(self.module)
         module.load_state_dict(self.module.state_dict())
-        return TorchModel(module.to(self.device).eval(), self.preprocessor, self.task)
+        copied = TorchModel(module.eval(), self.preprocessor, self.task)
+        copied.move_to(self.device)
+        return copied
 
     def save(self, directory: Path) -> None:
         """Write config, weights, shape and preprocessor, so that `load_checkpoint` reads them.
@@ -211,7 +224,7 @@ def load_with_head(
         return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), is_new
 
 
-def _of_encoder(module: Any, fit: Fit) -> Fit:
+def _of_encoder(module: PreTrainedModel, fit: Fit) -> Fit:
     """Return the fit of the encoder alone: what the head lacks was drawn."""
     inside = f"{module.base_model_prefix}."
     return replace(fit, missing=tuple(name for name in fit.missing if name.startswith(inside)))
@@ -234,7 +247,7 @@ def token_limit(files: CheckpointFiles, task: Task) -> int:
     return int(load_preprocessor(files, task).model_max_length)
 
 
-def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
+def _load_preprocessor(files: CheckpointFiles, task: Task, config: PreTrainedConfig) -> Any:
     what = task.preprocessor_name
     with foreign(
         f"{files.name}: its {what} cannot be loaded",
@@ -247,7 +260,7 @@ def _load_preprocessor(files: CheckpointFiles, task: Task, config: Any) -> Any:
     return preprocessor
 
 
-def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
+def _blueprint(files: CheckpointFiles, task: Task, config: PreTrainedConfig) -> PreTrainedModel:
     """Return a model without weights that takes what the model for `task` takes.
 
     A sentence encoder takes what its encoder does.
@@ -260,7 +273,7 @@ def _blueprint(files: CheckpointFiles, task: Task, config: Any) -> Any:
     return blueprint(files, chosen._model_mapping[type(config)], config)
 
 
-def _own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     # safetensors refuses tensors that share memory; every tensor gets its own.
     return {
         name: value.detach().cpu().contiguous().clone()

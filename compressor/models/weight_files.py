@@ -158,7 +158,7 @@ def _read_index(index: Path) -> dict[str, Path]:
     return {str(key): index.parent / places[key] for key in sorted(places, key=str)}
 
 
-def _is_file_name(shard: Any) -> bool:
+def _is_file_name(shard: object) -> bool:
     return isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
 
 

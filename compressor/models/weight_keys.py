@@ -11,11 +11,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -23,6 +23,9 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.weight_files import shown
 from compressor.words import counted, verb_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _POOLER = re.compile(r"^(\w+\.)?pooler\.")
 # Heads that encoders are pretrained or fine-tuned with, beside the encoder and never inside it.
@@ -86,7 +89,7 @@ class _Look:
     """What decides whether a left-over key is harmless."""
 
     files: CheckpointFiles
-    module: Any
+    module: nn.Module
     reads_head: bool
 
     def tensor(self, key: str) -> Tensor:
@@ -179,7 +182,7 @@ _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
 )
 
 
-def fit_of_loaded(files: CheckpointFiles, module: Any, info: Mapping[str, Any]) -> Fit:
+def fit_of_loaded(files: CheckpointFiles, module: PreTrainedModel, info: Mapping[str, Any]) -> Fit:
     """Return how a module that transformers loaded fits the files; `info` is what it said.
 
     What was left over is found from the keys of the files by transformers' own renaming, because
@@ -216,7 +219,7 @@ def fit_of_loaded(files: CheckpointFiles, module: Any, info: Mapping[str, Any]) 
     )
 
 
-def fit_of_state(files: CheckpointFiles, module: Any) -> Fit:
+def fit_of_state(files: CheckpointFiles, module: nn.Module) -> Fit:
     """Return how a module fits files with exactly its own names, as this package saves them."""
     own, stored = module.state_dict(), files.tensors
     return Fit(
@@ -232,7 +235,12 @@ def fit_of_state(files: CheckpointFiles, module: Any) -> Fit:
 
 
 def require_fit(
-    files: CheckpointFiles, module: Any, fit: Fit, *, reads_head: bool, described_by: str
+    files: CheckpointFiles,
+    module: PreTrainedModel,
+    fit: Fit,
+    *,
+    reads_head: bool,
+    described_by: str,
 ) -> None:
     """Raise `EnvironmentMismatch` that names every weight which is missing, left over or misfit.
 
@@ -260,7 +268,7 @@ def require_fit(
     _require_floats(files, module, fit)
 
 
-def require_finite(files: CheckpointFiles, module: Any) -> None:
+def require_finite(files: CheckpointFiles, module: nn.Module) -> None:
     """Raise `EnvironmentMismatch` that names the weights which are NaN or infinite."""
     found = {
         name: int((~value.isfinite()).sum())
@@ -282,7 +290,7 @@ def _is_harmless(look: _Look, key: str) -> bool:
     )
 
 
-def _require_floats(files: CheckpointFiles, module: Any, fit: Fit) -> None:
+def _require_floats(files: CheckpointFiles, module: nn.Module, fit: Fit) -> None:
     """Raise where a weight of the model is stored as integers, which mean nothing by themselves."""
     own = module.state_dict()
     odd = [
@@ -332,7 +340,10 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _unmatched(
-    files: CheckpointFiles, module: Any, missing: Sequence[str], left_over: Sequence[str]
+    files: CheckpointFiles,
+    module: PreTrainedModel,
+    missing: Sequence[str],
+    left_over: Sequence[str],
 ) -> EnvironmentMismatch:
     own = set(module.state_dict())
     told = next((hint for kind, hint in _HINTS if any(re.search(kind, k) for k in left_over)), None)
@@ -356,7 +367,10 @@ def _unmatched(
 
 
 def _advice(
-    files: CheckpointFiles, module: Any, missing: Sequence[str], left_over: Sequence[str]
+    files: CheckpointFiles,
+    module: PreTrainedModel,
+    missing: Sequence[str],
+    left_over: Sequence[str],
 ) -> str:
     inside = f"{module.base_model_prefix}."
     if not left_over and not any(name.startswith(inside) for name in missing):

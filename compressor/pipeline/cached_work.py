@@ -113,7 +113,7 @@ class Stages:
     def open_checkpoint(self, stored: StoredCheckpoint) -> TorchModel:
         """Load a PyTorch model onto the device of the run."""
         model = load_model(stored.files, self.task)
-        model.module.to(self.device)
+        model.move_to(self.device)
         return model
 
     def open_graph(self, stored: StoredGraph) -> OnnxModel:

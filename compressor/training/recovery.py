@@ -89,7 +89,8 @@ def distill(
     order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
     on_outputs = _output_loss(model, settings)
-    teacher.module.to(run.device).eval()
+    teacher.move_to(run.device)
+    teacher.module.eval()
     goal = {
         **(goal or {}),
         "teacher": digest_of_tensors(teacher.module.state_dict()),

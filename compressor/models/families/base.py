@@ -12,10 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    # The content of config.json, or what transformers made of it.
+    Config = Mapping[str, object] | PreTrainedConfig
 
 
-def setting(config: Any, name: str) -> Any:
+def setting(config: Config, name: str) -> object:
     """Return an entry of a configuration: the content of config.json, or what transformers made."""
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
@@ -51,7 +57,7 @@ class NeuronSetting:
     name: str
     is_ratio: bool = False
 
-    def read(self, config: Any) -> int:
+    def read(self, config: PreTrainedConfig) -> int:
         """Return the neurons of every layer."""
         value = getattr(config, self.name)
         return int(config.hidden_size * value) if self.is_ratio else int(value)

@@ -7,17 +7,20 @@ configuration is the content of config.json, or what transformers made of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from compressor.models.families import FAMILIES, EncoderParts, family_of
 from compressor.models.families.base import setting
+
+if TYPE_CHECKING:
+    from compressor.models.families.base import Config
 
 # One size under the names that families have for it.
 _DEPTH = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 WIDTH = ("hidden_size", "dim", "d_model", "n_embd")
 
 
-def parts_or_reason(config: Any) -> EncoderParts | str:
+def parts_or_reason(config: Config) -> EncoderParts | str:
     """Return where heads, neurons and layers sit, or why they cannot be removed."""
     parts = family_of(setting(config, "model_type")).encoder
     if isinstance(parts, str):
@@ -29,10 +32,10 @@ def parts_or_reason(config: Any) -> EncoderParts | str:
     return parts
 
 
-def unprunable(config: Any) -> str | None:
+def unprunable(config: Config) -> str | None:
     """Return the sentence that refuses to prune such a model, None where it can be pruned."""
     found = parts_or_reason(config)
-    return refusal(setting(config, "model_type"), found) if isinstance(found, str) else None
+    return refusal(str(setting(config, "model_type")), found) if isinstance(found, str) else None
 
 
 def refusal(model_type: str, reason: str) -> str:
@@ -52,7 +55,7 @@ def unknown_attention(setting_name: str, model_type: str, reason: str) -> str:
     )
 
 
-def not_simulated(config: Any) -> str | None:
+def not_simulated(config: Config) -> str | None:
     """Return the sentence that refuses to simulate the int8 file of such a model, else None."""
     model_type = setting(config, "model_type")
     if family_of(model_type).int8_simulated:
@@ -65,7 +68,7 @@ def not_simulated(config: Any) -> str | None:
     )
 
 
-def why_heads_stay(config: Any) -> str | None:
+def why_heads_stay(config: Config) -> str | None:
     """Return why heads cannot go from a model whose neurons can; None where they can."""
     parts = parts_or_reason(config)
     bias = None if isinstance(parts, str) else parts.head_bias
@@ -82,23 +85,23 @@ def heads_refusal(model_type: str, reason: str) -> str:
     return f"heads of model type '{model_type}' cannot be removed: {reason}; set head_ratio to 0"
 
 
-def depth_of(config: Mapping[str, Any]) -> int | None:
+def depth_of(config: Mapping[str, object]) -> int | None:
     """Return the number of layers, None where the file leaves it to the class."""
     return _size(config, _DEPTH)
 
 
-def width_of(config: Mapping[str, Any]) -> int | None:
+def width_of(config: Mapping[str, object]) -> int | None:
     """Return the hidden size, None where the file leaves it to the class."""
     return _size(config, WIDTH)
 
 
-def with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def with_depth(config: Mapping[str, object], depth: int) -> dict[str, object]:
     """Return a copy that says another number of layers."""
     known = next((name for name in _DEPTH if name in config), _DEPTH[0])
     return {**config, known: depth}
 
 
-def first_position(config: Mapping[str, Any]) -> int:
+def first_position(config: Mapping[str, object]) -> int:
     """Return how many rows of the table of positions no token reads, as far as that is known."""
     first = family_of(config.get("model_type")).first_position
     if isinstance(first, int):
@@ -107,6 +110,6 @@ def first_position(config: Mapping[str, Any]) -> int:
     return padding + 1 if type(padding) is int else 0
 
 
-def _size(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+def _size(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
     found = next((config[name] for name in names if name in config), None)
     return found if type(found) is int else None

@@ -72,7 +72,7 @@ def _load_teacher(
 def _load_student(settings: Distill, model: TorchModel, context: PassContext) -> TorchModel:
     """Load the checkpoint to begin from; it takes the place of `model`."""
     student, is_new = _begin(settings, model, context.seed)
-    student.module.to(context.device)
+    student.move_to(context.device)
     head = "a new head" if is_new else "its own head"
     context.note(
         f"the student begins as {settings.student} ({student.module.config.model_type}, "

@@ -102,7 +102,7 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     cannot be met by this model; `UnsupportedArchitecture` is one of them. Raises
     `EnvironmentMismatch` when a latency table cannot be stored, or its times vary too much.
     """
-    model.module.to(context.device)
+    model.move_to(context.device)
     encoder = _encoder_to_prune(model, settings)
     depth = len(encoder.layers)
     if settings.measures_layers:

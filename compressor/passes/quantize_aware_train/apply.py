@@ -66,10 +66,10 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     Raises `StepFailed` before training when the model's int8 file is not simulated, a weight is
     not finite or the teacher cannot teach it, and what training raises.
     """
-    model.module.to(context.device)
+    model.move_to(context.device)
     require_simulation(model, settings)
     teacher = model.clone() if settings.teacher == "input" else context.load_baseline()
-    teacher.module.to(context.device)
+    teacher.move_to(context.device)
     chunks = list(_measured(settings, context))
     rows = [_encode(model, chunk) for chunk in chunks]
     order = teacher_order(model, teacher, [example for chunk in chunks for example in chunk])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
+from torch import nn
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
@@ -99,7 +100,9 @@ def _trim_to(
     model: TorchModel, stay: set[int], context: PassContext, *, all_stay: str, why: str
 ) -> TorchModel:
     """Cut the vocabulary down to `stay` and note `why`; `all_stay` is the error if nothing goes."""
-    rows = model.module.get_input_embeddings().num_embeddings
+    table = model.module.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), "it has a row for each piece"
+    rows = table.num_embeddings
     if len(stay) == rows:
         raise NothingToRemove(all_stay.format(f"{rows:,}"))
     trimmed = trim_vocabulary(model, sorted(stay))

@@ -147,6 +147,7 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
         )
     preprocessor = _trim_tokenizer(model.preprocessor, new_ids, model.task)
     table = model.module.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), "it has a row for each piece"
     index = torch.tensor(kept, device=table.weight.device)
     fresh = nn.Embedding(len(kept), table.embedding_dim, padding_idx=new_ids.get(pad))
     fresh.weight = nn.Parameter(
