@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from small_graphs import (  # noqa: F401 -- fixtures
     token_matmul,
 )
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from traced_graphs import TracedGraphs, trace_anew
 
 from compressor.data import Dataset
+from compressor.export import to_onnx
 from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
@@ -44,6 +48,23 @@ def pytest_collection_finish() -> None:
     """Keep what was imported out of garbage collections: they took a tenth of each export."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Trace each model once for all processes of the tests; return the folder of the graphs."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traced-graphs"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "_traced", TracedGraphs(folder))
+        yield folder
+
+
+@pytest.fixture
+def traces_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace every model in this test, also one that was traced before."""
+    monkeypatch.setattr(to_onnx, "_traced", trace_anew)
 
 
 def word_piece_tokenizer() -> transformers.PreTrainedTokenizerFast:

@@ -167,6 +167,7 @@ def test_opset_that_was_asked_for_is_kept_where_attention_is_one_operator_later(
     np.testing.assert_allclose(exported.predict(batch), tiny_vit.predict(batch), atol=TOLERANCE)
 
 
+@pytest.mark.usefixtures("traces_anew")
 def test_another_export_gives_the_same_bytes_and_leaves_no_trace_in_the_process(
     exported_vit: OnnxModel, tiny_vit: TorchModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

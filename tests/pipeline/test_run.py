@@ -279,6 +279,7 @@ def test_the_last_pytorch_model_loads_again(finished: tuple[RunReport, Path]):
     assert model.parameter_counts()[0] == size.parameters
 
 
+@pytest.mark.usefixtures("traces_anew")
 def test_the_recipe_of_the_report_makes_the_same_artifact_byte_for_byte(
     finished: tuple[RunReport, Path], tmp_path: Path
 ):
