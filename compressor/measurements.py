@@ -510,7 +510,9 @@ class EmbeddingRecord:
     """How a sentence encoder makes a vector of the states of a text's tokens."""
 
     pooling: str
-    """`mean` of the states of all tokens, or `cls`, that of the first one."""
+    """How states become one vector: `mean` of those of all tokens, `cls` or `lasttoken`, that of
+    the first or last one, `max`, `mean_sqrt_len_tokens`, `weightedmean`, or several with `+`
+    between them, whose vectors are concatenated."""
     normalize: Flag
     """True when vectors are scaled to length 1."""
     source: (
@@ -519,6 +521,8 @@ class EmbeddingRecord:
     """The checkpoint's file that says so. Null: the recipe or its defaults say so."""
     max_length: Count | None
     """Tokens of a text that the checkpoint's files allow. Null: they do not say."""
+    dense: tuple[str, ...] = ()
+    """The linear layers after pooling, such as `768 to 256, tanh`."""
 
 
 @dataclass(frozen=True)

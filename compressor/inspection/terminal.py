@@ -11,6 +11,7 @@ from rich.text import Text
 
 from compressor.inspection.facts import LogitChange, MatmulFacts, OnnxFacts, SaturationFacts
 from compressor.report import units
+from compressor.tasks.pooling import short_words
 from compressor.words import counted, listing, verb_for
 
 if TYPE_CHECKING:
@@ -143,9 +144,10 @@ def _outputs(facts: CheckpointFacts) -> dict[str, str]:
     if made is None:
         more = ", ..." if len(facts.labels) > 8 else ""
         return {"labels": ", ".join(facts.labels[:8]) + more}
-    words = {"mean": "mean over tokens", "cls": "first token"}.get(made.pooling, made.pooling)
+    words = short_words(made.pooling, normalize=made.normalize)
     source = "by default" if made.source is None else f"says {made.source}"
-    return {"vectors": f"{words}, {'length 1' if made.normalize else 'not scaled'} ({source})"}
+    found = {"vectors": f"{words} ({source})"}
+    return found | ({"linear layers": "; ".join(made.dense)} if made.dense else {})
 
 
 def render_checkpoint(facts: CheckpointFacts) -> Group:

@@ -45,7 +45,7 @@ from compressor.tasks.head import (
     other_head,
     read_labels,
 )
-from compressor.tasks.pooling import ABOUT, MODULES, read_about
+from compressor.tasks.pooling import ABOUT, MODULES, dense_files, read_about
 
 _ENCODES = "SentenceTransformer"  # what sentence-transformers calls an encoder of vectors
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -187,7 +187,7 @@ class CheckpointFiles:
     def fingerprint(self) -> str:
         """Return one SHA-256 over every file that loading the checkpoint can read."""
         # Also those of folders such as 1_Pooling.
-        patterns = (*_HUB_PATTERNS, "*/config.json")
+        patterns = (*_HUB_PATTERNS, "*/config.json", "*/model.safetensors")
         small = {path for pattern in patterns for path in self.directory.glob(pattern)}
         digest = hashlib.sha256()
         for path in sorted(small.union(self.weights)):
@@ -200,8 +200,9 @@ class CheckpointFiles:
         return digest.hexdigest()
 
     def bytes_on_disk(self) -> int:
-        """Return what the weight files take; others that lie beside them are not counted."""
-        return sum(path.stat().st_size for path in self.weights)
+        """Return what the weight files take, those of linear layers after pooling among them."""
+        files = [*self.weights, *dense_files(self.directory)]
+        return sum(path.stat().st_size for path in files)
 
     def sha256(self) -> str:
         """Return one SHA-256 over the weight files in their order."""

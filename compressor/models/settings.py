@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from compressor.paths import HubName
 from compressor.setting_errors import did_you_mean
 from compressor.tasks import task_names
+from compressor.tasks.pooling import PoolingMode
 
 
 def _known_task(name: str) -> str:
@@ -35,11 +36,13 @@ class ModelSettings(BaseModel):
         description="what the checkpoint is for: text-classification, image-classification or "
         "sentence-embedding; left out, inferred from its architecture",
     )
-    pooling: Literal["mean", "cls"] | None = Field(
+    pooling: PoolingMode | None = Field(
         default=None,
         description="for sentence-embedding, what a vector is: the mean of the states of all "
-        "tokens, or that of the first token (cls); left out, what the checkpoint's files say, else "
-        "mean",
+        "tokens, that of the first (cls) or last token (lasttoken), the largest of each number "
+        "(max), the sum by the square root of the number of tokens (mean_sqrt_len_tokens), or the "
+        "mean where later tokens weigh more (weightedmean); left out, what the checkpoint's files "
+        "say, else mean",
     )
     normalize: bool | None = Field(
         default=None,

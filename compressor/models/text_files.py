@@ -133,7 +133,7 @@ def _check_side(
         raise EnvironmentMismatch(
             f"{place}: padding_side is {json.dumps(side)}; allowed are {' and '.join(_SIDES)}"
         )
-    if side == "left" and pooling == "cls":
+    if side == "left" and "cls" in (pooling or "").split("+"):
         raise EnvironmentMismatch(
             f"{place}: padding_side is left, and the vector of a text is the state of its first "
             f"token, which is padding then; set padding_side to right"

@@ -97,8 +97,14 @@ class TorchModel:
 
     def size(self, directory: Path) -> Size:
         """Return the size of this model as `save` wrote it into `directory`."""
-        weights = directory / WEIGHTS
-        return Size(*self.parameter_counts(), weights.stat().st_size, gzipped_bytes(weights))
+        files = [directory / WEIGHTS]
+        if structure.read_shape(self.module) is None:  # else all weights are in one file
+            files += self.task.weights_beside(directory)
+        return Size(
+            *self.parameter_counts(),
+            sum(path.stat().st_size for path in files),
+            sum(map(gzipped_bytes, files)),
+        )
 
     def clone(self) -> TorchModel:
         """Return a copy whose parameters are its own."""

@@ -9,6 +9,7 @@ import yaml
 
 from compressor.measurements import EmbeddingRecord, Latency, Parity, RunReport
 from compressor.report import units
+from compressor.tasks.pooling import mode_words
 from compressor.words import counted, noun_for, verb_for
 
 # With 2 runs one file was 0.7 to 2.6 times as fast as itself, with 4 0.94 to 1.15 times, with 10 at
@@ -36,11 +37,10 @@ def embedding_words(embedding: EmbeddingRecord | None) -> str | None:
     """Say how a sentence encoder makes its vectors; None for a model that gives none."""
     if embedding is None:
         return None
-    pooling = {
-        "mean": "the mean of the states of all tokens",
-        "cls": "the state of the first token",
-    }
-    words = f"A vector is {pooling.get(embedding.pooling, embedding.pooling)}"
+    words = f"A vector is {mode_words(embedding.pooling)}"
+    if embedding.dense:
+        words += f", mapped by {counted(len(embedding.dense), 'linear layer')} "
+        words += f"({'; '.join(embedding.dense)})"
     words += ", scaled to length 1" if embedding.normalize else ", not scaled"
     source = embedding.source
     words += (

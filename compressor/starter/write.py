@@ -37,7 +37,7 @@ from compressor.starter.render import (
 )
 from compressor.starter.trial import look_at
 from compressor.tasks import Example, Task, load_task, task_class
-from compressor.tasks.pooling import Pooling
+from compressor.tasks.pooling import Pooling, short_words
 from compressor.tasks.table import Table
 
 logger = logging.getLogger(__name__)
@@ -240,8 +240,7 @@ def _require_same_names(
 
 def _vectors(pooling: Pooling) -> str:
     """Say in a few words how a sentence encoder makes its vectors."""
-    words = f"vectors: {'mean over tokens' if pooling.mode == 'mean' else 'first token'}"
-    return f"{words}, {'length 1' if pooling.normalize else 'not scaled'}"
+    return f"vectors: {short_words(pooling.mode, normalize=pooling.normalize)}"
 
 
 def _look(

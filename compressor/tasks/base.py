@@ -185,6 +185,10 @@ class Task(ABC):
     ) -> None:
         """Write what a checkpoint of this task needs beside config, weights and preprocessor."""
 
+    def weights_beside(self, directory: Path) -> list[Path]:  # noqa: ARG002 - for what has layers
+        """Return the files of weights that `write_beside` wrote into `directory`."""
+        return []
+
     def saved_module(self, module: Any) -> Any:
         """Return the part of a PyTorch module that a checkpoint holds."""
         return module

@@ -1,20 +1,20 @@
 """How a sentence's vector is made of the states of its tokens, as sentence-transformers writes it.
 
 That library keeps it in files beside a plain encoder: `modules.json` lists the steps,
-`1_Pooling/config.json` says how states become one vector, a `Normalize` step gives it length 1,
-`sentence_bert_config.json` says how many tokens are read. They are read as data, nothing in them is
-run, and what is saved has them again, so that sentence-transformers loads a compressed checkpoint
-like the original. A step that this package does not compute is refused by its name, because vectors
-without it would be other vectors.
+`1_Pooling/config.json` says how states become one vector, a `Dense` step maps it by a matrix, a
+`Normalize` step gives it length 1, `sentence_bert_config.json` says how many tokens are read. They
+are read as data, nothing in them is run, and what is saved has them again, so that
+sentence-transformers loads a compressed checkpoint like the original. A step that this package does
+not compute is refused by its name, because vectors without it would be other vectors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
@@ -22,18 +22,63 @@ from compressor.measurements import EmbeddingRecord
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
 ABOUT = "config_sentence_transformers.json"
-_STEPS = (("Transformer", "Pooling"), ("Transformer", "Pooling", "Normalize"))
-_MODES = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+# In the order in which sentence-transformers concatenates those that flags ask for, which stand in
+# the file after `pooling_mode_`.
+_FLAGS: dict[str, PoolingMode] = {
+    "cls_token": "cls",
+    "max_tokens": "max",
+    "mean_tokens": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean_tokens": "weightedmean",
+    "lasttoken": "lasttoken",
+}
 _FLAG = "pooling_mode_"
-_OWN_TYPES = "sentence_transformers.models."
+_JOINED = "+"  # between the modes whose vectors are concatenated
+_OWN_PACKAGE = "sentence_transformers."
+_OWN_TYPES = f"{_OWN_PACKAGE}models."
+_DENSE_WEIGHTS = "model.safetensors"
+# What may follow the matrix of a Dense step, by the class that the file names.
+_ACTIVATIONS = {
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.linear.Identity": "identity",
+}
+_SHORT_NAMES = {"torch.nn.Tanh": "tanh", "torch.nn.Identity": "identity"}
+
+
+# What each mode takes of the states of a text's tokens, in a sentence.
+MODE_WORDS: dict[str, str] = {
+    "cls": "the state of the first token",
+    "max": "the largest of each number in the states of all tokens",
+    "mean": "the mean of the states of all tokens",
+    "mean_sqrt_len_tokens": "the sum of the states of all tokens by the square root of how many",
+    "weightedmean": "the mean of the states of all tokens, of which the n-th weighs n",
+    "lasttoken": "the state of the last token",
+}
+
+
+@dataclass(frozen=True)
+class DenseStep:
+    """A linear layer over vectors, and what follows it: `tanh` or `identity`.
+
+    `normalized_input` says that vectors are scaled to length 1 before it.
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation: str = "tanh"
+    normalized_input: bool = False
 
 
 @dataclass(frozen=True)
 class Pooling:
     """How vectors are made, and which file says so (None: the recipe, or what is usual).
 
-    `max_length` is the largest number of tokens that the files allow. `about` is the content of
-    `config_sentence_transformers.json`, which is kept as it is.
+    `mode` is one of `PoolingMode`, or several with `+` between them, whose vectors are
+    concatenated. `dense` are applied one after the other to what it gives; `normalize` scales what
+    comes out to length 1. `max_length` is the largest number of tokens that the files allow.
+    `about` is the content of `config_sentence_transformers.json`, which is kept as it is.
     """
 
     mode: str = "mean"
@@ -41,14 +86,71 @@ class Pooling:
     source: str | None = None
     max_length: int | None = None
     about: Mapping[str, Any] | None = None
+    dense: tuple[DenseStep, ...] = ()
+    # The folders of the checkpoint that hold the weights of `dense`.
+    dense_folders: tuple[str, ...] = ()
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Return the modes whose vectors are concatenated, in their order."""
+        return tuple(self.mode.split(_JOINED))
+
+    def width(self, hidden_size: int) -> int:
+        """Return how many numbers a vector has, of states with `hidden_size` numbers."""
+        if self.dense:
+            return self.dense[-1].out_features
+        return hidden_size * len(self.modes)
 
     def record(self) -> EmbeddingRecord:
         """Return what a report says about it."""
-        return EmbeddingRecord(self.mode, self.normalize, self.source, self.max_length)
+        return EmbeddingRecord(
+            self.mode,
+            self.normalize,
+            self.source,
+            self.max_length,
+            tuple(
+                f"{step.in_features} to {step.out_features}, {step.activation}"
+                for step in self.dense
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON can hold."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Pooling:
+        """Return what `to_dict` made plain, also after it was written as JSON and read again."""
+        dense = tuple(DenseStep(**step) for step in content.get("dense", ()))
+        folders = tuple(content.get("dense_folders", ()))
+        return cls(**{**content, "dense": dense, "dense_folders": folders})
+
+
+def mode_words(mode: str) -> str:
+    """Return what a mode, or several with `+` between them, take of the states of tokens.
+
+    >>> mode_words("cls+lasttoken")
+    'the state of the first token, and the state of the last token'
+    """
+    return ", and ".join(MODE_WORDS[part] for part in mode.split(_JOINED))
+
+
+def short_words(mode: str, *, normalize: bool) -> str:
+    """Return in a few words how vectors are made.
+
+    >>> short_words("mean", normalize=True)
+    'mean over tokens, length 1'
+    """
+    words = {
+        "cls": "first token",
+        "max": "largest over tokens",
+        "mean": "mean over tokens",
+        "mean_sqrt_len_tokens": "sum over tokens by the square root of their number",
+        "weightedmean": "weighted mean over tokens",
+        "lasttoken": "last token",
+    }
+    pooled = " and ".join(words[part] for part in mode.split(_JOINED))
+    return f"{pooled}, {'length 1' if normalize else 'not scaled'}"
 
 
 def read_pooling(
@@ -85,7 +187,37 @@ def read_pooling(
     ]
     if mistakes:
         raise RecipeError(mistakes)
-    return Pooling(found.mode, found.normalize, found.source, max_length, about)
+    return replace(found, max_length=max_length, about=about)
+
+
+def dense_weights(directory: Path, folder: str) -> Path:
+    """Return the weight file of a Dense step in `folder`.
+
+    Raises `EnvironmentMismatch` where it is missing or only a pickle.
+    """
+    path = directory / folder / _DENSE_WEIGHTS
+    if path.is_file():
+        return path
+    pickles = sorted(found.name for found in (directory / folder).glob("*.bin"))
+    if pickles:
+        raise EnvironmentMismatch(
+            f"{directory / folder}: its weights are in {pickles[0]} alone, a pickle, which can run "
+            f"code when it is read; load the model with sentence-transformers and save it again, "
+            f"which writes {_DENSE_WEIGHTS}"
+        )
+    raise EnvironmentMismatch(
+        f"{path}: not found, and {MODULES} names its folder; copy it from the source"
+    )
+
+
+def dense_files(directory: Path) -> list[Path]:
+    """Return the weight files that there are of the Dense steps of a checkpoint."""
+    modules = _read(directory / MODULES, kind=list) or []
+    steps = [step for step in modules if isinstance(step, dict)]
+    kinds = [(str(step.get("type")), str(step.get("path"))) for step in steps]
+    folders = [path for kind, path in kinds if kind.endswith(".Dense") and Path(path).name == path]
+    files = [directory / folder / _DENSE_WEIGHTS for folder in folders]
+    return [path for path in files if path.is_file()]
 
 
 def read_about(directory: Path) -> dict[str, Any] | None:
@@ -99,26 +231,59 @@ def lowers_case(directory: Path) -> bool:
     return bool((_read(directory / _LENGTH) or {}).get("do_lower_case"))
 
 
-def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: int) -> None:
-    """Write the files from which sentence-transformers makes the same vectors."""
+def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: int) -> list[str]:
+    """Write the files from which sentence-transformers makes the same vectors.
+
+    `width` is the hidden size. Returns the folders, beside them, into which the weights of the
+    Dense steps belong, as `model.safetensors` with `linear.weight` and `linear.bias`.
+    """
     steps = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    steps += [("2_Normalize", "Normalize")] * pooling.normalize
+    folders = []
+    for step in pooling.dense:
+        if step.normalized_input:
+            steps.append((f"{len(steps)}_Normalize", "Normalize"))
+        folders.append(f"{len(steps)}_Dense")
+        steps.append((folders[-1], "Dense"))
+    if pooling.normalize:
+        steps.append((f"{len(steps)}_Normalize", "Normalize"))
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": _OWN_TYPES + kind}
         for index, (path, kind) in enumerate(steps)
     ]
     _write(directory / MODULES, modules)
-    flags = {
-        f"{_FLAG}cls_token": pooling.mode == "cls",
-        f"{_FLAG}mean_tokens": pooling.mode == "mean",
-        f"{_FLAG}max_tokens": False,
-        f"{_FLAG}mean_sqrt_len_tokens": False,
-    }
     (directory / "1_Pooling").mkdir(exist_ok=True)
-    _write(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **flags})
+    content = {"word_embedding_dimension": width, **_flags(pooling.modes)}
+    _write(directory / "1_Pooling" / "config.json", content)
+    for folder, step in zip(folders, pooling.dense, strict=True):
+        (directory / folder).mkdir(exist_ok=True)
+        names = {short: name for name, short in _ACTIVATIONS.items()}
+        settings = {
+            "in_features": step.in_features,
+            "out_features": step.out_features,
+            "bias": step.bias,
+            "activation_function": names[step.activation],
+        }
+        _write(directory / folder / "config.json", settings)
     _write(directory / _LENGTH, {"max_seq_length": max_length, "do_lower_case": False})
     if pooling.about is not None:
         _write(directory / ABOUT, pooling.about)
+    return folders
+
+
+def _flags(modes: Sequence[str]) -> dict[str, Any]:
+    """Return what the pooling file says of modes: flags, which every version reads, if they can.
+
+    Flags have one order; another one only later versions can be told.
+    """
+    if list(modes) != [mode for mode in _FLAGS.values() if mode in modes]:
+        return {"pooling_mode": list(modes)}
+    return {f"{_FLAG}{flag}": mode in modes for flag, mode in _FLAGS.items()}
+
+
+def _kind_of(step: Any) -> str:
+    """Return the class of a step, as short as it can be told apart from those of other packages."""
+    kind = str(step["type"])
+    return kind.rpartition(".")[2] if kind.startswith(_OWN_PACKAGE) else kind
 
 
 def _from_modules(directory: Path) -> Pooling | None:
@@ -128,39 +293,105 @@ def _from_modules(directory: Path) -> Pooling | None:
     if modules is None:
         return None
     try:
-        kinds = tuple(str(module["type"]).rpartition(".")[2] for module in modules)
+        kinds = [_kind_of(module) for module in modules]
         paths = [str(module["path"]) for module in modules]
     except (KeyError, TypeError) as error:
         raise EnvironmentMismatch(f"{place}: a step without type and path ({error!r})") from error
-    if kinds not in _STEPS:
+    if kinds[:2] != ["Transformer", "Pooling"] or not {"Dense", "Normalize"}.issuperset(kinds[2:]):
         raise EnvironmentMismatch(
-            f"{place}: its steps are {', '.join(kinds)}; only Transformer, Pooling and, at the "
-            f"end, Normalize can be computed, and without the others its vectors would be others"
+            f"{place}: its steps are {', '.join(kinds)}; only Transformer, Pooling and, after "
+            f"them, Dense and Normalize of sentence-transformers can be computed, and without the "
+            f"others its vectors would be others"
         )
     if paths[0]:
         raise EnvironmentMismatch(
             f"{place}: the encoder lies in {paths[0]}, not beside this file; move the content of "
             f"that folder here and set its path to an empty text"
         )
-    if Path(paths[1]).name != paths[1]:
-        raise EnvironmentMismatch(f"{place}: names a folder outside the checkpoint: {paths[1]}")
+    for path, kind in zip(paths[1:], kinds[1:], strict=True):
+        if kind != "Normalize" and (Path(path).name != path or path == ".."):
+            raise EnvironmentMismatch(f"{place}: names a folder outside the checkpoint: {path}")
     settings = directory / paths[1] / "config.json"
-    content = _read(settings)
+    content = _content_of(settings)
+    _refuse_excluded_prompts(directory, settings, content)
+    dense: list[DenseStep] = []
+    folders: list[str] = []
+    normalized = False
+    for kind, path in zip(kinds[2:], paths[2:], strict=True):
+        if kind == "Dense":
+            dense.append(_dense_step(directory / path / "config.json", normalized=normalized))
+            folders.append(path)
+        normalized = kind == "Normalize"
+    return Pooling(
+        _mode(settings, content),
+        normalized,
+        f"{paths[1]}/config.json",
+        dense=tuple(dense),
+        dense_folders=tuple(folders),
+    )
+
+
+def _content_of(settings: Path) -> dict[str, Any]:
+    content: dict[str, Any] | None = _read(settings)
     if content is None:
         raise EnvironmentMismatch(f"{settings}: not found, and {MODULES} names it")
-    return Pooling(_mode(settings, content), len(kinds) == 3, f"{paths[1]}/config.json")
+    return content
+
+
+def _dense_step(place: Path, *, normalized: bool) -> DenseStep:
+    """Return what the file of a Dense step says; raises for what would change its vectors."""
+    content = _content_of(place)
+    sizes = content.get("in_features"), content.get("out_features")
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise EnvironmentMismatch(
+            f"{place}: in_features and out_features must be whole numbers above 0, got "
+            f"{sizes[0]!r} and {sizes[1]!r}"
+        )
+    if type(bias := content.get("bias", True)) is not bool:
+        raise EnvironmentMismatch(f"{place}: bias must be true or false, got {bias!r}")
+    asked = content.get("activation_function", next(iter(_ACTIVATIONS)))
+    activation = {**_ACTIVATIONS, **_SHORT_NAMES}.get(str(asked))
+    if activation is None:
+        raise EnvironmentMismatch(
+            f"{place}: its activation_function is {asked!r}; only {' and '.join(_SHORT_NAMES)} can "
+            f"be computed"
+        )
+    usual = {"module_input_name": "sentence_embedding", "use_residual": False}
+    usual["module_output_name"] = usual["module_input_name"]
+    for key, value in usual.items():
+        if (found := content.get(key)) not in (None, value):
+            raise EnvironmentMismatch(
+                f"{place}: {key} is {found!r}, and only {_shown(value)} can be computed"
+            )
+    return DenseStep(content["in_features"], content["out_features"], bias, activation, normalized)
 
 
 def _mode(place: Path, content: Mapping[str, Any]) -> str:
-    asked = [key.removeprefix(_FLAG) for key, on in content.items() if on and key.startswith(_FLAG)]
-    if isinstance(content.get("pooling_mode"), str):  # the form of later versions
-        asked = [content["pooling_mode"]]
-    if len(asked) != 1 or asked[0] not in _MODES:
+    flags = {f"{_FLAG}{flag}": mode for flag, mode in _FLAGS.items()}
+    on = [key for key, value in content.items() if value and key.startswith(_FLAG)]
+    asked = [mode for flag, mode in flags.items() if flag in on]
+    unknown = [key.removeprefix(_FLAG) for key in on if key not in flags]
+    if (later := content.get("pooling_mode")) is not None:  # the form of later versions
+        listed = later if isinstance(later, list) else [later]
+        unknown = [str(mode) for mode in listed if mode not in flags.values()]
+        asked = [mode for mode in listed if mode in flags.values()]
+    if unknown or not asked:
         raise EnvironmentMismatch(
-            f"{place}: pools by {' and '.join(asked) or 'nothing'}; only mean_tokens or cls_token, "
-            f"one of them, can be computed"
+            f"{place}: pools by {' and '.join(unknown) or 'nothing'}; "
+            f"{', '.join(_FLAGS.values())} can be computed"
         )
-    return _MODES[asked[0]]
+    return _JOINED.join(asked)
+
+
+def _refuse_excluded_prompts(directory: Path, settings: Path, content: Mapping[str, Any]) -> None:
+    """Raise where the tokens of a prompt are read but do not count: a graph sees no prompt."""
+    prompts = (_read(directory / ABOUT) or {}).get("prompts") or {}
+    if content.get("include_prompt", True) is False and any(prompts.values()):
+        raise EnvironmentMismatch(
+            f"{settings}: include_prompt is false, so the tokens of a prompt are read and left out "
+            f"of the vector, and a graph that is given a text cannot tell which they are; give a "
+            f"checkpoint that includes them, or empty its prompts in {ABOUT} if it is used without"
+        )
 
 
 def _refuse_prompt(directory: Path, about: Mapping[str, Any] | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,14 @@ from compressor.tasks.examples import Example, is_long
 from compressor.tasks.given import given_texts
 from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
-from compressor.tasks.pooling import Pooling, lowers_case, read_pooling, write_pooling
+from compressor.tasks.pooling import (
+    Pooling,
+    PoolingMode,
+    dense_files,
+    lowers_case,
+    read_pooling,
+    write_pooling,
+)
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.similarity import (
     NEIGHBOURS,
@@ -91,7 +98,6 @@ print(vectors @ vectors.T)  # cosine similarities
 """
 _VECTORS = "vectors"  # of the texts, shape (num_texts, width)
 _CANDIDATES = 2_000  # texts, at most, among which neighbors are looked for
-PoolingMode = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True)
@@ -155,10 +161,15 @@ class SentenceEmbedding(TextTask):
 
     def write_beside(self, module: Any, preprocessor: Any, directory: Path) -> None:
         """Write the files by which sentence-transformers makes the same vectors."""
-        from compressor.tasks.sentence_encoder import pooling_of
+        from compressor.tasks.sentence_encoder import pooling_of, save_dense
 
-        width, length = module.config.hidden_size, int(preprocessor.model_max_length)
-        write_pooling(directory, pooling_of(module), width=width, max_length=length)
+        width, length = int(module.config.hidden_size), int(preprocessor.model_max_length)
+        folders = write_pooling(directory, pooling_of(module), width=width, max_length=length)
+        save_dense(module, directory, folders)
+
+    def weights_beside(self, directory: Path) -> list[Path]:
+        """Return the weights of linear layers after pooling."""
+        return dense_files(directory)
 
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a tokenizer read what sentence-transformers would; raises where it cannot."""
@@ -223,7 +234,9 @@ class SentenceEmbedding(TextTask):
 
     def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
         """Leave the numbers in their places; raises `StepFailed` for another width."""
-        own, other = (int(each.config.hidden_size) for each in (student, teacher))
+        from compressor.tasks.sentence_encoder import vector_width
+
+        own, other = (vector_width(each.config) for each in (student, teacher))
         if own != other:
             raise StepFailed(
                 f"the student's vectors have {own} numbers, the teacher's {other}; they must be "

@@ -4,26 +4,30 @@ transformers has a class for every encoder with a classification head, none for 
 one is made of the plain encoder's class. It stands where a classifier stands: the encoder is its
 `base_model` under the usual prefix, so that pruning, loading, rebuilding and export see nothing
 new. What is saved is the plain encoder, which every other tool knows, with the files of
-`compressor.tasks.pooling` beside it. The encoder's own pooler, a layer that sentence vectors are
-not taken from, is left out.
+`compressor.tasks.pooling` beside it, the weights of linear layers after pooling among them. The
+encoder's own pooler, a layer that sentence vectors are not taken from, is left out.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.tasks.pooling import Pooling
+from compressor.tasks.pooling import Pooling, dense_weights
 
 _SETTINGS = "sentence_embedding"  # the key of the configuration that holds the pooling
+_DENSE = "sentence_dense"  # the attribute that holds the linear layers after pooling
 
 
 @dataclass
@@ -38,20 +42,100 @@ class EmbeddingOutput(ModelOutput):
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """Return one vector for each text, shape `(batch, width)`, whatever it is padded with.
 
-    `states` has shape `(batch, tokens, width)`; `mask`, shape `(batch, tokens)`, is 0 at padding,
-    of which no row is full. Ref: Reimers & Gurevych 2019, arXiv:1908.10084, section 3.
+    `states` has shape `(batch, tokens, hidden_size)`; `mask`, shape `(batch, tokens)`, is 0 at
+    padding, of which no row is full. Several modes give one vector, `width` times as long. What
+    follows pooling is not done here. Ref: Reimers & Gurevych 2019, arXiv:1908.10084, section 3.
     """
-    if pooling.mode == "cls":
-        vectors = states[:, 0]
-    else:
-        kept = mask.unsqueeze(-1).to(states.dtype)  # (batch, tokens, 1)
-        vectors = (states * kept).sum(dim=1) / kept.sum(dim=1)
-    return functional.normalize(vectors, dim=-1) if pooling.normalize else vectors
+    vectors = [_pooled(mode, states, mask) for mode in pooling.modes]
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
+
+
+def _pooled(mode: str, states: Tensor, mask: Tensor) -> Tensor:
+    """Return what one mode makes of states, shape `(batch, hidden_size)`."""
+    if mode == "cls":
+        return states[:, 0]
+    kept = mask.unsqueeze(-1).to(states.dtype)  # (batch, tokens, 1)
+    if mode == "max":
+        # The least number of float16, so that a graph in float16 holds it too.
+        return torch.where(kept > 0, states, -65504.0).amax(dim=1)
+    if mode == "lasttoken":
+        # Whichever side is padded. A sum over one token, because ONNX Runtime has no ArgMax of
+        # int64 everywhere (microsoft/onnxruntime#10068).
+        place = torch.cumsum(kept, dim=1) * kept
+        last = (place == kept.sum(dim=1, keepdim=True)).to(states.dtype)
+        return (states * last).sum(dim=1)
+    if mode == "weightedmean":
+        # 1, 2, 3, ... of the tokens there are, as parts of their number: float16 holds their sum.
+        kept = torch.cumsum(kept, dim=1) / kept.sum(dim=1, keepdim=True) * kept
+    total, number = (states * kept).sum(dim=1), kept.sum(dim=1)
+    return total / (number.sqrt() if mode == "mean_sqrt_len_tokens" else number)
 
 
 def pooling_of(module: Any) -> Pooling:
     """Return how a sentence encoder makes its vectors."""
-    return Pooling(**getattr(module.config, _SETTINGS))
+    return Pooling.from_dict(getattr(module.config, _SETTINGS))
+
+
+def vector_width(config: Any) -> int:
+    """Return how many numbers the vectors of a sentence encoder have, by its configuration."""
+    return Pooling.from_dict(getattr(config, _SETTINGS)).width(int(config.hidden_size))
+
+
+def finished(vectors: Tensor, pooling: Pooling, dense: Sequence[nn.Module]) -> Tensor:
+    """Return pooled vectors after the steps that follow pooling, shape `(batch, width)`."""
+    for step, linear in zip(pooling.dense, dense, strict=True):
+        if step.normalized_input:
+            vectors = functional.normalize(vectors, dim=-1)
+        vectors = linear(vectors)
+        if step.activation == "tanh":
+            vectors = torch.tanh(vectors)
+    return functional.normalize(vectors, dim=-1) if pooling.normalize else vectors
+
+
+def save_dense(module: Any, directory: Path, folders: Sequence[str]) -> None:
+    """Write the weights of each Dense step into its folder, as sentence-transformers reads them."""
+    for folder, linear in zip(folders, _dense_of(module), strict=True):
+        own = {f"linear.{name}": value.contiguous() for name, value in linear.state_dict().items()}
+        save_file(own, directory / folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_dense(module: Any, directory: Path) -> None:
+    """Take the weights of the Dense steps from the folders of the checkpoint in `directory`.
+
+    Raises `EnvironmentMismatch` where they are missing or do not fit what their files say.
+    """
+    pooling = pooling_of(module)
+    for folder, linear in zip(pooling.dense_folders, _dense_of(module), strict=True):
+        place = dense_weights(directory, folder)
+        found = load_file(place)
+        own = {f"linear.{name}": value for name, value in linear.state_dict().items()}
+        shapes = {name: list(value.shape) for name, value in found.items()}
+        wanted = {name: list(value.shape) for name, value in own.items()}
+        if shapes != wanted:
+            raise EnvironmentMismatch(
+                f"{place}: holds {shapes}, and by config.json beside it {wanted} are needed; take "
+                f"both from the same save"
+            )
+        linear.load_state_dict(
+            {name.removeprefix("linear."): value.float() for name, value in found.items()}
+        )
+
+
+def _dense_of(module: Any) -> Sequence[nn.Linear]:
+    # A module without Dense steps has no such list, so that its keys are those of any encoder.
+    found: Sequence[nn.Linear] = getattr(module, _DENSE, ())
+    return found
+
+
+def _check_widths(pooling: Pooling, hidden_size: int) -> None:
+    width = hidden_size * len(pooling.modes)
+    for folder, step in zip(pooling.dense_folders, pooling.dense, strict=True):
+        if step.in_features != width:
+            raise EnvironmentMismatch(
+                f"{folder}/config.json of the checkpoint: in_features is {step.in_features}, and "
+                f"the vectors before it have {width} numbers; take all files from the same save"
+            )
+        width = step.out_features
 
 
 def _initialise(self: Any, config: Any, base: type[Any]) -> None:
@@ -59,6 +143,9 @@ def _initialise(self: Any, config: Any, base: type[Any]) -> None:
     has_pooler = "add_pooling_layer" in inspect.signature(base.__init__).parameters
     encoder = base(config, add_pooling_layer=False) if has_pooler else base(config)
     setattr(self, self.base_model_prefix, encoder)
+    if dense := pooling_of(self).dense:
+        layers = [nn.Linear(step.in_features, step.out_features, bias=step.bias) for step in dense]
+        setattr(self, _DENSE, nn.ModuleList(layers))
     self.post_init()
 
 
@@ -74,8 +161,10 @@ def _forward(
     # Not every encoder knows segments.
     segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
     inside = self.base_model(input_ids, attention_mask=attention_mask, **segments, **wanted)
+    pooling = pooling_of(self)
+    vectors = pool(inside.last_hidden_state, attention_mask, pooling)
     return EmbeddingOutput(
-        sentence_embedding=pool(inside.last_hidden_state, attention_mask, pooling_of(self)),
+        sentence_embedding=finished(vectors, pooling, _dense_of(self)),
         hidden_states=inside.hidden_states,
         attentions=inside.attentions,
     )
@@ -112,7 +201,14 @@ class AutoSentenceEncoder:
         config = config or transformers.AutoConfig.from_pretrained(
             directory, trust_remote_code=False
         )
-        return self._class_of(config).from_pretrained(directory, config=config, **options)
+        found = self._class_of(config).from_pretrained(directory, config=config, **options)
+        module, *about = found if isinstance(found, tuple) else (found,)
+        load_dense(module, Path(directory))
+        for info in about:  # the keys that no file beside config.json was to have
+            info["missing_keys"] = {
+                key for key in info["missing_keys"] if not key.startswith(f"{_DENSE}.")
+            }
+        return found
 
     def from_config(self, config: Any, *, dtype: torch.dtype) -> Any:
         """Return an encoder with random weights."""
@@ -126,5 +222,6 @@ class AutoSentenceEncoder:
                 f"{base.__name__} is no encoder of texts, so it gives no sentence embedding; use a "
                 f"text encoder, or set model.task to what the checkpoint is for"
             )
+        _check_widths(self.pooling, int(config.hidden_size))
         setattr(config, _SETTINGS, self.pooling.to_dict())
         return _class_around(base)

@@ -46,7 +46,9 @@ def test_a_recipe_that_contradicts_the_files_is_told_every_key(tiny_encoder_dir:
     assert keys == ["model.pooling", "model.normalize"]
 
 
-@pytest.mark.parametrize("pooling", [Pooling("mean", True), Pooling("cls", False)])
+@pytest.mark.parametrize(
+    "pooling", [Pooling("mean", True), Pooling("cls", False), Pooling("cls+max+lasttoken", False)]
+)
 def test_what_is_written_is_read_again(tmp_path: Path, pooling: Pooling):
     write_pooling(tmp_path, pooling, width=8, max_length=128)
     found = read_pooling(tmp_path)
@@ -60,10 +62,11 @@ def test_what_is_written_is_read_again(tmp_path: Path, pooling: Pooling):
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max_tokens"),
-        ({"pooling_mode_cls_token": True}, "mean_tokens and cls_token"),
+        ({"pooling_mode_first_tokens": True}, "first_tokens"),
         ({"pooling_mode_mean_tokens": False}, "pools by nothing"),
-        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": "median"}, "median"),
+        ({"pooling_mode": ["mean", "median"]}, "pools by median"),
+        ({"pooling_mode": []}, "pools by nothing"),
     ],
 )
 def test_another_pooling_is_refused_by_its_name(copy: Path, entries: Any, reason: str):
@@ -77,11 +80,34 @@ def test_the_later_form_of_the_pooling_file_is_read(copy: Path):
     assert read_pooling(copy).mode == "cls"
 
 
+@pytest.mark.parametrize(
+    ("entries", "mode"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_cls_token": True}, "cls+mean"),
+        ({"pooling_mode_lasttoken": True}, "mean+lasttoken"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode": ["lasttoken", "cls"]}, "lasttoken+cls"),
+    ],
+)
+def test_flags_and_names_of_modes_are_read(copy: Path, entries: Any, mode: str):
+    change(copy / "1_Pooling" / "config.json", **entries)
+    assert read_pooling(copy).mode == mode
+
+
+def test_prompts_that_are_read_but_do_not_count_are_refused(copy: Path):
+    change(copy / "1_Pooling" / "config.json", include_prompt=False)
+    with pytest.raises(EnvironmentMismatch, match="include_prompt is false"):
+        read_pooling(copy)
+    change(copy / "config_sentence_transformers.json", prompts={"query": ""})
+    assert read_pooling(copy).mode == "mean"
+
+
 def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
     modules = json.loads((copy / "modules.json").read_text())
-    modules[2]["type"] = "sentence_transformers.models.Dense"
+    modules[2]["type"] = "sentence_transformers.models.CNN"
     (copy / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(EnvironmentMismatch, match="Transformer, Pooling, Dense"):
+    with pytest.raises(EnvironmentMismatch, match="Transformer, Pooling, CNN"):
         read_pooling(copy)
 
 

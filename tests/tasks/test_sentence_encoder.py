@@ -15,7 +15,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks.pooling import Pooling
-from compressor.tasks.sentence_encoder import pool
+from compressor.tasks.sentence_encoder import finished, pool
 
 TEXTS = ["a good film", "bad", "the plot was very quite lovely and the story is dull"]
 SIZES = {
@@ -108,7 +108,8 @@ def test_pooling_by_hand():
     states = torch.tensor([[[3.0, 0.0], [3.0, 8.0], [100.0, 100.0]]])
     mask = torch.tensor([[1, 1, 0]])
     assert pool(states, mask, Pooling("mean", False)).tolist() == [[3.0, 4.0]]
-    [unit] = pool(states, mask, Pooling("mean", True)).tolist()
+    vectors = pool(states, mask, Pooling("mean"))
+    [unit] = finished(vectors, Pooling("mean", True), ()).tolist()
     assert unit == pytest.approx([0.6, 0.8])
     assert pool(states, mask, Pooling("cls", False)).tolist() == [[3.0, 0.0]]
 
