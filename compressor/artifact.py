@@ -94,13 +94,18 @@ class Artifact:
     preprocessor: Any
     task: Task
 
-    def __call__(self, examples: Sequence[Example]) -> Any:
+    def __call__(self, examples: Sequence[Example], *, prompt_name: str | None = None) -> Any:
         """Return the task's predictions, one for each example.
 
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
         vectors, float32 of shape `(num_examples, width)`.
+
+        `prompt_name` says which of a sentence encoder's prompts stands before every text, such as
+        `query`; left out, the checkpoint's default, if it has one. Raises `ValueError` for one that
+        there is not, and for anything that is no list of what the model reads.
         """
-        return self.task.predictions(self._outputs(examples), self.manifest["labels"])
+        outputs = self._outputs(examples, prompt_name=prompt_name)
+        return self.task.predictions(outputs, self.manifest["labels"])
 
     def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Rows:
         """Return what the graph gives for each example, such as `(num_examples, num_labels)`.
@@ -109,8 +114,12 @@ class Artifact:
         """
         return self._outputs(examples, batch_size=batch_size).per_example()
 
-    def _outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Outputs:
+    def _outputs(
+        self, examples: Sequence[Example], *, batch_size: int = 32, prompt_name: str | None = None
+    ) -> Outputs:
         given = self.task.given(examples, pairs=_reads_pairs(self.manifest))
+        if prompt_name is not None:
+            given = self.task.prompted(self.preprocessor, given, prompt_name)
         batches = [
             self.task.encode(self.preprocessor, given[start : start + batch_size])
             for start in range(0, len(given), batch_size)

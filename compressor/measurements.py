@@ -523,6 +523,11 @@ class EmbeddingRecord:
     """Tokens of a text that the checkpoint's files allow. Null: they do not say."""
     dense: tuple[str, ...] = ()
     """The linear layers after pooling, such as `768 to 256, tanh`."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Texts that the checkpoint reads before others, by their names."""
+    default_prompt: str | None = None
+    """The name of the prompt before every text of which nothing else is said. Null: there is no
+    such prompt."""
 
 
 @dataclass(frozen=True)

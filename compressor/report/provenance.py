@@ -50,7 +50,23 @@ def embedding_words(embedding: EmbeddingRecord | None) -> str | None:
         words += (
             f"; the checkpoint reads at most {counted(embedding.max_length, 'token')} of a text"
         )
-    return f"{words}."
+    return f"{words}.{_prompt_words(embedding)}"
+
+
+def _prompt_words(embedding: EmbeddingRecord) -> str:
+    """Say which prompts there are, and that the graph has none of them; nothing without any."""
+    prompts = {name: text for name, text in embedding.prompts.items() if text}
+    if not prompts:
+        return ""
+    listed = ", ".join(f"{name} ({text!r})" for name, text in prompts.items())
+    one = len(prompts) == 1
+    words = f" It has {'a prompt' if one else 'prompts'}, read before a text: {listed}. "
+    if embedding.default_prompt in prompts:
+        words += f"Where nothing else is said, that is {embedding.default_prompt}. "
+    return words + (
+        "They are not in the graph: `load_artifact` puts them there (`prompt_name`), and with "
+        "plain onnxruntime each text has to begin with its own."
+    )
 
 
 def length_words(report: RunReport) -> str | None:

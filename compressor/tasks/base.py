@@ -221,6 +221,22 @@ class Task(ABC):
         `ValueError` for anything that is no such list.
         """
 
+    def prompted(
+        self,
+        preprocessor: Any,  # noqa: ARG002 - for tasks with prompts
+        examples: Sequence[Example],  # noqa: ARG002
+        prompt_name: str,
+    ) -> Sequence[Example]:
+        """Return examples that are read after the prompt of that name.
+
+        Raises `ValueError` where there is none.
+        """
+        raise ValueError(f"prompt_name: {self.name} reads no prompts, got '{prompt_name}'")
+
+    def fixed_texts(self, preprocessor: Any) -> tuple[str, ...]:  # noqa: ARG002 - for prompts
+        """Return the texts that are read besides those of examples."""
+        return ()
+
     @abstractmethod
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Turn examples into one padded batch of model inputs; raises on an empty sequence."""

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
+from compressor.tasks.prompts import Prompts, read_prompts
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
@@ -103,6 +104,7 @@ class Pooling:
 
     def record(self) -> EmbeddingRecord:
         """Return what a report says about it."""
+        prompts = read_prompts(self.about, Path(ABOUT))
         return EmbeddingRecord(
             self.mode,
             self.normalize,
@@ -112,6 +114,8 @@ class Pooling:
                 f"{step.in_features} to {step.out_features}, {step.activation}"
                 for step in self.dense
             ),
+            dict(prompts.by_name),
+            prompts.default,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def read_pooling(
             f"{directory / _LENGTH}: max_seq_length must be a whole number above 1, got "
             f"{max_length!r}"
         )
-    _refuse_prompt(directory, about)
+    read_prompts(about, directory / ABOUT)
     if found is None:
         return Pooling(mode or "mean", bool(normalize), None, max_length, about)
     said = {"pooling": found.mode, "normalize": found.normalize}
@@ -224,6 +228,11 @@ def read_about(directory: Path) -> dict[str, Any] | None:
     """Return what sentence-transformers says about the whole model; None where it says nothing."""
     content: dict[str, Any] | None = _read(directory / ABOUT)
     return content
+
+
+def checkpoint_prompts(directory: Path) -> Prompts:
+    """Return the prompts of the checkpoint in `directory`; raises as `read_prompts`."""
+    return read_prompts(read_about(directory), directory / ABOUT)
 
 
 def lowers_case(directory: Path) -> bool:
@@ -385,23 +394,12 @@ def _mode(place: Path, content: Mapping[str, Any]) -> str:
 
 def _refuse_excluded_prompts(directory: Path, settings: Path, content: Mapping[str, Any]) -> None:
     """Raise where the tokens of a prompt are read but do not count: a graph sees no prompt."""
-    prompts = (_read(directory / ABOUT) or {}).get("prompts") or {}
-    if content.get("include_prompt", True) is False and any(prompts.values()):
+    prompts = checkpoint_prompts(directory)
+    if content.get("include_prompt", True) is False and any(prompts.by_name.values()):
         raise EnvironmentMismatch(
             f"{settings}: include_prompt is false, so the tokens of a prompt are read and left out "
             f"of the vector, and a graph that is given a text cannot tell which they are; give a "
             f"checkpoint that includes them, or empty its prompts in {ABOUT} if it is used without"
-        )
-
-
-def _refuse_prompt(directory: Path, about: Mapping[str, Any] | None) -> None:
-    name = (about or {}).get("default_prompt_name")
-    prompts = (about or {}).get("prompts")
-    prompt = prompts.get(name) if isinstance(prompts, Mapping) else None
-    if name is not None and prompt != "":
-        raise EnvironmentMismatch(
-            f"{directory / ABOUT}: puts the prompt '{name}' ({prompt!r}) before every text, which "
-            f"an artifact cannot do; write it into the data, and set default_prompt_name to null"
         )
 
 

@@ -9,7 +9,7 @@ are, the rank correlation with it is the usual score (Cer et al. 2017, arXiv:170
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,18 +21,20 @@ from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.measurements import Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.columns import Columns, SentenceColumns
-from compressor.tasks.examples import Example, is_long
+from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
 from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import (
     Pooling,
     PoolingMode,
+    checkpoint_prompts,
     dense_files,
     lowers_case,
     read_pooling,
     write_pooling,
 )
+from compressor.tasks.prompts import Prompted, keep_prompts, prompts_of
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.similarity import (
     NEIGHBOURS,
@@ -173,6 +175,7 @@ class SentenceEmbedding(TextTask):
 
     def fit_preprocessor(self, name: str, directory: Path, preprocessor: Any) -> None:
         """Let a tokenizer read what sentence-transformers would; raises where it cannot."""
+        keep_prompts(preprocessor, checkpoint_prompts(directory))
         limit = self.how_pooled(directory).max_length
         if limit is not None:
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
@@ -198,10 +201,23 @@ class SentenceEmbedding(TextTask):
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return single texts, whatever the rows were that the model was judged on."""
+        if isinstance(value, list) and value and all(isinstance(item, Prompted) for item in value):
+            return value
         return given_texts(value, pairs=False)
 
+    def prompted(
+        self, preprocessor: Any, examples: Sequence[Example], prompt_name: str
+    ) -> Sequence[Example]:
+        """Return texts that are read after the prompt of that name; raises `ValueError`."""
+        prompts_of(preprocessor).require(prompt_name)
+        return [Prompted(texts_of(example)[0], prompt_name) for example in examples]
+
+    def fixed_texts(self, preprocessor: Any) -> tuple[str, ...]:
+        """Return the prompts."""
+        return tuple(prompts_of(preprocessor).by_name.values())
+
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
-        """Tokenize texts; arrays are int64 of shape `(batch, sequence)`.
+        """Tokenize texts after their prompts; arrays are int64 of shape `(batch, sequence)`.
 
         Raises `ValueError` for a pair: its two texts are two examples.
         """
@@ -209,7 +225,18 @@ class SentenceEmbedding(TextTask):
             raise ValueError(
                 "an embedding is of one text; give the two texts of a pair one after the other"
             )
-        return super().encode(preprocessor, examples)
+        prompts = prompts_of(preprocessor)
+        return super().encode(preprocessor, [prompts.read(example) for example in examples])
+
+    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return how many tokens each text has with its prompt, before it is cut."""
+        prompts = prompts_of(preprocessor)
+        return super().token_counts(preprocessor, [prompts.read(example) for example in examples])
+
+    def repeated(self, example: Example, times: int) -> Example:
+        """Return a text so many times as long, after the same prompt."""
+        text = " ".join([str(texts_of(example)[0])] * times)
+        return replace(example, text=text) if isinstance(example, Prompted) else text
 
     def collect(
         self,
@@ -253,7 +280,7 @@ class SentenceEmbedding(TextTask):
         neighbours: Huh et al. 2024, arXiv:2405.07987, section 2). `spearman` is the rank
         correlation of the cosine similarity of pairs with their grades.
         """
-        texts = [str(example) for example in truth.examples]
+        texts = _texts(truth)
         reference, vectors = truth.reference, _vectors(outputs)
         before = vectors if reference is None else reference.kept[_VECTORS]
         if before.shape != vectors.shape:
@@ -281,7 +308,7 @@ class SentenceEmbedding(TextTask):
                 "has no graded pairs, which spearman compares similarities with; name the columns "
                 "of both texts in data.text and that of the grade in data.label"
             )
-        found = len(candidates([str(example) for example in truth.examples]))
+        found = len(candidates(_texts(truth)))
         if metric == RANK_AGREEMENT.name and found <= 2 * NEIGHBOURS:
             return (
                 f"holds {counted(found, 'different text')}; rank_agreement compares the "
@@ -317,7 +344,7 @@ class SentenceEmbedding(TextTask):
         """
         vectors, shares = baseline.kept[_VECTORS], baseline.shares
         assert shares is not None
-        texts = [str(example) for example in truth.examples]
+        texts = _texts(truth)
         if baseline.metric == COSINE.name:
             one = to_the_mean(vectors)
             return (_guess("a model that gives every text the same vector", baseline, one),)
@@ -388,11 +415,11 @@ class SentenceEmbedding(TextTask):
         count: int,
     ) -> list[Comparison]:
         """Return the texts whose nearest other text the first model finds nearest."""
-        texts = [str(example) for example in truth.examples]
+        texts = _texts(truth)
         places = candidates(texts)[:_CANDIDATES]
         pairs = _nearest_of_each(before.kept[_VECTORS], texts, places)
         rows = list(islice(_apart(texts, pairs), count))
-        queries = predict([texts[row] for row in rows])
+        queries = predict([truth.examples[row] for row in rows])
         vectors = after.kept[_VECTORS]
         now = [
             _nearest(query, vectors, texts, row, places)
@@ -410,6 +437,10 @@ class SentenceEmbedding(TextTask):
     ) -> NDArray[np.float32]:
         """Return the vectors, float32 of shape `(num_texts, width)`."""
         return _vectors(outputs)
+
+
+def _texts(truth: Truth) -> list[str]:
+    return [str(texts_of(example)[0]) for example in truth.examples]
 
 
 def _vectors(outputs: Outputs) -> NDArray[np.float32]:

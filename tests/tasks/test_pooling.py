@@ -121,9 +121,11 @@ def test_a_step_that_cannot_be_computed_is_refused_by_its_name(copy: Path):
         ("sentence_bert_config.json", '{"max_seq_length": "all"}', "max_seq_length"),
         (
             "config_sentence_transformers.json",
-            '{"prompts": {"query": "q: "}, "default_prompt_name": "query"}',
-            "puts the prompt 'query'",
+            '{"prompts": {"query": "q: "}, "default_prompt_name": "passage"}',
+            "default_prompt_name is 'passage', and prompts has query",
         ),
+        ("config_sentence_transformers.json", '{"prompts": ["q: "]}', "prompts must be texts"),
+        ("config_sentence_transformers.json", '{"prompts": {"query": 1}}', "prompts must be texts"),
     ],
 )
 def test_a_file_that_cannot_be_followed_is_named(copy: Path, name: str, content: str, reason: str):

@@ -63,6 +63,8 @@ def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> 
     else:
         to_count, held_out = _texts(settings, context.splits, context.seed)
         needed = pieces_that_must_stay(before) | wanted
+        for text in model.task.fixed_texts(model.preprocessor):
+            needed |= set(before.encode(text, add_special_tokens=False).ids)
         needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
         stay = needed | _pieces_in(to_count, before, settings, context.progress)
         # Where the others alone are all there are, no number of occurrences changes that.

@@ -25,6 +25,7 @@ from compressor.passes.trim_vocabulary.cut import UnsupportedTokenizer
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 from compressor.progress import SILENT
 from compressor.recipe.rules import find_conflicts
+from compressor.tasks.prompts import Prompts, Query, keep_prompts, prompts_of
 
 ROOT = Path(__file__).parents[2]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -111,6 +112,20 @@ def test_only_pieces_in_use_letters_and_special_tokens_stay(
         f"{len(own)} of {rows} pieces stay ({len(own) / rows:.1%}), counted in 9 texts"
     )
     assert notes[1].startswith("of 1 texts that were not counted, the tokens of 0 change (0.0%)")
+
+
+def test_prompts_and_their_pieces_stay(word_piece_dir: Path, make_context: Any):
+    model = load_checkpoint(word_piece_dir, task="sentence-embedding")
+    prompts = Prompts({"query": "the very "}, "query")
+    keep_prompts(model.preprocessor, prompts)
+    before = logits(model, ["a good film", Query("a good film")])
+    context = make_context(train=texts_of("a good film"))
+    trimmed = apply_pass(TrimVocabulary(held_out=0.1), model, context)
+    own = set(trimmed.preprocessor.get_vocab())
+    assert {"the", "very", "good"} <= own
+    assert "zebra" not in own
+    assert prompts_of(trimmed.preprocessor) == prompts
+    np.testing.assert_array_equal(logits(trimmed, ["a good film", Query("a good film")]), before)
 
 
 def test_texts_of_kept_pieces_get_the_very_same_logits(model: TorchModel, make_context: Any):
