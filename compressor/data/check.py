@@ -158,7 +158,7 @@ def file_source(path: Path, quoting: Quoting | None = None) -> SplitSource:
     """
     if (reason := unreadable(path)) is not None:
         why = "no such file" if reason == ABSENT else reason
-        raise EnvironmentMismatch(f"{path}: {why}; give a csv, tsv, jsonl or parquet file")
+        raise EnvironmentMismatch(f"{path}: {why}; give a csv, tsv, jsonl, parquet or conll file")
     try:
         return SplitSource(path=path, quoting=quoting)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from compressor.data.conll import read_conll, read_conll_header
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
 from compressor.data.text_files import read_text_file, read_text_header
@@ -25,6 +26,7 @@ from compressor.tasks.table import Table, choose_columns, require_each_once
 
 _DIGITS_TEST_ROWS = 500
 _DIGITS_COLUMNS = ("image", "label")
+_LISTS = ("Sequence", "List", "LargeList")  # what datasets calls its lists, release by release
 
 
 def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
@@ -43,6 +45,8 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
     _require_readable(source.path)
     if source.file_format == "parquet":
         return _read_parquet(source.path, required, optional)
+    if source.file_format == "conll":
+        return read_conll(source.path, required, optional)
     return read_text_file(
         source.path, source.file_format, required, optional, quoting=source.quoting
     )
@@ -60,6 +64,8 @@ def read_header(source: SplitSource) -> list[str]:
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
     _require_readable(source.path)
+    if source.file_format == "conll":
+        return read_conll_header(source.path)
     if source.file_format != "parquet":
         return read_text_header(source.path, source.file_format, quoting=source.quoting)
     import pyarrow.parquet
@@ -107,7 +113,7 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
         classes = _class_names(path, file.schema_arrow.metadata)
     for name in classes.keys() & columns.keys():
         columns[name] = [
-            _class_name(f"{path}: row {row} (the first is 0): {name}", value, classes[name])
+            _class_names_of(f"{path}: row {row} (the first is 0): {name}", value, classes[name])
             for row, value in enumerate(columns[name])
         ]
     return Table(str(path), columns, directory=path.parent)
@@ -124,16 +130,35 @@ def _class_names(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str
         return {}
     try:
         features = (json.loads(text).get("info") or {}).get("features") or {}
+        found = {name: _class_label(feature) for name, feature in features.items()}
         return {
             name: list(map(str, feature["names"]))
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            for name, feature in found.items()
+            if feature is not None
         }
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise EnvironmentMismatch(
             f"{path}: what its schema says about features cannot be read ({error!r}); write the "
             f"file again"
         ) from error
+
+
+def _class_label(feature: Any) -> Mapping[str, Any] | None:
+    """Return what a schema says of class ids, by themselves or in lists; None of anything else."""
+    while isinstance(feature, list) and len(feature) == 1:  # how older releases write a list
+        feature = feature[0]
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") in _LISTS:
+        return _class_label(feature["feature"])
+    return feature if feature.get("_type") == "ClassLabel" else None
+
+
+def _class_names_of(place: str, value: Any, names: Sequence[str]) -> Any:
+    """Return the name of a class id, or the names of a list of them."""
+    if isinstance(value, list):
+        return [_class_names_of(place, item, names) for item in value]
+    return _class_name(place, value, names)
 
 
 def _class_name(place: str, value: Any, names: Sequence[str]) -> Any:
@@ -206,7 +231,7 @@ def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[s
             f"{source.name}: `split` is missing (the dataset has: {', '.join(loaded)})"
         )
     chosen = choose_columns(source.name, loaded.column_names, required, optional)
-    columns = {name: _hub_column(loaded, name) for name in chosen}
+    columns = {name: _hub_column(loaded, source, name) for name in chosen}
     return Table(source.name, columns, directory=Path(str(source.hub)))
 
 
@@ -238,7 +263,7 @@ def _csv_names(path: Path, separator: str) -> list[str]:
         return next(csv.reader(stream, delimiter=separator), [])
 
 
-def _hub_column(loaded: Any, name: str) -> list[Any]:
+def _hub_column(loaded: Any, source: SplitSource, name: str) -> list[Any]:
     """Return a column as plain values: class ids by their names, images as their bytes."""
     import datasets
 
@@ -246,10 +271,14 @@ def _hub_column(loaded: Any, name: str) -> list[Any]:
     if isinstance(feature, datasets.Image):
         loaded = loaded.cast_column(name, datasets.Image(decode=False))
     values = list(loaded[name])
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature = feature.feature
     if isinstance(feature, datasets.ClassLabel):
-        # Ids of -1 mark rows whose label is kept secret.
         return [
-            feature.int2str(value) if value is not None and value >= 0 else None for value in values
+            _class_names_of(
+                f"{source.name}: row {row} (the first is 0): {name}", value, feature.names
+            )
+            for row, value in enumerate(values)
         ]
     return values
 

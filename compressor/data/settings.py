@@ -12,7 +12,7 @@ from compressor.errors import RecipeError
 from compressor.paths import HubName, LocalPath
 from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll"]
 # Whether cells may be in quotes, which are then no part of them.
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
@@ -26,6 +26,7 @@ _FORMATS: dict[str, FileFormat] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".conll": "conll",
 }
 _DIGITS_SPLITS = ("train", "test")
 _SENTENCES = Path(__file__).parent / "sentences"
@@ -41,7 +42,9 @@ class SplitSource(BaseModel):
     path: LocalPath | None = Field(
         default=None,
         description="file of rows, relative to the recipe: .csv, .tsv, .jsonl, .ndjson or .json "
-        "(one object a line, or one array of objects), .parquet",
+        "(one object a line, or one array of objects), .parquet, .conll (one token a line, a blank "
+        "line between sentences; its first column is `text`, its last one `label`, and each is "
+        "also `column_1`, `column_2` and so on)",
     )
     format: FileFormat | None = Field(
         default=None, description="format of `path`, for a file whose extension does not tell"
@@ -122,7 +125,7 @@ class SplitSource(BaseModel):
         file_format = None
         if self.path is not None:
             file_format = self.format or _FORMATS.get(self.path.suffix.lower())
-        if self.quoting is not None and file_format in ("jsonl", "parquet"):
+        if self.quoting is not None and file_format in ("jsonl", "parquet", "conll"):
             yield Mistake(("quoting",), f"belongs to csv and tsv, and the file is {file_format}")
         if self.path is None or self.format is not None or self.path.suffix.lower() in _FORMATS:
             return

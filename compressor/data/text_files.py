@@ -78,7 +78,7 @@ def _first_bad_line(path: Path) -> int:
     return 1
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file with their ends; a carriage return alone ends none."""
     refuse_other_kinds(path)
     with _text_problems_named(path), path.open(encoding="utf-8-sig", newline="\n") as stream:
@@ -92,7 +92,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _first_line(path: Path) -> str:
-    return next(_lines(path), "")
+    return next(text_lines(path), "")
 
 
 def _delimited_records(path: Path, file_format: FileFormat, quoting: Quoting | None) -> _Records:
@@ -101,20 +101,20 @@ def _delimited_records(path: Path, file_format: FileFormat, quoting: Quoting | N
     csv.field_size_limit(_LONGEST_CELL)  # 128 KiB otherwise, which a long document passes
     if quoting is None:
         decide = quotes_of_csv if file_format == "csv" else quotes_of_tsv
-        quoting = decide(str(path), _lines(path))
+        quoting = decide(str(path), text_lines(path))
     if quoting == "none":
         return _plain_records(path, separator)
     return _quoted_records(path, separator)
 
 
 def _plain_records(path: Path, separator: str) -> _Records:
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(text_lines(path), start=1):
         if bare := text.rstrip("\r\n"):
             yield number, bare.split(separator)
 
 
 def _quoted_records(path: Path, separator: str) -> _Records:
-    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    reader = csv.reader(text_lines(path), delimiter=separator, strict=True)
     start = 1
     try:
         for fields in reader:
@@ -187,7 +187,7 @@ def _read_delimited(
 def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """Yield the line and the object of each row; rows of one JSON array have no lines."""
     first = True
-    lines = _lines(path)
+    lines = text_lines(path)
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 _MODEL = "model.onnx"
 _MANIFEST = "manifest.json"
-_OTHERS = (".yaml", ".yml", ".json", ".csv", ".tsv", ".jsonl", ".parquet", ".safetensors", ".bin")
+_OTHERS = (
+    ".yaml",
+    ".yml",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".parquet",
+    ".conll",
+    ".safetensors",
+    ".bin",
+)
 
 
 def inspect_path(

@@ -62,7 +62,7 @@ _STAND_INS: Mapping[tuple[str | int, ...], Any] = {
 # Sections that no rule about repair and goals speaks of.
 _APART = {"model", "data", "export", "report", "seed", "output"}
 # What else a command may be given by mistake, told by its name.
-_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll")
 _MODELS = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
