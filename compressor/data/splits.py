@@ -96,6 +96,7 @@ class _Loaded:
 
     table: Table
     columns: tuple[str, ...]  # that hold the input
+    label_column: str
     labels: Labels  # of the whole table
     rows: NDArray[np.int64]
     source: str
@@ -210,9 +211,13 @@ def _decode(
 ) -> Dataset:
     origin = loaded[donor]
     labels, grades = origin.labels.labels, origin.labels.grades
+    chosen = rows.tolist()
+    examples = columns.examples(origin.table, origin.columns, chosen)
+    if labels is not None:
+        columns.require_fit(origin.table, chosen, examples, labels[rows], origin.label_column)
     return Dataset(
         name=name,
-        examples=columns.examples(origin.table, origin.columns, rows.tolist()),
+        examples=examples,
         labels=None if labels is None else labels[rows],
         rows=origin.table.source_rows(rows),
         source=origin.source,
@@ -328,7 +333,7 @@ def _load_all(
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
         else:
             everything = np.arange(len(table), dtype=np.int64)
-            found = _Loaded(table, own, labels, everything, table.name)
+            found = _Loaded(table, own, label, labels, everything, table.name)
             loaded[name] = _limit(name, source, found, seed)
     if mistakes:
         raise RecipeError(mistakes)

@@ -80,6 +80,19 @@ class Columns(ABC):
     def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: B027
         """Raise `RecipeError` where these are not the input columns that labels would be of."""
 
+    def require_fit(  # noqa: B027 - a class id fits any example
+        self,
+        table: Table,
+        rows: Sequence[int],
+        examples: Sequence[Example],
+        labels: NDArray[Any],
+        column: str,
+    ) -> None:
+        """Raise `RecipeError` where an example and its label cannot belong together.
+
+        `examples` and `labels` are those in `rows` of the table; `column` is that of the labels.
+        """
+
     def texts_apart(self, example: Example) -> tuple[Example, ...]:
         """Return the examples that an input is in the end; itself by default."""
         return (example,)

@@ -6,6 +6,7 @@ orders and quotes it like any text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,18 @@ class HasTexts(Protocol):
     @property
     def texts(self) -> tuple[str, ...]:
         """Return the texts that a model reads of it."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A document that is given word by word."""
+
+    words: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the words as one text, with a space between them."""
+        return (" ".join(self.words),)
 
 
 # A text, a pair of texts, an image as uint8 of shape (height, width) or (height, width, 3), or an

@@ -1,0 +1,193 @@
+"""Turns columns of lists into documents, word by word, and the class ids of their tags.
+
+Everything that would silently shift or swap tags is refused here with the row it stands in: another
+number of tags than words, tags that are not the checkpoint's, ids that no names belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import RecipeError
+from compressor.setting_errors import did_you_mean, show
+from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.entities import Tags, read_tags
+from compressor.tasks.examples import Example, Words
+from compressor.tasks.table import BadRows, Table
+from compressor.words import counted, few_of, verb_for
+
+_LISTS = "a CoNLL file (.conll), JSON lines or parquet hold such lists"
+
+
+class WordColumns(Columns):
+    """A list of words and a list of tags, one for each of them."""
+
+    input_column: ClassVar[str] = "text"
+
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return the documents in `rows`; raises `RecipeError` for a cell that is none."""
+        values, bad = table.columns[columns[0]], BadRows()
+        for row in rows:
+            if (problem := _words_problem(values[row])) is not None:
+                bad.add(f"{table.place(row)}: {columns[0]} {problem}")
+        bad.check()
+        return tuple(Words(tuple(values[row])) for row in rows)
+
+    def labels(
+        self,
+        table: Table,
+        column: str,
+        names: Sequence[str],
+        data_names: Sequence[str] | None,
+    ) -> Labels:
+        """Return the class ids of each document's tags, an int64 array for each.
+
+        Tags are matched to the checkpoint's `names` by name. `data_names` are the names of the
+        data's class ids, in their order, where all of them are the checkpoint's; otherwise what the
+        data calls the checkpoint's tags, in the checkpoint's order.
+
+        Raises `RecipeError` for a tag that is missing or not the checkpoint's, for ids without
+        names, and for tags of the scheme IOB1.
+        """
+        known = _known_tags(names, data_names)
+        bad = BadRows()
+        found = np.empty(len(table), dtype=object)
+        for row, cell in enumerate(table.columns[column]):
+            try:
+                found[row] = known.class_ids(cell)
+            except ValueError as problem:
+                bad.add(f"{table.place(row)}: {column} {problem}")
+        bad.check()
+        _require_beginnings(table, column, read_tags(names), found)
+        return Labels(found)
+
+    def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: ARG002
+        """Raise `RecipeError` for more than one column."""
+        if len(columns) != 1:
+            raise RecipeError(
+                f"text: {' and '.join(columns)} are two columns, and a document is one list of "
+                f"words; name one column"
+            )
+
+    def require_fit(
+        self,
+        table: Table,
+        rows: Sequence[int],
+        examples: Sequence[Example],
+        labels: NDArray[Any],
+        column: str,
+    ) -> None:
+        """Raise `RecipeError` where a document has more or fewer tags than words."""
+        bad = BadRows()
+        for row, example, tags in zip(rows, examples, labels, strict=True):
+            assert isinstance(example, Words), "these columns give nothing else"
+            count = len(example.words)
+            if count != len(tags):
+                bad.add(
+                    f"{table.place(row)}: {column} has {counted(len(tags), 'tag')}, and there "
+                    f"{verb_for(count, 'is', 'are')} {counted(count, 'word')}; give one tag a word"
+                )
+        bad.check()
+
+
+def words_problem(words: Sequence[Any]) -> str | None:
+    """Return why these are no words of a document, behind a name for them; None where they are."""
+    if not words:
+        return "is an empty list; remove the row"
+    for place, word in enumerate(words, start=1):
+        if not isinstance(word, str):
+            return f"must be a list of words, and word {place} is {show(word)}"
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            return f"holds half of a surrogate pair in word {place}, which is no character"
+    return None
+
+
+def _words_problem(cell: Any) -> str | None:
+    if cell is None or cell != cell:  # NaN, as pandas writes a missing cell
+        return "is missing; remove the row or fill it in"
+    if not isinstance(cell, list):
+        return f"must be a list of words, got {show(cell)}; {_LISTS}"
+    return words_problem(cell)
+
+
+@dataclass(frozen=True)
+class _KnownTags:
+    """The class id of each tag by its name in the data, and of each id of the data.
+
+    The latter is None where nothing names the ids; `owner` is who gives the names.
+    """
+
+    by_name: Mapping[str, int]
+    by_id: Sequence[int] | None
+    owner: str
+
+    def class_ids(self, cell: Any) -> NDArray[np.int64]:
+        """Return the class ids of a list of tags; raises `ValueError` for anything else."""
+        if cell is None or cell != cell:
+            raise ValueError("is missing; remove the row, or give one tag a word")
+        if not isinstance(cell, list):
+            raise ValueError(f"must be a list of tags, got {show(cell)}; {_LISTS}")
+        found = [self._class_id(tag, place) for place, tag in enumerate(cell, start=1)]
+        return np.array(found, dtype=np.int64)
+
+    def _class_id(self, tag: Any, place: int) -> int:
+        if isinstance(tag, str):
+            if tag in self.by_name:
+                return self.by_name[tag]
+            close = did_you_mean(tag, self.by_name, noun="its tags are")
+            raise ValueError(
+                f"of word {place} is '{tag}', which is no tag of {self.owner}{close}; correct it, "
+                f"or list the data's names for the checkpoint's tags in data.label_names"
+            )
+        if not isinstance(tag, int) or isinstance(tag, bool):
+            raise ValueError(f"of word {place} must be a tag, got {show(tag)}")
+        if self.by_id is None:
+            raise ValueError(
+                f"of word {place} is the class id {tag}, and nothing says which tag that is; list "
+                f"the data's tags in data.label_names, in the order of their ids"
+            )
+        if not 0 <= tag < len(self.by_id):
+            raise ValueError(f"of word {place} is {tag}, outside 0..{len(self.by_id) - 1}")
+        return self.by_id[tag]
+
+
+def _known_tags(names: Sequence[str], data_names: Sequence[str] | None) -> _KnownTags:
+    own = {name: index for index, name in enumerate(names)}
+    if data_names is None:
+        return _KnownTags(own, None, "the checkpoint")
+    if set(data_names) <= set(own):
+        return _KnownTags(own, [own[name] for name in data_names], "the checkpoint")
+    if len(data_names) != len(names):
+        strangers = [name for name in data_names if name not in own]
+        raise RecipeError(
+            f"data.label_names: the checkpoint ({few_of(names)}) has no {few_of(strangers)}; give "
+            f"the checkpoint's tags in the order of the data's ids, or a name of the data for each "
+            f"of the checkpoint's {len(names)} tags, in the checkpoint's order"
+        )
+    theirs = {name: index for index, name in enumerate(data_names)}
+    return _KnownTags(theirs, range(len(names)), "data.label_names")
+
+
+def _require_beginnings(table: Table, column: str, tags: Tags, found: NDArray[Any]) -> None:
+    """Refuse tags of IOB1, most of whose entities begin with I-, for a checkpoint of IOB2.
+
+    Strictly they would be no entities, and what a model does to them would not count.
+    """
+    if tags.scheme != "IOB2":
+        return
+    starts = np.array([tags.starts(document) for document in found]).reshape(-1, 2).sum(axis=0)
+    if starts[1] > starts[0]:
+        raise RecipeError(
+            f"{table.name}: {column}: {starts[1]:,} of {starts.sum():,} entities begin with I-, as "
+            f"in the scheme IOB1, and the checkpoint's tags are those of IOB2, where all begin "
+            f"with B-; write the first word of each entity as B-"
+        )
