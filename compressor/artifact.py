@@ -30,6 +30,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.files import facts_sha256, sha256, write_whole
 from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
+from compressor.models.predict import predict_rows
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
@@ -94,18 +95,31 @@ class Artifact:
     preprocessor: Any
     task: Task
 
-    def __call__(self, examples: Sequence[Example], *, prompt_name: str | None = None) -> Any:
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        *,
+        prompt_name: str | None = None,
+        aggregation: str | None = None,
+    ) -> Any:
         """Return the task's predictions, one for each example.
 
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
-        vectors, float32 of shape `(num_examples, width)`.
+        vectors, float32 of shape `(num_examples, width)`. Of token classification, whose examples
+        are texts or lists of words, they are a list of spans for each: `{"entity_group", "score",
+        "word", "start", "end"}`.
 
         `prompt_name` says which of a sentence encoder's prompts stands before every text, such as
-        `query`; left out, the checkpoint's default, if it has one. Raises `ValueError` for one that
-        there is not, and for anything that is no list of what the model reads.
+        `query`; left out, the checkpoint's default, if it has one. `aggregation` says how tokens
+        become spans, as the pipeline of transformers does: `none`, `simple`, `first` (the default,
+        which scores are taken with), `average` or `max`.
+
+        Raises `ValueError` for a prompt that there is not, for anything that is no list of what the
+        model reads, and for an `aggregation` of another task.
         """
+        task = self.task if aggregation is None else self.task.aggregated(aggregation)
         outputs = self._outputs(examples, prompt_name=prompt_name)
-        return self.task.predictions(outputs, self.manifest["labels"])
+        return task.predictions(outputs, self.manifest["labels"])
 
     def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Rows:
         """Return what the graph gives for each example, such as `(num_examples, num_labels)`.
@@ -124,7 +138,8 @@ class Artifact:
             self.task.encode(self.preprocessor, given[start : start + batch_size])
             for start in range(0, len(given), batch_size)
         ]
-        return self.task.collect([self.model.predict(batch) for batch in batches], batches)
+        arrays = [predict_rows(self.model, batch, batch_size) for batch in batches]
+        return self.task.collect(arrays, batches)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return the logits of a classifier, shape `(num_examples, num_labels)`."""
@@ -213,6 +228,7 @@ def load_artifact(
         verify_artifact(folder, manifest)
     require_runtime(folder, manifest)
     task = load_task(manifest["task"], max_length=manifest["max_length"])
+    task = task.for_labels(manifest["labels"])
     settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
     model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
     return Artifact(folder, manifest, model, _preprocessor(task, folder), task)

@@ -7,13 +7,14 @@ PyTorch, because both are wrong alike. It shows when the same rows are read in s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.models.predict import Predictor
 from compressor.tasks import Batch, Task
 from compressor.words import counted
 
@@ -24,13 +25,6 @@ _LEAST = 0.1  # outputs that are all smaller are compared as if the largest were
 _MASK = "attention_mask"
 
 Outputs = NDArray[np.float32]
-
-
-class Predictor(Protocol):
-    """What reads the probes."""
-
-    def predict(self, batch: Batch) -> Outputs:
-        """Return float32 outputs, the first axis is the batch."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,8 @@ def with_padding_moved(batch: Batch) -> Batch | None:
     mask = batch.get(_MASK)
     if mask is None or mask.all():
         return None
-    moved = {name: value.copy() for name, value in batch.items()}
+    moved = copy.copy(batch)  # of a task's own class, which knows what its rows are
+    moved.update({name: value.copy() for name, value in batch.items()})
     for name, row, shift in _shifts(batch, mask):
         moved[name][row] = np.roll(batch[name][row], shift)
     return moved

@@ -197,7 +197,13 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     else:
         module, fit = load_weights(files, auto_class, config)
         require_fit(files, module, fit, reads_head=task.has_head, described_by="config.json")
-    return TorchModel(module.eval(), _load_preprocessor(files, task, config), task)
+    return _model(module, _load_preprocessor(files, task, config), task)
+
+
+def _model(module: Any, preprocessor: Any, task: Task) -> TorchModel:
+    """Return a model in evaluation mode, whose task knows its labels."""
+    model = TorchModel(module.eval(), preprocessor, task)
+    return replace(model, task=task.for_labels(model.labels))
 
 
 def load_with_head(
@@ -227,7 +233,7 @@ def load_with_head(
         reads_head = task.has_head and not is_new
         require_fit(files, module, fit, reads_head=reads_head, described_by="config.json")
         require_finite(files, module)
-        return TorchModel(module.eval(), _load_preprocessor(files, task, config), task), is_new
+        return _model(module, _load_preprocessor(files, task, config), task), is_new
 
 
 def _of_encoder(module: PreTrainedModel, fit: Fit) -> Fit:

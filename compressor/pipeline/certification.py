@@ -32,7 +32,7 @@ def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Scor
     known = log.certification if split.name == "certification" else log.baseline
     assert known is not None
     untouched = known.baseline if isinstance(known, Certification) else known.score
-    budget, task = recipe.budget, load_task(str(log.task))
+    budget, task = recipe.budget, load_task(str(log.task)).for_labels(log.labels)
     log.compared_split = split.name
     if split.name == recipe.judged_split:
         masks = slice_masks(split, budget.slices, log.labels, score.metric)

@@ -295,6 +295,7 @@ class _Run:
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
         self.log.labels = files.labels_for(self.task)
+        self.task = self.task.for_labels(self.log.labels)
         self.log.source_sha256, self.log.source_bytes = files.sha256(), files.bytes_on_disk()
         try:
             self.splits = self._load_splits(metric)

@@ -67,6 +67,7 @@ TASKS: dict[str, str] = {
     "multi-label-classification": "compressor.tasks.multi_label:MultiLabelClassification",
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",
     "text-classification": "compressor.tasks.text_classification:TextClassification",
+    "token-classification": "compressor.tasks.token_classification:TokenClassification",
 }
 
 

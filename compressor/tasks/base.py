@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +134,8 @@ class Task(ABC):
     finds: ClassVar[str | None] = None  # what is found or missed, such as "class"; None: nothing is
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
+    # Whether a longer text is cut to what a model reads; else it is read in several rows.
+    cuts_texts: ClassVar[bool] = True
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -188,6 +190,17 @@ class Task(ABC):
     def weights_beside(self, directory: Path) -> list[Path]:  # noqa: ARG002 - for what has layers
         """Return the files of weights that `write_beside` wrote into `directory`."""
         return []
+
+    def for_labels(self, labels: Sequence[str]) -> Self:  # noqa: ARG002 - ids are enough for most
+        """Return the task for a checkpoint with these label names, in the order of its logits."""
+        return self
+
+    def aggregated(self, strategy: str) -> Self:  # noqa: ARG002 - for tasks that give tokens
+        """Return the task with predictions of tokens that are put together by `strategy`.
+
+        Raises `ValueError` where there are none to put together, or for an unknown strategy.
+        """
+        raise ValueError(f"aggregation: {self.name} gives no tags of tokens; leave it out")
 
     def saved_module(self, module: Any) -> Any:
         """Return the part of a PyTorch module that a checkpoint holds."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.setting_errors import show
+from compressor.tasks.examples import Words
 from compressor.tasks.pixels import pixels_of
 from compressor.words import counted
 
@@ -32,6 +33,14 @@ def given_texts(value: Any, *, pairs: bool | None) -> list[str] | list[tuple[str
     if texts and both:
         raise ValueError("the examples are texts and pairs of texts; give one kind in a call")
     return texts or both
+
+
+def given_documents(value: Any) -> list[str | Words]:
+    """Return texts, and lists of words, as a list.
+
+    Raises `ValueError` that names the first example which will not do.
+    """
+    return [_document(item, f"example {place}") for place, item in enumerate(_items(value))]
 
 
 def given_images(value: Any) -> list[NDArray[np.uint8]]:
@@ -76,6 +85,22 @@ def _text(item: Any, place: str, pairs: bool | None) -> str | tuple[str, str]:
             f"data did, or give them one after the other"
         )
     return _characters(parts[0], place), _characters(parts[1], place)
+
+
+def _document(item: Any, place: str) -> str | Words:
+    if isinstance(item, Words):
+        return item
+    parts = item.tolist() if isinstance(item, np.ndarray) else item
+    if isinstance(parts, str):
+        return _characters(parts, place)
+    if not isinstance(parts, list | tuple) or not parts:
+        raise ValueError(f"{place}: must be a text or a list of words, got {_shown(item)}")
+    for number, word in enumerate(parts):
+        if not isinstance(word, str):
+            raise ValueError(
+                f"{place}: must be a text or a list of words, and word {number} is {_shown(word)}"
+            )
+    return Words(tuple(_characters(word, place) for word in parts))
 
 
 def _characters(text: str, place: str) -> str:

@@ -179,10 +179,37 @@ def require_choice(
     _require_rows(config, tensors, labels)
 
 
+def require_tags(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> tuple[str, ...]:
+    """Return the tags that the head chooses between for each token, in the order of its logits.
+
+    Raises `HeadProblem` unless it chooses one of several; arguments are those of `require_choice`.
+    """
+    problem_type = config.get("problem_type")
+    if problem_type not in (None, "single_label_classification"):
+        raise HeadProblem(
+            f"problem_type is {problem_type!r}, and tags are a choice of one for each word; give a "
+            f"checkpoint that was trained to choose one"
+        )
+    saved_for = [str(name) for name in config.get("architectures") or ()]
+    if others := [name for name in saved_for if name.endswith("ForSequenceClassification")]:
+        raise HeadProblem(
+            f"architectures is {', '.join(others)}, whose head gives one label for a whole text "
+            f"and none for its words; give a checkpoint that ends with ForTokenClassification"
+        )
+    labels = read_labels(config)
+    if len(labels) == 1:
+        raise HeadProblem(
+            f"id2label names one label ({labels[0]}), which every word would get; give a "
+            f"checkpoint that chooses between several"
+        )
+    _require_rows(config, tensors, labels)
+    return labels
+
+
 def _require_rows(
     config: Mapping[str, Any], tensors: Mapping[str, HasShape], labels: Sequence[str]
 ) -> None:
-    """Raise `HeadProblem` where the weights of the head are of another number of labels."""
+    """Raise `HeadProblem` where the head's last layer has more or fewer rows than labels."""
     rows = _head_rows(tensors)
     if rows is not None and rows[1] != len(labels):
         source = "id2label" if config.get("id2label") else "num_labels"

@@ -23,6 +23,7 @@ _TEMPERATURE = 2.0  # softens confident predictions, whose Fisher information wo
 _MAX_PROBES = 8  # backward passes for each batch
 # Of vectors, whose every row draws signs of its own: hundreds of rows average out what two leave.
 _DIRECTION_PROBES = 2
+_TOKEN_PROBES = 2  # of tokens, which are many too
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,55 @@ class VectorLosses(Losses):
         for _ in range(_DIRECTION_PROBES):
             signs = random_signs(outputs, generator)
             yield (signs * directions).sum() / math.sqrt(_DIRECTION_PROBES)
+
+
+class TokenLosses(Losses):
+    """Cross-entropy of each token, `outputs` of shape `(batch, tokens, num_labels)`.
+
+    Targets have shape `(batch, tokens)`. Padding never counts, and is no token towards a teacher.
+    """
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the cross-entropy; tokens whose label is -100 have none and do not count."""
+        total = functional.cross_entropy(
+            in_float32(outputs).flatten(0, 1), targets.flatten(), reduction="sum"
+        )
+        return SummedLoss(total, (targets != UNLABELLED).sum())
+
+    def to_teacher(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Return the KL divergence of softened distributions, a mean over all tokens of the batch.
+
+        It is multiplied by the squared temperature, as that of `ClassLosses`.
+        """
+        own, other = (
+            functional.log_softmax(in_float32(item) / temperature, dim=-1)
+            for item in (student, teacher)
+        )
+        each = functional.kl_div(own, other, log_target=True, reduction="none").sum(dim=-1)
+        kept = torch.ones_like(each) if mask is None else mask.to(each)  # (batch, tokens)
+        return (each * kept).sum() / kept.sum() * temperature**2
+
+    def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the class with the largest logit of each token, -100 at padding."""
+        classes = outputs.argmax(dim=-1)
+        return classes if mask is None else classes.masked_fill(mask == 0, UNLABELLED)
+
+    def fisher_probes(
+        self, outputs: Tensor, mask: Tensor | None, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield random projections of the tokens' classes, softened at temperature 2.
+
+        Each token draws signs of its own, so that the squares of its classes, and those of the
+        tokens of an example, add up on average.
+        """
+        p = torch.softmax(outputs.detach() / _TEMPERATURE, dim=-1)  # (batch, tokens, num_labels)
+        centred = outputs - (p * outputs).sum(dim=-1, keepdim=True)
+        kept = torch.ones_like(p) if mask is None else mask.unsqueeze(-1).to(p)
+        for _ in range(_TOKEN_PROBES):
+            signs = random_signs(p, generator)
+            yield (kept * p.sqrt() * signs * centred).sum() / math.sqrt(_TOKEN_PROBES)
 
 
 def in_float32(values: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class TeacherOutputs:
     def __call__(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs for `rows`, such as `(len(rows), num_labels)`, on their device.
 
-        Outputs with an axis of tokens stand where `mask`, shape `(len(rows), tokens)`, is not 0.
+        Outputs with an axis of tokens stand where `mask`, shape `(len(rows), tokens)` or with more
+        rows for long examples, is not 0.
         Raises `StepFailed` when one of them is not finite.
         """
         positions = rows.tolist()
@@ -60,10 +61,14 @@ class TeacherOutputs:
     def _at_tokens(
         self, found: Sequence[NDArray[np.float32]], rows: Sequence[int], mask: Tensor
     ) -> Tensor:
-        """Return outputs with an axis of tokens where `mask` is not 0, and 0 elsewhere."""
+        """Return outputs with an axis of tokens where `mask` is not 0, and 0 elsewhere.
+
+        An example that is long may be several rows of `mask`, one behind the other.
+        """
         places = mask.cpu() != 0
         counts, wanted = [len(output) for output in found], places.sum(dim=1).tolist()
-        if counts != wanted:
+        ends, row_ends = np.cumsum(counts), np.cumsum(wanted)
+        if not np.isin(ends, row_ends).all() or ends[-1] != row_ends[-1]:
             raise StepFailed(
                 f"{self._dataset.source}: the student makes {wanted} tokens of the rows "
                 f"{self._dataset.rows[rows].tolist()} and the teacher {counts}; take a teacher "

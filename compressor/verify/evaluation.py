@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Flops, LengthRecord, Score
 from compressor.models.flops import encoder_flops
+from compressor.models.predict import Predictor, predict_rows
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
@@ -26,13 +26,6 @@ _SPECIAL = 4  # tokens at most that a tokenizer puts around a text or a pair
 _MADE = -1  # the number of a row that is made of others
 
 Model = TypeVar("Model")  # what tells two models of a benchmark apart
-
-
-class Predictor(Protocol):
-    """What can be evaluated: a `TorchModel` or an `OnnxModel`."""
-
-    def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the float32 outputs that the task names, the first axis is the batch."""
 
 
 def evaluate(
@@ -105,7 +98,8 @@ def predict_outputs(
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
             batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
-            parts.append(task.collect([predictor.predict(batch)], [batch]))
+            outputs = predict_rows(predictor, batch, BATCH_SIZE)
+            parts.append(task.collect([outputs], [batch]))
             seen += len(indices)
             found = None if met is None else met(parts[-1], indices)
             right += found or 0
@@ -114,17 +108,18 @@ def predict_outputs(
 
 
 def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
-    """Return the mean number of tokens of an example, rounded; None for a task without a sequence.
+    """Return the mean number of tokens of a row, rounded; None for a task without a sequence.
 
     At least 1.
     """
     if not task.reads_tokens:
         return None
-    num_tokens = 0
+    num_tokens = num_rows = 0
     for indices in _chunks(list(range(len(dataset)))):
         batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
         num_tokens += int(batch["attention_mask"].sum())
-    return max(1, round(num_tokens / len(dataset)))
+        num_rows += len(batch["attention_mask"])  # more than examples where long ones take several
+    return max(1, round(num_tokens / num_rows))
 
 
 def flops_of(graph: Path, task: Task, preprocessor: Any, dataset: Dataset) -> Flops:
@@ -233,7 +228,7 @@ def measured_lengths(
         measured=measured,
         longest=min(int(counts.max()), measured),
         num_examples=len(counts),
-        num_cut=int(np.sum(counts > measured)),
+        num_cut=int(np.sum(counts > measured)) if task.cuts_texts else 0,
     )
 
 

@@ -40,8 +40,8 @@ from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
 ACCURACY = Metric(
-    "token_accuracy",
-    "token accuracy",
+    "tag_accuracy",
+    "tag accuracy",
     "the share of tags that are right, document by document",
     "mean",
 )

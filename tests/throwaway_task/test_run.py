@@ -86,7 +86,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "search": {"path": str(folder / "search.jsonl")},
             "certification": {"path": str(folder / "unseen.jsonl")},
         },
-        "budget": {"metric": "token_accuracy", "max_drop": 0.9, "slices": ["source", "length"]},
+        "budget": {"metric": "tag_accuracy", "max_drop": 0.9, "slices": ["source", "length"]},
         "benchmark": BENCHMARK,
     }
 

@@ -1,0 +1,608 @@
+"""Token classification: a tag for each word, such as entities, personal data, or parts of speech.
+
+Words are what is scored, and tags what a model says at the first token of each, as it was trained.
+One document is one example, however long: it is read in windows that overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.measurements import FlipKind, Score
+from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Truth
+from compressor.tasks.classification import one_of_each
+from compressor.tasks.columns import Columns
+from compressor.tasks.entities import (
+    NO_TAG,
+    OUTSIDE,
+    Entity,
+    SchemeProblem,
+    Tags,
+    accuracy,
+    entity_counts,
+    f1,
+    macro_f1,
+    micro_counts,
+    precision,
+    read_tags,
+    recall,
+)
+from compressor.tasks.examples import Example, Words, texts_of
+from compressor.tasks.given import given_documents
+from compressor.tasks.head import HasShape, HeadProblem, require_tags
+from compressor.tasks.metrics import AGREEMENT, Floats, Metric, UsualDrop
+from compressor.tasks.outputs import UNLABELLED, Outputs, Positions
+from compressor.tasks.pieces import (
+    Document,
+    DocumentBatch,
+    count_tokens,
+    encode_documents,
+    of_documents,
+    require_words,
+)
+from compressor.tasks.report_words import TOKENS_CODE, ReportWords
+from compressor.tasks.spans import AGGREGATIONS, Aggregation, Span, kinds_of_words, spans_of
+from compressor.tasks.text import NO_LIMIT, TextTask
+from compressor.tasks.word_columns import WordColumns
+
+if TYPE_CHECKING:
+    from compressor.tasks.losses import TokenLosses
+
+
+def _missed(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - whatever the rest holds
+    """Return what documents add once none of their entities is found: the right ones are gone."""
+    return np.asarray(units * np.tile([0.0, 1.0, 1.0], units.shape[-1] // 3))
+
+
+def _all_wrong(units: Floats, total: Floats) -> Floats:  # noqa: ARG001
+    return np.asarray(units * [0.0, 1.0])
+
+
+_DOCUMENTS: Any = {"bound": "sums", "unit": "document", "units": "documents"}
+_ENTITY_DROP = UsualDrop(0.0005, 0.005, 0.015)
+ENTITY_F1 = Metric(
+    "entity_f1",
+    "entity F1",
+    "the harmonic mean of precision and recall of entities, all kinds together; an entity is right "
+    "where its first word, its last one and its kind are",
+    statistic=f1,
+    lost=_missed,
+    usual_drop=_ENTITY_DROP,
+    **_DOCUMENTS,
+)
+TOKEN_ACCURACY = Metric(
+    "token_accuracy",
+    "token accuracy",
+    "the share of words that get their tag, O among the tags",
+    statistic=accuracy,
+    lost=_all_wrong,
+    **_DOCUMENTS,
+)
+ENTITY_PRECISION = Metric(
+    "entity_precision",
+    "entity precision",
+    "the share of the entities that the model finds that are right",
+    statistic=precision,
+    lost=_missed,
+    usual_drop=_ENTITY_DROP,
+    **_DOCUMENTS,
+)
+ENTITY_RECALL = Metric(
+    "entity_recall",
+    "entity recall",
+    "the share of the labelled entities that the model finds",
+    statistic=recall,
+    lost=_missed,
+    usual_drop=_ENTITY_DROP,
+    **_DOCUMENTS,
+)
+ENTITY_F1_MACRO = Metric(
+    "entity_f1_macro",
+    "macro entity F1",
+    "the entity F1 of each kind by itself, averaged over the kinds",
+    statistic=macro_f1,
+    lost=_missed,
+    usual_drop=UsualDrop(0.001, 0.008, 0.025),
+    **_DOCUMENTS,
+)
+
+_CODE = f"""\
+{TOKENS_CODE}\
+[logits] = session.run(["logits"], inputs)  # of each token; longer texts are cut here
+labels = {{labels}}
+for row, ids in enumerate(batch["input_ids"]):
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    print([(token, labels[k]) for token, k in zip(tokens, logits[row].argmax(axis=-1))])
+"""
+_TAGS = "tags"  # class ids of the words of all documents, one after the other, shape (num_words,)
+_LENGTHS = "lengths"  # number of words of each document, shape (num_documents,)
+_NOTHING = "no entity"
+
+
+@dataclass(frozen=True)
+class TokenLogits(Outputs):
+    """Logits of the tokens of documents: `(num_tokens, num_labels)` for each of `documents`."""
+
+    documents: tuple[Document, ...]
+    tokens: tuple[NDArray[np.float32], ...]
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.documents)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the documents of all parts, one after the other."""
+        if not parts:
+            raise ValueError("there is nothing to join")
+        return cls(
+            tuple(item for part in parts for item in part.documents),
+            tuple(item for part in parts for item in part.tokens),
+        )
+
+    def select(self, positions: Positions) -> Self:
+        """Return the documents at `positions`, in that order."""
+        return type(self)(
+            tuple(self.documents[place] for place in positions),
+            tuple(self.tokens[place] for place in positions),
+        )
+
+    @cached_property
+    def _rows(self) -> list[NDArray[np.float32]]:
+        found = []
+        for document, logits in zip(self.documents, self.tokens, strict=True):
+            first = document.first_pieces
+            words = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
+            words[first >= 0] = logits[first[first >= 0]]
+            found.append(words)
+        return found
+
+    def per_example(self) -> list[NDArray[np.float32]]:
+        """Return the logits of each document's words, `(num_words, num_labels)`.
+
+        They are those of the first token of each word, and 0 for a word that gives no token.
+        """
+        return self._rows
+
+    @property
+    def numbers(self) -> NDArray[np.float32]:
+        """Return the logits of the words of all documents, shape `(num_words, num_labels)`."""
+        return np.concatenate(self._rows)
+
+    @cached_property
+    def tags(self) -> list[NDArray[np.int64]]:
+        """Return the class id of each document's words, `NO_TAG` for one that gives no token."""
+        return [
+            np.where(document.first_pieces >= 0, row.argmax(axis=1), NO_TAG)
+            for document, row in zip(self.documents, self._rows, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class TokenClassification(TextTask):
+    """One tag for each word of a document, which is given as a text or as a list of words.
+
+    `labels` are the checkpoint's tags in the order of its logits; their prefixes say where entities
+    begin and end. `aggregation` says how predictions for tokens become those for spans of a text.
+    """
+
+    labels: tuple[str, ...] = ()
+    aggregation: Aggregation = "first"
+
+    name: ClassVar[str] = "token-classification"
+    head: ClassVar[str] = "ForTokenClassification"
+    output: ClassVar[str] = "logits"
+    output_words: ClassVar[str] = "logits"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        ENTITY_F1,
+        TOKEN_ACCURACY,
+        ENTITY_PRECISION,
+        ENTITY_RECALL,
+        ENTITY_F1_MACRO,
+        AGREEMENT,
+    )
+    words: ClassVar[ReportWords] = ReportWords(
+        code=_CODE,
+        row="document",
+        predictions_title="Entities",
+        predictions_shown="search documents with entities of different kinds",
+        flips_title="Documents whose entities changed",
+        another="other entities",
+        changed=("document", "has other entities", "have other entities"),
+        flips_order="Those come first where most entities changed.",
+        prediction_is_text=True,
+        flips_header=" what differs",
+        flips_sure="",
+    )
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    per_token: ClassVar[bool] = True
+    cuts_texts: ClassVar[bool] = False
+
+    @classmethod
+    def check_head(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, HasShape],
+        about: Mapping[str, Any] | None,  # noqa: ARG003 - no file of sentence-transformers' matters
+    ) -> None:
+        """Raise `HeadProblem` unless the head chooses one of several tags of a known scheme."""
+        try:
+            read_tags(require_tags(config, tensors))
+        except SchemeProblem as error:
+            raise HeadProblem(str(error)) from error
+
+    def for_labels(self, labels: Sequence[str]) -> Self:
+        """Return the task that reads entities off these tags."""
+        return replace(self, labels=tuple(labels))
+
+    def aggregated(self, strategy: str) -> Self:
+        """Return the task that puts tokens together by `strategy`, one of `AGGREGATIONS`."""
+        for known in AGGREGATIONS:
+            if known == strategy:
+                return replace(self, aggregation=known)
+        raise ValueError(f"aggregation: must be one of {', '.join(AGGREGATIONS)}, got {strategy!r}")
+
+    @cached_property
+    def tags(self) -> Tags:
+        """Return what the labels say of entities."""
+        assert self.labels, "the task is told the labels when its checkpoint is known"
+        return read_tags(self.labels)
+
+    def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
+        """Return transformers' own."""
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification
+
+    def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
+        """Return what is needed unless there is a logit for each label of each token.
+
+        Long documents take several rows.
+        """
+        fits = len(shape) == 3 and shape[0] >= num_rows and shape[2] == num_labels
+        return None if fits else "a row of logits for each token"
+
+    def load_preprocessor(self, directory: str | Path) -> Any:
+        """Load the tokenizer; raises `EnvironmentMismatch` where it does not tell words apart."""
+        tokenizer = super().load_preprocessor(directory)
+        require_words(tokenizer, str(directory))
+        return tokenizer
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return lists of words, and lists of tags."""
+        return WordColumns()
+
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
+        """Return texts, or lists of words, as a list."""
+        return given_documents(value)
+
+    def repeated(self, example: Example, times: int) -> Example:
+        """Return a document that is so many times as long."""
+        if isinstance(example, Words):
+            return Words(example.words * times)
+        return super().repeated(example, times)
+
+    def encode(self, preprocessor: Any, examples: Sequence[Example]) -> DocumentBatch:
+        """Tokenize documents; arrays are int64 of shape `(rows, tokens)`, one row or more each."""
+        limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
+        return encode_documents(preprocessor, examples, None if limit >= NO_LIMIT else limit)
+
+    def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """Return how many tokens each whole document has, special tokens included."""
+        return count_tokens(preprocessor, examples)
+
+    def collect(
+        self, arrays: Sequence[NDArray[np.float32]], batches: Sequence[Batch]
+    ) -> TokenLogits:
+        """Return the logits of each document's tokens, its windows put together."""
+        if not batches:
+            raise ValueError("there are no batches")
+        read = list(map(_documents_in, batches))
+        return TokenLogits(
+            tuple(document for batch in read for document in batch.documents),
+            tuple(
+                logits
+                for batch, array in zip(read, arrays, strict=True)
+                for logits in of_documents(batch, array)
+            ),
+        )
+
+    def without_padding(
+        self, array: NDArray[np.float32], batch: Batch
+    ) -> list[NDArray[np.float32]]:
+        """Return the outputs of all tokens of each document's rows, special tokens included."""
+        mask = batch["attention_mask"] != 0
+        found: list[list[NDArray[np.float32]]] = [[] for _ in _documents_in(batch).documents]
+        for row, values, kept in zip(_documents_in(batch).rows, array, mask, strict=True):
+            found[row.document].append(values[kept])
+        return [np.concatenate(parts) for parts in found]
+
+    def targets(self, batch: Batch, labels: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the class id at the first token of each word, in one window, -100 elsewhere."""
+        read = _documents_in(batch)
+        found = np.full(batch["input_ids"].shape, UNLABELLED, dtype=np.int64)
+        for place, row in enumerate(read.rows):
+            first = read.documents[row.document].first_pieces
+            here = np.flatnonzero((first >= row.taken.start) & (first < row.taken.end))
+            columns = row.column + first[here] - row.window.start
+            found[place, columns] = labels[row.document][here]
+        return found
+
+    def labels_of_changed(
+        self,
+        labels: NDArray[Any],
+        partners: NDArray[Any],
+    ) -> None:
+        """Return None: which words a text lost is not known."""
+
+    @property
+    def losses(self) -> TokenLosses:
+        """Return cross-entropy and the KL divergence from a teacher, token by token."""
+        from compressor.tasks.losses import TokenLosses  # torch, which an artifact has not
+
+        return TokenLosses()
+
+    def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_]:
+        """Return for which documents an entity came, went or changed."""
+        first, second = (_digests(self._found(_logits(item).tags)) for item in (before, after))
+        return np.asarray(first != second)
+
+    def hits(
+        self, metric: str, outputs: Outputs, truth: Truth, positions: Positions
+    ) -> NDArray[np.bool_] | None:
+        """Return which documents keep the untouched checkpoint's entities, for `agreement`."""
+        if metric != AGREEMENT.name or truth.reference is None:
+            return None
+        own = _digests(self._found(_logits(outputs).tags))
+        return np.asarray(own == truth.reference.outcomes[positions])
+
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
+        """Score the tags of words; of entities strictly, by the scheme of the labels."""
+        return self._score(metric, _logits(outputs).tags, truth, truth.reference)
+
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return that tags or entities are missing, or all tags the same, where they are."""
+        if metric == AGREEMENT.name:
+            return None
+        if truth.labels is None:
+            return "has no tags, so nothing but agreement can be scored on it"
+        known = np.concatenate(list(truth.labels))
+        if metric == TOKEN_ACCURACY.name and np.ptp(known) == 0:
+            return (
+                f"every tag is '{self.tags.labels[known[0]]}', so a model that always gives it is "
+                f"never wrong; give it rows with other tags too"
+            )
+        if metric != TOKEN_ACCURACY.name and not any(self._found(truth.labels)):
+            return (
+                f"no word belongs to an entity, so there is none to find ({self.tags}); give it "
+                f"rows with entities, or score token_accuracy or agreement"
+            )
+        return None
+
+    def constant(self, score: Score, labels: Sequence[str]) -> str | None:
+        """Say the one tag that every word got, where it was one."""
+        tags = score.kept[_TAGS]
+        tags = tags[tags != NO_TAG]
+        if len(tags) == 0:
+            return "gives no tag, as no word has a token,"
+        return f"tags every word '{labels[tags[0]]}'" if np.all(tags == tags[0]) else None
+
+    def guesses(self, baseline: Score, truth: Truth, labels: Sequence[str]) -> tuple[Guess, ...]:
+        """Return models that tag every word alike, and the best of 19 that guess.
+
+        Guesses are the checkpoint's own tags, or the labels, but for other words: all are moved by
+        as many words, so that entities stay whole. One in twenty does better than the best of 19.
+        """
+        tags, lengths = baseline.kept[_TAGS], baseline.kept[_LENGTHS]
+        is_agreement = baseline.metric == AGREEMENT.name or truth.labels is None
+        right = tags if is_agreement else np.concatenate(list(np.asarray(truth.labels)))
+        random = np.random.RandomState(0)
+        moves = random.randint(1, max(2, len(tags)), size=DRAWS).tolist()
+        found = {
+            f"a model that tags every word '{labels[tag]}'": [np.full(len(tags), tag)]
+            for tag in self._usual(right)
+        }
+        found["a model that gives the checkpoint's tags, but for other words"] = [
+            np.roll(tags, move) for move in moves
+        ]
+        if not is_agreement:
+            found["a model that guesses each tag as often as it comes"] = [
+                np.roll(right, move) for move in moves
+            ]
+        return tuple(
+            Guess(
+                who,
+                max(
+                    (
+                        self._score(baseline.metric, _split(item, lengths), truth, baseline)
+                        for item in items
+                    ),
+                    key=lambda score: score.value,
+                ),
+            )
+            for who, items in found.items()
+        )
+
+    def flips(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],  # noqa: ARG002 - the task knows them
+    ) -> list[Comparison]:
+        """Return the documents in which an entity came or went; with labels, what is right of it.
+
+        One where both models find as many right and as many wrong entities does not matter.
+        """
+        found = []
+        both = (self._found(_tags_in(score)) for score in (before, after))
+        for row, (old, new) in enumerate(zip(*both, strict=True)):
+            if set(old) == set(new):
+                continue
+            kind: FlipKind = "changed"
+            lost, shown = float(len(set(old) ^ set(new))), None
+            if truth.labels is not None:
+                right = self.tags.entities(truth.labels[row])
+                lost = float(_worth(old, right) - _worth(new, right))
+                if lost == 0:
+                    continue
+                kind = "lost" if lost > 0 else "won"
+                differ = [item for item in right if item not in old or item not in new]
+                shown = self._shown(truth.examples[row], differ)
+            gone = [item for item in old if item not in new]
+            came = [item for item in new if item not in old]
+            was, is_now = (self._shown(truth.examples[row], items) for items in (gone, came))
+            found.append(Comparison(row, was, is_now, None, None, shown, kind, lost))
+        return found
+
+    def samples(
+        self,
+        before: Score,
+        after: Score,  # noqa: ARG002 - what it predicts is asked of `predict`
+        truth: Truth,
+        labels: Sequence[str],  # noqa: ARG002 - the task knows them
+        predict: Predict,
+        count: int,
+    ) -> list[Comparison]:
+        """Return documents with entities, of different kinds in turn as far as there are any."""
+        tags = _tags_in(before)
+        kinds = np.array([item[0].kind if item else -1 for item in self._found(tags)])
+        with_some = np.flatnonzero(kinds >= 0)
+        rows = with_some if len(with_some) else np.arange(len(kinds))
+        examples = [truth.examples[row] for row in rows.tolist()]
+        chosen = [int(rows[place]) for place in one_of_each(kinds[rows], examples, count)]
+        found: Sequence[Sequence[Span]] = predict([truth.examples[row] for row in chosen])
+        return [
+            Comparison(
+                row,
+                self._in_words(truth.examples[row], tags[row]),
+                _joined(_in_text(truth.examples[row], spans)),
+                None,
+                None,
+                None
+                if truth.labels is None
+                else self._in_words(truth.examples[row], truth.labels[row]),
+            )
+            for row, spans in zip(chosen, found, strict=True)
+        ]
+
+    def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[list[Span]]:
+        """Return the spans of each document, as the pipeline of transformers gives them."""
+        logits, tags = _logits(outputs), read_tags(labels)
+        return [
+            spans_of(document, values, tags, self.aggregation)
+            for document, values in zip(logits.documents, logits.tokens, strict=True)
+        ]
+
+    def _found(self, tags: Sequence[NDArray[np.int64]] | NDArray[Any]) -> list[list[Entity]]:
+        return [self.tags.entities(document.tolist()) for document in tags]
+
+    def _score(
+        self,
+        metric: str,
+        tags: Sequence[NDArray[np.int64]],
+        truth: Truth,
+        reference: Score | None,
+    ) -> Score:
+        entities = self._found(tags)
+        outcomes = _digests(entities)
+        kept = {_TAGS: np.concatenate(tags), _LENGTHS: np.array([len(item) for item in tags])}
+        if metric == AGREEMENT.name:
+            same = outcomes == (outcomes if reference is None else reference.outcomes)
+            return Score(metric, float(np.mean(same)), len(tags), outcomes, kept=kept)
+        assert truth.labels is not None, "the caller asked whether it can be scored"
+        sums = self._sums(metric, tags, entities, truth.labels)
+        statistic = next(item.statistic for item in self.metrics if item.name == metric)
+        assert statistic is not None, "each but agreement is one of sums"
+        value = float(statistic(sums.sum(axis=0)))
+        return Score(metric, value, len(tags), outcomes, sums=sums, kept=kept)
+
+    def _sums(
+        self,
+        metric: str,
+        tags: Sequence[NDArray[np.int64]],
+        entities: Sequence[Sequence[Entity]],
+        labels: NDArray[Any],
+    ) -> Floats:
+        """Return what each document adds, shape `(num_documents, num_sums)`."""
+        if metric == TOKEN_ACCURACY.name:
+            pairs = zip(tags, labels, strict=True)
+            return np.array([[np.sum(own == right), len(right)] for own, right in pairs], float)
+        counts = entity_counts(self.tags, entities, self._found(labels))
+        return counts if metric == ENTITY_F1_MACRO.name else micro_counts(counts)
+
+    def _usual(self, right: NDArray[np.int64]) -> Iterator[int]:
+        """Yield the most frequent tag, and that of those which are an entity by themselves."""
+        counts = np.bincount(right[right != NO_TAG], minlength=len(self.tags.labels))
+        most = int(counts.argmax())
+        yield most
+        alone = [len(self.tags.entities([tag])) == 1 for tag in range(len(counts))]
+        counts = np.where(alone, counts, 0)
+        if counts.any() and (other := int(counts.argmax())) != most:
+            yield other
+
+    def _shown(self, example: Example, entities: Sequence[Entity]) -> str:
+        """Return entities in words, such as `PER Barack Obama`."""
+        assert isinstance(example, Words), "a split holds nothing else"
+        return _joined(
+            f"{self.tags.kinds[kind]} {' '.join(example.words[start:end])}"
+            for kind, start, end in entities
+        )
+
+    def _in_words(self, example: Example, tags: NDArray[np.int64]) -> str:
+        """Return the spans of a document's tags as an artifact gives them."""
+        assert isinstance(example, Words), "a split holds nothing else"
+        text = texts_of(example)[0]
+        spans = kinds_of_words(example.words, tags.tolist(), self.tags)
+        return _joined(f"{kind} {text[start:end]}" for kind, start, end in spans)
+
+
+def _joined(shown: Iterator[str] | Sequence[str]) -> str:
+    return "; ".join(shown) or _NOTHING
+
+
+def _in_text(example: Example, spans: Sequence[Span]) -> Iterator[str]:
+    text = texts_of(example)[0]
+    for span in spans:
+        kind = span.get("entity_group", span.get("entity", OUTSIDE))
+        yield f"{kind} {text[span['start'] : span['end']]}"
+
+
+def _logits(outputs: Outputs) -> TokenLogits:
+    assert isinstance(outputs, TokenLogits), "the task collects nothing else"
+    return outputs
+
+
+def _documents_in(batch: Batch) -> DocumentBatch:
+    assert isinstance(batch, DocumentBatch), "the task encodes nothing else"
+    return batch
+
+
+def _split(tags: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.split(tags, np.cumsum(lengths)[:-1])
+
+
+def _tags_in(score: Score) -> list[NDArray[np.int64]]:
+    return _split(score.kept[_TAGS], score.kept[_LENGTHS])
+
+
+def _digests(entities: Sequence[Sequence[Entity]]) -> NDArray[np.int64]:
+    """Return a number for each document that is the same only where all its entities are."""
+    found = [
+        hashlib.sha256(np.array(document, dtype="<i8").tobytes()).digest() for document in entities
+    ]
+    return np.array([int.from_bytes(item[:7], "big") for item in found], dtype=np.int64)
+
+
+def _worth(found: Sequence[Entity], right: Sequence[Entity]) -> int:
+    """Return how many entities are right, less those that are wrong."""
+    good = len(set(found) & set(right))
+    return 2 * good - len(found)
