@@ -252,7 +252,8 @@ def _numbers(what: str) -> str:
 
 _SEVERAL = (
     "several labels can hold for one input, and this task chooses one; set model.task: "
-    "multi-label-classification, or give a classifier that was trained to choose one label "
+    "multi-label-classification for texts, or give a classifier that was trained to choose one "
+    "label "
     "(problem_type single_label_classification)"
 )
 

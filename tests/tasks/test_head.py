@@ -54,7 +54,6 @@ NO_NAMES = ("id2label", "label2id")
         ({"num_labels": 1}, NO_NAMES, "num_labels is 1 .*no choice between labels"),
         ({"id2label": {"0": "x"}, "label2id": {"x": 0}}, (), "id2label names one label"),
         ({"problem_type": "regression"}, (), "problem_type is regression"),
-        ({"problem_type": "multi_label_classification"}, (), "several labels can hold"),
         ({"problem_type": "ranking"}, (), "problem_type is 'ranking', known are single_label"),
         ({"num_labels": 3}, (), r"num_labels is 3, but id2label names 2 \(negative, positive\)"),
         ({"num_labels": "2"}, NO_NAMES, "num_labels must be a whole number, 1 or more, got '2'"),
@@ -73,6 +72,14 @@ def test_a_head_that_makes_no_choice_or_contradicts_itself_is_refused(
         find_checkpoint(str(copy)).infer_task()
     with pytest.raises(EnvironmentMismatch, match=reason):
         load_checkpoint(copy, task=TEXT)
+
+
+def test_a_head_of_several_labels_is_a_task_of_its_own(copy: Path):
+    edit_config(copy, problem_type="multi_label_classification")
+    files = find_checkpoint(str(copy))
+    assert files.infer_task() == "multi-label-classification"
+    with pytest.raises(EnvironmentMismatch, match="several labels can hold"):
+        files.require_head(TEXT)
 
 
 def test_image_classifiers_are_asked_too(image_copy: Path):
@@ -153,7 +160,6 @@ def test_a_sparse_encoder_is_no_encoder_of_vectors(tiny_encoder_dir: Path, tmp_p
 @pytest.mark.parametrize(
     ("architecture", "gives"),
     [
-        ("BertForTokenClassification", "labels every token"),
         ("BertForQuestionAnswering", "marks a span"),
         ("GPT2LMHeadModel", "writes text"),
         ("T5ForConditionalGeneration", "writes text"),

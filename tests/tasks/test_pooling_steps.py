@@ -18,7 +18,8 @@ from torch.nn import functional
 from compressor.errors import EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.structure import encoder_layers, remove_attention
+from compressor.models.families.layers import encoder_layers
+from compressor.models.structure import remove_attention
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks.pooling import Pooling, read_pooling
 from compressor.tasks.sentence_encoder import pool
