@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.setting_errors import each_key_once
 from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names
 from compressor.words import listing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -160,7 +163,7 @@ def write_artifact(
     *,
     model: OnnxModel,
     preprocessor: Any,
-    config: Any,
+    config: PreTrainedConfig,
     max_length: int | None = None,
 ) -> OnnxModel:
     """Copy the graph and all that is needed to use it into `directory`, and return it from there.
@@ -182,8 +185,8 @@ def write_artifact(
 
 
 def seal_artifact(
-    directory: Path, *, task: Task, labels: Sequence[str], facts: Mapping[str, Any]
-) -> dict[str, Any]:
+    directory: Path, *, task: Task, labels: Sequence[str], facts: Mapping[str, object]
+) -> dict[str, object]:
     """Write `manifest.json` over the files in `directory` and return it.
 
     `facts` go into the manifest as they are. The same files and facts give the same bytes.
@@ -276,7 +279,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _digest_of(manifest: Mapping[str, Any]) -> str:
+def _digest_of(manifest: Mapping[str, object]) -> str:
     """Return the SHA-256 of what a manifest says besides its own SHA-256."""
     return facts_sha256({key: value for key, value in manifest.items() if key != _OWN_DIGEST})
 

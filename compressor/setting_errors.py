@@ -115,7 +115,7 @@ def first_repeated(values: Iterable[Value]) -> Value | None:
     return None
 
 
-def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     """Return a JSON object; raises `ValueError` when it gives a key twice: Python takes the last.
 
     For `object_pairs_hook` of `json.loads`.
@@ -134,7 +134,7 @@ def refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Spell a value as a recipe would, shortened to about one line."""
     match value:
         case None:
@@ -174,7 +174,7 @@ def is_rule(details: ErrorDetails) -> bool:
 
 
 def explain(
-    errors: Sequence[ErrorDetails], data: Any, model: type[BaseModel], variants: Variants
+    errors: Sequence[ErrorDetails], data: object, model: type[BaseModel], variants: Variants
 ) -> list[Mistake]:
     """Return one mistake for each wrong place in `data`, which `model` refused with `errors`."""
     plain: list[Mistake] = []
@@ -222,12 +222,12 @@ def _join(messages: Sequence[str]) -> str:
     return "; or ".join(texts)
 
 
-def locate(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:
+def locate(details: ErrorDetails, data: object) -> tuple[KeyPath, bool]:
     """Map pydantic's location onto `data`; parts that only name a union's branch are left out."""
     path: list[str | int] = []
     in_union = False
     keys = details["loc"][:-1] if details["type"] == "missing" else details["loc"]
-    here = data
+    here: Any = data
     for key in keys:
         if _has(here, key):
             here = here[key]
@@ -239,14 +239,14 @@ def locate(details: ErrorDetails, data: Any) -> tuple[KeyPath, bool]:
     return tuple(path), in_union
 
 
-def _has(value: Any, key: str | int) -> bool:
+def _has(value: object, key: str | int) -> bool:
     if isinstance(value, list | tuple):
         return isinstance(key, int) and key < len(value)
     return isinstance(value, dict) and key in value
 
 
 def _message(
-    details: ErrorDetails, path: KeyPath, data: Any, model: type[BaseModel], variants: Variants
+    details: ErrorDetails, path: KeyPath, data: object, model: type[BaseModel], variants: Variants
 ) -> str:
     kind, given, facts = details["type"], details["input"], details.get("ctx", {})
     if kind in _BOUNDS:
@@ -299,7 +299,7 @@ def _rare_message(details: ErrorDetails) -> str:
 
 
 def _models_at(
-    path: KeyPath, data: Any, model: type[BaseModel], variants: Variants
+    path: KeyPath, data: object, model: type[BaseModel], variants: Variants
 ) -> list[type[BaseModel]]:
     """Return the settings that `path` may hold, walking types and data side by side."""
     candidates = list(variants.get(model, (model,)))
@@ -333,7 +333,7 @@ def _kind(model: type[BaseModel]) -> Any:
     return model.model_fields["kind"].default if "kind" in model.model_fields else None
 
 
-def _models_in(annotation: Any, variants: Variants) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: object, variants: Variants) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from variants.get(annotation, (annotation,))
     for inner in get_args(annotation):

@@ -73,7 +73,7 @@ def insert(
     *,
     dtype: ir.DataType | None = None,
     domain: str = "",
-    attributes: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, int | float | Sequence[int]] | None = None,
 ) -> ir.Value:
     """Insert a node with one output called `name` before another one, and return the output.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +20,7 @@ from compressor.inspection.timing import TimeShares, profile
 from compressor.measurements import EmbeddingRecord
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
-from compressor.models.families.layers import UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import EncoderLayer, UnsupportedArchitecture, encoder_layers
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.progress import SILENT, Progress
 from compressor.tasks import NO_LIMIT, Batch, load_task
@@ -196,7 +196,7 @@ def _layers(model: TorchModel, flops: Mapping[str, int]) -> tuple[tuple[LayerFac
     for name, count in flops.items():
         if (index := layer_of(name)) is not None:
             work[index] += count
-    units: dict[int, Any] = {}
+    units: dict[int, EncoderLayer] = {}
     reason = ""
     try:
         units = {layer.index: layer for layer in encoder_layers(model.module)}

@@ -9,9 +9,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from compressor.measurements import ComponentBytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 INSPECT_VERSION = 1
 
@@ -100,13 +103,12 @@ class OnnxFacts:
     inspect_version: int = INSPECT_VERSION
 
 
-def to_dict(facts: Any) -> dict[str, Any]:
+def to_dict(facts: DataclassInstance) -> dict[str, object]:
     """Return facts as plain JSON values; a number that is not finite, which JSON lacks, is null."""
-    plain: dict[str, Any] = _finite(dataclasses.asdict(facts))
-    return plain
+    return {name: _finite(value) for name, value in dataclasses.asdict(facts).items()}
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from compressor.models.families.layers import (
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _FLOAT_BYTES = 4
 _SMALLEST_INT8 = 2048  # elements; the passes that store integers leave smaller matrices alone
@@ -81,7 +84,7 @@ def _bytes_of(component: str, sizes: dict[str, int]) -> int:
     return sum(size for name, size in sizes.items() if component_of(name) == component)
 
 
-def _refusal(look: Callable[[Any], object], module: Any) -> str | None:
+def _refusal(look: Callable[[PreTrainedModel], object], module: PreTrainedModel) -> str | None:
     try:
         look(module)
     except UnsupportedArchitecture as error:
@@ -89,7 +92,7 @@ def _refusal(look: Callable[[Any], object], module: Any) -> str | None:
     return None
 
 
-def _feed_forward_share(module: Any) -> float:
+def _feed_forward_share(module: nn.Module) -> float:
     """Return the feed-forward networks' part of the encoder's matmuls with weights."""
     linears = {
         name: part.weight.numel()

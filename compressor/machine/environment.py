@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -105,7 +105,7 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> En
     }
 
 
-def result_conditions() -> dict[str, Any]:
+def result_conditions() -> dict[str, object]:
     """Return what the same computation can give other bits for: code, versions, machine."""
     return {
         "code": code_digest(Path(__file__).parents[1]),
@@ -132,7 +132,7 @@ def result_variables(environment: Mapping[str, str] = os.environ) -> dict[str, s
     }
 
 
-def timing_conditions(threads: int) -> dict[str, Any]:
+def timing_conditions(threads: int) -> dict[str, object]:
     """Return what a time depends on besides `result_conditions`; `threads` are ONNX Runtime's."""
     return {"threads": threads, "cpu": _describe_cpu()}
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from types import ModuleType
 
 _LIBRARIES = (
     "accelerate", "datasets", "huggingface_hub", "onnx_ir", "onnxscript", "onnxruntime", "optimum",
@@ -102,9 +102,9 @@ def _errors_alone(logger: logging.Logger) -> Iterator[None]:
 def _without_bars() -> Iterator[None]:
     """Turn the bars of transformers, datasets and the Hub off."""
     # Imported here: a process that never runs anything never loads them. Some are not typed.
-    of_transformers: Any = importlib.import_module("transformers.utils.logging")
-    datasets: Any = importlib.import_module("datasets.utils")
-    hub: Any = importlib.import_module("huggingface_hub.utils")
+    of_transformers = importlib.import_module("transformers.utils.logging")
+    datasets = importlib.import_module("datasets.utils")
+    hub = importlib.import_module("huggingface_hub.utils")
     # That of transformers turns the Hub's off and on too, so the Hub's is asked first, set last.
     hub_shows = not hub.are_progress_bars_disabled()
     datasets_shows = not datasets.are_progress_bars_disabled()
@@ -122,7 +122,7 @@ def _without_bars() -> Iterator[None]:
         _switch(datasets, on=datasets_shows)
 
 
-def _switch(library: Any, *, on: bool) -> None:
+def _switch(library: ModuleType, *, on: bool) -> None:
     """Turn bars on or off, unless they are: where the environment decided, asking is a warning."""
     if on == library.are_progress_bars_disabled():
         (library.enable_progress_bars if on else library.disable_progress_bars)()

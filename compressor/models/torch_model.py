@@ -42,7 +42,6 @@ from compressor.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-    from transformers.utils.generic import ModelOutput
 
 
 @dataclass
@@ -56,10 +55,9 @@ class TorchModel:
     preprocessor: Any  # a tokenizer or an image processor, which the task knows
     task: Task
 
-    def __call__(self, *args: object, **kwargs: object) -> ModelOutput:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the module, so that a loaded checkpoint is used like any transformers model."""
-        outputs: ModelOutput = self.module(*args, **kwargs)
-        return outputs
+        return self.module(*args, **kwargs)
 
     @property
     def labels(self) -> tuple[str, ...]:

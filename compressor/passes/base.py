@@ -70,7 +70,7 @@ class PassContext:
         """Return the calibration split."""
         return self.splits["calibration"]
 
-    def record(self, name: str, value: Any) -> None:
+    def record(self, name: str, value: object) -> None:
         """Add plain JSON data to this pass's place in the report, under `passes[].facts[name]`.
 
         A note is for people; a fact is for whoever draws it or reads it back. Tuples become lists.

@@ -7,14 +7,14 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from compressor.passes.base import Pass
 
-_WORDS: dict[Any, str] = {
+_WORDS: dict[object, str] = {
     str: "text",
     bool: "true or false",
     int: "integer",
@@ -93,7 +93,7 @@ def _describe(settings: type[BaseModel], prefix: str) -> Iterator[SettingDescrip
         yield from _describe_nested(field.annotation, f"{prefix}{name}.")
 
 
-def _describe_nested(annotation: Any, prefix: str) -> Iterator[SettingDescription]:
+def _describe_nested(annotation: object, prefix: str) -> Iterator[SettingDescription]:
     """Describe the settings of the models in a union; those that its kinds share appear once."""
     models = {_kind(model): model for model in _models_in(annotation)}
     if len(models) > 1:
@@ -117,14 +117,14 @@ def _kind(model: type[BaseModel]) -> str:
     return "" if field is None else str(field.default)
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
         yield from _models_in(inner)
 
 
-def _type_text(annotation: Any) -> str:
+def _type_text(annotation: object) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -154,7 +154,7 @@ def _default_text(field: FieldInfo) -> str:
     return _plain_text(value)
 
 
-def _plain_text(value: Any) -> str:
+def _plain_text(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -9,7 +9,7 @@ and a milder one that passed lies the strongest that passes: `halfway` looks the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -40,7 +40,7 @@ def ladder(settings: Settings, *names: str) -> Iterator[Settings]:
 def longer(training: Training) -> Iterator[Training]:
     """Yield `training` twice as long, and four times."""
     for times in _TIMES_LONGER:
-        update: dict[str, Any] = {"epochs": min(times * training.epochs, _MOST_EPOCHS)}
+        update: dict[str, object] = {"epochs": min(times * training.epochs, _MOST_EPOCHS)}
         if training.max_steps is not None:
             update["max_steps"] = times * training.max_steps
         yield training.model_copy(update=update)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -134,7 +134,7 @@ def recording(linears: Sequence[nn.Linear]) -> Iterator[Mapping[nn.Linear, Tenso
             handle.remove()
 
 
-def _record(outputs: dict[nn.Linear, Tensor], linear: Any, _: Any, output: Tensor) -> None:
+def _record(outputs: dict[nn.Linear, Tensor], linear: nn.Linear, _: object, output: Tensor) -> None:
     outputs[linear] = output
 
 

@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def curves(
 
 
 class _CurveWriter(transformers.TrainerCallback):
-    def __init__(self, writer: Any, losses: Sequence[float]) -> None:
+    def __init__(self, writer: SummaryWriter, losses: Sequence[float]) -> None:
         self.writer = writer
         self.losses = losses
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 import torch
 import transformers
@@ -27,7 +26,7 @@ def training_key(
     device: torch.device,
     seed: int,
     steps: int,
-    goal: Mapping[str, Any],
+    goal: Mapping[str, object],
 ) -> str:
     """Return a SHA-256 that two runs share only when they are the same training from its start.
 

@@ -64,6 +64,7 @@ class _Float32Attention(TorchFunctionMode):
             return function(*map(_float32, args), **precise).to(query.dtype)
 
 
-def _float32(value: Any) -> Any:
-    is_half = isinstance(value, Tensor) and value.dtype == torch.bfloat16
-    return value.float() if is_half else value
+def _float32(value: object) -> object:
+    if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
+        return value.float()
+    return value

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from torch.optim import Optimizer
 
 from compressor.errors import StepFailed
 from compressor.progress import Advance
@@ -130,7 +131,7 @@ class StepWatcher(transformers.TrainerCallback):
             self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
         self.advance(1, f"loss {self.losses[-1]:.4f}")
 
-    def require_finite(self, module: nn.Module, optimizer: Any) -> None:
+    def require_finite(self, module: nn.Module, optimizer: Optimizer) -> None:
         """Raise `TrainingDiverged` when a weight is not finite.
 
         A finite loss can have gradients that are not.

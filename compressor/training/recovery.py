@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ def finetune(
     run: TrainingRun,
     *,
     after_step: AfterStep | None = None,
-    goal: Mapping[str, Any] | None = None,
+    goal: Mapping[str, object] | None = None,
     kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place on the labels of `dataset`.
@@ -69,7 +68,7 @@ def distill(
     *,
     layer_map: LayerMap | None = None,
     after_step: AfterStep | None = None,
-    goal: Mapping[str, Any] | None = None,
+    goal: Mapping[str, object] | None = None,
     kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.

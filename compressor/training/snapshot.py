@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from compressor.training.checkpoints import State
 
@@ -41,8 +43,8 @@ class Snapshot:
     """The parts of a training run under way; `kept` is what loss and caller keep, by name."""
 
     module: nn.Module
-    optimizer: Any  # a torch optimizer, or the wrapper that accelerate makes
-    scheduler: Any
+    optimizer: Optimizer  # or the wrapper that accelerate makes
+    scheduler: LRScheduler
     kept: Mapping[str, Stateful]
     device: torch.device
 
@@ -108,7 +110,7 @@ class Snapshot:
             torch.cuda.set_rng_state(state.tensors[_CUDA], self.device)
 
 
-def parameter_names(optimizer: Any, module: nn.Module) -> dict[int, str]:
+def parameter_names(optimizer: Optimizer, module: nn.Module) -> dict[int, str]:
     """Return the names of a module's parameters by their number in the optimizer's state."""
     names = {id(value): name for name, value in module.named_parameters()}
     parameters = [each for group in optimizer.param_groups for each in group["params"]]

@@ -76,7 +76,7 @@ def train(
     run: TrainingRun,
     *,
     loss: LossFunction,
-    goal: Mapping[str, Any],
+    goal: Mapping[str, object],
     after_step: AfterStep | None = None,
     kept: Mapping[str, Stateful] | None = None,
     cached: Mapping[str, Stateful] | None = None,
@@ -112,7 +112,7 @@ def train(
     logger.info("%s: %d steps of %d examples", run.description, steps, settings.batch_size)
     with (
         alone(),
-        _as_it_was(model.module),
+        _as_it_was(model),
         _random_state_kept(run.device),
         run.progress.bar(run.description, steps) as advance,
     ):
@@ -133,6 +133,7 @@ def train(
             for callback in callbacks:
                 trainer.add_callback(callback)
             trainer.train()
+        assert trainer.optimizer is not None, "it has trained"
         watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
         summary = watcher.summary()
         files.finish(model.module, kept, summary)
@@ -275,9 +276,9 @@ def _tables(module: nn.Module) -> list[nn.Embedding]:
 
 
 @contextmanager
-def _as_it_was(module: Any) -> Iterator[None]:
+def _as_it_was(model: TorchModel) -> Iterator[None]:
     """Give back everything that training changes in a module besides its weights."""
-    device = next(module.parameters()).device
+    module, device = model.module, model.device
     trained = {name: value.requires_grad for name, value in module.named_parameters()}
     settings = dict(module.config.__dict__)
     try:
@@ -288,7 +289,7 @@ def _as_it_was(module: Any) -> Iterator[None]:
         for name, value in module.named_parameters():
             value.requires_grad_(trained[name])
             value.grad = None
-        module.to(device)
+        model.move_to(device)
         module.eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -188,7 +188,7 @@ passes:
                 f"relation_weight",
             )
 
-    def _unknown_layers(self, configs: Sequence[Mapping[str, Any]]) -> Unfit:
+    def _unknown_layers(self, configs: Sequence[Mapping[str, object]]) -> Unfit:
         """Yield what compares parts of layers, where it is not known where those lie."""
         reasons = {str(it["model_type"]): parts_or_reason(it) for it in configs}
         unknown = [(kind, why) for kind, why in reasons.items() if isinstance(why, str)]

@@ -32,13 +32,13 @@ class LatencyFile:
     number of units; a whole layer takes 1. `measured` is what that was rounded from.
     """
 
-    situation: Mapping[str, Any]
-    made_on: Mapping[str, Any]
+    situation: Mapping[str, object]
+    made_on: Mapping[str, object]
     others: Mapping[str, Points]
     last: Mapping[str, Points]
-    measured: Mapping[str, Any]
+    measured: Mapping[str, object]
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """Return the table as plain JSON."""
         return {
             "format": FORMAT,

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -48,6 +47,7 @@ from compressor.passes.prune_structured.sub_layer_graphs import (
 )
 from compressor.paths import cache_directory
 from compressor.progress import Progress
+from compressor.tasks import Batch
 from compressor.verify.timing import Run, Steady, clock_for, measure_until_steady
 
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "compressor")
@@ -115,7 +115,7 @@ class MeasuredTable:
     path: Path
     is_cached: bool
     replaced: str | None = None
-    content: Mapping[str, Any] | None = None
+    content: Mapping[str, object] | None = None
     elsewhere: str | None = None
 
 
@@ -184,15 +184,16 @@ def given_table(path: Path, situation: Situation) -> MeasuredTable:
     )
 
 
-def _made_on(situation: Situation) -> dict[str, Any]:
+def _made_on(situation: Situation) -> dict[str, object]:
     device = torch.device("cpu")
     facts = describe_environment(seed=0, device=device, threads=situation.threads)
     versions = {name: facts["packages"].get(name) for name in _LIBRARIES}
     return {"cpu": facts["cpu"], "versions": versions}
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _plain(value: Mapping[str, object]) -> dict[str, object]:
+    plain: dict[str, object] = json.loads(json.dumps(value))
+    return plain
 
 
 def _table(
@@ -211,7 +212,7 @@ def _require_room(path: Path) -> None:
         scratch.write_bytes(bytes(_TABLE_BYTES))
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, object]) -> None:
     with _scratch_for(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         scratch.replace(path)
@@ -236,7 +237,7 @@ def _scratch_for(path: Path) -> Iterator[Path]:
 
 def _measure(
     situation: Situation, progress: Progress
-) -> tuple[MeasuredTimes, MeasuredTimes, dict[str, Any]]:
+) -> tuple[MeasuredTimes, MeasuredTimes, dict[str, object]]:
     """Return the times of all layers but the last, those of the last, and how they were taken."""
     kind = situation.kind
     graphs = {_NOTHING: _nothing(kind), **_sub_layers(situation, one_token=False)}
@@ -257,7 +258,7 @@ def _told(
     profiles: Sequence[LatencyProfile],
     rounded: LatencyProfile,
     situation: Situation,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what the table was rounded from, as plain JSON."""
     milliseconds = _layers(steady.fast_ms, situation)
     return {
@@ -377,7 +378,7 @@ def _steady(graphs: _Graphs, situation: Situation, folder: Path, progress: Progr
         )
 
 
-def _inputs(situation: Situation) -> dict[str, Any]:
+def _inputs(situation: Situation) -> Batch:
     shape = (situation.batch_size, situation.num_tokens, situation.kind.hidden_size)
     states = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     mask = np.zeros((shape[0], 1, shape[1], shape[1]), np.float32)

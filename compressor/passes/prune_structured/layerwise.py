@@ -6,7 +6,7 @@ and position biases are prepared as the architecture wants them, whatever that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -49,6 +49,10 @@ class LayerTrace:
     output: Tensor | None
 
 
+_Positional = tuple[Tensor, *tuple[object, ...]]  # hidden states come first
+_Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+
+
 class _Stop(Exception):
     """Ends a forward pass where enough is known."""
 
@@ -64,17 +68,17 @@ class _Recorder:
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def enter(
-        self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self, _: nn.Module, positional: _Positional, named: dict[str, object]
+    ) -> tuple[_Positional, dict[str, object]]:
         if self.hidden_states is None:
             self.hidden_states = positional[0]
         return (self.hidden_states, *positional[1:]), named
 
-    def leave(self, _: nn.Module, __: Any, output: Any) -> None:
+    def leave(self, _: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         self.output = output[0] if isinstance(output, tuple) else output
         raise _Stop
 
-    def pass_by(self, path: str, *, is_last: bool) -> Any:
+    def pass_by(self, path: str, *, is_last: bool) -> _Hook:
         def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self.seen.setdefault(path, []).append((inputs[0], output))
             if is_last and self.stops_early:

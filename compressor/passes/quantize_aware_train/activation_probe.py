@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -21,6 +21,9 @@ from compressor.onnx_graph.quantized_activations import (
     SYMMETRIC,
     TokenScale,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Only what is one operator in the file: the export leaves others, such as `gelu_new`, in parts.
 _MODULES = (
@@ -75,7 +78,7 @@ class Probe(TorchFunctionMode):
 
 
 @torch.no_grad()
-def probe(module: Any) -> Probe:
+def probe(module: PreTrainedModel) -> Probe:
     """Run a transformers module on one made-up example, and return what its layers read.
 
     Raises `ValueError` when it does not run on one.
@@ -104,12 +107,14 @@ def _remembering(
     return lambda module, inputs, output: found.remember(output, token_scale)  # noqa: ARG005
 
 
-def _example(module: Any) -> dict[str, Tensor]:
+def _example(module: PreTrainedModel) -> dict[str, Tensor]:
     device = next(module.parameters()).device
     if module.main_input_name == "pixel_values":
         size = module.config.image_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
         shape = (1, module.config.num_channels, height, width)
         return {"pixel_values": torch.zeros(shape, device=device)}
-    ids = torch.arange(1, 9, device=device)[None] % module.get_input_embeddings().num_embeddings
+    table = module.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), "it has a row for each token"
+    ids = torch.arange(1, 9, device=device)[None] % table.num_embeddings
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight
 from compressor.onnx_graph.quantized_activations import SYMMETRIC, ScaleAndZeroPoint, TokenScale
 from compressor.passes.quantize_aware_train.activation_probe import probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Adam moves every parameter by about the learning rate a step. A step size is trained as the
 # logarithm of a factor, times this, so that it moves by about 10 x 5e-5 of itself.
@@ -193,7 +196,11 @@ class SimulatedInt8:
 
 @contextmanager
 def simulated_int8(
-    module: Any, *, min_elements: int, rounds_tables: bool = True, int4_block: int | None = None
+    module: PreTrainedModel,
+    *,
+    min_elements: int,
+    rounds_tables: bool = True,
+    int4_block: int | None = None,
 ) -> Iterator[SimulatedInt8]:
     """Let a transformers module compute as its int8 file will, and keep the weights afterwards.
 
@@ -233,7 +240,7 @@ class _Layer:
     scale: TokenScale
 
 
-def check_simulation(module: Any, *, min_elements: int, fixed_scales: bool) -> None:
+def check_simulation(module: PreTrainedModel, *, min_elements: int, fixed_scales: bool) -> None:
     """Raise `StepFailed` when the int8 file of a transformers module cannot be simulated.
 
     `fixed_scales` says that activations have one scale for each layer.
@@ -254,7 +261,7 @@ def check_simulation(module: Any, *, min_elements: int, fixed_scales: bool) -> N
         )
 
 
-def _layers(module: nn.Module, min_elements: int) -> dict[str, _Layer]:
+def _layers(module: PreTrainedModel, min_elements: int) -> dict[str, _Layer]:
     scales = probe(module).scales
     return {
         name: _Layer(part, scales.get(part, SYMMETRIC))

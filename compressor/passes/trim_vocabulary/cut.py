@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -29,6 +29,9 @@ from compressor.passes.trim_vocabulary.word_piece import (
 )
 from compressor.tasks import Task
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _BESIDE = ("vocab.txt", "added_tokens.json", "special_tokens_map.json")
 
 
@@ -41,7 +44,7 @@ class UnsupportedTokenizer(StepFailed):
         super().__init__(untrimmable(kind, reason))
 
 
-def plain_tokenizer(preprocessor: Any) -> Tokenizer:
+def plain_tokenizer(preprocessor: PreTrainedTokenizerBase) -> Tokenizer:
     """Return a copy of the WordPiece tokenizer inside, which neither cuts nor pads.
 
     Raises `UnsupportedTokenizer` when there is none.
@@ -161,7 +164,9 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     return TorchModel(model.module, preprocessor, model.task)
 
 
-def _trim_tokenizer(preprocessor: Any, new_ids: dict[int, int], task: Task) -> Any:
+def _trim_tokenizer(
+    preprocessor: PreTrainedTokenizerBase, new_ids: dict[int, int], task: Task
+) -> PreTrainedTokenizerBase:
     """Return the tokenizer as it is when it is saved, its ids are replaced, and it is loaded."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -181,7 +186,7 @@ def _trim_tokenizer(preprocessor: Any, new_ids: dict[int, int], task: Task) -> A
             entry["id"] = new_ids[entry["id"]]
         _replace_ids(content["post_processor"], new_ids)
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        trimmed = task.load_preprocessor(folder)
+        trimmed: PreTrainedTokenizerBase = task.load_preprocessor(folder)
     trimmed.model_max_length = preprocessor.model_max_length
     trimmed.name_or_path = preprocessor.name_or_path
     return trimmed
