@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from compressor.errors import RecipeError
 from compressor.measurements import Flops, LengthRecord, Score
 from compressor.models.flops import encoder_flops
 from compressor.models.predict import Predictor, predict_rows
+from compressor.models.preprocessor import Preprocessor
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
@@ -31,7 +32,7 @@ Model = TypeVar("Model")  # what tells two models of a benchmark apart
 def evaluate(
     predictor: Predictor,
     task: Task,
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     dataset: Dataset,
     metric: str,
     *,
@@ -81,7 +82,7 @@ def digest_of(reference: Score) -> dict[str, str]:
 def predict_outputs(
     predictor: Predictor,
     task: Task,
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     dataset: Dataset,
     *,
     met: Callable[[Outputs, list[int]], int | None] | None = None,
@@ -107,7 +108,7 @@ def predict_outputs(
     return type(parts[0]).joined(parts).select(np.argsort(order))
 
 
-def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
+def mean_length(task: Task, preprocessor: Preprocessor, dataset: Dataset) -> int | None:
     """Return the mean number of tokens of a row, rounded; None for a task without a sequence.
 
     At least 1.
@@ -122,7 +123,7 @@ def mean_length(task: Task, preprocessor: Any, dataset: Dataset) -> int | None:
     return max(1, round(num_tokens / num_rows))
 
 
-def flops_of(graph: Path, task: Task, preprocessor: Any, dataset: Dataset) -> Flops:
+def flops_of(graph: Path, task: Task, preprocessor: Preprocessor, dataset: Dataset) -> Flops:
     """Count what a graph computes for an example of the mean length of `dataset`."""
     length = mean_length(task, preprocessor, dataset)
     batch = task.benchmark_batch(preprocessor, dataset.examples, 1, length)
@@ -130,7 +131,7 @@ def flops_of(graph: Path, task: Task, preprocessor: Any, dataset: Dataset) -> Fl
 
 
 def parity_probes(
-    task: Task, preprocessor: Any, dataset: Dataset, longest: int | None = None
+    task: Task, preprocessor: Preprocessor, dataset: Dataset, longest: int | None = None
 ) -> list[Probe]:
     """Return a few real rows to read alone and together, the longest first.
 
@@ -187,7 +188,7 @@ def engine_settings(longest: int | None, cache_dir: Path) -> ProviderSettings:
 
 def benchmark_batches(
     task: Task,
-    preprocessors: Mapping[Model, Any],
+    preprocessors: Mapping[Model, Preprocessor],
     dataset: Dataset,
     *,
     batch_sizes: Sequence[int],
@@ -211,7 +212,7 @@ def benchmark_batches(
 
 def measured_lengths(
     task: Task,
-    preprocessor: Any,
+    preprocessor: Preprocessor,
     datasets: Sequence[Dataset],
     *,
     checkpoint: int | None,

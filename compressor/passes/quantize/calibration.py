@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from compressor.data import Dataset
 from compressor.data.sampling import evenly_spread
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import open_session
+from compressor.models.preprocessor import Preprocessor
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
@@ -154,7 +155,7 @@ class Encoder:
     """Encodes rows for a graph as the model that it was exported from reads them."""
 
     task: Task
-    preprocessor: Any  # of transformers
+    preprocessor: Preprocessor
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Return the examples as one padded batch."""
