@@ -60,10 +60,17 @@ def apply_to(
     return {name: value.clone() for name, value in model.module.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def expected(
+    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Tensor]:
+    """Return the weights of a pass that nothing disturbed."""
+    return apply_to(tiny_bert_dir, text_dataset, tmp_path_factory.mktemp("undisturbed"))
+
+
 def test_a_pass_that_was_stopped_repeats_the_pruning_but_no_finished_recovery(
-    tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
+    expected: dict[str, Tensor], tiny_bert_dir: Path, text_dataset: Dataset, tmp_path: Path
 ):
-    expected = apply_to(tiny_bert_dir, text_dataset, tmp_path / "undisturbed")
     stopped, resumed = Told(stop_in="recovery after step 2 of 3"), Told()
 
     with pytest.raises(Stopped):
@@ -80,12 +87,12 @@ def test_a_pass_that_was_stopped_repeats_the_pruning_but_no_finished_recovery(
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_disk_that_was_full_when_a_result_was_written_costs_that_training_alone(
     step: int,
+    expected: dict[str, Tensor],
     tiny_bert_dir: Path,
     text_dataset: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    expected = apply_to(tiny_bert_dir, text_dataset, tmp_path / "undisturbed")
     write, resumed = StateFile.write, Told()
 
     def full(file: StateFile, state: State) -> None:
