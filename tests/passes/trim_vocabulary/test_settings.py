@@ -17,6 +17,7 @@ import transformers
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+import compressor
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PASSES, Ahead, PassContext, apply_pass, look_ahead
@@ -299,13 +300,7 @@ def test_a_run_ships_the_trimmed_tokenizer(word_piece_dir: Path, tmp_path: Path)
         "print(len(artifact.preprocessor), artifact(['the zebra'])[0]['label'])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "compressor", "run", str(tmp_path / "recipe.yaml")],
-        check=True,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-    )
+    compressor.run(compressor.load_recipe(tmp_path / "recipe.yaml"), device="cpu")
     shown = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "run" / "artifact")],
         check=True,
