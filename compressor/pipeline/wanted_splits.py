@@ -53,7 +53,8 @@ def read_splits(
         spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
     )
     # Now and not at the end: what cannot be scored or formed should not cost a training.
-    found = {name: _unscorable(splits[name], task, metric) for name in _JUDGED & set(splits)}
+    told = task.for_labels(label_names)
+    found = {name: _unscorable(splits[name], told, metric) for name in _JUDGED & set(splits)}
     mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
     mistakes += _missing_labels(recipe, splits.get("train"))
     num_rows = {name: len(split.examples) for name, split in splits.items()}

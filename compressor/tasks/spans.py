@@ -133,7 +133,7 @@ def split_tag(tag: str, scheme: Scheme) -> tuple[bool, str]:
     ((True, 'PER'), (False, 'PER'), (True, 'PER'))
     """
     begin, inside = _BEGINS.get(scheme, ("B", "I"))
-    if tag[1:2] == "-" and tag[0] in begin + inside:
+    if len(tag) > 2 and tag[1] == "-" and tag[0] in begin + inside:
         return tag[0] in begin, tag[2:]
     return False, tag
 
