@@ -80,6 +80,7 @@ class CheckpointFacts:
     savings: tuple[PassSaving, ...]
     time: TimeShares | None  # null when timing was not asked for
     embedding: EmbeddingRecord | None = None  # how vectors are made; null for a classifier
+    about_labels: str | None = None  # the scheme of tags of words, in words; null for other labels
     kind: Literal["checkpoint"] = "checkpoint"
     inspect_version: int = INSPECT_VERSION
 
@@ -122,6 +123,7 @@ def inspect_checkpoint(
         savings=most_savings(model, inside / total if total else 0.0),
         time=_time(model, batch, files, progress) if timing else None,
         embedding=None if pooling is None else pooling.record(),
+        about_labels=model.task.about_labels(model.labels),
     )
 
 

@@ -9,7 +9,7 @@ import yaml
 from compressor.measurements import RunReport
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
-from compressor.report.task_words import words_of
+from compressor.report.task_words import about_labels, words_of
 from compressor.report.templating import fill_markdown
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
@@ -42,6 +42,8 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
         passes=[(item.kind, provenance.own_settings(item.settings)) for item in report.passes],
         is_image=_is_image(report),
         embedding=provenance.embedding_words(report.embedding),
+        about_labels=about_labels(report),
+        words=words_of(report),
         code=_code(report),
         limits=_limits(report),
         runtime=f'"onnxruntime>={min_onnxruntime}"' if min_onnxruntime else "onnxruntime",

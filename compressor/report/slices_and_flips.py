@@ -171,7 +171,7 @@ def _summary(found: Sequence[Flip], split: str, words: ReportWords) -> str:
     won = len(found) - lost
     return (
         f"{place}, {_count(lost, 'prediction')} turned wrong and {_count(won, 'prediction')} "
-        f"turned right. Those come first whose right label lost most probability."
+        f"turned right. {words.flips_worst}"
     )
 
 

@@ -28,7 +28,7 @@ from compressor.report.slices_and_flips import (
     slices_summary,
 )
 from compressor.report.table import LatencyRow, Row, Setting
-from compressor.report.task_words import output_words
+from compressor.report.task_words import about_labels, output_words
 from compressor.words import points
 
 
@@ -95,6 +95,7 @@ class View:
     noise: str  # empty when no latency was noisy
     cuda_graph_providers: str
     embedding: str | None
+    about_labels: str | None
     parity: str | None
     certification: str | None
     certificate: str | None
@@ -155,6 +156,7 @@ def view_of(report: RunReport) -> View:
             dict.fromkeys(item.provider for item in report.latencies if item.cuda_graph)
         ),
         embedding=provenance.embedding_words(report.embedding),
+        about_labels=about_labels(report),
         parity=_parity(report),
         certification=certificates.certification_words(report),
         certificate=certificates.certificate_words(report),

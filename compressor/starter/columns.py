@@ -22,6 +22,8 @@ Columns = Mapping[str, Sequence[Any]]
 
 _LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "intent", "y")
 _TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "document", "utterance")
+_WORD_NAMES = ("text", "tokens", "words")
+_TAG_NAMES = ("label", "labels", "tags", "ner_tags", "pos_tags", "ner", "pos", "entities")
 _IMAGE_NAMES = ("image", "img", "picture", "file", "file_name", "filename", "path", "image_path")
 _PAIRS = (
     ("sentence1", "sentence2"),
@@ -116,6 +118,79 @@ def guess_sentences(
             f"COLUMN"
         )
     return Guess(chosen, grades[0])
+
+
+def guess_words(
+    name: str,
+    columns: Columns,
+    labels: Sequence[str],
+    *,
+    inputs: Sequence[str] = (),
+    label: str | None = None,
+    label_names: Sequence[str] = (),
+) -> Guess:
+    """Return which columns hold the lists of words and of their tags.
+
+    Arguments and errors are those of `guess_columns`; tags are looked at by a run alone.
+    """
+    _check_given(name, columns, inputs, label)
+    if len(inputs) > 1:
+        raise RecipeError(f"--text: a document is one list of words, got {len(inputs)} columns")
+    lists = {column: found for column, values in columns.items() if (found := _in_lists(values))}
+    place = f"{name} ({_listing(columns)})"
+    known = set(label_names or labels)
+    tagged = [
+        column
+        for column, found in lists.items()
+        if column not in inputs
+        and (found <= known or (label_names and all(isinstance(item, int) for item in found)))
+    ]
+    chosen = label or _one_of(place, tagged, _TAG_NAMES, "the tags", "--label")
+    words = [
+        column
+        for column, found in lists.items()
+        if column != chosen and all(isinstance(item, str) for item in found)
+    ]
+    if chosen is not None:
+        words = [column for column in words if lists[column] != lists.get(chosen)]
+    text = inputs[0] if inputs else _one_of(place, words, _WORD_NAMES, "the words", "--text")
+    if text is None:
+        raise RecipeError(f"{place}: no column holds lists of words; give --text COLUMN")
+    if chosen is None and not inputs and len(lists) > 1:
+        raise RecipeError(
+            f"{place}: no column holds lists of the checkpoint's tags ({few_of(labels)}); give "
+            f"--label COLUMN, with --label-names where its class ids have no names"
+        )
+    return Guess((text,), chosen, tuple(label_names) or None)
+
+
+def _in_lists(values: Sequence[Any]) -> set[Any]:
+    """Return what stands in the lists of a column; empty where a cell is no list of plain values.
+
+    Names that the data gives are looked at everywhere, as one stranger makes a column no tags.
+    """
+    found: set[Any] = set()
+    for value in values:
+        if not isinstance(value, list):
+            return set()
+        if not all(isinstance(item, str | int) for item in value):
+            return set()
+        found.update(value)
+    return found
+
+
+def _one_of(
+    place: str, candidates: Sequence[str], names: Sequence[str], what: str, flag: str
+) -> str | None:
+    """Return the only candidate, or the only one with a usual name; None where there is none."""
+    for name in names:
+        if name in candidates:
+            return name
+    if len(candidates) > 1:
+        raise RecipeError(
+            f"{place}: {' and '.join(candidates)} could each be {what}; give {flag} COLUMN"
+        )
+    return candidates[0] if candidates else None
 
 
 def _is_grade(values: Sequence[Any]) -> bool:

@@ -106,7 +106,8 @@ def distinct_tokens(trial: Trial) -> int:
         counts = model.task.token_counts(model.preprocessor, examples)
         assert counts is not None, "it has a sequence"
         limit = int(model.preprocessor.model_max_length)
-        different = dict(zip(examples, np.minimum(counts, limit).tolist(), strict=True))
+        read = np.minimum(counts, limit) if model.task.cuts_texts else counts
+        different = dict(zip(examples, read.tolist(), strict=True))
         return int(sum(different.values()))
     encoded = model.task.encode(model.preprocessor, examples[:1])
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}

@@ -25,7 +25,7 @@ from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
-from compressor.starter.columns import guess_columns, guess_sentences
+from compressor.starter.columns import guess_columns, guess_sentences, guess_words
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan
 from compressor.starter.render import (
@@ -229,7 +229,9 @@ def _require_same_names(
     if label is None or searched.guess.label is None:
         return
     names = searched.guess.label_names or labels
-    unknown = sorted({str(value) for value in rows.columns[label]}.difference(names))
+    cells = rows.columns[label]
+    found = [value for cell in cells for value in (cell if isinstance(cell, list) else [cell])]
+    unknown = sorted({str(value) for value in found}.difference(names))
     if unknown and not all(value.isdigit() for value in unknown):  # ids are read beside any names
         raise RecipeError(
             f"{other.path}: column '{label}' holds {', '.join(unknown[:6])}, {searched.path} calls "
@@ -254,6 +256,16 @@ def _look(
         raise RecipeError(f"{path}: has {rows}, at least {_MIN_ROWS} are needed")
     if not task.has_head:
         guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
+        return SourceFacts(path, len(table), guess, source.quoting), table
+    if task.columns(task.metrics[0].name).reads_lists:
+        guess = guess_words(
+            str(path),
+            table.columns,
+            labels,
+            inputs=wishes.inputs,
+            label=wishes.label,
+            label_names=wishes.label_names,
+        )
         return SourceFacts(path, len(table), guess, source.quoting), table
     guess = guess_columns(
         str(path),

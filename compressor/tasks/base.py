@@ -163,6 +163,11 @@ class Task(ABC):
         `tensors` are those of the weight files by their keys.
         """
 
+    @classmethod
+    def about_labels(cls, labels: Sequence[str]) -> str | None:  # noqa: ARG003
+        """Return what label names say besides what classes are called, in words; None for most."""
+        return None
+
     @abstractmethod
     def auto_class(self, directory: Path) -> Any:
         """Return what chooses a module's class by its configuration, as auto classes do.

@@ -52,6 +52,7 @@ class Columns(ABC):
     """Which columns of a table a task reads, and what becomes of them."""
 
     input_column: ClassVar[str]  # the key under `data` that names the input's columns
+    reads_lists: ClassVar[bool] = False  # cells are lists, of words and of their labels
 
     @abstractmethod
     def examples(

@@ -34,6 +34,8 @@ class ReportWords:
     code: str = ""
     hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
     row: str = "row"  # what an example is called
+    axes: str = "batch"  # of the logits, before that of the labels
+    gives: str = "labels"  # what a loaded artifact returns
     # The few predictions that a report shows of both models, and the figure beside each.
     predictions_title: str = "Predictions"
     predictions_shown: str = "search rows, one of each class that the original predicts"
@@ -46,6 +48,8 @@ class ReportWords:
         "The surest of the old predictions first."  # where no label says what is right
     )
     prediction_is_text: bool = False  # as long as any; else it is a name
+    # Where labels say what is right.
+    flips_worst: str = "Those come first whose right label lost most probability."
     flips_header: str = ""  # after "before" and "after" in the head of the table
     flips_sure: str = "and how sure"
     flips_moved: bool = False  # `lost` of a flip says how far it moved, and is shown

@@ -212,12 +212,15 @@ class TokenClassification(TextTask):
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         row="document",
+        axes="batch, sequence",
+        gives="spans of a text",
         predictions_title="Entities",
         predictions_shown="search documents with entities of different kinds",
         flips_title="Documents whose entities changed",
         another="other entities",
         changed=("document", "has other entities", "have other entities"),
         flips_order="Those come first where most entities changed.",
+        flips_worst="Those come first that lost most entities.",
         prediction_is_text=True,
         flips_header=" what differs",
         flips_sure="",
@@ -238,6 +241,14 @@ class TokenClassification(TextTask):
             read_tags(require_tags(config, tensors))
         except SchemeProblem as error:
             raise HeadProblem(str(error)) from error
+
+    @classmethod
+    def about_labels(cls, labels: Sequence[str]) -> str | None:
+        """Return how entities are read off the tags."""
+        try:
+            return str(read_tags(labels)) if labels else None
+        except SchemeProblem:  # of a report of a checkpoint that was refused
+            return None
 
     def for_labels(self, labels: Sequence[str]) -> Self:
         """Return the task that reads entities off these tags."""

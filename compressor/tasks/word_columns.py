@@ -28,6 +28,7 @@ class WordColumns(Columns):
     """A list of words and a list of tags, one for each of them."""
 
     input_column: ClassVar[str] = "text"
+    reads_lists: ClassVar[bool] = True
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
