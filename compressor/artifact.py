@@ -110,7 +110,7 @@ class Artifact:
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
         vectors, float32 of shape `(num_examples, width)`. Of token classification, whose examples
         are texts or lists of words, they are a list of spans for each: `{"entity_group", "score",
-        "word", "start", "end"}`.
+        "word", "start", "end"}`. Scores are an array of `(num_examples,)`.
 
         `prompt_name` says which of a sentence encoder's prompts stands before every text, such as
         `query`; left out, the checkpoint's default, if it has one. `aggregation` says how tokens
@@ -231,7 +231,7 @@ def load_artifact(
         verify_artifact(folder, manifest)
     require_runtime(folder, manifest)
     task = load_task(manifest["task"], max_length=manifest["max_length"])
-    task = task.for_labels(manifest["labels"])
+    task = task.for_labels(manifest["labels"]).as_saved(folder)
     settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
     model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
     return Artifact(folder, manifest, model, _preprocessor(task, folder), task)

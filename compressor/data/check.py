@@ -75,7 +75,7 @@ def check_split(
         must_label = labelled and name in ("search", "certification")
         # Of JSON a row may leave a key out, and the first one is all that is read here.
         is_jsonl = source.path is not None and source.file_format == "jsonl"
-        kept = () if is_jsonl else keep
+        kept = () if is_jsonl else [*keep, *([settings.group] if settings.group else [])]
         required = [*columns, *kept, *([label] if must_label else ())]
         _check_header(source, required, (label,))
     except EnvironmentMismatch as error:

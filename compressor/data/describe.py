@@ -54,12 +54,14 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(_bytes_of_labels(dataset.labels))
     if dataset.grades is not None:
         digest.update(np.asarray(dataset.grades, dtype="<f8").tobytes())
+    if dataset.groups is not None:
+        digest.update(np.asarray(dataset.groups, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
 def _bytes_of_labels(labels: NDArray[Any]) -> bytes:
     if labels.dtype != object:
-        return np.asarray(labels, dtype="<i8").tobytes()
+        return np.asarray(labels, dtype="<i8" if labels.dtype.kind in "iu" else "<f8").tobytes()
     # Several for each example, such as one for each word.
     return json.dumps([np.asarray(label).tolist() for label in labels]).encode()
 

@@ -33,6 +33,25 @@ def sample_rows(
     return np.sort(rows[np.concatenate(picked)])
 
 
+def sample_groups(
+    rows: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    count: int,
+    *,
+    seed: int,
+    purpose: str,
+) -> NDArray[np.int64]:
+    """Return about `count` of `rows`, ascending: all rows of groups that are drawn by chance.
+
+    `groups` holds the number of each row's. At most `count` rows, but at least one group.
+    """
+    random = np.random.RandomState(zlib.crc32(f"{seed}/{purpose}".encode()))
+    _, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = random.permutation(len(sizes))
+    taken = max(1, int(np.sum(np.cumsum(sizes[order]) <= count)))
+    return np.sort(rows[np.isin(numbers, order[:taken])])
+
+
 def evenly_spread(total: int, count: int) -> NDArray[np.int64]:
     """Return at most `count` of the positions below `total`, ascending: first and last are in."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round()).astype(np.int64)

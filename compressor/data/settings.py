@@ -193,7 +193,14 @@ class DataSettings(BaseModel):
     )
     label: Word = Field(
         default="label",
-        description="column of the label: class ids, or the checkpoint's label names",
+        description="column of the label: class ids or the checkpoint's label names; for "
+        "text-scoring numbers, the higher the better",
+    )
+    group: Word | None = Field(
+        default=None,
+        description="for text-scoring, column that is the same in all rows of one query, such as "
+        "its id; they are ranked among themselves, and no cut of a split parts them; left out, the "
+        "first text of a pair, and single texts stand for themselves",
     )
     label_names: tuple[Word, ...] | None = Field(
         default=None,

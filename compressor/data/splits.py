@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.data.readers import read_table
-from compressor.data.sampling import sample_rows
+from compressor.data.sampling import sample_groups, sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import Table
 from compressor.words import counted
 
@@ -54,6 +55,9 @@ class Dataset:
     cut_from: str | None = None
     # Of texts that were read as pairs: how similar the texts 2i and 2i + 1 are, at position i.
     grades: NDArray[np.float64] | None = field(default=None, repr=False)
+    # Of rows that belong together, such as the candidates of a query: the number of the group of
+    # each example, from 0 on.
+    groups: NDArray[np.int64] | None = field(default=None, repr=False)
     # Further columns of the file by name, values as they stand in it, for `budget.slices`.
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     # The labels were numbers, and nothing says which number is which class of the checkpoint.
@@ -72,7 +76,7 @@ class Dataset:
 
     def truth(self, reference: Score | None = None) -> Truth:
         """Return what outputs on this split are compared with."""
-        return Truth(self.examples, self.labels, self.grades, reference)
+        return Truth(self.examples, self.labels, self.grades, reference, self.groups)
 
     def joined(self, max_spare: int) -> Dataset:
         """Return these examples and at most so many spare ones, without labels."""
@@ -85,6 +89,7 @@ class Dataset:
             rows=np.concatenate([self.rows, self.spare.rows[:max_spare]]),
             source=f"{self.source} and {self.spare.source}",
             grades=None,
+            groups=None,
             columns={},
             spare=None,
         )
@@ -100,11 +105,20 @@ class _Loaded:
     labels: Labels  # of the whole table
     rows: NDArray[np.int64]
     source: str
+    groups: NDArray[np.int64] | None = None  # of the whole table
+
+    def draw(
+        self, rows: NDArray[np.int64], count: int, *, seed: int, purpose: str
+    ) -> NDArray[np.int64]:
+        """Return `count` of `rows`, ascending, by label; of groups whole ones, and so about it."""
+        if self.groups is not None:
+            return sample_groups(rows, self.groups[rows], count, seed=seed, purpose=purpose)
+        return sample_rows(rows, self.classes_of(rows), count, seed=seed, purpose=purpose)
 
     def classes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return what a sample of `rows` keeps the proportions of."""
         labels = self.labels.labels
-        return None if labels is None or labels.dtype == object else labels[rows]
+        return None if labels is None or labels.dtype.kind not in "iu" else labels[rows]
 
 
 def load_splits(
@@ -223,6 +237,7 @@ def _decode(
         source=origin.source,
         cut_from=None if donor == name else donor,
         grades=None if grades is None else grades[rows],
+        groups=None if origin.groups is None else group_numbers(origin.groups[rows]),
         columns={
             column: tuple(origin.table.columns[column][row] for row in rows) for column in kept
         },
@@ -322,7 +337,8 @@ def _load_all(
             own = settings.input_columns(source, columns.input_column)
             must = bool(set(uses) & set(must_label))
             columns.require_columns(own, labelled=must)
-            required = [*own, *(column for split in uses for column in keep.get(split, ()))]
+            required = [*own, *([] if settings.group is None else [settings.group])]
+            required += [column for split in uses for column in keep.get(split, ())]
             table = read_table(source, [*required, label] if must else required, (label,))
             if len(table) == 0:
                 raise RecipeError(f"{table.name}: has no rows")
@@ -333,7 +349,8 @@ def _load_all(
             mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
         else:
             everything = np.arange(len(table), dtype=np.int64)
-            found = _Loaded(table, own, label, labels, everything, table.name)
+            groups = columns.groups(table, own, settings.group)
+            found = _Loaded(table, own, label, labels, everything, table.name, groups)
             loaded[name] = _limit(name, source, found, seed)
     if mistakes:
         raise RecipeError(mistakes)
@@ -345,9 +362,9 @@ def _limit(name: str, source: SplitSource, loaded: _Loaded, seed: int) -> _Loade
     rows = loaded.rows
     if source.max_rows is None or source.max_rows >= len(rows):
         return loaded
-    classes = loaded.classes_of(rows)
-    chosen = sample_rows(rows, classes, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
-    note = f"{len(chosen)} of {counted(len(rows), 'row')}, sampled by label with seed {seed}"
+    chosen = loaded.draw(rows, source.max_rows, seed=seed, purpose=f"{name}.max_rows")
+    by = "label" if loaded.groups is None else "query"
+    note = f"{len(chosen)} of {counted(len(rows), 'row')}, sampled by {by} with seed {seed}"
     return replace(loaded, rows=chosen, source=f"{loaded.source} ({note})")
 
 
@@ -365,9 +382,13 @@ def _take_cuts(
             )
         left = data.rows
         for name, count in counts.items():
-            labels = data.classes_of(left)
-            rows = sample_rows(left, labels, count, seed=seed, purpose=f"{donor}.{name}")
+            rows = data.draw(left, count, seed=seed, purpose=f"{donor}.{name}")
             left = np.setdiff1d(left, rows, assume_unique=True)
+            if len(left) == 0:
+                raise RecipeError(
+                    f"data.{donor}: all rows of {data.table.name} are of one query, so {name} "
+                    f"cannot be cut from it; give it a source of its own"
+                )
             result[name] = (donor, rows)
         result[donor] = (donor, left)
     return result

@@ -71,6 +71,7 @@ def load_config(files: CheckpointFiles, task: Task) -> PreTrainedConfig:
             config.return_dict = True
             config.output_attentions = config.output_hidden_states = False
             config._attn_implementation = None
+            task.fit_config(config, files.directory)
     return config
 
 

@@ -33,8 +33,9 @@ class ModelSettings(BaseModel):
     )
     task: Annotated[str, AfterValidator(_known_task)] | None = Field(
         default=None,
-        description="what the checkpoint is for: text-classification, image-classification or "
-        "sentence-embedding; left out, inferred from its architecture",
+        description="what the checkpoint is for: text-classification, image-classification, "
+        "sentence-embedding, or text-scoring for one number, such as a reranker's; left out, "
+        "inferred from its architecture and labels",
     )
     pooling: PoolingMode | None = Field(
         default=None,

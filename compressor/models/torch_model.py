@@ -186,6 +186,7 @@ def try_batch(files: CheckpointFiles, model: TorchModel, examples: Sequence[Exam
 def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
     """Load the checkpoint that `find_checkpoint` found, for `task`; errors as `load_checkpoint`."""
     files.require_head(task.name)
+    task = task.as_saved(files.directory)
     config = load_config(files, task)
     auto_class = task.auto_class(files.directory)
     require_class(files, task, auto_class, config)

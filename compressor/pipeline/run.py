@@ -275,6 +275,7 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         files.require_head(self.task.name)
+        self.task = self.task.as_saved(files.directory)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
         require_fitting_passes(recipe, self.task, files)
         self.checkpoint_limit, self.limited_by = None, None

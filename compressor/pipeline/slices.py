@@ -20,6 +20,7 @@ from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
 from compressor.recipe.budget import LABEL, LENGTH
 from compressor.tasks import Guess, find_metric, texts_of
+from compressor.tasks.ranking import differ_within
 from compressor.words import counted
 
 MAX_VALUES = 50  # of a column; each slice more makes all of them harder to prove
@@ -35,10 +36,11 @@ def slice_masks(
     """Return the examples of each slice, masks of shape `(num_examples,)`, by its name.
 
     `label` gives a slice for each class, `length` three for short, medium and long texts with about
-    as many examples each, a column one for each of its values.
+    as many examples each, a column one for each of its values. Queries are not parted: the length
+    of one is the mean over its rows.
 
     Raises `RecipeError` for `label` without labels, `length` of images, a column with too many
-    values, and any slice where `metric` is a correlation.
+    values or several within a query, and any slice where `metric` is a correlation.
     """
     if names and find_metric(metric).bound == "correlation":
         raise RecipeError(
@@ -74,8 +76,10 @@ def judge_slices(
     it is that of the metric itself; `guesses` are then what models score that know nothing of their
     input.
 
-    As for the whole split, a slice is only certified where its rows refute such a model.
+    As for the whole split, a slice is only certified where its rows refute such a model. One whose
+    queries all leave nothing to order is left out.
     """
+    masks = {name: mask for name, mask in masks.items() if _of_units(mask, before).any()}
     if not masks:
         return ()
     if find_metric(before.metric).is_fine:
@@ -147,11 +151,14 @@ def _hits(score: Score, right: Classes) -> Mask:
 
 
 def _of_units(mask: Mask, score: Score) -> Mask:
-    """Return the units of a slice; one of several examples is in it where its first one is."""
+    """Return the units of a slice; one of several examples is in it where its first one is.
+
+    Examples of no unit have a negative number.
+    """
     if score.units is None:
         return mask
-    _, first = np.unique(score.units, return_index=True)
-    return mask[first]
+    units, first = np.unique(score.units, return_index=True)
+    return mask[first[units >= 0]]
 
 
 def _of_slice(score: Score, units: Mask) -> Score:
@@ -201,6 +208,9 @@ def _by_length(split: Dataset) -> dict[str, Mask]:
     words = np.array(
         [sum(len(text.split()) for text in texts_of(example)) for example in split.examples]
     )  # (num_examples,)
+    if split.groups is not None:
+        means = np.bincount(split.groups, words) / np.bincount(split.groups)
+        words = np.rint(means).astype(np.int64)[split.groups]
     # The three thirds; where many texts have one length, two thirds can be the same.
     ends = sorted({int(end) for end in np.quantile(words, (1 / 3, 2 / 3, 1), method="lower")})
     starts = [int(words.min()), *(end + 1 for end in ends[:-1])]
@@ -224,6 +234,12 @@ def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
             f"budget.slices: column '{name}' has {counted(len(distinct), 'value')} in "
             f"data.{split.name}, at most {MAX_VALUES} can be told apart; write a coarser column "
             f"into the file, such as ranges of a number"
+        )
+    if split.groups is not None and np.any(differ_within(values, split.groups)):
+        raise RecipeError(
+            f"budget.slices: column '{name}' has several values within a query in "
+            f"data.{split.name}, and a query is judged as a whole; give a column that is the same "
+            f"in all of its rows"
         )
     return {f"{name} = {value}": values == value for value in distinct}
 

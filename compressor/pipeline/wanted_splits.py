@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from compressor.data import CALIBRATION_ROWS, SPLIT_NAMES, Dataset, load_splits
 from compressor.errors import RecipeError
 from compressor.recipe.recipe import Recipe
-from compressor.tasks import Task, Truth, find_metric
+from compressor.tasks import Task, find_metric
 
 _JUDGED = {"search", "certification"}
 
@@ -76,7 +76,7 @@ def read_splits(
 
 
 def _unscorable(split: Dataset, task: Task, metric: str) -> str | None:
-    return task.unscorable(metric, Truth(split.examples, split.labels, split.grades))
+    return task.unscorable(metric, split.truth())
 
 
 def _missing_labels(recipe: Recipe, train: Dataset | None) -> Iterator[str]:

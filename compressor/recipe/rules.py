@@ -286,6 +286,10 @@ def task_conflicts(data: Mapping[str, object], name: str) -> Iterator[Mistake]:
     if isinstance(metric, str) and metric not in task.metric_names():
         hint = did_you_mean(metric, task.metric_names())
         yield Mistake(("budget", "metric"), f"{name} has no metric {show(metric)}{hint}")
+    if not task.reads_groups and _setting(data, "data", "group", None) is not None:
+        yield Mistake(
+            ("data", "group"), f"{name} takes every row by itself; remove it, or set model.task"
+        )
     for column in ("text", "image"):
         if column != task.input_column and _setting(data, "data", column, None) is not None:
             yield Mistake(

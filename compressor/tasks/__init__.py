@@ -68,6 +68,7 @@ TASKS: dict[str, str] = {
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",
     "text-classification": "compressor.tasks.text_classification:TextClassification",
     "token-classification": "compressor.tasks.token_classification:TokenClassification",
+    "text-scoring": "compressor.tasks.text_scoring:TextScoring",
 }
 
 

@@ -50,12 +50,15 @@ class Truth:
     `labels`, shape `(num_examples,)`, are class ids, or what the task's columns make of a cell
     (dtype object). `grades`, shape `(num_examples / 2,)`, say how similar two neighbouring texts
     are, the more the higher. `reference` is the untouched checkpoint's score on the same examples.
+    `groups`, shape `(num_examples,)`, are the numbers, from 0 on, of what examples belong to, such
+    as a query.
     """
 
     examples: Sequence[Example]
     labels: NDArray[Any] | None = None
     grades: NDArray[np.float64] | None = None
     reference: Score | None = None
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     # Whether a longer text is cut to what a model reads; else it is read in several rows.
     cuts_texts: ClassVar[bool] = True
+    # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
+    reads_groups: ClassVar[bool] = False
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -174,6 +179,18 @@ class Task(ABC):
 
         `directory` holds the checkpoint. The module gives `output`.
         """
+
+    def as_saved(self, directory: Path) -> Self:  # noqa: ARG002 - most outputs mean one thing
+        """Return the task as the checkpoint or artifact in `directory` means its outputs.
+
+        Raises `EnvironmentMismatch` where its files say what no model of this task computes.
+        """
+        return self
+
+    def fit_config(  # noqa: B027 - most say it all in config.json
+        self, config: Any, directory: Path
+    ) -> None:
+        """Write into a configuration of transformers what other files in `directory` add to it."""
 
     @abstractmethod
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:

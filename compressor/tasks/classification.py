@@ -23,7 +23,7 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.examples import Example, is_long
-from compressor.tasks.head import HasShape, require_choice
+from compressor.tasks.head import HasShape, gives_one_number, require_choice
 from compressor.tasks.metrics import AGREEMENT, Metric
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
@@ -68,6 +68,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, F1_MACRO, MATTHEWS, AGREEMENT)
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     finds: ClassVar[str | None] = "class"
+    scoring: ClassVar[str | None] = None  # the task for the same head with one output
 
     @classmethod
     def check_head(
@@ -77,7 +78,12 @@ class Classification(Task):
         about: Mapping[str, Any] | None,
     ) -> None:
         """Raise `HeadProblem` unless the head chooses one of several labels."""
-        require_choice(config, tensors, about=about)
+        require_choice(config, tensors, about=about, scoring=cls.scoring)
+
+    @classmethod
+    def is_for(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether the head gives more than one number, or no other task takes that one."""
+        return cls.scoring is None or not gives_one_number(config)
 
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
         """Return what is needed unless there is a logit for each label of each row."""

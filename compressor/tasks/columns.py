@@ -27,6 +27,7 @@ from compressor.paths import unreadable
 from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.pixels import pixels_of
+from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
@@ -77,6 +78,19 @@ class Columns(ABC):
         """
         ids = read_class_ids(table, column, labels=names, data_names=data_names)
         return Labels(ids, has_bare_ids=are_bare_ids(table.columns[column], data_names or names))
+
+    def groups(
+        self,
+        table: Table,  # noqa: ARG002 - for rows that belong together
+        columns: Sequence[str],  # noqa: ARG002
+        group: str | None,  # noqa: ARG002
+    ) -> NDArray[np.int64] | None:
+        """Return the number of the group of each row, shape `(num_rows,)`, None without groups.
+
+        `columns` are the input's, `group` the one that the recipe names. Raises `RecipeError` for a
+        row that lacks it.
+        """
+        return None
 
     def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: B027
         """Raise `RecipeError` where these are not the input columns that labels would be of."""
@@ -156,6 +170,39 @@ class SentenceColumns(TextColumns):
     def examples_in(self, num_columns: int) -> int:
         """Return one for each column."""
         return num_columns
+
+
+class ScoredColumns(TextColumns):
+    """Texts or pairs of texts, with numbers; rows of one query belong together."""
+
+    def labels(
+        self,
+        table: Table,
+        column: str,
+        names: Sequence[str],  # noqa: ARG002 - they are numbers
+        data_names: Sequence[str] | None,
+    ) -> Labels:
+        """Return the numbers; raises `RecipeError` for names of them, and as `read_grades` does."""
+        if data_names is not None:
+            raise RecipeError(
+                "data.label_names: labels are numbers here, and have no names; remove it"
+            )
+        return Labels(read_grades(table, column))
+
+    def groups(
+        self, table: Table, columns: Sequence[str], group: str | None
+    ) -> NDArray[np.int64] | None:
+        """Return groups by the column `group`, else by the first text of a pair."""
+        if group is None:
+            values = table.columns[columns[0]]
+            texts = np.array([str(value) for value in values], dtype=object)
+            return group_numbers(texts) if len(columns) > 1 else None
+        bad = BadRows()
+        for row, value in enumerate(table.columns[group]):
+            if value is None or value == "" or value != value:
+                bad.add(f"{table.place(row)}: {group} is missing; every row must have a query")
+        bad.check()
+        return group_numbers(np.array([str(value) for value in table.columns[group]], dtype=object))
 
 
 class ImageColumns(Columns):

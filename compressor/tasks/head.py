@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from compressor.words import counted, few_of
 
@@ -147,25 +147,23 @@ def require_choice(
     tensors: Mapping[str, HasShape],
     *,
     about: Mapping[str, Any] | None = None,
+    scoring: str | None = None,
 ) -> None:
     """Raise `HeadProblem` unless the head chooses one of several labels.
 
     `tensors` are those of the weight files, by their keys; `about` is the content of
-    config_sentence_transformers.json, where there is one.
+    config_sentence_transformers.json, where there is one. `scoring` is the task for heads that give
+    one number, where there is one.
     """
-    problem_type = config.get("problem_type")
-    if problem_type is not None and problem_type not in _PROBLEM_TYPES:
-        raise HeadProblem(
-            f"problem_type is {problem_type!r}, known are {', '.join(_PROBLEM_TYPES)}"
-        )
-    if problem_type == "regression":
-        raise HeadProblem(f"problem_type is regression: {_numbers('numbers')}")
+    problem_type = _problem_type(config)
     labels = read_labels(config)
     if len(labels) == 1:
         ranks = is_cross_encoder(config, about)
         what = "a reranker of sentence-transformers, a CrossEncoder" if ranks else "one output"
         named = "id2label names one label" if config.get("id2label") else "num_labels is 1"
-        raise HeadProblem(f"{named} ({what}): {_numbers('one number')}")
+        raise HeadProblem(f"{named} ({what}): {_numbers('one number', scoring)}")
+    if problem_type == "regression":
+        raise HeadProblem(f"problem_type is regression: {_numbers('numbers', None)}")
     if problem_type == "multi_label_classification":
         raise HeadProblem(f"problem_type is multi_label_classification: {_SEVERAL}")
     activation = _activation(config, about)
@@ -206,10 +204,93 @@ def require_tags(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> 
     return labels
 
 
+def gives_one_number(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json names one label; what contradicts itself names none.
+
+    >>> gives_one_number({"num_labels": 1}), gives_one_number({"id2label": {"0": "a", "1": "b"}})
+    (True, False)
+    """
+    try:
+        return len(read_labels(config)) == 1
+    except HeadProblem:
+        return False
+
+
+def require_number(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, HasShape],
+    *,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise `HeadProblem` unless the head gives one number, and it is clear which one is meant.
+
+    Arguments as for `require_choice`.
+    """
+    problem_type = _problem_type(config)
+    labels = read_labels(config)
+    if len(labels) > 1:
+        raise HeadProblem(
+            f"the head has {counted(len(labels), 'label')} ({few_of(labels)}), and a score is one "
+            f"number; set model.task: text-classification for a choice between them, or give a "
+            f"checkpoint with num_labels 1"
+        )
+    if problem_type == "single_label_classification":
+        raise HeadProblem(
+            "problem_type is single_label_classification, and there is one label to choose from; "
+            "write regression if the number is the logit, or remove it if it is the sigmoid of it"
+        )
+    prompt = (about or {}).get("default_prompt_name")
+    prompts = (about or {}).get("prompts")
+    if prompt is not None and not (isinstance(prompts, Mapping) and prompts.get(prompt) == ""):
+        raise HeadProblem(
+            f"config_sentence_transformers.json puts the prompt {prompt!r} before every text, "
+            f"which an artifact does not; write the prompt into the rows and set "
+            f"default_prompt_name to null"
+        )
+    read_activation(config, about)
+    _require_rows(config, tensors, labels)
+
+
+Activation = Literal["identity", "sigmoid"]
+# What sentence-transformers writes for each, the path of the class first.
+ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = {
+    "identity": ("torch.nn.modules.linear.Identity", "torch.nn.Identity"),
+    "sigmoid": ("torch.nn.modules.activation.Sigmoid", "torch.nn.Sigmoid"),
+}
+
+
+def read_activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> Activation:
+    """Return what makes the number that is meant of the one logit of a head.
+
+    It is what sentence-transformers wrote for its CrossEncoder, in the first place that it reads.
+    Without it, the logit itself for `problem_type: regression`, and else its sigmoid, as
+    transformers' pipeline gives and CrossEncoder too. Raises `HeadProblem` for any other function:
+    none is looked up by a name that a checkpoint brings.
+    """
+    named = _activation(config, about)
+    for activation, paths in ACTIVATIONS.items():
+        if named in paths:
+            return activation
+    if named:
+        raise HeadProblem(
+            f"the activation {named!r} is not computed here, and known are "
+            f"{' and '.join(paths[0] for paths in ACTIVATIONS.values())}; write the one that makes "
+            f"the scores you mean as sentence_transformers: {{activation_fn: ...}} into config.json"
+        )
+    return "identity" if config.get("problem_type") == "regression" else "sigmoid"
+
+
+def _problem_type(config: Mapping[str, Any]) -> str | None:
+    found = config.get("problem_type")
+    if found is not None and found not in _PROBLEM_TYPES:
+        raise HeadProblem(f"problem_type is {found!r}, known are {', '.join(_PROBLEM_TYPES)}")
+    return found
+
+
 def _require_rows(
     config: Mapping[str, Any], tensors: Mapping[str, HasShape], labels: Sequence[str]
 ) -> None:
-    """Raise `HeadProblem` where the head's last layer has more or fewer rows than labels."""
+    """Raise `HeadProblem` where the last layer of the head has not a row for each label."""
     rows = _head_rows(tensors)
     if rows is not None and rows[1] != len(labels):
         source = "id2label" if config.get("id2label") else "num_labels"
@@ -242,12 +323,14 @@ def require_label_set(config: Mapping[str, Any], tensors: Mapping[str, HasShape]
     _require_rows(config, tensors, read_labels(config))
 
 
-def _numbers(what: str) -> str:
-    return (
+def _numbers(what: str, scoring: str | None) -> str:
+    gives = (
         f"its head gives {what} for an input, and no choice between labels, so that no prediction "
-        f"could be right or wrong, and there is no task for such scores; give a classifier of two "
-        f"labels or more"
+        f"could be right or wrong"
     )
+    if scoring is not None:
+        return f"{gives}; set model.task: {scoring}, or give a classifier of two labels or more"
+    return f"{gives}, and there is no task for such scores; give a classifier of two labels or more"
 
 
 _SEVERAL = (

@@ -303,6 +303,82 @@ class TokenLosses(Losses):
             yield (kept * p.sqrt() * signs * centred).sum() / math.sqrt(_TOKEN_PROBES)
 
 
+class ScoreLosses(Losses):
+    """Losses on one number; `outputs` has shape `(batch, 1)`, targets `(batch,)`."""
+
+    def to_teacher(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,  # noqa: ARG002 - one row is one example
+        temperature: float,  # noqa: ARG002 - a number has none
+    ) -> Tensor:
+        """Return the mean squared difference of the logits, whatever becomes of them.
+
+        A sigmoid would hide how far apart two passages are that are both far from the limit.
+
+        Ref: Hofstätter et al. 2020, arXiv:2010.02666, pointwise MSE in section 4.1.
+        """
+        return (in_float32(student) - in_float32(teacher)).square().mean()
+
+
+class ProbabilityLosses(ScoreLosses):
+    """Losses on a number that is the logit of a probability."""
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the binary cross-entropy to labels in 0..1."""
+        total = functional.binary_cross_entropy_with_logits(
+            in_float32(outputs)[:, 0], targets, reduction="sum"
+        )
+        return SummedLoss(total, torch.tensor(len(outputs)))
+
+    def own_targets(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return 1 for a probability of half and more, else 0."""
+        return (in_float32(outputs)[:, 0] >= 0).float()
+
+    def fisher_probes(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        generator: torch.Generator,  # noqa: ARG002 - one number needs no sign
+    ) -> Iterator[Tensor]:
+        """Yield it for yes or no, drawn from the logit softened at temperature 2."""
+        p = torch.sigmoid(outputs.detach() / _TEMPERATURE)
+        yield ((p * (1 - p)).sqrt() * outputs).sum()
+
+
+class NumberLosses(ScoreLosses):
+    """Losses on a number that is meant as it is."""
+
+    own_targets_have_gradient: ClassVar[bool] = False
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the squared error."""
+        total = (in_float32(outputs)[:, 0] - targets).square().sum()
+        return SummedLoss(total, torch.tensor(len(outputs)))
+
+    def own_targets(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the numbers."""
+        return in_float32(outputs)[:, 0]
+
+    def fisher_probes(
+        self,
+        outputs: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        generator: torch.Generator,  # noqa: ARG002 - one number needs no sign
+    ) -> Iterator[Tensor]:
+        """Yield it for a normal distribution around the number, of variance 1."""
+        yield outputs.sum()
+
+
 def in_float32(values: Tensor) -> Tensor:
     """Return half precision as float32, in which sums over a batch keep their digits."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -82,3 +82,13 @@ AGREEMENT = Metric(
     "flips",
     label_free=True,
 )
+SPEARMAN = Metric(
+    "spearman",
+    "Spearman correlation",
+    "the rank correlation of what the model says of each row, of vectors the cosine similarity of "
+    "a pair of texts, with the number that the data has for it, from -1 to 1",
+    "correlation",
+    percent=False,
+    usual_drop=UsualDrop(0.005, 0.03, 0.08),
+    least_drop=0.02,  # few numbers move a correlation by a point
+)

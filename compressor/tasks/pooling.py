@@ -171,14 +171,9 @@ def read_pooling(
     `RecipeError` when the recipe contradicts the files.
     """
     wanted = {"pooling": mode, "normalize": normalize}
-    length, about = _read(directory / _LENGTH) or {}, _read(directory / ABOUT)
+    about = _read(directory / ABOUT)
     found = _from_modules(directory)
-    max_length = length.get("max_seq_length")
-    if max_length is not None and not (type(max_length) is int and max_length > 1):
-        raise EnvironmentMismatch(
-            f"{directory / _LENGTH}: max_seq_length must be a whole number above 1, got "
-            f"{max_length!r}"
-        )
+    max_length = longest_read(directory)
     read_prompts(about, directory / ABOUT)
     if found is None:
         return Pooling(mode or "mean", bool(normalize), None, max_length, about)
@@ -235,9 +230,43 @@ def checkpoint_prompts(directory: Path) -> Prompts:
     return read_prompts(read_about(directory), directory / ABOUT)
 
 
-def lowers_case(directory: Path) -> bool:
-    """Return whether sentence-transformers puts texts to lower case before the tokenizer."""
-    return bool((_read(directory / _LENGTH) or {}).get("do_lower_case"))
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return the content of config.json; raises `EnvironmentMismatch` when it cannot be read."""
+    content: dict[str, Any] | None = _read(directory / "config.json")
+    if content is None:
+        raise EnvironmentMismatch(f"{directory / 'config.json'}: not found")
+    return content
+
+
+def read_steps(directory: Path) -> list[str] | None:
+    """Return the names of the modules that sentence-transformers runs; None where it names none."""
+    modules = _read(directory / MODULES, kind=list)
+    return None if modules is None else [kind for kind, _ in _steps(directory / MODULES, modules)]
+
+
+def longest_read(directory: Path) -> int | None:
+    """Return how many tokens sentence-transformers reads at most; None where it says nothing."""
+    found = (_read(directory / _LENGTH) or {}).get("max_seq_length")
+    if found is not None and not (type(found) is int and found > 1):
+        raise EnvironmentMismatch(
+            f"{directory / _LENGTH}: max_seq_length must be a whole number above 1, got {found!r}"
+        )
+    return found
+
+
+def require_case(name: str, directory: Path, tokenizer: Any) -> None:
+    """Raise `EnvironmentMismatch` where texts are put to lower case before a tokenizer.
+
+    One that does not tell case apart will do. `name` is the checkpoint's.
+    """
+    probe = "The QUICK Brown Fox"
+    lowers = bool((_read(directory / _LENGTH) or {}).get("do_lower_case"))
+    if lowers and tokenizer.tokenize(probe) != tokenizer.tokenize(probe.lower()):
+        raise EnvironmentMismatch(
+            f"{name}: sentence_bert_config.json puts texts to lower case before a tokenizer that "
+            f"tells case apart, which an artifact cannot do; give the tokenizer a lower-case "
+            f"normalizer and set do_lower_case to false"
+        )
 
 
 def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: int) -> list[str]:
@@ -301,11 +330,8 @@ def _from_modules(directory: Path) -> Pooling | None:
     modules = _read(place, kind=list)
     if modules is None:
         return None
-    try:
-        kinds = [_kind_of(module) for module in modules]
-        paths = [str(module["path"]) for module in modules]
-    except (KeyError, TypeError) as error:
-        raise EnvironmentMismatch(f"{place}: a step without type and path ({error!r})") from error
+    steps = _steps(place, modules)
+    kinds, paths = [kind for kind, _ in steps], [path for _, path in steps]
     if kinds[:2] != ["Transformer", "Pooling"] or not {"Dense", "Normalize"}.issuperset(kinds[2:]):
         raise EnvironmentMismatch(
             f"{place}: its steps are {', '.join(kinds)}; only Transformer, Pooling and, after "
@@ -373,6 +399,14 @@ def _dense_step(place: Path, *, normalized: bool) -> DenseStep:
                 f"{place}: {key} is {found!r}, and only {_shown(value)} can be computed"
             )
     return DenseStep(content["in_features"], content["out_features"], bias, activation, normalized)
+
+
+def _steps(place: Path, modules: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the class and the folder of each module."""
+    try:
+        return [(_kind_of(module), str(module["path"])) for module in modules]
+    except (KeyError, TypeError) as error:
+        raise EnvironmentMismatch(f"{place}: a step without type and path ({error!r})") from error
 
 
 def _mode(place: Path, content: Mapping[str, Any]) -> str:

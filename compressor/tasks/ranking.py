@@ -35,7 +35,8 @@ def group_numbers(values: NDArray[Any]) -> Groups:
 
 def differ_within(values: NDArray[Any], groups: Groups) -> NDArray[np.bool_]:
     """Return which groups hold more than one value, shape `(num_groups,)`."""
-    numbers = np.unique(values, return_inverse=True)[1].reshape(-1)
+    comparable = values.astype(str) if values.dtype == object else values
+    numbers = np.unique(comparable, return_inverse=True)[1].reshape(-1)
     lowest = np.full(int(groups.max()) + 1, len(values), dtype=np.int64)
     highest = np.full(len(lowest), -1, dtype=np.int64)
     np.minimum.at(lowest, groups, numbers)

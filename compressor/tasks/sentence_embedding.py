@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import EnvironmentMismatch, StepFailed
+from compressor.errors import StepFailed
 from compressor.measurements import Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
-from compressor.tasks.metrics import Metric, UsualDrop
+from compressor.tasks.metrics import SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import (
     Pooling,
     PoolingMode,
     checkpoint_prompts,
     dense_files,
-    lowers_case,
     read_pooling,
+    require_case,
     write_pooling,
 )
 from compressor.tasks.prompts import Prompted, keep_prompts, prompts_of
@@ -79,18 +79,6 @@ RANK_AGREEMENT = Metric(
     usual_drop=UsualDrop(0.01, 0.06, 0.15),
     most_drop=0.15,
     most_pruned_drop=0.0,
-)
-SPEARMAN = Metric(
-    "spearman",
-    "Spearman correlation",
-    "the rank correlation of the cosine similarity of pairs of texts with their grades, from -1 "
-    "to 1",
-    "correlation",
-    percent=False,
-    unit="pair of texts",
-    units="pairs of texts",
-    usual_drop=UsualDrop(0.005, 0.03, 0.08),
-    least_drop=0.02,  # few numbers move a correlation by a point
 )
 _CODE = f"""\
 {TOKENS_CODE}\
@@ -179,15 +167,7 @@ class SentenceEmbedding(TextTask):
         limit = self.how_pooled(directory).max_length
         if limit is not None:
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
-        probe = "The QUICK Brown Fox"
-        if lowers_case(directory) and preprocessor.tokenize(probe) != preprocessor.tokenize(
-            probe.lower()
-        ):
-            raise EnvironmentMismatch(
-                f"{name}: sentence_bert_config.json puts texts to lower case before a tokenizer "
-                f"that tells case apart, which an artifact cannot do; give the tokenizer a "
-                f"lower-case normalizer and set do_lower_case to false"
-            )
+        require_case(name, directory, preprocessor)
 
     def misfit(
         self,

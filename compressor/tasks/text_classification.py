@@ -26,11 +26,12 @@ class TextClassification(TextTask, Classification):
     name: ClassVar[str] = "text-classification"
     head: ClassVar[str] = "ForSequenceClassification"
     words: ClassVar[ReportWords] = ReportWords(code=_CODE)
+    scoring: ClassVar[str | None] = "text-scoring"
 
     @classmethod
     def is_for(cls, config: Mapping[str, Any]) -> bool:
         """Return whether one label is chosen of several."""
-        return not has_label_set(config)
+        return not has_label_set(config) and super().is_for(config)
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return texts or pairs of texts, and class ids."""

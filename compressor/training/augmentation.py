@@ -65,6 +65,7 @@ def augmented(
             examples=tuple(examples),
             labels=labels,
             rows=np.tile(dataset.rows, copies),
+            groups=None,
             columns={name: values * copies for name, values in dataset.columns.items()},
         ),
         _of_as_many_steps(settings, len(dataset), copies),

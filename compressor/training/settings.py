@@ -247,7 +247,7 @@ class DistillSettings(TrainingSettings):
             yield Need(
                 "temperature",
                 "logits",
-                "softens logits, and vectors have no temperature; remove it",
+                "softens logits of classes, and {task} has none; remove it",
             )
 
     @property

@@ -51,8 +51,6 @@ NO_NAMES = ("id2label", "label2id")
 @pytest.mark.parametrize(
     ("changes", "without", "reason"),
     [
-        ({"num_labels": 1}, NO_NAMES, "num_labels is 1 .*no choice between labels"),
-        ({"id2label": {"0": "x"}, "label2id": {"x": 0}}, (), "id2label names one label"),
         ({"problem_type": "regression"}, (), "problem_type is regression"),
         ({"problem_type": "ranking"}, (), "problem_type is 'ranking', known are single_label"),
         ({"num_labels": 3}, (), r"num_labels is 3, but id2label names 2 \(negative, positive\)"),
@@ -121,10 +119,26 @@ def test_a_gap_between_the_classes_is_told_by_its_number():
         {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
     ],
 )
-def test_a_reranker_is_called_one(copy: Path, mark: dict[str, Any]):
+def test_a_reranker_is_no_classifier_and_is_called_by_its_name(copy: Path, mark: dict[str, Any]):
     edit_config(copy, without=NO_NAMES, num_labels=1, **mark)
-    with pytest.raises(EnvironmentMismatch, match=r"num_labels is 1 .*a CrossEncoder"):
+    with_rows(copy, 1)
+    assert find_checkpoint(str(copy)).infer_task() == "text-scoring"
+    with pytest.raises(EnvironmentMismatch, match=r"num_labels is 1 .*a CrossEncoder.*no choice"):
+        find_checkpoint(str(copy)).require_head(TEXT)
+
+
+def test_one_label_by_name_is_no_choice_either(copy: Path):
+    edit_config(copy, id2label={"0": "x"}, label2id={"x": 0})
+    with pytest.raises(EnvironmentMismatch, match=r"has 2 rows.*id2label names 1 label"):
         find_checkpoint(str(copy)).infer_task()
+    with pytest.raises(EnvironmentMismatch, match=r"id2label names one label .*no choice"):
+        load_checkpoint(copy, task=TEXT)
+
+
+def test_one_number_of_an_image_has_no_task(image_copy: Path):
+    edit_config(image_copy, without=NO_NAMES, num_labels=1)
+    with pytest.raises(EnvironmentMismatch, match="there is no task for such scores"):
+        find_checkpoint(str(image_copy)).infer_task()
 
 
 def as_cross_encoder(directory: Path, **about: Any) -> None:
@@ -140,8 +154,8 @@ def test_a_cross_encoder_with_modules_is_no_encoder_of_vectors(copy: Path):
     as_cross_encoder(copy)
     assert find_checkpoint(str(copy)).infer_task() == TEXT
     edit_config(copy, without=NO_NAMES, num_labels=1)
-    with pytest.raises(EnvironmentMismatch, match="a reranker of sentence-transformers"):
-        find_checkpoint(str(copy)).infer_task()
+    with_rows(copy, 1)
+    assert find_checkpoint(str(copy)).infer_task() == "text-scoring"
 
 
 def test_a_sigmoid_for_each_of_several_labels_is_refused(copy: Path):
