@@ -28,7 +28,12 @@ from compressor.tasks.base import (
 )
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import is_long
-from compressor.tasks.head import HasShape, require_label_set
+from compressor.tasks.head import (
+    HasShape,
+    gives_one_number,
+    has_label_set,
+    require_label_set,
+)
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric
 from compressor.tasks.outputs import Outputs, Positions, RowOutputs
@@ -135,8 +140,8 @@ class MultiLabelClassification(TextTask):
 
     @classmethod
     def is_for(cls, config: Mapping[str, Any]) -> bool:
-        """Return whether config.json says that several labels can hold."""
-        return config.get("problem_type") == "multi_label_classification"
+        """Return whether config.json says that several labels can hold; one alone is a score."""
+        return has_label_set(config) and not gives_one_number(config)
 
     @classmethod
     def check_head(

@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
-from compressor.tasks.base import DRAWS, Ability, Batch, Comparison, Guess, Predict, Truth
+from compressor.tasks.base import (
+    DRAWS,
+    Ability,
+    Batch,
+    Comparison,
+    Findings,
+    Guess,
+    Predict,
+    Truth,
+)
 from compressor.tasks.classification import one_of_each
 from compressor.tasks.columns import Columns
 from compressor.tasks.entities import (
@@ -226,6 +235,7 @@ class TokenClassification(TextTask):
         flips_sure="",
     )
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    finds: ClassVar[str | None] = "kind of entity"
     per_token: ClassVar[bool] = True
     cuts_texts: ClassVar[bool] = False
 
@@ -441,6 +451,40 @@ class TokenClassification(TextTask):
             )
             for who, items in found.items()
         )
+
+    def kinds(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the kinds of entities, such as `PER`."""
+        return read_tags(labels).kinds
+
+    def findings(
+        self,
+        before: Score,
+        after: Score,
+        truth: Truth,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> dict[str, Findings]:
+        """Return how many entities of each kind a document has, and how many of them were found."""
+        tags = read_tags(labels)
+        own, other = (self._found(_tags_in(score)) for score in (before, after))
+        there = own
+        if labelled:
+            assert truth.labels is not None, "the caller asked whether there are labels"
+            there = self._found(truth.labels)
+
+        def count(found: Sequence[Sequence[Entity]]) -> NDArray[np.int64]:
+            counts = np.zeros((len(there), len(tags.kinds)), dtype=np.int64)
+            for row, (right, given) in enumerate(zip(there, found, strict=True)):
+                for entity in set(right) & set(given):
+                    counts[row, entity.kind] += 1
+            return counts
+
+        counts = [count(found) for found in (there, own, other)]
+        return {
+            kind: Findings(*(item[:, place] for item in counts))
+            for place, kind in enumerate(tags.kinds)
+        }
 
     def flips(
         self,

@@ -308,3 +308,20 @@ def test_squared_probes_add_up_to_the_fisher_information_of_tokens():
             )
         )
     assert np.mean(squares) == pytest.approx(expected, rel=0.1)
+
+
+def test_what_is_found_of_each_kind_is_counted_by_document():
+    before, after = score("entity_f1", *TRUE), score("entity_f1", *WRONG)
+    found = TASK.findings(before, after, TRUTH, LABELS, labelled=True)
+    assert list(found) == list(TASK.kinds(LABELS)) == ["LOC", "PER"]
+    # Labelled: PER 0-2 and LOC 3-4 in the first document, LOC 0-1 in the second.
+    assert found["LOC"].there.tolist() == [1, 1, 0]
+    assert found["LOC"].after.tolist() == [1, 1, 0]
+    assert found["PER"].before.tolist() == [1, 0, 0]
+    assert found["PER"].after.tolist() == [0, 0, 0]
+    other = TASK.findings(after, before, TRUTH, LABELS, labelled=False)
+    # The model that is now the first found PER 0-1 and PER 1-2, and the second neither.
+    assert other["PER"].there.tolist() == [1, 0, 1]
+    assert other["PER"].after.tolist() == [0, 0, 0]
+    assert other["LOC"].there.tolist() == [2, 1, 0]
+    assert other["LOC"].after.tolist() == [1, 1, 0]
