@@ -20,7 +20,8 @@ from compressor.inspection.timing import TimeShares, profile
 from compressor.measurements import EmbeddingRecord
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.components import COMPONENTS, component_of, layer_of
-from compressor.models.families.layers import EncoderLayer, UnsupportedArchitecture, encoder_layers
+from compressor.models.families.layers import EncoderLayer, encoder_layers
+from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.progress import SILENT, Progress
 from compressor.tasks import NO_LIMIT, Batch, load_task

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from compressor.models.components import component_of, layer_of
-from compressor.models.families.layers import (
-    UnsupportedArchitecture,
-    encoder_layers,
-    require_prunable_heads,
-)
+from compressor.models.families.layers import encoder_layers
+from compressor.models.families.prunable import UnsupportedArchitecture, why_heads_stay
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
@@ -75,8 +71,8 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         feed_forward_flops_share=encoder_flops_share * _feed_forward_share(module),
         matrices=tuple(size for is_table, size in stored.values() if not is_table),
         tables=tuple(size for is_table, size in stored.values() if is_table),
-        no_layers=_refusal(encoder_layers, module),
-        no_prunable_heads=_refusal(require_prunable_heads, module),
+        no_layers=_why_not_prunable(module),
+        no_prunable_heads=why_heads_stay(module.config),
     )
 
 
@@ -84,9 +80,9 @@ def _bytes_of(component: str, sizes: dict[str, int]) -> int:
     return sum(size for name, size in sizes.items() if component_of(name) == component)
 
 
-def _refusal(look: Callable[[PreTrainedModel], object], module: PreTrainedModel) -> str | None:
+def _why_not_prunable(module: PreTrainedModel) -> str | None:
     try:
-        look(module)
+        encoder_layers(module)
     except UnsupportedArchitecture as error:
         return error.reason
     return None

@@ -21,9 +21,9 @@ from compressor.models.families.layers import (
     Encoder,
     EncoderLayer,
     HeadlessAttention,
-    UnsupportedArchitecture,
     find_encoder,
 )
+from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.words import counted
 
 if TYPE_CHECKING:

@@ -15,11 +15,8 @@ from compressor.data.settings import Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.families.layers import (
-    UnsupportedArchitecture,
-    encoder_layers,
-    require_prunable_heads,
-)
+from compressor.models.families.layers import encoder_layers
+from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
 from compressor.models.onnx_model import check_provider
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
@@ -313,7 +310,7 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
     except UnsupportedArchitecture as error:
         return error.reason, False
     try:
-        require_prunable_heads(model.module)
+        require_prunable_heads(model.module.config)
     except UnsupportedArchitecture:
         return "", True
     return "", False

@@ -14,13 +14,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import (
-    Attention,
-    EncoderLayer,
-    UnsupportedArchitecture,
-    encoder_layers,
-)
-from compressor.models.families.prunable import unknown_attention
+from compressor.models.families.layers import Attention, EncoderLayer, encoder_layers
+from compressor.models.families.prunable import UnsupportedArchitecture, unknown_attention
 from compressor.models.torch_model import TorchModel
 from compressor.training.layer_map import LayerMap
 from compressor.training.settings import DistillSettings, Relation

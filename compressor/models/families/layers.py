@@ -8,26 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import StepFailed
 from compressor.models.families.base import EncoderParts
-from compressor.models.families.prunable import (
-    heads_refusal,
-    parts_or_reason,
-    refusal,
-    why_heads_stay,
-)
+from compressor.models.families.prunable import UnsupportedArchitecture, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class UnsupportedArchitecture(StepFailed):
-    """Heads, neurons or layers of this model cannot be removed; `reason` says why."""
-
-    def __init__(self, model_type: str, reason: str, sentence: str = "") -> None:
-        self.model_type = model_type
-        self.reason = reason
-        super().__init__(sentence or refusal(model_type, reason))
 
 
 class ConstantOutput(nn.Module):
@@ -134,9 +119,7 @@ def find_encoder(module: PreTrainedModel) -> Encoder:
     built as its type usually is (a decoder, a gated feed-forward, replaced linear layers, layers
     that share weights).
     """
-    parts, model_type = parts_or_reason(module.config), module.config.model_type
-    if isinstance(parts, str):
-        raise UnsupportedArchitecture(model_type, parts)
+    parts, model_type = parts_of(module.config), module.config.model_type
     layer_list = module.base_model.get_submodule(parts.layers)
     if not isinstance(layer_list, nn.ModuleList):
         raise UnsupportedArchitecture(model_type, f"'{parts.layers}' is not a list of layers")
@@ -161,13 +144,6 @@ def _require_own_weights(layers: list[EncoderLayer], model_type: str) -> None:
                     f"layers {owner} and {layer.index} share a weight, so a unit of one cannot go "
                     f"without the other's",
                 )
-
-
-def require_prunable_heads(module: PreTrainedModel) -> None:
-    """Raise `UnsupportedArchitecture` when heads cannot be removed, although neurons can."""
-    if (reason := why_heads_stay(module.config)) is not None:
-        model_type = module.config.model_type
-        raise UnsupportedArchitecture(model_type, reason, heads_refusal(model_type, reason))
 
 
 @dataclass(frozen=True)

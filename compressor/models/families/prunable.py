@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from compressor.errors import StepFailed
 from compressor.models.families import FAMILIES, EncoderParts, family_of
 from compressor.models.families.base import setting
 
@@ -18,6 +19,30 @@ if TYPE_CHECKING:
 # One size under the names that families have for it.
 _DEPTH = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 WIDTH = ("hidden_size", "dim", "d_model", "n_embd")
+
+
+class UnsupportedArchitecture(StepFailed):
+    """Heads, neurons or layers of this model cannot be removed; `reason` says why."""
+
+    def __init__(self, model_type: str, reason: str, sentence: str = "") -> None:
+        self.model_type = model_type
+        self.reason = reason
+        super().__init__(sentence or refusal(model_type, reason))
+
+
+def parts_of(config: Config) -> EncoderParts:
+    """Return where heads, neurons and layers sit; raises `UnsupportedArchitecture`."""
+    found = parts_or_reason(config)
+    if isinstance(found, str):
+        raise UnsupportedArchitecture(str(setting(config, "model_type")), found)
+    return found
+
+
+def require_prunable_heads(config: Config) -> None:
+    """Raise `UnsupportedArchitecture` when heads cannot be removed, although neurons can."""
+    if (reason := why_heads_stay(config)) is not None:
+        model_type = str(setting(config, "model_type"))
+        raise UnsupportedArchitecture(model_type, reason, heads_refusal(model_type, reason))
 
 
 def parts_or_reason(config: Config) -> EncoderParts | str:

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
-from compressor.models.families.layers import (
-    Encoder,
-    EncoderLayer,
-    find_encoder,
-    require_prunable_heads,
-)
+from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
+from compressor.models.families.prunable import require_prunable_heads
 from compressor.models.structure import configure_shape, keep_layers
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
@@ -147,7 +143,7 @@ def _encoder_to_prune(model: TorchModel, settings: Settings) -> Encoder:
     """Return the encoder; raise `UnsupportedArchitecture` when its units have to stay."""
     encoder = find_encoder(model.module)
     if settings.takes_heads:
-        require_prunable_heads(model.module)
+        require_prunable_heads(model.module.config)
     return encoder
 
 

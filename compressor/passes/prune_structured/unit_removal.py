@@ -16,11 +16,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import (
-    Encoder,
-    UnsupportedArchitecture,
-    require_prunable_heads,
-)
+from compressor.models.families.layers import Encoder
+from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
 from compressor.models.outputs import first_output
 from compressor.models.structure import remove_attention, remove_feed_forward, set_num_heads
 
@@ -75,7 +72,7 @@ def prune_heads(encoder: Encoder, heads: Units) -> None:
     """
     if not heads:
         return  # such as all of MPNet's, which cannot go
-    require_prunable_heads(encoder.module)
+    require_prunable_heads(encoder.module.config)
     layers = encoder.layers
     _check_indices("head", heads, [layer.num_heads for layer in layers])
     whole = {index for index, units in heads.items() if len(units) == layers[index].num_heads}

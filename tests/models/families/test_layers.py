@@ -10,11 +10,10 @@ from torch import nn
 from compressor.models.families.layers import (
     ConstantOutput,
     HeadlessAttention,
-    UnsupportedArchitecture,
     encoder_layers,
     find_encoder,
-    require_prunable_heads,
 )
+from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
 from compressor.models.torch_model import TorchModel
 
 SIZES = {
@@ -123,8 +122,8 @@ def test_a_layer_that_is_not_linear_any_more_is_refused(tiny_vit: TorchModel):
 
 
 def test_heads_can_go_where_no_bias_has_their_number(tiny_bert: TorchModel, tiny_vit: TorchModel):
-    require_prunable_heads(tiny_bert.module)
-    require_prunable_heads(tiny_vit.module)
+    require_prunable_heads(tiny_bert.module.config)
+    require_prunable_heads(tiny_vit.module.config)
 
 
 def test_a_constant_output_gives_the_bias_to_every_token():

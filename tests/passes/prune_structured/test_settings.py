@@ -14,11 +14,8 @@ from pydantic import ValidationError
 
 from compressor.data import Dataset
 from compressor.errors import RecipeError
-from compressor.models.families.layers import (
-    UnsupportedArchitecture,
-    encoder_layers,
-    find_encoder,
-)
+from compressor.models.families.layers import encoder_layers, find_encoder
+from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.base import NothingToRemove

@@ -12,11 +12,8 @@ import pytest
 import torch
 from random_encoders import IMAGES, PRUNABLE, TEXTS
 
-from compressor.models.families.layers import (
-    UnsupportedArchitecture,
-    encoder_layers,
-    find_encoder,
-)
+from compressor.models.families.layers import encoder_layers, find_encoder
+from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
