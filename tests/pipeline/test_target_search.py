@@ -17,6 +17,7 @@ from compressor.measurements import ComponentBytes, Latency, ModelRecord, RunRep
 from compressor.passes import NothingToRemove, OnnxPass, TorchPass
 from compressor.passes.prune_structured.settings import PruneByScores
 from compressor.passes.repair import lower
+from compressor.pipeline import target_search
 from compressor.pipeline.cached_steps import Exported, PassResult, Told
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.judge import Judge
@@ -369,6 +370,8 @@ def run(bert_recipe: dict[str, Any], tmp_path: Path) -> Run:
 def test_a_run_ships_the_candidate_and_another_goal_reuses_its_steps(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ):
+    # Two candidates, the half and the whole fraction; the ladder itself is tested above.
+    monkeypatch.setattr(target_search, "RUNGS", 2)
     report = run({"strongest": True})
     assert report.verdict == "passed"
     assert report.final is not None
@@ -376,6 +379,7 @@ def test_a_run_ships_the_candidate_and_another_goal_reuses_its_steps(
     assert (report.target.met, report.target.share) == (True, 1.0)
     assert report.target.reached == report.final.size.bytes_on_disk / 1e6
     assert [step.kind for step in report.passes] == ["prune_structured", "quantize_dynamic"]
+    assert len(report.passes[0].tries) == 2
     [kept] = [item for item in report.passes[0].tries if item.kept]
     assert kept.settings == report.passes[0].settings
 
