@@ -206,14 +206,15 @@ class DataSettings(BaseModel):
         default=None,
         min_length=1,
         description="the data's names, or its numbers as text, for class 0, 1, ... of the "
-        "checkpoint, where they differ from the checkpoint's",
+        "checkpoint, where they differ from the checkpoint's; for token classification also the "
+        "checkpoint's tags in the order of the data's class ids",
     )
     max_length: int | None = Field(
         default=None,
         ge=2,
         description="tokens of a text that are read while the run trains, calibrates and "
-        "measures, at most; longer texts are cut; left out, as many as the artifact reads "
-        "(`export.max_length`)",
+        "measures, at most; longer texts are cut, or read in windows for token classification; "
+        "left out, as many as the artifact reads (`export.max_length`)",
     )
     train: SplitSource | None = Field(
         default=None,

@@ -110,8 +110,8 @@ class ExportSettings(BaseModel):
     max_length: int | None = Field(
         default=None,
         ge=2,
-        description="tokens of a text that the artifact reads at most; longer texts are cut; left "
-        "out, as many as the checkpoint reads",
+        description="tokens of a text that the artifact reads at most; longer texts are cut, "
+        "or read in windows for token classification; left out, as many as the checkpoint reads",
     )
     max_parity_diff: float = Field(
         default=1e-3,
