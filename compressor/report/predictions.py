@@ -42,7 +42,7 @@ def predictions_view(report: RunReport) -> Predictions | None:
     if not report.predictions:
         return None
     words = words_of(report)
-    rows = tuple(_row(item) for item in report.predictions)
+    rows = tuple(_row(item, has_score=bool(words.score)) for item in report.predictions)
     return Predictions(
         title=f"{words.predictions_title}, original and artifact",
         summary=f"The artifact was loaded as its user would load it. Shown are "
@@ -58,12 +58,12 @@ def prediction_lines(report: RunReport) -> Iterator[str]:
     view = predictions_view(report)
     if view is None:
         return
-    yield f"{view.title} ({view.score}):"
+    yield f"{view.title} ({view.score}):" if view.score else f"{view.title}:"
     for row in view.rows:
         yield f"  {_short(row.example)}" + (f" ({printable(row.label)})" if row.label else "")
-        yield f"    original  {row.before_score}  {_short(row.before)}"
         same = "the same" if row.is_same else _short(row.after)
-        yield f"    artifact  {row.after_score}  {same}"
+        yield f"    original  {_beside(row.before_score)}{_short(row.before)}"
+        yield f"    artifact  {_beside(row.after_score)}{same}"
     if (changed := _changed_words(report)) is not None:
         yield changed
 
@@ -80,21 +80,25 @@ def _changed_words(report: RunReport) -> str | None:
     return f"Of {rows}, {found:,}{share} got {words.another}; the report shows them."
 
 
-def _row(item: PredictionRecord) -> PredictionRow:
+def _row(item: PredictionRecord, *, has_score: bool) -> PredictionRow:
     return PredictionRow(
         example=f"row {item.row}" if item.text is None else item.text,
         image=own_picture(item.image),
         label="" if item.label is None else f"labelled {item.label}",
         before=item.before,
-        before_score=_figure(item.before_score),
+        before_score=_figure(item.before_score) if has_score else "",
         after=item.after,
-        after_score=_figure(item.after_score),
+        after_score=_figure(item.after_score) if has_score else "",
         is_same=item.before == item.after,
     )
 
 
 def _figure(value: float | None) -> str:
     return "—" if value is None else f"{value:.3f}"
+
+
+def _beside(figure: str) -> str:
+    return f"{figure}  " if figure else ""
 
 
 def _of(count: int, whole: int) -> str:

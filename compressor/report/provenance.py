@@ -9,6 +9,7 @@ import yaml
 
 from compressor.measurements import EmbeddingRecord, Latency, Parity, RunReport
 from compressor.report import units
+from compressor.report.task_words import cuts_texts
 from compressor.tasks.pooling import mode_words
 from compressor.words import counted, noun_for, verb_for
 
@@ -79,6 +80,8 @@ def length_words(report: RunReport) -> str | None:
         return None
     own, artifact, longest = lengths.checkpoint, lengths.artifact, lengths.longest
     words = f"The artifact reads up to {counted(artifact, 'token')} of a text"
+    if not cuts_texts(report):
+        words += " at a time"
     key = lengths.limited_by
     if key is not None and key.startswith("passes."):
         reads = "names no limit" if own is None else f"reads {own:,}"

@@ -199,6 +199,9 @@ def _row(item: Flip, words: ReportWords) -> FlipRow:
     if words.flips_moved:
         mark = f"≠ moved {units.number(item.lost_confidence)}"
     figure = units.number if words.flips_moved else units.percent
+    sure = ("", "")
+    if words.flips_sure:
+        sure = figure(item.before_confidence), figure(item.after_confidence)
     before, after = item.before, item.after
     if words.prediction_is_text:
         before, after = _cut(before), _cut(after)
@@ -210,7 +213,7 @@ def _row(item: Flip, words: ReportWords) -> FlipRow:
         image=own_picture(item.image),
         label=units.DASH if item.label is None else item.label,
         before=before,
-        before_confidence=figure(item.before_confidence),
+        before_confidence=sure[0],
         after=after,
-        after_confidence=figure(item.after_confidence),
+        after_confidence=sure[1],
     )

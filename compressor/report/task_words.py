@@ -13,6 +13,11 @@ def words_of(report: RunReport) -> ReportWords:
     return task_class(report.task).words if report.task in task_names() else _WORDS
 
 
+def cuts_texts(report: RunReport) -> bool:
+    """Return whether longer texts are cut to what a model reads."""
+    return report.task not in task_names() or task_class(report.task).cuts_texts
+
+
 def about_labels(report: RunReport) -> str | None:
     """Return what label names say besides what classes are called, such as the scheme of tags."""
     if report.task not in task_names():

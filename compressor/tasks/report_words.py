@@ -39,7 +39,7 @@ class ReportWords:
     # The few predictions that a report shows of both models, and the figure beside each.
     predictions_title: str = "Predictions"
     predictions_shown: str = "search rows, one of each class that the original predicts"
-    score: str = "probability"
+    score: str = "probability"  # empty: there is none, as of the entities of a whole text
     # What changed between the models.
     flips_title: str = "Predictions that changed"
     another: str = "another prediction"
@@ -51,5 +51,5 @@ class ReportWords:
     # Where labels say what is right.
     flips_worst: str = "Those come first whose right label lost most probability."
     flips_header: str = ""  # after "before" and "after" in the head of the table
-    flips_sure: str = "and how sure"
+    flips_sure: str = "and how sure"  # empty: no figure
     flips_moved: bool = False  # `lost` of a flip says how far it moved, and is shown

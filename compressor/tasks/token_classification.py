@@ -225,6 +225,7 @@ class TokenClassification(TextTask):
         gives="spans of a text",
         predictions_title="Entities",
         predictions_shown="search documents with entities of different kinds",
+        score="",
         flips_title="Documents whose entities changed",
         another="other entities",
         changed=("document", "has other entities", "have other entities"),

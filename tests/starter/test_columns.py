@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.starter.columns import Guess, guess_columns, guess_sentences
+from compressor.starter.columns import Guess, guess_columns, guess_sentences, guess_words
 
 LABELS = ("negative", "positive")
 TEXTS = ["a fine film", "two dull hours", "it was quite good"]
@@ -156,3 +156,49 @@ def test_a_grade_that_cannot_be_told_is_an_error(
     columns = {"sentence1": TEXTS, "sentence2": TEXTS[::-1], **more}
     with pytest.raises(RecipeError, match=message):
         guess_sentences("rows.csv", columns, **given)
+
+
+TAGS = ("O", "B-PER", "I-PER")
+WORDS = [["Ann", "Lee"], ["ran"]]
+TAGGED = [["B-PER", "I-PER"], ["O"]]
+
+
+def words(columns: dict[str, list[Any]], **given: Any) -> Guess:
+    return guess_words("dev.conll", columns, TAGS, **given)
+
+
+def test_lists_of_words_and_of_tags_are_found():
+    found = words({"text": WORDS, "label": TAGGED, "column_1": WORDS, "column_2": TAGGED})
+    assert found == Guess(("text",), "label")
+    assert words({"id": [1, 2], "tokens": WORDS, "spans": TAGGED}) == Guess(("tokens",), "spans")
+
+
+def test_ids_of_tags_need_names():
+    ids = [[1, 2], [0]]
+    with pytest.raises(RecipeError, match="no column holds lists of the checkpoint's tags"):
+        words({"tokens": WORDS, "ner_tags": ids})
+    found = words({"tokens": WORDS, "ner_tags": ids}, label_names=TAGS)
+    assert found == Guess(("tokens",), "ner_tags", TAGS)
+
+
+def test_words_alone_have_no_label():
+    assert words({"tokens": WORDS}) == Guess(("tokens",), None)
+
+
+def test_texts_are_no_lists_of_words():
+    with pytest.raises(RecipeError, match="no column holds lists of words; give --text"):
+        words({"text": ["Ann ran", "it"]})
+
+
+def test_two_columns_of_tags_are_an_error():
+    other = [["O", "O"], ["O"]]
+    with pytest.raises(RecipeError, match="first and second could each be the tags; give --label"):
+        words({"tokens": WORDS, "first": TAGGED, "second": other})
+    assert (
+        words({"tokens": WORDS, "first": TAGGED, "second": other}, label="second").label == "second"
+    )
+
+
+def test_a_document_is_one_column():
+    with pytest.raises(RecipeError, match="--text: a document is one list of words"):
+        words({"a": WORDS, "b": WORDS}, inputs=("a", "b"))
