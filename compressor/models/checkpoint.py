@@ -178,7 +178,7 @@ class CheckpointFiles:
         except HeadProblem as error:
             raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> Mapping[str, object]:
         return read_about(self.directory) or {}
 
     def _is_cross_encoder(self) -> bool:
@@ -339,7 +339,7 @@ def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:
     )
 
 
-def _refuse_unread(name: str, config: Mapping[str, Any]) -> None:
+def _refuse_unread(name: str, config: Mapping[str, object]) -> None:
     """Raise `EnvironmentMismatch` for a setting that this transformers would not compute."""
     for key, why in _REFUSED.items():
         if config.get(key):

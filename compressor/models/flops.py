@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Container, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.models.components import component_of
@@ -65,7 +65,7 @@ def encoder_flops(path: Path, batch: Batch) -> int:
     with tempfile.TemporaryDirectory(prefix="compressor-flops-") as folder:
         save_graph(graph, Path(folder) / "model.onnx")
         model = OnnxModel(Path(folder) / "model.onnx", provider="cpu", threads=1)
-        found: list[Any] = []
+        found: list[NDArray[np.int64]] = []
         if asked:
             found = model.session.run([_SHAPE_OF + name for name in asked], model.feed(batch))
     shapes = known | {name: tuple(shape.tolist()) for name, shape in zip(asked, found, strict=True)}

@@ -63,7 +63,7 @@ class EncoderShape(BaseModel):
     head_dim: Annotated[int, Field(strict=True, gt=0)]
     layers: Annotated[tuple[LayerShape, ...], Field(min_length=1)]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain types that JSON can hold."""
         return self.model_dump(mode="json")
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compressor.paths import ABSENT, LARGEST_JSON, unreadable
 from compressor.setting_errors import refuse_constant
@@ -96,7 +95,7 @@ def table_of(content: object, path: Path) -> LatencyFile:
     )
 
 
-def _of_report(passes: list[Any], path: Path) -> object:
+def _of_report(passes: list[object], path: Path) -> object:
     tables = [
         item["facts"]["latency_table"]
         for item in passes

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -128,7 +127,7 @@ def run_layer(
 
 def _trace(recorder: _Recorder, layer: nn.Module, parts: EncoderParts) -> LayerTrace:
     assert recorder.hidden_states is not None
-    scales: Any = (1.0, 1.0)
+    scales: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)
     if parts.scales is not None:
         scales = attrgetter(*parts.scales)(layer)
     units, output = recorder.at(parts.attention.output)
