@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from conftest import TINY, word_piece_tokenizer
 
 from compressor.certificate import certify_scores
 from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.tasks import Guess
+from compressor.tasks import Guess, task_class, task_names
+from compressor.tasks.examples import Words
 from compressor.tasks.similarity import cosines
 from compressor.verify.evaluation import evaluate, predict_outputs
 
@@ -32,7 +35,23 @@ CLASSES = [
     for task in ("text", "image", "common")
     for metric in ("accuracy", "f1_macro", "matthews_correlation", "agreement")
 ]
-CASES = [*CLASSES, *(("vectors", metric) for metric in ("cosine", "rank_agreement", "spearman"))]
+# Where each task is judged: what is said of it, with the metrics that can be.
+PLACES = {
+    "vectors": ("sentence-embedding", ("cosine", "rank_agreement", "spearman")),
+    "tags": ("token-classification", None),
+    "label sets": ("multi-label-classification", None),
+    "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
+    "grades": ("text-scoring", ("spearman", "score_agreement")),
+}
+CASES = [
+    *CLASSES,
+    *(
+        (name, metric)
+        for name, (task, metrics) in PLACES.items()
+        for metric in metrics or task_class(task).metric_names()
+    ),
+]
+TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 ROWS = 100
 
 
@@ -54,7 +73,10 @@ def with_own_labels(model: TorchModel, dataset: Dataset, shares: tuple[float, ..
 
 @pytest.fixture(scope="module")
 def baselines(
-    tiny_bert_dir: Path, tiny_vit_dir: Path, tiny_encoder_dir: Path
+    tiny_bert_dir: Path,
+    tiny_vit_dir: Path,
+    tiny_encoder_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[TorchModel, Dataset]]:
     """Return model and rows of each case."""
     words = Dataset("certification", texts(ROWS), None, np.arange(ROWS), "generated")
@@ -73,7 +95,80 @@ def baselines(
     noise = np.random.default_rng(2).normal(0, 0.001, ROWS // 2)
     grades = cosines(vectors[0::2], vectors[1::2]) + noise
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
+    folder = tmp_path_factory.mktemp("heads")
+    found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
+    several = {"problem_type": "multi_label_classification"}
+    found["label sets"] = labelled(
+        new_head(folder / "sets", "Sequence", TAGS[1:], **several), words
+    )
+    regression = new_head(folder / "scores", "Sequence", ("score",), problem_type="regression")
+    found["queries"], found["grades"] = scored(regression, queries=30), scored(regression)
     return found
+
+
+def new_head(folder: Path, kind: str, labels: tuple[str, ...], **options: str) -> TorchModel:
+    """Return a tiny BERT with another head, its logits about 0 and far apart."""
+    torch.manual_seed(0)
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(
+        **TINY,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        id2label=dict(enumerate(labels)),
+        label2id={name: place for place, name in enumerate(labels)},
+        **options,
+    )
+    module = getattr(transformers, f"BertFor{kind}Classification")(config)
+    with torch.no_grad():
+        module.classifier.weight.mul_(50)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_checkpoint(folder)
+
+
+def centre(model: TorchModel, rows: Dataset, share: float) -> np.ndarray:
+    """Shift the head until each logit is above 0 for a share of the rows; return the logits."""
+    logits = predict_outputs(model, model.task, model.preprocessor, rows).numbers
+    with torch.no_grad():
+        model.module.classifier.bias -= torch.tensor(np.quantile(logits, 1 - share, axis=0))
+    return predict_outputs(model, model.task, model.preprocessor, rows).numbers
+
+
+def tagged(model: TorchModel) -> tuple[TorchModel, Dataset]:
+    documents = tuple(Words(tuple(text.split())) for text in texts(ROWS))
+    rows = Dataset("certification", documents, None, np.arange(ROWS), "generated")
+    centre(model, rows, 0.5)
+    outputs = predict_outputs(model, model.task, model.preprocessor, rows)
+    labels = np.empty(ROWS, dtype=object)
+    for row, logits in enumerate(outputs.per_example()):
+        labels[row] = np.asarray(logits).argmax(axis=1)
+    return model, dataclasses.replace(rows, labels=labels)
+
+
+def labelled(model: TorchModel, rows: Dataset) -> tuple[TorchModel, Dataset]:
+    labels = np.empty(len(rows), dtype=object)
+    for row, logits in enumerate(centre(model, rows, 0.4)):
+        labels[row] = logits >= 0
+    return model, dataclasses.replace(rows, labels=labels)
+
+
+def scored(model: TorchModel, queries: int = 0) -> tuple[TorchModel, Dataset]:
+    """Return pairs with labels by the model's own scores; a query has three relevant passages."""
+    passages = texts(300)
+    groups = np.arange(300) % queries if queries else np.arange(300)
+    pairs = tuple(
+        (f"{WORDS[group % 12]} {WORDS[group % 7]}", text)
+        for group, text in zip(groups.tolist(), passages, strict=True)
+    )
+    rows = Dataset("certification", pairs, None, np.arange(300), "generated", groups=groups)
+    scores = centre(model, rows, 0.5)[:, 0].astype(np.float64)
+    labels = scores + np.random.default_rng(3).normal(0, 1e-3 * scores.std(), len(scores))
+    if queries:
+        for group in range(queries):
+            own = np.flatnonzero(groups == group)
+            labels[own] = 0.0
+            labels[own[np.argsort(-scores[own])[:3]]] = (3.0, 2.0, 1.0)
+    return model, dataclasses.replace(rows, labels=labels)
 
 
 def zeroed(model: TorchModel) -> None:
@@ -129,7 +224,13 @@ class Judged:
         )
         truth = rows.labels if rows.grades is None else rows.grades
         return certify_scores(
-            self.score, after, truth, guesses=self.guesses, max_drop=max_drop, seed=0
+            self.score,
+            after,
+            truth,
+            guesses=self.guesses,
+            max_drop=max_drop,
+            seed=0,
+            resamples=999,  # a run takes ten times as many
         )
 
 
@@ -182,6 +283,14 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("image", "accuracy", 0.1),
         ("vectors", "cosine", 0.041),
         ("vectors", "rank_agreement", 0.1),
+        ("tags", "entity_f1", 0.2),
+        ("tags", "agreement", 0.1),
+        ("label sets", "f1_micro", 0.1),
+        ("label sets", "exact_match", 0.1),
+        ("queries", "ndcg@10", 0.15),
+        ("queries", "concordance", 0.15),
+        ("grades", "score_agreement", 0.2),
+        ("grades", "spearman", 0.1),
     ],
 )
 def test_the_same_rows_certify_a_model_that_stayed_as_it_was(
@@ -199,3 +308,11 @@ def test_where_one_class_is_97_in_100_not_even_the_checkpoint_itself_is_certifie
     proof = baseline.certificate(baseline.model, 0.1)
     assert (proof.verdict, proof.drop) == ("inconclusive", 0.0)
     assert proof.upper_bound < 0.1
+
+
+def test_every_task_and_every_metric_is_among_the_cases(
+    baselines: dict[str, tuple[TorchModel, Dataset]],
+):
+    judged = {(baselines[name][0].task.name, metric) for name, metric in CASES}
+    wanted = {(task, metric) for task in task_names() for metric in task_class(task).metric_names()}
+    assert judged == wanted
