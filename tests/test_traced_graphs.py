@@ -122,3 +122,22 @@ def test_a_model_that_differs_in_one_thing_is_traced_anew(
     for model in (first, same, other):
         graphs(model, to_onnx._traced_inputs(model), 20, "dml")
     assert traced == [first, other]
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny_bert_dir", "tiny_encoder_dir", "tiny_vit_dir"])
+def test_the_checkpoints_that_tests_share_are_traced_once(
+    checkpoint: str, request: pytest.FixtureRequest, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    traced: list[TorchModel] = []
+
+    def trace(model: TorchModel, *settings: object) -> ir.Model:
+        traced.append(model)
+        return ir.Model(ir.Graph([], [], nodes=[]), ir_version=10)
+
+    monkeypatch.setattr(traced_graphs, "trace_anew", trace)
+    graphs = TracedGraphs(tmp_path)
+    first, same = (load_checkpoint(request.getfixturevalue(checkpoint)) for _ in range(2))
+    for model in (first, same):
+        graphs(model, to_onnx._traced_inputs(model), 20, "dml")
+    assert traced == [first]

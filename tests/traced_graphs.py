@@ -30,8 +30,8 @@ trace_anew = to_onnx._traced
 
 # Code of these does not change while tests run.
 FIXED_PACKAGES = ("_operator", "builtins", "compressor", "torch", "transformers")
-# Where a model was read from is in no graph.
-PATHS = ("name_or_path", "_name_or_path")
+# Where a model was read from, and how its tensors were named there, is in no graph.
+LOADING = ("name_or_path", "_name_or_path", "_weight_conversions")
 
 
 class CodeOfATest(Exception):
@@ -99,7 +99,7 @@ def _facts(value: Any, met: dict[int, int]) -> object:
             return str(value.dtype), tuple(value.shape), hashlib.sha256(content).hexdigest()
         case torch.nn.Module() | transformers.PreTrainedConfig():
             met[id(value)] = len(met)
-            held = {key: item for key, item in vars(value).items() if key not in PATHS}
+            held = {key: item for key, item in vars(value).items() if key not in LOADING}
             return _code(type(value)), _facts(held, met)
         case Mapping():
             return tuple((repr(key), _facts(item, met)) for key, item in value.items())
