@@ -34,6 +34,8 @@ BAD = ("bad", "awful", "poor", "dull", "terrible", "boring")
 NEUTRAL = ("a", "the", "film", "movie", "plot", "very", "quite", "and", "was", "story", "it", "is")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = ("##s", "##ly", "##ing", "un", ",", ".", "!")
+# One test or fixture of each takes half a minute or more.
+LONGEST = ("test_campaign.py", "test_digits.py", "test_quickstart.py")
 # Weights of the usual spread would leave layers this narrow near zero.
 TINY = {
     "hidden_size": 32,
@@ -42,6 +44,11 @@ TINY = {
     "intermediate_size": 64,
     "initializer_range": 0.3,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: at the end, one process would work and the others wait for it."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
