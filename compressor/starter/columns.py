@@ -38,6 +38,17 @@ _PAIRS = (
 _GRADE_NAMES = (
     "score", "label", "grade", "similarity", "similarity_score", "relatedness", "relatedness_score",
 )  # fmt: skip
+_RELEVANCE_NAMES = ("relevance", "relevant", "rating", "target", "y")
+_QUERY_IDS = (
+    "query_id",
+    "query-id",
+    "qid",
+    "queryid",
+    "question_id",
+    "topic_id",
+    "group",
+    "group_id",
+)
 _IMAGE_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _SAMPLE = 500  # rows that are looked at to tell texts from other columns
@@ -55,6 +66,7 @@ class Guess:
     inputs: tuple[str, ...]
     label: str | None
     label_names: tuple[str, ...] | None = None
+    group: str | None = None  # the same in all rows of one query
 
 
 def guess_columns(
@@ -191,6 +203,39 @@ def _one_of(
             f"{place}: {' and '.join(candidates)} could each be {what}; give {flag} COLUMN"
         )
     return candidates[0] if candidates else None
+
+
+def guess_scores(
+    name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
+) -> Guess:
+    """Return which columns hold the texts to score, the number that is right and the query's id.
+
+    `inputs` and `label` are given. Without a column of numbers `label` is None, without one of ids
+    `group`. Raises `RecipeError` as `guess_columns` does.
+    """
+    _check_given(name, columns, inputs, label)
+    place = f"{name} ({_listing(columns)})"
+    chosen = tuple(inputs) or _text(place, {k: v for k, v in columns.items() if k != label})
+    if len(chosen) > 2:
+        raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(chosen)}")
+    if label is not None and not _is_grade(columns[label]):
+        raise RecipeError(
+            f"--label: the label of a score is a number, the higher the better, and '{label}' of "
+            f"{name} holds something else, or one number in every row; leave it out"
+        )
+    rest = [column for column in columns if column not in chosen]
+    ids = [column for column in rest if column.lower() in _QUERY_IDS]
+    group = ids[0] if len(ids) == 1 else None
+    if label is not None:
+        return Guess(chosen, label, group=group)
+    named = [column for column in rest if column.lower() in (*_GRADE_NAMES, *_RELEVANCE_NAMES)]
+    numbers = [column for column in named if _is_grade(columns[column])]
+    if len(numbers) > 1:
+        raise RecipeError(
+            f"{place}: {' and '.join(numbers)} could each be the number that is right; give "
+            f"--label COLUMN"
+        )
+    return Guess(chosen, numbers[0] if numbers else None, group=group)
 
 
 def _is_grade(values: Sequence[Any]) -> bool:

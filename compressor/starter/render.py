@@ -59,6 +59,7 @@ class StarterFacts:
     machine: str  # one line: processor, features, providers
     keeps_heads: bool  # heads cannot be pruned, neurons can
     vectors: str = ""  # how a sentence encoder makes them, empty for a classifier
+    reads_groups: bool = False  # labels are numbers, and rows may be of one query
 
 
 def render(facts: StarterFacts, plan: Plan, output: Path) -> str:
@@ -108,7 +109,11 @@ def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
         told = "class ids, or names of the labels"
         if facts.vectors:
             told = "grades of the pairs: the more similar, the higher"
+        elif facts.reads_groups:
+            told = "numbers, the higher the better"
         yield _line(f"  label: {_scalar(guess.label)}", told)
+    if guess.group is not None:
+        yield _line(f"  group: {_scalar(guess.group)}", "the same in all rows of one query")
     if guess.label_names is not None:
         names = ", ".join(map(_scalar, guess.label_names))
         yield _line(f"  label_names: [{names}]", "the data's names in the checkpoint's order")

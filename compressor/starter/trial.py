@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compressor.data import Dataset
 from compressor.data.sampling import evenly_spread
@@ -25,6 +26,7 @@ from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
 from compressor.tasks import Outputs, Task
+from compressor.tasks.ranking import group_numbers
 from compressor.verify.evaluation import predict_outputs
 
 _FIRST_ROWS = 32  # that show how fast the checkpoint is
@@ -146,7 +148,9 @@ def _as_many(model: TorchModel, split: Dataset) -> Dataset:
 
 
 def _spread(split: Dataset, count: int) -> Dataset:
-    """Return `count` rows evenly spread over a split; two texts of a pair stay together."""
+    """Return `count` rows evenly spread over a split; texts of a pair, rows of a query together."""
+    if split.groups is not None:
+        return _spread_groups(split, split.groups, count)
     together = 1 if split.grades is None else 2
     pairs = len(split) // together
     if count >= pairs * together:
@@ -158,6 +162,22 @@ def _spread(split: Dataset, count: int) -> Dataset:
         examples=tuple(split.examples[row] for row in rows),
         labels=None if split.labels is None else split.labels[rows],
         grades=None if split.grades is None else split.grades[chosen],
+        rows=split.rows[rows],
+        columns={},
+    )
+
+
+def _spread_groups(split: Dataset, groups: NDArray[np.int64], count: int) -> Dataset:
+    if count >= len(split):
+        return split
+    size = int(groups.max()) + 1
+    chosen = evenly_spread(size, max(1, round(size * count / len(split))))
+    rows = np.flatnonzero(np.isin(groups, chosen))
+    return replace(
+        split,
+        examples=tuple(split.examples[row] for row in rows),
+        labels=None if split.labels is None else split.labels[rows],
+        groups=group_numbers(groups[rows]),
         rows=split.rows[rows],
         columns={},
     )

@@ -22,7 +22,7 @@ from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
-from compressor.starter.columns import guess_columns, guess_sentences, guess_words
+from compressor.starter.columns import guess_columns, guess_scores, guess_sentences, guess_words
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan
 from compressor.starter.render import (
@@ -95,7 +95,7 @@ def write_starter(
             f"{', '.join(task.metric_names())})"
         )
     _require_different(data, train, certification)
-    if wishes.label_names and not task.has_head:
+    if wishes.label_names and (task.reads_groups or not task.has_head):
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
     labels = files.labels_for(task)
     progress.stage("read the data")
@@ -105,7 +105,7 @@ def write_starter(
     for name, path in (("train", train), ("certification", certification)):
         if path is not None:
             others[name], rows = _look(path, labels, _for_other(path, wishes), task)
-            if task.has_head:
+            if task.has_head and not task.reads_groups:
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
@@ -133,6 +133,7 @@ def write_starter(
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,
+        reads_groups=task.reads_groups,
     )
     progress.stage("a first look at the checkpoint's predictions")
     draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
@@ -169,7 +170,9 @@ def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
     """
     metrics = task_class(facts.task).metrics
     graded = [metric for metric in metrics if metric.bound == "correlation"]
-    free = [metric for metric in metrics if metric.label_free]
+    # The last one asks least of rows.
+    free = [metric for metric in metrics if metric.label_free][:: -1 if facts.reads_groups else 1]
+    graded = [] if facts.reads_groups else graded
     return Plan(
         metric=(free if facts.search.guess.label is None or not graded else graded)[0].name,
         metric_why="",
@@ -251,8 +254,9 @@ def _look(
     if len(table) < _MIN_ROWS:
         rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
         raise RecipeError(f"{path}: has {rows}, at least {_MIN_ROWS} are needed")
-    if not task.has_head:
-        guess = guess_sentences(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
+    if not task.has_head or task.reads_groups:
+        find = guess_scores if task.reads_groups else guess_sentences
+        guess = find(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
         return SourceFacts(path, len(table), guess, source.quoting), table
     if task.columns(task.metrics[0].name).reads_lists:
         guess = guess_words(

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from compressor.errors import RecipeError
-from compressor.starter.columns import Guess, guess_columns, guess_sentences, guess_words
+from compressor.starter.columns import (
+    Guess,
+    guess_columns,
+    guess_scores,
+    guess_sentences,
+    guess_words,
+)
 
 LABELS = ("negative", "positive")
 TEXTS = ["a fine film", "two dull hours", "it was quite good"]
@@ -202,3 +208,34 @@ def test_two_columns_of_tags_are_an_error():
 def test_a_document_is_one_column():
     with pytest.raises(RecipeError, match="--text: a document is one list of words"):
         words({"a": WORDS, "b": WORDS}, inputs=("a", "b"))
+
+
+RANKED = {
+    "query_id": ["q1", "q1", "q2"],
+    "query": OTHER_TEXTS,
+    "passage": TEXTS,
+    "relevance": [0, 2, 1],
+}
+
+
+def test_of_scores_the_pair_the_number_and_the_query_are_found():
+    found = guess_scores("rows.csv", RANKED)
+    assert found == Guess(("query", "passage"), "relevance", group="query_id")
+
+
+def test_scores_need_neither_labels_nor_queries():
+    assert guess_scores("rows.csv", {"text": TEXTS}) == Guess(("text",), None)
+    words = {"text": TEXTS, "label": ["good", "bad", "good"]}
+    assert guess_scores("rows.csv", words) == Guess(("text",), None)
+
+
+def test_two_numbers_that_could_be_right_are_an_error():
+    columns = {**RANKED, "score": [0.1, 0.2, 0.3]}
+    with pytest.raises(RecipeError, match=r"relevance and score could each be .*--label"):
+        guess_scores("rows.csv", columns)
+    assert guess_scores("rows.csv", columns, label="score").label == "score"
+
+
+def test_a_label_of_scores_that_is_no_number_is_refused():
+    with pytest.raises(RecipeError, match="a number, the higher the better, and 'passage'"):
+        guess_scores("rows.csv", RANKED, inputs=("query",), label="passage")

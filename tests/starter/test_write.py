@@ -12,6 +12,7 @@ import pytest
 import transformers
 import yaml
 from PIL import Image
+from scored_texts import query_rows, trained_reranker, write_jsonl
 
 from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -338,3 +339,15 @@ def test_an_empty_file_of_json_lines_is_refused(tiny_bert_dir: Path, tmp_path: P
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(RecipeError, match="has 0 rows, at least 2 are needed"):
         write_starter(str(tiny_bert_dir), tmp_path / "rows.jsonl", tmp_path / "recipe.yaml")
+
+
+def test_a_reranker_is_judged_query_by_query(tmp_path: Path):
+    trained_reranker(tmp_path / "model")
+    data = write_jsonl(tmp_path / "dev.jsonl", query_rows(0, 60))
+    unseen = write_jsonl(tmp_path / "unseen.jsonl", query_rows(1, 150))
+    output = tmp_path / "recipe.yaml"
+    recipe = write_starter(str(tmp_path / "model"), data, output, certification=unseen)
+    assert (recipe.model.task, recipe.budget.metric) == ("text-scoring", "ndcg@10")
+    assert (recipe.data.text, recipe.data.label) == (("query", "passage"), "relevance")
+    assert recipe.data.group == "query_id"
+    assert recipe.data.certification is not None
