@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from conftest import TINY, word_piece_tokenizer
 from rich.console import Console
 
 import compressor.inspection
@@ -71,6 +73,26 @@ def test_weights_that_are_not_finite_are_named(tiny_bert_dir: Path, tmp_path: Pa
         "bert.encoder.layer.0.output.dense.bias; no pass takes it, train or export it again"
     ) in console.export_text()
     assert not inspect_checkpoint(str(tiny_bert_dir), timing=False).not_finite
+
+
+def test_tags_of_words_are_told_with_their_scheme(tmp_path: Path):
+    tokenizer = word_piece_tokenizer()
+    labels = {0: "O", 1: "B-PER", 2: "I-PER"}
+    config = transformers.BertConfig(
+        **TINY,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        id2label=labels,
+        label2id={label: index for index, label in labels.items()},
+    )
+    transformers.BertForTokenClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    facts = inspect_checkpoint(str(tmp_path), timing=False)
+    assert facts.task == "token-classification"
+    assert str(facts.about_labels).startswith("IOB2: entities begin with B- and go on with I-; 1 ")
+    console = Console(width=400, record=True)
+    console.print(render_checkpoint(facts))
+    assert "IOB2: entities begin" in console.export_text()
 
 
 def test_images_have_no_tokens_and_no_vocabulary(tiny_vit_dir: Path):
