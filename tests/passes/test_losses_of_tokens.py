@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
@@ -28,11 +29,13 @@ from compressor.passes.prune_structured.compensated_scores import compensated_sc
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import layer_losses, taylor_scores
 from compressor.progress import SILENT
-from compressor.tasks import UNLABELLED, Batch, Rows
+from compressor.tasks import UNLABELLED, Batch, Rows, load_task
+from compressor.tasks.examples import Words
 from compressor.tasks.losses import Losses, SummedLoss, random_signs
 from compressor.tasks.text_classification import TextClassification
 from compressor.training.recovery import distill, finetune
 from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.teacher import TeacherOutputs
 from compressor.training.trainer import TrainingRun
 
 
@@ -269,3 +272,22 @@ def test_fisher_scores_of_tokens_are_variances_of_slopes(tagger: TorchModel):
         bool(layer.isfinite().all())
         for layer in compensated_scores(find_encoder(module), [inputs], tagger.task).neurons
     )
+
+
+def test_a_teacher_predicts_every_row_of_a_long_document(tagger: TorchModel):
+    task = load_task("token-classification", max_length=8).for_labels(tagger.labels)
+    teacher = TorchModel(tagger.module, tagger.preprocessor, task)
+    examples = (Words(("good",) * 20), Words(("a", "film")))
+    dataset = Dataset("train", examples, None, np.arange(2), "documents")
+    batch = task.encode(teacher.preprocessor, examples)
+    mask = torch.from_numpy(batch["attention_mask"])
+    rows, order = torch.tensor([0, 1]), [1, 0]
+    found = TeacherOutputs(teacher, dataset, order)(rows, mask)
+    expected = torch.from_numpy(teacher.predict(batch)[..., order])
+    assert len(batch.rows) > 3
+    assert torch.allclose(found[mask > 0], expected[mask > 0], atol=1e-6)
+    assert not found[mask == 0].any()
+    other = mask.clone()
+    other[0, -1], other[-1, -1] = 0, 1  # as many tokens in all
+    with pytest.raises(StepFailed, match="take a teacher with the student's tokenizer"):
+        TeacherOutputs(teacher, dataset, order)(rows, other)
