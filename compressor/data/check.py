@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compressor.data.judged import check_headers
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -66,6 +67,9 @@ def check_split(
         if source.hub is not None:
             check_folder(source)
             return
+        if source.qrels is not None:
+            check_headers(source, read_header)
+            return
         if source.path is not None and (reason := unreadable(source.path)) is not None:
             raise EnvironmentMismatch(
                 f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
@@ -79,10 +83,10 @@ def check_split(
         required = [*columns, *kept, *([label] if must_label else ())]
         _check_header(source, required, (label,))
     except EnvironmentMismatch as error:
-        key = "hub" if source.hub is not None else "path"
+        key = "hub: " if source.hub is not None else "path: " if source.qrels is None else ""
         raise EnvironmentMismatch(
             [
-                problem if problem.startswith("data.") else f"data.{name}.{key}: {problem}"
+                problem if problem.startswith("data.") else f"data.{name}.{key}{problem}"
                 for problem in error.problems
             ]
         ) from error

@@ -71,6 +71,8 @@ def _digest(example: Example) -> bytes:
     if (image := image_of(example)) is not None:
         digest.update(f"image{image.shape}".encode())
         digest.update(np.ascontiguousarray(image).tobytes())
+    if not isinstance(example, str | tuple | np.ndarray):
+        digest.update(type(example).__name__.encode())  # such as queries and documents
     for text in texts_of(example):
         content = text.encode("utf-8")
         digest.update(f"text{len(content)}:".encode())

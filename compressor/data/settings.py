@@ -17,7 +17,7 @@ FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll"]
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
-_ORIGINS = ("path", "hub", "sklearn", "builtin")
+_ORIGINS = ("path", "hub", "sklearn", "builtin", "qrels")
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
 _FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -35,7 +35,10 @@ Columns = Word | tuple[Word, Word]
 
 
 class SplitSource(BaseModel):
-    """Where the rows of one split come from: one of `path`, `hub`, `sklearn` and `builtin`."""
+    """Where the rows of one split come from: one of `path`, `hub`, `sklearn`, `builtin`, `qrels`.
+
+    `qrels` comes with `queries` and `corpus`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,6 +80,28 @@ class SplitSource(BaseModel):
         description="rows that this package carries: English sentences of WordNet 3.0, without "
         "labels, in the column `text`",
     )
+    qrels: LocalPath | None = Field(
+        default=None,
+        description="file that says which documents are relevant to which queries, in BEIR's "
+        "layout: the columns query-id, corpus-id and score, the higher the more relevant, 0 for "
+        "not relevant; the queries that it names are the rows",
+    )
+    queries: LocalPath | None = Field(
+        default=None,
+        description="with `qrels`, file of the queries: the columns _id (or id, query_id) and "
+        "text; those that `qrels` does not name are passed over",
+    )
+    corpus: LocalPath | None = Field(
+        default=None,
+        description="with `qrels`, file of the documents: the columns _id (or id, doc_id) and "
+        "text, and title, which stands before the text, where there is one",
+    )
+    max_documents: int | None = Field(
+        default=None,
+        gt=0,
+        description="with `qrels`, documents searched at most: those that are relevant to a query "
+        "of the split, and others, the same in every split; left out, all of them",
+    )
     max_rows: int | None = Field(
         default=None, gt=0, description="rows used at most, a seeded sample stratified by label"
     )
@@ -109,10 +134,22 @@ class SplitSource(BaseModel):
             "subset": ("hub",),
             "split": ("hub", "sklearn", "builtin"),
             "revision": ("hub",),
+            "queries": ("qrels",),
+            "corpus": ("qrels",),
+            "max_documents": ("qrels",),
         }
         for name, allowed in owners.items():
             if getattr(self, name) is not None and not set(allowed) & set(given):
                 yield Mistake((name,), f"belongs to {' or '.join(allowed)}, which is not given")
+        if self.qrels is not None:
+            for name in ("queries", "corpus"):
+                if getattr(self, name) is None:
+                    yield Mistake((name,), "is missing, and qrels alone holds no texts; give it")
+            for name in ("text", "image", "label"):
+                if getattr(self, name) is not None:
+                    yield Mistake(
+                        (name,), "names a column, and those of qrels are fixed; remove it"
+                    )
         if self.sklearn is not None and self.split not in (None, *_DIGITS_SPLITS):
             choices = " or ".join(_DIGITS_SPLITS)
             yield Mistake(("split",), f"of {self.sklearn} must be {choices}, got '{self.split}'")
@@ -122,6 +159,14 @@ class SplitSource(BaseModel):
             yield Mistake(("split",), f"of {self.builtin} must be {choices}, {got}")
 
     def _format_mistakes(self) -> Iterator[Mistake]:
+        for name in ("qrels", "queries", "corpus"):
+            file: Path | None = getattr(self, name)
+            if file is not None and file.suffix.lower() not in _FORMATS:
+                yield Mistake(
+                    (name,),
+                    f"cannot tell the format from the extension '{file.suffix}'; rename the file "
+                    f"to one of {', '.join(_FORMATS)}",
+                )
         file_format = None
         if self.path is not None:
             file_format = self.format or _FORMATS.get(self.path.suffix.lower())
@@ -140,6 +185,18 @@ class SplitSource(BaseModel):
                 f"wrote becomes such a file by load_from_disk(...).to_parquet('rows.parquet')"
             )
         yield Mistake(("path",), told)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that hold the rows, where they lie in files of this machine."""
+        found = (self.path, self.packaged_file, self.qrels, self.queries, self.corpus)
+        return tuple(file for file in found if file is not None)
+
+    @property
+    def tables(self) -> dict[str, SplitSource]:
+        """Return each of the files of `qrels` as a source of its own, by its key."""
+        keys = ("qrels", "queries", "corpus") if self.qrels is not None else ()
+        return {key: SplitSource(path=getattr(self, key)) for key in keys}
 
     @property
     def packaged_file(self) -> Path | None:
@@ -163,7 +220,7 @@ class SplitSource(BaseModel):
             return f"sklearn:{self.sklearn}" + (f":{self.split}" if self.split else "")
         if self.builtin is not None:
             return f"builtin:{self.builtin}:{self.split}"
-        return str(self.path)
+        return str(self.path or self.qrels)
 
     def shares_rows_with(self, other: SplitSource) -> bool:
         """Return whether both name the same rows, as far as names can tell."""

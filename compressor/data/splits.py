@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.data.readers import read_table
+from compressor.data.judged import read_judged
+from compressor.data.readers import read_header, read_table
 from compressor.data.sampling import sample_groups, sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.errors import RecipeError
@@ -62,6 +63,9 @@ class Dataset:
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
     # The labels were numbers, and nothing says which number is which class of the checkpoint.
     has_bare_ids: bool = False
+    # The first so many examples are what scores are of, such as queries; the others are what these
+    # look for. None: all of them are.
+    num_judged: int | None = None
     # Of a calibration split: rows of train, for a pass that finds these too few.
     spare: Dataset | None = field(default=None, repr=False)
 
@@ -246,20 +250,27 @@ def _decode(
 
 
 def _each_text(split: Dataset, columns: Columns) -> Dataset:
-    """Return the split with the texts of an input as examples of their own, where they are."""
-    parts = [columns.texts_apart(example) for example in split.examples]
-    counts = [len(part) for part in parts]
-    if set(counts) <= {1}:
+    """Return the split with the texts of an input as examples of their own, where they are.
+
+    Raises `RecipeError` for inputs on which no model can be judged.
+    """
+    try:
+        found = columns.unfold(split.examples, split.grades, whole=split.name in _NEED_LABELS)
+    except RecipeError as error:
+        raise RecipeError([f"data.{split.name}: {item}" for item in error.mistakes]) from error
+    same = zip(found.examples, split.examples, strict=False)
+    if len(found.examples) == len(split) and all(one is other for one, other in same):
         return split
     return replace(
         split,
         spare=None if split.spare is None else _each_text(split.spare, columns),
-        examples=tuple(text for part in parts for text in part),
-        rows=np.repeat(split.rows, counts),
+        examples=found.examples,
+        labels=split.labels if found.labels is None else found.labels,
+        grades=found.grades,
+        num_judged=found.num_judged,
+        rows=split.rows[found.sources],
         columns={
-            name: tuple(
-                value for value, count in zip(values, counts, strict=True) for _ in range(count)
-            )
+            name: tuple(values[source] for source in found.sources.tolist())
             for name, values in split.columns.items()
         },
     )
@@ -334,12 +345,18 @@ def _load_all(
             continue
         label = settings.label_column(source)
         try:
-            own = settings.input_columns(source, columns.input_column)
             must = bool(set(uses) & set(must_label))
-            columns.require_columns(own, labelled=must)
-            required = [*own, *([] if settings.group is None else [settings.group])]
-            required += [column for split in uses for column in keep.get(split, ())]
-            table = read_table(source, [*required, label] if must else required, (label,))
+            kept = [column for split in uses for column in keep.get(split, ())]
+            own: tuple[str, ...] = ("text",)
+            if source.qrels is not None:
+                table = _judged(source, columns, kept)
+            else:
+                own = settings.input_columns(source, columns.input_column)
+                columns.require_columns(own, labelled=must)
+                required = [*own, *([] if settings.group is None else [settings.group]), *kept]
+                if must and columns.needs_labels:
+                    required.append(label)
+                table = read_table(source, required, (label,))
             if len(table) == 0:
                 raise RecipeError(f"{table.name}: has no rows")
             labels = Labels()
@@ -355,6 +372,20 @@ def _load_all(
     if mistakes:
         raise RecipeError(mistakes)
     return loaded
+
+
+def _judged(source: SplitSource, columns: Columns, kept: Sequence[str]) -> Table:
+    """Return queries with what is relevant; raises `RecipeError` where nothing reads that."""
+    if not columns.reads_relevance:
+        raise RecipeError(
+            "qrels: says which documents are relevant to queries, which sentence-embedding reads "
+            "alone; give path"
+        )
+    if kept:
+        raise RecipeError(
+            f"qrels: has no column '{kept[0]}' for slices; remove it from budget.slices"
+        )
+    return read_judged(source, read_header, read_table)
 
 
 def _limit(name: str, source: SplitSource, loaded: _Loaded, seed: int) -> _Loaded:

@@ -141,6 +141,9 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
             found[f"data.{name}.path"] = source.path
         elif source.hub is not None and exists(Path(source.hub)):
             found[f"data.{name}.hub"] = Path(source.hub)
+        for key, table in source.tables.items():
+            assert table.path is not None, "each is a file"
+            found[f"data.{name}.{key}"] = table.path
     for key, name in _checkpoints(recipe):
         if exists(Path(name)):
             found[key] = Path(name)

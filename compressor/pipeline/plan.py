@@ -93,7 +93,7 @@ def _is_counted(source: SplitSource) -> bool:
     """
     if source.path is not None:
         return source.file_format == "parquet"
-    return source.hub is None
+    return source.hub is None and source.qrels is None
 
 
 def _estimated(recipe: Recipe, plan: dict[str, str]) -> dict[str, int]:
@@ -139,7 +139,8 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
     unread = [
         f"data.{name}"
         for name, source in given.items()
-        if source.hub is not None or (source.path is not None and not seen.splits)
+        if source.hub is not None
+        or ((source.path is not None or source.qrels is not None) and not seen.splits)
     ]
     if unread:
         yield f"not every row of {', '.join(unread)} was checked; the run does that first"

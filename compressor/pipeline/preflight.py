@@ -207,12 +207,19 @@ def _has_columns(
             recipe.data,
             name,
             labelled=recipe.budget.max_recall_drop is not None
-            or (metric is not None and not find_metric(metric).label_free),
+            or (metric is not None and _needs_labels(task, metric)),
             keep=recipe.kept_columns().get(name, ()),
             input_column=None if task is None else task_class(task).input_column,
         )
         return True
     return False
+
+
+def _needs_labels(task: str | None, metric: str) -> bool:
+    """Return whether rows to be scored need a label column."""
+    if find_metric(metric).label_free:
+        return False
+    return task is None or load_task(task).columns(metric).needs_labels
 
 
 def _rows(
@@ -234,9 +241,9 @@ def _rows(
         return {}  # a checkpoint on the Hub, or one that is told to be broken
     given = recipe.data.given
     is_text = kind.input_column == "text"
-    paths = [given[name].path or given[name].packaged_file for name in sound]
-    size = sum(path.stat().st_size for path in paths if path is not None)
-    if not is_text or size > _READ_AT_ONCE or None in paths:
+    size = sum(path.stat().st_size for name in sound for path in given[name].files)
+    lies_elsewhere = any(not given[name].files for name in sound)
+    if not is_text or size > _READ_AT_ONCE or lies_elsewhere:
         check_label_columns(recipe)
         return {}
     is_all = len(sound) == len(given)

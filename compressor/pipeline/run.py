@@ -270,7 +270,7 @@ class _Run:
                 max_length=recipe.data.max_length or recipe.export.max_length,
                 pooling=recipe.model.pooling,
                 normalize=recipe.model.normalize,
-            )
+            ).fitted_to(files.directory)
             self.log.pooling = self.task.how_pooled(files.directory)
         except RecipeError as error:
             raise recipe.placed(error) from error

@@ -19,7 +19,7 @@ from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
 from compressor.recipe.budget import LABEL, LENGTH
-from compressor.tasks import Guess, find_metric, texts_of
+from compressor.tasks import Example, Guess, find_metric, texts_of
 from compressor.tasks.ranking import differ_within
 from compressor.words import counted
 
@@ -34,6 +34,8 @@ def slice_masks(
     split: Dataset, names: Sequence[str], label_names: Sequence[str], metric: str
 ) -> dict[str, Mask]:
     """Return the examples of each slice, masks of shape `(num_examples,)`, by its name.
+
+    Examples that scores are not of, as documents in retrieval, are in none.
 
     `label` gives a slice for each class, `length` three for short, medium and long texts with about
     as many examples each, a column one for each of its values. Queries are not parted: the length
@@ -206,8 +208,8 @@ def _by_length(split: Dataset) -> dict[str, Mask]:
             "the slices"
         )
     words = np.array(
-        [sum(len(text.split()) for text in texts_of(example)) for example in split.examples]
-    )  # (num_examples,)
+        [sum(len(text.split()) for text in texts_of(example)) for example in _judged(split)]
+    )  # (num_judged,)
     if split.groups is not None:
         means = np.bincount(split.groups, words) / np.bincount(split.groups)
         words = np.rint(means).astype(np.int64)[split.groups]
@@ -215,7 +217,7 @@ def _by_length(split: Dataset) -> dict[str, Mask]:
     ends = sorted({int(end) for end in np.quantile(words, (1 / 3, 2 / 3, 1), method="lower")})
     starts = [int(words.min()), *(end + 1 for end in ends[:-1])]
     return {
-        f"{LENGTH} = {_span(start, end)}": (words >= start) & (words <= end)
+        f"{LENGTH} = {_span(start, end)}": _whole(split, (words >= start) & (words <= end))
         for start, end in zip(starts, ends, strict=True)
     }
 
@@ -227,7 +229,8 @@ def _span(start: int, end: int) -> str:
 
 
 def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
-    values = np.array([_value(value) for value in split.columns[name]], dtype=object)
+    judged = split.columns[name][: len(_judged(split))]
+    values = np.array([_value(value) for value in judged], dtype=object)
     distinct = sorted(set(values.tolist()))
     if len(distinct) > MAX_VALUES:
         raise RecipeError(
@@ -241,7 +244,17 @@ def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
             f"data.{split.name}, and a query is judged as a whole; give a column that is the same "
             f"in all of its rows"
         )
-    return {f"{name} = {value}": values == value for value in distinct}
+    return {f"{name} = {value}": _whole(split, values == value) for value in distinct}
+
+
+def _judged(split: Dataset) -> tuple[Example, ...]:
+    """Return the examples that scores are of: queries, and not the documents that they look for."""
+    return split.examples[: split.num_judged]
+
+
+def _whole(split: Dataset, mask: Mask) -> Mask:
+    """Return a mask of what is judged as one of all examples; the others are in no slice."""
+    return np.append(mask, np.zeros(len(split) - len(mask), dtype=np.bool_))
 
 
 def _value(value: Any) -> str:

@@ -228,6 +228,13 @@ class Task(ABC):
         """Return the part of a PyTorch module that a checkpoint holds."""
         return module
 
+    def fitted_to(self, directory: Path) -> Self:  # noqa: ARG002 - most read nothing
+        """Return the task with what the files of a checkpoint say about how outputs are compared.
+
+        Raises `EnvironmentMismatch` where that cannot be followed.
+        """
+        return self
+
     def how_pooled(self, directory: Path) -> Pooling | None:  # noqa: ARG002 - for vectors
         """Return how the checkpoint in `directory` makes one vector of a text, None without such.
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.ranking import group_numbers
+from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
@@ -54,6 +55,12 @@ class Columns(ABC):
 
     input_column: ClassVar[str]  # the key under `data` that names the input's columns
     reads_lists: ClassVar[bool] = False  # cells are lists, of words and of their labels
+    reads_relevance: ClassVar[bool] = False  # which documents are relevant to a query
+
+    @property
+    def needs_labels(self) -> bool:
+        """Return whether rows to be scored need a label column, where the metric needs labels."""
+        return True
 
     @abstractmethod
     def examples(
@@ -112,6 +119,23 @@ class Columns(ABC):
         """Return the examples that an input is in the end; itself by default."""
         return (example,)
 
+    def unfold(
+        self,
+        inputs: Sequence[Example],
+        grades: NDArray[np.float64] | None,
+        *,
+        whole: bool,  # noqa: ARG002 - for what is searched
+    ) -> Unfolded:
+        """Return the examples that inputs are in the end, as `texts_apart` for each by default.
+
+        `grades`, shape `(num_inputs,)`, are what labels say of inputs. `whole` says that a model is
+        judged on the examples, not trained or measured. Raises `RecipeError` for inputs on which no
+        model can be.
+        """
+        parts = [self.texts_apart(example) for example in inputs]
+        sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return Unfolded(tuple(text for part in parts for text in part), sources, grades=grades)
+
     def examples_in(self, num_columns: int) -> int:  # noqa: ARG002 - one, however many
         """Return how many examples an input of so many columns is in the end."""
         return 1
@@ -129,7 +153,7 @@ class TextColumns(Columns):
         bad = BadRows()
         for row in rows:
             for column in columns:
-                problem = _text_problem(table.columns[column][row])
+                problem = text_problem(table.columns[column][row])
                 if problem:
                     bad.add(f"{table.place(row)}: {column} {problem}")
         bad.check()
@@ -139,11 +163,45 @@ class TextColumns(Columns):
         return tuple((first[row], second[row]) for row in rows)
 
 
+# What is read of rows beside texts: nothing, grades of pairs, or what is relevant to queries.
+Beside = Literal["nothing", "grades", "relevance"]
+
+
 @dataclass(frozen=True)
 class SentenceColumns(TextColumns):
-    """Texts that are read each by itself, of pairs with grades where something asks for them."""
+    """Texts that are read each by itself, with grades of pairs or relevance where it is asked for.
 
-    graded: bool = False
+    Where relevance is, the first text of a pair is a query, and the second a document that is
+    relevant to it, as much as the label says, where there is one. What stands in files of queries,
+    documents and relevance is read as queries and documents whatever is asked for.
+    """
+
+    beside: Beside = "nothing"
+
+    reads_relevance: ClassVar[bool] = True
+
+    @property
+    def needs_labels(self) -> bool:
+        """Return whether there have to be grades: what stands in a pair is relevant without."""
+        return self.beside == "grades"
+
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return texts, pairs, or queries with what is relevant; raises `RecipeError`."""
+        if table.judged is not None:
+            return tuple(table.judged[row] for row in rows)
+        found = super().examples(table, columns, rows)
+        if self.beside != "relevance" or len(columns) != 2:
+            return found
+        names: dict[str, str] = {}
+        for pair in found:
+            names.setdefault(texts_of(pair)[1], f"document {len(names)}")
+        corpus = Corpus({name: text for text, name in names.items()})
+        return tuple(
+            Judged(query, query, {names[document]: 1.0}, corpus)
+            for query, document in map(texts_of, found)
+        )
 
     def labels(
         self,
@@ -153,19 +211,34 @@ class SentenceColumns(TextColumns):
         data_names: Sequence[str] | None,  # noqa: ARG002
     ) -> Labels:
         """Return grades; nothing where none are asked for, whatever the column holds."""
-        return Labels(grades=read_grades(table, column)) if self.graded else Labels()
+        if self.beside == "relevance":
+            return Labels(grades=read_relevance(table, column))
+        return Labels(grades=read_grades(table, column)) if self.beside == "grades" else Labels()
 
     def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:
-        """Raise `RecipeError` for grades of one text."""
-        if labelled and self.graded and len(columns) != 2:
+        """Raise `RecipeError` for grades or relevance of one text."""
+        if labelled and self.beside != "nothing" and len(columns) != 2:
+            what = "the grade is that of a pair"
+            more = ""
+            if self.beside == "relevance":
+                what = "a document is relevant to a query"
+                more = ", or give queries, corpus and qrels in place of path"
             raise RecipeError(
-                f"text: the grade is that of a pair, and {columns[0]} is one text; list the "
-                f"columns of both texts"
+                f"text: {what}, and {columns[0]} is one text; list the columns of both texts{more}"
             )
 
     def texts_apart(self, example: Example) -> tuple[Example, ...]:
         """Return each text of a pair."""
         return texts_of(example)
+
+    def unfold(
+        self, inputs: Sequence[Example], grades: NDArray[np.float64] | None, *, whole: bool
+    ) -> Unfolded:
+        """Return queries and documents where there are any, else each text of a pair."""
+        judged = [item for item in inputs if isinstance(item, Judged)]
+        if judged:
+            return unfold(judged, grades, whole=whole)
+        return super().unfold(inputs, grades, whole=whole)
 
     def examples_in(self, num_columns: int) -> int:
         """Return one for each column."""
@@ -218,7 +291,8 @@ class ImageColumns(Columns):
         return tuple(_read_image(values[row], table, row) for row in rows)
 
 
-def _text_problem(value: Any) -> str | None:
+def text_problem(value: Any) -> str | None:
+    """Return why a cell is no text that a model can read, None where it is."""
     if value is None or value != value:  # NaN, as pandas writes a missing text
         return "is missing; remove the row or fill it in"
     if not isinstance(value, str):
@@ -281,6 +355,25 @@ def read_grades(table: Table, column: str) -> NDArray[np.float64]:
         raise RecipeError(
             f"{table.name}: {column} is {grades[0]:g} in every row, so nothing can rise with it"
         )
+    return grades
+
+
+def read_relevance(table: Table, column: str) -> NDArray[np.float64]:
+    """Return how relevant the document of each pair is, shape `(num_rows,)`: 0 where it is not.
+
+    Raises `RecipeError` for what is no number of 0 or more.
+    """
+    bad = BadRows()
+    grades = np.zeros(len(table))
+    for row, value in enumerate(table.columns[column]):
+        found = relevance_of(value)
+        if found is None:
+            bad.add(
+                f"{table.place(row)}: {column} must be a number of 0 or more, how relevant the "
+                f"document is to the query, got {show(value)}; name another column in data.label"
+            )
+        grades[row] = found or 0.0
+    bad.check()
     return grades
 
 

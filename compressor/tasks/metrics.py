@@ -51,6 +51,8 @@ class Metric:
     explained: str  # what it is, for people who do not know it
     bound: Bound
     label_free: bool = False  # it compares with the untouched checkpoint's outputs
+    # It has labels, and reads some of the untouched checkpoint's outputs all the same.
+    reads_reference: bool = False
     percent: bool = True  # shown as per cent; a correlation is shown as it is
     unit: str = "row"
     units: str = "rows"

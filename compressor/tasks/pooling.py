@@ -269,6 +269,11 @@ def require_case(name: str, directory: Path, tokenizer: Any) -> None:
         )
 
 
+def similarity_of(directory: Path) -> str:
+    """Return by what the vectors of a checkpoint are compared: `cosine` where nothing says."""
+    return str((read_about(directory) or {}).get("similarity_fn_name") or "cosine")
+
+
 def write_pooling(directory: Path, pooling: Pooling, *, width: int, max_length: int) -> list[str]:
     """Write the files from which sentence-transformers makes the same vectors.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,20 @@ from compressor.tasks.pooling import (
     dense_files,
     read_pooling,
     require_case,
+    similarity_of,
     write_pooling,
 )
 from compressor.tasks.prompts import Prompted, keep_prompts, prompts_of
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
+from compressor.tasks.retrieval import (
+    SIMILARITIES,
+    Problem,
+    ndcg,
+    recall,
+    reciprocal_rank,
+    search,
+    usual_documents,
+)
 from compressor.tasks.similarity import (
     NEIGHBOURS,
     all_alike,
@@ -80,6 +90,52 @@ RANK_AGREEMENT = Metric(
     most_drop=0.15,
     most_pruned_drop=0.0,
 )
+_TOLD = {
+    "recall@10": (
+        "recall@10",
+        "the share of a query's relevant documents that are among the ten which it finds first, "
+        "averaged over queries",
+        UsualDrop(0.002, 0.01, 0.03),
+    ),
+    "ndcg@10": (
+        "NDCG@10",
+        "how far the relevant documents stand at the top of the ten that a query finds first, the "
+        "more relevant the higher, from 0 to 1 for the best order, averaged over queries",
+        UsualDrop(0.002, 0.01, 0.03),
+    ),
+    "mrr@10": (
+        "MRR@10",
+        "1 divided by the place of the first relevant document that a query finds, 0 beyond place "
+        "ten, averaged over queries",
+        UsualDrop(0.002, 0.01, 0.03),
+    ),
+}
+_SHARE_OF = {"recall@10": recall, "ndcg@10": ndcg, "mrr@10": reciprocal_rank}
+_STORED = "_original_index"  # how the name of a metric ends that keeps the documents' vectors
+
+
+def _retrieval(name: str, *, stored: bool) -> Metric:
+    words, explained, usual = _TOLD[name]
+    if stored:
+        words = f"{words} in the original's index"
+        explained += (
+            "; the vectors of documents are the untouched checkpoint's, as a search index that "
+            "was built with it holds them, and only queries are read by the compressed model"
+        )
+    return Metric(
+        name + _STORED * stored,
+        words,
+        explained,
+        "mean",
+        reads_reference=stored,
+        unit="query",
+        units="queries",
+        usual_drop=usual,
+    )
+
+
+RETRIEVAL = tuple(_retrieval(name, stored=stored) for stored in (False, True) for name in _TOLD)
+_RETRIEVAL_NAMES = frozenset(metric.name for metric in RETRIEVAL)
 _CODE = f"""\
 {TOKENS_CODE}\
 [vectors] = session.run(["sentence_embedding"], inputs)
@@ -95,17 +151,18 @@ class SentenceEmbedding(TextTask):
     """Each text of a pair is read by itself.
 
     `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
-    tokens; None leaves it to the checkpoint.
+    tokens; None leaves it to the checkpoint. `similarity` is by what queries find documents.
     """
 
     pooling: PoolingMode | None = None
     normalize: bool | None = None
+    similarity: str = "cosine"
 
     name: ClassVar[str] = "sentence-embedding"
     head: ClassVar[str] = "Model"
     output: ClassVar[str] = "sentence_embedding"
     output_words: ClassVar[str] = "vectors"
-    metrics: ClassVar[tuple[Metric, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN)
+    metrics: ClassVar[tuple[Metric, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN, *RETRIEVAL)
     has_head: ClassVar[bool] = False
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
@@ -129,11 +186,17 @@ class SentenceEmbedding(TextTask):
     )
 
     def columns(self, metric: str) -> Columns:
-        """Return texts, of pairs each by itself, with grades for the metric that needs them.
+        """Return texts, of pairs each by itself, with what the metric needs beside them.
 
         For others a column of that name need not be one of grades.
         """
-        return SentenceColumns(graded=metric == SPEARMAN.name)
+        if metric in _RETRIEVAL_NAMES:
+            return SentenceColumns("relevance")
+        return SentenceColumns("grades" if metric == SPEARMAN.name else "nothing")
+
+    def fitted_to(self, directory: Path) -> Self:
+        """Return the task that compares vectors as the checkpoint's files say."""
+        return replace(self, similarity=similarity_of(directory))
 
     def auto_class(self, directory: Path) -> Any:
         """Return what puts pooling around a plain encoder, as the checkpoint or the recipe says."""
@@ -258,7 +321,9 @@ class SentenceEmbedding(TextTask):
         same text. `rank_agreement` is the mean share of each text's ten nearest neighbours, among
         the other texts of the split, that are still among its ten nearest (mutual nearest
         neighbours: Huh et al. 2024, arXiv:2405.07987, section 2). `spearman` is the rank
-        correlation of the cosine similarity of pairs with their grades.
+        correlation of the cosine similarity of pairs with their grades. The others are means over
+        queries of what `compressor.tasks.retrieval` documents; those of the original's index take
+        the vectors of documents from the untouched checkpoint.
         """
         texts = _texts(truth)
         reference, vectors = truth.reference, _vectors(outputs)
@@ -268,6 +333,8 @@ class SentenceEmbedding(TextTask):
                 f"vectors of shape {vectors.shape} cannot be compared with the untouched "
                 f"checkpoint's, {before.shape}"
             )
+        if metric in _RETRIEVAL_NAMES:
+            return self._retrieval_score(metric, before, vectors, truth)
         if metric == SPEARMAN.name:
             assert truth.grades is not None, "the caller asked whether it can be scored"
             shares = cosines(vectors[0::2], vectors[1::2])  # (num_pairs,)
@@ -281,8 +348,44 @@ class SentenceEmbedding(TextTask):
         outcomes = nearest(vectors, texts, 1)[:, 0]
         return Score(metric, value, len(shares), outcomes, shares=shares, kept={_VECTORS: vectors})
 
+    def _retrieval_score(
+        self,
+        metric: str,
+        before: NDArray[np.float32],
+        vectors: NDArray[np.float32],
+        truth: Truth,
+    ) -> Score:
+        """Score queries; the outcome of each is the document that it finds first.
+
+        The outcome of a document is itself.
+        """
+        assert truth.labels is not None, "the caller asked whether it can be scored"
+        problem = Problem.of(truth.labels)
+        stored = before if metric.endswith(_STORED) else vectors
+        shares, first = _found(
+            metric,
+            vectors[problem.queries],
+            stored[problem.documents],
+            problem,
+            self.similarity,
+        )
+        outcomes = np.arange(len(vectors))
+        outcomes[problem.queries] = problem.documents[first]
+        units = problem.units(len(vectors))
+        return Score(
+            metric,
+            float(np.mean(shares)),
+            len(shares),
+            outcomes,
+            shares=shares,
+            units=units,
+            kept={_VECTORS: vectors},
+        )
+
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that grades are missing, or that there are too few different texts."""
+        if metric in _RETRIEVAL_NAMES:
+            return _unsearchable(metric, truth, self.similarity)
         if metric == SPEARMAN.name and truth.grades is None:
             return (
                 "has no graded pairs, which spearman compares similarities with; name the columns "
@@ -319,12 +422,15 @@ class SentenceEmbedding(TextTask):
         """Return what vectors score that know no word.
 
         For `cosine` the one vector that is nearest to all; for `rank_agreement` the neighbours
-        that most texts have; for `spearman` similarities of other pairs, the best of 19 draws. For
-        both of these also vectors of which words two texts share, as random weights give them.
+        that most texts have; for `spearman` similarities of other pairs, the best of 19 draws; for
+        retrieval the documents that are relevant to most queries. For all but `cosine` also vectors
+        of which words two texts share, as random weights give them.
         """
         vectors, shares = baseline.kept[_VECTORS], baseline.shares
         assert shares is not None
         texts = _texts(truth)
+        if baseline.metric in _RETRIEVAL_NAMES:
+            return _retrieval_guesses(baseline, truth)
         if baseline.metric == COSINE.name:
             one = to_the_mean(vectors)
             return (_guess("a model that gives every text the same vector", baseline, one),)
@@ -395,6 +501,8 @@ class SentenceEmbedding(TextTask):
         count: int,
     ) -> list[Comparison]:
         """Return the texts whose nearest other text the first model finds nearest."""
+        if before.units is not None:
+            return _found_first(before, after, truth, predict, count, self.similarity)
         texts = _texts(truth)
         places = candidates(texts)[:_CANDIDATES]
         pairs = _nearest_of_each(before.kept[_VECTORS], texts, places)
@@ -417,6 +525,82 @@ class SentenceEmbedding(TextTask):
     ) -> NDArray[np.float32]:
         """Return the vectors, float32 of shape `(num_texts, width)`."""
         return _vectors(outputs)
+
+
+def _found(
+    metric: str,
+    queries: NDArray[np.float32],
+    documents: NDArray[np.float32],
+    problem: Problem,
+    similarity: str,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the score of each query, and the place of the document that it finds first."""
+    ranks, first = search(queries, documents, problem, similarity)
+    share_of = _SHARE_OF[metric.removesuffix(_STORED)]
+    return np.array([share_of(each) for each in ranks]), first
+
+
+def _unsearchable(metric: str, truth: Truth, similarity: str) -> str | None:
+    if similarity not in SIMILARITIES:
+        return (
+            f"{metric} compares vectors by {' or '.join(SIMILARITIES)}, and the checkpoint's "
+            f"config_sentence_transformers.json says similarity_fn_name: {similarity}; take cosine "
+            f"or rank_agreement, or set one of them there if it fits"
+        )
+    if truth.labels is None:
+        return (
+            f"has no queries with relevant documents, which {metric} looks for; give queries, "
+            f"corpus and qrels in place of path, or name the columns of query and document in "
+            f"data.text"
+        )
+    documents = len(Problem.of(truth.labels).documents)
+    if documents <= 2 * NEIGHBOURS:
+        return (
+            f"holds {counted(documents, 'document')}; {metric} looks at the first {NEIGHBOURS} for "
+            f"each query, which hold most of them by chance: give it more than {2 * NEIGHBOURS}"
+        )
+    return None
+
+
+def _retrieval_guesses(baseline: Score, truth: Truth) -> tuple[Guess, ...]:
+    assert truth.labels is not None, "the baseline was scored on them"
+    problem, metric = Problem.of(truth.labels), baseline.metric
+    same = np.ones((len(problem.queries), 1), dtype=np.float32)
+    usual, _ = _found(metric, same, usual_documents(problem), problem, "dot")
+    words = word_counts(_texts(truth))
+    shared, _ = _found(metric, words[problem.queries], words[problem.documents], problem, "cosine")
+    return (
+        _guess("a model that finds the same documents for every query", baseline, usual),
+        _guess("a model that only counts the words that texts share", baseline, shared),
+    )
+
+
+def _found_first(
+    before: Score,
+    after: Score,
+    truth: Truth,
+    predict: Predict,
+    count: int,
+    similarity: str,
+) -> list[Comparison]:
+    """Return queries with the document that each model finds first, the nearest ones first."""
+    assert truth.labels is not None, "both were scored on them"
+    problem, texts = Problem.of(truth.labels), _texts(truth)
+    vectors = before.kept[_VECTORS]
+    near = cosines(vectors[problem.queries], vectors[before.outcomes[problem.queries]])
+    by_place = dict(zip(problem.queries.tolist(), near.tolist(), strict=True))
+    rows = sorted(by_place, key=lambda row: (is_long(texts[row]), -by_place[row], row))[:count]
+    queries = np.asarray(predict([truth.examples[row] for row in rows]))
+    stored = (before if before.metric.endswith(_STORED) else after).kept[_VECTORS]
+    _, first = _found(
+        before.metric, queries, stored[problem.documents], problem.of_queries(rows), similarity
+    )
+    found = problem.documents[first]
+    now = cosines(queries, stored[found])
+    return [
+        Comparison(row, int(before.outcomes[row]), other, by_place[row], likeness)
+        for row, other, likeness in zip(rows, found.tolist(), now.tolist(), strict=True)
+    ]
 
 
 def _texts(truth: Truth) -> list[str]:

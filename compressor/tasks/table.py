@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import close_words, did_you_mean, first_repeated, show
+from compressor.tasks.retrieval import Judged
 
 _MAX_MISTAKES = 5  # bad rows reported; a file of the wrong kind has one in every line
 
@@ -25,6 +26,7 @@ class Table:
     lines: list[int] | None = field(default=None, repr=False)
     directory: Path | None = None  # what image paths are relative to
     positions: NDArray[np.int64] | None = None  # of the rows in their source; None: 0, 1, 2, ...
+    judged: Sequence[Judged] | None = field(default=None, repr=False)  # rows that are queries
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -67,11 +67,12 @@ def evaluate(
 
 
 def digest_of(reference: Score) -> dict[str, str]:
-    """Return the SHA-256 of what a score without labels compares with, for keys of steps.
+    """Return the SHA-256 of what a score reads of the untouched checkpoint, for keys of steps.
 
-    Empty for a metric that compares with labels, whose score depends on no other model.
+    Empty for a metric that compares with labels alone, whose score depends on no other model.
     """
-    if not find_metric(reference.metric).label_free:
+    metric = find_metric(reference.metric)
+    if not metric.label_free and not metric.reads_reference:
         return {}
     digest = hashlib.sha256(reference.outcomes.tobytes())
     for _, values in sorted(reference.kept.items()):

@@ -394,7 +394,7 @@ def load_pairs(settings: DataSettings, *, graded: bool) -> Dataset:
     return load_splits(
         settings,
         label_names=(),
-        columns=SentenceColumns(graded=graded),
+        columns=SentenceColumns("grades" if graded else "nothing"),
         needed=("search",),
         seed=0,
         keep={"search": ("b",)},
