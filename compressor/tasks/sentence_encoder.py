@@ -54,20 +54,25 @@ def _pooled(mode: str, states: Tensor, mask: Tensor) -> Tensor:
     """Return what one mode makes of states, shape `(batch, hidden_size)`."""
     if mode == "cls":
         return states[:, 0]
-    kept = mask.unsqueeze(-1).to(states.dtype)  # (batch, tokens, 1)
+    there = mask.unsqueeze(-1) != 0  # (batch, tokens, 1)
     if mode == "max":
         # The least number of float16, so that a graph in float16 holds it too.
-        return torch.where(kept > 0, states, -65504.0).amax(dim=1)
+        return torch.where(there, states, -65504.0).amax(dim=1)
+    kept = there.to(states.dtype)
+    # 1, 2, 3, ... of the tokens there are, whichever side is padded. Whole numbers, because ONNX
+    # Runtime's CPU has no CumSum of float16; sums and not ArgMax, which it lacks for int64
+    # (microsoft/onnxruntime#10068).
     if mode == "lasttoken":
-        # Whichever side is padded. A sum over one token, because ONNX Runtime has no ArgMax of
-        # int64 everywhere (microsoft/onnxruntime#10068).
-        place = torch.cumsum(kept, dim=1) * kept
-        last = (place == kept.sum(dim=1, keepdim=True)).to(states.dtype)
-        return (states * last).sum(dim=1)
+        places = torch.cumsum(mask, dim=1)
+        is_last = (places == mask.sum(dim=1, keepdim=True)).unsqueeze(-1) & there
+        return (states * is_last.to(states.dtype)).sum(dim=1)
+    number = kept.sum(dim=1)
     if mode == "weightedmean":
-        # 1, 2, 3, ... of the tokens there are, as parts of their number: float16 holds their sum.
-        kept = torch.cumsum(kept, dim=1) / kept.sum(dim=1, keepdim=True) * kept
-    total, number = (states * kept).sum(dim=1), kept.sum(dim=1)
+        # Places as parts of the number of tokens: float16 holds their sum.
+        places = torch.cumsum(mask, dim=1).unsqueeze(-1).to(states.dtype)
+        kept = places / number.unsqueeze(1) * kept
+        number = kept.sum(dim=1)
+    total = (states * kept).sum(dim=1)
     return total / (number.sqrt() if mode == "mean_sqrt_len_tokens" else number)
 
 

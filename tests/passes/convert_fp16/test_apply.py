@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,8 +13,9 @@ from onnx import TensorProto, numpy_helper
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
+from compressor.export.to_onnx import export_onnx
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.torch_model import TorchModel
+from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.convert_fp16.settings import ConvertFp16
@@ -221,3 +225,21 @@ def test_bfloat16_needs_no_calibration_and_halves_the_file_too(exported: OnnxMod
     weights = [item for item in converted.graph.initializer if len(item.dims) == 2]
     assert {item.data_type for item in weights} - {TensorProto.INT64} == {TensorProto.BFLOAT16}
     assert converted.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_every_pooling_of_a_sentence_encoder_stays_close(
+    tiny_encoder_dir: Path, text_dataset: Dataset, make_context: Any, tmp_path: Path
+):
+    source = shutil.copytree(tiny_encoder_dir, tmp_path / "encoder")
+    modes = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+    (source / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": modes}))
+    model = load_checkpoint(source)
+    exported = export_onnx(model, tmp_path / "model.onnx", provider="tensorrt")
+    exported = OnnxModel(exported.path)
+    context = make_context(source, calibration=text_dataset)
+    converted = apply_pass(ConvertFp16(), exported, context)
+    assert element_types(converted) == {TensorProto.FLOAT16}
+    batch = model.task.encode(model.preprocessor, text_dataset.examples)
+    before, after = exported.predict(batch), converted.predict(batch)
+    assert before.shape == (len(text_dataset), 6 * 32)
+    assert np.abs(after - before).max() < 0.01 * np.abs(before).max()
