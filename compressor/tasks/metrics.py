@@ -94,3 +94,26 @@ SPEARMAN = Metric(
     usual_drop=UsualDrop(0.005, 0.03, 0.08),
     least_drop=0.02,  # few numbers move a correlation by a point
 )
+
+_OF_QUERIES = UsualDrop(0.001, 0.0075, 0.025)
+# Of the candidates of a query that a reranker orders, or of all documents that an encoder finds.
+NDCG = Metric(
+    "ndcg@10",
+    "NDCG@10",
+    "how high the ten best of a query place what is relevant: the labels, each over log2 of its "
+    "place + 1, as a share of what the best order gives, averaged over queries",
+    "mean",
+    unit="query",
+    units="queries",
+    usual_drop=_OF_QUERIES,
+)
+MRR = Metric(
+    "mrr@10",
+    "MRR@10",
+    "1 over the place of the first among a query's ten best that is relevant (label above 0), 0 "
+    "below them, averaged over queries",
+    "mean",
+    unit="query",
+    units="queries",
+    usual_drop=_OF_QUERIES,
+)

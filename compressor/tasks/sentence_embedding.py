@@ -23,7 +23,7 @@ from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, P
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
-from compressor.tasks.metrics import SPEARMAN, Metric, UsualDrop
+from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.pooling import (
     Pooling,
@@ -90,51 +90,35 @@ RANK_AGREEMENT = Metric(
     most_drop=0.15,
     most_pruned_drop=0.0,
 )
-_TOLD = {
-    "recall@10": (
-        "recall@10",
-        "the share of a query's relevant documents that are among the ten which it finds first, "
-        "averaged over queries",
-        UsualDrop(0.002, 0.01, 0.03),
-    ),
-    "ndcg@10": (
-        "NDCG@10",
-        "how far the relevant documents stand at the top of the ten that a query finds first, the "
-        "more relevant the higher, from 0 to 1 for the best order, averaged over queries",
-        UsualDrop(0.002, 0.01, 0.03),
-    ),
-    "mrr@10": (
-        "MRR@10",
-        "1 divided by the place of the first relevant document that a query finds, 0 beyond place "
-        "ten, averaged over queries",
-        UsualDrop(0.002, 0.01, 0.03),
-    ),
-}
+RECALL = Metric(
+    "recall@10",
+    "recall@10",
+    "the share of a query's relevant documents that are among the ten which it finds first, "
+    "averaged over queries",
+    "mean",
+    unit="query",
+    units="queries",
+    usual_drop=UsualDrop(0.002, 0.01, 0.03),
+)
 _SHARE_OF = {"recall@10": recall, "ndcg@10": ndcg, "mrr@10": reciprocal_rank}
 _STORED = "_original_index"  # how the name of a metric ends that keeps the documents' vectors
 
 
-def _retrieval(name: str, *, stored: bool) -> Metric:
-    words, explained, usual = _TOLD[name]
-    if stored:
-        words = f"{words} in the original's index"
-        explained += (
-            "; the vectors of documents are the untouched checkpoint's, as a search index that "
-            "was built with it holds them, and only queries are read by the compressed model"
-        )
-    return Metric(
-        name + _STORED * stored,
-        words,
-        explained,
-        "mean",
-        reads_reference=stored,
-        unit="query",
-        units="queries",
-        usual_drop=usual,
+def _in_stored_index(metric: Metric) -> Metric:
+    """Return the metric taken of queries alone, against the untouched checkpoint's documents."""
+    return replace(
+        metric,
+        name=metric.name + _STORED,
+        words=f"{metric.words} in the original's index",
+        explained=f"{metric.explained}; the vectors of documents are the untouched checkpoint's, "
+        f"as a search index that was built with it holds them, and only queries are read by the "
+        f"compressed model",
+        reads_reference=True,
     )
 
 
-RETRIEVAL = tuple(_retrieval(name, stored=stored) for stored in (False, True) for name in _TOLD)
+_PLAIN = (RECALL, NDCG, MRR)
+RETRIEVAL = (*_PLAIN, *map(_in_stored_index, _PLAIN))
 _RETRIEVAL_NAMES = frozenset(metric.name for metric in RETRIEVAL)
 _CODE = f"""\
 {TOKENS_CODE}\

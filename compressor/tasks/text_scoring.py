@@ -40,7 +40,7 @@ from compressor.tasks.head import (
     read_activation,
     require_number,
 )
-from compressor.tasks.metrics import SPEARMAN, Metric, UsualDrop
+from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs, Positions, RowOutputs
 from compressor.tasks.pooling import (
     MODULES,
@@ -76,26 +76,6 @@ if TYPE_CHECKING:
 
 _K = 10  # places of a list that a reader of search results looks at
 _ORDERS = UsualDrop(0.0005, 0.005, 0.02)
-NDCG = Metric(
-    "ndcg@10",
-    "NDCG@10",
-    "how high the ten best scored candidates of a query place the relevant ones: the labels, each "
-    "over log2 of its place + 1, as a share of what the best order gives, averaged over queries",
-    "mean",
-    unit="query",
-    units="queries",
-    usual_drop=_ORDERS,
-)
-MRR = Metric(
-    "mrr@10",
-    "MRR@10",
-    "1 over the place of a query's first relevant candidate (label above 0) among its ten best "
-    "scored, 0 below them, averaged over queries",
-    "mean",
-    unit="query",
-    units="queries",
-    usual_drop=_ORDERS,
-)
 CONCORDANCE = Metric(
     "concordance",
     "concordance",
