@@ -24,6 +24,7 @@ from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Guess, task_class, task_names
 from compressor.tasks.examples import Words
+from compressor.tasks.prompts import Document, Query
 from compressor.tasks.similarity import cosines
 from compressor.verify.evaluation import evaluate, predict_outputs
 
@@ -38,6 +39,12 @@ CLASSES = [
 # Where each task is judged: what is said of it, with the metrics that can be.
 PLACES = {
     "vectors": ("sentence-embedding", ("cosine", "rank_agreement", "spearman")),
+    "index": (
+        "sentence-embedding",
+        tuple(
+            f"{name}@10{of}" for name in ("recall", "ndcg", "mrr") for of in ("", "_original_index")
+        ),
+    ),
     "tags": ("token-classification", None),
     "label sets": ("multi-label-classification", None),
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
@@ -96,6 +103,7 @@ def baselines(
     grades = cosines(vectors[0::2], vectors[1::2]) + noise
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
     folder = tmp_path_factory.mktemp("heads")
+    found["index"] = searched(encoder)
     found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
     several = {"problem_type": "multi_label_classification"}
     found["label sets"] = labelled(
@@ -132,6 +140,20 @@ def centre(model: TorchModel, rows: Dataset, share: float) -> np.ndarray:
     with torch.no_grad():
         model.module.classifier.bias -= torch.tensor(np.quantile(logits, 1 - share, axis=0))
     return predict_outputs(model, model.task, model.preprocessor, rows).numbers
+
+
+def searched(model: TorchModel) -> tuple[TorchModel, Dataset]:
+    """Return queries and documents, of which the one is relevant that the model finds first."""
+    found = texts(260)
+    examples = (*map(Query, found[:60]), *map(Document, found[60:]))
+    rows = Dataset("certification", examples, None, np.arange(260), "generated", num_judged=60)
+    vectors = predict_outputs(model, model.task, model.preprocessor, rows).numbers
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.empty(260, dtype=object)
+    for row, best in enumerate((vectors[:60] @ vectors[60:].T).argmax(axis=1).tolist()):
+        labels[row] = {"id": f"q{row}", "relevant": {f"d{best}": 1.0}}
+    labels[60:] = [f"d{row}" for row in range(200)]
+    return model, dataclasses.replace(rows, labels=labels)
 
 
 def tagged(model: TorchModel) -> tuple[TorchModel, Dataset]:
@@ -283,6 +305,8 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("image", "accuracy", 0.1),
         ("vectors", "cosine", 0.041),
         ("vectors", "rank_agreement", 0.1),
+        ("index", "recall@10", 0.2),
+        ("index", "mrr@10_original_index", 0.2),
         ("tags", "entity_f1", 0.2),
         ("tags", "agreement", 0.1),
         ("label sets", "f1_micro", 0.1),
