@@ -253,8 +253,8 @@ def encode_documents(
         room = len(document) if max_tokens is None else max_tokens - special
         if len(document) and room < 1:
             raise RecipeError(
-                f"max_length: of {max_tokens} tokens, {special} are special ones, which leaves "
-                f"none for the text; set {special + 1} or more"
+                f"data.max_length or export.max_length: of {max_tokens} tokens, {special} are "
+                f"special ones, which leaves none for the text; set {special + 1} or more"
             )
         if num_tokens == 0:
             raise RecipeError(
