@@ -72,7 +72,8 @@ def _digest(example: Example) -> bytes:
         digest.update(f"image{image.shape}".encode())
         digest.update(np.ascontiguousarray(image).tobytes())
     if not isinstance(example, str | tuple | np.ndarray):
-        digest.update(type(example).__name__.encode())  # such as queries and documents
+        # Such as queries and documents, or a text with the name of its prompt.
+        digest.update(f"{type(example).__name__}:{getattr(example, 'prompt_name', '')}".encode())
     for text in texts_of(example):
         content = text.encode("utf-8")
         digest.update(f"text{len(content)}:".encode())

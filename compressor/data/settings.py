@@ -108,6 +108,11 @@ class SplitSource(BaseModel):
     text: Columns | None = Field(
         default=None, description="column of the text in this split, where it is not `data.text`"
     )
+    prompt_name: Word | None = Field(
+        default=None,
+        description="for sentence-embedding, which of the checkpoint's prompts stands before each "
+        "text of this split, such as query; left out, its default, if it has one",
+    )
     image: Word | None = Field(
         default=None, description="column of the image in this split, where it is not `data.image`"
     )
@@ -150,6 +155,8 @@ class SplitSource(BaseModel):
                     yield Mistake(
                         (name,), "names a column, and those of qrels are fixed; remove it"
                     )
+            if self.prompt_name is not None:
+                yield Mistake(("prompt_name",), "queries and documents have their own; remove it")
         if self.sklearn is not None and self.split not in (None, *_DIGITS_SPLITS):
             choices = " or ".join(_DIGITS_SPLITS)
             yield Mistake(("split",), f"of {self.sklearn} must be {choices}, got '{self.split}'")
@@ -327,6 +334,15 @@ class DataSettings(BaseModel):
         """Return the splits that have a source, in their usual order."""
         sources = {name: getattr(self, name) for name in SPLIT_NAMES}
         return {name: source for name, source in sources.items() if source is not None}
+
+    @property
+    def prompt_names(self) -> dict[str, str]:
+        """Return the names of prompts that splits ask for, by their keys in the recipe."""
+        return {
+            f"data.{name}.prompt_name": source.prompt_name
+            for name, source in self.given.items()
+            if source.prompt_name is not None
+        }
 
     def input_columns(self, source: SplitSource, input_column: str) -> tuple[str, ...]:
         """Return the columns of `source` that hold the input, `text` or `image`: one or two.

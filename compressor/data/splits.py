@@ -21,6 +21,7 @@ from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.prompts import Prompted
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import Table
 from compressor.words import counted
@@ -202,7 +203,8 @@ def load_splits(
         missing = spare_rows - len(splits["calibration"])
         spare = _spare(*cuts["train"], loaded, missing, seed, columns)
         splits["calibration"] = replace(splits["calibration"], spare=spare)
-    return {name: _each_text(split, columns) for name, split in splits.items()}
+    prompts = {name: settings.given[donor].prompt_name for name, (donor, _) in cuts.items()}
+    return {name: _each_text(split, columns, prompts) for name, split in splits.items()}
 
 
 def _spare(
@@ -249,13 +251,16 @@ def _decode(
     )
 
 
-def _each_text(split: Dataset, columns: Columns) -> Dataset:
+def _each_text(split: Dataset, columns: Columns, prompts: Mapping[str, str | None]) -> Dataset:
     """Return the split with the texts of an input as examples of their own, where they are.
 
-    Raises `RecipeError` for inputs on which no model can be judged.
+    `prompts` name for each split the one that stands before its texts. Raises `RecipeError` for
+    inputs on which no model can be judged, and for those that are read after no such prompt.
     """
     try:
         found = columns.unfold(split.examples, split.grades, whole=split.name in _NEED_LABELS)
+        if (prompt_name := prompts[split.name]) is not None:
+            found = replace(found, examples=_after(prompt_name, found.examples, columns))
     except RecipeError as error:
         raise RecipeError([f"data.{split.name}: {item}" for item in error.mistakes]) from error
     same = zip(found.examples, split.examples, strict=False)
@@ -263,7 +268,7 @@ def _each_text(split: Dataset, columns: Columns) -> Dataset:
         return split
     return replace(
         split,
-        spare=None if split.spare is None else _each_text(split.spare, columns),
+        spare=None if split.spare is None else _each_text(split.spare, columns, prompts),
         examples=found.examples,
         labels=split.labels if found.labels is None else found.labels,
         grades=found.grades,
@@ -274,6 +279,16 @@ def _each_text(split: Dataset, columns: Columns) -> Dataset:
             for name, values in split.columns.items()
         },
     )
+
+
+def _after(prompt_name: str, examples: Sequence[Example], columns: Columns) -> tuple[Prompted, ...]:
+    """Return texts that are read after a prompt; raises `RecipeError` for what has no such."""
+    if not columns.reads_prompts:
+        raise RecipeError("prompt_name: the task reads no prompts; remove it")
+    texts = [example for example in examples if isinstance(example, str)]
+    if len(texts) != len(examples):
+        raise RecipeError("prompt_name: queries and documents have their own; remove it")
+    return tuple(Prompted(text, prompt_name) for text in texts)
 
 
 def plan_cuts(given: Container[str], needed: Sequence[str]) -> dict[str, str]:

@@ -309,6 +309,8 @@ def _pooling(recipe: Recipe, key: str, files: CheckpointFiles) -> str | None:
             normalize=recipe.model.normalize,
         )
         pooling = task.how_pooled(files.directory)
+        if key == "model.checkpoint":
+            task.require_prompts(files.directory, recipe.data.prompt_names)
         return None if pooling is None else pooling.mode
     except (EnvironmentMismatch, RecipeError):
         if key == "model.checkpoint":

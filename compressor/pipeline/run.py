@@ -271,6 +271,7 @@ class _Run:
                 pooling=recipe.model.pooling,
                 normalize=recipe.model.normalize,
             ).fitted_to(files.directory)
+            self.task.require_prompts(files.directory, recipe.data.prompt_names)
             self.log.pooling = self.task.how_pooled(files.directory)
         except RecipeError as error:
             raise recipe.placed(error) from error

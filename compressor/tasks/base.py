@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import StepFailed
+from compressor.errors import RecipeError, StepFailed
 from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
@@ -234,6 +234,18 @@ class Task(ABC):
         Raises `EnvironmentMismatch` where that cannot be followed.
         """
         return self
+
+    def require_prompts(
+        self,
+        directory: Path,  # noqa: ARG002 - for tasks with prompts
+        wanted: Mapping[str, str],
+    ) -> None:
+        """Raise `RecipeError` for names of prompts that the checkpoint in `directory` has not.
+
+        `wanted` are such names by their keys in the recipe.
+        """
+        if wanted:
+            raise RecipeError([f"{key}: {self.name} reads no prompts; remove it" for key in wanted])
 
     def how_pooled(self, directory: Path) -> Pooling | None:  # noqa: ARG002 - for vectors
         """Return how the checkpoint in `directory` makes one vector of a text, None without such.

@@ -56,6 +56,7 @@ class Columns(ABC):
     input_column: ClassVar[str]  # the key under `data` that names the input's columns
     reads_lists: ClassVar[bool] = False  # cells are lists, of words and of their labels
     reads_relevance: ClassVar[bool] = False  # which documents are relevant to a query
+    reads_prompts: ClassVar[bool] = False  # that stand before texts
 
     @property
     def needs_labels(self) -> bool:
@@ -179,6 +180,7 @@ class SentenceColumns(TextColumns):
     beside: Beside = "nothing"
 
     reads_relevance: ClassVar[bool] = True
+    reads_prompts: ClassVar[bool] = True
 
     @property
     def needs_labels(self) -> bool:

@@ -136,7 +136,7 @@ def mode_words(mode: str) -> str:
     >>> mode_words("cls+lasttoken")
     'the state of the first token, and the state of the last token'
     """
-    return ", and ".join(MODE_WORDS[part] for part in mode.split(_JOINED))
+    return ", and ".join(MODE_WORDS.get(part, part) for part in mode.split(_JOINED))
 
 
 def short_words(mode: str, *, normalize: bool) -> str:
@@ -153,7 +153,7 @@ def short_words(mode: str, *, normalize: bool) -> str:
         "weightedmean": "weighted mean over tokens",
         "lasttoken": "last token",
     }
-    pooled = " and ".join(words[part] for part in mode.split(_JOINED))
+    pooled = " and ".join(words.get(part, part) for part in mode.split(_JOINED))
     return f"{pooled}, {'length 1' if normalize else 'not scaled'}"
 
 

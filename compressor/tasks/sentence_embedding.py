@@ -8,7 +8,7 @@ are, the rank correlation with it is the usual score (Cer et al. 2017, arXiv:170
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import StepFailed
+from compressor.errors import RecipeError, StepFailed
 from compressor.measurements import Score
 from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
 from compressor.tasks.columns import Columns, SentenceColumns
@@ -187,6 +187,18 @@ class SentenceEmbedding(TextTask):
         from compressor.tasks.sentence_encoder import AutoSentenceEncoder
 
         return AutoSentenceEncoder(self.how_pooled(directory))
+
+    def require_prompts(self, directory: Path, wanted: Mapping[str, str]) -> None:
+        """Raise `RecipeError` for names of prompts that the checkpoint has not."""
+        prompts = checkpoint_prompts(directory)
+        mistakes = []
+        for key, name in wanted.items():
+            try:
+                prompts.require(name)
+            except ValueError as error:
+                mistakes.append(f"{key}: {str(error).removeprefix('prompt_name: ')}")
+        if mistakes:
+            raise RecipeError(mistakes)
 
     def how_pooled(self, directory: Path) -> Pooling:
         """Return how vectors are made, by the files in `directory`, else by the recipe."""

@@ -19,7 +19,7 @@ from compressor.data.describe import fingerprint
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.tasks import load_task
 from compressor.tasks.columns import TextColumns
-from compressor.tasks.prompts import Document, Query
+from compressor.tasks.prompts import Document, Prompted, Query
 
 TASK = load_task("sentence-embedding")
 NUM_QUERIES, NUM_DOCUMENTS = 20, 30
@@ -293,3 +293,52 @@ def test_relevance_is_part_of_the_fingerprint(beir: dict[str, Any], tmp_path: Pa
     assert np.array_equal(found[0].rows, found[1].rows)
     assert found[0].examples == found[1].examples
     assert fingerprint(found[0]) != fingerprint(found[1])
+
+
+def test_texts_of_a_split_are_read_after_the_prompt_that_it_names(tmp_path: Path):
+    source = {"path": pairs(tmp_path / "pairs.jsonl"), "prompt_name": "query"}
+    keys = {"metric": "cosine", "labelled": False, "text": ("question", "answer")}
+    split = read("search", search=source, **keys)["search"]
+    assert split.examples[:2] == (Prompted("who", "query"), Prompted("me", "query"))
+    plain = read("search", search={"path": source["path"]}, **keys)["search"]
+    assert plain.examples[:2] == ("who", "me")
+    assert fingerprint(plain) != fingerprint(split)
+
+
+def test_a_prompt_for_what_has_its_own_is_refused(tmp_path: Path, beir: dict[str, Any]):
+    source = {"path": pairs(tmp_path / "pairs.jsonl"), "prompt_name": "query"}
+    with pytest.raises(RecipeError, match=r"data\.search: prompt_name: queries and documents"):
+        read("search", search=source, text=("question", "answer"))
+    with pytest.raises(ValidationError, match="queries and documents have their own"):
+        SplitSource(**beir, prompt_name="query")
+
+
+def test_a_prompt_for_a_task_without_any_is_refused(tmp_path: Path):
+    source = SplitSource(path=pairs(tmp_path / "pairs.jsonl"), prompt_name="query")
+    with pytest.raises(RecipeError, match="the task reads no prompts"):
+        load_splits(
+            DataSettings(text="question", train=source),
+            label_names=("a", "b"),
+            columns=TextColumns(),
+            needed=["train"],
+            seed=0,
+        )
+
+
+def test_spare_rows_of_calibration_are_read_after_the_prompt_of_train(tmp_path: Path):
+    path = pairs(tmp_path / "pairs.jsonl")
+    splits = load_splits(
+        DataSettings(
+            text="question",
+            train=SplitSource(path=path, prompt_name="query"),
+            calibration=SplitSource(path=pairs(tmp_path / "other.jsonl"), prompt_name="passage"),
+        ),
+        label_names=(),
+        columns=TASK.columns("cosine"),
+        needed=["calibration"],
+        seed=0,
+        labelled=False,
+        spare_rows=40,
+    )
+    calibration = splits["calibration"].joined(8)
+    assert [item.prompt_name for item in calibration.examples] == ["passage"] * 4 + ["query"] * 4

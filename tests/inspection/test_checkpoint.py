@@ -140,7 +140,9 @@ def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path):
 def test_a_sentence_encoder_says_how_it_makes_vectors(tiny_encoder_dir: Path):
     facts = inspect_checkpoint(str(tiny_encoder_dir), timing=False)
     assert (facts.task, facts.labels) == ("sentence-embedding", ())
-    assert facts.embedding == EmbeddingRecord("mean", True, "1_Pooling/config.json", 16)
+    assert facts.embedding == EmbeddingRecord(
+        "mean", True, "1_Pooling/config.json", 16, prompts={"query": "q: "}
+    )
     assert facts.components["other"].flops == 0  # no pooler and no classifier
     supported = {saving.kind: saving.supported for saving in facts.savings}
     assert (supported["finetune"], supported["distill"]) == (False, True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from compressor.artifact import load_artifact, seal_artifact, write_artifact
+from compressor.errors import RecipeError
 from compressor.export.to_onnx import export_onnx
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import load_task
@@ -130,3 +131,16 @@ def test_a_longer_text_has_the_same_prompt():
     task = load_task("sentence-embedding")
     assert task.repeated(Query("good"), 3) == Query("good good good")
     assert task.repeated("good", 2) == "good good"
+
+
+def test_names_of_prompts_in_a_recipe_are_checked_against_the_checkpoint(copy: Path):
+    say(copy, prompts=BOTH)
+    wanted = {"data.search.prompt_name": "query", "data.train.prompt_name": "pasage"}
+    task = load_task("sentence-embedding")
+    with pytest.raises(RecipeError) as refused:
+        task.require_prompts(copy, wanted)
+    [mistake] = refused.value.mistakes
+    assert mistake.startswith("data.train.prompt_name: no prompt is called 'pasage'")
+    task.require_prompts(copy, {"data.search.prompt_name": "query"})
+    with pytest.raises(RecipeError, match="image-classification reads no prompts"):
+        load_task("image-classification").require_prompts(copy, wanted)
