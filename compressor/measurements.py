@@ -629,15 +629,9 @@ class RunReport:
     recipe_name: str
     """Name of the recipe file."""
     task: str | None
-    """`text-classification`, `token-classification`, `image-classification`, `sentence-embedding`,
-    `text-scoring`. Null: the checkpoint was not read."""
+    """The task, by its name in a recipe. Null: the checkpoint was not read."""
     metric: str | None
-    """Name of the score: `accuracy`, `f1_macro`, `matthews_correlation`, or `agreement` with the
-    untouched checkpoint's predictions; of tags of words `entity_f1`, `token_accuracy`,
-    `entity_precision`, `entity_recall` or `entity_f1_macro`; of embeddings `cosine`,
-    `rank_agreement` (both with the untouched checkpoint's vectors) or `spearman`; of scores
-    `ndcg@10`, `mrr@10`, `concordance`, `spearman`, `pearson`, `r2` or `score_agreement`. Null: the
-    checkpoint was not read."""
+    """Name of the score, as `budget.metric` has it. Null: the checkpoint was not read."""
     max_drop: Quantity
     """The budget: largest drop below the baseline, fraction."""
     baseline: ModelRecord | None

@@ -51,6 +51,7 @@ from compressor.recipe.recipe import (
     ReportSettings,
     parse_recipe,
 )
+from compressor.tasks import task_class, task_names
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -181,7 +182,27 @@ def recipe_page() -> str:
     for name, settings in _SECTIONS.items():
         parts += [f"## `{name}`", _capital(_summary(settings).partition(": ")[2])]
         parts += _groups(settings, level=3, prefix=f"{name}.")
+    parts += [
+        "## Tasks and metrics",
+        "What `model.task` can be, and what `budget.metric` can be for it; the first one is the "
+        "default. Metrics without labels compare with what the untouched checkpoint gives for the "
+        "same rows.",
+        *_tasks(),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def _tasks() -> Iterator[str]:
+    """Yield a heading and a table of metrics for each task."""
+    for name in task_names():
+        yield f"### `{name}`"
+        yield _table(
+            ("metric", "what it is", "labels"),
+            [
+                (f"`{item.name}`", item.explained, "no" if item.label_free else "yes")
+                for item in task_class(name).metrics
+            ],
+        )
 
 
 def passes_page() -> str:

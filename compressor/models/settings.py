@@ -33,9 +33,8 @@ class ModelSettings(BaseModel):
     )
     task: Annotated[str, AfterValidator(_known_task)] | None = Field(
         default=None,
-        description="what the checkpoint is for: text-classification, image-classification, "
-        "sentence-embedding, or text-scoring for one number, such as a reranker's; left out, "
-        "inferred from its architecture and labels",
+        description="what the checkpoint is for; left out, inferred from its architecture and "
+        "labels",
     )
     pooling: PoolingMode | None = Field(
         default=None,

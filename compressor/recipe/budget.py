@@ -120,16 +120,7 @@ class AccuracyBudget(BaseModel):
 
     metric: str | None = Field(
         None,
-        description="score that is judged: for classifiers accuracy, f1_macro, "
-        "matthews_correlation, or agreement, the share of predictions that equal the untouched "
-        "checkpoint's, which needs no labels; for sentence encoders cosine or rank_agreement, "
-        "without labels, spearman, or, of queries and documents, recall@10, ndcg@10 and mrr@10, "
-        "with _original_index at the end where documents keep the untouched checkpoint's vectors; "
-        "for token classification entity_f1, token_accuracy, entity_precision, entity_recall, "
-        "entity_f1_macro, or agreement; for text-scoring ndcg@10 or mrr@10 of the candidates of "
-        "queries, and spearman, pearson or r2 of single rows, or without labels concordance or "
-        "score_agreement; for several labels at once f1_micro, f1_per_label, exact_match or "
-        "agreement; left out, the first of these for the task",
+        description="score that is judged, one of those of the task; left out, the first of them",
     )
     max_drop: Share = Field(
         ge=0,
