@@ -78,7 +78,7 @@ class Row:
 def main() -> int:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     folder, output = arguments.folder, arguments.output
     corpus = _read(folder / "corpus.tsv")
     places = {key: place for place, key in enumerate(corpus)}
