@@ -16,6 +16,7 @@ import numpy as np
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import listing
+from compressor.tasks.columns import RowKind
 from compressor.words import few_of
 
 Columns = Mapping[str, Sequence[Any]]
@@ -67,6 +68,71 @@ class Guess:
     label: str | None
     label_names: tuple[str, ...] | None = None
     group: str | None = None  # the same in all rows of one query
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user said of the columns, and the checkpoint's labels in the order of its logits."""
+
+    labels: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    label: str | None = None
+    label_names: tuple[str, ...] = ()
+
+
+def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
+    """Return which columns of rows of some kind a recipe should name.
+
+    `name` is the file, for errors. Raises `RecipeError` that lists the columns and the flag to give
+    when a column does not exist or cannot be told.
+    """
+    given: dict[str, Any] = {"inputs": asked.inputs, "label": asked.label}
+    if kind in ("classes", "images"):
+        return guess_columns(
+            name,
+            columns,
+            asked.labels,
+            is_image=kind == "images",
+            label_names=asked.label_names,
+            **given,
+        )
+    if kind == "words":
+        return guess_words(name, columns, asked.labels, label_names=asked.label_names, **given)
+    if kind == "label sets":
+        return guess_label_sets(name, columns, label_names=asked.label_names, **given)
+    return (guess_sentences if kind == "sentences" else guess_scores)(name, columns, **given)
+
+
+def guess_label_sets(
+    name: str,
+    columns: Columns,
+    *,
+    inputs: Sequence[str] = (),
+    label: str | None = None,
+    label_names: Sequence[str] = (),
+) -> Guess:
+    """Return which columns hold the texts and the lists of their labels; errors as `guess`."""
+    _check_given(name, columns, inputs, label)
+    place = f"{name} ({_listing(columns)})"
+    lists = [column for column, values in columns.items() if _are_lists(values)]
+    chosen = label or _one_of(
+        place, [column for column in lists if column not in inputs], _LABEL_NAMES, "the labels",
+        "--label",
+    )  # fmt: skip
+    rest = {column: values for column, values in columns.items() if column != chosen}
+    texts = tuple(inputs) or _text(place, rest)
+    if len(texts) > 2:
+        raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(texts)}")
+    if chosen is None and not inputs and set(columns) != set(texts):
+        raise RecipeError(
+            f"{place}: no column holds lists of labels, which a checkpoint of several labels is "
+            f"judged by; give --label COLUMN, from JSON lines or parquet"
+        )
+    return Guess(texts, chosen, tuple(label_names) or None)
+
+
+def _are_lists(values: Sequence[Any]) -> bool:
+    return bool(values) and all(isinstance(value, list | tuple | np.ndarray) for value in values)
 
 
 def guess_columns(

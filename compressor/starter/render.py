@@ -59,7 +59,7 @@ class StarterFacts:
     machine: str  # one line: processor, features, providers
     keeps_heads: bool  # heads cannot be pruned, neurons can
     vectors: str = ""  # how a sentence encoder makes them, empty for a classifier
-    reads_groups: bool = False  # labels are numbers, and rows may be of one query
+    about_label: str = "class ids, or names of the labels"
 
 
 def render(facts: StarterFacts, plan: Plan, output: Path) -> str:
@@ -106,12 +106,7 @@ def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
     yield "data:"
     yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", "column of the input")
     if guess.label is not None:
-        told = "class ids, or names of the labels"
-        if facts.vectors:
-            told = "grades of the pairs: the more similar, the higher"
-        elif facts.reads_groups:
-            told = "numbers, the higher the better"
-        yield _line(f"  label: {_scalar(guess.label)}", told)
+        yield _line(f"  label: {_scalar(guess.label)}", facts.about_label)
     if guess.group is not None:
         yield _line(f"  group: {_scalar(guess.group)}", "the same in all rows of one query")
     if guess.label_names is not None:

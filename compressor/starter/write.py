@@ -22,7 +22,7 @@ from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
-from compressor.starter.columns import guess_columns, guess_scores, guess_sentences, guess_words
+from compressor.starter.columns import Asked, guess
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan
 from compressor.starter.render import (
@@ -34,6 +34,7 @@ from compressor.starter.render import (
 )
 from compressor.starter.trial import look_at
 from compressor.tasks import Example, Task, load_task, task_class
+from compressor.tasks.columns import Columns
 from compressor.tasks.pooling import Pooling, short_words
 from compressor.tasks.table import Table
 
@@ -95,7 +96,7 @@ def write_starter(
             f"{', '.join(task.metric_names())})"
         )
     _require_different(data, train, certification)
-    if wishes.label_names and (task.reads_groups or not task.has_head):
+    if wishes.label_names and not _columns(task).names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
     labels = files.labels_for(task)
     progress.stage("read the data")
@@ -105,7 +106,7 @@ def write_starter(
     for name, path in (("train", train), ("certification", certification)):
         if path is not None:
             others[name], rows = _look(path, labels, _for_other(path, wishes), task)
-            if task.has_head and not task.reads_groups:
+            if _columns(task).names_labels:
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
@@ -133,7 +134,7 @@ def write_starter(
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,
-        reads_groups=task.reads_groups,
+        about_label=_columns(task).about_label,
     )
     progress.stage("a first look at the checkpoint's predictions")
     draft = _draft(facts, prunes=not cannot_prune, repairs=donor >= _ROWS_TO_CUT)
@@ -168,13 +169,9 @@ def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
 
     Its metric needs no labels, so that rows which do not suit another are not refused for that.
     """
-    metrics = task_class(facts.task).metrics
-    graded = [metric for metric in metrics if metric.bound == "correlation"]
-    # The last one asks least of rows.
-    free = [metric for metric in metrics if metric.label_free][:: -1 if facts.reads_groups else 1]
-    graded = [] if facts.reads_groups else graded
+    labelled = facts.search.guess.label is not None
     return Plan(
-        metric=(free if facts.search.guess.label is None or not graded else graded)[0].name,
+        metric=task_class(facts.task).metric_of_any_rows(labelled=labelled),
         metric_why="",
         max_drop=0.9,
         budget_why=(),
@@ -195,7 +192,7 @@ def _rows(facts: StarterFacts, task: Task) -> Rows:
         search=facts.search.num_rows,
         train=0 if train is None else min(train.num_rows, MAX_TRAIN_ROWS),
         certification=0 if certification is None else certification.num_rows,
-        texts=task.columns(task.metrics[0].name).examples_in(len(facts.search.guess.inputs)),
+        texts=_columns(task).examples_in(len(facts.search.guess.inputs)),
     )
 
 
@@ -254,30 +251,13 @@ def _look(
     if len(table) < _MIN_ROWS:
         rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
         raise RecipeError(f"{path}: has {rows}, at least {_MIN_ROWS} are needed")
-    if not task.has_head or task.reads_groups:
-        find = guess_scores if task.reads_groups else guess_sentences
-        guess = find(str(path), table.columns, inputs=wishes.inputs, label=wishes.label)
-        return SourceFacts(path, len(table), guess, source.quoting), table
-    if task.columns(task.metrics[0].name).reads_lists:
-        guess = guess_words(
-            str(path),
-            table.columns,
-            labels,
-            inputs=wishes.inputs,
-            label=wishes.label,
-            label_names=wishes.label_names,
-        )
-        return SourceFacts(path, len(table), guess, source.quoting), table
-    guess = guess_columns(
-        str(path),
-        table.columns,
-        labels,
-        is_image=task.input_column == "image",
-        inputs=wishes.inputs,
-        label=wishes.label,
-        label_names=wishes.label_names,
-    )
-    return SourceFacts(path, len(table), guess, source.quoting), table
+    asked = Asked(tuple(labels), wishes.inputs, wishes.label, wishes.label_names)
+    found = guess(_columns(task).holds, str(path), table.columns, asked)
+    return SourceFacts(path, len(table), found, source.quoting), table
+
+
+def _columns(task: Task) -> Columns:
+    return task.columns(task.metrics[0].name)
 
 
 def _source(path: Path, wishes: Wishes) -> SplitSource:
@@ -302,7 +282,7 @@ def _for_other(path: Path, wishes: Wishes) -> Wishes:
 def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]:
     if not task.reads_tokens:
         return [str(value) for column in columns for value in table.columns[column]]
-    read = task.columns(task.metrics[0].name)
+    read = _columns(task)
     found = read.examples(table, columns, range(len(table)))
     return [part for example in found for part in read.texts_apart(example)]
 

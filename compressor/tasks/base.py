@@ -148,6 +148,14 @@ class Task(ABC):
         return tuple(metric.name for metric in cls.metrics)
 
     @classmethod
+    def metric_of_any_rows(cls, *, labelled: bool) -> str:  # noqa: ARG003 - where it matters
+        """Return the metric that asks least of rows, by which their columns can be looked at.
+
+        `labelled` says whether they have a label column, which is then to be read.
+        """
+        return next(metric.name for metric in cls.metrics if metric.label_free)
+
+    @classmethod
     def is_for(
         cls,
         config: Mapping[str, Any],  # noqa: ARG003 - where several tasks share a head

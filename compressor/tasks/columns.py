@@ -50,11 +50,17 @@ class Labels:
     has_bare_ids: bool = False
 
 
+# What rows hold, by which `compress init` tells their columns.
+RowKind = Literal["classes", "images", "label sets", "words", "sentences", "scores", "answers"]
+
+
 class Columns(ABC):
     """Which columns of a table a task reads, and what becomes of them."""
 
     input_column: ClassVar[str]  # the key under `data` that names the input's columns
-    reads_lists: ClassVar[bool] = False  # cells are lists, of words and of their labels
+    holds: ClassVar[RowKind] = "classes"
+    names_labels: ClassVar[bool] = True  # a cell of the label column names classes
+    about_label: ClassVar[str] = "class ids, or names of the labels"  # for people who edit recipes
     reads_relevance: ClassVar[bool] = False  # which documents are relevant to a query
     reads_prompts: ClassVar[bool] = False  # that stand before texts
 
@@ -177,6 +183,10 @@ class SentenceColumns(TextColumns):
     documents and relevance is read as queries and documents whatever is asked for.
     """
 
+    holds: ClassVar[RowKind] = "sentences"
+    names_labels: ClassVar[bool] = False
+    about_label: ClassVar[str] = "grades of the pairs: the more similar, the higher"
+
     beside: Beside = "nothing"
 
     reads_relevance: ClassVar[bool] = True
@@ -250,6 +260,10 @@ class SentenceColumns(TextColumns):
 class ScoredColumns(TextColumns):
     """Texts or pairs of texts, with numbers; rows of one query belong together."""
 
+    holds: ClassVar[RowKind] = "scores"
+    names_labels: ClassVar[bool] = False
+    about_label: ClassVar[str] = "numbers, the higher the better"
+
     def labels(
         self,
         table: Table,
@@ -284,6 +298,7 @@ class ImageColumns(Columns):
     """Images, with class ids."""
 
     input_column: ClassVar[str] = "image"
+    holds: ClassVar[RowKind] = "images"
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]

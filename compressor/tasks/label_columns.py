@@ -7,20 +7,23 @@ two numbers are meant is told by the whole column, and refused where it could be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
-from compressor.tasks.columns import Labels, TextColumns
+from compressor.tasks.columns import Labels, RowKind, TextColumns
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
 
 class LabelSetColumns(TextColumns):
     """Texts or pairs of texts, with sets of labels."""
+
+    holds: ClassVar[RowKind] = "label sets"
+    about_label: ClassVar[str] = "lists of labels: ids or names, or a 0 or 1 for each"
 
     def labels(
         self,

@@ -169,6 +169,11 @@ class SentenceEmbedding(TextTask):
         flips_moved=True,
     )
 
+    @classmethod
+    def metric_of_any_rows(cls, *, labelled: bool) -> str:
+        """Return the metric without labels, or the one that reads grades of pairs."""
+        return SPEARMAN.name if labelled else COSINE.name
+
     def columns(self, metric: str) -> Columns:
         """Return texts, of pairs each by itself, with what the metric needs beside them.
 

@@ -190,6 +190,11 @@ class TextScoring(TextTask):
     )
 
     @classmethod
+    def metric_of_any_rows(cls, *, labelled: bool) -> str:  # noqa: ARG003 - labels are read anyway
+        """Return the metric that needs neither labels nor queries."""
+        return SCORE_AGREEMENT.name
+
+    @classmethod
     def is_for(cls, config: Mapping[str, Any]) -> bool:
         """Return whether the head gives one number."""
         return gives_one_number(config)

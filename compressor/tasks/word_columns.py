@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import did_you_mean, show
-from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.columns import Columns, Labels, RowKind
 from compressor.tasks.entities import Tags, read_tags
 from compressor.tasks.examples import Example, Words
 from compressor.tasks.table import BadRows, Table
@@ -28,7 +28,8 @@ class WordColumns(Columns):
     """A list of words and a list of tags, one for each of them."""
 
     input_column: ClassVar[str] = "text"
-    reads_lists: ClassVar[bool] = True
+    holds: ClassVar[RowKind] = "words"
+    about_label: ClassVar[str] = "lists of tags: names, or ids with names"
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]

@@ -9,6 +9,7 @@ from compressor.errors import RecipeError
 from compressor.starter.columns import (
     Guess,
     guess_columns,
+    guess_label_sets,
     guess_scores,
     guess_sentences,
     guess_words,
@@ -239,3 +240,28 @@ def test_two_numbers_that_could_be_right_are_an_error():
 def test_a_label_of_scores_that_is_no_number_is_refused():
     with pytest.raises(RecipeError, match="a number, the higher the better, and 'passage'"):
         guess_scores("rows.csv", RANKED, inputs=("query",), label="passage")
+
+
+SETS = {"id": [7, 8, 9], "text": TEXTS, "labels": [["a"], [], ["a", "b"]]}
+
+
+def test_lists_of_labels_are_found():
+    assert guess_label_sets("rows.jsonl", SETS) == Guess(("text",), "labels")
+    named = guess_label_sets("rows.jsonl", SETS, label_names=("x", "y"))
+    assert named.label_names == ("x", "y")
+    assert guess_label_sets("rows.csv", {"text": TEXTS}) == Guess(("text",), None)
+
+
+def test_a_label_that_is_no_list_is_none_of_several():
+    columns = {"text": TEXTS, "labels": ["a", "b", "a"]}
+    with pytest.raises(RecipeError, match="no column holds lists of labels"):
+        guess_label_sets("rows.csv", columns)
+
+
+def test_two_columns_of_lists_of_labels_are_an_error():
+    columns = {"text": TEXTS, "first": SETS["labels"], "second": SETS["labels"]}
+    with pytest.raises(
+        RecipeError, match="first and second could each be the labels; give --label"
+    ):
+        guess_label_sets("rows.jsonl", columns)
+    assert guess_label_sets("rows.jsonl", columns, label="second").label == "second"
