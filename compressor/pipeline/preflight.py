@@ -19,6 +19,7 @@ from compressor.errors import (
     missing_package,
     raise_all,
 )
+from compressor.models.checkpoint import describe_checkpoint
 from compressor.models.runtime_releases import surely_runs
 from compressor.pipeline.inputs import (
     check_label_columns,
@@ -31,6 +32,7 @@ from compressor.pipeline.inputs import (
     known_labels,
     known_metric,
     known_task,
+    lies_here,
     local_inputs,
 )
 from compressor.pipeline.output import check_output
@@ -239,6 +241,9 @@ def _rows(
     kind: Task = load_task(task)
     if kind.has_head and labels is None:
         return {}  # a checkpoint on the Hub, or one that is told to be broken
+    if lies_here(recipe.model.checkpoint):
+        files = describe_checkpoint(recipe.model.checkpoint)
+        kind = kind if files is None else kind.as_saved(files.directory)
     given = recipe.data.given
     is_text = kind.input_column == "text"
     size = sum(path.stat().st_size for name in sound for path in given[name].files)

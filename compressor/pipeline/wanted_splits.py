@@ -56,7 +56,7 @@ def read_splits(
     told = task.for_labels(label_names)
     found = {name: _unscorable(splits[name], told, metric) for name in _JUDGED & set(splits)}
     mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
-    mistakes += _missing_labels(recipe, splits.get("train"))
+    mistakes += _unfit_labels(recipe, task, splits.get("train"))
     num_rows = {name: len(split.examples) for name, split in splits.items()}
     for position, step in enumerate(recipe.passes):
         mistakes += [f"passes.{position}.{key}: {why}" for key, why in step.unfit_rows(num_rows)]
@@ -79,16 +79,21 @@ def _unscorable(split: Dataset, task: Task, metric: str) -> str | None:
     return task.unscorable(metric, split.truth())
 
 
-def _missing_labels(recipe: Recipe, train: Dataset | None) -> Iterator[str]:
-    """Yield a mistake for every pass that trains on labels which `train` has not."""
-    if train is None or train.labels is not None:
+def _unfit_labels(recipe: Recipe, task: Task, train: Dataset | None) -> Iterator[str]:
+    """Yield a mistake for every pass that trains on labels which `train` has not, or cannot."""
+    if train is None:
         return
-    source = recipe.data.given.get(train.cut_from or "train")
-    column = recipe.data.label if source is None else recipe.data.label_column(source)
+    why = None if train.labels is None else task.untrainable(train.labels)
+    found = f"the train split ({train.source}) holds labels that do not fit: {why}"
+    if train.labels is None:
+        source = recipe.data.given.get(train.cut_from or "train")
+        column = recipe.data.label if source is None else recipe.data.label_column(source)
+        found = (
+            f"the train split ({train.source}) has no column '{column}'; name the column in "
+            f"data.label, or distill with label_weight: 0, which needs none"
+        )
+    elif why is None:
+        return
     for position, step in enumerate(recipe.passes):
         if step.label_setting is not None:
-            yield (
-                f"passes.{position}.{step.label_setting}: trains on labels, and the train split "
-                f"({train.source}) has no column '{column}'; name the column in "
-                f"data.label, or distill with label_weight: 0, which needs none"
-            )
+            yield f"passes.{position}.{step.label_setting}: trains on labels, and {found}"

@@ -76,6 +76,8 @@ def _changed_words(report: RunReport) -> str | None:
         return None
     words = words_of(report)
     rows = counted(sizes[name], f"{name} {words.row}")
+    if not words.changes_are_rows:
+        return f"Among {rows}, {found:,} got {words.another}; the report shows them."
     share = f" ({100 * found / sizes[name]:.1f}%)" if found else ""
     return f"Of {rows}, {found:,}{share} got {words.another}; the report shows them."
 

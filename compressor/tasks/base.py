@@ -373,6 +373,10 @@ class Task(ABC):
         """
         return labels
 
+    def untrainable(self, labels: NDArray[Any]) -> str | None:  # noqa: ARG002 - most can all be
+        """Return why no loss can compare outputs with these labels of a split, or None."""
+        return None
+
     def labels_of_changed(
         self, labels: NDArray[Any], partners: NDArray[Any]
     ) -> NDArray[Any] | None:

@@ -47,6 +47,7 @@ class ReportWords:
     flips_order: str = (
         "The surest of the old predictions first."  # where no label says what is right
     )
+    changes_are_rows: bool = True  # and not queries of several rows, say
     prediction_is_text: bool = False  # as long as any; else it is a name
     # Where labels say what is right.
     flips_worst: str = "Those come first whose right label lost most probability."

@@ -181,6 +181,7 @@ class TextScoring(TextTask):
         score="score",
         flips_title="Best passages, or scores, that changed",
         another="another best passage or score",
+        changes_are_rows=False,
         flips_order="Of a query the best passage counts, where there are no queries a score that "
         "moved by more than a quarter of the standard deviation of all. Those come first that "
         "moved most.",
@@ -266,9 +267,20 @@ class TextScoring(TextTask):
 
         Raises `StepFailed` where they lie outside of what a sigmoid can give.
         """
-        if (why := self._untrainable(labels)) is not None:
+        if (why := self.untrainable(labels)) is not None:
             raise StepFailed(why)
         return labels.astype(np.float32)
+
+    def untrainable(self, labels: NDArray[Any]) -> str | None:
+        """Return why scores cannot be compared with these labels; None where they can."""
+        if self.activation != "sigmoid" or (labels.min() >= 0 and labels.max() <= 1):
+            return None
+        return (
+            f"labels go from {labels.min():g} to {labels.max():g}, and the checkpoint's scores "
+            f"(sigmoid) from 0 to 1; bring the labels into 0..1, such as by dividing them by the "
+            f"largest one, or take what reads their order alone: ndcg@10 or spearman, and distill "
+            f"with label_weight: 0"
+        )
 
     def labels_of_changed(self, labels: NDArray[Any], partners: NDArray[Any]) -> None:
         """Return None: nobody knows the score of a text that lost words."""
@@ -327,7 +339,7 @@ class TextScoring(TextTask):
                 "spearman takes rows as independent, which would prove too much; set "
                 "budget.metric: pearson, or ndcg@10 for the order within queries"
             )
-        if metric == R2.name and labels is not None and (why := self._untrainable(labels)):
+        if metric == R2.name and labels is not None and (why := self.untrainable(labels)):
             return why
         return None
 
@@ -487,16 +499,6 @@ class TextScoring(TextTask):
         if self.activation is None:
             raise ValueError("what a logit means was not read: ask `as_saved` of its checkpoint")
         return self.activation
-
-    def _untrainable(self, labels: NDArray[Any]) -> str | None:
-        """Return why scores cannot be compared with these labels; None where they can."""
-        if self.activation != "sigmoid" or (labels.min() >= 0 and labels.max() <= 1):
-            return None
-        return (
-            f"labels go from {labels.min():g} to {labels.max():g}, and the checkpoint's scores "
-            f"(sigmoid) from 0 to 1; divide the labels by the largest one, or take what only reads "
-            f"their order: ndcg@10 or spearman, and distill with label_weight: 0"
-        )
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,6 +25,8 @@ from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.measurements import RunReport, Score
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.pipeline.preflight import check_inputs
+from compressor.report.predictions import prediction_lines
 from compressor.tasks import OutputForm, Truth, load_task
 from compressor.tasks.columns import ScoredColumns
 from compressor.tasks.losses import NumberLosses, ProbabilityLosses
@@ -341,7 +343,7 @@ def test_labels_beyond_a_sigmoid_are_told_where_they_are_compared_or_trained_on(
     task, truth = TextScoring(activation="sigmoid"), single()
     for told in (task.unscorable("r2", truth), _refusal(task, truth)):
         assert told is not None
-        assert "divide the labels" in told
+        assert "bring the labels into 0..1" in told
     assert task.unscorable("spearman", truth) is None
     assert task.targets({}, np.array([0.0, 0.25, 1.0])).dtype == np.float32
 
@@ -351,6 +353,22 @@ def _refusal(task: TextScoring, truth: Truth) -> str:
     with pytest.raises(StepFailed) as found:
         task.targets({}, truth.labels)
     return str(found.value)
+
+
+def test_labels_that_cannot_be_trained_on_are_told_before_a_run(tmp_path: Path):
+    save(*new_module(), tmp_path / "model")
+    path = write_jsonl(tmp_path / "rows.jsonl", graded_rows(0, 40))
+    recipe = {
+        "model": {"checkpoint": str(tmp_path / "model")},
+        "data": {"label": "grade", "train": {"path": str(path)}},
+        "budget": {"metric": "spearman", "max_drop": 0.1},
+        "passes": [{"kind": "finetune", **QUICK}],
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(
+        RecipeError, match=r"passes\[0\]\.kind: trains on labels.*do not fit: labels"
+    ):
+        check_inputs(compressor.load_recipe(tmp_path / "recipe.yaml"))
 
 
 def test_scores_that_are_all_alike_are_told():
@@ -569,6 +587,9 @@ def test_its_report_shows_best_passages(reranked: tuple[RunReport, Path]):
     assert all(item.before != item.after for item in report.flips)
     page = (folder / "run" / "report.html").read_text()
     assert "Best passages" in page
+    said = list(prediction_lines(report))[-1]
+    assert said.startswith("Among 600 certification rows, ")
+    assert "%" not in said  # queries are no share of rows
     assert "NDCG@10" in page
 
 
