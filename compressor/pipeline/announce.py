@@ -20,6 +20,7 @@ from compressor.pipeline.judge import MAX_DROP, Judge
 from compressor.progress import duration, rough
 from compressor.recipe.recipe import Recipe, RepairSettings
 from compressor.report import certificates, units
+from compressor.tasks import find_metric
 from compressor.words import counted, moved, moved_and_budget, points, verb_for
 
 # The steps that are no passes, as people read them; the keys are their names in a report.
@@ -54,8 +55,8 @@ def gate_line(judge: Judge, baseline: Score, score: Score, size: Size | None) ->
 
 def score_words(score: Score) -> str:
     """Return a score with what it was taken on, such as `accuracy 89.75% on 400 rows`."""
-    shown = units.score(score.metric, score.value)
-    return f"{units.metric_words(score.metric)} {shown} on {counted(score.num_examples, 'row')}"
+    metric, shown = find_metric(score.metric), units.score(score.metric, score.value)
+    return f"{metric.words} {shown} on {counted(score.num_examples, metric.unit, metric.units)}"
 
 
 def record_line(record: ModelRecord) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compressor.data import Dataset
 from compressor.measurements import Certificate, Certification, Score
 from compressor.pipeline.announce import certified_line, gate_line
+from compressor.pipeline.judge import Judge
 from compressor.recipe.budget import AccuracyBudget
+from compressor.tasks import load_task
 
 
 def score(metric: str, value: float, rows: int = 1200) -> Score:
@@ -46,7 +49,8 @@ def test_what_is_proven_is_never_said_to_be_more(metric: str, upper_bound: float
 
 
 def test_a_gate_that_fails_by_little_reads_like_it():
-    line = gate_line(
-        AccuracyBudget(max_drop=0.01), score("accuracy", 0.9), score("accuracy", 0.889996), None
-    )
+    split = Dataset("search", ("a text",) * 1200, None, np.arange(1200), "made up")
+    task = load_task("text-classification")
+    judge = Judge(AccuracyBudget(max_drop=0.01), task, split, ("no", "yes"))
+    line = gate_line(judge, score("accuracy", 0.9), score("accuracy", 0.889996), None)
     assert line.endswith("fell by 1.0004 points, 1 point allowed, 0.0004 points too many")
