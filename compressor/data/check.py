@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compressor.data.image_folder import count_images
 from compressor.data.judged import check_headers
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
 from compressor.data.settings import DataSettings, Quoting, SplitSource
@@ -83,7 +84,8 @@ def check_split(
         required = [*columns, *kept, *([label] if must_label else ())]
         _check_header(source, required, (label,))
     except EnvironmentMismatch as error:
-        key = "hub: " if source.hub is not None else "path: " if source.qrels is None else ""
+        origin = "hub" if source.hub is not None else "images" if source.images else "path"
+        key = "" if source.qrels is not None else f"{origin}: "
         raise EnvironmentMismatch(
             [
                 problem if problem.startswith("data.") else f"data.{name}.{key}{problem}"
@@ -144,6 +146,8 @@ def most_rows(source: SplitSource) -> int | None:
         limits.append(_DIGITS_ROWS[source.split])
     elif (packaged := source.packaged_file) is not None:
         limits.append(_count_lines(packaged) - 1)
+    elif source.images is not None:
+        limits.append(count_images(source.images))
     elif source.path is None or unreadable(source.path) is not None:
         pass
     elif source.file_format == "parquet":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from compressor.data.conll import read_conll, read_conll_header
+from compressor.data.image_folder import image_columns, read_image_folder
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
 from compressor.data.text_files import read_text_file, read_text_header
@@ -40,6 +41,8 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
     if (packaged := source.packaged_file) is not None:
         table = read_text_file(packaged, "tsv", required, optional, quoting="none")
         return replace(table, name=source.name)
+    if source.images is not None:
+        return read_image_folder(source.images, required, optional)
     if source.path is None:
         return _read_hub(source, required, optional)
     _require_readable(source.path)
@@ -61,6 +64,8 @@ def read_header(source: SplitSource) -> list[str]:
         return read_text_header(packaged, "tsv", quoting="none")
     if source.sklearn is not None:
         return list(_DIGITS_COLUMNS)
+    if source.images is not None:
+        return image_columns(source.images)
     if source.path is None:
         raise ValueError(f"{source.name} is not a file")
     _require_readable(source.path)

@@ -17,7 +17,7 @@ FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll"]
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
-_ORIGINS = ("path", "hub", "sklearn", "builtin", "qrels")
+_ORIGINS = ("path", "images", "hub", "sklearn", "builtin", "qrels")
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
 _FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -35,9 +35,10 @@ Columns = Word | tuple[Word, Word]
 
 
 class SplitSource(BaseModel):
-    """Where the rows of one split come from: one of `path`, `hub`, `sklearn`, `builtin`, `qrels`.
+    """Where the rows of one split come from: exactly one of the origins.
 
-    `qrels` comes with `queries` and `corpus`.
+    These are `path`, `images`, `hub`, `sklearn`, `builtin` and `qrels`, which comes with `queries`
+    and `corpus`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,11 @@ class SplitSource(BaseModel):
     )
     format: FileFormat | None = Field(
         default=None, description="format of `path`, for a file whose extension does not tell"
+    )
+    images: LocalPath | None = Field(
+        default=None,
+        description="folder of images, relative to the recipe: one folder for each class, whose "
+        "name is the `label`, or images alone; their paths are in the column `image`",
     )
     quoting: Quoting | None = Field(
         default=None,
@@ -227,7 +233,7 @@ class SplitSource(BaseModel):
             return f"sklearn:{self.sklearn}" + (f":{self.split}" if self.split else "")
         if self.builtin is not None:
             return f"builtin:{self.builtin}:{self.split}"
-        return str(self.path or self.qrels)
+        return str(self.path or self.images or self.qrels)
 
     def shares_rows_with(self, other: SplitSource) -> bool:
         """Return whether both name the same rows, as far as names can tell."""

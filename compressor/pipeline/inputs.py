@@ -139,6 +139,8 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
     for name, source in recipe.data.given.items():
         if source.path is not None:
             found[f"data.{name}.path"] = source.path
+        elif source.images is not None:
+            found[f"data.{name}.images"] = source.images
         elif source.hub is not None and exists(Path(source.hub)):
             found[f"data.{name}.hub"] = Path(source.hub)
         for key, table in source.tables.items():
