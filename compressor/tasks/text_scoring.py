@@ -140,7 +140,8 @@ _MOST_CANDIDATES = 100  # of a query whose candidates the finished artifact read
 _CODE = f"""\
 {TOKENS_CODE}\
 [logits] = session.run(["logits"], inputs)
-print(logits[:, 0])  # the higher the better; a pair of texts is tokenizer(firsts, seconds, ...)
+print(logits[:, 0])  # the higher the better; config.json's activation_fn makes the scores of them
+# Pairs, such as queries and passages, are tokenizer(queries, passages, padding=True, ...).
 """
 
 
@@ -426,11 +427,10 @@ class TextScoring(TextTask):
                 for row in rows
             ]
         groups = _groups(truth)
-        firsts, seconds = best_rows(old, groups), best_rows(new, groups)
-        # Where several were best, one of them that is best still will do.
-        stays = np.zeros(len(firsts), dtype=bool)
-        both = (ranks_within(old, groups) == 0) & (ranks_within(new, groups) == 0)
-        stays[groups[both]] = True
+        firsts = best_rows(old, groups)
+        # Of several that are best each has to have been so: one score for all is no best passage.
+        others = np.flatnonzero((ranks_within(new, groups) == 0) & (ranks_within(old, groups) > 0))
+        changed, places = np.unique(groups[others], return_index=True)
         return [
             Comparison(
                 int(first),
@@ -440,7 +440,7 @@ class TextScoring(TextTask):
                 float(new[second]),
                 lost=float(old[first] - old[second]),
             )
-            for first, second in zip(firsts[~stays], seconds[~stays], strict=True)
+            for first, second in zip(firsts[changed], others[places], strict=True)
         ]
 
     def samples(

@@ -386,12 +386,18 @@ def test_a_query_flips_where_another_passage_is_best():
     after = numbers.copy()
     after[1] = 5.0  # another one of the first query
     after[CANDIDATES + 4] = 3.5  # not the best of the second
-    after[2 * CANDIDATES + 1] = 4.0  # a tie in the third
-    [flip] = IDENTICAL.flips(
-        scored("ndcg@10", numbers, truth), scored("ndcg@10", after, truth), truth, ()
-    )
+    numbers[2 * CANDIDATES + 1] = 4.0  # one of two that were best in the third stays so
+    before = scored("ndcg@10", numbers, truth)
+    [flip] = IDENTICAL.flips(before, scored("ndcg@10", after, truth), truth, ())
     assert (flip.position, flip.before, flip.after, flip.lost) == (0, 0, 1, 1.0)
     assert (flip.before_score, flip.after_score) == (4.0, 5.0)
+
+
+def test_one_score_for_all_is_no_best_passage():
+    truth = reranking(num_queries=4)
+    before = scored("ndcg@10", np.tile([4.0, 3.0, 2.0, 1.0, 0.0], 4), truth)
+    same = scored("ndcg@10", np.zeros(20), truth)
+    assert [flip.position for flip in IDENTICAL.flips(before, same, truth, ())] == [0, 5, 10, 15]
 
 
 def test_a_row_flips_where_its_score_moved_far():
