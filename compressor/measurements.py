@@ -208,8 +208,8 @@ class SplitRecord:
     fingerprint: str
     """SHA-256 of its examples, labels and grades."""
     shared_with: Mapping[str, Count] = field(default_factory=dict)
-    """For each other split, how many of these examples also occur in it, letter by letter. Empty
-    when none do."""
+    """For each other split, how many of these examples also occur in it, letter by letter; of
+    candidates how many have a query that occurs in it. Empty when none do."""
 
 
 @dataclass(frozen=True)

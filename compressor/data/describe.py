@@ -20,10 +20,12 @@ from compressor.tasks import Example, image_of, texts_of
 
 
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
-    """Return a record of each split, with how many of its examples also occur in each other one."""
-    digests = {
-        name: [_digest(example) for example in split.examples] for name, split in splits.items()
-    }
+    """Return a record of each split, with how many of its examples also occur in each other one.
+
+    Of queries with candidates the query counts: what was chosen by some candidates of a query is
+    not unseen by others.
+    """
+    digests = {name: _identities(split) for name, split in splits.items()}
     contents = {name: set(found) for name, found in digests.items()}
     records = []
     for name, split in splits.items():
@@ -43,6 +45,13 @@ def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
             )
         )
     return tuple(records)
+
+
+def _identities(split: Dataset) -> list[bytes]:
+    """Return what makes two examples of splits the same one."""
+    if split.groups is None:
+        return [_digest(example) for example in split.examples]
+    return [_digest(texts_of(example)[0]) for example in split.examples]
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -21,6 +21,7 @@ from torch.nn import functional
 import compressor
 from compressor.certificate import certify_scores
 from compressor.data import Dataset, DataSettings, SplitSource, load_splits
+from compressor.data.describe import describe_splits, fingerprint
 from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.measurements import RunReport, Score
 from compressor.models.checkpoint import find_checkpoint
@@ -511,12 +512,23 @@ def test_label_names_of_numbers_are_refused(tmp_path: Path):
 
 
 def test_the_fingerprint_tells_fractions_apart():
-    from compressor.data.describe import fingerprint
-
     def split(labels: list[float]) -> Dataset:
         return Dataset("search", ("a", "b"), np.array(labels), np.arange(2), "rows")
 
     assert fingerprint(split([0.25, 0.5])) != fingerprint(split([0.0, 0.0]))
+
+
+def test_queries_that_two_splits_share_are_counted_by_their_rows(tmp_path: Path):
+    rows = query_rows(0, 10)
+    for row in rows[: 3 * CANDIDATES]:
+        row["passage"] = f"very {row['passage']}"  # other candidates of the same queries
+    first = splits(write_jsonl(tmp_path / "rows.jsonl", query_rows(0, 10)))["search"]
+    second = splits(write_jsonl(tmp_path / "others.jsonl", rows[: 3 * CANDIDATES]))["search"]
+    records = describe_splits({"search": first, "certification": second})
+    assert [record.shared_with for record in records] == [
+        {"certification": 3 * CANDIDATES},
+        {"search": 3 * CANDIDATES},
+    ]
 
 
 def test_a_column_of_queries_is_for_scores_alone(tiny_bert_dir: Path, tmp_path: Path):
