@@ -18,6 +18,7 @@ from compressor.passes.base import (
     TorchPass,
 )
 from compressor.passes.convert_fp16.settings import ConvertFp16
+from compressor.passes.cut_vectors.settings import CutVectors
 from compressor.passes.describe import SettingDescription, pass_settings
 from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
@@ -80,6 +81,7 @@ class Work:
 
 PASSES: dict[str, PassEntry] = {
     "convert_fp16": PassEntry(ConvertFp16, "compressor.passes.convert_fp16.apply"),
+    "cut_vectors": PassEntry(CutVectors, "compressor.passes.cut_vectors.apply"),
     "distill": PassEntry(Distill, "compressor.passes.distill.apply"),
     "finetune": PassEntry(Finetune, "compressor.passes.finetune.apply"),
     "prune_magnitude": PassEntry(PruneMagnitude, "compressor.passes.prune_magnitude.apply"),

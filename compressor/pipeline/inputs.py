@@ -214,6 +214,8 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
     left = files
     for position, step in enumerate(recipe.passes):
         found = list(step.unfit_for(task))
+        if step.changes_width and (metric := _compared_by_number(recipe, task)) is not None:
+            found.append(("kind", f"changes how many numbers an output has, and {metric}"))
         if files is not None and left is not None:
             try:
                 found += step.unfit_to(left, files)
@@ -222,6 +224,18 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
             left = step.leaves(left) if isinstance(step, TorchPass) else left
         mistakes += [recipe.describe(f"passes.{position}.{key}", why) for key, why in found]
     raise_all(mistakes, problems)
+
+
+def _compared_by_number(recipe: Recipe, task: Task) -> str | None:
+    """Return that the metric compares numbers with the untouched checkpoint's, where it does."""
+    name = recipe.budget.metric or task.metrics[0].name
+    if name not in task.metric_names() or not find_metric(name).same_width:
+        return None
+    others = [metric.name for metric in task.metrics if not metric.same_width]
+    return (
+        f"{name} compares each with the untouched checkpoint's; set budget.metric to one of "
+        f"{', '.join(others)}"
+    )
 
 
 def check_local_passes(recipe: Recipe) -> None:

@@ -104,8 +104,9 @@ Predict = Callable[[Sequence[Example]], Any]  # examples to what `Task.predictio
 
 
 # labels: there is a loss on labels; logits: outputs are logits, which a temperature softens;
-# own_width: outputs stay as wide as they are when the hidden size changes.
-Ability = Literal["labels", "logits", "own_width"]
+# own_width: outputs stay as wide as they are when the hidden size changes; vectors: the last
+# numbers of an output may be left out.
+Ability = Literal["labels", "logits", "own_width", "vectors"]
 
 
 @dataclass(frozen=True)

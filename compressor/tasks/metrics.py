@@ -53,6 +53,7 @@ class Metric:
     label_free: bool = False  # it compares with the untouched checkpoint's outputs
     # It has labels, and reads some of the untouched checkpoint's outputs all the same.
     reads_reference: bool = False
+    same_width: bool = False  # it compares numbers with the untouched checkpoint's, one by one
     percent: bool = True  # shown as per cent; a correlation is shown as it is
     unit: str = "row"
     units: str = "rows"

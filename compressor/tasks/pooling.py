@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from safetensors import safe_open
+
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
 from compressor.tasks.prompts import Prompts, read_prompts
@@ -39,6 +42,7 @@ _JOINED = "+"  # between the modes whose vectors are concatenated
 _OWN_PACKAGE = "sentence_transformers."
 _OWN_TYPES = f"{_OWN_PACKAGE}models."
 _DENSE_WEIGHTS = "model.safetensors"
+_WEIGHT = "linear.weight"
 # What may follow the matrix of a Dense step, by the class that the file names.
 _ACTIVATIONS = {
     "torch.nn.modules.activation.Tanh": "tanh",
@@ -62,7 +66,9 @@ MODE_WORDS: dict[str, str] = {
 class DenseStep:
     """A linear layer over vectors, and what follows it: `tanh` or `identity`.
 
-    `normalized_input` says that vectors are scaled to length 1 before it.
+    `normalized_input` says that vectors are scaled to length 1 before it. `is_cut` says that it
+    only leaves out all numbers after the first `out_features`: its matrix is then that of ones on
+    the diagonal, which sentence-transformers needs, and nothing is multiplied.
     """
 
     in_features: int
@@ -70,6 +76,7 @@ class DenseStep:
     bias: bool = True
     activation: str = "tanh"
     normalized_input: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,9 @@ class Pooling:
             self.source,
             self.max_length,
             tuple(
-                f"{step.in_features} to {step.out_features}, {step.activation}"
+                f"the first {step.out_features} of {step.in_features} numbers"
+                if step.is_cut
+                else f"{step.in_features} to {step.out_features}, {step.activation}"
                 for step in self.dense
             ),
             dict(prompts.by_name),
@@ -359,7 +368,8 @@ def _from_modules(directory: Path) -> Pooling | None:
     normalized = False
     for kind, path in zip(kinds[2:], paths[2:], strict=True):
         if kind == "Dense":
-            dense.append(_dense_step(directory / path / "config.json", normalized=normalized))
+            step = _dense_step(directory / path / "config.json", normalized=normalized)
+            dense.append(replace(step, is_cut=_is_cut(step, directory, path)))
             folders.append(path)
         normalized = kind == "Normalize"
     return Pooling(
@@ -412,6 +422,17 @@ def _steps(place: Path, modules: Sequence[Any]) -> list[tuple[str, str]]:
         return [(_kind_of(module), str(module["path"])) for module in modules]
     except (KeyError, TypeError) as error:
         raise EnvironmentMismatch(f"{place}: a step without type and path ({error!r})") from error
+
+
+def _is_cut(step: DenseStep, directory: Path, folder: str) -> bool:
+    """Return whether a Dense step gives the first numbers of what it gets and nothing else."""
+    if step.bias or step.activation != "identity" or step.out_features > step.in_features:
+        return False
+    with safe_open(dense_weights(directory, folder), framework="np") as content:
+        if set(content.keys()) != {_WEIGHT} or content.get_slice(_WEIGHT).get_dtype() != "F32":
+            return False
+        found = content.get_tensor(_WEIGHT)
+    return bool(np.array_equal(found, np.eye(step.out_features, step.in_features)))
 
 
 def _mode(place: Path, content: Mapping[str, Any]) -> str:

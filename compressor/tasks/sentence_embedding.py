@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError, StepFailed
 from compressor.measurements import Score
-from compressor.tasks.base import DRAWS, Batch, Comparison, Guess, OutputForm, Predict, Truth
+from compressor.tasks.base import (
+    DRAWS,
+    Ability,
+    Batch,
+    Comparison,
+    Guess,
+    OutputForm,
+    Predict,
+    Truth,
+)
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
@@ -70,6 +79,7 @@ COSINE = Metric(
     "gives it, from -1 to 1",
     "mean",
     label_free=True,
+    same_width=True,
     percent=False,
     unit="text",
     units="texts",
@@ -114,12 +124,14 @@ def _in_stored_index(metric: Metric) -> Metric:
         f"as a search index that was built with it holds them, and only queries are read by the "
         f"compressed model",
         reads_reference=True,
+        same_width=True,
     )
 
 
 _PLAIN = (RECALL, NDCG, MRR)
 RETRIEVAL = (*_PLAIN, *map(_in_stored_index, _PLAIN))
 _RETRIEVAL_NAMES = frozenset(metric.name for metric in RETRIEVAL)
+_SAME_WIDTH = frozenset(metric.name for metric in (COSINE, *RETRIEVAL) if metric.same_width)
 _CODE = f"""\
 {TOKENS_CODE}\
 [vectors] = session.run(["sentence_embedding"], inputs)
@@ -148,6 +160,7 @@ class SentenceEmbedding(TextTask):
     output_words: ClassVar[str] = "vectors"
     metrics: ClassVar[tuple[Metric, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN, *RETRIEVAL)
     has_head: ClassVar[bool] = False
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         hub_task="sentence-similarity",
@@ -329,7 +342,8 @@ class SentenceEmbedding(TextTask):
         texts = _texts(truth)
         reference, vectors = truth.reference, _vectors(outputs)
         before = vectors if reference is None else reference.kept[_VECTORS]
-        if before.shape != vectors.shape:
+        differs = metric in _SAME_WIDTH and before.shape != vectors.shape
+        if len(before) != len(vectors) or differs:
             raise ValueError(
                 f"vectors of shape {vectors.shape} cannot be compared with the untouched "
                 f"checkpoint's, {before.shape}"
@@ -471,10 +485,12 @@ class SentenceEmbedding(TextTask):
         """Return the texts that have another nearest neighbour now.
 
         Both confidences are the cosine similarity to the neighbour; what was lost is how far the
-        vector moved.
+        vector moved, None where it has another number of numbers.
         """
         vectors = [score.kept[_VECTORS] for score in (before, after)]
-        moved = 1 - cosines(*vectors)  # (num_texts,)
+        moved: Sequence[float | None] = [None] * len(vectors[0])
+        if vectors[0].shape == vectors[1].shape:
+            moved = (1 - cosines(*vectors)).tolist()
         rows = np.flatnonzero(before.outcomes != after.outcomes)
         near = [
             cosines(found[rows], found[score.outcomes[rows]]).tolist()
@@ -487,7 +503,7 @@ class SentenceEmbedding(TextTask):
                 int(after.outcomes[row]),
                 old,
                 new,
-                lost=float(moved[row]),
+                lost=moved[row],
             )
             for row, old, new in zip(rows.tolist(), *near, strict=True)
         ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
 from compressor.errors import EnvironmentMismatch
-from compressor.tasks.pooling import Pooling, dense_weights
+from compressor.tasks.pooling import DenseStep, Pooling, dense_weights
 
 _SETTINGS = "sentence_embedding"  # the key of the configuration that holds the pooling
 _DENSE = "sentence_dense"  # the attribute that holds the linear layers after pooling
@@ -91,6 +91,9 @@ def finished(vectors: Tensor, pooling: Pooling, dense: Sequence[nn.Module]) -> T
     for step, linear in zip(pooling.dense, dense, strict=True):
         if step.normalized_input:
             vectors = functional.normalize(vectors, dim=-1)
+        if step.is_cut:
+            vectors = vectors[:, : step.out_features]
+            continue
         vectors = linear(vectors)
         if step.activation == "tanh":
             vectors = torch.tanh(vectors)
@@ -99,8 +102,11 @@ def finished(vectors: Tensor, pooling: Pooling, dense: Sequence[nn.Module]) -> T
 
 def save_dense(module: Any, directory: Path, folders: Sequence[str]) -> None:
     """Write the weights of each Dense step into its folder, as sentence-transformers reads them."""
-    for folder, linear in zip(folders, _dense_of(module), strict=True):
+    steps = pooling_of(module).dense
+    for folder, linear, step in zip(folders, _dense_of(module), steps, strict=True):
         own = {f"linear.{name}": value.contiguous() for name, value in linear.state_dict().items()}
+        if step.is_cut:
+            own = {"linear.weight": torch.eye(step.out_features, step.in_features)}
         save_file(own, directory / folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -110,7 +116,10 @@ def load_dense(module: Any, directory: Path) -> None:
     Raises `EnvironmentMismatch` where they are missing or do not fit what their files say.
     """
     pooling = pooling_of(module)
-    for folder, linear in zip(pooling.dense_folders, _dense_of(module), strict=True):
+    steps = zip(pooling.dense_folders, _dense_of(module), pooling.dense, strict=True)
+    for folder, linear, step in steps:
+        if step.is_cut:
+            continue
         place = dense_weights(directory, folder)
         found = load_file(place)
         own = {f"linear.{name}": value for name, value in linear.state_dict().items()}
@@ -126,9 +135,24 @@ def load_dense(module: Any, directory: Path) -> None:
         )
 
 
-def _dense_of(module: Any) -> Sequence[nn.Linear]:
+def cut_vectors(module: Any, dimensions: int) -> None:
+    """Leave out all numbers of the vectors after the first `dimensions`, in place.
+
+    Where vectors were scaled to length 1, those that are left are again. Raises `ValueError` unless
+    there are more.
+    """
+    pooling, width = pooling_of(module), vector_width(module.config)
+    if dimensions >= width:
+        raise ValueError(f"vectors have {width} numbers, so there is nothing to leave out")
+    step = DenseStep(width, dimensions, bias=False, activation="identity", is_cut=True)
+    changed = replace(pooling, dense=(*pooling.dense, step), dense_folders=())
+    setattr(module.config, _SETTINGS, changed.to_dict())
+    setattr(module, _DENSE, nn.ModuleList([*_dense_of(module), nn.Identity()]))
+
+
+def _dense_of(module: Any) -> Sequence[nn.Module]:
     # A module without Dense steps has no such list, so that its keys are those of any encoder.
-    found: Sequence[nn.Linear] = getattr(module, _DENSE, ())
+    found: Sequence[nn.Module] = getattr(module, _DENSE, ())
     return found
 
 
@@ -149,7 +173,12 @@ def _initialise(self: Any, config: Any, base: type[Any]) -> None:
     encoder = base(config, add_pooling_layer=False) if has_pooler else base(config)
     setattr(self, self.base_model_prefix, encoder)
     if dense := pooling_of(self).dense:
-        layers = [nn.Linear(step.in_features, step.out_features, bias=step.bias) for step in dense]
+        layers = [
+            nn.Identity()
+            if step.is_cut
+            else nn.Linear(step.in_features, step.out_features, bias=step.bias)
+            for step in dense
+        ]
         setattr(self, _DENSE, nn.ModuleList(layers))
     self.post_init()
 

@@ -1,0 +1,1 @@
+"""Cutting the vectors of sentence encoders that were trained to be cut."""
