@@ -15,7 +15,7 @@ from PIL import Image
 
 from compressor.data import Dataset
 from compressor.measurements import Flip, Score
-from compressor.tasks import Example, Task, image_of, texts_of
+from compressor.tasks import Comparison, Example, Task, image_of, texts_of
 
 # A report of ten thousand flips should stay a file that one can open.
 MAX_TEXT = 400  # characters of each text
@@ -42,10 +42,10 @@ def find_flips(
             Flip(
                 kind=item.kind,
                 row=int(split.rows[item.position]),
-                text=shown_text(split.examples[item.position]) if with_examples else None,
+                text=asked(split, item) if with_examples else None,
                 label=item.label,
-                before=named(split, item.before, with_examples=with_examples),
-                after=named(split, item.after, with_examples=with_examples),
+                before=named(split, item, item.before, with_examples=with_examples),
+                after=named(split, item, item.after, with_examples=with_examples),
                 before_confidence=item.before_score,
                 after_confidence=item.after_score,
                 lost_confidence=item.lost,
@@ -63,11 +63,26 @@ def find_flips(
     )
 
 
-def named(split: Dataset, predicted: str | int, *, with_examples: bool) -> str:
-    """Return what a model predicts in words, also where it is another example, by its position."""
+def asked(split: Dataset, item: Comparison) -> str | None:
+    """Return what two models were asked: the example, or the query that they choose a row of."""
+    example = split.examples[item.position]
+    if split.groups is None or isinstance(item.before, str):
+        return shown_text(example)
+    return shown_text(texts_of(example)[0])
+
+
+def named(split: Dataset, item: Comparison, predicted: str | int, *, with_examples: bool) -> str:
+    """Return what a model predicts in words, also where it is another example, by its position.
+
+    Of a pair that is a candidate of the query that was asked, only the other text.
+    """
     if isinstance(predicted, str):
         return predicted
-    text = shown_text(split.examples[predicted]) if with_examples else None
+    example = split.examples[predicted]
+    if split.groups is not None and isinstance(example, tuple):
+        query, candidate = example
+        example = candidate if query == texts_of(split.examples[item.position])[0] else example
+    text = shown_text(example) if with_examples else None
     return f"row {split.rows[predicted]}" if text is None else text
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from compressor.artifact import Artifact
 from compressor.data import Dataset
 from compressor.measurements import PredictionRecord, Score
-from compressor.pipeline.flips import named, shown_text, thumbnail
+from compressor.pipeline.flips import asked, named, thumbnail
 
 NUM_SHOWN = 3
 
@@ -34,9 +34,9 @@ def sample_predictions(
     return tuple(
         PredictionRecord(
             row=int(split.rows[item.position]),
-            text=shown_text(split.examples[item.position]) if with_examples else None,
-            before=named(split, item.before, with_examples=with_examples),
-            after=named(split, item.after, with_examples=with_examples),
+            text=asked(split, item) if with_examples else None,
+            before=named(split, item, item.before, with_examples=with_examples),
+            after=named(split, item, item.after, with_examples=with_examples),
             before_score=_rounded(item.before_score),
             after_score=_rounded(item.after_score),
             label=item.label,

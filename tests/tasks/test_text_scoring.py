@@ -605,6 +605,11 @@ def test_its_report_shows_best_passages(reranked: tuple[RunReport, Path]):
     assert all(item.before != item.after for item in report.flips)
     page = (folder / "run" / "report.html").read_text()
     assert "Best passages" in page
+    queries = {row["query"] for row in query_rows(1, 40)}
+    passages = {row["passage"] for row in query_rows(1, 40)}
+    for shown in report.predictions:
+        assert shown.text in queries
+        assert {shown.before, shown.after} <= passages
     said = list(prediction_lines(report))[-1]
     assert said.startswith("Among 600 certification rows, ")
     assert "%" not in said  # queries are no share of rows
