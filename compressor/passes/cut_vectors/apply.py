@@ -10,9 +10,14 @@ from compressor.tasks.sentence_encoder import cut_vectors, vector_width
 
 
 def look_ahead(settings: CutVectors, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
-    """Look whether there are more numbers than stay."""
+    """Look whether there are more numbers than stay; return a copy with those alone.
+
+    A later pass that learns from the untouched checkpoint's vectors is then refused at once.
+    """
     _require_more(settings, model)
-    return model
+    changed = model.clone()
+    cut_vectors(changed.module, settings.dimensions)
+    return changed
 
 
 def apply(settings: CutVectors, model: TorchModel, context: PassContext) -> TorchModel:

@@ -129,3 +129,13 @@ def test_a_run_says_what_the_cut_costs(tiny_encoder_dir: Path, tmp_path: Path):
     vectors = compressor.load_artifact(tmp_path / "run" / "artifact")(TEXTS)
     assert vectors.shape == (3, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_learning_from_vectors_that_were_not_cut_is_refused_before_anything_runs(
+    tiny_encoder_dir: Path, tmp_path: Path
+):
+    changes = recipe(tiny_encoder_dir, tmp_path, "rank_agreement")
+    changes["data"]["train"] = {"path": str(tmp_path / "rows.csv")}
+    changes["passes"] = [{"kind": "cut_vectors", "dimensions": 8}, {"kind": "distill"}]
+    with pytest.raises(RecipeError, match=r"passes\[1\]\.kind: .*numbers, the teacher's 32"):
+        compressor.run(compressor.load_recipe(changes), output=tmp_path / "run", device="cpu")
