@@ -333,15 +333,39 @@ def read_class_ids(
 
     Raises `RecipeError` for a label that is missing, out of range or not a name.
     """
-    if data_names is not None and len(data_names) != len(labels):
+    check_data_names(data_names, labels)
+    values = _whole_numbers(table.columns[column])
+    _check_kinds(table, column, values)
+    return _ids(table, column, [str(value) for value in values], labels, data_names)
+
+
+def check_data_names(data_names: Sequence[str] | None, labels: Sequence[str]) -> None:
+    """Raise `RecipeError` unless `data_names` can be the data's names for the checkpoint's labels.
+
+    The checkpoint's own names in another order cannot: each would be read as another label. Numbers
+    can, because they may be the data's class ids.
+    """
+    if data_names is None:
+        return
+    if len(data_names) != len(labels):
         raise RecipeError(
             f"data.label_names: {counted(len(data_names), 'name')} ({few_of(data_names)}), but the "
             f"checkpoint has {counted(len(labels), 'label')} ({few_of(labels)}); give one name a "
             f"label, in its order"
         )
-    values = _whole_numbers(table.columns[column])
-    _check_kinds(table, column, values)
-    return _ids(table, column, [str(value) for value in values], labels, data_names)
+    if list(data_names) == list(labels) or set(data_names) != set(labels):
+        return
+    if all(_INTEGER.fullmatch(name) for name in labels):
+        return
+    place = next(place for place, name in enumerate(labels) if data_names[place] != name)
+    numbers = ", ".join(f'"{data_names.index(name)}"' for name in labels)
+    raise RecipeError(
+        f"data.label_names: these are the checkpoint's own labels in another order "
+        f"({few_of(labels)}), so that '{data_names[place]}' in the data would be read as "
+        f"'{labels[place]}'; labels that are names need no label_names, so remove it; if they are "
+        f"numbers, and these their names in order, give the numbers in the checkpoint's order: "
+        f"label_names: [{numbers}]"
+    )
 
 
 def are_bare_ids(values: Sequence[Any], names: Sequence[str]) -> bool:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
-from compressor.tasks.columns import Labels, RowKind, TextColumns
+from compressor.tasks.columns import Labels, RowKind, TextColumns, check_data_names
 from compressor.tasks.table import BadRows, Table
-from compressor.words import counted, few_of
+from compressor.words import few_of
 
 
 class LabelSetColumns(TextColumns):
@@ -34,20 +34,19 @@ class LabelSetColumns(TextColumns):
     ) -> Labels:
         """Return for each row which labels hold: arrays of bool, shape `(num_labels,)`.
 
+        Zeros and ones are in the order of the checkpoint's labels or, where `data_names` are
+        numbers, in the order of these.
+
         Raises `RecipeError` for a cell that is no list, a label that is not the checkpoint's, one
         that a cell lists twice, and numbers that could be ids or zeros and ones.
         """
         cells = _lists(table, column)
-        if data_names is not None and len(data_names) != len(names):
-            raise RecipeError(
-                f"data.label_names: {counted(len(data_names), 'name')} ({few_of(data_names)}), but "
-                f"the checkpoint has {counted(len(names), 'label')} ({few_of(names)}); give one "
-                f"name a label, in its order"
-            )
+        check_data_names(data_names, names)
         found = np.empty(len(table), dtype=object)
         if _are_flags(table, column, cells, len(names)):
+            order = _order_of_flags(data_names)
             for row, cell in enumerate(cells):
-                found[row] = np.array([bool(value) for value in cell])
+                found[row] = np.array(cell, dtype=bool)[order]
             return Labels(found, has_bare_ids=True)
         for row, places in enumerate(_places(table, column, cells, data_names or names)):
             found[row] = np.zeros(len(names), dtype=bool)
@@ -64,6 +63,12 @@ def _lists(table: Table, column: str) -> list[list[Any]]:
             value = value.tolist()
         if isinstance(value, tuple):
             value = list(value)
+        if value is None or value != value:  # NaN, as pandas writes a missing cell
+            bad.add(
+                f"{table.place(row)}: {column} is missing; list the labels, [] where none holds, "
+                f"or remove the row"
+            )
+            continue
         if not isinstance(value, list):
             bad.add(
                 f"{table.place(row)}: {column} must be a list of labels, [] where none holds, got "
@@ -96,6 +101,13 @@ def _are_flags(table: Table, column: str, cells: list[list[Any]], num_labels: in
             f"could be ids or a 0 or 1 for each label; write the names of the labels"
         )
     return True
+
+
+def _order_of_flags(data_names: Sequence[str] | None) -> Sequence[int] | slice:
+    """Return which flag is that of each label: `data_names` may number them in another order."""
+    if data_names is None or set(data_names) != set(map(str, range(len(data_names)))):
+        return slice(None)
+    return [int(name) for name in data_names]
 
 
 def _places(

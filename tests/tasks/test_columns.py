@@ -121,6 +121,25 @@ def test_label_names_of_another_length_are_a_mistake() -> None:
     )
 
 
+def test_the_checkpoints_own_names_in_another_order_are_a_mistake() -> None:
+    [mistake] = label_mistakes(["positive", "negative"], names=("positive", "negative"))
+    assert mistake == (
+        "data.label_names: these are the checkpoint's own labels in another order (negative, "
+        "positive), so that 'positive' in the data would be read as 'negative'; labels that are "
+        "names need no label_names, so remove it; if they are numbers, and these their names in "
+        'order, give the numbers in the checkpoint\'s order: label_names: ["1", "0"]'
+    )
+
+
+def test_the_order_that_the_mistake_gives_reads_numbers_by_name() -> None:
+    assert ids([0, 1, 1], names=("1", "0")) == [1, 0, 0]
+
+
+def test_numbers_that_are_the_checkpoints_names_may_stand_in_another_order() -> None:
+    found = read_class_ids(table(label=[0, 1]), "label", labels=("0", "1"), data_names=("1", "0"))
+    assert found.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("value", "part"),
     [

@@ -174,6 +174,22 @@ def test_what_is_no_set_of_labels_is_refused(values: list[Any], reason: str):
         read(values)
 
 
+def test_numbers_in_another_order_are_put_in_the_checkpoints():
+    names = ("2", "0", "1")  # the data's number of each of the checkpoint's labels
+    assert read([[2], [0, 1], []], data_names=names) == [[0], [1, 2], []]
+    assert read([[0, 0, 1], [1, 1, 0], [0, 0, 0]], data_names=names) == [[0], [1, 2], []]
+
+
+def test_the_checkpoints_own_names_in_another_order_are_refused():
+    with pytest.raises(RecipeError, match=r"another order .*label_names: \["):
+        read([[0], [1]], data_names=(LABELS[1], LABELS[0], *LABELS[2:]))
+
+
+def test_a_row_without_labels_is_refused_with_what_to_do():
+    with pytest.raises(RecipeError, match=r"labels is missing; list the labels, .* or remove"):
+        read([["bad"], None])
+
+
 def test_numbers_that_could_be_ids_or_flags_are_refused():
     with pytest.raises(RecipeError, match="could be ids or a 0 or 1 for each label"):
         read([[0, 1], [1, 0]], ("a", "b"))
