@@ -6,6 +6,7 @@ number of tags than words, tags that are not the checkpoint's, ids that no names
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.setting_errors import did_you_mean, show
 from compressor.tasks.columns import Columns, Labels, RowKind
-from compressor.tasks.entities import Tags, read_tags
+from compressor.tasks.entities import OUTSIDE, SchemeProblem, Tags, read_tags
 from compressor.tasks.examples import Example, Words
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of, verb_for
@@ -175,8 +176,40 @@ def _known_tags(names: Sequence[str], data_names: Sequence[str] | None) -> _Know
             f"the checkpoint's tags in the order of the data's ids, or a name of the data for each "
             f"of the checkpoint's {len(names)} tags, in the checkpoint's order"
         )
+    _require_same_meaning(names, data_names)
     theirs = {name: index for index, name in enumerate(data_names)}
     return _KnownTags(theirs, range(len(names)), "data.label_names")
+
+
+def _require_same_meaning(names: Sequence[str], data_names: Sequence[str]) -> None:
+    """Refuse names of the data that say more of entities than the checkpoint's do.
+
+    Entities are read off the checkpoint's names: called LABEL_0 and so on, each word would be one,
+    those outside of entities too, and the score little more than a share of words.
+    """
+    own = dict(zip(data_names, names, strict=True))
+    outside = own.get(OUTSIDE, OUTSIDE)
+    plain = read_tags(names).scheme == "plain"
+    if outside == OUTSIDE and not (plain and _begins_entities(data_names)):
+        return
+    told = f"calls {OUTSIDE} {outside}" if outside != OUTSIDE else f"has {few_of(names)}"
+    raise RecipeError(
+        f"data.label_names: entities are read off the names in the checkpoint's config.json, which "
+        f"{told}, so that every such word would count as an entity; write the tags into "
+        f"config.json, as id2label: {{{_as_json(data_names)}}} and label2id the other way round, "
+        f"and remove data.label_names"
+    )
+
+
+def _begins_entities(data_names: Sequence[str]) -> bool:
+    try:
+        return read_tags(data_names).scheme != "plain"
+    except SchemeProblem:  # the data may call its tags as it likes
+        return False
+
+
+def _as_json(names: Sequence[str]) -> str:
+    return ", ".join(f'"{place}": {json.dumps(name)}' for place, name in enumerate(names))
 
 
 def _require_beginnings(table: Table, column: str, tags: Tags, found: NDArray[Any]) -> None:

@@ -103,6 +103,25 @@ def test_names_that_neither_are_the_checkpoints_nor_stand_for_them_are_refused()
     assert "data.label_names: the checkpoint (O, I-PER, B-PER) has no B-LOC" in mistake
 
 
+@pytest.mark.parametrize(
+    ("own", "names", "told"),
+    [
+        (("LABEL_0", "LABEL_1"), ("O", "B-PER"), "which calls O LABEL_0, so that"),
+        (("none", "B-PER", "I-PER"), ("O", "B-person", "I-person"), "which calls O none, so that"),
+        (("O", "PER"), ("nothing", "B-PER"), "which has O, PER, so that"),
+    ],
+)
+def test_names_that_say_more_of_entities_than_the_checkpoints_are_refused(
+    own: tuple[str, ...], names: tuple[str, ...], told: str
+):
+    rows = table(tags=[[names[0], names[1]]])
+    with pytest.raises(RecipeError) as caught:
+        COLUMNS.labels(rows, "tags", own, names)
+    (mistake,) = caught.value.mistakes
+    assert told in mistake
+    assert f'as id2label: {{"0": "{names[0]}", "1": "{names[1]}"' in mistake
+
+
 def test_entities_that_begin_with_an_inside_tag_are_refused_where_most_do():
     (mistake,) = mistakes(["I-PER", "I-PER", "O", "I-PER"], ["B-PER"])
     assert "dev.conll: tags: 2 of 3 entities begin with I-, as in the scheme IOB1" in mistake
