@@ -170,8 +170,8 @@ def _summary(found: Sequence[Flip], split: str, words: ReportWords) -> str:
     lost = sum(item.kind == "lost" for item in found)
     won = len(found) - lost
     return (
-        f"{place}, {_count(lost, 'prediction')} turned wrong and {_count(won, 'prediction')} "
-        f"turned right. {words.flips_worst}"
+        f"{place}, {_count(lost, words.changed[0])} turned wrong and "
+        f"{_count(won, words.changed[0])} turned right. {words.flips_worst}"
     )
 
 
