@@ -273,6 +273,7 @@ def _each_text(split: Dataset, columns: Columns, prompts: Mapping[str, str | Non
         labels=split.labels if found.labels is None else found.labels,
         grades=found.grades,
         num_judged=found.num_judged,
+        groups=None,
         rows=split.rows[found.sources],
         columns={
             name: tuple(values[source] for source in found.sources.tolist())
@@ -364,7 +365,12 @@ def _load_all(
             kept = [column for split in uses for column in keep.get(split, ())]
             own: tuple[str, ...] = ("text",)
             if source.qrels is not None:
-                table = _judged(source, columns, kept)
+                table = _judged(source, columns, kept, group=settings.group)
+                if must and columns.needs_labels:
+                    raise RecipeError(
+                        "qrels: says what is relevant to queries, and grades of pairs are needed; "
+                        "give path, or take recall@10, ndcg@10 or mrr@10"
+                    )
             else:
                 own = settings.input_columns(source, columns.input_column)
                 columns.require_columns(own, labelled=must)
@@ -389,12 +395,19 @@ def _load_all(
     return loaded
 
 
-def _judged(source: SplitSource, columns: Columns, kept: Sequence[str]) -> Table:
+def _judged(
+    source: SplitSource, columns: Columns, kept: Sequence[str], *, group: str | None
+) -> Table:
     """Return queries with what is relevant; raises `RecipeError` where nothing reads that."""
     if not columns.reads_relevance:
         raise RecipeError(
             "qrels: says which documents are relevant to queries, which sentence-embedding reads "
             "alone; give path"
+        )
+    if group is not None:
+        raise RecipeError(
+            f"qrels: has no column '{group}', and each of its queries is a group by itself; remove "
+            f"data.group"
         )
     if kept:
         raise RecipeError(

@@ -239,6 +239,18 @@ class SentenceColumns(TextColumns):
                 f"text: {what}, and {columns[0]} is one text; list the columns of both texts{more}"
             )
 
+    def groups(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        group: str | None,  # noqa: ARG002 - a query is told by its text
+    ) -> NDArray[np.int64] | None:
+        """Return pairs of one query as a group, so that no cut has its documents on both sides."""
+        if self.beside != "relevance" or table.judged is not None or len(columns) != 2:
+            return None
+        texts = [str(value) for value in table.columns[columns[0]]]
+        return group_numbers(np.array(texts, dtype=object))
+
     def texts_apart(self, example: Example) -> tuple[Example, ...]:
         """Return each text of a pair."""
         return texts_of(example)

@@ -342,3 +342,37 @@ def test_spare_rows_of_calibration_are_read_after_the_prompt_of_train(tmp_path: 
     )
     calibration = splits["calibration"].joined(8)
     assert [item.prompt_name for item in calibration.examples] == ["passage"] * 4 + ["query"] * 4
+
+
+def test_a_cut_has_all_documents_of_a_query_on_one_side(tmp_path: Path):
+    rows = [{"question": f"ask {i % 10}", "answer": f"say {i}"} for i in range(40)]
+    source = {"path": lines(tmp_path / "rows.jsonl", rows)}
+    splits = read("search", "certification", text=("question", "answer"), search=source)
+    one, other = (set(queries_of(splits[name])) for name in ("search", "certification"))
+    assert one
+    assert other
+    assert not one & other
+    assert len(one | other) == 10
+
+
+def test_relevance_is_no_grade_of_pairs(beir: dict[str, Any]):
+    with pytest.raises(RecipeError, match=r"data\.search: qrels: .*or take recall@10"):
+        read("search", metric="spearman", search=beir)
+
+
+def test_queries_of_three_files_are_in_no_other_groups(beir: dict[str, Any]):
+    with pytest.raises(RecipeError, match=r"remove data\.group"):
+        load_splits(
+            DataSettings(search=SplitSource(**beir), group="topic"),
+            label_names=(),
+            columns=TASK.columns("ndcg@10"),
+            needed=["search"],
+            seed=0,
+        )
+
+
+def test_a_pair_without_a_query_is_refused_with_its_line(tmp_path: Path):
+    rows = [{"question": None, "answer": "b"}, {"question": "a", "answer": "b"}]
+    source = {"path": lines(tmp_path / "rows.jsonl", rows)}
+    with pytest.raises(RecipeError, match=r"rows\.jsonl:1: question is missing"):
+        read("search", text=("question", "answer"), search=source)
