@@ -303,6 +303,75 @@ class TokenLosses(Losses):
             yield (kept * p.sqrt() * signs * centred).sum() / math.sqrt(_TOKEN_PROBES)
 
 
+class SpanLosses(Losses):
+    """Cross-entropy of where an answer starts and ends; `outputs` `(batch, tokens, 2)`.
+
+    Targets have the same shape: 1 at the token that is right, 0 at others, and -100 at padding,
+    which takes no part in a softmax over the tokens of a row. What counts is the mean over start
+    and end.
+    """
+
+    def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return the cross-entropy, a mean over start and end."""
+        each = _log_softmax_of_tokens(in_float32(outputs), targets[..., 0] != UNLABELLED)
+        total = -torch.where(targets == 1, each, 0.0).sum() / 2
+        return SummedLoss(total, torch.tensor(len(outputs)))
+
+    def to_teacher(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Return the KL divergence of softened distributions over tokens, of start and end.
+
+        It is a mean over both and over the batch, multiplied by the squared temperature, as that
+        of `ClassLosses`.
+        """
+        kept = _kept_tokens(student, mask)
+        own, other = (
+            _log_softmax_of_tokens(in_float32(item) / temperature, kept)
+            for item in (student, teacher)
+        )
+        each = functional.kl_div(own, other, log_target=True, reduction="none")
+        return each[kept].sum() / (2 * len(student)) * temperature**2
+
+    def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Return 1 at the tokens with the largest start and the largest end logit."""
+        kept = _kept_tokens(outputs, mask)
+        best = outputs.masked_fill(~kept[..., None], -torch.inf).argmax(dim=1, keepdim=True)
+        found = torch.zeros_like(outputs, dtype=torch.int64).scatter(1, best, 1)
+        return found.masked_fill(~kept[..., None], UNLABELLED)
+
+    def fisher_probes(
+        self, outputs: Tensor, mask: Tensor | None, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield random projections of start and end, softened at temperature 2.
+
+        Both are a choice of one token, so the signs of tokens make their squares add up on average.
+        """
+        kept = _kept_tokens(outputs, mask)
+        p = _log_softmax_of_tokens(outputs.detach() / _TEMPERATURE, kept).exp()
+        p = p * kept[..., None]
+        centred = outputs - (p * outputs).sum(dim=1, keepdim=True)
+        for _ in range(_MAX_PROBES):
+            signs = random_signs(p, generator)
+            yield (p.sqrt() * signs * centred).sum() / math.sqrt(_MAX_PROBES)
+
+
+def _kept_tokens(outputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return where no padding is, shape `(batch, tokens)`."""
+    if mask is None:
+        return torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
+    return mask != 0
+
+
+def _log_softmax_of_tokens(outputs: Tensor, kept: Tensor) -> Tensor:
+    """Return the log softmax over the tokens where `kept` is true, shape `(batch, tokens)`.
+
+    Elsewhere it is far below any logarithm, and finite.
+    """
+    hidden = outputs.masked_fill(~kept[..., None], torch.finfo(outputs.dtype).min)
+    return functional.log_softmax(hidden, dim=1)
+
+
 class ScoreLosses(Losses):
     """Losses on one number; `outputs` has shape `(batch, 1)`, targets `(batch,)`."""
 
