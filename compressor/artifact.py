@@ -110,7 +110,9 @@ class Artifact:
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
         vectors, float32 of shape `(num_examples, width)`. Of token classification, whose examples
         are texts or lists of words, they are a list of spans for each: `{"entity_group", "score",
-        "word", "start", "end"}`. Scores are an array of `(num_examples,)`.
+        "word", "start", "end"}`. Scores are an array of `(num_examples,)`. Of question answering,
+        whose examples are `{"question", "context"}` or pairs of both, they are a list of the best
+        answers to each: `{"answer", "start", "end", "score"}`, "" for no answer.
 
         `prompt_name` says which of a sentence encoder's prompts stands before every text, such as
         `query`; left out, the checkpoint's default, if it has one. `aggregation` says how tokens

@@ -143,7 +143,7 @@ def _outputs(facts: CheckpointFacts) -> dict[str, str]:
     made = facts.embedding
     if made is None:
         more = ", ..." if len(facts.labels) > 8 else ""
-        tags = {} if facts.about_labels is None else {"tags": facts.about_labels}
+        tags = {} if facts.about_labels is None else {"read as": facts.about_labels}
         return {"labels": ", ".join(facts.labels[:8]) + more, **tags}
     words = short_words(made.pooling, normalize=made.normalize)
     source = "by default" if made.source is None else f"says {made.source}"

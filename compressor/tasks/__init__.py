@@ -65,6 +65,7 @@ __all__ = [
 TASKS: dict[str, str] = {
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
     "multi-label-classification": "compressor.tasks.multi_label:MultiLabelClassification",
+    "question-answering": "compressor.tasks.question_answering:QuestionAnswering",
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",
     "text-classification": "compressor.tasks.text_classification:TextClassification",
     "token-classification": "compressor.tasks.token_classification:TokenClassification",

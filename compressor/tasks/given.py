@@ -43,6 +43,15 @@ def given_documents(value: Any) -> list[str | Words]:
     return [_document(item, f"example {place}") for place, item in enumerate(_items(value))]
 
 
+def given_questions(value: Any) -> list[tuple[str, str]]:
+    """Return pairs of a question and its context as a list.
+
+    An example is such a pair, or `{"question": ..., "context": ...}`. Raises `ValueError` that
+    names the first example which will not do.
+    """
+    return [_question(item, f"example {place}") for place, item in enumerate(_items(value))]
+
+
 def given_images(value: Any) -> list[NDArray[np.uint8]]:
     """Return pictures as a list of uint8 arrays, `(height, width)` or `(height, width, 3)`.
 
@@ -101,6 +110,25 @@ def _document(item: Any, place: str) -> str | Words:
                 f"{place}: must be a text or a list of words, and word {number} is {_shown(word)}"
             )
     return Words(tuple(_characters(word, place) for word in parts))
+
+
+_QUESTION = ("question", "context")
+
+
+def _question(item: Any, place: str) -> tuple[str, str]:
+    parts: Any = item.tolist() if isinstance(item, np.ndarray) else item
+    if isinstance(parts, Mapping):
+        if set(parts) != set(_QUESTION):
+            keys = ", ".join(map(str, parts)) or "none"
+            raise ValueError(f"{place}: must have the keys question and context, got {keys}")
+        parts = [parts[key] for key in _QUESTION]
+    is_pair = isinstance(parts, list | tuple) and len(parts) == _PAIR
+    if not is_pair or not all(isinstance(part, str) for part in parts):
+        raise ValueError(
+            f"{place}: must be a question and a context, as {{'question': ..., 'context': ...}} or "
+            f"a pair of texts, got {_shown(item)}"
+        )
+    return _characters(parts[0], place), _characters(parts[1], place)
 
 
 def _characters(text: str, place: str) -> str:

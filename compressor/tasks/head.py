@@ -251,6 +251,24 @@ def require_number(
     _require_rows(config, tensors, labels)
 
 
+def require_span(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> None:
+    """Raise `HeadProblem` unless the head gives two numbers for each token: start and end."""
+    labels = read_labels(config)
+    if len(labels) != 2:
+        raise HeadProblem(
+            f"the head has {counted(len(labels), 'label')} ({few_of(labels)}), and a span has two, "
+            f"its start and its end; remove num_labels and id2label, or give a checkpoint that was "
+            f"trained to mark spans"
+        )
+    head = tensors.get("qa_outputs.weight")
+    if head is not None and head.shape[0] != 2:
+        raise HeadProblem(
+            f"qa_outputs.weight among the weights has {counted(head.shape[0], 'row')}, and a span "
+            f"needs two, for its start and its end; give a checkpoint that was trained to mark "
+            f"spans"
+        )
+
+
 Activation = Literal["identity", "sigmoid"]
 # What sentence-transformers writes for each, the path of the class first.
 ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = {

@@ -23,6 +23,7 @@ from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.tasks import Guess, task_class, task_names
+from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
 from compressor.tasks.prompts import Document, Query
 from compressor.tasks.similarity import cosines
@@ -49,6 +50,7 @@ PLACES = {
     "label sets": ("multi-label-classification", None),
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
     "grades": ("text-scoring", ("spearman", "score_agreement")),
+    "answers": ("question-answering", None),
 }
 CASES = [
     *CLASSES,
@@ -110,6 +112,7 @@ def baselines(
         new_head(folder / "sets", "Sequence", TAGS[1:], **several), words
     )
     regression = new_head(folder / "scores", "Sequence", ("score",), problem_type="regression")
+    found["answers"] = answered(folder / "answers")
     found["queries"], found["grades"] = scored(regression, queries=30), scored(regression)
     return found
 
@@ -190,6 +193,26 @@ def scored(model: TorchModel, queries: int = 0) -> tuple[TorchModel, Dataset]:
             own = np.flatnonzero(groups == group)
             labels[own] = 0.0
             labels[own[np.argsort(-scores[own])[:3]]] = (3.0, 2.0, 1.0)
+    return model, dataclasses.replace(rows, labels=labels)
+
+
+def answered(folder: Path) -> tuple[TorchModel, Dataset]:
+    """Return a model that marks spans, and questions whose answers are its own."""
+    torch.manual_seed(0)
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(**TINY, vocab_size=len(tokenizer), max_position_embeddings=64)
+    module = transformers.BertForQuestionAnswering(config)
+    with torch.no_grad():
+        module.qa_outputs.weight.mul_(5)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model = load_checkpoint(folder)
+    pairs = tuple((WORDS[place % 12], text) for place, text in enumerate(texts(ROWS)))
+    rows = Dataset("certification", pairs, None, np.arange(ROWS), "generated")
+    outputs = predict_outputs(model, model.task, model.preprocessor, rows)
+    labels = np.empty(ROWS, dtype=object)
+    for row, [best, *_] in enumerate(model.task.predictions(outputs, ())):
+        labels[row] = (GoldAnswer(best["answer"], best["start"]),) if best["answer"] else ()
     return model, dataclasses.replace(rows, labels=labels)
 
 
@@ -315,6 +338,9 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("queries", "concordance", 0.15),
         ("grades", "score_agreement", 0.2),
         ("grades", "spearman", 0.1),
+        ("answers", "answer_f1", 0.1),
+        ("answers", "answer_exact_match", 0.1),
+        ("answers", "agreement", 0.1),
     ],
 )
 def test_the_same_rows_certify_a_model_that_stayed_as_it_was(

@@ -174,7 +174,7 @@ def test_a_sparse_encoder_is_no_encoder_of_vectors(tiny_encoder_dir: Path, tmp_p
 @pytest.mark.parametrize(
     ("architecture", "gives"),
     [
-        ("BertForQuestionAnswering", "marks a span"),
+        ("BertForMultipleChoice", "chooses between texts"),
         ("GPT2LMHeadModel", "writes text"),
         ("T5ForConditionalGeneration", "writes text"),
         ("BertForMaskedLM", "fills in masked words"),
