@@ -36,6 +36,8 @@ _PAIRS = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
+_QUESTIONS = ("question", "context")
+_ANSWERS = ("answers", "answer")
 _GRADE_NAMES = (
     "score", "label", "grade", "similarity", "similarity_score", "relatedness", "relatedness_score",
 )  # fmt: skip
@@ -100,7 +102,12 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
         return guess_words(name, columns, asked.labels, label_names=asked.label_names, **given)
     if kind == "label sets":
         return guess_label_sets(name, columns, label_names=asked.label_names, **given)
-    return (guess_sentences if kind == "sentences" else guess_scores)(name, columns, **given)
+    others = {
+        "sentences": guess_sentences,
+        "scores": guess_scores,
+        "answers": guess_questions,
+    }
+    return others[kind](name, columns, **given)
 
 
 def guess_label_sets(
@@ -240,6 +247,34 @@ def guess_words(
             f"--label COLUMN, with --label-names where its class ids have no names"
         )
     return Guess((text,), chosen, tuple(label_names) or None)
+
+
+def guess_questions(
+    name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
+) -> Guess:
+    """Return which columns hold questions, their contexts and the answers.
+
+    `inputs` and `label` are given. Without a column of answers `label` is None. Errors as `guess`;
+    answers are looked at by a run alone.
+    """
+    _check_given(name, columns, inputs, label)
+    place = f"{name} ({_listing(columns)})"
+    if len(inputs) not in (0, 2):
+        raise RecipeError(
+            f"--text: two columns, the question and then its context, got {len(inputs)}"
+        )
+    lowered = {column.lower(): column for column in columns}
+    chosen = tuple(inputs)
+    if not chosen:
+        absent = [word for word in _QUESTIONS if word not in lowered]
+        if absent:
+            raise RecipeError(
+                f"{place}: no column is called {' or '.join(absent)}; give --text QUESTION --text "
+                f"CONTEXT"
+            )
+        chosen = tuple(lowered[word] for word in _QUESTIONS)
+    named = next((lowered[word] for word in _ANSWERS if word in lowered), None)
+    return Guess(chosen, label or named)
 
 
 def _in_lists(values: Sequence[Any]) -> set[Any]:

@@ -10,6 +10,7 @@ from compressor.starter.columns import (
     Guess,
     guess_columns,
     guess_label_sets,
+    guess_questions,
     guess_scores,
     guess_sentences,
     guess_words,
@@ -265,3 +266,33 @@ def test_two_columns_of_lists_of_labels_are_an_error():
     ):
         guess_label_sets("rows.jsonl", columns)
     assert guess_label_sets("rows.jsonl", columns, label="second").label == "second"
+
+
+ASKED = {"id": ["a", "b"], "Question": TEXTS[:2], "context": TEXTS[1:3], "title": ["x", "y"]}
+ANSWERS = [{"text": ["it"], "answer_start": [0]}, {"text": [], "answer_start": []}]
+
+
+def test_questions_contexts_and_answers_are_found_by_their_names():
+    assert guess_questions("dev.jsonl", ASKED) == Guess(("Question", "context"), None)
+    answered = {**ASKED, "answers": ANSWERS}
+    assert guess_questions("dev.jsonl", answered) == Guess(("Question", "context"), "answers")
+    found = guess_questions("dev.jsonl", {**answered, "gold": ANSWERS}, label="gold")
+    assert found.label == "gold"
+    found = guess_questions("dev.jsonl", answered, inputs=("Question", "title"))
+    assert found == Guess(("Question", "title"), "answers")
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "message"),
+    [
+        ({"question": TEXTS}, {}, "no column is called context; give --text QUESTION --text"),
+        ({"q": TEXTS, "c": TEXTS}, {}, "no column is called question or context"),
+        (ASKED, {"inputs": ("context",)}, "--text: two columns, the question and then its context"),
+        (ASKED, {"label": "answers"}, "--label: dev.jsonl has no column 'answers'"),
+    ],
+)
+def test_columns_of_questions_that_cannot_be_told_are_an_error(
+    columns: dict[str, Any], given: dict[str, Any], message: str
+):
+    with pytest.raises(RecipeError, match=message):
+        guess_questions("dev.jsonl", columns, **given)

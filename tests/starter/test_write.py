@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers
 import yaml
+from conftest import NEUTRAL, TINY, word_piece_tokenizer
 from PIL import Image
 from scored_texts import query_rows, trained_reranker, write_jsonl
 
@@ -351,3 +354,40 @@ def test_a_reranker_is_judged_query_by_query(tmp_path: Path):
     assert (recipe.data.text, recipe.data.label) == (("query", "passage"), "relevance")
     assert recipe.data.group == "query_id"
     assert recipe.data.certification is not None
+
+
+def test_questions_with_answers_are_scored_by_f1(tmp_path: Path):
+    torch.manual_seed(0)
+    tokenizer = word_piece_tokenizer()
+    config = transformers.BertConfig(**TINY, vocab_size=len(tokenizer), max_position_embeddings=64)
+    module = transformers.BertForQuestionAnswering(config)
+    with torch.no_grad():
+        module.qa_outputs.weight.mul_(5)
+    module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = load_checkpoint(tmp_path / "model")
+    random = np.random.default_rng(0)
+    pairs = [(word, " ".join(random.choice(NEUTRAL, 9))) for word in NEUTRAL * 8]
+    batch = model.task.encode(tokenizer, pairs)
+    outputs = model.task.collect([model.predict(batch)], [batch])
+    lines = []
+    for (question, context), [best, *_] in zip(
+        pairs, model.task.predictions(outputs, ()), strict=True
+    ):
+        found = {"text": [best["answer"]], "answer_start": [best["start"]]}
+        answers = found if best["answer"] else {"text": [], "answer_start": []}
+        lines.append(json.dumps({"question": question, "context": context, "answers": answers}))
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines))
+    output = tmp_path / "recipe.yaml"
+    recipe = write_starter(str(tmp_path / "model"), tmp_path / "dev.jsonl", output)
+    assert recipe.data.text == ("question", "context")
+    assert recipe.data.label == "answers"
+    assert recipe.budget.metric == "answer_f1"
+    assert "# right answers, and where in the context they begin" in output.read_text()
+    with pytest.raises(RecipeError, match="--label-names: question-answering has no labels"):
+        write_starter(
+            str(tmp_path / "model"),
+            tmp_path / "dev.jsonl",
+            tmp_path / "other.yaml",
+            wishes=Wishes(label_names=("a", "b")),
+        )
