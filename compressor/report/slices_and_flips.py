@@ -166,7 +166,7 @@ def _summary(found: Sequence[Flip], split: str, words: ReportWords) -> str:
             return f"{changed} than by the untouched checkpoint."
         return f"{changed}. {words.flips_order}"
     if not found:
-        return f"{place}, no prediction turned wrong and none turned right."
+        return f"{place}, no {words.changed[0]} turned wrong and none turned right."
     lost = sum(item.kind == "lost" for item in found)
     won = len(found) - lost
     return (
