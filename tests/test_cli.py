@@ -118,7 +118,7 @@ def test_validate_compares_labels_with_those_of_the_checkpoint(
 
 
 @pytest.mark.parametrize("command", ["validate", "init", "inspect"])
-def test_a_head_of_one_output_is_refused_by_every_command(
+def test_a_head_of_other_labels_is_refused_by_every_command(
     compress: Compress,
     recipe: Path,
     command: str,
@@ -131,7 +131,7 @@ def test_a_head_of_one_output_is_refused_by_every_command(
     (copy / "config.json").write_text(json.dumps({**config, **names}))
     rows = ("--data", recipe.parent / "rows.csv") if command == "init" else ()
     assert compress(command, recipe if command == "validate" else copy, *rows) == 3
-    assert "one output): its head gives one number" in capsys.readouterr().err
+    assert "has 2 rows, one for each label, but id2label names 1 label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])
