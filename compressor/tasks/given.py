@@ -87,6 +87,13 @@ def _text(item: Any, place: str, pairs: bool | None) -> str | tuple[str, str]:
     is_pair = isinstance(parts, list | tuple) and len(parts) == _PAIR
     if not is_pair or not all(isinstance(part, str) for part in parts):
         allowed = "a pair of texts" if pairs else "a text" if pairs is False else _EITHER
+        if is_pair and pairs is not False:
+            which, part = next(
+                (which, part)
+                for which, part in zip(("first", "second"), parts, strict=True)
+                if not isinstance(part, str)
+            )
+            raise ValueError(f"{place}: must be {allowed}, and the {which} is {_shown(part)}")
         raise ValueError(f"{place}: must be {allowed}, got {_shown(item)}")
     if pairs is False:
         raise ValueError(
