@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -92,6 +97,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for seed, (name, count) in enumerate(sizes.items()):
         lines = [json.dumps(row) for row in rows(seed, count)]
         paths[name].write_text("\n".join(lines) + "\n")
+    paths["search"] = folder / "search.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows(1, 64))), paths["search"])
     return {
         "model": {"checkpoint": str(folder / "model")},
         "data": {
@@ -168,6 +175,23 @@ def test_the_artifact_answers_by_characters_of_the_context(finished: tuple[RunRe
     )
     with pytest.raises(ValueError, match="example 0: must have the keys question and context"):
         artifact([{"question": "is it good"}])
+
+
+def test_the_code_of_the_model_card_gives_the_same_answer(finished: tuple[RunReport, Path]):
+    folder = finished[1] / "artifact"
+    context = "the film was lovely and the plot was awful"
+    [[best, *_]] = compressor.load_artifact(folder, threads=1)([("is it good", context)])
+    [code] = re.findall(
+        r"```python\n(import numpy.*?)```", (folder / "README.md").read_text(), re.S
+    )
+    code = code.replace("a question", "is it good").replace(
+        "a text that may hold the answer", context
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"{best['answer']}\n"
+    assert best["answer"]
 
 
 def test_reconstruction_static_int8_and_agreement_need_no_answers(
