@@ -191,10 +191,16 @@ def _rank(record: SliceRecord) -> tuple[int, float, float]:
 
 
 def _by_label(split: Dataset, label_names: Sequence[str]) -> dict[str, Mask]:
-    if (classes := split.class_ids) is None:
+    if split.labels is None:
         raise RecipeError(
             f"budget.slices: label needs labels of classes, and data.{split.name} has none; remove "
             f"label from the slices or give the split a label column"
+        )
+    if (classes := split.class_ids) is None:
+        raise RecipeError(
+            f"budget.slices: label needs one class for each row, and labels of data.{split.name} "
+            f"are none; remove label from the slices, and set budget.max_missed where each label "
+            f"or kind of entity is to be judged by itself"
         )
     return {
         f"{LABEL} = {label_names[value]}": classes == value for value in np.unique(classes).tolist()

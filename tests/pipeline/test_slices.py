@@ -78,6 +78,11 @@ def test_label_needs_labels_and_length_needs_words():
         RecipeError, match=r"label needs labels of classes, and data\.search has none"
     ):
         slice_masks(dataclasses.replace(SPLIT, labels=None), ("label",), NAMES, "accuracy")
+    sets = np.empty(len(TEXTS), dtype=object)
+    sets[:] = [np.array([True, False])] * len(TEXTS)
+    for labels in (sets, np.linspace(0, 1, len(TEXTS))):
+        with pytest.raises(RecipeError, match=r"one class for each row, .* set budget\.max_missed"):
+            slice_masks(dataclasses.replace(SPLIT, labels=labels), ("label",), NAMES, "accuracy")
     images = tuple(np.zeros((2, 2), dtype=np.uint8) for _ in TEXTS)
     with pytest.raises(RecipeError, match="images have none"):
         slice_masks(dataclasses.replace(SPLIT, examples=images), ("length",), NAMES, "accuracy")
