@@ -21,6 +21,7 @@ from compressor.certificate.power import scaled_size
 from compressor.certificate.sums import certify_sums
 from compressor.measurements import Certificate, Score, Uninformed
 from compressor.tasks import Guess, find_metric
+from compressor.tasks.outputs import LabelArray
 
 _HALF = 0.5  # above it a share of 0 or 1 is a hit
 _METRICS: Mapping[str, MetricFunction] = {
@@ -32,7 +33,7 @@ _METRICS: Mapping[str, MetricFunction] = {
 def certify_scores(
     before: Score,
     after: Score,
-    truth: NDArray[Any] | None,
+    truth: LabelArray | None,
     *,
     guesses: Sequence[Guess],
     max_drop: float,
@@ -84,7 +85,7 @@ def certify_scores(
 def rows_to_certify(
     before: Score,
     after: Score,
-    truth: NDArray[Any] | None,
+    truth: LabelArray | None,
     *,
     guesses: Sequence[Guess],
     max_drop: float,
@@ -128,7 +129,7 @@ def _enough(proof: Certificate, uninformed: Uninformed, before: float) -> int | 
 def certify_drop(
     before: Score,
     after: Score,
-    truth: NDArray[Any] | None,
+    truth: LabelArray | None,
     *,
     max_drop: float,
     confidence: float = 0.95,

@@ -21,6 +21,7 @@ from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.prompts import Prompted
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import Table
@@ -51,7 +52,7 @@ class Dataset:
 
     name: str
     examples: tuple[Example, ...] = field(repr=False)
-    labels: NDArray[Any] | None = field(repr=False)
+    labels: LabelArray | None = field(repr=False)
     rows: NDArray[np.int64] = field(repr=False)
     source: str
     cut_from: str | None = None

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
-
 from compressor.certificate import certify_scores
 from compressor.errors import StepFailed
 from compressor.measurements import (
@@ -36,6 +34,7 @@ from compressor.measurements import (
 )
 from compressor.report.run_report import RunReport
 from compressor.tasks import Guess
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pooling import Pooling
 
 # Why a part of the report can be missing, when the run never came so far.
@@ -130,7 +129,7 @@ class RunLog:
 
     def certify(
         self,
-        truth: NDArray[Any] | None,
+        truth: LabelArray | None,
         guesses: Sequence[Guess],
         fingerprint: str,
         confidence: float,

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
 from compressor.tasks.answers import Gold, GoldAnswer
 from compressor.tasks.columns import Labels, RowKind, TextColumns
 from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.table import BadRows, Table
 
 _FORM = "{text: [...], answer_start: [...]}, as SQuAD has it, with empty lists for no answer"
@@ -65,7 +65,7 @@ class QuestionColumns(TextColumns):
         table: Table,
         rows: Sequence[int],
         examples: Sequence[Example],
-        labels: NDArray[Any],
+        labels: LabelArray,
         column: str,
     ) -> None:
         """Raise `RecipeError` for an answer that does not stand in the context where it should."""

@@ -28,9 +28,9 @@ from compressor.errors import RecipeError, StepFailed
 from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
-from compressor.tasks.head import HasShape
+from compressor.tasks.head import ConfigFile, HasShape
 from compressor.tasks.metrics import Metric
-from compressor.tasks.outputs import UNLABELLED, Outputs, Positions, Rows
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
 from compressor.tasks.report_words import ReportWords
 
@@ -55,7 +55,7 @@ class Truth:
     """
 
     examples: Sequence[Example]
-    labels: NDArray[Any] | None = None
+    labels: LabelArray | None = None
     grades: NDArray[np.float64] | None = None
     reference: Score | None = None
     groups: NDArray[np.int64] | None = None
@@ -159,7 +159,7 @@ class Task(ABC):
     @classmethod
     def is_for(
         cls,
-        config: Mapping[str, Any],  # noqa: ARG003 - where several tasks share a head
+        config: ConfigFile,  # noqa: ARG003 - where several tasks share a head
     ) -> bool:
         """Return whether this is the task of a checkpoint that has `head`, by its config.json."""
         return True
@@ -167,9 +167,9 @@ class Task(ABC):
     @classmethod  # noqa: B027 - any head may do
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,
+        about: ConfigFile | None,
     ) -> None:
         """Raise `HeadProblem` unless a checkpoint's head gives what the task can judge.
 
@@ -365,7 +365,7 @@ class Task(ABC):
     def targets(
         self,
         batch: Batch,  # noqa: ARG002 - for tasks that give more than one output for an example
-        labels: NDArray[Any],
+        labels: LabelArray,
     ) -> NDArray[Any]:
         """Return what a loss compares a model's array for `batch` with; `labels` are its rows'.
 
@@ -374,13 +374,11 @@ class Task(ABC):
         """
         return labels
 
-    def untrainable(self, labels: NDArray[Any]) -> str | None:  # noqa: ARG002 - most can all be
+    def untrainable(self, labels: LabelArray) -> str | None:  # noqa: ARG002 - most can all be
         """Return why no loss can compare outputs with these labels of a split, or None."""
         return None
 
-    def labels_of_changed(
-        self, labels: NDArray[Any], partners: NDArray[Any]
-    ) -> NDArray[Any] | None:
+    def labels_of_changed(self, labels: LabelArray, partners: LabelArray) -> NDArray[Any] | None:
         """Return the labels of texts that lost words or were joined with a partner.
 
         `partners` are those of what each was joined with, its own where it was not. None where

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from compressor.tasks.base import (
     Truth,
 )
 from compressor.tasks.examples import Example, is_long
-from compressor.tasks.head import HasShape, gives_one_number, require_choice
+from compressor.tasks.head import ConfigFile, HasShape, gives_one_number, require_choice
 from compressor.tasks.metrics import AGREEMENT, Metric
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
@@ -73,15 +73,15 @@ class Classification(Task):
     @classmethod
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,
+        about: ConfigFile | None,
     ) -> None:
         """Raise `HeadProblem` unless the head chooses one of several labels."""
         require_choice(config, tensors, about=about, scoring=cls.scoring)
 
     @classmethod
-    def is_for(cls, config: Mapping[str, Any]) -> bool:
+    def is_for(cls, config: ConfigFile) -> bool:
         """Return whether the head gives more than one number, or no other task takes that one."""
         return cls.scoring is None or not gives_one_number(config)
 

@@ -26,6 +26,7 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.paths import unreadable
 from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
@@ -44,7 +45,7 @@ class Labels:
     task makes of a cell (dtype object). `grades`, shape `(num_rows,)`, are those of pairs of texts.
     """
 
-    labels: NDArray[Any] | None = None
+    labels: LabelArray | None = None
     grades: NDArray[np.float64] | None = None
     # The labels were numbers, and nothing says which number is which class of the checkpoint.
     has_bare_ids: bool = False
@@ -114,7 +115,7 @@ class Columns(ABC):
         table: Table,
         rows: Sequence[int],
         examples: Sequence[Example],
-        labels: NDArray[Any],
+        labels: LabelArray,
         column: str,
     ) -> None:
         """Raise `RecipeError` where an example and its label cannot belong together.

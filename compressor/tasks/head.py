@@ -53,6 +53,8 @@ _LAST_LAYERS = (
 # In the keys of every head's weights, and of hardly any encoder's.
 _HEAD_WORDS = re.compile(r"classif|score|logits|head|summary|predict|output_layer")
 
+ConfigFile = Mapping[str, Any]  # the content of config.json or another file of settings
+
 
 class HasShape(Protocol):
     """A tensor of a weight file, as far as its shape."""
@@ -81,7 +83,7 @@ def is_headless(architectures: Sequence[str], tensors: Collection[str]) -> bool:
     return is_encoder and len(tensors) > 0 and not any(map(_HEAD_WORDS.search, tensors))
 
 
-def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+def read_labels(config: ConfigFile) -> tuple[str, ...]:
     """Return the label names in the order of the logits; transformers' own where there are none.
 
     Raises `HeadProblem` where the keys of config.json contradict each other or a name stands twice.
@@ -115,7 +117,7 @@ def read_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return labels
 
 
-def _require_agreement(labels: tuple[str, ...], count: int | None, ids: Mapping[str, Any]) -> None:
+def _require_agreement(labels: tuple[str, ...], count: int | None, ids: ConfigFile) -> None:
     if count not in (None, len(labels)):
         raise HeadProblem(
             f"num_labels is {count}, but id2label names {len(labels)} ({few_of(labels)}); remove "
@@ -137,16 +139,16 @@ def _require_agreement(labels: tuple[str, ...], count: int | None, ids: Mapping[
             )
 
 
-def _ids(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _ids(config: ConfigFile) -> ConfigFile:
     ids = config.get("label2id")
     return ids if isinstance(ids, Mapping) else {}
 
 
 def require_choice(
-    config: Mapping[str, Any],
+    config: ConfigFile,
     tensors: Mapping[str, HasShape],
     *,
-    about: Mapping[str, Any] | None = None,
+    about: ConfigFile | None = None,
     scoring: str | None = None,
 ) -> None:
     """Raise `HeadProblem` unless the head chooses one of several labels.
@@ -177,7 +179,7 @@ def require_choice(
     _require_rows(config, tensors, labels)
 
 
-def require_tags(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> tuple[str, ...]:
+def require_tags(config: ConfigFile, tensors: Mapping[str, HasShape]) -> tuple[str, ...]:
     """Return the tags that the head chooses between for each token, in the order of its logits.
 
     Raises `HeadProblem` unless it chooses one of several; arguments are those of `require_choice`.
@@ -204,7 +206,7 @@ def require_tags(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> 
     return labels
 
 
-def gives_one_number(config: Mapping[str, Any]) -> bool:
+def gives_one_number(config: ConfigFile) -> bool:
     """Return whether config.json names one label; what contradicts itself names none.
 
     >>> gives_one_number({"num_labels": 1}), gives_one_number({"id2label": {"0": "a", "1": "b"}})
@@ -217,10 +219,10 @@ def gives_one_number(config: Mapping[str, Any]) -> bool:
 
 
 def require_number(
-    config: Mapping[str, Any],
+    config: ConfigFile,
     tensors: Mapping[str, HasShape],
     *,
-    about: Mapping[str, Any] | None = None,
+    about: ConfigFile | None = None,
 ) -> None:
     """Raise `HeadProblem` unless the head gives one number, and it is clear which one is meant.
 
@@ -251,7 +253,7 @@ def require_number(
     _require_rows(config, tensors, labels)
 
 
-def require_span(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> None:
+def require_span(config: ConfigFile, tensors: Mapping[str, HasShape]) -> None:
     """Raise `HeadProblem` unless the head gives two numbers for each token: start and end."""
     labels = read_labels(config)
     if len(labels) != 2:
@@ -277,7 +279,7 @@ ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = {
 }
 
 
-def read_activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> Activation:
+def read_activation(config: ConfigFile, about: ConfigFile | None) -> Activation:
     """Return what makes the number that is meant of the one logit of a head.
 
     It is what sentence-transformers wrote for its CrossEncoder, in the first place that it reads.
@@ -298,7 +300,7 @@ def read_activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) 
     return "identity" if config.get("problem_type") == "regression" else "sigmoid"
 
 
-def _problem_type(config: Mapping[str, Any]) -> str | None:
+def _problem_type(config: ConfigFile) -> str | None:
     found = config.get("problem_type")
     if found is not None and found not in _PROBLEM_TYPES:
         raise HeadProblem(f"problem_type is {found!r}, known are {', '.join(_PROBLEM_TYPES)}")
@@ -306,7 +308,7 @@ def _problem_type(config: Mapping[str, Any]) -> str | None:
 
 
 def _require_rows(
-    config: Mapping[str, Any], tensors: Mapping[str, HasShape], labels: Sequence[str]
+    config: ConfigFile, tensors: Mapping[str, HasShape], labels: Sequence[str]
 ) -> None:
     """Raise `HeadProblem` where the last layer of the head has not a row for each label."""
     rows = _head_rows(tensors)
@@ -321,12 +323,12 @@ def _require_rows(
         )
 
 
-def has_label_set(config: Mapping[str, Any]) -> bool:
+def has_label_set(config: ConfigFile) -> bool:
     """Return whether config.json says that several labels can hold for one input."""
     return bool(config.get("problem_type") == "multi_label_classification")
 
 
-def require_label_set(config: Mapping[str, Any], tensors: Mapping[str, HasShape]) -> None:
+def require_label_set(config: ConfigFile, tensors: Mapping[str, HasShape]) -> None:
     """Raise `HeadProblem` unless each label has a logit of its own; arguments as above."""
     problem_type = config.get("problem_type")
     if not has_label_set(config):
@@ -359,7 +361,7 @@ _SEVERAL = (
 )
 
 
-def is_cross_encoder(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> bool:
+def is_cross_encoder(config: ConfigFile, about: ConfigFile | None) -> bool:
     """Return whether sentence-transformers wrote the checkpoint as a CrossEncoder."""
     if (about or {}).get("model_type") == "CrossEncoder":
         return True
@@ -369,7 +371,7 @@ def is_cross_encoder(config: Mapping[str, Any], about: Mapping[str, Any] | None)
     )
 
 
-def _activation(config: Mapping[str, Any], about: Mapping[str, Any] | None) -> str:
+def _activation(config: ConfigFile, about: ConfigFile | None) -> str:
     own = config.get("sentence_transformers")
     places: Iterator[Any] = iter(
         (

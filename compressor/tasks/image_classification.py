@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example
 from compressor.tasks.given import given_images
+from compressor.tasks.head import ConfigFile
 from compressor.tasks.report_words import ReportWords
 
 _CODE = """\
@@ -153,7 +154,7 @@ def _config(directory: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _channels(processor: Any, config: Mapping[str, Any]) -> int:
+def _channels(processor: Any, config: ConfigFile) -> int:
     """Return how many channels a model reads: as config.json says, else one for each mean.
 
     Raises `ValueError` for a number that no picture has, and where the two disagree.

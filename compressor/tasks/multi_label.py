@@ -29,6 +29,7 @@ from compressor.tasks.base import (
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import is_long
 from compressor.tasks.head import (
+    ConfigFile,
     HasShape,
     gives_one_number,
     has_label_set,
@@ -36,7 +37,7 @@ from compressor.tasks.head import (
 )
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric
-from compressor.tasks.outputs import Outputs, Positions, RowOutputs
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
@@ -139,16 +140,16 @@ class MultiLabelClassification(TextTask):
     )
 
     @classmethod
-    def is_for(cls, config: Mapping[str, Any]) -> bool:
+    def is_for(cls, config: ConfigFile) -> bool:
         """Return whether config.json says that several labels can hold; one alone is a score."""
         return has_label_set(config) and not gives_one_number(config)
 
     @classmethod
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,  # noqa: ARG003 - config.json says it all
+        about: ConfigFile | None,  # noqa: ARG003 - config.json says it all
     ) -> None:
         """Raise `HeadProblem` unless each label has a logit of its own."""
         require_label_set(config, tensors)
@@ -178,15 +179,15 @@ class MultiLabelClassification(TextTask):
     def targets(
         self,
         batch: Batch,  # noqa: ARG002 - one row is one example
-        labels: NDArray[Any],
+        labels: LabelArray,
     ) -> NDArray[np.float32]:
         """Return 1 for each label that holds, else 0, shape `(batch, num_labels)`."""
         return np.stack(list(labels)).astype(np.float32)
 
     def labels_of_changed(
         self,
-        labels: NDArray[Any],
-        partners: NDArray[Any],
+        labels: LabelArray,
+        partners: LabelArray,
     ) -> None:
         """Return None: which label a text lost with its words, nobody can tell."""
 

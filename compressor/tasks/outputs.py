@@ -11,12 +11,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 UNLABELLED = -100  # a target that no output is compared with; PyTorch's ignore_index
+# What a split says of each example, shape (num_examples,): class ids, numbers, or any object that
+# the task's columns make of a cell (dtype object).
+LabelArray = NDArray[Any]
 Positions = Sequence[int] | NDArray[np.int64]
 # One array for each example: of one width in one array, else in a list.
 Rows = NDArray[np.float32] | Sequence[NDArray[np.float32]]

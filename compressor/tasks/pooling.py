@@ -11,7 +11,7 @@ not compute is refused by its name, because vectors without it would be other ve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
+from compressor.tasks.head import ConfigFile
 from compressor.tasks.prompts import Prompts, read_prompts
 
 MODULES = "modules.json"
@@ -93,7 +94,7 @@ class Pooling:
     normalize: bool = False
     source: str | None = None
     max_length: int | None = None
-    about: Mapping[str, Any] | None = None
+    about: ConfigFile | None = None
     dense: tuple[DenseStep, ...] = ()
     # The folders of the checkpoint that hold the weights of `dense`.
     dense_folders: tuple[str, ...] = ()
@@ -132,7 +133,7 @@ class Pooling:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Pooling:
+    def from_dict(cls, content: ConfigFile) -> Pooling:
         """Return what `to_dict` made plain, also after it was written as JSON and read again."""
         dense = tuple(DenseStep(**step) for step in content.get("dense", ()))
         folders = tuple(content.get("dense_folders", ()))
@@ -435,7 +436,7 @@ def _is_cut(step: DenseStep, directory: Path, folder: str) -> bool:
     return bool(np.array_equal(found, np.eye(step.out_features, step.in_features)))
 
 
-def _mode(place: Path, content: Mapping[str, Any]) -> str:
+def _mode(place: Path, content: ConfigFile) -> str:
     flags = {f"{_FLAG}{flag}": mode for flag, mode in _FLAGS.items()}
     on = [key for key, value in content.items() if value and key.startswith(_FLAG)]
     asked = [mode for flag, mode in flags.items() if flag in on]
@@ -452,7 +453,7 @@ def _mode(place: Path, content: Mapping[str, Any]) -> str:
     return _JOINED.join(asked)
 
 
-def _refuse_excluded_prompts(directory: Path, settings: Path, content: Mapping[str, Any]) -> None:
+def _refuse_excluded_prompts(directory: Path, settings: Path, content: ConfigFile) -> None:
     """Raise where the tokens of a prompt are read but do not count: a graph sees no prompt."""
     prompts = checkpoint_prompts(directory)
     if content.get("include_prompt", True) is False and any(prompts.by_name.values()):

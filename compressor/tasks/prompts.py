@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from compressor.errors import EnvironmentMismatch
 from compressor.setting_errors import did_you_mean
 from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.head import ConfigFile
 
 _KEY = "sentence_prompts"  # in the tokenizer's configuration
 
@@ -93,7 +94,7 @@ class Prompts:
         return self.before(example) + str(texts_of(example)[0])
 
 
-def read_prompts(about: Mapping[str, Any] | None, place: Path) -> Prompts:
+def read_prompts(about: ConfigFile | None, place: Path) -> Prompts:
     """Return the prompts that the file at `place`, with the content `about`, names.
 
     Raises `EnvironmentMismatch` where it names what is no text, or a default that is not there.

@@ -42,9 +42,9 @@ from compressor.tasks.classification import one_of_each
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.given import given_questions
-from compressor.tasks.head import HasShape, require_span
+from compressor.tasks.head import ConfigFile, HasShape, require_span
 from compressor.tasks.metrics import AGREEMENT, Metric, UsualDrop
-from compressor.tasks.outputs import UNLABELLED, Outputs, Positions
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions
 from compressor.tasks.questions import (
     Question,
     QuestionBatch,
@@ -219,9 +219,9 @@ class QuestionAnswering(TextTask):
     @classmethod
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,  # noqa: ARG003 - no file of sentence-transformers' matters
+        about: ConfigFile | None,  # noqa: ARG003 - no file of sentence-transformers' matters
     ) -> None:
         """Raise `HeadProblem` unless the head gives a start and an end."""
         require_span(config, tensors)
@@ -314,7 +314,7 @@ class QuestionAnswering(TextTask):
             found[row.question].append(values[kept])
         return [np.concatenate(parts) for parts in found]
 
-    def targets(self, batch: Batch, labels: NDArray[Any]) -> NDArray[np.int64]:
+    def targets(self, batch: Batch, labels: LabelArray) -> NDArray[np.int64]:
         """Return 1 at start and end of the first right answer, 0 elsewhere and -100 at padding.
 
         The shape is `(rows, tokens, 2)`. A window that does not hold the whole answer has none, as
@@ -336,8 +336,8 @@ class QuestionAnswering(TextTask):
 
     def labels_of_changed(
         self,
-        labels: NDArray[Any],
-        partners: NDArray[Any],
+        labels: LabelArray,
+        partners: LabelArray,
     ) -> None:
         """Return None: whether a text that lost words still holds its answer is not known."""
 

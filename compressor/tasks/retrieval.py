@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.prompts import Document, Query
 from compressor.words import counted
 
@@ -86,7 +87,7 @@ class Unfolded:
 
     examples: tuple[Any, ...]
     sources: Places
-    labels: NDArray[Any] | None = None
+    labels: LabelArray | None = None
     grades: Floats | None = None
     num_judged: int | None = None
 
@@ -155,7 +156,7 @@ class Problem:
     own: Places
 
     @classmethod
-    def of(cls, labels: NDArray[Any]) -> Problem:
+    def of(cls, labels: LabelArray) -> Problem:
         """Return the problem that the labels of a split pose."""
         is_query = np.array([isinstance(label, dict) for label in labels])
         queries, documents = np.flatnonzero(is_query), np.flatnonzero(~is_query)

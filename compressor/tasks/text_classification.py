@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, TextColumns
-from compressor.tasks.head import has_label_set
+from compressor.tasks.head import ConfigFile, has_label_set
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
@@ -29,7 +28,7 @@ class TextClassification(TextTask, Classification):
     scoring: ClassVar[str | None] = "text-scoring"
 
     @classmethod
-    def is_for(cls, config: Mapping[str, Any]) -> bool:
+    def is_for(cls, config: ConfigFile) -> bool:
         """Return whether one label is chosen of several."""
         return not has_label_set(config) and super().is_for(config)
 

@@ -34,6 +34,7 @@ from compressor.tasks.examples import length_of
 from compressor.tasks.head import (
     ACTIVATIONS,
     Activation,
+    ConfigFile,
     HasShape,
     HeadProblem,
     gives_one_number,
@@ -41,7 +42,7 @@ from compressor.tasks.head import (
     require_number,
 )
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
-from compressor.tasks.outputs import Outputs, Positions, RowOutputs
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
 from compressor.tasks.pooling import (
     MODULES,
     longest_read,
@@ -198,16 +199,16 @@ class TextScoring(TextTask):
         return SCORE_AGREEMENT.name
 
     @classmethod
-    def is_for(cls, config: Mapping[str, Any]) -> bool:
+    def is_for(cls, config: ConfigFile) -> bool:
         """Return whether the head gives one number."""
         return gives_one_number(config)
 
     @classmethod
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,
+        about: ConfigFile | None,
     ) -> None:
         """Raise `HeadProblem` unless the head gives one number, and it is clear which."""
         require_number(config, tensors, about=about)
@@ -263,7 +264,7 @@ class TextScoring(TextTask):
     def targets(
         self,
         batch: Batch,  # noqa: ARG002 - one row is one example
-        labels: NDArray[Any],
+        labels: LabelArray,
     ) -> NDArray[np.float32]:
         """Return the labels, shape `(batch,)`.
 
@@ -273,7 +274,7 @@ class TextScoring(TextTask):
             raise StepFailed(why)
         return labels.astype(np.float32)
 
-    def untrainable(self, labels: NDArray[Any]) -> str | None:
+    def untrainable(self, labels: LabelArray) -> str | None:
         """Return why scores cannot be compared with these labels; None where they can."""
         if self.activation != "sigmoid" or (labels.min() >= 0 and labels.max() <= 1):
             return None
@@ -284,7 +285,7 @@ class TextScoring(TextTask):
             f"with label_weight: 0"
         )
 
-    def labels_of_changed(self, labels: NDArray[Any], partners: NDArray[Any]) -> None:
+    def labels_of_changed(self, labels: LabelArray, partners: LabelArray) -> None:
         """Return None: nobody knows the score of a text that lost words."""
 
     @property
@@ -543,7 +544,7 @@ def _score(metric: str, scores: Floats, truth: Truth, reference: Score | None) -
 
 
 def _of_queries(
-    metric: str, scores: Floats, own: Floats, labels: NDArray[Any] | None, groups: Groups
+    metric: str, scores: Floats, own: Floats, labels: LabelArray | None, groups: Groups
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the metric of each query, and which of them can be ordered better and worse."""
     if metric == CONCORDANCE.name:

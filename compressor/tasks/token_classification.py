@@ -46,9 +46,9 @@ from compressor.tasks.entities import (
 )
 from compressor.tasks.examples import Example, Words, texts_of
 from compressor.tasks.given import given_documents
-from compressor.tasks.head import HasShape, HeadProblem, require_tags
+from compressor.tasks.head import ConfigFile, HasShape, HeadProblem, require_tags
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric, UsualDrop
-from compressor.tasks.outputs import UNLABELLED, Outputs, Positions
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions
 from compressor.tasks.pieces import (
     Document,
     DocumentBatch,
@@ -243,9 +243,9 @@ class TokenClassification(TextTask):
     @classmethod
     def check_head(
         cls,
-        config: Mapping[str, Any],
+        config: ConfigFile,
         tensors: Mapping[str, HasShape],
-        about: Mapping[str, Any] | None,  # noqa: ARG003 - no file of sentence-transformers' matters
+        about: ConfigFile | None,  # noqa: ARG003 - no file of sentence-transformers' matters
     ) -> None:
         """Raise `HeadProblem` unless the head chooses one of several tags of a known scheme."""
         try:
@@ -347,7 +347,7 @@ class TokenClassification(TextTask):
             found[row.document].append(values[kept])
         return [np.concatenate(parts) for parts in found]
 
-    def targets(self, batch: Batch, labels: NDArray[Any]) -> NDArray[np.int64]:
+    def targets(self, batch: Batch, labels: LabelArray) -> NDArray[np.int64]:
         """Return the class id at the first token of each word, in one window, -100 elsewhere."""
         read = _documents_in(batch)
         found = np.full(batch["input_ids"].shape, UNLABELLED, dtype=np.int64)
@@ -360,8 +360,8 @@ class TokenClassification(TextTask):
 
     def labels_of_changed(
         self,
-        labels: NDArray[Any],
-        partners: NDArray[Any],
+        labels: LabelArray,
+        partners: LabelArray,
     ) -> None:
         """Return None: which words a text lost is not known."""
 
@@ -586,7 +586,7 @@ class TokenClassification(TextTask):
         metric: str,
         tags: Sequence[NDArray[np.int64]],
         entities: Sequence[Sequence[Entity]],
-        labels: NDArray[Any],
+        labels: LabelArray,
     ) -> Floats:
         """Return what each document adds, shape `(num_documents, num_sums)`."""
         if metric == TOKEN_ACCURACY.name:

@@ -19,6 +19,7 @@ from compressor.setting_errors import did_you_mean, show
 from compressor.tasks.columns import Columns, Labels, RowKind
 from compressor.tasks.entities import OUTSIDE, SchemeProblem, Tags, read_tags
 from compressor.tasks.examples import Example, Words
+from compressor.tasks.outputs import LabelArray
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of, verb_for
 
@@ -84,7 +85,7 @@ class WordColumns(Columns):
         table: Table,
         rows: Sequence[int],
         examples: Sequence[Example],
-        labels: NDArray[Any],
+        labels: LabelArray,
         column: str,
     ) -> None:
         """Raise `RecipeError` where a document has more or fewer tags than words."""
