@@ -410,7 +410,9 @@ class _Run:
         self.log.certificate_readings = record_reading(
             self.directory.path / READINGS, baseline, final, fingerprint(split), artifact.digest
         )
-        judge_order(self.log, self.recipe, split, baseline)  # may end the run, having read them
+        judge_order(
+            self.log, self.recipe, self.task, split, baseline
+        )  # may end the run, having read them
         try:
             certify(self.log, self.recipe, self.task, split, baseline=baseline, final=final)
         finally:

@@ -9,11 +9,15 @@ with, and where a certificate is asked for, it is not given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from compressor.certificate import certify_drop
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score, Uninformed
-from compressor.pipeline.label_order import LabelOrder, better_order
+from compressor.pipeline.label_order import LabelOrder, better_order, better_order_of_sets
 from compressor.pipeline.run_record import RunLog
 from compressor.recipe.recipe import Recipe
 from compressor.report import units
@@ -39,7 +43,7 @@ def judge_baseline(
                 f"checkpoint for these rows, and data.{task.input_column} the right column",
             )
         )
-    judge_order(log, recipe, split, baseline)
+    judge_order(log, recipe, task, split, baseline)
     guesses = task.guesses(baseline, split.truth(), log.labels)
     best = max(guesses, key=lambda guess: guess.score.value)
     log.chance = Uninformed(best.who, best.score.value)
@@ -63,15 +67,13 @@ def judge_baseline(
         )
 
 
-def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) -> None:
+def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baseline: Score) -> None:
     """Record in `log` that another order of the classes fits the predictions on `split` far better.
 
     Raises `RecipeError` where that is certain and the labels are numbers that nothing explains.
     Where names say which class is meant, they are believed: the checkpoint may be that bad.
     """
-    if split.class_ids is None:
-        return
-    order = better_order(split.class_ids, baseline.outcomes, len(log.labels))
+    order = _order(task, split, baseline, log.labels)
     if order is None:
         return
     moved = ", ".join(
@@ -82,9 +84,12 @@ def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) ->
     found, given = (
         units.score("accuracy", share) for share in (order.best_accuracy, order.accuracy)
     )
+    found_of = f"predicts {found} of the {split.name} split as labelled"
+    if split.class_ids is None:
+        found_of = f"reaches a micro F1 of {found} on the {split.name} split"
     told = (
-        f"with the classes in another order the untouched checkpoint predicts {found} of the "
-        f"{split.name} split as labelled, as they stand {given} (if {moved})"
+        f"with the classes in another order the untouched checkpoint {found_of}, as they stand "
+        f"{given} (if {moved})"
     )
     if (
         not (order.is_certain and split.has_bare_ids)
@@ -100,6 +105,19 @@ def judge_order(log: RunLog, recipe: Recipe, split: Dataset, baseline: Score) ->
             f"right as they stand",
         )
     )
+
+
+def _order(task: Task, split: Dataset, baseline: Score, labels: Sequence[str]) -> LabelOrder | None:
+    if split.class_ids is not None:
+        return better_order(split.class_ids, baseline.outcomes, len(labels))
+    if split.labels is None or not split.has_bare_ids:
+        return None
+    both = (
+        task.findings(baseline, baseline, split.truth(), labels, labelled=labelled)
+        for labelled in (True, False)
+    )
+    labelled, predicted = (np.array([found[name].there > 0 for name in labels]).T for found in both)
+    return better_order_of_sets(labelled, predicted)
 
 
 def _numbers(order: LabelOrder) -> str:

@@ -43,16 +43,17 @@ class LabelSetColumns(TextColumns):
         cells = _lists(table, column)
         check_data_names(data_names, names)
         found = np.empty(len(table), dtype=object)
+        numbered = data_names is not None and _are_numbers(data_names)
         if _are_flags(table, column, cells, len(names)):
-            order = _order_of_flags(data_names)
+            order = list(map(int, data_names)) if numbered and data_names else slice(None)
             for row, cell in enumerate(cells):
                 found[row] = np.array(cell, dtype=bool)[order]
-            return Labels(found, has_bare_ids=True)
+            return Labels(found, has_bare_ids=not numbered)
         for row, places in enumerate(_places(table, column, cells, data_names or names)):
             found[row] = np.zeros(len(names), dtype=bool)
             found[row][places] = True
-        numbers = any(type(value) is int for cell in cells for value in cell)
-        return Labels(found, has_bare_ids=numbers)
+        has_ids = any(type(value) is int for cell in cells for value in cell)
+        return Labels(found, has_bare_ids=has_ids and not numbered)
 
 
 def _lists(table: Table, column: str) -> list[list[Any]]:
@@ -103,11 +104,9 @@ def _are_flags(table: Table, column: str, cells: list[list[Any]], num_labels: in
     return True
 
 
-def _order_of_flags(data_names: Sequence[str] | None) -> Sequence[int] | slice:
-    """Return which flag is that of each label: `data_names` may number them in another order."""
-    if data_names is None or set(data_names) != set(map(str, range(len(data_names)))):
-        return slice(None)
-    return [int(name) for name in data_names]
+def _are_numbers(data_names: Sequence[str]) -> bool:
+    """Return whether these are the data's ids of the labels, which may be in another order."""
+    return set(data_names) == set(map(str, range(len(data_names))))
 
 
 def _places(

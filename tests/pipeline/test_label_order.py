@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.pipeline.label_order import LabelOrder, better_order
+from compressor.pipeline.label_order import LabelOrder, better_order, better_order_of_sets
 
 RANDOM = np.random.default_rng(0)
 
@@ -57,3 +57,25 @@ def test_a_weak_checkpoint_is_told_and_not_refused():
 def test_a_handful_of_rows_is_no_proof():
     predictions = np.array([0, 1, 1, 0, 0, 1])
     assert better_order(1 - predictions, predictions, 2) is None
+
+
+def test_exchanged_labels_of_sets_are_found_with_both_micro_f1():
+    predicted = np.tile([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]], (40, 1)) > 0
+    labelled = predicted[:, [1, 0, 2]]  # label 0 means class 1, and label 1 class 0
+    # In 5 rows are 6 labels and 6 predictions. As they stand 4 are common: one each of the two
+    # exchanged ones, in the row that has both, and 2 of class 2.
+    expected = LabelOrder(2 * 4 / 12, 1.0, (1, 0, 2), is_certain=True)
+    assert better_order_of_sets(labelled, predicted) == expected
+
+
+@pytest.mark.parametrize("num_labels", [2, 5, 28])
+def test_sets_in_the_right_order_and_sets_that_fit_none_are_left_alone(num_labels: int):
+    predicted = RANDOM.random((400, num_labels)) < 0.2
+    labelled = predicted ^ (RANDOM.random(predicted.shape) < 0.1)
+    assert better_order_of_sets(labelled, predicted) is None
+    assert better_order_of_sets(RANDOM.random(predicted.shape) < 0.2, predicted) is None
+
+
+def test_sets_without_any_label_have_no_order():
+    nothing = np.zeros((50, 3), dtype=bool)
+    assert better_order_of_sets(nothing, nothing) is None

@@ -180,6 +180,24 @@ def test_numbers_in_another_order_are_put_in_the_checkpoints():
     assert read([[0, 0, 1], [1, 1, 0], [0, 0, 0]], data_names=names) == [[0], [1, 2], []]
 
 
+@pytest.mark.parametrize(
+    ("cells", "names", "bare"),
+    [
+        ([[0], [2, 1]], None, True),
+        ([["bad"], []], None, False),
+        ([[0, 1, 0], [1, 1, 1]], None, True),
+        ([[0], [2, 1]], ("0", "1", "2"), False),
+        ([[0, 1, 0], [1, 1, 1]], ("2", "0", "1"), False),
+        ([[0], [2, 1]], ("x", "y", "z"), True),
+    ],
+)
+def test_numbers_are_bare_unless_label_names_order_them(
+    cells: list[Any], names: tuple[str, ...] | None, bare: bool
+):
+    found = LabelSetColumns().labels(Table("a.jsonl", {"labels": cells}), "labels", LABELS, names)
+    assert found.has_bare_ids is bare
+
+
 def test_the_checkpoints_own_names_in_another_order_are_refused():
     with pytest.raises(RecipeError, match=r"another order .*label_names: \["):
         read([[0], [1]], data_names=(LABELS[1], LABELS[0], *LABELS[2:]))
@@ -319,6 +337,34 @@ def test_a_whole_run_prunes_distils_and_proves(checkpoint: Path, tmp_path: Path)
     ):
         by_name = {item["label"]: item["score"] for item in expected}
         assert {item["label"]: pytest.approx(item["score"], abs=1e-5) for item in found} == by_name
+
+
+@pytest.mark.parametrize("as_flags", [False, True])
+def test_numbers_in_another_order_end_a_run_with_the_line_to_write(
+    checkpoint: Path, tmp_path: Path, as_flags: bool
+):
+    order = [LABELS[1], LABELS[2], LABELS[0]]
+    lines = []
+    for row in rows(9, 96):
+        numbers = [number for number, name in enumerate(order) if name in row["labels"]]
+        flags = [int(number in numbers) for number in range(3)]
+        lines.append(json.dumps({**row, "labels": flags if as_flags else numbers}))
+    (tmp_path / "search.jsonl").write_text("\n".join(lines))
+    recipe = {
+        "model": {"checkpoint": str(checkpoint)},
+        "data": {"label": "labels", "search": {"path": str(tmp_path / "search.jsonl")}},
+        "budget": {"max_drop": 0.5},
+        "passes": [],
+        "benchmark": {"providers": []},
+    }
+    with pytest.raises(RecipeError) as caught:
+        compressor.run(recipe, output=tmp_path / "run", device="cpu")
+    [mistake] = caught.value.mistakes
+    assert (
+        "with the classes in another order the untouched checkpoint reaches a micro F1" in mistake
+    )
+    assert f"(if 0 means '{LABELS[1]}', 1 means '{LABELS[2]}', 2 means '{LABELS[0]}')" in mistake
+    assert 'label_names: ["2", "0", "1"], or ["0", "1", "2"] if they are right' in mistake
 
 
 def test_a_checkpoint_of_one_label_is_not_taken_for_several(tiny_bert_dir: Path):
