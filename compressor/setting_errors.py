@@ -147,7 +147,7 @@ def show(value: object) -> str:
             length = counted(len(value), "entry", "entries")
             return f"a list of {length}" if value else "an empty list"
         case dict():
-            return "a mapping"
+            return "a mapping" if value else "an empty mapping"
     return _shortened(str(value))
 
 
@@ -272,6 +272,10 @@ def _message(
     return _rare_message(details)
 
 
+def _several(given: object) -> str:
+    return "a mapping" if isinstance(given, dict) else "a list"
+
+
 def _rare_message(details: ErrorDetails) -> str:
     kind, given, facts = details["type"], details["input"], details.get("ctx", {})
     if kind == "literal_error":
@@ -283,10 +287,10 @@ def _rare_message(details: ErrorDetails) -> str:
         return f"required key {facts['discriminator']} is missing"
     if kind == "too_short":
         least = counted(facts["min_length"], "entry", "entries")
-        return f"must be a list of at least {least}, got {show(given)}"
+        return f"must be {_several(given)} of at least {least}, got {show(given)}"
     if kind == "too_long":
         most = counted(facts["max_length"], "entry", "entries")
-        return f"must be a list of at most {most}, got {show(given)}"
+        return f"must be {_several(given)} of at most {most}, got {show(given)}"
     if kind == "string_too_short":
         return f"must have at least {counted(facts['min_length'], 'character')}, got {show(given)}"
     if kind == "string_pattern_mismatch":

@@ -107,7 +107,8 @@ def test_a_rule_keeps_its_own_words_and_its_place_when_nested() -> None:
         (0.5, "0.5"),
         ("a", "'a'"),
         ([1, 2], "a list of 2 entries"),
-        ({}, "a mapping"),
+        ({}, "an empty mapping"),
+        ({"a": 1}, "a mapping"),
         ("x" * 100, "'" + "x" * 57 + "...'"),
     ],
 )

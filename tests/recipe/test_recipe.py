@@ -324,6 +324,10 @@ def test_missing_sections_are_each_reported() -> None:
         ("benchmark.providers=[cpu, cpu]", "names cpu twice"),
         ("benchmark.providers=cpu", "must be a list, got 'cpu'"),
         ("benchmark.batch_sizes=[]", "must be a list of at least 1 entry, got an empty list"),
+        (
+            "budget.max_missed={}",
+            "must be a number or a mapping of at least 1 entry, got an empty mapping",
+        ),
         ("benchmark=false", "must be a mapping"),
         ("export.max_parity_diff=0", "must be greater than 0, got 0"),
         ("passes.1.ratio=0.5", "passes is a list, '1' must be an index 0..0"),
