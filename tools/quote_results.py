@@ -28,6 +28,7 @@ from compressor.certificate import (
     examples_for_accuracy,
     examples_for_agreement,
 )
+from compressor.report.units import metric_words
 from compressor.words import about
 
 DOCS = ROOT / "docs"
@@ -36,6 +37,7 @@ PAGES = tuple(path for path in sorted(DOCS.rglob("*.md")) if DOCS / "reference" 
 DOCUMENTS = (ROOT / "README.md", *PAGES)
 BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 RECIPES = ("sst2-minilm",)
+TASK_RECIPES = ("ner-pii", "reranker")
 # Rows of `compare_int8` that are shown, with what they are called; None: as there.
 INT8_FILES = {
     "fp32, rewritten": "none: this package's float export",
@@ -115,6 +117,45 @@ def recipes() -> str:
             *(speeds([row[f"speed_batch_{size}"] for row in rows]) for size in (1, 32)),
             spread([row["cpu_minutes"] for row in rows], ".0f"),
         )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *sources])
+
+
+def other_tasks() -> str:
+    """Return the table of recipes for other tasks: means over seeds, as `recipes`."""
+    lines = [
+        "| recipe | metric | points lost, search rows | points lost, rows kept apart "
+        "| proven at most | size | speed, batch 1 | speed, batch 32 | CPU minutes |",
+        "|:--|:--|:--|:--|:--|:--|:--|:--|:--|",
+    ]
+    sources = []
+    for name in TASK_RECIPES:
+        results = read_results(name)
+        rows = results["rows"]
+        sources.append(source(name, results))
+        megabytes = [row["megabytes"] for row in rows]
+        ratios = [
+            [
+                factor
+                for shape, factor in row["speeds"].items()
+                if shape.startswith(f"batch {size},")
+            ]
+            for size in (1, 32)
+            for row in rows
+        ]
+        middle = len(rows)
+        cells = (
+            f"`recipes/{results['about']['recipe']}`{repaired(rows)}",
+            metric_words(rows[0]["metric"]),
+            spread([row["search"]["points_lost"] for row in rows], ".2f"),
+            spread([row["certification"]["points_lost"] for row in rows], ".2f"),
+            spread([row["certification"]["points_lost_at_most"] for row in rows], ".2f"),
+            f"{rows[0]['baseline_megabytes']:.1f} → {spread(megabytes, '.1f')} MB, "
+            f"{float(np.mean([row['times_smaller'] for row in rows])):.1f}×",
+            *(f"{spread([ratio for found in part for ratio in found], '.1f')}×"
+              for part in (ratios[:middle], ratios[middle:])),
+            spread([row["cpu_minutes"] for row in rows], ".0f"),
+        )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *sources])
 
@@ -310,6 +351,7 @@ def other_runtimes() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
+    "other_tasks": other_tasks,
     "int8": int8,
     "other_runtimes": other_runtimes,
     "rows_prove": rows_prove,

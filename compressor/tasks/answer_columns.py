@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.setting_errors import show
@@ -17,6 +18,7 @@ from compressor.tasks.answers import Gold, GoldAnswer
 from compressor.tasks.columns import Labels, RowKind, TextColumns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.outputs import LabelArray
+from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import BadRows, Table
 
 _FORM = "{text: [...], answer_start: [...]}, as SQuAD has it, with empty lists for no answer"
@@ -28,6 +30,16 @@ class QuestionColumns(TextColumns):
     holds: ClassVar[RowKind] = "answers"
     names_labels: ClassVar[bool] = False
     about_label: ClassVar[str] = "right answers, and where in the context they begin"
+
+    def groups(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        group: str | None,  # noqa: ARG002 - a text is told by itself
+    ) -> NDArray[np.int64]:
+        """Return the questions about one text as a group, so that no cut has it on both sides."""
+        texts = [str(value) for value in table.columns[columns[1]]]
+        return group_numbers(np.array(texts, dtype=object))
 
     def labels(
         self,

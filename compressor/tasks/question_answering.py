@@ -43,7 +43,7 @@ from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.given import given_questions
 from compressor.tasks.head import ConfigFile, HasShape, require_span
-from compressor.tasks.metrics import AGREEMENT, Metric, UsualDrop
+from compressor.tasks.metrics import Floats, Metric, UsualDrop
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions
 from compressor.tasks.questions import (
     Question,
@@ -53,6 +53,7 @@ from compressor.tasks.questions import (
     encode_questions,
     require_null_token,
 )
+from compressor.tasks.ranking import group_numbers
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import NO_LIMIT, TextTask
 from compressor.tasks.windows import Window
@@ -60,26 +61,52 @@ from compressor.tasks.windows import Window
 if TYPE_CHECKING:
     from compressor.tasks.losses import SpanLosses
 
-_QUESTIONS: Any = {
-    "unit": "question",
-    "units": "questions",
-    "usual_drop": UsualDrop(0.0005, 0.005, 0.015),
+
+def _share(sums: Floats) -> Floats:
+    """Return the mean over questions, of sums of shape `(..., 2)`: what they add, their number."""
+    total, count = np.moveaxis(sums, -1, 0)
+    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))
+
+
+def _lost(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a context loses its own
+    """Return what contexts add once every answer is wrong."""
+    return units * [0.0, 1.0]
+
+
+# Questions about one text are not independent of each other, so what is drawn are the texts.
+_CONTEXTS: Any = {
+    "bound": "sums",
+    "unit": "context",
+    "units": "contexts",
+    "statistic": _share,
+    "lost": _lost,
 }
 ANSWER_EXACT_MATCH = Metric(
     "answer_exact_match",
     "exact match of answers",
     "the share of questions whose answer is, but for case, punctuation and articles, one of the "
     "right ones, or none where there is none",
-    "hits",
-    **_QUESTIONS,
+    usual_drop=UsualDrop(0.0005, 0.005, 0.015),
+    **_CONTEXTS,
 )
 ANSWER_F1 = Metric(
     "answer_f1",
     "F1 of answers",
     "the harmonic mean of precision and recall of an answer's words, with the right answer that "
     "fits best, averaged over questions; 1 for no answer where there is none",
-    "mean",
-    **_QUESTIONS,
+    usual_drop=UsualDrop(0.0005, 0.005, 0.015),
+    **_CONTEXTS,
+)
+ANSWER_AGREEMENT = Metric(
+    "answer_agreement",
+    "agreement of answers",
+    "the share of questions that get the untouched checkpoint's answer, so that no labels are "
+    "needed",
+    label_free=True,
+    usual_drop=UsualDrop(0.003, 0.02, 0.05),
+    most_drop=0.15,
+    most_pruned_drop=0.15,
+    **_CONTEXTS,
 )
 
 _CODE = """\
@@ -194,7 +221,11 @@ class QuestionAnswering(TextTask):
     head: ClassVar[str] = "ForQuestionAnswering"
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
-    metrics: ClassVar[tuple[Metric, ...]] = (ANSWER_F1, ANSWER_EXACT_MATCH, AGREEMENT)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        ANSWER_F1,
+        ANSWER_EXACT_MATCH,
+        ANSWER_AGREEMENT,
+    )
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         row="question",
@@ -369,7 +400,7 @@ class QuestionAnswering(TextTask):
         None for F1, of which an answer may have a part.
         """
         answers = _logits(outputs).answers()
-        if metric == AGREEMENT.name and truth.reference is not None:
+        if metric == ANSWER_AGREEMENT.name and truth.reference is not None:
             return np.asarray(_digests(answers) == truth.reference.outcomes[positions])
         if metric != ANSWER_EXACT_MATCH.name or truth.labels is None:
             return None
@@ -395,7 +426,7 @@ class QuestionAnswering(TextTask):
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that answers are missing or all the same, where they are."""
-        if metric == AGREEMENT.name:
+        if metric == ANSWER_AGREEMENT.name:
             return None
         if truth.labels is None:
             return "has no answers, so nothing but agreement can be scored on it"
@@ -575,14 +606,19 @@ def _score(
     kept: Mapping[str, NDArray[Any]],
 ) -> Score:
     outcomes = _digests(answers)
-    if metric == AGREEMENT.name:
+    if metric == ANSWER_AGREEMENT.name:
         same = outcomes == (outcomes if reference is None else reference.outcomes)
-        return Score(metric, float(np.mean(same)), len(answers), outcomes, kept=kept)
-    assert truth.labels is not None, "the caller asked whether it can be scored"
-    right = {ANSWER_EXACT_MATCH.name: is_exact, ANSWER_F1.name: overlap}[metric]
-    pairs = zip(answers, truth.labels, strict=True)
-    shares = np.array([right(answer, gold) for answer, gold in pairs], dtype=np.float64)
-    return Score(metric, float(shares.mean()), len(shares), outcomes, shares=shares, kept=kept)
+        shares = same.astype(np.float64)
+    else:
+        assert truth.labels is not None, "the caller asked whether it can be scored"
+        right = {ANSWER_EXACT_MATCH.name: is_exact, ANSWER_F1.name: overlap}[metric]
+        pairs = zip(answers, truth.labels, strict=True)
+        shares = np.array([right(answer, gold) for answer, gold in pairs], dtype=np.float64)
+    contexts = np.array([texts_of(example)[1] for example in truth.examples], dtype=object)
+    units = group_numbers(contexts)
+    sums = np.stack([np.bincount(units, shares), np.bincount(units)], axis=-1).astype(np.float64)
+    value = float(shares.mean())
+    return Score(metric, value, len(sums), outcomes, sums=sums, units=units, kept=kept)
 
 
 def _digests(answers: Sequence[str]) -> NDArray[np.int64]:

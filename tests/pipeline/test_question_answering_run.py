@@ -134,7 +134,7 @@ def finished(
     return run(base, output, passes=passes), output
 
 
-def test_a_run_is_scored_by_f1_and_certified_by_question(finished: tuple[RunReport, Path]):
+def test_a_run_is_scored_by_f1_and_certified_by_text(finished: tuple[RunReport, Path]):
     report, _ = finished
     assert report.task == "question-answering"
     assert report.metric == "answer_f1"
@@ -143,7 +143,7 @@ def test_a_run_is_scored_by_f1_and_certified_by_question(finished: tuple[RunRepo
     assert report.final is not None
     assert report.final.score.value > 0.6  # guessing gives less than 0.4
     assert report.certificate is not None
-    assert report.certificate.num_examples == 200
+    assert report.certificate.num_examples == 100  # texts, of two questions each
     assert report.certificate.verdict == "certified"
     assert report.lengths is not None
     assert report.lengths.num_cut == 0
@@ -201,7 +201,7 @@ def test_reconstruction_static_int8_and_agreement_need_no_answers(
         {"kind": "prune_structured", "method": "reconstruction", "ratio": 0.25},
         {"kind": "quantize_static", "min_elements": 64, "keep_sensitive": 1},
     ]
-    budget = {"metric": "agreement", "max_drop": 0.95}
+    budget = {"metric": "answer_agreement", "max_drop": 0.95}
     report = run(base, tmp_path / "run", passes=passes, budget=budget)
     assert report.baseline is not None
     assert report.baseline.score.value == 1.0

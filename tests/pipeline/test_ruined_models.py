@@ -340,7 +340,7 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("grades", "spearman", 0.1),
         ("answers", "answer_f1", 0.1),
         ("answers", "answer_exact_match", 0.1),
-        ("answers", "agreement", 0.1),
+        ("answers", "answer_agreement", 0.1),
     ],
 )
 def test_the_same_rows_certify_a_model_that_stayed_as_it_was(

@@ -192,22 +192,33 @@ def test_scores_by_hand():
     assert outputs.answers() == ["was lovely", "lovely", "funny", "movie"]
     truth = Truth(PAIRS, labels())
     f1 = TASK.score("answer_f1", outputs, truth)
-    np.testing.assert_allclose(f1.shares, [1, 0, 2 / 3, 0])
+    assert f1.sums is not None
+    # The first two questions are about one text.
+    np.testing.assert_allclose(f1.sums, [[1, 2], [2 / 3, 1], [0, 1]])
     assert f1.value == pytest.approx(5 / 12)
     exact = TASK.score("answer_exact_match", outputs, truth)
-    np.testing.assert_array_equal(exact.shares, [1, 0, 0, 0])
+    assert exact.sums is not None
+    np.testing.assert_array_equal(exact.sums, [[1, 2], [0, 1], [0, 1]])
     assert exact.value == 0.25
     assert TASK.hits("answer_exact_match", outputs, truth, range(4)).tolist() == [1, 0, 0, 0]
     assert TASK.hits("answer_f1", outputs, truth, range(4)) is None
 
 
+def test_questions_about_one_text_are_one_unit():
+    found = TASK.score("answer_exact_match", marked(RIGHT), Truth(PAIRS, labels()))
+    assert found.value == 1.0
+    assert found.num_examples == 3
+    assert found.units is not None
+    assert found.units.tolist() == [0, 0, 1, 2]
+
+
 def test_agreement_is_of_texts():
     before, after = marked(RIGHT), marked({**RIGHT, 1: (3, 3)})
-    reference = TASK.score("agreement", before, Truth(PAIRS))
+    reference = TASK.score("answer_agreement", before, Truth(PAIRS))
     assert reference.value == 1.0
     truth = Truth(PAIRS, reference=reference)
-    assert TASK.score("agreement", after, truth).value == 0.75
-    assert TASK.hits("agreement", after, truth, range(4)).tolist() == [1, 0, 1, 1]
+    assert TASK.score("answer_agreement", after, truth).value == 0.75
+    assert TASK.hits("answer_agreement", after, truth, range(4)).tolist() == [1, 0, 1, 1]
     assert TASK.changed(before, after).tolist() == [False, True, False, False]
 
 
@@ -285,12 +296,12 @@ def test_the_first_words_are_guessed_as_many_as_do_best():
     ],
 )
 def test_what_is_always_the_same_is_said(spans: dict[int, tuple[int, int]], told: str | None):
-    score = TASK.score("agreement", marked(spans), Truth(PAIRS))
+    score = TASK.score("answer_agreement", marked(spans), Truth(PAIRS))
     assert TASK.constant(score, ()) == told
 
 
 def test_rows_without_or_with_one_answer_cannot_be_scored():
-    assert TASK.unscorable("agreement", Truth(PAIRS)) is None
+    assert TASK.unscorable("answer_agreement", Truth(PAIRS)) is None
     assert "has no answers" in (TASK.unscorable("answer_f1", Truth(PAIRS)) or "")
     none = TASK.unscorable("answer_f1", Truth(PAIRS, labels([(), ()])))
     assert none is not None
