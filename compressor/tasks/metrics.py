@@ -81,7 +81,7 @@ AGREEMENT = Metric(
     "agreement",
     "agreement",
     "the share of examples that get the untouched checkpoint's prediction, so that no labels are "
-    "needed; accuracy cannot fall by more than the share that is missing",
+    "needed; the share of right predictions cannot fall by more than is missing of it",
     "flips",
     label_free=True,
 )
