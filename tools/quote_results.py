@@ -37,7 +37,7 @@ PAGES = tuple(path for path in sorted(DOCS.rglob("*.md")) if DOCS / "reference" 
 DOCUMENTS = (ROOT / "README.md", *PAGES)
 BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 RECIPES = ("sst2-minilm",)
-TASK_RECIPES = ("ner-pii",)
+TASK_RECIPES = ("ner-pii", "reranker")
 # Rows of `compare_int8` that are shown, with what they are called; None: as there.
 INT8_FILES = {
     "fp32, rewritten": "none: this package's float export",
