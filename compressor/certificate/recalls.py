@@ -27,17 +27,7 @@ from compressor.certificate.score_bound import noninferiority_p_value
 from compressor.certificate.sums import certify_sums, extended_drop
 from compressor.measurements import Certificate
 from compressor.tasks import Findings, Metric
-
-
-def _share(sums: Floats) -> Floats:
-    """Return found / there of the last axis; 0 where nothing is there."""
-    found, there = np.moveaxis(sums, -1, 0)
-    return np.asarray(np.divide(found, there, out=np.zeros_like(found), where=there > 0))
-
-
-def _lost(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a unit loses its own alone
-    return units * [0.0, 1.0]
-
+from compressor.tasks.metrics import first_over_second, none_of_it
 
 RECALL = Metric(
     "recall",
@@ -46,8 +36,8 @@ RECALL = Metric(
     "sums",
     unit="document",
     units="documents",
-    statistic=_share,
-    lost=_lost,
+    statistic=first_over_second,
+    lost=none_of_it,
 )
 
 

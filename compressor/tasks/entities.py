@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.tasks.metrics import ratio
 from compressor.words import counted, few_of
 
 Scheme = Literal["IOB2", "IOBES", "BILOU", "IO", "plain"]
@@ -188,17 +189,17 @@ def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> f1(np.array([[2.0, 3.0, 5.0], [0.0, 0.0, 0.0]])).tolist()
     [0.5, 0.0]
     """
-    return _ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
+    return ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
 
 def precision(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of predicted entities that are labelled, of sums of shape `(..., 3)`."""
-    return _ratio(sums[..., 0], sums[..., 1])
+    return ratio(sums[..., 0], sums[..., 1])
 
 
 def recall(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of labelled entities that are predicted, of sums of shape `(..., 3)`."""
-    return _ratio(sums[..., 0], sums[..., 2])
+    return ratio(sums[..., 0], sums[..., 2])
 
 
 def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,17 +209,8 @@ def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     by_kind = _by_kind(sums)
     is_there = by_kind[..., 1] + by_kind[..., 2] > 0  # (..., num_kinds)
-    return _ratio((f1(by_kind) * is_there).sum(axis=-1), is_there.sum(axis=-1))
-
-
-def accuracy(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the first of two sums over the second, of shape `(..., 2)`: right words, words."""
-    return _ratio(sums[..., 0], sums[..., 1])
+    return ratio((f1(by_kind) * is_there).sum(axis=-1), is_there.sum(axis=-1))
 
 
 def _by_kind(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return counts.reshape(*counts.shape[:-1], -1, 3)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))

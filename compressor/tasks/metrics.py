@@ -20,6 +20,26 @@ Statistic = Callable[[Floats], Floats]
 # add had everything in them been lost.
 Lost = Callable[[Floats, Floats], Floats]
 
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Return `part` over `whole`, 0 where `whole` is 0.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
+    [0.5, 0.0]
+    """
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
+
+
+def first_over_second(sums: Floats) -> Floats:
+    """Return the first of two sums over the second, of shape `(..., 2)`: right things, things."""
+    return ratio(sums[..., 0], sums[..., 1])
+
+
+def none_of_it(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a unit loses its own alone
+    """Return what units of `first_over_second` add once nothing in them is right."""
+    return np.asarray(units * [0.0, 1.0])
+
+
 # How the drop of a score is bounded.
 # hits: a share of examples, each right or wrong. flips: the share of predictions that are those of
 # the untouched checkpoint. classes: a function of how often each class was predicted and labelled.

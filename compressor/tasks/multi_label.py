@@ -7,7 +7,6 @@ probability; a label is predicted where that is at least one half. What config.j
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -36,8 +35,8 @@ from compressor.tasks.head import (
     require_label_set,
 )
 from compressor.tasks.label_columns import LabelSetColumns
-from compressor.tasks.metrics import AGREEMENT, Floats, Metric
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
+from compressor.tasks.metrics import AGREEMENT, Floats, Metric, ratio
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, sigmoid, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 
@@ -72,8 +71,7 @@ def _by_label(sums: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _f1(right: Floats, predicted: Floats, labelled: Floats) -> Floats:
-    whole = predicted + labelled
-    return np.asarray(np.divide(2 * right, whole, out=np.zeros_like(right), where=whole > 0))
+    return ratio(2 * right, predicted + labelled)
 
 
 F1_MICRO = Metric(
@@ -208,7 +206,7 @@ class MultiLabelClassification(TextTask):
         """Return the labels that hold or, for `agreement`, what the untouched checkpoint says."""
         if metric != AGREEMENT.name:
             assert truth.labels is not None, "the caller asked whether it can be scored"
-            return np.stack(list(truth.labels)).astype(bool)
+            return _sets(truth.labels)
         return None if truth.reference is None else predicted_sets(truth.reference.kept[_LOGITS])
 
     def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_]:
@@ -298,7 +296,7 @@ class MultiLabelClassification(TextTask):
         there = own
         if labelled:
             assert truth.labels is not None, "the caller asked whether there are labels"
-            there = np.stack(list(truth.labels)).astype(bool)
+            there = _sets(truth.labels)
         found = [there, there & own, there & other]
         return {
             name: Findings(*(item[:, place].astype(np.int64) for item in found))
@@ -314,7 +312,7 @@ class MultiLabelClassification(TextTask):
         """
         own, other = (predicted_sets(score.kept[_LOGITS]) for score in (before, after))
         sure = [_least_sure(score.kept[_LOGITS]) for score in (before, after)]
-        right = own if truth.labels is None else np.stack(list(truth.labels)).astype(bool)
+        right = own if truth.labels is None else _sets(truth.labels)
         chances = [_chance_of(score.kept[_LOGITS], right) for score in (before, after)]
         was, now = ((sets == right).all(axis=1) for sets in (own, other))
         changed = (own != other).any(axis=1) & (was | now)
@@ -381,16 +379,6 @@ class MultiLabelClassification(TextTask):
         ]
 
 
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability of each label by itself, in the shape of the logits.
-
-    >>> sigmoid(np.array([[0.0, 1000.0, -1000.0]], dtype=np.float32)).tolist()
-    [[0.5, 1.0, 0.0]]
-    """
-    small = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), dtype=np.float32)
-
-
 def predicted_sets(logits: NDArray[np.float32]) -> Sets:
     """Return which labels are predicted: those whose sigmoid is at least one half."""
     return np.asarray(logits >= 0)
@@ -405,6 +393,11 @@ def set_words(labels: Sets, names: Sequence[str]) -> str:
     return ", ".join(name for name, holds in zip(names, labels, strict=True) if holds) or _NONE
 
 
+def _sets(labels: LabelArray) -> Sets:
+    """Return the labels of a split, one array for each example, as one."""
+    return np.stack(list(labels)).astype(bool)
+
+
 def _logits(outputs: Outputs) -> NDArray[np.float32]:
     assert isinstance(outputs, LabelLogits), "the task collects nothing else"
     return outputs.values
@@ -412,11 +405,7 @@ def _logits(outputs: Outputs) -> NDArray[np.float32]:
 
 def _outcomes(sets: Sets) -> NDArray[np.int64]:
     """Return a number for each example that is the same where its set of labels is."""
-    bits = np.packbits(sets, axis=1)
-    return np.array(
-        [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:7], "big") for row in bits],
-        dtype=np.int64,
-    )
+    return told_apart(row.tobytes() for row in np.packbits(sets, axis=1))
 
 
 def _score(

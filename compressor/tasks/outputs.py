@@ -8,8 +8,9 @@ own.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +24,25 @@ LabelArray = NDArray[Any]
 Positions = Sequence[int] | NDArray[np.int64]
 # One array for each example: of one width in one array, else in a list.
 Rows = NDArray[np.float32] | Sequence[NDArray[np.float32]]
+
+
+def told_apart(predictions: Iterable[bytes]) -> NDArray[np.int64]:
+    """Return a number for each prediction that is the same only where its bytes are.
+
+    They are the outcomes of predictions that are no class, such as a set of labels or a text.
+    """
+    digests = (hashlib.sha256(prediction).digest() for prediction in predictions)
+    return np.array([int.from_bytes(digest[:7], "big") for digest in digests], dtype=np.int64)
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / (1 + exp(-x)), without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0], np.float32)).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    small = np.exp(-np.abs(logits.astype(np.float64)))  # at most 1
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
 
 
 class Outputs(ABC):

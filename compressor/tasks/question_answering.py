@@ -7,7 +7,6 @@ answer.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +42,8 @@ from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.given import given_questions
 from compressor.tasks.head import ConfigFile, HasShape, require_span
-from compressor.tasks.metrics import Floats, Metric, UsualDrop
-from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions
+from compressor.tasks.metrics import Metric, UsualDrop, first_over_second, none_of_it
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
 from compressor.tasks.questions import (
     Question,
     QuestionBatch,
@@ -61,25 +60,13 @@ from compressor.tasks.windows import Window
 if TYPE_CHECKING:
     from compressor.tasks.losses import SpanLosses
 
-
-def _share(sums: Floats) -> Floats:
-    """Return the mean over questions, of sums of shape `(..., 2)`: what they add, their number."""
-    total, count = np.moveaxis(sums, -1, 0)
-    return np.asarray(np.divide(total, count, out=np.zeros_like(total), where=count > 0))
-
-
-def _lost(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a context loses its own
-    """Return what contexts add once every answer is wrong."""
-    return units * [0.0, 1.0]
-
-
 # Questions about one text are not independent of each other, so what is drawn are the texts.
 _CONTEXTS: Any = {
     "bound": "sums",
     "unit": "context",
     "units": "contexts",
-    "statistic": _share,
-    "lost": _lost,
+    "statistic": first_over_second,  # what questions add, and their number
+    "lost": none_of_it,
 }
 ANSWER_EXACT_MATCH = Metric(
     "answer_exact_match",
@@ -623,8 +610,7 @@ def _score(
 
 def _digests(answers: Sequence[str]) -> NDArray[np.int64]:
     """Return a number for each answer that is the same only where its text is."""
-    found = [hashlib.sha256(answer.encode()).digest() for answer in answers]
-    return np.array([int.from_bytes(item[:7], "big") for item in found], dtype=np.int64)
+    return told_apart(answer.encode() for answer in answers)
 
 
 def _within(

@@ -42,7 +42,7 @@ from compressor.tasks.head import (
     require_number,
 )
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, sigmoid
 from compressor.tasks.pooling import (
     MODULES,
     longest_read,
@@ -501,16 +501,6 @@ class TextScoring(TextTask):
         if self.activation is None:
             raise ValueError("what a logit means was not read: ask `as_saved` of its checkpoint")
         return self.activation
-
-
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1 / (1 + exp(-x)), without overflow.
-
-    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0], np.float32)).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    small = np.exp(-np.abs(logits.astype(np.float64)))  # at most 1
-    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
 
 
 def _score(metric: str, scores: Floats, truth: Truth, reference: Score | None) -> Score:

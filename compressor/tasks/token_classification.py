@@ -6,7 +6,6 @@ One document is one example, however long: it is read in windows that overlap.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +34,6 @@ from compressor.tasks.entities import (
     Entity,
     SchemeProblem,
     Tags,
-    accuracy,
     entity_counts,
     f1,
     macro_f1,
@@ -47,8 +45,15 @@ from compressor.tasks.entities import (
 from compressor.tasks.examples import Example, Words, texts_of
 from compressor.tasks.given import given_documents
 from compressor.tasks.head import ConfigFile, HasShape, HeadProblem, require_tags
-from compressor.tasks.metrics import AGREEMENT, Floats, Metric, UsualDrop
-from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions
+from compressor.tasks.metrics import (
+    AGREEMENT,
+    Floats,
+    Metric,
+    UsualDrop,
+    first_over_second,
+    none_of_it,
+)
+from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
 from compressor.tasks.pieces import (
     Document,
     DocumentBatch,
@@ -71,10 +76,6 @@ def _missed(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - whatever 
     return np.asarray(units * np.tile([0.0, 1.0, 1.0], units.shape[-1] // 3))
 
 
-def _all_wrong(units: Floats, total: Floats) -> Floats:  # noqa: ARG001
-    return np.asarray(units * [0.0, 1.0])
-
-
 _DOCUMENTS: Any = {"bound": "sums", "unit": "document", "units": "documents"}
 _ENTITY_DROP = UsualDrop(0.0005, 0.005, 0.015)
 ENTITY_F1 = Metric(
@@ -91,8 +92,8 @@ TOKEN_ACCURACY = Metric(
     "token_accuracy",
     "token accuracy",
     "the share of words that get their tag, O among the tags",
-    statistic=accuracy,
-    lost=_all_wrong,
+    statistic=first_over_second,
+    lost=none_of_it,
     **_DOCUMENTS,
 )
 ENTITY_PRECISION = Metric(
@@ -652,10 +653,7 @@ def _tags_in(score: Score) -> list[NDArray[np.int64]]:
 
 def _digests(entities: Sequence[Sequence[Entity]]) -> NDArray[np.int64]:
     """Return a number for each document that is the same only where all its entities are."""
-    found = [
-        hashlib.sha256(np.array(document, dtype="<i8").tobytes()).digest() for document in entities
-    ]
-    return np.array([int.from_bytes(item[:7], "big") for item in found], dtype=np.int64)
+    return told_apart(np.array(document, dtype="<i8").tobytes() for document in entities)
 
 
 def _worth(found: Sequence[Entity], right: Sequence[Entity]) -> int:

@@ -11,7 +11,6 @@ from compressor.tasks.entities import (
     Entity,
     SchemeProblem,
     Tags,
-    accuracy,
     entity_counts,
     f1,
     macro_f1,
@@ -21,6 +20,7 @@ from compressor.tasks.entities import (
     recall,
     scheme_of,
 )
+from compressor.tasks.metrics import first_over_second
 
 KINDS = ("LOC", "ORG", "PER")
 IOB2 = read_tags(["O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BI")])
@@ -162,4 +162,4 @@ def test_statistics_take_sums_of_any_number_of_resamples():
     )  # (2, 1, 6)
     assert macro_f1(sums).tolist() == [[0.5], [0.5]]
     assert micro_counts(sums).tolist() == [[[1, 2, 2]], [[1, 2, 4]]]
-    assert accuracy(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [0.75, 0.0]
+    assert first_over_second(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [0.75, 0.0]

@@ -21,7 +21,8 @@ from compressor.measurements import Score
 from compressor.tasks import Truth, load_task
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.losses import LabelSetLosses
-from compressor.tasks.multi_label import LabelLogits, predicted_sets, sigmoid
+from compressor.tasks.multi_label import LabelLogits, predicted_sets
+from compressor.tasks.outputs import sigmoid
 from compressor.tasks.table import Table
 
 LABELS = ("good", "bad", "long")
