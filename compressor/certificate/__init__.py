@@ -30,7 +30,7 @@ from compressor.certificate.score_bound import (
     noninferiority_p_value,
     tango_upper_bound,
 )
-from compressor.certificate.scores import certify_drop, certify_scores, rows_to_certify
+from compressor.certificate.scores import certify_drop, certify_scores, hits_of, rows_to_certify
 from compressor.certificate.sums import certify_sums
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "examples_for_accuracy",
     "examples_for_agreement",
     "f1_macro",
+    "hits_of",
     "holm",
     "limits_of",
     "matthews_correlation",

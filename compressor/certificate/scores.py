@@ -151,15 +151,15 @@ def certify_drop(
         old, new = _both(metric.name, before.shares, after.shares)
         return certify_mean(metric.name, old, new, units=metric.units, **drawn)
     if metric.bound == "hits" and before.shares is not None:
-        old, new = _both(metric.name, before.shares, after.shares)
-        return certify_paired(old > _HALF, new > _HALF, **limits)
+        _both(metric.name, before.shares, after.shares)
+        return certify_paired(hits_of(before, None), hits_of(after, None), **limits)
     if truth is None:
         raise ValueError(f"labels: {metric.name} cannot be certified without them")
     if metric.bound == "correlation":
         old, new = _both(metric.name, before.shares, after.shares)
         return certify_correlation(metric.name, old, new, truth, **drawn)
     if metric.bound == "hits":
-        return certify_paired(before.outcomes == truth, after.outcomes == truth, **limits)
+        return certify_paired(hits_of(before, truth), hits_of(after, truth), **limits)
     return certify_metric(
         _METRICS[metric.name],
         before.outcomes,
@@ -167,6 +167,16 @@ def certify_drop(
         np.asarray(truth, dtype=np.int64),
         **drawn,
     )
+
+
+def hits_of(score: Score, right: LabelArray | None) -> NDArray[np.bool_]:
+    """Return which examples are right, shape `(num_examples,)`.
+
+    Those whose outcome is the one in `right`, or whose share is 1 where the score has shares.
+    """
+    if score.shares is not None:
+        return score.shares > _HALF
+    return np.asarray(score.outcomes == right)
 
 
 def _both(

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.certificate import certify_drop, certify_each, certify_paired, certify_slices
+from compressor.certificate import (
+    certify_drop,
+    certify_each,
+    certify_paired,
+    certify_slices,
+    hits_of,
+)
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score, SliceRecord
@@ -105,12 +111,12 @@ def judge_slices(
 
     else:
         right = before.outcomes if split.class_ids is None else split.class_ids
-        was, now = (_hits(score, right) for score in (before, after))
+        was, now = (hits_of(score, right) for score in (before, after))
 
         def guessed(name: str, level: float) -> Certificate | None:
             mask = masks[name]
             if before.shares is not None and guesses:
-                best = max((_hits(guess.score, right)[mask] for guess in guesses), key=np.mean)
+                best = max((hits_of(guess.score, right)[mask] for guess in guesses), key=np.mean)
                 return certify_paired(was[mask], best, max_drop=max_drop, confidence=level)
             hits = _guess(right, before.outcomes, mask)
             return certify_paired(was[mask], hits, max_drop=max_drop, confidence=level)
@@ -145,11 +151,6 @@ def judge_slices(
         for name, proof in found.items()
     ]
     return tuple(sorted(records, key=_rank))
-
-
-def _hits(score: Score, right: Classes) -> Mask:
-    """Return which examples are right, shape `(num_examples,)`."""
-    return score.outcomes == right if score.shares is None else score.shares > 0.5
 
 
 def _of_units(mask: Mask, score: Score) -> Mask:

@@ -55,7 +55,7 @@ from compressor.tasks.questions import (
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import NO_LIMIT, TextTask
-from compressor.tasks.windows import Window
+from compressor.tasks.windows import Window, without_padding
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import SpanLosses
@@ -326,11 +326,9 @@ class QuestionAnswering(TextTask):
         self, array: NDArray[np.float32], batch: Batch
     ) -> list[NDArray[np.float32]]:
         """Return the outputs of all tokens of each question's rows, special tokens included."""
-        read, mask = _questions_in(batch), batch["attention_mask"] != 0
-        found: list[list[NDArray[np.float32]]] = [[] for _ in read.questions]
-        for row, values, kept in zip(read.rows, array, mask, strict=True):
-            found[row.question].append(values[kept])
-        return [np.concatenate(parts) for parts in found]
+        read = _questions_in(batch)
+        owners = [row.question for row in read.rows]
+        return without_padding(array, batch["attention_mask"], owners, len(read.questions))
 
     def targets(self, batch: Batch, labels: LabelArray) -> NDArray[np.int64]:
         """Return 1 at start and end of the first right answer, 0 elsewhere and -100 at padding.

@@ -65,6 +65,7 @@ from compressor.tasks.pieces import (
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.spans import AGGREGATIONS, Aggregation, Span, kinds_of_words, spans_of
 from compressor.tasks.text import NO_LIMIT, TextTask
+from compressor.tasks.windows import without_padding
 from compressor.tasks.word_columns import WordColumns
 
 if TYPE_CHECKING:
@@ -342,11 +343,9 @@ class TokenClassification(TextTask):
         self, array: NDArray[np.float32], batch: Batch
     ) -> list[NDArray[np.float32]]:
         """Return the outputs of all tokens of each document's rows, special tokens included."""
-        mask = batch["attention_mask"] != 0
-        found: list[list[NDArray[np.float32]]] = [[] for _ in _documents_in(batch).documents]
-        for row, values, kept in zip(_documents_in(batch).rows, array, mask, strict=True):
-            found[row.document].append(values[kept])
-        return [np.concatenate(parts) for parts in found]
+        read = _documents_in(batch)
+        owners = [row.document for row in read.rows]
+        return without_padding(array, batch["attention_mask"], owners, len(read.documents))
 
     def targets(self, batch: Batch, labels: LabelArray) -> NDArray[np.int64]:
         """Return the class id at the first token of each word, in one window, -100 elsewhere."""

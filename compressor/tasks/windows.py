@@ -23,6 +23,20 @@ class Window(NamedTuple):
     end: int
 
 
+def without_padding(
+    array: NDArray[np.float32], mask: NDArray[np.int64], owners: Sequence[int], count: int
+) -> list[NDArray[np.float32]]:
+    """Return the outputs of all tokens of each of `count` examples, special tokens included.
+
+    `array`, shape `(rows, tokens, ...)`, holds a row for each window, `owners` the example that it
+    belongs to; `mask`, shape `(rows, tokens)`, is 0 at padding.
+    """
+    found: list[list[NDArray[np.float32]]] = [[] for _ in range(count)]
+    for owner, values, kept in zip(owners, array, mask != 0, strict=True):
+        found[owner].append(values[kept])
+    return [np.concatenate(parts) for parts in found]
+
+
 def windows_of(num_tokens: int, room: int) -> list[Window]:
     """Return windows of at most `room` tokens that cover a document, in its order.
 
