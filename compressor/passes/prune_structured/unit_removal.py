@@ -112,10 +112,17 @@ class DependencyGraph:
 
     def __init__(self, module: PreTrainedModel) -> None:
         self._model_type: str = module.config.model_type
-        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        # The graph is read from autograd, which skips what is frozen. Tables stay as they are: no
+        # unit goes from them, and RoFormer's sinusoids, one for all layers, would tie these.
+        frozen = [
+            parameter
+            for child in module.modules()
+            if not isinstance(child, nn.Embedding)
+            for parameter in child.parameters(recurse=False)
+            if not parameter.requires_grad
+        ]
         was_training = module.training
         module.eval()
-        # The graph is read from autograd, which skips what is frozen.
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad():
