@@ -106,8 +106,12 @@ def check_augmentation(
 def _of_as_many_steps(settings: Settings, num_examples: int, copies: int) -> Settings:
     steps = total_steps(num_examples, settings)
     # In batches of all copies together: an epoch of one of them may end with a smaller one.
-    epochs = steps / math.ceil(num_examples * copies / settings.batch_size)
-    return settings.model_copy(update={"epochs": epochs, "max_steps": steps})
+    epoch = math.ceil(num_examples * copies / settings.batch_size)
+    update: dict[str, float] = {"epochs": steps / epoch, "max_steps": steps}
+    if settings.schedule in ("step", "exponential"):
+        own = math.ceil(num_examples / settings.batch_size)
+        update["decay_epochs"] = settings.decay_epochs * own / epoch
+    return settings.model_copy(update=update)
 
 
 def _mask_token(model: TorchModel, teacher: TorchModel) -> str:

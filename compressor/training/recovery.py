@@ -20,7 +20,12 @@ from compressor.training.layer_map import LayerMap
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
-from compressor.training.trainer import require_embeddings, require_examples, train
+from compressor.training.trainer import (
+    require_embeddings,
+    require_examples,
+    require_layers,
+    train,
+)
 from compressor.training.training_run import AfterStep, TrainingRun, TrainingSummary
 
 
@@ -120,11 +125,13 @@ def distill(
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
     """Raise `StepFailed` when a model that has been compressed could not be trained so either.
 
-    That is for an empty split, one without labels, and embeddings to freeze where there are none.
+    That is for an empty split, one without labels, embeddings to freeze where there are none, and
+    layers to tell apart that are not found.
     """
     require_examples(dataset)
     _require_labels(dataset, "fine-tuning")
     require_embeddings(model, settings)
+    require_layers(model, settings)
 
 
 def check_distillation(
@@ -144,6 +151,7 @@ def check_distillation(
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
     require_embeddings(model, settings)
+    require_layers(model, settings)
     if settings.compares_layers:
         check_inputs(model, teacher, dataset)
     if settings.sublayer_weight > 0:

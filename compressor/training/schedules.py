@@ -1,12 +1,10 @@
-"""How many steps a training run has, and how a setting moves over them.
-
-Learning rates are the Trainer's own.
-"""
+"""How many steps a training run has, and how learning rate and sparsity move over them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from compressor.training.settings import TrainingSettings
 
@@ -19,6 +17,69 @@ def total_steps(num_examples: int, settings: TrainingSettings) -> int:
     # 1.1 epochs of 100 batches are 110 steps, and in binary fractions a little more.
     steps = math.ceil(round(settings.epochs * batches, 6)) or 1
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+@dataclass(frozen=True)
+class ScheduleByName:
+    """A schedule of transformers by the name that its Trainer knows, and what it reads."""
+
+    name: str
+    settings: dict[str, float | str]
+
+
+def named_schedule(
+    settings: TrainingSettings, *, steps: int, warmup_steps: int
+) -> ScheduleByName | None:
+    """Return the schedule of transformers that `settings` ask for; None where it has none.
+
+    Ref: restarts: Loshchilov & Hutter 2017, arXiv:1608.03983; the inverse root: Vaswani et al.
+    2017, arXiv:1706.03762, eq. 3; warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395.
+    """
+    lowest = settings.final_lr_ratio
+    match settings.schedule:
+        case "linear":
+            return ScheduleByName("linear", {})
+        case "constant":
+            return ScheduleByName("constant_with_warmup", {})
+        case "cosine" if lowest == 0:
+            return ScheduleByName("cosine", {})
+        case "cosine":
+            return ScheduleByName("cosine_with_min_lr", {"min_lr_rate": lowest})
+        case "cosine_with_restarts":
+            return ScheduleByName("cosine_with_restarts", {"num_cycles": settings.cycles})
+        case "polynomial":
+            end = lowest * settings.learning_rate
+            return ScheduleByName("polynomial", {"lr_end": end, "power": settings.power})
+        case "inverse_sqrt":
+            # Left out, transformers takes 10,000 steps for a training without a warm-up.
+            return ScheduleByName("inverse_sqrt", {"timescale": max(1, warmup_steps)})
+        case "warmup_stable_decay":
+            decay_steps = min(steps - warmup_steps, math.ceil(settings.decay_ratio * steps))
+            return ScheduleByName(
+                "warmup_stable_decay",
+                {"num_decay_steps": decay_steps, "decay_type": "linear", "min_lr_ratio": lowest},
+            )
+        case _:
+            return None
+
+
+def decay_by_factor(
+    settings: TrainingSettings, *, steps_per_epoch: int, warmup_steps: int
+) -> Callable[[int], float]:
+    """Return the learning rate of schedule step or exponential at a step, over the highest.
+
+    Without a warm-up they are `StepLR` and `ExponentialLR` of PyTorch.
+    """
+    period = settings.decay_epochs * steps_per_epoch
+    at_once = settings.schedule == "step"
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        periods = (step - warmup_steps) / period
+        return settings.decay_factor ** (math.floor(periods + 1e-9) if at_once else periods)
+
+    return factor
 
 
 def cubic_sparsity(step: int, begin: int, end: int, initial: float, final: float) -> float:

@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from compressor.paths import LocalPath
 
@@ -28,10 +35,36 @@ class Need:
     why: str  # with {task} for the name of the task
 
 
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "constant",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "step",
+    "exponential",
+    "warmup_stable_decay",
+]
+# Which settings each schedule reads, besides the length of the warm-up.
+_READ_BY: dict[str, tuple[Schedule, ...]] = {
+    "cycles": ("cosine_with_restarts",),
+    "power": ("polynomial",),
+    "decay_ratio": ("warmup_stable_decay",),
+    "decay_factor": ("step", "exponential"),
+    "decay_epochs": ("step", "exponential"),
+    "final_lr_ratio": ("cosine", "polynomial", "warmup_stable_decay"),
+}
+
+
 class TrainingSettings(BaseModel):
     """How long and how fast to train."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # Settings that are not written where they are at their defaults, so that a recipe without them
+    # keeps the keys of its steps and the bytes of its manifest.
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({*_READ_BY, "layer_decay"})
 
     epochs: float = Field(
         default=1.0, gt=0, le=1000, description="how many times to go through the training split"
@@ -55,9 +88,14 @@ class TrainingSettings(BaseModel):
         lt=1,
         description="fraction of the steps during which the learning rate rises from 0",
     )
-    schedule: Literal["linear", "cosine", "constant"] = Field(
+    schedule: Schedule = Field(
         default="linear",
-        description="how the learning rate falls after the warm-up; constant keeps it",
+        description=(
+            "how the learning rate falls after the warm-up: linear and cosine to 0, constant keeps "
+            "it, cosine_with_restarts falls and jumps back up, polynomial as a power, inverse_sqrt "
+            "with the root of the step, step by a factor now and then, exponential by a factor "
+            "little by little, warmup_stable_decay stays and falls at the end"
+        ),
     )
     freeze_embeddings: bool = Field(
         default=False, description="leave the embedding tables as they are"
@@ -83,6 +121,85 @@ class TrainingSettings(BaseModel):
             "relative to the recipe"
         ),
     )
+    cycles: int = Field(
+        default=2,
+        ge=2,
+        le=1000,
+        description=(
+            "with schedule cosine_with_restarts, how many times the learning rate falls to 0"
+        ),
+    )
+    power: float = Field(
+        default=2.0,
+        gt=0,
+        le=10,
+        description="with schedule polynomial, the power; 1 is a line",
+    )
+    decay_ratio: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description=(
+            "with schedule warmup_stable_decay, the fraction of the steps, at the end, during "
+            "which the learning rate falls, as a line"
+        ),
+    )
+    decay_factor: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="with schedule step and exponential, what the learning rate is multiplied by",
+    )
+    decay_epochs: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description=(
+            "with schedule step and exponential, the epochs after the warm-up in which the "
+            "learning rate is multiplied by decay_factor: at once when they are over, or little "
+            "by little"
+        ),
+    )
+    final_lr_ratio: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "with schedule cosine, polynomial and warmup_stable_decay, the learning rate at the "
+            "end as a fraction of the highest"
+        ),
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description=(
+            "factor on the learning rate from each layer to the one below it, so that the layers "
+            "near the input learn less; the head has the full learning rate, the last layer the "
+            "factor, the embeddings the lowest"
+        ),
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in self.unwritten_defaults or getattr(self, name) != fields[name].default
+        }
+
+    @model_validator(mode="after")
+    def _schedule_reads_its_settings(self) -> Self:
+        fields = type(self).model_fields
+        for name, schedules in _READ_BY.items():
+            if getattr(self, name) != fields[name].default and self.schedule not in schedules:
+                raise ValueError(
+                    f"{name} belongs to schedule {' or '.join(schedules)} and would do nothing "
+                    f"with '{self.schedule}'; remove it, or choose that schedule"
+                )
+        return self
 
     @property
     def label_setting(self) -> str | None:

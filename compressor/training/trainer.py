@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 
 from compressor.data import Dataset
@@ -26,9 +27,10 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
 from compressor.training.fingerprint import training_key
+from compressor.training.layer_groups import groups_by_layer, layer_rates
 from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.progress_callback import StepWatcher, TrainingFiles
-from compressor.training.schedules import total_steps
+from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
 from compressor.training.settings import TrainingSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.training_run import (
@@ -69,6 +71,12 @@ def require_embeddings(model: TorchModel, settings: TrainingSettings) -> None:
         )
 
 
+def require_layers(model: TorchModel, settings: TrainingSettings) -> None:
+    """Raise `StepFailed` when `layer_decay` is asked for and the layers cannot be told apart."""
+    if settings.layer_decay < 1:
+        layer_rates(model.module, settings.layer_decay)
+
+
 def train(
     model: TorchModel,
     dataset: Dataset,
@@ -94,11 +102,13 @@ def train(
     or in `cached` where nobody needs it once the training is over.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
 
-    Raises `StepFailed` for an empty split or `freeze_embeddings` on a model without embedding
-    tables, `EnvironmentMismatch` when `run.device` is not there, and `TrainingDiverged`.
+    Raises `StepFailed` for an empty split, `freeze_embeddings` on a model without embedding
+    tables and `layer_decay` on one whose layers are not found, `EnvironmentMismatch` when
+    `run.device` is not there, and `TrainingDiverged`.
     """
     require_examples(dataset)
     require_embeddings(model, settings)
+    require_layers(model, settings)
     steps = total_steps(len(dataset), settings)
     with alone():
         arguments = _arguments(settings, run, steps)
@@ -126,7 +136,7 @@ def train(
         state = {**kept, **(cached or {})}
         watcher = StepWatcher(files.checkpoint, run, advance, after_step, state)
         loss = _computed_as(settings, run.device, loss)
-        trainer = _Trainer(model, dataset, arguments, loss, watcher, trained_too.values())
+        trainer = _Trainer(model, dataset, settings, arguments, loss, watcher, trained_too.values())
         _require_plain(trainer.accelerator)
         name = f"{run.description} {key[:8]}"
         with curves(settings.tensorboard, name, watcher.losses) as callbacks:
@@ -165,6 +175,7 @@ class _Trainer(transformers.Trainer):
         self,
         model: TorchModel,
         dataset: Dataset,
+        settings: TrainingSettings,
         arguments: transformers.TrainingArguments,
         loss: LossFunction,
         watcher: StepWatcher,
@@ -172,6 +183,7 @@ class _Trainer(transformers.Trainer):
     ) -> None:
         super().__init__(model.module, arguments, train_dataset=dataset, callbacks=[watcher])
         self.remove_callback(transformers.PrinterCallback)
+        self.settings = settings
         self.torch_model = model
         self.split = dataset
         self.loss = loss
@@ -180,10 +192,27 @@ class _Trainer(transformers.Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.settings.layer_decay < 1:
+            groups = groups_by_layer(optimizer.param_groups, self.torch_model.module, self.settings)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer = kind(groups, **settings)
         more = list(self.trained_too.parameters())
         if more:
             optimizer.add_param_group({"params": more, "weight_decay": self.args.weight_decay})
         return optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        if named_schedule(self.settings, steps=num_training_steps, warmup_steps=warmup_steps):
+            found: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
+            return found
+        batches = math.ceil(len(self.split) / self.settings.batch_size)
+        factor = decay_by_factor(self.settings, steps_per_epoch=batches, warmup_steps=warmup_steps)
+        assert self.optimizer is not None, "it is made first"
+        self.lr_scheduler = LambdaLR(self.optimizer, factor)
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> DataLoader[int]:
         return training_loader(
@@ -224,15 +253,18 @@ class _Trainer(transformers.Trainer):
 def _arguments(
     settings: TrainingSettings, run: TrainingRun, steps: int
 ) -> transformers.TrainingArguments:
+    # Rounded down: the first warm-up step has a learning rate of 0, too much for a short run.
+    warmup_steps = int(settings.warmup_ratio * steps)
+    schedule = named_schedule(settings, steps=steps, warmup_steps=warmup_steps)
     arguments = transformers.TrainingArguments(
         output_dir=str(run.work_dir),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        # Rounded down: the first warm-up step has a learning rate of 0, too much for a short run.
-        warmup_steps=int(settings.warmup_ratio * steps),
-        lr_scheduler_type=_SCHEDULERS[settings.schedule],
+        warmup_steps=warmup_steps,
+        lr_scheduler_type="constant" if schedule is None else schedule.name,
+        lr_scheduler_kwargs=None if schedule is None else schedule.settings,
         seed=run.seed,
         use_cpu=run.device.type == "cpu",
         save_strategy="no",
@@ -266,9 +298,6 @@ def _require_plain(accelerator: Any) -> None:
             f"accelerate was configured elsewhere in this process ({', '.join(wrong)}), which "
             f"changes weights; train in a process of its own"
         )
-
-
-_SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 def _tables(module: nn.Module) -> list[nn.Embedding]:

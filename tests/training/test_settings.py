@@ -26,7 +26,10 @@ def locations(error: ValidationError) -> list[tuple[int | str, ...]]:
         ("batch_size", 0),
         ("weight_decay", -0.1),
         ("warmup_ratio", 1.0),
-        ("schedule", "step"),
+        ("schedule", "steps"),
+        ("cycles", 1),
+        ("decay_factor", 1.0),
+        ("layer_decay", 0.0),
         ("epoch", 1),
     ],
 )
@@ -84,3 +87,37 @@ def test_a_relation_that_is_listed_twice_is_refused():
 @pytest.mark.parametrize("weight", ["sublayer_weight", "relation_weight"])
 def test_one_loss_on_layers_is_enough_to_learn(weight: str):
     assert DistillSettings.model_validate({"logits_weight": 0, weight: 1}).compares_layers
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"cycles": 3}, "cosine_with_restarts"),
+        ({"power": 1.0, "schedule": "cosine"}, "polynomial"),
+        ({"decay_ratio": 0.2}, "warmup_stable_decay"),
+        ({"decay_factor": 0.5}, "step or exponential"),
+        ({"decay_epochs": 2.0}, "step or exponential"),
+        ({"final_lr_ratio": 0.1}, "cosine or polynomial or warmup_stable_decay"),
+    ],
+)
+def test_a_setting_of_another_schedule_is_refused(settings: dict[str, object], needed: str):
+    with pytest.raises(ValidationError, match=f"belongs to schedule {needed} and would do nothing"):
+        FinetuneSettings.model_validate(settings)
+
+
+def test_later_settings_at_their_defaults_are_not_written():
+    plain = FinetuneRecovery()
+
+    assert plain.model_dump() == FinetuneRecovery(layer_decay=1.0, cycles=2).model_dump()
+    assert set(plain.model_dump()) == {
+        "epochs", "max_steps", "learning_rate", "batch_size", "weight_decay", "warmup_ratio",
+        "schedule", "freeze_embeddings", "dropout", "precision", "tensorboard", "kind",
+    }  # fmt: skip
+    assert FinetuneRecovery(layer_decay=0.9).model_dump()["layer_decay"] == 0.9
+    assert (
+        TypeAdapter(Recovery).dump_python(FinetuneRecovery(layer_decay=0.9))["layer_decay"] == 0.9
+    )
+
+
+def test_unwritten_defaults_are_settings():
+    assert FinetuneSettings.unwritten_defaults <= FinetuneSettings.model_fields.keys()
