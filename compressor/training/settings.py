@@ -57,6 +57,21 @@ _READ_BY: dict[str, tuple[Schedule, ...]] = {
 }
 
 
+OptimizerName = Literal[
+    "adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor", "adabelief", "lion"
+]
+# Which settings each optimizer reads, besides learning rate and weight decay.
+_OPTIMIZER_READS: dict[str, tuple[OptimizerName, ...]] = {
+    "betas": ("adamw", "adam", "adabelief", "lion"),
+    "momentum": ("sgd", "rmsprop"),
+    "epsilon": ("adamw", "adam", "adabelief", "adagrad", "rmsprop"),
+}
+# Their learning rates are tens or hundreds of times AdamW's, or a tenth of it.
+_OWN_LEARNING_RATE: frozenset[OptimizerName] = frozenset({"sgd", "adagrad", "adafactor", "lion"})
+_OPTIMIZERS_PACKAGE = "pytorch_optimizer"
+_FROM_PACKAGE: frozenset[OptimizerName] = frozenset({"adabelief", "lion"})
+
+
 class TrainingSettings(BaseModel):
     """How long and how fast to train."""
 
@@ -64,7 +79,9 @@ class TrainingSettings(BaseModel):
 
     # Settings that are not written where they are at their defaults, so that a recipe without them
     # keeps the keys of its steps and the bytes of its manifest.
-    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({*_READ_BY, "layer_decay"})
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {*_READ_BY, "layer_decay", "optimizer", *_OPTIMIZER_READS, "max_grad_norm"}
+    )
 
     epochs: float = Field(
         default=1.0, gt=0, le=1000, description="how many times to go through the training split"
@@ -76,12 +93,20 @@ class TrainingSettings(BaseModel):
         default=5e-5,
         gt=0,
         le=1,
-        description="highest learning rate of AdamW, reached after the warm-up",
+        description="highest learning rate of the optimizer, reached after the warm-up",
     )
     batch_size: int = Field(
         default=32, gt=0, le=65536, description="examples in one optimizer step"
     )
-    weight_decay: float = Field(default=0.01, ge=0, lt=1, description="weight decay of AdamW")
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description=(
+            "weight decay, of all but biases and normalisations; adam, sgd, adagrad and rmsprop "
+            "add it to the gradient, the others take it off the weights"
+        ),
+    )
     warmup_ratio: float = Field(
         default=0.1,
         ge=0,
@@ -180,6 +205,44 @@ class TrainingSettings(BaseModel):
         ),
     )
 
+    optimizer: OptimizerName = Field(
+        default="adamw",
+        description=(
+            "what takes the steps; all but adamw, adam, rmsprop and adabelief need a learning_rate "
+            "of their own; adabelief and lion need the package pytorch-optimizer"
+        ),
+    )
+    betas: (
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None
+    ) = Field(
+        default=None,
+        description=(
+            "decay of the running means of gradients and of their squares, with optimizer "
+            "adamw, adam, adabelief and lion; left out, 0.9 and 0.999, for lion 0.9 and 0.99"
+        ),
+    )
+    momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="momentum of optimizer sgd and rmsprop; left out, 0.9 and 0",
+    )
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description=(
+            "what is added to the denominator, with optimizer adamw, adam, adabelief, adagrad and "
+            "rmsprop; left out, 1e-8, for adabelief 1e-16 and for adagrad 1e-10"
+        ),
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="norm that longer gradients are cut down to; 0 leaves them as they are",
+    )
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
@@ -201,6 +264,22 @@ class TrainingSettings(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _optimizer_reads_its_settings(self) -> Self:
+        for name, optimizers in _OPTIMIZER_READS.items():
+            if getattr(self, name) is not None and self.optimizer not in optimizers:
+                raise ValueError(
+                    f"{name} belongs to optimizer {' or '.join(optimizers)} and would do nothing "
+                    f"with '{self.optimizer}'; remove it, or choose that optimizer"
+                )
+        if self.optimizer in _OWN_LEARNING_RATE and "learning_rate" not in self.model_fields_set:
+            raise ValueError(
+                f"optimizer {self.optimizer} needs a learning_rate of its own, as the default is "
+                f"one for AdamW; take about 0.01 for sgd, 1e-3 for adagrad and adafactor, 1e-5 for "
+                f"lion"
+            )
+        return self
+
     @property
     def label_setting(self) -> str | None:
         """Return which setting makes this training read labels; None where none does."""
@@ -218,6 +297,12 @@ class TrainingSettings(BaseModel):
                 f"writing into {self.tensorboard} needs the package tensorboard, which is not "
                 f"installed; install compressor with its extra 'tensorboard', or leave the "
                 f"setting out",
+            )
+        if self.optimizer in _FROM_PACKAGE and find_spec(_OPTIMIZERS_PACKAGE) is None:
+            yield (
+                "optimizer",
+                f"{self.optimizer} needs the package pytorch-optimizer, which is not installed; "
+                f"install compressor with its extra 'optimizers', or take adamw",
             )
 
 

@@ -1,8 +1,8 @@
 """Saves and restores the whole state of a training run: weights, optimizer state, generators.
 
-That is the weights, AdamW's moments, the learning rate's schedule, the generators that dropout
-draws from, and what the loss or the caller keeps from step to step. The order of the batches
-follows from the seed and the step.
+That is the weights, the optimizer's moments, the learning rate's schedule, the generators that
+dropout draws from, and what the loss or the caller keeps from step to step. The order of the
+batches follows from the seed and the step.
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ class Snapshot:
         """Return copies of everything, on the CPU."""
         tensors = module_tensors(self.module, self.kept)
         names = self._parameter_names()
+        numbers: dict[str, float] = {}  # Adafactor counts steps in whole numbers
         for index, values in self.optimizer.state_dict()["state"].items():
             for kind, value in values.items():
-                tensors[f"{_OPTIMIZER}{names[index]}/{kind}"] = _copy(value)
+                name = f"{_OPTIMIZER}{names[index]}/{kind}"
+                if isinstance(value, Tensor):
+                    tensors[name] = _copy(value)
+                elif value is not None:  # SGD without momentum
+                    numbers[name] = value
         numpy_state = np.random.get_state(legacy=False)
         keys = numpy_state["state"]["key"]
         tensors[_TORCH] = torch.get_rng_state()
@@ -66,6 +71,7 @@ class Snapshot:
                 {name: value for name, value in group.items() if name != "params"}
                 for group in self.optimizer.state_dict()["param_groups"]
             ],
+            "numbers": numbers,
             "scheduler": self.scheduler.state_dict(),
             "python": random.getstate(),
             "numpy": [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]],
@@ -80,9 +86,9 @@ class Snapshot:
             {**now, **before}
             for now, before in zip(found["param_groups"], state.facts["groups"], strict=True)
         ]
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor | float]] = {}
         index_of = {name: index for index, name in self._parameter_names().items()}
-        for name, value in state.tensors.items():
+        for name, value in (*state.tensors.items(), *state.facts["numbers"].items()):
             if name.startswith(_OPTIMIZER):
                 parameter, _, kind = name.removeprefix(_OPTIMIZER).rpartition("/")
                 moments.setdefault(index_of[parameter], {})[kind] = value

@@ -28,6 +28,7 @@ from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
 from compressor.training.fingerprint import training_key
 from compressor.training.layer_groups import groups_by_layer, layer_rates
+from compressor.training.optimizers import optimizer_of
 from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
@@ -92,7 +93,7 @@ def train(
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
-    AdamW, gradients clipped to norm 1. The same seed gives the same weights, bit for bit on a CPU
+    The same seed gives the same weights, bit for bit on a CPU
     with the same number of threads. The global random states are as before afterwards.
 
     A run that was killed goes on from its last checkpoint in `run.work_dir` and ends with the same
@@ -181,7 +182,13 @@ class _Trainer(transformers.Trainer):
         watcher: StepWatcher,
         trained_too: Iterable[nn.Module],
     ) -> None:
-        super().__init__(model.module, arguments, train_dataset=dataset, callbacks=[watcher])
+        super().__init__(
+            model.module,
+            arguments,
+            train_dataset=dataset,
+            callbacks=[watcher],
+            optimizer_cls_and_kwargs=optimizer_of(settings),
+        )
         self.remove_callback(transformers.PrinterCallback)
         self.settings = settings
         self.torch_model = model
@@ -194,7 +201,8 @@ class _Trainer(transformers.Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.settings.layer_decay < 1:
             groups = groups_by_layer(optimizer.param_groups, self.torch_model.module, self.settings)
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            own = optimizer_of(self.settings)
+            kind, settings = own or self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer = kind(groups, **settings)
         more = list(self.trained_too.parameters())
         if more:
@@ -256,12 +264,17 @@ def _arguments(
     # Rounded down: the first warm-up step has a learning rate of 0, too much for a short run.
     warmup_steps = int(settings.warmup_ratio * steps)
     schedule = named_schedule(settings, steps=steps, warmup_steps=warmup_steps)
+    beta1, beta2 = settings.betas or (0.9, 0.999)
     arguments = transformers.TrainingArguments(
         output_dir=str(run.work_dir),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        adam_beta1=beta1,
+        adam_beta2=beta2,
+        adam_epsilon=settings.epsilon or 1e-8,
+        max_grad_norm=settings.max_grad_norm,
         warmup_steps=warmup_steps,
         lr_scheduler_type="constant" if schedule is None else schedule.name,
         lr_scheduler_kwargs=None if schedule is None else schedule.settings,
