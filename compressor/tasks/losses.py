@@ -55,6 +55,10 @@ class Losses(ABC):
     def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
         """Return the loss of `outputs` against `targets`; examples do not touch each other."""
 
+    def count(self, targets: Tensor) -> Tensor:
+        """Return how many targets `on_labels` adds up the loss of: by default one for each row."""
+        return torch.tensor(len(targets))
+
     @abstractmethod
     def to_teacher(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
@@ -87,7 +91,11 @@ class ClassLosses(Losses):
     def on_labels(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
         """Return the cross-entropy; rows whose label is -100 have none and do not count."""
         total = functional.cross_entropy(in_float32(outputs), targets, reduction="sum")
-        return SummedLoss(total, (targets != UNLABELLED).sum())
+        return SummedLoss(total, self.count(targets))
+
+    def count(self, targets: Tensor) -> Tensor:
+        """Return how many labels there are."""
+        return (targets != UNLABELLED).sum()
 
     def to_teacher(
         self,
@@ -265,7 +273,11 @@ class TokenLosses(Losses):
         total = functional.cross_entropy(
             in_float32(outputs).flatten(0, 1), targets.flatten(), reduction="sum"
         )
-        return SummedLoss(total, (targets != UNLABELLED).sum())
+        return SummedLoss(total, self.count(targets))
+
+    def count(self, targets: Tensor) -> Tensor:
+        """Return how many labels there are."""
+        return (targets != UNLABELLED).sum()
 
     def to_teacher(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float

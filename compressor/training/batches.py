@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +25,17 @@ class TrainingBatch:
     """One batch: the model's inputs by name, and the positions of its examples in the split.
 
     `targets` is what the task makes of their labels, such as class ids of shape `(batch,)`; None
-    for unlabelled data. `rows` has shape `(batch,)`.
+    for unlabelled data. `rows` has shape `(batch,)`. Where it is one part of an optimizer step,
+    `share` is its fraction of the step's rows, or of its tokens where there is an output for each,
+    and `label_share` its fraction of the labels: means over parts times these add up to the mean
+    over all.
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor | None
     rows: Tensor
+    share: float = 1.0
+    label_share: float = 1.0
 
     @property
     def mask(self) -> Tensor | None:
@@ -67,21 +73,38 @@ class LengthGroupedBatches(Sampler[list[int]]):
             yield batches[index]
 
 
-def training_loader(
-    model: TorchModel, dataset: Dataset, *, batch_size: int, seed: int, first_batch: int = 0
-) -> DataLoader[int]:
-    """Return a loader of dictionaries with the fields of `TrainingBatch`, encoded on the fly.
+Fields = dict[str, Any]  # of a `TrainingBatch`; the Trainer moves what lies in plain dictionaries
 
-    It begins after `first_batch` batches. It never draws from torch's global generator.
+
+def training_loader(
+    model: TorchModel,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    parts: int = 1,
+    first_batch: int = 0,
+) -> DataLoader[int]:
+    """Return a loader of lists of dictionaries with the fields of `TrainingBatch`.
+
+    A list is one optimizer step in so many parts, fewer where it has fewer examples. They are
+    encoded on the fly. It begins after `first_batch` steps and never draws from torch's global
+    generator.
     """
 
-    def collate(rows: list[int]) -> dict[str, dict[str, Tensor] | Tensor | None]:
+    def encode(rows: list[int]) -> Fields:
         encoded = model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
         return {
             "inputs": {name: torch.from_numpy(value) for name, value in encoded.items()},
             "targets": targets_of(model.task, encoded, dataset, rows),
             "rows": torch.tensor(rows),
         }
+
+    def collate(rows: list[int]) -> list[Fields]:
+        if parts == 1:
+            return [encode(rows)]
+        cuts = np.array_split(rows, min(parts, len(rows)))
+        return _with_shares(model.task, [encode(part.tolist()) for part in cuts])
 
     lengths = [length_of(example) for example in dataset.examples]
     return DataLoader(
@@ -92,6 +115,27 @@ def training_loader(
         # would change what dropout draws after it.
         generator=torch.Generator(),
     )
+
+
+def _with_shares(task: Task, parts: list[Fields]) -> list[Fields]:
+    """Return the parts of a step with their fractions of it."""
+    sizes = [_size(task, part["inputs"]) for part in parts]
+    labels = [
+        0.0 if part["targets"] is None else float(task.losses.count(part["targets"]))
+        for part in parts
+    ]
+    return [
+        {**part, "share": size / sum(sizes), "label_share": count / max(1.0, sum(labels))}
+        for part, size, count in zip(parts, sizes, labels, strict=True)
+    ]
+
+
+def _size(task: Task, inputs: Mapping[str, Tensor]) -> int:
+    """Return how many tokens are read, where there is an output for each, or how many rows."""
+    mask = inputs.get("attention_mask")
+    if task.per_token and mask is not None:
+        return int(mask.sum())
+    return len(next(iter(inputs.values())))
 
 
 def targets_of(task: Task, batch: Batch, dataset: Dataset, rows: Positions) -> Tensor | None:

@@ -21,6 +21,7 @@ from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
 from compressor.training.trainer import (
+    require_checkpointing,
     require_embeddings,
     require_examples,
     require_layers,
@@ -116,7 +117,7 @@ def distill(
 
         def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
             on_layers, own, other = losses(module, batch)
-            return on_layers + on_outputs(own, other[..., order], batch)
+            return on_layers * batch.share + on_outputs(own, other[..., order], batch)
 
         extra = {} if losses.projection is None else {"projection": losses.projection}
         return run_with(loss=loss_with_layers, goal=goal, kept=kept, trained_too=extra)
@@ -132,6 +133,7 @@ def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSett
     _require_labels(dataset, "fine-tuning")
     require_embeddings(model, settings)
     require_layers(model, settings)
+    require_checkpointing(model, settings)
 
 
 def check_distillation(
@@ -152,6 +154,7 @@ def check_distillation(
         _require_labels(dataset, "distillation with label_weight above 0")
     require_embeddings(model, settings)
     require_layers(model, settings)
+    require_checkpointing(model, settings)
     if settings.compares_layers:
         check_inputs(model, teacher, dataset)
     if settings.sublayer_weight > 0:
@@ -172,7 +175,7 @@ def _output_loss(model: TorchModel, settings: DistillSettings) -> _OutputLoss:
 
     def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
-        total = settings.logits_weight * distance
+        total = settings.logits_weight * distance * batch.share
         if settings.label_weight > 0:
             total = total + settings.label_weight * _on_labels(losses, student, batch)
         return total
@@ -182,7 +185,7 @@ def _output_loss(model: TorchModel, settings: DistillSettings) -> _OutputLoss:
 
 def _on_labels(losses: Losses, outputs: Tensor, batch: TrainingBatch) -> Tensor:
     assert batch.targets is not None, "the split is checked"
-    return losses.on_labels(outputs, batch.targets).mean
+    return losses.on_labels(outputs, batch.targets).mean * batch.label_share
 
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:

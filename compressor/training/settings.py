@@ -80,7 +80,15 @@ class TrainingSettings(BaseModel):
     # Settings that are not written where they are at their defaults, so that a recipe without them
     # keeps the keys of its steps and the bytes of its manifest.
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*_READ_BY, "layer_decay", "optimizer", *_OPTIMIZER_READS, "max_grad_norm"}
+        {
+            *_READ_BY,
+            *_OPTIMIZER_READS,
+            "layer_decay",
+            "optimizer",
+            "max_grad_norm",
+            "accumulation_steps",
+            "gradient_checkpointing",
+        }
     )
 
     epochs: float = Field(
@@ -243,6 +251,23 @@ class TrainingSettings(BaseModel):
         description="norm that longer gradients are cut down to; 0 leaves them as they are",
     )
 
+    accumulation_steps: int = Field(
+        default=1,
+        gt=0,
+        le=65536,
+        description=(
+            "parts that the batch_size examples of a step are read in, one after the other, to "
+            "take less memory; their gradients are added up to those of the whole"
+        ),
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description=(
+            "compute each layer a second time in place of keeping what it computed, to take less "
+            "memory; the weights stay the same"
+        ),
+    )
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
@@ -277,6 +302,21 @@ class TrainingSettings(BaseModel):
                 f"optimizer {self.optimizer} needs a learning_rate of its own, as the default is "
                 f"one for AdamW; take about 0.01 for sgd, 1e-3 for adagrad and adafactor, 1e-5 for "
                 f"lion"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_can_be_saved(self) -> Self:
+        if self.accumulation_steps > self.batch_size:
+            raise ValueError(
+                f"accumulation_steps is {self.accumulation_steps} and batch_size "
+                f"{self.batch_size}, and every part needs an example; set accumulation_steps to "
+                f"{self.batch_size} or less"
+            )
+        if self.gradient_checkpointing and not self.dropout:
+            raise ValueError(
+                "gradient_checkpointing works where dropout is on, and would do nothing without; "
+                "remove it, or set dropout to true"
             )
         return self
 
@@ -468,6 +508,16 @@ class DistillSettings(TrainingSettings):
             raise ValueError(
                 "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
                 "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_kept(self) -> Self:
+        if self.gradient_checkpointing and self.compares_layers:
+            raise ValueError(
+                "gradient_checkpointing keeps nothing of what layers compute, and hidden_weight, "
+                "attention_weight, sublayer_weight and relation_weight compare it; remove it, or "
+                "set those to 0 and take accumulation_steps to save memory"
             )
         return self
 

@@ -78,6 +78,15 @@ def require_layers(model: TorchModel, settings: TrainingSettings) -> None:
         layer_rates(model.module, settings.layer_decay)
 
 
+def require_checkpointing(model: TorchModel, settings: TrainingSettings) -> None:
+    """Raise `StepFailed` when layers of `model` cannot be computed again going backward."""
+    if settings.gradient_checkpointing and not model.module.supports_gradient_checkpointing:
+        raise StepFailed(
+            f"gradient_checkpointing: transformers has none for a model of type "
+            f"'{model.module.config.model_type}'; take accumulation_steps to save memory"
+        )
+
+
 def train(
     model: TorchModel,
     dataset: Dataset,
@@ -110,6 +119,7 @@ def train(
     require_examples(dataset)
     require_embeddings(model, settings)
     require_layers(model, settings)
+    require_checkpointing(model, settings)
     steps = total_steps(len(dataset), settings)
     with alone():
         arguments = _arguments(settings, run, steps)
@@ -125,6 +135,7 @@ def train(
         alone(),
         _as_it_was(model),
         _random_state_kept(run.device),
+        _checkpointed(model, wanted=settings.gradient_checkpointing),
         run.progress.bar(run.description, steps) as advance,
     ):
         finished = files.finished_before(model.module, kept)
@@ -228,8 +239,22 @@ class _Trainer(transformers.Trainer):
             self.split,
             batch_size=self.args.per_device_train_batch_size,
             seed=self.args.seed,
+            parts=self.settings.accumulation_steps,
             first_batch=self.watcher.first_step,
         )
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Any,  # the parts of one optimizer step
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - shares say it
+    ) -> Tensor:
+        self.trained_too.zero_grad()  # the Trainer knows of the model's gradients alone
+        # Each part adds its gradients to those of the parts before it.
+        losses = [super(_Trainer, self).training_step(model, part) for part in inputs]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self.watcher.losses.append(float(loss))
+        return loss
 
     def compute_loss(
         self,
@@ -239,9 +264,7 @@ class _Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         del return_outputs, num_items_in_batch
-        self.trained_too.zero_grad()  # the Trainer knows of the model's gradients alone
-        batch = TrainingBatch(inputs["inputs"], inputs["targets"], inputs["rows"])
-        loss = self.loss(model, batch)
+        loss = self.loss(model, TrainingBatch(**inputs))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDiverged(
@@ -250,7 +273,6 @@ class _Trainer(transformers.Trainer):
                 loss=value,
                 learning_rate=self._get_learning_rate(),
             )
-        self.watcher.losses.append(value)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
@@ -315,6 +337,19 @@ def _require_plain(accelerator: Any) -> None:
 
 def _tables(module: nn.Module) -> list[nn.Embedding]:
     return [child for child in module.modules() if isinstance(child, nn.Embedding)]
+
+
+@contextmanager
+def _checkpointed(model: TorchModel, *, wanted: bool) -> Iterator[None]:
+    """Compute layers again going backward, in this block, in place of keeping what they gave."""
+    if not wanted:
+        yield
+        return
+    model.module.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.module.activation_checkpointing_disable()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def test_a_batch_holds_the_inputs_labels_and_rows_of_the_same_examples(
 ):
     loader = training_loader(tiny_bert, text_dataset, batch_size=8, seed=0)
 
-    batch = next(iter(loader))
+    [batch] = next(iter(loader))
 
     rows = batch["rows"].tolist()
     examples = [text_dataset.examples[row] for row in rows]
@@ -70,6 +70,6 @@ def test_a_batch_holds_the_inputs_labels_and_rows_of_the_same_examples(
 def test_unlabelled_rows_have_no_targets(tiny_bert: TorchModel, text_dataset: Dataset):
     unlabelled = dataclasses.replace(text_dataset, labels=None)
 
-    batch = next(iter(training_loader(tiny_bert, unlabelled, batch_size=4, seed=0)))
+    [batch] = next(iter(training_loader(tiny_bert, unlabelled, batch_size=4, seed=0)))
 
     assert batch["targets"] is None

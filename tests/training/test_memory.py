@@ -1,0 +1,126 @@
+"""A step in parts, and layers that are computed again, give the weights of the whole."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from compressor.data import Dataset
+from compressor.errors import StepFailed
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.training.batches import training_loader
+from compressor.training.recovery import check_finetuning, distill, finetune
+from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.training_run import TrainingRun
+
+STEEP: dict[str, Any] = {
+    "max_steps": 3, "batch_size": 10, "optimizer": "sgd", "learning_rate": 0.1, "dropout": False,
+}  # fmt: skip
+
+
+def weights_of(model: TorchModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def elsewhere(run: TrainingRun) -> TrainingRun:
+    return dataclasses.replace(run, work_dir=run.work_dir.with_name("elsewhere"))
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def half_labelled(text_dataset: Dataset) -> Dataset:
+    """Return rows of which every third has no label, so that parts have different numbers."""
+    labels = text_dataset.labels
+    assert labels is not None
+    labels = labels.copy()
+    labels[::3] = -100
+    return dataclasses.replace(text_dataset, labels=labels)
+
+
+@pytest.mark.parametrize("parts", [3, 10])
+def test_parts_of_a_step_add_up_to_the_whole(
+    tiny_bert: TorchModel, half_labelled: Dataset, training_run: TrainingRun, parts: int
+):
+    whole = tiny_bert.clone()
+    expected = finetune(whole, half_labelled, FinetuneSettings(**STEEP), training_run)
+
+    settings = FinetuneSettings(**STEEP, accumulation_steps=parts)
+    found = finetune(tiny_bert, half_labelled, settings, elsewhere(training_run))
+
+    assert_alike(weights_of(tiny_bert), weights_of(whole))
+    assert found.steps == expected.steps == 3
+    assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
+
+
+def test_parts_of_a_distillation_add_up_to_the_whole(
+    tiny_bert: TorchModel, tiny_bert_dir: Path, half_labelled: Dataset, training_run: TrainingRun
+):
+    teacher = load_checkpoint(tiny_bert_dir)
+    with torch.no_grad():
+        teacher.module.classifier.weight.mul_(-1.5)
+    whole = tiny_bert.clone()
+    own = {**STEEP, "label_weight": 0.5}
+    distill(whole, teacher, half_labelled, DistillSettings(**own), training_run)
+
+    settings = DistillSettings(**own, accumulation_steps=4)
+    distill(tiny_bert, teacher, half_labelled, settings, elsewhere(training_run))
+
+    assert_alike(weights_of(tiny_bert), weights_of(whole))
+
+
+def test_a_step_has_no_more_parts_than_examples(tiny_bert: TorchModel, text_dataset: Dataset):
+    # 48 rows are four steps of ten, and one of eight.
+    loader: Any = training_loader(tiny_bert, text_dataset, batch_size=10, seed=0, parts=9)
+    counts = sorted(len(parts) for parts in loader)
+
+    assert counts == [8, 9, 9, 9, 9]
+
+
+def test_layers_that_are_computed_again_give_the_same_weights(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+):
+    plain = tiny_bert.clone()
+    settings = {"max_steps": 3, "learning_rate": 1e-3}
+    finetune(plain, text_dataset, FinetuneSettings.model_validate(settings), training_run)
+    calls: list[int] = []
+    layer = tiny_bert.module.bert.encoder.layer[0].intermediate
+    layer.register_forward_hook(lambda *_: calls.append(1))
+
+    again = FinetuneSettings.model_validate({**settings, "gradient_checkpointing": True})
+    finetune(tiny_bert, text_dataset, again, elsewhere(training_run))
+
+    assert len(calls) == 4  # of two steps
+    found, expected = weights_of(tiny_bert), weights_of(plain)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not tiny_bert.module.is_activation_checkpointing
+
+
+def test_a_model_without_checkpointing_is_refused(
+    tiny_bert: TorchModel, text_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(type(tiny_bert.module), "supports_gradient_checkpointing", False)
+
+    with pytest.raises(StepFailed, match="none for a model of type 'bert'; take accumulation_st"):
+        check_finetuning(tiny_bert, text_dataset, FinetuneSettings(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accumulation_steps": 64}, "accumulation_steps is 64 and batch_size 32"),
+        ({"gradient_checkpointing": True, "dropout": False}, "works where dropout is on"),
+        ({"gradient_checkpointing": True, "hidden_weight": 1.0}, "keeps nothing of what layers"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(ValidationError, match=message):
+        DistillSettings.model_validate(settings)
