@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from compressor.models.torch_model import TorchModel
     from compressor.passes.saving import ModelParts, Saving
     from compressor.tasks import Task
+    from compressor.training.training_run import Scorer
 
 
 Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the reason
@@ -41,8 +42,9 @@ ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it
 class PassContext:
     """What the pipeline lends a pass.
 
-    It holds neither the search nor the certification split, so no pass can tune on them. A split
-    is there when the pass names it in `required_splits`.
+    It holds neither the search nor the certification split, so no pass can train on them. A split
+    is there when the pass names it in `required_splits`. A training that stops by its scores asks
+    `scorer`, which knows the search split; the certification split nothing here knows.
     """
 
     splits: dict[str, Dataset]
@@ -56,6 +58,8 @@ class PassContext:
     note: Callable[[str], None]  # adds a sentence to this pass's place in the report
     # The model that a graph was exported from, with the tokenizer that fits it; None: the baseline.
     load_exported: Callable[[], TorchModel] | None = None
+    # Scores a model on the search split with the recipe's metric, for `scores_itself`.
+    scorer: Scorer | None = None
     facts: dict[str, Any] = field(
         default_factory=dict, init=False
     )  # what `record` was given so far
@@ -309,6 +313,20 @@ class Pass(BaseModel, ABC):
         They lie in `Dataset.spare`, if the run reads a train split.
         """
         return 0
+
+    def trainings(self) -> Iterator[TrainingSettings]:
+        """Yield the settings of every training in this pass."""
+        if isinstance(self, TrainingSettings):
+            yield self
+        for name in type(self).model_fields:
+            training = getattr(self, name)
+            if isinstance(training, TrainingSettings):
+                yield training
+
+    @property
+    def scores_itself(self) -> bool:
+        """Return whether a training in this pass is steered by scores on the search split."""
+        return any(training.evaluations > 0 for training in self.trainings())
 
     @property
     def measures_time(self) -> bool:

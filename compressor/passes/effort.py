@@ -41,7 +41,8 @@ def training_effort(
         one = (one + _TEACHER) * (1 + settings.join_probability / 2)
     if settings.precision != "float32":
         one *= _BFLOAT16
-    return Effort(examples * one, seconds=1.0)
+    scored = settings.evaluations * num_rows.get("search", 0) * student
+    return Effort(examples * one + scored, seconds=1.0)
 
 
 def reading_effort(num_rows: Mapping[str, int], most: int, times: float) -> Effort:

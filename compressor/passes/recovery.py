@@ -80,7 +80,14 @@ class RecoveryTraining:
         work_dir.mkdir(parents=True, exist_ok=True)  # a killed run's training goes on there
         seed = context.seed if seed is None else seed
         title = f"recovery{place}"
-        run = TrainingRun(context.device, seed, work_dir, context.progress, title)
+        run = TrainingRun(
+            context.device,
+            seed,
+            work_dir,
+            context.progress,
+            title,
+            scorer=context.scorer,
+        )
         if isinstance(self.settings, FinetuneRecovery):
             summary = finetune(model, context.train, self.settings, run)
         else:

@@ -59,6 +59,7 @@ from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
 from compressor.tasks import Task
+from compressor.training.training_run import Scorer
 from compressor.verify.benchmark import Contestant, benchmark
 from compressor.verify.evaluation import (
     benchmark_batches,
@@ -85,6 +86,7 @@ class Stages:
     progress: Progress
     estimate: Estimate = field(default_factory=Estimate)
     done: list[StepRecord] = field(default_factory=list)
+    baseline_score: Score | None = None  # of the untouched checkpoint on the search split
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
@@ -160,7 +162,10 @@ class Stages:
         read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
         read |= {} if reference is None else digest_of(reference)
         name = f"{stage}: score" + ("" if of is None else f" of {of}")
-        return self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+        found = self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+        if model is self.untouched and split == "search":
+            self.baseline_score = found
+        return found
 
     def check_reading(self, limit: int | None) -> LengthRecord | None:
         """Do what `require_one_prediction` promises; the checkpoint reads up to `limit` tokens."""
@@ -210,6 +215,7 @@ class Stages:
             **(self._onnx if isinstance(step, OnnxPass) else {}),
             **(timing_conditions(threads) if step.measures_time else {}),
             **self._spare(step),
+            **({"scorer": self._scorer().key} if step.scores_itself else {}),
         }
         done = self._do("pass", name, read, work)
         told.notes[:], told.facts = done.facts["notes"], dict(done.facts["facts"])
@@ -388,6 +394,18 @@ class Stages:
         lent = self._lent_splits(step).get("calibration")
         return {} if lent is None or lent.spare is None else {"spare": fingerprint(lent.spare)}
 
+    def _scorer(self) -> Scorer:
+        """Return what scores a model on the search split, once the untouched one was scored."""
+        reference = self.baseline_score
+        assert reference is not None, "a run scores it first"
+
+        def score(model: TorchModel) -> float:
+            own = (self.task, model.preprocessor, self.splits["search"], self.metric)
+            return evaluate(model, *own, reference=reference).value
+
+        read = {"split": self._prints["search"], "metric": self.metric, **digest_of(reference)}
+        return Scorer(score, key_of(read))
+
     def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
         (work_dir := scratch / "pass").mkdir(exist_ok=True)
         exported = before.checkpoint if isinstance(before, StoredGraph) else before
@@ -400,6 +418,7 @@ class Stages:
             progress=self.progress,
             note=told.notes.append,
             load_exported=functools.partial(self.open_checkpoint, exported),
+            scorer=self._scorer() if step.scores_itself else None,
         )
 
     def _apply_torch(

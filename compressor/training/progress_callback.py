@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from torch.optim import Optimizer
 
 from compressor.errors import StepFailed
 from compressor.progress import Advance
+from compressor.training.averaging import WeightAverage
 from compressor.training.checkpoints import Pace, State, StateFile
+from compressor.training.scores import PlateauRate, Scores
 from compressor.training.snapshot import (
     Snapshot,
     Stateful,
@@ -82,12 +85,17 @@ class StepWatcher(transformers.TrainerCallback):
         advance: Advance,
         after_step: AfterStep | None,
         kept: Mapping[str, Stateful],
+        scores: Scores | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
+        own = {"scores": scores, "weight_average": average}
+        self.scores, self.average = scores, average
+        self.plateau: PlateauRate | None = None
         self.checkpoint = checkpoint
         self.run = run
         self.advance = advance
         self.after_step = after_step
-        self.kept = kept
+        self.kept = {**kept, **{name: part for name, part in own.items() if part is not None}}
         self.resumed = checkpoint.read()
         facts = {} if self.resumed is None else self.resumed.facts
         self.losses: list[float] = facts.get("losses", [])
@@ -116,10 +124,10 @@ class StepWatcher(transformers.TrainerCallback):
         self,
         args: transformers.TrainingArguments,  # noqa: ARG002
         state: transformers.TrainerState,
-        control: transformers.TrainerControl,  # noqa: ARG002
+        control: transformers.TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Let the caller do its part, and keep a checkpoint now and then."""
+        """Let the caller do its part, and keep scores and a checkpoint now and then."""
         if self.after_step is not None:
             try:
                 self.after_step(state.global_step, state.max_steps)
@@ -127,9 +135,41 @@ class StepWatcher(transformers.TrainerCallback):
                 # Where weights are not finite, that is the reason, and not what came of it.
                 self.require_finite(kwargs["model"], kwargs["optimizer"])
                 raise
-        if state.global_step < state.max_steps and self.pace.due():
+        if self.average is not None:
+            self.average.update()
+        words = f"loss {self.losses[-1]:.4f}"
+        if self.scores is not None and self.scores.due(state.global_step, state.max_steps):
+            words += f", score {self._score(state.global_step, kwargs):.4f}"
+            control.should_training_stop |= self.scores.stops
+        is_last = state.global_step >= state.max_steps or control.should_training_stop
+        if not is_last and self.pace.due():
             self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
-        self.advance(1, f"loss {self.losses[-1]:.4f}")
+        left = state.max_steps - state.global_step if control.should_training_stop else 0
+        self.advance(1 + left, words)
+
+    def _score(self, step: int, given: Mapping[str, Any]) -> float:
+        """Score the model with the weights that it would end with, and let the rate follow."""
+        assert self.scores is not None, "the caller asked"
+        module = given["model"]
+        try:
+            with nullcontext() if self.average is None else self.average.in_place():
+                found = self.scores.take(step, module)
+        except FloatingPointError as error:
+            self.require_finite(module, given["optimizer"])
+            raise StepFailed(f"{error} at step {step}") from error
+        if self.plateau is not None:
+            self.plateau.note(found)
+            rates, groups = given["lr_scheduler"], given["optimizer"].param_groups
+            for group, highest in zip(groups, rates.base_lrs, strict=True):
+                group["lr"] = highest * self.plateau(rates.last_epoch)
+        return found
+
+    def put_result_in_place(self, module: nn.Module) -> None:
+        """Give the model the weights that its training ends with."""
+        if self.scores is not None and self.scores.best_weights:
+            module.load_state_dict(self.scores.best_weights)
+        elif self.average is not None:
+            self.average.put_in_place()
 
     def require_finite(self, module: nn.Module, optimizer: Optimizer) -> None:
         """Raise `TrainingDiverged` when a weight is not finite.
@@ -148,7 +188,9 @@ class StepWatcher(transformers.TrainerCallback):
     def summary(self) -> TrainingSummary:
         """Return what was done so far, in this process and before."""
         last = self.losses[-math.ceil(len(self.losses) / 10) :]
-        return TrainingSummary(len(self.losses), self._seconds(), sum(last) / len(last))
+        scores = "" if self.scores is None else self.scores.words()
+        mean = sum(last) / len(last)
+        return TrainingSummary(len(self.losses), self._seconds(), mean, scores)
 
     def _snapshot(self, given: Mapping[str, Any]) -> Snapshot:
         return Snapshot(

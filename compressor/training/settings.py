@@ -45,17 +45,22 @@ Schedule = Literal[
     "step",
     "exponential",
     "warmup_stable_decay",
+    "reduce_on_plateau",
 ]
 # Which settings each schedule reads, besides the length of the warm-up.
 _READ_BY: dict[str, tuple[Schedule, ...]] = {
     "cycles": ("cosine_with_restarts",),
     "power": ("polynomial",),
     "decay_ratio": ("warmup_stable_decay",),
-    "decay_factor": ("step", "exponential"),
+    "decay_factor": ("step", "exponential", "reduce_on_plateau"),
     "decay_epochs": ("step", "exponential"),
-    "final_lr_ratio": ("cosine", "polynomial", "warmup_stable_decay"),
+    "plateau_patience": ("reduce_on_plateau",),
+    "final_lr_ratio": ("cosine", "polynomial", "warmup_stable_decay", "reduce_on_plateau"),
 }
 
+
+# What reads the scores that `evaluations` takes, besides schedule reduce_on_plateau.
+_READ_SCORES = ("keep_best", "patience", "min_improvement")
 
 OptimizerName = Literal[
     "adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor", "adabelief", "lion"
@@ -88,6 +93,9 @@ class TrainingSettings(BaseModel):
             "max_grad_norm",
             "accumulation_steps",
             "gradient_checkpointing",
+            "ema_decay",
+            "evaluations",
+            *_READ_SCORES,
         }
     )
 
@@ -127,7 +135,8 @@ class TrainingSettings(BaseModel):
             "how the learning rate falls after the warm-up: linear and cosine to 0, constant keeps "
             "it, cosine_with_restarts falls and jumps back up, polynomial as a power, inverse_sqrt "
             "with the root of the step, step by a factor now and then, exponential by a factor "
-            "little by little, warmup_stable_decay stays and falls at the end"
+            "little by little, warmup_stable_decay stays and falls at the end, reduce_on_plateau "
+            "by a factor when the score on the search split gets no better"
         ),
     )
     freeze_embeddings: bool = Field(
@@ -181,7 +190,10 @@ class TrainingSettings(BaseModel):
         default=0.1,
         gt=0,
         lt=1,
-        description="with schedule step and exponential, what the learning rate is multiplied by",
+        description=(
+            "with schedule step, exponential and reduce_on_plateau, what the learning rate is "
+            "multiplied by"
+        ),
     )
     decay_epochs: float = Field(
         default=1.0,
@@ -199,7 +211,16 @@ class TrainingSettings(BaseModel):
         lt=1,
         description=(
             "with schedule cosine, polynomial and warmup_stable_decay, the learning rate at the "
-            "end as a fraction of the highest"
+            "end as a fraction of the highest; with reduce_on_plateau, the lowest"
+        ),
+    )
+    plateau_patience: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description=(
+            "with schedule reduce_on_plateau, how many scores in a row may be no better before the "
+            "learning rate falls"
         ),
     )
     layer_decay: float = Field(
@@ -268,6 +289,43 @@ class TrainingSettings(BaseModel):
         ),
     )
 
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description=(
+            "end with an exponential moving average of the weights over the steps, with this "
+            "decay, such as 0.999; less in the first steps, (1 + n) / (10 + n) at step n"
+        ),
+    )
+    evaluations: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description=(
+            "how many times the model is scored on the search split while it trains, evenly "
+            "spread, the last time at the end; 0 scores it afterwards alone"
+        ),
+    )
+    keep_best: bool = Field(
+        default=False, description="end with the weights of the best score, the first of equal ones"
+    )
+    patience: int | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description=(
+            "stop after so many scores in a row that are no better than the best, and end with the "
+            "weights of that one"
+        ),
+    )
+    min_improvement: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how much a score has to be above the best one to be better, 0.01 is a point",
+    )
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
@@ -319,6 +377,30 @@ class TrainingSettings(BaseModel):
                 "remove it, or set dropout to true"
             )
         return self
+
+    @model_validator(mode="after")
+    def _scores_are_taken(self) -> Self:
+        fields = type(self).model_fields
+        given = [name for name in _READ_SCORES if getattr(self, name) != fields[name].default]
+        if self.schedule == "reduce_on_plateau":
+            given.append("schedule reduce_on_plateau")
+        if given and self.evaluations == 0:
+            raise ValueError(
+                f"{' and '.join(given)} would do nothing without scores; set evaluations to how "
+                f"many are to be taken, such as 10"
+            )
+        return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Return whether training ends with the weights of the best score."""
+        return self.keep_best or self.patience is not None
+
+    @property
+    def gives_other_weights(self) -> str | None:
+        """Return which setting ends with other weights than those of the last step."""
+        names = ("keep_best", "patience", "ema_decay")
+        return next((name for name in names if getattr(self, name)), None)
 
     @property
     def label_setting(self) -> str | None:

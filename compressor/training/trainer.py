@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.machine.launchers import alone
 from compressor.models.torch_model import TorchModel
+from compressor.training.averaging import WeightAverage
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
 from compressor.training.fingerprint import training_key
@@ -32,11 +33,13 @@ from compressor.training.optimizers import optimizer_of
 from compressor.training.precision import autocast, computes_in_bfloat16
 from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
+from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import TrainingSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.training_run import (
     AfterStep,
     LossFunction,
+    Scorer,
     TrainingDiverged,
     TrainingRun,
     TrainingSummary,
@@ -114,7 +117,8 @@ def train(
 
     Raises `StepFailed` for an empty split, `freeze_embeddings` on a model without embedding
     tables and `layer_decay` on one whose layers are not found, `EnvironmentMismatch` when
-    `run.device` is not there, and `TrainingDiverged`.
+    `run.device` is not there, and `TrainingDiverged`. Settings with `evaluations` need
+    `run.scorer`, or `ValueError` is raised.
     """
     require_examples(dataset)
     require_embeddings(model, settings)
@@ -124,6 +128,8 @@ def train(
     with alone():
         arguments = _arguments(settings, run, steps)
     goal = {**goal, "bfloat16": computes_in_bfloat16(settings, run.device)}
+    if settings.evaluations:
+        goal["scorer"] = _scorer(run).key
     key = training_key(
         model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
     )
@@ -146,7 +152,15 @@ def train(
             for table in _tables(model.module):
                 table.weight.requires_grad_(False)
         state = {**kept, **(cached or {})}
-        watcher = StepWatcher(files.checkpoint, run, advance, after_step, state)
+        watcher = StepWatcher(
+            files.checkpoint,
+            run,
+            advance,
+            after_step,
+            state,
+            scores=_scores(model, settings, run),
+            average=_average(model, settings),
+        )
         loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(model, dataset, settings, arguments, loss, watcher, trained_too.values())
         _require_plain(trainer.accelerator)
@@ -157,10 +171,35 @@ def train(
             trainer.train()
         assert trainer.optimizer is not None, "it has trained"
         watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
+        watcher.put_result_in_place(model.module)
         summary = watcher.summary()
         files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
+
+
+def _scorer(run: TrainingRun) -> Scorer:
+    if run.scorer is None:
+        raise ValueError("settings with evaluations need a TrainingRun with a scorer")
+    return run.scorer
+
+
+def _scores(model: TorchModel, settings: TrainingSettings, run: TrainingRun) -> Scores | None:
+    """Return what scores the model while it trains; None where nothing is asked for."""
+    if not settings.evaluations:
+        return None
+    scorer = _scorer(run)
+
+    def score() -> float:
+        with _random_state_kept(run.device):
+            return scorer.score(model)
+
+    return Scores(settings, score)
+
+
+def _average(model: TorchModel, settings: TrainingSettings) -> WeightAverage | None:
+    decay = settings.ema_decay
+    return None if decay is None else WeightAverage(model.module, decay)
 
 
 def _computed_as(
@@ -227,8 +266,20 @@ class _Trainer(transformers.Trainer):
         if named_schedule(self.settings, steps=num_training_steps, warmup_steps=warmup_steps):
             found: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
             return found
-        batches = math.ceil(len(self.split) / self.settings.batch_size)
-        factor = decay_by_factor(self.settings, steps_per_epoch=batches, warmup_steps=warmup_steps)
+        factor: Callable[[int], float]
+        if self.settings.schedule == "reduce_on_plateau":
+            factor = self.watcher.plateau = PlateauRate(
+                warmup_steps,
+                self.settings.decay_factor,
+                self.settings.plateau_patience,
+                self.settings.min_improvement,
+                self.settings.final_lr_ratio,
+            )
+        else:
+            batches = math.ceil(len(self.split) / self.settings.batch_size)
+            factor = decay_by_factor(
+                self.settings, steps_per_epoch=batches, warmup_steps=warmup_steps
+            )
         assert self.optimizer is not None, "it is made first"
         self.lr_scheduler = LambdaLR(self.optimizer, factor)
         return self.lr_scheduler

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.models.torch_model import TorchModel
 from compressor.progress import Progress
 from compressor.training.batches import TrainingBatch
 from compressor.words import counted
@@ -18,6 +19,17 @@ from compressor.words import counted
 LossFunction = Callable[[nn.Module, TrainingBatch], Tensor]
 # Called after each optimizer step with the number of steps taken and of all steps.
 AfterStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores a model on rows that it is not trained on; the higher the better.
+
+    `key` stands for rows and metric: two scorers with the same one give the same scores.
+    """
+
+    score: Callable[[TorchModel], float]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class TrainingRun:
     progress: Progress
     description: str
     checkpoint_seconds: float = 10.0  # between checkpoints, at least; 0: at every step
+    scorer: Scorer | None = None  # for settings that score the model while it trains
 
 
 @dataclass(frozen=True)
@@ -43,11 +56,13 @@ class TrainingSummary:
     steps: int
     seconds: float
     final_loss: float
+    scores: str = ""  # in words; empty where none were taken
 
     def sentence(self) -> str:
         """Return the facts as a note for the report."""
         steps = counted(self.steps, "step")
-        return f"{steps} in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
+        words = f"{steps} in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
+        return f"{words}; {self.scores}" if self.scores else words
 
 
 class TrainingDiverged(StepFailed):

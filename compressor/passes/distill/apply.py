@@ -47,7 +47,12 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
     run = TrainingRun(
-        context.device, context.seed, context.work_dir, context.progress, settings.kind
+        context.device,
+        context.seed,
+        context.work_dir,
+        context.progress,
+        settings.kind,
+        scorer=context.scorer,
     )
     summary = distill(student, teacher, context.train, settings, run, layer_map=layer_map)
     context.note(summary.sentence())

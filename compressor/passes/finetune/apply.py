@@ -19,7 +19,12 @@ def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchMode
 def apply(settings: Finetune, model: TorchModel, context: PassContext) -> TorchModel:
     """Train `model` in place; raises `StepFailed` when the training split has no labels."""
     run = TrainingRun(
-        context.device, context.seed, context.work_dir, context.progress, settings.kind
+        context.device,
+        context.seed,
+        context.work_dir,
+        context.progress,
+        settings.kind,
+        scorer=context.scorer,
     )
     summary = finetune(model, context.train, settings, run)
     context.note(summary.sentence())

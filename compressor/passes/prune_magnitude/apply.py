@@ -56,7 +56,12 @@ def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> 
 
     if settings.finetune is not None:
         run = TrainingRun(
-            context.device, context.seed, context.work_dir, context.progress, settings.kind
+            context.device,
+            context.seed,
+            context.work_dir,
+            context.progress,
+            settings.kind,
+            scorer=context.scorer,
         )
         summary = finetune(
             model,

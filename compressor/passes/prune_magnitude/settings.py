@@ -85,6 +85,12 @@ passes:
                 "schedule 'cubic' prunes while it fine-tunes; add finetune (at least "
                 "`finetune: {}`) or use schedule 'one_shot'"
             )
+        training = self.finetune
+        if self.schedule == "cubic" and training is not None and training.gives_other_weights:
+            raise ValueError(
+                f"finetune.{training.gives_other_weights} ends with weights of earlier steps, when "
+                f"schedule 'cubic' had pruned less; remove it, or use schedule 'one_shot'"
+            )
         if self.schedule != "cubic" and self.ramp_ratio is not None:
             raise ValueError(
                 f"ramp_ratio belongs to schedule 'cubic' and would do nothing with "

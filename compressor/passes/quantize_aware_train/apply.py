@@ -81,7 +81,12 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}
     )
     run = TrainingRun(
-        context.device, context.seed, context.work_dir, context.progress, settings.kind
+        context.device,
+        context.seed,
+        context.work_dir,
+        context.progress,
+        settings.kind,
+        scorer=context.scorer,
     )
     untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
     with (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compressor.models.families import family_of
 from compressor.models.families.prunable import not_simulated
@@ -149,6 +149,15 @@ passes:
         "on the calibration rows than those of the model that was only rounded; false then gives "
         "the model back as it was",
     )
+
+    @model_validator(mode="after")
+    def _ends_with_frozen_scales(self) -> Self:
+        if (name := self.gives_other_weights) is not None:
+            raise ValueError(
+                f"{name} ends with weights of earlier steps, and the scales that int8 is stored "
+                f"with are those of the last ones; remove it"
+            )
+        return self
 
     @classmethod
     def most_saved(cls, parts: ModelParts) -> Saving:
