@@ -84,6 +84,7 @@ class _Manifest(BaseModel):
     task: Annotated[str, AfterValidator(_task_name)]
     labels: list[str]
     max_length: Annotated[int, Field(ge=1)] | None
+    thresholds: list[Annotated[float, Field(gt=0, lt=1)]] | None = None
     provider: str = "cpu"
     files: dict[_FileName, _Sha256]
 
@@ -196,11 +197,13 @@ def seal_artifact(
     files = sorted(
         path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST
     )
+    thresholds = task.label_thresholds(labels)
     manifest = {
         "manifest_version": MANIFEST_VERSION,
         "task": task.name,
         "labels": list(labels),
         "max_length": task.max_length,
+        **({"thresholds": list(thresholds.values())} if thresholds else {}),
         **facts,
         "files": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
@@ -232,7 +235,12 @@ def load_artifact(
     if verify:
         verify_artifact(folder, manifest)
     require_runtime(folder, manifest)
-    task = load_task(manifest["task"], max_length=manifest["max_length"])
+    own = manifest.get("thresholds")
+    task = load_task(
+        manifest["task"],
+        max_length=manifest["max_length"],
+        thresholds=None if own is None else tuple(own),
+    )
     task = task.for_labels(manifest["labels"]).as_saved(folder)
     settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
     model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
@@ -268,6 +276,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}{more}; the manifest "
             f"was edited or damaged: {_AGAIN}"
         ) from error
+    if len(manifest.get("thresholds") or manifest["labels"]) != len(manifest["labels"]):
+        raise EnvironmentMismatch(
+            f"{path}: thresholds must have one number for each of its labels, has "
+            f"{len(manifest['thresholds'])} for {len(manifest['labels'])}; {_AGAIN}"
+        )
     if MODEL not in manifest["files"]:
         raise EnvironmentMismatch(
             f"{path}: files does not list {MODEL}, so nothing says which model this is; {_AGAIN}"

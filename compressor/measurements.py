@@ -706,6 +706,9 @@ class RunReport:
     embedding: EmbeddingRecord | None = None
     """How a sentence encoder makes a vector of a text. Null: the task gives no vectors, or the
     checkpoint was not read."""
+    thresholds: Mapping[str, Quantity] = field(default_factory=dict)
+    """From which probability on each label is predicted, by its name, where any number of labels
+    can hold; the same at both ends. Null: one half for all, or the task has no such labels."""
     chance: Uninformed | None = None
     """The best of the models that know nothing of their input, on the search split; keys as in
     `certificate.uninformed`. Null: the run stopped before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -16,6 +16,10 @@ def _known_task(name: str) -> str:
     if name not in task_names():
         raise ValueError(f"unknown task '{name}'{did_you_mean(name, task_names())}")
     return name
+
+
+_Label = Annotated[str, StringConstraints(min_length=1)]
+_Threshold = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
 
 class ModelSettings(BaseModel):
@@ -49,3 +53,26 @@ class ModelSettings(BaseModel):
         description="for sentence-embedding, whether every vector is scaled to length 1; left "
         "out, what the checkpoint's files say, else false",
     )
+    thresholds: (
+        _Threshold
+        | Literal["chosen"]
+        | Annotated[dict[_Label, _Threshold], Field(min_length=1)]
+        | None
+    ) = Field(
+        default=None,
+        # Left out it is no part of what artifacts and stored steps say of a recipe.
+        exclude_if=lambda value: value is None,
+        description="for multi-label-classification, from which probability on a label is "
+        "predicted, the same before and after: one number, a number for each label by its name "
+        "(others keep 0.5), or chosen, which takes for each label the one with the highest F1 of "
+        "the untouched checkpoint on data.search; left out, 0.5",
+    )
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Return what `load_task` takes besides the name and the length."""
+        return {
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "thresholds": self.thresholds,
+        }

@@ -90,7 +90,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
-        task = {"name": self.task.name, **dataclasses.asdict(self.task)}
+        task = {"name": self.task.name, **self.task.facts()}
         self._always = {**result_conditions(), "task": task}
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
         export = self.recipe.export

@@ -20,10 +20,12 @@ from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
 from compressor.report.certificates import passing_guess
-from compressor.tasks import Guess, Task, find_metric, load_task
+from compressor.tasks import Guess, Task, find_metric
 
 
-def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Score) -> None:
+def compare_predictions(
+    log: RunLog, recipe: Recipe, task: Task, split: Dataset, score: Score
+) -> None:
     """Record in `log` which predictions on `split` differ from the untouched checkpoint's.
 
     The last comparison of a run is the one in its report: that of the model that ships, or of the
@@ -32,7 +34,7 @@ def compare_predictions(log: RunLog, recipe: Recipe, split: Dataset, score: Scor
     known = log.certification if split.name == "certification" else log.baseline
     assert known is not None
     untouched = known.baseline if isinstance(known, Certification) else known.score
-    budget, task = recipe.budget, load_task(str(log.task)).for_labels(log.labels)
+    budget = recipe.budget
     log.compared_split = split.name
     if split.name == recipe.judged_split:
         masks = slice_masks(split, budget.slices, log.labels, score.metric)
@@ -72,7 +74,7 @@ def certify(
     truth = split.labels if split.grades is None else split.grades
     guesses = task.guesses(baseline, split.truth(), log.labels)
     log.certify(truth, guesses, fingerprint(split), budget.confidence, recipe.seed)
-    compare_predictions(log, recipe, split, final)
+    compare_predictions(log, recipe, task, split, final)
     Judge(budget, task, split, log.labels).require("certification", baseline, final)
 
 

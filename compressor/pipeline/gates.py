@@ -203,7 +203,8 @@ def pass_gate(
     shown = gate.shown()
     assert shown.score is not None
     assert shown.model is not None
-    compare_predictions(log, stages.recipe, stages.splits["search"], shown.score)
+    search = stages.splits["search"]
+    compare_predictions(log, stages.recipe, stages.task, search, shown.score)
     tried = [attempt.change for attempt in gate.tries] if len(gate.tries) > 1 else []
     stages.judge.require(gate.name, baseline, shown.score, tried=tried, earlier=earlier)
     stages.progress.upcoming(next_step(stages.recipe, position))

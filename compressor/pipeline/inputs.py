@@ -107,7 +107,7 @@ def check_task(recipe: Recipe) -> None:
         raise EnvironmentMismatch(recipe.describe("model.checkpoint", str(error))) from error
     mistakes = [] if task is None else list(task_conflicts(data, task))
     if task is not None and not lies_here(recipe.model.checkpoint):
-        load_task(task, pooling=recipe.model.pooling, normalize=recipe.model.normalize)
+        load_task(task, **recipe.model.task_options)
     if task is None and metric is not None:
         known = sorted({name for task in task_names() for name in task_class(task).metric_names()})
         if metric not in known:
@@ -319,11 +319,7 @@ def _pooling(recipe: Recipe, key: str, files: CheckpointFiles) -> str | None:
     is wrong with its files is told when it is loaded. Raises as `read_pooling` for the model.
     """
     try:
-        task = load_task(
-            recipe.model.task or files.infer_task(),
-            pooling=recipe.model.pooling,
-            normalize=recipe.model.normalize,
-        )
+        task = load_task(recipe.model.task or files.infer_task(), **recipe.model.task_options)
         pooling = task.how_pooled(files.directory)
         if key == "model.checkpoint":
             task.require_prompts(files.directory, recipe.data.prompt_names)

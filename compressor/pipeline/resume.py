@@ -20,6 +20,7 @@ from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import pass_gate
 from compressor.pipeline.run_record import RunLog
+from compressor.pipeline.scorable import tuned_baseline
 from compressor.pipeline.step_store import Step, StepStore
 from compressor.pipeline.target_search import search_fraction
 from compressor.progress import SILENT
@@ -64,14 +65,15 @@ def _follow(stages: Stages, known: RunLog, limit: int | None) -> None:
     """Ask for the steps of a run in its order."""
     recipe, untouched = stages.recipe, stages.untouched
     stages.check_reading(limit)
-    baseline = stages.score("baseline", untouched)
+    log = RunLog(
+        {}, "", recipe.budget.max_drop, {}, "", task=known.task, metric=known.metric,
+        labels=known.labels, pooling=known.pooling,
+    )  # fmt: skip
+    stages, baseline = tuned_baseline(stages, log)
     exported = stages.export("baseline: export", untouched)
     stages.parity("baseline: parity", untouched, exported.graph)
     stages.flops("baseline: flops", exported.graph)
-    log = RunLog(
-        {}, "", recipe.budget.max_drop, {}, "", task=known.task, metric=known.metric,
-        labels=known.labels, pooling=known.pooling, baseline=ModelRecord(baseline, exported.size),
-    )  # fmt: skip
+    log.baseline = ModelRecord(baseline, exported.size)
     model = untouched
     for position, step in enumerate(recipe.passes):
         if isinstance(step, TorchPass):

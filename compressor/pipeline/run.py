@@ -81,7 +81,7 @@ from compressor.pipeline.preflight import check_inputs, check_runtime
 from compressor.pipeline.resume import stored_steps
 from compressor.pipeline.run_end import PASSED, finish, stopped_reason, verdict_of
 from compressor.pipeline.run_record import RunLog
-from compressor.pipeline.scorable import judge_baseline, judge_order
+from compressor.pipeline.scorable import judge_baseline, judge_order, tuned_baseline
 from compressor.pipeline.step_store import StepStore, link_tree
 from compressor.pipeline.target_search import search_fraction
 from compressor.pipeline.wanted_splits import read_splits
@@ -268,8 +268,7 @@ class _Run:
             self.task = load_task(
                 recipe.model.task or files.infer_task(),
                 max_length=recipe.data.max_length or recipe.export.max_length,
-                pooling=recipe.model.pooling,
-                normalize=recipe.model.normalize,
+                **recipe.model.task_options,
             ).fitted_to(files.directory)
             self.task.require_prompts(files.directory, recipe.data.prompt_names)
             self.log.pooling = self.task.how_pooled(files.directory)
@@ -297,7 +296,10 @@ class _Run:
             raise RecipeError(recipe.describe("budget.metric", unknown))
         self.log.task, self.log.metric = self.task.name, metric
         self.log.labels = files.labels_for(self.task)
-        self.task = self.task.for_labels(self.log.labels)
+        try:
+            self.task = self.task.for_labels(self.log.labels)
+        except RecipeError as error:
+            raise recipe.placed(error) from error
         self.log.source_sha256, self.log.source_bytes = files.sha256(), files.bytes_on_disk()
         try:
             self.splits = self._load_splits(metric)
@@ -331,11 +333,21 @@ class _Run:
     def score_baseline(self) -> None:
         """Score the untouched checkpoint, export it the same way, and measure its size."""
         self._start("baseline")
-        stages, untouched = self.stages, self.stages.untouched
-        lengths = stages.check_reading(self.checkpoint_limit)
+        untouched = self.stages.untouched
+        lengths = self.stages.check_reading(self.checkpoint_limit)
         self.log.lengths = lengths and replace(lengths, limited_by=self.limited_by)
-        self.baseline_score = stages.score("baseline", untouched)
-        judge_baseline(self.log, self.recipe, self.task, self.splits["search"], self.baseline_score)
+        own = self.task
+        self.stages, self.baseline_score = tuned_baseline(self.stages, self.log)
+        stages, self.task = self.stages, self.stages.task
+        self.log.thresholds = self.task.label_thresholds(self.log.labels)
+        judge_baseline(
+            self.log,
+            self.recipe,
+            self.task,
+            self.splits["search"],
+            self.baseline_score,
+            order_is_judged=self.task is not own,
+        )
         for doubt in self.log.doubts:
             self.progress.result(f"{doubt}.")
         exported = stages.export("baseline: export", untouched)
@@ -390,7 +402,7 @@ class _Run:
         self.log.final = ModelRecord(score, artifact.size, artifact.components, flops)
         judge = self.stages.judge
         self.progress.result(gate_line(judge, self.baseline_score, score, artifact.size))
-        compare_predictions(self.log, self.recipe, self.splits["search"], score)
+        compare_predictions(self.log, self.recipe, self.task, self.splits["search"], score)
         earlier = self.log.costliest_pass()
         judge.require(self.current, self.baseline_score, score, earlier=earlier)
         self._announce_after("artifact")

@@ -55,6 +55,7 @@ class RunLog:
     metric: str | None = None
     labels: tuple[str, ...] = ()
     pooling: Pooling | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     lengths: LengthRecord | None = None
     source_sha256: str | None = None
     source_bytes: int | None = None
@@ -217,6 +218,7 @@ class RunLog:
             seconds=time.monotonic() - self._started,
             started_at=self._started_at,
             labels=self.labels,
+            thresholds=self.thresholds,
             embedding=None if self.pooling is None else self.pooling.record(),
             lengths=self.lengths,
             source_checkpoint=self.source_checkpoint,

@@ -9,6 +9,7 @@ with, and where a certificate is asked for, it is not given.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from compressor.certificate import certify_drop
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score, Uninformed
+from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.label_order import LabelOrder, better_order, better_order_of_sets
 from compressor.pipeline.run_record import RunLog
 from compressor.recipe.recipe import Recipe
@@ -26,9 +28,17 @@ from compressor.words import counted
 
 
 def judge_baseline(
-    log: RunLog, recipe: Recipe, task: Task, split: Dataset, baseline: Score
+    log: RunLog,
+    recipe: Recipe,
+    task: Task,
+    split: Dataset,
+    baseline: Score,
+    *,
+    order_is_judged: bool = False,
 ) -> None:
     """Record what a model that knows nothing scores on `split`, and every doubt, in `log`.
+
+    With `order_is_judged` that of the classes is not looked at again.
 
     Raises `RecipeError` where no score on these rows can depend on the model, or where the labels
     surely number the classes in another order than the checkpoint.
@@ -43,7 +53,8 @@ def judge_baseline(
                 f"checkpoint for these rows, and data.{task.input_column} the right column",
             )
         )
-    judge_order(log, recipe, task, split, baseline)
+    if not order_is_judged:
+        judge_order(log, recipe, task, split, baseline)
     guesses = task.guesses(baseline, split.truth(), log.labels)
     best = max(guesses, key=lambda guess: guess.score.value)
     log.chance = Uninformed(best.who, best.score.value)
@@ -65,6 +76,22 @@ def judge_baseline(
             f"{metric} of {best.who} is {chance}, and the budget accepts {accepted}. Lower "
             f"budget.max_drop, or take another metric or rows that are harder to guess"
         )
+
+
+def tuned_baseline(stages: Stages, log: RunLog) -> tuple[Stages, Score]:
+    """Return the untouched checkpoint's score, and the stages with what the task chose by it.
+
+    Where it chose something, the order of the classes was judged first, as by `judge_order`, which
+    what is chosen for labels in a wrong order would hide.
+    """
+    split, untouched = stages.splits["search"], stages.untouched
+    score = stages.score("baseline", untouched)
+    task = stages.task.tuned(score, split.truth())
+    if task is stages.task:
+        return stages, score
+    judge_order(log, stages.recipe, stages.task, split, score)
+    stages = dataclasses.replace(stages, task=task)
+    return stages, stages.score("baseline", untouched)
 
 
 def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baseline: Score) -> None:

@@ -357,7 +357,7 @@ def search_fraction(
     accepted = search.accepted
     shown = search.shown()
     assert shown.last is not None
-    compare_predictions(log, recipe, stages.splits["search"], shown.last)
+    compare_predictions(log, recipe, stages.task, stages.splits["search"], shown.last)
     if accepted is None:
         raise search.missed()
     assert accepted.model is not None

@@ -55,7 +55,9 @@ def read_splits(
     # Now and not at the end: what cannot be scored or formed should not cost a training.
     told = task.for_labels(label_names)
     found = {name: _unscorable(splits[name], told, metric) for name in _JUDGED & set(splits)}
-    mistakes = [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
+    untunable = told.untunable(splits["search"].truth()) if "search" in splits else None
+    mistakes = [] if untunable is None else [f"model.thresholds: {untunable}"]
+    mistakes += [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
     mistakes += _unfit_labels(recipe, task, splits.get("train"))
     num_rows = {name: len(split.examples) for name, split in splits.items()}
     for position, step in enumerate(recipe.passes):

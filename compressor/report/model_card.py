@@ -11,6 +11,7 @@ from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
 from compressor.report.task_words import about_labels, words_of
 from compressor.report.templating import fill_markdown
+from compressor.tasks.thresholds import USUAL
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -114,6 +115,7 @@ def _code(report: RunReport) -> str:
         provider=repr(_PROVIDERS.get(provider, provider)),
         max_length=_max_length(report),
         labels=repr(list(report.labels)),
+        thresholds=repr([report.thresholds.get(name, USUAL) for name in report.labels]),
     )
 
 

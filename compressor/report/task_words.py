@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compressor.measurements import RunReport
 from compressor.tasks import ReportWords, task_class, task_names
+from compressor.tasks.thresholds import CHOSEN
 
 _WORDS = ReportWords()
 
@@ -22,8 +25,20 @@ def about_labels(report: RunReport) -> str | None:
     """Return what label names say besides what classes are called, such as the scheme of tags."""
     if report.task not in task_names():
         return None
-    told = task_class(report.task).about_labels(report.labels)
-    return None if told is None else f"{told[:1].upper()}{told[1:]}."
+    told = [task_class(report.task).about_labels(report.labels), _threshold_words(report)]
+    sentences = [f"{item[:1].upper()}{item[1:]}." for item in told if item is not None]
+    return " ".join(sentences) or None
+
+
+def _threshold_words(report: RunReport) -> str | None:
+    """Say from which probability on labels are predicted, where that is not one half."""
+    if not report.thresholds:
+        return None
+    model = report.recipe.get("model")
+    chosen = isinstance(model, Mapping) and model.get("thresholds") == CHOSEN
+    how = ", which was chosen by the original's F1 on the search split" if chosen else ""
+    listed = ", ".join(f"{name} {value:.3g}" for name, value in report.thresholds.items())
+    return f"a label is predicted from this probability on{how}: {listed}"
 
 
 def output_words(report: RunReport) -> str:

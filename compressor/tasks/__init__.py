@@ -24,6 +24,7 @@ from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vec
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import NO_LIMIT
+from compressor.tasks.thresholds import Thresholds, ThresholdWish
 
 __all__ = [
     "NO_LIMIT",
@@ -73,6 +74,13 @@ TASKS: dict[str, str] = {
 }
 
 
+_LACKS = {  # of tasks without such an option
+    "pooling": "gives no vectors",
+    "normalize": "gives no vectors",
+    "thresholds": "predicts no sets of labels",
+}
+
+
 def task_names() -> tuple[str, ...]:
     """Return the words that `model.task` accepts."""
     return tuple(TASKS)
@@ -110,18 +118,20 @@ def load_task(
     max_length: int | None = None,
     pooling: str | None = None,
     normalize: bool | None = None,
+    thresholds: ThresholdWish | Thresholds | None = None,
 ) -> Task:
     """Return the task called `name` with its options; raises `KeyError` like `task_class`.
 
-    Raises `RecipeError` for `pooling` or `normalize` of a task that gives no vectors.
+    Raises `RecipeError` for `pooling` or `normalize` of a task that gives no vectors, and for
+    `thresholds` of one that predicts no sets of labels.
     """
     kind: type[Any] = task_class(name)
-    wanted = {"pooling": pooling, "normalize": normalize}
+    wanted = {"pooling": pooling, "normalize": normalize, "thresholds": thresholds}
     given = {option: value for option, value in wanted.items() if value is not None}
     unknown = given.keys() - {field.name for field in dataclasses.fields(kind)}
     if unknown:
         raise RecipeError(
-            [f"model.{option}: {name} gives no vectors; remove it" for option in sorted(unknown)]
+            [f"model.{option}: {name} {_LACKS[option]}; remove it" for option in sorted(unknown)]
         )
     task: Task = kind(max_length=max_length, **given)
     return task

@@ -15,6 +15,7 @@ installed.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,6 +226,25 @@ class Task(ABC):
     def for_labels(self, labels: Sequence[str]) -> Self:  # noqa: ARG002 - ids are enough for most
         """Return the task for a checkpoint with these label names, in the order of its logits."""
         return self
+
+    def untunable(self, truth: Truth) -> str | None:  # noqa: ARG002 - most choose nothing
+        """Return why `tuned` cannot choose anything on such a search split, or None."""
+        return None
+
+    def tuned(self, baseline: Score, truth: Truth) -> Self:  # noqa: ARG002 - as above
+        """Return the task with what it chooses by the untouched checkpoint's score on search.
+
+        Both ends of a run are then judged by it. Ask `untunable` first.
+        """
+        return self
+
+    def label_thresholds(self, labels: Sequence[str]) -> dict[str, float]:  # noqa: ARG002
+        """Return from which probability on each label is predicted, where that is not one half."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return all besides its name that results of this task depend on, as plain data."""
+        return dataclasses.asdict(self)
 
     def aggregated(self, strategy: str) -> Self:  # noqa: ARG002 - for tasks that give tokens
         """Return the task with predictions of tokens that are put together by `strategy`.

@@ -1,19 +1,22 @@
 """Multi-label classification: texts in, every label that holds out.
 
 The labels hold independently of each other, so each has a logit of its own, whose sigmoid is its
-probability; a label is predicted where that is at least one half. What config.json calls it is
-`problem_type: multi_label_classification`.
+probability; a label is predicted where that is at least its threshold, one half where nothing else
+is said. What config.json calls it is `problem_type: multi_label_classification`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import RecipeError
 from compressor.measurements import FlipKind, Score
 from compressor.tasks.base import (
     DRAWS,
@@ -39,6 +42,14 @@ from compressor.tasks.metrics import AGREEMENT, Floats, Metric, ratio
 from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, sigmoid, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
+from compressor.tasks.thresholds import (
+    CHOSEN,
+    Thresholds,
+    ThresholdWish,
+    best_thresholds,
+    cuts_of,
+    thresholds_of,
+)
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import LabelSetLosses
@@ -46,6 +57,7 @@ if TYPE_CHECKING:
 Sets = NDArray[np.bool_]  # which labels hold, shape (num_examples, num_labels)
 _LOGITS = "logits"  # shape (num_examples, num_labels)
 _NONE = "(none)"
+_OWN = "thresholds"  # the field
 
 
 def f1_micro(sums: Floats) -> Floats:
@@ -100,8 +112,10 @@ _CODE = f"""\
 {TOKENS_CODE}\
 [logits] = session.run(["logits"], inputs)
 labels = {{labels}}
+thresholds = {{thresholds}}
 scores = 1 / (1 + np.exp(-logits))
-print([[label for label, score in zip(labels, row) if score >= 0.5] for row in scores])
+print([[label for label, score, least in zip(labels, row, thresholds) if score >= least]
+       for row in scores])
 """
 
 
@@ -118,8 +132,16 @@ class LabelScore(TypedDict):
     predicted: bool
 
 
+@dataclass(frozen=True)
 class MultiLabelClassification(TextTask):
-    """A text or a pair of texts is one example, of which any number of labels hold."""
+    """A text or a pair of texts is one example, of which any number of labels hold.
+
+    `thresholds` are the probabilities from which on labels are predicted: as asked for or, once
+    `for_labels` and `tuned` know labels and scores, of each label; None is one half for all.
+    """
+
+    # Not in the representation, by which trainings are told apart: no training reads them.
+    thresholds: ThresholdWish | Thresholds | None = field(default=None, repr=False)
 
     name: ClassVar[str] = "multi-label-classification"
     head: ClassVar[str] = "ForSequenceClassification"
@@ -157,6 +179,53 @@ class MultiLabelClassification(TextTask):
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification
+
+    def for_labels(self, labels: Sequence[str]) -> Self:
+        """Return the task with a threshold for each label, where they need not be chosen.
+
+        Raises `RecipeError` for thresholds of labels that are not there.
+        """
+        wish = self.thresholds
+        if wish is None or wish == CHOSEN or isinstance(wish, tuple):
+            return self
+        assert not isinstance(wish, str), "there is one word"
+        try:
+            return dataclasses.replace(self, thresholds=thresholds_of(wish, labels))
+        except ValueError as error:
+            raise RecipeError([f"model.thresholds: {error}"]) from error
+
+    def tuned(self, baseline: Score, truth: Truth) -> Self:
+        """Return the task with the thresholds that `baseline` finds each label best with."""
+        if self.thresholds != CHOSEN:
+            return self
+        assert truth.labels is not None, "the caller asked whether it can be scored"
+        found = best_thresholds(baseline.kept[_LOGITS], _sets(truth.labels))
+        return dataclasses.replace(self, thresholds=found)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the thresholds too, where they are not one half."""
+        found = super().facts()
+        return {name: value for name, value in found.items() if value is not None or name != _OWN}
+
+    def untunable(self, truth: Truth) -> str | None:
+        """Return that there are no labels to choose thresholds by, where they are to be chosen."""
+        if self.thresholds != CHOSEN or truth.labels is not None:
+            return None
+        return (
+            "they are chosen by the labels of the search split, and it has none; name their column "
+            "in data.label, or give numbers"
+        )
+
+    def label_thresholds(self, labels: Sequence[str]) -> dict[str, float]:
+        """Return the threshold of each label, where they are not one half."""
+        if not isinstance(self.thresholds, tuple):
+            return {}
+        return dict(zip(labels, self.thresholds, strict=True))
+
+    def _predicted(self, logits: NDArray[np.float32]) -> Sets:
+        """Return which labels are predicted of logits; until they are chosen from one half on."""
+        thresholds = self.thresholds if isinstance(self.thresholds, tuple) else None
+        return predicted_sets(logits, thresholds)
 
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
         """Return what is needed unless there is a logit for each label of each row."""
@@ -197,21 +266,21 @@ class MultiLabelClassification(TextTask):
         return LabelSetLosses()
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
-        """Score the labels whose logit is at least 0."""
+        """Score the labels whose probability is at least their threshold."""
         logits = _logits(outputs)
         right = self._right(metric, truth)
-        return _score(metric, predicted_sets(logits), right, logits)
+        return _score(metric, self._predicted(logits), right, logits)
 
     def _right(self, metric: str, truth: Truth) -> Sets | None:
         """Return the labels that hold or, for `agreement`, what the untouched checkpoint says."""
         if metric != AGREEMENT.name:
             assert truth.labels is not None, "the caller asked whether it can be scored"
             return _sets(truth.labels)
-        return None if truth.reference is None else predicted_sets(truth.reference.kept[_LOGITS])
+        return None if truth.reference is None else self._predicted(truth.reference.kept[_LOGITS])
 
     def changed(self, before: Outputs, after: Outputs) -> NDArray[np.bool_]:
         """Return for which examples another set of labels is predicted."""
-        first, second = (predicted_sets(_logits(item)) for item in (before, after))
+        first, second = (self._predicted(_logits(item)) for item in (before, after))
         return np.asarray((first != second).any(axis=1))
 
     def hits(
@@ -221,7 +290,7 @@ class MultiLabelClassification(TextTask):
         right = self._right(metric, truth)
         if right is None:
             return None
-        return np.asarray((predicted_sets(_logits(outputs)) == right[positions]).all(axis=1))
+        return np.asarray((self._predicted(_logits(outputs)) == right[positions]).all(axis=1))
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
         """Return that labels are missing or all the same, where they are."""
@@ -239,7 +308,7 @@ class MultiLabelClassification(TextTask):
 
     def constant(self, score: Score, labels: Sequence[str]) -> str | None:
         """Say the one set of labels that every example got, where it was one."""
-        sets = predicted_sets(score.kept[_LOGITS])
+        sets = self._predicted(score.kept[_LOGITS])
         if not np.all(sets == sets[0]):
             return None
         return f"predicts '{set_words(sets[0], labels)}'"
@@ -252,7 +321,7 @@ class MultiLabelClassification(TextTask):
         models that give the checkpoint's predictions for other examples does better than the best
         of 19.
         """
-        own = predicted_sets(baseline.kept[_LOGITS])
+        own = self._predicted(baseline.kept[_LOGITS])
         right = own if baseline.metric == AGREEMENT.name else self._right(baseline.metric, truth)
         assert right is not None
         order = np.argsort(-right.sum(axis=0), kind="stable")
@@ -292,7 +361,7 @@ class MultiLabelClassification(TextTask):
         labelled: bool,
     ) -> dict[str, Findings]:
         """Return for each label which examples it holds for, and by which model it was found."""
-        own, other = (predicted_sets(score.kept[_LOGITS]) for score in (before, after))
+        own, other = (self._predicted(score.kept[_LOGITS]) for score in (before, after))
         there = own
         if labelled:
             assert truth.labels is not None, "the caller asked whether there are labels"
@@ -310,8 +379,8 @@ class MultiLabelClassification(TextTask):
 
         What was lost is how much less probable the labels are, of all that changed, that are right.
         """
-        own, other = (predicted_sets(score.kept[_LOGITS]) for score in (before, after))
-        sure = [_least_sure(score.kept[_LOGITS]) for score in (before, after)]
+        own, other = (self._predicted(score.kept[_LOGITS]) for score in (before, after))
+        sure = [self._least_sure(score) for score in (before, after)]
         right = own if truth.labels is None else _sets(truth.labels)
         chances = [_chance_of(score.kept[_LOGITS], right) for score in (before, after)]
         was, now = ((sets == right).all(axis=1) for sets in (own, other))
@@ -346,8 +415,8 @@ class MultiLabelClassification(TextTask):
         count: int,
     ) -> list[Comparison]:
         """Return one example of each set of labels that the first model predicts."""
-        own = predicted_sets(before.kept[_LOGITS])
-        sure = _least_sure(before.kept[_LOGITS])
+        own = self._predicted(before.kept[_LOGITS])
+        sure = self._least_sure(before)
         first: dict[int, int] = {}
         for row in sorted(range(len(own)), key=lambda row: is_long(truth.examples[row])):
             first.setdefault(int(before.outcomes[row]), row)
@@ -359,13 +428,19 @@ class MultiLabelClassification(TextTask):
                 set_words(own[row], labels),
                 ", ".join(item["label"] for item in scores if item["predicted"]) or _NONE,
                 float(sure[row]),
-                min(max(item["score"], 1 - item["score"]) for item in scores),
+                min(item["score"] if item["predicted"] else 1 - item["score"] for item in scores),
                 None
                 if truth.labels is None
                 else set_words(np.asarray(truth.labels[row], dtype=bool), labels),
             )
             for row, scores in zip(rows, found, strict=True)
         ]
+
+    def _least_sure(self, score: Score) -> NDArray[np.float32]:
+        """Return the probability of the least sure decision about a label, of each example."""
+        logits = score.kept[_LOGITS]
+        decided = np.where(self._predicted(logits), logits, -logits)
+        return np.asarray(sigmoid(decided).min(axis=1))
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[list[LabelScore]]:
         """Return the score of every label for each row, in the order of the labels."""
@@ -375,13 +450,13 @@ class MultiLabelClassification(TextTask):
                 LabelScore(label=name, label_id=place, score=float(score), predicted=bool(holds))
                 for place, (name, score, holds) in enumerate(zip(labels, row, sets, strict=True))
             ]
-            for row, sets in zip(sigmoid(logits), predicted_sets(logits), strict=True)
+            for row, sets in zip(sigmoid(logits), self._predicted(logits), strict=True)
         ]
 
 
-def predicted_sets(logits: NDArray[np.float32]) -> Sets:
-    """Return which labels are predicted: those whose sigmoid is at least one half."""
-    return np.asarray(logits >= 0)
+def predicted_sets(logits: NDArray[np.float32], thresholds: Thresholds | None = None) -> Sets:
+    """Return which labels are predicted: those whose sigmoid is at least the threshold, or half."""
+    return np.asarray(logits >= cuts_of(thresholds))
 
 
 def set_words(labels: Sets, names: Sequence[str]) -> str:
@@ -431,11 +506,6 @@ def _score(
 def _best(who: str, metric: str, candidates: Sequence[Sets], right: Sets) -> Guess:
     scores = [_score(metric, item, right) for item in candidates]
     return Guess(who, max(scores, key=lambda score: score.value))
-
-
-def _least_sure(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability of the least sure decision about a label, shape `(num_examples,)`."""
-    return np.asarray(sigmoid(np.abs(logits)).min(axis=1))
 
 
 def _chance_of(logits: NDArray[np.float32], sets: Sets) -> NDArray[np.float64]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Plain onnxruntime for the model card, up to the inputs. `{provider}`, `{max_length}` and
-# `{labels}` are filled in; doubled braces are braces.
+# Plain onnxruntime for the model card, up to the inputs. `{provider}`, `{max_length}`, `{labels}`
+# and `{thresholds}` are filled in; doubled braces are braces.
 TOKENS_CODE = """\
 import numpy as np
 import onnxruntime

@@ -297,7 +297,7 @@ def test_a_whole_run_prunes_distils_and_proves(checkpoint: Path, tmp_path: Path)
         lines = "\n".join(map(json.dumps, rows(seed, count)))
         (tmp_path / f"{name}.jsonl").write_text(f"{lines}\n")
     recipe = {
-        "model": {"checkpoint": str(checkpoint)},
+        "model": {"checkpoint": str(checkpoint), "thresholds": "chosen"},
         "data": {
             "text": "text",
             "label": "labels",
@@ -327,6 +327,19 @@ def test_a_whole_run_prunes_distils_and_proves(checkpoint: Path, tmp_path: Path)
     artifact = compressor.load_artifact(tmp_path / "run" / "artifact", threads=1)
     [scores] = artifact(["the fine film"])
     assert [item["label"] for item in scores] == list(LABELS)
+
+    # The thresholds that were chosen are those of report, manifest, card and predictions.
+    assert list(report.thresholds) == list(LABELS)
+    assert set(report.thresholds.values()) != {0.5}
+    own = list(report.thresholds.values())
+    assert artifact.manifest["thresholds"] == own
+    assert [item["predicted"] for item in scores] == [
+        item["score"] >= least for item, least in zip(scores, own, strict=True)
+    ]
+    assert f"thresholds = {own}" in (tmp_path / "run" / "artifact" / "README.md").read_text()
+    assert "chosen by the original's F1" in (tmp_path / "run" / "report.md").read_text()
+    again = compressor.run(loaded, output=tmp_path / "run", device="cpu", allow_inconclusive=True)
+    assert all(step.reused for step in again.steps if "score" in step.name)
 
     # The same as transformers' own pipeline gives, before anything is quantized.
     pipe = transformers.pipeline("text-classification", model=str(checkpoint), top_k=None)
