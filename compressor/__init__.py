@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from compressor.pipeline.run import run
     from compressor.recipe.recipe import Recipe, load_recipe
     from compressor.report.run_report import RunReport
+    from compressor.tasks import MetricInputs
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "MetricInputs",
     "Recipe",
     "RunReport",
     "TorchModel",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     "Artifact": "artifact",
+    "MetricInputs": "tasks",
     "Recipe": "recipe.recipe",
     "RunReport": "report.run_report",
     "TorchModel": "models.torch_model",

@@ -111,6 +111,15 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as passes.0.ratio=0.4."),
 ]
 
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        metavar=FLAG,
+        help="Run the functions of your own that the recipe names, such as my_metric.py:ndcg.",
+    ),
+]
+
 
 class DeviceChoice(StrEnum):
     """Where to train."""
@@ -209,6 +218,7 @@ def run(
             help="End with exit code 0 when the certification split cannot prove the budget.",
         ),
     ] = False,
+    allow_code: AllowCodeOption = False,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -222,7 +232,8 @@ def run(
     """Carry out a recipe: compress, verify, export, report."""
     from compressor.pipeline.preflight import load_whole
 
-    loaded = load_whole(recipe, settings or ())
+    loaded = load_whole(recipe, settings or (), allow_code=allow_code)
+    loaded.require_own_code()  # before anything that takes long to load
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
 
     # Before torch is loaded: OpenMP threads that spin while they wait slow training tenfold on a
@@ -243,6 +254,7 @@ def run(
             device=device.value,
             force=force,
             allow_inconclusive=allow_inconclusive,
+            allow_code=allow_code,
             progress=ConsoleProgress(out),
             quiet=not verbose,
         )
@@ -283,7 +295,9 @@ def quickstart(
 
 
 @app.command()
-def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
+def validate(
+    recipe: RecipeArgument, settings: SetOption = None, allow_code: AllowCodeOption = False
+) -> None:
     """Check a recipe without running it, and show the plan.
 
     Everything is told at once: mistakes, files, columns, labels, checkpoints.
@@ -292,7 +306,7 @@ def validate(recipe: RecipeArgument, settings: SetOption = None) -> None:
     from compressor.pipeline.plan import render_plan
     from compressor.pipeline.preflight import check_machine, load_whole
 
-    loaded = load_whole(recipe, settings or ())
+    loaded = load_whole(recipe, settings or (), allow_code=allow_code)
     seen = check_machine(loaded)
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)

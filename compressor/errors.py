@@ -2,6 +2,7 @@
 
 CompressorError
 ├── RecipeError            exit 2   the request is wrong, or does not fit checkpoint and rows
+│   └── OwnCodeError                code that the recipe names does not do what it must
 ├── EnvironmentMismatch    exit 3   checkpoint, data, package, provider, memory or disk will not do
 ├── PassError              exit 4   a step failed on purpose; holds kind and position
 ├── ExportError            exit 4
@@ -79,6 +80,10 @@ class RecipeError(CompressorError):
         if hidden := len(self.mistakes) - len(lines) + more:
             lines.append(f"... and {hidden:,} more {noun_for(hidden, 'mistake')} like these")
         super().__init__("\n".join(lines))
+
+
+class OwnCodeError(RecipeError):
+    """Code of the user's own failed, or gave what it must not; the message has its traceback."""
 
 
 def _readable(line: str) -> str:

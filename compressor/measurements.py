@@ -531,6 +531,18 @@ class EmbeddingRecord:
 
 
 @dataclass(frozen=True)
+class OwnCodeRecord:
+    """A function of the user's own that the run called."""
+
+    key: str
+    """Where the recipe names it: `budget.metric` or `data.preprocess`."""
+    function: str
+    """File, without its folder, and function, such as `my_metric.py:ndcg`."""
+    sha256: str
+    """SHA-256 of the file that ran."""
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One stored step of the run; `seconds` is what it took when it was really done."""
 
@@ -726,6 +738,9 @@ class RunReport:
     """What both ends say of a few rows of `search`, chosen by the untouched checkpoint's
     predictions; the artifact was loaded as its user loads it. Null: the artifact was not finished,
     or `missing` says why."""
+    own_code: tuple[OwnCodeRecord, ...] = ()
+    """Functions of the user's own that numbers of this report come from, allowed by
+    `--allow-code`. Null: the recipe names none."""
     schema_version: Count = SCHEMA_VERSION
     """Version of this description: 1."""
 

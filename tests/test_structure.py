@@ -38,6 +38,7 @@ LAYERS = (
     ("console", "measurements"),
     ("proof",),
     ("stored_types",),
+    ("own_code",),
     ("paths", "setting_errors"),
     ("errors", "files", "progress"),
     ("words",),

@@ -1,6 +1,12 @@
 """The four splits of a run: train, calibration, search, certification."""
 
-from compressor.data.check import check_files, check_labels, check_split, most_rows
+from compressor.data.check import (
+    check_files,
+    check_labels,
+    check_present,
+    check_split,
+    most_rows,
+)
 from compressor.data.describe import describe_splits, fingerprint
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
@@ -23,6 +29,7 @@ __all__ = [
     "check_files",
     "check_labels",
     "check_plan",
+    "check_present",
     "check_split",
     "cut_sizes",
     "describe_splits",

@@ -96,6 +96,32 @@ def check_split(
         raise RecipeError([f"data.{name}: {mistake}" for mistake in error.mistakes]) from error
 
 
+def check_present(settings: DataSettings, name: str) -> None:
+    """Check that the file or folder of the split called `name` is there, whatever its columns are.
+
+    Raises as `check_split` does.
+    """
+    source = settings.given[name]
+    try:
+        if source.hub is not None:
+            check_folder(source)
+        elif source.path is not None and (reason := unreadable(source.path)) is not None:
+            raise EnvironmentMismatch(
+                f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
+            )
+        else:
+            _check_header(source, (), ())
+    except EnvironmentMismatch as error:
+        raise EnvironmentMismatch(
+            [
+                item if item.startswith("data.") else f"data.{name}: {item}"
+                for item in error.problems
+            ]
+        ) from error
+    except RecipeError as error:
+        raise RecipeError([f"data.{name}: {mistake}" for mistake in error.mistakes]) from error
+
+
 def _input_columns(
     settings: DataSettings, source: SplitSource, input_column: str | None
 ) -> tuple[str, ...]:

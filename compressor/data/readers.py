@@ -79,6 +79,13 @@ def read_header(source: SplitSource) -> list[str]:
         return list(file.schema_arrow.names)
 
 
+def column_names(source: SplitSource) -> list[str]:
+    """Return all columns of a source, wherever its rows lie; raises as `read_table` does."""
+    if source.hub is None:
+        return read_header(source)
+    return list(_load_hub(source).column_names)
+
+
 def parquet_rows(path: Path) -> int:
     """Return how many rows a parquet file has; raises `EnvironmentMismatch` for a damaged one."""
     import pyarrow.parquet
@@ -213,6 +220,13 @@ def check_folder(source: SplitSource) -> None:
 
 
 def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
+    loaded = _load_hub(source)
+    chosen = choose_columns(source.name, loaded.column_names, required, optional)
+    columns = {name: _hub_column(loaded, source, name) for name in chosen}
+    return Table(source.name, columns, directory=Path(str(source.hub)))
+
+
+def _load_hub(source: SplitSource) -> Any:
     check_folder(source)
     import datasets
 
@@ -235,9 +249,7 @@ def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[s
         raise RecipeError(
             f"{source.name}: `split` is missing (the dataset has: {', '.join(loaded)})"
         )
-    chosen = choose_columns(source.name, loaded.column_names, required, optional)
-    columns = {name: _hub_column(loaded, source, name) for name in chosen}
-    return Table(source.name, columns, directory=Path(str(source.hub)))
+    return loaded
 
 
 def _as_written(source: SplitSource) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from compressor.errors import RecipeError
+from compressor.own_code import Reference
 from compressor.paths import HubName, LocalPath
 from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
 
@@ -286,6 +287,13 @@ class DataSettings(BaseModel):
         "measures, at most; longer texts are cut, or read in windows for token classification; "
         "left out, as many as the artifact reads (`export.max_length`)",
     )
+    preprocess: Reference | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # recipes of before are written as they were
+        description="function of your own that every row of every split goes through when it is "
+        "read, such as my_rows.py:clean: a row as a dict in, one out, or None to leave it out; it "
+        "runs with --allow-code alone",
+    )
     train: SplitSource | None = Field(
         default=None,
         description="rows that passes train on; left out, an equal share of search is set apart, "
@@ -317,6 +325,14 @@ class DataSettings(BaseModel):
     def _column_mistakes(self) -> Iterator[Mistake]:
         if self.text is not None and self.image is not None:
             yield Mistake(("image",), "text and image are both given; a model reads one of them")
+        if self.preprocess is not None:
+            for name, source in self.given.items():
+                if source.qrels is not None:
+                    yield Mistake(
+                        ("preprocess",),
+                        f"goes through rows of one file, and data.{name} reads qrels, queries and "
+                        f"corpus; write the files as they should be, and remove it",
+                    )
         if (twice := first_repeated(self.label_names or ())) is not None:
             yield Mistake(("label_names",), f"names must differ, {listing([twice])} appears twice")
 

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.data.judged import read_judged
+from compressor.data.own_rows import read_rows
 from compressor.data.readers import read_header, read_table
 from compressor.data.sampling import sample_groups, sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
-from compressor.errors import RecipeError
+from compressor.errors import OwnCodeError, RecipeError
 from compressor.measurements import Score
+from compressor.own_code import OwnFunction
 from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
 from compressor.tasks.outputs import LabelArray
@@ -138,6 +140,7 @@ def load_splits(
     keep: Mapping[str, Sequence[str]] | None = None,
     calibration_rows: int = CALIBRATION_ROWS,
     spare_rows: int = 0,
+    preprocess: OwnFunction | None = None,
 ) -> dict[str, Dataset]:
     """Return the splits in `needed` by name; rows keep the order of their source.
 
@@ -146,7 +149,8 @@ def load_splits(
     false. `keep` names further columns that a split must have, which `Dataset.columns` then holds.
     `calibration_rows` is the size of a calibration split that is cut, at most. Where calibration
     has less than `spare_rows` and train is read anyway, `Dataset.spare` of calibration holds what
-    is missing to that number from train, drawn by the seed, as far as there are any.
+    is missing to that number from train, drawn by the seed, as far as there are any. Every row goes
+    through `preprocess` before anything else, where it is given.
 
     A needed split without a source is cut from the first given split of this list, and
     `Dataset.cut_from` names it:
@@ -173,6 +177,7 @@ def load_splits(
         seed=seed,
         must_label=_NEED_LABELS if labelled else (),
         keep=(keep := keep or {}),
+        preprocess=preprocess,
     )
     cuts = _take_cuts(loaded, plan, seed, calibration_rows)
     splits: dict[str, Dataset] = {}
@@ -197,6 +202,7 @@ def load_splits(
             seed=seed,
             must_label=(),
             keep={},
+            preprocess=preprocess,
             reads_labels=False,
         )
         loaded, cuts = {**loaded, **more}, {**cuts, "train": ("train", more["train"].rows)}
@@ -351,6 +357,7 @@ def _load_all(
     seed: int,
     must_label: Sequence[str],
     keep: Mapping[str, Sequence[str]],
+    preprocess: OwnFunction | None,
     reads_labels: bool = True,
 ) -> dict[str, _Loaded]:
     """Load the given splits that are wanted or cut from; report the mistakes of all together."""
@@ -378,18 +385,21 @@ def _load_all(
                 required = [*own, *([] if settings.group is None else [settings.group]), *kept]
                 if must and columns.needs_labels:
                     required.append(label)
-                table = read_table(source, required, (label,))
+                table = read_rows(source, required, (label,), preprocess)
             if len(table) == 0:
                 raise RecipeError(f"{table.name}: has no rows")
             labels = Labels()
             if reads_labels and label in table.columns:
                 labels = columns.labels(table, label, label_names, settings.label_names)
         except RecipeError as error:
-            mistakes.extend(f"data.{name}: {mistake}" for mistake in error.mistakes)
+            # What is wrong with the user's own code has its own place.
+            key = "" if isinstance(error, OwnCodeError) else f"data.{name}: "
+            mistakes.extend(f"{key}{mistake}" for mistake in error.mistakes)
         else:
             everything = np.arange(len(table), dtype=np.int64)
             groups = columns.groups(table, own, settings.group)
-            found = _Loaded(table, own, label, labels, everything, table.name, groups)
+            name_of = f"{table.name}{table.note}"
+            found = _Loaded(table, own, label, labels, everything, name_of, groups)
             loaded[name] = _limit(name, source, found, seed)
     if mistakes:
         raise RecipeError(mistakes)

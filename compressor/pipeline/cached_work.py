@@ -161,6 +161,8 @@ class Stages:
         runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
         read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
         read |= {} if reference is None else digest_of(reference)
+        if (own := self.recipe.own_metric) is not None:
+            read["own_metric"] = own.sha256
         name = f"{stage}: score" + ("" if of is None else f" of {of}")
         found = self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
         if model is self.untouched and split == "search":

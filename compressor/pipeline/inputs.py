@@ -57,7 +57,9 @@ def known_metric(recipe: Recipe) -> str | None:
 
     Where the task is not known, the recipe's if any task has it.
     """
-    task, metric = known_task(recipe), recipe.budget.metric
+    task, metric = known_task(recipe), recipe.budget.metric_name
+    if recipe.budget.own_metric is not None:
+        return metric
     if task is None:
         return metric if metric is not None and has_metric(metric) else None
     metrics = task_class(task).metric_names()
@@ -100,7 +102,7 @@ def check_task(recipe: Recipe) -> None:
     A checkpoint on this machine tells the task; of one on the Hub only a metric that no task has
     can be told. Raises `EnvironmentMismatch` where the checkpoint is for no task.
     """
-    data, metric = recipe.to_dict(), recipe.budget.metric
+    data, metric = recipe.to_dict(), recipe.budget.metric_name
     try:
         task = expected_task(data)
     except EnvironmentMismatch as error:
@@ -108,7 +110,7 @@ def check_task(recipe: Recipe) -> None:
     mistakes = [] if task is None else list(task_conflicts(data, task))
     if task is not None and not lies_here(recipe.model.checkpoint):
         load_task(task, **recipe.model.task_options)
-    if task is None and metric is not None:
+    if task is None and metric is not None and recipe.budget.own_metric is None:
         known = sorted({name for task in task_names() for name in task_class(task).metric_names()})
         if metric not in known:
             unknown = f"no task has a metric '{metric}'{did_you_mean(metric, known)}"
@@ -149,6 +151,8 @@ def local_inputs(recipe: Recipe) -> dict[str, Path]:
     for key, name in _checkpoints(recipe):
         if exists(Path(name)):
             found[key] = Path(name)
+    for key, reference in recipe.own_code.items():
+        found[key] = Path(reference.rpartition(":")[0])
     for position, step in enumerate(recipe.passes):
         for setting, path in step.required_files().items():
             found[f"passes.{position}.{setting}"] = path

@@ -33,7 +33,8 @@ def render_plan(recipe: Recipe, seen: Seen) -> str:
     nothing = "nothing was run; next: compress run"
     name = "RECIPE" if recipe.path is None else str(recipe.path)
     output = "" if recipe.output is not None else " --output DIRECTORY"
-    return "\n".join([*lines, *warnings, f"{nothing} {name}{output}"])
+    allow = " --allow-code" if recipe.own_code else ""
+    return "\n".join([*lines, *warnings, f"{nothing} {name}{output}{allow}"])
 
 
 def _facts(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compressor.data import Dataset, check_plan, check_split
+from compressor.data import Dataset, check_plan, check_present, check_split
 from compressor.errors import (
     EnvironmentMismatch,
     RecipeError,
@@ -38,7 +38,7 @@ from compressor.pipeline.inputs import (
 from compressor.pipeline.output import check_output
 from compressor.pipeline.wanted_splits import needed_splits, read_splits
 from compressor.recipe.recipe import Recipe, load_recipe
-from compressor.tasks import Task, find_metric, load_task, task_class
+from compressor.tasks import Task, find_metric, load_task, task_class, with_own_metric
 
 _READ_AT_ONCE = 1 << 24  # bytes of all files together, half a second; of larger ones the header
 
@@ -95,17 +95,22 @@ class _Findings:
         raise_all((), lines)
 
 
-def load_whole(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_whole(
+    path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = False
+) -> Recipe:
     """Read a recipe like `load_recipe`; its mistakes come with those of all that it names.
 
-    A recipe without mistakes is returned as it is: `check_inputs` looks at what it names.
+    A recipe without mistakes is returned as it is: `check_inputs` looks at what it names. With
+    `allow_code` the code of the user's own that it names may run.
     """
     try:
-        return load_recipe(path, overrides)
+        recipe = load_recipe(path, overrides)
+        return recipe.allowing_code() if allow_code else recipe
     except RecipeError as error:
         if not isinstance(error.readable, Recipe):
             raise
-        found = _Findings(error.readable, mistakes=list(error.mistakes), more=error.more)
+        readable = error.readable.allowing_code() if allow_code else error.readable
+        found = _Findings(readable, mistakes=list(error.mistakes), more=error.more)
     _look(found.recipe, found)
     found.check()
     raise AssertionError("the mistakes of the recipe are among the findings")
@@ -175,6 +180,10 @@ def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
 
 def _look(recipe: Recipe, found: _Findings) -> Seen:
     """Collect what is wrong, each thing as far as what it depends on is right."""
+    code_runs = False
+    with found.collect():
+        recipe.require_own_code()
+        code_runs = True
     for check in (
         check_task,
         check_local_checkpoints,
@@ -195,7 +204,8 @@ def _look(recipe: Recipe, found: _Findings) -> Seen:
             check_resolution(recipe)
     splits: dict[str, Dataset] = {}
     with found.collect():
-        splits = _rows(recipe, task, metric, labels, sound)
+        if code_runs:
+            splits = _rows(recipe, task, metric, labels, sound)
     is_whole = len(found.mistakes) + len(found.problems) == before
     return Seen(task, metric, labels, splits if is_whole else {})
 
@@ -205,6 +215,9 @@ def _has_columns(
 ) -> bool:
     """Return whether the file of a split is there and has its columns; collect why it has not."""
     with found.collect():
+        if recipe.data.preprocess is not None:  # which columns there are only its rows can tell
+            check_present(recipe.data, name)
+            return True
         check_split(
             recipe.data,
             name,
@@ -249,8 +262,11 @@ def _rows(
     size = sum(path.stat().st_size for name in sound for path in given[name].files)
     lies_elsewhere = any(not given[name].files for name in sound)
     if not is_text or size > _READ_AT_ONCE or lies_elsewhere:
-        check_label_columns(recipe)
+        if recipe.data.preprocess is None:
+            check_label_columns(recipe)
         return {}
+    if (own := recipe.own_metric) is not None:
+        kind = with_own_metric(kind, own, labels or ())
     is_all = len(sound) == len(given)
     splits = read_splits(
         recipe,

@@ -36,7 +36,7 @@ from compressor.machine.environment import (
 from compressor.machine.launchers import require_one_process, unread_settings
 from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
-from compressor.measurements import ModelRecord, PredictionRecord
+from compressor.measurements import ModelRecord, OwnCodeRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
@@ -90,7 +90,7 @@ from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
-from compressor.tasks import NO_LIMIT, find_metric, load_task
+from compressor.tasks import NO_LIMIT, find_metric, load_task, with_own_metric
 from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def run(
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
+    allow_code: bool = False,
     progress: Progress | bool | None = True,
     quiet: bool = True,
 ) -> RunReport: ...
@@ -118,6 +119,7 @@ def run(
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
+    allow_code: bool = False,
     progress: Progress | bool | None = True,
     quiet: bool = True,
 ) -> RunReport: ...
@@ -131,6 +133,7 @@ def run(
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
+    allow_code: bool = False,
     progress: Progress | bool | None = True,
     quiet: bool = True,
 ) -> RunReport:
@@ -156,7 +159,8 @@ def run(
     same; with `force` everything is done anew.
 
     With `allow_inconclusive` a certification split that cannot prove the budget does not stop the
-    run; the report says so.
+    run; the report says so. With `allow_code` the functions of your own that the recipe names, as
+    `file.py:function`, are imported and called; without it such a recipe is refused.
 
     In a terminal or a notebook a bar shows how far the run is; `progress=False` or None shows
     nothing anywhere, and an object of your own with the methods of `compressor.progress.Progress`
@@ -174,6 +178,8 @@ def run(
     shown = SILENT if progress is None else progress
     require_one_process()
     recipe = load_recipe(recipe, overrides)
+    recipe = recipe.allowing_code() if allow_code else recipe
+    recipe.require_own_code()
     with quiet_libraries() if quiet else loud_libraries():
         return _carry_out(recipe, output, device, force, allow_inconclusive, shown)
 
@@ -202,6 +208,10 @@ def _carry_out(
             max_drop=recipe.budget.max_drop,
             environment=describe_environment(seed=recipe.seed, device=target, threads=threads),
             source_checkpoint=recipe.model.checkpoint,
+            own_code=tuple(
+                OwnCodeRecord(item.key, item.reference, item.sha256)
+                for item in recipe.require_own_code()
+            ),
         )
         steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, shown)
         try:
@@ -289,7 +299,9 @@ class _Run:
                 check_attention(found, recipe.export.max_length)
             own = limits["model.checkpoint"]
             self.checkpoint_limit = None if own >= NO_LIMIT else own
-        metric = recipe.budget.metric or self.task.metrics[0].name
+        if (function := recipe.own_metric) is not None:
+            self.task = with_own_metric(self.task, function, files.labels_for(self.task))
+        metric = recipe.budget.metric_name or self.task.metrics[0].name
         if metric not in self.task.metric_names():
             allowed = f"allowed for {self.task.name}: {', '.join(self.task.metric_names())}"
             unknown = f"unknown metric '{metric}' ({allowed})"

@@ -20,6 +20,7 @@ from compressor.measurements import (
     Latency,
     LengthRecord,
     ModelRecord,
+    OwnCodeRecord,
     Parity,
     PassRecord,
     PassTry,
@@ -51,6 +52,7 @@ class RunLog:
     max_drop: float
     environment: Environment
     source_checkpoint: str
+    own_code: tuple[OwnCodeRecord, ...] = ()
     task: str | None = None
     metric: str | None = None
     labels: tuple[str, ...] = ()
@@ -160,7 +162,9 @@ class RunLog:
         """
         assert self.baseline is not None
         assert self.final is not None
+        own = {item.key: [item.function, item.sha256] for item in self.own_code}
         return {
+            **({"own_code": own} if own else {}),
             "recipe": _without_curves(self.recipe),
             # What ran, which a repair may have made milder than what the recipe says.
             "passes": [
@@ -225,6 +229,7 @@ class RunLog:
             source_sha256=self.source_sha256,
             source_bytes=self.source_bytes,
             rows_to_certify=self.rows_to_certify,
+            own_code=self.own_code,
         )
 
 

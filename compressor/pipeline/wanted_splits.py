@@ -51,6 +51,7 @@ def read_splits(
         keep=recipe.kept_columns(),
         calibration_rows=calibration_rows(recipe),
         spare_rows=max([0, *(step.spare_rows_wanted() for step in recipe.passes)]),
+        preprocess=recipe.preprocess,
     )
     # Now and not at the end: what cannot be scored or formed should not cost a training.
     told = task.for_labels(label_names)

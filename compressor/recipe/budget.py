@@ -12,11 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 
 from compressor.errors import BudgetExceeded
 from compressor.measurements import Score, TargetKind
+from compressor.own_code import is_reference, resolved_reference, short_name
 from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
@@ -50,6 +52,11 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if (twice := first_repeated(values)) is not None:
         raise ValueError(f"names {listing([twice])} twice")
     return values
+
+
+def _metric(name: str, info: ValidationInfo) -> str:
+    """Return the name of a metric, or the reference to one of the user's own, resolved."""
+    return resolved_reference(name, info) if ".py" in name else name
 
 
 class CompressionTarget(BaseModel):
@@ -118,9 +125,11 @@ class AccuracyBudget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    metric: str | None = Field(
+    metric: Annotated[str, AfterValidator(_metric)] | None = Field(
         None,
-        description="score that is judged, one of those of the task; left out, the first of them",
+        description="score that is judged, one of those of the task, or a function of your own, "
+        "such as my_metric.py:ndcg, which runs with --allow-code alone; left out, the first of "
+        "the task's",
     )
     max_drop: Share = Field(
         ge=0,
@@ -175,6 +184,16 @@ class AccuracyBudget(BaseModel):
                 [Mistake(("max_slice_drop",), "there are no slices; name them in budget.slices")]
             )
         return self
+
+    @property
+    def metric_name(self) -> str | None:
+        """Return what scores call the metric: one of the user's own without its folder."""
+        return self.metric if self.own_metric is None else short_name(self.own_metric)
+
+    @property
+    def own_metric(self) -> str | None:
+        """Return the function that the metric is, where it is the user's own."""
+        return self.metric if self.metric is not None and is_reference(self.metric) else None
 
     @property
     def misses(self) -> dict[str, Limits]:

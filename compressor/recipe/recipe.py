@@ -26,9 +26,10 @@ from pydantic import (
 )
 
 from compressor.data import DataSettings
-from compressor.errors import RecipeError
+from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.settings import ModelSettings
+from compressor.own_code import ALLOW, OwnFunction, load_function
 from compressor.passes import PASSES, Pass, TorchPass
 from compressor.paths import ABSENT, LocalPath, exists, is_folder, no_folder, unreadable
 from compressor.recipe.budget import AccuracyBudget
@@ -64,6 +65,8 @@ _APART = {"model", "data", "export", "report", "seed", "output"}
 # What else a command may be given by mistake, told by its name.
 _ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll")
 _MODELS = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
+METRIC, PREPROCESS = "budget.metric", "data.preprocess"  # keys that may name code
+_TAKES = {METRIC: "a compressor.MetricInputs", PREPROCESS: "a row as a dict"}
 _MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
@@ -262,6 +265,8 @@ class Recipe(BaseModel):
     )
 
     _source: Document | None = PrivateAttr(None)
+    _allows_code: bool = PrivateAttr(default=False)
+    _functions: dict[str, OwnFunction] = PrivateAttr(default_factory=dict)  # by their keys
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Self:
@@ -335,6 +340,66 @@ class Recipe(BaseModel):
             if self.may_repair(step):
                 yield from step.milder()
 
+    def allowing_code(self) -> Self:
+        """Return the recipe with leave to run the code that it names; nothing runs yet."""
+        recipe = self.model_copy()
+        recipe._allows_code = True
+        return recipe
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """Return the functions of the user's own that the recipe names, by their keys."""
+        named = {METRIC: self.budget.own_metric, PREPROCESS: self.data.preprocess}
+        return {key: reference for key, reference in named.items() if reference is not None}
+
+    @property
+    def own_metric(self) -> OwnFunction | None:
+        """Return the metric that is the user's own, imported; None where the recipe names none.
+
+        Raises `RecipeError` where nobody allowed it, and as `load_function` does.
+        """
+        return self._function(METRIC)
+
+    @property
+    def preprocess(self) -> OwnFunction | None:
+        """Return the user's own function of rows, imported; raises as `own_metric` does."""
+        return self._function(PREPROCESS)
+
+    def _function(self, key: str) -> OwnFunction | None:
+        reference = self.own_code.get(key)
+        if reference is None:
+            return None
+        if not self._allows_code:
+            raise RecipeError(
+                self.describe(
+                    key,
+                    f"{reference} is code of your own, which runs with your rights and only where "
+                    f"you allow it; read the file, and add {ALLOW}",
+                )
+            )
+        if key not in self._functions:
+            place = self.describe(key, "").removesuffix(": ")
+            self._functions[key] = load_function(key, reference, takes=_TAKES[key], place=place)
+        return self._functions[key]
+
+    def require_own_code(self) -> list[OwnFunction]:
+        """Import all code of the user's own; raises with a line for each that cannot run."""
+        found: list[OwnFunction] = []
+        mistakes: list[str] = []
+        problems: list[str] = []
+        for key in self.own_code:
+            try:
+                function = self._function(key)
+            except RecipeError as error:
+                mistakes += error.mistakes
+            except EnvironmentMismatch as error:
+                problems += error.problems
+            else:
+                assert function is not None, "the recipe names it"
+                found.append(function)
+        raise_all(self.in_order(mistakes), self.in_order(problems))
+        return found
+
     @property
     def path(self) -> Path | None:
         """Return the file this recipe was read from, None when it was built in Python."""
@@ -358,7 +423,7 @@ class Recipe(BaseModel):
 
     def placed(self, error: RecipeError) -> RecipeError:
         """Return `error` with the line of each mistake that begins with a key of the recipe."""
-        return RecipeError([self.placed_line(mistake) for mistake in error.mistakes])
+        return type(error)([self.placed_line(mistake) for mistake in error.mistakes])
 
     def placed_line(self, line: str) -> str:
         """Return a line that begins with a key of the recipe with its place before it."""

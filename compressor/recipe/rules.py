@@ -12,6 +12,7 @@ from typing import get_args
 
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.packaged import is_trained_here, local_folder
+from compressor.own_code import is_reference
 from compressor.passes import OnnxPass, Pass, PassEntry, TorchPass
 from compressor.passes.base import TrainedFor
 from compressor.setting_errors import KeyPath, Mistake, did_you_mean, show
@@ -283,7 +284,8 @@ def task_conflicts(data: Mapping[str, object], name: str) -> Iterator[Mistake]:
     """Check metric and input column of a recipe's plain `data` against the task called `name`."""
     task = task_class(name)
     metric = _setting(data, "budget", "metric", None)
-    if isinstance(metric, str) and metric not in task.metric_names():
+    is_own = isinstance(metric, str) and is_reference(metric)
+    if isinstance(metric, str) and not is_own and metric not in task.metric_names():
         hint = did_you_mean(metric, task.metric_names())
         yield Mistake(("budget", "metric"), f"{name} has no metric {show(metric)}{hint}")
     if not task.reads_groups and _setting(data, "data", "group", None) is not None:

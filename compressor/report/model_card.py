@@ -7,6 +7,7 @@ import re
 import yaml
 
 from compressor.measurements import RunReport
+from compressor.own_code import is_reference
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
 from compressor.report.task_words import about_labels, words_of
@@ -65,7 +66,7 @@ def _front_matter(report: RunReport) -> str:
     fields["tags"] = tags
     if _HUB_ID.fullmatch(report.source_checkpoint):
         fields["base_model"] = report.source_checkpoint
-    if report.metric:
+    if report.metric and not is_reference(report.metric):  # one that nobody else knows
         fields["metrics"] = [_HUB_METRICS.get(report.metric, report.metric)]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
@@ -136,6 +137,8 @@ def _limits(report: RunReport) -> list[str]:
     limits += certificates.doubts(report)
     if lengths := provenance.length_words(report):
         limits.append(lengths)
+    if own_code := provenance.own_code_words(report):
+        limits.append(own_code)
     if elsewhere := provenance.judged_elsewhere(report):
         limits.append(elsewhere)
     if any(item.settings.get("activations") == "per_tensor" for item in report.passes):

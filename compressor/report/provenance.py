@@ -104,6 +104,22 @@ def length_words(report: RunReport) -> str | None:
     return f"{words}. Longer texts were not measured."
 
 
+def own_code_words(report: RunReport) -> str | None:
+    """Say which code of the user's own numbers come from; None where all is of this package."""
+    parts = []
+    for item in report.own_code:
+        file, _, function = item.function.rpartition(":")
+        code = f"{function} in {file} (SHA-256 {item.sha256})"
+        if item.key == "budget.metric":
+            parts.append(f"the scores are what {code} gives")
+        else:
+            parts.append(
+                f"every row went through {code} before it was read, and the artifact does not hold "
+                f"it: what it reads must be made the same way"
+            )
+    return f"Code of the user's own was run: {', and '.join(parts)}." if parts else None
+
+
 def parity_words(parity: Parity, output: str = "logits") -> str:
     """Say how closely the exported file follows the PyTorch model, which gives `output`."""
     lengths = parity.sequence_lengths

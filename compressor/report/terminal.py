@@ -79,6 +79,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
     found = [("measured", scores.measured_words(report) if is_proven else None)]
     found += [("gained", gains.gained_words(report)), ("goal", target.met_words(report))]
     found += [("reads", provenance.length_words(report))]
+    found += [("code", provenance.own_code_words(report))]
     found += [("took", provenance.duration_words(report)), ("next", verdict.next_step(report))]
     return [(name, text) for name, text in found if text]
 

@@ -70,6 +70,7 @@ class View:
     doubts: tuple[str, ...]
     target: str | None
     lengths: str | None
+    own_code: str | None
     started: str
     duration: str
     budget: str
@@ -127,6 +128,7 @@ def view_of(report: RunReport) -> View:
         doubts=tuple(certificates.doubts(report)),
         target=target.met_words(report),
         lengths=provenance.length_words(report),
+        own_code=provenance.own_code_words(report),
         started=moment(report.started_at),
         duration=provenance.duration_words(report),
         budget=points(report.max_drop),

@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from compressor.errors import RecipeError
+from compressor.own_code import is_reference
 from compressor.tasks.base import (
     Ability,
     Batch,
@@ -21,6 +22,7 @@ from compressor.tasks.base import (
 from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
 from compressor.tasks.metrics import Bound, Metric, UsualDrop
 from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vectors
+from compressor.tasks.own_metric import MetricInputs, own_metric, with_own_metric
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.text import NO_LIMIT
@@ -39,6 +41,7 @@ __all__ = [
     "Guess",
     "HasTexts",
     "Metric",
+    "MetricInputs",
     "OutputForm",
     "Outputs",
     "Predict",
@@ -59,6 +62,7 @@ __all__ = [
     "task_class",
     "task_names",
     "texts_of",
+    "with_own_metric",
 ]
 
 
@@ -94,7 +98,12 @@ def task_class(name: str) -> type[Task]:
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric called `name`, of any task; raises `KeyError` where none has it."""
+    """Return the metric called `name`, of any task or of a user's own.
+
+    Raises `KeyError` where no task has it.
+    """
+    if is_reference(name):
+        return own_metric(name)
     for task in TASKS:
         for metric in task_class(task).metrics:
             if metric.name == name:
@@ -103,8 +112,8 @@ def find_metric(name: str) -> Metric:
 
 
 def has_metric(name: str) -> bool:
-    """Return whether any task has a metric called `name`."""
-    return any(name in task_class(task).metric_names() for task in TASKS)
+    """Return whether a metric called `name` is one of a task, or a user's own."""
+    return is_reference(name) or any(name in task_class(task).metric_names() for task in TASKS)
 
 
 def output_names() -> tuple[str, ...]:

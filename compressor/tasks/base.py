@@ -139,6 +139,8 @@ class Task(ABC):
     finds: ClassVar[str | None] = None  # what is found or missed, such as "class"; None: nothing is
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
+    # Whether predictions are names of the tags of each document's words, for a user's own metric.
+    tags_words: ClassVar[bool] = False
     # Whether a longer text is cut to what a model reads; else it is read in several rows.
     cuts_texts: ClassVar[bool] = True
     # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
@@ -537,3 +539,16 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> Any:
         """Return what a user of an artifact wants to have of `outputs`."""
+
+    def own_predictions(self, outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
+        """Return what a metric of the user's own reads of `outputs`, one for each example."""
+        found: Sequence[Any] = self.predictions(outputs, labels)
+        return found
+
+    def own_labels(
+        self,
+        found: LabelArray,
+        labels: Sequence[str],  # noqa: ARG002 - most can be read without names
+    ) -> Sequence[Any]:
+        """Return what it reads of what a split says, in the form of its predictions if it can."""
+        return found.tolist() if found.ndim == 1 else list(found)

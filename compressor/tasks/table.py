@@ -27,6 +27,7 @@ class Table:
     directory: Path | None = None  # what image paths are relative to
     positions: NDArray[np.int64] | None = None  # of the rows in their source; None: 0, 1, 2, ...
     judged: Sequence[Judged] | None = field(default=None, repr=False)  # rows that are queries
+    note: str = ""  # what was done to the rows after they were read
 
     def __len__(self) -> int:
         """Return the number of rows."""

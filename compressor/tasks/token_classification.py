@@ -240,6 +240,7 @@ class TokenClassification(TextTask):
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     finds: ClassVar[str | None] = "kind of entity"
     per_token: ClassVar[bool] = True
+    tags_words: ClassVar[bool] = True
     cuts_texts: ClassVar[bool] = False
 
     @classmethod
@@ -558,6 +559,18 @@ class TokenClassification(TextTask):
             for document, values in zip(logits.documents, logits.tokens, strict=True)
         ]
 
+    def own_predictions(
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+    ) -> list[tuple[str | None, ...]]:
+        """Return the names of the tags of each document's words, None of one without a token."""
+        return [_named(tags, labels) for tags in _logits(outputs).tags]
+
+    def own_labels(self, found: LabelArray, labels: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """Return the names of the tags that each document's words have."""
+        return [_named(tags, labels) for tags in found]
+
     def _found(self, tags: Sequence[NDArray[np.int64]] | NDArray[Any]) -> list[list[Entity]]:
         return [self.tags.entities(document.tolist()) for document in tags]
 
@@ -630,6 +643,10 @@ def _in_text(example: Example, spans: Sequence[Span]) -> Iterator[str]:
     for span in spans:
         kind = span.get("entity_group", span.get("entity", OUTSIDE))
         yield f"{kind} {text[span['start'] : span['end']]}"
+
+
+def _named(tags: NDArray[np.int64], labels: Sequence[str]) -> tuple[str | None, ...]:
+    return tuple(None if tag < 0 else labels[tag] for tag in tags.tolist())
 
 
 def _logits(outputs: Outputs) -> TokenLogits:

@@ -22,7 +22,8 @@ from compressor.certificate import certify_scores
 from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.tasks import Guess, task_class, task_names
+from compressor.own_code import load_function
+from compressor.tasks import Guess, Task, task_class, task_names, with_own_metric
 from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
 from compressor.tasks.prompts import Document, Query
@@ -62,6 +63,43 @@ CASES = [
 ]
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 ROWS = 100
+# Metrics of a user's own, one for each form that predictions and labels have.
+OWN = """
+def classes(inputs):
+    return [p["label_id"] == k for p, k in zip(inputs.predictions, inputs.labels)]
+
+def tags(inputs):
+    return [sum(a == b for a, b in zip(own, right, strict=True)) / len(right)
+            for own, right in zip(inputs.predictions, inputs.labels)]
+
+def sets(inputs):
+    return [sum(one["predicted"] == bool(k) for one, k in zip(own, right)) / len(right)
+            for own, right in zip(inputs.predictions, inputs.labels)]
+
+def queries(inputs):
+    best = [(-1.0, 0.0)] * inputs.num_units
+    for group, score, label in zip(inputs.groups, inputs.predictions, inputs.labels):
+        best[group] = max(best[group], (float(score), -label))
+    return [-label / 3 for _, label in best]
+
+def pairs(inputs):
+    first, second = inputs.predictions[0::2], inputs.predictions[1::2]
+    sizes = [max(1e-9, (a @ a) * (b @ b)) ** 0.5 for a, b in zip(first, second)]
+    cosines = [a @ b / size for a, b, size in zip(first, second, sizes)]
+    return [1 - min(1.0, 20 * abs(c - grade)) for c, grade in zip(cosines, inputs.labels)]
+
+def answers(inputs):
+    return [own[0]["answer"] == (right[0].text if right else "")
+            for own, right in zip(inputs.predictions, inputs.labels)]
+"""
+OWN_CASES = [
+    ("text", "mine.py:classes"),
+    ("tags", "mine.py:tags"),
+    ("label sets", "mine.py:sets"),
+    ("queries", "mine.py:queries"),
+    ("vectors", "mine.py:pairs"),
+    ("answers", "mine.py:answers"),
+]
 
 
 def texts(count: int) -> tuple[str, ...]:
@@ -258,12 +296,13 @@ class Judged:
     """A baseline with its score, and what models that know nothing score beside it."""
 
     model: TorchModel
+    task: Task
     rows: Dataset
     score: Score
     guesses: tuple[Guess, ...]
 
     def certificate(self, model: TorchModel, max_drop: float) -> Certificate:
-        task, rows = self.model.task, self.rows
+        task, rows = self.task, self.rows
         after = evaluate(
             model, task, model.preprocessor, rows, self.score.metric, reference=self.score
         )
@@ -280,14 +319,22 @@ class Judged:
 
 
 @pytest.fixture(scope="module")
-def judged(baselines: dict[str, tuple[TorchModel, Dataset]]) -> Callable[[str, str], Judged]:
+def judged(
+    baselines: dict[str, tuple[TorchModel, Dataset]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Judged]:
     """Return a function that scores a baseline, once for each metric."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "mine.py").write_text(OWN)
 
     @functools.cache
     def judge(name: str, metric: str) -> Judged:
         model, rows = baselines[name]
-        score = evaluate(model, model.task, model.preprocessor, rows, metric)
-        return Judged(model, rows, score, model.task.guesses(score, rows.truth(), model.labels))
+        task = model.task
+        if metric.startswith("mine.py:"):
+            own = load_function("budget.metric", f"{folder}/{metric}", takes="inputs")
+            task = with_own_metric(task, own, model.labels)
+        score = evaluate(model, task, model.preprocessor, rows, metric)
+        return Judged(model, task, rows, score, task.guesses(score, rows.truth(), model.labels))
 
     return judge
 
@@ -297,7 +344,7 @@ Judge = Callable[[str, str], Judged]
 
 @pytest.mark.parametrize("max_drop", BUDGETS)
 @pytest.mark.parametrize("ruin", RUINS, ids=lambda ruin: ruin.__name__)
-@pytest.mark.parametrize(("name", "metric"), CASES)
+@pytest.mark.parametrize(("name", "metric"), [*CASES, *OWN_CASES])
 def test_a_ruined_model_is_never_certified(
     judged: Judge, name: str, metric: str, ruin: Callable[[TorchModel], None], max_drop: float
 ):
@@ -341,6 +388,7 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("answers", "answer_f1", 0.1),
         ("answers", "answer_exact_match", 0.1),
         ("answers", "answer_agreement", 0.1),
+        *((name, metric, 0.15) for name, metric in OWN_CASES),
     ],
 )
 def test_the_same_rows_certify_a_model_that_stayed_as_it_was(
