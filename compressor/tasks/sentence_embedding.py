@@ -8,9 +8,8 @@ are, the rank correlation with it is the usual score (Cer et al. 2017, arXiv:170
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -33,7 +32,7 @@ from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
-from compressor.tasks.outputs import Outputs, Positions, Vectors
+from compressor.tasks.outputs import Outputs
 from compressor.tasks.pooling import (
     Pooling,
     PoolingMode,
@@ -57,7 +56,6 @@ from compressor.tasks.retrieval import (
 )
 from compressor.tasks.similarity import (
     NEIGHBOURS,
-    all_alike,
     candidates,
     cosines,
     kept_neighbours,
@@ -67,10 +65,11 @@ from compressor.tasks.similarity import (
     word_counts,
 )
 from compressor.tasks.text import TextTask
+from compressor.tasks.vectors import VECTORS, VectorTask, guess_of, vectors_of
 from compressor.words import counted
 
 if TYPE_CHECKING:
-    from compressor.tasks.losses import VectorLosses
+    pass
 
 COSINE = Metric(
     "cosine",
@@ -138,12 +137,10 @@ _CODE = f"""\
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(vectors @ vectors.T)  # cosine similarities
 """
-_VECTORS = "vectors"  # of the texts, shape (num_texts, width)
-_CANDIDATES = 2_000  # texts, at most, among which neighbors are looked for
 
 
 @dataclass(frozen=True)
-class SentenceEmbedding(TextTask):
+class SentenceEmbedding(VectorTask, TextTask):
     """Each text of a pair is read by itself.
 
     `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
@@ -157,9 +154,7 @@ class SentenceEmbedding(TextTask):
     name: ClassVar[str] = "sentence-embedding"
     head: ClassVar[str] = "Model"
     output: ClassVar[str] = "sentence_embedding"
-    output_words: ClassVar[str] = "vectors"
     metrics: ClassVar[tuple[Metric, ...]] = (COSINE, RANK_AGREEMENT, SPEARMAN, *RETRIEVAL)
-    has_head: ClassVar[bool] = False
     abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
@@ -206,6 +201,10 @@ class SentenceEmbedding(TextTask):
 
         return AutoSentenceEncoder(self.how_pooled(directory))
 
+    def identities(self, truth: Truth) -> Sequence[str]:
+        """Return the texts, each of a pair by itself."""
+        return _texts(truth)
+
     def require_prompts(self, directory: Path, wanted: Mapping[str, str]) -> None:
         """Raise `RecipeError` for names of prompts that the checkpoint has not."""
         prompts = checkpoint_prompts(directory)
@@ -246,16 +245,6 @@ class SentenceEmbedding(TextTask):
             preprocessor.model_max_length = min(preprocessor.model_max_length, limit)
         require_case(name, directory, preprocessor)
 
-    def misfit(
-        self,
-        shape: tuple[int, ...],
-        num_rows: int,
-        num_labels: int,  # noqa: ARG002 - it has none
-    ) -> str | None:
-        """Return what is needed unless there is a vector for each row."""
-        fits = len(shape) == 2 and shape[0] == num_rows
-        return None if fits else "one row of numbers for each"
-
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return single texts, whatever the rows were that the model was judged on."""
         if isinstance(value, list) and value and all(isinstance(item, Prompted) for item in value):
@@ -295,27 +284,6 @@ class SentenceEmbedding(TextTask):
         text = " ".join([str(texts_of(example)[0])] * times)
         return replace(example, text=text) if isinstance(example, Prompted) else text
 
-    def collect(
-        self,
-        arrays: Sequence[NDArray[np.float32]],
-        batches: Sequence[Batch],  # noqa: ARG002 - one row is one text
-    ) -> Vectors:
-        """Return the vectors, shape `(num_texts, width)`."""
-        return Vectors(np.concatenate(arrays))
-
-    def changed(self, before: Outputs, after: Outputs) -> None:
-        """Return None: no number of a vector is a prediction."""
-
-    def hits(self, metric: str, outputs: Outputs, truth: Truth, positions: Positions) -> None:
-        """Return None: no vector is the right one."""
-
-    @property
-    def losses(self) -> VectorLosses:
-        """Return losses on where vectors point."""
-        from compressor.tasks.losses import VectorLosses  # torch, which an artifact has not
-
-        return VectorLosses()
-
     def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
         """Leave the numbers in their places; raises `StepFailed` for another width."""
         from compressor.tasks.sentence_encoder import vector_width
@@ -340,8 +308,8 @@ class SentenceEmbedding(TextTask):
         the vectors of documents from the untouched checkpoint.
         """
         texts = _texts(truth)
-        reference, vectors = truth.reference, _vectors(outputs)
-        before = vectors if reference is None else reference.kept[_VECTORS]
+        reference, vectors = truth.reference, vectors_of(outputs)
+        before = vectors if reference is None else reference.kept[VECTORS]
         differs = metric in _SAME_WIDTH and before.shape != vectors.shape
         if len(before) != len(vectors) or differs:
             raise ValueError(
@@ -361,7 +329,7 @@ class SentenceEmbedding(TextTask):
         else:
             raise KeyError(metric)
         outcomes = nearest(vectors, texts, 1)[:, 0]
-        return Score(metric, value, len(shares), outcomes, shares=shares, kept={_VECTORS: vectors})
+        return Score(metric, value, len(shares), outcomes, shares=shares, kept={VECTORS: vectors})
 
     def _retrieval_score(
         self,
@@ -394,7 +362,7 @@ class SentenceEmbedding(TextTask):
             outcomes,
             shares=shares,
             units=units,
-            kept={_VECTORS: vectors},
+            kept={VECTORS: vectors},
         )
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:
@@ -420,14 +388,6 @@ class SentenceEmbedding(TextTask):
             )
         return None
 
-    def constant(
-        self,
-        score: Score,
-        labels: Sequence[str],  # noqa: ARG002 - it has none
-    ) -> str | None:
-        """Say that every text got the same vector, where it did."""
-        return "gives the same vector" if all_alike(score.kept[_VECTORS]) else None
-
     def guesses(
         self,
         baseline: Score,
@@ -441,14 +401,14 @@ class SentenceEmbedding(TextTask):
         retrieval the documents that are relevant to most queries. For all but `cosine` also vectors
         of which words two texts share, as random weights give them.
         """
-        vectors, shares = baseline.kept[_VECTORS], baseline.shares
+        vectors, shares = baseline.kept[VECTORS], baseline.shares
         assert shares is not None
         texts = _texts(truth)
         if baseline.metric in _RETRIEVAL_NAMES:
             return _retrieval_guesses(baseline, truth)
         if baseline.metric == COSINE.name:
             one = to_the_mean(vectors)
-            return (_guess("a model that gives every text the same vector", baseline, one),)
+            return (guess_of("a model that gives every text the same vector", baseline, one),)
         words = word_counts(texts)
         if baseline.metric == RANK_AGREEMENT.name:
             near = nearest(vectors, texts, NEIGHBOURS)
@@ -456,8 +416,8 @@ class SentenceEmbedding(TextTask):
             same = kept_neighbours(near, np.broadcast_to(usual, near.shape))
             shared = kept_neighbours(near, nearest(words, texts, NEIGHBOURS))
             return (
-                _guess("a model that finds the same neighbours for every text", baseline, same),
-                _guess("a model that only counts the words that texts share", baseline, shared),
+                guess_of("a model that finds the same neighbours for every text", baseline, same),
+                guess_of("a model that only counts the words that texts share", baseline, shared),
             )
         assert truth.grades is not None
         random = np.random.RandomState(0)
@@ -466,82 +426,30 @@ class SentenceEmbedding(TextTask):
         best = max(draws, key=lambda drawn: rank_correlation(drawn, grades))
         shared = cosines(words[0::2], words[1::2])
         return (
-            _guess(
+            guess_of(
                 "a model that gives the checkpoint's similarities, but to other pairs",
                 baseline,
                 best,
                 grades,
             ),
-            _guess("a model that only counts the words that texts share", baseline, shared, grades),
+            guess_of(
+                "a model that only counts the words that texts share", baseline, shared, grades
+            ),
         )
-
-    def flips(
-        self,
-        before: Score,
-        after: Score,
-        truth: Truth,  # noqa: ARG002 - no vector is the right one
-        labels: Sequence[str],  # noqa: ARG002 - it has none
-    ) -> list[Comparison]:
-        """Return the texts that have another nearest neighbour now.
-
-        Both confidences are the cosine similarity to the neighbour; what was lost is how far the
-        vector moved, None where it has another number of numbers.
-        """
-        vectors = [score.kept[_VECTORS] for score in (before, after)]
-        moved: Sequence[float | None] = [None] * len(vectors[0])
-        if vectors[0].shape == vectors[1].shape:
-            moved = (1 - cosines(*vectors)).tolist()
-        rows = np.flatnonzero(before.outcomes != after.outcomes)
-        near = [
-            cosines(found[rows], found[score.outcomes[rows]]).tolist()
-            for found, score in zip(vectors, (before, after), strict=True)
-        ]
-        return [
-            Comparison(
-                row,
-                int(before.outcomes[row]),
-                int(after.outcomes[row]),
-                old,
-                new,
-                lost=moved[row],
-            )
-            for row, old, new in zip(rows.tolist(), *near, strict=True)
-        ]
 
     def samples(
         self,
         before: Score,
         after: Score,
         truth: Truth,
-        labels: Sequence[str],  # noqa: ARG002 - it has none
+        labels: Sequence[str],
         predict: Predict,
         count: int,
     ) -> list[Comparison]:
         """Return the texts whose nearest other text the first model finds nearest."""
         if before.units is not None:
             return _found_first(before, after, truth, predict, count, self.similarity)
-        texts = _texts(truth)
-        places = candidates(texts)[:_CANDIDATES]
-        pairs = _nearest_of_each(before.kept[_VECTORS], texts, places)
-        rows = list(islice(_apart(texts, pairs), count))
-        queries = predict([truth.examples[row] for row in rows])
-        vectors = after.kept[_VECTORS]
-        now = [
-            _nearest(query, vectors, texts, row, places)
-            for row, query in zip(rows, queries, strict=True)
-        ]
-        return [
-            Comparison(row, pairs[row][0], other, pairs[row][1], similarity)
-            for row, (other, similarity) in zip(rows, now, strict=True)
-        ]
-
-    def predictions(
-        self,
-        outputs: Outputs,
-        labels: Sequence[str],  # noqa: ARG002 - it has none
-    ) -> NDArray[np.float32]:
-        """Return the vectors, float32 of shape `(num_texts, width)`."""
-        return _vectors(outputs)
+        return super().samples(before, after, truth, labels, predict, count)
 
 
 def _found(
@@ -587,8 +495,8 @@ def _retrieval_guesses(baseline: Score, truth: Truth) -> tuple[Guess, ...]:
     words = word_counts(_texts(truth))
     shared, _ = _found(metric, words[problem.queries], words[problem.documents], problem, "cosine")
     return (
-        _guess("a model that finds the same documents for every query", baseline, usual),
-        _guess("a model that only counts the words that texts share", baseline, shared),
+        guess_of("a model that finds the same documents for every query", baseline, usual),
+        guess_of("a model that only counts the words that texts share", baseline, shared),
     )
 
 
@@ -603,12 +511,12 @@ def _found_first(
     """Return queries with the document that each model finds first, the nearest ones first."""
     assert truth.labels is not None, "both were scored on them"
     problem, texts = Problem.of(truth.labels), _texts(truth)
-    vectors = before.kept[_VECTORS]
+    vectors = before.kept[VECTORS]
     near = cosines(vectors[problem.queries], vectors[before.outcomes[problem.queries]])
     by_place = dict(zip(problem.queries.tolist(), near.tolist(), strict=True))
     rows = sorted(by_place, key=lambda row: (is_long(texts[row]), -by_place[row], row))[:count]
     queries = np.asarray(predict([truth.examples[row] for row in rows]))
-    stored = (before if before.metric.endswith(_STORED) else after).kept[_VECTORS]
+    stored = (before if before.metric.endswith(_STORED) else after).kept[VECTORS]
     _, first = _found(
         before.metric, queries, stored[problem.documents], problem.of_queries(rows), similarity
     )
@@ -624,58 +532,8 @@ def _texts(truth: Truth) -> list[str]:
     return [str(texts_of(example)[0]) for example in truth.examples]
 
 
-def _vectors(outputs: Outputs) -> NDArray[np.float32]:
-    assert isinstance(outputs, Vectors), "the task collects nothing else"
-    return outputs.values
-
-
-def _guess(
-    who: str,
-    baseline: Score,
-    shares: NDArray[np.float64],
-    grades: NDArray[np.float64] | None = None,
-) -> Guess:
-    value = float(np.mean(shares)) if grades is None else rank_correlation(shares, grades)
-    return Guess(who, Score(baseline.metric, value, len(shares), baseline.outcomes, shares=shares))
-
-
 def _agreement(
     before: NDArray[np.float32], after: NDArray[np.float32], texts: Sequence[str]
 ) -> NDArray[np.float64]:
     found = (nearest(vectors, texts, NEIGHBOURS) for vectors in (before, after))
     return kept_neighbours(*found)
-
-
-def _nearest_of_each(
-    vectors: NDArray[np.float32], texts: Sequence[str], places: NDArray[np.int64]
-) -> dict[int, tuple[int, float]]:
-    """Return what `_nearest` does for each of `places`, by their rows, in products of matrices."""
-    others = places[nearest(vectors[places], [texts[place] for place in places.tolist()], 1)[:, 0]]
-    similarities = cosines(vectors[places], vectors[others])
-    rows = zip(places.tolist(), others.tolist(), similarities.tolist(), strict=True)
-    return {row: (other, similarity) for row, other, similarity in rows}
-
-
-def _nearest(
-    query: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    texts: Sequence[str],
-    row: int,
-    places: NDArray[np.int64],
-) -> tuple[int, float]:
-    """Return the nearest other text to that of `row`, and its cosine similarity to `query`."""
-    similarities = cosines(np.broadcast_to(query, (len(places), len(query))), vectors[places])
-    others = np.array([texts[place] != texts[row] for place in places.tolist()])
-    best = int(np.where(others, similarities, -np.inf).argmax())
-    return int(places[best]), float(similarities[best])
-
-
-def _apart(texts: Sequence[str], pairs: dict[int, tuple[int, float]]) -> Iterator[int]:
-    """Yield the rows to show, the nearest pairs first; no text stands in two of them."""
-    seen: set[int] = set()
-    order = sorted(pairs, key=lambda row: (is_long(texts[row]), -pairs[row][1], row))
-    for row in order:
-        if row in seen or pairs[row][0] in seen:
-            continue
-        seen.update((row, pairs[row][0]))
-        yield row

@@ -3,12 +3,13 @@
 Scales of vectors do not matter here, angles do: similarity is the cosine. The neighbours of a text
 are looked for among the other *different* texts of the split. A text that occurs twice would be its
 own nearest neighbour, whatever a model does, and two equal candidates would be told apart by noise.
+What is said of texts holds for whatever tells other inputs apart, such as digests of images.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,9 @@ def cosines(first: Vectors, second: Vectors) -> Floats:
     return np.clip(products, -1.0, 1.0)
 
 
-def candidates(texts: Sequence[str]) -> Places:
+def candidates(texts: Sequence[Hashable]) -> Places:
     """Return the positions of the different texts, the first of each, at most 10,000 of them."""
-    first: dict[str, int] = {}
+    first: dict[Hashable, int] = {}
     for position, text in enumerate(texts):
         first.setdefault(text, position)
     places = np.fromiter(first.values(), dtype=np.int64)
@@ -47,7 +48,7 @@ def candidates(texts: Sequence[str]) -> Places:
     return places[np.linspace(0, len(places) - 1, MAX_CANDIDATES).round().astype(np.int64)]
 
 
-def nearest(vectors: Vectors, texts: Sequence[str], count: int) -> Places:
+def nearest(vectors: Vectors, texts: Sequence[Hashable], count: int) -> Places:
     """Return the positions of the `count` nearest other texts of each, nearest first.
 
     Shape `(num_texts, count)`; `count` is less than the number of candidates. Ties go to the text
