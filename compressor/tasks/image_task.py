@@ -1,0 +1,174 @@
+"""What every task on images shares: the image processor, and how images become pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compressor.errors import EnvironmentMismatch
+from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
+from compressor.tasks.base import Batch, Task
+from compressor.tasks.columns import Columns, ImageColumns
+from compressor.tasks.examples import Example
+from compressor.tasks.given import given_images
+from compressor.tasks.head import ConfigFile
+
+# Plain onnxruntime for the model card, up to the pixels; a template like `TOKENS_CODE`.
+PIXELS_CODE = """\
+import numpy as np
+import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(".", backend="pil")
+session = onnxruntime.InferenceSession("model.onnx", providers=[{provider}])
+[node] = session.get_inputs()
+image = np.asarray(Image.open("image.png").convert("L" if node.shape[1] == 1 else "RGB"))
+image = image.reshape(*image.shape[:2], -1)  # (height, width, channels)
+pixels = processor([image], return_tensors="np")["pixel_values"].astype(np.float32)
+"""
+
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+class ImageTask(Task):
+    """Images are resized and normalised as the checkpoint's image processor says."""
+
+    input_column: ClassVar[str] = "image"
+    main_input: ClassVar[str] = "pixel_values"
+    preprocessor_name: ClassVar[str] = "image processor"
+    reads_tokens: ClassVar[bool] = False
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return images, and class ids."""
+        return ImageColumns()
+
+    @classmethod
+    def require_files(cls, directory: Path) -> None:
+        """Raise `OSError` when there is no file that describes an image processor."""
+        require_plain_files(directory)
+        if not any((directory / name).is_file() for name in _PROCESSOR_FILES):
+            raise FileNotFoundError(f"none of {', '.join(_PROCESSOR_FILES)} lies in {directory}")
+
+    def load_preprocessor(self, directory: str | Path) -> Any:
+        """Load the image processor; its Pillow form, because torchvision is not required.
+
+        Raises `OSError` when its file is missing.
+        """
+        from transformers import AutoImageProcessor
+
+        self.require_files(Path(directory))
+        load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
+        processor = load(directory, backend="pil", trust_remote_code=False)
+        return ImageReader(processor, _channels(processor, _config(Path(directory))))
+
+    def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
+        """Return pictures as arrays of bytes; those of Pillow in any pixel format."""
+        return given_images(value)
+
+    def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
+        """Return `pixel_values`, float32 of shape `(batch, channels, height, width)`.
+
+        A checkpoint of colour images gets grey ones three times, one of grey images the luma.
+
+        Raises `EnvironmentMismatch` where the processor leaves images at several sizes.
+        """
+        reader = preprocessor
+        if not isinstance(reader, ImageReader):
+            reader = ImageReader(preprocessor, _channels(preprocessor, {}))
+        return {"pixel_values": reader.pixels([np.asarray(image) for image in examples])}
+
+    def benchmark_batch(
+        self,
+        preprocessor: Any,
+        examples: Sequence[Example],
+        batch_size: int,
+        sequence_length: int | None,  # noqa: ARG002 - images have none
+    ) -> Batch:
+        """Return the first images, again from the start when there are too few."""
+        return self.encode(preprocessor, list(islice(cycle(examples), batch_size)))
+
+    def dummy_example(self, length: int) -> Example:  # noqa: ARG002
+        """Return a grey gradient that the image processor resizes."""
+        return np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """An image processor of transformers, with the number of channels that its model reads."""
+
+    processor: Any
+    num_channels: int
+
+    @property
+    def kind(self) -> str:
+        """Return what transformers calls the processor."""
+        return type(self.processor).__name__
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the processor's settings; the channels stand in config.json."""
+        self.processor.save_pretrained(directory)
+
+    def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return `(batch, channels, height, width)`."""
+        arrays = [_with_channels(image, self.num_channels) for image in images]
+        # Left out, the format is guessed from the shape, wrongly for three rows of pixels.
+        found = self.processor(arrays, input_data_format="channels_last")["pixel_values"]
+        sizes = sorted({np.shape(item) for item in found})
+        if len(sizes) > 1:
+            shown = " and ".join("x".join(map(str, size[-2:])) for size in sizes[:2])
+            raise EnvironmentMismatch(
+                f"the image processor ({self.kind}) leaves images at several sizes, such as "
+                f"{shown}, and a model takes one; set do_resize, and size with height and width, "
+                f"in preprocessor_config.json, or give images of one size"
+            )
+        return np.stack([np.asarray(item, dtype=np.float32) for item in found])
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    if unreadable(path, largest=LARGEST_JSON) is not None:
+        return {}
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config if isinstance(config, dict) else {}
+
+
+def _channels(processor: Any, config: ConfigFile) -> int:
+    """Return how many channels a model reads: as config.json says, else one for each mean.
+
+    Raises `ValueError` for a number that no picture has, and where the two disagree.
+    """
+    nested = config.get("vision_config") or config.get("backbone_config") or {}
+    said = config.get("num_channels", nested.get("num_channels"))
+    mean = getattr(processor, "image_mean", None) if _normalizes(processor) else None
+    means = len(mean) if isinstance(mean, list | tuple) else None
+    if said is None:
+        said = 3 if means is None else means
+    if said not in (1, 3):
+        raise ValueError(f"num_channels is {said}; pictures have 1 (grey) or 3 (colour)")
+    if means not in (None, said):
+        raise ValueError(
+            f"image_mean in preprocessor_config.json has {means} numbers, and config.json says "
+            f"num_channels {said}"
+        )
+    return int(said)
+
+
+def _normalizes(processor: Any) -> bool:
+    return bool(getattr(processor, "do_normalize", False))
+
+
+def _with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Return the image as `(height, width, channels)`."""
+    if image.ndim == 3 and image.shape[2] == channels:
+        return image
+    grey = image if image.ndim == 2 else np.asarray(Image.fromarray(image.squeeze()).convert("L"))
+    return np.repeat(grey[:, :, None], channels, axis=2)
