@@ -125,16 +125,12 @@ def apply_shape(module: PreTrainedModel, shape: EncoderShape) -> None:
         if target.num_heads == 0:
             remove_attention(layer)
         elif layer.attention is not None:
-            width = target.num_heads * shape.head_dim
-            for linear in (layer.attention.query, layer.attention.key, layer.attention.value):
-                _cut_rows(linear, width)
-            _cut_columns(layer.attention.output, width)
+            layer.attention.keep(range(target.num_heads))
             set_num_heads(layer, target.num_heads)
         if target.ffn_neurons == 0:
             remove_feed_forward(layer)
         elif layer.feed_forward is not None:
-            _cut_rows(layer.feed_forward.ffn_in, target.ffn_neurons)
-            _cut_columns(layer.feed_forward.ffn_out, target.ffn_neurons)
+            layer.feed_forward.keep(range(target.ffn_neurons))
 
 
 def configure_shape(encoder: Encoder) -> tuple[str, ...]:
@@ -210,14 +206,18 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
         numbered: list[Any] = [part for part in layer.modules() if hasattr(part, "layer_idx")]
         for part in numbered:
             part.layer_idx = new_index
-    _set_depth(encoder.module.config, len(kept))
+    _set_depth(encoder.module.config, indices)
 
 
-def _set_depth(config: PreTrainedConfig, depth: int) -> None:
-    """Write the number of layers into a configuration.
+def _set_depth(config: PreTrainedConfig, kept: Sequence[int]) -> None:
+    """Write which layers are left into a configuration.
 
-    Those that can be a backbone's name each layer, and which of them give features: the last.
+    Those that can be a backbone's name each layer, and which of them give features: the last. Some
+    list the kind of attention of each.
     """
+    depth = len(kept)
+    if isinstance(kinds := getattr(config, "layer_types", None), list):
+        config.layer_types = [kinds[index] for index in kept]
     config.num_hidden_layers = depth
     if hasattr(config, "stage_names"):
         config.stage_names = ["stem", *(f"stage{number}" for number in range(1, depth + 1))]
@@ -243,7 +243,7 @@ def remove_feed_forward(layer: EncoderLayer) -> None:
     if layer.feed_forward is None:
         return
     parts = layer.parts.feed_forward
-    for path in (parts.ffn_in, parts.activation):
+    for path in (parts.ffn_in, parts.gate, parts.activation):
         if path is not None:
             layer.module.set_submodule(path, nn.Identity())
     layer.module.set_submodule(parts.ffn_out, ConstantOutput(layer.feed_forward.ffn_out))
@@ -253,7 +253,8 @@ def set_num_heads(layer: EncoderLayer, num_heads: int) -> None:
     """Tell a layer's attention module how many heads its linear layers now hold."""
     assert layer.attention is not None, "a layer without heads stays without"
     module, parts = layer.attention.module, layer.parts.attention
-    setattr(module, parts.num_heads, num_heads)
+    if parts.num_heads is not None:
+        setattr(module, parts.num_heads, num_heads)
     if parts.width is not None:
         setattr(module, parts.width, num_heads * layer.attention.head_dim)
 
@@ -286,15 +287,3 @@ def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:
                 f"config.json allows at most {limit.num_heads} and {limit.ffn_neurons}; take both "
                 f"files from the same save"
             )
-
-
-def _cut_rows(linear: nn.Linear, out_features: int) -> None:
-    linear.weight = nn.Parameter(linear.weight.detach()[:out_features].clone())
-    if linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias.detach()[:out_features].clone())
-    linear.out_features = out_features
-
-
-def _cut_columns(linear: nn.Linear, in_features: int) -> None:
-    linear.weight = nn.Parameter(linear.weight.detach()[:, :in_features].clone())
-    linear.in_features = in_features

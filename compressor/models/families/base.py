@@ -4,8 +4,8 @@ Frozen facts, free of torch, so that `compress validate` tells by config.json al
 cannot do with a checkpoint. Whatever removes, scores or counts units reads them through
 `layers.py`, which finds the same parts in a live module.
 
-Attention and feed-forward network are types of their own: one whose weights are packed, gated or
-grouped is another type beside these, and `layers.py` tells them apart.
+Weights may be packed (one matrix for queries, keys and values, or for both halves of a gate): then
+one path stands for several, and `layers.py` says which rows are whose.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def setting(config: Config, name: str) -> object:
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """Attention with one linear layer each for queries, keys and values; paths from its layer."""
+    """The linear layers of an attention, as paths from its layer.
+
+    Where query, key and value are one path, their weights are packed in one matrix.
+    """
 
     module: str
     query: str
@@ -36,18 +39,27 @@ class AttentionParts:
     value: str
     output: str
     # Attributes of the module:
-    num_heads: str
+    num_heads: str | None  # None where the module tells it by the width of its weights
     head_dim: str
     width: str | None  # the product of the two, where the module keeps it
+    # How packed rows lie: all queries, all keys, all values, or these three for each head in turn.
+    packed_by: Literal["part", "head"] = "part"
+    # Linear layers and parameters beside these, present or not, with rows for each head.
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FeedForwardParts:
-    """A feed-forward network of two linear layers; paths from its layer."""
+    """A feed-forward network of two linear layers, or three with a gate; paths from its layer.
+
+    Where `gate` is the path of `ffn_in`, the weights of both are packed in one matrix, one below
+    the other.
+    """
 
     ffn_in: str
     activation: str | None  # None where it is a function
     ffn_out: str
+    gate: str | None = None
 
 
 @dataclass(frozen=True)

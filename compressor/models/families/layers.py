@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ class ConstantOutput(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone().to(output.weight))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Return the bias for every token; `hidden_states` gives the shape only."""
-        return self.bias.expand_as(hidden_states)
+        """Return the bias for every token; `hidden_states` gives the number of tokens only."""
+        if hidden_states.shape[-1] == len(self.bias):
+            return self.bias.expand_as(hidden_states)
+        return self.bias.expand(*hidden_states.shape[:-1], -1)  # half of it, behind a gate
 
 
 class HeadlessAttention(nn.Module):
@@ -45,8 +48,52 @@ class HeadlessAttention(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a linear layer, or numbers of a vector, that belong to units and go with them.
+
+    They are `parts` stretches of equal length, in each of which every unit has `size` neighbours.
+    """
+
+    owner: nn.Module
+    names: tuple[str, ...]  # of its parameters: weight and bias, or the vector
+    parts: int
+    size: int
+
+    @property
+    def each(self) -> int:
+        """Return how many rows a unit has."""
+        return self.parts * self.size
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters whose first axis these rows are."""
+        return [self.owner.get_parameter(name) for name in self.names]
+
+    def of(self, units: Sequence[int], num_units: int) -> list[int]:
+        """Return the indices of the rows of `units`, ascending where these are."""
+        return [
+            (part * num_units + unit) * self.size + row
+            for part in range(self.parts)
+            for unit in units
+            for row in range(self.size)
+        ]
+
+    def keep(self, units: Sequence[int], num_units: int) -> None:
+        """Leave the rows of `units`, of `num_units` that there are, in place."""
+        rows = self.of(units, num_units)
+        for name in self.names:
+            old = self.owner.get_parameter(name)
+            _replace(self.owner, name, old.detach()[rows], requires_grad=old.requires_grad)
+        if isinstance(self.owner, nn.Linear):
+            self.owner.out_features = len(rows)
+
+
+@dataclass(frozen=True, eq=False)
 class Attention:
-    """The attention of one layer; rows of query, key and value and columns of output are heads."""
+    """The attention of one layer; `rows` and columns of output are heads.
+
+    Query, key and value are one and the same linear layer where their weights are packed.
+    """
 
     module: nn.Module
     query: nn.Linear
@@ -55,19 +102,51 @@ class Attention:
     output: nn.Linear
     num_heads: int
     head_dim: int
+    rows: tuple[Rows, ...]
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether queries, keys and values come from one matrix."""
+        return self.query is self.key
+
+    def keep(self, heads: Sequence[int]) -> None:
+        """Leave the weights of `heads` alone; the module's own count is another matter."""
+        for rows in self.rows:
+            rows.keep(heads, self.num_heads)
+        size = self.head_dim
+        _keep_columns(self.output, [head * size + it for head in heads for it in range(size)])
 
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """The feed-forward network of one layer; rows of ffn_in and columns of ffn_out are neurons."""
+    """The feed-forward network of one layer; `rows` and columns of ffn_out are neurons."""
 
     ffn_in: nn.Linear
     ffn_out: nn.Linear
+    rows: tuple[Rows, ...]
 
     @property
     def num_neurons(self) -> int:
         """Return the inner width."""
-        return self.ffn_in.out_features
+        return self.ffn_out.in_features
+
+    def keep(self, neurons: Sequence[int]) -> None:
+        """Leave the weights of `neurons` alone."""
+        count = self.num_neurons
+        for rows in self.rows:
+            rows.keep(neurons, count)
+        _keep_columns(self.ffn_out, neurons)
+
+
+def _keep_columns(linear: nn.Linear, columns: Sequence[int]) -> None:
+    old = linear.weight
+    _replace(linear, "weight", old.detach()[:, list(columns)], requires_grad=old.requires_grad)
+    linear.in_features = len(columns)
+
+
+def _replace(owner: nn.Module, name: str, values: Tensor, *, requires_grad: bool) -> None:
+    """Put values in a parameter's place; a gradient, which has the old shape, is dropped."""
+    setattr(owner, name, nn.Parameter(values.clone(), requires_grad=requires_grad))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,31 +237,65 @@ class _Finder:
         parts = self.parts.attention
         if isinstance(self.layer.get_submodule(parts.output), ConstantOutput):
             return None
-        module = self.layer.get_submodule(parts.module)
-        found = Attention(
-            module=module,
-            query=self._linear(parts.query),
-            key=self._linear(parts.key),
-            value=self._linear(parts.value),
-            output=self._linear(parts.output),
-            num_heads=int(getattr(module, parts.num_heads)),
-            head_dim=int(getattr(module, parts.head_dim)),
-        )
-        width = found.num_heads * found.head_dim
-        for linear in (found.query, found.key, found.value):
-            if linear.out_features != width:
+        module, output = self.layer.get_submodule(parts.module), self._linear(parts.output)
+        head_dim = int(getattr(module, parts.head_dim))
+        named = parts.num_heads
+        num_heads = output.in_features // head_dim if named is None else int(getattr(module, named))
+        query, key, value = map(self._linear, (parts.query, parts.key, parts.value))
+        width = num_heads * head_dim
+        if query is key:
+            by_part = parts.packed_by == "part"
+            rows = [_rows_of(query, *((3, head_dim) if by_part else (1, 3 * head_dim)))]
+        else:
+            rows = [_rows_of(linear, 1, head_dim) for linear in (query, key, value)]
+        for its in rows:
+            if len(its.parameters[0]) != num_heads * its.each:
+                which = "query, key and value must " + ("be 3 times" if query is key else "each be")
                 raise UnsupportedArchitecture(
                     self.model_type,
-                    f"query, key and value must each be {found.num_heads} heads of "
-                    f"{found.head_dim}, but one is {linear.out_features} wide",
+                    f"{which} {num_heads} heads of {head_dim}, but one is "
+                    f"{len(its.parameters[0])} wide",
                 )
+        rows += self._beside(parts.beside, head_dim, width)
+        return Attention(module, query, key, value, output, num_heads, head_dim, tuple(rows))
+
+    def _beside(self, paths: Sequence[str], head_dim: int, width: int) -> list[Rows]:
+        """Return the rows of what else has some for each head, as far as it is there."""
+        found = []
+        for path in paths:
+            parent, _, name = path.rpartition(".")
+            owner = self.layer.get_submodule(parent)
+            held = getattr(owner, name, None)
+            if held is None:
+                continue
+            one = isinstance(held, nn.Parameter)
+            rows = Rows(owner, (name,), 1, head_dim) if one else _rows_of(held, 1, head_dim)
+            if len(rows.parameters[0]) != width:
+                raise UnsupportedArchitecture(
+                    self.model_type,
+                    f"'{path}' must be {width} wide as the heads are, and is "
+                    f"{len(rows.parameters[0])}",
+                )
+            found.append(rows)
         return found
 
     def feed_forward(self) -> FeedForward | None:
         parts = self.parts.feed_forward
         if isinstance(self.layer.get_submodule(parts.ffn_out), ConstantOutput):
             return None
-        return FeedForward(self._linear(parts.ffn_in), self._linear(parts.ffn_out))
+        ffn_in, ffn_out = self._linear(parts.ffn_in), self._linear(parts.ffn_out)
+        is_packed = parts.gate == parts.ffn_in
+        rows = [_rows_of(ffn_in, 2 if is_packed else 1, 1)]
+        if parts.gate is not None and not is_packed:
+            rows.append(_rows_of(self._linear(parts.gate), 1, 1))
+        for its in rows:
+            if len(its.parameters[0]) != its.each * ffn_out.in_features:
+                raise UnsupportedArchitecture(
+                    self.model_type,
+                    f"'{parts.ffn_out}' reads {ffn_out.in_features} neurons, and the linear layer "
+                    f"before it is {len(its.parameters[0])} wide",
+                )
+        return FeedForward(ffn_in, ffn_out, tuple(rows))
 
     def _linear(self, path: str) -> nn.Linear:
         found = self.layer.get_submodule(path)
@@ -191,3 +304,8 @@ class _Finder:
                 self.model_type, f"'{path}' must be a linear layer, found {type(found).__name__}"
             )
         return found
+
+
+def _rows_of(linear: nn.Linear, parts: int, size: int) -> Rows:
+    names = ("weight",) if linear.bias is None else ("weight", "bias")
+    return Rows(linear, names, parts, size)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import EncoderLayer
+from compressor.models.families.layers import EncoderLayer, Rows
 from compressor.passes.prune_structured.importance import UnitScores
 
 Target = Literal["flops", "parameters"]
@@ -56,8 +56,8 @@ def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: fl
     """Count the matmuls of a token in a sequence of `mean_length` tokens, or parameters.
 
     FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
-    weighted sum, and both linear layers of the feed-forward network; norms, activations,
-    embeddings and the classification head are left out. Parameters are all of the encoder's layers.
+    weighted sum, and the linear layers of the feed-forward network; norms, activations, embeddings
+    and the classification head are left out. Parameters are all of the encoder's layers.
     """
     heads = tuple(layer.num_heads for layer in layers)
     neurons = tuple(layer.num_neurons for layer in layers)
@@ -66,23 +66,28 @@ def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: fl
     head = neuron = 0.0
     if target == "flops":
         if attention is not None:
-            projections = 4 * attention.output.out_features + 2 * mean_length
-            head = 2.0 * attention.head_dim * projections
+            hidden_size = attention.output.out_features
+            head = 2.0 * attention.head_dim * (4 * hidden_size + 2 * mean_length)
         if feed_forward is not None:
-            neuron = 4.0 * feed_forward.ffn_out.out_features
+            matrices = 1 + sum(rows.each for rows in feed_forward.rows)
+            neuron = 2.0 * matrices * feed_forward.ffn_out.out_features
         return EncoderCost(head, neuron, heads, neurons)
     if attention is not None:
-        inputs = (attention.query, attention.key, attention.value)
-        biases = sum(linear.bias is not None for linear in inputs)
-        head = float(attention.head_dim * (4 * attention.output.out_features + biases))
+        columns = attention.head_dim * attention.output.out_features
+        head = float(columns + sum(map(_numbers_of_a_unit, attention.rows)))
     if feed_forward is not None:
-        neuron = float(2 * feed_forward.ffn_out.out_features)
-        neuron += feed_forward.ffn_in.bias is not None
+        columns = feed_forward.ffn_out.out_features
+        neuron = float(columns + sum(map(_numbers_of_a_unit, feed_forward.rows)))
     everything = sum(
         parameter.numel() for layer in layers for parameter in layer.module.parameters()
     )
     units = head * sum(heads) + neuron * sum(neurons)
     return EncoderCost(head, neuron, heads, neurons, everything - units)
+
+
+def _numbers_of_a_unit(rows: Rows) -> int:
+    """Return how many numbers go with a unit."""
+    return sum(parameter[0].numel() for parameter in rows.parameters) * rows.each
 
 
 class Cost(Protocol):

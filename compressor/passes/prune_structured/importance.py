@@ -22,6 +22,7 @@ from compressor.models.families.layers import (
     Encoder,
     EncoderLayer,
     FeedForward,
+    Rows,
 )
 from compressor.tasks import Task
 from compressor.words import counted
@@ -57,10 +58,11 @@ def random_scores(layers: Sequence[EncoderLayer], seed: int) -> UnitScores:
 def magnitude_scores(layers: Sequence[EncoderLayer], order: Literal[1, 2] = 2) -> UnitScores:
     """Return the norm of all the weights that go when a unit goes, over that of its layer.
 
-    For a head these are its rows of query, key and value (with biases) and its columns of the
-    output projection; for a neuron its row of the first linear layer (with bias) and its column of
-    the second. `order` 1 sums magnitudes, 2 is the Euclidean norm. Each layer's scores are divided
-    by their L2 norm: how large weights are differs from layer to layer for reasons of its own.
+    For a head these are its rows of query, key and value (with biases, and of what else has rows
+    for it) and its columns of the output projection; for a neuron its row of the first linear layer
+    (with bias, and of the gate) and its column of the second. `order` 1 sums magnitudes, 2 is the
+    Euclidean norm. Each layer's scores are divided by their L2 norm: how large weights are differs
+    from layer to layer for reasons of its own.
 
     Raises `StepFailed` when a weight is not finite.
 
@@ -173,7 +175,7 @@ def _head_norms(layer: EncoderLayer, order: int) -> Tensor:
     part = layer.attention
     if part is None:
         return torch.zeros(0, dtype=torch.float64)
-    inputs = [_row_powers(linear, order) for linear in (part.query, part.key, part.value)]
+    inputs = [its for rows in part.rows for its in _row_powers(rows, part.head_dim, order)]
     powers = torch.stack([*inputs, _column_powers(part.output, order)]).sum(dim=0)
     return powers.view(part.num_heads, part.head_dim).sum(dim=1).pow(1 / order)  # (heads,)
 
@@ -182,15 +184,21 @@ def _neuron_norms(layer: EncoderLayer, order: int) -> Tensor:
     part = layer.feed_forward
     if part is None:
         return torch.zeros(0, dtype=torch.float64)
-    powers = _row_powers(part.ffn_in, order) + _column_powers(part.ffn_out, order)
+    inputs = [its for rows in part.rows for its in _row_powers(rows, 1, order)]
+    powers = torch.stack([*inputs, _column_powers(part.ffn_out, order)]).sum(dim=0)
     return powers.pow(1 / order)  # (neurons,)
 
 
-def _row_powers(linear: nn.Linear, order: int) -> Tensor:
-    powers = linear.weight.detach().double().abs().pow(order).sum(dim=1)  # (out_features,)
-    if linear.bias is not None:
-        powers = powers + linear.bias.detach().double().abs().pow(order)
-    return powers.cpu()
+def _row_powers(rows: Rows, dim: int, order: int) -> Iterator[Tensor]:
+    """Yield the sums of rows, `dim` of each unit at a time, shape `(units * dim,)` each."""
+    total = torch.zeros(len(rows.parameters[0]), dtype=torch.float64)
+    for parameter in rows.parameters:
+        powers = parameter.detach().double().abs().pow(order)
+        total += powers.view(len(powers), -1).sum(dim=1).cpu()
+    by_unit = total.view(rows.parts, -1, rows.size // dim, dim)  # (parts, units, shares, dim)
+    for part in by_unit:
+        for share in range(rows.size // dim):
+            yield part[:, share].flatten()
 
 
 def _column_powers(linear: nn.Linear, order: int) -> Tensor:

@@ -43,16 +43,16 @@ _READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured 
 class PruneStructured(TorchPass):
     """Remove attention heads, feed-forward neurons and whole layers physically, then recover.
 
-    Layers go first; ratios then refer to the layers that are left. What goes together is found by
-    torch-pruning's dependency graph. Method `scores` takes what matters least and leaves the rest
-    as it is; `reconstruction` reads the text of the calibration split, no labels, to decide how
-    many heads and neurons each layer keeps, and fits each sub-layer to what it computed before.
-    One row is enough to run: where rows are few, rows of the train split are read too, heads and
-    neurons are ranked by Fisher information, and a fit is made where it helps on rows left out.
-    With target latency it records the table that it went by as `latency_table`, which a later run
+    Layers go first; ratios then refer to the layers that are left. What is left computes what the
+    model computes with the units that went at zero. Method `scores` takes what matters least and
+    leaves the rest as it is; `reconstruction` reads the text of the calibration split, no labels,
+    to decide how many heads and neurons each layer keeps, and fits each sub-layer to what it
+    computed before. One row is enough to run: where rows are few, rows of the train split are read
+    too, heads and neurons are ranked by Fisher information, and a fit is made where it helps on
+    rows left out. With target latency it records the table that it went by as `latency_table`, which a later run
     can be given back: name the report of this one.
 
-    Ref: dependency graph: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
+    Ref: units that go together: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
     arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
     arXiv:1608.08710 (L1), Muralidharan et al. 2024, arXiv:2407.14679 (activation); layers: Kim et
     al. 2024, arXiv:2402.02834 (the loss without them), Men et al. 2024, arXiv:2403.03853 (block

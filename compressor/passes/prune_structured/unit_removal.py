@@ -1,28 +1,33 @@
 """Chooses which heads and neurons go, and takes them out physically.
 
-torch-pruning's dependency graph finds what goes together: a head's rows of query, key and value
-with its columns of the output projection, a neuron's row with its column. The graph is traced, so
-a model where pruning would touch anything else is found out before it is damaged.
+What goes together is known of each family: a head's rows of query, key and value with its columns
+of the output projection, a neuron's row with its column. Whether that is all is checked each time:
+without the units a model has to compute what it computes with them at zero. torch-pruning's
+dependency graph, which finds what goes together by tracing, does not see through weights that are
+packed and unbound (ModernBERT) or meet relative positions (DeBERTa), and takes longer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.families.layers import Encoder
+from compressor.models.families.layers import Attention, Encoder, FeedForward
 from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
 from compressor.models.outputs import first_output
 from compressor.models.structure import remove_attention, remove_feed_forward, set_num_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Of the largest output, by which the outputs of two equal computations may differ.
+_TOLERANCE = 1e-2
 
 Scope = Literal["layer", "global"]
 # Indices of units by index of the layer, both counted from 0.
@@ -76,16 +81,16 @@ def prune_heads(encoder: Encoder, heads: Units) -> None:
     layers = encoder.layers
     _check_indices("head", heads, [layer.num_heads for layer in layers])
     whole = {index for index, units in heads.items() if len(units) == layers[index].num_heads}
-    graph = DependencyGraph(encoder.module)
-    for index, units in heads.items():
-        part = layers[index].attention
-        if part is None or not units or index in whole:
-            continue
-        rows = [unit * part.head_dim + row for unit in units for row in range(part.head_dim)]
-        graph.remove_outputs(part.query, rows, {part.query, part.key, part.value, part.output})
-        set_num_heads(layers[index], part.num_heads - len(units))
-    for index in whole:
-        remove_attention(layers[index])
+    with _require_same_outputs(encoder, {it.index: it.attention for it in layers}, heads):
+        for index, units in heads.items():
+            part = layers[index].attention
+            if part is None or not units or index in whole:
+                continue
+            kept = _others(units, part.num_heads)
+            part.keep(kept)
+            set_num_heads(layers[index], len(kept))
+        for index in whole:
+            remove_attention(layers[index])
 
 
 def prune_neurons(encoder: Encoder, neurons: Units) -> None:
@@ -94,68 +99,86 @@ def prune_neurons(encoder: Encoder, neurons: Units) -> None:
     A layer that loses all its neurons loses its feed-forward network. Raises `ValueError` for an
     index that is out of range, and `UnsupportedArchitecture`.
     """
+    if not neurons:
+        return
     layers = encoder.layers
     _check_indices("neuron", neurons, [layer.num_neurons for layer in layers])
     whole = {index for index, units in neurons.items() if len(units) == layers[index].num_neurons}
-    graph = DependencyGraph(encoder.module)
-    for index, units in neurons.items():
-        part = layers[index].feed_forward
-        if part is None or not units or index in whole:
-            continue
-        graph.remove_outputs(part.ffn_in, list(units), {part.ffn_in, part.ffn_out})
-    for index in whole:
-        remove_feed_forward(layers[index])
+    with _require_same_outputs(encoder, {it.index: it.feed_forward for it in layers}, neurons):
+        for index, units in neurons.items():
+            part = layers[index].feed_forward
+            if part is not None and units and index not in whole:
+                part.keep(_others(units, part.num_neurons))
+        for index in whole:
+            remove_feed_forward(layers[index])
 
 
-class DependencyGraph:
-    """torch-pruning's graph of one model, with what it changes beyond pruning put right."""
+def _others(units: Sequence[int], count: int) -> list[int]:
+    gone = set(units)
+    return [unit for unit in range(count) if unit not in gone]
 
-    def __init__(self, module: PreTrainedModel) -> None:
-        self._model_type: str = module.config.model_type
-        # The graph is read from autograd, which skips what is frozen. Tables stay as they are: no
-        # unit goes from them, and RoFormer's sinusoids, one for all layers, would tie these.
-        frozen = [
-            parameter
-            for child in module.modules()
-            if not isinstance(child, nn.Embedding)
-            for parameter in child.parameters(recurse=False)
-            if not parameter.requires_grad
-        ]
-        was_training = module.training
-        module.eval()
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            # Not verbose: it would warn of parameters outside layers, such as class tokens, which
-            # no group that `remove_outputs` accepts can touch.
-            self._graph = torch_pruning.DependencyGraph().build_dependency(
-                module,
-                example_inputs=_example_inputs(module),
-                output_transform=first_output,
-                verbose=False,
-            )
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+
+@contextmanager
+def _require_same_outputs(
+    encoder: Encoder, parts: Mapping[int, Attention | FeedForward | None], units: Units
+) -> Iterator[None]:
+    """Raise `UnsupportedArchitecture` unless a block leaves what a model computes without `units`.
+
+    Before the block the inputs of the output projections are multiplied by 0 where those units
+    are, so whatever else hangs together with them in this model is found out.
+    """
+    module = encoder.module
+    hooks = []
+    for index, chosen in units.items():
+        if (part := parts[index]) is not None:
+            keep = _multiply_by(_mask_without(part, chosen))
+            hooks.append(_output_of(part).register_forward_pre_hook(keep))
+    try:
+        expected = _outputs(module)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    yield
+    try:
+        found = _outputs(module)
+    except (RuntimeError, IndexError) as error:
+        raise UnsupportedArchitecture(
+            module.config.model_type, f"it does not run without units that were removed ({error})"
+        ) from error
+    largest, limit = float((found - expected).abs().max()), _TOLERANCE * float(expected.abs().max())
+    if expected.isfinite().all() and not largest <= limit:
+        raise UnsupportedArchitecture(
+            module.config.model_type,
+            f"without units that were removed it gives other outputs than with these units at "
+            f"zero: they differ by {largest:.2g}, more than {limit:.2g}",
+        )
+
+
+def _mask_without(part: Attention | FeedForward, units: Sequence[int]) -> Tensor:
+    """Return 0 for what `units` give to the output projection, else 1; `(in_features,)`."""
+    mask = torch.ones_like(_output_of(part).weight[0])
+    count = part.num_heads if isinstance(part, Attention) else part.num_neurons
+    mask.view(count, -1)[list(units)] = 0
+    return mask
+
+
+def _output_of(part: Attention | FeedForward) -> nn.Linear:
+    return part.output if isinstance(part, Attention) else part.ffn_out
+
+
+def _multiply_by(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+    return lambda _, inputs: (inputs[0] * mask,)
+
+
+@torch.no_grad()
+def _outputs(module: PreTrainedModel) -> Tensor:
+    """Return the first output for two made-up examples, in evaluation mode, float64."""
+    was_training = module.training
+    module.eval()
+    try:
+        return first_output(module(**_example_inputs(module))).double()
+    finally:
         module.train(was_training)
-
-    def remove_outputs(self, linear: nn.Linear, rows: list[int], expected: set[nn.Linear]) -> None:
-        """Remove output features and what depends on them, which must be `expected` alone."""
-        group = self._graph.get_pruning_group(linear, torch_pruning.prune_linear_out_channels, rows)
-        touched = {dependency.target.module for dependency, _ in group}
-        with_weights = {part for part in touched if _holds_weights(part)}
-        if with_weights != expected or not self._graph.check_pruning_group(group):
-            raise UnsupportedArchitecture(
-                self._model_type,
-                f"removing units of {linear} would change {len(with_weights)} weights that belong "
-                f"together, where {len(expected)} linear layers are expected",
-            )
-        trains = {part: part.weight.requires_grad for part in expected}
-        group.prune()
-        for part, requires_grad in trains.items():
-            # torch-pruning's new parameters always train and keep a gradient that is out of date.
-            for parameter in part.parameters():
-                parameter.requires_grad_(requires_grad)
-                parameter.grad = None
 
 
 def _example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
@@ -163,15 +186,11 @@ def _example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
     if module.main_input_name == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        pixels = torch.zeros(2, config.num_channels, height, width, dtype=module.dtype)
+        shape = (2, config.num_channels, height, width)
+        pixels = torch.linspace(-1, 1, math.prod(shape), dtype=module.dtype).view(shape)
         return {"pixel_values": pixels.to(module.device)}
-    return {"input_ids": torch.zeros(2, 8, dtype=torch.int64, device=module.device)}
-
-
-def _holds_weights(part: object) -> bool:
-    if isinstance(part, nn.Parameter):
-        return True
-    return isinstance(part, nn.Module) and any(True for _ in part.parameters())
+    ids = torch.arange(1, 17, device=module.device).view(2, 8) % int(config.vocab_size)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _keep_best(
