@@ -31,8 +31,9 @@ DISTILBERT = {
     "initializer_range": 0.3,
 }
 PRUNABLE = [name for name, family in FAMILIES.items() if isinstance(family.encoder, EncoderParts)]
-IMAGES = ["beit", "deit", "dinov2", "vit"]
+IMAGES = ["beit", "deit", "dinov2", "dinov2_with_registers", "vit"]
 TEXTS = [name for name in PRUNABLE if name not in IMAGES]
+HEADLESS = ["bert-generation", "splinter"]  # transformers has no classifier of these
 # A family that differs from BERT in nothing is tested without a row here.
 CONFIGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(TEXTS, TEXT),
@@ -42,6 +43,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     # Two classes classify images with DeiT, so its configuration has to say which.
     "deit": {**IMAGE, "architectures": ["DeiTForImageClassification"]},
     "dinov2": {**IMAGE, "mlp_ratio": 2},
+    "dinov2_with_registers": {**IMAGE, "mlp_ratio": 2, "num_register_tokens": 2},
+    "esm": {**TEXT, "mask_token_id": 4, "pad_token_id": 1},
+    "eurobert": {
+        **{**TEXT, "num_key_value_heads": 4, "pad_token_id": 0, "mask_token_id": 4},
+        **{"bos_token_id": 2, "eos_token_id": 3},
+    },
+    "modernbert": {
+        **{**TEXT, "initializer_range": 1.0, "initializer_cutoff_factor": 10.0},
+        **{"global_attn_every_n_layers": 2, "local_attention": 8},
+        **{"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+        **{"bos_token_id": 2, "eos_token_id": 3},
+    },
+    "rembert": {**TEXT, "input_embedding_size": 16},
     "vit": {**IMAGE, "qkv_bias": False},
 }
 
@@ -56,7 +70,8 @@ class Encoder:
 
     @torch.no_grad()
     def logits(self, module: Any = None) -> torch.Tensor:
-        return (self.module if module is None else module)(**self.inputs).logits
+        outputs = (self.module if module is None else module)(**self.inputs)
+        return outputs.logits if "logits" in outputs else outputs.last_hidden_state[:, 0]
 
 
 class EncoderFactory:
@@ -72,6 +87,8 @@ class EncoderFactory:
             mask = torch.ones(3, 7, dtype=torch.int64)
             mask[0, 4:] = 0
             inputs = {"input_ids": torch.randint(5, 50, (3, 7)), "attention_mask": mask}
+        if model_type in HEADLESS:
+            auto = transformers.AutoModel
         module = auto.from_config(config, attn_implementation=attention).eval()
         return Encoder(module, inputs, torch.tensor([0, 1, 2]))
 

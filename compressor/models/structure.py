@@ -40,7 +40,9 @@ __all__ = [
     "rebuild",
     "remove_attention",
     "remove_feed_forward",
+    "require_first_layer",
     "set_num_heads",
+    "with_first_layer",
 ]
 
 _Count = Annotated[int, Field(strict=True, ge=0)]
@@ -187,7 +189,8 @@ def rebuild(module: PreTrainedModel) -> PreTrainedModel:
 def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     """Remove all layers but `indices` (counted from 0, ascending) and correct the configuration.
 
-    Raises `ValueError` when `indices` is empty, not ascending or out of range.
+    Raises `ValueError` when `indices` is empty, not ascending or out of range, and
+    `UnsupportedArchitecture` when the first layer is not among them and has to stay.
     """
     layers = encoder.layer_list
     if (
@@ -199,6 +202,7 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
             f"layers to keep must be one or more ascending indices from 0 to {len(layers) - 1}, "
             f"got {list(indices)}"
         )
+    require_first_layer(encoder, indices)
     kept = [layers[index] for index in indices]
     del layers[:]
     layers.extend(kept)
@@ -207,6 +211,25 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
         for part in numbered:
             part.layer_idx = new_index
     _set_depth(encoder.module.config, indices)
+
+
+def require_first_layer(encoder: Encoder, kept: Sequence[int]) -> None:
+    """Raise `UnsupportedArchitecture` unless the first layer stays where it has to."""
+    reason = encoder.parts.first_layer_stays
+    if reason is not None and 0 not in kept:
+        model_type = encoder.module.config.model_type
+        raise UnsupportedArchitecture(
+            model_type,
+            reason,
+            f"layer 0 of model type '{model_type}' has to stay ({reason}), the layers that would "
+            f"stay are {', '.join(map(str, kept))}; keep layer 0 among them",
+        )
+
+
+def with_first_layer(encoder: Encoder, kept: Sequence[int]) -> tuple[int, ...]:
+    """Return layers that were chosen, with layer 0 in place of the first where it has to stay."""
+    has_to_stay = encoder.parts.first_layer_stays is not None
+    return (0, *kept[1:]) if has_to_stay else tuple(kept)
 
 
 def _set_depth(config: PreTrainedConfig, kept: Sequence[int]) -> None:

@@ -86,6 +86,12 @@ def relation_pairs(
     own = next((layer.attention for layer in reversed(ours) if layer.attention), None)
     if own is None:
         raise StepFailed(_NO_HEADS.format("every layer of the student"))
+    for whose, attention in (("student", own), ("teacher", other)):
+        if attention.is_packed:
+            raise StepFailed(
+                f"relation_weight compares queries, keys and values, which come from one matrix in "
+                f"the {whose}; set relation_weight to 0, or use sublayer_weight"
+            )
     num_heads = settings.relation_heads or other.num_heads
     for whose, width in (("student", _width(own)), ("teacher", _width(other))):
         if width % num_heads:

@@ -17,6 +17,7 @@ from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
 )
+from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.structure import (
     EncoderShape,
     LayerShape,
@@ -26,10 +27,12 @@ from compressor.models.structure import (
     rebuild,
     remove_attention,
     remove_feed_forward,
+    with_first_layer,
 )
 from compressor.models.torch_model import TorchModel, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
+SPECIAL_IDS = {f"{name}_token_id": 2 for name in ("bos", "eos", "cls", "sep")}
 UNEVEN = EncoderShape(
     head_dim=8,
     layers=(LayerShape(num_heads=0, ffn_neurons=20), LayerShape(num_heads=3, ffn_neurons=0)),
@@ -299,6 +302,8 @@ def test_a_checkpoint_with_a_corrupt_shape_is_refused(tiny_bert: TorchModel, tmp
         ("bert", {}),
         ("distilbert", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}),
         ("electra", {}),
+        ("gte", {}),
+        ("modernbert", {"vocab_size": 60, "pad_token_id": 0, **SPECIAL_IDS}),
         ("mpnet", {}),
         ("roberta", {}),
         ("beit", {"image_size": 8, "patch_size": 2}),
@@ -330,3 +335,20 @@ def test_a_checkpoint_of_fewer_layers_loads_with_transformers_alone(
 
     assert loaded.config.num_hidden_layers == 2
     assert loaded.state_dict().keys() == module.state_dict().keys()
+
+
+def test_modernbert_keeps_its_first_layer_and_the_kinds_of_attention_of_the_others(make_encoder):
+    module = make_encoder("modernbert", num_hidden_layers=4).module
+    kinds = module.config.layer_types
+    assert kinds == ["full_attention", "sliding_attention"] * 2
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        keep_layers(find_encoder(module), [1, 3])
+    assert str(caught.value) == (
+        "layer 0 of model type 'modernbert' has to stay (it alone reads the embeddings without a "
+        "norm), the layers that would stay are 1, 3; keep layer 0 among them"
+    )
+
+    keep_layers(find_encoder(module), with_first_layer(find_encoder(module), [1, 2]))
+
+    assert module.config.layer_types == ["full_attention"] * 2
+    assert [layer.attention_type for layer in module.model.layers] == ["full_attention"] * 2

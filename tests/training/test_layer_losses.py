@@ -19,6 +19,7 @@ from compressor.models.structure import keep_layers
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.progress import Advance, Silent
+from compressor.training.activation_hooks import relation_pairs
 from compressor.training.recovery import distill
 from compressor.training.settings import DistillSettings
 from compressor.training.training_run import TrainingRun
@@ -413,3 +414,9 @@ def test_no_hook_is_left_behind(
 
     modules = [*student.module.modules(), *teacher.module.modules()]
     assert not any(isinstance(each, nn.Linear) and each._forward_hooks for each in modules)
+
+
+def test_queries_keys_and_values_of_one_matrix_have_no_relations(make_encoder, teacher: TorchModel):
+    packed = TorchModel(make_encoder("modernbert").module, teacher.preprocessor, teacher.task)
+    with pytest.raises(ValueError, match="come from one matrix in the student"):
+        relation_pairs(packed, teacher, DistillSettings(relation_weight=1.0))

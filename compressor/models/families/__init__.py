@@ -14,6 +14,8 @@ from compressor.models.families.bert_norms_first import (
 )
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
+from compressor.models.families.esm import ESM
+from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
 from compressor.models.families.not_prunable import (
     AFTER_PADDING,
@@ -22,11 +24,10 @@ from compressor.models.families.not_prunable import (
     CONVBERT,
     DEBERTA,
     DEBERTA_V2,
-    ESM,
     FNET,
-    MODERNBERT,
     UNKNOWN,
 )
+from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
 from compressor.models.families.vit import VIT
 
 __all__ = ["FAMILIES", "EncoderParts", "Family", "family_of"]
@@ -35,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "albert": ALBERT,
     "beit": BEIT,
     "bert": BERT,
+    "bert-generation": BERT,
     "big_bird": BIG_BIRD,
     "bigbird_pegasus": BIG_BIRD,
     "camembert": ROBERTA,
@@ -44,18 +46,25 @@ FAMILIES: Mapping[str, Family] = {
     "deberta-v2": DEBERTA_V2,
     "deit": VIT,
     "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2,
     "distilbert": DISTILBERT,
     "electra": BERT,
     "ernie": BERT,
     "esm": ESM,
+    "eurobert": EUROBERT,
     "fnet": FNET,
+    "gte": GTE,
+    "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
     "longformer": AFTER_PADDING,
     "megatron-bert": MEGATRON_BERT,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
+    "nomic_bert": GTE,
+    "rembert": BERT,
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
     "roformer": BERT,
+    "splinter": BERT,
     "vit": VIT,
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,

@@ -103,10 +103,13 @@ class EncoderParts:
     # added: parameters, as paths from a layer.
     scales: tuple[str, str] | None
     neurons: NeuronSetting
-    activation: str  # the setting that names the activation function
+    activation: str | None  # the setting that names the activation function; None: it is a GELU
     has_head_dim: bool  # whether heads may be other than hidden size / number of heads
     head_bias: HeadBias | None = None
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
+    rotates: bool = False  # queries and keys by their position
+    # Why the first layer has to stay, where it is built unlike the others.
+    first_layer_stays: str | None = None
 
 
 @dataclass(frozen=True)

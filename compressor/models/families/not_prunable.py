@@ -15,12 +15,7 @@ DEBERTA_V2 = Family(
     "its relative position projections are shared with query and key of every head",
     int8_simulated=True,
 )
-MODERNBERT = Family(
-    "query, key and value are one matrix (Wqkv) and its feed-forward is gated",
-    int8_simulated=True,
-)
 BIG_BIRD = Family(UNKNOWN.encoder, is_block_sparse=True)
-ESM = Family(UNKNOWN.encoder, reads_position_type=True)
 FNET = Family(UNKNOWN.encoder, takes_mask=False)
 # Positions as RoBERTa's, and layers of their own: adapters, windows of attention.
 AFTER_PADDING = Family(UNKNOWN.encoder, first_position="after_padding")

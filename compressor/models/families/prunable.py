@@ -105,6 +105,12 @@ def why_heads_stay(config: Config) -> str | None:
     )
 
 
+def why_first_layer_stays(config: Config) -> str | None:
+    """Return why layer 0 cannot go from a model whose other layers can; None where it can."""
+    parts = parts_or_reason(config)
+    return None if isinstance(parts, str) else parts.first_layer_stays
+
+
 def heads_refusal(model_type: str, reason: str) -> str:
     """Return the sentence that refuses to remove heads of a model type for a reason."""
     return f"heads of model type '{model_type}' cannot be removed: {reason}; set head_ratio to 0"
@@ -128,9 +134,12 @@ def with_depth(config: Mapping[str, object], depth: int) -> dict[str, object]:
 
 def first_position(config: Mapping[str, object]) -> int:
     """Return how many rows of the table of positions no token reads, as far as that is known."""
-    first = family_of(config.get("model_type")).first_position
+    family = family_of(config.get("model_type"))
+    first, kind = family.first_position, config.get("position_embedding_type", "absolute")
     if isinstance(first, int):
         return first
+    if family.reads_position_type and kind not in (None, "absolute"):
+        return 0  # there is no table
     padding = config.get("pad_token_id", 1)
     return padding + 1 if type(padding) is int else 0
 

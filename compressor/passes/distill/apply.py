@@ -8,7 +8,7 @@ from dataclasses import replace
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import find_encoder
-from compressor.models.structure import keep_layers
+from compressor.models.structure import keep_layers, with_first_layer
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.distill.settings import Distill, other_labels
@@ -106,6 +106,8 @@ def _shape(
         encoder = find_encoder(student.module)
         depth = len(encoder.layers)
         layers = chosen_layers(settings.student_layers, depth)
+        if isinstance(settings.student_layers, int):
+            layers = with_first_layer(encoder, layers)
         taught = getattr(teacher.module.config, "num_hidden_layers", None)
         if settings.student is None and taught == depth:
             layer_map = tuple(enumerate(layers))

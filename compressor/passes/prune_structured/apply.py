@@ -18,7 +18,12 @@ from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import require_prunable_heads
-from compressor.models.structure import configure_shape, keep_layers
+from compressor.models.structure import (
+    configure_shape,
+    keep_layers,
+    require_first_layer,
+    with_first_layer,
+)
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
 from compressor.passes.prune_structured.activation import activation_scores, block_influences
@@ -248,6 +253,7 @@ def drop_layers(
                 f"drop_layers: the model has layers 0 to {depth - 1} and one has to stay, "
                 f"got {list(settings.drop_layers)}"
             )
+        require_first_layer(encoder, kept)
     elif settings.layers is not None:
         if settings.layers >= depth:
             raise NothingToRemove(
@@ -269,11 +275,13 @@ def _layers_that_stay(
     if settings.layer_choice == "last":
         return tuple(range(wanted))
     if settings.layer_choice == "every_other":
-        return chosen_layers(wanted, depth)
+        return with_first_layer(encoder, chosen_layers(wanted, depth))
     batches = calibration_batches(model, settings, context, "measuring layers")
     influences = block_influences(encoder, (inputs for inputs, _ in batches))
     by_layer = ", ".join(f"{value:.3f}" for value in influences.tolist())
     context.note(f"block influence by layer: {by_layer}")
+    if encoder.parts.first_layer_stays is not None:
+        influences[0] = torch.inf
     least_first = influences.argsort(stable=True).tolist()
     return tuple(sorted(least_first[depth - wanted :]))
 
@@ -285,7 +293,10 @@ def _drop_by_loss(
     batches = list(calibration_batches(model, settings, context, "reading calibration rows"))
     with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
         while len(kept) > wanted:
-            weakest = int(layer_losses(encoder, batches, model.task).argmin())
+            losses = layer_losses(encoder, batches, model.task)
+            if encoder.parts.first_layer_stays is not None:
+                losses[0] = torch.inf
+            weakest = int(losses.argmin())
             del kept[weakest]
             keep_layers(encoder, [i for i in range(len(kept) + 1) if i != weakest])
             advance()

@@ -86,7 +86,12 @@ class Situation:
         hidden_size, head_dim = self.kind.hidden_size, self.kind.head_dim
         weight, empty = _USUALLY[self.precision]
         head = weight * 2 * head_dim * (4 * hidden_size + 2 * self.num_tokens)
-        return LayerWork(head, 4.0 * hidden_size, empty, self.num_tokens)
+        matrices = 3 if self.kind.is_gated else 2
+        return LayerWork(head, 2.0 * matrices * hidden_size, empty, self.num_tokens)
+
+    def facts(self) -> dict[str, object]:
+        """Return plain values that tell this situation from others."""
+        return {**asdict(self), "kind": self.kind.facts()}
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,13 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
     Ref: Chen & Revels 2016, arXiv:1608.04295 (why fast runs count).
     """
     made_on = _made_on(situation)
-    key = {"format": FORMAT, "situation": asdict(situation), "made_on": made_on}
+    key = {"format": FORMAT, "situation": situation.facts(), "made_on": made_on}
     path = cache_directory() / "latency" / f"{facts_sha256(key)[:24]}.json"
     replaced = None
     if path.is_file():
         try:
             found = read_latency_file(path)
-            if (found.situation, found.made_on) != (_plain(asdict(situation)), _plain(made_on)):
+            if (found.situation, found.made_on) != (_plain(situation.facts()), _plain(made_on)):
                 raise ValueError("it is about something else")
             return _table(found, path, is_cached=True)
         except ValueError as error:
@@ -147,7 +152,7 @@ def latency_of_sub_layers(situation: Situation, progress: Progress) -> MeasuredT
     _require_room(path)
     others, last, measured = _measure(situation, progress)
     file = LatencyFile(
-        _plain(asdict(situation)), _plain(made_on), asdict(others), asdict(last), _plain(measured)
+        _plain(situation.facts()), _plain(made_on), asdict(others), asdict(last), _plain(measured)
     )
     _write(path, file.content())
     return _table(file, path, is_cached=False, replaced=replaced)
@@ -162,7 +167,7 @@ def given_table(path: Path, situation: Situation) -> MeasuredTable:
         found = read_latency_file(path)
     except ValueError as error:  # changed since the recipe was read
         raise StepFailed(f"latency_table: {error}") from error
-    own = _plain(asdict(situation))
+    own = _plain(situation.facts())
     differing = [
         f"{name} {found.situation.get(name)!r} and not {own[name]!r}"
         for name in own

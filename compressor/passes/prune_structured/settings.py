@@ -15,6 +15,7 @@ from compressor.models.families.prunable import (
     depth_of,
     heads_refusal,
     unprunable,
+    why_first_layer_stays,
     why_heads_stay,
     with_depth,
 )
@@ -49,8 +50,8 @@ class PruneStructured(TorchPass):
     to decide how many heads and neurons each layer keeps, and fits each sub-layer to what it
     computed before. One row is enough to run: where rows are few, rows of the train split are read
     too, heads and neurons are ranked by Fisher information, and a fit is made where it helps on
-    rows left out. With target latency it records the table that it went by as `latency_table`, which a later run
-    can be given back: name the report of this one.
+    rows left out. With target latency it records the table that it went by as `latency_table`,
+    which a later run can be given back: name the report of this one.
 
     Ref: units that go together: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
     arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
@@ -328,6 +329,8 @@ passes:
                 "drop_layers",
                 f"the model has layers 0 to {depth - 1} and one has to stay, got {list(dropped)}",
             )
+        elif 0 in dropped and (reason := why_first_layer_stays(files.config)) is not None:
+            yield "drop_layers", f"layer 0 has to stay: {reason}"
 
     @property
     def changes_structure(self) -> bool:

@@ -7,7 +7,7 @@ takes none. Weights are random, because no time depends on them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ MASK = "mask"  # an input where the kind has one, `(batch, 1, tokens, tokens)`, 
 _OPSET, _IR_VERSION = 23, 11
 _CONTRIB = "com.microsoft"
 _Output = Tensor | tuple[Tensor, ...]  # of a layer; of some with more than the hidden states
+_MOST_TOKENS = 8192  # that a graph rotates
 _SMALLEST_INT8 = 2048  # weights; `quantize_dynamic` leaves smaller matrices in float by default
 
 
@@ -38,7 +39,9 @@ class SubLayerKind:
     """What all sub-layers of an encoder have in common.
 
     `norms_first` says whether the norm comes before the sub-layer or after the sum with the
-    residual, `has_mask` whether attention adds one.
+    residual, `has_mask` whether attention adds one, `is_gated` whether a second half of the
+    feed-forward network multiplies the first, `rotates` whether queries and keys are rotated by
+    their position.
     """
 
     hidden_size: int
@@ -46,19 +49,33 @@ class SubLayerKind:
     activation: str  # as the configuration calls it
     norms_first: bool
     has_mask: bool
+    is_gated: bool = False
+    rotates: bool = False
+
+    def facts(self) -> dict[str, object]:
+        """Return plain values; what tables of earlier versions did not know is left out if false.
+
+        >>> SubLayerKind(32, 8, "gelu", norms_first=False, has_mask=True, is_gated=True).facts()
+        {'hidden_size': 32, 'head_dim': 8, 'activation': 'gelu', 'norms_first': False, \
+'has_mask': True, 'is_gated': True}
+        """
+        later = ("is_gated", "rotates")
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
 
 def sub_layer_kind(encoder: Encoder) -> SubLayerKind:
     """Read the kind off an encoder."""
     config, parts = encoder.module.config, encoder.parts
     attention = next((it.attention for it in encoder.layers if it.attention), None)
-    activation = getattr(config, parts.activation)
+    activation = "gelu" if parts.activation is None else getattr(config, parts.activation)
     return SubLayerKind(
         hidden_size=config.hidden_size,
         head_dim=attention.head_dim if attention else 1,
         activation=activation if isinstance(activation, str) else type(activation).__name__,
         norms_first=parts.norms_first,
         has_mask=encoder.module.main_input_name == "input_ids",
+        is_gated=parts.feed_forward.gate is not None,
+        rotates=parts.rotates,
     )
 
 
@@ -140,6 +157,8 @@ class _Graph:
         """Append biases, attention, its output projection and the sum with the residual."""
         width = num_heads * self.kind.head_dim
         inputs = [self._one("Add", [part, self._vector(width)]) for part in parts]
+        if self.kind.rotates:
+            inputs[:2] = map(self._rotated, inputs[:2])
         context = self._one(
             "Attention",
             [*inputs, *mask],
@@ -176,8 +195,15 @@ class _Graph:
         if num_neurons == 0:
             self._leave([residual])
             return
-        inner = self._product(self._normalised_first(residual), hidden_size, num_neurons)
-        inner = self._activated(inner, self._vector(num_neurons))
+        states = self._normalised_first(residual)
+        if self.kind.is_gated:
+            both = self._product(states, hidden_size, 2 * num_neurons)
+            sizes = self._constant(np.full(2, num_neurons, np.int64))
+            inner, gate = self._node("Split", [both, sizes], outputs=2, axis=-1)
+            inner = self._one("Mul", [self._activated(inner, self._vector(num_neurons)), gate])
+        else:
+            inner = self._product(states, hidden_size, num_neurons)
+            inner = self._activated(inner, self._vector(num_neurons))
         output = self._product(inner, num_neurons, hidden_size)
         self._leave([output, residual])
 
@@ -215,6 +241,16 @@ class _Graph:
             return self._one("Relu", [self._one("Add", [inner, bias])])
         # Whatever else it is, one smooth function of each number.
         return self._one("FastGelu", [inner, bias], domain=_CONTRIB)
+
+    def _rotated(self, states: str) -> str:
+        """Append the rotation of each token's heads by its position, and return the result."""
+        angles = [self._constant(self._angles(wave)) for wave in (np.cos, np.sin)]
+        first = self._constant(np.zeros(1, np.int64))
+        return self._one("RotaryEmbedding", [states, first, *angles], domain=_CONTRIB)
+
+    def _angles(self, wave: np.ufunc) -> NDArray[np.float32]:
+        frequencies = 10_000.0 ** -np.linspace(0, 1, self.kind.head_dim // 2, endpoint=False)
+        return np.asarray(wave(np.arange(_MOST_TOKENS)[:, None] * frequencies), np.float32)
 
     def _product(self, inputs: str, rows: int, columns: int) -> str:
         weight = self.random.standard_normal((rows, columns), dtype=np.float32) * rows**-0.5

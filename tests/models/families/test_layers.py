@@ -67,11 +67,6 @@ def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):
     [
         ("albert", {"embedding_size": 16}, "its layers share one set of weights"),
         (
-            "modernbert",
-            {},
-            "query, key and value are one matrix (Wqkv) and its feed-forward is gated",
-        ),
-        (
             "deberta-v2",
             {},
             "its relative position projections are shared with query and key of every head",
@@ -88,7 +83,7 @@ def test_architectures_that_cannot_be_pruned_are_refused_with_the_reason(
         encoder_layers(module)
     assert caught.value.model_type == model_type
     assert caught.value.reason == reason
-    assert "supported model types are beit, bert, camembert" in str(caught.value)
+    assert "supported model types are beit, bert, " in str(caught.value)
 
 
 def test_a_gated_feed_forward_is_refused():

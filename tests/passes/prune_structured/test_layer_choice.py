@@ -98,3 +98,17 @@ def test_no_choice_of_layers_keeps_as_many_as_there_are(
     with pytest.raises(ValueError, match="layers: the model has 6 layers, so fewer have to stay"):
         apply(settings, deep_vit, tmp_path, image_dataset)
     assert len(deep_vit.module.vit.layers) == 6
+
+
+@pytest.mark.parametrize("choice", ["last", "every_other", "block_influence", "loss"])
+def test_a_first_layer_that_has_to_stay_is_never_chosen_to_go(
+    make_encoder, tiny_bert: TorchModel, tmp_path: Path, choice: Any
+):
+    module = make_encoder("modernbert", num_hidden_layers=3, num_labels=2).module
+    first = module.model.layers[0]
+    tiny_bert.preprocessor.model_input_names = ["input_ids", "attention_mask"]
+    model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
+    data = Dataset("calibration", ["good film", "a dull story"], None, (0, 1), "rows")
+    settings = PruneByScores.model_validate({"layers": 1, "layer_choice": choice})
+    apply(settings, model, tmp_path, data)
+    assert list(module.model.layers) == [first]

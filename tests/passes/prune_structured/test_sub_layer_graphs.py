@@ -221,3 +221,32 @@ def test_a_classifier_of_the_first_token_reads_one(request: pytest.FixtureReques
 def test_a_classifier_of_the_mean_reads_all(tiny_bert: TorchModel):
     encoder = replace(find_encoder(tiny_bert.module), module=MeanOfTokens(tiny_bert.module))
     assert not reads_one_token(encoder, encoded(tiny_bert))
+
+
+@torch.no_grad()
+def test_the_graphs_compute_a_gated_feed_forward_and_rotated_attention(make_encoder):
+    module = make_encoder("gte").module
+    layer, kind = encoder_layers(module)[0], sub_layer_kind(find_encoder(module))
+    states, mask = torch.from_numpy(STATES_IN), torch.from_numpy(MASK_IN)
+    angles = module.gte.rotary_emb(states, torch.arange(5)[None])
+    own, attention = layer.module, layer.attention
+    attended = own.post_attention_layernorm(
+        states + own.self_attn(states, attention_mask=mask, position_embeddings=angles)[0]
+    )
+    activated = own.post_mlp_layernorm(states + own.mlp(states))
+    cosines, sines = (torch.nn.functional.pad(it[0, :, :4], (0, 0, 0, 8187)) for it in angles)
+
+    first, second = (
+        attention_graph(kind, 4, 1, "float32"),
+        feed_forward_graph(kind, 64, 1, "float32"),
+    )
+    weights = packed(attention)
+    norm = own.post_attention_layernorm
+    with_weights(first, *weights[:4], *[cosines, sines] * 2, *weights[4:], norm.weight, norm.bias)
+    gated = torch.cat([own.mlp.gate_proj.weight, own.mlp.up_proj.weight]).T
+    last = [own.mlp.down_proj.weight.T, own.mlp.down_proj.bias]
+    norm = own.post_mlp_layernorm
+    with_weights(second, gated, torch.zeros(64), *last, norm.weight, norm.bias)
+
+    np.testing.assert_allclose(run(first), attended.numpy(), atol=1e-5)
+    np.testing.assert_allclose(run(second), activated.numpy(), atol=1e-5)

@@ -18,7 +18,12 @@ from compressor.models.structure import EncoderShape, apply_shape, configure_sha
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
 HEADS_STAY = ["mpnet"]
-EAGER = ("megatron-bert", "roformer")  # transformers computes their attention in one way only
+EAGER = (
+    "megatron-bert",
+    "rembert",
+    "roformer",
+    "splinter",
+)  # transformers computes their attention in one way only
 ALL = [name for name in PRUNABLE if name not in HEADS_STAY]
 # Uneven, with a layer that loses all its neurons and one that loses all its heads.
 CUTS = {
@@ -77,22 +82,30 @@ def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_ty
 
 
 # Heads and neurons that go from every layer, so that the configuration can still say what is left.
+HAVE_HEAD_DIM = ("gte", "jina_embeddings_v3", "nomic_bert")
 PLAIN = {
     **dict.fromkeys(TEXTS, (0, 16)),
     **dict.fromkeys(IMAGES, (1, 16)),
     "dinov2": (3, 32),
+    "dinov2_with_registers": (1, 32),
+    **dict.fromkeys(HAVE_HEAD_DIM, (1, 16)),
     "mpnet": (0, 24),
 }
 LOAD_ALL = """
 import sys, torch, transformers
 for folder in sys.argv[1:]:
     inputs = torch.load(folder + "/inputs.pt")
-    kind = "Image" if "pixel_values" in inputs else "Sequence"
-    auto = getattr(transformers, f"AutoModelFor{kind}Classification")
+    kind = "ForImageClassification" if "pixel_values" in inputs else "ForSequenceClassification"
+    config = transformers.AutoConfig.from_pretrained(folder)
+    auto = getattr(transformers, "AutoModel" + kind)
+    if type(config) not in auto._model_mapping:
+        auto = transformers.AutoModel
     model, info = auto.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     with torch.no_grad():
-        torch.save(model.eval()(**inputs).logits, folder + "/logits.pt")
+        outputs = model.eval()(**inputs)
+        given = outputs.logits if "logits" in outputs else outputs.last_hidden_state[:, 0]
+        torch.save(given, folder + "/logits.pt")
 """
 
 

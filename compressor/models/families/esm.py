@@ -1,0 +1,19 @@
+"""ESM: BERT for proteins, with its norms first and a GELU that is a function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compressor.models.families.base import Family
+from compressor.models.families.bert import PARTS
+
+ESM = Family(
+    replace(
+        PARTS,
+        feed_forward=replace(PARTS.feed_forward, activation=None),
+        norms_first=True,
+        activation=None,
+    ),
+    first_position="after_padding",
+    reads_position_type=True,
+)
