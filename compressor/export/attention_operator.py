@@ -43,6 +43,72 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     model.ir_version = max(model.ir_version, _IR_VERSION)
 
 
+def unpack_attention(model: ir.Model) -> int:
+    """Take the projections out of ONNX Runtime's own `Attention`, in place; return how many.
+
+    The exporter puts them in where nothing is added to the scores, as in CLIP. What is left is a
+    matmul with packed weights, which int8 and unread positions find, and a `MultiHeadAttention`.
+    Those with a mask, a cache or a second output stay.
+    """
+    found = [node for node in model.graph if _is_packed(node)]
+    for node in found:
+        _unpack(node)
+    return len(found)
+
+
+def _is_packed(node: ir.Node) -> bool:
+    if node.op_type != "Attention" or node.domain != _CONTRIB:
+        return False
+    weight = constant(node.inputs[1])
+    return (
+        weight is not None
+        and constant(node.inputs[2]) is not None
+        and not any(node.inputs[3:])
+        and not any(output.uses() for output in node.outputs[1:])
+        and not any(node.attributes.get_int(flag, 0) for flag in ("unidirectional", "do_rotary"))
+        and _width(node.inputs[0]) is not None
+        and sum(_parts_of(node, weight.shape[1])) == weight.shape[1]
+    )
+
+
+def _parts_of(node: ir.Node, width: int) -> list[int]:
+    """Return how wide query, key and value are, of a packed matrix `width` wide."""
+    sizes = node.attributes.get_ints("qkv_hidden_sizes", [width // 3] * 3)
+    return [int(size) for size in sizes]
+
+
+def _unpack(node: ir.Node) -> None:
+    states, weight, bias = node.inputs[:3]
+    assert states is not None
+    assert weight is not None
+    assert bias is not None
+    assert node.graph is not None
+    name, leading = node.outputs[0].name, (dims(states) or ())[:2]
+    width = int((dims(weight) or ())[1])  # type: ignore[arg-type]  # a constant's axes are numbers
+    sizes = _parts_of(node, width)
+    product = insert(node, "MatMul", [states, weight], f"{name}_packed", (*leading, width))
+    ends = add_constant(node.graph, f"attention_parts_{width}", np.array(sizes, np.int64))
+    split = ir.node(
+        "Split", [product, ends], attributes={"axis": -1}, num_outputs=3, name=f"{name}_split"
+    )
+    node.graph.insert_before(node, split)
+    for part, output, size in zip("qkv", split.outputs, sizes, strict=True):
+        output.name, output.type = f"{name}_{part}", product.type
+        output.shape = ir.Shape((*leading, size))
+    own = {"num_heads": node.attributes.get_int("num_heads")}
+    scale = node.attributes.get_float("scale", 0.0)
+    attended = insert(
+        node,
+        "MultiHeadAttention",
+        [*split.outputs, bias],
+        f"{name}_attended",
+        (*leading, sizes[2]),
+        domain=_CONTRIB,
+        attributes=own | ({"scale": scale} if scale else {}),
+    )
+    _put_in_place(node, attended)
+
+
 def use_attention_operator(model: ir.Model) -> int:
     """Replace each `MultiHeadAttention` by `Attention`, in place, and return how many there were.
 

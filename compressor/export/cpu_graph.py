@@ -24,6 +24,7 @@ from compressor.export.attention_operator import (
     expand_attention,
     raise_opset,
     remove_round_trips,
+    unpack_attention,
     use_attention_operator,
 )
 from compressor.export.constant_layers import fold_constant_layers
@@ -45,6 +46,7 @@ def optimize_for_cpu(model: ir.Model, *, opset: int) -> None:
     """
     graph = model.graph
     split_skip_normalizations(model)
+    unpack_attention(model)
     fold_constant_layers(graph)
     if opset >= ATTENTION_OPSET:
         raise_opset(model, opset)

@@ -20,7 +20,7 @@ _ALONG_ONE_AXIS = {
     "Softmax": -1,
 }
 # Where an attention reads what is added to its scores; a cache or a second mask follows.
-_MASK_INPUTS = {"Attention": 3, "MultiHeadAttention": 5}
+_MASK_INPUTS = {("", "Attention"): 3, ("com.microsoft", "MultiHeadAttention"): 5}
 
 
 def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
@@ -41,7 +41,7 @@ def demanded_axes(node: ir.Node, known: Sequence[int | None]) -> Axes | None:
         return _normalized(node, axis)
     if node.op_type in ("MatMul", "FusedMatMul"):
         return _product(node, axis)
-    if node.op_type in _MASK_INPUTS:
+    if (node.domain, node.op_type) in _MASK_INPUTS:
         return _attention(node, axis)
     if node.op_type == "SkipLayerNormalization":
         return _skip_normalized(node, axis)
@@ -145,7 +145,7 @@ def _skip_normalized(node: ir.Node, axis: int) -> Axes | None:
 
 def _attention(node: ir.Node, axis: int) -> Axes | None:
     rank = _rank(node.inputs[0])
-    place = _MASK_INPUTS[node.op_type]
+    place = _MASK_INPUTS[node.domain, node.op_type]
     is_causal = any(node.attributes.get_int(flag, 0) for flag in ("is_causal", "unidirectional"))
     if rank is None or axis != rank - 2 or is_causal or any(node.inputs[place + 1 :]):
         return None

@@ -26,10 +26,14 @@ def name_weights(graph: ir.Graph) -> None:
     """
     named: set[str] = set()
     for node in graph:
-        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        # The second is ONNX Runtime's own, which holds the projections of query, key and value.
+        is_packed = node.op_type == "Attention" and node.domain == "com.microsoft"
+        weight = node.inputs[1] if node.op_type == "MatMul" or is_packed else None
         if weight is None or weight.name not in graph.initializers or weight.name in named:
             continue
         module = _module(node) or _packed(node)
+        if is_packed:
+            module = f"{module}.packed" if module else ""
         if module and f"{module}.weight" not in graph.initializers:
             graph.initializers.pop(str(weight.name))
             weight.name = f"{module}.weight"

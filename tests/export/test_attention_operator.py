@@ -14,8 +14,10 @@ from compressor.export.attention_operator import (
     expand_attention,
     raise_opset,
     remove_round_trips,
+    unpack_attention,
     use_attention_operator,
 )
+from compressor.export.unread_positions import drop_unread_positions
 
 RANDOM = np.random.default_rng(5)
 HEADS, BATCH, LENGTH = 2, 2, 3
@@ -179,3 +181,46 @@ def test_value_whose_heads_are_split_and_merged_is_read_before_that():
 def test_value_of_another_shape_is_not_replaced(shape: str):
     model = reshapes(shape)
     assert remove_round_trips(model.graph) == 0
+
+
+def packed(more: str = "") -> ir.Model:
+    """Return ONNX Runtime's own attention with its projections, and a reader of position 0."""
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+    g (float[b, s, 8] x) => (float[b, 8] y)
+    <int64 first = {{0}}> {{
+        t = com.microsoft.Attention <num_heads: int = 2{more}> (x, weight, bias)
+        y = Gather <axis: int = 1> (t, first)
+    }}"""
+    model = ir.from_proto(parser.parse_model(text))
+    for place, (name, shape) in enumerate({"weight": (8, 24), "bias": (24,)}.items(), 1):
+        values = np.random.default_rng(place).normal(size=shape).astype(np.float32)
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        value.const_value = ir.tensor(values, name=name)
+        model.graph.register_initializer(value)
+        model.graph[0].replace_input_with(place, value)
+    return model
+
+
+@pytest.mark.parametrize("more", ["", ", scale: float = 0.25"])
+def test_packed_projections_become_a_matmul_of_which_one_position_is_read(more: str):
+    model = packed(more)
+    feed = {"x": RANDOM.normal(size=(BATCH, LENGTH, 8)).astype(np.float32)}
+    fused = run(model, **feed)
+    assert unpack_attention(model) == 1
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
+    assert expand_attention(model) == 1
+    assert drop_unread_positions(model.graph) > 0
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
+
+
+def test_a_packed_attention_that_reads_earlier_tokens_alone_stays():
+    assert unpack_attention(packed(", unidirectional: int = 1")) == 0
+
+
+def test_no_position_is_taken_from_the_input_of_a_packed_attention():
+    model = packed()
+    feed = {"x": RANDOM.normal(size=(BATCH, LENGTH, 8)).astype(np.float32)}
+    fused = run(model, **feed)
+    drop_unread_positions(model.graph)
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
