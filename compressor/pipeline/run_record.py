@@ -7,6 +7,7 @@ import datetime
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from compressor.certificate import certify_scores
@@ -165,13 +166,15 @@ class RunLog:
         own = {item.key: [item.function, item.sha256] for item in self.own_code}
         return {
             **({"own_code": own} if own else {}),
-            "recipe": _without_curves(self.recipe),
+            "recipe": _to_ship(self.recipe),
             # What ran, which a repair may have made milder than what the recipe says.
             "passes": [
-                {"kind": step.kind, "settings": _without_curves(step.settings)}
-                for step in self.passes
+                {"kind": step.kind, "settings": _to_ship(step.settings)} for step in self.passes
             ],
-            "source": {"checkpoint": self.source_checkpoint, "sha256": self.source_sha256},
+            "source": {
+                "checkpoint": _to_ship(self.source_checkpoint),
+                "sha256": self.source_sha256,
+            },
             "scores": {
                 "metric": self.metric,
                 "num_examples": self.final.score.num_examples,
@@ -244,10 +247,14 @@ def _as_it_ended(record: PassRecord, verdict: Verdict) -> PassRecord:
     return dataclasses.replace(record, verdict=verdict, tries=tuple(tries))
 
 
-def _without_curves(value: Any) -> Any:
-    """Return plain data without the folders that curves were written to: they change no weight."""
+def _to_ship(value: Any) -> Any:
+    """Return plain data without what belongs to this machine alone.
+
+    Of a path from the root the last part stays, so that an artifact names nobody's folders and is
+    the same wherever it is made; folders of curves change no weight and go.
+    """
     if isinstance(value, Mapping):
-        return {key: _without_curves(item) for key, item in value.items() if key != "tensorboard"}
+        return {key: _to_ship(item) for key, item in value.items() if key != "tensorboard"}
     if isinstance(value, list | tuple):
-        return [_without_curves(item) for item in value]
-    return value
+        return [_to_ship(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

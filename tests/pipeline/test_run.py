@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -115,6 +116,17 @@ def run(base: dict[str, Any], output: Path, **changes: Any) -> RunReport:
     recipe = output.with_suffix(".json.yaml")
     recipe.write_text(json.dumps({**base, **changes}))
     return compressor.run(compressor.load_recipe(recipe), output=output, device="cpu")
+
+
+def test_no_file_that_ships_names_a_folder_of_the_machine(certified: tuple[RunReport, Path]):
+    report, output = certified
+    folders = {Path(report.source_checkpoint).parent, output.parent, Path.home(), Path.cwd()}
+    for path in (output / "artifact").iterdir():
+        content = path.read_bytes()
+        assert not [folder for folder in folders if os.fsencode(folder) in content], path.name
+    recipe = json.loads((output / "artifact" / "manifest.json").read_text())["recipe"]
+    assert recipe["model"]["checkpoint"] == "checkpoint"
+    assert recipe["data"]["search"]["path"] == "search.csv"
 
 
 def test_the_report_shows_predictions_of_the_artifact_on_search_rows(
