@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +35,7 @@ from compressor.onnx_graph.onnx_file import (
 from compressor.tasks import Batch, output_names
 
 OUTPUT = "logits"
+_BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 _MOST_CHARACTERS = 600  # of a foreign message, which quotes names of any length
 
 # What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
@@ -118,14 +120,16 @@ class OnnxModel:
         """Return what the graph reads, named as the tokenizer names it."""
         return tuple(item.name for item in self.session.get_inputs())
 
-    def predict(self, batch: Batch) -> NDArray[np.float32]:
+    def predict(self, batch: Batch) -> NDArray[Any]:
         """Return the output that the task names, such as logits of shape `(batch, num_labels)`.
 
-        Entries of `batch` that the graph does not read are left out. Raises `EnvironmentMismatch`
-        when one that it reads is missing.
+        It is float32, or what the graph gives where that is bytes, int8 or uint8. Entries of
+        `batch` that the graph does not read are left out.
+
+        Raises `EnvironmentMismatch` when one that it reads is missing.
         """
-        outputs = self.session.run([self.output_name], self.feed(batch))[0]
-        return np.asarray(outputs, dtype=np.float32)
+        outputs = np.asarray(self.session.run([self.output_name], self.feed(batch))[0])
+        return outputs if outputs.dtype in _BYTES else outputs.astype(np.float32, copy=False)
 
     def size(self) -> Size:
         """Return how large the file is, in parameters, bytes, and bytes after gzip."""

@@ -31,6 +31,7 @@ from compressor.passes.quantize.settings import (
     QuantizeTensorrt,
     QuantizeWeights,
 )
+from compressor.passes.quantize.vector_settings import QuantizeVectors
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
@@ -93,6 +94,7 @@ PASSES: dict[str, PassEntry] = {
     "quantize_dynamic": PassEntry(QuantizeDynamic, "compressor.passes.quantize.dynamic"),
     "quantize_static": PassEntry(QuantizeStatic, "compressor.passes.quantize.static"),
     "quantize_tensorrt": PassEntry(QuantizeTensorrt, "compressor.passes.quantize.tensorrt"),
+    "quantize_vectors": PassEntry(QuantizeVectors, "compressor.passes.quantize.vectors"),
     "quantize_weights": PassEntry(QuantizeWeights, "compressor.passes.quantize.weights"),
     "trim_vocabulary": PassEntry(TrimVocabulary, "compressor.passes.trim_vocabulary.apply"),
 }

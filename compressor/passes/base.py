@@ -174,8 +174,6 @@ class Pass(BaseModel, ABC):
     not_elsewhere: ClassVar[str] = ""
     # Whether the model reads other token ids afterwards than the untouched checkpoint.
     changes_tokens: ClassVar[bool] = False
-    # Whether outputs have another number of numbers afterwards than the untouched checkpoint's.
-    changes_width: ClassVar[bool] = False
     # A setting, and its value with which the pass itself learns from the untouched checkpoint.
     learns_from_baseline: ClassVar[tuple[str, object] | None] = None
     # What the weights have to be stored as later on, if it trains them for that.
@@ -329,6 +327,14 @@ class Pass(BaseModel, ABC):
         return any(training.evaluations > 0 for training in self.trainings())
 
     @property
+    def incomparable(self) -> str | None:
+        """Return what is done to the numbers of an output, so that none has its like any more.
+
+        None where they can be compared one by one with the untouched checkpoint's.
+        """
+        return None
+
+    @property
     def measures_time(self) -> bool:
         """Return whether the result depends on how fast this machine is."""
         return False
@@ -391,3 +397,4 @@ class OnnxPass(Pass):
     # The way of storing `leaves_weights` (`TrainedFor.way`) that keeps what was trained for it.
     stores_trained: ClassVar[str | None] = None
     rounds_again: ClassVar[Mapping[str, RoundsAgain]] = {}  # by setting
+    ends_graph: ClassVar[bool] = False  # whether the graph gives no floats afterwards

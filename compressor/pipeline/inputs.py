@@ -218,8 +218,9 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
     left = files
     for position, step in enumerate(recipe.passes):
         found = list(step.unfit_for(task))
-        if step.changes_width and (metric := _compared_by_number(recipe, task)) is not None:
-            found.append(("kind", f"changes how many numbers an output has, and {metric}"))
+        done = step.incomparable
+        if done is not None and (metric := _compared_by_number(recipe, task)) is not None:
+            found.append(("kind", f"{done}, and {metric}"))
         if files is not None and left is not None:
             try:
                 found += step.unfit_to(left, files)

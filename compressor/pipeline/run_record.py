@@ -164,8 +164,11 @@ class RunLog:
         assert self.baseline is not None
         assert self.final is not None
         own = {item.key: [item.function, item.sha256] for item in self.own_code}
+        outputs = [step.facts["output"] for step in self.passes if "output" in step.facts]
         return {
             **({"own_code": own} if own else {}),
+            # What the graph gives, where a pass made something else of it than floats.
+            **({"output": outputs[-1]} if outputs else {}),
             "recipe": _to_ship(self.recipe),
             # What ran, which a repair may have made milder than what the recipe says.
             "passes": [

@@ -107,6 +107,8 @@ def _order_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
 
 
 def _format_conflict(earlier: type[Pass], later: type[OnnxPass]) -> str | None:
+    if issubclass(earlier, OnnxPass) and earlier.ends_graph:
+        return "it needs outputs in float, and these are integers; move it before that pass"
     found = earlier.leaves_weights if issubclass(earlier, OnnxPass) else None
     wanted = later.takes_weights
     if found is None or wanted is None or found in wanted:

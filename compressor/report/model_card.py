@@ -10,6 +10,7 @@ from compressor.measurements import RunReport
 from compressor.own_code import is_reference
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
+from compressor.report.table import final_output
 from compressor.report.task_words import about_labels, words_of
 from compressor.report.templating import fill_markdown
 from compressor.tasks.thresholds import USUAL
@@ -98,11 +99,16 @@ def _before_and_after(report: RunReport) -> list[tuple[str, str, str]]:
         kept = scores.rows_words(report, proof.final.num_examples)
         old, new = (units.score(metric, end.value) for end in (proof.baseline, proof.final))
         apart = [(f"{name} on {kept} kept apart", old, new)]
+    vectors = []
+    if (output := final_output(report)) is not None:
+        old, new = (f"{output[key]:,}" for key in ("baseline_bytes", "bytes"))
+        vectors = [("Bytes of a vector", old, new)]
     return [
         *apart,
         (f"{name} on {scores.search_rows(report)}", values[0], values[1]),
         ("Model file, MB", sizes[0], sizes[1]),
         ("Parameters", counts[0], counts[1]),
+        *vectors,
     ]
 
 
@@ -112,7 +118,9 @@ def _is_image(report: RunReport) -> bool:
 
 def _code(report: RunReport) -> str:
     provider = str(provenance.value_at(report.recipe, "export", "provider") or "cpu")
-    return words_of(report).code.format(
+    words = words_of(report)
+    code = words.code if final_output(report) is None else words.code_of_bytes
+    return code.format(
         provider=repr(_PROVIDERS.get(provider, provider)),
         max_length=_max_length(report),
         labels=repr(list(report.labels)),

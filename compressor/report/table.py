@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compressor.measurements import End, Latency, PassRecord, RunReport, Size
@@ -54,6 +54,7 @@ class Row:
     nonzero: str = units.DASH
     zeros: str = units.DASH
     compressed_megabytes: str = units.DASH
+    vector_bytes: str = units.DASH
     score: str = units.DASH
     change: str = units.DASH
     seconds: str = units.DASH
@@ -182,6 +183,7 @@ def model_row(report: RunReport, end: End, name: str, settings: Sequence[Setting
         change=units.change(drop),
         timings=tuple(_timing(report, end, setting) for setting in settings),
         **_size(record.size),
+        **_vector_bytes(final_output(report), "bytes" if end == "final" else "baseline_bytes"),
     )
 
 
@@ -206,6 +208,24 @@ def has_compressed_sizes(report: RunReport) -> bool:
     sizes = [end.size for end in (report.baseline, report.final) if end is not None]
     sizes += [item.size for item in report.passes if item.size is not None]
     return any(size.compressed_bytes is not None for size in sizes)
+
+
+def final_output(report: RunReport) -> Mapping[str, object] | None:
+    """Return what the artifact gives where a pass made something else of it than floats."""
+    found = [output for item in report.passes if (output := _output(item)) is not None]
+    return found[-1] if found else None
+
+
+def _output(record: PassRecord) -> Mapping[str, object] | None:
+    """Return the fact `output` of a pass."""
+    found = record.facts.get("output")
+    return found if isinstance(found, Mapping) else None
+
+
+def _vector_bytes(output: Mapping[str, object] | None, key: str) -> dict[str, str]:
+    """Return what a vector takes, `bytes` after a pass or `baseline_bytes`."""
+    value = None if output is None else output.get(key)
+    return {"vector_bytes": units.count(value)} if isinstance(value, int) else {}
 
 
 def _setting(entry: Latency) -> Setting:
@@ -270,6 +290,7 @@ def _pass_row(report: RunReport, index: int, record: PassRecord) -> Row:
         seconds=units.duration(record.seconds),
         timings=_no_timings(report),
         **_size(record.size),
+        **_vector_bytes(_output(record), "bytes"),
     )
 
 

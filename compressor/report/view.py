@@ -82,6 +82,7 @@ class View:
     providers: tuple[tuple[str, tuple[Setting, ...]], ...]
     group_starts: frozenset[int]  # the positions in `settings` where another provider begins
     has_compressed: bool
+    has_vector_bytes: bool
     has_sequences: bool
     missing: tuple[tuple[str, str], ...]
     path: PathChart | None
@@ -142,6 +143,7 @@ def view_of(report: RunReport) -> View:
         providers=providers,
         group_starts=frozenset(settings.index(group[0]) for _, group in providers),
         has_compressed=table.has_compressed_sizes(report),
+        has_vector_bytes=table.final_output(report) is not None,
         has_sequences=any(item.sequence_length for item in settings),
         missing=tuple(_missing_by_reason(report)),
         path=path_chart(report),

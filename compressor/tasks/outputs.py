@@ -112,4 +112,4 @@ class ClassLogits(RowOutputs):
 
 
 class Vectors(RowOutputs):
-    """One vector for each text: shape `(num_texts, width)`."""
+    """One vector for each text: shape `(num_texts, width)`, float32, int8 or bytes of signs."""

@@ -28,10 +28,12 @@ inputs = {{node.name: batch[node.name].astype(np.int64) for node in session.get_
 class ReportWords:
     """The words for one task; by default those of a classifier.
 
-    `code` uses the artifact without this package, as a template like `TOKENS_CODE`.
+    `code` uses the artifact without this package, as a template like `TOKENS_CODE`, and
+    `code_of_bytes` one whose graph gives integers in place of floats.
     """
 
     code: str = ""
+    code_of_bytes: str = ""
     hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
     row: str = "row"  # what an example is called
     axes: str = "batch"  # of the logits, before that of the labels

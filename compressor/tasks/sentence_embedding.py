@@ -56,6 +56,7 @@ from compressor.tasks.retrieval import (
 )
 from compressor.tasks.similarity import (
     NEIGHBOURS,
+    as_floats,
     candidates,
     cosines,
     kept_neighbours,
@@ -137,6 +138,14 @@ _CODE = f"""\
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(vectors @ vectors.T)  # cosine similarities
 """
+_BYTES_CODE = f"""\
+{TOKENS_CODE}\
+[codes] = session.run(["sentence_embedding"], inputs)
+# int8: one number a byte, all with one scale; uint8: eight signs a byte.
+vectors = np.unpackbits(codes, axis=1) * 2 - 1.0 if codes.dtype == np.uint8 else codes * 1.0
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
+"""
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,7 @@ class SentenceEmbedding(VectorTask, TextTask):
     abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
+        code_of_bytes=_BYTES_CODE,
         hub_task="sentence-similarity",
         row="text",
         predictions_title="Nearest texts",
@@ -299,6 +309,7 @@ class SentenceEmbedding(VectorTask, TextTask):
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_texts, width)`.
 
+        Those that the graph gives as int8 or as bits are compared as `as_floats` reads them.
         `cosine` is the mean cosine similarity of each vector and the untouched checkpoint's of the
         same text. `rank_agreement` is the mean share of each text's ten nearest neighbours, among
         the other texts of the split, that are still among its ten nearest (mutual nearest
@@ -515,7 +526,7 @@ def _found_first(
     near = cosines(vectors[problem.queries], vectors[before.outcomes[problem.queries]])
     by_place = dict(zip(problem.queries.tolist(), near.tolist(), strict=True))
     rows = sorted(by_place, key=lambda row: (is_long(texts[row]), -by_place[row], row))[:count]
-    queries = np.asarray(predict([truth.examples[row] for row in rows]))
+    queries = as_floats(np.asarray(predict([truth.examples[row] for row in rows])))
     stored = (before if before.metric.endswith(_STORED) else after).kept[VECTORS]
     _, first = _found(
         before.metric, queries, stored[problem.documents], problem.of_queries(rows), similarity

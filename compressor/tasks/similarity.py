@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,21 @@ _PLACES = 512
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
+
+
+def as_floats(vectors: NDArray[Any]) -> Vectors:
+    """Return vectors, shape `(num_texts, width)`, as the floats that stand for what a graph gives.
+
+    Float32 stays. Int8 numbers have one scale, which no angle depends on, so they are taken as they
+    are. A byte of uint8 holds eight signs, the first in its highest bit: 1 for a bit that is set,
+    -1 for one that is not.
+
+    >>> as_floats(np.array([[0b10100000]], np.uint8)).tolist()
+    [[1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0]]
+    """
+    if vectors.dtype == np.uint8:
+        return np.unpackbits(vectors, axis=1) * np.float32(2) - np.float32(1)
+    return vectors.astype(np.float32, copy=False)
 
 
 def cosines(first: Vectors, second: Vectors) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,14 @@ from compressor.measurements import Score
 from compressor.tasks.base import Batch, Comparison, Guess, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
-from compressor.tasks.similarity import all_alike, candidates, cosines, nearest, rank_correlation
+from compressor.tasks.similarity import (
+    all_alike,
+    as_floats,
+    candidates,
+    cosines,
+    nearest,
+    rank_correlation,
+)
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import VectorLosses
@@ -52,7 +59,7 @@ class VectorTask(Task):
         arrays: Sequence[NDArray[np.float32]],
         batches: Sequence[Batch],  # noqa: ARG002 - one row is one input
     ) -> Vectors:
-        """Return the vectors, shape `(num_examples, width)`."""
+        """Return the vectors as the graph gives them, shape `(num_examples, width)`."""
         return Vectors(np.concatenate(arrays))
 
     def changed(self, before: Outputs, after: Outputs) -> None:
@@ -123,7 +130,7 @@ class VectorTask(Task):
         places = candidates(keys)[:_CANDIDATES]
         pairs = _nearest_of_each(before.kept[VECTORS], keys, places)
         rows = list(islice(_apart(truth.examples, pairs), count))
-        queries = predict([truth.examples[row] for row in rows])
+        queries = as_floats(predict([truth.examples[row] for row in rows]))
         vectors = after.kept[VECTORS]
         now = [
             _nearest(query, vectors, keys, row, places)
@@ -138,13 +145,20 @@ class VectorTask(Task):
         self,
         outputs: Outputs,
         labels: Sequence[str],  # noqa: ARG002 - it has none
-    ) -> NDArray[np.float32]:
-        """Return the vectors, float32 of shape `(num_examples, width)`."""
-        return vectors_of(outputs)
+    ) -> NDArray[Any]:
+        """Return the vectors as the graph gives them: float32 of shape `(num_examples, width)`.
+
+        Or int8 of the same shape, or uint8 with eight numbers in a byte.
+        """
+        return _as_given(outputs)
 
 
 def vectors_of(outputs: Outputs) -> NDArray[np.float32]:
     """Return the vectors that a task of vectors collected, shape `(num_examples, width)`."""
+    return as_floats(_as_given(outputs))
+
+
+def _as_given(outputs: Outputs) -> NDArray[Any]:
     assert isinstance(outputs, Vectors), "the task collects nothing else"
     return outputs.values
 

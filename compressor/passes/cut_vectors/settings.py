@@ -27,7 +27,6 @@ class CutVectors(TorchPass):
     """
 
     kind: Literal["cut_vectors"] = "cut_vectors"
-    changes_width: ClassVar[bool] = True
 
     about: ClassVar[About] = About(
         group="prune",
@@ -44,6 +43,11 @@ passes:
     )
 
     dimensions: int = Field(gt=0, description="numbers of each vector that stay, the first ones")
+
+    @property
+    def incomparable(self) -> str:
+        """Return that there are fewer."""
+        return "changes how many numbers an output has"
 
     def needs(self) -> Iterator[Need]:
         """Yield that outputs must be vectors."""
