@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class CheckpointFiles:
         if gives is not None:
             raise EnvironmentMismatch(
                 f"{self.name}: {gives}, and no task is for that; give a checkpoint that was "
-                f"fine-tuned for one of {known}, or set model.task: sentence-embedding for the "
+                f"fine-tuned for one of {known}, or set model.task: {self._vector_task()} for the "
                 f"vectors of its encoder"
             )
         raise EnvironmentMismatch(
@@ -153,7 +153,8 @@ class CheckpointFiles:
 
     def has_head(self, task: str) -> bool:
         """Return whether the checkpoint was saved with a head for `task`."""
-        return any(name.endswith(task_class(task).head) for name in self.architectures)
+        kind = task_class(task)
+        return any(name.endswith((kind.head, *kind.other_heads)) for name in self.architectures)
 
     def require_head(self, task: str) -> None:
         """Raise `EnvironmentMismatch` unless the head is one whose outputs `task` can judge."""
@@ -167,16 +168,26 @@ class CheckpointFiles:
                 f"ends with {kind.head}"
             )
         if is_headless(saved_for, self.tensors):
-            vectors = ", or set model.task: sentence-embedding for its vectors"
+            vectors = f", or set model.task: {self._vector_task()} for its vectors"
+            same = kind.input_column == task_class(self._vector_task()).input_column
             raise EnvironmentMismatch(
                 f"{self.name}: {saved_for[0]} has no head, and there is none among the weights; a "
                 f"checkpoint without its fine-tuned head must be fine-tuned first"
-                f"{vectors if kind.reads_tokens else ''}"
+                f"{vectors if same else ''}"
             )
         try:
             kind.check_head(self.config, self.tensors, self._about())
         except HeadProblem as error:
             raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+
+    def of_task(self, task: Task | type[Task]) -> CheckpointFiles:
+        """Return the checkpoint with what config.json says of the part that the task reads."""
+        return replace(self, config=task.part_of(self.config))
+
+    def _vector_task(self) -> str:
+        """Return the task for the vectors of the encoder."""
+        kinds = ((name, task_class(name)) for name in task_names())
+        return next(name for name, kind in kinds if not kind.has_head and kind.is_for(self.config))
 
     def _about(self) -> Mapping[str, object]:
         return read_about(self.directory) or {}

@@ -67,6 +67,7 @@ def load_config(files: CheckpointFiles, task: Task) -> PreTrainedConfig:
         config: PreTrainedConfig = transformers.AutoConfig.from_pretrained(
             files.directory, trust_remote_code=False
         )
+        config = task.loaded_part(config)
         if isinstance(config, transformers.PreTrainedConfig):
             config.return_dict = True
             config.output_attentions = config.output_hidden_states = False

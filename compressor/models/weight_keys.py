@@ -165,6 +165,11 @@ _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
     (_POOLER.pattern, _head_is_unread, "vectors are made of the states before it"),
     (_HEADS.pattern, _head_is_unread, "another head beside the encoder, and only that is read"),
     (
+        r"^(text_model|text_projection|logit_scale|logit_bias)(\.|$)",
+        _has_no_such_part,
+        "the encoder of texts in a pair, of which the one of images alone is read",
+    ),
+    (
         _PRETRAINING.pattern,
         _has_no_such_part,
         "a head of pretraining that was kept beside the one for this task",

@@ -202,7 +202,7 @@ def other_checkpoints(recipe: Recipe, task: str) -> dict[str, CheckpointFiles]:
     Raises as `check_local_checkpoints` does.
     """
     return {
-        key: _check(recipe, key, name, task)
+        key: _check(recipe, key, name, task).of_task(task_class(task))
         for key, name in _checkpoints(recipe)
         if key != "model.checkpoint"
     }
@@ -250,6 +250,8 @@ def check_local_passes(recipe: Recipe) -> None:
         files = None
         if lies_here(recipe.model.checkpoint):
             files = describe_checkpoint(recipe.model.checkpoint)
+        if files is not None:
+            files = files.of_task(task_class(task))
         require_fitting_passes(recipe, load_task(task), files)
 
 
@@ -291,6 +293,7 @@ def check_text_inputs(recipe: Recipe) -> None:
     every length of the recipe that is certainly more than a checkpoint reads, and for a pooling
     that the model's files contradict.
     """
+    task = known_task(recipe)
     limits: dict[str, int] = {}
     problems: list[str] = []
     mistakes: list[str] = []
@@ -300,11 +303,10 @@ def check_text_inputs(recipe: Recipe) -> None:
         if (files := describe_checkpoint(name)) is None:
             continue  # `check_local_checkpoints` says why
         try:
-            limit = check_text_files(
-                files,
-                max_length=recipe.export.max_length,
-                pooling=_pooling(recipe, key, files),
-            )
+            pooling = _pooling(recipe, key, files)
+            if task is not None and not task_class(task).reads_tokens:
+                continue  # a pair of encoders has a tokenizer, which that of images does not read
+            limit = check_text_files(files, max_length=recipe.export.max_length, pooling=pooling)
         except EnvironmentMismatch as error:
             problems.append(recipe.describe(key, str(error)))
         except RecipeError as error:

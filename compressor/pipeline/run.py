@@ -285,6 +285,7 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         files.require_head(self.task.name)
+        files = files.of_task(self.task)
         self.task = self.task.as_saved(files.directory)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}
         require_fitting_passes(recipe, self.task, files)

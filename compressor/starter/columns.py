@@ -106,6 +106,7 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
         "sentences": guess_sentences,
         "scores": guess_scores,
         "answers": guess_questions,
+        "pictures": guess_pictures,
     }
     return others[kind](name, columns, **given)
 
@@ -203,6 +204,18 @@ def guess_sentences(
             f"COLUMN"
         )
     return Guess(chosen, grades[0])
+
+
+def guess_pictures(
+    name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
+) -> Guess:
+    """Return which column holds the images; errors as `guess`, and for a label, as none is read."""
+    _check_given(name, columns, inputs, label)
+    if label is not None:
+        raise RecipeError("--label: vectors of images are judged without labels; leave it out")
+    if len(inputs) > 1:
+        raise RecipeError(f"--text: one column of images, got {len(inputs)}")
+    return Guess(tuple(inputs) or _image(f"{name} ({_listing(columns)})", columns), None)
 
 
 def guess_words(

@@ -69,6 +69,7 @@ __all__ = [
 # Each word that `model.task` accepts, with the class behind it, imported when it is asked for.
 TASKS: dict[str, str] = {
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
+    "image-features": "compressor.tasks.image_features:ImageFeatures",
     "multi-label-classification": "compressor.tasks.multi_label:MultiLabelClassification",
     "question-answering": "compressor.tasks.question_answering:QuestionAnswering",
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",

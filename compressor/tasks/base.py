@@ -126,6 +126,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]  # how the names of transformers architectures for this task end
+    other_heads: ClassVar[tuple[str, ...]] = ()  # how others of them end
     has_head: ClassVar[bool] = True  # with label names, which a checkpoint is saved with
     main_input: ClassVar[str]  # what transformers calls it: input_ids, pixel_values
     preprocessor_name: ClassVar[str]  # tokenizer or image processor
@@ -166,6 +167,15 @@ class Task(ABC):
     ) -> bool:
         """Return whether this is the task of a checkpoint that has `head`, by its config.json."""
         return True
+
+    @classmethod
+    def part_of(cls, config: ConfigFile) -> ConfigFile:
+        """Return what config.json says of the part of a checkpoint that is read: of all of it."""
+        return config
+
+    def loaded_part(self, config: Any) -> Any:
+        """Return the configuration of that part, as transformers made it of config.json."""
+        return config
 
     @classmethod  # noqa: B027 - any head may do
     def check_head(

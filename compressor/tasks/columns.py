@@ -52,7 +52,9 @@ class Labels:
 
 
 # What rows hold, by which `compress init` tells their columns.
-RowKind = Literal["classes", "images", "label sets", "words", "sentences", "scores", "answers"]
+RowKind = Literal[
+    "classes", "images", "pictures", "label sets", "words", "sentences", "scores", "answers"
+]
 
 
 class Columns(ABC):
@@ -319,6 +321,28 @@ class ImageColumns(Columns):
         """Return decoded images; raises `EnvironmentMismatch` for one that is damaged."""
         values = table.columns[columns[0]]
         return tuple(_read_image(values[row], table, row) for row in rows)
+
+
+class PictureColumns(ImageColumns):
+    """Images alone."""
+
+    holds: ClassVar[RowKind] = "pictures"
+    names_labels: ClassVar[bool] = False
+
+    @property
+    def needs_labels(self) -> bool:
+        """Return that there need be none."""
+        return False
+
+    def labels(
+        self,
+        table: Table,  # noqa: ARG002 - whatever the column holds
+        column: str,  # noqa: ARG002
+        names: Sequence[str],  # noqa: ARG002
+        data_names: Sequence[str] | None,  # noqa: ARG002
+    ) -> Labels:
+        """Return nothing: no vector is the right one."""
+        return Labels()
 
 
 def text_problem(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
 _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+_SIDE = 16  # pixels of a small copy
+
+
+def thumbnails(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Return small grey copies, shape `(num_images, 256)`: how light each of 16 x 16 places is.
+
+    It is counted from the mean over all images, so that the light of each by itself tells little.
+    """
+    from PIL import Image  # only where there are pictures
+
+    copies = [
+        Image.fromarray(image.squeeze()).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        for image in images
+    ]
+    found = np.stack([np.asarray(copy, dtype=np.float32).ravel() for copy in copies])
+    return np.asarray(found - found.mean(axis=0))
 
 
 def pixels_of(image: Image) -> NDArray[np.uint8]:

@@ -60,6 +60,10 @@ MODE_WORDS: dict[str, str] = {
     "mean_sqrt_len_tokens": "the sum of the states of all tokens by the square root of how many",
     "weightedmean": "the mean of the states of all tokens, of which the n-th weighs n",
     "lasttoken": "the state of the last token",
+    # Of images:
+    "patch_mean": "the mean of the states of all patches",
+    "pooler": "what the encoder's own pooling gives",
+    "projection": "what the encoder's own pooling gives, projected",
 }
 
 
@@ -162,6 +166,9 @@ def short_words(mode: str, *, normalize: bool) -> str:
         "mean_sqrt_len_tokens": "sum over tokens by the square root of their number",
         "weightedmean": "weighted mean over tokens",
         "lasttoken": "last token",
+        "patch_mean": "mean over patches",
+        "pooler": "the encoder's own pooling",
+        "projection": "the encoder's own pooling, projected",
     }
     pooled = " and ".join(words.get(part, part) for part in mode.split(_JOINED))
     return f"{pooled}, {'length 1' if normalize else 'not scaled'}"

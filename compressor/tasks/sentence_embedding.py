@@ -31,6 +31,8 @@ from compressor.tasks.base import (
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
+from compressor.tasks.head import ConfigFile
+from compressor.tasks.image_vectors import reads_images
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
 from compressor.tasks.pooling import (
@@ -186,6 +188,11 @@ class SentenceEmbedding(VectorTask, TextTask):
         flips_sure="and its cosine similarity",
         flips_moved=True,
     )
+
+    @classmethod
+    def is_for(cls, config: ConfigFile) -> bool:
+        """Return whether config.json is not of an encoder of images."""
+        return not reads_images(config)
 
     @classmethod
     def metric_of_any_rows(cls, *, labelled: bool) -> str:

@@ -47,6 +47,7 @@ PLACES = {
             f"{name}@10{of}" for name in ("recall", "ndcg", "mrr") for of in ("", "_original_index")
         ),
     ),
+    "pictures": ("image-features", None),
     "tags": ("token-classification", None),
     "label sets": ("multi-label-classification", None),
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
@@ -144,6 +145,7 @@ def baselines(
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
     folder = tmp_path_factory.mktemp("heads")
     found["index"] = searched(encoder)
+    found["pictures"] = (of_pictures(folder / "pictures"), images)
     found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
     several = {"problem_type": "multi_label_classification"}
     found["label sets"] = labelled(
@@ -172,6 +174,21 @@ def new_head(folder: Path, kind: str, labels: tuple[str, ...], **options: str) -
         module.classifier.weight.mul_(50)
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return load_checkpoint(folder)
+
+
+def of_pictures(folder: Path) -> TorchModel:
+    """Return an encoder that gives vectors of grey images of 8x8, in many directions."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 2, "num_channels": 1}
+    module = transformers.ViTModel(transformers.ViTConfig(**TINY, **sizes))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    module.save_pretrained(folder)
+    transformers.ViTImageProcessorPil(
+        size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5]
+    ).save_pretrained(folder)
     return load_checkpoint(folder)
 
 
@@ -377,6 +394,8 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("vectors", "rank_agreement", 0.1),
         ("index", "recall@10", 0.2),
         ("index", "mrr@10_original_index", 0.2),
+        ("pictures", "image_cosine", 0.06),
+        ("pictures", "neighbour_agreement", 0.2),
         ("tags", "entity_f1", 0.2),
         ("tags", "agreement", 0.1),
         ("label sets", "f1_micro", 0.1),

@@ -1,0 +1,232 @@
+"""Image features: one image in, one vector out.
+
+Labels are not needed. How good a compressed encoder is, is how near its vectors are to the
+untouched checkpoint's, and whether each image keeps its nearest other image, which is what search
+by image, deduplication and classification by neighbours read off vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import StepFailed
+from compressor.measurements import Score
+from compressor.tasks.base import Guess, OutputForm, Truth
+from compressor.tasks.columns import Columns, PictureColumns
+from compressor.tasks.examples import identity_of_image, image_of
+from compressor.tasks.head import ConfigFile
+from compressor.tasks.image_task import PIXELS_CODE, ImageTask
+from compressor.tasks.image_vectors import read_vector, reads_images, tower_of
+from compressor.tasks.metrics import Metric, UsualDrop
+from compressor.tasks.outputs import Outputs
+from compressor.tasks.pixels import thumbnails
+from compressor.tasks.pooling import Pooling, PoolingMode
+from compressor.tasks.report_words import ReportWords
+from compressor.tasks.similarity import candidates, cosines, nearest, to_the_mean
+from compressor.tasks.vectors import VECTORS, VectorTask, guess_of, vectors_of
+from compressor.words import counted
+
+IMAGE_COSINE = Metric(
+    "image_cosine",
+    "cosine similarity",
+    "the mean cosine similarity of each image's vector and the vector that the untouched "
+    "checkpoint gives it, from -1 to 1",
+    "mean",
+    label_free=True,
+    same_width=True,
+    percent=False,
+    unit="image",
+    units="images",
+    usual_drop=UsualDrop(0.001, 0.006, 0.02),
+    most_pruned_drop=0.05,
+)
+NEIGHBOUR_AGREEMENT = Metric(
+    "neighbour_agreement",
+    "neighbour agreement",
+    "the share of images whose nearest other image of the split, by cosine similarity, is the one "
+    "that is nearest by the untouched checkpoint's vectors",
+    "mean",
+    label_free=True,
+    unit="image",
+    units="images",
+    usual_drop=UsualDrop(0.01, 0.06, 0.15),
+    most_drop=0.15,
+    most_pruned_drop=0.0,
+)
+_CODE = f"""\
+{PIXELS_CODE}\
+[vectors] = session.run(["image_embeds"], {{{{node.name: pixels}}}})
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
+"""
+
+
+@dataclass(frozen=True)
+class ImageFeatures(VectorTask, ImageTask):
+    """Vectors of an encoder of images, or of that in a pair with one of texts.
+
+    `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
+    patches; None leaves it to the checkpoint.
+    """
+
+    pooling: PoolingMode | None = None
+    normalize: bool | None = None
+
+    name: ClassVar[str] = "image-features"
+    head: ClassVar[str] = "Model"
+    other_heads: ClassVar[tuple[str, ...]] = ("VisionModelWithProjection",)
+    output: ClassVar[str] = "image_embeds"  # as transformers' CLIPVisionModelWithProjection
+    metrics: ClassVar[tuple[Metric, ...]] = (IMAGE_COSINE, NEIGHBOUR_AGREEMENT)
+    words: ClassVar[ReportWords] = ReportWords(
+        code=_CODE,
+        hub_task="image-feature-extraction",
+        row="image",
+        predictions_title="Nearest images",
+        predictions_shown="search images whose nearest other search image the original finds "
+        "nearest",
+        score="cosine similarity",
+        flips_title="Images with another nearest neighbour",
+        another="another nearest image",
+        changed=(
+            "image",
+            "has another nearest neighbour among the other images",
+            "have another nearest neighbour among the other images",
+        ),
+        flips_order="Those come first whose vector moved most: 1 minus its cosine similarity.",
+        flips_header=" nearest image",
+        flips_sure="and its cosine similarity",
+        flips_moved=True,
+    )
+
+    @classmethod
+    def is_for(cls, config: ConfigFile) -> bool:
+        """Return whether config.json is of an encoder of images."""
+        return reads_images(config)
+
+    @classmethod
+    def part_of(cls, config: ConfigFile) -> ConfigFile:
+        """Return what config.json says of the encoder of images, which may be one of a pair."""
+        return tower_of(config)
+
+    def loaded_part(self, config: Any) -> Any:
+        """Return the configuration of the encoder of images, which may be one of a pair."""
+        tower = getattr(config, "vision_config", None)
+        if tower is None:
+            return config
+        if hasattr(config, "projection_dim"):  # what a pair projects to is said of the pair
+            tower.projection_dim = config.projection_dim
+        return tower
+
+    def auto_class(self, directory: Path) -> Any:
+        """Return what makes vectors around a plain encoder, as checkpoint or recipe say."""
+        from compressor.tasks.image_encoder import AutoImageEncoder
+
+        vector = read_vector(directory, mode=self.pooling, normalize=self.normalize)
+        return AutoImageEncoder(vector)
+
+    def how_pooled(self, directory: Path) -> Pooling:
+        """Return how vectors are made, by the files in `directory`, else by the recipe."""
+        return read_vector(directory, mode=self.pooling, normalize=self.normalize).pooling()
+
+    def saved_module(self, module: Any) -> Any:
+        """Return the plain encoder, or the whole where transformers has a class that projects."""
+        from compressor.tasks.image_encoder import vector_of
+
+        return module if vector_of(module).mode == "projection" else module.base_model
+
+    def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
+        """Return images alone."""
+        return PictureColumns()
+
+    def identities(self, truth: Truth) -> Sequence[bytes]:
+        """Return digests of the pixels."""
+        return [identity_of_image(example) for example in truth.examples]
+
+    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
+        """Leave the numbers in their places; raises `StepFailed` for another width."""
+        from compressor.tasks.image_encoder import feature_width
+
+        own, other = (feature_width(each.config) for each in (student, teacher))
+        if own != other:
+            raise StepFailed(
+                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
+                f"the same, so take a student and a teacher of one width"
+            )
+        return list(range(own))
+
+    def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
+        """Score vectors of shape `(num_images, width)`; the outcome is the nearest other image.
+
+        `image_cosine` is the mean cosine similarity of each vector and the untouched checkpoint's
+        of the same image, `neighbour_agreement` the share of images whose nearest other image is
+        the one by the untouched checkpoint's vectors.
+        """
+        reference, vectors = truth.reference, vectors_of(outputs)
+        before = vectors if reference is None else reference.kept[VECTORS]
+        differs = metric == IMAGE_COSINE.name and before.shape != vectors.shape
+        if len(before) != len(vectors) or differs:
+            raise ValueError(
+                f"vectors of shape {vectors.shape} cannot be compared with the untouched "
+                f"checkpoint's, {before.shape}"
+            )
+        outcomes = nearest(vectors, self.identities(truth), 1)[:, 0]
+        if metric == IMAGE_COSINE.name:
+            shares = cosines(before, vectors)
+        elif metric == NEIGHBOUR_AGREEMENT.name:
+            shares = _same(outcomes if reference is None else reference.outcomes, outcomes)
+        else:
+            raise KeyError(metric)
+        value = float(np.mean(shares))
+        return Score(metric, value, len(shares), outcomes, shares=shares, kept={VECTORS: vectors})
+
+    def unscorable(self, metric: str, truth: Truth) -> str | None:  # noqa: ARG002 - both need it
+        """Return that there are too few different images."""
+        found = len(candidates(self.identities(truth)))
+        if found < 3:
+            return (
+                f"holds {counted(found, 'different image')}; at least 3 are needed, so that each "
+                f"has two others to be near to"
+            )
+        return None
+
+    def guesses(
+        self,
+        baseline: Score,
+        truth: Truth,
+        labels: Sequence[str],  # noqa: ARG002 - it has none
+    ) -> tuple[Guess, ...]:
+        """Return what vectors score that know nothing of what is in an image.
+
+        For `image_cosine` the one vector that is nearest to all; for `neighbour_agreement` the
+        image that is nearest to most, and that whose small grey copy is nearest, as random weights
+        find it.
+        """
+        if baseline.metric == IMAGE_COSINE.name:
+            one = to_the_mean(baseline.kept[VECTORS])
+            return (guess_of("a model that gives every image the same vector", baseline, one),)
+        usual = np.bincount(baseline.outcomes).argmax()
+        alike = np.full_like(baseline.outcomes, usual)
+        images = [image for item in truth.examples if (image := image_of(item)) is not None]
+        shades = nearest(thumbnails(images), self.identities(truth), 1)[:, 0]
+        return (
+            guess_of(
+                "a model that finds the same image for every image",
+                baseline,
+                _same(baseline.outcomes, alike),
+            ),
+            guess_of(
+                "a model that only compares where images are light and dark",
+                baseline,
+                _same(baseline.outcomes, shades),
+            ),
+        )
+
+
+def _same(before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(before == after, dtype=np.float64)

@@ -1,0 +1,203 @@
+"""How an image's vector is made of what an encoder of images computes, as config.json says it.
+
+Every family has its own way: CLIP projects what its tower pools, SigLIP pools by attention, DINOv2
+takes the normalised state of its class token, BEiT the mean over patches. Where the encoder's own
+way is a layer that checkpoints often leave random, as the pooler of ViT, the class token is taken.
+Free of torch, so that `compress validate` refuses what gives no vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.tasks.head import ConfigFile
+from compressor.tasks.pooling import Pooling, read_config
+
+KEY = "image_features"  # of config.json, where what is saved says how vectors are made
+# cls: the state of the class token. patch_mean: the mean over patches, without class token and
+# registers. pooler: the encoder's own pooled output. projection: that, through CLIP's projection.
+VectorMode = Literal["cls", "patch_mean", "pooler", "projection"]
+_ASKED: Mapping[str, VectorMode] = {"cls": "cls", "mean": "patch_mean"}  # by `model.pooling`
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a family makes vectors, and how many of its states come before those of patches.
+
+    `asks` says that a recipe may choose: states of tokens mean something by themselves.
+    """
+
+    mode: VectorMode
+    first_patch: int = 1
+    registers: str | None = None  # the setting that counts further states before patches
+    asks: bool = True
+
+
+_WAYS: Mapping[str, _Way] = {
+    "beit": _Way("pooler"),
+    "clip_vision_model": _Way("pooler", asks=False),
+    "data2vec-vision": _Way("pooler"),
+    "deit": _Way("cls", first_patch=2),
+    "dinov2": _Way("cls"),
+    "dinov2_with_registers": _Way("cls", registers="num_register_tokens"),
+    "siglip_vision_model": _Way("pooler", first_patch=0, asks=False),
+    "vit": _Way("cls"),
+    "vit_msn": _Way("cls"),
+}
+# Pairs of an encoder of texts and one of images, and the model type of the latter.
+_PAIRS: Mapping[str, str] = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+_TOWER = "vision_config"
+_PROJECTS = "VisionModelWithProjection"  # how the names of architectures end that project
+
+
+@dataclass(frozen=True)
+class ImageVector:
+    """How vectors are made, and which file says so (None: the recipe, or what is usual)."""
+
+    mode: VectorMode
+    normalize: bool = False
+    first_patch: int = 1  # states before those of patches
+    source: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types that JSON can hold."""
+        content = asdict(self)
+        del content["source"]
+        return content
+
+    @classmethod
+    def from_dict(cls, content: ConfigFile) -> ImageVector:
+        """Return what `to_dict` made plain; raises `TypeError` for other keys."""
+        return cls(**content)
+
+    def pooling(self) -> Pooling:
+        """Return what a report says about it."""
+        return Pooling(self.mode, self.normalize, self.source)
+
+
+def is_pair(config: ConfigFile) -> bool:
+    """Return whether config.json is of an encoder of texts with one of images."""
+    return _TOWER in config
+
+
+def reads_images(config: ConfigFile) -> bool:
+    """Return whether config.json is of an encoder of images, by itself or in a pair.
+
+    >>> reads_images({"model_type": "vit", "patch_size": 16}), reads_images({"vocab_size": 9})
+    (True, False)
+    """
+    kind = config.get("model_type")
+    if kind in _WAYS or is_pair(config):
+        return True
+    return "vocab_size" not in config and bool({"patch_size", "image_size"} & set(config))
+
+
+def tower_of(config: ConfigFile) -> ConfigFile:
+    """Return what config.json says of the encoder of images, which in a pair is a part of it."""
+    kind = _PAIRS.get(str(config.get("model_type")))
+    tower = config.get(_TOWER)
+    if kind is None or not isinstance(tower, Mapping):
+        return config
+    # CLIP's first checkpoints say the same twice, and transformers takes the second.
+    again = config.get(f"{_TOWER}_dict")
+    return {**tower, **(again if isinstance(again, Mapping) else {}), "model_type": kind}
+
+
+def read_vector(
+    directory: Path, *, mode: str | None = None, normalize: bool | None = None
+) -> ImageVector:
+    """Return how a checkpoint's vectors are made: by its files, else by the recipe, else as usual.
+
+    `mode` and `normalize` are what the recipe says, None where it says nothing. Raises
+    `EnvironmentMismatch` for a model type whose vectors are not known, and a damaged file, and
+    `RecipeError` where the recipe contradicts the files, or asks for what the encoder has not.
+    """
+    config = read_config(directory)
+    place = directory / "config.json"
+    stored = config.get(KEY)
+    if stored is not None:
+        found = _stored(place, stored)
+        _require_same(found, mode, normalize)
+        return found
+    kind = str(tower_of(config).get("model_type"))
+    way = _WAYS.get(kind)
+    if way is None:
+        raise EnvironmentMismatch(
+            f"{place}: how model type '{kind}' makes one vector of an image is not known; known "
+            f"are {', '.join(sorted({*_WAYS, *_PAIRS}))}"
+        )
+    first = way.first_patch
+    if way.registers is not None:
+        count = config.get(way.registers, 4)
+        if type(count) is not int or count < 0:
+            raise EnvironmentMismatch(
+                f"{place}: {way.registers} must be a whole number, 0 or more, got {count!r}"
+            )
+        first += count
+    if mode is None:
+        usual = _usual(config, way)
+        source = "config.json" if usual == "projection" else None
+        return ImageVector(usual, bool(normalize), first, source)
+    if mode not in _ASKED:
+        raise RecipeError(
+            [f"model.pooling: images have no {mode}; give one of {', '.join(_ASKED)}, or remove it"]
+        )
+    if not way.asks:
+        raise RecipeError(
+            [
+                f"model.pooling: is {mode}, and model type '{kind}' makes its vectors by layers of "
+                f"its own; remove it"
+            ]
+        )
+    return ImageVector(_ASKED[mode], bool(normalize), first)
+
+
+def _usual(config: ConfigFile, way: _Way) -> VectorMode:
+    """Return how vectors are made where nobody asks."""
+    named = [str(name) for name in config.get("architectures") or ()]
+    projects = config.get("model_type") == "clip" or any(name.endswith(_PROJECTS) for name in named)
+    if projects:
+        return "projection"
+    if way.mode == "pooler" and tower_of(config).get("vision_use_head") is False:
+        return "patch_mean"  # SigLIP without its attention over patches
+    return way.mode
+
+
+def _stored(place: Path, stored: Any) -> ImageVector:
+    try:
+        found = ImageVector.from_dict({**stored, "source": "config.json"})
+    except TypeError as error:
+        raise EnvironmentMismatch(f"{place}: {KEY} cannot be read ({error}); copy it again") from (
+            error
+        )
+    known = ("cls", "patch_mean", "pooler", "projection")
+    if found.mode not in known or type(found.normalize) is not bool:
+        raise EnvironmentMismatch(
+            f"{place}: mode of {KEY} must be one of {', '.join(known)}, and normalize true or "
+            f"false, got {stored!r}"
+        )
+    if type(found.first_patch) is not int or found.first_patch < 0:
+        raise EnvironmentMismatch(
+            f"{place}: first_patch of {KEY} must be a whole number, 0 or more, got {stored!r}"
+        )
+    return found
+
+
+def _require_same(found: ImageVector, mode: str | None, normalize: bool | None) -> None:
+    mistakes = []
+    if mode is not None and _ASKED.get(mode) != found.mode:
+        mistakes.append(
+            f"model.pooling: is {mode}, but config.json of the checkpoint says {found.mode}, and "
+            f"its vectors would become others; remove it"
+        )
+    if normalize is not None and normalize != found.normalize:
+        mistakes.append(
+            f"model.normalize: is {str(normalize).lower()}, but config.json of the checkpoint says "
+            f"{str(found.normalize).lower()}, and its vectors would become others; remove it"
+        )
+    if mistakes:
+        raise RecipeError(mistakes)
