@@ -76,13 +76,13 @@ def check_split(
                 f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
             )
         columns = _input_columns(settings, source, input_column)
-        label = settings.label_column(source)
+        label = settings.label_columns(source)
         must_label = labelled and name in ("search", "certification")
         # Of JSON a row may leave a key out, and the first one is all that is read here.
         is_jsonl = source.path is not None and source.file_format == "jsonl"
         kept = () if is_jsonl else [*keep, *([settings.group] if settings.group else [])]
-        required = [*columns, *kept, *([label] if must_label else ())]
-        _check_header(source, required, (label,))
+        required = [*columns, *kept, *(label if must_label else ())]
+        _check_header(source, required, label)
     except EnvironmentMismatch as error:
         origin = "hub" if source.hub is not None else "images" if source.images else "path"
         key = "" if source.qrels is not None else f"{origin}: "
@@ -141,14 +141,16 @@ def check_labels(
     """
     mistakes: list[str] = []
     for name, source in settings.given.items():
-        column = settings.label_column(source)
+        named = settings.label_columns(source)
         if name not in needed or source.path is None or unreadable(source.path) is not None:
             continue
         if source.path.stat().st_size > _READ_AT_ONCE:
             continue
         try:
-            if column in read_header(source):
-                table = read_table(source, (column,), ())
+            if set(named) <= set(read_header(source)):
+                columns.require_label_columns(named)
+                table = read_table(source, named, ()).with_sets(named)
+                column = settings.label_column(source)
                 columns.labels(table, column, labels, settings.label_names)
         except RecipeError as error:
             mistakes.extend(

@@ -33,6 +33,8 @@ _DIGITS_SPLITS = ("train", "test")
 _SENTENCES = Path(__file__).parent / "sentences"
 _SENTENCES_SPLITS = ("calibration", "search", "certification")
 Columns = Word | tuple[Word, Word]
+# A column of labels, or one for each of several labels that can hold at once.
+LabelColumns = Word | Annotated[tuple[Word, ...], Field(min_length=2)]
 
 
 class SplitSource(BaseModel):
@@ -123,7 +125,7 @@ class SplitSource(BaseModel):
     image: Word | None = Field(
         default=None, description="column of the image in this split, where it is not `data.image`"
     )
-    label: Word | None = Field(
+    label: LabelColumns | None = Field(
         default=None, description="column of the label in this split, where it is not `data.label`"
     )
 
@@ -262,10 +264,11 @@ class DataSettings(BaseModel):
         description="column of the image, a path relative to the data file or encoded bytes; "
         "left out, `image`",
     )
-    label: Word = Field(
+    label: LabelColumns = Field(
         default="label",
         description="column of the label: class ids or the checkpoint's label names; for "
-        "text-scoring numbers, the higher the better",
+        "text-scoring numbers, the higher the better; for multi-label-classification lists, or in "
+        "place of one column a list of columns, one with 0 or 1 for each label, which is its name",
     )
     group: Word | None = Field(
         default=None,
@@ -335,6 +338,12 @@ class DataSettings(BaseModel):
                     )
         if (twice := first_repeated(self.label_names or ())) is not None:
             yield Mistake(("label_names",), f"names must differ, {listing([twice])} appears twice")
+        labels = {("label",): self.label}
+        labels |= {(name, "label"): source.label or "" for name, source in self.given.items()}
+        for place, columns in labels.items():
+            named = () if isinstance(columns, str) else columns
+            if (twice := first_repeated(named)) is not None:
+                yield Mistake(place, f"columns must differ, {listing([twice])} appears twice")
 
     def _split_mistakes(self) -> Iterator[Mistake]:
         given = self.given
@@ -380,6 +389,14 @@ class DataSettings(BaseModel):
         named = getattr(source, input_column) or getattr(self, input_column) or input_column
         return (named,) if isinstance(named, str) else named
 
-    def label_column(self, source: SplitSource) -> str:
-        """Return the column of `source` that holds the label."""
-        return source.label or self.label
+    def label_columns(self, source: SplitSource | None) -> tuple[str, ...]:
+        """Return the column of `source` that holds the label, or one for each label."""
+        named = (source and source.label) or self.label
+        return (named,) if isinstance(named, str) else named
+
+    def label_column(self, source: SplitSource | None) -> str:
+        """Return what the label is called: its column, or the names of several.
+
+        None stands for a source that names none.
+        """
+        return ", ".join(self.label_columns(source))

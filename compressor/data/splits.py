@@ -367,8 +367,9 @@ def _load_all(
         uses = [split for split in wanted if plan.get(split, split) == name]
         if not uses:
             continue
-        label = settings.label_column(source)
+        label, named = settings.label_column(source), settings.label_columns(source)
         try:
+            columns.require_label_columns(named)
             must = bool(set(uses) & set(must_label))
             kept = [column for split in uses for column in keep.get(split, ())]
             own: tuple[str, ...] = ("text",)
@@ -384,8 +385,8 @@ def _load_all(
                 columns.require_columns(own, labelled=must)
                 required = [*own, *([] if settings.group is None else [settings.group]), *kept]
                 if must and columns.needs_labels:
-                    required.append(label)
-                table = read_rows(source, required, (label,), preprocess)
+                    required += named
+                table = read_rows(source, required, named, preprocess).with_sets(named)
             if len(table) == 0:
                 raise RecipeError(f"{table.name}: has no rows")
             labels = Labels()

@@ -100,7 +100,7 @@ def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baselin
     Raises `RecipeError` where that is certain and the labels are numbers that nothing explains.
     Where names say which class is meant, they are believed: the checkpoint may be that bad.
     """
-    order = _order(task, split, baseline, log.labels)
+    order = order_found(task, split, baseline, log.labels)
     if order is None:
         return
     moved = ", ".join(
@@ -134,7 +134,10 @@ def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baselin
     )
 
 
-def _order(task: Task, split: Dataset, baseline: Score, labels: Sequence[str]) -> LabelOrder | None:
+def order_found(
+    task: Task, split: Dataset, baseline: Score, labels: Sequence[str]
+) -> LabelOrder | None:
+    """Return the order of the classes that fits the predictions on `split` far better, or None."""
     if split.class_ids is not None:
         return better_order(split.class_ids, baseline.outcomes, len(labels))
     if split.labels is None or not split.has_bare_ids:

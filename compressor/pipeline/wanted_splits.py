@@ -90,7 +90,7 @@ def _unfit_labels(recipe: Recipe, task: Task, train: Dataset | None) -> Iterator
     found = f"the train split ({train.source}) holds labels that do not fit: {why}"
     if train.labels is None:
         source = recipe.data.given.get(train.cut_from or "train")
-        column = recipe.data.label if source is None else recipe.data.label_column(source)
+        column = recipe.data.label_column(source)
         found = (
             f"the train split ({train.source}) has no column '{column}'; name the column in "
             f"data.label, or distill with label_weight: 0, which needs none"

@@ -17,6 +17,7 @@ import numpy as np
 from compressor.errors import RecipeError
 from compressor.setting_errors import listing
 from compressor.tasks.columns import RowKind
+from compressor.tasks.label_columns import flag_of
 from compressor.words import few_of
 
 Columns = Mapping[str, Sequence[Any]]
@@ -53,6 +54,7 @@ _QUERY_IDS = (
     "group_id",
 )
 _IMAGE_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
+_LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _SAMPLE = 500  # rows that are looked at to tell texts from other columns
 _WORDS_OF_A_TEXT = 2.0  # on average; names and ids have fewer
@@ -67,7 +69,7 @@ class Guess:
     """
 
     inputs: tuple[str, ...]
-    label: str | None
+    label: str | tuple[str, ...] | None  # several: one for each label that can hold
     label_names: tuple[str, ...] | None = None
     group: str | None = None  # the same in all rows of one query
 
@@ -101,7 +103,9 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
     if kind == "words":
         return guess_words(name, columns, asked.labels, label_names=asked.label_names, **given)
     if kind == "label sets":
-        return guess_label_sets(name, columns, label_names=asked.label_names, **given)
+        return guess_label_sets(
+            name, columns, labels=asked.labels, label_names=asked.label_names, **given
+        )
     others = {
         "sentences": guess_sentences,
         "scores": guess_scores,
@@ -115,11 +119,15 @@ def guess_label_sets(
     name: str,
     columns: Columns,
     *,
+    labels: Sequence[str] = (),
     inputs: Sequence[str] = (),
     label: str | None = None,
     label_names: Sequence[str] = (),
 ) -> Guess:
-    """Return which columns hold the texts and the lists of their labels; errors as `guess`."""
+    """Return which columns hold the texts and the lists of their labels, or 0 and 1 for each label.
+
+    A column is of a label where it has its name, in any spelling. Errors as `guess`.
+    """
     _check_given(name, columns, inputs, label)
     place = f"{name} ({_listing(columns)})"
     lists = [column for column, values in columns.items() if _are_lists(values)]
@@ -127,16 +135,39 @@ def guess_label_sets(
         place, [column for column in lists if column not in inputs], _LABEL_NAMES, "the labels",
         "--label",
     )  # fmt: skip
-    rest = {column: values for column, values in columns.items() if column != chosen}
+    flags = _columns_of_labels(columns, label_names or labels) if chosen is None else ()
+    rest = {
+        column: values
+        for column, values in columns.items()
+        if column != chosen and column not in flags
+    }
     texts = tuple(inputs) or _text(place, rest)
     if len(texts) > 2:
         raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(texts)}")
+    if flags:
+        own = tuple(label_names) or tuple(labels)
+        return Guess(texts, flags, None if flags == own == tuple(labels) else flags)
     if chosen is None and not inputs and set(columns) != set(texts):
         raise RecipeError(
-            f"{place}: no column holds lists of labels, which a checkpoint of several labels is "
-            f"judged by; give --label COLUMN, from JSON lines or parquet"
+            f"{place}: no column holds lists of labels, and there is not one for each of "
+            f"{few_of(labels)} with 0 or 1, which a checkpoint of several labels is judged by; "
+            f"give --label COLUMN, from JSON lines or parquet, or --label-names, the names of the "
+            f"columns in the checkpoint's order"
         )
     return Guess(texts, chosen, tuple(label_names) or None)
+
+
+def _columns_of_labels(columns: Columns, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the column of each name, where every one is there and holds 0 or 1 alone."""
+    spelled = {_LETTERS.sub("", column.casefold()): column for column in columns}
+    found = [
+        name if name in columns else spelled.get(_LETTERS.sub("", name.casefold()), "")
+        for name in names
+    ]
+    is_each = len(set(found)) == len(found) and all(found)
+    if not is_each or any(flag_of(value) is None for name in found for value in columns[name]):
+        return ()
+    return tuple(found)
 
 
 def _are_lists(values: Sequence[Any]) -> bool:

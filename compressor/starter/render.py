@@ -106,7 +106,7 @@ def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
     yield "data:"
     yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", "column of the input")
     if guess.label is not None:
-        yield _line(f"  label: {_scalar(guess.label)}", facts.about_label)
+        yield _line(f"  label: {_label(guess.label)}", facts.about_label)
     if guess.group is not None:
         yield _line(f"  group: {_scalar(guess.group)}", "the same in all rows of one query")
     if guess.label_names is not None:
@@ -225,8 +225,8 @@ def _source(
         parts.append(f"quoting: {source.quoting}")
     if source.guess.inputs != facts.search.guess.inputs:
         parts.append(f"{facts.input_column}: {_columns(source.guess.inputs)}")
-    if source.guess.label not in (None, facts.search.guess.label):
-        parts.append(f"label: {_scalar(str(source.guess.label))}")
+    if source.guess.label is not None and source.guess.label != facts.search.guess.label:
+        parts.append(f"label: {_label(source.guess.label)}")
     if limit is not None and source.num_rows > limit:
         parts.append(f"max_rows: {limit}")
     rows = f"{source.num_rows:,} rows{told and ', '}{told}"
@@ -243,6 +243,10 @@ def _relative(path: Path, output: Path) -> str:
 
 def _columns(names: tuple[str, ...]) -> str:
     return _scalar(names[0]) if len(names) == 1 else f"[{', '.join(map(_scalar, names))}]"
+
+
+def _label(named: str | tuple[str, ...]) -> str:
+    return _scalar(named) if isinstance(named, str) else f"[{', '.join(map(_scalar, named))}]"
 
 
 def _scalar(text: str) -> str:

@@ -20,7 +20,7 @@ from compressor.errors import RecipeError
 from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
-from compressor.pipeline.label_order import better_order
+from compressor.pipeline.scorable import order_found
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
@@ -186,16 +186,19 @@ def _spread_groups(split: Dataset, groups: NDArray[np.int64], count: int) -> Dat
 def _require_order(trial: Trial, judged: Judged) -> None:
     """Raise `RecipeError` where bare numbers surely number the classes in another order."""
     split, labels = trial.searched, trial.model.labels
-    if split.class_ids is None or not split.has_bare_ids:
+    if not split.has_bare_ids:
         return
-    order = better_order(split.class_ids, judged.score.outcomes, len(labels))
+    order = order_found(trial.model.task, split, judged.score, labels)
     if order is None or not order.is_certain:
         return
+    is_class = split.class_ids is not None
+    reaches, on = ("is right on", "on ") if is_class else ("has a micro F1 of", "")
+    of_rows = " of the rows" if is_class else ""
     found = ",".join(str(order.meaning.index(own)) for own in range(len(labels)))
     own = ",".join(map(str, range(len(labels))))
     raise RecipeError(
-        f"{split.source}: with its numbers as they stand the checkpoint is right on "
-        f"{order.accuracy:.1%} of the rows, with the classes in another order on "
+        f"{split.source}: with its numbers as they stand the checkpoint {reaches} "
+        f"{order.accuracy:.1%}{of_rows}, with the classes in another order {on}"
         f"{order.best_accuracy:.1%}; give --label-names {found}, which is the data's numbers in "
         f"the checkpoint's order ({_listing(labels)}), or --label-names {own} if they are right "
         f"as they stand"

@@ -223,8 +223,8 @@ def _require_same_names(
 ) -> None:
     """Raise `RecipeError` where a file calls a class otherwise than the one of `searched`."""
     label = other.guess.label
-    if label is None or searched.guess.label is None:
-        return
+    if label is None or searched.guess.label is None or not isinstance(label, str):
+        return  # columns of labels are found by the names
     names = searched.guess.label_names or labels
     cells = rows.columns[label]
     found = [value for cell in cells for value in (cell if isinstance(cell, list) else [cell])]

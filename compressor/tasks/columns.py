@@ -109,6 +109,14 @@ class Columns(ABC):
         """
         return None
 
+    def require_label_columns(self, columns: Sequence[str]) -> None:
+        """Raise `RecipeError` for several columns of labels where one is read."""
+        if len(columns) > 1:
+            raise RecipeError(
+                f"label: names {counted(len(columns), 'column')} ({few_of(columns)}), and only "
+                f"multi-label-classification reads one for each label; name one column"
+            )
+
     def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: B027
         """Raise `RecipeError` where these are not the input columns that labels would be of."""
 

@@ -1,12 +1,13 @@
 """Columns of texts with any number of labels each.
 
-A cell lists label names or ids, or holds a 0 or 1 for each label of the checkpoint. Which of the
-two numbers are meant is told by the whole column, and refused where it could be either.
+A cell lists label names or ids, or holds a 0 or 1 for each label of the checkpoint, in a list or by
+the label's name, as a column for each label gives them. Which of the two numbers of a list are
+meant is told by the whole column, and refused where it could be either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +19,17 @@ from compressor.tasks.columns import Labels, RowKind, TextColumns, check_data_na
 from compressor.tasks.table import BadRows, Table
 from compressor.words import few_of
 
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
 
 class LabelSetColumns(TextColumns):
     """Texts or pairs of texts, with sets of labels."""
 
     holds: ClassVar[RowKind] = "label sets"
     about_label: ClassVar[str] = "lists of labels: ids or names, or a 0 or 1 for each"
+
+    def require_label_columns(self, columns: Sequence[str]) -> None:
+        """Take any number: each is then a label by its name."""
 
     def labels(
         self,
@@ -34,21 +40,24 @@ class LabelSetColumns(TextColumns):
     ) -> Labels:
         """Return for each row which labels hold: arrays of bool, shape `(num_labels,)`.
 
-        Zeros and ones are in the order of the checkpoint's labels or, where `data_names` are
-        numbers, in the order of these.
+        Zeros and ones are by name, or in the order of the checkpoint's labels or, where
+        `data_names` are numbers or the checkpoint's own names, in the order of these.
 
         Raises `RecipeError` for a cell that is no list, a label that is not the checkpoint's, one
         that a cell lists twice, and numbers that could be ids or zeros and ones.
         """
-        cells = _lists(table, column)
-        check_data_names(data_names, names)
+        cells = _lists(table, column, data_names or names)
         found = np.empty(len(table), dtype=object)
         numbered = data_names is not None and _are_numbers(data_names)
         if _are_flags(table, column, cells, len(names)):
-            order = list(map(int, data_names)) if numbered and data_names else slice(None)
+            places = _order_of_flags(names, data_names)
+            if places is None:
+                check_data_names(data_names, names)
             for row, cell in enumerate(cells):
-                found[row] = np.array(cell, dtype=bool)[order]
-            return Labels(found, has_bare_ids=not numbered)
+                flags = np.array(cell, dtype=bool)
+                found[row] = flags if places is None else flags[places]
+            return Labels(found, has_bare_ids=places is None)
+        check_data_names(data_names, names)
         for row, places in enumerate(_places(table, column, cells, data_names or names)):
             found[row] = np.zeros(len(names), dtype=bool)
             found[row][places] = True
@@ -56,7 +65,18 @@ class LabelSetColumns(TextColumns):
         return Labels(found, has_bare_ids=has_ids and not numbered)
 
 
-def _lists(table: Table, column: str) -> list[list[Any]]:
+def _order_of_flags(names: Sequence[str], data_names: Sequence[str] | None) -> list[int] | None:
+    """Return where the flag of each label stands in a cell; None where nothing says."""
+    if data_names is None:
+        return None
+    if _are_numbers(data_names):
+        return list(map(int, data_names))
+    if set(data_names) == set(names):
+        return [data_names.index(name) for name in names]
+    return None
+
+
+def _lists(table: Table, column: str, names: Sequence[str]) -> list[list[Any]]:
     cells: list[list[Any]] = []
     bad = BadRows()
     for row, value in enumerate(table.columns[column]):
@@ -64,6 +84,8 @@ def _lists(table: Table, column: str) -> list[list[Any]]:
             value = value.tolist()
         if isinstance(value, tuple):
             value = list(value)
+        if isinstance(value, Mapping):
+            value = _flagged(table.place(row), column, value, names, bad)
         if value is None or value != value:  # NaN, as pandas writes a missing cell
             bad.add(
                 f"{table.place(row)}: {column} is missing; list the labels, [] where none holds, "
@@ -79,6 +101,44 @@ def _lists(table: Table, column: str) -> list[list[Any]]:
         cells.append([_plain(item) for item in value])
     bad.check()
     return cells
+
+
+def _flagged(
+    place: str, column: str, cell: Mapping[Any, Any], names: Sequence[str], bad: BadRows
+) -> list[str]:
+    """Return the labels of a cell that says 0 or 1 for each by its name."""
+    given = set(map(str, cell))
+    if given != set(names):
+        absent, strange = sorted(set(names) - given), sorted(given - set(names))
+        parts = [
+            *([f"nothing of {few_of(absent)}"] if absent else []),
+            *([f"{few_of(strange)}, which is no label"] if strange else []),
+        ]
+        bad.add(
+            f"{place}: {column} says {' and '.join(parts)}; it must say 0 or 1 for each of the "
+            f"labels {few_of(names)}; where the data calls them otherwise, list its names in "
+            f"data.label_names in the checkpoint's order"
+        )
+        return []
+    held = []
+    for name, value in cell.items():
+        flag = flag_of(value)
+        if flag is None:
+            bad.add(f"{place}: {name} must be 0 or 1, whether the label holds, got {show(value)}")
+        elif flag:
+            held.append(str(name))
+    return held
+
+
+def flag_of(value: Any) -> bool | None:
+    """Return whether a cell says that its label holds, as a number or in text; None for neither.
+
+    >>> flag_of(1), flag_of("0"), flag_of(True), flag_of("False"), flag_of(0.0), flag_of("2")
+    (True, False, True, False, False, None)
+    """
+    return (
+        _FLAGS.get(str(value).casefold()) if isinstance(value, bool | int | float | str) else None
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,26 @@ class Table:
     def source_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions in the source of these `rows` of the table."""
         return rows if self.positions is None else self.positions[rows]
+
+    def with_sets(self, columns: Sequence[str]) -> Table:
+        """Return the table with these columns as one, called by all their names.
+
+        Its cells are mappings from a name to the value. Of a single column, and where none of them
+        is there, the table stays as it is. Raises `RecipeError` where only some are.
+        """
+        absent = [name for name in columns if name not in self.columns]
+        if len(columns) < 2 or len(absent) == len(columns):
+            return self
+        if absent:
+            raise RecipeError(
+                f"{self.name}: no column '{absent[0]}', and others of the labels are there; name "
+                f"the columns of this file in `label` of its split, or leave all of them out"
+            )
+        cells = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*(self.columns[name] for name in columns), strict=True)
+        ]
+        return replace(self, columns={**self.columns, ", ".join(columns): cells})
 
     def place(self, row: int) -> str:
         """Return `file:line`, or the row's position where there are no lines."""

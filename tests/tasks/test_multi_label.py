@@ -18,7 +18,10 @@ import compressor
 from compressor.certificate import certify_scores
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import Score
+from compressor.pipeline.preflight import check_inputs
+from compressor.starter.write import write_starter
 from compressor.tasks import Truth, load_task
+from compressor.tasks.columns import TextColumns
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.losses import LabelSetLosses
 from compressor.tasks.multi_label import LabelLogits, predicted_sets
@@ -204,6 +207,56 @@ def test_the_checkpoints_own_names_in_another_order_are_refused():
         read([[0], [1]], data_names=(LABELS[1], LABELS[0], *LABELS[2:]))
 
 
+def test_zeros_and_ones_are_in_the_order_of_the_names_that_are_given():
+    flags = [[1, 0, 0], [0, 1, 1]]
+    assert read(flags, data_names=("long", "good", "bad")) == [[2], [0, 1]]
+    assert read(flags, data_names=LABELS) == [[0], [1, 2]]
+    table = Table("rows.jsonl", {"labels": flags})
+    found = LabelSetColumns().labels(table, "labels", LABELS, ("long", "good", "bad"))
+    assert not found.has_bare_ids
+
+
+def test_a_column_for_each_label_is_read_by_its_name_in_any_order():
+    columns = {"long": ["1", "0", "1"], "bad": [True, False, 0], "good": [0, 1.0, "True"]}
+    table = Table("rows.csv", columns).with_sets(tuple(columns))
+    found = LabelSetColumns().labels(table, "long, bad, good", LABELS, None)
+    assert found.labels is not None
+    assert [np.flatnonzero(item).tolist() for item in found.labels] == [[1, 2], [0], [0, 2]]
+    assert not found.has_bare_ids
+    named = Table("rows.csv", {"b": [1], "c": [0], "a": [1]}).with_sets(("a", "b", "c"))
+    renamed = LabelSetColumns().labels(named, "a, b, c", LABELS, ("b", "c", "a"))
+    assert renamed.labels is not None
+    assert renamed.labels[0].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ({"good": 1, "bad": 0}, "says nothing of long; it must say 0 or 1 for each"),
+        ({"good": 1, "bad": 0, "short": 1}, "says nothing of long and short, which is no label"),
+        ({"good": 1, "bad": 2, "long": 0}, "bad must be 0 or 1, whether the label holds, got 2"),
+        ({"good": 1, "bad": None, "long": 0}, "bad must be 0 or 1"),
+        ({"good": 1, "bad": [1], "long": 0}, "bad must be 0 or 1"),
+    ],
+)
+def test_flags_by_name_must_be_0_or_1_for_every_label(cell: dict[str, Any], reason: str):
+    with pytest.raises(RecipeError, match=reason):
+        read([cell])
+
+
+def test_a_file_with_some_of_the_columns_of_labels_is_refused():
+    with pytest.raises(RecipeError, match="no column 'long', and others of the labels are there"):
+        Table("rows.csv", {"good": [1], "bad": [0]}).with_sets(LABELS)
+    unlabelled = Table("rows.csv", {"text": ["a"]})
+    assert unlabelled.with_sets(LABELS) is unlabelled
+
+
+def test_one_label_is_read_of_one_column():
+    with pytest.raises(RecipeError, match="only multi-label-classification reads one for each"):
+        TextColumns().require_label_columns(("a", "b"))
+    LabelSetColumns().require_label_columns(("a", "b"))
+
+
 def test_a_row_without_labels_is_refused_with_what_to_do():
     with pytest.raises(RecipeError, match=r"labels is missing; list the labels, .* or remove"):
         read([["bad"], None])
@@ -351,6 +404,28 @@ def test_a_whole_run_prunes_distils_and_proves(checkpoint: Path, tmp_path: Path)
     ):
         by_name = {item["label"]: item["score"] for item in expected}
         assert {item["label"]: pytest.approx(item["score"], abs=1e-5) for item in found} == by_name
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_starter_finds_a_column_for_each_label_and_the_order_of_lists(
+    checkpoint: Path, tmp_path: Path, *, swapped: bool
+):
+    order = [LABELS[1], LABELS[2], LABELS[0]]
+    data = tmp_path / "dev.jsonl"
+    lines = [
+        {"text": row["text"], "labels": [int(name in row["labels"]) for name in order]}
+        if swapped
+        else {"text": row["text"], **{name.title(): int(name in row["labels"]) for name in order}}
+        for row in rows(9, 96)
+    ]
+    data.write_text("\n".join(map(json.dumps, lines)))
+    if swapped:
+        with pytest.raises(RecipeError, match=r"a micro F1 of .* give --label-names 2,0,1"):
+            write_starter(str(checkpoint), data, tmp_path / "recipe.yaml")
+        return
+    recipe = write_starter(str(checkpoint), data, tmp_path / "recipe.yaml")
+    assert recipe.data.label == recipe.data.label_names == ("Good", "Bad", "Long")
+    assert check_inputs(recipe).labels == LABELS
 
 
 @pytest.mark.parametrize("as_flags", [False, True])
