@@ -66,7 +66,9 @@ class Classification(Task):
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, F1_MACRO, MATTHEWS, AGREEMENT)
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {"labels", "logits", "own_width", "classes", "mixes"}
+    )
     finds: ClassVar[str | None] = "class"
     scoring: ClassVar[str | None] = None  # the task for the same head with one output
 

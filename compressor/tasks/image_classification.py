@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from compressor.tasks.base import Ability
 from compressor.tasks.classification import Classification
 from compressor.tasks.image_task import PIXELS_CODE, ImageTask
 from compressor.tasks.report_words import ReportWords
@@ -22,6 +23,7 @@ class ImageClassification(Classification, ImageTask):
 
     name: ClassVar[str] = "image-classification"
     head: ClassVar[str] = "ForImageClassification"
+    abilities: ClassVar[frozenset[Ability]] = Classification.abilities | {"pixels"}
     words: ClassVar[ReportWords] = ReportWords(code=_CODE)
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all

@@ -237,7 +237,9 @@ class TokenClassification(TextTask):
         flips_header=" what differs",
         flips_sure="",
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {"labels", "logits", "own_width", "classes"}
+    )
     finds: ClassVar[str | None] = "kind of entity"
     per_token: ClassVar[bool] = True
     tags_words: ClassVar[bool] = True

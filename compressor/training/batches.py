@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,13 @@ def training_loader(
     batch_size: int,
     seed: int,
     parts: int = 1,
+    count: Callable[[Tensor], Tensor] | None = None,
     first_batch: int = 0,
 ) -> DataLoader[int]:
     """Return a loader of lists of dictionaries with the fields of `TrainingBatch`.
 
-    A list is one optimizer step in so many parts, fewer where it has fewer examples. They are
+    A list is one optimizer step in so many parts, fewer where it has fewer examples. `count` says
+    how much labels count for a part's share, by default one each. They are
     encoded on the fly. It begins after `first_batch` steps and never draws from torch's global
     generator.
     """
@@ -104,7 +106,8 @@ def training_loader(
         if parts == 1:
             return [encode(rows)]
         cuts = np.array_split(rows, min(parts, len(rows)))
-        return _with_shares(model.task, [encode(part.tolist()) for part in cuts])
+        shares = count or model.task.losses.count
+        return _with_shares(model.task, [encode(part.tolist()) for part in cuts], shares)
 
     lengths = [length_of(example) for example in dataset.examples]
     return DataLoader(
@@ -117,16 +120,15 @@ def training_loader(
     )
 
 
-def _with_shares(task: Task, parts: list[Fields]) -> list[Fields]:
+def _with_shares(
+    task: Task, parts: list[Fields], count: Callable[[Tensor], Tensor]
+) -> list[Fields]:
     """Return the parts of a step with their fractions of it."""
     sizes = [_size(task, part["inputs"]) for part in parts]
-    labels = [
-        0.0 if part["targets"] is None else float(task.losses.count(part["targets"]))
-        for part in parts
-    ]
+    labels = [0.0 if part["targets"] is None else float(count(part["targets"])) for part in parts]
     return [
-        {**part, "share": size / sum(sizes), "label_share": count / max(1.0, sum(labels))}
-        for part, size, count in zip(parts, sizes, labels, strict=True)
+        {**part, "share": size / sum(sizes), "label_share": own / (sum(labels) or 1.0)}
+        for part, size, own in zip(parts, sizes, labels, strict=True)
     ]
 
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
-from compressor.tasks.losses import Losses
 from compressor.training.activation_hooks import known_layers, relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.label_loss import LabelLoss, label_loss
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
+from compressor.training.mixing import Mixer, mixed_loss, run_mixed
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
@@ -48,20 +49,32 @@ def finetune(
     """
     check_finetuning(model, dataset, settings)
 
-    task, losses = model.task, model.task.losses
+    task = model.task
+    on_labels = label_loss(model, dataset, settings)
+    mixer = Mixer(settings, run.seed)
 
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
-        return _on_labels(losses, task.output_of(module(**batch.inputs)), batch)
+        return _on_labels(on_labels, task.output_of(module(**batch.inputs)), batch)
 
+    def loss_of_mixed(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        assert batch.targets is not None, "the split is checked"
+        mix = mixer.draw(batch.inputs[model.module.main_input_name])
+        outputs = task.output_of(run_mixed(module, batch, mix))
+        return mixed_loss(on_labels, outputs, batch.targets, mix) * batch.label_share
+
+    mixes = settings.mixup_alpha > 0 or settings.cutmix_alpha > 0
     return train(
         model,
         dataset,
         settings,
         run,
-        loss=loss,
+        loss=loss_of_mixed if mixes else loss,
         goal={"loss": "labels", **(goal or {})},
         after_step=after_step,
         kept=kept,
+        cached={"mixer": mixer} if mixes else None,
+        count=on_labels.count,
+        told=on_labels.words(model.labels),
     )
 
 
@@ -93,7 +106,8 @@ def distill(
     check_distillation(model, teacher, dataset, settings)
     order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
-    on_outputs = _output_loss(model, settings)
+    on_labels = label_loss(model, dataset, settings) if settings.label_weight > 0 else None
+    on_outputs = _output_loss(model, settings, on_labels)
     teacher.move_to(run.device)
     teacher.module.eval()
     goal = {
@@ -101,7 +115,16 @@ def distill(
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
-    run_with = partial(train, model, dataset, settings, run, after_step=after_step)
+    run_with = partial(
+        train,
+        model,
+        dataset,
+        settings,
+        run,
+        after_step=after_step,
+        count=None if on_labels is None else on_labels.count,
+        told="" if on_labels is None else on_labels.words(model.labels),
+    )
     if not settings.compares_layers:
         outputs = TeacherOutputs(teacher, dataset, order)
 
@@ -131,6 +154,7 @@ def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSett
     """
     require_examples(dataset)
     _require_labels(dataset, "fine-tuning")
+    label_loss(model, dataset, settings)
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
@@ -152,6 +176,7 @@ def check_distillation(
     check_augmentation(model, teacher, dataset, settings)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
+        label_loss(model, dataset, settings)
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
@@ -169,23 +194,25 @@ def check_distillation(
 _OutputLoss = Callable[[Tensor, Tensor, TrainingBatch], Tensor]
 
 
-def _output_loss(model: TorchModel, settings: DistillSettings) -> _OutputLoss:
+def _output_loss(
+    model: TorchModel, settings: DistillSettings, on_labels: LabelLoss | None
+) -> _OutputLoss:
     """Return the weighted sum of the losses towards the teacher and on labels."""
     losses = model.task.losses
 
     def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
         total = settings.logits_weight * distance * batch.share
-        if settings.label_weight > 0:
-            total = total + settings.label_weight * _on_labels(losses, student, batch)
+        if on_labels is not None:
+            total = total + settings.label_weight * _on_labels(on_labels, student, batch)
         return total
 
     return loss
 
 
-def _on_labels(losses: Losses, outputs: Tensor, batch: TrainingBatch) -> Tensor:
+def _on_labels(loss: LabelLoss, outputs: Tensor, batch: TrainingBatch) -> Tensor:
     assert batch.targets is not None, "the split is checked"
-    return losses.on_labels(outputs, batch.targets).mean * batch.label_share
+    return loss(outputs, batch.targets) * batch.label_share
 
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:

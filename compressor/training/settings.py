@@ -77,6 +77,9 @@ _OPTIMIZERS_PACKAGE = "pytorch_optimizer"
 _FROM_PACKAGE: frozenset[OptimizerName] = frozenset({"adabelief", "lion"})
 
 
+ClassWeights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
 class TrainingSettings(BaseModel):
     """How long and how fast to train."""
 
@@ -96,6 +99,8 @@ class TrainingSettings(BaseModel):
             "ema_decay",
             "evaluations",
             *_READ_SCORES,
+            "label_smoothing",
+            "class_weights",
         }
     )
 
@@ -326,6 +331,26 @@ class TrainingSettings(BaseModel):
         description="how much a score has to be above the best one to be better, 0.01 is a point",
     )
 
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "share of a label that is spread evenly over all classes, so that the model is less "
+            "sure of itself"
+        ),
+    )
+    class_weights: (
+        Literal["balanced"]
+        | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    ) | None = Field(
+        default=None,
+        description=(
+            "weight of each class in the loss on labels, by its label name, 1 where it is left "
+            "out; balanced weighs rare classes more, so that all count alike"
+        ),
+    )
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
@@ -409,7 +434,14 @@ class TrainingSettings(BaseModel):
 
     def needs(self) -> Iterator[Need]:
         """Yield what these settings need of a task."""
-        yield from ()
+        for setting in ("label_smoothing", "class_weights"):
+            if getattr(self, setting):
+                yield Need(
+                    setting,
+                    "classes",
+                    "works on labels that are one class of several, and those of {task} are not; "
+                    "remove it",
+                )
 
     def missing_packages(self) -> Iterator[tuple[str, str]]:
         """Yield every setting that needs a package which is not installed, with what to do."""
@@ -431,13 +463,52 @@ class TrainingSettings(BaseModel):
 class FinetuneSettings(TrainingSettings):
     """Train on the labels alone."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {*TrainingSettings.unwritten_defaults, "mixup_alpha", "cutmix_alpha"}
+    )
+
+    mixup_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description=(
+            "mix each example with another one of its batch, pixels or the embeddings of tokens, "
+            "and learn both labels in that proportion, which is drawn from a beta distribution "
+            "with this value, such as 0.2; 0 mixes nothing"
+        ),
+    )
+    cutmix_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description=(
+            "paste a box of another image of the batch into each image and learn both labels by "
+            "their areas, drawn as for mixup_alpha, such as 1; with both, every batch takes one of "
+            "them by chance"
+        ),
+    )
+
     @property
     def label_setting(self) -> str:
         """Return that it is the kind of training."""
         return "kind"
 
     def needs(self) -> Iterator[Need]:
-        """Yield labels."""
+        """Yield labels, and what examples have to be to be mixed."""
+        yield from super().needs()
+        if self.mixup_alpha > 0:
+            yield Need(
+                "mixup_alpha",
+                "mixes",
+                "mixes two examples and their classes, which those of {task} do not allow; remove "
+                "it",
+            )
+        if self.cutmix_alpha > 0:
+            yield Need(
+                "cutmix_alpha",
+                "pixels",
+                "pastes boxes of images, and {task} reads none; remove it, or use mixup_alpha",
+            )
         yield Need(
             "kind",
             "labels",
@@ -561,6 +632,7 @@ class DistillSettings(TrainingSettings):
 
     def needs(self) -> Iterator[Need]:
         """Yield labels where they are weighed, and logits where they are softened otherwise."""
+        yield from super().needs()
         if self.label_weight > 0:
             yield Need(
                 "label_weight",
@@ -590,6 +662,16 @@ class DistillSettings(TrainingSettings):
             raise ValueError(
                 "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
                 "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_read(self) -> Self:
+        given = [name for name in ("label_smoothing", "class_weights") if getattr(self, name)]
+        if given and self.label_weight == 0:
+            raise ValueError(
+                f"{' and '.join(given)} would do nothing without a loss on labels; set "
+                f"label_weight above 0, or remove {' and '.join(given)}"
             )
         return self
 

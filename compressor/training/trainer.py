@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,8 @@ def train(
     kept: Mapping[str, Stateful] | None = None,
     cached: Mapping[str, Stateful] | None = None,
     trained_too: Mapping[str, nn.Module] | None = None,
+    count: Callable[[Tensor], Tensor] | None = None,
+    told: str = "",
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -114,6 +117,8 @@ def train(
     no run is taken for another; what they remember from step to step has to be in `kept`, by name,
     or in `cached` where nobody needs it once the training is over.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
+    `count` says how much labels count where a step is cut into parts, `told` what the report says
+    of what was learnt.
 
     Raises `StepFailed` for an empty split, `freeze_embeddings` on a model without embedding
     tables and `layer_decay` on one whose layers are not found, `EnvironmentMismatch` when
@@ -162,7 +167,9 @@ def train(
             average=_average(model, settings),
         )
         loss = _computed_as(settings, run.device, loss)
-        trainer = _Trainer(model, dataset, settings, arguments, loss, watcher, trained_too.values())
+        trainer = _Trainer(
+            model, dataset, settings, arguments, loss, watcher, trained_too.values(), count
+        )
         _require_plain(trainer.accelerator)
         name = f"{run.description} {key[:8]}"
         with curves(settings.tensorboard, name, watcher.losses) as callbacks:
@@ -172,7 +179,7 @@ def train(
         assert trainer.optimizer is not None, "it has trained"
         watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
         watcher.put_result_in_place(model.module)
-        summary = watcher.summary()
+        summary = replace(watcher.summary(), told=told)
         files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
@@ -231,6 +238,7 @@ class _Trainer(transformers.Trainer):
         loss: LossFunction,
         watcher: StepWatcher,
         trained_too: Iterable[nn.Module],
+        count: Callable[[Tensor], Tensor] | None,
     ) -> None:
         super().__init__(
             model.module,
@@ -245,6 +253,7 @@ class _Trainer(transformers.Trainer):
         self.split = dataset
         self.loss = loss
         self.watcher = watcher
+        self.count = count
         self.trained_too = nn.ModuleList(trained_too).to(arguments.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -291,6 +300,7 @@ class _Trainer(transformers.Trainer):
             batch_size=self.args.per_device_train_batch_size,
             seed=self.args.seed,
             parts=self.settings.accumulation_steps,
+            count=self.count,
             first_batch=self.watcher.first_step,
         )
 

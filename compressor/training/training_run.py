@@ -57,12 +57,13 @@ class TrainingSummary:
     seconds: float
     final_loss: float
     scores: str = ""  # in words; empty where none were taken
+    told: str = ""  # what was learnt, in words; empty where settings say it all
 
     def sentence(self) -> str:
         """Return the facts as a note for the report."""
         steps = counted(self.steps, "step")
         words = f"{steps} in {self.seconds:.1f} s, loss {self.final_loss:.4f} at the end"
-        return f"{words}; {self.scores}" if self.scores else words
+        return "; ".join(part for part in (words, self.told, self.scores) if part)
 
 
 class TrainingDiverged(StepFailed):

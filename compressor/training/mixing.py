@@ -1,0 +1,127 @@
+"""Mixes examples of a batch, two and two, so that a model learns what lies between them.
+
+Ref: mixup: Zhang et al. 2018, arXiv:1710.09412; of the embeddings of words: Guo et al. 2019,
+arXiv:1905.08941; CutMix: Yun et al. 2019, arXiv:1905.04899.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import StepFailed
+from compressor.training.batches import TrainingBatch
+from compressor.training.settings import FinetuneSettings
+
+# Keeps these draws apart from the order of batches and from those of augmentation.
+_STREAM = 0x6D6978
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How a batch is mixed: `share` stays of each example, the rest comes from its `partners`.
+
+    `box` is the rows and columns that are pasted whole; None where everything is mixed.
+    """
+
+    share: float
+    partners: Tensor  # (batch,)
+    box: tuple[slice, slice] | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return `values`, shape `(batch, ...)`, mixed."""
+        others = values[self.partners]
+        if self.box is None:
+            return self.share * values + (1 - self.share) * others
+        mixed = values.clone()
+        mixed[..., self.box[0], self.box[1]] = others[..., self.box[0], self.box[1]]
+        return mixed
+
+
+class Mixer:
+    """Draws how batches are mixed; how many it has mixed is its state for checkpoints."""
+
+    def __init__(self, settings: FinetuneSettings, seed: int) -> None:
+        self._settings = settings
+        self._seed = seed
+        self._count = 0
+
+    def draw(self, values: Tensor) -> Mix:
+        """Return how to mix the next batch, whose inputs are `values` of shape `(batch, ...)`."""
+        random = np.random.default_rng([self._seed, _STREAM, self._count])
+        self._count += 1
+        mixup, cutmix = self._settings.mixup_alpha, self._settings.cutmix_alpha
+        pastes = cutmix > 0 and (mixup == 0 or random.random() < 0.5)
+        share = float(random.beta(*(2 * (cutmix if pastes else mixup,))))
+        partners = torch.from_numpy(random.permutation(len(values))).to(values.device)
+        if not pastes:
+            return Mix(share, partners)
+        height, width = values.shape[-2:]
+        rows, columns = _box(height, width, share, random)
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        return Mix(1 - area / (height * width), partners, (rows, columns))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return how many batches were mixed."""
+        return {"count": torch.tensor(self._count)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._count = int(state_dict["count"])
+
+
+def run_mixed(module: Any, batch: TrainingBatch, mix: Mix) -> Any:
+    """Return what a transformers model gives for a mixed batch, pixels or embeddings of tokens.
+
+    A token counts where either of two texts has one. Raises `StepFailed` for a model that does not
+    look its tokens up in its table of input embeddings, once.
+    """
+    pixels = batch.inputs.get("pixel_values")
+    if pixels is not None:
+        return module(**{**batch.inputs, "pixel_values": mix.of(pixels)})
+    calls = 0
+
+    def mixed(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return mix.of(output)
+
+    inputs = dict(batch.inputs)
+    if batch.mask is not None:
+        inputs["attention_mask"] = batch.mask | batch.mask[mix.partners]
+    handle = module.get_input_embeddings().register_forward_hook(mixed)
+    try:
+        outputs = module(**inputs)
+    finally:
+        handle.remove()
+    if calls != 1:
+        raise StepFailed(
+            f"mixup_alpha: a model of type '{module.config.model_type}' read its table of input "
+            f"embeddings {calls} times for a batch, so its texts cannot be mixed; set it to 0"
+        )
+    return outputs
+
+
+def _box(height: int, width: int, share: float, random: np.random.Generator) -> tuple[slice, slice]:
+    """Return a box of 1 - `share` of an image, around a point that is drawn, cut at its edges."""
+    cut = math.sqrt(1 - share)
+    found = []
+    for size in (height, width):
+        half, centre = int(size * cut) // 2, int(random.integers(size))
+        found.append(slice(max(0, centre - half), min(size, centre + half)))
+    return found[0], found[1]
+
+
+LabelledLoss = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets to a scalar
+
+
+def mixed_loss(loss: LabelledLoss, outputs: Tensor, targets: Tensor, mix: Mix) -> Tensor:
+    """Return the loss on both labels, each by its share."""
+    own, other = loss(outputs, targets), loss(outputs, targets[mix.partners])
+    return mix.share * own + (1 - mix.share) * other
