@@ -91,6 +91,7 @@ from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
 from compressor.tasks import NO_LIMIT, find_metric, load_task, with_own_metric
+from compressor.training.precision import require_precision
 from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
@@ -323,6 +324,9 @@ class _Run:
             raise RecipeError(recipe.describe("budget.max_drop", mistake))
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)
+        for step in recipe.passes:
+            for training in step.trainings():
+                require_precision(training, self.device)
         with self.progress.bar("load the checkpoint", None):
             pace = look_ahead(recipe, files, self.task, self.splits)
         self.store = StepStore(self.directory.steps, self.directory.work)

@@ -154,11 +154,12 @@ class TrainingSettings(BaseModel):
             "pruning, which is too short to average the noise out"
         ),
     )
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         default="float32",
         description=(
-            "precision of matmuls in student and teacher; weights stay float32. auto is "
-            "bfloat16 where the device computes it in hardware"
+            "precision of matmuls in student and teacher; weights stay float32. float16 scales the "
+            "loss and needs a CUDA device; auto is bfloat16 where the device computes it in "
+            "hardware, and float16 on a GPU that does not"
         ),
     )
     tensorboard: LocalPath | None = Field(

@@ -31,7 +31,7 @@ from compressor.training.curves import curves
 from compressor.training.fingerprint import training_key
 from compressor.training.layer_groups import groups_by_layer, layer_rates
 from compressor.training.optimizers import optimizer_of
-from compressor.training.precision import autocast, computes_in_bfloat16
+from compressor.training.precision import LossScaler, autocast, precision_on, require_precision
 from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
 from compressor.training.scores import PlateauRate, Scores
@@ -125,6 +125,7 @@ def train(
     `run.device` is not there, and `TrainingDiverged`. Settings with `evaluations` need
     `run.scorer`, or `ValueError` is raised.
     """
+    require_precision(settings, run.device)
     require_examples(dataset)
     require_embeddings(model, settings)
     require_layers(model, settings)
@@ -132,7 +133,12 @@ def train(
     steps = total_steps(len(dataset), settings)
     with alone():
         arguments = _arguments(settings, run, steps)
-    goal = {**goal, "bfloat16": computes_in_bfloat16(settings, run.device)}
+    precision = precision_on(settings, run.device)
+    goal = {**goal, "bfloat16": precision == "bfloat16"}
+    scaler = None
+    if precision == "float16":
+        goal["float16"] = True
+        scaler = LossScaler(run.device)
     if settings.evaluations:
         goal["scorer"] = _scorer(run).key
     key = training_key(
@@ -157,6 +163,8 @@ def train(
             for table in _tables(model.module):
                 table.weight.requires_grad_(False)
         state = {**kept, **(cached or {})}
+        if scaler is not None:
+            state["loss_scaler"] = scaler
         watcher = StepWatcher(
             files.checkpoint,
             run,
@@ -171,6 +179,9 @@ def train(
             model, dataset, settings, arguments, loss, watcher, trained_too.values(), count
         )
         _require_plain(trainer.accelerator)
+        if scaler is not None:
+            # With its own, accelerate would compute the model alone in float16, not the teacher.
+            trainer.accelerator.scaler = scaler.scaler
         name = f"{run.description} {key[:8]}"
         with curves(settings.tensorboard, name, watcher.losses) as callbacks:
             for callback in callbacks:
@@ -179,6 +190,8 @@ def train(
         assert trainer.optimizer is not None, "it has trained"
         watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
         watcher.put_result_in_place(model.module)
+        if settings.precision == "auto" or precision == "float16":
+            told = "; ".join(part for part in (f"matmuls in {precision}", told) if part)
         summary = replace(watcher.summary(), told=told)
         files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
@@ -213,14 +226,14 @@ def _computed_as(
     settings: TrainingSettings, device: torch.device, loss: LossFunction
 ) -> LossFunction:
     """Return `loss` in the arithmetic and the mode that the settings ask for."""
-    bfloat16 = computes_in_bfloat16(settings, device)
+    precision = precision_on(settings, device)
 
     def computed(module: nn.Module, batch: TrainingBatch) -> Tensor:
         if not settings.dropout:
             # Wherever a module keeps its rate, there is no other mode without dropout; the Trainer
             # switches to training mode before each step.
             module.eval()
-        with autocast(device, bfloat16=bfloat16):
+        with autocast(device, precision):
             return loss(module, batch)
 
     return computed
@@ -335,6 +348,13 @@ class _Trainer(transformers.Trainer):
                 learning_rate=self._get_learning_rate(),
             )
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            wrapped: Any = self.optimizer  # by accelerate, which unscales by a scaler of its own
+            scaler.unscale_(wrapped.optimizer)
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
         # The Trainer would look for the model's inputs one level higher, and nobody reads the sum.

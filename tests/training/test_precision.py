@@ -1,4 +1,6 @@
 import dataclasses
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -6,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.data import Dataset
+from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.batches import TrainingBatch
 from compressor.training.losses import hidden_state_loss, relation_loss
-from compressor.training.precision import autocast, computes_in_bfloat16
-from compressor.training.recovery import distill
-from compressor.training.settings import DistillSettings, TrainingSettings
+from compressor.training.precision import LossScaler, autocast, precision_on
+from compressor.training.recovery import distill, finetune
+from compressor.training.settings import DistillSettings, FinetuneSettings, TrainingSettings
 from compressor.training.trainer import train
 from compressor.training.training_run import TrainingRun
 
@@ -66,7 +69,7 @@ def test_attention_is_computed_in_float32_among_bfloat16_products(by_name: bool)
         *(value.float() for value in states), attn_mask=mask.float()
     )
 
-    with autocast(CPU, bfloat16=True):
+    with autocast(CPU, "bfloat16"):
         if by_name:
             named = dict(zip(("query", "key", "value"), states, strict=True))
             found = functional.scaled_dot_product_attention(**named, attn_mask=mask)
@@ -81,7 +84,7 @@ def test_attention_is_computed_in_float32_among_bfloat16_products(by_name: bool)
 def test_attention_in_a_float32_block_is_left_alone():
     states = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
 
-    with autocast(CPU, bfloat16=False):
+    with autocast(CPU, "float32"):
         found = functional.scaled_dot_product_attention(states, states, states)
 
     assert found.dtype == torch.float32
@@ -127,21 +130,143 @@ def test_a_finished_run_in_float32_is_not_taken_for_one_in_bfloat16(
 @pytest.mark.parametrize(
     ("precision", "features", "expected"),
     [
-        ("float32", {"avx512_bf16": True}, False),
-        ("bfloat16", {}, True),
-        ("auto", {"avx512_bf16": True, "amx_bf16": False}, True),
-        ("auto", {"amx_bf16": True}, True),
-        ("auto", {"avx512_bf16": False, "amx_bf16": False}, False),
-        ("auto", {"architecture": "aarch64"}, False),
+        ("float32", {"avx512_bf16": True}, "float32"),
+        ("bfloat16", {}, "bfloat16"),
+        ("auto", {"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ("auto", {"amx_bf16": True}, "bfloat16"),
+        ("auto", {"avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ("auto", {"architecture": "aarch64"}, "float32"),
     ],
 )
 def test_auto_is_bfloat16_where_the_cpu_has_it(
-    precision: str, features: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+    precision: str, features: dict[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     settings = TrainingSettings.model_validate({"precision": precision})
 
-    assert computes_in_bfloat16(settings, CPU) is expected
+    assert precision_on(settings, CPU) == expected
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_auto_is_float16_on_a_gpu_without_bfloat16(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+
+    found = precision_on(TrainingSettings(precision="auto"), torch.device("cuda"))
+
+    assert found == ("bfloat16" if has_bfloat16 else "float16")
+
+
+def test_float16_is_refused_where_it_is_slow(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    with pytest.raises(EnvironmentMismatch, match="CUDA devices, and training runs on 'cpu'"):
+        finetune(tiny_bert, text_dataset, FinetuneSettings(precision="float16"), training_run)
+
+
+@pytest.fixture
+def float16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a CPU, which computes float16 slowly, show what a GPU does."""
+    monkeypatch.setattr("compressor.training.precision._FLOAT16_DEVICES", frozenset({"cpu"}))
+
+
+HALF: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "warmup_ratio": 0}
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.1])
+def test_the_loss_is_scaled_and_the_gradients_are_not(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+    monkeypatch: pytest.MonkeyPatch,
+    max_grad_norm: float,
+):
+    # From 2 ** 16 on the first steps overflow and are left out.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=256.0))
+    exact = tiny_bert.clone()
+    settings: dict[str, Any] = {
+        **HALF, "max_steps": 3, "optimizer": "sgd", "learning_rate": 0.1, "dropout": False,
+        "max_grad_norm": max_grad_norm,
+    }  # fmt: skip
+    elsewhere = dataclasses.replace(training_run, work_dir=training_run.work_dir / "exact")
+    finetune(exact, text_dataset, FinetuneSettings(**settings), elsewhere)
+
+    half = FinetuneSettings(**settings, precision="float16")
+    summary = finetune(tiny_bert, text_dataset, half, training_run)
+
+    found, expected = tiny_bert.module.state_dict(), exact.module.state_dict()
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-4)
+    assert not torch.equal(found["classifier.weight"], expected["classifier.weight"])
+    assert summary.sentence().endswith("; matmuls in float16")
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_a_step_whose_gradients_overflow_is_left_out(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    seen: list[Tensor] = []
+
+    def note(step: int, total: int) -> None:
+        seen.append(tiny_bert.module.classifier.bias.detach().clone())
+
+    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        logits = module(**batch.inputs).logits
+        steep = 1e30 if not seen else 1.0
+        # Finite as it is, and not once it is scaled.
+        return functional.cross_entropy(logits.float(), batch.targets) * 1e4 * steep / 1e4
+
+    start = tiny_bert.module.classifier.bias.detach().clone()
+    settings = TrainingSettings(**HALF, max_steps=2, precision="float16")
+    train(tiny_bert, text_dataset, settings, training_run, loss=loss, goal={}, after_step=note)
+
+    assert torch.equal(seen[0], start)
+    assert not torch.equal(seen[1], start)
+
+
+class Stopped(BaseException):
+    """Ends a run like Ctrl-C, which nothing may catch."""
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_a_stopped_training_goes_on_with_its_scale(
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    grow_soon = partial(torch.amp.GradScaler, init_scale=2.0**10, growth_interval=2)
+    monkeypatch.setattr(torch.amp, "GradScaler", grow_soon)
+    settings = FinetuneSettings(**HALF, epochs=1, precision="float16")
+    run = dataclasses.replace(training_run, checkpoint_seconds=0.0)
+    undisturbed, stopped = tiny_bert.clone(), tiny_bert.clone()
+    elsewhere = dataclasses.replace(run, work_dir=run.work_dir / "undisturbed")
+    finetune(undisturbed, text_dataset, settings, elsewhere)
+
+    def stop(step: int, total: int) -> None:
+        if step == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(stopped, text_dataset, settings, run, after_step=stop)
+    finetune(tiny_bert, text_dataset, settings, run)
+
+    found, expected = tiny_bert.module.state_dict(), undisturbed.module.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_scale_is_given_back():
+    first, second = (LossScaler(CPU) for _ in range(2))
+    optimizer = torch.optim.SGD([parameter := torch.zeros(1, requires_grad=True)], lr=1.0)
+    first.scaler.scale(parameter.sum() * float("inf")).backward()
+    first.scaler.step(optimizer)
+    first.scaler.update()
+
+    second.load_state_dict(first.state_dict())
+
+    assert second.scaler.get_scale() == first.scaler.get_scale() == 2.0**15
+    assert second.state_dict() == first.state_dict()
 
 
 def test_half_precision_is_summed_in_float32():
