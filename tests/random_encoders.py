@@ -33,6 +33,13 @@ DISTILBERT = {
 PRUNABLE = [name for name, family in FAMILIES.items() if isinstance(family.encoder, EncoderParts)]
 IMAGES = ["beit", "deit", "dinov2", "dinov2_with_registers", "vit"]
 TEXTS = [name for name in PRUNABLE if name not in IMAGES]
+RELATIVE = {
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "share_att_key": True,
+    "position_biased_input": False,
+    "pooler_hidden_size": 32,
+}
 HEADLESS = ["bert-generation", "splinter"]  # transformers has no classifier of these
 # A family that differs from BERT in nothing is tested without a row here.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -40,6 +47,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(IMAGES, IMAGE),
     "distilbert": DISTILBERT,
     "electra": {**TEXT, "embedding_size": 16},
+    "deberta": {**TEXT, **RELATIVE, "max_relative_positions": -1},
+    "deberta-v2": {**TEXT, **RELATIVE, "position_buckets": 8, "norm_rel_ebd": "layer_norm"},
     # Two classes classify images with DeiT, so its configuration has to say which.
     "deit": {**IMAGE, "architectures": ["DeiTForImageClassification"]},
     "dinov2": {**IMAGE, "mlp_ratio": 2},

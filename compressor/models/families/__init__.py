@@ -12,6 +12,7 @@ from compressor.models.families.bert_norms_first import (
     ROBERTA_NORMS_FIRST,
     XLM_ROBERTA_XL,
 )
+from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.esm import ESM
@@ -22,8 +23,6 @@ from compressor.models.families.not_prunable import (
     ALBERT,
     BIG_BIRD,
     CONVBERT,
-    DEBERTA,
-    DEBERTA_V2,
     FNET,
     UNKNOWN,
 )

@@ -27,6 +27,15 @@ def setting(config: Config, name: str) -> object:
 
 
 @dataclass(frozen=True)
+class RelativePositions:
+    """Positions that queries and keys meet; attributes of the attention module, present or not."""
+
+    kinds: str  # the list of what meets what: c2p, p2c
+    span: str  # how many positions there are to either side
+    at_most_length: bool = False  # and no more of them than tokens
+
+
+@dataclass(frozen=True)
 class AttentionParts:
     """The linear layers of an attention, as paths from its layer.
 
@@ -46,6 +55,7 @@ class AttentionParts:
     packed_by: Literal["part", "head"] = "part"
     # Linear layers and parameters beside these, present or not, with rows for each head.
     beside: tuple[str, ...] = ()
+    relative: RelativePositions | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class HeadBias:
 
     name: str
     asked_by: tuple[str, ...] = ()  # settings, one of which is true where it is; none: always
+    reason: str = ""  # where it is no bias
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,9 @@ class EncoderParts:
     rotates: bool = False  # queries and keys by their position
     # Why the first layer has to stay, where it is built unlike the others.
     first_layer_stays: str | None = None
+    # A module that computes what the second layer reads from what the first one gave, present or
+    # not; a path from the base model.
+    after_first_layer: str | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,19 @@ class Rows:
             self.owner.out_features = len(rows)
 
 
+@dataclass(frozen=True)
+class Positions:
+    """Relative positions that tokens meet: `span` to either side, for each of `tables` tables."""
+
+    tables: int
+    span: int
+    at_most_length: bool
+
+    def met(self, length: float) -> float:
+        """Return how many a token of a text of so many tokens meets."""
+        return 2 * self.tables * (min(self.span, length) if self.at_most_length else self.span)
+
+
 @dataclass(frozen=True, eq=False)
 class Attention:
     """The attention of one layer; `rows` and columns of output are heads.
@@ -103,6 +116,7 @@ class Attention:
     num_heads: int
     head_dim: int
     rows: tuple[Rows, ...]
+    relative: Positions | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -180,6 +194,7 @@ class Encoder:
     module: PreTrainedModel  # the whole model, with its head
     parts: EncoderParts
     layer_list: nn.ModuleList  # that owns the layers
+    after_first: nn.Module | None = None  # what the first layer's output goes through
 
     @property
     def layers(self) -> list[EncoderLayer]:
@@ -202,7 +217,10 @@ def find_encoder(module: PreTrainedModel) -> Encoder:
     layer_list = module.base_model.get_submodule(parts.layers)
     if not isinstance(layer_list, nn.ModuleList):
         raise UnsupportedArchitecture(model_type, f"'{parts.layers}' is not a list of layers")
-    encoder = Encoder(module, parts, layer_list)
+    after = parts.after_first_layer
+    parent, _, name = (after or "").rpartition(".")
+    after_first = None if after is None else getattr(module.base_model.get_submodule(parent), name)
+    encoder = Encoder(module, parts, layer_list, after_first)
     _require_own_weights(encoder.layers, model_type)
     return encoder
 
@@ -257,7 +275,16 @@ class _Finder:
                     f"{len(its.parameters[0])} wide",
                 )
         rows += self._beside(parts.beside, head_dim, width)
-        return Attention(module, query, key, value, output, num_heads, head_dim, tuple(rows))
+        return Attention(
+            module, query, key, value, output, num_heads, head_dim, tuple(rows), self._met(module)
+        )
+
+    def _met(self, module: nn.Module) -> Positions | None:
+        relative = self.parts.attention.relative
+        if relative is None or not hasattr(module, relative.span):
+            return None
+        tables = len({"c2p", "p2c"}.intersection(getattr(module, relative.kinds)))
+        return Positions(tables, int(getattr(module, relative.span)), relative.at_most_length)
 
     def _beside(self, paths: Sequence[str], head_dim: int, width: int) -> list[Rows]:
         """Return the rows of what else has some for each head, as far as it is there."""

@@ -7,14 +7,6 @@ from compressor.models.families.base import Family
 UNKNOWN = Family("where its heads and neurons sit is not known")
 ALBERT = Family("its layers share one set of weights", int8_simulated=True, shares_layers=True)
 CONVBERT = Family(UNKNOWN.encoder, int8_simulated=True)
-DEBERTA = Family(
-    "query, key and value are one matrix and relative positions enter every head",
-    int8_simulated=True,
-)
-DEBERTA_V2 = Family(
-    "its relative position projections are shared with query and key of every head",
-    int8_simulated=True,
-)
 BIG_BIRD = Family(UNKNOWN.encoder, is_block_sparse=True)
 FNET = Family(UNKNOWN.encoder, takes_mask=False)
 # Positions as RoBERTa's, and layers of their own: adapters, windows of attention.

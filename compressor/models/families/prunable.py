@@ -99,9 +99,20 @@ def why_heads_stay(config: Config) -> str | None:
     bias = None if isinstance(parts, str) else parts.head_bias
     if bias is None or (bias.asked_by and not any(setting(config, it) for it in bias.asked_by)):
         return None
-    return (
+    return bias.reason or (
         f"its relative position bias '{bias.name}' is as wide as the number of heads and added "
         f"outside the attention"
+    )
+
+
+def why_no_latency(config: Config) -> str | None:
+    """Return why what sub-layers of a model take cannot be measured; None where it can."""
+    parts = parts_or_reason(config)
+    if isinstance(parts, str) or parts.attention.relative is None:
+        return None
+    return (
+        f"what attention with relative positions takes is not measured (model type "
+        f"'{setting(config, 'model_type')}'); set target to flops or parameters"
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
-from compressor.models.families.prunable import require_prunable_heads
+from compressor.models.families.prunable import require_prunable_heads, why_no_latency
 from compressor.models.structure import (
     configure_shape,
     keep_layers,
@@ -542,6 +542,8 @@ def _cost_meter(
     target = settings.target
     if target != "latency":
         return lambda pruned: encoder_cost(pruned, target, calibration.mean_length)
+    if (reason := why_no_latency(encoder.module.config)) is not None:
+        raise StepFailed(f"target: {reason}")
     layers = encoder.layers
     assert settings.latency_precision is not None, "the settings are checked"
     situation = Situation(

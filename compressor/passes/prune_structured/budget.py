@@ -55,9 +55,10 @@ class EncoderCost:
 def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: float) -> EncoderCost:
     """Count the matmuls of a token in a sequence of `mean_length` tokens, or parameters.
 
-    FLOPs are two for each multiply-add, of the four projections of attention, its scores and its
-    weighted sum, and the linear layers of the feed-forward network; norms, activations, embeddings
-    and the classification head are left out. Parameters are all of the encoder's layers.
+    FLOPs are two for each multiply-add, of the four projections of attention, its scores (with
+    those of relative positions) and its weighted sum, and the linear layers of the feed-forward
+    network; norms, activations, embeddings and the classification head are left out. Parameters are
+    all of the encoder's layers.
     """
     heads = tuple(layer.num_heads for layer in layers)
     neurons = tuple(layer.num_neurons for layer in layers)
@@ -67,7 +68,10 @@ def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: fl
     if target == "flops":
         if attention is not None:
             hidden_size = attention.output.out_features
-            head = 2.0 * attention.head_dim * (4 * hidden_size + 2 * mean_length)
+            keys = 2 * mean_length
+            if attention.relative is not None:
+                keys += attention.relative.met(mean_length)
+            head = 2.0 * attention.head_dim * (4 * hidden_size + keys)
         if feed_forward is not None:
             matrices = 1 + sum(rows.each for rows in feed_forward.rows)
             neuron = 2.0 * matrices * feed_forward.ffn_out.out_features

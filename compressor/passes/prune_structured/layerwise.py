@@ -108,9 +108,11 @@ def run_layer(
     attention_output = parts.attention.output
     recorder = _Recorder(hidden_states, stops_early=attention_only)
     with _only_layer(encoder.layer_list, index) as layer:
+        # What the next layer reads is known after that.
+        last = layer if index or encoder.after_first is None else encoder.after_first
         hooks = [
             layer.register_forward_pre_hook(recorder.enter, with_kwargs=True),
-            layer.register_forward_hook(recorder.leave),
+            last.register_forward_hook(recorder.leave),
         ]
         for path in (attention_output, parts.feed_forward.ffn_in, parts.feed_forward.ffn_out):
             hook = recorder.pass_by(path, is_last=path == attention_output)

@@ -17,6 +17,7 @@ from compressor.models.families.prunable import (
     unprunable,
     why_first_layer_stays,
     why_heads_stay,
+    why_no_latency,
     with_depth,
 )
 from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, TorchPass, Unfit
@@ -581,6 +582,12 @@ class PruneByReconstruction(PruneStructured):
     def measures_time(self) -> bool:
         """Return whether a latency table is measured."""
         return self.target == "latency" and self.latency_table is None
+
+    def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
+        """Yield what cannot go from a model type, and a target that cannot be measured for it."""
+        yield from super().unfit_to(files, untouched)
+        if self.target == "latency" and (reason := why_no_latency(files.config)) is not None:
+            yield "target", reason
 
     def required_files(self) -> dict[str, Path]:
         """Return the latency table, where one is given."""

@@ -14,7 +14,15 @@ from compressor.models.families import FAMILIES, EncoderParts
 from compressor.models.families.prunable import first_position, why_heads_stay
 from compressor.models.text_inputs import positions_of
 
-ROTARY = ("eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert")
+WITHOUT_TABLE = (
+    "deberta",
+    "deberta-v2",
+    "eurobert",
+    "gte",
+    "jina_embeddings_v3",
+    "modernbert",
+    "nomic_bert",
+)
 AFTER_PADDING = [name for name, it in FAMILIES.items() if it.first_position == "after_padding"]
 # Not in the table: what a run reads off the module has to be right for them too.
 NEIGHBOURS: dict[str, dict[str, Any]] = {
@@ -43,7 +51,7 @@ def test_the_first_position_that_is_read_is_that_of_the_class(model_type: str, p
     positions = positions_of(module)
     rows_in_front = 0 if positions is None else positions.rows - positions.limit
     assert first_position(module.config.to_dict()) == rows_in_front
-    assert (positions is None) == (model_type in ROTARY)
+    assert (positions is None) == (model_type in WITHOUT_TABLE)
 
 
 @pytest.mark.parametrize("model_type", sorted({*AFTER_PADDING, *NEIGHBOURS, "mpnet", "roformer"}))

@@ -66,11 +66,6 @@ def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):
     ("model_type", "changes", "reason"),
     [
         ("albert", {"embedding_size": 16}, "its layers share one set of weights"),
-        (
-            "deberta-v2",
-            {},
-            "its relative position projections are shared with query and key of every head",
-        ),
         ("mobilebert", {}, "where its heads and neurons sit is not known"),
         ("bert", {"is_decoder": True}, "it is configured as a decoder"),
     ],

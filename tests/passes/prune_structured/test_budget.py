@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_encoders import PRUNABLE
 from torch import nn
 
 from compressor.models.families.layers import (
     encoder_layers,
     find_encoder,
 )
+from compressor.models.families.prunable import why_heads_stay
 from compressor.passes.prune_structured.budget import (
     EncoderCost,
     Freedom,
@@ -324,3 +326,28 @@ def test_one_budget_holds_for_all_groups_in_any_order():
 def test_a_budget_below_the_cheapest_options_is_refused():
     with pytest.raises(ValueError, match=r"the cheapest options cost 3 together, above 2\.5"):
         best_choices(arrays([1.0, 2.0], [2.0]), arrays([0.0, 1.0], [0.0]), 2.5)
+
+
+@pytest.mark.parametrize("model_type", PRUNABLE)
+def test_a_unit_costs_the_parameters_that_go_with_it(make_encoder: EncoderMaker, model_type: str):
+    module = make_encoder(model_type).module
+    cost = encoder_cost(encoder_layers(module), "parameters", 7.0)
+    before = count_parameters(module)
+    prune_neurons(find_encoder(module), {0: [3]})
+    assert before - count_parameters(module) == cost.neuron
+    before = count_parameters(module)
+    if why_heads_stay(module.config) is None:
+        prune_heads(find_encoder(module), {1: [2]})
+        assert before - count_parameters(module) == cost.head
+
+
+def test_flops_of_gates_and_of_relative_positions_as_computed_by_hand(make_encoder: EncoderMaker):
+    modernbert, v2, v1 = (
+        encoder_cost(encoder_layers(make_encoder(name).module), "flops", mean_length=10)
+        for name in ("modernbert", "deberta-v2", "deberta")
+    )
+    assert modernbert.head == 2 * (4 * 8 * 32 + 2 * 8 * 10)
+    assert modernbert.neuron == 2 * (3 * 32)
+    # A query meets 2 x 8 projected positions, and a key as many; in the first DeBERTa 2 x 10.
+    assert v2.head == modernbert.head + 2 * (2 * 16 * 8)
+    assert v1.head == modernbert.head + 2 * (2 * 20 * 8)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -230,3 +231,25 @@ def test_layer_losses_need_an_example_and_a_finite_loss(make_encoder):
     encoder.module.classifier.bias.data.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite"):
         layer_losses(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "gte", "deberta", "deberta-v2"])
+def test_the_magnitude_of_a_unit_is_the_norm_of_all_the_weights_that_go_with_it(
+    make_encoder, model_type: str
+):
+    def squares(module: Any) -> float:
+        layer = find_encoder(module).layer_list[0]
+        return sum(float(item.detach().double().square().sum()) for item in layer.parameters())
+
+    encoder = make_encoder(model_type)
+    scores = magnitude_scores(encoder_layers(encoder.module))
+    heads, neurons = [], []
+    for unit in range(4):
+        without_head, without_neuron = (copy.deepcopy(encoder.module) for _ in range(2))
+        prune_heads(find_encoder(without_head), {0: [unit]})
+        prune_neurons(find_encoder(without_neuron), {0: [unit]})
+        heads.append((squares(encoder.module) - squares(without_head)) ** 0.5)
+        neurons.append((squares(encoder.module) - squares(without_neuron)) ** 0.5)
+    found = scores.heads[0] / scores.heads[0][0], scores.neurons[0][:4] / scores.neurons[0][0]
+    torch.testing.assert_close(found[0], torch.tensor(heads, dtype=torch.float64) / heads[0])
+    torch.testing.assert_close(found[1], torch.tensor(neurons, dtype=torch.float64) / neurons[0])

@@ -41,6 +41,16 @@ def test_layers_one_after_the_other_compute_what_the_model_computes(
     assert len(find_encoder(encoder.module).layer_list) == 2
 
 
+def test_a_convolution_after_the_first_layer_is_part_of_what_the_second_reads(
+    make_encoder: EncoderMaker,
+):
+    encoder = make_encoder("deberta-v2", conv_kernel_size=3, conv_act="gelu", num_hidden_layers=3)
+    found, states = find_encoder(encoder.module), None
+    for index, expected in enumerate(hidden_states(encoder)[1:]):
+        states = run_layer(found, index, encoder.inputs, states).output
+        torch.testing.assert_close(states, expected)
+
+
 @pytest.mark.parametrize("model_type", NORMS_FIRST)
 def test_with_the_norm_first_the_sum_is_what_leaves_the_layer(
     make_encoder: EncoderMaker, model_type: str

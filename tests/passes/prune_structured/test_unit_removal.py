@@ -18,12 +18,8 @@ from compressor.models.structure import EncoderShape, apply_shape, configure_sha
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
 HEADS_STAY = ["mpnet"]
-EAGER = (
-    "megatron-bert",
-    "rembert",
-    "roformer",
-    "splinter",
-)  # transformers computes their attention in one way only
+# transformers computes their attention in one way only.
+EAGER = ("deberta", "deberta-v2", "megatron-bert", "rembert", "roformer", "splinter")
 ALL = [name for name in PRUNABLE if name not in HEADS_STAY]
 # Uneven, with a layer that loses all its neurons and one that loses all its heads.
 CUTS = {
@@ -61,6 +57,39 @@ def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
 
     torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
     assert (before - expected).abs().max() > 1e-3  # the units mattered, so the test can fail
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("deberta-v2", {"share_att_key": False}),
+    ("deberta-v2", {"share_att_key": False, "pos_att_type": ["p2c"]}),
+    ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    ("deberta-v2", {"relative_attention": False, "position_biased_input": True}),
+    ("deberta-v2", {"embedding_size": 16, "type_vocab_size": 2}),
+    ("deberta", {"pos_att_type": ["c2p"]}),
+    ("deberta", {"relative_attention": False, "position_biased_input": True}),
+    ("modernbert", {"attention_bias": True, "mlp_bias": True, "norm_bias": True}),
+    ("modernbert", {"classifier_pooling": "mean"}),
+    ("esm", {"position_embedding_type": "rotary", "token_dropout": True}),
+    ("gte", {"type_vocab_size": 0, "hidden_act": "silu"}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes"), VARIANTS)
+def test_variants_of_a_family_lose_the_same_units_and_are_rebuilt(
+    make_encoder, model_type: str, changes: dict[str, Any]
+):
+    heads, neurons = CUTS["some"]
+    encoder = make_encoder(model_type, **changes)
+    expected = encoder.logits(with_units_at_zero(encoder.module, heads, neurons))
+    prune_heads(find_encoder(encoder.module), heads)
+    prune_neurons(find_encoder(encoder.module), neurons)
+    shape = read_shape(encoder.module)
+    assert shape is not None
+    fresh = make_encoder(model_type, **changes).module
+    apply_shape(fresh, shape)
+    fresh.load_state_dict(encoder.module.state_dict())
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(encoder.logits(fresh), encoder.logits())
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -244,6 +273,21 @@ def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
     with pytest.raises(UnsupportedArchitecture) as caught:
         prune_heads(find_encoder(module), {0: [1]})
     assert "relative_position_bias" in caught.value.reason
+
+
+def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
+    module = make_encoder("deberta", talking_head=True).module
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        prune_heads(find_encoder(module), {0: [1]})
+    assert caught.value.reason == "its heads are mixed with each other (talking_head)"
+
+
+def test_units_that_hang_together_with_more_than_the_family_says_are_found_out(make_encoder):
+    module = make_encoder("bert").module
+    attention = encoder_layers(module)[0].attention.module
+    attention.register_forward_hook(lambda _, __, output: (output[0].roll(8, -1), *output[1:]))
+    with pytest.raises(UnsupportedArchitecture, match="it gives other outputs than with these"):
+        prune_heads(find_encoder(module), {0: [1]})
 
 
 @pytest.mark.parametrize(
