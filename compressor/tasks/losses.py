@@ -68,6 +68,19 @@ class Losses(ABC):
         Both have one shape. A larger `temperature` softens predictions that have one.
         """
 
+    def margins(
+        self,
+        student: Tensor,  # noqa: ARG002 - for tasks that give one number
+        teacher: Tensor,  # noqa: ARG002
+        groups: Tensor,  # noqa: ARG002
+    ) -> Tensor:
+        """Return how far differences within a group are from the teacher's, a mean over pairs.
+
+        `groups`, shape `(batch,)`, number what examples belong to. Only asked of tasks that tell
+        rows of a group apart by one number.
+        """
+        raise TypeError(f"{type(self).__name__} compares no rows of a group")
+
     @abstractmethod
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return what a model's own `outputs` say in the place of labels, such as classes."""
@@ -401,6 +414,19 @@ class ScoreLosses(Losses):
         Ref: Hofstätter et al. 2020, arXiv:2010.02666, pointwise MSE in section 4.1.
         """
         return (in_float32(student) - in_float32(teacher)).square().mean()
+
+    def margins(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+        """Return the mean squared error of differences of two logits of one group (margin-MSE).
+
+        It is over all pairs of a group, 0 where no two rows share one. What is the same in all
+        scores of a query, which changes no order, costs nothing.
+
+        Ref: Hofstätter et al. 2020, arXiv:2010.02666, eq. 8 (there a relevant and another one).
+        """
+        missing = (in_float32(student) - in_float32(teacher))[:, 0]  # (batch,)
+        same = torch.triu(groups[:, None] == groups[None, :], diagonal=1)  # (batch, batch)
+        squares = (missing[:, None] - missing[None, :]).square()
+        return torch.where(same, squares, 0.0).sum() / same.sum().clamp(min=1)
 
 
 class ProbabilityLosses(ScoreLosses):

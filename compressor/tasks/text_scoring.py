@@ -173,7 +173,7 @@ class TextScoring(TextTask):
         R2,
         SCORE_AGREEMENT,
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "own_width"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "own_width", "margins"})
     reads_groups: ClassVar[bool] = True
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,

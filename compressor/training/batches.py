@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -64,13 +65,55 @@ class LengthGroupedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
+        batches = self.batches(random)
+        skip, self.skip = self.skip, 0
+        for index in random.permutation(len(batches))[skip:]:
+            yield batches[index]
+
+    def batches(self, random: np.random.Generator) -> list[list[int]]:
+        """Return the batches of one epoch."""
         order = random.permutation(len(self.lengths)).tolist()
         batches: list[list[int]] = []
         for pool in _chunks(order, self.batch_size * _BATCHES_PER_POOL):
             batches += _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
-        skip, self.skip = self.skip, 0
-        for index in random.permutation(len(batches))[skip:]:
-            yield batches[index]
+        return batches
+
+
+class WholeGroups(LengthGroupedBatches):
+    """Positions in batches whose rows of one group lie together, groups of similar length.
+
+    Where a batch is full the rest of a group is in the next one. `groups` numbers what each
+    position belongs to.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        groups: NDArray[np.int64],
+        *,
+        first_batch: int = 0,
+    ) -> None:
+        super().__init__(lengths, batch_size, seed, first_batch=first_batch)
+        order = np.argsort(groups, kind="stable")
+        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+        self.members = [rows.tolist() for rows in np.split(order, starts[1:])]
+
+    def batches(self, random: np.random.Generator) -> list[list[int]]:
+        """Return the batches of one epoch."""
+        longest_of = [max(self.lengths[row] for row in rows) for rows in self.members]
+        per_pool = max(
+            1, self.batch_size * _BATCHES_PER_POOL * len(longest_of) // len(self.lengths)
+        )
+        order = random.permutation(len(self.members)).tolist()
+        chosen = [
+            group
+            for pool in _chunks(order, per_pool)
+            for group in sorted(pool, key=longest_of.__getitem__)
+        ]
+        rows = [row for group in chosen for row in self.members[group]]
+        return _chunks(rows, self.batch_size)
 
 
 Fields = dict[str, Any]  # of a `TrainingBatch`; the Trainer moves what lies in plain dictionaries
@@ -85,13 +128,14 @@ def training_loader(
     parts: int = 1,
     count: Callable[[Tensor], Tensor] | None = None,
     first_batch: int = 0,
+    whole_groups: bool = False,
 ) -> DataLoader[int]:
     """Return a loader of lists of dictionaries with the fields of `TrainingBatch`.
 
     A list is one optimizer step in so many parts, fewer where it has fewer examples. `count` says
-    how much labels count for a part's share, by default one each. They are
-    encoded on the fly. It begins after `first_batch` steps and never draws from torch's global
-    generator.
+    how much labels count for a part's share, by default one each. They are encoded on the fly. It
+    begins after `first_batch` steps. With `whole_groups` rows of a group are in one step, as far as
+    it holds them. It never draws from torch's global generator.
     """
 
     def encode(rows: list[int]) -> Fields:
@@ -110,9 +154,14 @@ def training_loader(
         return _with_shares(model.task, [encode(part.tolist()) for part in cuts], shares)
 
     lengths = [length_of(example) for example in dataset.examples]
+    batches = LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch)
+    if whole_groups:
+        assert dataset.groups is not None, "the caller looked"
+        own = (lengths, batch_size, seed, dataset.groups)
+        batches = WholeGroups(*own, first_batch=first_batch)
     return DataLoader(
         range(len(dataset)),  # type: ignore[arg-type]  # a range is a map-style dataset of positions
-        batch_sampler=LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch),
+        batch_sampler=batches,
         collate_fn=collate,
         # An epoch begins with a seed for worker processes; drawn from the global generator, it
         # would change what dropout draws after it.

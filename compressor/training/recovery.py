@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset
@@ -107,7 +109,7 @@ def distill(
     order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
     on_labels = label_loss(model, dataset, settings) if settings.label_weight > 0 else None
-    on_outputs = _output_loss(model, settings, on_labels)
+    on_outputs = _output_loss(model, settings, dataset, on_labels)
     teacher.move_to(run.device)
     teacher.module.eval()
     goal = {
@@ -124,6 +126,7 @@ def distill(
         after_step=after_step,
         count=None if on_labels is None else on_labels.count,
         told="" if on_labels is None else on_labels.words(model.labels),
+        whole_groups=settings.margin_weight > 0,
     )
     if not settings.compares_layers:
         outputs = TeacherOutputs(teacher, dataset, order)
@@ -174,6 +177,8 @@ def check_distillation(
     require_examples(dataset)
     teacher_order(model, teacher, dataset.examples)
     check_augmentation(model, teacher, dataset, settings)
+    if settings.margin_weight > 0:
+        _require_groups(dataset)
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
         label_loss(model, dataset, settings)
@@ -195,14 +200,19 @@ _OutputLoss = Callable[[Tensor, Tensor, TrainingBatch], Tensor]
 
 
 def _output_loss(
-    model: TorchModel, settings: DistillSettings, on_labels: LabelLoss | None
+    model: TorchModel, settings: DistillSettings, dataset: Dataset, on_labels: LabelLoss | None
 ) -> _OutputLoss:
     """Return the weighted sum of the losses towards the teacher and on labels."""
     losses = model.task.losses
+    groups = None if dataset.groups is None else torch.from_numpy(dataset.groups)
 
     def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
         total = settings.logits_weight * distance * batch.share
+        if settings.margin_weight > 0:
+            assert groups is not None, "the split is checked"
+            own = groups[batch.rows.cpu()].to(student.device)
+            total = total + settings.margin_weight * losses.margins(student, teacher, own)
         if on_labels is not None:
             total = total + settings.label_weight * _on_labels(on_labels, student, batch)
         return total
@@ -213,6 +223,17 @@ def _output_loss(
 def _on_labels(loss: LabelLoss, outputs: Tensor, batch: TrainingBatch) -> Tensor:
     assert batch.targets is not None, "the split is checked"
     return loss(outputs, batch.targets) * batch.label_share
+
+
+def _require_groups(dataset: Dataset) -> None:
+    """Raise `StepFailed` where no two rows are candidates of one query."""
+    groups = dataset.groups
+    if groups is None or len(np.unique(groups)) == len(groups):
+        raise StepFailed(
+            f"{dataset.source}: margin_weight compares the candidates of a query, and no two rows "
+            f"of the split '{dataset.name}' have one in common; name the column of the query's id "
+            f"in data.group, or set margin_weight to 0"
+        )
 
 
 def _require_labels(dataset: Dataset, purpose: str) -> None:

@@ -597,6 +597,18 @@ class DistillSettings(TrainingSettings):
         min_length=1,
         description="what relations are computed from; values alone is the first version of MiniLM",
     )
+    margin_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        # At its default it is no part of what stored steps and reports say of a training.
+        exclude_if=lambda value: value == 0,
+        description=(
+            "for text-scoring, weight of the loss on how far apart the candidates of a query are "
+            "scored, the squared error of differences towards the teacher's (margin-MSE); batches "
+            "are then made of whole queries, as data.group says, up to batch_size"
+        ),
+    )
     label_weight: float = Field(
         default=0.0,
         ge=0,
@@ -640,6 +652,12 @@ class DistillSettings(TrainingSettings):
                 "labels",
                 "weighs a loss on labels of classes, and {task} has none; set it to 0",
             )
+        if self.margin_weight > 0:
+            yield Need(
+                "margin_weight",
+                "margins",
+                "compares the scores of a query's candidates, and {task} gives none; set it to 0",
+            )
         if self.temperature != DistillSettings.model_fields["temperature"].default:
             yield Need(
                 "temperature",
@@ -659,10 +677,27 @@ class DistillSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
-        if not (self.logits_weight or self.label_weight or self.compares_layers):
+        on_outputs = self.logits_weight or self.margin_weight or self.label_weight
+        if not (on_outputs or self.compares_layers):
             raise ValueError(
-                "logits_weight, hidden_weight, attention_weight, sublayer_weight, relation_weight "
-                "and label_weight are all 0, so there is nothing to learn; set at least one above 0"
+                "logits_weight, hidden_weight, attention_weight, sublayer_weight, "
+                "relation_weight, margin_weight and label_weight are all 0, so there is nothing to "
+                "learn; set at least one above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _margins_are_of_whole_queries(self) -> Self:
+        if self.margin_weight and self.augments:
+            raise ValueError(
+                "margin_weight compares the candidates of a query, and texts that are changed "
+                "belong to none; set join_probability, mask_probability and drop_probability to 0, "
+                "or margin_weight"
+            )
+        if self.margin_weight and self.accumulation_steps > 1:
+            raise ValueError(
+                "margin_weight compares the candidates of a query, and accumulation_steps computes "
+                "them apart; set accumulation_steps to 1 and take a smaller batch_size"
             )
         return self
 

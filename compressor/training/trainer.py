@@ -105,6 +105,7 @@ def train(
     trained_too: Mapping[str, nn.Module] | None = None,
     count: Callable[[Tensor], Tensor] | None = None,
     told: str = "",
+    whole_groups: bool = False,
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
@@ -116,6 +117,7 @@ def train(
     read from there. `goal` is plain JSON data about what `loss` and `after_step` compute, so that
     no run is taken for another; what they remember from step to step has to be in `kept`, by name,
     or in `cached` where nobody needs it once the training is over.
+    With `whole_groups` the rows of a group, such as a query's candidates, come in one batch.
     The parameters of the modules `trained_too`, which `loss` uses, are trained with the model's.
     `count` says how much labels count where a step is cut into parts, `told` what the report says
     of what was learnt.
@@ -176,7 +178,15 @@ def train(
         )
         loss = _computed_as(settings, run.device, loss)
         trainer = _Trainer(
-            model, dataset, settings, arguments, loss, watcher, trained_too.values(), count
+            model,
+            dataset,
+            settings,
+            arguments,
+            loss,
+            watcher,
+            trained_too.values(),
+            count,
+            whole_groups=whole_groups,
         )
         _require_plain(trainer.accelerator)
         if scaler is not None:
@@ -252,6 +262,8 @@ class _Trainer(transformers.Trainer):
         watcher: StepWatcher,
         trained_too: Iterable[nn.Module],
         count: Callable[[Tensor], Tensor] | None,
+        *,
+        whole_groups: bool,
     ) -> None:
         super().__init__(
             model.module,
@@ -267,6 +279,7 @@ class _Trainer(transformers.Trainer):
         self.loss = loss
         self.watcher = watcher
         self.count = count
+        self.whole_groups = whole_groups
         self.trained_too = nn.ModuleList(trained_too).to(arguments.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -315,6 +328,7 @@ class _Trainer(transformers.Trainer):
             parts=self.settings.accumulation_steps,
             count=self.count,
             first_batch=self.watcher.first_step,
+            whole_groups=self.whole_groups,
         )
 
     def training_step(

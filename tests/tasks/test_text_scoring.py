@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import scored_texts
 import torch
+import transformers
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy import stats
 from scored_texts import CANDIDATES, graded_rows, new_module, query_rows, save, write_jsonl
 from sklearn.metrics import ndcg_score, r2_score
@@ -25,13 +27,16 @@ from compressor.data.describe import describe_splits, fingerprint
 from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.measurements import RunReport, Score
 from compressor.models.checkpoint import find_checkpoint
+from compressor.models.predict import predict_rows
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.distill.settings import Distill
 from compressor.pipeline.preflight import check_inputs
 from compressor.report.predictions import prediction_lines
 from compressor.tasks import OutputForm, Truth, load_task
 from compressor.tasks.columns import ScoredColumns
 from compressor.tasks.losses import NumberLosses, ProbabilityLosses
 from compressor.tasks.text_scoring import ScoreLogits, TextScoring, sigmoid
+from compressor.training.recovery import check_distillation
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 WRITTEN = {"activation_fn": IDENTITY, "version": "4.1.0"}
@@ -431,6 +436,41 @@ def test_a_student_is_held_against_the_teachers_logits(losses: Any):
     assert float(losses.to_teacher(student, teacher, None, 2.0)) == 2.0
 
 
+@pytest.mark.parametrize("losses", [ProbabilityLosses(), NumberLosses()])
+def test_margins_are_compared_within_a_query_and_what_all_share_costs_nothing(losses: Any):
+    student = torch.tensor([[1.0], [2.0], [5.0], [0.0], [7.0]])
+    teacher = torch.tensor([[0.0], [3.0], [5.0], [0.0], [9.0]])
+    groups = torch.tensor([4, 4, 4, 1, 1])
+    # Differences of 1 and 2, 1 and 5, 2 and 5 for 3, 5 and 2, and of 7 for 9.
+    pairs = [(-1 + 3) ** 2, (-4 + 5) ** 2, (-3 + 2) ** 2, (-7 + 9) ** 2]
+    found = losses.margins(student, teacher, groups)
+    assert float(found) == pytest.approx(sum(pairs) / 4)
+    shift = torch.tensor([[3.0], [3.0], [3.0], [-8.0], [-8.0]])
+    assert float(losses.margins(teacher + shift, teacher, groups)) == 0.0
+    assert float(losses.margins(student, teacher, torch.arange(5))) == 0.0
+
+
+def test_a_setting_of_margins_needs_queries_and_their_own_texts():
+    assert "margin_weight" not in Distill().settings
+    assert Distill(margin_weight=1.0).settings["margin_weight"] == 1.0
+    assert Distill(margin_weight=1.0, logits_weight=0.0).margin_weight == 1.0
+    with pytest.raises(ValidationError, match="texts that are changed belong to none"):
+        Distill(margin_weight=1.0, drop_probability=0.1)
+    with pytest.raises(ValidationError, match="accumulation_steps computes them apart"):
+        Distill(margin_weight=1.0, accumulation_steps=2)
+    [(key, why)] = Distill(margin_weight=1.0).unfit_for(load_task("text-classification"))
+    assert key == "margin_weight"
+    assert "text-classification gives none" in why
+
+
+def test_margins_without_queries_are_refused(plain: Path):
+    model = load_checkpoint(plain)
+    alone = Dataset("train", ("a film", "the plot"), None, np.arange(2), "rows.csv")
+    settings = Distill(margin_weight=1.0)
+    with pytest.raises(StepFailed, match=r"no two rows of the split 'train' have one in common"):
+        check_distillation(model, model, alone, settings)
+
+
 def test_a_fisher_probe_of_one_number_is_its_derivative():
     logits = torch.tensor([[0.0], [4.0]], requires_grad=True)
     [probe] = NumberLosses().fisher_probes(logits, None, torch.Generator())
@@ -581,7 +621,7 @@ def reranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunReport, Path]
                 "certification": {"path": str(folder / "unseen.jsonl")},
             },
             "budget": {"max_drop": 0.2, "slices": ["source", "length"]},
-            "passes": PASSES,
+            "passes": [PASSES[0], {**PASSES[1], "margin_weight": 1.0}, PASSES[2]],
         },
     ), folder
 
@@ -625,6 +665,12 @@ def test_its_artifact_gives_what_a_cross_encoder_would(reranked: tuple[RunReport
     # int8 aside, the formula of sentence-transformers: the activation of config.json on the logit.
     logits = torch.from_numpy(artifact.logits(PAIRS)[:, 0])
     np.testing.assert_allclose(found, torch.sigmoid(logits).numpy(), rtol=1e-6)
+    # An empty second text keeps its place, as in CrossEncoder, which gives a tokenizer lists too.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "run" / "artifact")
+    batch = tokenizer(["a good film"], [""], return_tensors="np")
+    assert batch["input_ids"][0].tolist().count(tokenizer.sep_token_id) == 2
+    expected = predict_rows(artifact.model, dict(batch), 1)
+    np.testing.assert_array_equal(artifact.logits([("a good film", "")]), expected)
     config = json.loads((folder / "run" / "artifact" / "config.json").read_text())
     assert config["sentence_transformers"]["activation_fn"] == SIGMOID
 

@@ -1,10 +1,11 @@
 import dataclasses
 
+import numpy as np
 import torch
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
-from compressor.training.batches import LengthGroupedBatches, training_loader
+from compressor.training.batches import LengthGroupedBatches, WholeGroups, training_loader
 
 LENGTHS = [(index * 37) % 101 for index in range(1000)]
 
@@ -73,3 +74,26 @@ def test_unlabelled_rows_have_no_targets(tiny_bert: TorchModel, text_dataset: Da
     [batch] = next(iter(training_loader(tiny_bert, unlabelled, batch_size=4, seed=0)))
 
     assert batch["targets"] is None
+
+
+GROUPS = np.array([index * 7 % 130 for index in range(1000)])  # of 7 or 8 rows
+
+
+def test_whole_groups_come_together_and_every_row_once_an_epoch():
+    sampler = WholeGroups(LENGTHS, 32, 0, GROUPS)
+    batches = list(sampler)
+
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    assert len(batches) == len(sampler) == 32
+    members = [set(np.flatnonzero(group == GROUPS).tolist()) for group in range(130)]
+    parts = [sum(bool(rows & set(batch)) for batch in batches) for rows in members]
+    assert max(parts) <= 2
+    assert sum(part == 2 for part in parts) <= len(batches)  # only what a batch ends in
+
+
+def test_whole_groups_go_on_where_they_were_and_in_another_order_each_epoch():
+    sampler = WholeGroups(LENGTHS, 32, 5, GROUPS)
+    first, second = list(sampler), list(sampler)
+
+    assert first != second
+    assert list(WholeGroups(LENGTHS, 32, 5, GROUPS, first_batch=33)) == second[1:]
