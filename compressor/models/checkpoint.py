@@ -179,6 +179,7 @@ class CheckpointFiles:
             kind.check_head(self.config, self.tensors, self._about())
         except HeadProblem as error:
             raise EnvironmentMismatch(f"{self.directory / 'config.json'}: {error}") from error
+        self.labels_for(kind)  # raises for names that no file can hold
 
     def of_task(self, task: Task | type[Task]) -> CheckpointFiles:
         """Return the checkpoint with what config.json says of the part that the task reads."""
@@ -350,8 +351,17 @@ def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:
     )
 
 
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
 def _refuse_unread(name: str, config: Mapping[str, object]) -> None:
     """Raise `EnvironmentMismatch` for a setting that this transformers would not compute."""
+    for key in _SIZES:
+        if key in config and config[key] is None:
+            raise EnvironmentMismatch(
+                f"{name}: {key} in its config.json is null, and no model has that; write the "
+                f"number that it was trained with"
+            )
     for key, why in _REFUSED.items():
         if config.get(key):
             raise EnvironmentMismatch(f"{name}: {key} in its config.json {why}")

@@ -9,6 +9,7 @@ from typing import Any
 from compressor.data import check_labels, most_rows
 from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
 from compressor.models.checkpoint import CheckpointFiles, describe_checkpoint, find_checkpoint
+from compressor.models.guard import foreign
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.text_files import MOST_UNASKED, check_text_files
 from compressor.passes import TorchPass
@@ -26,6 +27,8 @@ from compressor.tasks import (
     task_names,
 )
 from compressor.words import counted
+
+_READ_AT_ONCE = 1 << 22  # bytes of a tokenizer, a tenth of a second
 
 
 def lies_here(checkpoint: str) -> bool:
@@ -194,6 +197,19 @@ def _check_preprocessor(recipe: Recipe, key: str, files: CheckpointFiles, task: 
                 f"weights with save_pretrained",
             )
         ) from error
+    written = files.directory / "tokenizer.json"
+    if kind.reads_tokens and written.is_file() and written.stat().st_size <= _READ_AT_ONCE:
+        # Here and not at the top: where no such file lies, `compress validate` need not load it.
+        from tokenizers import Tokenizer
+
+        try:
+            with foreign(
+                f"{files.name}: its {what} cannot be loaded",
+                f"save the {what} beside the weights with save_pretrained",
+            ):
+                Tokenizer.from_file(str(written))
+        except EnvironmentMismatch as error:
+            raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
 
 
 def other_checkpoints(recipe: Recipe, task: str) -> dict[str, CheckpointFiles]:

@@ -21,6 +21,7 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_neurons
 from compressor.pipeline.checkpoint_trial import first_rows, look_ahead
 from compressor.pipeline.inputs import check_local_passes, check_text_inputs
+from compressor.pipeline.preflight import check_inputs
 from compressor.pipeline.run import run
 from compressor.recipe.recipe import Recipe
 from compressor.tasks import load_task
@@ -219,10 +220,10 @@ def test_a_run_ends_before_the_baseline_where_a_pass_does_not_fit(
 def test_a_teacher_that_does_not_load_is_told_before_the_baseline(
     bert_recipe: dict[str, Any], tiny_bert_dir: Path, copy: Path, text_dataset: Dataset
 ):
-    edit(copy / "config.json", num_hidden_layers=None)
+    edit(copy / "config.json", intermediate_size=None)
     wished = recipe_of(bert_recipe, tiny_bert_dir, {"kind": "distill", "teacher": str(copy)})
     files = load_files(tiny_bert_dir)
-    with pytest.raises(EnvironmentMismatch, match=r"copy/config\.json: .*'num_hidden_layers'"):
+    with pytest.raises(EnvironmentMismatch, match=r"copy/config\.json: .*'intermediate_size'"):
         look_ahead(wished, files, TASK, {"search": text_dataset, "train": text_dataset})
 
 
@@ -268,6 +269,23 @@ def test_a_config_that_cannot_be_used_names_itself(copy: Path, changes: dict[str
     edit(copy / "config.json", **changes)
     with pytest.raises(EnvironmentMismatch, match=rf"copy(/config\.json)?: .*{told}"):
         load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("config.json", {"id2label": {"0": "\ud800", "1": "b"}}, "half of a character"),
+        ("config.json", {"num_hidden_layers": None}, "num_hidden_layers .* is null"),
+        ("tokenizer.json", {"model": {"type": "WordPiece2"}}, "its tokenizer cannot be loaded"),
+    ],
+)
+def test_what_no_run_could_load_is_told_before_one(
+    bert_recipe: dict[str, Any], copy: Path, file: str, changes: dict[str, Any], told: str
+):
+    check_inputs(recipe_of(bert_recipe, copy))
+    edit(copy / file, **changes)
+    with pytest.raises(EnvironmentMismatch, match=rf"model\.checkpoint: .*{told}"):
+        check_inputs(recipe_of(bert_recipe, copy))
 
 
 def test_a_tokenizer_of_a_later_format_names_itself(copy: Path):
