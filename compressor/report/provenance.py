@@ -93,14 +93,16 @@ def length_words(report: RunReport) -> str | None:
         words += f", as the recipe says; the checkpoint reads {own:,}"
     else:
         words += ", as the checkpoint does"
+    share = lengths.num_cut / max(1, lengths.num_examples)
+    cut = f"{lengths.num_cut:,} of the {lengths.num_examples:,} ({share:.1%}) are longer"
     if longest >= artifact:
-        return f"{words}. It was measured up to that length."
+        words += ". It was measured up to that length"
+        if lengths.num_cut:
+            words += f": {cut}, and neither model read the rest of them"
+        return f"{words}."
     words += f". It was measured on texts of up to {counted(longest, 'token')}"
     if lengths.num_cut:
-        words += (
-            f": {lengths.num_cut:,} of the {lengths.num_examples:,} are longer, and "
-            f"data.max_length cut them"
-        )
+        words += f": {cut}, and data.max_length cut them"
     return f"{words}. Longer texts were not measured."
 
 

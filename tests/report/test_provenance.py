@@ -18,8 +18,8 @@ from compressor.report.terminal import render_summary
 CUT = LengthRecord(512, 512, 64, 64, 1872, 31)
 CUT_WORDS = (
     "The artifact reads up to 512 tokens of a text, as the checkpoint does. It was measured on "
-    "texts of up to 64 tokens: 31 of the 1,872 are longer, and data.max_length cut them. Longer "
-    "texts were not measured."
+    "texts of up to 64 tokens: 31 of the 1,872 (1.7%) are longer, and data.max_length cut them. "
+    "Longer texts were not measured."
 )
 
 
@@ -36,7 +36,8 @@ CUT_WORDS = (
         (
             LengthRecord(None, 512, 512, 512, 872, 3),
             "The artifact reads up to 512 tokens of a text, as export.max_length says: the "
-            "checkpoint names no limit. It was measured up to that length.",
+            "checkpoint names no limit. It was measured up to that length: 3 of the 872 (0.3%) are "
+            "longer, and neither model read the rest of them.",
         ),
         (
             LengthRecord(512, 128, 128, 128, 872, 0, "passes.1.student"),
