@@ -338,7 +338,7 @@ class DataSettings(BaseModel):
                     )
         if (twice := first_repeated(self.label_names or ())) is not None:
             yield Mistake(("label_names",), f"names must differ, {listing([twice])} appears twice")
-        labels = {("label",): self.label}
+        labels: dict[tuple[str, ...], LabelColumns] = {("label",): self.label}
         labels |= {(name, "label"): source.label or "" for name, source in self.given.items()}
         for place, columns in labels.items():
             named = () if isinstance(columns, str) else columns

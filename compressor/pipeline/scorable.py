@@ -24,6 +24,7 @@ from compressor.pipeline.run_record import RunLog
 from compressor.recipe.recipe import Recipe
 from compressor.report import units
 from compressor.tasks import Guess, Task, find_metric
+from compressor.tasks.columns import are_reordered
 from compressor.words import counted
 
 
@@ -103,8 +104,10 @@ def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baselin
     order = order_found(task, split, baseline, log.labels)
     if order is None:
         return
+    numbers = numbers_of(log.labels)
     moved = ", ".join(
-        f"{label if split.has_bare_ids else repr(log.labels[label])} means {log.labels[own]!r}"
+        f"{numbers[label] if split.has_bare_ids else repr(log.labels[label])} means "
+        f"{log.labels[own]!r}"
         for label, own in enumerate(order.meaning)
         if label != own
     )
@@ -128,7 +131,7 @@ def judge_order(log: RunLog, recipe: Recipe, task: Task, split: Dataset, baselin
         recipe.describe(
             "data.label_names",
             f"the labels are numbers, and {told}; list the data's numbers in the checkpoint's "
-            f"order, label_names: [{_numbers(order)}], or [{_own_numbers(order)}] if they are "
+            f"order, label_names: [{_listed(numbers, order)}], or [{_listed(numbers)}] if they are "
             f"right as they stand",
         )
     )
@@ -150,12 +153,16 @@ def order_found(
     return better_order_of_sets(labelled, predicted)
 
 
-def _numbers(order: LabelOrder) -> str:
-    return ", ".join(f'"{order.meaning.index(own)}"' for own in range(len(order.meaning)))
+def numbers_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return what bare ids write for each class: its number, or its name where that is one."""
+    return tuple(labels) if are_reordered(labels) else tuple(map(str, range(len(labels))))
 
 
-def _own_numbers(order: LabelOrder) -> str:
-    return ", ".join(f'"{own}"' for own in range(len(order.meaning)))
+def _listed(numbers: Sequence[str], order: LabelOrder | None = None) -> str:
+    """Return the numbers of the classes as a recipe lists them, as they stand or in `order`."""
+    places = range(len(numbers))
+    found = places if order is None else [order.meaning.index(own) for own in places]
+    return ", ".join(f'"{numbers[place]}"' for place in found)
 
 
 def _is_better(baseline: Score, best: Guess, split: Dataset, confidence: float) -> bool:

@@ -20,7 +20,7 @@ from compressor.errors import RecipeError
 from compressor.models.families.layers import find_encoder
 from compressor.models.torch_model import TorchModel
 from compressor.passes.prune_structured.layerwise import run_layer
-from compressor.pipeline.scorable import order_found
+from compressor.pipeline.scorable import numbers_of, order_found
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
@@ -194,8 +194,9 @@ def _require_order(trial: Trial, judged: Judged) -> None:
     is_class = split.class_ids is not None
     reaches, on = ("is right on", "on ") if is_class else ("has a micro F1 of", "")
     of_rows = " of the rows" if is_class else ""
-    found = ",".join(str(order.meaning.index(own)) for own in range(len(labels)))
-    own = ",".join(map(str, range(len(labels))))
+    numbers = numbers_of(labels)
+    found = ",".join(numbers[order.meaning.index(own)] for own in range(len(labels)))
+    own = ",".join(numbers)
     raise RecipeError(
         f"{split.source}: with its numbers as they stand the checkpoint {reaches} "
         f"{order.accuracy:.1%}{of_rows}, with the classes in another order {on}"

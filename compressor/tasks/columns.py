@@ -94,7 +94,10 @@ class Columns(ABC):
         `names` are the checkpoint's, `data_names` the recipe's for them.
         """
         ids = read_class_ids(table, column, labels=names, data_names=data_names)
-        return Labels(ids, has_bare_ids=are_bare_ids(table.columns[column], data_names or names))
+        bare = are_bare_ids(table.columns[column], data_names or names)
+        if data_names is None:
+            bare = bare or are_reordered(names)
+        return Labels(ids, has_bare_ids=bare)
 
     def groups(
         self,
@@ -420,6 +423,16 @@ def are_bare_ids(values: Sequence[Any], names: Sequence[str]) -> bool:
     (True, False)
     """
     return not {str(value) for value in _whole_numbers(values)} <= set(names)
+
+
+def are_reordered(names: Sequence[str]) -> bool:
+    """Return whether classes are called by the numbers of others, which ids cannot be told from.
+
+    >>> are_reordered(("1", "0")), are_reordered(("0", "1")), are_reordered(("1", "2"))
+    (True, False, False)
+    """
+    numbers = list(map(str, range(len(names))))
+    return sorted(names) == sorted(numbers) and list(names) != numbers
 
 
 def read_grades(table: Table, column: str) -> NDArray[np.float64]:

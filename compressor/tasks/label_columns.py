@@ -50,13 +50,13 @@ class LabelSetColumns(TextColumns):
         found = np.empty(len(table), dtype=object)
         numbered = data_names is not None and _are_numbers(data_names)
         if _are_flags(table, column, cells, len(names)):
-            places = _order_of_flags(names, data_names)
-            if places is None:
+            order = _order_of_flags(names, data_names)
+            if order is None:
                 check_data_names(data_names, names)
             for row, cell in enumerate(cells):
                 flags = np.array(cell, dtype=bool)
-                found[row] = flags if places is None else flags[places]
-            return Labels(found, has_bare_ids=places is None)
+                found[row] = flags if order is None else flags[order]
+            return Labels(found, has_bare_ids=order is None)
         check_data_names(data_names, names)
         for row, places in enumerate(_places(table, column, cells, data_names or names)):
             found[row] = np.zeros(len(names), dtype=bool)
@@ -95,7 +95,8 @@ def _lists(table: Table, column: str, names: Sequence[str]) -> list[list[Any]]:
         if not isinstance(value, list):
             bad.add(
                 f"{table.place(row)}: {column} must be a list of labels, [] where none holds, got "
-                f"{show(value)}; write rows as JSON lines or parquet"
+                f"{show(value)}; write rows as JSON lines or parquet, or list a column of 0 and 1 "
+                f"for each label in data.label"
             )
             continue
         cells.append([_plain(item) for item in value])

@@ -109,6 +109,19 @@ def test_numbers_that_name_no_class_are_bare_ids(
     assert are_bare_ids(values, names) is bare
 
 
+def test_numbers_that_are_the_names_of_other_classes_are_bare_unless_the_recipe_lists_them():
+    table = Table("rows.csv", {"label": ["0", "1", "1"]})
+    found = TextColumns().labels(table, "label", ("1", "0"), None)
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 0, 0]
+    assert found.has_bare_ids
+    told = TextColumns().labels(table, "label", ("1", "0"), ("0", "1"))
+    assert told.labels is not None
+    assert told.labels.tolist() == [0, 1, 1]
+    assert not told.has_bare_ids
+    assert not TextColumns().labels(table, "label", ("0", "1"), None).has_bare_ids
+
+
 def test_a_name_outside_label_names_is_a_mistake() -> None:
     [mistake] = label_mistakes(["good", "meh"], names=("bad", "good"))
     assert "'meh' is not a label of data.label_names" in mistake
