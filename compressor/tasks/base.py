@@ -348,6 +348,18 @@ class Task(ABC):
         """Return how many tokens each whole example has; None for a task without a sequence."""
         return None
 
+    def lengths(self, preprocessor: Any, examples: Sequence[Example]) -> list[int]:
+        """Return what examples are batched by, so that little is padded: the tokens of each.
+
+        No more than `max_length`, and 0 for images, which have one size.
+        """
+        counts = self.token_counts(preprocessor, examples)
+        if counts is None:
+            return [0] * len(examples)
+        limit = self.max_length
+        found: list[int] = (counts if limit is None else np.minimum(counts, limit)).tolist()
+        return found
+
     def repeated(self, example: Example, times: int) -> Example:
         """Return an example whose texts are so many times as long."""
         texts = [" ".join([text] * times) for text in texts_of(example)]

@@ -19,7 +19,7 @@ from compressor.models.preprocessor import Preprocessor
 from compressor.models.probes import Probe, with_padding_moved
 from compressor.models.provider_options import AxisRange, ProviderSettings
 from compressor.progress import SILENT, Progress
-from compressor.tasks import Batch, Example, Outputs, Task, find_metric, length_of, texts_of
+from compressor.tasks import Batch, Example, Outputs, Task, find_metric, texts_of
 
 BATCH_SIZE = 32
 _LONG = 1024  # tokens, from which on only two rows are read together
@@ -91,11 +91,13 @@ def predict_outputs(
 ) -> Outputs:
     """Return what `predictor` gives for each example, in the order of `dataset`.
 
-    Examples are batched by length: it saves padding, and the order does not change a score. Where
+    Examples are batched by their tokens: it saves padding, and the order does not change a score:
+    by characters, a quarter of what is read of SST-2 is padding, by tokens less than a tenth. Where
     `met` says how many outputs of a batch are right, progress says how many were so far.
     """
     right = seen = 0
-    order = sorted(range(len(dataset)), key=lambda index: length_of(dataset.examples[index]))
+    lengths = task.lengths(preprocessor, dataset.examples)
+    order = sorted(range(len(dataset)), key=lengths.__getitem__)
     parts: list[Outputs] = []
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
