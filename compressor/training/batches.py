@@ -153,7 +153,7 @@ def training_loader(
         shares = count or model.task.losses.count
         return _with_shares(model.task, [encode(part.tolist()) for part in cuts], shares)
 
-    lengths = [length_of(example) for example in dataset.examples]
+    lengths = model.task.lengths(model.preprocessor, dataset.examples)
     batches = LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch)
     if whole_groups:
         assert dataset.groups is not None, "the caller looked"

@@ -44,6 +44,7 @@ def training_key(
         "config": model.module.config.to_dict(),
         "task": repr(model.task),
         "encoding": _encoding(model, dataset),
+        "batched_by": "tokens",
         "data": fingerprint(dataset),
         "settings": [
             type(settings).__name__,

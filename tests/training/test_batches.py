@@ -97,3 +97,17 @@ def test_whole_groups_go_on_where_they_were_and_in_another_order_each_epoch():
 
     assert first != second
     assert list(WholeGroups(LENGTHS, 32, 5, GROUPS, first_batch=33)) == second[1:]
+
+
+def test_rows_of_as_many_tokens_are_read_together(tiny_bert: TorchModel, text_dataset: Dataset):
+    # Words that the vocabulary lacks are one token each, however long.
+    texts = tuple(
+        "unknown" * 9 if row % 2 else " ".join(["film"] * (2 + row % 3)) for row in range(48)
+    )
+    dataset = dataclasses.replace(text_dataset, examples=texts)
+    loader = training_loader(tiny_bert, dataset, batch_size=8, seed=0)
+
+    padded = [int((part["inputs"]["attention_mask"] == 0).sum()) for [part] in loader]
+
+    # 24 rows of 3 tokens fill three batches; the others have 4, 5 or 6.
+    assert padded.count(0) >= 3
