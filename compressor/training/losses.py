@@ -33,6 +33,20 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = No
     return error.sum() / norm.sum()
 
 
+def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean squared difference of logits, both `(batch, ...)`, over examples and classes.
+
+    `mask`, shape `(batch, tokens)`, is 0 at padding, which does not count; it is for outputs of
+    shape `(batch, tokens, classes)` alone.
+
+    Ref: Kim et al. 2021, arXiv:2105.08919, eq. 3.
+    """
+    error = (in_float32(student) - in_float32(teacher)).square()
+    if mask is None:
+        return error.mean()
+    return (error.mean(dim=-1) * mask).sum() / mask.sum()
+
+
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the KL divergence from the teacher's attention to the student's, averaged over heads.
 

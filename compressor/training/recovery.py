@@ -19,6 +19,7 @@ from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.label_loss import LabelLoss, label_loss
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
+from compressor.training.losses import logits_mse
 from compressor.training.mixing import Mixer, mixed_loss, run_mixed
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
@@ -207,7 +208,10 @@ def _output_loss(
     groups = None if dataset.groups is None else torch.from_numpy(dataset.groups)
 
     def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
-        distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
+        if settings.logits_loss == "mse":
+            distance = logits_mse(student, teacher, batch.mask if model.task.per_token else None)
+        else:
+            distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
         total = settings.logits_weight * distance * batch.share
         if settings.margin_weight > 0:
             assert groups is not None, "the split is checked"

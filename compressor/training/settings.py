@@ -531,6 +531,10 @@ class DistillSettings(TrainingSettings):
         "relation_weight",
     )
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {*TrainingSettings.unwritten_defaults, "logits_loss"}
+    )
+
     temperature: float = Field(
         default=2.0,
         ge=0.01,
@@ -619,6 +623,13 @@ class DistillSettings(TrainingSettings):
         ),
     )
 
+    logits_loss: Literal["kl", "mse"] = Field(
+        default="kl",
+        description=(
+            "how predictions are compared: kl is the KL divergence at the temperature, mse the "
+            "mean squared difference of the logits themselves"
+        ),
+    )
     join_probability: float = Field(
         default=0.0,
         ge=0,
@@ -657,6 +668,13 @@ class DistillSettings(TrainingSettings):
                 "margin_weight",
                 "margins",
                 "compares the scores of a query's candidates, and {task} gives none; set it to 0",
+            )
+        if self.logits_loss != "kl":
+            yield Need(
+                "logits_loss",
+                "logits",
+                "compares logits of classes, and {task} has none: what it gives is compared by "
+                "squared errors already; remove it",
             )
         if self.temperature != DistillSettings.model_fields["temperature"].default:
             yield Need(
@@ -699,6 +717,21 @@ class DistillSettings(TrainingSettings):
                 "margin_weight compares the candidates of a query, and accumulation_steps computes "
                 "them apart; set accumulation_steps to 1 and take a smaller batch_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _logits_are_compared(self) -> Self:
+        if self.logits_loss == "mse":
+            if self.temperature != DistillSettings.model_fields["temperature"].default:
+                raise ValueError(
+                    "temperature softens logits for the KL divergence, and would do nothing with "
+                    "logits_loss mse; remove it"
+                )
+            if self.logits_weight == 0:
+                raise ValueError(
+                    "logits_loss would do nothing with logits_weight 0; remove it, or set "
+                    "logits_weight above 0"
+                )
         return self
 
     @model_validator(mode="after")

@@ -221,6 +221,7 @@ def unfit(settings: dict[str, Any], task: str = "sentence-embedding") -> Iterato
             {"kind": "distill", "label_weight": 0.5, "temperature": 4.0},
             ["label_weight", "temperature"],
         ),
+        ({"kind": "distill", "logits_loss": "mse"}, ["logits_loss"]),
         ({"kind": "prune_structured", "ratio": 0.5, "method": "reconstruction"}, []),
         ({"kind": "prune_structured", "layers": 1}, []),
         ({"kind": "distill"}, []),

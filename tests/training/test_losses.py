@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 from compressor.training.losses import (
     attention_loss,
     hidden_state_loss,
+    logits_mse,
     mean_of_pairs,
     relation_loss,
 )
@@ -117,3 +118,18 @@ def test_what_stands_in_padding_changes_neither_relation_loss_nor_its_gradient()
     assert student.grad is not None
     assert student.grad[0, 2].abs().max() == 0
     assert torch.isfinite(student.grad).all()
+
+
+def test_squared_errors_of_logits_are_a_mean_over_classes_and_rows():
+    student = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    teacher = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+
+    assert logits_mse(student, teacher).item() == pytest.approx((1 + 0 + 4 + 1) / 4)
+
+
+def test_squared_errors_of_tokens_leave_padding_out():
+    student = torch.tensor([[[1.0, 2.0], [9.0, 9.0]], [[0.0, -1.0], [3.0, 3.0]]])
+    teacher = torch.tensor([[[0.0, 2.0], [0.0, 0.0]], [[2.0, 0.0], [3.0, 4.0]]])
+    mask = torch.tensor([[1, 0], [1, 1]])
+
+    assert logits_mse(student, teacher, mask).item() == pytest.approx((1 + 0 + 4 + 1 + 0 + 1) / 6)

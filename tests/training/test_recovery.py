@@ -270,3 +270,25 @@ def test_a_student_learns_from_changed_texts(
     assert distances(student, teacher, text_dataset)[0] < 0.9 * before[0]
     own, other = weights_of(student), weights_of(as_they_are)
     assert any(not torch.equal(own[name], other[name]) for name in own)
+
+
+def test_logits_are_learnt_by_squared_errors(
+    student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    before = distances(student, teacher, text_dataset)[0]
+    settings = DistillSettings.model_validate({**LEARN, "logits_loss": "mse"})
+
+    summary = distill(student, teacher, text_dataset, settings, training_run)
+
+    after = distances(student, teacher, text_dataset)[0]
+    assert after < before / 4
+    # The loss is the very distance, of batches of eight.
+    assert summary.final_loss == pytest.approx(after, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 4.0}, {"logits_weight": 0, "hidden_weight": 1}]
+)
+def test_squared_errors_of_logits_are_refused_where_they_do_nothing(settings: dict[str, float]):
+    with pytest.raises(ValueError, match="would do nothing with log"):
+        DistillSettings.model_validate({**settings, "logits_loss": "mse"})
