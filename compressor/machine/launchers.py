@@ -23,6 +23,8 @@ _COUNTS = {
     "MV2_COMM_WORLD_SIZE": "mpirun of MVAPICH",
     "HOROVOD_SIZE": "horovodrun",
     "SLURM_STEP_NUM_TASKS": "srun",
+    "JSM_NAMESPACE_SIZE": "jsrun",
+    "FLUX_JOB_SIZE": "flux run",
 }
 # A number from 0, so that one above 0 says that there are others where the count is not told.
 _RANKS = {
@@ -32,6 +34,10 @@ _RANKS = {
     "PMI_RANK": "mpirun of MPICH or Intel MPI",
     "MV2_COMM_WORLD_RANK": "mpirun of MVAPICH",
     "HOROVOD_RANK": "horovodrun",
+    "PMIX_RANK": "a launcher with PMIx",
+    "PALS_RANKID": "mpiexec of HPE Cray",
+    "JSM_NAMESPACE_RANK": "jsrun",
+    "FLUX_TASK_RANK": "flux run",
 }
 # Ways to train that accelerate takes from the environment, and what they are called.
 _WAYS = {
