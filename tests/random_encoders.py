@@ -40,6 +40,11 @@ RELATIVE = {
     "position_biased_input": False,
     "pooler_hidden_size": 32,
 }
+# The number of keys is that of queries; tests of shared keys say so.
+DECODER = {
+    **{**TEXT, "num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0},
+    **{"bos_token_id": 2, "eos_token_id": 3},
+}
 HEADLESS = ["bert-generation", "splinter"]  # transformers has no classifier of these
 # A family that differs from BERT in nothing is tested without a row here.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -64,6 +69,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
         **{"bos_token_id": 2, "eos_token_id": 3},
     },
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), DECODER),
     "rembert": {**TEXT, "input_embedding_size": 16},
     "vit": {**IMAGE, "qkv_bias": False},
 }

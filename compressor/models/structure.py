@@ -22,6 +22,7 @@ from compressor.models.families.layers import (
     EncoderLayer,
     HeadlessAttention,
     find_encoder,
+    queries_a_key,
 )
 from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.words import counted
@@ -149,13 +150,15 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
         return ("its layers differ, or one is without heads or neurons",)
     config, parts = encoder.module.config, encoder.parts
     reasons = []
-    if layer.num_heads != config.num_attention_heads:
+    if layer.num_heads != dense_shape(config, parts).layers[0].num_heads:
         if parts.has_head_dim:
             config.head_dim, config.num_attention_heads = shape.head_dim, layer.num_heads
         else:
+            why = "has no key for the size of a head (it is hidden size / number of heads)"
+            if parts.key_heads is not None:
+                why = "wants a number of heads that divides the hidden size"
             reasons.append(
-                f"a configuration of type '{config.model_type}' has no key for the size of a head "
-                f"(it is hidden size / number of heads), so it cannot say "
+                f"a configuration of type '{config.model_type}' {why}, so it cannot say "
                 f"{counted(layer.num_heads, 'head')} of {shape.head_dim} in a hidden size of "
                 f"{config.hidden_size}"
             )
@@ -287,7 +290,8 @@ def dense_shape(config: PreTrainedConfig, parts: EncoderParts) -> EncoderShape:
     own: int | None = getattr(config, "head_dim", None)
     head_dim = own or int(config.hidden_size // config.num_attention_heads)
     neurons = parts.neurons.read(config)
-    layer = LayerShape(num_heads=config.num_attention_heads, ffn_neurons=neurons)
+    heads = config.num_attention_heads // queries_a_key(config, parts)
+    layer = LayerShape(num_heads=heads, ffn_neurons=neurons)
     return EncoderShape(head_dim=head_dim, layers=(layer,) * config.num_hidden_layers)
 
 

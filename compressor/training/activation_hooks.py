@@ -87,10 +87,11 @@ def relation_pairs(
     if own is None:
         raise StepFailed(_NO_HEADS.format("every layer of the student"))
     for whose, attention in (("student", own), ("teacher", other)):
-        if attention.is_packed:
+        if attention.is_packed or _width(attention) != attention.key.out_features:
+            how = "come from one matrix" if attention.is_packed else "differ in width"
             raise StepFailed(
-                f"relation_weight compares queries, keys and values, which come from one matrix in "
-                f"the {whose}; set relation_weight to 0, or use sublayer_weight"
+                f"relation_weight compares queries, keys and values, which {how} in the {whose}; "
+                f"set relation_weight to 0, or use sublayer_weight"
             )
     num_heads = settings.relation_heads or other.num_heads
     for whose, width in (("student", _width(own)), ("teacher", _width(other))):

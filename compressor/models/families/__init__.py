@@ -16,6 +16,7 @@ from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.esm import ESM
+from compressor.models.families.llama import LLAMA
 from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
 from compressor.models.families.not_prunable import (
@@ -24,6 +25,7 @@ from compressor.models.families.not_prunable import (
     BIG_BIRD,
     CONVBERT,
     FNET,
+    GPT2,
     UNKNOWN,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
@@ -52,13 +54,18 @@ FAMILIES: Mapping[str, Family] = {
     "esm": ESM,
     "eurobert": EUROBERT,
     "fnet": FNET,
+    "gpt2": GPT2,
     "gte": GTE,
     "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
+    "llama": LLAMA,
     "longformer": AFTER_PADDING,
     "megatron-bert": MEGATRON_BERT,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
+    "mistral": LLAMA,
     "nomic_bert": GTE,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
     "rembert": BERT,
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,

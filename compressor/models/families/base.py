@@ -119,6 +119,9 @@ class EncoderParts:
     head_bias: HeadBias | None = None
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
     rotates: bool = False  # queries and keys by their position
+    # The setting that says how many heads keys and values have, of which each serves several query
+    # heads: these go together, and are counted as one. None: as many as queries.
+    key_heads: str | None = None
     # Why the first layer has to stay, where it is built unlike the others.
     first_layer_stays: str | None = None
     # A module that computes what the second layer reads from what the first one gave, present or

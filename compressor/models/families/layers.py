@@ -13,7 +13,7 @@ from compressor.models.families.base import EncoderParts
 from compressor.models.families.prunable import UnsupportedArchitecture, parts_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class ConstantOutput(nn.Module):
@@ -105,7 +105,8 @@ class Positions:
 class Attention:
     """The attention of one layer; `rows` and columns of output are heads.
 
-    Query, key and value are one and the same linear layer where their weights are packed.
+    Query, key and value are one and the same linear layer where their weights are packed. Query
+    heads that share a key are counted as one head, `head_dim` is that of all of them.
     """
 
     module: nn.Module
@@ -202,8 +203,17 @@ class Encoder:
         return [self._layer(index, layer) for index, layer in enumerate(self.layer_list)]
 
     def _layer(self, index: int, layer: nn.Module) -> EncoderLayer:
-        find = _Finder(layer, self.parts, self.module.config.model_type)
+        config = self.module.config
+        shared = queries_a_key(config, self.parts)
+        find = _Finder(layer, self.parts, config.model_type, shared)
         return EncoderLayer(index, layer, self.parts, find.attention(), find.feed_forward())
+
+
+def queries_a_key(config: PreTrainedConfig, parts: EncoderParts) -> int:
+    """Return how many query heads share a key and a value, 1 where each has its own."""
+    if parts.key_heads is None:
+        return 1
+    return int(config.num_attention_heads // getattr(config, parts.key_heads))
 
 
 def find_encoder(module: PreTrainedModel) -> Encoder:
@@ -250,6 +260,7 @@ class _Finder:
     layer: nn.Module
     parts: EncoderParts
     model_type: str
+    queries_a_key: int
 
     def attention(self) -> Attention | None:
         parts = self.parts.attention
@@ -257,6 +268,8 @@ class _Finder:
             return None
         module, output = self.layer.get_submodule(parts.module), self._linear(parts.output)
         head_dim = int(getattr(module, parts.head_dim))
+        # Query heads that share a key go together: they are one wide head with a narrow key.
+        key_dim, head_dim = head_dim, head_dim * self.queries_a_key
         named = parts.num_heads
         num_heads = output.in_features // head_dim if named is None else int(getattr(module, named))
         query, key, value = map(self._linear, (parts.query, parts.key, parts.value))
@@ -265,13 +278,14 @@ class _Finder:
             by_part = parts.packed_by == "part"
             rows = [_rows_of(query, *((3, head_dim) if by_part else (1, 3 * head_dim)))]
         else:
-            rows = [_rows_of(linear, 1, head_dim) for linear in (query, key, value)]
+            rows = [_rows_of(query, 1, head_dim)]
+            rows += [_rows_of(linear, 1, key_dim) for linear in (key, value)]
         for its in rows:
             if len(its.parameters[0]) != num_heads * its.each:
                 which = "query, key and value must " + ("be 3 times" if query is key else "each be")
                 raise UnsupportedArchitecture(
                     self.model_type,
-                    f"{which} {num_heads} heads of {head_dim}, but one is "
+                    f"{which} {num_heads} heads of {its.each}, but one is "
                     f"{len(its.parameters[0])} wide",
                 )
         rows += self._beside(parts.beside, head_dim, width)

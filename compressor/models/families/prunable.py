@@ -52,6 +52,12 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
         return parts
     if setting(config, "is_decoder") or setting(config, "add_cross_attention"):
         return "it is configured as a decoder"
+    if parts.key_heads is not None:
+        heads, keys = setting(config, "num_attention_heads"), setting(config, parts.key_heads)
+        if type(heads) is int and type(keys) is int and (keys < 1 or heads % keys):
+            return f"its {heads} query heads cannot be shared out among {keys} keys"
+        if setting(config, "use_sliding_window"):
+            return "some of its layers see a window of tokens (use_sliding_window)"
     if parts.gated_by is not None and setting(config, parts.gated_by):
         return f"its feed-forward is gated ({parts.gated_by})"
     return parts
@@ -108,10 +114,18 @@ def why_heads_stay(config: Config) -> str | None:
 def why_no_latency(config: Config) -> str | None:
     """Return why what sub-layers of a model take cannot be measured; None where it can."""
     parts = parts_or_reason(config)
-    if isinstance(parts, str) or parts.attention.relative is None:
+    if isinstance(parts, str):
+        return None
+    kind = ""
+    if parts.attention.relative is not None:
+        kind = "with relative positions"
+    elif parts.key_heads is not None:
+        heads, keys = setting(config, "num_attention_heads"), setting(config, parts.key_heads)
+        kind = "" if keys in (None, heads) else "whose queries share keys"
+    if not kind:
         return None
     return (
-        f"what attention with relative positions takes is not measured (model type "
+        f"what attention {kind} takes is not measured (model type "
         f"'{setting(config, 'model_type')}'); set target to flops or parameters"
     )
 

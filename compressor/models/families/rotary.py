@@ -12,7 +12,7 @@ from compressor.models.families.base import (
     NeuronSetting,
 )
 
-_GATED = EncoderParts(
+GATED = EncoderParts(
     layers="layers",
     attention=AttentionParts(
         module="self_attn",
@@ -37,11 +37,13 @@ _GATED = EncoderParts(
     has_head_dim=True,
     rotates=True,
 )
-GTE = Family(_GATED)
-EUROBERT = Family(replace(_GATED, norms_first=True, has_head_dim=False))
+GTE = Family(GATED)
+EUROBERT = Family(
+    replace(GATED, norms_first=True, has_head_dim=False, key_heads="num_key_value_heads")
+)
 JINA_EMBEDDINGS_V3 = Family(
     replace(
-        _GATED,
+        GATED,
         feed_forward=FeedForwardParts(
             ffn_in="mlp.fc1", activation="mlp.activation_fn", ffn_out="mlp.fc2"
         ),

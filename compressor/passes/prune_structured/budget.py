@@ -71,7 +71,9 @@ def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: fl
             keys = 2 * mean_length
             if attention.relative is not None:
                 keys += attention.relative.met(mean_length)
-            head = 2.0 * attention.head_dim * (4 * hidden_size + keys)
+            shared = attention.query.out_features // attention.key.out_features
+            # Keys and values are as wide as queries, or a part of it.
+            head = 2.0 * attention.head_dim * ((2 + 2 / shared) * hidden_size + keys)
         if feed_forward is not None:
             matrices = 1 + sum(rows.each for rows in feed_forward.rows)
             neuron = 2.0 * matrices * feed_forward.ffn_out.out_features

@@ -190,15 +190,18 @@ def _neuron_norms(layer: EncoderLayer, order: int) -> Tensor:
 
 
 def _row_powers(rows: Rows, dim: int, order: int) -> Iterator[Tensor]:
-    """Yield the sums of rows, `dim` of each unit at a time, shape `(units * dim,)` each."""
+    """Yield the sums of rows, `dim` of each unit at a time, shape `(units * dim,)` each.
+
+    Keys that several query heads share have fewer rows; zeros stand in the place of the others.
+    """
     total = torch.zeros(len(rows.parameters[0]), dtype=torch.float64)
     for parameter in rows.parameters:
         powers = parameter.detach().double().abs().pow(order)
         total += powers.view(len(powers), -1).sum(dim=1).cpu()
-    by_unit = total.view(rows.parts, -1, rows.size // dim, dim)  # (parts, units, shares, dim)
-    for part in by_unit:
-        for share in range(rows.size // dim):
-            yield part[:, share].flatten()
+    by_unit = functional.pad(total.view(rows.parts, -1, rows.size), (0, max(0, dim - rows.size)))
+    for part in by_unit:  # (units, rows of a unit)
+        for share in part.split(dim, dim=1):
+            yield share.flatten()
 
 
 def _column_powers(linear: nn.Linear, order: int) -> Tensor:

@@ -20,8 +20,12 @@ WITHOUT_TABLE = (
     "eurobert",
     "gte",
     "jina_embeddings_v3",
+    "llama",
+    "mistral",
     "modernbert",
     "nomic_bert",
+    "qwen2",
+    "qwen3",
 )
 AFTER_PADDING = [name for name, it in FAMILIES.items() if it.first_position == "after_padding"]
 # Not in the table: what a run reads off the module has to be right for them too.

@@ -37,7 +37,7 @@ WITHOUT_HEADS = {"mpnet"}  # a position bias is shared by all heads, so they hav
 COPIES = dict.fromkeys(("camembert", "data2vec-text", "xlm-roberta"), "roberta")
 # What is new in these is in one that is exported here; tools/check_families.py exports them all.
 LIKE_OTHERS = {"dinov2_with_registers", "deberta", "ernie", "esm", "eurobert", "jina_embeddings_v3"}
-LIKE_OTHERS |= {"nomic_bert", "rembert"}
+LIKE_OTHERS |= {"llama", "mistral", "nomic_bert", "qwen2", "rembert"}
 TEXTS = [name for name in ALL_TEXTS if name not in HEADLESS]
 EXPORTED = [it for it in (*TEXTS, *IMAGES) if it not in COPIES and it not in LIKE_OTHERS]
 # Texts of every length that a model takes, the second row with padding; images have one size.

@@ -233,15 +233,21 @@ def test_layer_losses_need_an_example_and_a_finite_loss(make_encoder):
         layer_losses(find_encoder(encoder.module), [(encoder.inputs, encoder.labels)], TASK)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "modernbert", "gte", "deberta", "deberta-v2"])
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        *((name, {}) for name in ("bert", "modernbert", "gte", "deberta", "deberta-v2")),
+        ("llama", {"num_attention_heads": 8, "head_dim": 4}),  # on 4 keys
+    ],
+)
 def test_the_magnitude_of_a_unit_is_the_norm_of_all_the_weights_that_go_with_it(
-    make_encoder, model_type: str
+    make_encoder, model_type: str, changes: dict[str, Any]
 ):
     def squares(module: Any) -> float:
         layer = find_encoder(module).layer_list[0]
         return sum(float(item.detach().double().square().sum()) for item in layer.parameters())
 
-    encoder = make_encoder(model_type)
+    encoder = make_encoder(model_type, **changes)
     scores = magnitude_scores(encoder_layers(encoder.module))
     heads, neurons = [], []
     for unit in range(4):

@@ -275,6 +275,31 @@ def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
     assert "relative_position_bias" in caught.value.reason
 
 
+@pytest.mark.parametrize("model_type", ["eurobert", "llama", "mistral", "qwen2", "qwen3"])
+def test_query_heads_go_with_the_key_that_they_share(make_encoder, model_type: str):
+    encoder = make_encoder(model_type, num_key_value_heads=2)
+    dense = copy.deepcopy(encoder.module)
+    for index, group in ((0, 0), (1, 1)):
+        output = encoder_layers(dense)[index].attention.output
+        output.weight.data[:, 16 * group : 16 * group + 16] = 0
+    expected, before = encoder.logits(dense), encoder.logits()
+    assert (before - expected).abs().max() > 1e-3
+
+    prune_heads(find_encoder(encoder.module), {0: [0], 1: [1]})
+
+    first = encoder_layers(encoder.module)[0]
+    attention = first.attention
+    widths = [it.out_features for it in (attention.query, attention.key, attention.value)]
+    assert (first.num_heads, widths) == (1, [16, 8, 8])
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+    shape = read_shape(encoder.module)
+    assert shape is not None
+    fresh = make_encoder(model_type, num_key_value_heads=2).module
+    apply_shape(fresh, shape)
+    fresh.load_state_dict(encoder.module.state_dict())
+    assert torch.equal(encoder.logits(fresh), encoder.logits())
+
+
 def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
     module = make_encoder("deberta", talking_head=True).module
     with pytest.raises(UnsupportedArchitecture) as caught:
