@@ -102,6 +102,7 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "longformer": {**AFTER_PADDING, "attention_window": 8},
     "megatron-bert": TEXT,
+    "mistral": DECODER,
     "mobilebert": {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 16,
                    "num_feedforward_networks": 2},
     "modernbert": {**TEXT, "global_attn_every_n_layers": 2, "local_attention": 8,
@@ -109,6 +110,7 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "mpnet": AFTER_PADDING,
     "nomic_bert": TEXT,
     "nystromformer": {**TEXT, "num_landmarks": 4, "segment_means_seq_len": 64},
+    "qwen2": DECODER,
     "qwen3": {**DECODER, "head_dim": 8},
     "rembert": {**TEXT, "input_embedding_size": 16, "output_embedding_size": 16},
     "roberta": AFTER_PADDING,
@@ -148,7 +150,7 @@ IMAGE_FAMILIES: dict[str, dict[str, Any]] = {
 # What the short form takes: a gated feed-forward whose weights are packed, read at one token.
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
-WITHOUT_ENCODER = frozenset(("gpt2", "llama", "qwen3", "xlnet", "funnel"))
+WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet", "funnel"))
 
 Verdict = Literal["right", "refused", "WRONG", "CRASH"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from compressor.models.families.base import EncoderParts, Family
 from compressor.models.families.beit import BEIT
-from compressor.models.families.bert import BERT, ROBERTA
+from compressor.models.families.bert import BERT, NOT_SIMULATED, ROBERTA
 from compressor.models.families.bert_norms_first import (
     MEGATRON_BERT,
     ROBERTA_NORMS_FIRST,
@@ -37,7 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     "albert": ALBERT,
     "beit": BEIT,
     "bert": BERT,
-    "bert-generation": BERT,
+    "bert-generation": NOT_SIMULATED,
     "big_bird": BIG_BIRD,
     "bigbird_pegasus": BIG_BIRD,
     "camembert": ROBERTA,
@@ -66,11 +66,11 @@ FAMILIES: Mapping[str, Family] = {
     "nomic_bert": GTE,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "rembert": BERT,
+    "rembert": NOT_SIMULATED,
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
     "roformer": BERT,
-    "splinter": BERT,
+    "splinter": NOT_SIMULATED,
     "vit": VIT,
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,

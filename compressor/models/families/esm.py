@@ -15,5 +15,6 @@ ESM = Family(
         activation=None,
     ),
     first_position="after_padding",
+    int8_simulated=True,
     reads_position_type=True,
 )

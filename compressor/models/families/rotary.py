@@ -37,9 +37,10 @@ GATED = EncoderParts(
     has_head_dim=True,
     rotates=True,
 )
-GTE = Family(GATED)
+GTE = Family(GATED, int8_simulated=True)
 EUROBERT = Family(
-    replace(GATED, norms_first=True, has_head_dim=False, key_heads="num_key_value_heads")
+    replace(GATED, norms_first=True, has_head_dim=False, key_heads="num_key_value_heads"),
+    int8_simulated=True,
 )
 JINA_EMBEDDINGS_V3 = Family(
     replace(
@@ -47,5 +48,6 @@ JINA_EMBEDDINGS_V3 = Family(
         feed_forward=FeedForwardParts(
             ffn_in="mlp.fc1", activation="mlp.activation_fn", ffn_out="mlp.fc2"
         ),
-    )
+    ),
+    int8_simulated=True,
 )
