@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokenizers import Tokenizer
 from torch import nn
 
 from compressor.models.components import component_of, layer_of
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture, why_heads_stay
+from compressor.models.scripts import scripts_of
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FLOAT_BYTES = 4
+_MOST_SCRIPTS, _LEAST_SHARE = 4, 0.01  # that are named of a vocabulary
 _SMALLEST_INT8 = 2048  # elements; the passes that store integers leave smaller matrices alone
 
 
@@ -67,6 +70,7 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         if isinstance(table, nn.Embedding)
         else None,
         tokenizer=None if backend is None else type(backend.model).__name__,
+        scripts=() if backend is None else _scripts(backend),
         layers_flops_share=encoder_flops_share,
         feed_forward_flops_share=encoder_flops_share * _feed_forward_share(module),
         matrices=tuple(size for is_table, size in stored.values() if not is_table),
@@ -74,6 +78,18 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
         no_layers=_why_not_prunable(module),
         no_prunable_heads=why_heads_stay(module.config),
     )
+
+
+def _scripts(backend: Tokenizer) -> tuple[tuple[str, float], ...]:
+    """Return the scripts that most pieces are written in with their shares, and what is left."""
+    pieces = list(backend.get_vocab())
+    counts = scripts_of(
+        backend.decoder.decode([piece]) if backend.decoder else piece for piece in pieces
+    )
+    shares = [(name, count / max(1, len(pieces))) for name, count in counts.most_common()]
+    shown = [(name, share) for name, share in shares if share >= _LEAST_SHARE][:_MOST_SCRIPTS]
+    rest = 1 - sum(share for _, share in shown)
+    return (*shown, ("others", rest)) if rest >= _LEAST_SHARE else tuple(shown)
 
 
 def _bytes_of(component: str, sizes: dict[str, int]) -> int:

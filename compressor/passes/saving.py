@@ -39,6 +39,7 @@ class ModelParts:
     feed_forward_bytes: int
     word_table_bytes: int | None  # None: words are not looked up in one table
     tokenizer: str | None  # how words are split, such as WordPiece
+    scripts: tuple[tuple[str, float], ...]  # what shares of pieces are of, the largest first
     layers_flops_share: float  # of the model's FLOPs
     feed_forward_flops_share: float
     # Numbers of elements, each weight once, of those that are large enough to store as integers.

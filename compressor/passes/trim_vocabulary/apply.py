@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -13,79 +13,117 @@ from torch import nn
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
+from compressor.models.scripts import characters_of, written_in
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
-from compressor.passes.trim_vocabulary.cut import (
-    pieces_that_must_stay,
-    plain_tokenizer,
-    trim_vocabulary,
-    unreachable_pieces,
-)
+from compressor.passes.trim_vocabulary.cut import named_ids, trim_vocabulary, vocabulary_of
+from compressor.passes.trim_vocabulary.vocabulary import Vocabulary
 from compressor.progress import SILENT, Progress
 from compressor.tasks import texts_of
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 
 _MOST_HELD_OUT = 2000
 _TEXTS_AT_ONCE = 1024
+_MOST_SHOWN = 12  # tokens of a word that is split otherwise
 
 
 def look_ahead(settings: TrimVocabulary, model: TorchModel, ahead: Ahead) -> TorchModel:
-    """Look for a WordPiece tokenizer, whose words `unreachable` knows, and for enough texts."""
-    tokenizer = plain_tokenizer(model.preprocessor)
+    """Look for a tokenizer that can be trimmed as the settings ask, and for enough texts."""
+    vocabulary = vocabulary_of(model.preprocessor)
     if settings.drop == "unreachable":
-        unreachable_pieces(tokenizer)
-    else:
-        _check_texts(tokenizer, settings, ahead)
+        vocabulary.unreachable()
+    elif settings.drop == "unused":
+        _check_texts(vocabulary.tokenizer, settings, ahead)
     return model
 
 
 def apply(settings: TrimVocabulary, model: TorchModel, context: PassContext) -> TorchModel:
     """Return the model with its new tokenizer; the module is changed in place.
 
-    Raises `StepFailed` before anything changes when the tokenizer is not WordPiece
-    (`UnsupportedTokenizer`) or, for `unreachable`, not as BERT's, a pattern matches nothing,
-    there are too few texts, or no piece would be dropped.
+    Raises `StepFailed` before anything changes when the tokenizer is of no kind that can be
+    trimmed (`UnsupportedTokenizer`) or, for `unreachable`, of none where something can be proven, a
+    pattern matches nothing, there are too few texts, or no piece would be dropped.
     """
-    before = plain_tokenizer(model.preprocessor)
-    wanted = _matching(settings.keep, before.get_vocab())
+    vocabulary = vocabulary_of(model.preprocessor)
+    all_ids = set(vocabulary.tokenizer.get_vocab().values())
+    wanted = _matching(settings.keep, vocabulary) | (named_ids(model.module.config) & all_ids)
     if settings.drop == "unreachable":
-        stay = set(before.get_vocab().values()) - unreachable_pieces(before)
-        trimmed = _trim_to(
+        return _trim_to(
             model,
-            stay | wanted,
+            vocabulary.closed((all_ids - vocabulary.unreachable()) | wanted),
             context,
             all_stay="texts can lead to all {} pieces, so there is nothing to trim; take drop: "
             "unused, or remove this pass",
             why="; no text leads to one of the others, so the tokens of every text stay the same",
         )
-    else:
-        to_count, held_out = _texts(settings, context.splits, context.seed)
-        needed = pieces_that_must_stay(before) | wanted
-        for text in model.task.fixed_texts(model.preprocessor):
-            needed |= set(before.encode(text, add_special_tokens=False).ids)
-        needed |= {index for index in before.get_vocab().values() if index < settings.keep_first}
-        stay = needed | _pieces_in(to_count, before, settings, context.progress)
-        # Where the others alone are all there are, no number of occurrences changes that.
-        is_counted = len(needed) < len(stay)
-        remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
-        if settings.keep_first:
-            remedy = f"lower keep_first (it is {settings.keep_first}), {remedy}"
-        trimmed = _trim_to(
+    wanted |= vocabulary.indispensable()
+    wanted |= {index for index in all_ids if index < settings.keep_first}
+    for text in model.task.fixed_texts(model.preprocessor):
+        wanted |= set(vocabulary.tokenizer.encode(text, add_special_tokens=False).ids)
+    if settings.drop == "other_scripts":
+        scripts = ", ".join(settings.keep_scripts)
+        return _trim_to(
             model,
-            stay,
+            vocabulary.closed(wanted | _written_in(settings, vocabulary, vocabulary.ids.values())),
             context,
-            all_stay="all {} pieces are in use, so there is nothing to trim; " + remedy
-            if is_counted
-            else "lower keep_first, or remove this pass: all {} pieces stay"
-            if settings.keep_first
-            else "all {} pieces have to stay, however often they occur: special tokens, single "
-            "characters, and pieces with characters that are no pieces; remove this pass",
-            why=f", counted in {len(to_count):,} texts",
+            all_stay="all {} pieces are of " + scripts + " or of no script, so there is nothing to "
+            "trim; take drop: unused, or remove this pass",
+            why=f": those of {scripts}, those of no script, and what they are made of",
         )
-        _report_changes(before, plain_tokenizer(trimmed.preprocessor), held_out, context)
+    return _trim_unused(settings, model, context, vocabulary, wanted)
+
+
+def _trim_unused(
+    settings: TrimVocabulary,
+    model: TorchModel,
+    context: PassContext,
+    vocabulary: Vocabulary,
+    wanted: set[int],
+) -> TorchModel:
+    """Leave `wanted`, what pieces fall back to, and what the texts to count contain."""
+    to_count, held_out = _texts(settings, context.splits, context.seed)
+    needed = vocabulary.closed(wanted | _written_in(settings, vocabulary, vocabulary.characters()))
+    stay = vocabulary.closed(
+        needed | _pieces_in(to_count, vocabulary.tokenizer, settings, context.progress)
+    )
+    # Where the others alone are all there are, no number of occurrences changes that.
+    is_counted = len(needed) < len(stay)
+    remedy = f"raise min_count (it is {settings.min_count}), or remove this pass"
+    if settings.keep_first:
+        remedy = f"lower keep_first (it is {settings.keep_first}), {remedy}"
+    trimmed = _trim_to(
+        model,
+        stay,
+        context,
+        all_stay="all {} pieces are in use, so there is nothing to trim; " + remedy
+        if is_counted
+        else "lower keep_first, or remove this pass: all {} pieces stay"
+        if settings.keep_first
+        else "all {} pieces have to stay, however often they occur: special tokens, single "
+        "characters, and pieces with characters that are no pieces; remove this pass",
+        why=f", counted in {len(to_count):,} texts",
+    )
+    after = vocabulary_of(trimmed.preprocessor)
+    _report_changes(vocabulary, after, stay, held_out, context)
     return trimmed
+
+
+def _written_in(settings: TrimVocabulary, vocabulary: Vocabulary, ids: Iterable[int]) -> set[int]:
+    """Return those of `ids` that `keep_scripts` lets stay: all where it names no script."""
+    if not settings.keep_scripts:
+        return set(ids)
+    # What a character becomes may be of another script: the sign for micro is none's, and Unicode's
+    # compatibility forms make it a Greek letter.
+    made = vocabulary.normalized(characters_of(settings.keep_scripts))
+    chosen, fits = set(ids), written_in(settings.keep_scripts, also=made)
+    return {
+        index
+        for piece, index in vocabulary.ids.items()
+        if index in chosen and ((text := vocabulary.text_of(piece)) is None or fits(text))
+    }
 
 
 def _check_texts(tokenizer: Tokenizer, settings: TrimVocabulary, ahead: Ahead) -> None:
@@ -120,9 +158,12 @@ def _pieces_in(
     Raises `StepFailed` when none does: what is in use cannot be told from what is not.
     """
     counts: Counter[int] = Counter()
+    # Behind a prompt, or given word by word, the first word of a text does not stand at the front.
+    tells_beginnings = tokenizer.encode("a").tokens != tokenizer.encode(" a").tokens
     with progress.bar("counting pieces", len(texts)) as advance:
         for chunk in _chunks(texts):
-            for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False):
+            read = [*chunk, *_first_words(chunk)] if tells_beginnings else chunk
+            for encoding in tokenizer.encode_batch(read, add_special_tokens=False):
                 counts.update(encoding.ids)
             advance(len(chunk))
     most = max(counts.values(), default=0)
@@ -159,52 +200,93 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
         yield list(texts[start : start + _TEXTS_AT_ONCE])
 
 
-def _matching(patterns: Sequence[str], vocabulary: dict[str, int]) -> set[int]:
-    found: set[int] = set()
+def _first_words(texts: Sequence[str]) -> list[str]:
+    """Return the first word of each text, behind a space."""
+    return [f" {word}" for text in texts for word in text.split(maxsplit=1)[:1]]
+
+
+def _matching(patterns: Sequence[str], vocabulary: Vocabulary) -> set[int]:
+    pieces, found = vocabulary.tokenizer.get_vocab(), set[int]()
     for position, pattern in enumerate(patterns):
-        own = {index for piece, index in vocabulary.items() if fnmatchcase(piece, pattern)}
+        own = {index for piece, index in pieces.items() if fnmatchcase(piece, pattern)}
         if not own:
             raise StepFailed(
-                f"keep[{position}]: '{pattern}' matches none of the {len(vocabulary):,} pieces; "
-                f"pieces inside a word begin with ##, [ is written [[]"
+                f"keep[{position}]: '{pattern}' matches none of the {len(pieces):,} pieces; "
+                f"{vocabulary.written}, [ is written [[]"
             )
         found |= own
     return found
 
 
 def _report_changes(
-    before: Tokenizer, after: Tokenizer, texts: Sequence[str], context: PassContext
+    before: Vocabulary,
+    after: Vocabulary,
+    stay: set[int],
+    texts: Sequence[str],
+    context: PassContext,
 ) -> None:
-    changed, example, lengths = 0, "", [0, 0]
+    """Note for how many texts the tokens change, and record it.
+
+    Raises `StepFailed` where they do although all of them stayed: this tokenizer then splits in a
+    way that is not the one of its kind.
+    """
+    changed, example, lengths, unknown = 0, "", [0, 0], 0
+    # By their ids: the token of an unknown character reads like the piece that it was.
+    old_ids = dict(enumerate(sorted(stay)))
     for chunk in _chunks(texts):
         pairs = zip(
-            before.encode_batch(chunk, add_special_tokens=False),
-            after.encode_batch(chunk, add_special_tokens=False),
+            chunk,
+            before.tokenizer.encode_batch(chunk, add_special_tokens=False),
+            after.tokenizer.encode_batch(chunk, add_special_tokens=False),
             strict=True,
         )
-        for old, new in pairs:
+        for text, old, new in pairs:
             lengths[0] += len(old.tokens)
             lengths[1] += len(new.tokens)
-            if old.tokens != new.tokens:
-                changed += 1
-                example = example or _first_difference(old, new)
+            if old.ids == [old_ids[index] for index in new.ids]:
+                continue
+            if stay.issuperset(old.ids):
+                raise StepFailed(
+                    f"the trimmed tokenizer splits {text!r} in another way although all pieces of "
+                    f"it stay ({_first_difference(old, new)}); take drop: unreachable, or remove "
+                    f"this pass"
+                )
+            changed += 1
+            example = example or _first_difference(old, new)
+            unknown += _unknown_in(new, after) > _unknown_in(old, before)
     longer = lengths[1] / max(lengths[0], 1) - 1
-    context.record(
-        "changed_tokens",
-        {"texts": len(texts), "changed": changed, "more_tokens": round(longer, 6)},
-    )
+    facts = {"texts": len(texts), "changed": changed, "more_tokens": round(longer, 6)}
+    if unknown:
+        facts["unknown"] = unknown
+    context.record("changed_tokens", facts)
     shown = f", for example {example}" if example else ""
+    lost = f"; {counted(unknown, 'text')} of them with more unknown characters" if unknown else ""
     context.note(
         f"of {len(texts):,} texts that were not counted, the tokens of {changed:,} change "
-        f"({changed / len(texts):.1%}{shown}); they are {longer:.1%} longer in all"
+        f"({changed / len(texts):.1%}{shown}); they are {longer:.1%} longer in all{lost}"
     )
+
+
+def _unknown_in(encoding: Encoding, vocabulary: Vocabulary) -> int:
+    unknown = vocabulary.unknown()
+    return 0 if unknown is None else encoding.ids.count(vocabulary.ids[unknown])
 
 
 def _first_difference(old: Encoding, new: Encoding) -> str:
-    """Return the first word that is split in another way, as `before -> after`."""
+    """Return the first word that is split in another way, as `before -> after`.
+
+    Of a long one, as a text is to a tokenizer that does not split at spaces, where it differs.
+    """
     one, other = _words(old), _words(new)
-    word = next(word for word in one if one[word] != other[word])
-    return f"'{' '.join(one[word])}' -> '{' '.join(other[word])}'"
+    word = next((word for word in one if one[word] != other.get(word)), None)
+    if word is None and None not in one:  # the same characters, which are unknown now
+        return "a character that is unknown now"
+    before, after = one[word], other.get(word, [])
+    while max(len(before), len(after)) > _MOST_SHOWN and before[:1] == after[:1]:
+        before, after = before[1:], after[1:]
+    while max(len(before), len(after)) > _MOST_SHOWN and before[-1:] == after[-1:]:
+        before, after = before[:-1], after[:-1]
+    return f"'{' '.join(before[:_MOST_SHOWN])}' -> '{' '.join(after[:_MOST_SHOWN])}'"
 
 
 def _words(encoding: Encoding) -> dict[int | None, list[str]]:

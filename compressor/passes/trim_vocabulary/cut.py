@@ -1,15 +1,10 @@
-"""Cutting the vocabulary of a WordPiece tokenizer, and the embedding table with it.
-
-A word is split greedily into the longest pieces that the vocabulary has, so a word whose piece was
-dropped falls back to smaller ones without any other change. Tokenizers of other kinds do not work
-like that: a BPE token is the product of merges, a Unigram token competes by its probability.
-"""
+"""Cutting the vocabulary of a tokenizer, and with it every table that has a row for each piece."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +14,19 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from compressor.errors import StepFailed
+from compressor.models.text_files import TOKENIZER_CONFIG
 from compressor.models.text_inputs import positions_of
 from compressor.models.torch_model import TorchModel
-from compressor.passes.trim_vocabulary.word_piece import (
-    BERT_PARTS,
-    TOKENIZER,
-    not_as_bert,
-    untrimmable,
-)
+from compressor.passes.trim_vocabulary.kinds import TOKENIZER, no_smaller_pieces, untrimmable
+from compressor.passes.trim_vocabulary.vocabulary import VOCABULARIES, Vocabulary
 from compressor.tasks import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_BESIDE = ("vocab.txt", "added_tokens.json", "special_tokens_map.json")
+# What `save_pretrained` leaves beside tokenizer.json and that has the ids of before. transformers
+# loads from tokenizer.json alone; a file that it does not read, and others do, must not differ.
+_STAYS = (TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja")
 
 
 class UnsupportedTokenizer(StepFailed):
@@ -44,10 +38,10 @@ class UnsupportedTokenizer(StepFailed):
         super().__init__(untrimmable(kind, reason))
 
 
-def plain_tokenizer(preprocessor: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a copy of the WordPiece tokenizer inside, which neither cuts nor pads.
+def vocabulary_of(preprocessor: PreTrainedTokenizerBase) -> Vocabulary:
+    """Return the vocabulary of the tokenizer inside, with a copy of it that neither cuts nor pads.
 
-    Raises `UnsupportedTokenizer` when there is none.
+    Raises `UnsupportedTokenizer` when there is none that can be trimmed.
     """
     kind = type(preprocessor).__name__
     if not isinstance(preprocessor, transformers.PreTrainedTokenizerBase):
@@ -56,90 +50,38 @@ def plain_tokenizer(preprocessor: PreTrainedTokenizerBase) -> Tokenizer:
         raise UnsupportedTokenizer(kind, "it is a slow tokenizer, without a tokenizer.json")
     backend: Any = preprocessor
     tokenizer = Tokenizer.from_str(backend.backend_tokenizer.to_str())
-    model = json.loads(tokenizer.to_str())["model"]["type"]
-    if model != "WordPiece":
-        raise UnsupportedTokenizer(
-            kind, f"its model is {model}, where a dropped piece does not fall back to smaller ones"
-        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] not in VOCABULARIES:
+        raise UnsupportedTokenizer(kind, no_smaller_pieces(model["type"]))
+    if model.get("dropout"):
+        raise UnsupportedTokenizer(kind, "it leaves out merges at random (dropout)")
+    return VOCABULARIES[model["type"]](tokenizer)
 
 
-def pieces_that_must_stay(tokenizer: Tokenizer) -> set[int]:
-    """Return the ids of added and special tokens, and of what other pieces fall back to.
-
-    These are single characters, at the beginning of a word and inside it, and pieces with a
-    character that is no piece by itself. So no word becomes unknown whose characters all are.
-    """
-    content = json.loads(tokenizer.to_str())
-    model = content["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    prefix: str = model["continuing_subword_prefix"]
-    added = _added_and_unknown(content)
-
-    def splits(piece: str) -> bool:
-        inside, text = _inside_a_word(piece, prefix)
-        first = (prefix if inside else "") + text[:1]
-        return first in vocabulary and all(prefix + letter in vocabulary for letter in text[1:])
-
-    return {
-        index
-        for piece, index in vocabulary.items()
-        if piece in added or len(piece.removeprefix(prefix)) <= 1 or not splits(piece)
-    } | {entry["id"] for entry in content["added_tokens"]}
+def named_ids(config: Any) -> set[int]:
+    """Return the ids of tokens that a configuration names, such as that of the padding."""
+    found: set[int] = set()
+    for name, value in config.to_dict().items():
+        if name.endswith("_token_id"):
+            found.update(item for item in _each(value) if type(item) is int)
+    return found
 
 
-def unreachable_pieces(tokenizer: Tokenizer) -> set[int]:
-    """Return the ids of pieces that the tokens of no text contain, added tokens aside.
-
-    A piece is looked up in words, and a word is what BERT's normalizer and splitting at spaces,
-    punctuation and Chinese characters leave. Both leave such a word as it is, and so every part of
-    it; a piece that they change or split is part of none. In `bert-base-uncased` these are
-    `[unused0]` to `[unused993]`, and what continues a word with punctuation or Chinese characters.
-
-    Raises `StepFailed` for a tokenizer with another normalizer or another way to split.
-    """
-    content = json.loads(tokenizer.to_str())
-    found = tuple((content[name] or {}).get("type") for name in BERT_PARTS)
-    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
-    if found != tuple(BERT_PARTS.values()) or normalizer is None or splitter is None:
-        raise StepFailed(not_as_bert(found))
-    prefix: str = content["model"]["continuing_subword_prefix"]
-    added = _added_and_unknown(content)
-
-    def stays(piece: str) -> bool:
-        inside, text = _inside_a_word(piece, prefix)
-        # Any letter does for the beginning of the word, as each character is treated by itself.
-        word = "a" + text if inside else text
-        parts = splitter.pre_tokenize_str(normalizer.normalize_str(word))
-        return [part for part, _ in parts] == [word]
-
-    vocabulary: dict[str, int] = content["model"]["vocab"]
-    return {index for piece, index in vocabulary.items() if piece not in added and not stays(piece)}
-
-
-def _added_and_unknown(content: dict[str, Any]) -> set[str]:
-    """Return the tokens that are no pieces of words, from the contents of a `tokenizer.json`."""
-    added = {str(entry["content"]) for entry in content["added_tokens"]}
-    return added | {content["model"]["unk_token"]}
-
-
-def _inside_a_word(piece: str, prefix: str) -> tuple[bool, str]:
-    """Return whether a piece goes on with a word, and its text; the prefix alone does not."""
-    inside = piece.startswith(prefix) and piece != prefix
-    return inside, piece.removeprefix(prefix) if inside else piece
+def _each(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     """Return `model` with only the pieces `kept`, ascending old ids, which become 0, 1, 2, ...
 
     The module is changed in place; the tokenizer is a new one. Raises `StepFailed` when the model
-    derives positions from an id of the padding that would change.
+    derives positions from an id of the padding that would change, and when transformers makes
+    another tokenizer of the trimmed files than they say.
     """
     config = model.module.config
     new_ids = {old: new for new, old in enumerate(kept)}
-    pad = config.pad_token_id
     positions = positions_of(model.module)
     counted = None if positions is None else positions.after_padding
     if counted is not None and new_ids.get(counted) != counted:
@@ -149,19 +91,48 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
             f"the pieces before it (setting keep)"
         )
     preprocessor = _trim_tokenizer(model.preprocessor, new_ids, model.task)
-    table = model.module.get_input_embeddings()
-    assert isinstance(table, nn.Embedding), "it has a row for each piece"
-    index = torch.tensor(kept, device=table.weight.device)
-    fresh = nn.Embedding(len(kept), table.embedding_dim, padding_idx=new_ids.get(pad))
-    fresh.weight = nn.Parameter(
-        table.weight.detach()[index], requires_grad=table.weight.requires_grad
-    )
-    model.module.set_input_embeddings(fresh.train(table.training))
+    _trim_tables(model.module, kept, padding=new_ids.get(config.pad_token_id))
     config.vocab_size = len(kept)
-    for name, value in list(config.to_dict().items()):
-        if name.endswith("_token_id") and value in new_ids:
-            setattr(config, name, new_ids[value])
+    _rename(config, new_ids)
+    if getattr(model.module, "generation_config", None) is not None:
+        _rename(model.module.generation_config, new_ids)
     return TorchModel(model.module, preprocessor, model.task)
+
+
+def _trim_tables(module: PreTrainedModel, kept: Sequence[int], *, padding: int | None) -> None:
+    """Leave the rows `kept` of the table of words, and of a head that gives a number for each.
+
+    A parameter that several modules share, as a head that is tied to the table, stays shared.
+    """
+    table = module.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), "it has a row for each piece"
+    head, rows = module.get_output_embeddings(), table.num_embeddings
+    whole = [table.weight]
+    if isinstance(head, nn.Linear) and head.out_features == rows:
+        whole += [head.weight] if head.bias is None else [head.weight, head.bias]
+    index = torch.tensor(kept, device=table.weight.device)
+    cut = {
+        id(old): nn.Parameter(old.detach()[index], requires_grad=old.requires_grad) for old in whole
+    }
+    for part in module.modules():
+        for name, old in list(part.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(old) in cut:
+                part.register_parameter(name, cut[id(old)])
+                if name == "weight" and isinstance(part, nn.Embedding):
+                    part.num_embeddings, part.padding_idx = len(kept), padding
+                elif name == "weight" and isinstance(part, nn.Linear):
+                    part.out_features = len(kept)
+
+
+def _rename(config: Any, new_ids: Mapping[int, int]) -> None:
+    """Give a configuration the new ids of the tokens that it names, in place."""
+    for name, value in list(config.to_dict().items()):
+        if not name.endswith("_token_id"):
+            continue
+        if isinstance(value, list | tuple):
+            setattr(config, name, [new_ids.get(old, old) for old in value])
+        elif value in new_ids:
+            setattr(config, name, new_ids[value])
 
 
 def _trim_tokenizer(
@@ -171,28 +142,74 @@ def _trim_tokenizer(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         preprocessor.save_pretrained(folder)
-        for name in _BESIDE:
-            (folder / name).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in _STAYS:
+                path.unlink()
         path = folder / TOKENIZER
         content = json.loads(path.read_text(encoding="utf-8"))
         content["truncation"] = content["padding"] = None
-        vocabulary: dict[str, int] = content["model"]["vocab"]
-        content["model"]["vocab"] = {
-            piece: new_ids[old]
-            for piece, old in sorted(vocabulary.items(), key=lambda item: item[1])
-            if old in new_ids
-        }
+        _vocabulary_from(content).trim(content["model"], new_ids)
         for entry in content["added_tokens"]:
             entry["id"] = new_ids[entry["id"]]
         _replace_ids(content["post_processor"], new_ids)
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        _rename_added_tokens(folder / TOKENIZER_CONFIG, new_ids)
         trimmed: PreTrainedTokenizerBase = task.load_preprocessor(folder)
+    _require_same(trimmed, content)
     trimmed.model_max_length = preprocessor.model_max_length
+    trimmed.model_input_names = preprocessor.model_input_names
     trimmed.name_or_path = preprocessor.name_or_path
     return trimmed
 
 
-def _replace_ids(post_processor: Any, new_ids: dict[int, int]) -> None:
+def _vocabulary_from(content: Mapping[str, Any]) -> Vocabulary:
+    return VOCABULARIES[content["model"]["type"]](Tokenizer.from_str(json.dumps(content)))
+
+
+def _rename_added_tokens(path: Path, new_ids: Mapping[int, int]) -> None:
+    """Give the added tokens of a tokenizer_config.json their new ids, where it lists them."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    listed: dict[str, Any] | None = settings.get("added_tokens_decoder")
+    if listed:
+        settings["added_tokens_decoder"] = {
+            str(new_ids[int(old)]): token for old, token in listed.items()
+        }
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _require_same(trimmed: PreTrainedTokenizerBase, content: Mapping[str, Any]) -> None:
+    """Raise `StepFailed` where a loaded tokenizer is not the one that its file describes.
+
+    transformers builds the tokenizers of many classes anew from the pieces of the file, with parts
+    and ids that are the class's own.
+    """
+    backend: Any = trimmed
+    loaded = json.loads(backend.backend_tokenizer.to_str())
+    written = json.loads(Tokenizer.from_str(json.dumps(content)).to_str())
+    for read in (loaded, written):
+        read["model"]["vocab"] = _rounded(read["model"]["vocab"])
+    parts = loaded.keys() - {"version", "padding", "truncation"}  # transformers keeps the last two
+    different = sorted(name for name in parts if loaded[name] != written[name])
+    if different:
+        kind = type(trimmed).__name__
+        raise UnsupportedTokenizer(
+            kind,
+            f"transformers makes of the trimmed tokenizer.json a {kind} with another "
+            f"{' and '.join(different)}",
+        )
+
+
+def _rounded(vocabulary: Any) -> Any:
+    """Return pieces with scores that are rounded, pieces with ids as they are.
+
+    Python and the library read the last digit of a score in a file in different ways.
+    """
+    if isinstance(vocabulary, dict):
+        return vocabulary
+    return [(piece, round(score, 9)) for piece, score in vocabulary]
+
+
+def _replace_ids(post_processor: Any, new_ids: Mapping[int, int]) -> None:
     """Give the special tokens that are put around a text their new ids, in place."""
     if post_processor is None:
         return

@@ -317,14 +317,14 @@ def test_a_run_ships_the_trimmed_tokenizer(word_piece_dir: Path, tmp_path: Path)
     assert report["passes"][0]["facts"]["changed_tokens"]["texts"] == 1
 
 
-def byte_pairs() -> transformers.PreTrainedTokenizerFast:
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-
-
-def unigrams() -> transformers.PreTrainedTokenizerFast:
+def whole_words() -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0))
+        tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     )
+
+
+def random_merges() -> transformers.PreTrainedTokenizerFast:
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(dropout=0.1)))
 
 
 class Slow(transformers.PythonBackend):
@@ -339,8 +339,8 @@ class Slow(transformers.PythonBackend):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (byte_pairs, "its model is BPE, where a dropped piece does not fall back to smaller ones"),
-        (unigrams, "its model is Unigram, where"),
+        (whole_words, "its model is WordLevel, where a dropped piece does not fall back"),
+        (random_merges, r"it leaves out merges at random \(dropout\)"),
         (Slow, "it is a slow tokenizer"),
         (lambda: transformers.ViTImageProcessorPil(), "it is not a tokenizer"),
     ],
