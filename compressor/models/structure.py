@@ -25,6 +25,7 @@ from compressor.models.families.layers import (
     queries_a_key,
 )
 from compressor.models.families.prunable import UnsupportedArchitecture
+from compressor.models.low_rank import LowRankTable, factor_table
 from compressor.words import counted
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class EncoderShape(BaseModel):
 
     head_dim: Annotated[int, Field(strict=True, gt=0)]
     layers: Annotated[tuple[LayerShape, ...], Field(min_length=1)]
+    # Of a table of words that is a product of two; None: it is whole, and nothing is written.
+    table_rank: Annotated[int, Field(strict=True, gt=0)] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return plain types that JSON can hold."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude_none=True)
 
     @classmethod
     def from_dict(cls, content: object) -> EncoderShape:
@@ -104,7 +107,9 @@ def read_shape(module: PreTrainedModel) -> EncoderShape | None:
 
 def _own_shape(encoder: Encoder) -> EncoderShape | None:
     dense = dense_shape(encoder.module.config, encoder.parts)
+    table = encoder.module.get_input_embeddings()
     shape = EncoderShape(
+        table_rank=table.rank if isinstance(table, LowRankTable) else None,
         head_dim=dense.head_dim,
         layers=tuple(
             LayerShape(num_heads=layer.num_heads, ffn_neurons=layer.num_neurons)
@@ -124,6 +129,8 @@ def apply_shape(module: PreTrainedModel, shape: EncoderShape) -> None:
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
     _check_fits(shape, dense_shape(module.config, encoder.parts))
+    if shape.table_rank is not None:
+        factor_table(module, shape.table_rank)
     for layer, target in zip(encoder.layers, shape.layers, strict=True):
         if target.num_heads == 0:
             remove_attention(layer)
@@ -145,6 +152,8 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
     shape = _own_shape(encoder)
     if shape is None:
         return ()
+    if shape.table_rank is not None:
+        return (f"its table of words is a product of rank {shape.table_rank}",)
     layer, *others = shape.layers
     if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
         return ("its layers differ, or one is without heads or neurons",)

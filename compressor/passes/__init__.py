@@ -21,6 +21,7 @@ from compressor.passes.convert_fp16.settings import ConvertFp16
 from compressor.passes.cut_vectors.settings import CutVectors
 from compressor.passes.describe import SettingDescription, pass_settings
 from compressor.passes.distill.settings import Distill
+from compressor.passes.factorize_embeddings.settings import FactorizeEmbeddings
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.passes.prune_structured.settings import PruneStructured
@@ -84,6 +85,9 @@ PASSES: dict[str, PassEntry] = {
     "convert_fp16": PassEntry(ConvertFp16, "compressor.passes.convert_fp16.apply"),
     "cut_vectors": PassEntry(CutVectors, "compressor.passes.cut_vectors.apply"),
     "distill": PassEntry(Distill, "compressor.passes.distill.apply"),
+    "factorize_embeddings": PassEntry(
+        FactorizeEmbeddings, "compressor.passes.factorize_embeddings.apply"
+    ),
     "finetune": PassEntry(Finetune, "compressor.passes.finetune.apply"),
     "prune_magnitude": PassEntry(PruneMagnitude, "compressor.passes.prune_magnitude.apply"),
     "prune_structured": PassEntry(PruneStructured, "compressor.passes.prune_structured.apply"),

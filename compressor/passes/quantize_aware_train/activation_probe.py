@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from compressor.models.low_rank import LowRankTable
 from compressor.onnx_graph.quantized_activations import (
     AFTER_GELU,
     AFTER_RELU,
@@ -115,6 +116,6 @@ def _example(module: PreTrainedModel) -> dict[str, Tensor]:
         shape = (1, module.config.num_channels, height, width)
         return {"pixel_values": torch.zeros(shape, device=device)}
     table = module.get_input_embeddings()
-    assert isinstance(table, nn.Embedding), "it has a row for each token"
+    assert isinstance(table, nn.Embedding | LowRankTable), "it has a row for each token"
     ids = torch.arange(1, 9, device=device)[None] % table.num_embeddings
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

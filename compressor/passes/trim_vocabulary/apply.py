@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
-from torch import nn
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.scripts import characters_of, written_in
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, NothingToRemove, PassContext
-from compressor.passes.trim_vocabulary.cut import named_ids, trim_vocabulary, vocabulary_of
+from compressor.passes.trim_vocabulary.cut import (
+    named_ids,
+    table_of,
+    trim_vocabulary,
+    vocabulary_of,
+)
 from compressor.passes.trim_vocabulary.vocabulary import Vocabulary
 from compressor.progress import SILENT, Progress
 from compressor.tasks import texts_of
@@ -32,6 +36,7 @@ _MOST_SHOWN = 12  # tokens of a word that is split otherwise
 
 def look_ahead(settings: TrimVocabulary, model: TorchModel, ahead: Ahead) -> TorchModel:
     """Look for a tokenizer that can be trimmed as the settings ask, and for enough texts."""
+    table_of(model.module)
     vocabulary = vocabulary_of(model.preprocessor)
     if settings.drop == "unreachable":
         vocabulary.unreachable()
@@ -140,9 +145,7 @@ def _trim_to(
     model: TorchModel, stay: set[int], context: PassContext, *, all_stay: str, why: str
 ) -> TorchModel:
     """Cut the vocabulary down to `stay` and note `why`; `all_stay` is the error if nothing goes."""
-    table = model.module.get_input_embeddings()
-    assert isinstance(table, nn.Embedding), "it has a row for each piece"
-    rows = table.num_embeddings
+    rows = table_of(model.module).num_embeddings
     if len(stay) == rows:
         raise NothingToRemove(all_stay.format(f"{rows:,}"))
     trimmed = trim_vocabulary(model, sorted(stay))

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from compressor.errors import StepFailed
+from compressor.models.low_rank import LowRankTable
 from compressor.models.text_files import TOKENIZER_CONFIG
 from compressor.models.text_inputs import positions_of
 from compressor.models.torch_model import TorchModel
@@ -99,13 +100,24 @@ def trim_vocabulary(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     return TorchModel(model.module, preprocessor, model.task)
 
 
+def table_of(module: PreTrainedModel) -> nn.Embedding:
+    """Return the table of words; raises `StepFailed` where it has not a row for each piece."""
+    table = module.get_input_embeddings()
+    if isinstance(table, LowRankTable):
+        raise StepFailed(
+            "the table of words is a product of two since factorize_embeddings; move "
+            "trim_vocabulary before it"
+        )
+    assert isinstance(table, nn.Embedding), "it has a row for each piece"
+    return table
+
+
 def _trim_tables(module: PreTrainedModel, kept: Sequence[int], *, padding: int | None) -> None:
     """Leave the rows `kept` of the table of words, and of a head that gives a number for each.
 
     A parameter that several modules share, as a head that is tied to the table, stays shared.
     """
-    table = module.get_input_embeddings()
-    assert isinstance(table, nn.Embedding), "it has a row for each piece"
+    table = table_of(module)
     head, rows = module.get_output_embeddings(), table.num_embeddings
     whole = [table.weight]
     if isinstance(head, nn.Linear) and head.out_features == rows:

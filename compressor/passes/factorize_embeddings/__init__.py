@@ -1,0 +1,1 @@
+"""Storing of the table of words as a product of two matrices."""
