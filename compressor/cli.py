@@ -368,7 +368,12 @@ def passes(
 @app.command(epilog="Example: compress init ./my-model --data rows.csv --text review --label stars")
 def init(
     checkpoint: Annotated[str, typer.Argument(help="A directory or a Hub id such as org/name.")],
-    data: Annotated[Path, typer.Option(help="Rows to judge on: csv, tsv, json lines or parquet.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Rows to judge on: csv, tsv, json lines or parquet; or a folder in BEIR's layout."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
     train: Annotated[Path | None, typer.Option(help="Rows to train on, another file.")] = None,
     certification: Annotated[

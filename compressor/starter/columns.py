@@ -34,9 +34,23 @@ _PAIRS = (
     ("question", "sentence"),
     ("question", "answer"),
     ("query", "passage"),
+    ("query", "document"),
+    ("query", "positive"),
+    ("anchor", "positive"),
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
+# Of which the second text is what the first one looks for.
+_SEARCHED = frozenset(
+    (
+        ("question", "answer"),
+        ("query", "passage"),
+        ("query", "document"),
+        ("query", "positive"),
+        ("anchor", "positive"),
+    )
+)
+_NEGATIVE = "negative"  # how columns of texts begin that are not relevant
 _QUESTIONS = ("question", "context")
 _ANSWERS = ("answers", "answer")
 _GRADE_NAMES = (
@@ -72,6 +86,7 @@ class Guess:
     label: str | tuple[str, ...] | None  # several: one for each label that can hold
     label_names: tuple[str, ...] | None = None
     group: str | None = None  # the same in all rows of one query
+    searches: bool = False  # the first text looks for the second
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,17 @@ def guess_sentences(
     chosen = tuple(inputs) or _text(place, {k: v for k, v in columns.items() if k != label})
     if len(chosen) > 2:
         raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(chosen)}")
+    searches = tuple(column.lower() for column in chosen) in _SEARCHED
+    relevance = [
+        column
+        for column in columns
+        if column.lower() in _RELEVANCE_NAMES[:2] and column not in chosen
+    ]
+    if searches and label is None and len(relevance) == 1 and _is_grade(columns[relevance[0]]):
+        return Guess(chosen, relevance[0], searches=True)
     if label is not None:
+        if searches and label in relevance:
+            return Guess(chosen, label, searches=True)
         if len(chosen) == 1 or not _is_grade(columns[label]):
             raise RecipeError(
                 f"--label: of sentence embeddings it is the grade of a pair of texts, a number; "
@@ -228,7 +253,7 @@ def guess_sentences(
     named = [column for column in columns if column.lower() in _GRADE_NAMES]
     grades = [item for item in named if item not in chosen and _is_grade(columns[item])]
     if len(chosen) == 1 or not grades:
-        return Guess(chosen, None)
+        return Guess(chosen, None, searches=searches)
     if len(grades) > 1:
         raise RecipeError(
             f"{place}: {' and '.join(grades)} could each be the grade of the pairs; give --label "
@@ -481,7 +506,11 @@ def _text(place: str, columns: Columns) -> tuple[str, ...]:
     for first, second in _PAIRS:
         if first in lowered and second in lowered:
             pair = lowered[first], lowered[second]
-            others = [column for column in texts if column not in pair]
+            others = [
+                column
+                for column in texts
+                if column not in pair and not column.lower().startswith(_NEGATIVE)
+            ]
             if not others:
                 return pair
     known = [column for column in columns if column.lower() in _TEXT_NAMES]

@@ -144,7 +144,7 @@ def make_plan(
     max_minutes = min(max(_LEAST_REPAIR, wanted), _MOST_REPAIR)
     return Plan(
         metric=choice.metric,
-        metric_why=_metric_words(trial.judged(choice.metric)),
+        metric_why=_metric_words(trial, choice.metric),
         max_drop=choice.max_drop,
         budget_why=tuple(_budget_words(choice, cost)),
         pruning=pruning,
@@ -232,7 +232,7 @@ def _of_metric(
     judged = trial.judged(metric)
     found: list[_Choice] = []
     for cost, prunes in (((PRUNED_COST, True),) if may_prune else ()) + ((plain, False),):
-        gate = look_forward(judged, _units(trial, judged, trial.judged_rows), cost)
+        gate = look_forward(judged, _units(trial, judged, trial.judged_units), cost)
         proof = None
         if rows.certification and _cannot_certify(trial, metric) is None:
             proof = look_forward(judged, _given(trial, rows, judged), cost)
@@ -276,7 +276,7 @@ def _too_few_to_judge(trial: Trial, rows: Rows, metric: str) -> str:
     judged, most = trial.judged(metric), _most(metric, prunes=True)
     if not most:
         return f"it moves more neighbours ({units.metric_words(metric)}) than anybody allows"
-    gate = look_forward(judged, _units(trial, judged, trial.judged_rows), PRUNED_COST)
+    gate = look_forward(judged, _units(trial, judged, trial.judged_units), PRUNED_COST)
     words, least = f"{_examples(gate)} of search tell", round_up(gate.drop)
     if rows.certification and least <= most:
         proof = look_forward(judged, _given(trial, rows, judged), PRUNED_COST)
@@ -291,7 +291,8 @@ def _most(metric: str, *, prunes: bool) -> float:
 
 def _units(trial: Trial, judged: Judged, num_examples: int) -> int:
     """Return how many units, such as pairs of texts, the metric counts in so many examples."""
-    share = judged.score.num_examples / len(trial.searched)
+    looked_at = trial.searched.num_judged or len(trial.searched)
+    share = judged.score.num_examples / looked_at
     units = max(1, round(num_examples * share))
     return min(units, _MOST_EXAMPLES) if find_metric(judged.score.metric).is_fine else units
 
@@ -313,15 +314,18 @@ def _no_better(trial: Trial, choice: _Choice) -> str:
     )
 
 
-def _metric_words(judged: Judged) -> str:
+def _metric_words(trial: Trial, metric: str) -> str:
     """Say what the checkpoint scores, and what a guess does."""
-    metric, best = judged.score.metric, judged.best_guess
+    judged, queries = trial.judged(metric), trial.searched.num_judged
+    best = judged.best_guess
     value = units.score(metric, judged.score.value)
     now = (
         "nothing changes"
         if find_metric(metric).label_free
         else f"it is now, on {counted(judged.score.num_examples, 'row')}"
     )
+    if queries is not None:
+        now += f" and {counted(len(trial.searched) - queries, 'document')}, of more it is lower"
     return f"{value} as {now}; {units.score(metric, best.score.value)} by {best.who}"
 
 

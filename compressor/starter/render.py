@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from compressor.data.settings import Quoting
+from compressor.data.settings import Quoting, SplitSource
 from compressor.models.text_files import MOST_UNASKED
 from compressor.report import units
 from compressor.starter.columns import Guess
@@ -28,6 +28,7 @@ _WIDTH = 98
 
 _USUAL_LENGTH = 512  # tokens
 MAX_TRAIN_ROWS = 20_000
+MAX_DOCUMENTS = 10_000  # that are searched in each split, beside those that are relevant
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class SourceFacts:
     num_rows: int
     guess: Guess
     quoting: Quoting | None = None  # as the user gave it
+    source: SplitSource | None = None  # of queries, documents and relevance, whose rows are queries
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,12 @@ def _model(facts: StarterFacts, output: Path) -> Iterator[str]:
 def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
     guess = facts.search.guess
     yield "data:"
-    yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", "column of the input")
+    if facts.search.source is None:
+        told = "query and what it looks for" if guess.searches else "column of the input"
+        yield _line(f"  {facts.input_column}: {_columns(guess.inputs)}", told)
     if guess.label is not None:
-        yield _line(f"  label: {_label(guess.label)}", facts.about_label)
+        told = "how relevant, 0 for not" if guess.searches else facts.about_label
+        yield _line(f"  label: {_label(guess.label)}", told)
     if guess.group is not None:
         yield _line(f"  group: {_scalar(guess.group)}", "the same in all rows of one query")
     if guess.label_names is not None:
@@ -127,7 +132,8 @@ def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:
         told = "read once, to prove the budget"
         yield _source("certification", facts.certification, facts, output, told)
     else:
-        yield f"  # {_source('certification', facts.certification, facts, output, '').strip()}"
+        lines = _source("certification", facts.certification, facts, output, "").splitlines()
+        yield from (f"  # {line[2:]}" for line in lines)
         yield from _comment(f"left out: {'; '.join(plan.certification_why)}.")
 
 
@@ -219,7 +225,9 @@ def _source(
     told: str,
     limit: int | None = None,
 ) -> str:
-    """Return the line of one split, with the columns that differ from those of search."""
+    """Return the lines of one split, with the columns that differ from those of search."""
+    if source.source is not None:
+        return _judged(name, source.source, source.num_rows, output, told, limit)
     parts = [f"path: {_scalar(_relative(source.path, output))}"]
     if source.quoting is not None:
         parts.append(f"quoting: {source.quoting}")
@@ -231,6 +239,24 @@ def _source(
         parts.append(f"max_rows: {limit}")
     rows = f"{source.num_rows:,} rows{told and ', '}{told}"
     return _line(f"  {name}: {{{', '.join(parts)}}}", rows)
+
+
+def _judged(
+    name: str, source: SplitSource, num_rows: int, output: Path, told: str, limit: int | None
+) -> str:
+    """Return the lines of a split of queries, whose documents are searched."""
+    lines = [_line(f"  {name}:", f"{num_rows:,} queries{told and ', '}{told}")]
+    files = {"queries": source.queries, "corpus": source.corpus, "qrels": source.qrels}
+    lines += [
+        f"    {key}: {_scalar(_relative(path, output))}" for key, path in files.items() if path
+    ]
+    if limit is None:
+        lines.append(
+            _line(f"    max_documents: {MAX_DOCUMENTS}", "that are searched; more take longer")
+        )
+    elif num_rows > limit:
+        lines.append(f"    max_rows: {limit}")
+    return "\n".join(lines)
 
 
 def _relative(path: Path, output: Path) -> str:

@@ -33,6 +33,7 @@ _FIRST_ROWS = 32  # that show how fast the checkpoint is
 _SECONDS = 20.0  # that the first look may take
 _FEWEST_ROWS = 128  # that are looked at however long they take
 _SHOWN_IMAGES = 256  # of splits that are only counted: decoding takes long
+_TEXTS_OF_A_QUERY = 4  # that are looked at, itself and documents
 _READ_AT_MOST = 2048  # calibration rows, by least squares
 
 
@@ -45,6 +46,7 @@ class Trial:
     outputs: Outputs
     seconds_per_row: float  # of the float model, in batches of 32
     judged_rows: int  # of the whole search split, after cuts
+    judged_units: int  # those that a score is of, such as the queries among them
     calibration: Dataset | None
     certification: Dataset | None
 
@@ -78,6 +80,7 @@ def look_at(recipe: Recipe, model: TorchModel, progress: Progress) -> Trial:
         outputs,
         (time.perf_counter() - started) / len(rows),
         len(search),
+        search.num_judged or len(search),
         splits.get("calibration"),
         splits.get("certification"),
     )
@@ -149,6 +152,8 @@ def _as_many(model: TorchModel, split: Dataset) -> Dataset:
 
 def _spread(split: Dataset, count: int) -> Dataset:
     """Return `count` rows evenly spread over a split; texts of a pair, rows of a query together."""
+    if split.num_judged is not None:
+        return _spread_queries(split, split.num_judged, count)
     if split.groups is not None:
         return _spread_groups(split, split.groups, count)
     together = 1 if split.grades is None else 2
@@ -163,6 +168,29 @@ def _spread(split: Dataset, count: int) -> Dataset:
         labels=None if split.labels is None else split.labels[rows],
         grades=None if split.grades is None else split.grades[chosen],
         rows=split.rows[rows],
+        columns={},
+    )
+
+
+def _spread_queries(split: Dataset, num_queries: int, count: int) -> Dataset:
+    """Return queries with what is relevant to them, and other documents, about `count` in all."""
+    if count >= len(split):
+        return split
+    assert split.labels is not None, "they say what is relevant"
+    chosen = evenly_spread(num_queries, max(1, count // _TEXTS_OF_A_QUERY))
+    needed = {name for row in chosen for name in split.labels[row]["relevant"]}
+    documents = np.arange(num_queries, len(split))
+    is_needed = np.array([split.labels[row] in needed for row in documents])
+    others = documents[~is_needed]
+    room = max(0, min(len(others), count - len(chosen) - int(is_needed.sum())))
+    kept = others[evenly_spread(len(others), room)] if room else others[:0]
+    rows = np.concatenate([chosen, np.sort(np.concatenate([documents[is_needed], kept]))])
+    return replace(
+        split,
+        examples=tuple(split.examples[row] for row in rows),
+        labels=split.labels[rows],
+        rows=split.rows[rows],
+        num_judged=len(chosen),
         columns={},
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from compressor.data.check import file_source
+from compressor.data.judged import read_judged
 from compressor.data.readers import read_header, read_table
 from compressor.data.settings import Quoting, SplitSource
 from compressor.errors import EnvironmentMismatch, RecipeError
@@ -22,7 +23,8 @@ from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
-from compressor.starter.columns import Asked, guess
+from compressor.starter.columns import Asked, Guess, guess
+from compressor.starter.judged import judged_source, splits_in
 from compressor.starter.lengths import measure_lengths
 from compressor.starter.plan import Plan, Pruning, Rows, make_plan
 from compressor.starter.render import (
@@ -95,6 +97,10 @@ def write_starter(
             f"--metric: {task.name} has no metric '{wishes.metric}' (allowed: "
             f"{', '.join(task.metric_names())})"
         )
+    if is_folder(data):
+        found = splits_in(data)
+        data, train = found["search"], train or found.get("train")
+        certification = certification or found.get("certification")
     _require_different(data, train, certification)
     if wishes.label_names and not _columns(task).names_labels:
         raise RecipeError(f"--label-names: {task.name} has no labels of classes; leave it out")
@@ -169,9 +175,11 @@ def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:
 
     Its metric needs no labels, so that rows which do not suit another are not refused for that.
     """
-    labelled = facts.search.guess.label is not None
+    guessed = facts.search.guess
     return Plan(
-        metric=task_class(facts.task).metric_of_any_rows(labelled=labelled),
+        metric=task_class(facts.task).metric_of_any_rows(
+            labelled=guessed.label is not None, searches=guessed.searches
+        ),
         metric_why="",
         max_drop=0.9,
         budget_why=(),
@@ -192,7 +200,9 @@ def _rows(facts: StarterFacts, task: Task) -> Rows:
         search=facts.search.num_rows,
         train=0 if train is None else min(train.num_rows, MAX_TRAIN_ROWS),
         certification=0 if certification is None else certification.num_rows,
-        texts=_columns(task).examples_in(len(facts.search.guess.inputs)),
+        texts=1
+        if facts.search.guess.searches
+        else _columns(task).examples_in(len(facts.search.guess.inputs)),
     )
 
 
@@ -245,6 +255,10 @@ def _vectors(pooling: Pooling) -> str:
 def _look(
     path: Path, labels: Sequence[str], wishes: Wishes, task: Task
 ) -> tuple[SourceFacts, Table]:
+    if (judged := judged_source(path)) is not None and _columns(task).reads_relevance:
+        table = read_judged(judged, read_header, read_table)
+        found = Guess(("text",), None, searches=True)
+        return SourceFacts(path, len(table), found, source=judged), table
     source = _source(path, wishes)
     header = read_header(source)
     table = read_table(source, header, ())
@@ -284,6 +298,9 @@ def _examples(table: Table, columns: Sequence[str], task: Task) -> list[Example]
         return [str(value) for column in columns for value in table.columns[column]]
     read = _columns(task)
     found = read.examples(table, columns, range(len(table)))
+    if table.judged:  # with the documents, which are longer
+        texts = (*(item.text for item in table.judged), *table.judged[0].corpus.documents.values())
+        return list(texts)
     return [part for example in found for part in read.texts_apart(example)]
 
 

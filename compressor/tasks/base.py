@@ -157,10 +157,16 @@ class Task(ABC):
         return tuple(metric.name for metric in cls.metrics)
 
     @classmethod
-    def metric_of_any_rows(cls, *, labelled: bool) -> str:  # noqa: ARG003 - where it matters
+    def metric_of_any_rows(
+        cls,
+        *,
+        labelled: bool,  # noqa: ARG003 - where it matters
+        searches: bool = False,  # noqa: ARG003
+    ) -> str:
         """Return the metric that asks least of rows, by which their columns can be looked at.
 
-        `labelled` says whether they have a label column, which is then to be read.
+        `labelled` says whether they have a label column, which is then to be read, `searches`
+        whether they say which texts are relevant to queries.
         """
         return next(metric.name for metric in cls.metrics if metric.label_free)
 

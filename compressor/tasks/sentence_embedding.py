@@ -195,8 +195,10 @@ class SentenceEmbedding(VectorTask, TextTask):
         return not reads_images(config)
 
     @classmethod
-    def metric_of_any_rows(cls, *, labelled: bool) -> str:
-        """Return the metric without labels, or the one that reads grades of pairs."""
+    def metric_of_any_rows(cls, *, labelled: bool, searches: bool = False) -> str:
+        """Return the metric without labels, or the one that reads grades of pairs or relevance."""
+        if searches:
+            return RECALL.name
         return SPEARMAN.name if labelled else COSINE.name
 
     def columns(self, metric: str) -> Columns:

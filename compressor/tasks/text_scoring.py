@@ -194,7 +194,12 @@ class TextScoring(TextTask):
     )
 
     @classmethod
-    def metric_of_any_rows(cls, *, labelled: bool) -> str:  # noqa: ARG003 - labels are read anyway
+    def metric_of_any_rows(
+        cls,
+        *,
+        labelled: bool,  # noqa: ARG003 - labels are read anyway
+        searches: bool = False,  # noqa: ARG003 - candidates are ranked
+    ) -> str:
         """Return the metric that needs neither labels nor queries."""
         return SCORE_AGREEMENT.name
 
