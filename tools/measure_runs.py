@@ -3,13 +3,15 @@
 
     tools/measure_runs.py RECIPE --json docs/results/NAME.json [--seeds 0 1 2]
         [--set model.checkpoint=... data.train.path=... data.certification.path=...]
+        [--texts FILE] [--retrieval FOLDER]
 
 Reported are, for each seed: how the run ended, its CPU time, size and parameters, the score of the
 untouched checkpoint and of the artifact on the search split, which the gates read, and on the
 certification split, which nothing read before the end, with the bound that it proves; what is
 proven of each kind that must not be missed; and speed as the ratio of the CPU time of one thread,
-baseline over artifact, the two taking turns. A run that is not certified is told as such; the
-command exits with 1 when a run ended without an artifact to measure.
+baseline over artifact, the two taking turns. Of a sentence encoder also cosines of the column
+`text` of FILE, and recall@10 on FOLDER, which holds queries, corpus and qrels. A run that is not
+certified is told as such; the command exits with 1 when a run ended without an artifact to measure.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from results import write_results
+from vector_quality import cosine_facts, recall_facts, rows_of
+
+_DOCUMENTS = 10_000  # that are searched at most
 
 
 def main() -> int:
@@ -62,7 +67,24 @@ def measure(arguments: argparse.Namespace, seed: int, output: Path) -> dict[str,
         "metric": report["metric"],
         "tries": [len(step["tries"]) for step in report["passes"]],
         **dict(_of_artifact(report)),
+        **dict(_of_vectors(arguments, report, output / "artifact")),
     }
+
+
+def _of_vectors(
+    arguments: argparse.Namespace, report: Mapping[str, Any], artifact: Path
+) -> Iterator[tuple[str, Any]]:
+    """Yield what the vectors of a finished artifact are like, as far as texts are given."""
+    if not (artifact / "manifest.json").is_file():
+        return
+    checkpoint = report["source_checkpoint"]
+    if arguments.texts is not None:
+        yield "cosines", cosine_facts(artifact, checkpoint, rows_of(arguments.texts))
+    if arguments.retrieval is not None:
+        yield (
+            "recall@10",
+            recall_facts(artifact, checkpoint, arguments.retrieval, most=_DOCUMENTS),
+        )
 
 
 def _of_artifact(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -134,6 +156,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--json", required=True, type=Path, help="results file to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--texts", type=Path, help="texts that nothing in the run has read")
+    parser.add_argument("--retrieval", type=Path, help="folder of queries, corpus and qrels")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as the CLI's")
     return parser.parse_args()
 
