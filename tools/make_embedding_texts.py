@@ -3,7 +3,7 @@
     tools/make_embedding_texts.py FOLDER --output FOLDER
 
 FOLDER holds `corpus.tsv` (doc_id, text), and `queries-train.tsv`, `qrels-train.tsv`,
-`queries-dev.tsv` and `qrels-dev.tsv` in BEIR's layout, such as WordNet's usage examples and glosses.
+`queries-dev.tsv` and `qrels-dev.tsv` in BEIR's layout, such as WordNet's examples and glosses.
 Written are `train.tsv`, `search.tsv` and `certification.tsv`, each of the column `text`, and a
 folder `retrieval` of queries, corpus and qrels, whose queries are among the certification texts.
 
@@ -54,7 +54,7 @@ def main() -> int:
 def parts_of(documents: Iterable[str]) -> dict[str, str]:
     """Return the split, search or certification, of each document that a dev query looks for."""
     order = sorted(documents)
-    random.Random(_SEED).shuffle(order)
+    random.Random(_SEED).shuffle(order)  # noqa: S311 - no secret
     limit = _SEARCH_SHARE * len(order)
     return {
         name: "search" if place < limit else "certification" for place, name in enumerate(order)
@@ -80,7 +80,7 @@ def split_texts(
         fresh = {text.lower(): text for text in reversed(texts) if text.lower() not in seen}
         seen.update(fresh)
         order = sorted(fresh.values())
-        random.Random(_SEED).shuffle(order)
+        random.Random(_SEED).shuffle(order)  # noqa: S311 - no secret
         found[name] = order
     return found
 

@@ -38,6 +38,14 @@ DOCUMENTS = (ROOT / "README.md", *PAGES)
 BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 RECIPES = ("sst2-minilm",)
 TASK_RECIPES = ("ner-pii", "reranker")
+EMBEDDING_RECIPES = ("minilm-embeddings", "minilm-embeddings-smallest")
+# How vectors may be stored, by the names of `tools/vector_quality.py`.
+VECTOR_FORMS = {
+    "float32": ("`float32`", 32),
+    "int8": ("`quantize_vectors`, int8", 8),
+    "int8_by_dimension": ("int8 with a range for each dimension", 8),
+    "ubinary": ("`quantize_vectors`, ubinary", 1),
+}
 # Rows of `compare_int8` that are shown, with what they are called; None: as there.
 INT8_FILES = {
     "fp32, rewritten": "none: this package's float export",
@@ -55,6 +63,7 @@ INT8_FILES = {
 ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
 AGREEMENT_BUDGETS = (0.01, 0.02, 0.03, 0.05)
 CHANGED = (0.01, 0.02, 0.05)
+_WIDTH = 384  # numbers of a vector of all-MiniLM-L6-v2
 _SURE = 0.95  # confidence of every certificate, unless the recipe asks for another
 ROWS = (50, 100, 200, 500, 1000, 2000, 5000)
 _CONFIDENCE = "95%"  # of a statement about the product, which no tool measures
@@ -158,6 +167,63 @@ def other_tasks() -> str:
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *sources])
+
+
+def embeddings() -> str:
+    """Return the table of recipes for sentence embeddings: means over seeds, as `recipes`."""
+    lines = [
+        "| recipe | size | speed, batch 1 | speed, batch 32 | mean cosine | 5th percentile "
+        "| recall@10 in the original's index | CPU minutes |",
+        "|:--|:--|:--|:--|:--|:--|:--|:--|",
+    ]
+    sources = []
+    for name in EMBEDDING_RECIPES:
+        if not (FOLDER / f"{name}.json").is_file():
+            continue
+        results = read_results(name)
+        rows = results["rows"]
+        sources.append(source(name, results))
+        found = [row["recall@10"] for row in rows]
+        kept = [each["original_index"] / each["original"] for each in found]
+        ratios = [
+            [factor for row in rows for shape, factor in row["speeds"].items() if size in shape]
+            for size in ("batch 1,", "batch 32,")
+        ]
+        megabytes = [row["megabytes"] for row in rows]
+        factors = [row["times_smaller"] for row in rows]
+        cells = (
+            f"`recipes/{results['about']['recipe']}`{repaired(rows)}",
+            f"{rows[0]['baseline_megabytes']:.1f} → {same(megabytes, '.1f')} MB, "
+            f"{same(factors, '.1f')}×",
+            *(f"{spread(part, '.1f')}×" for part in ratios),
+            same([row["cosines"]["mean"] for row in rows], ".4f"),
+            same([row["cosines"]["percentile_5"] for row in rows], ".4f"),
+            f"{same([100 * share for share in kept], '.1f')}% of {found[0]['original']:.3f}",
+            spread([row["cpu_minutes"] for row in rows], ".1f"),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *sources])
+
+
+def vector_forms() -> str:
+    """Return the table of how vectors are stored: bytes, and what queries find among documents."""
+    results = read_results(EMBEDDING_RECIPES[0])
+    found = results["rows"][0]["recall@10"]
+    lines = [
+        f"| vectors of {found['documents']:,} documents and {found['queries']:,} queries "
+        "| bytes a vector | recall@10 | of `float32` |",
+        "|:--|--:|--:|--:|",
+    ]
+    for name, (words, bits) in VECTOR_FORMS.items():
+        share = 100 * found[name] / found["float32"]
+        lines.append(f"| {words} | {_WIDTH * bits // 8:,} | {found[name]:.3f} | {share:.1f}% |")
+    return "\n".join([*lines, "", source(EMBEDDING_RECIPES[0], results)])
+
+
+def same(values: Sequence[float], digits: str) -> str:
+    """Return what all seeds agree on as they are shown, else as `spread`."""
+    shown = {f"{value:{digits}}" for value in values}
+    return shown.pop() if len(shown) == 1 else spread(values, digits)
 
 
 def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -352,6 +418,8 @@ def other_runtimes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
+    "embeddings": embeddings,
+    "vector_forms": vector_forms,
     "int8": int8,
     "other_runtimes": other_runtimes,
     "rows_prove": rows_prove,
