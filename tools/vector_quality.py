@@ -80,11 +80,12 @@ def _int8(vectors: Floats, index: Floats) -> Floats:
 def _int8_by_dimension(vectors: Floats, index: Floats) -> Floats:
     """Return the codes of `quantize_embeddings(precision="int8")` of sentence-transformers.
 
-    With the ranges of all documents, so that nothing of them lies outside; what does is clipped.
+    With the ranges of all documents, so that nothing of them lies outside.
     """
     starts, ends = index.min(axis=0), index.max(axis=0)
-    codes = (vectors - starts) / ((ends - starts) / 255) - 128
-    return np.asarray(np.trunc(np.clip(codes, -128, 127)), dtype=np.float32)
+    steps = (ends - starts) / 255
+    codes = np.clip(np.floor((vectors - starts) / np.where(steps == 0, 1, steps)), 0, 255) - 128
+    return np.asarray(codes, dtype=np.float32)
 
 
 def _bits(vectors: Floats, index: Floats) -> Floats:  # noqa: ARG001 - signs need no range

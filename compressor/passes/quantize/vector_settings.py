@@ -23,8 +23,8 @@ class QuantizeVectors(OnnxPass):
 
     Bits are those of `quantize_embeddings(precision="ubinary")` of sentence-transformers (its
     `binary` is the same byte less 128, as int8). Its int8 codes are others: each dimension there
-    has a range of its own, so that sums of codes weigh dimensions anew, numbers are cut and not
-    rounded, and what lies outside overflows. An index holds codes of one kind.
+    has a range of its own, so that sums of codes weigh dimensions anew, and numbers are rounded
+    down. An index holds codes of one kind.
 
     Records `output`: what the graph gives.
 
