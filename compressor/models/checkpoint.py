@@ -74,6 +74,7 @@ class CheckpointFiles:
     weights: tuple[Path, ...]
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]  # by their keys in the files
+    unread: frozenset[str] = frozenset()  # keys of a part that is not the task's
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -183,7 +184,8 @@ class CheckpointFiles:
 
     def of_task(self, task: Task | type[Task]) -> CheckpointFiles:
         """Return the checkpoint with what config.json says of the part that the task reads."""
-        return replace(self, config=task.part_of(self.config))
+        unread = frozenset(key for key in self.tensors if task.is_of_another_part(key))
+        return replace(self, config=task.part_of(self.config), unread=unread)
 
     def _vector_task(self) -> str:
         """Return the task for the vectors of the encoder."""
@@ -212,9 +214,13 @@ class CheckpointFiles:
         return digest.hexdigest()
 
     def bytes_on_disk(self) -> int:
-        """Return what the weight files take, those of linear layers after pooling among them."""
+        """Return what the weight files take, those of linear layers after pooling among them.
+
+        Without what another part takes, such as the encoder of texts beside one of images.
+        """
         files = [*self.weights, *dense_files(self.directory)]
-        return sum(path.stat().st_size for path in files)
+        unread = sum(self.tensors[key].num_bytes for key in self.unread)
+        return sum(path.stat().st_size for path in files) - unread
 
     def sha256(self) -> str:
         """Return one SHA-256 over the weight files in their order."""

@@ -7,6 +7,7 @@ not what the index says is known before anything is loaded.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class StoredTensor:
     path: Path
     dtype: str  # such as F32, BF16, I64
     shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Return what its numbers take."""
+        bits = int("".join(filter(str.isdigit, self.dtype.partition("_")[0])) or 8)  # BOOL: 8
+        return math.prod(self.shape) * bits // 8
 
     @property
     def is_float(self) -> bool:

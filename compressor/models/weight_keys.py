@@ -22,6 +22,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.weight_files import shown
+from compressor.tasks.image_vectors import OF_TEXTS
 from compressor.words import counted, verb_for
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ _HARMLESS: tuple[tuple[str, Callable[[_Look, str], bool], str], ...] = (
     (_POOLER.pattern, _head_is_unread, "vectors are made of the states before it"),
     (_HEADS.pattern, _head_is_unread, "another head beside the encoder, and only that is read"),
     (
-        r"^(text_model|text_projection|logit_scale|logit_bias)(\.|$)",
+        OF_TEXTS.pattern,
         _has_no_such_part,
         "the encoder of texts in a pair, of which the one of images alone is read",
     ),

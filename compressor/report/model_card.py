@@ -11,7 +11,7 @@ from compressor.own_code import is_reference
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
 from compressor.report.table import final_output
-from compressor.report.task_words import about_labels, words_of
+from compressor.report.task_words import about_labels, output_name, words_of
 from compressor.report.templating import fill_markdown
 from compressor.tasks.thresholds import USUAL
 
@@ -46,6 +46,7 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
         is_image=_is_image(report),
         embedding=provenance.embedding_words(report.embedding),
         about_labels=about_labels(report),
+        output=output_name(report),
         words=words_of(report),
         code=_code(report),
         limits=_limits(report),

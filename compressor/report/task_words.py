@@ -41,6 +41,11 @@ def _threshold_words(report: RunReport) -> str | None:
     return f"a label is predicted from this probability on{how}: {listed}"
 
 
+def output_name(report: RunReport) -> str:
+    """Return what the one array is called that a report's model gives."""
+    return task_class(report.task).output if report.task in task_names() else "logits"
+
+
 def output_words(report: RunReport) -> str:
     """Return what people call the outputs of a report's model, such as `logits`."""
     return task_class(report.task).output_words if report.task in task_names() else "logits"

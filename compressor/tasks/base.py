@@ -183,6 +183,11 @@ class Task(ABC):
         """Return what config.json says of the part of a checkpoint that is read: of all of it."""
         return config
 
+    @classmethod
+    def is_of_another_part(cls, key: str) -> bool:  # noqa: ARG003 - most read all of it
+        """Return whether a key of the weights is of a part that is not read."""
+        return False
+
     def loaded_part(self, config: Any) -> Any:
         """Return the configuration of that part, as transformers made it of config.json."""
         return config

@@ -22,7 +22,7 @@ from compressor.tasks.columns import Columns, PictureColumns
 from compressor.tasks.examples import identity_of_image, image_of
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_task import PIXELS_CODE, ImageTask
-from compressor.tasks.image_vectors import read_vector, reads_images, tower_of
+from compressor.tasks.image_vectors import OF_TEXTS, read_vector, reads_images, tower_of
 from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
 from compressor.tasks.pixels import thumbnails
@@ -113,6 +113,11 @@ class ImageFeatures(VectorTask, ImageTask):
     def part_of(cls, config: ConfigFile) -> ConfigFile:
         """Return what config.json says of the encoder of images, which may be one of a pair."""
         return tower_of(config)
+
+    @classmethod
+    def is_of_another_part(cls, key: str) -> bool:
+        """Return whether a key of the weights is of the encoder of texts in a pair."""
+        return OF_TEXTS.match(key) is not None
 
     def loaded_part(self, config: Any) -> Any:
         """Return the configuration of the encoder of images, which may be one of a pair."""

@@ -8,6 +8,7 @@ Free of torch, so that `compress validate` refuses what gives no vector.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ _WAYS: Mapping[str, _Way] = {
 # Pairs of an encoder of texts and one of images, and the model type of the latter.
 _PAIRS: Mapping[str, str] = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 _TOWER = "vision_config"
+# How the keys of weights begin that are of the encoder of texts, or of both.
+OF_TEXTS = re.compile(r"^(text_model|text_projection|logit_scale|logit_bias)(\.|$)")
 _PROJECTS = "VisionModelWithProjection"  # how the names of architectures end that project
 
 
