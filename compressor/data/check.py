@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compressor.data.arrays import count_rows
 from compressor.data.image_folder import count_images
 from compressor.data.judged import check_headers
 from compressor.data.readers import check_folder, parquet_rows, read_header, read_table
@@ -180,6 +181,8 @@ def most_rows(source: SplitSource) -> int | None:
         pass
     elif source.file_format == "parquet":
         limits.append(parquet_rows(source.path))
+    elif source.file_format == "npz":
+        limits.append(count_rows(source.path))
     else:
         header = source.file_format in ("csv", "tsv")
         limits.append(_count_lines(source.path) - header)
@@ -194,7 +197,9 @@ def file_source(path: Path, quoting: Quoting | None = None) -> SplitSource:
     """
     if (reason := unreadable(path)) is not None:
         why = "no such file" if reason == ABSENT else reason
-        raise EnvironmentMismatch(f"{path}: {why}; give a csv, tsv, jsonl, parquet or conll file")
+        raise EnvironmentMismatch(
+            f"{path}: {why}; give a csv, tsv, jsonl, parquet, conll or npz file"
+        )
     try:
         return SplitSource(path=path, quoting=quoting)
     except ValidationError as error:

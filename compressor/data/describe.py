@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
-from compressor.tasks import Example, image_of, texts_of
+from compressor.tasks import Example, identity_of_image, texts_of
 
 
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
@@ -76,11 +76,10 @@ def _bytes_of_labels(labels: NDArray[Any]) -> bytes:
 
 
 def _digest(example: Example) -> bytes:
+    if (identity := identity_of_image(example)) is not None:
+        return identity
     digest = hashlib.sha256()
-    if (image := image_of(example)) is not None:
-        digest.update(f"image{image.shape}".encode())
-        digest.update(np.ascontiguousarray(image).tobytes())
-    if not isinstance(example, str | tuple | np.ndarray):
+    if not isinstance(example, str | tuple):
         # Such as queries and documents, or a text with the name of its prompt.
         digest.update(f"{type(example).__name__}:{getattr(example, 'prompt_name', '')}".encode())
     for text in texts_of(example):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from compressor.data.arrays import array_names, read_arrays
 from compressor.data.conll import read_conll, read_conll_header
 from compressor.data.image_folder import image_columns, read_image_folder
 from compressor.data.sampling import sample_rows
@@ -50,6 +51,8 @@ def read_table(source: SplitSource, required: Sequence[str], optional: Sequence[
         return _read_parquet(source.path, required, optional)
     if source.file_format == "conll":
         return read_conll(source.path, required, optional)
+    if source.file_format == "npz":
+        return read_arrays(source.path, required, optional)
     return read_text_file(
         source.path, source.file_format, required, optional, quoting=source.quoting
     )
@@ -71,6 +74,8 @@ def read_header(source: SplitSource) -> list[str]:
     _require_readable(source.path)
     if source.file_format == "conll":
         return read_conll_header(source.path)
+    if source.file_format == "npz":
+        return array_names(source.path)
     if source.file_format != "parquet":
         return read_text_header(source.path, source.file_format, quoting=source.quoting)
     import pyarrow.parquet

@@ -13,7 +13,7 @@ from compressor.own_code import Reference
 from compressor.paths import HubName, LocalPath
 from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll", "npz"]
 # Whether cells may be in quotes, which are then no part of them.
 Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
@@ -28,6 +28,7 @@ _FORMATS: dict[str, FileFormat] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".conll": "conll",
+    ".npz": "npz",
 }
 _DIGITS_SPLITS = ("train", "test")
 _SENTENCES = Path(__file__).parent / "sentences"
@@ -51,7 +52,8 @@ class SplitSource(BaseModel):
         description="file of rows, relative to the recipe: .csv, .tsv, .jsonl, .ndjson or .json "
         "(one object a line, or one array of objects), .parquet, .conll (one token a line, a blank "
         "line between sentences; its first column is `text`, its last one `label`, and each is "
-        "also `column_1`, `column_2` and so on)",
+        "also `column_1`, `column_2` and so on), .npz (NumPy arrays by name, such as `image` of "
+        "shape (rows, height, width, 3) and `label`)",
     )
     format: FileFormat | None = Field(
         default=None, description="format of `path`, for a file whose extension does not tell"
@@ -186,7 +188,7 @@ class SplitSource(BaseModel):
         file_format = None
         if self.path is not None:
             file_format = self.format or _FORMATS.get(self.path.suffix.lower())
-        if self.quoting is not None and file_format in ("jsonl", "parquet", "conll"):
+        if self.quoting is not None and file_format in ("jsonl", "parquet", "conll", "npz"):
             yield Mistake(("quoting",), f"belongs to csv and tsv, and the file is {file_format}")
         if self.path is None or self.format is not None or self.path.suffix.lower() in _FORMATS:
             return

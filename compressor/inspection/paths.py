@@ -26,6 +26,7 @@ _OTHERS = (
     ".jsonl",
     ".parquet",
     ".conll",
+    ".npz",
     ".safetensors",
     ".bin",
 )

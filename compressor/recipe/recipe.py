@@ -63,7 +63,7 @@ _STAND_INS: Mapping[tuple[str | int, ...], Any] = {
 # Sections that no rule about repair and goals speaks of.
 _APART = {"model", "data", "export", "report", "seed", "output"}
 # What else a command may be given by mistake, told by its name.
-_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll")
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll", ".npz")
 _MODELS = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 METRIC, PREPROCESS = "budget.metric", "data.preprocess"  # keys that may name code
 _TAKES = {METRIC: "a compressor.MetricInputs", PREPROCESS: "a row as a dict"}

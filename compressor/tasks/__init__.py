@@ -19,7 +19,15 @@ from compressor.tasks.base import (
     Task,
     Truth,
 )
-from compressor.tasks.examples import Example, HasTexts, image_of, is_long, length_of, texts_of
+from compressor.tasks.examples import (
+    Example,
+    HasTexts,
+    identity_of_image,
+    image_of,
+    is_long,
+    length_of,
+    texts_of,
+)
 from compressor.tasks.metrics import Bound, Metric, UsualDrop
 from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.own_metric import MetricInputs, own_metric, with_own_metric
@@ -53,6 +61,7 @@ __all__ = [
     "Vectors",
     "find_metric",
     "has_metric",
+    "identity_of_image",
     "image_of",
     "is_long",
     "length_of",

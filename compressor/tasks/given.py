@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from compressor.setting_errors import show
 from compressor.tasks.examples import Words
-from compressor.tasks.pixels import pixels_of
+from compressor.tasks.pixels import checked_pixels, pixels_of
+from compressor.tasks.stored_image import StoredImage
 from compressor.words import counted
 
 _PAIR = 2
@@ -52,7 +53,7 @@ def given_questions(value: Any) -> list[tuple[str, str]]:
     return [_question(item, f"example {place}") for place, item in enumerate(_items(value))]
 
 
-def given_images(value: Any) -> list[NDArray[np.uint8]]:
+def given_images(value: Any) -> list[StoredImage | NDArray[np.uint8]]:
     """Return pictures as a list of uint8 arrays, `(height, width)` or `(height, width, 3)`.
 
     Raises `ValueError` that names the first example which will not do.
@@ -155,7 +156,9 @@ def _is_one_array(value: NDArray[Any]) -> bool:
     return value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 2, 3, 4))
 
 
-def _image(item: Any, place: str) -> NDArray[np.uint8]:
+def _image(item: Any, place: str) -> StoredImage | NDArray[np.uint8]:
+    if isinstance(item, StoredImage):
+        return item
     if _is_picture(item):
         try:
             return pixels_of(item)
@@ -166,19 +169,10 @@ def _image(item: Any, place: str) -> NDArray[np.uint8]:
             f"{place}: must be an image, as an array of uint8 or opened with Pillow, got "
             f"{_shown(item)}"
         )
-    array = np.asarray(item)
-    if array.dtype.kind not in "iu" or array.size == 0 or array.min() < 0 or array.max() > 255:
-        raise ValueError(
-            f"{place}: pixels must be whole numbers from 0 to 255 (uint8), got {array.dtype} of "
-            f"shape {array.shape}"
-        )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
-        raise ValueError(
-            f"{place}: must have the shape (height, width) or (height, width, 3), got {array.shape}"
-        )
-    return array.astype(np.uint8, copy=False)
+    try:
+        return checked_pixels(np.asarray(item))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _shown(value: Any) -> str:

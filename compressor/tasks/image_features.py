@@ -149,7 +149,7 @@ class ImageFeatures(VectorTask, ImageTask):
         """Return images alone."""
         return PictureColumns()
 
-    def identities(self, truth: Truth) -> Sequence[bytes]:
+    def identities(self, truth: Truth) -> Sequence[bytes | None]:
         """Return digests of the pixels."""
         return [identity_of_image(example) for example in truth.examples]
 
@@ -217,7 +217,7 @@ class ImageFeatures(VectorTask, ImageTask):
             return (guess_of("a model that gives every image the same vector", baseline, one),)
         usual = np.bincount(baseline.outcomes).argmax()
         alike = np.full_like(baseline.outcomes, usual)
-        images = [image for item in truth.examples if (image := image_of(item)) is not None]
+        images = (image for item in truth.examples if (image := image_of(item)) is not None)
         shades = nearest(thumbnails(images), self.identities(truth), 1)[:, 0]
         return (
             guess_of(

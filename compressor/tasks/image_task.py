@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,9 +17,10 @@ from compressor.errors import EnvironmentMismatch
 from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.columns import Columns, ImageColumns
-from compressor.tasks.examples import Example
+from compressor.tasks.examples import Example, image_of
 from compressor.tasks.given import given_images
 from compressor.tasks.head import ConfigFile
+from compressor.tasks.stored_image import Gradient
 
 # Plain onnxruntime for the model card, up to the pixels; a template like `TOKENS_CODE`.
 PIXELS_CODE = """\
@@ -68,7 +69,8 @@ class ImageTask(Task):
         self.require_files(Path(directory))
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
         processor = load(directory, backend="pil", trust_remote_code=False)
-        return ImageReader(processor, _channels(processor, _config(Path(directory))))
+        config = _config(Path(directory))
+        return ImageReader(processor, _channels(processor, config), _size(config))
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return pictures as arrays of bytes; those of Pillow in any pixel format."""
@@ -84,7 +86,8 @@ class ImageTask(Task):
         reader = preprocessor
         if not isinstance(reader, ImageReader):
             reader = ImageReader(preprocessor, _channels(preprocessor, {}))
-        return {"pixel_values": reader.pixels([np.asarray(image) for image in examples])}
+        images = [reader.image(example) for example in examples]
+        return {"pixel_values": reader.pixels(images)}
 
     def benchmark_batch(
         self,
@@ -97,8 +100,8 @@ class ImageTask(Task):
         return self.encode(preprocessor, list(islice(cycle(examples), batch_size)))
 
     def dummy_example(self, length: int) -> Example:  # noqa: ARG002
-        """Return a grey gradient that the image processor resizes."""
-        return np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+        """Return a grey gradient of the size that the model reads."""
+        return Gradient()
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class ImageReader:
 
     processor: Any
     num_channels: int
+    size: tuple[int, int] = (32, 32)  # height and width that the model reads, where that is known
 
     @property
     def kind(self) -> str:
@@ -116,6 +120,14 @@ class ImageReader:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the processor's settings; the channels stand in config.json."""
         self.processor.save_pretrained(directory)
+
+    def image(self, example: Example) -> NDArray[np.uint8]:
+        """Return the image that an example is, decoded."""
+        if isinstance(example, Gradient):
+            return example.pixels(*self.size)
+        found = image_of(example)
+        assert found is not None, "the task reads nothing else"
+        return found
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return `(batch, channels, height, width)`."""
@@ -141,13 +153,28 @@ def _config(directory: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _size(config: ConfigFile) -> tuple[int, int]:
+    """Return the height and width that config.json says, else 32 pixels each."""
+    said = config.get("image_size", _inside(config).get("image_size"))
+    if type(said) is int and said > 0:
+        return said, said
+    if isinstance(said, list | tuple) and len(said) == 2:
+        return int(said[0]), int(said[1])
+    return 32, 32
+
+
+def _inside(config: ConfigFile) -> ConfigFile:
+    """Return what config.json says of the encoder where that is a part of it."""
+    nested = config.get("vision_config") or config.get("backbone_config") or {}
+    return nested if isinstance(nested, Mapping) else {}
+
+
 def _channels(processor: Any, config: ConfigFile) -> int:
     """Return how many channels a model reads: as config.json says, else one for each mean.
 
     Raises `ValueError` for a number that no picture has, and where the two disagree.
     """
-    nested = config.get("vision_config") or config.get("backbone_config") or {}
-    said = config.get("num_channels", nested.get("num_channels"))
+    said = config.get("num_channels", _inside(config).get("num_channels"))
     mean = getattr(processor, "image_mean", None) if _normalizes(processor) else None
     means = len(mean) if isinstance(mean, list | tuple) else None
     if said is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _SIDE = 16  # pixels of a small copy
 
 
-def thumbnails(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def thumbnails(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Return small grey copies, shape `(num_images, 256)`: how light each of 16 x 16 places is.
 
     It is counted from the mean over all images, so that the light of each by itself tells little.
@@ -32,6 +32,25 @@ def thumbnails(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     ]
     found = np.stack([np.asarray(copy, dtype=np.float32).ravel() for copy in copies])
     return np.asarray(found - found.mean(axis=0))
+
+
+def checked_pixels(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return decoded pixels as uint8 of shape `(height, width)` or `(height, width, 3)`.
+
+    Raises `ValueError` for what are none.
+    """
+    if array.dtype.kind not in "iu" or array.size == 0 or array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"pixels must be whole numbers from 0 to 255 (uint8), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        raise ValueError(
+            f"must have the shape (height, width) or (height, width, 3), got {array.shape}"
+        )
+    return array.astype(np.uint8, copy=False)
 
 
 def pixels_of(image: Image) -> NDArray[np.uint8]:

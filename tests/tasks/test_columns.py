@@ -12,6 +12,7 @@ from PIL import Image
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.tasks.columns import ImageColumns, TextColumns, are_bare_ids, read_class_ids
+from compressor.tasks.examples import image_of
 from compressor.tasks.table import Table
 
 LABELS = ("negative", "positive")
@@ -213,11 +214,15 @@ COLOUR = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
         (png(COLOUR, "P"), COLOUR),
         (png(np.array([[0, 256, 65535]], dtype=np.uint16)), np.array([[0, 1, 255]], np.uint8)),
         (GREY, GREY),
+        (GREY[:, :, None], GREY),
+        (GREY.tolist(), GREY),
+        (COLOUR.tolist(), COLOUR),
     ],
 )
 def test_images_become_grey_or_colour_bytes(value: Any, expected: np.ndarray) -> None:
-    [image] = ImageColumns().examples(table(image=[value]), ("image",), [0])
-    assert isinstance(image, np.ndarray)
+    [example] = ImageColumns().examples(table(image=[value]), ("image",), [0])
+    image = image_of(example)
+    assert image is not None
     assert (image.dtype, image.tolist()) == (np.uint8, expected.tolist())
 
 
@@ -225,9 +230,33 @@ def test_image_paths_are_relative_to_the_data_file(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(png(GREY))
     rows = Table("dev.csv", {"image": ["images/a.png"]}, directory=tmp_path)
-    [image] = ImageColumns().examples(rows, ("image",), [0])
-    assert isinstance(image, np.ndarray)
+    [example] = ImageColumns().examples(rows, ("image",), [0])
+    image = image_of(example)
+    assert image is not None
     assert image.tolist() == GREY.tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([[0, 256]], "pixels must be whole numbers from 0 to 255"),
+        (GREY / 255, "pixels must be whole numbers from 0 to 255"),
+        (np.zeros((2, 2, 4), np.uint8), "must have the shape"),
+        ([[1, 2], [3]], "the lists are no image"),
+    ],
+)
+def test_arrays_that_are_no_pixels_are_refused_with_their_row(value: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^dev\.tsv:2: .*{words}"):
+        ImageColumns().examples(table(image=[value]), ("image",), [0])
+
+
+def test_an_image_that_was_removed_after_it_was_looked_at_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(GREY))
+    rows = Table("dev.csv", {"image": ["a.png"]}, directory=tmp_path)
+    [example] = ImageColumns().examples(rows, ("image",), [0])
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(EnvironmentMismatch, match=r"^dev\.csv: row 0 .*the image .*a\.png"):
+        image_of(example)
 
 
 @pytest.mark.parametrize("value", ["absent.png", b"not an image", png(GREY)[:40]])

@@ -145,3 +145,14 @@ def test_channels_that_no_picture_can_give_are_refused(
     folder = write_processor(tmp_path, BASE, config)
     with pytest.raises(ValueError, match=words):
         load_task("image-classification").load_preprocessor(folder)
+
+
+@pytest.mark.parametrize("size", [8, [8, 8]])
+def test_the_example_that_is_traced_has_the_size_that_the_model_reads(
+    tmp_path: Path, size: Any
+) -> None:
+    settings = {**BASE, "do_resize": False}
+    task = load_task("image-classification")
+    preprocessor = task.load_preprocessor(write_processor(tmp_path, settings, {"image_size": size}))
+    batch = task.encode(preprocessor, [task.dummy_example(0)])
+    assert batch["pixel_values"].shape == (1, 3, 8, 8)
