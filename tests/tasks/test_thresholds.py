@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from sklearn.metrics import f1_score
 
 from compressor.artifact import read_manifest, seal_artifact
+from compressor.certificate import certify_scores
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.models.settings import ModelSettings
 from compressor.tasks import Truth, load_task
@@ -96,6 +98,31 @@ def test_chosen_thresholds_are_those_of_the_baseline():
     assert tuned.score("f1_per_label", LabelLogits(logits), truth).value > before.value
     assert task.untunable(Truth(("a text",))) is not None
     assert plain.untunable(Truth(("a text",))) is None
+
+
+@pytest.mark.parametrize("metric", ["f1_micro", "f1_per_label", "exact_match", "agreement"])
+@pytest.mark.parametrize("ruin", ["zero", "random", "shuffled", "far"])
+def test_a_ruined_model_is_never_certified_by_thresholds_that_were_chosen(metric: str, ruin: str):
+    random = np.random.default_rng(2)
+    (own, chosen_on), (logits, sets) = made_up(3, 300), made_up(4, 300)
+    chooser = load_task(NAME, thresholds="chosen")
+    scored = chooser.score("f1_micro", LabelLogits(own), truth_of(chosen_on))
+    task = chooser.tuned(scored, truth_of(chosen_on))
+    ruined = {
+        "zero": np.zeros_like(logits),
+        "random": random.normal(size=logits.shape).astype(np.float32),
+        "shuffled": logits[random.permutation(len(logits))],
+        "far": np.broadcast_to(np.float32([9, -9, -9]), logits.shape).copy(),
+    }[ruin]
+    truth = truth_of(sets)
+    before = task.score(metric, LabelLogits(logits), truth)
+    after = task.score(metric, LabelLogits(ruined), dataclasses.replace(truth, reference=before))
+    guesses = task.guesses(before, truth, LABELS)
+    for max_drop in (0.02, 0.9):
+        proof = certify_scores(
+            before, after, truth.labels, guesses=guesses, max_drop=max_drop, seed=0, resamples=499
+        )
+        assert proof.verdict != "certified"
 
 
 def test_results_of_one_half_are_named_as_before_there_were_thresholds():
