@@ -31,6 +31,7 @@ from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_FRACTION = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 
 
@@ -515,6 +516,14 @@ def _ids(
     numbers = [_INTEGER.fullmatch(value) is not None for value in values]
     if all(numbers):
         return _checked_ids(table, column, [int(value) for value in values], labels)
+    are_grades = all(_FRACTION.fullmatch(value) for value in values)
+    if are_grades and any(not float(value).is_integer() for value in values):
+        raise RecipeError(
+            f"{table.place(unknown)}: {column} '{values[unknown]}' is a number with a fraction, as "
+            f"in every row: a grade, and the checkpoint chooses between the classes "
+            f"{few_of(labels)}; name the column of the class, or give a checkpoint that gives one "
+            f"number"
+        )
     owner = "data.label_names" if data_names is not None else "the checkpoint"
     found = few_of(sorted(dict.fromkeys(values)))
     if 2 * sum(numbers) > len(values):  # ids, but for some rows: those are what is wrong

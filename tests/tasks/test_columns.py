@@ -302,3 +302,12 @@ def test_an_image_that_is_a_pipe_or_a_folder_is_refused(tmp_path: Path) -> None:
         ImageColumns().examples(rows, ("image",), [0])
     with pytest.raises(EnvironmentMismatch, match=r"b\.png is a directory, not a file"):
         ImageColumns().examples(rows, ("image",), [1])
+
+
+def test_grades_are_no_classes():
+    table = Table("rows.csv", {"label": ["0.25", "1.0", ".5"]})
+    with pytest.raises(RecipeError, match=r"rows\.csv.* '0\.25' is a number with a fraction"):
+        TextColumns().labels(table, "label", ("no", "yes"), None)
+    named = TextColumns().labels(table, "label", ("a", "b", "c"), (".5", "0.25", "1.0"))
+    assert named.labels is not None
+    assert named.labels.tolist() == [1, 2, 0]
