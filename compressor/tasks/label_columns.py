@@ -115,12 +115,11 @@ def _flagged(
             *([f"nothing of {few_of(absent)}"] if absent else []),
             *([f"{few_of(strange)}, which is no label"] if strange else []),
         ]
-        bad.add(
+        raise RecipeError(  # at the first: of columns it is the same in every row
             f"{place}: {column} says {' and '.join(parts)}; it must say 0 or 1 for each of the "
             f"labels {few_of(names)}; where the data calls them otherwise, list its names in "
             f"data.label_names in the checkpoint's order"
         )
-        return []
     held = []
     for name, value in cell.items():
         flag = flag_of(value)
