@@ -254,10 +254,12 @@ def _to_ship(value: Any) -> Any:
     """Return plain data without what belongs to this machine alone.
 
     Of a path from the root the last part stays, so that an artifact names nobody's folders and is
-    the same wherever it is made; folders of curves change no weight and go.
+    the same wherever it is made; folders of curves and of teacher outputs
+    change no weight and go.
     """
     if isinstance(value, Mapping):
-        return {key: _to_ship(item) for key, item in value.items() if key != "tensorboard"}
+        folders = ("tensorboard", "teacher_cache")
+        return {key: _to_ship(item) for key, item in value.items() if key not in folders}
     if isinstance(value, list | tuple):
         return [_to_ship(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -16,6 +16,7 @@ from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.settings import TrainingSettings
 
 _PROBED_EXAMPLES = 32
+_PLACES = {"tensorboard", "teacher_cache"}  # where files lie changes no weight
 
 
 def training_key(
@@ -43,12 +44,12 @@ def training_key(
         ],
         "config": model.module.config.to_dict(),
         "task": repr(model.task),
-        "encoding": _encoding(model, dataset),
+        "encoding": encoding_digest(model, dataset),
         "batched_by": "tokens",
         "data": fingerprint(dataset),
         "settings": [
             type(settings).__name__,
-            settings.model_dump(mode="json", exclude={"tensorboard"}),
+            settings.model_dump(mode="json", exclude=_PLACES),
         ],
         "device": device.type,
         "seed": seed,
@@ -59,7 +60,7 @@ def training_key(
     return facts_sha256(facts)
 
 
-def _encoding(model: TorchModel, dataset: Dataset) -> str:
+def encoding_digest(model: TorchModel, dataset: Dataset) -> str:
     """Return a digest of how the longest examples are encoded, in place of the preprocessor's own.
 
     A preprocessor has no content that could be compared: its settings hold paths and versions.

@@ -24,6 +24,7 @@ from compressor.training.mixing import Mixer, mixed_loss, run_mixed
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
+from compressor.training.teacher_cache import StoredTeacherOutputs
 from compressor.training.trainer import (
     require_checkpointing,
     require_embeddings,
@@ -130,14 +131,21 @@ def distill(
         whole_groups=settings.margin_weight > 0,
     )
     if not settings.compares_layers:
-        outputs = TeacherOutputs(teacher, dataset, order)
+        cached: dict[str, Stateful] = {}
+        if settings.teacher_cache is None:
+            # Not computed again in other batches, where they would differ in the last bits.
+            cached["teacher_logits"] = outputs = TeacherOutputs(teacher, dataset, order)
+        else:
+            outputs = StoredTeacherOutputs(
+                teacher, dataset, order, settings.teacher_cache, run.progress
+            )
+            goal["teacher_outputs"] = "stored"  # of other batches
 
         def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
             student = model.task.output_of(module(**batch.inputs))
             return on_outputs(student, outputs(batch.rows, batch.mask), batch)
 
-        # Not computed again in other batches, where they would differ in the last bits.
-        return run_with(loss=loss, goal=goal, kept=kept, cached={"teacher_logits": outputs})
+        return run_with(loss=loss, goal=goal, kept=kept, cached=cached)
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
     with watched as (losses, pairs):
         goal["layers"] = [list(pair) for pair in pairs]

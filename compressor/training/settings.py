@@ -532,7 +532,7 @@ class DistillSettings(TrainingSettings):
     )
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*TrainingSettings.unwritten_defaults, "logits_loss"}
+        {*TrainingSettings.unwritten_defaults, "logits_loss", "teacher_cache"}
     )
 
     temperature: float = Field(
@@ -628,6 +628,14 @@ class DistillSettings(TrainingSettings):
         description=(
             "how predictions are compared: kl is the KL divergence at the temperature, mse the "
             "mean squared difference of the logits themselves"
+        ),
+    )
+    teacher_cache: LocalPath | None = Field(
+        default=None,
+        description=(
+            "folder to keep the teacher's outputs for the training split in, relative to the "
+            "recipe, for every training with the same teacher and rows; they are computed once, "
+            "before the training, and read from the disk"
         ),
     )
     join_probability: float = Field(
@@ -732,6 +740,23 @@ class DistillSettings(TrainingSettings):
                     "logits_loss would do nothing with logits_weight 0; remove it, or set "
                     "logits_weight above 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_can_be_kept(self) -> Self:
+        if self.teacher_cache is None:
+            return self
+        if self.augments:
+            raise ValueError(
+                "teacher_cache keeps outputs for the rows as they are, and join_probability, "
+                "mask_probability and drop_probability change them; remove it, or set those to 0"
+            )
+        if self.compares_layers or self.logits_weight == 0:
+            raise ValueError(
+                "teacher_cache keeps outputs alone, and hidden_weight, attention_weight, "
+                "sublayer_weight and relation_weight need the teacher's layers; remove it, or set "
+                "those to 0 and logits_weight above 0"
+            )
         return self
 
     @model_validator(mode="after")

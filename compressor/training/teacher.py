@@ -17,6 +17,7 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example, OutputForm
+from compressor.tasks.outputs import Rows
 from compressor.training.batches import TrainingBatch, longest
 from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
 from compressor.training.settings import DistillSettings
@@ -47,8 +48,7 @@ class TeacherOutputs:
         Raises `StepFailed` when one of them is not finite.
         """
         positions = rows.tolist()
-        self._compute([row for row in positions if row not in self._known])
-        found = [self._known[row] for row in positions]
+        found = self._of(positions)
         if not all(np.isfinite(output).all() for output in found):
             raise StepFailed(
                 f"{self._dataset.source}: the teacher's predictions are not finite for one of the "
@@ -57,6 +57,11 @@ class TeacherOutputs:
         if self._teacher.task.per_token and mask is not None:
             return self._at_tokens(found, positions, mask).to(rows.device)
         return torch.from_numpy(np.stack(found)).to(rows.device)
+
+    def _of(self, rows: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Return the outputs for `rows`, without padding."""
+        self._compute([row for row in rows if row not in self._known])
+        return [self._known[row] for row in rows]
 
     def _at_tokens(
         self, found: Sequence[NDArray[np.float32]], rows: Sequence[int], mask: Tensor
@@ -80,10 +85,13 @@ class TeacherOutputs:
 
     def _compute(self, rows: Sequence[int]) -> None:
         if rows:
-            task = self._teacher.task
-            batch = _encode(self._teacher, [self._dataset.examples[row] for row in rows])
-            outputs = self._teacher.predict(batch)[..., self._order]
-            self._known.update(zip(rows, task.without_padding(outputs, batch), strict=True))
+            self._known.update(zip(rows, self._computed(rows), strict=True))
+
+    def _computed(self, rows: Sequence[int]) -> Rows:
+        """Return what the teacher gives for `rows`, read together."""
+        batch = _encode(self._teacher, [self._dataset.examples[row] for row in rows])
+        outputs = self._teacher.predict(batch)[..., self._order]
+        return self._teacher.task.without_padding(outputs, batch)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the outputs so far one after the other, and their rows and shapes."""
