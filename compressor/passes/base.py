@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -312,19 +312,28 @@ class Pass(BaseModel, ABC):
         """
         return 0
 
-    def trainings(self) -> Iterator[TrainingSettings]:
-        """Yield the settings of every training in this pass."""
+    def trainings(self) -> Iterator[tuple[str, TrainingSettings]]:
+        """Yield what the keys of every training in this pass begin with, and its settings."""
         if isinstance(self, TrainingSettings):
-            yield self
+            yield "", self
         for name in type(self).model_fields:
             training = getattr(self, name)
             if isinstance(training, TrainingSettings):
-                yield training
+                yield f"{name}.", training
+
+    def unfit_labels(self, labels: Sequence[str]) -> Unfit:
+        """Yield every setting that names a label which is not among those of the model.
+
+        Settings as in `unfit_for`.
+        """
+        for prefix, training in self.trainings():
+            if (why := training.unknown_labels(labels)) is not None:
+                yield f"{prefix}class_weights", why
 
     @property
     def scores_itself(self) -> bool:
         """Return whether a training in this pass is steered by scores on the search split."""
-        return any(training.evaluations > 0 for training in self.trainings())
+        return any(training.evaluations > 0 for _, training in self.trainings())
 
     @property
     def incomparable(self) -> str | None:

@@ -325,7 +325,7 @@ class _Run:
         if "certification" in self.splits:
             check_readings(self.directory.path / READINGS)
         for step in recipe.passes:
-            for training in step.trainings():
+            for _, training in step.trainings():
                 require_precision(training, self.device)
         with self.progress.bar("load the checkpoint", None):
             pace = look_ahead(recipe, files, self.task, self.splits)

@@ -101,12 +101,8 @@ def _class_weights(
         there = counts > 0
         weights[there] = counts.sum() / (counts[there] * there.sum())
         return weights
-    unknown = sorted(wanted.keys() - set(names))
-    if unknown:
-        raise StepFailed(
-            f"class_weights: the model has no label {' or '.join(map(repr, unknown))}; its labels "
-            f"are {list(names)}"
-        )
+    if (why := settings.unknown_labels(names)) is not None:
+        raise StepFailed(f"class_weights: {why}")
     for name, weight in wanted.items():
         weights[names.index(name)] = weight
     return weights

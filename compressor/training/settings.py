@@ -6,7 +6,7 @@ one default and one description everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -432,6 +432,18 @@ class TrainingSettings(BaseModel):
     def label_setting(self) -> str | None:
         """Return which setting makes this training read labels; None where none does."""
         return None
+
+    def unknown_labels(self, labels: Sequence[str]) -> str | None:
+        """Return why classes that the model does not have cannot be weighed, None where all are."""
+        if not isinstance(self.class_weights, dict):
+            return None
+        unknown = sorted(self.class_weights.keys() - set(labels))
+        if not unknown:
+            return None
+        return (
+            f"the model has no label {' or '.join(map(repr, unknown))}; its labels are "
+            f"{list(labels)}"
+        )
 
     def needs(self) -> Iterator[Need]:
         """Yield what these settings need of a task."""

@@ -13,6 +13,7 @@ from torch import nn
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
+from compressor.passes import PASSES, Pass
 from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
 from compressor.tasks import load_task
@@ -23,6 +24,10 @@ from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
 WEIGHTS = {"negative": 3.0}
+
+
+def settings_of(given: dict[str, Any]) -> Pass:
+    return PASSES[given["kind"]].settings.of(given)
 
 
 @pytest.fixture
@@ -166,3 +171,16 @@ def test_vectors_have_no_classes():
     keys = [key for key, _ in step.unfit_for(load_task("sentence-embedding"))]
 
     assert keys == ["label_smoothing", "label_weight"]
+
+
+def test_classes_that_are_not_there_are_named_before_anything_is_loaded():
+    recovery = {"kind": "finetune", "class_weights": {"yes": 2.0, "no": 1.0}}
+    step = settings_of({"kind": "prune_structured", "ratio": 0.5, "recovery": recovery})
+
+    assert list(step.unfit_labels(["no", "yes"])) == []
+    assert list(step.unfit_labels(["no", "maybe"])) == [
+        (
+            "recovery.class_weights",
+            "the model has no label 'yes'; its labels are ['no', 'maybe']",
+        )
+    ]
