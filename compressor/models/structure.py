@@ -208,12 +208,15 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
     if (
         not indices
         or list(indices) != sorted(set(indices))
-        or not 0 <= indices[0] <= indices[-1] < len(layers)
+        or not 0 <= indices[0] <= indices[-1] < encoder.depth
     ):
         raise ValueError(
-            f"layers to keep must be one or more ascending indices from 0 to {len(layers) - 1}, "
+            f"layers to keep must be one or more ascending indices from 0 to {encoder.depth - 1}, "
             f"got {list(indices)}"
         )
+    if encoder.parts.repeated is not None:  # one is like the other
+        encoder.module.config.num_hidden_layers = len(indices)
+        return
     require_first_layer(encoder, indices)
     kept = [layers[index] for index in indices]
     del layers[:]
@@ -301,7 +304,10 @@ def dense_shape(config: PreTrainedConfig, parts: EncoderParts) -> EncoderShape:
     neurons = parts.neurons.read(config)
     heads = config.num_attention_heads // queries_a_key(config, parts)
     layer = LayerShape(num_heads=heads, ffn_neurons=neurons)
-    return EncoderShape(head_dim=head_dim, layers=(layer,) * config.num_hidden_layers)
+    depth = config.num_hidden_layers
+    if parts.repeated is not None:
+        depth = getattr(config, parts.repeated)
+    return EncoderShape(head_dim=head_dim, layers=(layer,) * depth)
 
 
 def _check_fits(shape: EncoderShape, dense: EncoderShape) -> None:

@@ -17,7 +17,11 @@ from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.machine.environment import describe_environment
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.families.layers import encoder_layers
-from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
+from compressor.models.families.prunable import (
+    UnsupportedArchitecture,
+    require_prunable_heads,
+    why_no_layers_apart,
+)
 from compressor.models.onnx_model import check_provider
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
 from compressor.paths import exists, is_folder, no_folder, unwritable
@@ -310,6 +314,8 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
         encoder_layers(model.module)
     except UnsupportedArchitecture as error:
         return error.reason, False
+    if (reason := why_no_layers_apart(model.module.config)) is not None:
+        return reason, False  # least squares fits one layer after another
     try:
         require_prunable_heads(model.module.config)
     except UnsupportedArchitecture:

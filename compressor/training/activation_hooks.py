@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Attention, EncoderLayer, encoder_layers
-from compressor.models.families.prunable import UnsupportedArchitecture, unknown_attention
+from compressor.models.families.prunable import (
+    UnsupportedArchitecture,
+    unknown_attention,
+    why_no_layers_apart,
+)
 from compressor.models.torch_model import TorchModel
 from compressor.training.layer_map import LayerMap
 from compressor.training.settings import DistillSettings, Relation
@@ -148,10 +152,14 @@ def known_layers(
     Raises `StepFailed` when it is not known where they are.
     """
     try:
-        return encoder_layers(model.module)
+        layers = encoder_layers(model.module)
     except UnsupportedArchitecture as error:
         reason = unknown_attention(setting, error.model_type, error.reason)
         raise StepFailed(f"{setting}: {reason}") from error
+    config = model.module.config
+    if (why := why_no_layers_apart(config)) is not None:
+        raise StepFailed(f"{setting}: {unknown_attention(setting, config.model_type, why)}")
+    return layers
 
 
 def _width(attention: Attention) -> int:

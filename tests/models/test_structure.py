@@ -56,15 +56,15 @@ def test_a_model_of_its_configurations_shape_has_no_shape_of_its_own(
 
 
 def test_a_model_of_an_unsupported_architecture_has_the_plain_shape():
-    config = transformers.AlbertConfig(
+    config = transformers.SqueezeBertConfig(
         vocab_size=50,
-        embedding_size=8,
+        embedding_size=16,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
     )
-    assert read_shape(transformers.AlbertForSequenceClassification(config)) is None
+    assert read_shape(transformers.SqueezeBertForSequenceClassification(config)) is None
 
 
 def test_the_shape_that_was_applied_is_read_back(tiny_bert: TorchModel, tiny_vit: TorchModel):
@@ -273,17 +273,17 @@ def test_a_narrower_checkpoint_of_an_earlier_version_is_refused_and_not_misread(
 
 
 def test_a_shape_for_an_unsupported_architecture_is_refused():
-    config = transformers.AlbertConfig(
+    config = transformers.SqueezeBertConfig(
         vocab_size=50,
-        embedding_size=8,
+        embedding_size=16,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
     )
     with pytest.raises(EnvironmentMismatch) as caught:
-        apply_shape(transformers.AlbertForSequenceClassification(config), UNEVEN)
-    assert "'albert'" in str(caught.value)
+        apply_shape(transformers.SqueezeBertForSequenceClassification(config), UNEVEN)
+    assert "'squeezebert'" in str(caught.value)
 
 
 def test_a_checkpoint_with_a_corrupt_shape_is_refused(tiny_bert: TorchModel, tmp_path: Path):
@@ -352,3 +352,22 @@ def test_modernbert_keeps_its_first_layer_and_the_kinds_of_attention_of_the_othe
 
     assert module.config.layer_types == ["full_attention"] * 2
     assert [layer.attention_type for layer in module.model.layers] == ["full_attention"] * 2
+
+
+def test_fewer_layers_of_one_set_of_weights_are_run_less_often(make_encoder, tmp_path: Path):
+    encoder = make_encoder("albert", inner_group_num=1, num_hidden_layers=3)
+    found = find_encoder(encoder.module)
+    assert (found.depth, len(found.layers)) == (3, 1)
+    with torch.no_grad():
+        outputs = encoder.module.albert(**encoder.inputs, output_hidden_states=True)
+        pooled = encoder.module.albert.pooler(outputs.hidden_states[2][:, 0])
+        expected = encoder.module.classifier(encoder.module.albert.pooler_activation(pooled))
+
+    keep_layers(found, [0, 2])
+    encoder.module.save_pretrained(tmp_path)
+
+    torch.testing.assert_close(encoder.logits(), expected)
+    plain = transformers.AlbertForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(encoder.logits(plain.eval()), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="ascending indices from 0 to 1, got"):
+        keep_layers(found, [2])

@@ -83,7 +83,7 @@ def test_layers_are_counted_as_the_pass_before_leaves_them(
 @pytest.mark.parametrize(
     ("model_type", "settings", "told"),
     [
-        ("albert", {"kind": "prune_structured", "ratio": 0.5}, "layers share one set of weights"),
+        ("squeezebert", {"kind": "prune_structured", "ratio": 0.5}, "heads and neurons sit is not"),
         ("nystromformer", {"kind": "quantize_aware_train"}, "int8 is not simulated"),
     ],
 )
@@ -181,7 +181,20 @@ def test_layers_that_differ_may_be_those_that_go(
     look_ahead(wished, load_files(tmp_path / "pruned"), TASK, splits)
 
 
-def test_albert_can_be_trained_for_int8_though_it_cannot_be_pruned(
+def test_layers_that_share_their_weights_are_not_fitted_one_after_another(
+    bert_recipe: dict[str, Any], copy: Path
+):
+    edit(copy / "config.json", model_type="albert")
+    settings = {"kind": "prune_structured", "ratio": 0.5}
+    check_local_passes(recipe_of(bert_recipe, copy, settings))
+    [mistake] = mistakes(recipe_of(bert_recipe, copy, {**settings, "method": "reconstruction"}))
+    assert mistake == (
+        "passes.0.method: reconstruction fits one layer after another, and of model type 'albert' "
+        "its layers share one set of weights; set method to scores"
+    )
+
+
+def test_albert_can_be_trained_for_int8_though_its_layers_are_one(
     bert_recipe: dict[str, Any], copy: Path
 ):
     edit(copy / "config.json", model_type="albert")

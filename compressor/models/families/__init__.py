@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compressor.models.families.albert import ALBERT
 from compressor.models.families.base import EncoderParts, Family
 from compressor.models.families.beit import BEIT
 from compressor.models.families.bert import BERT, NOT_SIMULATED, ROBERTA
@@ -21,7 +22,6 @@ from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
 from compressor.models.families.not_prunable import (
     AFTER_PADDING,
-    ALBERT,
     BIG_BIRD,
     CONVBERT,
     FNET,

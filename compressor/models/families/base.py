@@ -122,6 +122,9 @@ class EncoderParts:
     # The setting that says how many heads keys and values have, of which each serves several query
     # heads: these go together, and are counted as one. None: as many as queries.
     key_heads: str | None = None
+    # The setting that says how long the list of layers is, where all of it is run again for each of
+    # num_hidden_layers. None: each layer is run once.
+    repeated: str | None = None
     # Why the first layer has to stay, where it is built unlike the others.
     first_layer_stays: str | None = None
     # A module that computes what the second layer reads from what the first one gave, present or

@@ -198,6 +198,12 @@ class Encoder:
     after_first: nn.Module | None = None  # what the first layer's output goes through
 
     @property
+    def depth(self) -> int:
+        """Return how many layers are run, those with the same weights each time."""
+        is_repeated = self.parts.repeated is not None
+        return self.module.config.num_hidden_layers if is_repeated else len(self.layer_list)
+
+    @property
     def layers(self) -> list[EncoderLayer]:
         """Return the layers that are there, first to last, with the parts that are left."""
         return [self._layer(index, layer) for index, layer in enumerate(self.layer_list)]

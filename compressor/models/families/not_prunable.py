@@ -5,7 +5,6 @@ from __future__ import annotations
 from compressor.models.families.base import Family
 
 UNKNOWN = Family("where its heads and neurons sit is not known")
-ALBERT = Family("its layers share one set of weights", int8_simulated=True, shares_layers=True)
 CONVBERT = Family(UNKNOWN.encoder, int8_simulated=True)
 BIG_BIRD = Family(UNKNOWN.encoder, is_block_sparse=True)
 FNET = Family(UNKNOWN.encoder, takes_mask=False)

@@ -58,6 +58,8 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
             return f"its {heads} query heads cannot be shared out among {keys} keys"
         if setting(config, "use_sliding_window"):
             return "some of its layers see a window of tokens (use_sliding_window)"
+    if parts.repeated is not None and setting(config, "num_hidden_groups") not in (None, 1):
+        return "its layers are in several groups, each with weights of its own (num_hidden_groups)"
     if parts.gated_by is not None and setting(config, parts.gated_by):
         return f"its feed-forward is gated ({parts.gated_by})"
     return parts
@@ -127,6 +129,23 @@ def why_no_latency(config: Config) -> str | None:
     return (
         f"what attention {kind} takes is not measured (model type "
         f"'{setting(config, 'model_type')}'); set target to flops or parameters"
+    )
+
+
+def why_no_layers_apart(config: Config) -> str | None:
+    """Return why layers cannot be looked at one by one although units can go; None: they can."""
+    parts = parts_or_reason(config)
+    if isinstance(parts, str) or parts.repeated is None:
+        return None
+    return "its layers share one set of weights"
+
+
+def no_reconstruction(config: Config) -> str | None:
+    """Return the sentence that refuses method reconstruction, None where it is possible."""
+    reason = why_no_layers_apart(config)
+    return reason and (
+        f"reconstruction fits one layer after another, and of model type "
+        f"'{setting(config, 'model_type')}' {reason}; set method to scores"
     )
 
 

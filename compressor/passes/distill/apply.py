@@ -104,7 +104,7 @@ def _shape(
     layer_map = None
     if settings.student_layers is not None:
         encoder = find_encoder(student.module)
-        depth = len(encoder.layers)
+        depth = encoder.depth
         layers = chosen_layers(settings.student_layers, depth)
         if isinstance(settings.student_layers, int):
             layers = with_first_layer(encoder, layers)

@@ -14,6 +14,7 @@ from compressor.models.families.prunable import (
     parts_or_reason,
     unknown_attention,
     unprunable,
+    why_no_layers_apart,
     width_of,
     with_depth,
 )
@@ -190,7 +191,9 @@ passes:
 
     def _unknown_layers(self, configs: Sequence[Mapping[str, object]]) -> Unfit:
         """Yield what compares parts of layers, where it is not known where those lie."""
-        reasons = {str(it["model_type"]): parts_or_reason(it) for it in configs}
+        reasons = {
+            str(it["model_type"]): why_no_layers_apart(it) or parts_or_reason(it) for it in configs
+        }
         unknown = [(kind, why) for kind, why in reasons.items() if isinstance(why, str)]
         for key in ("sublayer_weight", "relation_weight"):
             if getattr(self, key) > 0 and unknown:

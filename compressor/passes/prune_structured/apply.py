@@ -17,7 +17,12 @@ from torch import Tensor
 from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
-from compressor.models.families.prunable import require_prunable_heads, why_no_latency
+from compressor.models.families.prunable import (
+    no_reconstruction,
+    require_prunable_heads,
+    why_no_latency,
+    why_no_layers_apart,
+)
 from compressor.models.structure import (
     configure_shape,
     keep_layers,
@@ -87,6 +92,8 @@ def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchMode
     """
     layers = _encoder_to_prune(model, settings).layers
     left = settings.layers or len(layers) - len(settings.drop_layers or ())
+    if why_no_layers_apart(model.module.config) is not None:
+        left = len(layers)  # what goes is that they are run as often
     if settings.uniform and ahead.keeps_structure:
         _require_equal_layers(layers, left)
     is_foreseen = _are_alike(layers) or (ahead.keeps_structure and not settings.changes_layers)
@@ -105,7 +112,7 @@ def apply(settings: Settings, model: TorchModel, context: PassContext) -> TorchM
     """
     model.move_to(context.device)
     encoder = _encoder_to_prune(model, settings)
-    depth = len(encoder.layers)
+    depth = encoder.depth
     if settings.measures_layers:
         _check_early(encoder, settings, model, context)
     training = RecoveryTraining.prepare(settings.recovery, model, context)
@@ -149,6 +156,9 @@ def _encoder_to_prune(model: TorchModel, settings: Settings) -> Encoder:
     encoder = find_encoder(model.module)
     if settings.takes_heads:
         require_prunable_heads(model.module.config)
+    refusal = no_reconstruction(model.module.config)
+    if refusal is not None and isinstance(settings, PruneByReconstruction):
+        raise StepFailed(f"method: {refusal}")
     return encoder
 
 
@@ -188,7 +198,7 @@ def _check_early(
     """
     layers = encoder.layers
     if settings.uniform:
-        _require_equal_layers(layers, settings.layers or len(layers))
+        _require_equal_layers(layers, min(settings.layers or len(layers), len(layers)))
     if isinstance(settings, PruneByReconstruction):
         rows = _read_rows(model, encoder, settings, context)
         if _are_alike(layers) and settings.target != "latency":  # a table is not measured for that
@@ -244,7 +254,7 @@ def drop_layers(
     model: TorchModel, encoder: Encoder, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
     """Remove whole layers and return the indices of those that stay."""
-    depth = len(encoder.layer_list)
+    depth = encoder.depth
     kept = tuple(range(depth))
     if settings.drop_layers is not None:
         kept = tuple(index for index in kept if index not in settings.drop_layers)
@@ -260,9 +270,12 @@ def drop_layers(
                 f"layers: the model has {counted(depth, 'layer')}, so fewer have to stay, "
                 f"got {settings.layers}"
             )
-        if settings.layer_choice == "loss":
+        if encoder.parts.repeated is not None:
+            kept = kept[: settings.layers]
+        elif settings.layer_choice == "loss":
             return _drop_by_loss(model, encoder, settings.layers, settings, context)
-        kept = _layers_that_stay(model, encoder, settings.layers, settings, context)
+        else:
+            kept = _layers_that_stay(model, encoder, settings.layers, settings, context)
     if len(kept) < depth:
         keep_layers(encoder, kept)
     return kept

@@ -80,7 +80,7 @@ def gradients_at_outputs(
     """Yield for each batch its size and what happened at the output projections of `parts`.
 
     The squared gradients of an example add up to the Fisher information of its softened prediction.
-    A projection has several calls where its layer computes tokens in chunks.
+    A projection has several calls where its layer computes tokens in chunks, or is run again.
     """
     generator = torch.Generator().manual_seed(seed)
     module.eval()
@@ -165,9 +165,14 @@ def _calls(
 
 
 def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -> Tensor:
-    """Return where no padding is, shape `(batch_size, num_tokens)`; images have none."""
+    """Return where no padding is, shape `(batch_size, num_tokens)`; images have none.
+
+    Where a layer is run several times, `num_tokens` counts those of all runs.
+    """
     mask = inputs.get("attention_mask")
-    return torch.ones(batch_size, num_tokens, dtype=torch.bool) if mask is None else mask.bool()
+    if mask is None:
+        return torch.ones(batch_size, num_tokens, dtype=torch.bool)
+    return mask.bool().repeat(1, num_tokens // mask.shape[1])
 
 
 def _probes(

@@ -14,6 +14,7 @@ from pydantic_core import PydanticKnownError
 from compressor.models.families.prunable import (
     depth_of,
     heads_refusal,
+    no_reconstruction,
     unprunable,
     why_first_layer_stays,
     why_heads_stay,
@@ -586,6 +587,8 @@ class PruneByReconstruction(PruneStructured):
     def unfit_to(self, files: CheckpointFiles, untouched: CheckpointFiles) -> Unfit:
         """Yield what cannot go from a model type, and a target that cannot be measured for it."""
         yield from super().unfit_to(files, untouched)
+        if (refusal := no_reconstruction(files.config)) is not None:
+            yield "method", refusal
         if self.target == "latency" and (reason := why_no_latency(files.config)) is not None:
             yield "target", reason
 

@@ -81,6 +81,12 @@ def prune_heads(encoder: Encoder, heads: Units) -> None:
     layers = encoder.layers
     _check_indices("head", heads, [layer.num_heads for layer in layers])
     whole = {index for index, units in heads.items() if len(units) == layers[index].num_heads}
+    if whole and encoder.parts.repeated is not None:
+        raise UnsupportedArchitecture(
+            encoder.module.config.model_type,
+            "all heads of all layers would go",
+            "all heads of all layers would go, which share their weights; use a smaller head_ratio",
+        )
     with _require_same_outputs(encoder, {it.index: it.attention for it in layers}, heads):
         for index, units in heads.items():
             part = layers[index].attention

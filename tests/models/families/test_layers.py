@@ -65,7 +65,12 @@ def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):
 @pytest.mark.parametrize(
     ("model_type", "changes", "reason"),
     [
-        ("albert", {"embedding_size": 16}, "its layers share one set of weights"),
+        (
+            "albert",
+            {"embedding_size": 16, "num_hidden_groups": 2},
+            "its layers are in several groups, each with weights of its own (num_hidden_groups)",
+        ),
+        ("gpt2", {}, "its linear layers have transposed weights (Conv1D)"),
         ("mobilebert", {}, "where its heads and neurons sit is not known"),
         ("bert", {"is_decoder": True}, "it is configured as a decoder"),
     ],
@@ -78,7 +83,7 @@ def test_architectures_that_cannot_be_pruned_are_refused_with_the_reason(
         encoder_layers(module)
     assert caught.value.model_type == model_type
     assert caught.value.reason == reason
-    assert "supported model types are beit, bert, " in str(caught.value)
+    assert "supported model types are albert, beit, bert, " in str(caught.value)
 
 
 def test_a_gated_feed_forward_is_refused():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any
@@ -110,3 +111,17 @@ def test_activations_need_an_example_and_finite_values(make_encoder: Any):
         activation_scores(find_encoder(encoder.module), [encoder.inputs])
     with pytest.raises(ValueError, match="hidden states around layer 1 are not finite"):
         block_influences(find_encoder(encoder.module), [encoder.inputs])
+
+
+def test_what_layers_with_the_same_weights_compute_is_added_up_without_padding(make_encoder: Any):
+    encoder = make_encoder("albert")
+    encoder.inputs["attention_mask"][:, 4:] = 0
+    short = {name: value[:, :4] for name, value in encoder.inputs.items()}
+    found = activation_scores(find_encoder(encoder.module), [encoder.inputs])
+    expected = activation_scores(find_encoder(encoder.module), [short])
+    torch.testing.assert_close(found.heads, expected.heads)
+    torch.testing.assert_close(found.neurons, expected.neurons)
+    one_run = copy.deepcopy(encoder.module)
+    one_run.config.num_hidden_layers = 1
+    other = activation_scores(find_encoder(one_run), [short])
+    assert not torch.allclose(found.neurons[0], other.neurons[0], atol=1e-3)

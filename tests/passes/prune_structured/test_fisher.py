@@ -44,7 +44,7 @@ def by_small_changes(encoder: Any, layer: int, unit: int, kind: str, step: float
     return float(variance.mean())
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
+@pytest.mark.parametrize("model_type", ["albert", "bert", "distilbert", "gte", "vit"])
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_scores_are_the_variance_of_the_logits_slopes(
     make_encoder: EncoderMaker, model_type: str, num_labels: int

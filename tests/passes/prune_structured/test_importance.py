@@ -109,7 +109,7 @@ def first_order_change(encoder: Any, labels: torch.Tensor) -> tuple[list[Any], l
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "vit"])
+@pytest.mark.parametrize("model_type", ["albert", "bert", "distilbert", "gte", "modernbert", "vit"])
 def test_taylor_is_the_first_order_change_of_the_loss(
     make_encoder, model_type: str, attention: str
 ):

@@ -60,6 +60,7 @@ def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
 
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("albert", {}),
     ("deberta-v2", {"share_att_key": False}),
     ("deberta-v2", {"share_att_key": False, "pos_att_type": ["p2c"]}),
     ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
@@ -298,6 +299,13 @@ def test_query_heads_go_with_the_key_that_they_share(make_encoder, model_type: s
     apply_shape(fresh, shape)
     fresh.load_state_dict(encoder.module.state_dict())
     assert torch.equal(encoder.logits(fresh), encoder.logits())
+
+
+def test_not_all_heads_go_from_layers_that_share_their_weights(make_encoder):
+    module = make_encoder("albert").module
+    with pytest.raises(UnsupportedArchitecture, match="all heads of all layers would go, which"):
+        prune_heads(find_encoder(module), {0: [0, 1, 2, 3]})
+    assert read_shape(module) is None
 
 
 def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
