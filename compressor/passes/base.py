@@ -174,6 +174,9 @@ class Pass(BaseModel, ABC):
     not_elsewhere: ClassVar[str] = ""
     # Whether the model reads other token ids afterwards than the untouched checkpoint.
     changes_tokens: ClassVar[bool] = False
+    # Whether the table of words is a product of two afterwards, and whether it must be none before.
+    factors_table: ClassVar[bool] = False
+    needs_whole_table: ClassVar[bool] = False
     # A setting, and its value with which the pass itself learns from the untouched checkpoint.
     learns_from_baseline: ClassVar[tuple[str, object] | None] = None
     # What the weights have to be stored as later on, if it trains them for that.

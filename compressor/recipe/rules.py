@@ -65,6 +65,7 @@ def find_conflicts(data: Mapping[str, object], known: Mapping[str, PassEntry]) -
     return [
         *_order_conflicts(steps),
         *_vocabulary_conflicts(steps),
+        *_table_conflicts(steps),
         *_training_conflicts(steps, known),
         *_provider_conflicts(data, steps),
         *_graph_conflicts(data),
@@ -194,6 +195,22 @@ def _vocabulary_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
                 f"compares layers with the untouched checkpoint's, which reads other tokens "
                 f"since {changing}; move {changing.kind} behind this pass, or set "
                 f"{name.rpartition('.')[2]} to 0",
+            )
+
+
+def _table_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:
+    """Find what needs the table of words whole, behind what makes it a product of two."""
+    factored = next((step for step in steps if step.declares.factors_table), None)
+    for step in steps:
+        if factored is not None and step.index > factored.index and step.declares.needs_whole_table:
+            yield Mistake(
+                step.place,
+                f"needs the table of words whole, and it is a product of two since {factored}; "
+                + (
+                    "remove one of them"
+                    if step.kind == factored.kind
+                    else f"move {factored.kind} behind this pass"
+                ),
             )
 
 

@@ -28,6 +28,8 @@ class FactorizeEmbeddings(TorchPass):
     """
 
     kind: Literal["factorize_embeddings"] = "factorize_embeddings"
+    factors_table: ClassVar[bool] = True
+    needs_whole_table: ClassVar[bool] = True
 
     about: ClassVar[About] = About(
         group="vocabulary",

@@ -90,6 +90,7 @@ passes:
     )
 
     changes_tokens: ClassVar[bool] = True
+    needs_whole_table: ClassVar[bool] = True
 
     drop: Literal["unused", "unreachable", "other_scripts"] = Field(
         "unused",

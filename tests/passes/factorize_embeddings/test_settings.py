@@ -17,11 +17,12 @@ from compressor.errors import EnvironmentMismatch
 from compressor.export.to_onnx import export_onnx
 from compressor.models.low_rank import LowRankTable
 from compressor.models.torch_model import TorchModel, load_checkpoint
-from compressor.passes import Ahead, NothingToRemove, apply_pass, look_ahead
+from compressor.passes import PASSES, Ahead, NothingToRemove, apply_pass, look_ahead
 from compressor.passes.distill.settings import Distill
 from compressor.passes.factorize_embeddings.settings import FactorizeEmbeddings
 from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
+from compressor.recipe.rules import find_conflicts
 
 TEXTS = ("a good film", "bad", "the plot was very quite lovely and the story is dull")
 RANK = 8
@@ -113,6 +114,19 @@ def test_the_order_of_passes_is_told_before_anything_runs(tiny_bert: TorchModel)
     assert isinstance(tiny_bert.module.get_input_embeddings(), torch.nn.Embedding)
     with pytest.raises(ValueError, match="move trim_vocabulary before it"):
         look_ahead(TrimVocabulary(), changed, ahead)
+
+
+def test_a_recipe_that_trims_behind_it_is_a_mistake():
+    passes = [{"kind": "factorize_embeddings", "rank": 8}, {"kind": "trim_vocabulary"}]
+    [mistake] = find_conflicts({"passes": passes}, PASSES)
+    assert mistake.path == ("passes", 1, "kind")
+    assert mistake.message == (
+        "needs the table of words whole, and it is a product of two since factorize_embeddings "
+        "(passes[0]); move factorize_embeddings behind this pass"
+    )
+    assert not find_conflicts({"passes": passes[::-1]}, PASSES)
+    [twice] = find_conflicts({"passes": passes[:1] * 2}, PASSES)
+    assert twice.message.endswith("; remove one of them")
 
 
 def test_a_product_that_is_no_smaller_is_refused(tiny_bert: TorchModel, make_context: Any):
