@@ -153,3 +153,25 @@ def test_a_ruined_encoder_is_stopped(base: dict[str, Any], tmp_path: Path):
     with pytest.raises(BudgetExceeded) as stopped:
         run(base, tmp_path / "run", passes=passes)
     assert stopped.value.drop > 0.5
+
+
+def test_bits_are_scored_as_an_index_of_bits_finds(base: dict[str, Any], tmp_path: Path):
+    passes = [{"kind": "quantize_vectors", "precision": "ubinary"}]
+    budget = {"metric": "recall@10", "max_drop": 0.9}
+    report = run({**base, "data": {"search": base["data"]["search"]}}, tmp_path / "run",
+                 passes=passes, budget=budget)  # fmt: skip
+    source = base["data"]["search"]
+    artifact = compressor.load_artifact(tmp_path / "run" / "artifact")
+    queries, documents = (
+        np.unpackbits(artifact(texts_of(source[key]), prompt_name=prompt), axis=1)
+        for key, prompt in (("queries", "query"), ("corpus", "passage"))
+    )
+    judged = Path(source["qrels"]).read_text().splitlines()[1:]
+    relevant = [int(line.split("\t")[1].removeprefix("corpus")) for line in judged]
+    differ = (queries[:120, None, :] != documents[None]).sum(axis=2)  # Hamming distances
+    own = differ[np.arange(120), relevant][:, None]
+    above, tied = (differ < own).sum(axis=1), (differ == own).sum(axis=1)
+    expected = np.clip((10 - above) / tied, 0, 1).mean()  # over all orders of what ties
+    assert report.final is not None
+    assert report.final.score.value == pytest.approx(expected, abs=1e-9)
+    assert expected < 0.999  # 32 bits tell some documents no longer apart
