@@ -36,10 +36,12 @@ _DOCUMENTS = 10_000  # that are searched at most
 
 def main() -> int:
     arguments = _arguments()
-    with tempfile.TemporaryDirectory() as name:
-        rows = [measure(arguments, seed, Path(name) / str(seed)) for seed in arguments.seeds]
     about = {"recipe": arguments.recipe.name, "clock": "CPU time of one thread"}
-    write_results(arguments.json, rows, about=about)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for seed in arguments.seeds:
+            rows.append(measure(arguments, seed, Path(name) / str(seed)))
+            write_results(arguments.json, rows, about=about)  # a seed that is done stays
     print(json.dumps(rows, indent=1))
     return int(any("certification" not in row for row in rows))
 
