@@ -48,7 +48,7 @@ def test_of_100_mutated_things_none_ends_as_it_must_not(tmp_path: Path):
 def test_a_planted_traceback_is_found(
     trials: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyError("planted")
 
     monkeypatch.setattr("compressor.pipeline.preflight.load_whole", broken)
