@@ -30,7 +30,11 @@ class Effort:
 
 
 def training_effort(
-    settings: TrainingSettings | None, num_rows: Mapping[str, int], *, student: float = 1.0
+    settings: TrainingSettings | None,
+    num_rows: Mapping[str, int],
+    *,
+    student: float = 1.0,
+    teachers: int = 1,
 ) -> Effort:
     """Return what a training takes of a model that costs `student` of the untouched checkpoint."""
     if settings is None:
@@ -38,7 +42,7 @@ def training_effort(
     examples = total_steps(num_rows["train"], settings) * settings.batch_size
     one = _STUDENT * student
     if isinstance(settings, DistillSettings):
-        one = (one + _TEACHER) * (1 + settings.join_probability / 2)
+        one = (one + teachers * _TEACHER) * (1 + settings.join_probability / 2)
     if settings.precision != "float32":
         one *= _BFLOAT16
     scored = settings.evaluations * num_rows.get("search", 0) * student

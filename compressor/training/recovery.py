@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -89,12 +89,16 @@ def distill(
     settings: DistillSettings,
     run: TrainingRun,
     *,
+    more: Sequence[TorchModel] = (),
     layer_map: LayerMap | None = None,
     after_step: AfterStep | None = None,
     goal: Mapping[str, object] | None = None,
     kept: Mapping[str, Stateful] | None = None,
 ) -> TrainingSummary:
     """Train `model` in place towards `teacher`, whose weights stay and which moves to `run.device`.
+
+    With `more` teachers the loss on predictions is the mean of those towards each of them, as of a
+    teacher that is their ensemble; layers are compared with `teacher` alone.
 
     `layer_map` holds pairs (student layer, teacher layer), both counted from 0, for the losses on
     hidden states, attention and sub-layers; by default they are spread evenly. The output of the
@@ -107,18 +111,21 @@ def distill(
     `check_distillation` finds, and for the losses on layers a wider student, or layers that lack
     what is compared. Also raises what `train` raises.
     """
-    check_distillation(model, teacher, dataset, settings)
+    check_distillation(model, teacher, dataset, settings, more=more)
     order = teacher_order(model, teacher, dataset.examples)
     dataset, settings = augmented(model, teacher, dataset, settings, run.seed)
     on_labels = label_loss(model, dataset, settings) if settings.label_weight > 0 else None
     on_outputs = _output_loss(model, settings, dataset, on_labels)
-    teacher.move_to(run.device)
-    teacher.module.eval()
+    for each in (teacher, *more):
+        each.move_to(run.device)
+        each.module.eval()
     goal = {
         **(goal or {}),
         "teacher": digest_of_tensors(teacher.module.state_dict()),
         "labels": order,
     }
+    if more:
+        goal["more_teachers"] = [digest_of_tensors(each.module.state_dict()) for each in more]
     run_with = partial(
         train,
         model,
@@ -130,20 +137,25 @@ def distill(
         told="" if on_labels is None else on_labels.words(model.labels),
         whole_groups=settings.margin_weight > 0,
     )
+    cached: dict[str, Stateful] = {}
+
+    def outputs_of(teacher: TorchModel, name: str) -> TeacherOutputs:
+        own = teacher_order(model, teacher, dataset.examples)
+        if settings.teacher_cache is not None:
+            return StoredTeacherOutputs(teacher, dataset, own, settings.teacher_cache, run.progress)
+        # Not computed again in other batches, where they would differ in the last bits.
+        cached[name] = outputs = TeacherOutputs(teacher, dataset, own)
+        return outputs
+
+    others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
+    if settings.teacher_cache is not None:
+        goal["teacher_outputs"] = "stored"  # of other batches
     if not settings.compares_layers:
-        cached: dict[str, Stateful] = {}
-        if settings.teacher_cache is None:
-            # Not computed again in other batches, where they would differ in the last bits.
-            cached["teacher_logits"] = outputs = TeacherOutputs(teacher, dataset, order)
-        else:
-            outputs = StoredTeacherOutputs(
-                teacher, dataset, order, settings.teacher_cache, run.progress
-            )
-            goal["teacher_outputs"] = "stored"  # of other batches
+        every = [outputs_of(teacher, "teacher_logits"), *others]
 
         def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
             student = model.task.output_of(module(**batch.inputs))
-            return on_outputs(student, outputs(batch.rows, batch.mask), batch)
+            return on_outputs(student, [each(batch.rows, batch.mask) for each in every], batch)
 
         return run_with(loss=loss, goal=goal, kept=kept, cached=cached)
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
@@ -152,10 +164,13 @@ def distill(
 
         def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
             on_layers, own, other = losses(module, batch)
-            return on_layers * batch.share + on_outputs(own, other[..., order], batch)
+            wanted = [other[..., order], *(each(batch.rows, batch.mask) for each in others)]
+            return on_layers * batch.share + on_outputs(own, wanted, batch)
 
         extra = {} if losses.projection is None else {"projection": losses.projection}
-        return run_with(loss=loss_with_layers, goal=goal, kept=kept, trained_too=extra)
+        return run_with(
+            loss=loss_with_layers, goal=goal, kept=kept, cached=cached, trained_too=extra
+        )
 
 
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
@@ -173,7 +188,12 @@ def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSett
 
 
 def check_distillation(
-    model: TorchModel, teacher: TorchModel, dataset: Dataset, settings: DistillSettings
+    model: TorchModel,
+    teacher: TorchModel,
+    dataset: Dataset,
+    settings: DistillSettings,
+    *,
+    more: Sequence[TorchModel] = (),
 ) -> None:
     """Raise `StepFailed` when a student that has been compressed could not learn so either.
 
@@ -184,8 +204,9 @@ def check_distillation(
     at.
     """
     require_examples(dataset)
-    teacher_order(model, teacher, dataset.examples)
-    check_augmentation(model, teacher, dataset, settings)
+    for each in (teacher, *more):
+        teacher_order(model, each, dataset.examples)
+        check_augmentation(model, each, dataset, settings)
     if settings.margin_weight > 0:
         _require_groups(dataset)
     if settings.label_weight > 0:
@@ -204,8 +225,8 @@ def check_distillation(
         relation_teacher(teacher, settings)
 
 
-# The student's outputs, the teacher's in the student's order, and the batch to a loss.
-_OutputLoss = Callable[[Tensor, Tensor, TrainingBatch], Tensor]
+# The student's outputs, the teachers' in the student's order, and the batch to a loss.
+_OutputLoss = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
 
 
 def _output_loss(
@@ -215,21 +236,28 @@ def _output_loss(
     losses = model.task.losses
     groups = None if dataset.groups is None else torch.from_numpy(dataset.groups)
 
-    def loss(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
+    def distance_to(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         if settings.logits_loss == "mse":
-            distance = logits_mse(student, teacher, batch.mask if model.task.per_token else None)
-        else:
-            distance = losses.to_teacher(student, teacher, batch.mask, settings.temperature)
+            return logits_mse(student, teacher, batch.mask if model.task.per_token else None)
+        return losses.to_teacher(student, teacher, batch.mask, settings.temperature)
+
+    def loss(student: Tensor, teachers: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+        distance = _mean([distance_to(student, teacher, batch) for teacher in teachers])
         total = settings.logits_weight * distance * batch.share
         if settings.margin_weight > 0:
             assert groups is not None, "the split is checked"
             own = groups[batch.rows.cpu()].to(student.device)
-            total = total + settings.margin_weight * losses.margins(student, teacher, own)
+            margins = _mean([losses.margins(student, teacher, own) for teacher in teachers])
+            total = total + settings.margin_weight * margins
         if on_labels is not None:
             total = total + settings.label_weight * _on_labels(on_labels, student, batch)
         return total
 
     return loss
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).mean()
 
 
 def _on_labels(loss: LabelLoss, outputs: Tensor, batch: TrainingBatch) -> Tensor:

@@ -292,3 +292,48 @@ def test_logits_are_learnt_by_squared_errors(
 def test_squared_errors_of_logits_are_refused_where_they_do_nothing(settings: dict[str, float]):
     with pytest.raises(ValueError, match="would do nothing with log"):
         DistillSettings.model_validate({**settings, "logits_loss": "mse"})
+
+
+def shifted(model: TorchModel, by: float) -> TorchModel:
+    """Return a teacher whose logits of the first class are higher by so much."""
+    found = model.clone()
+    with torch.no_grad():
+        found.module.classifier.bias[0] += by
+    return found
+
+
+@pytest.mark.parametrize("more", [{}, {"hidden_weight": 0.1}])
+def test_several_teachers_are_learnt_as_their_mean(
+    student: TorchModel,
+    teacher: TorchModel,
+    text_dataset: Dataset,
+    training_run: TrainingRun,
+    more: dict[str, float],
+):
+    teachers = [shifted(teacher, 3.0), shifted(teacher, -1.0)]
+    settings = DistillSettings.model_validate({**LEARN, "logits_loss": "mse", **more})
+
+    distill(student, teachers[0], text_dataset, settings, training_run, more=teachers[1:])
+
+    # Squared errors towards both are least at their mean.
+    found = (inside(student, text_dataset)[0] - inside(teacher, text_dataset)[0]).mean(dim=0)
+    assert found[0].item() == pytest.approx(1.0, abs=0.3)
+    assert found[1].item() == pytest.approx(0.0, abs=0.3)
+
+
+def test_a_loss_towards_two_teachers_is_the_mean_of_both(
+    student: TorchModel, teacher: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    teachers = [shifted(teacher, 3.0), shifted(teacher, -1.0)]
+    settings = DistillSettings(max_steps=1, batch_size=48)
+
+    def loss(name: str, *wanted: TorchModel) -> float:
+        run = dataclasses.replace(training_run, work_dir=training_run.work_dir / name)
+        own = student.clone()
+        own.module.eval()
+        first, *more = wanted
+        plain = settings.model_copy(update={"dropout": False})
+        return distill(own, first, text_dataset, plain, run, more=more).final_loss
+
+    each = [loss("one", teachers[0]), loss("other", teachers[1])]
+    assert loss("both", *teachers) == pytest.approx(sum(each) / 2)

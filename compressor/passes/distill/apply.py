@@ -25,14 +25,19 @@ _TRIED_ROWS = 4  # of the training split, that a student and a teacher read befo
 def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel:
     """Load student and teacher, and see whether the one could learn from the other."""
     student = model if settings.student is None else _begin(settings, model, ahead.seed)[0]
-    teacher = _load_teacher(settings, model, lambda: ahead.untouched)
+    teacher = _load_teacher(settings.teacher, model, lambda: ahead.untouched)
+    more = {
+        name: _load_teacher(name, model, lambda: ahead.untouched) for name in settings.more_teachers
+    }
     if settings.student_layers is not None:
         find_encoder(student.module)
     if ahead.train is not None:
         for name, each in ((settings.student, student), (settings.teacher, teacher)):
             if name is not None:
                 try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
-        check_distillation(student, teacher, ahead.train, settings)
+        for name, each in more.items():
+            try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
+        check_distillation(student, teacher, ahead.train, settings, more=list(more.values()))
     return student
 
 
@@ -43,7 +48,8 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     `student_layers` or `layer_map` does not fit, and `EnvironmentMismatch` when teacher or
     student cannot be loaded.
     """
-    teacher = _load_teacher(settings, model, context.load_baseline)
+    teacher = _load_teacher(settings.teacher, model, context.load_baseline)
+    more = [_load_teacher(name, model, context.load_baseline) for name in settings.more_teachers]
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
     run = TrainingRun(
@@ -54,18 +60,20 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
         settings.kind,
         scorer=context.scorer,
     )
-    summary = distill(student, teacher, context.train, settings, run, layer_map=layer_map)
+    summary = distill(
+        student, teacher, context.train, settings, run, layer_map=layer_map, more=more
+    )
     context.note(summary.sentence())
     return student
 
 
 def _load_teacher(
-    settings: Distill, model: TorchModel, load_baseline: Callable[[], TorchModel]
+    name: str | None, model: TorchModel, load_baseline: Callable[[], TorchModel]
 ) -> TorchModel:
-    """Load the untouched checkpoint or the one that is named, to read what `model` reads."""
-    if settings.teacher is None:
+    """Load the untouched checkpoint or the one called `name`, to read what `model` reads."""
+    if name is None:
         return load_baseline()
-    files, task = find_checkpoint(settings.teacher), model.task
+    files, task = find_checkpoint(name), model.task
     if not task.has_head and (files.directory / MODULES).is_file():
         # What makes its vectors is its own affair; the recipe speaks of files that say nothing.
         task = load_task(task.name, max_length=task.max_length)

@@ -61,6 +61,9 @@ passes:
 """,
     )
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {*DistillSettings.unwritten_defaults, "more_teachers"}
+    )
     learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", None)
 
     teacher: HubName | None = Field(
@@ -68,6 +71,14 @@ passes:
         description=(
             "the teacher: a directory relative to the recipe, or a Hub id; left out, the "
             "untouched checkpoint"
+        ),
+    )
+    more_teachers: tuple[HubName, ...] = Field(
+        (),
+        max_length=16,
+        description=(
+            "further teachers, each as teacher; the loss on predictions is the mean of those "
+            "towards each, and layers are compared with the first alone"
         ),
     )
     student: HubName | None = Field(
@@ -113,6 +124,20 @@ passes:
         return layers
 
     @model_validator(mode="after")
+    def _teachers_are_listened_to(self) -> Self:
+        if self.more_teachers and self.logits_weight == 0:
+            raise ValueError(
+                "more_teachers would do nothing with logits_weight 0; remove it, or set "
+                "logits_weight above 0"
+            )
+        if len(set(self.more_teachers) | {self.teacher}) <= len(self.more_teachers):
+            raise ValueError(
+                f"more_teachers: name each teacher once, got {list(self.more_teachers)} beside "
+                f"{self.teacher or 'the untouched checkpoint'}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _layers_are_compared(self) -> Self:
         if self.layer_map is not None and not (
             self.hidden_weight or self.attention_weight or self.sublayer_weight
@@ -139,7 +164,11 @@ passes:
         """Yield layers that are not there, and labels or widths that do not fit the teacher's."""
         student = files if self.student is None else _local_checkpoint(self.student)
         teacher = untouched if self.teacher is None else _local_checkpoint(self.teacher)
-        return self._unfit_pair(files, student, teacher)
+        yield from self._unfit_pair(files, student, teacher)
+        for position, name in enumerate(self.more_teachers):
+            more, names = _local_checkpoint(name), _labels(files)
+            if more is not None and (why := _unfit_labels_of(more, names)) is not None:
+                yield f"more_teachers.{position}", why
 
     def _unfit_pair(
         self,
@@ -169,15 +198,11 @@ passes:
         yield from self._unknown_layers([each.config for each in (student, teacher) if each])
         if student is None or teacher is None:
             return
-        names, begun, named = _labels(files), _labels(student), _labels(teacher)
+        names, begun = _labels(files), _labels(student)
         if self.student is not None and names and begun and begun != names:
             yield "student", other_labels(begun, names).removeprefix("student: ")
-        if self.teacher is not None and named and names and sorted(named) != sorted(names):
-            yield (
-                "teacher",
-                f"its labels are {list(named)}, the model's {list(names)}; they must be the same, "
-                f"so take another teacher or correct id2label in its config.json",
-            )
+        if self.teacher is not None and (why := _unfit_labels_of(teacher, names)) is not None:
+            yield "teacher", why
         narrow, wide = width_of(student.config), width_of(teacher.config)
         if narrow is None or wide is None:
             return
@@ -220,16 +245,28 @@ passes:
     def required_checkpoints(self) -> dict[str, str]:
         """Return teacher and student, where the recipe names them."""
         named = {"teacher": self.teacher, "student": self.student}
-        return {role: name for role, name in named.items() if name is not None}
+        more = {f"more_teachers.{place}": name for place, name in enumerate(self.more_teachers)}
+        return {role: name for role, name in (named | more).items() if name is not None}
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:
         """Return the training; a student of its own is taken for as slow as the checkpoint."""
-        return training_effort(self, num_rows)
+        return training_effort(self, num_rows, teachers=1 + len(self.more_teachers))
 
 
 def _local_checkpoint(name: str) -> CheckpointFiles | None:
     """Return a checkpoint that lies on this machine; None for one on the Hub."""
     return None if local_folder(name) is None else find_checkpoint(name)
+
+
+def _unfit_labels_of(teacher: CheckpointFiles, names: Sequence[str] | None) -> str | None:
+    """Return why a teacher cannot teach a model with labels `names`; None where it can."""
+    named = _labels(teacher)
+    if not named or not names or sorted(named) == sorted(names):
+        return None
+    return (
+        f"its labels are {list(named)}, the model's {list(names)}; they must be the same, so take "
+        f"another teacher or correct id2label in its config.json"
+    )
 
 
 def other_labels(student: Sequence[str], model: Sequence[str]) -> str:

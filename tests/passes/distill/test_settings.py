@@ -471,3 +471,48 @@ def test_a_teacher_whose_layers_share_weights_teaches_a_student_of_fewer_layers(
     student = apply_pass(settings, tiny_bert, make_context(train=text_dataset))
 
     assert student.module.config.num_hidden_layers == 1
+
+
+def test_further_teachers_are_loaded_and_listened_to(
+    tiny_bert: TorchModel,
+    tiny_bert_dir: Path,
+    other_teacher_dir: Path,
+    text_dataset: Dataset,
+    make_context: ContextMaker,
+):
+    alone = tiny_bert.clone()
+    settings = Distill(epochs=5, batch_size=8, learning_rate=2e-3)
+    apply_pass(settings, alone, make_context(tiny_bert_dir, train=text_dataset))
+    both = settings.model_copy(update={"more_teachers": (str(other_teacher_dir),)})
+
+    apply_pass(both, tiny_bert, make_context(tiny_bert_dir, work="both", train=text_dataset))
+
+    towards = [logits(model, text_dataset).diff().mean() for model in (alone, tiny_bert)]
+    assert towards[1] > towards[0] + 0.5  # the other one always says positive
+    assert both.required_checkpoints() == {"more_teachers.0": str(other_teacher_dir)}
+    assert "more_teachers" not in settings.settings
+
+
+def test_a_further_teacher_of_other_labels_is_named(tiny_bert_dir: Path, other_teacher_dir: Path):
+    config = json.loads((other_teacher_dir / "config.json").read_text())
+    config["id2label"], config["label2id"] = {"0": "no", "1": "yes"}, {"no": 0, "yes": 1}
+    (other_teacher_dir / "config.json").write_text(json.dumps(config))
+    files = find_checkpoint(str(tiny_bert_dir))
+
+    [(key, why)] = Distill(more_teachers=(str(other_teacher_dir),)).unfit_to(files, files)
+
+    assert key == "more_teachers.0"
+    assert "its labels are ['no', 'yes']" in why
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"more_teachers": ["a/b", "a/b"]}, "name each teacher once"),
+        ({"teacher": "a/b", "more_teachers": ["a/b"]}, "name each teacher once"),
+        ({"more_teachers": ["a/b"], "logits_weight": 0, "label_weight": 1}, "would do nothing"),
+    ],
+)
+def test_teachers_that_say_nothing_more_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        Distill.model_validate(settings)
