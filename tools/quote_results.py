@@ -261,6 +261,26 @@ def int8() -> str:
     return "\n".join([*lines, "", source("int8", results)])
 
 
+def vocabulary() -> str:
+    """Return the table of a multilingual tagger that is trimmed to one language."""
+    results = read_results("vocabulary")
+    lines = [
+        "| pieces that stay | pieces | weights, MB | smaller | sentences with other pieces | with "
+        "other entities, of those | with other entities, of the rest |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        rest = row["sentences"] - row["pieces_changed"]
+        lines.append(
+            f"| {row['name']} | {row['pieces']:,} of 250,002 | {row['bytes_before'] / 1e6:.0f} → "
+            f"{row['bytes_after'] / 1e6:.0f} | {row['times_smaller']:.1f}× | "
+            f"{row['pieces_changed']:,} of {row['sentences']:,} | "
+            f"{row['other_entities_where_pieces_changed']:,} | "
+            f"{row['other_entities_elsewhere']:,} of {rest:,} |"
+        )
+    return "\n".join([*lines, "", source("vocabulary", results)])
+
+
 def rows_for_accuracy() -> str:
     """Return how many rows prove a budget of accuracy, by the share of predictions that changed."""
 
@@ -422,6 +442,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vector_forms": vector_forms,
     "int8": int8,
     "other_runtimes": other_runtimes,
+    "vocabulary": vocabulary,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,
     "rows_for_agreement": rows_for_agreement,
