@@ -119,8 +119,9 @@ passes:
         description=(
             "keep the same number of heads and of neurons in every layer, so that plain "
             "transformers can load the checkpoint where its configuration can say so: always in "
-            "ViT, DeiT and BEiT, in DINOv2 when the neurons are a whole multiple of the hidden "
-            "size, in other models with head_ratio 0; otherwise the report says why not"
+            "ViT, DeiT, BEiT, GTE, NomicBERT and Jina's, in DINOv2 when the neurons are a whole "
+            "multiple of the hidden size, in other models with head_ratio 0; otherwise the report "
+            "says why not"
         ),
     )
     layers: int | None = Field(None, gt=0, description="number of layers to keep")

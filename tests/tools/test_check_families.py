@@ -1,0 +1,64 @@
+"""The table of families: its page, and what its comparisons are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from compressor.models.families import FAMILIES
+from compressor.models.families.layers import find_encoder
+from compressor.models.torch_model import TorchModel
+from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
+
+
+@pytest.fixture(scope="module")
+def checking(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("check_families")
+
+
+def test_the_page_says_what_the_results_say(checking: ModuleType):
+    assert checking.PAGE.read_text(encoding="utf-8") == checking.page()
+
+
+def test_nothing_in_the_results_is_wrong_and_every_cell_is_there(checking: ModuleType):
+    rows = checking.read_results("families")["rows"]
+    assert rows
+    for row in rows:
+        assert list(row["cells"]) == list(checking.COLUMNS)
+        assert row["family"].partition(" ")[0] in FAMILIES
+        for cell in row["cells"].values():
+            assert cell in ("yes", "yes, neurons") or cell.startswith("no: ")
+
+
+def test_the_dense_model_of_a_pruned_one_has_its_missing_units_at_zero(
+    checking: ModuleType, tiny_bert: TorchModel
+):
+    dense = tiny_bert.clone()
+    prune_heads(find_encoder(tiny_bert.module), {0: [1], 1: [0, 1, 2, 3]})
+    prune_neurons(find_encoder(tiny_bert.module), {0: list(range(64)), 1: [5, 7]})
+    first, second = find_encoder(checking.with_units_at_zero(dense, tiny_bert).module).layers
+    assert first.attention is not None
+    assert second.attention is not None
+    assert first.feed_forward is not None
+    assert second.feed_forward is not None
+
+    def zeros(weight: torch.Tensor) -> list[int]:
+        return (weight == 0).all(dim=0).nonzero()[:, 0].tolist()
+
+    assert zeros(first.attention.output.weight) == list(range(8, 16))
+    assert zeros(second.attention.output.weight) == list(range(32))
+    assert zeros(first.feed_forward.ffn_out.weight) == list(range(64))
+    assert zeros(second.feed_forward.ffn_out.weight) == [5, 7]
+
+
+def test_reasons_are_told_once_below_the_table(checking: ModuleType):
+    notes: dict[str, int] = {}
+    cells = ["yes", "no: it is a | b", "no: other; supported model types are x, y"]
+    cells.append(cells[1])
+    found: list[Any] = [checking._shown(cell, notes) for cell in cells]
+    assert found == ["yes", "no (1)", "no (2)", "no (1)"]
+    assert notes == {"it is a | b": 1, "other": 2}
