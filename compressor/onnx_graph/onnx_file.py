@@ -63,6 +63,9 @@ _QUANTIZED_INPUTS: dict[str, tuple[tuple[int | None, int | None, int], ...]] = {
     "QGemm": ((0, 1, 2), (3, 4, 5), (None, 7, 8)),
 }
 
+# In the name of a table that was copied because a matmul reads it too, in another form.
+LOOKUP_COPY = ".lookup"
+
 
 # Of reading a file and the data files that it names; of a name that is too long, the onnx package
 # makes a RuntimeError ("filesystem error").
@@ -160,6 +163,8 @@ def parameter_counts(path: Path) -> tuple[int, int]:
       zero point (0 where the operator was given none), because that is what it stands for;
     - bytes that hold several integers count as that many (`packed_weights.py`), and a table that
       refines the rows of another not at all;
+    - a table that only looks up what a matmul reads too (`LOOKUP_COPY` in its name) is that weight
+      a second time, and does not count;
     - wider integers and booleans are shapes, positions and indices, and do not count.
 
     So the count does not change when a model is quantized or converted to fp16.
@@ -175,6 +180,7 @@ def parameter_counts(path: Path) -> tuple[int, int]:
         scales |= {_before_casts(stored.scales, graph), stored.zero_points}
     skipped = scales | {zero_point.name for zero_point in zero_points.values()}
     skipped |= {name for name, stored in packed.items() if stored.refines}
+    skipped |= {name for name in values if LOOKUP_COPY in name}
     parameters = nonzero = 0
     for tensor in constants:
         weight = values[tensor.name]

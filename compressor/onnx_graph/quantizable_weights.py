@@ -11,6 +11,8 @@ from typing import Literal
 import onnx
 from onnx import helper
 
+from compressor.onnx_graph.onnx_file import LOOKUP_COPY
+
 _MATMULS = frozenset(("MatMul", "Gemm", "FusedMatMul"))
 _INTEGER_OPERATORS = frozenset(
     (
@@ -104,6 +106,33 @@ def lift_constants(model: onnx.ModelProto) -> None:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def part_shared_tables(model: onnx.ModelProto, names: Iterable[str]) -> tuple[str, ...]:
+    """Give the lookups of tables that matmuls read too a copy, and return which tables those are.
+
+    Such is the table of words of a language model, whose last matmul reads it. Rows of integers
+    are looked up in another form than they are multiplied in, so one tensor cannot be both.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    inner = set(names_in_bodies(graph))
+    wanted = set(names) & tensors.keys() - inner
+    parted = []
+    for name, readers in find_uses(graph).items():
+        lookups = [use for use in readers if use.is_lookup]
+        matmuls = [use for use in readers if use.is_matmul]
+        if name not in wanted or not lookups or len(lookups) + len(matmuls) != len(readers):
+            continue
+        if not matmuls:
+            continue
+        own = graph.initializer.add()
+        own.CopyFrom(tensors[name])
+        own.name = f"{name}{LOOKUP_COPY}"
+        for use in lookups:
+            use.node.input[use.position] = own.name
+        parted.append(name)
+    return tuple(parted)
 
 
 def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:

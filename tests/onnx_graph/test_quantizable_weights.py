@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from onnx import TensorProto, helper
+from pathlib import Path
 
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.onnx_graph.onnx_file import parameter_counts
 from compressor.onnx_graph.quantizable_weights import (
     QuantizableWeight,
     find_quantizable_weights,
     integer_operators,
     lift_constants,
+    part_shared_tables,
 )
 
 ACTIVATIONS = {"x": (TensorProto.FLOAT, ["batch", 4])}
@@ -159,3 +164,34 @@ def test_integer_operators_are_listed_once_and_in_order(make_graph):
     ]
     graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT})
     assert integer_operators(graph) == ("DynamicQuantizeLinear", "MatMulInteger")
+
+
+def test_a_table_that_a_matmul_reads_too_gets_a_copy_for_lookups(tmp_path: Path):
+    table = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["words", "ids"], ["rows"]),
+        helper.make_node("Gemm", ["rows", "words"], ["logits"], transB=1),
+        helper.make_node("Gemm", ["rows", "other"], ["more"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tied",
+        [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch"])],
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 6])
+            for name in ("logits", "more")
+        ],
+        [numpy_helper.from_array(table, "words"), numpy_helper.from_array(table, "other")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    onnx.save(model, tmp_path / "before.onnx")
+    assert part_shared_tables(model, ["words", "other", "absent"]) == ("words",)
+    onnx.save(model, tmp_path / "after.onnx")
+    found = {weight.name: weight for weight in find_quantizable_weights(model)}
+    assert {name: weight.kind for name, weight in found.items()} == {
+        "words.lookup": "table", "words": "matrix", "other": "matrix",
+    }  # fmt: skip
+    assert all(weight.obstacle is None for weight in found.values())
+    # It is one parameter all the same.
+    counts = [parameter_counts(tmp_path / f"{name}.onnx") for name in ("before", "after")]
+    assert counts[0] == counts[1]

@@ -21,6 +21,7 @@ from compressor.onnx_graph.quantizable_weights import (
     find_quantizable_weights,
     integer_operators,
     lift_constants,
+    part_shared_tables,
 )
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
 from compressor.passes.quantize.settings import WeightSettings
@@ -99,6 +100,22 @@ def find_weights(
     lift_constants(graph)
     found = find_quantizable_weights(graph)
     _check_patterns(settings.exclude, found)
+    if settings.no_tables is None:  # else the file would only grow by a second table
+        large = [weight for weight in found if weight.num_elements >= settings.min_elements]
+        parted = part_shared_tables(
+            graph,
+            (
+                weight.name
+                for weight in large
+                if not any(_matches(pattern, weight) for pattern in settings.exclude)
+            ),
+        )
+        if parted:
+            context.note(
+                f"Lookup and matmul read {listing(parted)} as one weight in float, and have one of "
+                f"their own each as integers."
+            )
+            found = find_quantizable_weights(graph)
     chosen = []
     groups: dict[str, list[str]] = defaultdict(list)
     for weight in found:
