@@ -144,8 +144,7 @@ class Artifact:
             self.task.encode(self.preprocessor, given[start : start + batch_size])
             for start in range(0, len(given), batch_size)
         ]
-        arrays = [predict_rows(self.model, batch, batch_size) for batch in batches]
-        return self.task.collect(arrays, batches)
+        return self.task.predicted(lambda part: predict_rows(self.model, part, batch_size), batches)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return the logits of a classifier, shape `(num_examples, num_labels)`."""

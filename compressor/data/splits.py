@@ -389,7 +389,7 @@ def _load_all(
                 table = read_rows(source, required, named, preprocess).with_sets(named)
             if len(table) == 0:
                 raise RecipeError(f"{table.name}: has no rows")
-            labels = Labels()
+            labels = Labels(columns.own_labels(len(table)))
             if reads_labels and label in table.columns:
                 labels = columns.labels(table, label, label_names, settings.label_names)
         except RecipeError as error:

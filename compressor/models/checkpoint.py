@@ -111,8 +111,8 @@ class CheckpointFiles:
         return tuple(names)
 
     def labels_for(self, task: Task | type[Task]) -> tuple[str, ...]:
-        """Return the label names where the task has a head; raises as `labels`."""
-        return self.labels if task.has_head else ()
+        """Return the label names where the task's head has some; raises as `labels`."""
+        return self.labels if task.has_head and task.names_labels else ()
 
     def infer_task(self) -> str:
         """Return the task that the checkpoint's architecture is for.

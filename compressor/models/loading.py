@@ -139,7 +139,7 @@ def load_pruned(
     state: dict[str, torch.Tensor] = {}
     for path in files.weights:
         state.update(load_file(path))
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)  # what is missing is what another name has
     return module
 
 

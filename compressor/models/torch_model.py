@@ -62,7 +62,7 @@ class TorchModel:
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the label names in the order of the logits; none where the task has none."""
-        if not self.task.has_head:
+        if not (self.task.has_head and self.task.names_labels):
             return ()
         names: Any = self.module.config.id2label
         return tuple(str(names[index]) for index in range(len(names)))
@@ -285,8 +285,14 @@ def _blueprint(files: CheckpointFiles, task: Task, config: PreTrainedConfig) -> 
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    # safetensors refuses tensors that share memory; every tensor gets its own.
-    return {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in module.state_dict().items()
-    }
+    # safetensors refuses tensors that share memory; every tensor gets its own, and one that is
+    # another's, such as the table of words in the head of a language model, is left out.
+    found: dict[str, torch.Tensor] = {}
+    known: set[tuple[int, torch.Size]] = set()
+    for name, value in module.state_dict().items():
+        place = (value.data_ptr(), value.shape)
+        if value.numel() and place in known:
+            continue
+        known.add(place)
+        found[name] = value.detach().cpu().contiguous().clone()
+    return found

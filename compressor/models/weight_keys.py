@@ -226,11 +226,21 @@ def fit_of_loaded(files: CheckpointFiles, module: PreTrainedModel, info: Mapping
 
 
 def fit_of_state(files: CheckpointFiles, module: nn.Module) -> Fit:
-    """Return how a module fits files with exactly its own names, as this package saves them."""
+    """Return how a module fits files with exactly its own names, as this package saves them.
+
+    A weight that the module has under several names is in a file under one of them.
+    """
     own, stored = module.state_dict(), files.tensors
+    there = {(own[name].data_ptr(), own[name].shape) for name in own.keys() & stored.keys()}
     return Fit(
         taken={name: name for name in own.keys() & stored.keys()},
-        missing=tuple(sorted(own.keys() - stored.keys())),
+        missing=tuple(
+            sorted(
+                name
+                for name in own.keys() - stored.keys()
+                if (own[name].data_ptr(), own[name].shape) not in there
+            )
+        ),
         left_over=tuple(sorted(stored.keys() - own.keys())),
         wrong_shape=tuple(
             (name, stored[name].shape, tuple(own[name].shape))

@@ -72,7 +72,7 @@ def known_metric(recipe: Recipe) -> str | None:
 def known_labels(recipe: Recipe) -> tuple[str, ...] | None:
     """Return the label names of a classifier that lies here; None where config.json has none."""
     task = known_task(recipe)
-    if task is None or not task_class(task).has_head:
+    if task is None or not (task_class(task).has_head and task_class(task).names_labels):
         return None
     files = None
     if lies_here(recipe.model.checkpoint):

@@ -252,7 +252,7 @@ def _rows(
     if task is None or metric is None:
         return {}
     kind: Task = load_task(task, **recipe.model.task_options)
-    if kind.has_head and labels is None:
+    if kind.has_head and kind.names_labels and labels is None:
         return {}  # a checkpoint on the Hub, or one that is told to be broken
     if lies_here(recipe.model.checkpoint):
         files = describe_checkpoint(recipe.model.checkpoint)

@@ -126,6 +126,7 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
         "scores": guess_scores,
         "answers": guess_questions,
         "pictures": guess_pictures,
+        "texts": guess_texts,
     }
     return others[kind](name, columns, **given)
 
@@ -272,6 +273,21 @@ def guess_pictures(
     if len(inputs) > 1:
         raise RecipeError(f"--text: one column of images, got {len(inputs)}")
     return Guess(tuple(inputs) or _image(f"{name} ({_listing(columns)})", columns), None)
+
+
+def guess_texts(
+    name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
+) -> Guess:
+    """Return which column holds single texts; errors as `guess`, and for a label."""
+    _check_given(name, columns, inputs, label)
+    if label is not None:
+        raise RecipeError("--label: a text says itself which words were hidden; leave it out")
+    chosen = tuple(inputs) or _text(f"{name} ({_listing(columns)})", columns)
+    if len(chosen) > 1:
+        raise RecipeError(
+            f"--text: the checkpoint reads single texts, got {' and '.join(chosen)}; give one"
+        )
+    return Guess(chosen, None)
 
 
 def guess_words(

@@ -100,7 +100,8 @@ def _model(facts: StarterFacts, output: Path) -> Iterator[str]:
     name = _relative(Path(facts.checkpoint), output) if facts.is_local else facts.checkpoint
     yield "model:"
     yield f"  checkpoint: {_scalar(name)}"
-    yield _line(f"  task: {facts.task}", facts.vectors or f"labels: {_short(facts.labels)}")
+    named = f"labels: {_short(facts.labels)}" if facts.labels else ""
+    yield _line(f"  task: {facts.task}", facts.vectors or named)
 
 
 def _data(facts: StarterFacts, plan: Plan, output: Path) -> Iterator[str]:

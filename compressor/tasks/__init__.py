@@ -79,6 +79,7 @@ __all__ = [
 TASKS: dict[str, str] = {
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
     "image-features": "compressor.tasks.image_features:ImageFeatures",
+    "masked-language-modeling": "compressor.tasks.masked_language_modeling:MaskedLanguageModeling",
     "multi-label-classification": "compressor.tasks.multi_label:MultiLabelClassification",
     "question-answering": "compressor.tasks.question_answering:QuestionAnswering",
     "sentence-embedding": "compressor.tasks.sentence_embedding:SentenceEmbedding",

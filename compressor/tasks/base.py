@@ -131,7 +131,8 @@ class Task(ABC):
     name: ClassVar[str]
     head: ClassVar[str]  # how the names of transformers architectures for this task end
     other_heads: ClassVar[tuple[str, ...]] = ()  # how others of them end
-    has_head: ClassVar[bool] = True  # with label names, which a checkpoint is saved with
+    has_head: ClassVar[bool] = True  # which a checkpoint is saved with
+    names_labels: ClassVar[bool] = True  # the head has label names
     main_input: ClassVar[str]  # what transformers calls it: input_ids, pixel_values
     preprocessor_name: ClassVar[str]  # tokenizer or image processor
     output: ClassVar[str]  # the name of the one array that the model gives
@@ -146,6 +147,9 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     # Whether predictions are names of the tags of each document's words, for a user's own metric.
     tags_words: ClassVar[bool] = False
+    # Whether what a model reads of an example while it is trained is drawn anew in every epoch, so
+    # that a teacher's outputs for it cannot be kept.
+    draws_inputs: ClassVar[bool] = False
     # Whether a longer text is cut to what a model reads; else it is read in several rows.
     cuts_texts: ClassVar[bool] = True
     # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
@@ -350,6 +354,36 @@ class Task(ABC):
     @abstractmethod
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Turn examples into one padded batch of model inputs; raises on an empty sequence."""
+
+    def encode_to_train(
+        self,
+        preprocessor: Any,
+        examples: Sequence[Example],
+        drawn: tuple[int, ...],  # noqa: ARG002 - for tasks that draw
+    ) -> Batch:
+        """Return what a model reads of examples while it is trained; by default the same.
+
+        What is drawn follows from the numbers `drawn`, seed and epoch, and from the examples.
+        """
+        return self.encode(preprocessor, examples)
+
+    def parts(self, batch: Batch) -> Sequence[Batch]:
+        """Return the rows of a batch in batches whose outputs fit into memory; by default all."""
+        return [batch]
+
+    def predicted(
+        self, predict: Callable[[Batch], NDArray[np.float32]], batches: Sequence[Batch]
+    ) -> Outputs:
+        """Return what a model gives for the examples of `batches`, one part of them at a time.
+
+        Raises `ValueError` without batches.
+        """
+        collected = [
+            self.collect([predict(part)], [part]) for batch in batches for part in self.parts(batch)
+        ]
+        if not collected:
+            raise ValueError("there are no batches")
+        return type(collected[0]).joined(collected)
 
     def token_counts(
         self,

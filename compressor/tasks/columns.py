@@ -51,7 +51,15 @@ class Labels:
 
 # What rows hold, by which `compress init` tells their columns.
 RowKind = Literal[
-    "classes", "images", "pictures", "label sets", "words", "sentences", "scores", "answers"
+    "classes",
+    "images",
+    "pictures",
+    "label sets",
+    "words",
+    "sentences",
+    "scores",
+    "answers",
+    "texts",
 ]
 
 
@@ -96,6 +104,10 @@ class Columns(ABC):
         if data_names is None:
             bare = bare or are_reordered(names)
         return Labels(ids, has_bare_ids=bare)
+
+    def own_labels(self, num_rows: int) -> LabelArray | None:  # noqa: ARG002 - most have none
+        """Return labels that rows have without a column of them, shape `(num_rows,)`."""
+        return None
 
     def groups(
         self,
@@ -316,6 +328,41 @@ class ScoredColumns(TextColumns):
                 bad.add(f"{table.place(row)}: {group} is missing; every row must have a query")
         bad.check()
         return group_numbers(np.array([str(value) for value in table.columns[group]], dtype=object))
+
+
+class UnlabelledColumns(TextColumns):
+    """Single texts, each of which says by itself what a model should have said."""
+
+    holds: ClassVar[RowKind] = "texts"
+    names_labels: ClassVar[bool] = False
+
+    @property
+    def needs_labels(self) -> bool:
+        """Return that no column of labels is needed."""
+        return False
+
+    def own_labels(self, num_rows: int) -> NDArray[np.float64]:
+        """Return a number for each row that says nothing, so that models can be trained on it."""
+        return np.zeros(num_rows)
+
+    def labels(
+        self,
+        table: Table,
+        column: str,  # noqa: ARG002 - whatever stands there
+        names: Sequence[str],  # noqa: ARG002
+        data_names: Sequence[str] | None,
+    ) -> Labels:
+        """Return what rows say without a column of labels."""
+        if data_names is not None:
+            raise RecipeError("data.label_names: the task has no labels; remove it")
+        return Labels(self.own_labels(len(table)))
+
+    def require_columns(self, columns: Sequence[str], *, labelled: bool) -> None:  # noqa: ARG002
+        """Raise `RecipeError` for pairs of texts."""
+        if len(columns) > 1:
+            raise RecipeError(
+                f"text: the task reads single texts, and {' and '.join(columns)} are two; name one"
+            )
 
 
 class ImageColumns(Columns):

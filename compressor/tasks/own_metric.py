@@ -91,6 +91,11 @@ class _WithOwnMetric(Task):
         """Return that there are no labels, where the user's metric would read them."""
         if metric != self.own.reference:
             return self.usual.unscorable(self, metric, truth)
+        if self.draws_inputs:
+            return (
+                f"has no labels that {metric} could be given, as a text says itself what was "
+                f"hidden; take one of {', '.join(self.usual.metric_names())}"
+            )
         if truth.labels is None and truth.grades is None:
             return f"has no labels, which {metric} is given; name their column in data.label"
         return None

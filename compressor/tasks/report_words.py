@@ -37,6 +37,7 @@ class ReportWords:
     hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
     row: str = "row"  # what an example is called
     axes: str = "batch"  # of the logits, before that of the labels
+    last_axis: str = "labels"  # where the checkpoint names none
     gives: str = "labels"  # what a loaded artifact returns
     # The few predictions that a report shows of both models, and the figure beside each.
     predictions_title: str = "Predictions"

@@ -139,7 +139,8 @@ def training_loader(
     """
 
     def encode(rows: list[int]) -> Fields:
-        encoded = model.task.encode(model.preprocessor, [dataset.examples[row] for row in rows])
+        examples = [dataset.examples[row] for row in rows]
+        encoded = model.task.encode_to_train(model.preprocessor, examples, (seed, batches.epoch))
         return {
             "inputs": {name: torch.from_numpy(value) for name, value in encoded.items()},
             "targets": targets_of(model.task, encoded, dataset, rows),

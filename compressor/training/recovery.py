@@ -23,7 +23,13 @@ from compressor.training.losses import logits_mse
 from compressor.training.mixing import Mixer, mixed_loss, run_mixed
 from compressor.training.settings import DistillSettings, FinetuneSettings
 from compressor.training.snapshot import Stateful
-from compressor.training.teacher import TeacherOutputs, check_inputs, teacher_order
+from compressor.training.teacher import (
+    TeacherNow,
+    TeacherOutputs,
+    check_inputs,
+    in_order,
+    teacher_order,
+)
 from compressor.training.teacher_cache import StoredTeacherOutputs
 from compressor.training.trainer import (
     require_checkpointing,
@@ -139,13 +145,18 @@ def distill(
     )
     cached: dict[str, Stateful] = {}
 
-    def outputs_of(teacher: TorchModel, name: str) -> TeacherOutputs:
+    def outputs_of(teacher: TorchModel, name: str) -> Callable[[TrainingBatch], Tensor]:
         own = teacher_order(model, teacher, dataset.examples)
+        if model.task.draws_inputs:
+            return TeacherNow(model, teacher, dataset, own)
+        outputs: TeacherOutputs
         if settings.teacher_cache is not None:
-            return StoredTeacherOutputs(teacher, dataset, own, settings.teacher_cache, run.progress)
-        # Not computed again in other batches, where they would differ in the last bits.
-        cached[name] = outputs = TeacherOutputs(teacher, dataset, own)
-        return outputs
+            folder = settings.teacher_cache
+            outputs = StoredTeacherOutputs(teacher, dataset, own, folder, run.progress)
+        else:
+            # Not computed again in other batches, where they would differ in the last bits.
+            cached[name] = outputs = TeacherOutputs(teacher, dataset, own)
+        return lambda batch: outputs(batch.rows, batch.mask)
 
     others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
     if settings.teacher_cache is not None:
@@ -155,7 +166,7 @@ def distill(
 
         def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
             student = model.task.output_of(module(**batch.inputs))
-            return on_outputs(student, [each(batch.rows, batch.mask) for each in every], batch)
+            return on_outputs(student, [each(batch) for each in every], batch)
 
         return run_with(loss=loss, goal=goal, kept=kept, cached=cached)
     watched = layer_losses(model, teacher, dataset, settings, layer_map, seed=run.seed)
@@ -164,7 +175,7 @@ def distill(
 
         def loss_with_layers(module: nn.Module, batch: TrainingBatch) -> Tensor:
             on_layers, own, other = losses(module, batch)
-            wanted = [other[..., order], *(each(batch.rows, batch.mask) for each in others)]
+            wanted = [other[..., in_order(order)], *(each(batch) for each in others)]
             return on_layers * batch.share + on_outputs(own, wanted, batch)
 
         extra = {} if losses.projection is None else {"projection": losses.projection}
@@ -209,13 +220,18 @@ def check_distillation(
         check_augmentation(model, each, dataset, settings)
     if settings.margin_weight > 0:
         _require_groups(dataset)
+    if settings.teacher_cache is not None and model.task.draws_inputs:
+        raise StepFailed(
+            f"teacher_cache keeps what the teacher gives for each row, and {model.task.name} hides "
+            f"other words of a text in every epoch; remove it"
+        )
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
         label_loss(model, dataset, settings)
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
-    if settings.compares_layers:
+    if settings.compares_layers or model.task.draws_inputs:
         check_inputs(model, teacher, dataset)
     if settings.sublayer_weight > 0:
         known_layers(model, "sublayer_weight")

@@ -123,15 +123,46 @@ class TeacherInputs:
         ours, theirs = (_encode(each, dataset.examples[:1]) for each in (model, teacher))
         # An architecture without segments still has to teach one with them, and the reverse.
         self._same_names = ours.keys() == theirs.keys()
+        # Of what is drawn there is one draw, and what it lacks the teacher takes for zeros.
+        self._shared = theirs.keys() if model.task.draws_inputs else None
 
     def __call__(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Return the batch's own inputs, or the rows encoded again where their names differ."""
         if self._same_names:
             return batch.inputs
+        if self._shared is not None:
+            return {name: value for name, value in batch.inputs.items() if name in self._shared}
         encoded = _encode(self._teacher, [self._dataset.examples[row] for row in batch.rows])
         return {
             name: torch.from_numpy(value).to(batch.rows.device) for name, value in encoded.items()
         }
+
+
+class TeacherNow:
+    """The teacher's outputs for a batch, computed for the very inputs that the student reads."""
+
+    def __init__(
+        self, model: TorchModel, teacher: TorchModel, dataset: Dataset, order: Sequence[int]
+    ) -> None:
+        self._teacher = teacher
+        self._inputs = TeacherInputs(model, teacher, dataset)
+        self._order = in_order(order)
+
+    def __call__(self, batch: TrainingBatch) -> Tensor:
+        """Return the outputs; raises `StepFailed` when one of them is not finite."""
+        with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
+            found = self._teacher.task.output_of(self._teacher.module(**self._inputs(batch)))
+        if not found.isfinite().all():
+            raise StepFailed(
+                "the teacher's predictions are not finite for a row of the training split; check "
+                "the teacher checkpoint"
+            )
+        return found[..., self._order]
+
+
+def in_order(order: Sequence[int]) -> Sequence[int] | slice:
+    """Return what picks numbers in this order; where that is theirs already, without a copy."""
+    return slice(None) if list(order) == list(range(len(order))) else order
 
 
 def teacher_order(model: TorchModel, teacher: TorchModel, examples: Sequence[Example]) -> list[int]:

@@ -102,8 +102,9 @@ def predict_outputs(
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
             batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
-            outputs = predict_rows(predictor, batch, BATCH_SIZE)
-            parts.append(task.collect([outputs], [batch]))
+            parts.append(
+                task.predicted(lambda part: predict_rows(predictor, part, BATCH_SIZE), [batch])
+            )
             seen += len(indices)
             found = None if met is None else met(parts[-1], indices)
             right += found or 0

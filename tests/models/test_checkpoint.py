@@ -103,7 +103,7 @@ def test_an_encoder_alone_is_no_classifier(tiny_encoder_dir: Path, copy: Path):
 
 
 def test_a_head_of_another_kind_needs_the_task_in_the_recipe(copy: Path):
-    edit_config(copy, architectures=["BertForMaskedLM"])
+    edit_config(copy, architectures=["BertForNextSentencePrediction"])
     with pytest.raises(EnvironmentMismatch, match=r"set model\.task"):
         find_checkpoint(str(copy)).infer_task()
 

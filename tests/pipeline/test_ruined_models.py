@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, word_piece_tokenizer
+from masked_texts import save_masked_model, texts_it_knows
 
 from compressor.certificate import certify_scores
 from compressor.data import Dataset
@@ -53,6 +54,7 @@ PLACES = {
     "queries": ("text-scoring", ("ndcg@10", "mrr@10", "concordance", "pearson", "r2")),
     "grades": ("text-scoring", ("spearman", "score_agreement")),
     "answers": ("question-answering", None),
+    "hidden tokens": ("masked-language-modeling", None),
 }
 CASES = [
     *CLASSES,
@@ -153,6 +155,9 @@ def baselines(
     )
     regression = new_head(folder / "scores", "Sequence", ("score",), problem_type="regression")
     found["answers"] = answered(folder / "answers")
+    filler = load_checkpoint(save_masked_model(folder / "filler"))
+    known = texts_it_knows(filler, ROWS)
+    found["hidden tokens"] = (filler, dataclasses.replace(words, examples=known))
     found["queries"], found["grades"] = scored(regression, queries=30), scored(regression)
     return found
 
@@ -407,6 +412,8 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("answers", "answer_f1", 0.1),
         ("answers", "answer_exact_match", 0.1),
         ("answers", "answer_agreement", 0.1),
+        ("hidden tokens", "masked_accuracy", 0.2),
+        ("hidden tokens", "masked_agreement", 0.2),
         *((name, metric, 0.15) for name, metric in OWN_CASES),
     ],
 )

@@ -281,6 +281,6 @@ def other_labels(student: Sequence[str], model: Sequence[str]) -> str:
 def _labels(files: CheckpointFiles) -> tuple[str, ...] | None:
     """Return the labels of a checkpoint that was saved with the head of a task that names them."""
     tasks = [task_class(name) for name in task_names()]
-    heads = [task.head for task in tasks if task.has_head]
+    heads = [task.head for task in tasks if task.has_head and task.names_labels]
     has_head = any(name.endswith(head) for name in files.architectures for head in heads)
     return files.labels if has_head and not (files.directory / MODULES).is_file() else None

@@ -83,14 +83,14 @@ def race(
     examples, _ = sampled_rows(context, settings.rows)
     encode = encoder(context)
     rows = in_batches(examples, _BATCH_SIZE, encode)
-    reference = encode.task.collect([plain.predict(batch) for batch in rows], rows)
+    reference = encode.task.predicted(plain.predict, rows)
     timed = in_batches(examples, settings.batch_size, encode)
     spread = evenly_spread(len(timed), _TIMED)
     steady = _time(quantization, opened, [timed[place] for place in spread])
     _require_steady(steady)
     results = []
     for name, form in opened.items():
-        outputs = encode.task.collect([form.predict(batch) for batch in rows], rows)
+        outputs = encode.task.predicted(form.predict, rows)
         rms, flips = compare_outputs(encode.task, reference, outputs)
         changed = None if flips is None else flips / len(outputs)
         results.append(RaceResult(name, rms, changed, steady.fast_ms[name], steady.clock))

@@ -154,4 +154,4 @@ class GraphRunner:
         # Kept engines belong to one graph: they are found by names, and not by weights.
         settings = replace(self._model.settings, cache_dir=None)
         opened = replace(self._model, path=self._path, settings=settings)
-        return self.task.collect([opened.predict(batch) for batch in self.batches], self.batches)
+        return self.task.predicted(opened.predict, self.batches)

@@ -75,7 +75,7 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     order = teacher_order(model, teacher, [example for chunk in chunks for example in chunk])
     # Its own tokens and its own order of labels: the passes before may have changed the model's.
     read = [_encode(teacher, chunk) for chunk in chunks]
-    wanted = model.task.collect([teacher.predict(batch)[..., order] for batch in read], read)
+    wanted = model.task.predicted(lambda part: teacher.predict(part)[..., order], read)
     has_tables = any(isinstance(part, nn.Embedding) for part in model.module.modules())
     settings = settings.model_copy(
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}
@@ -173,7 +173,7 @@ def _note_change(
 
 def _compare(model: TorchModel, batches: Sequence[Batch], wanted: Outputs) -> _Comparison:
     with parametrize.cached():
-        found = model.task.collect([model.predict(batch) for batch in batches], batches)
+        found = model.task.predicted(model.predict, batches)
     error = np.sqrt(np.mean(np.square(found.numbers - wanted.numbers, dtype=np.float64)))
     changed = model.task.changed(found, wanted)
     return _Comparison(
