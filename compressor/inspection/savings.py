@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FLOAT_BYTES = 4
 _MOST_SCRIPTS, _LEAST_SHARE = 4, 0.01  # that are named of a vocabulary
+_IN_LAYERS = ("attention", "feed_forward")
 _SMALLEST_INT8 = 2048  # elements; the passes that store integers leave smaller matrices alone
 
 
@@ -53,6 +54,8 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
     module = model.module
     sizes = {name: _FLOAT_BYTES * value.numel() for name, value in module.named_parameters()}
     in_layers = {name: size for name, size in sizes.items() if layer_of(name) is not None}
+    if not in_layers:  # layers that share one set of weights have no numbers
+        in_layers = {name: size for name, size in sizes.items() if component_of(name) in _IN_LAYERS}
     table = module.get_input_embeddings()
     backend = getattr(model.preprocessor, "backend_tokenizer", None)
     stored = {
