@@ -109,7 +109,8 @@ class Artifact:
         """Return the task's predictions, one for each example.
 
         A classifier's are a list of `{"label", "label_id", "score"}`, an encoder's an array of
-        vectors, float32 of shape `(num_examples, width)`. Of token classification, whose examples
+        vectors, float32 of shape `(num_examples, width)`, or int8 or bits where a pass made them
+        so, as the manifest's `output` says. Of token classification, whose examples
         are texts or lists of words, they are a list of spans for each: `{"entity_group", "score",
         "word", "start", "end"}`. Scores are an array of `(num_examples,)`. Of question answering,
         whose examples are `{"question", "context"}` or pairs of both, they are a list of the best
