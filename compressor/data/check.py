@@ -128,7 +128,8 @@ def _input_columns(
 ) -> tuple[str, ...]:
     if input_column is not None:
         return settings.input_columns(source, input_column)
-    named = source.text or source.image or settings.text or settings.image or ()
+    own = source.text or source.image or source.audio
+    named = own or settings.text or settings.image or settings.audio or ()
     return (named,) if isinstance(named, str) else named
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
-from compressor.tasks import Example, identity_of_image, texts_of
+from compressor.tasks import Example, identity_of, texts_of
 
 
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
@@ -76,7 +76,7 @@ def _bytes_of_labels(labels: NDArray[Any]) -> bytes:
 
 
 def _digest(example: Example) -> bytes:
-    if (identity := identity_of_image(example)) is not None:
+    if (identity := identity_of(example)) is not None:
         return identity
     digest = hashlib.sha256()
     if not isinstance(example, str | tuple):

@@ -286,12 +286,12 @@ def _csv_names(path: Path, separator: str) -> list[str]:
 
 
 def _hub_column(loaded: Any, source: SplitSource, name: str) -> list[Any]:
-    """Return a column as plain values: class ids by their names, images as their bytes."""
+    """Return a column as plain values: class ids by names, images and sounds as their bytes."""
     import datasets
 
     feature = loaded.features[name]
-    if isinstance(feature, datasets.Image):
-        loaded = loaded.cast_column(name, datasets.Image(decode=False))
+    if isinstance(feature, datasets.Image | datasets.Audio):
+        loaded = loaded.cast_column(name, type(feature)(decode=False))
     values = list(loaded[name])
     while isinstance(feature, datasets.List | datasets.LargeList):
         feature = feature.feature

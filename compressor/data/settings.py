@@ -19,6 +19,7 @@ Quoting = Literal["none", "csv"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
 _ORIGINS = ("path", "images", "hub", "sklearn", "builtin", "qrels")
+_INPUTS = ("text", "image", "audio")  # keys that name the column of the input
 SPLIT_NAMES = ("train", "calibration", "search", "certification")
 _FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -127,6 +128,12 @@ class SplitSource(BaseModel):
     image: Word | None = Field(
         default=None, description="column of the image in this split, where it is not `data.image`"
     )
+    # Left out of what is written where it is not given, so that other recipes stay as they were.
+    audio: Word | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="column of the sound in this split, where it is not `data.audio`",
+    )
     label: LabelColumns | None = Field(
         default=None, description="column of the label in this split, where it is not `data.label`"
     )
@@ -161,7 +168,7 @@ class SplitSource(BaseModel):
             for name in ("queries", "corpus"):
                 if getattr(self, name) is None:
                     yield Mistake((name,), "is missing, and qrels alone holds no texts; give it")
-            for name in ("text", "image", "label"):
+            for name in ("text", "image", "audio", "label"):
                 if getattr(self, name) is not None:
                     yield Mistake(
                         (name,), "names a column, and those of qrels are fixed; remove it"
@@ -266,6 +273,12 @@ class DataSettings(BaseModel):
         description="column of the image, a path relative to the data file or encoded bytes; "
         "left out, `image`",
     )
+    audio: Word | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="column of the sound, a path of a WAV file relative to the data file or its "
+        "bytes; left out, `audio`",
+    )
     label: LabelColumns = Field(
         default="label",
         description="column of the label: class ids or the checkpoint's label names; for "
@@ -328,8 +341,10 @@ class DataSettings(BaseModel):
         return self
 
     def _column_mistakes(self) -> Iterator[Mistake]:
-        if self.text is not None and self.image is not None:
-            yield Mistake(("image",), "text and image are both given; a model reads one of them")
+        given = [name for name in _INPUTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            both = " and ".join(given[:2])
+            yield Mistake((given[1],), f"{both} are both given; a model reads one of them")
         if self.preprocess is not None:
             for name, source in self.given.items():
                 if source.qrels is not None:
@@ -378,16 +393,17 @@ class DataSettings(BaseModel):
         }
 
     def input_columns(self, source: SplitSource, input_column: str) -> tuple[str, ...]:
-        """Return the columns of `source` that hold the input, `text` or `image`: one or two.
+        """Return the columns of `source` that hold the input, such as `text`: one or two.
 
         Raises `RecipeError` when the settings name the other kind of input.
         """
-        other = "image" if input_column == "text" else "text"
-        if getattr(self, other) is not None or getattr(source, other) is not None:
-            raise RecipeError(
-                f"the column of the {other} is set, but the model reads {input_column}; "
-                f"set `{input_column}` instead"
-            )
+        for other in _INPUTS:
+            is_set = getattr(self, other) is not None or getattr(source, other) is not None
+            if other != input_column and is_set:
+                raise RecipeError(
+                    f"the column of the {other} is set, but the model reads {input_column}; "
+                    f"set `{input_column}` instead"
+                )
         named = getattr(source, input_column) or getattr(self, input_column) or input_column
         return (named,) if isinstance(named, str) else named
 

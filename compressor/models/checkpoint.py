@@ -130,9 +130,14 @@ class CheckpointFiles:
             return "sentence-embedding"  # whatever head the encoder was saved with
         known = ", ".join(task_names())
         if _SPEECH.search(kind := self.config["model_type"]):
+            for name in task_names():
+                if self.has_head(name) and task_class(name).is_for(self.config):
+                    self.require_head(name)
+                    return name
             raise EnvironmentMismatch(
-                f"{self.name}: model type '{kind}' reads sound, and no task is for that; give a "
-                f"checkpoint that was fine-tuned for one of {known}"
+                f"{self.name}: model type '{kind}' reads sound, and of that "
+                f"{', '.join(self.architectures) or 'nothing'} is for no task; give a checkpoint "
+                f"that was fine-tuned for one of {known}"
             )
         known_heads = tuple(kind.head for kind in map(task_class, task_names()) if kind.has_head)
         gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])

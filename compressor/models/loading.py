@@ -95,7 +95,7 @@ def require_class(
     for model_class in found if isinstance(found, tuple | list) else (found,):
         name, reads = model_class.__name__, str(model_class.main_input_name)
         wanted = task.main_input
-        if reads != wanted:
+        if reads not in (wanted, *task.other_inputs):
             raise EnvironmentMismatch(
                 f"{files.name}: {name} reads {_SENSES.get(reads, reads)}, and {task.name} gives it "
                 f"{_SENSES[wanted]}; set model.task to what the checkpoint is for, or give another "

@@ -311,7 +311,7 @@ def task_conflicts(data: Mapping[str, object], name: str) -> Iterator[Mistake]:
         yield Mistake(
             ("data", "group"), f"{name} takes every row by itself; remove it, or set model.task"
         )
-    for column in ("text", "image"):
+    for column in ("text", "image", "audio"):
         if column != task.input_column and _setting(data, "data", column, None) is not None:
             yield Mistake(
                 ("data", column),

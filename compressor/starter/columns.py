@@ -26,7 +26,10 @@ _LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "
 _TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "document", "utterance")
 _WORD_NAMES = ("text", "tokens", "words")
 _TAG_NAMES = ("label", "labels", "tags", "ner_tags", "pos_tags", "ner", "pos", "entities")
-_IMAGE_NAMES = ("image", "img", "picture", "file", "file_name", "filename", "path", "image_path")
+_FILE_NAMES = (
+    "image", "img", "picture", "audio", "sound", "file", "file_name", "filename", "path",
+    "image_path",
+)  # fmt: skip
 _PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -67,7 +70,8 @@ _QUERY_IDS = (
     "group",
     "group_id",
 )
-_IMAGE_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
+_FILE = re.compile(r".*\.(?:png|jpe?g|bmp|gif|webp|tiff?|wav)", re.IGNORECASE)
+_FILES = ("images", "sounds")  # kinds of rows whose inputs are files
 _LETTERS = re.compile(r"[\W_]+")  # what stands between letters and digits
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _SAMPLE = 500  # rows that are looked at to tell texts from other columns
@@ -106,12 +110,12 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
     when a column does not exist or cannot be told.
     """
     given: dict[str, Any] = {"inputs": asked.inputs, "label": asked.label}
-    if kind in ("classes", "images"):
+    if kind in ("classes", "images", "sounds"):
         return guess_columns(
             name,
             columns,
             asked.labels,
-            is_image=kind == "images",
+            is_file=kind in _FILES,
             label_names=asked.label_names,
             **given,
         )
@@ -195,7 +199,7 @@ def guess_columns(
     columns: Columns,
     labels: Sequence[str],
     *,
-    is_image: bool = False,
+    is_file: bool = False,
     inputs: Sequence[str] = (),
     label: str | None = None,
     label_names: Sequence[str] = (),
@@ -206,12 +210,12 @@ def guess_columns(
     the columns and the flag to give when a column does not exist or cannot be told.
     """
     _check_given(name, columns, inputs, label)
-    if len(inputs) > (1 if is_image else 2):
+    if len(inputs) > (1 if is_file else 2):
         raise RecipeError(f"--text: one column, or two for pairs of texts, got {len(inputs)}")
     found = _label(name, columns, labels, label, tuple(label_names), inputs)
     rest = {key: values for key, values in columns.items() if key != found.label}
     place = f"{name} ({_listing(columns)})"
-    chosen = tuple(inputs) or (_image(place, rest) if is_image else _text(place, rest))
+    chosen = tuple(inputs) or (_file(place, rest) if is_file else _text(place, rest))
     if found.label is None and not inputs and set(columns) != set(chosen):
         raise RecipeError(
             f"{name}: no column holds the checkpoint's labels ({few_of(labels)}) or ids "
@@ -272,7 +276,7 @@ def guess_pictures(
         raise RecipeError("--label: vectors of images are judged without labels; leave it out")
     if len(inputs) > 1:
         raise RecipeError(f"--text: one column of images, got {len(inputs)}")
-    return Guess(tuple(inputs) or _image(f"{name} ({_listing(columns)})", columns), None)
+    return Guess(tuple(inputs) or _file(f"{name} ({_listing(columns)})", columns), None)
 
 
 def guess_texts(
@@ -546,22 +550,25 @@ def _is_text(values: Sequence[Any]) -> bool:
     return float(np.mean([len(value.split()) for value in sample])) >= _WORDS_OF_A_TEXT
 
 
-def _image(place: str, columns: Columns) -> tuple[str, ...]:
-    images = [column for column, values in columns.items() if _is_image(values)]
-    known = [column for column in images if column.lower() in _IMAGE_NAMES]
-    chosen = images if len(images) == 1 else known
+def _file(place: str, columns: Columns) -> tuple[str, ...]:
+    """Return the column of images or sounds: paths, bytes or arrays."""
+    files = [column for column, values in columns.items() if _is_file(values)]
+    known = [column for column in files if column.lower() in _FILE_NAMES]
+    chosen = files if len(files) == 1 else known
     if len(chosen) == 1:
         return (chosen[0],)
-    problem = f"{' and '.join(images)} could each be the image" if images else "no column of images"
-    raise RecipeError(f"{place}: {problem}; give --text COLUMN for the images")
+    problem = "no column of images or sounds"
+    if files:
+        problem = f"{' and '.join(files)} could each be the image or sound"
+    raise RecipeError(f"{place}: {problem}; give --text COLUMN for it")
 
 
-def _is_image(values: Sequence[Any]) -> bool:
+def _is_file(values: Sequence[Any]) -> bool:
     first = next((value for value in values if value is not None), None)
     if isinstance(first, dict):
         return "bytes" in first or "path" in first
     if isinstance(first, str):
-        return bool(_IMAGE_FILE.fullmatch(first))
+        return bool(_FILE.fullmatch(first))
     return isinstance(first, bytes | np.ndarray)
 
 

@@ -25,7 +25,7 @@ from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import Progress
 from compressor.recipe.recipe import Recipe
 from compressor.starter.provable import Judged
-from compressor.tasks import Outputs, Task, identity_of_image
+from compressor.tasks import Outputs, Task, identity_of
 from compressor.tasks.ranking import group_numbers
 from compressor.verify.evaluation import predict_outputs
 
@@ -117,7 +117,7 @@ def distinct_tokens(trial: Trial) -> int:
     encoded = model.task.encode(model.preprocessor, examples[:1])
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
     trace = run_layer(find_encoder(model.module), 0, inputs, None, attention_only=True)
-    pictures = {identity_of_image(example) for example in examples}
+    pictures = {identity_of(example) for example in examples}
     return len(pictures) * int(trace.attention.output.shape[1])
 
 

@@ -22,7 +22,7 @@ from compressor.tasks.base import (
 from compressor.tasks.examples import (
     Example,
     HasTexts,
-    identity_of_image,
+    identity_of,
     image_of,
     is_long,
     length_of,
@@ -61,7 +61,7 @@ __all__ = [
     "Vectors",
     "find_metric",
     "has_metric",
-    "identity_of_image",
+    "identity_of",
     "image_of",
     "is_long",
     "length_of",
@@ -77,6 +77,7 @@ __all__ = [
 
 # Each word that `model.task` accepts, with the class behind it, imported when it is asked for.
 TASKS: dict[str, str] = {
+    "audio-classification": "compressor.tasks.audio_classification:AudioClassification",
     "image-classification": "compressor.tasks.image_classification:ImageClassification",
     "image-features": "compressor.tasks.image_features:ImageFeatures",
     "masked-language-modeling": "compressor.tasks.masked_language_modeling:MaskedLanguageModeling",

@@ -134,6 +134,7 @@ class Task(ABC):
     has_head: ClassVar[bool] = True  # which a checkpoint is saved with
     names_labels: ClassVar[bool] = True  # the head has label names
     main_input: ClassVar[str]  # what transformers calls it: input_ids, pixel_values
+    other_inputs: ClassVar[tuple[str, ...]] = ()  # what some model types call it
     preprocessor_name: ClassVar[str]  # tokenizer or image processor
     output: ClassVar[str]  # the name of the one array that the model gives
     output_words: ClassVar[str]  # what people call it: logits, vectors

@@ -26,6 +26,7 @@ from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pixels import checked_pixels
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
+from compressor.tasks.sound import Sound, read_wav
 from compressor.tasks.stored_image import StoredImage
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
@@ -54,6 +55,7 @@ RowKind = Literal[
     "classes",
     "images",
     "pictures",
+    "sounds",
     "label sets",
     "words",
     "sentences",
@@ -401,6 +403,20 @@ class PictureColumns(ImageColumns):
         return Labels()
 
 
+class SoundColumns(Columns):
+    """Sounds, with class ids."""
+
+    input_column: ClassVar[str] = "audio"
+    holds: ClassVar[RowKind] = "sounds"
+
+    def examples(
+        self, table: Table, columns: Sequence[str], rows: Sequence[int]
+    ) -> tuple[Example, ...]:
+        """Return sounds; raises `EnvironmentMismatch` for one that is damaged."""
+        values = table.columns[columns[0]]
+        return tuple(_read_sound(values[row], table, row) for row in rows)
+
+
 def text_problem(value: Any) -> str | None:
     """Return why a cell is no text that a model can read, None where it is."""
     if value is None or value != value:  # NaN, as pandas writes a missing text
@@ -637,3 +653,14 @@ def _read_image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.
         raise RecipeError(f"{table.place(row)}: the image is missing, got {show(value)}")
     _ = image.identity
     return image
+
+
+def _read_sound(value: Any, table: Table, row: int) -> Sound:
+    """Return the samples of a WAV file, by its path or its bytes."""
+    if isinstance(value, dict):  # how datasets stores sounds in parquet
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return read_wav(value, table.place(row))
+    if isinstance(value, str) and value:
+        return read_wav((table.directory or Path()) / value, table.place(row))
+    raise RecipeError(f"{table.place(row)}: the sound is missing, got {show(value)}")

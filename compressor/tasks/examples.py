@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.tasks.sound import Sound
 from compressor.tasks.stored_image import StoredImage, digest_of
 
 _EASY_TO_READ = 80  # characters
@@ -58,21 +59,23 @@ def image_of(example: Example) -> NDArray[np.uint8] | None:
     return example if isinstance(example, np.ndarray) else None
 
 
-def identity_of_image(example: Example) -> bytes | None:
-    """Return what is the same for images of the same pixels alone, None for texts."""
-    if isinstance(example, StoredImage):
+def identity_of(example: Example) -> bytes | None:
+    """Return what is the same for equal images or sounds alone, None for texts."""
+    if isinstance(example, StoredImage | Sound):
         return example.identity
     return digest_of(example) if isinstance(example, np.ndarray) else None
 
 
 def length_of(example: Example) -> int:
-    """Return a number that grows with the tokens of an example: its characters; 0 for an image.
+    """Return a number that grows with the tokens of an example: its characters or samples.
 
-    Images of a checkpoint all have one size after preprocessing.
+    0 for an image: those of a checkpoint all have one size after preprocessing.
     """
+    if isinstance(example, Sound):
+        return len(example)
     return sum(map(len, texts_of(example)))
 
 
 def is_long(example: Example) -> bool:
     """Return whether an example is shown only where there are no shorter ones."""
-    return length_of(example) > _EASY_TO_READ
+    return sum(map(len, texts_of(example))) > _EASY_TO_READ

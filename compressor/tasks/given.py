@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from compressor.setting_errors import show
 from compressor.tasks.examples import Words
 from compressor.tasks.pixels import checked_pixels, pixels_of
+from compressor.tasks.sound import Sound, samples_of
 from compressor.tasks.stored_image import StoredImage
 from compressor.words import counted
 
@@ -61,6 +62,27 @@ def given_images(value: Any) -> list[StoredImage | NDArray[np.uint8]]:
     if _is_picture(value) or (isinstance(value, np.ndarray) and _is_one_array(value)):
         raise ValueError("give a list of images, such as [image], not a bare image")
     return [_image(item, f"example {place}") for place, item in enumerate(_items(value))]
+
+
+def given_sounds(value: Any) -> list[Sound]:
+    """Return sounds as a list, of arrays of samples at the rate that the model reads.
+
+    Raises `ValueError` that names the first example which will not do.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype != object:
+        raise ValueError("give a list of sounds, such as [samples], not the samples of one")
+    return [_heard(item, f"example {place}") for place, item in enumerate(_items(value))]
+
+
+def _heard(item: Any, place: str) -> Sound:
+    if isinstance(item, Sound):
+        return item
+    if isinstance(item, str | bytes | Mapping) or not hasattr(item, "__array__"):
+        raise ValueError(f"{place}: must be a sound, as an array of samples, got {_shown(item)}")
+    try:
+        return Sound(samples_of(np.asarray(item)), None, place)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _items(value: Any) -> list[Any]:

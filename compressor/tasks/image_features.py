@@ -19,7 +19,7 @@ from compressor.errors import StepFailed
 from compressor.measurements import Score
 from compressor.tasks.base import Guess, OutputForm, Truth
 from compressor.tasks.columns import Columns, PictureColumns
-from compressor.tasks.examples import identity_of_image, image_of
+from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_task import PIXELS_CODE, ImageTask
 from compressor.tasks.image_vectors import OF_TEXTS, read_vector, reads_images, tower_of
@@ -151,7 +151,7 @@ class ImageFeatures(VectorTask, ImageTask):
 
     def identities(self, truth: Truth) -> Sequence[bytes | None]:
         """Return digests of the pixels."""
-        return [identity_of_image(example) for example in truth.examples]
+        return [identity_of(example) for example in truth.examples]
 
     def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
         """Leave the numbers in their places; raises `StepFailed` for another width."""

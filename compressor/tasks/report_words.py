@@ -34,6 +34,7 @@ class ReportWords:
 
     code: str = ""
     code_of_bytes: str = ""
+    inputs: str = ""  # what the graph reads, where it is neither tokens nor pixels
     hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
     row: str = "row"  # what an example is called
     axes: str = "batch"  # of the logits, before that of the labels

@@ -156,7 +156,8 @@ def parity_probes(
             examples[_MADE] = long
             chosen.insert(0, _MADE)
 
-    reader = replace(task, max_length=longest)
+    # Sounds are read at the length that the task says, where it says one.
+    reader = replace(task, max_length=longest) if task.reads_tokens else task
 
     def probe(rows: Sequence[int]) -> Probe:
         return Probe(reader.encode(preprocessor, [examples[row] for row in rows]), tuple(rows))
@@ -165,7 +166,8 @@ def parity_probes(
     is_long = longest is not None and longest > _LONG
     rows = [chosen[:1] + chosen[-1:], chosen[1:]] if is_long else [chosen]
     batches = [probe(found) for found in rows]
-    moved = [with_padding_moved(batch.inputs) for batch in batches]
+    # What reads sound knows padding at its end alone.
+    moved = [with_padding_moved(batch.inputs) if task.reads_tokens else None for batch in batches]
     return [
         *(probe([row]) for row in chosen),
         *batches,

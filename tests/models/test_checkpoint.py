@@ -240,7 +240,7 @@ def test_the_old_layout_of_sentence_transformers_names_the_folder(copy: Path, tm
 
 
 def test_a_checkpoint_of_sound_is_told_by_its_type(copy: Path):
-    edit_config(copy, model_type="wav2vec2")
+    edit_config(copy, model_type="wav2vec2", architectures=["Wav2Vec2ForCTC"])
     with pytest.raises(EnvironmentMismatch, match="'wav2vec2' reads sound"):
         find_checkpoint(str(copy)).infer_task()
 

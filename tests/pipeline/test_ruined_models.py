@@ -29,6 +29,7 @@ from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
 from compressor.tasks.prompts import Document, Query
 from compressor.tasks.similarity import cosines
+from compressor.tasks.sound import Sound
 from compressor.verify.evaluation import evaluate, predict_outputs
 
 WORDS = ("good", "bad", "funny", "dull", "film", "plot", "very", "the", "story", "was", "it", "and")
@@ -36,7 +37,7 @@ BUDGETS = (0.3, 0.9)
 # A classifier's metrics hold for both of its tasks, `common` stands for one class of 97%.
 CLASSES = [
     (task, metric)
-    for task in ("text", "image", "common")
+    for task in ("text", "image", "sound", "common")
     for metric in ("accuracy", "f1_macro", "matthews_correlation", "agreement")
 ]
 # Where each task is judged: what is said of it, with the metrics that can be.
@@ -116,7 +117,8 @@ def with_own_labels(model: TorchModel, dataset: Dataset, shares: tuple[float, ..
     logits = predict_outputs(model, model.task, model.preprocessor, dataset).numbers
     others = logits[:, 1:].max(axis=1) - logits[:, 0]  # (num_examples,)
     with torch.no_grad():
-        model.module.classifier.bias[0] += float(np.quantile(others, shares[0]))
+        head = model.module.classifier
+        getattr(head, "dense", head).bias[0] += float(np.quantile(others, shares[0]))
     outputs = predict_outputs(model, model.task, model.preprocessor, dataset)
     return dataclasses.replace(dataset, labels=outputs.numbers.argmax(axis=1))
 
@@ -146,6 +148,7 @@ def baselines(
     grades = cosines(vectors[0::2], vectors[1::2]) + noise
     found["vectors"] = (encoder, dataclasses.replace(words, grades=grades))
     folder = tmp_path_factory.mktemp("heads")
+    found["sound"] = of_sounds(folder / "sounds")
     found["index"] = searched(encoder)
     found["pictures"] = (of_pictures(folder / "pictures"), images)
     found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
@@ -195,6 +198,27 @@ def of_pictures(folder: Path) -> TorchModel:
         size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5]
     ).save_pretrained(folder)
     return load_checkpoint(folder)
+
+
+def of_sounds(folder: Path) -> tuple[TorchModel, Dataset]:
+    """Return a classifier of spectrograms, and sounds of noise that fades in its own way."""
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(
+        **TINY, max_length=16, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8
+    )
+    module = transformers.ASTForAudioClassification(config)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    module.save_pretrained(folder)
+    transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=16).save_pretrained(folder)
+    random = np.random.default_rng(4)
+    fading = np.linspace(1, 0, 2400)[None] ** random.uniform(0, 4, (ROWS, 1))
+    noise = (random.uniform(-0.9, 0.9, (ROWS, 2400)) * fading).astype(np.float32)
+    sounds = tuple(Sound(samples, 16_000, "noise") for samples in noise)
+    rows = Dataset("certification", sounds, None, np.arange(ROWS), "generated")
+    model = load_checkpoint(folder)
+    return model, with_own_labels(model, rows, (0.5,))
 
 
 def centre(model: TorchModel, rows: Dataset, share: float) -> np.ndarray:
@@ -306,6 +330,7 @@ def constant_head(model: TorchModel) -> None:
     """Let the head, or of an encoder the last layer norm, give its bias alone."""
     norms = [part for part in model.module.modules() if isinstance(part, torch.nn.LayerNorm)]
     last = getattr(model.module, "classifier", norms[-1])
+    last = getattr(last, "dense", last)
     last.weight.zero_()
     last.bias.copy_(torch.linspace(1, 2, last.bias.numel()))
 
@@ -395,6 +420,7 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("text", "matthews_correlation", 0.2),
         ("text", "agreement", 0.1),
         ("image", "accuracy", 0.1),
+        ("sound", "accuracy", 0.1),
         ("vectors", "cosine", 0.041),
         ("vectors", "rank_agreement", 0.1),
         ("index", "recall@10", 0.2),

@@ -1,0 +1,108 @@
+"""Sound in WAV files, as a model reads it: one channel of float32 samples in -1..1.
+
+PCM files are read by the standard library. Nothing is resampled here: how that is done changes what
+a model hears, and a file at another rate than the model's is refused with its row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import wave
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import EnvironmentMismatch
+from compressor.paths import unreadable
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """Samples of shape `(num_samples,)`; `rate` is how many are a second, None where it is given.
+
+    `place` is what names it, for errors.
+    """
+
+    samples: Samples = field(repr=False)
+    rate: int | None
+    place: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return that there are none."""
+        return ()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """Return what is the same for equal samples alone."""
+        digest = hashlib.sha256(f"sound{self.rate}".encode())
+        digest.update(np.ascontiguousarray(self.samples).tobytes())
+        return digest.digest()
+
+
+def read_wav(source: Path | bytes, place: str) -> Sound:
+    """Return the mean over the channels of a WAV file, given as a path or as its bytes.
+
+    Raises `EnvironmentMismatch` where it is missing, damaged or of another kind.
+    """
+    name = f" {source}" if isinstance(source, Path) else ""
+    if isinstance(source, Path) and (reason := unreadable(source)) is not None:
+        raise EnvironmentMismatch(
+            f"{place}: the sound{name} {reason}; paths are relative to the file of rows"
+        )
+    content = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    try:
+        with wave.open(content, "rb") as stream:
+            width, channels, rate = (
+                stream.getsampwidth(),
+                stream.getnchannels(),
+                stream.getframerate(),
+            )
+            frames = stream.readframes(stream.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise EnvironmentMismatch(
+            f"{place}: the sound{name} is no WAV file of whole numbers (PCM) that can be read "
+            f"({error or 'it ends too early'}); convert it, for instance with ffmpeg -i IN "
+            f"-c:a pcm_s16le OUT.wav"
+        ) from error
+    whole = len(frames) // (width * channels) * width * channels
+    if whole == 0:
+        raise EnvironmentMismatch(f"{place}: the sound{name} has no samples; remove the row")
+    values = _numbers(frames[:whole], width).reshape(-1, channels)
+    return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), rate, place)
+
+
+def samples_of(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return samples as float32 of shape `(num_samples,)`; raises `ValueError` for others."""
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind != "f":
+        raise ValueError(
+            f"must be float samples in -1..1 of shape (num_samples,), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if not np.isfinite(array).all() or np.abs(array).max() > 1:
+        raise ValueError("samples must be finite and in -1..1; divide 16-bit samples by 32768")
+    return array.astype(np.float32)
+
+
+def _numbers(frames: bytes, width: int) -> NDArray[np.float64]:
+    """Return samples of so many bytes as numbers in -1..1."""
+    if width == 1:  # without a sign, as the format has it
+        return (np.frombuffer(frames, np.uint8).astype(np.float64) - 128) / 128
+    if width == 3:
+        parts = np.frombuffer(frames, np.uint8).reshape(-1, 3)
+        padded = np.zeros((len(parts), 4), np.uint8)
+        padded[:, 1:] = parts
+        return np.asarray(padded.view("<i4")[:, 0].astype(np.float64) / 2**31)
+    whole = np.frombuffer(frames, np.dtype(f"<i{width}")).astype(np.float64)
+    return np.asarray(whole / 2 ** (8 * width - 1))

@@ -1,0 +1,241 @@
+"""Sounds are read as transformers' feature extractors read them, alone and in a batch."""
+
+from __future__ import annotations
+
+import io
+import wave
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import TINY
+from numpy.typing import NDArray
+
+from compressor.data import DataSettings, SplitSource, load_splits
+from compressor.data.describe import describe_splits
+from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.export.to_onnx import export_onnx
+from compressor.models.checkpoint import find_checkpoint
+from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.tasks import load_task
+from compressor.tasks.columns import SoundColumns
+from compressor.tasks.examples import length_of
+from compressor.tasks.sound import Sound, read_wav
+
+RATE = 16_000
+LABELS = {
+    "id2label": {0: "low", 1: "high", 2: "none"},
+    "label2id": {"low": 0, "high": 1, "none": 2},
+}
+CONVOLUTIONS = {
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 3),
+    "conv_stride": (10, 8),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+    "classifier_proj_size": 16,
+}
+
+
+def of_samples(kind: str, norm: str) -> tuple[Any, Any]:
+    config = getattr(transformers, f"{kind}Config")(
+        **TINY, **CONVOLUTIONS, **LABELS, feat_extract_norm=norm, do_stable_layer_norm=True
+    )
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")
+    return getattr(transformers, f"{kind}ForSequenceClassification")(config), extractor
+
+
+def whisper() -> tuple[Any, Any]:
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=1, encoder_attention_heads=4, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=32, num_mel_bins=16,
+        max_source_positions=50, classifier_proj_size=16, vocab_size=50, **ids, **LABELS,
+    )  # fmt: skip
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    return transformers.WhisperForAudioClassification(config), extractor
+
+
+def spectrogram() -> tuple[Any, Any]:
+    patches = {"max_length": 32, "num_mel_bins": 16, "patch_size": 8}
+    config = transformers.ASTConfig(**TINY, **patches, **LABELS)
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    return transformers.ASTForAudioClassification(config), extractor
+
+
+MODELS = {
+    "wav2vec2": lambda: of_samples("Wav2Vec2", "layer"),
+    "hubert": lambda: of_samples("Hubert", "layer"),
+    "whisper": whisper,
+    "spectrogram": spectrogram,
+}
+
+
+def save(made: tuple[Any, Any], folder: Path) -> Path:
+    module, extractor = made
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    module.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def tones() -> list[NDArray[np.float32]]:
+    places = np.arange(5000)
+    return [
+        np.sin(places[: 2000 + 700 * row] * (row + 1) / 20).astype(np.float32) * 0.5
+        for row in range(4)
+    ]
+
+
+def logits(model: TorchModel, sounds: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    task = model.task
+    return model.predict(task.encode(model.preprocessor, task.given(sounds)))
+
+
+def wav(values: NDArray[Any], width: int = 2, channels: int = 1, rate: int = RATE) -> bytes:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as stream:
+        stream.setnchannels(channels)
+        stream.setsampwidth(width)
+        stream.setframerate(rate)
+        stream.writeframes(values.tobytes())
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predictions_are_those_of_transformers_alone_and_in_a_batch(name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    folder = save(MODELS[name](), tmp_path / "model")
+    assert find_checkpoint(str(folder)).infer_task() == "audio-classification"
+    model = load_checkpoint(folder)
+    own = transformers.AutoModelForAudioClassification.from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    expected = []
+    for tone in tones():
+        batch = extractor(tone, sampling_rate=RATE, return_tensors="pt")
+        with torch.no_grad():
+            expected.append(own(**batch).logits.numpy())
+    assert logits(model, tones()) == pytest.approx(np.concatenate(expected), abs=1e-5)
+    model.save(tmp_path / "saved")
+    again = load_checkpoint(tmp_path / "saved")
+    assert logits(again, tones()) == pytest.approx(np.concatenate(expected), abs=1e-5)
+
+
+def test_the_graph_reads_a_mask_and_sounds_of_any_length(tmp_path: Path):
+    torch.manual_seed(0)
+    model = load_checkpoint(save(MODELS["wav2vec2"](), tmp_path / "model"))
+    graph = export_onnx(model, tmp_path / "model.onnx", threads=1)
+    long = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000).astype(np.float32)
+    for sounds in ([*tones(), long], [long], tones()[3:]):
+        batch = model.task.encode(model.preprocessor, model.task.given(sounds))
+        assert graph.predict(batch) == pytest.approx(model.predict(batch), abs=1e-4)
+
+
+def test_the_examples_that_are_traced_differ_in_length():
+    # With a mask of ones alone a graph is traced that reads none.
+    task = load_task("audio-classification")
+    assert len({length_of(task.dummy_example(length)) for length in (9, 6)}) == 2
+
+
+def test_a_model_that_reads_padding_is_given_a_length(tmp_path: Path):
+    torch.manual_seed(0)
+    model = load_checkpoint(save(of_samples("Wav2Vec2", "group"), tmp_path / "model"))
+    with pytest.raises(RecipeError, match=r"^export.max_length: .*set how many samples"):
+        logits(model, tones())
+    model = replace(model, task=replace(model.task, max_length=3000))
+    together = logits(model, tones())
+    alone = np.concatenate([logits(model, [tone]) for tone in tones()])
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sound", "words"),
+    [
+        (Sound(np.zeros(4000, np.float32), 8000, "row 3"), "row 3: the sound has 8,000 samples a"),
+        (Sound(np.zeros(20, np.float32), RATE, "row 4"), "row 4: .* 20 samples, .* needs 30 for"),
+    ],
+)
+def test_what_the_model_cannot_hear_is_told_with_its_row(sound: Sound, words: str, tmp_path: Path):
+    torch.manual_seed(0)
+    model = load_checkpoint(save(MODELS["wav2vec2"](), tmp_path / "model"))
+    with pytest.raises(RecipeError, match=words):
+        model.task.encode(model.preprocessor, [sound])
+
+
+def test_a_transcriber_is_refused(tmp_path: Path):
+    config = transformers.Wav2Vec2Config(**TINY, **CONVOLUTIONS, vocab_size=9)
+    made = transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2FeatureExtractor()
+    with pytest.raises(EnvironmentMismatch, match="of that Wav2Vec2ForCTC is for no task"):
+        find_checkpoint(str(save(made, tmp_path / "model"))).infer_task()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (wav(np.array([0, 128, 255], np.uint8), width=1), [-1, 0, 127 / 128]),
+        (wav(np.array([-(2**15), 2**14], "<i2")), [-1, 0.5]),
+        (wav(np.array([0, 0, 0x40, 0, 0, 0x80], np.uint8), width=3), [0.5, -1]),
+        (wav(np.array([2**30, -(2**31)], "<i4"), width=4), [0.5, -1]),
+        (wav(np.array([2**14, -(2**14), 2**14, 2**14], "<i2"), channels=2), [0, 0.5]),
+    ],
+)
+def test_whole_numbers_of_every_width_become_samples(content: bytes, expected: list[float]):
+    sound = read_wav(content, "row 0")
+    assert sound.rate == RATE
+    assert sound.samples.tolist() == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"no sound", wav(np.zeros(3, "<i2"))[:20]])
+def test_what_is_no_wav_file_is_told(content: bytes):
+    with pytest.raises(EnvironmentMismatch, match=r"row 7: the sound is no WAV file"):
+        read_wav(content, "row 7")
+
+
+def test_a_float_file_is_told_how_to_be_converted(tmp_path: Path):
+    path = tmp_path / "a.wav"
+    header = wav(np.zeros(4, "<i2"))
+    path.write_bytes(header[:20] + b"\x03" + header[21:])  # format 3: floats
+    with pytest.raises(EnvironmentMismatch, match="pcm_s16le"):
+        read_wav(path, "row 1")
+
+
+def test_equal_sounds_are_counted_among_splits(tmp_path: Path):
+    for row, tone in enumerate(tones()):
+        (tmp_path / f"{row}.wav").write_bytes(wav((tone * 2**15).astype("<i2")))
+    for name, rows in {"a": "0 1 2", "b": "2 3"}.items():
+        text = "".join(f"{row}.wav,low\n" for row in rows.split())
+        (tmp_path / f"{name}.csv").write_text("audio,label\n" + text)
+    settings = DataSettings(
+        search=SplitSource(path=tmp_path / "a.csv"),
+        certification=SplitSource(path=tmp_path / "b.csv"),
+    )
+    splits = load_splits(
+        settings,
+        label_names=("low", "high", "none"),
+        columns=SoundColumns(),
+        needed=["search", "certification"],
+        seed=0,
+    )
+    found = {item.name: item.shared_with for item in describe_splits(splits)}
+    assert found == {"search": {"certification": 1}, "certification": {"search": 1}}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.zeros(5, np.float32), "give a list of sounds"),
+        ([np.zeros(5, np.int16)], "example 0: must be float samples"),
+        ([np.full(5, 2.0)], "example 0: samples must be finite and in -1..1"),
+        (["a.wav"], "example 0: must be a sound"),
+    ],
+)
+def test_what_is_no_list_of_sounds_is_refused(value: Any, words: str):
+    with pytest.raises(ValueError, match=words):
+        load_task("audio-classification").given(value)
