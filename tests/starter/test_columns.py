@@ -7,6 +7,7 @@ import pytest
 
 from compressor.errors import RecipeError
 from compressor.starter.columns import (
+    Asked,
     Guess,
     guess_columns,
     guess_label_sets,
@@ -15,6 +16,7 @@ from compressor.starter.columns import (
     guess_sentences,
     guess_words,
 )
+from compressor.starter.columns import guess as guess_rows
 
 LABELS = ("negative", "positive")
 TEXTS = ["a fine film", "two dull hours", "it was quite good"]
@@ -130,13 +132,13 @@ def test_a_column_that_is_named_must_be_there(given: dict[str, Any], message: st
 )
 def test_images_are_known_by_their_values(images: list[Any]):
     columns = {"picture": images, "label": [0, 1]}
-    assert guess(columns, is_image=True) == Guess(("picture",), "label")
+    assert guess(columns, is_file=True) == Guess(("picture",), "label")
 
 
 def test_two_columns_of_images_are_an_error():
     columns = {"left": ["a.png"], "right": ["b.png"], "label": [0]}
     with pytest.raises(RecipeError, match="left and right could each be the image"):
-        guess(columns, is_image=True)
+        guess(columns, is_file=True)
 
 
 def test_pairs_of_sentences_and_their_grade_are_known_by_name():
@@ -296,3 +298,25 @@ def test_columns_of_questions_that_cannot_be_told_are_an_error(
 ):
     with pytest.raises(RecipeError, match=message):
         guess_questions("dev.jsonl", columns, **given)
+
+
+def test_images_to_make_vectors_of_need_no_label():
+    columns = {"picture": ["a.png", "b.png"], "label": ["cat", "dog"]}
+    found = guess_rows("pictures", "rows.csv", columns, Asked())
+    assert found == Guess(("picture",), None)
+
+
+def test_a_label_of_vectors_is_refused():
+    with pytest.raises(RecipeError, match="vectors of images are judged without labels"):
+        guess_rows(
+            "pictures",
+            "rows.csv",
+            {"picture": ["a.png"], "label": ["cat"]},
+            Asked(label="label"),
+        )
+
+
+def test_sounds_are_known_by_their_values():
+    columns = {"clip": ["a.wav", "b.WAV"], "label": LABELS[:2]}
+    asked = Asked(tuple(LABELS))
+    assert guess_rows("sounds", "rows.csv", columns, asked).inputs == ("clip",)
