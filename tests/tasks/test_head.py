@@ -177,7 +177,6 @@ def test_a_sparse_encoder_is_no_encoder_of_vectors(tiny_encoder_dir: Path, tmp_p
         ("BertForMultipleChoice", "chooses between texts"),
         ("GPT2LMHeadModel", "writes text"),
         ("T5ForConditionalGeneration", "writes text"),
-        ("BertForMaskedLM", "fills in masked words"),
         ("DetrForObjectDetection", "finds objects"),
     ],
 )
