@@ -44,10 +44,7 @@ def saturation_free_scales(weight: Floats) -> NDArray[np.float32]:
 
     Raises `StepFailed` when a weight is not finite.
     """
-    exact = finite(weight)
-    largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
-    sums = np.max(_pair_sums(exact), axis=0, initial=0.0)  # (N,)
-    return _scales(np.maximum(largest, sums))
+    return _saturation_free_scales(finite(weight))
 
 
 def column_scales(weight: Floats) -> NDArray[np.float32]:
@@ -59,8 +56,7 @@ def column_scales(weight: Floats) -> NDArray[np.float32]:
 
     Raises `StepFailed` when a weight is not finite.
     """
-    steps = _trained_scales(finite(weight))
-    return np.where(np.isnan(steps), saturation_free_scales(weight), steps).astype(np.float32)
+    return _column_scales(finite(weight))
 
 
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -72,8 +68,9 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], NDArray[np.float
     Raises `StepFailed` when a weight is not finite.
     Ref: Jacob et al. 2018, arXiv:1712.05877, for the scheme; the pair rule is this project's own.
     """
-    scales = column_scales(weight)
-    return _round(finite(weight) / scales), scales
+    exact = finite(weight)
+    scales = _column_scales(exact)
+    return _round(exact / scales), scales
 
 
 def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -115,7 +112,7 @@ def pair_order(weight: Floats) -> NDArray[np.intp] | None:
     rows, columns = linear_sum_assignment(cost)
     pairs = np.stack([strong[rows], weak[columns]], axis=1)  # (K // 2, 2)
     order: NDArray[np.intp] = np.concatenate([pairs.ravel(), ranked[2 * half :]])
-    before, after = column_scales(weight), column_scales(weight[order])
+    before, after = _column_scales(exact), _column_scales(exact[order])
     finer = np.square(after / before, dtype=np.float64).mean() < 1
     return order if finer else None
 
@@ -126,6 +123,19 @@ def max_pair_sum(values: NDArray[np.int8]) -> int:
     Up to `PAIR_MAX` no 16-bit sum of two products with unsigned 8-bit activations can overflow.
     """
     return int(np.max(_pair_sums(values.astype(np.int64)), initial=0))
+
+
+def _saturation_free_scales(exact: NDArray[np.float64]) -> NDArray[np.float32]:
+    largest = np.max(np.abs(exact), axis=0, initial=0.0)  # (N,)
+    # A pair of opposite signs sums to less than the larger of the two, so it may take part.
+    whole = exact[: len(exact) // 2 * 2]  # a row without a partner is its own sum
+    sums = np.max(np.abs(whole[0::2] + whole[1::2]), axis=0, initial=0.0)  # (N,)
+    return _scales(np.maximum(largest, sums))
+
+
+def _column_scales(exact: NDArray[np.float64]) -> NDArray[np.float32]:
+    steps = _trained_scales(exact)
+    return np.where(np.isnan(steps), _saturation_free_scales(exact), steps).astype(np.float32)
 
 
 def _trained_scales(exact: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,10 +170,11 @@ def _excess(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
     Summed over the columns where the first row is above 1/2: one of the two has to be.
     """
     found = np.empty((len(first), len(second)), np.float32)
+    turned = np.ascontiguousarray(second.T)  # a column is read at once
     for index, row in enumerate(first):
         columns = np.flatnonzero(np.abs(row) > 0.5)
-        sums = np.abs(row[columns] + second[:, columns])  # opposite signs stay below 1
-        found[index] = np.maximum(sums - 1, 0).sum(axis=1)
+        sums = np.abs(row[columns, None] + turned[columns])  # opposite signs stay below 1
+        found[index] = np.maximum(sums - 1, 0, out=sums).sum(axis=0)
     return found
 
 
