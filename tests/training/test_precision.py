@@ -279,3 +279,18 @@ def test_half_precision_is_summed_in_float32():
     assert loss.dtype == torch.float32
     assert loss.item() == 0.25
     assert relation_loss(student, teacher, 4).dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_training_in_float16_on_a_gpu_learns(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    run = dataclasses.replace(training_run, device=torch.device("cuda"))
+    settings = FinetuneSettings(**{**HALF, "epochs": 20}, precision="float16", dropout=False)
+
+    summary = finetune(tiny_bert, text_dataset, settings, run)
+
+    assert summary.final_loss < 0.5
+    assert tiny_bert.device == torch.device("cpu")
+    assert {value.dtype for value in tiny_bert.module.parameters()} == {torch.float32}
