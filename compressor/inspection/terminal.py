@@ -139,8 +139,10 @@ def _why_exact(products: tuple[MatmulFacts, ...]) -> str:
 
 
 def _outputs(facts: CheckpointFacts) -> dict[str, str]:
-    """Return what the model gives: labels, or vectors made in some way."""
+    """Return what the model gives: labels, or vectors made in some way; nothing where neither."""
     made = facts.embedding
+    if made is None and not facts.labels:
+        return {}
     if made is None:
         more = ", ..." if len(facts.labels) > 8 else ""
         tags = {} if facts.about_labels is None else {"read as": facts.about_labels}

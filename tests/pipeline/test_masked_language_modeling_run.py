@@ -10,9 +10,12 @@ import pytest
 import torch
 import transformers
 from masked_texts import save_masked_model, texts_it_knows
+from rich.console import Console
 
 import compressor
 from compressor.errors import RecipeError
+from compressor.inspection.paths import inspect_path
+from compressor.inspection.terminal import render_checkpoint
 from compressor.measurements import RunReport
 from compressor.models.torch_model import load_checkpoint
 from compressor.pipeline.preflight import check_inputs, load_whole
@@ -103,6 +106,15 @@ def test_transformers_fine_tunes_the_encoder_that_was_pruned(finished: RunReport
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_inspect_shows_the_task_and_no_labels(folder: Path):
+    facts: Any = inspect_path(str(folder / "model"), timing=False)
+    out = Console(width=100)
+    with out.capture() as capture:
+        out.print(render_checkpoint(facts))
+    assert "bert, masked-language-modeling" in capture.get()
+    assert "labels" not in capture.get()
 
 
 def test_a_starter_recipe_is_valid(folder: Path):
