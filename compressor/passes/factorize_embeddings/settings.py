@@ -21,8 +21,12 @@ class FactorizeEmbeddings(TorchPass):
     weighted by how often its piece occurs in your texts (and once more, so that pieces that do not
     occur count too). The exported graph looks up a narrow row and multiplies it: a Gather and a
     MatMul. Take it where the table is most of the file after `trim_vocabulary`, put it behind that
-    and behind pruning, and train afterwards (`distill`): a trained table has no low rank, so most
-    of what it loses has to be learned again.
+    and behind pruning, and train afterwards (`distill`): a trained table has no low rank, and what
+    it loses has to be learned again.
+
+    Measured on a 6-layer, 384-wide MiniLM (SST-2, accuracy on 872 dev rows, 89.68% before), without
+    any training afterwards: rank 256 gives 88.88%, 192 and 128 both 87.73%, 64 gives 85.32%, with
+    2.2%, 3.3%, 5.2% and 9.6% of the predictions changed.
 
     Ref: Lan et al. 2019, arXiv:1909.11942 (ALBERT), there for models that are trained that way.
     """
