@@ -49,6 +49,9 @@ INT8_COST = UsualCost(0.01, 0.002, "int8")
 PRUNED_COST = UsualCost(0.03, 0.006, "pruned")
 
 
+_PROBABILITIES = "probabilities"  # of classes, which a classifier's score keeps
+
+
 @dataclass(frozen=True)
 class Judged:
     """What the untouched checkpoint gives for some rows of the search split."""
@@ -127,26 +130,28 @@ def _of_predictions(
     after[wrong[: changed - lost]] = truth[wrong[: changed - lost]]
     given, found = (replace(score, outcomes=item, num_examples=num_examples)
                     for item in (before, after))  # fmt: skip
-    guesses = judged.task.guesses(given, Truth((), None if by_agreement else truth), judged.labels)
-    proof = certify_scores(
-        given,
-        found,
-        None if by_agreement else truth,
-        guesses=guesses,
-        max_drop=max_drop,
-        confidence=CONFIDENCE,
-        seed=_SEED,
-        resamples=_RESAMPLES,
-    )
+    right_ones = None if by_agreement else truth
+    settings: Any = {
+        "max_drop": max_drop,
+        "confidence": CONFIDENCE,
+        "seed": _SEED,
+        "resamples": _RESAMPLES,
+    }
+    if _PROBABILITIES not in score.kept:  # outcomes are no classes, which could be drawn again
+        known = certify_drop(score, judged.best_guess.score, labels, **settings)
+        return _prospect(certify_drop(given, found, right_ones, **settings), known.lower_bound)
+    guesses = judged.task.guesses(given, Truth((), right_ones), judged.labels)
+    proof = certify_scores(given, found, right_ones, guesses=guesses, **settings)
     least = None if proof.uninformed is None else proof.uninformed.least_drop
     return _prospect(proof, 0.0 if least is None else least)
 
 
 def _others(score: Score, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the second most probable class of some examples."""
-    return np.argsort(score.kept["probabilities"][places], axis=1, kind="stable")[:, -2].astype(
-        np.int64
-    )
+    """Return another outcome of some examples: a class's is the second most probable one."""
+    if _PROBABILITIES not in score.kept:
+        return score.outcomes[places] + 1  # all that counts of others is that they differ
+    order = np.argsort(score.kept[_PROBABILITIES][places], axis=1, kind="stable")
+    return order[:, -2].astype(np.int64)
 
 
 def _of_numbers(

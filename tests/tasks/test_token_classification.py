@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import word_piece_tokenizer
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from compressor.measurements import Score
+from compressor.starter.provable import INT8_COST, Judged, look_forward
 from compressor.tasks import UNLABELLED, Truth, load_task
 from compressor.tasks.examples import Words
 from compressor.tasks.head import HeadProblem
@@ -142,6 +144,14 @@ def test_a_guess_agrees_where_documents_have_no_entity():
     guesses = TASK.guesses(baseline, Truth(DOCUMENTS), LABELS)
     assert guesses[0].who == "a model that tags every word 'O'"
     assert guesses[0].score.value == pytest.approx(1 / 3)
+
+
+def test_what_agreement_will_prove_can_be_told_beforehand():
+    baseline = TASK.score("agreement", outputs(*TRUE), Truth(DOCUMENTS))
+    found = look_forward(Judged(TASK, LABELS, baseline, Truth(DOCUMENTS)), 100, INT8_COST)
+    assert found.drop == pytest.approx(0.02)  # P(2 or fewer of 100 change) is 0.92 at 1%
+    # Of 3 documents a model that sees no entity agrees on one: Clopper and Pearson for 2 of 3.
+    assert found.guess_drop == pytest.approx(beta.ppf(0.05, 2, 2))
 
 
 def test_a_model_that_tags_every_word_alike_is_told():
