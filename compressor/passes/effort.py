@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.schedules import total_steps
-from compressor.training.settings import DistillSettings, TrainingSettings
+from compressor.training.settings import TrainingSettings
 
 # What an example costs in training, taken on MiniLM and on a small ViT. It is less than operations
 # say: a row that is scored is tokenized alone, and its model is loaded for it.

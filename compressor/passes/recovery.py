@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
+from compressor.training.distill_settings import FinetuneRecovery, Recovery
 from compressor.training.layer_map import LayerMap
 from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
-from compressor.training.settings import FinetuneRecovery, Recovery
 from compressor.training.training_run import TrainingRun
 
 

@@ -17,7 +17,7 @@ from compressor.passes import OnnxPass, Pass, PassEntry, TorchPass
 from compressor.passes.base import TrainedFor
 from compressor.setting_errors import KeyPath, Mistake, did_you_mean, show
 from compressor.tasks import task_class, task_names
-from compressor.training.settings import DistillSettings
+from compressor.training.distill_settings import DistillSettings
 from compressor.words import counted
 
 MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them

@@ -21,8 +21,8 @@ from compressor.models.families.prunable import (
     why_no_layers_apart,
 )
 from compressor.models.torch_model import TorchModel
+from compressor.training.distill_settings import DistillSettings, Relation
 from compressor.training.layer_map import LayerMap
-from compressor.training.settings import DistillSettings, Relation
 
 _NO_HEADS = (
     "relation_weight: {} lost all its attention heads, so there are no queries, keys and values; "

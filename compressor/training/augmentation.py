@@ -22,8 +22,8 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example, image_of
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.schedules import total_steps
-from compressor.training.settings import DistillSettings
 
 Settings = TypeVar("Settings", bound=DistillSettings)
 

@@ -20,6 +20,7 @@ from compressor.training.activation_hooks import (
     sublayer_pairs,
 )
 from compressor.training.batches import TrainingBatch
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.layer_map import LayerMap
 from compressor.training.losses import (
     attention_loss,
@@ -27,7 +28,6 @@ from compressor.training.losses import (
     mean_of_pairs,
     relation_loss,
 )
-from compressor.training.settings import DistillSettings
 from compressor.training.teacher import (
     TeacherInputs,
     attention_maps_in,

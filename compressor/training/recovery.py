@@ -16,12 +16,13 @@ from compressor.training.activation_hooks import known_layers, relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.label_loss import LabelLoss, label_loss
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
 from compressor.training.losses import logits_mse
 from compressor.training.mixing import Mixer, mixed_loss, run_mixed
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import (
     TeacherNow,

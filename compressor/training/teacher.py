@@ -19,8 +19,8 @@ from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example, OutputForm
 from compressor.tasks.outputs import Rows
 from compressor.training.batches import TrainingBatch, longest
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
-from compressor.training.settings import DistillSettings
 from compressor.words import counted
 
 _PROBED_EXAMPLES = 8

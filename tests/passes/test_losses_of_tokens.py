@@ -33,8 +33,9 @@ from compressor.tasks import UNLABELLED, Batch, Rows, load_task
 from compressor.tasks.examples import Words
 from compressor.tasks.losses import Losses, SummedLoss, random_signs
 from compressor.tasks.text_classification import TextClassification
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.teacher import TeacherOutputs
 from compressor.training.trainer import TrainingRun
 

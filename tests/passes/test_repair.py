@@ -13,7 +13,8 @@ from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.passes.repair import halfway, ladder, longer
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
-from compressor.training.settings import DistillRecovery, FinetuneSettings
+from compressor.training.distill_settings import DistillRecovery
+from compressor.training.settings import FinetuneSettings
 
 
 def test_a_fraction_goes_down_by_quarters():

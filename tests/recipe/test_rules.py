@@ -12,7 +12,7 @@ from compressor.passes.base import RoundsAgain, TrainedFor, WeightFormat
 from compressor.pipeline.inputs import check_resolution, known_metric
 from compressor.recipe.recipe import Recipe
 from compressor.recipe.rules import find_conflicts
-from compressor.training.settings import DistillSettings
+from compressor.training.distill_settings import DistillSettings
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

@@ -26,8 +26,9 @@ from compressor.starter.columns import Asked, guess
 from compressor.tasks import Guess, Truth, load_task
 from compressor.tasks.hidden_tokens import Hidden, HiddenBatch, few_rows
 from compressor.training.batches import training_loader
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import check_distillation, distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
 LONG = " ".join(["good film very bad plot"] * 8)  # 40 tokens
@@ -101,7 +102,7 @@ def test_batches_of_a_training_that_goes_on_are_those_it_would_have_had(model: T
         return [*loader, *loader][: 4 - first]
 
     whole, rest = batches(0), batches(3)
-    assert torch.equal(whole[3]["inputs"]["input_ids"], rest[0]["inputs"]["input_ids"])
+    assert torch.equal(whole[3][0]["inputs"]["input_ids"], rest[0][0]["inputs"]["input_ids"])
     assert torch.equal(whole[3]["targets"], rest[0]["targets"])
     assert not torch.equal(whole[1]["targets"], whole[3]["targets"])
 

@@ -9,8 +9,8 @@ import pytest
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.training.augmentation import augmented
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.schedules import total_steps
-from compressor.training.settings import DistillSettings
 
 
 def dataset_of(*examples: Any) -> Dataset:

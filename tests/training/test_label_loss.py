@@ -18,9 +18,10 @@ from compressor.passes.distill.settings import Distill
 from compressor.passes.finetune.settings import Finetune
 from compressor.tasks import load_task
 from compressor.tasks.losses import TokenLosses
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.label_loss import LabelLoss, label_loss
 from compressor.training.recovery import check_finetuning, distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
 WEIGHTS = {"negative": 3.0}

@@ -20,8 +20,8 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons
 from compressor.progress import Advance, Silent
 from compressor.training.activation_hooks import relation_pairs
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill
-from compressor.training.settings import DistillSettings
 from compressor.training.training_run import TrainingRun
 
 Array = NDArray[np.float64]

@@ -13,8 +13,9 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.batches import training_loader
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import check_finetuning, distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
 STEEP: dict[str, Any] = {

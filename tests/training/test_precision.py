@@ -11,10 +11,11 @@ from compressor.data import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.batches import TrainingBatch
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.losses import hidden_state_loss, relation_loss
 from compressor.training.precision import LossScaler, autocast, precision_on
 from compressor.training.recovery import distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings, TrainingSettings
+from compressor.training.settings import FinetuneSettings, TrainingSettings
 from compressor.training.trainer import train
 from compressor.training.training_run import TrainingRun
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.trainer import TrainingDiverged, TrainingRun
 
 SHORT = FinetuneSettings(max_steps=3, batch_size=8)

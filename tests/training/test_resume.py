@@ -18,8 +18,9 @@ from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.prune_magnitude.masks import MaskedParameters, magnitude_mask
 from compressor.progress import Advance
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill, finetune
-from compressor.training.settings import DistillSettings, FinetuneSettings
+from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
 # 48 rows in batches of 7 are 7 steps an epoch; dropout is on in every model here.
@@ -286,7 +287,7 @@ from compressor.data import Dataset
 from compressor.models.torch_model import load_checkpoint
 from compressor.training.recovery import distill
 from compressor.training.training_run import TrainingRun
-from compressor.training.settings import DistillSettings
+from compressor.training.distill_settings import DistillSettings
 
 student, teacher = load_checkpoint(sys.argv[1]), load_checkpoint(sys.argv[1])
 with torch.no_grad():

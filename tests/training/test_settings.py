@@ -1,13 +1,13 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from compressor.training.settings import (
+from compressor.training.distill_settings import (
     DistillRecovery,
     DistillSettings,
     FinetuneRecovery,
-    FinetuneSettings,
     Recovery,
 )
+from compressor.training.settings import FinetuneSettings
 
 
 def locations(error: ValidationError) -> list[tuple[int | str, ...]]:

@@ -8,8 +8,8 @@ import transformers
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill
-from compressor.training.settings import DistillSettings
 from compressor.training.teacher import (
     TeacherOutputs,
     attention_maps_in,

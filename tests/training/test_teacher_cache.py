@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
 from compressor.progress import SILENT
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill
-from compressor.training.settings import DistillSettings
 from compressor.training.teacher import TeacherOutputs
 from compressor.training.teacher_cache import StoredTeacherOutputs
 from compressor.training.training_run import TrainingRun

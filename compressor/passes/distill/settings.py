@@ -26,8 +26,8 @@ from compressor.passes.saving import ModelParts, Saving
 from compressor.paths import HubName
 from compressor.tasks import task_class, task_names
 from compressor.tasks.pooling import MODULES
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.layer_map import chosen_layers, layer_map_of
-from compressor.training.settings import DistillSettings
 
 
 class Distill(DistillSettings, TorchPass):

@@ -27,7 +27,8 @@ from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
 from compressor.passes.saving import ModelParts, Saving, unsupported
 from compressor.paths import LocalPath
-from compressor.training.settings import Need, Recovery, label_setting_of
+from compressor.training.distill_settings import Recovery, label_setting_of
+from compressor.training.settings import Need
 from compressor.words import counted
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.quantize.settings import BlockSize
 from compressor.passes.repair import longer
 from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
-from compressor.training.settings import DistillSettings
+from compressor.training.distill_settings import DistillSettings
 
 if TYPE_CHECKING:
     from compressor.models.checkpoint import CheckpointFiles

@@ -20,7 +20,7 @@ from compressor.passes.prune_structured import apply as _work
 from compressor.passes.prune_structured.latency_table import MeasuredTable, MeasuredTimes, Situation
 from compressor.passes.prune_structured.settings import PruneByScores, PruneStructured
 from compressor.passes.prune_structured.unit_removal import prune_neurons
-from compressor.training.settings import DistillRecovery
+from compressor.training.distill_settings import DistillRecovery
 from compressor.training.trainer import TrainingRun, TrainingSummary
 
 ContextMaker = Callable[..., PassContext]
