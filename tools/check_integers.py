@@ -58,9 +58,13 @@ from compressor.tasks.text_classification import TextClassification
 TEXT = (
     *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet"),
     *("data2vec-text", "ernie", "megatron-bert", "roberta-prelayernorm", "roformer"),
-    "xlm-roberta-xl",
+    *("xlm-roberta-xl", "modernbert", "gte", "nomic_bert", "jina_embeddings_v3", "eurobert", "esm"),
+    *("deberta", "deberta-v2", "albert", "rembert", "llama", "mistral", "qwen2", "qwen3"),
 )
-IMAGE = ("vit", "deit", "beit", "dinov2")
+IMAGE = ("vit", "deit", "beit", "dinov2", "dinov2_with_registers")
+SHARED = ("albert",)  # its layers are one, so none of them is pruned apart
+GROUPED = ("eurobert", "llama", "mistral", "qwen2", "qwen3")  # queries can share keys
+ROTATED = ("roformer", "modernbert", "nomic_bert", "jina_embeddings_v3", *GROUPED)
 SMALL = {"min_elements": 0}
 FORMS: dict[str, IntegerSettings] = {
     "per_token": QuantizeDynamic.model_validate(SMALL),
@@ -183,7 +187,9 @@ def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
     pruning = ("", ", uniform", ", pruned")[number % 3]
     width = encoder_layers(module)[0].num_neurons
     gone = random.permutation(width)[: width // 3 + 1].tolist()
-    if pruning == ", pruned":
+    if kind in SHARED:
+        pruning = ""
+    elif pruning == ", pruned":
         prune_neurons(find_encoder(module), {0: gone})
         if kind != "mpnet":  # its heads share one table of relative positions
             prune_heads(find_encoder(module), {1: [int(random.integers(0, 3))]})
@@ -206,8 +212,8 @@ def random_model(number: int) -> tuple[str, TorchModel, list[Example]]:
 
 def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
     head = int(random.integers(3, 12))  # odd ones too
-    if kind == "roformer":
-        head += head % 2  # it turns pairs of numbers
+    if kind in ROTATED:
+        head += head % 2  # pairs of numbers are turned
     sizes: dict[str, Any] = {
         "hidden_size": 3 * head,
         "num_hidden_layers": 2,
@@ -219,6 +225,8 @@ def _module(kind: str, random: np.random.Generator, *, is_text: bool) -> Any:
         sizes = {"dim": 3 * head, "n_layers": 2, "n_heads": 3, "hidden_dim": 47, "num_labels": 3}
     if is_text:
         sizes |= {"vocab_size": WORDS, "max_position_embeddings": 48, "pad_token_id": 0}
+        if kind in GROUPED:
+            sizes |= {"num_key_value_heads": 3, "head_dim": head}
         auto: Any = transformers.AutoModelForSequenceClassification
     else:
         sizes |= {"image_size": IMAGE_SIZE, "patch_size": 4, "num_channels": 1}

@@ -103,8 +103,8 @@ def test_batches_of_a_training_that_goes_on_are_those_it_would_have_had(model: T
 
     whole, rest = batches(0), batches(3)
     assert torch.equal(whole[3][0]["inputs"]["input_ids"], rest[0][0]["inputs"]["input_ids"])
-    assert torch.equal(whole[3]["targets"], rest[0]["targets"])
-    assert not torch.equal(whole[1]["targets"], whole[3]["targets"])
+    assert torch.equal(whole[3][0]["targets"], rest[0][0]["targets"])
+    assert not torch.equal(whole[1][0]["targets"], whole[3][0]["targets"])
 
 
 def test_what_is_kept_of_each_place_is_what_the_logits_say(model: TorchModel):

@@ -32,4 +32,6 @@ def test_the_random_models_are_of_every_supported_architecture(checking: ModuleT
     from compressor.models.families import FAMILIES, EncoderParts
 
     known = {name for name, it in FAMILIES.items() if isinstance(it.encoder, EncoderParts)}
+    # transformers has no classifier of these two.
+    known -= {"splinter", "bert-generation"}
     assert known <= {*checking.TEXT, *checking.IMAGE}

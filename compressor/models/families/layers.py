@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch_pruning
 from torch import Tensor, nn
 
 from compressor.models.families.base import EncoderParts
@@ -81,11 +82,14 @@ class Rows:
     def keep(self, units: Sequence[int], num_units: int) -> None:
         """Leave the rows of `units`, of `num_units` that there are, in place."""
         rows = self.of(units, num_units)
+        if isinstance(self.owner, nn.Linear):
+            gone = sorted(set(range(self.owner.out_features)) - set(rows))
+            _cut(self.owner, torch_pruning.prune_linear_out_channels, gone)
+            return
         for name in self.names:
             old = self.owner.get_parameter(name)
-            _replace(self.owner, name, old.detach()[rows], requires_grad=old.requires_grad)
-        if isinstance(self.owner, nn.Linear):
-            self.owner.out_features = len(rows)
+            fresh = nn.Parameter(old.detach()[rows].clone(), requires_grad=old.requires_grad)
+            setattr(self.owner, name, fresh)
 
 
 @dataclass(frozen=True)
@@ -154,14 +158,23 @@ class FeedForward:
 
 
 def _keep_columns(linear: nn.Linear, columns: Sequence[int]) -> None:
-    old = linear.weight
-    _replace(linear, "weight", old.detach()[:, list(columns)], requires_grad=old.requires_grad)
-    linear.in_features = len(columns)
+    gone = sorted(set(range(linear.in_features)) - set(columns))
+    _cut(linear, torch_pruning.prune_linear_in_channels, gone)
 
 
-def _replace(owner: nn.Module, name: str, values: Tensor, *, requires_grad: bool) -> None:
-    """Put values in a parameter's place; a gradient, which has the old shape, is dropped."""
-    setattr(owner, name, nn.Parameter(values.clone(), requires_grad=requires_grad))
+def _cut(
+    linear: nn.Linear, prune: Callable[[nn.Linear, list[int]], object], gone: list[int]
+) -> None:
+    """Take rows or columns out of a linear layer, in place.
+
+    torch-pruning's parameters always train and keep a gradient, which is out of date; here they
+    train as those before them did, and have none.
+    """
+    trains = [parameter.requires_grad for parameter in linear.parameters()]
+    prune(linear, gone)
+    for parameter, requires_grad in zip(linear.parameters(), trains, strict=True):
+        parameter.requires_grad_(requires_grad)
+        parameter.grad = None
 
 
 @dataclass(frozen=True, eq=False)
