@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -138,6 +138,8 @@ passes:
 
     keep_scripts: tuple[str, ...] = Field(
         (),
+        # Not written where none are named, so that steps and artifacts of other recipes stay.
+        exclude_if=lambda names: not names,
         description=(
             "Unicode scripts such as Latin, Greek, Han, whose characters stay; digits, punctuation "
             "and emoji belong to none and stay. With drop: unused, left out, single characters of "
@@ -175,17 +177,6 @@ passes:
                 "name them"
             )
         return self
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return what decides about the work; scripts only where some are named.
-
-        So steps of recipes that name none are found under the keys that they had.
-        """
-        found = super().settings
-        if not self.keep_scripts:
-            del found["keep_scripts"]
-        return found
 
     @classmethod
     def most_saved(cls, parts: ModelParts) -> Saving:

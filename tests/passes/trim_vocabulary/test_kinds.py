@@ -534,6 +534,7 @@ def test_settings_of_scripts_that_make_no_sense_are_refused(settings: Any, messa
 
 def test_steps_of_recipes_without_scripts_keep_their_keys():
     assert "keep_scripts" not in TrimVocabulary().settings
+    assert "keep_scripts" not in TrimVocabulary().model_dump(mode="json")
     settings = TrimVocabulary(keep_scripts=("Latin",)).settings
     assert settings["keep_scripts"] == ["Latin"]
 
