@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import StepFailed
 from compressor.measurements import Score
-from compressor.tasks.base import Guess, OutputForm, Truth
+from compressor.tasks.base import Guess, Truth
 from compressor.tasks.columns import Columns, PictureColumns
 from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
@@ -29,8 +28,14 @@ from compressor.tasks.pixels import thumbnails
 from compressor.tasks.pooling import Pooling, PoolingMode
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.similarity import candidates, cosines, nearest, to_the_mean
-from compressor.tasks.vectors import VECTORS, VectorTask, guess_of, vectors_of
-from compressor.words import counted
+from compressor.tasks.vectors import (
+    VECTORS,
+    VectorTask,
+    guess_of,
+    reference_vectors,
+    too_few,
+    vectors_of,
+)
 
 IMAGE_COSINE = Metric(
     "image_cosine",
@@ -153,17 +158,11 @@ class ImageFeatures(VectorTask, ImageTask):
         """Return digests of the pixels."""
         return [identity_of(example) for example in truth.examples]
 
-    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
-        """Leave the numbers in their places; raises `StepFailed` for another width."""
-        from compressor.tasks.image_encoder import feature_width
+    def vector_width(self, config: Any) -> int:
+        """Return it as the module counts it."""
+        from compressor.tasks.image_encoder import feature_width  # with torch
 
-        own, other = (feature_width(each.config) for each in (student, teacher))
-        if own != other:
-            raise StepFailed(
-                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
-                f"the same, so take a student and a teacher of one width"
-            )
-        return list(range(own))
+        return feature_width(config)
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_images, width)`; the outcome is the nearest other image.
@@ -173,15 +172,10 @@ class ImageFeatures(VectorTask, ImageTask):
         the one by the untouched checkpoint's vectors.
         """
         reference, vectors = truth.reference, vectors_of(outputs)
-        before = vectors if reference is None else reference.kept[VECTORS]
-        differs = metric == IMAGE_COSINE.name and before.shape != vectors.shape
-        if len(before) != len(vectors) or differs:
-            raise ValueError(
-                f"vectors of shape {vectors.shape} cannot be compared with the untouched "
-                f"checkpoint's, {before.shape}"
-            )
+        is_cosine = metric == IMAGE_COSINE.name
+        before = reference_vectors(vectors, truth, same_width=is_cosine)
         outcomes = nearest(vectors, self.identities(truth), 1)[:, 0]
-        if metric == IMAGE_COSINE.name:
+        if is_cosine:
             shares = cosines(before, vectors)
         elif metric == NEIGHBOUR_AGREEMENT.name:
             shares = _same(outcomes if reference is None else reference.outcomes, outcomes)
@@ -192,13 +186,7 @@ class ImageFeatures(VectorTask, ImageTask):
 
     def unscorable(self, metric: str, truth: Truth) -> str | None:  # noqa: ARG002 - both need it
         """Return that there are too few different images."""
-        found = len(candidates(self.identities(truth)))
-        if found < 3:
-            return (
-                f"holds {counted(found, 'different image')}; at least 3 are needed, so that each "
-                f"has two others to be near to"
-            )
-        return None
+        return too_few(len(candidates(self.identities(truth))), "image")
 
     def guesses(
         self,

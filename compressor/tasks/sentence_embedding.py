@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import RecipeError, StepFailed
+from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.tasks.base import (
     DRAWS,
@@ -24,7 +24,6 @@ from compressor.tasks.base import (
     Batch,
     Comparison,
     Guess,
-    OutputForm,
     Predict,
     Truth,
 )
@@ -68,11 +67,15 @@ from compressor.tasks.similarity import (
     word_counts,
 )
 from compressor.tasks.text import TextTask
-from compressor.tasks.vectors import VECTORS, VectorTask, guess_of, vectors_of
+from compressor.tasks.vectors import (
+    VECTORS,
+    VectorTask,
+    guess_of,
+    reference_vectors,
+    too_few,
+    vectors_of,
+)
 from compressor.words import counted
-
-if TYPE_CHECKING:
-    pass
 
 COSINE = Metric(
     "cosine",
@@ -303,17 +306,11 @@ class SentenceEmbedding(VectorTask, TextTask):
         text = " ".join([str(texts_of(example)[0])] * times)
         return replace(example, text=text) if isinstance(example, Prompted) else text
 
-    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
-        """Leave the numbers in their places; raises `StepFailed` for another width."""
-        from compressor.tasks.sentence_encoder import vector_width
+    def vector_width(self, config: Any) -> int:
+        """Return it as the module counts it."""
+        from compressor.tasks.sentence_encoder import vector_width  # with torch
 
-        own, other = (vector_width(each.config) for each in (student, teacher))
-        if own != other:
-            raise StepFailed(
-                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
-                f"the same, so take a student and a teacher of one width"
-            )
-        return list(range(own))
+        return vector_width(config)
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_texts, width)`.
@@ -327,15 +324,8 @@ class SentenceEmbedding(VectorTask, TextTask):
         queries of what `compressor.tasks.retrieval` documents; those of the original's index take
         the vectors of documents from the untouched checkpoint.
         """
-        texts = _texts(truth)
-        reference, vectors = truth.reference, vectors_of(outputs)
-        before = vectors if reference is None else reference.kept[VECTORS]
-        differs = metric in _SAME_WIDTH and before.shape != vectors.shape
-        if len(before) != len(vectors) or differs:
-            raise ValueError(
-                f"vectors of shape {vectors.shape} cannot be compared with the untouched "
-                f"checkpoint's, {before.shape}"
-            )
+        texts, vectors = _texts(truth), vectors_of(outputs)
+        before = reference_vectors(vectors, truth, same_width=metric in _SAME_WIDTH)
         if metric in _RETRIEVAL_NAMES:
             return self._retrieval_score(metric, before, vectors, truth)
         if metric == SPEARMAN.name:
@@ -401,12 +391,7 @@ class SentenceEmbedding(VectorTask, TextTask):
                 f"{NEIGHBOURS} nearest of each, which even a random model keeps unless there are "
                 f"more than {2 * NEIGHBOURS}: give it more rows, or use cosine"
             )
-        if found < 3:
-            return (
-                f"holds {counted(found, 'different text')}; at least 3 are needed, so that each "
-                f"has two others to be near to"
-            )
-        return None
+        return too_few(found, "text")
 
     def guesses(
         self,

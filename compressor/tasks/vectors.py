@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.measurements import Score
-from compressor.tasks.base import Batch, Comparison, Guess, Predict, Task, Truth
+from compressor.tasks.base import Batch, Comparison, Guess, OutputForm, Predict, Task, Truth
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.outputs import Outputs, Positions, Vectors
 from compressor.tasks.similarity import (
@@ -26,6 +27,7 @@ from compressor.tasks.similarity import (
     nearest,
     rank_correlation,
 )
+from compressor.words import counted
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import VectorLosses
@@ -39,6 +41,10 @@ class VectorTask(Task):
 
     output_words: ClassVar[str] = "vectors"
     has_head: ClassVar[bool] = False
+
+    @abstractmethod
+    def vector_width(self, config: Any) -> int:
+        """Return how many numbers a vector has, by the configuration of a module."""
 
     @abstractmethod
     def identities(self, truth: Truth) -> Sequence[Hashable]:
@@ -61,6 +67,16 @@ class VectorTask(Task):
     ) -> Vectors:
         """Return the vectors as the graph gives them, shape `(num_examples, width)`."""
         return Vectors(np.concatenate(arrays))
+
+    def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
+        """Leave the numbers in their places; raises `StepFailed` for another width."""
+        own, other = (self.vector_width(each.config) for each in (student, teacher))
+        if own != other:
+            raise StepFailed(
+                f"the student's vectors have {own} numbers, the teacher's {other}; they must be "
+                f"the same, so take a student and a teacher of one width"
+            )
+        return list(range(own))
 
     def changed(self, before: Outputs, after: Outputs) -> None:
         """Return None: no number of a vector is a prediction."""
@@ -161,6 +177,32 @@ def vectors_of(outputs: Outputs) -> NDArray[np.float32]:
 def _as_given(outputs: Outputs) -> NDArray[Any]:
     assert isinstance(outputs, Vectors), "the task collects nothing else"
     return outputs.values
+
+
+def reference_vectors(
+    vectors: NDArray[np.float32], truth: Truth, *, same_width: bool
+) -> NDArray[np.float32]:
+    """Return the untouched checkpoint's vectors of the same inputs, itself where it is scored.
+
+    Raises `ValueError` where they are of other inputs or, with `same_width`, of another width.
+    """
+    before = vectors if truth.reference is None else truth.reference.kept[VECTORS]
+    if len(before) != len(vectors) or (same_width and before.shape != vectors.shape):
+        raise ValueError(
+            f"vectors of shape {vectors.shape} cannot be compared with the untouched "
+            f"checkpoint's, {before.shape}"
+        )
+    return before
+
+
+def too_few(found: int, noun: str) -> str | None:
+    """Return that so many different inputs say nothing of neighbours; None where they do."""
+    if found >= 3:
+        return None
+    return (
+        f"holds {counted(found, f'different {noun}')}; at least 3 are needed, so that each has two "
+        f"others to be near to"
+    )
 
 
 def guess_of(
