@@ -51,7 +51,7 @@ passes:
 
     def needs(self) -> Iterator[Need]:
         """Yield that outputs must be vectors."""
-        yield Need("kind", "vectors", "cuts vectors, and {task} gives none; remove this pass")
+        yield Need("kind", "vectors", "cuts vectors of texts, and {task} gives none; remove it")
 
     def effort(self, num_rows: Mapping[str, int]) -> Effort:  # noqa: ARG002 - it reads none
         """Return next to nothing."""

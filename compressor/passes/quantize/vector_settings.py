@@ -74,7 +74,9 @@ passes:
 
     def needs(self) -> Iterator[Need]:
         """Yield that outputs must be vectors."""
-        yield Need("kind", "vectors", "quantizes vectors, and {task} gives none; remove this pass")
+        yield Need(
+            "kind", "vectors", "quantizes vectors of texts, and {task} gives none; remove it"
+        )
 
     def milder(self) -> Iterator[Self]:
         """Yield int8 in place of bits."""

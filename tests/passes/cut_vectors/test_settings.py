@@ -113,7 +113,7 @@ def test_a_classifier_is_refused():
     [(setting, why)] = CutVectors(dimensions=8).unfit_for(load_task("text-classification"))
     assert (setting, why) == (
         "kind",
-        "cuts vectors, and text-classification gives none; remove this pass",
+        "cuts vectors of texts, and text-classification gives none; remove it",
     )
 
 

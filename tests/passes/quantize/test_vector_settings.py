@@ -126,7 +126,7 @@ def test_nothing_that_reads_floats_can_follow(
 def test_a_classifier_is_refused():
     [(setting, why)] = QuantizeVectors().unfit_for(load_task("text-classification"))
     assert setting == "kind"
-    assert why == "quantizes vectors, and text-classification gives none; remove this pass"
+    assert why == "quantizes vectors of texts, and text-classification gives none; remove it"
 
 
 def test_a_repair_gives_int8_in_place_of_bits():
