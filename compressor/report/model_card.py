@@ -47,6 +47,7 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
         embedding=provenance.embedding_words(report.embedding),
         about_labels=about_labels(report),
         output=output_name(report),
+        vector_form=_vector_form(report),
         words=words_of(report),
         code=_code(report),
         limits=_limits(report),
@@ -111,6 +112,19 @@ def _before_and_after(report: RunReport) -> list[tuple[str, str, str]]:
         ("Parameters", counts[0], counts[1]),
         *vectors,
     ]
+
+
+def _vector_form(report: RunReport) -> str:
+    """Say of which type and shape vectors are, for a task that gives some."""
+    output = final_output(report)
+    if output is None:
+        return "float32 of shape (batch, width)"
+    if output["dtype"] == "uint8":
+        return (
+            "uint8 of shape (batch, bytes), the signs of eight numbers in a byte, the first in its "
+            "highest bit"
+        )
+    return f"int8 of shape (batch, width), times {output['scale']:.6g} the numbers"
 
 
 def _is_image(report: RunReport) -> bool:

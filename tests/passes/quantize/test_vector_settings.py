@@ -157,3 +157,4 @@ def test_a_run_says_what_bits_cost_and_what_they_take(tiny_encoder_dir: Path, tm
     card = (artifact / "README.md").read_text()
     assert "| Bytes of a vector | 128 | 3 |" in card
     assert "np.unpackbits(codes, axis=1)" in card
+    assert "Output `sentence_embedding`: uint8 of shape (batch, bytes)" in card
