@@ -6,14 +6,14 @@ minutes, and a missing label would be told after them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
+from compressor.passes.lent_run import lent_run
 from compressor.training.distill_settings import FinetuneRecovery, Recovery
 from compressor.training.layer_map import LayerMap
 from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
-from compressor.training.training_run import TrainingRun
 
 
 def look_at_recovery(settings: Recovery | None, model: TorchModel, ahead: Ahead) -> None:
@@ -78,16 +78,9 @@ class RecoveryTraining:
         """
         work_dir = context.work_dir / name
         work_dir.mkdir(parents=True, exist_ok=True)  # a killed run's training goes on there
-        seed = context.seed if seed is None else seed
         title = f"recovery{place}"
-        run = TrainingRun(
-            context.device,
-            seed,
-            work_dir,
-            context.progress,
-            title,
-            scorer=context.scorer,
-        )
+        seed = context.seed if seed is None else seed
+        run = replace(lent_run(context, title), seed=seed, work_dir=work_dir)
         if isinstance(self.settings, FinetuneRecovery):
             summary = finetune(model, context.train, self.settings, run)
         else:

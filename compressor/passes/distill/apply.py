@@ -12,11 +12,11 @@ from compressor.models.structure import keep_layers, with_first_layer
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.distill.settings import Distill, other_labels
+from compressor.passes.lent_run import lent_run
 from compressor.tasks import load_task
 from compressor.tasks.pooling import MODULES
 from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
 from compressor.training.recovery import check_distillation, distill
-from compressor.training.training_run import TrainingRun
 from compressor.words import counted
 
 _TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
@@ -52,14 +52,7 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     more = [_load_teacher(name, model, context.load_baseline) for name in settings.more_teachers]
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
-    run = TrainingRun(
-        context.device,
-        context.seed,
-        context.work_dir,
-        context.progress,
-        settings.kind,
-        scorer=context.scorer,
-    )
+    run = lent_run(context, settings.kind)
     summary = distill(
         student, teacher, context.train, settings, run, layer_map=layer_map, more=more
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.finetune.settings import Finetune
+from compressor.passes.lent_run import lent_run
 from compressor.training.recovery import check_finetuning, finetune
-from compressor.training.training_run import TrainingRun
 
 
 def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchModel:
@@ -18,14 +18,7 @@ def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchMode
 
 def apply(settings: Finetune, model: TorchModel, context: PassContext) -> TorchModel:
     """Train `model` in place; raises `StepFailed` when the training split has no labels."""
-    run = TrainingRun(
-        context.device,
-        context.seed,
-        context.work_dir,
-        context.progress,
-        settings.kind,
-        scorer=context.scorer,
-    )
+    run = lent_run(context, settings.kind)
     summary = finetune(model, context.train, settings, run)
     context.note(summary.sentence())
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
+from compressor.passes.lent_run import lent_run
 from compressor.passes.prune_magnitude.masks import (
     MaskedParameters,
     global_magnitude_masks,
@@ -13,7 +14,6 @@ from compressor.passes.prune_magnitude.masks import (
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
 from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.schedules import gradual_pruning
-from compressor.training.training_run import TrainingRun
 
 # The rest of the steps trains the weights that stay.
 _DEFAULT_RAMP_RATIO = 0.7
@@ -55,14 +55,7 @@ def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> 
             held.hold()
 
     if settings.finetune is not None:
-        run = TrainingRun(
-            context.device,
-            context.seed,
-            context.work_dir,
-            context.progress,
-            settings.kind,
-            scorer=context.scorer,
-        )
+        run = lent_run(context, settings.kind)
         summary = finetune(
             model,
             context.train,

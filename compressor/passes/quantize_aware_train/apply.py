@@ -31,6 +31,7 @@ from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.onnx_graph.observers import ActivationStatistics
 from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 from compressor.passes.base import Ahead, PassContext
+from compressor.passes.lent_run import lent_run
 from compressor.passes.quantize.calibration import spread_rows, unpadded
 from compressor.passes.quantize_aware_train.fake_quantize import (
     SimulatedInt8,
@@ -41,7 +42,6 @@ from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import Batch, Example, Outputs
 from compressor.training.recovery import distill
 from compressor.training.teacher import teacher_order
-from compressor.training.trainer import TrainingRun
 from compressor.words import counted
 
 _ROWS_PER_BATCH = 32
@@ -80,14 +80,7 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     settings = settings.model_copy(
         update={"freeze_embeddings": settings.freeze_embeddings and has_tables}
     )
-    run = TrainingRun(
-        context.device,
-        context.seed,
-        context.work_dir,
-        context.progress,
-        settings.kind,
-        scorer=context.scorer,
-    )
+    run = lent_run(context, settings.kind)
     untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
     with (
         _without_dropout(model.module),
