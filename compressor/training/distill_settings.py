@@ -24,7 +24,7 @@ class DistillSettings(TrainingSettings):
     )
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*TrainingSettings.unwritten_defaults, "logits_loss", "teacher_cache"}
+        {*TrainingSettings.unwritten_defaults, "margin_weight", "logits_loss", "teacher_cache"}
     )
 
     temperature: float = Field(
@@ -41,8 +41,8 @@ class DistillSettings(TrainingSettings):
         ge=0,
         le=1e6,
         description=(
-            "weight of the loss on the teacher's predictions: KL divergence of the logits, or for "
-            "sentence embeddings the relative squared error of the vectors"
+            "weight of the loss on the teacher's predictions: KL divergence of the logits, for "
+            "vectors their relative squared error, for scores their squared error"
         ),
     )
     hidden_weight: float = Field(
@@ -97,8 +97,6 @@ class DistillSettings(TrainingSettings):
         default=0.0,
         ge=0,
         le=1e6,
-        # At its default it is no part of what stored steps and reports say of a training.
-        exclude_if=lambda value: value == 0,
         description=(
             "for text-scoring, weight of the loss on how far apart the candidates of a query are "
             "scored, the squared error of differences towards the teacher's (margin-MSE); batches "

@@ -57,8 +57,6 @@ _READ_BY: dict[str, tuple[Schedule, ...]] = {
     "plateau_patience": ("reduce_on_plateau",),
     "final_lr_ratio": ("cosine", "polynomial", "warmup_stable_decay", "reduce_on_plateau"),
 }
-
-
 # What reads the scores that `evaluations` takes, besides schedule reduce_on_plateau.
 _READ_SCORES = ("keep_best", "patience", "min_improvement")
 
@@ -75,7 +73,6 @@ _OPTIMIZER_READS: dict[str, tuple[OptimizerName, ...]] = {
 _OWN_LEARNING_RATE: frozenset[OptimizerName] = frozenset({"sgd", "adagrad", "adafactor", "lion"})
 _OPTIMIZERS_PACKAGE = "pytorch_optimizer"
 _FROM_PACKAGE: frozenset[OptimizerName] = frozenset({"adabelief", "lion"})
-
 
 ClassWeights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
@@ -341,10 +338,7 @@ class TrainingSettings(BaseModel):
             "sure of itself"
         ),
     )
-    class_weights: (
-        Literal["balanced"]
-        | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    ) | None = Field(
+    class_weights: Literal["balanced"] | ClassWeights | None = Field(
         default=None,
         description=(
             "weight of each class in the loss on labels, by its label name, 1 where it is left "
