@@ -254,8 +254,7 @@ def _to_ship(value: Any) -> Any:
     """Return plain data without what belongs to this machine alone.
 
     Of a path from the root the last part stays, so that an artifact names nobody's folders and is
-    the same wherever it is made; folders of curves and of teacher outputs
-    change no weight and go.
+    the same wherever it is made; folders of curves and of teacher outputs change no weight and go.
     """
     if isinstance(value, Mapping):
         folders = ("tensorboard", "teacher_cache")

@@ -88,14 +88,16 @@ def _heard(item: Any, place: str) -> Sound:
 def _items(value: Any) -> list[Any]:
     if isinstance(value, str | bytes | bytearray):
         kind = "string" if isinstance(value, str) else "row of bytes"
-        raise ValueError(f"give a list with at least one text or image, not a bare {kind}")
+        raise ValueError(f"give a list with at least one text, image or sound, not a bare {kind}")
     if isinstance(value, Mapping | Set) or not isinstance(value, Iterable):
-        raise ValueError(f"give a list with at least one text or image, got {_kind(value)}")
+        raise ValueError(f"give a list with at least one text, image or sound, got {_kind(value)}")
     if isinstance(value, np.ndarray) and value.ndim == 0:
-        raise ValueError("give a list with at least one text or image, got an array without axes")
+        raise ValueError(
+            "give a list with at least one text, image or sound, got an array without axes"
+        )
     items = list(value)
     if not items:
-        raise ValueError("give a list with at least one text or image, got an empty one")
+        raise ValueError("give a list with at least one text, image or sound, got an empty one")
     return items
 
 

@@ -70,38 +70,43 @@ def _least_likely(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a u
     return np.asarray(np.stack([units[..., 1] * _LEAST, units[..., 1]], axis=-1))
 
 
-_TEXTS: Any = {"bound": "sums", "unit": "text", "units": "texts"}
 ACCURACY = Metric(
     "masked_accuracy",
     "masked accuracy",
     "the share of hidden tokens that the model finds likeliest, where 15% of each text are hidden",
+    "sums",
+    unit="text",
+    units="texts",
     statistic=first_over_second,
     lost=none_of_it,
     usual_drop=UsualDrop(0.0005, 0.005, 0.03),
-    **_TEXTS,
 )
 LIKELIHOOD = Metric(
     "pseudo_likelihood",
     "pseudo-likelihood",
     "1 over the pseudo-perplexity: the geometric mean of the probabilities that the model gives "
     "hidden tokens, where 15% of each text are hidden; one below a millionth counts as a millionth",
+    "sums",
+    unit="text",
+    units="texts",
     statistic=_likelihood,
     lost=_least_likely,
     usual_drop=UsualDrop(0.0005, 0.005, 0.03),
-    **_TEXTS,
 )
 AGREEMENT = Metric(
     "masked_agreement",
     "masked agreement",
     "the share of hidden tokens at whose place the model finds the same token likeliest as the "
     "untouched checkpoint; a text whose tokens are others now counts as all lost",
+    "sums",
+    unit="text",
+    units="texts",
     statistic=first_over_second,
     lost=none_of_it,
     label_free=True,
     usual_drop=UsualDrop(0.002, 0.03, 0.15),
     most_drop=0.15,
     most_pruned_drop=0.15,
-    **_TEXTS,
 )
 
 _CODE = f"""\
@@ -363,9 +368,11 @@ class MaskedLanguageModeling(TextTask):
         """
         found = []
         words = {**_words_in(before), **_words_in(after)}
-        parts = [_split(score.kept[name], score.kept[_LENGTHS]) for score, name in (
-            (before, _TOP), (after, _TOP), (before, _TRUTH), (after, _TRUTH)
-        )]  # fmt: skip
+        parts = [
+            _split(score.kept[name], score.kept[_LENGTHS])
+            for name in (_TOP, _TRUTH)
+            for score in (before, after)
+        ]
         for row, (old, new, right, right_now) in enumerate(zip(*parts, strict=True)):
             lost = float(np.mean(old == right) - np.mean(new == right_now))
             if lost == 0:

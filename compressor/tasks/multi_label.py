@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 Sets = NDArray[np.bool_]  # which labels hold, shape (num_examples, num_labels)
 _LOGITS = "logits"  # shape (num_examples, num_labels)
 _NONE = "(none)"
-_OWN = "thresholds"  # the field
 
 
 def f1_micro(sums: Floats) -> Floats:
@@ -205,7 +204,9 @@ class MultiLabelClassification(TextTask):
     def facts(self) -> dict[str, Any]:
         """Return the thresholds too, where they are not one half."""
         found = super().facts()
-        return {name: value for name, value in found.items() if value is not None or name != _OWN}
+        if self.thresholds is None:
+            del found["thresholds"]
+        return found
 
     def untunable(self, truth: Truth) -> str | None:
         """Return that there are no labels to choose thresholds by, where they are to be chosen."""

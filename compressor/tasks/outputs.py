@@ -112,4 +112,4 @@ class ClassLogits(RowOutputs):
 
 
 class Vectors(RowOutputs):
-    """One vector for each text: shape `(num_texts, width)`, float32, int8 or bytes of signs."""
+    """One vector for each input: `(num_examples, width)`, float32, int8 or signs in bytes."""

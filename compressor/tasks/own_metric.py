@@ -37,13 +37,13 @@ class MetricInputs:
     """What a metric of your own is given: what one model says of the examples of a split.
 
     All sequences are in the same order; arrays cannot be changed, and the rest are copies.
-    `predictions` are what
-    `load_artifact` gives for `examples`; of token classification they are the names of the tags of
-    each document's words. `labels` are class ids where there is one class for each example, the
-    names of tags, 0 or 1 for each of several labels, numbers, or answers; of pairs of vectors there
-    is one for each pair. `outputs` are what the model computes for each example, such as its
-    logits, None of token classification. `label_names` name the class ids. `groups` are the
-    numbers, from 0 on, of the query that each example is a candidate of, None without queries.
+    `predictions` are what `load_artifact` gives for `examples`; of token classification they are
+    the names of the tags of each document's words. `labels` are class ids where there is one class
+    for each example, the names of tags, 0 or 1 for each of several labels, numbers, or answers; of
+    pairs of vectors there is one for each pair. `outputs` are what the model computes for each
+    example, such as its logits, None of token classification. `label_names` name the class ids.
+    `groups` are the numbers, from 0 on, of the query that each example is a candidate of, None
+    without queries.
     """
 
     predictions: Sequence[Any]

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-
-
 _SIDE = 16  # pixels of a small copy
 
 
@@ -27,7 +25,7 @@ def thumbnails(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
     from PIL import Image  # only where there are pictures
 
     copies = [
-        Image.fromarray(image.squeeze()).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
         for image in images
     ]
     found = np.stack([np.asarray(copy, dtype=np.float32).ravel() for copy in copies])

@@ -109,8 +109,8 @@ def train(
 ) -> TrainingSummary:
     """Train `model` in place on `dataset`; it stays on its device and ends in evaluation mode.
 
-    The same seed gives the same weights, bit for bit on a CPU
-    with the same number of threads. The global random states are as before afterwards.
+    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. The
+    global random states are as before afterwards.
 
     A run that was killed goes on from its last checkpoint in `run.work_dir` and ends with the same
     weights, bit for bit on a CPU, as if nothing had happened; the result of one that finished is
