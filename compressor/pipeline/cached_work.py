@@ -161,8 +161,7 @@ class Stages:
         runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
         read = {"split": self._prints[split], "metric": self.metric, **self._inputs(model)}
         read |= {} if reference is None else digest_of(reference)
-        if (own := self.recipe.own_metric) is not None:
-            read["own_metric"] = own.sha256
+        read |= self._own_metric()
         name = f"{stage}: score" + ("" if of is None else f" of {of}")
         found = self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
         if model is self.untouched and split == "search":
@@ -406,7 +405,12 @@ class Stages:
             return evaluate(model, *own, reference=reference).value
 
         read = {"split": self._prints["search"], "metric": self.metric, **digest_of(reference)}
-        return Scorer(score, key_of(read))
+        return Scorer(score, key_of({**read, **self._own_metric()}))
+
+    def _own_metric(self) -> dict[str, str]:
+        """Return what tells apart the files of a metric of the user's own; empty without one."""
+        own = self.recipe.own_metric
+        return {} if own is None else {"own_metric": own.sha256}
 
     def _lend(self, step: Pass, before: StoredModel, scratch: Path, told: Told) -> PassContext:
         (work_dir := scratch / "pass").mkdir(exist_ok=True)

@@ -39,3 +39,23 @@ def test_the_weights_with_the_best_score_on_the_search_split_go_on(
     keys = [record["depends_on"].get("scorer") for record in records]
     assert len(keys) > 1
     assert len([key for key in keys if key is not None]) == 1  # of the pass alone
+
+
+def test_a_training_scored_by_code_that_has_changed_is_done_again(
+    recipe: dict[str, Any], tmp_path: Path
+):
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "def own(inputs):\n"
+        "    return [p['label_id'] == k for p, k in zip(inputs.predictions, inputs.labels)]\n"
+    )
+    budget = {"metric": f"{code}:own", "max_drop": 0.9}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**recipe, "budget": budget, "output": "run"}))
+    compressor.run(path, device="cpu", allow_code=True)
+
+    code.write_text(code.read_text().replace("==", "!="))
+    again = compressor.run(path, device="cpu", allow_code=True)
+
+    [trained] = again.passes
+    assert not trained.reused
