@@ -187,6 +187,11 @@ class DistillSettings(TrainingSettings):
         return any((self.join_probability, self.mask_probability, self.drop_probability))
 
     @property
+    def reads_outputs(self) -> bool:
+        """Return whether a teacher's outputs are learnt from, as they are or by their margins."""
+        return self.logits_weight > 0 or self.margin_weight > 0
+
+    @property
     def compares_layers(self) -> bool:
         """Return whether anything but logits and labels is learnt from."""
         return any(getattr(self, name) for name in self.layer_weights)
@@ -241,11 +246,16 @@ class DistillSettings(TrainingSettings):
                 "teacher_cache keeps outputs for the rows as they are, and join_probability, "
                 "mask_probability and drop_probability change them; remove it, or set those to 0"
             )
-        if self.compares_layers or self.logits_weight == 0:
+        if self.compares_layers:
             raise ValueError(
                 "teacher_cache keeps outputs alone, and hidden_weight, attention_weight, "
                 "sublayer_weight and relation_weight need the teacher's layers; remove it, or set "
-                "those to 0 and logits_weight above 0"
+                "those to 0"
+            )
+        if not self.reads_outputs:
+            raise ValueError(
+                "teacher_cache would do nothing where no output of a teacher is learnt from; "
+                "remove it, or set logits_weight or margin_weight above 0"
             )
         return self
 

@@ -479,9 +479,9 @@ class FinetuneSettings(TrainingSettings):
         ge=0,
         le=100,
         description=(
-            "mix each example with another one of its batch, pixels or the embeddings of tokens, "
-            "and learn both labels in that proportion, which is drawn from a beta distribution "
-            "with this value, such as 0.2; 0 mixes nothing"
+            "mix each example with another one of its batch, pixels, sounds or the embeddings of "
+            "tokens, and learn both labels in that proportion, which is drawn from a beta "
+            "distribution with this value, such as 0.2; 0 mixes nothing"
         ),
     )
     cutmix_alpha: float = Field(

@@ -144,7 +144,7 @@ def test_a_distillation_reads_them_and_goes_on_with_the_same_bytes(
     [
         ({"mask_probability": 0.1}, "keeps outputs for the rows as they are"),
         ({"hidden_weight": 1.0}, "need the teacher's layers"),
-        ({"logits_weight": 0.0, "label_weight": 1.0}, "logits_weight above 0"),
+        ({"logits_weight": 0.0, "label_weight": 1.0}, "no output of a teacher is learnt from"),
     ],
 )
 def test_a_cache_that_could_not_be_used_is_refused(settings: dict[str, Any], message: str):

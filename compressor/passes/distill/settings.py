@@ -125,10 +125,10 @@ passes:
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> Self:
-        if self.more_teachers and self.logits_weight == 0:
+        if self.more_teachers and not self.reads_outputs:
             raise ValueError(
-                "more_teachers would do nothing with logits_weight 0; remove it, or set "
-                "logits_weight above 0"
+                "more_teachers would do nothing with logits_weight and margin_weight 0; remove "
+                "it, or set one of them above 0"
             )
         if len(set(self.more_teachers) | {self.teacher}) <= len(self.more_teachers):
             raise ValueError(

@@ -516,3 +516,11 @@ def test_a_further_teacher_of_other_labels_is_named(tiny_bert_dir: Path, other_t
 def test_teachers_that_say_nothing_more_are_refused(settings: dict[str, object], message: str):
     with pytest.raises(ValidationError, match=message):
         Distill.model_validate(settings)
+
+
+def test_teachers_are_heard_and_kept_by_the_margins_of_their_scores_alone():
+    settings = {"logits_weight": 0, "margin_weight": 1, "teacher_cache": "kept"}
+    found = Distill.model_validate({**settings, "more_teachers": ["a/b"]})
+    assert found.more_teachers == ("a/b",)
+    with pytest.raises(ValidationError, match="no output of a teacher is learnt from"):
+        Distill.model_validate({**settings, "margin_weight": 0, "label_weight": 1})
