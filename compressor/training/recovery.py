@@ -233,7 +233,8 @@ def check_distillation(
     require_layers(model, settings)
     require_checkpointing(model, settings)
     if settings.compares_layers or model.task.draws_inputs:
-        check_inputs(model, teacher, dataset)
+        for each in (teacher, *more) if model.task.draws_inputs else (teacher,):
+            check_inputs(model, each, dataset)
     if settings.sublayer_weight > 0:
         known_layers(model, "sublayer_weight")
         known_layers(teacher, "sublayer_weight")

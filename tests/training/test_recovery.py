@@ -1,15 +1,18 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from masked_texts import save_masked_model
 from torch import Tensor, nn
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.training.distill_settings import DistillSettings
-from compressor.training.recovery import distill, finetune
+from compressor.training.recovery import check_distillation, distill, finetune
 from compressor.training.settings import FinetuneSettings
 from compressor.training.trainer import TrainingDiverged, TrainingRun
 
@@ -338,3 +341,19 @@ def test_a_loss_towards_two_teachers_is_the_mean_of_both(
 
     each = [loss("one", teachers[0]), loss("other", teachers[1])]
     assert loss("both", *teachers) == pytest.approx(sum(each) / 2)
+
+
+def test_every_teacher_of_hidden_words_reads_the_same_tokens(tmp_path: Path):
+    model = load_checkpoint(save_masked_model(tmp_path / "model"))
+    other = load_checkpoint(save_masked_model(tmp_path / "other"))
+    written = tmp_path / "other" / "tokenizer.json"
+    found = json.loads(written.read_text())
+    words = found["model"]["vocab"]
+    words["film"], words["plot"] = words["plot"], words["film"]
+    written.write_text(json.dumps(found))
+    renumbered = load_checkpoint(tmp_path / "other")
+    rows = Dataset("train", ("a good film", "the plot"), None, np.arange(2), "generated")
+
+    check_distillation(model, other, rows, DistillSettings(), more=[other])
+    with pytest.raises(StepFailed, match="the teacher reads examples in another way"):
+        check_distillation(model, other, rows, DistillSettings(), more=[renumbered])
