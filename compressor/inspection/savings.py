@@ -12,7 +12,7 @@ from compressor.models.components import component_of, layer_of
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture, why_heads_stay
 from compressor.models.scripts import scripts_of
-from compressor.models.torch_model import TorchModel
+from compressor.models.torch_model import TorchModel, input_embeddings
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
 
@@ -56,7 +56,7 @@ def _parts_of(model: TorchModel, encoder_flops_share: float) -> ModelParts:
     in_layers = {name: size for name, size in sizes.items() if layer_of(name) is not None}
     if not in_layers:  # layers that share one set of weights have no numbers
         in_layers = {name: size for name, size in sizes.items() if component_of(name) in _IN_LAYERS}
-    table = module.get_input_embeddings()
+    table = input_embeddings(module)
     backend = getattr(model.preprocessor, "backend_tokenizer", None)
     stored = {
         id(part.weight): (isinstance(part, nn.Embedding), part.weight.numel())

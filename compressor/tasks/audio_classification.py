@@ -167,6 +167,11 @@ class SoundReader:
         is_masked = reads_samples and config.get("feat_extract_norm", "group") == "layer"
         return cls(extractor, reads_samples, is_masked, _shortest(config) if reads_samples else 1)
 
+    @property
+    def kind(self) -> str:
+        """Return the class of the feature extractor."""
+        return type(self.extractor).__name__
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the feature extractor's settings."""
         self.extractor.save_pretrained(directory)

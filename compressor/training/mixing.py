@@ -77,14 +77,18 @@ class Mixer:
 
 
 def run_mixed(module: Any, batch: TrainingBatch, mix: Mix) -> Any:
-    """Return what a transformers model gives for a mixed batch, pixels or embeddings of tokens.
+    """Return what a transformers model gives for a mixed batch: what it reads, or embeddings.
 
-    A token counts where either of two texts has one. Raises `StepFailed` for a model that does not
-    look its tokens up in its table of input embeddings, once.
+    Pixels, sounds and spectrograms are mixed as they are, texts by the embeddings of their tokens.
+    A token or a sample counts where either of the two has one. Raises `StepFailed` for a model that
+    does not look its tokens up in its table of input embeddings, once.
     """
-    pixels = batch.inputs.get("pixel_values")
-    if pixels is not None:
-        return module(**{**batch.inputs, "pixel_values": mix.of(pixels)})
+    inputs = dict(batch.inputs)
+    if batch.mask is not None:
+        inputs["attention_mask"] = batch.mask | batch.mask[mix.partners]
+    values = inputs[module.main_input_name]
+    if values.is_floating_point():
+        return module(**{**inputs, module.main_input_name: mix.of(values)})
     calls = 0
 
     def mixed(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -92,9 +96,6 @@ def run_mixed(module: Any, batch: TrainingBatch, mix: Mix) -> Any:
         calls += 1
         return mix.of(output)
 
-    inputs = dict(batch.inputs)
-    if batch.mask is not None:
-        inputs["attention_mask"] = batch.mask | batch.mask[mix.partners]
     handle = module.get_input_embeddings().register_forward_hook(mixed)
     try:
         outputs = module(**inputs)

@@ -29,6 +29,7 @@ from compressor.training.teacher import (
     TeacherOutputs,
     check_inputs,
     in_order,
+    require_known_padding,
     teacher_order,
 )
 from compressor.training.teacher_cache import StoredTeacherOutputs
@@ -235,6 +236,8 @@ def check_distillation(
     if settings.compares_layers or model.task.draws_inputs:
         for each in (teacher, *more) if model.task.draws_inputs else (teacher,):
             check_inputs(model, each, dataset)
+    if settings.compares_layers:
+        require_known_padding(model, dataset)
     if settings.sublayer_weight > 0:
         known_layers(model, "sublayer_weight")
         known_layers(teacher, "sublayer_weight")

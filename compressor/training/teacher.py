@@ -221,6 +221,17 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
         )
 
 
+def require_known_padding(model: TorchModel, dataset: Dataset) -> None:
+    """Raise `StepFailed` where the mask is not of what layers give, as of samples of a sound."""
+    mask = _encode(model, dataset.examples[:1]).get("attention_mask")
+    if mask is not None and not model.task.reads_tokens:
+        raise StepFailed(
+            f"a model of type '{model.module.config.model_type}' reads a mask of samples, and its "
+            f"layers give states of longer frames, so it is not known which of them are padding "
+            f"and their layers cannot be compared; set {_LAYER_WEIGHTS} to 0"
+        )
+
+
 def _encode(model: TorchModel, examples: Sequence[Example]) -> Batch:
     return model.task.encode(model.preprocessor, examples)
 

@@ -15,16 +15,22 @@ import transformers
 from conftest import TINY
 from numpy.typing import NDArray
 
-from compressor.data import DataSettings, SplitSource, load_splits
+from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.data.describe import describe_splits
-from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.errors import EnvironmentMismatch, RecipeError, StepFailed
 from compressor.export.to_onnx import export_onnx
+from compressor.inspection.checkpoint import inspect_checkpoint
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.passes.prune_magnitude.masks import prunable_weights
 from compressor.tasks import load_task
 from compressor.tasks.columns import SoundColumns
 from compressor.tasks.examples import length_of
 from compressor.tasks.sound import Sound, read_wav
+from compressor.training.batches import TrainingBatch
+from compressor.training.mixing import Mix, run_mixed
+from compressor.training.recovery import check_distillation
+from compressor.training.settings import DistillSettings
 
 RATE = 16_000
 LABELS = {
@@ -239,3 +245,50 @@ def test_equal_sounds_are_counted_among_splits(tmp_path: Path):
 def test_what_is_no_list_of_sounds_is_refused(value: Any, words: str):
     with pytest.raises(ValueError, match=words):
         load_task("audio-classification").given(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads_with"),
+    [("wav2vec2", "Wav2Vec2FeatureExtractor"), ("spectrogram", "ASTFeatureExtractor")],
+)
+def test_inspect_shows_what_reads_sounds(name: str, reads_with: str, tmp_path: Path):
+    facts = inspect_checkpoint(str(save(MODELS[name](), tmp_path / "model")), timing=False)
+    assert (facts.task, facts.tokenizer.type) == ("audio-classification", reads_with)
+    assert (facts.tokenizer.vocabulary, facts.tokenizer.max_length) == (None, None)
+    supported = {saving.kind: saving.supported for saving in facts.savings}
+    assert (supported["quantize_dynamic"], supported["trim_vocabulary"]) == (True, False)
+
+
+def test_single_weights_are_pruned_in_convolutions_that_read_sounds(tmp_path: Path):
+    module = load_checkpoint(save(MODELS["wav2vec2"](), tmp_path / "model")).module
+    found = prunable_weights(module, include_embeddings=False)
+    assert "wav2vec2.feature_extractor.conv_layers.0.conv.weight" in found
+    assert not any(name.startswith("classifier") for name in found)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "spectrogram"])
+def test_sounds_are_mixed_as_the_model_reads_them(name: str, tmp_path: Path):
+    model = load_checkpoint(save(MODELS[name](), tmp_path / "model"))
+    short, long = tones()[0], tones()[3]
+    encoded = model.task.encode(model.preprocessor, model.task.given([short, long]))
+    inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
+    batch = TrainingBatch(inputs, torch.tensor([0, 1]), torch.tensor([0, 1]))
+
+    with torch.no_grad():
+        found = run_mixed(model.module, batch, Mix(0.25, torch.tensor([1, 0]))).logits
+
+    values = inputs["input_values"]
+    mixed = {"input_values": 0.25 * values + 0.75 * values.flip(0)}
+    if "attention_mask" in inputs:  # the longer of two says where samples are
+        mixed["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.module(**mixed).logits)
+
+
+def test_layers_are_not_compared_where_a_mask_is_of_samples(tmp_path: Path):
+    model = load_checkpoint(save(MODELS["wav2vec2"](), tmp_path / "model"))
+    sounds = tuple(Sound(tone, RATE, "a tone") for tone in tones())
+    rows = Dataset("train", sounds, None, np.arange(4), "generated")
+    check_distillation(model, model.clone(), rows, DistillSettings())
+    with pytest.raises(StepFailed, match=r"'wav2vec2' reads a mask of samples.* set hidden_weight"):
+        check_distillation(model, model.clone(), rows, DistillSettings(hidden_weight=1.0))

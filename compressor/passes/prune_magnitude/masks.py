@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.models.torch_model import input_embeddings
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
@@ -108,7 +109,8 @@ def prunable_weights(
             f"head, so its head cannot be left out; unstructured pruning does not support it"
         )
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *([nn.Embedding] * include_embeddings))
-    patches = set() if include_embeddings else set(module.get_input_embeddings().modules())
+    reads_inputs = None if include_embeddings else input_embeddings(module)
+    patches = set() if reads_inputs is None else set(reads_inputs.modules())
     chosen = {
         id(child.weight)
         for child in encoder.modules()
