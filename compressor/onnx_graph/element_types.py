@@ -1,20 +1,46 @@
 """Tells the element type of every value in a graph, fused operators included.
 
 ONNX's own inference stops at the first fused operator, and ONNX Runtime's wants shapes as well.
+What an operator takes and gives is read from its schema: ONNX's, or else that of ONNX Runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
 
 import onnx
 from onnx import TensorProto, defs
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from compressor.errors import StepFailed
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _ONNX = ("", "ai.onnx")
-_CONTRIB = "com.microsoft"
+_SHORT_FLOATS = frozenset(("tensor(float16)", "tensor(bfloat16)"))
+# The type of their statistics is by the default of an attribute, stash_type: float32.
+_STASHES = frozenset(("LayerNormalization", "SimplifiedLayerNormalization"))
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """The types of an operator's inputs and outputs: a parameter such as `T`, or one type."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constraints: Mapping[str, tuple[str, ...]]  # parameter -> types it may stand for
+
+    def input(self, position: int) -> str:
+        """Return the type of an input; the last stands for the rest where any number is taken."""
+        return self.inputs[min(position, len(self.inputs) - 1)]
+
+    def output(self, position: int) -> str:
+        return self.outputs[min(position, len(self.outputs) - 1)]
+
+    def allowed(self, kind: str) -> tuple[str, ...]:
+        """Return the types that a parameter may stand for, or the one type that it is."""
+        return self.constraints.get(kind, (kind,))
 
 
 def opset_version(model: onnx.ModelProto) -> int:
@@ -45,21 +71,18 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def input_is_fixed(node: onnx.NodeProto, position: int, version: int) -> bool:
-    """Return whether an input is float32 by definition, as the scales of a Resize are."""
-    schema = _schema(node, version)
-    if schema is None:
-        return False
-    kind = schema.inputs[min(position, len(schema.inputs) - 1)].type_str
-    return bool(kind == "tensor(float)")
+    """Return whether an input cannot be float16 or bfloat16, as the scales of a Resize cannot."""
+    schema = _schema(node.domain, node.op_type, version)
+    return schema is None or _SHORT_FLOATS.isdisjoint(schema.allowed(schema.input(position)))
 
 
 def output_is_fixed(node: onnx.NodeProto, position: int, version: int) -> bool:
     """Return whether an output is float32 whatever the inputs are, as the mean of a norm is."""
-    schema = _schema(node, version)
+    schema = _schema(node.domain, node.op_type, version)
     if schema is None:
-        return position > 0 and not _is_skip_sum(node, position)
-    kind = schema.outputs[min(position, len(schema.outputs) - 1)].type_str
-    follows_an_input = any(item.type_str == kind for item in schema.inputs)
+        return True
+    kind = schema.output(position)
+    follows_an_input = kind in schema.inputs and not _SHORT_FLOATS.isdisjoint(schema.allowed(kind))
     makes_any_float = node.op_type in ("Cast", "ConstantOfShape")
     return not follows_an_input and not makes_any_float
 
@@ -73,46 +96,54 @@ def _output_type(
         return int(attributes["to"].i)
     if node.op_type == "ConstantOfShape":
         return int(attributes["value"].t.data_type if "value" in attributes else TensorProto.FLOAT)
-    if node.op_type == "LayerNormalization" and position > 0:
-        return int(TensorProto.FLOAT)  # mean and deviation, by the default of stash_type
-    inputs = [types[name] if name else 0 for name in node.input]
-    if node.domain == _CONTRIB:
-        # ONNX Runtime's fused operators compute in the type of their activations. Other outputs
-        # are statistics for training, except the sum that skip connections go on with.
-        if position == 0 or _is_skip_sum(node, position):
-            return next((kind for kind in inputs if kind in FLOATS), 0)
-        return 0
-    schema = _schema(node, version)
+    if node.op_type in _STASHES and position > 0:
+        return int(TensorProto.FLOAT)
+    schema = _schema(node.domain, node.op_type, version)
     if schema is None:
         return 0
-    wanted = schema.outputs[min(position, len(schema.outputs) - 1)].type_str
-    last = len(schema.inputs) - 1  # stands for all the rest where an operator takes any number
+    wanted = schema.output(position)
     same = (
-        kind
-        for index, kind in enumerate(inputs)
-        if kind and schema.inputs[min(index, last)].type_str == wanted
+        types[name]
+        for index, name in enumerate(node.input)
+        if name and types[name] and schema.input(index) == wanted
     )
-    return next(same, _only_type(schema, wanted))
+    return next(same, _only_type(schema.allowed(wanted)))
 
 
-def _is_skip_sum(node: onnx.NodeProto, position: int) -> bool:
-    return node.op_type == "SkipLayerNormalization" and position == 3
+@cache
+def _schema(domain: str, operator: str, version: int) -> _Schema | None:
+    """Return the schema of an operator, None where neither ONNX nor ONNX Runtime knows it."""
+    if domain in _ONNX and defs.has(operator, max_inclusive_version=version):
+        found = defs.get_schema(operator, version)
+        return _Schema(
+            tuple(item.type_str for item in found.inputs),
+            tuple(item.type_str for item in found.outputs),
+            _constraints(found.type_constraints),
+        )
+    return _runtime_schemas().get(("" if domain in _ONNX else domain, operator))
 
 
-def _schema(node: onnx.NodeProto, version: int) -> defs.OpSchema | None:
-    if node.domain not in _ONNX or not defs.has(node.op_type, max_inclusive_version=version):
-        return None
-    return defs.get_schema(node.op_type, version)
+@cache
+def _runtime_schemas() -> dict[tuple[str, str], _Schema]:
+    """Return ONNX Runtime's own operators by domain and name, their latest version.
+
+    Some are in ONNX's domain, and ONNX does not know them (SimplifiedLayerNormalization).
+    """
+    every = sorted(runtime.get_all_operator_schema(), key=lambda item: int(item.since_version))
+    return {
+        (str(item.domain), str(item.name)): _Schema(
+            tuple(str(each.typeStr) for each in item.inputs),
+            tuple(str(each.typeStr) for each in item.outputs),
+            _constraints(item.type_constraints),
+        )
+        for item in every
+    }
 
 
-def _only_type(schema: defs.OpSchema, wanted: str) -> int:
-    allowed = next(
-        (
-            item.allowed_type_strs
-            for item in schema.type_constraints
-            if item.type_param_str == wanted
-        ),
-        [wanted],
-    )
+def _constraints(given: Iterable[defs.OpSchema.TypeConstraintParam]) -> dict[str, tuple[str, ...]]:
+    return {item.type_param_str: tuple(item.allowed_type_strs) for item in given}
+
+
+def _only_type(allowed: tuple[str, ...]) -> int:
     name = allowed[0].removeprefix("tensor(").removesuffix(")") if len(allowed) == 1 else ""
     return int(TensorProto.DataType.Value(name.upper())) if name else 0

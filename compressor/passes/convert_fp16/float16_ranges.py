@@ -152,8 +152,11 @@ def _probes(model: onnx.ModelProto, types: Mapping[str, int]) -> _Probes:
     probes = _Probes(opset_version(model))
     values = [value.name for value in graph.input]
     values += [name for node in graph.node for name in node.output]
+    # Statistics that kernels keep for training alone are not computed: nobody reads them.
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
     for name in values:
-        if types.get(name) == TensorProto.FLOAT:
+        if name in read and types.get(name) == TensorProto.FLOAT:
             probes.measure_value(name)
     for node in graph.node:
         if node.op_type in _NORMALIZATIONS:

@@ -259,6 +259,36 @@ def test_statistics_of_a_normalization_stay_in_float(make_graph):
     assert operators(converted) == ["Cast", "LayerNormalization", "Cast", "Sub", "Cast"]
 
 
+@pytest.mark.parametrize("in_float", [set(), {"skip"}, {"first"}, {"product"}])
+def test_sum_of_a_norm_by_root_mean_square_is_read_on(make_graph, run_graph, in_float: set[str]):
+    skip = helper.make_node(
+        "SkipSimplifiedLayerNormalization",
+        ["product", "x", "g"],
+        ["normalized", "", "", "sum"],
+        name="skip",
+        domain="com.microsoft",
+    )
+    nodes = [
+        node("SimplifiedLayerNormalization", ["x", "g"], "first"),
+        node("MatMul", ["first", "w"], "product"),
+        skip,
+        node("MatMul", ["normalized", "w"], "second"),
+        node("Add", ["second", "sum"]),
+    ]
+    graph = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "g": GAMMA})
+    converted = convert_to_float16(graph, in_float=in_float)
+    assert TensorProto.FLOAT16 in {item.data_type for item in converted.graph.initializer}
+    np.testing.assert_allclose(run_graph(converted, x=X), run_graph(graph, x=X), atol=0.02)
+
+
+def test_operator_that_nobody_knows_computes_in_float(make_graph):
+    unknown = helper.make_node("Mystery", ["x"], ["a"], domain="nowhere", name="a")
+    graph = make_graph([unknown, node("MatMul", ["a", "w"])], ACTIVATIONS, {"w": WEIGHT})
+    graph.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, SHAPE))
+    converted = convert_to_float16(graph)
+    assert operators(converted) == ["Mystery", "Cast", "MatMul", "Cast"]
+
+
 def test_branch_is_refused(make_graph):
     body = helper.make_graph([], "body", [], [])
     branch = helper.make_node("If", ["c"], ["y"], name="y", then_branch=body, else_branch=body)

@@ -160,6 +160,15 @@ def test_older_operator_sets_are_measured_too(make_graph, opset: int):
     }
 
 
+def test_statistics_that_nobody_reads_are_not_asked_for(make_graph):
+    names = ["normalized", "mean", "deviation", "sum"]
+    skip = helper.make_node(
+        "SkipLayerNormalization", ["x", "x", "ones", "zeros"], names, domain="com.microsoft"
+    )
+    graph = make_graph([skip, node("Tanh", ["sum"])], ACTIVATIONS, {"ones": ONES, "zeros": ZEROS})
+    assert search(graph, X) == {}
+
+
 def test_float_graph_that_is_broken_itself_is_an_error(scaled):
     broken = X.copy()
     broken[0, 0, 0] = np.inf
