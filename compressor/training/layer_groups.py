@@ -34,8 +34,9 @@ def groups_by_layer(
 def layer_rates(module: nn.Module, decay: float) -> dict[int, float]:
     """Return the factor on the learning rate of every parameter of `module`, by its `id`.
 
-    What lies behind the layers has 1, the last of L layers `decay`, the first `decay ** L` and the
-    embeddings `decay ** (L + 1)`.
+    What lies behind the layers has 1, the last of L layers `decay`, the first `decay ** L`, and the
+    embeddings with all that a model names before its layers, such as the convolutions that read
+    sounds, `decay ** (L + 1)`.
 
     Raises `StepFailed` when the layers are not found: there are none, or they share weights.
     Ref: Clark et al. 2020, arXiv:2003.10555, appendix A; counted as in Bao et al. 2022,
@@ -44,11 +45,13 @@ def layer_rates(module: nn.Module, decay: float) -> dict[int, float]:
     prefix, depth = _layers(module)
     tables = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
     rates: dict[int, float] = {}
+    before = True
     for name, parameter in module.named_parameters():
         if name.startswith(prefix):
+            before = False
             below = depth - int(name.removeprefix(prefix).partition(".")[0])
         else:
-            is_below = "embeddings" in name.split(".") or id(parameter) in tables
+            is_below = before or "embeddings" in name.split(".") or id(parameter) in tables
             below = depth + 1 if is_below else 0
         rates[id(parameter)] = decay**below
     return rates
@@ -59,7 +62,7 @@ def _layers(module: nn.Module) -> tuple[str, int]:
     config = getattr(module, "config", None)
     depth = getattr(config, "num_hidden_layers", None)
     found = [
-        (name, len(child))
+        (sum(value.numel() for value in child.parameters()), name, len(child))
         for name, child in module.named_modules()
         if isinstance(child, nn.ModuleList) and len(child) == depth and depth > 0
     ]
@@ -68,5 +71,5 @@ def _layers(module: nn.Module) -> tuple[str, int]:
             f"layer_decay: no list of {depth or 'its'} layers is found in a model of type "
             f"'{getattr(config, 'model_type', 'unknown')}'; leave the setting out"
         )
-    name, length = found[0]
+    _, name, length = max(found)  # there may be as many convolutions that read sounds
     return f"{name}.", length

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from compressor.data import Dataset
@@ -23,6 +24,26 @@ def test_the_learning_rate_falls_from_the_head_to_the_embeddings(tiny_bert: Torc
     assert found["bert.encoder.layer.0.attention.self.query.bias"] == 0.25
     assert found["bert.embeddings.word_embeddings.weight"] == 0.125
     assert found["bert.embeddings.LayerNorm.bias"] == 0.125
+
+
+def test_what_a_model_reads_with_before_its_layers_learns_least():
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    electra = transformers.ElectraModel(
+        transformers.ElectraConfig(**sizes, vocab_size=50, embedding_size=16, num_hidden_layers=2)
+    )
+    rates = layer_rates(electra, 0.5)
+    assert rates[id(electra.embeddings_project.weight)] == 0.125
+
+    # It has as many convolutions as layers.
+    convolutions = {"conv_dim": (4, 4), "conv_kernel": (10, 3), "conv_stride": (10, 8)}
+    groups = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
+    sounds = transformers.Wav2Vec2Model(
+        transformers.Wav2Vec2Config(**sizes, **convolutions, **groups, num_hidden_layers=2)
+    )
+    rates = layer_rates(sounds, 0.5)
+    assert rates[id(sounds.feature_extractor.conv_layers[1].conv.weight)] == 0.125
+    assert rates[id(sounds.feature_projection.projection.weight)] == 0.125
+    assert rates[id(sounds.encoder.layers[1].attention.q_proj.weight)] == 0.5
 
 
 def test_the_first_step_of_adam_moves_each_layer_by_its_own_learning_rate(
