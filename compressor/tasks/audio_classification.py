@@ -52,6 +52,7 @@ _READS_SAMPLES: Mapping[str, bool] = {
     "wavlm": True,
     "whisper": False,
 }
+_WINDOW_SECONDS = 0.025  # of a frame of the spectrogram that AST reads; Whisper pads sounds first
 _TRACED = 800  # samples of an example that is traced, for each of its tokens
 
 
@@ -165,7 +166,10 @@ class SoundReader:
         reads_samples = _READS_SAMPLES.get(str(config.get("model_type")), True)
         # A norm over the whole of a sound takes its padding in, whatever the mask says.
         is_masked = reads_samples and config.get("feat_extract_norm", "group") == "layer"
-        return cls(extractor, reads_samples, is_masked, _shortest(config) if reads_samples else 1)
+        shortest = _shortest(config) if reads_samples else 1
+        if config.get("model_type") == "audio-spectrogram-transformer":
+            shortest = int(_WINDOW_SECONDS * extractor.sampling_rate)
+        return cls(extractor, reads_samples, is_masked, shortest)
 
     @property
     def kind(self) -> str:

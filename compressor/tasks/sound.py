@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch
 from compressor.paths import unreadable
+from compressor.words import counted
 
 Samples = NDArray[np.float32]
+
+# Bytes that no file holds: what programs such as ffmpeg and sox say when they write to a pipe.
+_LENGTH_UNKNOWN = 0x7FFF_F000
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +73,22 @@ def read_wav(source: Path | bytes, place: str) -> Sound:
                 stream.getnchannels(),
                 stream.getframerate(),
             )
-            frames = stream.readframes(stream.getnframes())
+            count = stream.getnframes()
+            frames = stream.readframes(count)
     except (OSError, EOFError, wave.Error) as error:
         raise EnvironmentMismatch(
             f"{place}: the sound{name} is no WAV file of whole numbers (PCM) that can be read "
             f"({error or 'it ends too early'}); convert it, for instance with ffmpeg -i IN "
             f"-c:a pcm_s16le OUT.wav"
         ) from error
-    whole = len(frames) // (width * channels) * width * channels
-    if whole == 0:
+    if len(frames) < width * channels:
         raise EnvironmentMismatch(f"{place}: the sound{name} has no samples; remove the row")
+    if len(frames) < count * width * channels < _LENGTH_UNKNOWN:
+        raise EnvironmentMismatch(
+            f"{place}: the sound{name} ends after {len(frames) // (width * channels):,} of its "
+            f"{counted(count, 'sample')}; copy the file again, or remove the row"
+        )
+    whole = len(frames) // (width * channels) * width * channels
     values = _numbers(frames[:whole], width).reshape(-1, channels)
     return Sound(values.mean(axis=1, dtype=np.float64).astype(np.float32), rate, place)
 

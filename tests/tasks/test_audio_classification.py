@@ -292,3 +292,22 @@ def test_layers_are_not_compared_where_a_mask_is_of_samples(tmp_path: Path):
     check_distillation(model, model.clone(), rows, DistillSettings())
     with pytest.raises(StepFailed, match=r"'wav2vec2' reads a mask of samples.* set hidden_weight"):
         check_distillation(model, model.clone(), rows, DistillSettings(hidden_weight=1.0))
+
+
+def test_a_spectrogram_is_not_made_of_less_than_one_frame(tmp_path: Path):
+    model = load_checkpoint(save(MODELS["spectrogram"](), tmp_path / "model"))
+    with pytest.raises(RecipeError, match=r"row 5: the sound has 399 samples, .* needs 400 for"):
+        model.task.encode(model.preprocessor, [Sound(np.zeros(399, np.float32), RATE, "row 5")])
+
+
+def test_a_file_that_ends_too_early_is_told_with_its_row():
+    content = wav(np.zeros(1000, np.int16))
+    with pytest.raises(EnvironmentMismatch, match="row 6: the sound ends after 500 of its 1,000 s"):
+        read_wav(content[:-1000], "row 6")
+
+
+def test_a_file_that_was_written_to_a_pipe_is_read_to_its_end():
+    content = wav(np.zeros(1000, np.int16))
+    length = content.index(b"data") + 4
+    piped = content[:length] + b"\xff" * 4 + content[length + 4 :]
+    assert len(read_wav(piped, "row 7")) == 1000
