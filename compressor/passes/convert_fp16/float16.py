@@ -4,7 +4,9 @@ ONNX Runtime's own converter keeps operators in float32 by their type, casts eve
 such operators to float16 and back, which turns an overflow into infinity all the same, and maps
 constants beyond the range of float16 to its end without a word. Here a value stays in float32
 between two nodes that compute in it, a cast stands only where the types of writer and reader
-differ, and a weight that does not fit is an error.
+differ, and a weight that does not fit is an error. Positions of tokens are computed in float32 up
+to where they are whole numbers again, or the sine of an angle: float16 would round a place among
+thousands to another one.
 """
 
 from __future__ import annotations
@@ -57,6 +59,19 @@ _MOVES = frozenset(
         "Squeeze",
         "Transpose",
         "Unsqueeze",
+    )
+)
+_ANGLES = frozenset(("Cos", "Sin"))
+_INTEGERS = frozenset(
+    (
+        TensorProto.INT8,
+        TensorProto.INT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
     )
 )
 
@@ -116,7 +131,8 @@ def convert_to_float16(
     """Return a copy of `model` in float16 or bfloat16; inputs and outputs keep their types.
 
     Nodes called `in_float` (`node_name`) compute in float32, as do those that ONNX Runtime has no
-    kernels of this type for, and nodes that only move numbers between them. Masks become finite.
+    kernels of this type for, what computes places and angles of whole numbers alone, and nodes that
+    only move numbers between them. Masks become finite.
 
     Raises `StepFailed` when a weight that a converted node reads is beyond ±65504 or not finite,
     when the type of a value cannot be inferred, and when a node holds a branch or a loop.
@@ -242,7 +258,7 @@ class _Conversion:
     def _kept(self, in_float: frozenset[str]) -> set[str]:
         """Return the names of all nodes that stay in float32."""
         graph = self._graph
-        kept = set(in_float)
+        kept = set(in_float) | self._of_positions()
         kept |= {
             node_name(node)
             for node in graph.node
@@ -262,6 +278,31 @@ class _Conversion:
             if values and after and before <= kept and after <= kept:
                 kept.add(node_name(node))
         return kept
+
+    def _of_positions(self) -> set[str]:
+        """Return the nodes that compute, of whole numbers alone, whole numbers or angles."""
+        constants = set(self._weights)
+        counted: set[str] = set()  # float values that are computed of whole numbers
+        for node in self._graph.node:
+            is_constant = constants.issuperset(name for name in node.input if name)
+            if is_constant and node.input:
+                constants.update(node.output)
+            is_row_of_a_table = node.op_type.startswith("Gather") and node.input[0] in constants
+            floats = [name for name in node.input if self._types.get(name) == TensorProto.FLOAT]
+            if not is_row_of_a_table and all(name in counted | constants for name in floats):
+                counted.update(node.output)
+        found: set[str] = set()
+        wanted: set[str] = set()  # values that a node of these reads
+        for node in reversed(self._graph.node):
+            is_end = node.op_type in _ANGLES or self._is_cast_to_integers(node)
+            reads_counted = any(name in counted for name in node.input)
+            if wanted.intersection(node.output) or (is_end and reads_counted):
+                found.add(node_name(node))
+                wanted.update(counted.intersection(node.input))
+        return found
+
+    def _is_cast_to_integers(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "Cast" and self._types.get(node.output[0]) in _INTEGERS
 
     def _drop_unread_constants(self) -> None:
         read = {name for node in self._graph.node for name in node.input} | self._outputs

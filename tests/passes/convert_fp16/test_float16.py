@@ -259,6 +259,54 @@ def test_statistics_of_a_normalization_stay_in_float(make_graph):
     assert operators(converted) == ["Cast", "LayerNormalization", "Cast", "Sub", "Cast"]
 
 
+PLACES = np.arange(3000, dtype=np.int64)  # float16 holds whole numbers up to 2048
+
+
+def test_angles_of_positions_are_computed_in_float(make_graph, run_graph):
+    nodes = [
+        node("Cast", ["places"], "numbers", to=TensorProto.FLOAT),
+        node("Mul", ["numbers", "frequency"], "angles"),
+        node("Cos", ["angles"], "cosines"),
+        node("Mul", ["cosines", "half"]),
+    ]
+    stored = {"frequency": np.array(0.9, np.float32), "half": np.array(0.5, np.float32)}
+    graph = make_graph(nodes, {"places": (TensorProto.INT64, ["sequence"])}, stored)
+    converted = convert_to_float16(graph)
+    assert operators(converted) == ["Cast", "Mul", "Cos", "Cast", "Mul", "Cast"]
+    expected = 0.5 * np.cos(0.9 * PLACES)
+    np.testing.assert_allclose(run_graph(converted, places=PLACES), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_buckets_of_positions_are_those_of_the_float_graph(make_graph, run_graph, dtype):
+    nodes = [
+        node("Cast", ["places"], "numbers", to=TensorProto.FLOAT),
+        node("Log", ["numbers"], "logarithms"),
+        node("Mul", ["logarithms", "factor"], "buckets"),
+        node("Cast", ["buckets"], "whole", to=TensorProto.INT64),
+        node("Greater", ["places", "nowhere"], "is_place"),
+        node("Where", ["is_place", "whole", "nowhere"], "chosen"),
+        node("Cast", ["chosen"], to=TensorProto.FLOAT),
+    ]
+    stored = {"factor": np.array(7.5, np.float32), "nowhere": np.array(0, np.int64)}
+    graph = make_graph(nodes, {"places": (TensorProto.INT64, ["sequence"])}, stored)
+    converted = convert_to_float16(graph, dtype=dtype)
+    assert operators(converted)[:4] == ["Cast", "Log", "Mul", "Cast"]
+    [found] = ReferenceEvaluator(converted).run(None, {"places": PLACES[1:]})
+    np.testing.assert_array_equal(found, np.floor(7.5 * np.log(PLACES[1:])))
+
+
+def test_what_weights_enter_is_no_position(make_graph):
+    nodes = [
+        node("Gather", ["w", "ids"], "states"),
+        node("Cos", ["states"], "waves"),
+        node("Cast", ["waves"], "whole", to=TensorProto.INT64),
+        node("Gather", ["w", "whole"]),
+    ]
+    graph = make_graph(nodes, {"ids": (TensorProto.INT64, ["batch"])}, {"w": WEIGHT})
+    assert operators(convert_to_float16(graph)) == [*operators(graph), "Cast"]
+
+
 @pytest.mark.parametrize("in_float", [set(), {"skip"}, {"first"}, {"product"}])
 def test_sum_of_a_norm_by_root_mean_square_is_read_on(make_graph, run_graph, in_float: set[str]):
     skip = helper.make_node(
