@@ -121,7 +121,9 @@ def find_float_nodes(model: onnx.ModelProto, run: RunBatches) -> tuple[KeptNode,
     Masks must be finite already (`bound_masks`). `run` opens a graph and gives, for each batch of
     rows, the outputs that it is asked for.
 
-    Raises `NotFinite` when the graph itself gives NaN or infinity, or one of its weights is.
+    A value inside that is NaN or infinite is one that float16 cannot hold: its nodes are found, as
+    of the logarithm of 0 that a `Where` leaves out. Raises `NotFinite` when an output of the graph
+    is, or a weight.
     """
     types = element_types(model)
     probes = _probes(model, types)
@@ -188,16 +190,32 @@ def _measure(model: onnx.ModelProto, probes: _Probes, run: RunBatches) -> dict[s
             for name, number in zip(names, numbers, strict=True):
                 value = float(np.max(number))
                 found[name] = found[name] + value if name in added else max(found[name], value)
-                if np.isnan(value) and name in probes.largest.values():
-                    found[name] = value
     for measured, name in probes.largest.items():
-        if not np.isfinite(found[name]):
-            raise NotFinite(f"the float graph gives {found[name]} for {measured}")
+        # A maximum may overlook NaN, a sum cannot; that of finite numbers may be infinite.
+        if np.isnan(found[probes.squares[measured]]):
+            found[name] = float("nan")
+    _require_finite_outputs(model, probes, found)
     return found
+
+
+def _require_finite_outputs(
+    model: onnx.ModelProto, probes: _Probes, measured: Mapping[str, float]
+) -> None:
+    largest = {value: measured[name] for value, name in probes.largest.items()}
+    not_finite = [value for value in largest if not np.isfinite(largest[value])]
+    outputs = {value.name for value in model.graph.output}
+    if broken := [value for value in not_finite if value in outputs]:
+        named = dict.fromkeys((not_finite[0], broken[0]))  # where it may have begun
+        raise NotFinite(
+            "the float graph gives "
+            + " and ".join(f"{largest[value]} for {value}" for value in named)
+        )
 
 
 def _value_problem(value: str, probes: _Probes, measured: Mapping[str, float]) -> str | None:
     largest = measured[probes.largest[value]]
+    if np.isnan(largest):
+        return "which is not a number"
     if largest > LARGEST:
         return f"up to {largest:.3g}"
     squares = measured[probes.squares[value]]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+import transformers
 from onnx import TensorProto, numpy_helper
 
 from compressor.data import Dataset
@@ -243,3 +245,36 @@ def test_every_pooling_of_a_sentence_encoder_stays_close(
     before, after = exported.predict(batch), converted.predict(batch)
     assert before.shape == (len(text_dataset), 6 * 32)
     assert np.abs(after - before).max() < 0.01 * np.abs(before).max()
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "eurobert": {"num_key_value_heads": 4, "pad_token_id": 0, "mask_token_id": 4},
+    "mpnet": {"pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_norms_and_relative_positions_stay_close(
+    family: str,
+    tiny_bert: TorchModel,
+    text_dataset: Dataset,
+    context: PassContext,
+    apply: Callable[..., OnnxModel],
+    tmp_path: Path,
+):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 64, "vocab_size": 40, "max_position_embeddings": 70}
+    config = transformers.AutoConfig.for_model(
+        family, **sizes, initializer_range=0.3, **FAMILIES[family]
+    )
+    module = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    model = TorchModel(module, tiny_bert.preprocessor, tiny_bert.task)
+    exported = export_onnx(model, tmp_path / "model.onnx")
+    converted = apply(exported)
+    batch = model.task.encode(model.preprocessor, text_dataset.examples)
+    before, after = exported.predict(batch), converted.predict(batch)
+    assert TensorProto.FLOAT16 in element_types(converted)
+    assert np.abs(after - before).max() < 0.01 * np.abs(before).max()
+    found = {item["operator"]: item["reason"] for item in context.facts["kept_in_float"]}
+    assert found.get("Log", "").endswith("up to inf") == (family == "mpnet")

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from compressor.passes.convert_fp16.float16 import bound_masks
+from compressor.passes.convert_fp16.float16 import bound_masks, convert_to_float16
 from compressor.passes.convert_fp16.float16_ranges import find_float_nodes
 
 RANDOM = np.random.default_rng(4)
@@ -174,6 +174,37 @@ def test_float_graph_that_is_broken_itself_is_an_error(scaled):
     broken[0, 0, 0] = np.inf
     with pytest.raises(ValueError, match="the float graph gives"):
         search(scaled(1), broken)
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"), [(["Log"], "up to inf"), (["Log", "Sin"], "which is not a number")]
+)
+def test_infinity_that_is_left_out_stays_in_float(make_graph, run_graph, chain, said: str):
+    # Of T5 and MPNet: the logarithm of a distance of 0, which is read for larger ones alone.
+    names = ["x", *(f"step_{index}" for index in range(len(chain)))]
+    nodes = [
+        node(*each) for each in zip(chain, [[name] for name in names], names[1:], strict=False)
+    ]
+    nodes += [
+        node("Greater", ["x", "zero"], "is_large"),
+        node("Where", ["is_large", names[-1], "x"], "chosen"),
+        node("Tanh", ["chosen"]),
+    ]
+    graph = make_graph(nodes, ACTIVATIONS, {"zero": np.array(0, np.float32)})
+    distances = np.maximum(X, 0)
+    kept = search(graph, distances)
+    assert kept.keys() == {*names[1:], "chosen"}
+    assert kept["chosen"] == f"reads {names[-1]}, {said}"
+    converted = convert_to_float16(graph, in_float=kept)
+    expected = run_graph(graph, x=distances)
+    np.testing.assert_allclose(run_graph(converted, x=distances), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("operator", ["Log", "Sin"])
+def test_infinity_that_reaches_an_output_is_an_error(make_graph, operator: str):
+    graph = make_graph([node("Log", ["x"], "a"), node(operator, ["a"])], ACTIVATIONS, {})
+    with pytest.raises(ValueError, match="the float graph gives inf for a and nan for y"):
+        search(graph, np.maximum(X, 0))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
