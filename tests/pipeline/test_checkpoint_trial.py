@@ -207,7 +207,7 @@ def test_a_tokenizer_that_cannot_be_trimmed_is_told_by_its_file_alone(
 ):
     path = copy / "tokenizer.json"
     content = json.loads(path.read_text())
-    edit(path, model={**content["model"], "type": "BPE"})
+    edit(path, model={**content["model"], "type": "WordLevel"})
     [mistake] = mistakes(recipe_of(bert_recipe, copy, {"kind": "trim_vocabulary"}))
     assert mistake.startswith("passes.0.kind: the vocabulary of this tokenizer cannot be trimmed")
 
