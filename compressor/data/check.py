@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -65,17 +66,14 @@ def check_split(
     Raises `EnvironmentMismatch` when it is missing or damaged, `RecipeError` for a wrong header.
     """
     source = settings.given[name]
-    try:
+    with _placed(name, source):
         if source.hub is not None:
             check_folder(source)
             return
         if source.qrels is not None:
             check_headers(source, read_header)
             return
-        if source.path is not None and (reason := unreadable(source.path)) is not None:
-            raise EnvironmentMismatch(
-                f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
-            )
+        _require_file(source)
         columns = _input_columns(settings, source, input_column)
         label = settings.label_columns(source)
         must_label = labelled and name in ("search", "certification")
@@ -84,17 +82,6 @@ def check_split(
         kept = () if is_jsonl else [*keep, *([settings.group] if settings.group else [])]
         required = [*columns, *kept, *(label if must_label else ())]
         _check_header(source, required, label)
-    except EnvironmentMismatch as error:
-        origin = "hub" if source.hub is not None else "images" if source.images else "path"
-        key = "" if source.qrels is not None else f"{origin}: "
-        raise EnvironmentMismatch(
-            [
-                problem if problem.startswith("data.") else f"data.{name}.{key}{problem}"
-                for problem in error.problems
-            ]
-        ) from error
-    except RecipeError as error:
-        raise RecipeError([f"data.{name}: {mistake}" for mistake in error.mistakes]) from error
 
 
 def check_present(settings: DataSettings, name: str) -> None:
@@ -103,20 +90,31 @@ def check_present(settings: DataSettings, name: str) -> None:
     Raises as `check_split` does.
     """
     source = settings.given[name]
-    try:
+    with _placed(name, source):
         if source.hub is not None:
             check_folder(source)
-        elif source.path is not None and (reason := unreadable(source.path)) is not None:
-            raise EnvironmentMismatch(
-                f"data.{name}.path: {source.path} {reason}; paths are relative to the recipe"
-            )
-        else:
-            _check_header(source, (), ())
+            return
+        _require_file(source)
+        _check_header(source, (), ())
+
+
+def _require_file(source: SplitSource) -> None:
+    if source.path is not None and (reason := unreadable(source.path)) is not None:
+        raise EnvironmentMismatch(f"{source.path} {reason}; paths are relative to the recipe")
+
+
+@contextmanager
+def _placed(name: str, source: SplitSource) -> Iterator[None]:
+    """Put the key of the split called `name` before what is raised in this block."""
+    try:
+        yield
     except EnvironmentMismatch as error:
+        origin = "hub" if source.hub is not None else "images" if source.images else "path"
+        key = "" if source.qrels is not None else f"{origin}: "
         raise EnvironmentMismatch(
             [
-                item if item.startswith("data.") else f"data.{name}: {item}"
-                for item in error.problems
+                problem if problem.startswith("data.") else f"data.{name}.{key}{problem}"
+                for problem in error.problems
             ]
         ) from error
     except RecipeError as error:

@@ -50,6 +50,7 @@ from compressor.tasks.pooling import ABOUT, MODULES, dense_files, read_about
 _ENCODES = "SentenceTransformer"  # what sentence-transformers calls an encoder of vectors
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _SETTINGS = {"config.json", "model.safetensors.index.json", "modules.json", "structure.json"}
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")  # no model is without
 # What config.json may say that would let transformers read other weights than those found here, or
 # compute something else than it did when they were made.
 _REFUSED = {
@@ -130,10 +131,8 @@ class CheckpointFiles:
             return "sentence-embedding"  # whatever head the encoder was saved with
         known = ", ".join(task_names())
         if _SPEECH.search(kind := self.config["model_type"]):
-            for name in task_names():
-                if self.has_head(name) and task_class(name).is_for(self.config):
-                    self.require_head(name)
-                    return name
+            if (task := self._task_of_head()) is not None:
+                return task
             raise EnvironmentMismatch(
                 f"{self.name}: model type '{kind}' reads sound, and of that "
                 f"{', '.join(self.architectures) or 'nothing'} is for no task; give a checkpoint "
@@ -141,11 +140,8 @@ class CheckpointFiles:
             )
         known_heads = tuple(kind.head for kind in map(task_class, task_names()) if kind.has_head)
         gives = other_head([item for item in self.architectures if not item.endswith(known_heads)])
-        if gives is None:
-            for name in task_names():
-                if self.has_head(name) and task_class(name).is_for(self.config):
-                    self.require_head(name)
-                    return name
+        if gives is None and (task := self._task_of_head()) is not None:
+            return task
         if gives is not None:
             raise EnvironmentMismatch(
                 f"{self.name}: {gives}, and no task is for that; give a checkpoint that was "
@@ -156,6 +152,14 @@ class CheckpointFiles:
             f"{self.name}: cannot tell the task from architectures {list(self.architectures)}; "
             f"set model.task to one of {known}, or give a fine-tuned checkpoint"
         )
+
+    def _task_of_head(self) -> str | None:
+        """Return the task that the head is for, None where it is for none; as `require_head`."""
+        for name in task_names():
+            if self.has_head(name) and task_class(name).is_for(self.config):
+                self.require_head(name)
+                return name
+        return None
 
     def has_head(self, task: str) -> bool:
         """Return whether the checkpoint was saved with a head for `task`."""
@@ -360,9 +364,6 @@ def _neither(checkpoint: str, reason: str | None) -> EnvironmentMismatch:
         f"{checkpoint}: {'no such directory' if reason == ABSENT else reason}; a checkpoint is a "
         f"directory (relative to the recipe) or a Hub id such as org/name"
     )
-
-
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 def _refuse_unread(name: str, config: Mapping[str, object]) -> None:
