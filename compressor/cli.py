@@ -382,7 +382,7 @@ def init(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN", help="Column of the text or image; twice for pairs of texts."
+            metavar="COLUMN", help="Column of the text, image or sound; twice for pairs of texts."
         ),
     ] = None,
     label: Annotated[

@@ -129,7 +129,7 @@ def guess(kind: RowKind, name: str, columns: Columns, asked: Asked) -> Guess:
         "sentences": guess_sentences,
         "scores": guess_scores,
         "answers": guess_questions,
-        "pictures": guess_pictures,
+        "unlabelled images": guess_unlabelled_images,
         "texts": guess_texts,
     }
     return others[kind](name, columns, **given)
@@ -267,7 +267,7 @@ def guess_sentences(
     return Guess(chosen, grades[0])
 
 
-def guess_pictures(
+def guess_unlabelled_images(
     name: str, columns: Columns, *, inputs: Sequence[str] = (), label: str | None = None
 ) -> Guess:
     """Return which column holds the images; errors as `guess`, and for a label, as none is read."""

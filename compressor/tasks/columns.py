@@ -54,7 +54,7 @@ class Labels:
 RowKind = Literal[
     "classes",
     "images",
-    "pictures",
+    "unlabelled images",
     "sounds",
     "label sets",
     "words",
@@ -332,7 +332,7 @@ class ScoredColumns(TextColumns):
         return group_numbers(np.array([str(value) for value in table.columns[group]], dtype=object))
 
 
-class UnlabelledColumns(TextColumns):
+class UnlabelledTextColumns(TextColumns):
     """Single texts, each of which says by itself what a model should have said."""
 
     holds: ClassVar[RowKind] = "texts"
@@ -381,10 +381,10 @@ class ImageColumns(Columns):
         return tuple(_read_image(values[row], table, row) for row in rows)
 
 
-class PictureColumns(ImageColumns):
+class UnlabelledImageColumns(ImageColumns):
     """Images alone."""
 
-    holds: ClassVar[RowKind] = "pictures"
+    holds: ClassVar[RowKind] = "unlabelled images"
     names_labels: ClassVar[bool] = False
 
     @property
@@ -643,24 +643,28 @@ def _read_image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.
             return checked_pixels(value)
         except ValueError as error:
             raise RecipeError(f"{table.place(row)}: {error}") from error
-    if isinstance(value, dict):  # how datasets stores images in parquet
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        image = StoredImage(value, table.place(row))
-    elif isinstance(value, str) and value:
-        image = StoredImage((table.directory or Path()) / value, table.place(row))
-    else:
-        raise RecipeError(f"{table.place(row)}: the image is missing, got {show(value)}")
-    _ = image.identity
+    image = StoredImage(_stored(value, table, row, "image"), table.place(row))
+    _ = image.identity  # decodes it, and raises here for one that cannot be
     return image
 
 
 def _read_sound(value: Any, table: Table, row: int) -> Sound:
     """Return the samples of a WAV file, by its path or its bytes."""
-    if isinstance(value, dict):  # how datasets stores sounds in parquet
+    return read_wav(_stored(value, table, row, "sound"), table.place(row))
+
+
+def _stored(value: Any, table: Table, row: int, what: str) -> Path | bytes:
+    """Return the path or the bytes of an image or a sound that a cell holds.
+
+    Raises `RecipeError` for a cell that holds neither; `what` names what is missing then.
+    """
+    if isinstance(value, dict):  # how datasets stores both in parquet
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return read_wav(value, table.place(row))
+        return value
     if isinstance(value, str) and value:
-        return read_wav((table.directory or Path()) / value, table.place(row))
-    raise RecipeError(f"{table.place(row)}: the sound is missing, got {show(value)}")
+        return (table.directory or Path()) / value
+    raise RecipeError(
+        f"{table.place(row)}: the {what} is missing, got {show(value)}; give its path or bytes, or "
+        f"remove the row"
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compressor.measurements import Score
 from compressor.tasks.base import Guess, Truth
-from compressor.tasks.columns import Columns, PictureColumns
+from compressor.tasks.columns import Columns, UnlabelledImageColumns
 from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_task import PIXELS_CODE, ImageTask
@@ -152,7 +152,7 @@ class ImageFeatures(VectorTask, ImageTask):
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return images alone."""
-        return PictureColumns()
+        return UnlabelledImageColumns()
 
     def identities(self, truth: Truth) -> Sequence[bytes | None]:
         """Return digests of the pixels."""

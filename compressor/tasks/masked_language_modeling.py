@@ -27,7 +27,7 @@ from compressor.tasks.base import (
     Predict,
     Truth,
 )
-from compressor.tasks.columns import Columns, UnlabelledColumns
+from compressor.tasks.columns import Columns, UnlabelledTextColumns
 from compressor.tasks.examples import Example, is_long, texts_of
 from compressor.tasks.given import given_texts
 from compressor.tasks.hidden_tokens import (
@@ -179,7 +179,7 @@ class MaskedLanguageModeling(TextTask):
 
     def columns(self, metric: str) -> Columns:  # noqa: ARG002 - whatever is scored
         """Return single texts."""
-        return UnlabelledColumns()
+        return UnlabelledTextColumns()
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
         """Return transformers' own."""

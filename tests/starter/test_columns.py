@@ -302,14 +302,14 @@ def test_columns_of_questions_that_cannot_be_told_are_an_error(
 
 def test_images_to_make_vectors_of_need_no_label():
     columns = {"picture": ["a.png", "b.png"], "label": ["cat", "dog"]}
-    found = guess_rows("pictures", "rows.csv", columns, Asked())
+    found = guess_rows("unlabelled images", "rows.csv", columns, Asked())
     assert found == Guess(("picture",), None)
 
 
 def test_a_label_of_vectors_is_refused():
     with pytest.raises(RecipeError, match="vectors of images are judged without labels"):
         guess_rows(
-            "pictures",
+            "unlabelled images",
             "rows.csv",
             {"picture": ["a.png"], "label": ["cat"]},
             Asked(label="label"),
