@@ -43,7 +43,6 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
         gained=gains.gained_words(report, with_speed=False),  # a time is of the machine
         rows=_before_and_after(report),
         passes=[(item.kind, provenance.own_settings(item.settings)) for item in report.passes],
-        is_image=_is_image(report),
         embedding=provenance.embedding_words(report.embedding),
         about_labels=about_labels(report),
         output=output_name(report),
@@ -125,10 +124,6 @@ def _vector_form(report: RunReport) -> str:
             "highest bit"
         )
     return f"int8 of shape (batch, width), times {output['scale']:.6g} the numbers"
-
-
-def _is_image(report: RunReport) -> bool:
-    return str(report.task).startswith("image-")
 
 
 def _code(report: RunReport) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from compressor.tasks.base import Ability
 from compressor.tasks.classification import Classification
-from compressor.tasks.image_task import PIXELS_CODE, ImageTask
+from compressor.tasks.image_task import PIXELS_CODE, PIXELS_WORDS, ImageTask
 from compressor.tasks.report_words import ReportWords
 
 _CODE = f"""\
@@ -24,7 +24,7 @@ class ImageClassification(Classification, ImageTask):
     name: ClassVar[str] = "image-classification"
     head: ClassVar[str] = "ForImageClassification"
     abilities: ClassVar[frozenset[Ability]] = Classification.abilities | {"pixels"}
-    words: ClassVar[ReportWords] = ReportWords(code=_CODE)
+    words: ClassVar[ReportWords] = ReportWords(code=_CODE, inputs=PIXELS_WORDS, packages="pillow")
 
     def auto_class(self, directory: Path) -> Any:  # noqa: ARG002 - config.json says it all
         """Return transformers' own."""

@@ -20,7 +20,7 @@ from compressor.tasks.base import Guess, Truth
 from compressor.tasks.columns import Columns, UnlabelledImageColumns
 from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
-from compressor.tasks.image_task import PIXELS_CODE, ImageTask
+from compressor.tasks.image_task import PIXELS_CODE, PIXELS_WORDS, ImageTask
 from compressor.tasks.image_vectors import OF_TEXTS, read_vector, reads_images, tower_of
 from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
@@ -90,6 +90,8 @@ class ImageFeatures(VectorTask, ImageTask):
     metrics: ClassVar[tuple[Metric, ...]] = (IMAGE_COSINE, NEIGHBOUR_AGREEMENT)
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
+        inputs=PIXELS_WORDS,
+        packages="pillow",
         hub_task="image-feature-extraction",
         row="image",
         predictions_title="Nearest images",

@@ -37,6 +37,11 @@ image = image.reshape(*image.shape[:2], -1)  # (height, width, channels)
 pixels = processor([image], return_tensors="np")["pixel_values"].astype(np.float32)
 """
 
+PIXELS_WORDS = (  # for `ReportWords.inputs`
+    "Input `pixel_values`: float32 of shape (batch, channels, height, width), prepared as "
+    "`preprocessor_config.json` says."
+)
+
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 

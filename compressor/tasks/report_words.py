@@ -34,7 +34,11 @@ class ReportWords:
 
     code: str = ""
     code_of_bytes: str = ""
-    inputs: str = ""  # what the graph reads, where it is neither tokens nor pixels
+    inputs: str = (  # what the graph reads, a sentence
+        "Inputs as the tokenizer names them (such as `input_ids` and `attention_mask`): int64 of "
+        "shape (batch, sequence), made from the tokenizer files beside the model."
+    )
+    packages: str = ""  # that `code` needs besides numpy, onnxruntime and transformers
     hub_task: str | None = None  # the Hub's pipeline tag, where it is not the task's name
     row: str = "row"  # what an example is called
     axes: str = "batch"  # of the logits, before that of the labels
