@@ -115,7 +115,7 @@ def test_a_card_can_be_made_of_any_run(any_state: dict[str, Any]):
 
 def test_a_card_names_the_inputs_of_its_task(passed: dict[str, Any]):
     card = render_model_card(from_plain(passed | {"task": "audio-classification"}))
-    assert "- Inputs as the feature extractor names them (`input_values` or `input_features`)" in card
+    assert "the feature extractor names them (`input_values` or `input_features`)" in card
 
 
 def test_labels_cannot_break_out_of_the_code(passed: dict[str, Any]):
