@@ -19,7 +19,7 @@ from compressor.tasks.outputs import UNLABELLED
 from compressor.training.settings import TrainingSettings
 
 _CHUNK = 256  # rows that are encoded together to count the labels of their tokens
-_ALMOST_NOTHING = 1e-12
+_ALMOST_NOTHING = 1e-37  # as good as the smallest float32; weights of classes may be tiny
 
 
 @dataclass(frozen=True)

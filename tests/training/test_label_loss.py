@@ -59,8 +59,9 @@ def test_the_loss_is_that_of_pytorch(tiny_bert: TorchModel, rare: Dataset, setti
     assert float(loss(outputs, torch.full((48,), -100))) == 0
 
 
-def test_a_batch_of_little_weight_is_a_mean_all_the_same():
-    loss = LabelLoss(TokenLosses(), 0.0, torch.tensor([0.01, 0.02]))
+@pytest.mark.parametrize("weight", [0.01, 1e-20])
+def test_a_batch_of_little_weight_is_a_mean_all_the_same(weight: float):
+    loss = LabelLoss(TokenLosses(), 0.0, torch.tensor([weight, 2 * weight]))
     outputs = torch.zeros(1, 2, 2)
 
     assert float(loss(outputs, torch.tensor([[1, -100]]))) == pytest.approx(np.log(2))
