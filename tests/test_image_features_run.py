@@ -148,3 +148,32 @@ def test_the_graph_of_a_pair_gives_what_transformers_does(tmp_path: Path):
             expected = module.get_image_features(pixels).pooler_output.numpy()
         [found] = session.run(["image_embeds"], {"pixel_values": pixels.numpy()})
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_vectors_that_are_cut_and_quantized_keep_neighbours(
+    finished: tuple[RunReport, Path], tmp_path: Path
+):
+    given = finished[1].parent
+    recipe = {
+        "model": {"checkpoint": str(given / "model"), "normalize": True},
+        "data": {name: {"path": str(given / f"{name}.parquet")} for name in ("train", "search")},
+        "budget": {"max_drop": 0.9, "metric": "neighbour_agreement"},
+        "passes": [
+            {"kind": "cut_vectors", "dimensions": 24},
+            {"kind": "quantize_vectors", "precision": "int8"},
+        ],
+        "benchmark": {"batch_sizes": [1], "num_runs": 2, "warmup_runs": 1, "threads": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    report = compressor.run(
+        compressor.load_recipe(tmp_path / "recipe.yaml"), output=tmp_path / "run", device="cpu"
+    )
+    cut, quantized = report.passes
+    assert cut.score_after is not None
+    assert quantized.score_after is not None
+    # One of 149 others is found by chance.
+    assert 0.05 < quantized.score_after <= 1.0
+    codes = compressor.load_artifact(tmp_path / "run" / "artifact")(pictures(7, 3))
+    assert (codes.dtype, codes.shape) == (np.int8, (3, 24))
+    card = (tmp_path / "run" / "artifact" / "README.md").read_text(encoding="utf-8")
+    assert "codes" in card

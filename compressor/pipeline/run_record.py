@@ -261,4 +261,10 @@ def _to_ship(value: Any) -> Any:
         return {key: _to_ship(item) for key, item in value.items() if key not in folders}
     if isinstance(value, list | tuple):
         return [_to_ship(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return Path(value).name if isinstance(value, str) and _lies_here(value) else value
+
+
+def _lies_here(text: str) -> bool:
+    """Return whether a text is a path into a folder of this machine, as no label or pattern is."""
+    folder = Path(text).parent
+    return Path(text).is_absolute() and folder.parent != folder and folder.is_dir()

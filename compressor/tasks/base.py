@@ -315,6 +315,21 @@ class Task(ABC):
         """
         return None
 
+    def vector_width(self, config: Any) -> int:  # noqa: ARG002 - for vectors
+        """Return how many numbers a vector has, by the configuration of a loaded module.
+
+        Raises `ValueError` for a task without the ability `vectors`.
+        """
+        raise ValueError(f"{self.name} gives no vectors")
+
+    def cut_vectors(self, module: Any, dimensions: int) -> None:  # noqa: ARG002 - as above
+        """Leave out all numbers of a module's vectors after the first `dimensions`, in place.
+
+        Where vectors were scaled to length 1, those that are left are again. Raises `ValueError`
+        unless there are more, and for a task without the ability `vectors`.
+        """
+        raise ValueError(f"{self.name} gives no vectors")
+
     @classmethod
     @abstractmethod
     def require_files(cls, directory: Path) -> None:

@@ -9,7 +9,7 @@ saved is the plain encoder or, where vectors are projected, what transformers ca
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,22 @@ def vector_of(module: Any) -> ImageVector:
 
 def feature_width(config: Any) -> int:
     """Return how many numbers the vectors of an image encoder have, by its configuration."""
-    projects = ImageVector.from_dict(getattr(config, KEY)).mode == "projection"
-    return int(config.projection_dim if projects else config.hidden_size)
+    vector = ImageVector.from_dict(getattr(config, KEY))
+    whole = int(config.projection_dim if vector.mode == "projection" else config.hidden_size)
+    return whole if vector.dimensions is None else min(vector.dimensions, whole)
+
+
+def cut_features(module: Any, dimensions: int) -> None:
+    """Leave out all numbers of the vectors after the first `dimensions`, in place.
+
+    Where vectors were scaled to length 1, those that are left are again. Raises `ValueError` unless
+    there are more.
+    """
+    width = feature_width(module.config)
+    if dimensions >= width:
+        raise ValueError(f"vectors have {width} numbers, so there is nothing to leave out")
+    changed = replace(vector_of(module), dimensions=dimensions)
+    setattr(module.config, KEY, changed.to_dict())
 
 
 def _initialise(self: Any, config: Any, base: type[Any]) -> None:
@@ -68,6 +82,8 @@ def _forward(self: Any, pixel_values: Tensor, **wanted: Any) -> ImageFeaturesOut
         found = inside.pooler_output
     if vector.mode == "projection":
         found = getattr(self, _PROJECTION)(found)
+    if vector.dimensions is not None:
+        found = found[:, : vector.dimensions]
     if vector.normalize:
         found = functional.normalize(found, dim=-1)
     return ImageFeaturesOutput(

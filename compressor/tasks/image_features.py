@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import Score
-from compressor.tasks.base import Guess, Truth
+from compressor.tasks.base import Ability, Guess, Truth
 from compressor.tasks.columns import Columns, UnlabelledImageColumns
 from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
@@ -71,6 +71,15 @@ vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print(vectors @ vectors.T)  # cosine similarities
 """
 
+_BYTES_CODE = f"""\
+{PIXELS_CODE}\
+[codes] = session.run(["image_embeds"], {{{{node.name: pixels}}}})
+# int8: one number a byte, all with one scale; uint8: eight signs a byte.
+vectors = np.unpackbits(codes, axis=1) * 2 - 1.0 if codes.dtype == np.uint8 else codes * 1.0
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+print(vectors @ vectors.T)  # cosine similarities
+"""
+
 
 @dataclass(frozen=True)
 class ImageFeatures(VectorTask, ImageTask):
@@ -88,10 +97,12 @@ class ImageFeatures(VectorTask, ImageTask):
     other_heads: ClassVar[tuple[str, ...]] = ("VisionModelWithProjection",)
     output: ClassVar[str] = "image_embeds"  # as transformers' CLIPVisionModelWithProjection
     metrics: ClassVar[tuple[Metric, ...]] = (IMAGE_COSINE, NEIGHBOUR_AGREEMENT)
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         inputs=PIXELS_WORDS,
         packages="pillow",
+        code_of_bytes=_BYTES_CODE,
         hub_task="image-feature-extraction",
         row="image",
         predictions_title="Nearest images",
@@ -146,6 +157,18 @@ class ImageFeatures(VectorTask, ImageTask):
         """Return how vectors are made, by the files in `directory`, else by the recipe."""
         return read_vector(directory, mode=self.pooling, normalize=self.normalize).pooling()
 
+    def vector_width(self, config: Any) -> int:
+        """Return how many numbers a vector has."""
+        from compressor.tasks.image_encoder import feature_width
+
+        return feature_width(config)
+
+    def cut_vectors(self, module: Any, dimensions: int) -> None:
+        """Cut vectors as config.json will say; raises `ValueError` as the base does."""
+        from compressor.tasks.image_encoder import cut_features
+
+        cut_features(module, dimensions)
+
     def saved_module(self, module: Any) -> Any:
         """Return the plain encoder, or the whole where transformers has a class that projects."""
         from compressor.tasks.image_encoder import vector_of
@@ -159,12 +182,6 @@ class ImageFeatures(VectorTask, ImageTask):
     def identities(self, truth: Truth) -> Sequence[bytes | None]:
         """Return digests of the pixels."""
         return [identity_of(example) for example in truth.examples]
-
-    def vector_width(self, config: Any) -> int:
-        """Return it as the module counts it."""
-        from compressor.tasks.image_encoder import feature_width  # with torch
-
-        return feature_width(config)
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_images, width)`; the outcome is the nearest other image.

@@ -59,17 +59,24 @@ _PROJECTS = "VisionModelWithProjection"  # how the names of architectures end th
 
 @dataclass(frozen=True)
 class ImageVector:
-    """How vectors are made, and which file says so (None: the recipe, or what is usual)."""
+    """How vectors are made, and which file says so (None: the recipe, or what is usual).
+
+    `dimensions` are how many numbers of a vector stay, the first ones, before it gets length 1;
+    None leaves it whole.
+    """
 
     mode: VectorMode
     normalize: bool = False
     first_patch: int = 1  # states before those of patches
     source: str | None = None
+    dimensions: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON can hold."""
         content = asdict(self)
         del content["source"]
+        if self.dimensions is None:
+            del content["dimensions"]
         return content
 
     @classmethod
@@ -186,6 +193,11 @@ def _stored(place: Path, stored: Any) -> ImageVector:
     if type(found.first_patch) is not int or found.first_patch < 0:
         raise EnvironmentMismatch(
             f"{place}: first_patch of {KEY} must be a whole number, 0 or more, got {stored!r}"
+        )
+    dimensions = found.dimensions
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise EnvironmentMismatch(
+            f"{place}: dimensions of {KEY} must be a whole number, 1 or more, got {stored!r}"
         )
     return found
 

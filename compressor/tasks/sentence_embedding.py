@@ -243,6 +243,18 @@ class SentenceEmbedding(VectorTask, TextTask):
         """Return how vectors are made, by the files in `directory`, else by the recipe."""
         return read_pooling(directory, mode=self.pooling, normalize=self.normalize)
 
+    def vector_width(self, config: Any) -> int:
+        """Return how many numbers a vector has after all that follows pooling."""
+        from compressor.tasks.sentence_encoder import vector_width
+
+        return vector_width(config)
+
+    def cut_vectors(self, module: Any, dimensions: int) -> None:
+        """Add a Dense step that gives the first numbers; raises `ValueError` as the base does."""
+        from compressor.tasks.sentence_encoder import cut_vectors
+
+        cut_vectors(module, dimensions)
+
     def saved_module(self, module: Any) -> Any:
         """Return the plain encoder, which every other tool knows."""
         return module.base_model
@@ -305,12 +317,6 @@ class SentenceEmbedding(VectorTask, TextTask):
         """Return a text so many times as long, after the same prompt."""
         text = " ".join([str(texts_of(example)[0])] * times)
         return replace(example, text=text) if isinstance(example, Prompted) else text
-
-    def vector_width(self, config: Any) -> int:
-        """Return it as the module counts it."""
-        from compressor.tasks.sentence_encoder import vector_width  # with torch
-
-        return vector_width(config)
 
     def score(self, metric: str, outputs: Outputs, truth: Truth) -> Score:
         """Score vectors of shape `(num_texts, width)`.

@@ -1056,3 +1056,23 @@ def test_few_calibration_rows_of_int8_are_filled_up_from_train_and_told(
     )
     told = " ".join(report.passes[0].notes)
     assert "32 calibration rows, 29 of them of the train split" in told
+
+
+def test_a_label_that_begins_as_a_path_does_ships_whole(balanced: dict[str, Any], tmp_path: Path):
+    source = Path(balanced["model"]["checkpoint"])
+    names = {0: "/m/09x0r", 1: "/*"}
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    data = {**balanced["data"], "label_names": list(names.values())}
+    data.pop("certification")
+    run(
+        {**balanced, "model": {"checkpoint": str(folder)}, "data": data},
+        tmp_path / "run",
+        benchmark={"providers": []},
+    )
+    manifest = json.loads((tmp_path / "run" / "artifact" / "manifest.json").read_text())
+    assert manifest["recipe"]["data"]["label_names"] == ["/m/09x0r", "/*"]
+    assert manifest["source"]["checkpoint"] == "checkpoint"

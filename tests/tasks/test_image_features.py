@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from compressor.errors import EnvironmentMismatch
 from compressor.models.checkpoint import find_checkpoint
-from compressor.models.torch_model import load_checkpoint
+from compressor.models.torch_model import load_checkpoint, load_foreign
 from compressor.tasks import Truth, load_task
 from compressor.tasks.outputs import Vectors
 
@@ -104,6 +105,43 @@ def test_vectors_are_those_of_transformers_before_and_after_saving(name: str, tm
     assert vectors(folder) == pytest.approx(expected, abs=1e-5)
     load_checkpoint(folder).save(tmp_path / "saved")
     assert vectors(tmp_path / "saved") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_cut_vectors_are_the_first_numbers_here_and_after_saving(
+    name: str, normalize: bool, tmp_path: Path
+):
+    torch.manual_seed(0)
+    folder = save(ENCODERS[name][0](), tmp_path / "model")
+    task = load_task("image-features", normalize=normalize)
+    model = load_foreign(find_checkpoint(str(folder)), task)
+    whole = vectors(folder)[:, :8]
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True) if normalize else whole
+    before = model.task.vector_width(model.module.config)
+    model.task.cut_vectors(model.module, 8)
+    assert (before, model.task.vector_width(model.module.config)) == (whole_width(name), 8)
+    images = model.task.encode(model.preprocessor, model.task.given(PICTURES))
+    for found in (model, model.clone()):
+        assert found.predict(images) == pytest.approx(expected, abs=1e-5)
+    model.save(tmp_path / "saved")
+    assert vectors(tmp_path / "saved") == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="vectors have 8 numbers, so there is nothing"):
+        model.task.cut_vectors(model.module, 8)
+
+
+def whole_width(name: str) -> int:
+    return 24 if name == "clip" else TINY["hidden_size"]
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 2.5, "8", True])
+def test_a_cut_that_is_none_is_refused(dimensions: Any, tmp_path: Path):
+    folder = save(plain("ViT"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["image_features"] = {"mode": "cls", "dimensions": dimensions}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EnvironmentMismatch, match="dimensions of image_features must be a whole"):
+        load_checkpoint(folder, task="image-features")
 
 
 def test_what_is_saved_of_a_pair_is_the_tower_that_transformers_loads(tmp_path: Path):

@@ -1,1 +1,1 @@
-"""Cutting the vectors of sentence encoders that were trained to be cut."""
+"""Cutting the vectors of encoders that were trained to be cut."""

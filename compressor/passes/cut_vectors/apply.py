@@ -6,7 +6,6 @@ from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.cut_vectors.settings import CutVectors
-from compressor.tasks.sentence_encoder import cut_vectors, vector_width
 
 
 def look_ahead(settings: CutVectors, model: TorchModel, ahead: Ahead) -> TorchModel:  # noqa: ARG001
@@ -16,7 +15,7 @@ def look_ahead(settings: CutVectors, model: TorchModel, ahead: Ahead) -> TorchMo
     """
     _require_more(settings, model)
     changed = model.clone()
-    cut_vectors(changed.module, settings.dimensions)
+    changed.task.cut_vectors(changed.module, settings.dimensions)
     return changed
 
 
@@ -26,7 +25,7 @@ def apply(settings: CutVectors, model: TorchModel, context: PassContext) -> Torc
     Raises `StepFailed` where they do not have more.
     """
     width = _require_more(settings, model)
-    cut_vectors(model.module, settings.dimensions)
+    model.task.cut_vectors(model.module, settings.dimensions)
     share = settings.dimensions / width
     context.note(
         f"{settings.dimensions:,} of {width:,} numbers of a vector stay, so an index of vectors "
@@ -36,7 +35,7 @@ def apply(settings: CutVectors, model: TorchModel, context: PassContext) -> Torc
 
 
 def _require_more(settings: CutVectors, model: TorchModel) -> int:
-    width = vector_width(model.module.config)
+    width = model.task.vector_width(model.module.config)
     if settings.dimensions >= width:
         raise StepFailed(
             f"dimensions is {settings.dimensions:,}, and vectors have {width:,} numbers, so there "

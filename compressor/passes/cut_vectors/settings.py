@@ -17,8 +17,10 @@ class CutVectors(TorchPass):
 
     An index of vectors takes as much less room, and comparing two of them as much less time; the
     model itself stays as it is. An encoder that was trained for it (Matryoshka) loses little,
-    any other more: the step's own score says how much. The cut is in the graph, and in what is
-    saved it is a Dense step that sentence-transformers computes.
+    any other more: the step's own score says how much. The cut is in the graph. In what is saved
+    of a sentence encoder it is a Dense step that sentence-transformers computes; of an encoder of
+    images config.json says it under `image_features`, which transformers does not read, so cut
+    what that gives.
 
     Vectors of another width cannot be compared with those of the untouched checkpoint, so the
     metric has to be one of neighbours, grades or retrieval.

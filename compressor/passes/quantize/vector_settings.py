@@ -15,8 +15,8 @@ from compressor.training.settings import Need
 class QuantizeVectors(OnnxPass):
     """Let the graph give vectors as int8, or as one bit a number, for a smaller index.
 
-    Weights stay as they are, and so does the time that a text takes. It is the last pass. `int8`
-    divides all numbers by one scale, that of the largest number which calibration texts have, so
+    Weights stay as they are, and so does the time that an input takes. It is the last pass. `int8`
+    divides all numbers by one scale, that of the largest number which calibration rows have, so
     that cosines and dot products of codes order documents as those of the numbers would; a larger
     number is clipped. `ubinary` keeps signs, eight to a byte, to be compared by their Hamming
     distance.
@@ -43,7 +43,7 @@ class QuantizeVectors(OnnxPass):
         group="quantize",
         summary="Give vectors as int8 or bits: a smaller index",
         explanation=(
-            "Lets a sentence encoder give its vectors as int8, or as one bit for each number, so "
+            "Lets an encoder give its vectors as int8, or as one bit for each number, so "
             "that an index of documents takes a quarter, or a thirty-second, of the room. The "
             "model itself stays as it is."
         ),

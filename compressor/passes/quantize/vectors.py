@@ -14,7 +14,6 @@ from compressor.passes.base import PassContext
 from compressor.passes.quantize.calibration import Encoder, in_batches, sampled_rows
 from compressor.passes.quantize.vector_settings import QuantizeVectors
 from compressor.tasks import Example
-from compressor.tasks.sentence_encoder import vector_width
 from compressor.words import counted
 
 _BATCH_SIZE = 32
@@ -27,9 +26,9 @@ def apply(settings: QuantizeVectors, model: OnnxModel, context: PassContext) -> 
     Raises `StepFailed` when a vector of a calibration row is not finite.
     """
     read = (context.load_exported or context.load_baseline)()
-    width = vector_width(read.module.config)
+    width = read.task.vector_width(read.module.config)
     graph = load_graph(model.path)
-    untouched = vector_width(context.load_baseline().module.config)
+    untouched = read.task.vector_width(context.load_baseline().module.config)
     found: dict[str, object] = {
         "precision": settings.precision,
         "dimensions": width,
