@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compressor.errors import EnvironmentMismatch
-from compressor.paths import LARGEST_JSON, require_plain_files, unreadable
+from compressor.paths import require_plain_files
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example, image_of
 from compressor.tasks.given import given_images
 from compressor.tasks.head import ConfigFile
+from compressor.tasks.pooling import read_config
 from compressor.tasks.stored_image import Gradient
 
 # Plain onnxruntime for the model card, up to the pixels; a template like `TOKENS_CODE`.
@@ -74,7 +74,7 @@ class ImageTask(Task):
         self.require_files(Path(directory))
         load: Any = AutoImageProcessor.from_pretrained  # transformers leaves it untyped
         processor = load(directory, backend="pil", trust_remote_code=False)
-        config = _config(Path(directory))
+        config = read_config(Path(directory))
         return ImageReader(processor, _channels(processor, config), _size(config))
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
@@ -148,14 +148,6 @@ class ImageReader:
                 f"in preprocessor_config.json, or give images of one size"
             )
         return np.stack([np.asarray(item, dtype=np.float32) for item in found])
-
-
-def _config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    if unreadable(path, largest=LARGEST_JSON) is not None:
-        return {}
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return config if isinstance(config, dict) else {}
 
 
 def _size(config: ConfigFile) -> tuple[int, int]:
