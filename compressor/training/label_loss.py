@@ -79,6 +79,12 @@ def label_loss(model: TorchModel, dataset: Dataset, settings: TrainingSettings) 
     return LabelLoss(model.task.losses, settings.label_smoothing, tensor)
 
 
+def require_classes(model: TorchModel, settings: TrainingSettings) -> None:
+    """Raise `StepFailed` for weights of classes that the model does not have."""
+    if (why := settings.unknown_labels(model.labels)) is not None:
+        raise StepFailed(f"class_weights: {why}")
+
+
 def _class_weights(
     model: TorchModel, dataset: Dataset, settings: TrainingSettings
 ) -> NDArray[np.float32] | None:
@@ -101,8 +107,7 @@ def _class_weights(
         there = counts > 0
         weights[there] = counts.sum() / (counts[there] * there.sum())
         return weights
-    if (why := settings.unknown_labels(names)) is not None:
-        raise StepFailed(f"class_weights: {why}")
+    require_classes(model, settings)
     for name, weight in wanted.items():
         weights[names.index(name)] = weight
     return weights

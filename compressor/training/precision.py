@@ -80,8 +80,7 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
     float32 on a CPU: PyTorch's bfloat16 kernel takes four times as long there to go backward, for
     32 sentences of 30 tokens, and a step of MiniLM's distillation 1.2 times as long in all.
     """
-    dtype = _TYPES.get(precision, torch.bfloat16)
-    with torch.autocast(device.type, dtype=dtype, enabled=precision != "float32"):
+    with torch.autocast(device.type, dtype=_TYPES.get(precision), enabled=precision != "float32"):
         if precision == "bfloat16" and device.type == "cpu":
             with _Float32Attention():
                 yield

@@ -17,7 +17,7 @@ from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.distill_settings import DistillSettings
-from compressor.training.label_loss import LabelLoss, label_loss
+from compressor.training.label_loss import LabelLoss, label_loss, require_classes
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
 from compressor.training.losses import logits_mse
@@ -189,12 +189,12 @@ def distill(
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
     """Raise `StepFailed` when a model that has been compressed could not be trained so either.
 
-    That is for an empty split, one without labels, embeddings to freeze where there are none, and
-    layers to tell apart that are not found.
+    That is for an empty split, one without labels, weights of classes that there are not,
+    embeddings to freeze where there are none, and layers to tell apart that are not found.
     """
     require_examples(dataset)
     _require_labels(dataset, "fine-tuning")
-    label_loss(model, dataset, settings)
+    require_classes(model, settings)
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
@@ -229,7 +229,7 @@ def check_distillation(
         )
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
-        label_loss(model, dataset, settings)
+        require_classes(model, settings)
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
