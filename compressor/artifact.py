@@ -276,10 +276,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}{more}; the manifest "
             f"was edited or damaged: {_AGAIN}"
         ) from error
-    if len(manifest.get("thresholds") or manifest["labels"]) != len(manifest["labels"]):
+    labels, thresholds = manifest["labels"], manifest.get("thresholds")
+    if thresholds is not None and len(thresholds) != len(labels):
         raise EnvironmentMismatch(
             f"{path}: thresholds must have one number for each of its labels, has "
-            f"{len(manifest['thresholds'])} for {len(manifest['labels'])}; {_AGAIN}"
+            f"{len(thresholds)} for {len(labels)}; {_AGAIN}"
         )
     if MODEL not in manifest["files"]:
         raise EnvironmentMismatch(

@@ -193,6 +193,13 @@ def test_a_manifest_with_a_value_of_another_kind_is_refused(
         load_artifact(copy)
 
 
+@pytest.mark.parametrize("thresholds", [[], [0.4], [0.4, 0.5, 0.6]])
+def test_a_manifest_with_thresholds_of_other_labels_is_refused(copy: Path, thresholds: list[float]):
+    edited(copy, thresholds=thresholds)
+    with pytest.raises(EnvironmentMismatch, match="thresholds must have one number for each"):
+        load_artifact(copy)
+
+
 @pytest.mark.parametrize("key", ["task", "labels", "max_length", "files"])
 def test_a_manifest_that_lacks_a_key_is_refused(copy: Path, key: str):
     manifest = json.loads((copy / MANIFEST).read_text())
