@@ -421,6 +421,23 @@ def speeds(measured: Sequence[Mapping[str, float]]) -> str:
     return f"{middle:.1f}× ({low:.1f} to {high:.1f})"
 
 
+def pruning_cost() -> str:
+    """Return the table of what pruning half of the FLOPs costs and gains, family by family."""
+    results = read_results("pruning-cost")
+    lines = [
+        "| model type | layers x width | parameters | CPU seconds | memory, MB | faster, 1 text | "
+        "faster, 8 texts |",
+        "|:--|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        one, eight = row["speeds"]["1"], row["speeds"]["8"]
+        lines.append(
+            f"| {row['family']} | {row['size']} | {row['parameters'] / 1e6:.1f} million | "
+            f"{row['seconds']:.0f} | {row['peak_mb']:,.0f} | {one:.1f}× | {eight:.1f}× |"
+        )
+    return "\n".join([*lines, "", source("pruning-cost", results)])
+
+
 def other_runtimes() -> str:
     """Return the table of runtimes other than Python's ONNX Runtime."""
     results = read_results("runtimes")
@@ -442,6 +459,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vector_forms": vector_forms,
     "int8": int8,
     "other_runtimes": other_runtimes,
+    "pruning_cost": pruning_cost,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,
