@@ -23,7 +23,7 @@ MINIMAL = (
 def test_the_example_of_a_pass_makes_a_recipe_of_the_smallest_one(kind: str, tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text(MINIMAL + PASSES[kind].settings.about.example)
-    assert load_recipe(path).passes[0].kind == kind
+    assert kind in [step.kind for step in load_recipe(path).passes]
 
 
 @pytest.mark.parametrize("kind", PASSES)

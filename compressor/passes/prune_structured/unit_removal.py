@@ -162,10 +162,11 @@ def _require_same_outputs(
 
 def _mask_without(part: Attention | FeedForward, units: Sequence[int]) -> Tensor:
     """Return 0 for what `units` give to the output projection, else 1; `(in_features,)`."""
-    mask = torch.ones_like(_output_of(part).weight[0])
+    weight = _output_of(part).weight
     count = part.num_heads if isinstance(part, Attention) else part.num_neurons
+    mask = torch.ones(weight.shape[1])
     mask.view(count, -1)[list(units)] = 0
-    return mask
+    return mask.to(weight)
 
 
 def _output_of(part: Attention | FeedForward) -> nn.Linear:
