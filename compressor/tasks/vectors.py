@@ -146,7 +146,7 @@ class VectorTask(Task):
         places = candidates(keys)[:_CANDIDATES]
         pairs = _nearest_of_each(before.kept[VECTORS], keys, places)
         rows = list(islice(_apart(truth.examples, pairs), count))
-        queries = as_floats(predict([truth.examples[row] for row in rows]))
+        queries = as_floats(np.asarray(predict([truth.examples[row] for row in rows])))
         vectors = after.kept[VECTORS]
         now = [
             _nearest(query, vectors, keys, row, places)

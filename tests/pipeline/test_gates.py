@@ -50,11 +50,11 @@ class Stages:
         self.recipe, self.seconds, self.broken, self.empty = recipe, seconds, broken, empty
         self.splits, self.progress = {"search": SEARCH}, progress
         self.estimate = Estimate()
+        self.task = load_task("text-classification")
 
     @property
     def judge(self) -> Judge:
-        task = load_task("text-classification")
-        return Judge(self.recipe.budget, task, SEARCH, ("no", "yes"))
+        return Judge(self.recipe.budget, self.task, SEARCH, ("no", "yes"))
 
     def run_pass(
         self, name: str, position: int, step: Spoil, before: float, told: Told
