@@ -28,9 +28,9 @@ from compressor.tasks.columns import SoundColumns
 from compressor.tasks.examples import length_of
 from compressor.tasks.sound import Sound, read_wav
 from compressor.training.batches import TrainingBatch
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.mixing import Mix, run_mixed
 from compressor.training.recovery import check_distillation
-from compressor.training.settings import DistillSettings
 
 RATE = 16_000
 LABELS = {
