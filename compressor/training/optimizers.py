@@ -53,5 +53,4 @@ def _from_package(name: str) -> type[torch.optim.Optimizer]:
     # Importing it takes two seconds, and the package is an extra.
     from pytorch_optimizer import AdaBelief, Lion
 
-    found: type[torch.optim.Optimizer] = {"adabelief": AdaBelief, "lion": Lion}[name]
-    return found
+    return AdaBelief if name == "adabelief" else Lion
