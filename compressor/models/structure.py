@@ -22,6 +22,7 @@ from compressor.models.families.layers import (
     EncoderLayer,
     HeadlessAttention,
     find_encoder,
+    keep_columns,
     queries_a_key,
 )
 from compressor.models.families.prunable import UnsupportedArchitecture
@@ -218,6 +219,11 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
         encoder.module.config.num_hidden_layers = len(indices)
         return
     require_first_layer(encoder, indices)
+    if (path := encoder.parts.reads_every_head) is not None:
+        linear = encoder.module.base_model.get_submodule(path)
+        assert isinstance(linear, nn.Linear), "the family says so"
+        heads = linear.in_features // encoder.depth
+        keep_columns(linear, [index * heads + head for index in indices for head in range(heads)])
     kept = [layers[index] for index in indices]
     del layers[:]
     layers.extend(kept)

@@ -127,6 +127,9 @@ class EncoderParts:
     repeated: str | None = None
     # Why the first layer has to stay, where it is built unlike the others.
     first_layer_stays: str | None = None
+    # A linear layer that reads a number of each head of each layer in turn, and no task's output; a
+    # path from the base model.
+    reads_every_head: str | None = None
     # A module that computes what the second layer reads from what the first one gave, present or
     # not; a path from the base model.
     after_first_layer: str | None = None

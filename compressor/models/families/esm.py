@@ -13,6 +13,7 @@ ESM = Family(
         feed_forward=replace(PARTS.feed_forward, activation=None),
         norms_first=True,
         activation=None,
+        reads_every_head="contact_head.regression",
     ),
     first_position="after_padding",
     int8_simulated=True,

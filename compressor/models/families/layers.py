@@ -133,7 +133,7 @@ class Attention:
         for rows in self.rows:
             rows.keep(heads, self.num_heads)
         size = self.head_dim
-        _keep_columns(self.output, [head * size + it for head in heads for it in range(size)])
+        keep_columns(self.output, [head * size + it for head in heads for it in range(size)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +154,11 @@ class FeedForward:
         count = self.num_neurons
         for rows in self.rows:
             rows.keep(neurons, count)
-        _keep_columns(self.ffn_out, neurons)
+        keep_columns(self.ffn_out, neurons)
 
 
-def _keep_columns(linear: nn.Linear, columns: Sequence[int]) -> None:
+def keep_columns(linear: nn.Linear, columns: Sequence[int]) -> None:
+    """Leave these input features alone, in place; ascending."""
     gone = sorted(set(range(linear.in_features)) - set(columns))
     _cut(linear, torch_pruning.prune_linear_in_channels, gone)
 
