@@ -77,7 +77,8 @@ COLUMNS = {
 IMPORTANCES = ("random", "magnitude", "magnitude_l1", "taylor", "fisher", "activation")
 # What is looked at of a comparison, and what is right of it.
 PARITY: dict[str, Callable[[float], bool]] = {"largest": lambda found: found <= 1e-4}
-NEAR: dict[str, Callable[[float], bool]] = {"cosine": lambda found: found > 0.95}
+NEAREST = 0.95  # cosine of outputs, at least, after int8
+NEAR: dict[str, Callable[[float], bool]] = {"cosine": lambda found: found > NEAREST}
 # A number at the edge of a step may be rounded to either side, and then a few outputs differ.
 SIMULATION: dict[str, Callable[[float], bool]] = {
     "median": lambda found: found <= 1e-4,
@@ -475,6 +476,14 @@ def page() -> str:
 
 
 def _shown(cell: str, notes: dict[str, int]) -> str:
+    """Return what a cell shows; reasons are numbered in `notes`."""
+    if cell.startswith("WRONG "):
+        found = json.loads(cell.removeprefix("WRONG "))
+        text = (
+            f"outputs differ from those of transformers by up to {found['largest']:.2g}, with a "
+            f"cosine of {found['cosine']:.2f}; int8 has to keep {NEAREST} of these random models"
+        )
+        return f"far off ({notes.setdefault(text, len(notes) + 1)})"
     if not cell.startswith("no: "):
         return cell.replace("|", "/")
     text = cell.removeprefix("no: ").partition("; supported model types")[0]
