@@ -31,27 +31,21 @@ Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Hidden:
+class _OneText:
+    text: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the text."""
+        return (self.text,)
+
+
+class Hidden(_OneText):
     """A text of which the task itself hides tokens, as it does in the rows of a split."""
 
-    text: str
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Return the text."""
-        return (self.text,)
-
-
-@dataclass(frozen=True)
-class ToFill:
+class ToFill(_OneText):
     """A text that holds mask tokens, which is what a user of an artifact gives."""
-
-    text: str
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Return the text."""
-        return (self.text,)
 
 
 class HiddenBatch(dict[str, NDArray[Any]]):
