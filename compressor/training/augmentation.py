@@ -1,4 +1,4 @@
-"""More texts for a teacher to predict: joined, with words hidden and words left out.
+"""More texts, or lists of words, for a teacher to predict: joined, with words hidden or left out.
 
 A teacher is so sure of the rows that it was trained on that its predictions there say little more
 than a label. On texts that nobody wrote, two sentences of different opinion in one or a sentence
@@ -22,6 +22,7 @@ from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Example, image_of
+from compressor.tasks.examples import Words
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.schedules import total_steps
 
@@ -82,11 +83,11 @@ def check_augmentation(
     different ones. Also when the loss on labels needs those of changed texts and nobody can tell.
     """
     example = next(iter(dataset.examples), "")
-    if settings.augments and not isinstance(example, str | tuple):
-        found = "no plain texts" if image_of(example) is None else "images"
+    if settings.augments and not isinstance(example, str | tuple | Words):
+        found = "neither" if image_of(example) is None else "images"
         raise StepFailed(
-            f"join_probability, mask_probability and drop_probability change texts, and these "
-            f"examples are {found}; leave them out"
+            f"join_probability, mask_probability and drop_probability change texts and lists of "
+            f"words, and these examples are {found}; leave them out"
         )
     if settings.join_probability > 0 and isinstance(example, tuple):
         raise StepFailed(
@@ -128,30 +129,36 @@ def _mask_token(model: TorchModel, teacher: TorchModel) -> str:
 def _joined(
     example: Example, other: Example, settings: DistillSettings, random: np.random.Generator
 ) -> Example:
-    """Return `example`, or it and `other` in either order as one text."""
+    """Return `example`, or it and `other` in either order as one text or one list of words."""
     if random.random() >= settings.join_probability:
         return example
-    return f"{example} {other}" if random.random() < 0.5 else f"{other} {example}"
+    first, second = (example, other) if random.random() < 0.5 else (other, example)
+    if isinstance(first, Words) and isinstance(second, Words):
+        return Words(first.words + second.words)
+    return f"{first} {second}"
 
 
 def _changed(
     example: Example, settings: DistillSettings, mask: str, random: np.random.Generator
 ) -> Example:
     if isinstance(example, str):
-        return _without_words(example, settings, mask, random)
+        return " ".join(_without_words(example.split(), settings, mask, random))
+    if isinstance(example, Words):
+        return Words(tuple(_without_words(example.words, settings, mask, random)))
     assert isinstance(example, tuple), "the examples are checked"
-    first, second = (_without_words(text, settings, mask, random) for text in example)
+    first, second = (
+        " ".join(_without_words(text.split(), settings, mask, random)) for text in example
+    )
     return first, second
 
 
 def _without_words(
-    text: str, settings: DistillSettings, mask: str, random: np.random.Generator
-) -> str:
-    """Return `text` with some words left out, at least one staying, and some of the rest hidden."""
-    words = text.split()
+    words: Sequence[str], settings: DistillSettings, mask: str, random: np.random.Generator
+) -> list[str]:
+    """Return the words without some, at least one staying, and with some of the rest hidden."""
     kept = _drawn(words, 1 - settings.drop_probability, random) or words
     hidden = random.random(len(kept)) < settings.mask_probability
-    return " ".join(mask if hide else word for word, hide in zip(kept, hidden, strict=True))
+    return [mask if hide else word for word, hide in zip(kept, hidden, strict=True)]
 
 
 def _drawn(words: Sequence[str], probability: float, random: np.random.Generator) -> list[str]:

@@ -133,8 +133,9 @@ class DistillSettings(TrainingSettings):
         ge=0,
         le=1,
         description=(
-            "probability that a text is joined with another one, so that the teacher's prediction "
-            "is less certain; for short single texts that the teacher was trained on"
+            "probability that a text, or a list of words, is joined with another one, so that the "
+            "teacher's prediction is less certain; for short single texts that the teacher was "
+            "trained on"
         ),
     )
     mask_probability: float = Field(

@@ -8,6 +8,8 @@ import pytest
 
 from compressor.data import Dataset
 from compressor.models.torch_model import TorchModel
+from compressor.tasks.examples import Words
+from compressor.tasks.token_classification import TokenClassification
 from compressor.training.augmentation import augmented
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.schedules import total_steps
@@ -68,6 +70,34 @@ def test_both_texts_of_a_pair_lose_words(tiny_bert: TorchModel):
     assert set(found[0].split()) == {"a", "b"}
     assert set(found[1].split()) == {"c", "d"}
     assert all(len(text.split()) < 75 for text in found)
+
+
+def test_lists_of_words_are_joined_and_lose_words_as_texts_do(tiny_bert: TorchModel):
+    documents = [Words((f"a{index}", f"b{index}")) for index in range(40)]
+    found = changed(tiny_bert, dataset_of(*documents), join_probability=1).examples
+    for document, joined in zip(documents, found, strict=True):
+        assert isinstance(joined, Words)
+        assert len(joined.words) == 4
+        assert document.words in (joined.words[:2], joined.words[2:])
+    long = Words(tuple(f"w{index}" for index in range(2000)))
+    settings = {"drop_probability": 0.2, "mask_probability": 0.25}
+    as_words, as_text = (
+        changed(tiny_bert, dataset_of(example), **settings).examples[0]
+        for example in (long, long.texts[0])
+    )
+    assert isinstance(as_words, Words)
+    assert as_words.words == tuple(str(as_text).split())
+
+
+def test_documents_that_changed_have_no_tags(tiny_bert: TorchModel):
+    task = TokenClassification().for_labels(("O", "B-place", "I-place"))
+    tagger = replace(tiny_bert, task=task)
+    tags = np.array([np.array([0, 0]), np.array([0])], dtype=object)
+    documents = (Words(("one", "two")), Words(("three",)))
+    dataset = Dataset("train", documents, tags, np.arange(2), "here")
+    assert changed(tagger, dataset, drop_probability=0.5).labels is None
+    with pytest.raises(ValueError, match="label_weight: token-classification cannot tell"):
+        changed(tagger, dataset, drop_probability=0.5, label_weight=1)
 
 
 def test_each_epoch_has_texts_of_its_own_and_takes_as_many_steps(
