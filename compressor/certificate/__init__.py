@@ -16,6 +16,7 @@ from compressor.certificate.numbers import (
     certify_correlation,
     certify_each,
     certify_mean,
+    certify_quantile,
 )
 from compressor.certificate.power import (
     chance_for_accuracy,
@@ -43,6 +44,7 @@ __all__ = [
     "certify_mean",
     "certify_metric",
     "certify_paired",
+    "certify_quantile",
     "certify_recalls",
     "certify_scores",
     "certify_slices",

@@ -304,10 +304,12 @@ def enough_examples(proof: Certificate) -> int | None:
         return proof.needed_examples
     losses, wins = proof.losses / proof.num_examples, proof.wins / proof.num_examples
     settings: Any = {"max_drop": proof.max_drop, "confidence": proof.confidence}
-    bound = find_metric(proof.metric).bound
-    if bound == "flips":
+    metric = find_metric(proof.metric)
+    if metric.bound == "flips":
         return examples_for_agreement(losses, **settings)
-    if bound == "hits":
+    if metric.quantile is not None:
+        return examples_for_agreement(losses, **{**settings, "max_drop": metric.quantile})
+    if metric.bound == "hits":
         return examples_for_accuracy(losses, wins, **settings)
     return scaled_size(
         proof.num_examples,

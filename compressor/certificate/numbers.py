@@ -11,10 +11,12 @@ over texts that could be asked, against this collection of texts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from compressor.certificate.bootstrap import (
     Drop,
@@ -22,11 +24,18 @@ from compressor.certificate.bootstrap import (
     MeanDrop,
     resampled_bound,
 )
-from compressor.certificate.certify import Booleans, check_settings, draw_bootstrap_verdict
+from compressor.certificate.certify import (
+    Booleans,
+    check_settings,
+    draw_bootstrap_verdict,
+    draw_verdict,
+)
+from compressor.certificate.power import examples_for_agreement
 from compressor.certificate.ranks import SpearmanDrop, spearman
 from compressor.measurements import Certificate
 
 _ROUNDING = 1e-6  # differences below it are summation order, and no win or loss
+_MOST_FALLEN = 2.0  # of a cosine similarity or a correlation, from 1 to -1
 
 
 def certify_mean(
@@ -72,6 +81,61 @@ def certify_mean(
         max_drop=max_drop,
         confidence=confidence,
         method=f"paired BCa bootstrap over {units}, {resamples} resamples, one loss of 1 added",
+    )
+
+
+def certify_quantile(
+    metric: str,
+    before: Floats,
+    after: Floats,
+    *,
+    quantile: float,
+    units: str = "examples",
+    max_drop: float,
+    confidence: float = 0.95,
+) -> Certificate:
+    """Certify how far a low quantile of numbers fell that were all the same, both `(num_units,)`.
+
+    The bounds are numbers that fell as far, chosen by their ranks, and exact whatever their
+    distribution: the drop is certified where Clopper and Pearson's bound of the share of units that
+    fell by more than `max_drop` is at most `quantile`. Losses count those units. So few that no
+    rank will do prove nothing: with a quantile of 0.05 and 95% confidence it takes 59.
+
+    Raises as `certify_mean` does, and `ValueError` where the numbers `before` differ.
+    Ref: David & Nagaraja 2003, Order Statistics, section 7.1.
+    """
+    check_settings(max_drop, confidence)
+    _check_numbers(before=before, after=after)
+    if np.ptp(before) > _ROUNDING:
+        raise ValueError(
+            f"{metric}: the untouched checkpoint's numbers must all be the same, got "
+            f"{before.min():g} to {before.max():g}"
+        )
+    total = len(before)
+    fallen = np.sort(before - after)[::-1]  # the furthest first
+    drop = float(fallen[math.ceil(round(quantile * total, 9)) - 1])
+    ranks = np.arange(total + 1)
+    chances = stats.binom.cdf(ranks, total, quantile)  # of so many units beyond the quantile
+    # The furthest rank that lies beyond the quantile with confidence, and the first that does not.
+    upper = int(np.sum(chances <= 1 - confidence)) - 1
+    lower = int(np.argmax(chances >= confidence))
+    lost = int(np.sum(fallen > max_drop))
+
+    def needed() -> int | None:
+        return examples_for_agreement(
+            lost / total, max_drop=quantile, confidence=confidence, more_than=total
+        )
+
+    return draw_verdict(
+        metric=metric,
+        drop=drop,
+        upper_bound=_MOST_FALLEN if upper < 0 else float(fallen[upper]),
+        lower_bound=min(drop, 0.0) if lower >= total else float(fallen[lower]),
+        max_drop=max_drop,
+        confidence=confidence,
+        counts=(total, 0, lost),
+        needed=needed,
+        method=f"exact binomial bound of the share of {units} that fell further",
     )
 
 

@@ -16,7 +16,7 @@ from compressor.certificate.certify import (
     certify_paired,
     enough_examples,
 )
-from compressor.certificate.numbers import certify_correlation, certify_mean
+from compressor.certificate.numbers import certify_correlation, certify_mean, certify_quantile
 from compressor.certificate.power import scaled_size
 from compressor.certificate.sums import certify_sums
 from compressor.measurements import Certificate, Score, Uninformed
@@ -44,10 +44,10 @@ def certify_scores(
     """Certify the drop between two scores of one metric on the examples that `truth` belongs to.
 
     `truth`, shape `(num_examples,)`, are class ids or, for a correlation, numbers; it is not read
-    for metrics without labels, means, sums, and hits whose `Score.shares` say which they are. The
-    bound is what `Metric.bound` says; raises as `certify_agreement`, `certify_paired`,
-    `certify_metric`, `certify_mean`, `certify_correlation` and `certify_sums` do, and `KeyError`
-    for a metric that no task has.
+    for metrics without labels, means, quantiles, sums, and hits whose `Score.shares` say which they
+    are. The bound is what `Metric.bound` says; raises as `certify_agreement`, `certify_paired`,
+    `certify_metric`, `certify_mean`, `certify_quantile`, `certify_correlation` and `certify_sums`
+    do, and `KeyError` for a metric that no task has.
 
     `resamples` are those of a bootstrap, where the bound is one.
 
@@ -150,6 +150,10 @@ def certify_drop(
     if metric.bound == "mean":
         old, new = _both(metric.name, before.shares, after.shares)
         return certify_mean(metric.name, old, new, units=metric.units, **drawn)
+    if metric.quantile is not None:
+        old, new = _both(metric.name, before.shares, after.shares)
+        named: Any = {"quantile": metric.quantile, "units": metric.units}
+        return certify_quantile(metric.name, old, new, **named, **limits)
     if metric.bound == "hits" and before.shares is not None:
         _both(metric.name, before.shares, after.shares)
         return certify_paired(hits_of(before, None), hits_of(after, None), **limits)

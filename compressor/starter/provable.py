@@ -197,6 +197,8 @@ def _moved(score: Score, metric: Metric, moved: float, random: np.random.Generat
         return replace(score, shares=np.clip(score.shares + noise, -1.0, 1.0))
     if metric.bound == "hits":
         return replace(score, shares=np.where(random.random(size) < moved, 0.0, score.shares))
+    if metric.quantile is not None:  # of the exponential distribution, as the mean is
+        moved /= -math.log(metric.quantile)
     fallen = np.minimum(random.exponential(moved, size), 1.0)
     return replace(score, shares=np.clip(score.shares - fallen, -1.0, 1.0))
 

@@ -45,7 +45,9 @@ def none_of_it(units: Floats, total: Floats) -> Floats:  # noqa: ARG001 - a unit
 # the untouched checkpoint. classes: a function of how often each class was predicted and labelled.
 # mean: the mean of `Score.shares`, numbers of at most 1. correlation: the rank correlation of
 # `Score.shares` with what the split says. sums: `Metric.statistic` of the sums of `Score.sums`.
-Bound = Literal["hits", "flips", "classes", "mean", "correlation", "sums"]
+# quantile: the number that all but `Metric.quantile` of `Score.shares` reach, where those of the
+# untouched checkpoint are all the same.
+Bound = Literal["hits", "flips", "classes", "mean", "correlation", "sums", "quantile"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Metric:
     units: str = "rows"
     statistic: Statistic | None = field(default=None, repr=False, compare=False)
     lost: Lost | None = field(default=None, repr=False, compare=False)
+    quantile: float | None = None  # of a bound of that name, such as 0.05
     usual_drop: UsualDrop = UsualDrop(0.0005, 0.002, 0.006)
     # The budgets that a starter recipe may have, fractions: the least, and the most that is worth a
     # proof, without pruning and with it (0: pruning loses more than anybody allows).
@@ -90,11 +93,22 @@ class Metric:
         """Raise `ValueError` for a bound that lacks what it is taken from."""
         if self.bound == "sums" and (self.statistic is None or self.lost is None):
             raise ValueError(f"{self.name}: a bound of sums needs statistic and lost")
+        if (self.bound == "quantile") != (self.quantile is not None):
+            raise ValueError(f"{self.name}: quantile goes with a bound of that name, and with none")
 
     @property
     def is_fine(self) -> bool:
         """Return whether the score moves by less than one example in all of them."""
-        return self.bound in ("mean", "correlation", "sums")
+        return self.bound in ("mean", "correlation", "sums", "quantile")
+
+    def value_of(self, shares: Floats) -> float:
+        """Return the score of numbers, shape `(num_units,)`: their mean, or one of themselves.
+
+        With `quantile` it is the largest that all but this share of them reach.
+        """
+        if self.quantile is None:
+            return float(np.mean(shares))
+        return float(np.quantile(shares, self.quantile, method="inverted_cdf"))
 
 
 AGREEMENT = Metric(

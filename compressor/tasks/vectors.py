@@ -210,9 +210,15 @@ def guess_of(
     baseline: Score,
     shares: NDArray[np.float64],
     grades: NDArray[np.float64] | None = None,
+    *,
+    value: float | None = None,
 ) -> Guess:
-    """Return a guess by its shares: their mean or, with `grades`, their rank correlation."""
-    value = float(np.mean(shares)) if grades is None else rank_correlation(shares, grades)
+    """Return a guess by its shares: their mean or, with `grades`, their rank correlation.
+
+    `value` is the score where it is neither.
+    """
+    if value is None:
+        value = float(np.mean(shares)) if grades is None else rank_correlation(shares, grades)
     return Guess(who, Score(baseline.metric, value, len(shares), baseline.outcomes, shares=shares))
 
 

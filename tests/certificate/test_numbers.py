@@ -12,6 +12,7 @@ from compressor.certificate import (
     certify_correlation,
     certify_each,
     certify_mean,
+    certify_quantile,
     certify_scores,
     spearman,
 )
@@ -100,6 +101,47 @@ def test_a_correlation_that_stayed_is_certified_and_one_that_went_is_refuted():
     assert gone.losses > gone.wins
 
 
+@pytest.mark.parametrize("beyond", range(0, 30, 3))
+def test_a_quantile_is_certified_where_clopper_and_pearson_bound_the_share_beyond(beyond: int):
+    after = np.ones(400)
+    after[:beyond] = np.linspace(0.5, 0.9, beyond)
+    proof = certify_quantile("cosine_p5", ONES, after, quantile=0.05, max_drop=0.05)
+    share = stats.binomtest(beyond, 400, alternative="less").proportion_ci(0.95, method="exact")
+    assert (proof.verdict == "certified") == (share.high <= 0.05)
+    assert proof.losses == beyond
+    assert proof.drop == pytest.approx(1 - np.quantile(after, 0.05, method="inverted_cdf"))
+    assert proof.lower_bound <= proof.drop <= proof.upper_bound
+
+
+@pytest.mark.parametrize("size", [59, 100, 400, 1200])
+def test_a_quantile_on_the_boundary_is_seldom_certified_or_refuted(size: int):
+    """The numbers fell by 0 to 1, all alike, so that one in twenty fell by more than 0.95."""
+    random, draws = np.random.default_rng(size), 500
+    verdicts = [
+        certify_quantile(
+            "cosine_p5", np.ones(size), random.random(size), quantile=0.05, max_drop=0.95
+        ).verdict
+        for _ in range(draws)
+    ]
+    most = 0.05 + 4 * np.sqrt(0.05 * 0.95 / draws)
+    assert verdicts.count("certified") / draws <= most
+    assert verdicts.count("refuted") / draws <= most
+
+
+def test_so_few_numbers_prove_no_quantile_and_it_says_how_many_would():
+    few, enough = (
+        certify_quantile("cosine_p5", ones, ones, quantile=0.05, max_drop=0.01)
+        for ones in (ONES[:58], ONES[:59])
+    )
+    assert (few.verdict, few.upper_bound, few.needed_examples) == ("inconclusive", 2.0, 59)
+    assert (enough.verdict, enough.upper_bound) == ("certified", 0.0)
+
+
+def test_a_quantile_is_of_numbers_that_were_all_the_same():
+    with pytest.raises(ValueError, match=r"must all be the same, got 0\.5 to 1"):
+        certify_quantile("cosine_p5", np.array([1, 0.5]), np.ones(2), quantile=0.05, max_drop=0.01)
+
+
 def each_of(
     masks: dict[str, np.ndarray], before: np.ndarray, after: np.ndarray, *, max_drop: float
 ) -> dict[str, Certificate]:
@@ -155,6 +197,25 @@ def test_a_score_finds_its_bound():
     assert proof.uninformed is not None
     assert (proof.uninformed.who, proof.uninformed.score) == (guesses[0].who, 0.0)
     assert 0.97 < (proof.uninformed.least_drop or 0.0) <= 1.0
+
+
+def test_a_quantile_finds_its_bound_and_is_refuted_for_one_vector_for_all():
+    outcomes = np.zeros(400, dtype=np.int64)
+    before, after, one = (
+        Score("cosine_p5", value, 400, outcomes, shares=numbers)
+        for value, numbers in ((1.0, ONES), (0.97, fallen(0)), (0.2, ONES / 5))
+    )
+    guesses = (Guess("a model that gives every text the same vector", one),)
+    proof = certify_scores(before, after, None, guesses=guesses, max_drop=0.05, seed=0)
+    alone = certify_quantile(
+        "cosine_p5", ONES, fallen(0), quantile=0.05, units="texts", max_drop=0.05
+    )
+    assert dataclasses.replace(proof, uninformed=None) == alone
+    assert proof.verdict == "certified"
+    near = dataclasses.replace(one, shares=ONES * 0.96)
+    guesses = (Guess("a model that gives every text the same vector", near),)
+    proof = certify_scores(before, after, None, guesses=guesses, max_drop=0.05, seed=0)
+    assert proof.verdict == "inconclusive"
 
 
 def test_spearman_without_grades_is_refused():

@@ -42,7 +42,7 @@ CLASSES = [
 ]
 # Where each task is judged: what is said of it, with the metrics that can be.
 PLACES = {
-    "vectors": ("sentence-embedding", ("cosine", "rank_agreement", "spearman")),
+    "vectors": ("sentence-embedding", ("cosine", "cosine_p5", "rank_agreement", "spearman")),
     "index": (
         "sentence-embedding",
         tuple(
@@ -422,10 +422,12 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("image", "accuracy", 0.1),
         ("sound", "accuracy", 0.1),
         ("vectors", "cosine", 0.041),
+        ("vectors", "cosine_p5", 0.041),
         ("vectors", "rank_agreement", 0.1),
         ("index", "recall@10", 0.2),
         ("index", "mrr@10_original_index", 0.2),
         ("pictures", "image_cosine", 0.06),
+        ("pictures", "image_cosine_p5", 0.06),
         ("pictures", "neighbour_agreement", 0.2),
         ("tags", "entity_f1", 0.2),
         ("tags", "agreement", 0.1),

@@ -90,3 +90,14 @@ def test_what_can_be_scored_has_no_objection():
 def test_a_pair_is_no_input(tiny_encoder: TorchModel):
     with pytest.raises(ValueError, match="an embedding is of one text"):
         tiny_encoder.task.encode(tiny_encoder.preprocessor, [("a film", "a plot")])
+
+
+def test_the_5th_percentile_is_the_cosine_that_all_but_one_in_twenty_reach():
+    before = np.tile([[1.0, 0.0]], (40, 1)).astype(np.float32)
+    angles = np.linspace(0.0, 1.0, 40)
+    after = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    texts = tuple(f"text {row}" for row in range(40))
+    reference = TASK.score("cosine_p5", Vectors(before), Truth(texts))
+    score = TASK.score("cosine_p5", Vectors(after), Truth(texts, reference=reference))
+    assert reference.value == pytest.approx(1.0)
+    assert score.value == pytest.approx(np.cos(angles[38]))  # two of forty are one in twenty
