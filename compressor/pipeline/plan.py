@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compressor.proof import least_proof
 from compressor.recipe.recipe import Recipe
 from compressor.setting_errors import listing
 from compressor.tasks import find_metric
+from compressor.training.schedules import total_steps
 from compressor.words import bound_points, counted, points
 
 _PURPOSE = {
@@ -131,6 +133,8 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
                 f"drop of at most {bound_points(least, max_drop)} even when no prediction changes, "
                 f"and max_drop is {points(max_drop)}; give more rows or raise budget.max_drop"
             )
+    if (train := seen.splits.get("train")) is not None:
+        yield from _unreached(recipe, len(train))
     for (name, source), (other, twin) in itertools.combinations(given.items(), 2):
         if {name, other} == {"train", "search"} and source.shares_rows_with(twin):
             yield (
@@ -145,3 +149,19 @@ def _warnings(recipe: Recipe, seen: Seen) -> Iterator[str]:
     ]
     if unread:
         yield f"not every row of {', '.join(unread)} was checked; the run does that first"
+
+
+def _unreached(recipe: Recipe, num_rows: int) -> Iterator[str]:
+    """Yield each limit of steps that a training ends before, its epochs left to the default."""
+    for position, step in enumerate(recipe.passes):
+        for within, training in step.trainings():
+            limit, steps = training.max_steps, total_steps(num_rows, training)
+            if limit is None or steps >= limit or "epochs" in training.model_fields_set:
+                continue
+            least = math.ceil(limit / math.ceil(num_rows / training.batch_size))
+            yield (
+                f"passes[{position}].{within}max_steps: {counted(limit, 'step')} are never "
+                f"reached: epochs is {training.epochs:g} where it is left out, "
+                f"{counted(steps, 'step')} of {counted(num_rows, 'train row')}; {limit:,} are "
+                f"{least:,} epochs"
+            )

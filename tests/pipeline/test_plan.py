@@ -12,14 +12,22 @@ from compressor.pipeline.preflight import check_inputs
 from compressor.proof import least_proof
 from compressor.recipe.recipe import load_recipe
 
+PRUNES = "{kind: prune_structured, ratio: 0.2, on_failure: repair}"
+
 
 def plan(
-    folder: Path, checkpoint: Path | str, data: str, more: str = "", *, max_drop: float = 0.01
+    folder: Path,
+    checkpoint: Path | str,
+    data: str,
+    more: str = "",
+    *,
+    max_drop: float = 0.01,
+    passes: str = PRUNES,
 ) -> list[str]:
     path = folder / "recipe.yaml"
     path.write_text(
         f"model: {{checkpoint: '{checkpoint}'}}\ndata: {data}\nbudget: {{max_drop: {max_drop}}}\n"
-        f"passes: [{{kind: prune_structured, ratio: 0.2, on_failure: repair}}]\n{more}"
+        f"passes: [{passes}]\n{more}"
     )
     recipe = load_recipe(path)
     return render_plan(recipe, check_inputs(recipe)).splitlines()
@@ -75,6 +83,29 @@ def test_rows_that_are_trained_on_and_judged_by_are_told(rows: Path, tiny_bert_d
     data = "{train: {path: dev.csv}, search: {path: dev.csv}}"
     lines = plan(rows, tiny_bert_dir, data)
     assert any("data.train and data.search read the same rows" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("max_steps: 1000", True),
+        ("max_steps: 6", False),  # of 7
+        ("max_steps: 1000, epochs: 3", False),
+        ("epochs: 3", False),
+    ],
+)
+def test_steps_that_are_never_reached_are_told(
+    rows: Path, tiny_bert_dir: Path, settings: str, told: bool
+):
+    (rows / "train.csv").write_text("text,label\n" + "good,1\nworse,0\n" * 100)
+    passes = f"{{kind: prune_structured, ratio: 0.2, recovery: {{kind: distill, {settings}}}}}"
+    data = "{train: {path: train.csv}, search: {path: dev.csv}}"
+    lines = plan(rows, tiny_bert_dir, data, passes=passes)
+    warning = (
+        "warning: passes[0].recovery.max_steps: 1,000 steps are never reached: epochs is 1 where "
+        "it is left out, 5 steps of 160 train rows; 1,000 are 200 epochs"
+    )
+    assert (warning in lines) == told
 
 
 def test_rows_on_the_hub_are_said_not_to_be_looked_at(rows: Path):
