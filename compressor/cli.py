@@ -394,7 +394,10 @@ def init(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Metric of the budget; left out, the first that these rows can tell by."),
+        typer.Option(
+            help="Metric of the budget, one of yours as my_metric.py:ndcg; left out, the first "
+            "that these rows can tell by."
+        ),
     ] = None,
     quoting: Annotated[
         QuotingChoice | None,
@@ -402,6 +405,7 @@ def init(
             help="Whether cells of csv or tsv files are in quotes, where they cannot tell."
         ),
     ] = None,
+    allow_code: AllowCodeOption = False,
     force: Annotated[
         bool, typer.Option("--force", metavar=FLAG, help="Replace a recipe that exists.")
     ] = False,
@@ -416,7 +420,7 @@ def init(
     from compressor.starter.write import Wishes, write_starter
 
     names = tuple(name.strip() for name in label_names.split(",")) if label_names else ()
-    write_starter(
+    recipe = write_starter(
         checkpoint,
         data,
         output,
@@ -426,10 +430,13 @@ def init(
             tuple(text or ()), label, names, metric, None if quoting is None else quoting.value
         ),
         force=force,
+        allow_code=allow_code,
         progress=ConsoleProgress(err),
     )
+    allow = " --allow-code" if recipe.own_code else ""
     out.print(
-        f"wrote {escape(str(output))}; next: compress run {escape(str(output))}", soft_wrap=True
+        f"wrote {escape(str(output))}; next: compress run {escape(str(output))}{allow}",
+        soft_wrap=True,
     )
 
 

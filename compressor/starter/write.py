@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from compressor.models.families.prunable import (
 )
 from compressor.models.onnx_model import check_provider
 from compressor.models.torch_model import TorchModel, load_foreign, try_batch
+from compressor.own_code import ALLOW, OwnFunction, is_reference, load_function
 from compressor.paths import exists, is_folder, no_folder, unwritable
 from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import Recipe, parse_recipe
@@ -39,7 +41,7 @@ from compressor.starter.render import (
     render,
 )
 from compressor.starter.trial import look_at
-from compressor.tasks import Example, Task, load_task, task_class
+from compressor.tasks import Example, Task, load_task, task_class, with_own_metric
 from compressor.tasks.columns import Columns
 from compressor.tasks.pooling import Pooling, short_words
 from compressor.tasks.table import Table
@@ -66,7 +68,7 @@ class Wishes:
     inputs: tuple[str, ...] = ()
     label: str | None = None
     label_names: tuple[str, ...] = ()
-    metric: str | None = None  # of the budget
+    metric: str | None = None  # of the budget; one of the user's own as file.py:function
     quoting: Quoting | None = None  # of csv and tsv files
 
 
@@ -79,12 +81,14 @@ def write_starter(
     certification: Path | None = None,
     wishes: Wishes = Wishes(),
     force: bool = False,
+    allow_code: bool = False,
     progress: Progress = SILENT,
 ) -> Recipe:
     """Write a recipe to `output` and return it.
 
-    `data` becomes the search split. A file that exists is kept unless `force`. Raises `RecipeError`
-    for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data cannot be read.
+    `data` becomes the search split. A file that exists is kept unless `force`. A metric of the
+    user's own runs where `allow_code` says so. Raises `RecipeError` for what cannot be guessed,
+    `EnvironmentMismatch` when checkpoint or data cannot be read, and as `load_function` does.
     """
     if is_folder(output):
         raise RecipeError(f"{output}: is a directory; give --output a file in it")
@@ -96,7 +100,8 @@ def write_starter(
         raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
     files = find_checkpoint(checkpoint, revision=None)
     task = load_task(files.infer_task())
-    if wishes.metric is not None and wishes.metric not in task.metric_names():
+    own = _own_metric(wishes.metric, allow_code=allow_code)
+    if own is None and wishes.metric is not None and wishes.metric not in task.metric_names():
         raise RecipeError(
             f"--metric: {task.name} has no metric '{wishes.metric}' (allowed: "
             f"{', '.join(task.metric_names())})"
@@ -120,6 +125,8 @@ def write_starter(
                 _require_same_names(others[name], rows, searched, labels)
     progress.stage(f"load {files.name}")
     model = load_foreign(files, task)
+    if own is not None:
+        model.task = with_own_metric(model.task, own, labels)
     cannot_prune, keeps_heads = _pruning(model)
     pooling = task.how_pooled(files.directory)
     examples = _examples(table, searched.guess.inputs, task)
@@ -156,10 +163,13 @@ def write_starter(
             provider=facts.provider,
             cannot_prune=cannot_prune,
             keeps_heads=keeps_heads,
-            metric=wishes.metric,
+            metric=wishes.metric if own is None else own.reference,
         )
     except RecipeError as error:
         raise RecipeError([_with_flags(item) for item in error.mistakes]) from error
+    if own is not None:
+        file = os.path.relpath(own.file, output.absolute().parent)
+        plan = replace(plan, metric=f"{Path(file).as_posix()}:{own.name}")
     text = render(facts, plan, output)
     recipe = parse_recipe(text, path=output)  # before it is written: a starter that does not load
     try:
@@ -172,6 +182,20 @@ def write_starter(
         progress.result(f"{note}.")
     progress.result(f"A run takes {estimate(plan)}.")
     return recipe
+
+
+def _own_metric(metric: str | None, *, allow_code: bool) -> OwnFunction | None:
+    """Return the user's own function that `--metric` names; None where it names none."""
+    if metric is None or not is_reference(metric):
+        return None
+    if not allow_code:
+        raise RecipeError(
+            f"--metric: {metric} is code of your own, which runs with your rights and only where "
+            f"you allow it; read the file, and add {ALLOW}"
+        )
+    file, _, function = metric.rpartition(":")
+    reference = f"{Path(file).absolute()}:{function}"
+    return load_function("--metric", reference, takes="a compressor.MetricInputs")
 
 
 def _draft(facts: StarterFacts, *, prunes: bool, repairs: bool) -> Plan:

@@ -176,3 +176,36 @@ def test_a_starter_fits_a_screen_and_no_line_is_wider_than_one(
     lines = output.read_text().splitlines()
     assert len(lines) <= 55
     assert max(map(len, lines)) <= 120
+
+
+OWN = """
+def hits(inputs):
+    return [p["label_id"] == k for p, k in zip(inputs.predictions, inputs.labels)]
+"""
+
+
+def test_a_metric_of_ones_own_is_asked_and_written_with_its_place(
+    tiny_bert_dir: Path, told: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text(OWN)
+    (tmp_path / "recipes").mkdir()
+    data, output = write(tmp_path / "rows.csv", told[:40]), tmp_path / "recipes" / "recipe.yaml"
+    monkeypatch.chdir(tmp_path)
+    wishes = Wishes(metric="code/mine.py:hits")
+    with pytest.raises(RecipeError, match=r"--metric: code/mine.py:hits is code of your own, .*"):
+        write_starter(str(tiny_bert_dir), data, output, wishes=wishes)
+    recipe = write_starter(str(tiny_bert_dir), data, output, wishes=wishes, allow_code=True)
+    assert "metric: ../code/mine.py:hits" in output.read_text()
+    assert recipe.own_code == {"budget.metric": f"{tmp_path}/code/mine.py:hits"}
+    assert recipe.budget.max_drop > 0
+
+
+def test_a_metric_of_ones_own_needs_labels(tiny_bert_dir: Path, told: Rows, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(OWN)
+    data = write(tmp_path / "rows.csv", [row[:1] for row in told[:40]], ("text",))
+    wishes = Wishes(metric=f"{tmp_path}/mine.py:hits")
+    with pytest.raises(RecipeError, match=r"has no labels, which mine.py:hits is given"):
+        write_starter(
+            str(tiny_bert_dir), data, tmp_path / "recipe.yaml", wishes=wishes, allow_code=True
+        )
