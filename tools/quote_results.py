@@ -169,6 +169,31 @@ def other_tasks() -> str:
     return "\n".join([*lines, "", *sources])
 
 
+def kinds_missed() -> str:
+    """Return the table of what the recipe for entities misses of each kind, seed by seed."""
+    results = read_results(TASK_RECIPES[0])
+    lines = [
+        "| seed | kind | labelled, rows kept apart | found before | found after "
+        "| points of recall lost, at most | budget | documents with one that would prove it |",
+        "|--:|:--|--:|--:|--:|--:|:--|--:|",
+    ]
+    for row in results["rows"]:
+        for item in sorted(row["recalls"], key=lambda item: str(item["kind"])):
+            needed = item["needed_units"]
+            cells = (
+                f"{row['seed']}",
+                item["kind"],
+                f"{item['there']:,}",
+                f"{item['before']:,}",
+                f"{item['after']:,}",
+                f"{item['points_lost_at_most']:.1f}",
+                item["verdict"],
+                "–" if needed is None else about(needed),
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", source(TASK_RECIPES[0], results)])
+
+
 def embeddings() -> str:
     """Return the table of recipes for sentence embeddings: means over seeds, as `recipes`."""
     lines = [
@@ -455,6 +480,7 @@ def other_runtimes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
+    "kinds_missed": kinds_missed,
     "embeddings": embeddings,
     "vector_forms": vector_forms,
     "int8": int8,
