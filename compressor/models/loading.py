@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from compressor.errors import EnvironmentMismatch
 from compressor.machine.quiet import quiet_libraries
 from compressor.models import structure
-from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.guard import foreign
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
 from compressor.tasks import Task

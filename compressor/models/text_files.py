@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.families.prunable import first_position
 from compressor.tasks import NO_LIMIT

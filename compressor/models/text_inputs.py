@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.guard import foreign
 from compressor.models.text_files import (
     TOKENIZER_CONFIG,

@@ -20,7 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from compressor.errors import EnvironmentMismatch
-from compressor.models.checkpoint import CheckpointFiles
+from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.weight_files import shown
 from compressor.tasks.image_vectors import OF_TEXTS
 from compressor.words import counted, verb_for
