@@ -15,7 +15,12 @@ from compressor.errors import EnvironmentMismatch, shortened
 from compressor.models.checkpoint_files import FILE_PATTERNS, CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.packaged import is_trained_here, local_folder
-from compressor.models.weight_files import find_weights, read_headers, refuse_adapter
+from compressor.models.weight_files import (
+    find_weights,
+    read_headers,
+    refuse_adapter,
+    unwrapped,
+)
 from compressor.paths import (
     ABSENT,
     HUB_ID,
@@ -89,7 +94,7 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
         raise EnvironmentMismatch(
             f"{directory}: cannot be listed ({error.strerror or error}); check its permissions"
         ) from error
-    tensors = read_headers(checkpoint, directory, weights)
+    tensors = unwrapped(checkpoint, read_headers(checkpoint, directory, weights))
     return CheckpointFiles(checkpoint, directory, weights, config, tensors)
 
 

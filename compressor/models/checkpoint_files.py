@@ -41,8 +41,9 @@ class CheckpointFiles:
     directory: Path
     weights: tuple[Path, ...]
     config: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]  # by their keys in the files
+    tensors: Mapping[str, StoredTensor]  # by their keys in the files, without wrappers
     unread: frozenset[str] = frozenset()  # keys of a part that is not the task's
+    base: str | None = None  # the model that an adapter called `name` was merged into
 
     @property
     def labels(self) -> tuple[str, ...]:

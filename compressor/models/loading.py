@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,7 @@ from compressor.machine.quiet import quiet_libraries
 from compressor.models import structure
 from compressor.models.checkpoint_files import CheckpointFiles
 from compressor.models.guard import foreign
+from compressor.models.weight_files import WRAPPERS
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
 from compressor.tasks import Task
 
@@ -107,6 +109,7 @@ def load_weights(
     files: CheckpointFiles, auto_class: AutoClass, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, Fit]:
     """Return the model, and how it fits the weights."""
+    wrappers = _without_wrappers(files)
     with (
         foreign(
             f"{files.name}: the weights do not fit config.json",
@@ -123,8 +126,24 @@ def load_weights(
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told by name afterwards
+            key_mapping=wrappers,
         )
+        if wrappers is not None:  # transformers would put them back where the model is saved
+            used = module._weight_conversions
+            module._weight_conversions = [item for item in used if item.target_patterns != [""]]
     return module, fit_of_loaded(files, module, info)
+
+
+def _without_wrappers(files: CheckpointFiles) -> dict[str, str] | None:
+    """Return what transformers leaves out of keys that name wrappers; None where none does.
+
+    It replaces a pattern once in each key, so the pattern of a wrapper within another one of its
+    kind is written differently.
+    """
+    if not any(wrapper in item.key for item in files.tensors.values() for wrapper in WRAPPERS):
+        return None
+    escaped = [re.escape(wrapper) for wrapper in WRAPPERS]
+    return {form.format(text): "" for text in escaped for form in ("{}", "(?:{})", "(?:(?:{}))")}
 
 
 def load_pruned(

@@ -22,10 +22,14 @@ from compressor.words import counted, listing, verb_for
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 # Files of a distributed save, which transformers would prefer to the others.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+# What wrappers of torch put between the names of modules: torch.compile, FSDP, and checkpointing of
+# activations. No module of a model has such a name.
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PLAIN = FLOATS | {"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
@@ -36,6 +40,7 @@ class StoredTensor:
     path: Path
     dtype: str  # such as F32, BF16, I64
     shape: tuple[int, ...]
+    key: str  # in the file
 
     @property
     def num_bytes(self) -> int:
@@ -130,12 +135,31 @@ def read_headers(name: str, directory: Path, weights: Sequence[Path]) -> dict[st
     return found
 
 
+def unwrapped(name: str, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return tensors by the keys that they had before the model was wrapped.
+
+    Raises `EnvironmentMismatch` where two of them have one key then.
+    """
+    found: dict[str, StoredTensor] = {}
+    for key, tensor in tensors.items():
+        plain = key
+        for wrapper in WRAPPERS:
+            plain = plain.replace(wrapper, "")
+        if plain in found:
+            raise EnvironmentMismatch(
+                f"{name}: '{found[plain].key}' and '{key}' are one weight, of which one was saved "
+                f"from a wrapped model (torch.compile, FSDP); remove the one that is not meant"
+            )
+        found[plain] = tensor
+    return found
+
+
 def _read_header(path: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(path, framework="numpy") as content:
             slices = {key: content.get_slice(key) for key in content.keys()}  # noqa: SIM118
             return {
-                key: StoredTensor(path, str(part.get_dtype()), tuple(part.get_shape()))
+                key: StoredTensor(path, str(part.get_dtype()), tuple(part.get_shape()), key)
                 for key, part in slices.items()
             }
     except (SafetensorError, OSError) as error:

@@ -43,7 +43,6 @@ _PRETRAINING = re.compile(
     r"sop_classifier|lm_predictions|mask_predictions|legacy_predictions)\."
 )
 _WRAPPERS = {
-    "_orig_mod.": "torch.compile; save model._orig_mod",
     "module.": "DataParallel or DistributedDataParallel; save model.module",
     "model.": "a module that held the model, such as Lightning's; save its .model",
 }
@@ -94,8 +93,9 @@ class _Look:
     reads_head: bool
 
     def tensor(self, key: str) -> Tensor:
-        with safe_open(self.files.tensors[key].path, framework="pt") as content:
-            found: Tensor = content.get_tensor(key)
+        stored = self.files.tensors[key]
+        with safe_open(stored.path, framework="pt") as content:
+            found: Tensor = content.get_tensor(stored.key)
         return found
 
 

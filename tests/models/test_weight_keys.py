@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,8 @@ def refusal(directory: Path) -> str:
 @pytest.mark.parametrize(
     ("prefix", "maker"),
     [
-        ("_orig_mod.", "torch.compile"),
         ("module.", "DataParallel"),
         ("model.", "Lightning"),
-        ("module._orig_mod.", "torch.compile"),
         ("net.", "save the model inside"),
     ],
 )
@@ -64,6 +63,35 @@ def test_a_prefix_before_all_keys_is_named_with_what_leaves_it(copy: Path, prefi
     told = refusal(copy)
     assert f"begin with '{prefix}'" in told
     assert maker in told
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda key: "_orig_mod." + key,
+        lambda key: "_orig_mod._orig_mod." + key,
+        lambda key: key.replace("encoder.", "encoder._orig_mod."),
+        lambda key: re.sub(r"(layer\.\d+\.)", r"\1_checkpoint_wrapped_module.", key),
+        lambda key: "_fsdp_wrapped_module._orig_mod." + key,
+    ],
+)
+def test_wrappers_of_torch_are_left_out_of_keys(copy: Path, wrapped: Callable[[str], str]):
+    plain = load_file(copy / "model.safetensors")
+    change(copy, lambda weights: {wrapped(key): value for key, value in weights.items()})
+    model = load_checkpoint(copy)
+    model.save(copy / "saved")
+    saved = load_file(copy / "saved" / "model.safetensors")
+    assert saved.keys() == plain.keys()
+    assert all(torch.equal(saved[key], plain[key]) for key in plain)
+
+
+def test_a_weight_that_was_saved_with_and_without_its_wrapper_is_refused(copy: Path):
+    def double(weights: Weights) -> Weights:
+        return {**weights, "_orig_mod.classifier.bias": torch.zeros(2)}
+
+    change(copy, double)
+    told = refusal(copy)
+    assert "'_orig_mod.classifier.bias' and 'classifier.bias' are one weight" in told
 
 
 @pytest.mark.parametrize(
