@@ -375,6 +375,10 @@ def init(
         ),
     ],
     output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of an adapter, the model that it was trained on; else what it names."),
+    ] = None,
     train: Annotated[Path | None, typer.Option(help="Rows to train on, another file.")] = None,
     certification: Annotated[
         Path | None, typer.Option(help="Rows that nothing has seen, to prove the budget with.")
@@ -424,6 +428,7 @@ def init(
         checkpoint,
         data,
         output,
+        base=base,
         train=train,
         certification=certification,
         wishes=Wishes(

@@ -17,7 +17,7 @@ from types import ModuleType
 
 _LIBRARIES = (
     "accelerate", "datasets", "huggingface_hub", "onnx_ir", "onnxscript", "onnxruntime", "optimum",
-    "sklearn", "torch", "torch_pruning", "transformers",
+    "peft", "sklearn", "torch", "torch_pruning", "transformers",
 )  # fmt: skip
 
 _everything_shows: ContextVar[bool] = ContextVar("everything_shows", default=False)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import EnvironmentMismatch, shortened
+from compressor.models.adapters import Adapter, read_adapter
 from compressor.models.checkpoint_files import FILE_PATTERNS, CheckpointFiles
 from compressor.models.families import family_of
 from compressor.models.packaged import is_trained_here, local_folder
 from compressor.models.weight_files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
     find_weights,
     read_headers,
     refuse_adapter,
@@ -49,12 +53,56 @@ _REFUSED = {
 _MOST_CHARACTERS = 120  # of what the Hub's client says, which is several lines
 
 
-def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> CheckpointFiles:
+def find_checkpoint(
+    checkpoint: str, *, revision: str | None = None, base: str | None = None
+) -> CheckpointFiles:
     """Return the files of a local directory or, when there is none, of a Hub repository.
 
-    Raises `EnvironmentMismatch` when it is missing, has no safetensors, has a broken config, is
-    quantized, or needs code of its own.
+    An adapter is merged into `base`, or into the model that it names; its files are then those of
+    the merged checkpoint. Raises `EnvironmentMismatch` when it is missing, has no safetensors, has
+    a broken config, is quantized, or needs code of its own.
     """
+    directory = _directory(checkpoint, revision)
+    _require_plain_files(directory)
+    adapter = read_adapter(checkpoint, directory)
+    if adapter is not None:
+        base = base or adapter.base
+        if not base:
+            raise EnvironmentMismatch(
+                f"{adapter.place}: names no base_model_name_or_path; set model.base to the model "
+                f"that the adapter was trained on, a directory or a Hub id"
+            )
+        return replace(_files_in(checkpoint, _merged(adapter, base)), base=base)
+    if base is not None:
+        raise EnvironmentMismatch(
+            f"{checkpoint}: is no adapter ({ADAPTER}, {ADAPTER_WEIGHTS}), so it needs no base; "
+            f"remove model.base"
+        )
+    return _files_in(checkpoint, directory)
+
+
+def _merged(adapter: Adapter, base: str) -> Path:
+    """Return the folder of the checkpoint that an adapter and its base make."""
+    # Only here: what it loads, torch among it, other checkpoints do not need yet.
+    from compressor.models.merging import merge
+
+    try:
+        is_named = base == adapter.base and local_folder(base) is None
+        directory = _directory(base, adapter.base_revision if is_named else None)
+        _require_plain_files(directory)
+        if (directory / ADAPTER).is_file():
+            raise EnvironmentMismatch(f"{base}: is an adapter too; merge that one first")
+        found = _files_in(base, directory)
+    except EnvironmentMismatch as error:
+        raise EnvironmentMismatch(
+            f"{adapter.name}: holds an adapter, whose base model cannot be read: {error}; set "
+            f"model.base to the model that it was trained on, a directory or a Hub id"
+        ) from error
+    return merge(adapter, found)
+
+
+def _directory(checkpoint: str, revision: str | None) -> Path:
+    """Return the folder of a checkpoint, fetched from the Hub where none lies here."""
     if not checkpoint.strip():
         raise EnvironmentMismatch("checkpoint: the name is empty; give a directory or a Hub id")
     try:
@@ -73,7 +121,11 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
         raise EnvironmentMismatch(
             f"{checkpoint}: a local directory has no revision '{revision}'; remove model.revision"
         )
-    _require_plain_files(directory)
+    return directory
+
+
+def _files_in(checkpoint: str, directory: Path) -> CheckpointFiles:
+    """Return the files of the checkpoint in a folder, which can be read."""
     config = _read_config(checkpoint, directory)
     _refuse_unread(checkpoint, config)
     if "auto_map" in config:
@@ -98,13 +150,13 @@ def find_checkpoint(checkpoint: str, *, revision: str | None = None) -> Checkpoi
     return CheckpointFiles(checkpoint, directory, weights, config, tensors)
 
 
-def describe_checkpoint(checkpoint: str) -> CheckpointFiles | None:
+def describe_checkpoint(checkpoint: str, *, base: str | None = None) -> CheckpointFiles | None:
     """Return a local folder's checkpoint, whatever is wrong with its weights: then without them.
 
     None without a config.json that can be read, which `find_checkpoint` says more of.
     """
     try:
-        return find_checkpoint(checkpoint)
+        return find_checkpoint(checkpoint, base=base)
     except EnvironmentMismatch:
         directory = Path(checkpoint)
     if unreadable(directory / "config.json", largest=LARGEST_JSON) is not None:

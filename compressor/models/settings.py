@@ -35,6 +35,14 @@ class ModelSettings(BaseModel):
     revision: Annotated[str, StringConstraints(min_length=1)] | None = Field(
         default=None, description="branch, tag or commit of a Hub id; left out, its main branch"
     )
+    base: HubName | None = Field(
+        default=None,
+        # Left out it is no part of what artifacts and stored steps say of a recipe.
+        exclude_if=lambda value: value is None,
+        description="for an adapter (PEFT), the model that it was trained on, into which it is "
+        "merged: a directory relative to the recipe, or a Hub id; left out, what its "
+        "adapter_config.json names",
+    )
     task: Annotated[str, AfterValidator(_known_task)] | None = Field(
         default=None,
         description="what the checkpoint is for; left out, inferred from its architecture and "

@@ -48,7 +48,7 @@ def known_task(recipe: Recipe) -> str | None:
         return recipe.model.task
     if not lies_here(recipe.model.checkpoint):
         return expected_task(recipe.to_dict())
-    files = describe_checkpoint(recipe.model.checkpoint)
+    files = describe_checkpoint(recipe.model.checkpoint, base=recipe.model.base)
     try:
         return None if files is None else files.infer_task()
     except EnvironmentMismatch:
@@ -76,7 +76,7 @@ def known_labels(recipe: Recipe) -> tuple[str, ...] | None:
         return None
     files = None
     if lies_here(recipe.model.checkpoint):
-        files = describe_checkpoint(recipe.model.checkpoint)
+        files = describe_checkpoint(recipe.model.checkpoint, base=recipe.model.base)
     try:
         return None if files is None else files.labels
     except EnvironmentMismatch:
@@ -266,7 +266,7 @@ def check_local_passes(recipe: Recipe) -> None:
     if task is not None:
         files = None
         if lies_here(recipe.model.checkpoint):
-            files = describe_checkpoint(recipe.model.checkpoint)
+            files = describe_checkpoint(recipe.model.checkpoint, base=recipe.model.base)
         if files is not None:
             files = files.of_task(task_class(task))
         require_fitting_passes(recipe, load_task(task), files)
@@ -290,10 +290,15 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"passes.{position}.{role}", name
 
 
+def _base(recipe: Recipe, key: str) -> str | None:
+    """Return the base that a recipe gives for the adapter under a key of it."""
+    return recipe.model.base if key == "model.checkpoint" else None
+
+
 def _check(recipe: Recipe, key: str, name: str, task: str | None) -> CheckpointFiles:
     try:
         revision = recipe.model.revision if key == "model.checkpoint" else None
-        files = find_checkpoint(name, revision=revision)
+        files = find_checkpoint(name, revision=revision, base=_base(recipe, key))
         # A student may be an encoder that was only pretrained; it then gets a head of its own.
         own_head = task is not None and files.has_head(task)
         if task is not None and (own_head or not key.endswith(".student")):
@@ -317,7 +322,7 @@ def check_text_inputs(recipe: Recipe) -> None:
     for key, name in _checkpoints(recipe):
         if not lies_here(name):
             continue
-        if (files := describe_checkpoint(name)) is None:
+        if (files := describe_checkpoint(name, base=_base(recipe, key))) is None:
             continue  # `check_local_checkpoints` says why
         try:
             pooling = _pooling(recipe, key, files)

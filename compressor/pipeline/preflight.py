@@ -255,7 +255,7 @@ def _rows(
     if kind.has_head and kind.names_labels and labels is None:
         return {}  # a checkpoint on the Hub, or one that is told to be broken
     if lies_here(recipe.model.checkpoint):
-        files = describe_checkpoint(recipe.model.checkpoint)
+        files = describe_checkpoint(recipe.model.checkpoint, base=recipe.model.base)
         kind = kind if files is None else kind.as_saved(files.directory)
     given = recipe.data.given
     is_text = kind.input_column == "text"

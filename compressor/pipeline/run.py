@@ -274,7 +274,7 @@ class _Run:
         check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
         with self.progress.bar(f"find {name}", None):
-            files = find_checkpoint(name, revision=recipe.model.revision)
+            files = find_checkpoint(name, revision=recipe.model.revision, base=recipe.model.base)
         try:
             self.task = load_task(
                 recipe.model.task or files.infer_task(),

@@ -85,7 +85,10 @@ def expected_task(data: Mapping[str, object]) -> str | None:
         return str(task)
     if is_trained_here(checkpoint):
         return _TRAINED_TASK
-    return None if local_folder(checkpoint) is None else find_checkpoint(checkpoint).infer_task()
+    if local_folder(checkpoint) is None:
+        return None
+    base = _setting(data, "model", "base", None)
+    return find_checkpoint(checkpoint, base=None if base is None else str(base)).infer_task()
 
 
 def _order_conflicts(steps: Sequence[_Step]) -> Iterator[Mistake]:

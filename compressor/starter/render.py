@@ -14,6 +14,7 @@ import yaml
 
 from compressor.data.settings import Quoting, SplitSource
 from compressor.models.text_files import MOST_UNASKED
+from compressor.paths import is_folder
 from compressor.report import units
 from compressor.starter.columns import Guess
 from compressor.starter.lengths import Lengths
@@ -48,6 +49,7 @@ class StarterFacts:
 
     checkpoint: str  # as the user gave it
     is_local: bool
+    base: str | None  # that an adapter was merged into, as the user or the adapter gave it
     model_type: str
     task: str
     labels: tuple[str, ...]
@@ -100,6 +102,9 @@ def _model(facts: StarterFacts, output: Path) -> Iterator[str]:
     name = _relative(Path(facts.checkpoint), output) if facts.is_local else facts.checkpoint
     yield "model:"
     yield f"  checkpoint: {_scalar(name)}"
+    if (base := facts.base) is not None:
+        base = _relative(Path(base), output) if is_folder(Path(base)) else base
+        yield _line(f"  base: {_scalar(base)}", "the model that the adapter is merged into")
     named = f"labels: {_short(facts.labels)}" if facts.labels else ""
     yield _line(f"  task: {facts.task}", facts.vectors or named)
 

@@ -77,6 +77,7 @@ def write_starter(
     data: Path,
     output: Path,
     *,
+    base: str | None = None,
     train: Path | None = None,
     certification: Path | None = None,
     wishes: Wishes = Wishes(),
@@ -86,9 +87,10 @@ def write_starter(
 ) -> Recipe:
     """Write a recipe to `output` and return it.
 
-    `data` becomes the search split. A file that exists is kept unless `force`. A metric of the
-    user's own runs where `allow_code` says so. Raises `RecipeError` for what cannot be guessed,
-    `EnvironmentMismatch` when checkpoint or data cannot be read, and as `load_function` does.
+    `data` becomes the search split, `base` is the model that an adapter was trained on. A file that
+    exists is kept unless `force`. A metric of the user's own runs where `allow_code` says so.
+    Raises `RecipeError` for what cannot be guessed, `EnvironmentMismatch` when checkpoint or data
+    cannot be read, and as `load_function` does.
     """
     if is_folder(output):
         raise RecipeError(f"{output}: is a directory; give --output a file in it")
@@ -98,7 +100,7 @@ def write_starter(
         raise RecipeError(f"{output}: exists already; give another --output, or --force")
     if (reason := no_folder(output.parent)) is not None:
         raise EnvironmentMismatch(f"{output.parent}: {reason}; give --output a file in a directory")
-    files = find_checkpoint(checkpoint, revision=None)
+    files = find_checkpoint(checkpoint, base=base)
     task = load_task(files.infer_task())
     own = _own_metric(wishes.metric, allow_code=allow_code)
     if own is None and wishes.metric is not None and wishes.metric not in task.metric_names():
@@ -138,6 +140,7 @@ def write_starter(
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
+        base=files.base,
         model_type=model.module.config.model_type,
         task=task.name,
         labels=labels,
