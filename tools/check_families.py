@@ -29,6 +29,7 @@ Usage: tools/check_families.py [--only FAMILY ...]     measures, and writes the 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -45,7 +46,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from results import FOLDER, ROOT, read_results, write_results
+from results import FOLDER, ROOT, commit, read_results, write_results
 from sweep_architectures import IMAGE_FAMILIES, SEED, TEXT_FAMILIES, WORDS, build
 
 from compressor.data import Dataset
@@ -90,8 +91,8 @@ TRAINING = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "layers": {"kind": "prune_structured", "layers": 1},
     "distill": {"kind": "distill", **TRAINING},
-    "dynamic": {"kind": "quantize_dynamic", "min_elements": 256},
-    "static": {"kind": "quantize_static", "min_elements": 256},
+    "dynamic": {"kind": "quantize_dynamic", "min_elements": 256, "keep_sensitive": "auto"},
+    "static": {"kind": "quantize_static", "min_elements": 256, "keep_sensitive": "auto"},
     "weights": {"kind": "quantize_weights", "bits": 8, "min_elements": 256},
     "fp16": {"kind": "convert_fp16"},
 }
@@ -240,15 +241,24 @@ def measure(families: list[str]) -> None:
     chatter.set_verbosity_error()
     chatter.disable_progress_bar()
     path = FOLDER / "families.json"
-    rows = {row["family"]: row for row in read_results("families")["rows"]} if path.exists() else {}
+    rows = {}
+    if path.exists():
+        before = read_results("families")
+        taken = {"commit": before["commit"], "date": before["date"]}
+        rows = {row["family"]: {**taken, **row} for row in before["rows"]}
     for family in families:
         with tempfile.TemporaryDirectory() as folder:
             cells = check(Path(folder), family)
-        rows[family] = {"family": family, "cells": cells}
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        rows[family] = {"family": family, "commit": commit(), "date": today, "cells": cells}
         bad = [item for item in cells.items() if item[1].startswith(("WRONG", "CRASH"))]
         print(family, bad or "right", flush=True)
         ordered = [rows[name] for name in sorted(rows)]
-        about = {"lengths": [*LENGTHS, "longest"], "rows": "1 and 5"}
+        about = {
+            "lengths": [*LENGTHS, "longest"],
+            "rows": "1 and 5",
+            "each_row": "tools/check_families.py --only FAMILY, at the commit that it names",
+        }
         write_results(path, ordered, about=about)
 
 
@@ -329,10 +339,15 @@ def _context(work: Work) -> PassContext:
     )
 
 
-def _applied(work: Work, settings: Mapping[str, Any], model: Any = None) -> Any:
+def _applied(
+    work: Work,
+    settings: Mapping[str, Any],
+    model: Any = None,
+    context: PassContext | None = None,
+) -> Any:
     given = settings_of(settings)
     subject = load_checkpoint(work.folder / "checkpoint") if model is None else model
-    return apply_pass(given, subject, _context(work))
+    return apply_pass(given, subject, context or _context(work))
 
 
 def _exported(work: Work, model: TorchModel, name: str) -> OnnxModel:
@@ -415,7 +430,11 @@ def _plain(work: Work, column: str, settings: Mapping[str, Any]) -> None:
 
 def _quantized(work: Work, column: str, settings: Mapping[str, Any]) -> None:
     dense = OnnxModel(work.folder / "dense" / "model.onnx", provider="cpu", threads=1)
-    made = _applied(work, settings, dense)
+    context = _context(work)
+    made = _applied(work, settings, dense, context)
+    measured: Any = context.facts.get("sensitivity", [])
+    if kept := sum(fact["kept_in_float"] for fact in measured):
+        work.cells[column] = f"yes, {kept} of {len(measured)} in float"
     work.compare(
         column,
         checkpoint=work.folder / "checkpoint",

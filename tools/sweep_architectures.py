@@ -152,6 +152,11 @@ QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
 WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet", "funnel"))
 
+# Decoders whose tokenizers mark the beginning of a text alone, and those that mark no end of it:
+# a vector or class is read off the last token, which then is a word and not always the same.
+BEGUN = frozenset(("gemma", "gemma2", "gemma3_text", "llama", "mistral"))
+BARE = frozenset(("gpt2", "qwen2", "qwen3"))
+
 Verdict = Literal["right", "refused", "WRONG", "CRASH"]
 
 
@@ -247,7 +252,7 @@ def build(folder: Path, family: str, head: str) -> None:
         processor.save_pretrained(folder)
     else:
         auto = transformers.AutoModelForSequenceClassification
-        _tokenizer().save_pretrained(folder)
+        _tokenizer(family).save_pretrained(folder)
         if head == "cls":
             auto = transformers.AutoModel
             (folder / "1_Pooling").mkdir()
@@ -265,21 +270,36 @@ def _side(family: str) -> int:
     return int(given[0] if isinstance(given, list) else given)
 
 
-def _tokenizer() -> Any:
-    vocabulary = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[1]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+def _tokenizer(family: str) -> Any:
+    """Return a tokenizer of made-up words that marks the ends of a text as the family's own do."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    settings: dict[str, Any] = {
-        "tokenizer_object": tokenizer,
+    shared: dict[str, Any] = {
         "model_max_length": 40,
         "model_input_names": ["input_ids", "attention_mask"],
         **dict(zip(names, SPECIAL, strict=True)),
     }
-    return transformers.PreTrainedTokenizerFast(**settings)
+    if family == "qwen2":  # whatever a folder holds, transformers makes its own class of it
+        vocabulary, merges = _pieces()
+        made: Any = transformers.Qwen2Tokenizer  # whose merges are said to be texts
+        return made(vocab=vocabulary, merges=merges, eos_token=SPECIAL[3], **shared)
+    words = {word: index for index, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=SPECIAL[1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if family not in BARE:
+        end = "" if family in BEGUN else " [SEP]"
+        special = [("[CLS]", 2), ("[SEP]", 3)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"[CLS] $A{end}", special_tokens=special if end else special[:1]
+        )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **shared)
+
+
+def _pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the vocabulary and the merges of a byte-level tokenizer of about the same words."""
+    merges = [("t", "h"), ("th", "e"), *(("w", str(digit)) for digit in range(10))]
+    merges += [(f"w{number // 10}", str(number % 10)) for number in range(10, 42)]
+    pieces = [*SPECIAL, "\u0120", *"the", "w", *"0123456789", *(a + b for a, b in merges)]
+    return {piece: index for index, piece in enumerate(pieces)}, merges
 
 
 def _examples(family: str) -> list[Example]:

@@ -135,3 +135,8 @@ def test_how_to_go_on_is_no_setting_of_the_work(kind: str):
     fields = {name: field for item in variants for name, field in item.model_fields.items()}
     assert "on_failure" in fields
     assert fields["on_failure"].default is None
+
+
+def test_more_weights_than_auto_usually_keeps_are_kept_after_it():
+    auto = QuantizeDynamic(embeddings=False, keep_sensitive="auto")
+    assert [step.keep_sensitive for step in auto.milder()] == [4, 8]

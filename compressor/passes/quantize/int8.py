@@ -134,7 +134,7 @@ def save_int8(
         note(f"Inner channels reordered before {len(reordered)} of the matrices.")
     quantization.note_leftovers()
     note_smoothed(smoothed, quantization.context)
-    note_kept(stored.kept, quantization.context)
+    note_kept(stored.kept, quantization.settings, quantization.context)
     return changed
 
 

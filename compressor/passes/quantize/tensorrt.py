@@ -65,7 +65,7 @@ def apply(settings: QuantizeTensorrt, model: OnnxModel, context: PassContext) ->
     context.note(f"{done}.")
     quantization.note_leftovers()
     note_smoothed(smoothed, context)
-    note_kept(kept, context)
+    note_kept(kept, settings, context)
     if model.provider != "tensorrt":
         context.note(f"Judged on the provider {model.provider}, not on TensorRT.")
     return replace(model, path=path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize import calibration
 from compressor.passes.quantize.calibration import Calibration, unpadded
 from compressor.passes.quantize.quantization import find_weights
+from compressor.passes.quantize.sensitivity import LARGEST_ERROR
 from compressor.passes.quantize.settings import QuantizeStatic
 from compressor.tasks import Batch
 
@@ -306,3 +308,42 @@ def test_rows_of_train_bring_the_error_of_a_few_short_rows_down(
         for rows in (short, lent)
     ]
     assert errors[1] < 0.5 * errors[0]
+
+
+def with_massive_activations(model: OnnxModel, path: Path) -> OnnxModel:
+    """Return the graph with one inner channel of both layers at 300, which nothing reads."""
+    graph = load_graph(model.path)
+    for tensor in graph.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name.endswith("intermediate.dense.weight"):
+            values[:, 5] = 0
+        elif tensor.name.endswith("intermediate.dense.bias"):  # both layers read one of zeros
+            values[5] = 300
+        elif re.search(r"layer\.\d\.output\.dense\.weight", tensor.name):
+            values[5] = 0
+        else:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    save_graph(graph, path)
+    return dataclasses.replace(model, path=path)
+
+
+def test_auto_keeps_the_weights_behind_massive_activations_in_float_and_no_others(
+    exported: OnnxModel, context: PassContext, notes: list[str], tmp_path: Path
+):
+    model = with_massive_activations(exported, tmp_path / "massive.onnx")
+    apply_pass(QuantizeStatic(min_elements=0, keep_sensitive="auto"), model, context)
+    kept = {fact["name"] for fact in context.facts["sensitivity"] if fact["kept_in_float"]}
+    assert kept == {f"bert.encoder.layer.{index}.output.dense.weight" for index in range(2)}
+    none, one, two = context.facts["kept_in_float_trials"]
+    assert [trial["kept"] for trial in (none, one, two)] == [0, 1, 2]
+    assert min(none["error"], one["error"]) > LARGEST_ERROR > two["error"]
+    assert any(note.startswith("keep_sensitive: auto, on") for note in notes)
+
+
+def test_auto_measures_no_weight_where_all_of_them_do(
+    exported: OnnxModel, context: PassContext, notes: list[str]
+):
+    apply_pass(QuantizeStatic(min_elements=0, keep_sensitive="auto"), exported, context)
+    assert "sensitivity" not in context.facts
+    assert [trial["kept"] for trial in context.facts["kept_in_float_trials"]] == [0]
