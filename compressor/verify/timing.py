@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.machine.turns import measuring
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.onnx_graph.onnx_file import save_graph
 
@@ -93,20 +94,24 @@ def take_turns(
     random: np.random.Generator,
     after_round: Callable[[Mapping[Name, Sequence[float]]], object] = lambda _: None,
 ) -> Turns[Name]:
-    """Time every run once in each round, in shuffled order; `after_round` gets the wall times."""
+    """Time every run once in each round, in shuffled order; `after_round` gets the wall times.
+
+    Of processes that share the host (`on_shared_host`) one does so at a time.
+    """
     wall_ms: dict[Name, list[float]] = {name: [] for name in runs}
     cpu_ms: dict[Name, list[float]] = {name: [] for name in runs}
     names = list(runs)
-    for _ in range(num_rounds):
-        for index in random.permutation(len(names)):
-            name = names[index]
-            run = runs[name]
-            start, start_cpu = time.perf_counter_ns(), time.thread_time_ns()
-            run()
-            end_cpu, end = time.thread_time_ns(), time.perf_counter_ns()
-            wall_ms[name].append((end - start) / 1e6)
-            cpu_ms[name].append((end_cpu - start_cpu) / 1e6)
-        after_round(wall_ms)
+    with measuring(clock):
+        for _ in range(num_rounds):
+            for index in random.permutation(len(names)):
+                name = names[index]
+                run = runs[name]
+                start, start_cpu = time.perf_counter_ns(), time.thread_time_ns()
+                run()
+                end_cpu, end = time.thread_time_ns(), time.perf_counter_ns()
+                wall_ms[name].append((end - start) / 1e6)
+                cpu_ms[name].append((end_cpu - start_cpu) / 1e6)
+            after_round(wall_ms)
     own = {name: np.asarray(times) for name, times in cpu_ms.items()}
     return Turns(
         clock,
