@@ -26,6 +26,7 @@ from compressor.errors import (
     EXIT_CODES,
     CompressorError,
     EnvironmentMismatch,
+    RecipeError,
     Terminated,
     missing_package,
 )
@@ -44,6 +45,7 @@ _NEEDS = {
     "init": "a checkpoint and rows: compress init ./my-model --data rows.csv",
     "validate": "a recipe: compress validate recipe.yaml",
     "run": "a recipe: compress run recipe.yaml (compress init writes one for your model and data)",
+    "store": "a directory that --store was given: compress store shared --keep 20GB",
     "compare": "output directories of runs: compress compare runs/first runs/second",
     "inspect": "a checkpoint, an .onnx file or an artifact: compress inspect ./my-model",
     "passes": "",
@@ -129,6 +131,19 @@ class DeviceChoice(StrEnum):
     AUTO = "auto"
 
 
+DeviceOption = Annotated[
+    DeviceChoice, typer.Option(help="Where to train; auto is CUDA where there is one.")
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIRECTORY",
+        help="Keep finished steps here, together with other runs: what they have in common is done "
+        "once.",
+    ),
+]
+
+
 class QuotingChoice(StrEnum):
     """Whether cells of a file may be in quotes."""
 
@@ -198,9 +213,8 @@ def run(
     output: Annotated[
         Path | None, typer.Option(help="Directory to write; the recipe's `output` otherwise.")
     ] = None,
-    device: Annotated[
-        DeviceChoice, typer.Option(help="Where to train; auto is CUDA where there is one.")
-    ] = DeviceChoice.AUTO,
+    store: StoreOption = None,
+    device: DeviceOption = DeviceChoice.AUTO,
     force: Annotated[
         bool,
         typer.Option(
@@ -251,6 +265,7 @@ def run(
         report = run_recipe(
             loaded,
             output=output,
+            store=store,
             device=device.value,
             force=force,
             allow_inconclusive=allow_inconclusive,
@@ -311,6 +326,33 @@ def validate(
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
     out.print(escape(printable(render_plan(loaded, seen))), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def store(
+    directory: Annotated[Path, typer.Argument(help="The directory that --store was given.")],
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Remove what was used longest ago until at most this much is left, such as 20GB. "
+            "What a living run uses stays.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a store of steps holds, or make it smaller."""
+    from compressor.amounts import parse_bytes
+    from compressor.pipeline.shared_store import content_of, prune
+
+    if keep is not None:
+        try:
+            most = parse_bytes(keep)
+        except ValueError as error:
+            raise RecipeError(f"--keep {keep}: {error}") from error
+        removed = prune(directory, most)
+        out.print(f"removed: {escape(str(removed))}", soft_wrap=True, highlight=False)
+    found = content_of(directory)
+    out.print(f"{escape(str(directory))}: {escape(str(found))}", soft_wrap=True, highlight=False)
 
 
 @app.command()

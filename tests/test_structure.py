@@ -23,6 +23,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("__init__",),
+    ("sweep",),
     ("starter", "pipeline.run"),
     ("pipeline",),
     ("inspection", "quickstart"),
@@ -39,7 +40,7 @@ LAYERS = (
     ("proof",),
     ("stored_types",),
     ("own_code",),
-    ("paths", "setting_errors"),
+    ("paths", "setting_errors", "amounts"),
     ("errors", "files", "progress"),
     ("words",),
 )

@@ -124,7 +124,7 @@ class Stages:
         if provider != self.recipe.export.provider:
             settings = AS_WRITTEN
         elif provider == "tensorrt":
-            folder = self.store.scratch / "tensorrt" / stored.digest
+            folder = self.store.private / "tensorrt" / stored.digest
             settings = engine_settings(self.max_length, folder)
         return OnnxModel(stored.path, provider, self.threads, settings)
 
@@ -361,14 +361,13 @@ class Stages:
         depends_on = {"step": kind, **self._always, **read}
         key = key_of(depends_on)
         self.estimate.started(name)
-        step = self.store.find(name, key)
-        if step is None:
-            step = self.store.make(name, key, depends_on, work)
-        elif step.reused:
-            self.progress.result(reused_line(name, step.seconds))
-        else:
+        found = self.store.find(name, key)
+        if found is not None and not found.reused:
             self.estimate.finished(name, 0.0, measured=False)
-            return step  # the same work under another name, such as the export without a pass
+            return found  # the same work under another name, such as the export without a pass
+        step = found or self.store.make(name, key, depends_on, work)
+        if step.reused:
+            self.progress.result(reused_line(name, step.seconds))
         self.estimate.finished(name, step.seconds)
         self.done.append(StepRecord(name, step.seconds, step.reused))
         return step

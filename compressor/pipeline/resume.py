@@ -33,6 +33,14 @@ class _Missing(Exception):
 class _ReadOnly(StepStore):
     """The steps of a store as they are; none is made."""
 
+    def __init__(self, store: StepStore) -> None:
+        self._store = store
+        self.path, self.scratch, self.made = store.path, store.scratch, store.made
+
+    def find(self, name: str, key: str) -> Step | None:
+        """Return the stored step of this key as the store gives it."""
+        return self._store.find(name, key)
+
     def make(
         self,
         name: str,
@@ -41,6 +49,11 @@ class _ReadOnly(StepStore):
         work: Callable[[Path, Path], dict[str, Any]],  # noqa: ARG002
     ) -> Step:
         raise _Missing(name)
+
+    @property
+    def private(self) -> Path:
+        """Return scratch space that no other run shares."""
+        return self._store.private
 
 
 def stored_steps(stages: Stages, known: RunLog, limit: int | None) -> dict[str, float]:
@@ -53,7 +66,7 @@ def stored_steps(stages: Stages, known: RunLog, limit: int | None) -> dict[str, 
         return {}
     own = stages.store
     reader = copy.copy(stages)
-    reader.store = _ReadOnly(own.path, own.scratch, own.made, own.used, own.damaged)
+    reader.store = _ReadOnly(own)
     reader.progress, reader.estimate, reader.done = SILENT, Estimate(), []
     # A run that a gate stopped is stored up to there.
     with contextlib.suppress(_Missing, CompressorError):
@@ -89,7 +102,7 @@ def _follow(stages: Stages, known: RunLog, limit: int | None) -> None:
     for position, step in enumerate(recipe.passes):
         if isinstance(step, OnnxPass):
             graph = pass_gate(stages, log, position, step, graph, baseline)
-    with tempfile.TemporaryDirectory(dir=stages.store.scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=stages.store.private) as folder:
         artifact = stages.write_artifact(graph, Path(folder)).graph
         stages.score("artifact", artifact, reference=baseline)
         stages.flops("artifact: flops", artifact)

@@ -79,14 +79,15 @@ from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.predictions import sample_predictions
 from compressor.pipeline.preflight import check_inputs, check_runtime
 from compressor.pipeline.resume import stored_steps
-from compressor.pipeline.run_end import PASSED, finish, stopped_reason, verdict_of
+from compressor.pipeline.run_end import COMPARED, PASSED, finish, stopped_reason, verdict_of
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.scorable import judge_baseline, judge_order, tuned_baseline
+from compressor.pipeline.shared_store import SharedStepStore
 from compressor.pipeline.step_store import StepStore, link_tree
 from compressor.pipeline.target_search import search_fraction
 from compressor.pipeline.wanted_splits import read_splits
 from compressor.progress import SILENT, Progress
-from compressor.recipe.recipe import Recipe, load_recipe
+from compressor.recipe.recipe import BenchmarkSettings, Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
@@ -102,6 +103,7 @@ def run(
     recipe: Recipe,
     *,
     output: str | Path | None = None,
+    store: str | Path | None = None,
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
@@ -117,6 +119,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
+    store: str | Path | None = None,
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
@@ -131,6 +134,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
+    store: str | Path | None = None,
     device: Device = "auto",
     force: bool = False,
     allow_inconclusive: bool = False,
@@ -157,7 +161,8 @@ def run(
         )
 
     A run into the directory of an earlier one takes from there every step whose inputs are the
-    same; with `force` everything is done anew.
+    same; with `force` everything is done anew. `store` is a directory in which several runs keep
+    their steps together, at the same time too, so that what they have in common is done once.
 
     With `allow_inconclusive` a certification split that cannot prove the budget does not stop the
     run; the report says so. With `allow_code` the functions of your own that the recipe names, as
@@ -181,17 +186,63 @@ def run(
     recipe = load_recipe(recipe, overrides)
     recipe = recipe.allowing_code() if allow_code else recipe
     recipe.require_own_code()
+    if force and store is not None:
+        raise RecipeError(
+            "--force with --store: one does every step anew, the other takes over what other runs "
+            "did; leave one of them out"
+        )
     with quiet_libraries() if quiet else loud_libraries():
-        return _carry_out(recipe, output, device, force, allow_inconclusive, shown)
+        return _carry_out(
+            recipe,
+            output,
+            device,
+            shown,
+            store=None if store is None else Path(store).expanduser(),
+            force=force,
+            allow_inconclusive=allow_inconclusive,
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run is told that is to be compared with others: it holds no certification rows.
+
+    It ends when the artifact was judged on the search split and `timing` was measured, where that
+    is not None; the artifact is not completed, so that nothing loads it.
+    """
+
+    timing: BenchmarkSettings | None
+
+
+def run_trial(
+    recipe: Recipe,
+    trial: Trial,
+    *,
+    output: Path,
+    store: Path,
+    device: Device = "auto",
+    progress: Progress = SILENT,
+    quiet: bool = True,
+) -> RunReport:
+    """Carry out a recipe as `run` does, up to where its artifact can be compared with others.
+
+    Raises as `run`.
+    """
+    require_one_process()
+    with quiet_libraries() if quiet else loud_libraries():
+        return _carry_out(recipe, output, device, progress, store=store, trial=trial)
 
 
 def _carry_out(
     recipe: Recipe,
     output: str | Path | None,
     device: Device,
-    force: bool,
-    allow_inconclusive: bool,
     shown: Progress,
+    *,
+    store: Path | None,
+    force: bool = False,
+    allow_inconclusive: bool = False,
+    trial: Trial | None = None,
 ) -> RunReport:
     place = output or recipe.output
     if place is None:
@@ -202,7 +253,8 @@ def _carry_out(
     place = Path(place).expanduser()
     if exists(place / "report.json"):
         check_inputs(recipe)  # a mistake in the recipe costs nothing of what an earlier run gave
-    with claim_output(place, force=force, inputs=local_inputs(recipe)) as directory:
+    inputs = {**local_inputs(recipe), **({} if store is None else {"--store": store})}
+    with claim_output(place, force=force, inputs=inputs) as directory:
         log = RunLog(
             recipe=recipe.to_dict(),
             recipe_name=recipe.path.name if recipe.path else "a recipe built in Python",
@@ -214,7 +266,9 @@ def _carry_out(
                 for item in recipe.require_own_code()
             ),
         )
-        steps = _Run(recipe, directory, target, threads, allow_inconclusive, log, shown)
+        steps = _Run(
+            recipe, directory, target, threads, allow_inconclusive, log, shown, store, trial
+        )
         try:
             with memory_as_mismatch(), shown.whole(steps.estimate.remaining):
                 steps.all()
@@ -235,7 +289,9 @@ def _carry_out(
             finish(directory, log, "internal_error", told, steps.current)
             error.add_note(told)
             raise
-        return finish(directory, log, "passed", PASSED, None)
+        finally:
+            steps.close()
+        return finish(directory, log, "passed", PASSED if trial is None else COMPARED, None)
 
 
 @dataclass
@@ -249,6 +305,9 @@ class _Run:
     allow_inconclusive: bool
     log: RunLog
     progress: Progress
+    shared: Path | None = None  # the store that other runs use too
+    trial: Trial | None = None
+    store: StepStore | None = None  # once the run has loaded what it reads
     estimate: Estimate = field(default_factory=Estimate)
     current: str = "load"
 
@@ -260,10 +319,18 @@ class _Run:
         graph = self.export(checkpoint)
         graph = self.onnx_passes(graph)
         artifact = self.write_artifact(graph)
+        if self.trial is not None:
+            self.time_trial(artifact, self.trial.timing)
+            return
         self.certify(artifact)
         self.benchmark(artifact)
         self.require_proof()
         self.seal()
+
+    def close(self) -> None:
+        """Let go of the steps that other runs share."""
+        if self.store is not None:
+            self.store.close()
 
     def load(self) -> None:
         """Find the checkpoint, read the splits, and check that they, budget and passes fit."""
@@ -329,7 +396,11 @@ class _Run:
                 require_precision(training, self.device)
         with self.progress.bar("load the checkpoint", None):
             pace = look_ahead(recipe, files, self.task, self.splits)
-        self.store = StepStore(self.directory.steps, self.directory.work)
+        if self.shared is None:
+            self.store = StepStore(self.directory.steps, self.directory.work)
+        else:
+            told = self.progress.result
+            self.store = SharedStepStore(self.shared, self.directory.work, told)
         self.stages = Stages(
             recipe,
             self.store,
@@ -465,6 +536,18 @@ class _Run:
         if any(latency.noisy for latency in self.log.latencies):
             self.progress.result("noisy: the machine was busy, so read speeds with care")
 
+    def time_trial(self, artifact: StoredGraph, timing: BenchmarkSettings | None) -> None:
+        """Time baseline and artifact for a choice between runs, where one goes by time."""
+        if timing is None:
+            self.log.missing["latencies"] = "no choice between the trials goes by time"
+        else:
+            self._start("benchmark")
+            name = f"benchmark on {timing.providers[0]}"
+            ends = (self.baseline_graph, artifact)
+            self.log.latencies = self.stages.time(name, timing, *ends, to_choose=True)
+        assert self.store is not None
+        self.store.remove_unused()
+
     def require_proof(self) -> None:
         """Stop before the artifact is complete when the certification split proves too little."""
         self.current = "slices"
@@ -492,6 +575,7 @@ class _Run:
         except BaseException:
             (folder / MANIFEST).unlink(missing_ok=True)  # what did not load here loads nowhere
             raise
+        assert self.store is not None
         self.store.remove_unused()
         self.estimate.finished("seal", 0.0, measured=False)
 
@@ -565,6 +649,8 @@ class _Run:
     def _load_splits(self, metric: str) -> dict[str, Dataset]:
         labels = self.log.labels
         splits = read_splits(self.recipe, task=self.task, label_names=labels, metric=metric)
+        if self.trial is not None and splits.pop("certification", None) is not None:
+            self.log.missing["certification"] = "a trial of a sweep holds no certification rows"
         self.log.splits = describe_splits(splits)
         rows = {name: split.rows.tolist() for name, split in splits.items()}
         self.directory.write_text("splits.json", json.dumps(rows) + "\n")

@@ -21,6 +21,7 @@ from compressor.report.run_report import RunReport
 logger = logging.getLogger(__name__)
 
 PASSED = "every gate held"
+COMPARED = "every gate held; a trial of a sweep, whose artifact is not completed"
 
 
 def verdict_of(error: CompressorError) -> Verdict:

@@ -38,9 +38,9 @@ Fact = TypeVar("Fact")
 
 _RECORD = "step.json"
 _ARRAYS = "arrays.safetensors"
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"  # how the name of a step begins that is being stored
 # What reading an entry raises that somebody edited, truncated or removed meanwhile.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,17 @@ class StepStore:
                     f"itself; remove the link, or give an --output on a disk with free space"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(f"{_PARTIAL}*"):
-            _remove(left)  # of a run that was killed while it stored a step
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a run left that was killed while it stored a step."""
+        for left in self.path.glob(f"{PARTIAL}*"):
+            remove(left)
+
+    @property
+    def private(self) -> Path:
+        """Return scratch space that no other run shares."""
+        return self.scratch
 
     def work_dir(self, key: str) -> Path:
         """Return the scratch folder of an unfinished step, with what an earlier attempt left."""
@@ -130,11 +139,11 @@ class StepStore:
         if not os.path.lexists(folder):
             return None
         try:
-            step = _read(name, key, folder)
-        except _DAMAGE as error:
+            step = read_step(name, key, folder)
+        except DAMAGE as error:
             self.damaged.append(f"the stored step '{name}' was damaged ({error}) and done again")
             logger.warning("%s; %s is removed", self.damaged[-1], folder)
-            _remove(folder)
+            remove(folder)
             return None
         self.used.add(key)
         return dataclasses.replace(step, reused=key not in self.made)
@@ -154,7 +163,7 @@ class StepStore:
         `files` is a folder on the same file system; everything in it moves into the store.
         `depends_on` is what the key was made of, kept for people who wonder why a step ran again.
         """
-        partial = self.path / f"{_PARTIAL}{key}"
+        partial = self.path / f"{PARTIAL}{key}"
         if files is None:
             partial.mkdir()
         else:
@@ -178,7 +187,7 @@ class StepStore:
         folder = partial.rename(self.path / key)
         _sync(self.path)
         if (self.scratch / key).is_dir():
-            _remove(self.scratch / key)
+            remove(self.scratch / key)
         self.made.add(key)
         self.used.add(key)
         files_alone = {path: digest for path, digest in hashes.items() if path != _ARRAYS}
@@ -215,8 +224,11 @@ class StepStore:
         """Remove what this run did not use: steps of earlier recipes, and scratch folders."""
         for folder in self.path.iterdir():
             if folder.name not in self.used and folder.is_dir():  # other files are somebody else's
-                _remove(folder)
-        _remove(self.scratch)
+                remove(folder)
+        remove(self.scratch)
+
+    def close(self) -> None:
+        """Let go of what a run holds while it uses the store."""
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
@@ -247,7 +259,8 @@ def link_tree(source: Path, target: Path) -> None:
             link_or_copy(path, place)
 
 
-def _read(name: str, key: str, folder: Path) -> Step:
+def read_step(name: str, key: str, folder: Path) -> Step:
+    """Return a stored step after every byte of it was checked; raises one of `DAMAGE`."""
     if folder.is_symlink():
         raise ValueError("it is a link")
     entries = _entries(folder)  # before anything is opened
@@ -278,7 +291,7 @@ def _entries(folder: Path) -> list[Path]:
     return found
 
 
-def _remove(place: Path) -> None:
+def remove(place: Path) -> None:
     """Remove a folder, a file or a link, or what is left of it when somebody else is at it too."""
     if place.is_symlink() or place.is_file():
         place.unlink(missing_ok=True)

@@ -170,6 +170,15 @@ class BenchmarkSettings(BaseModel):
         "graph cannot be recorded",
     )
 
+    def of_first_shape(self) -> Self:
+        """Return the settings that time the first batch size and length on the first provider."""
+        own = {
+            "providers": self.providers[:1],
+            "batch_sizes": self.batch_sizes[:1],
+            "sequence_lengths": self.sequence_lengths[:1],
+        }
+        return self.model_copy(update=own)
+
 
 class ReportSettings(BaseModel):
     """The recipe's `report`: what the report may show."""
