@@ -31,11 +31,11 @@ from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.settings import ModelSettings
 from compressor.own_code import ALLOW, OwnFunction, load_function
 from compressor.passes import PASSES, Pass, TorchPass
-from compressor.paths import ABSENT, LocalPath, exists, is_folder, no_folder, unreadable
+from compressor.paths import LocalPath, exists, is_folder, no_folder
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.readable import readable_part
 from compressor.recipe.rules import MOST_PASSES, find_conflicts
-from compressor.recipe.yaml_source import Document, document_of, parse_document
+from compressor.recipe.yaml_source import Document, document_of, parse_document, read_text
 from compressor.setting_errors import (
     Mistake,
     Variants,
@@ -67,7 +67,6 @@ _ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll", ".npz")
 _MODELS = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf")
 METRIC, PREPROCESS = "budget.metric", "data.preprocess"  # keys that may name code
 _TAKES = {METRIC: "a compressor.MetricInputs", PREPROCESS: "a row as a dict"}
-_MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 
 
 def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -474,25 +473,7 @@ def load_recipe(
     path = Path(recipe)
     if (other := not_a_recipe(path)) is not None:
         raise RecipeError(f"{path}: {other}")
-    reason = unreadable(path, largest=_MAX_BYTES)
-    if reason is not None:
-        near = _recipes_beside(path) if reason == ABSENT else ""
-        raise RecipeError(
-            f"{path}: {reason}; give the path of a recipe, a YAML file below 1 MiB{near}"
-        )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a recipe file"
-        ) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
-            f"{path}:{line}: not UTF-8 ({error.reason}); save the recipe as UTF-8"
-        ) from error
+    text = read_text(path, "recipe", near=lambda: _recipes_beside(path))
     return parse_recipe(text, path=path, overrides=overrides)
 
 
@@ -541,6 +522,9 @@ def _from_document(document: Document, base_dir: Path, overrides: Sequence[str])
     for override in overrides:
         document.override(override)
     data = document.data
+    if "space" in data and "recipe" in data:
+        place = document.name or "this"
+        raise RecipeError(f"{place}: is a sweep, not a recipe; start it with compress sweep")
     context = {"base_dir": base_dir}
     try:
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True, context=context)

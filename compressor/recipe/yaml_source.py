@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from compressor.errors import RecipeError
+from compressor.paths import ABSENT, unreadable
 from compressor.setting_errors import KeyPath, format_path, show
 
+_MAX_BYTES = 1 << 20  # a file beyond this is not a recipe, it is a mistaken argument
 _MAX_DEPTH = 32  # of nested lists and mappings; recipes use 5
 _MAX_VALUES = 50_000  # keys counted too; the longest lists are names of classes, 21,843 in ImageNet
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -153,8 +155,41 @@ def _check_step(here: Any, parent: KeyPath, key: str | int) -> None:
         raise ValueError(f"{name} is a list, '{key}' must be an index 0..{len(here) - 1}")
 
 
-def parse_document(text: str, name: str) -> Document:
-    """Read one YAML mapping; `name` is the file's name in messages.
+def read_text(path: Path, noun: str, *, near: Callable[[], str] = lambda: "") -> str:
+    """Return the text of a YAML file; `noun` is what it should be, `near` what else may be meant.
+
+    Raises `RecipeError` when it cannot be read as one.
+    """
+    reason = unreadable(path, largest=_MAX_BYTES)
+    if reason is not None:
+        hint = near() if reason == ABSENT else ""
+        raise RecipeError(
+            f"{path}: {reason}; give the path of a {noun}, a YAML file below 1 MiB{hint}"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a {noun} file"
+        ) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}:{line}: not UTF-8 ({error.reason}); save the {noun} as UTF-8"
+        ) from error
+
+
+def parse_document(
+    text: str,
+    name: str,
+    *,
+    noun: str = "recipe",
+    needs: str = "model, data, budget and passes",
+    such_as: str = "model and data",
+) -> Document:
+    """Read one YAML mapping; `name` is the file's name in messages, `noun` what it should be.
 
     Raises `RecipeError` when it is not YAML, empty, or something else than a mapping.
     """
@@ -163,18 +198,37 @@ def parse_document(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise RecipeError(_syntax_mistake(error, text, name)) from error
     if root is None:
-        raise RecipeError(f"{name}:1: the recipe is empty; it needs model, data, budget and passes")
+        raise RecipeError(f"{name}:1: the {noun} is empty; it needs {needs}")
     line = root.start_mark.line + 1
     document = Document(name)
     document._places[()] = f"{name}:{line}"
     data = _read_node(root, (), document)
     if not isinstance(data, dict):
         raise RecipeError(
-            f"{name}:{line}: a recipe is a mapping with keys such as model and data, "
-            f"got {show(data)}"
+            f"{name}:{line}: a {noun} is a mapping with keys such as {such_as}, got {show(data)}"
         )
     document.data = data
     return document
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text so that it is read as text by the rules of this module, not of YAML 1.1."""
+
+
+def _written(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    is_word = _read_word(text) is text  # and no number, truth value or null
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_word else '"')
+
+
+_Dumper.add_representer(str, _written)
+
+
+def dump_document(data: Mapping[str, Any]) -> str:
+    """Return plain data as YAML that `parse_document` reads back as it is."""
+    text: str = yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
 
 
 def document_of(data: Mapping[str, Any]) -> Document:
