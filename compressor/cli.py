@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,7 @@ _NEEDS = {
     "init": "a checkpoint and rows: compress init ./my-model --data rows.csv",
     "validate": "a recipe: compress validate recipe.yaml",
     "run": "a recipe: compress run recipe.yaml (compress init writes one for your model and data)",
+    "sweep": "a sweep, a YAML file that names a recipe and what to try: compress sweep sweep.yaml",
     "store": "a directory that --store was given: compress store shared --keep 20GB",
     "compare": "output directories of runs: compress compare runs/first runs/second",
     "inspect": "a checkpoint, an .onnx file or an artifact: compress inspect ./my-model",
@@ -326,6 +328,83 @@ def validate(
     steps = " -> ".join(step.kind for step in loaded.passes) or "export only"
     out.print(f"{escape(str(recipe))}: valid ({steps})", soft_wrap=True)
     out.print(escape(printable(render_plan(loaded, seen))), soft_wrap=True, highlight=False)
+
+
+@app.command(
+    epilog="Example: compress sweep sweep.yaml --output runs/sweep. Give the same command several "
+    "times, on several hosts too, and they share the work. Stop it whenever you like: the same "
+    "command resumes."
+)
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep, a YAML file.")],
+    settings: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Directory to write; the sweep's `output` otherwise.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Keep finished steps here; in the output directory otherwise.",
+        ),
+    ] = None,
+    device: DeviceOption = DeviceChoice.AUTO,
+    allow_inconclusive: Annotated[
+        bool,
+        typer.Option(
+            "--allow-inconclusive",
+            metavar=FLAG,
+            help="End with exit code 0 when the certification split cannot prove the budget for "
+            "the chosen recipe.",
+        ),
+    ] = False,
+    allow_code: AllowCodeOption = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            metavar=FLAG,
+            help="Show every step of every trial, and what other libraries print.",
+        ),
+    ] = False,
+) -> None:
+    """Run a recipe with many settings, and choose the best.
+
+    The front of what can be had comes as a page, a table and data, and the chosen recipe as a file.
+    The exit codes are those of `run`, for the chosen recipe; 5 when no trial keeps all constraints.
+    """
+    from compressor.sweep.settings import load_sweep
+
+    loaded = load_sweep(file, settings or (), allow_code=allow_code)
+    if find_spec("optuna") is None:
+        raise EnvironmentMismatch(
+            "a sweep needs the package optuna, which is not installed; install compressor with its "
+            "extra 'sweep'"
+        )
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `run`
+
+    from compressor.console import ConsoleProgress
+    from compressor.sweep.worker import run_sweep
+
+    _prepare_torch(quiet=not verbose)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        end = run_sweep(
+            loaded,
+            output=output,
+            store=store,
+            device=device.value,
+            allow_inconclusive=allow_inconclusive,
+            progress=ConsoleProgress(out),
+            quiet=not verbose,
+        )
+    except KeyboardInterrupt as stop:  # typer would end with the code alone
+        raise typer.Exit(_stopped(stop)) from stop
+    out.print(f"{end.front.headline}", soft_wrap=True, highlight=False)
+    _print_report(end.report, end.folder / "best")
+    for name, what in (("front.html", "front"), ("best.yaml", "recipe")):
+        out.print(f"{what}: {escape(str(end.folder / name))}", soft_wrap=True)
 
 
 @app.command()

@@ -8,6 +8,7 @@ CompressorError
 ├── ExportError            exit 4
 │   └── ParityError                 exported logits differ; holds the difference and the limit
 ├── ReportError            exit 4   a finished run cannot be read or written
+├── NoFeasibleTrial        exit 5   no trial of a sweep keeps all constraints
 └── BudgetExceeded         exit 5   it worked, but accuracy fell too far
     ├── TargetMissed                no way to the goal of `budget.target` stays within the budget
     └── NotCertified       exit 6   the drop looks small enough, but the data cannot prove it
@@ -171,6 +172,12 @@ class ReportError(CompressorError):
     exit_code = 4
 
 
+class NoFeasibleTrial(CompressorError):
+    """No trial of a sweep keeps every constraint; the message says which came closest."""
+
+    exit_code = 5
+
+
 class BudgetExceeded(CompressorError):
     """A gate failed: the score fell further below the baseline than the budget allows.
 
@@ -332,7 +339,8 @@ EXIT_CODES = {
     5: ExitCode(
         "budget exceeded",
         "Accuracy fell further than the budget allows, in the best of all tries, or nothing within "
-        "the budget reaches the goal of `budget.target`.",
+        "the budget reaches the goal of `budget.target`, or no trial of a sweep keeps all "
+        "constraints.",
         "Use milder settings for the pass that the message names, let `on_failure: repair` look "
         "for them, or raise `budget.max_drop`.",
     ),

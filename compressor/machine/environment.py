@@ -53,6 +53,7 @@ ONLY_SHOWS = (
     "quickstart/",
     "report/",
     "starter/",
+    "sweep/",
 )
 # Environment variables by which libraries choose kernels, precision or numbers of threads, so that
 # the same computation gives other bits. What accelerate reads is hidden from it

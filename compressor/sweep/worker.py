@@ -1,0 +1,347 @@
+"""One worker of a sweep, from the first look at its file to the run of the chosen recipe.
+
+Any number of them may run the same command at the same time, and each does what is left: trials
+that nobody has begun, and those of workers that died. Whoever sees the last trial end writes the
+front and runs the chosen recipe, which alone reads the certification rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import (
+    BudgetExceeded,
+    CompressorError,
+    EnvironmentMismatch,
+    NoFeasibleTrial,
+    RecipeError,
+    ReportError,
+    Terminated,
+)
+from compressor.machine.environment import Device
+from compressor.machine.locks import locked
+from compressor.machine.turns import on_shared_host
+from compressor.measurements import RunReport
+from compressor.paths import exists, no_folder
+from compressor.pipeline.inputs import check_local_checkpoints, check_local_passes, check_packages
+from compressor.pipeline.preflight import check_inputs, check_runtime, load_whole
+from compressor.pipeline.run import Trial, run, run_trial
+from compressor.progress import SILENT, Advance, Progress, Remaining, duration
+from compressor.recipe.recipe import Recipe, load_recipe
+from compressor.report import units
+from compressor.report.render import read_report
+from compressor.setting_errors import listing
+from compressor.sweep.outcome import Outcome, closest_words, excesses, limit_words
+from compressor.sweep.results import BEST, BEST_RUN, Front, write_front
+from compressor.sweep.settings import Sweep
+from compressor.sweep.space import corners, settings_of
+from compressor.sweep.study import Study, Taken, planned_points
+from compressor.words import counted, moved
+
+logger = logging.getLogger(__name__)
+
+_OURS = frozenset(
+    {"journal.log", "locks", "store", "trials", "front.html", "front.csv", "front.json"}
+    | {BEST, BEST_RUN}
+)
+
+
+@dataclass(frozen=True)
+class SweepEnd:
+    """What a sweep led to: the front, and the report of the chosen recipe's run."""
+
+    folder: Path
+    front: Front
+    report: RunReport
+
+
+def run_sweep(
+    sweep: Sweep,
+    *,
+    output: str | Path | None = None,
+    store: str | Path | None = None,
+    device: Device = "auto",
+    allow_inconclusive: bool = False,
+    progress: Progress = SILENT,
+    quiet: bool = True,
+) -> SweepEnd:
+    """Do what is left of a sweep, and return what it led to.
+
+    Several workers may be given the same `output`, on several hosts too where it is on a shared
+    disk whose server keeps locks; each of them ends when the sweep has. Steps are kept in `store`,
+    that of the sweep where it is None. Raises `NoFeasibleTrial` when no trial keeps all
+    constraints, and what `run` raises for the chosen recipe; `EnvironmentMismatch` when this
+    machine cannot do what a trial asks for. What was done until then stays, and the same call goes
+    on.
+    """
+    recipe = _checked(sweep, progress)
+    folder = _claimed(sweep, output)
+    steps = folder / "store" if store is None else Path(store).expanduser()
+    study = Study(folder, sweep, _facts(sweep, recipe))
+    worker = _Worker(sweep, folder, steps, device, study, progress, quiet)
+    with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
+        try:
+            worker.do_what_is_left()
+        finally:
+            if not study.is_done:
+                worker.write(recipe)
+        return worker.conclude(recipe, allow_inconclusive=allow_inconclusive)
+
+
+@dataclass
+class _Worker:
+    sweep: Sweep
+    folder: Path
+    store: Path
+    device: Device
+    study: Study
+    progress: Progress
+    quiet: bool
+
+    def do_what_is_left(self) -> None:
+        """Run trials until every one has ended, here or elsewhere."""
+        is_waiting = False
+        while True:
+            taken = self.study.take()
+            if taken is not None:
+                self.run(taken)
+                is_waiting = False
+                continue
+            if not is_waiting and not self.study.is_done:
+                self.progress.stage("no trial is left to begin; waiting for those of other workers")
+                is_waiting = True
+            if not self.study.wait():
+                break
+        if not self.study.is_done:
+            raise EnvironmentMismatch(
+                [
+                    *self.study.left(),
+                    "trials are left that a machine could not do; mend what is missing there, and "
+                    "give the same command again",
+                ]
+            )
+
+    def run(self, taken: Taken) -> None:
+        """Run one trial, and record how it ended."""
+        again = ", which another worker began" if taken.is_again else ""
+        title = f"trial {taken.number} of {self.sweep.num_trials}{again}"
+        self.progress.stage(f"{title}: {', '.join(taken.settings)}")
+        try:
+            outcome = self.outcome_of(taken)
+        except EnvironmentMismatch as error:
+            self.study.give_back(taken, mismatch=str(error).partition("\n")[0])
+            raise
+        except (KeyboardInterrupt, Terminated) as stop:
+            self.study.give_back(taken)
+            stop.add_note(f"Stopped in trial {taken.number}; the same command resumes the sweep")
+            raise
+        except BaseException as error:  # a bug of ours: no other worker should meet it again
+            told = f"a bug in compressor, not a mistake of yours: {type(error).__name__}: {error}"
+            self.study.finish(taken, Outcome("failed", told))
+            raise
+        self.study.finish(taken, outcome)
+        self.progress.result(_outcome_words(self.sweep, outcome))
+
+    def outcome_of(self, taken: Taken) -> Outcome:
+        """Run one trial and return how it ended; raises what is no outcome of a trial."""
+        try:
+            recipe = self.sweep.recipe_at(taken.point)
+            timing = recipe.benchmark.of_first_shape() if self.sweep.goes_by_time else None
+            report = run_trial(
+                recipe,
+                Trial(timing),
+                output=self.folder / "trials" / f"{taken.number:04}",
+                store=self.store,
+                device=self.device,
+                progress=self.progress if not self.quiet else _Bars(self.progress, taken.number),
+                quiet=self.quiet,
+            )
+        except RecipeError as error:
+            return Outcome("refused", str(error))
+        except BudgetExceeded as error:
+            return Outcome("over_budget", str(error), over=error.drop - error.max_drop)
+        except EnvironmentMismatch:
+            raise
+        except CompressorError as error:
+            return Outcome("failed", str(error))
+        return Outcome.of_report(report)
+
+    def write(self, recipe: Recipe) -> Front:
+        """Write the front of the trials that have ended."""
+        with locked(self.folder / "locks" / "front"):
+            front = Front.of(self.sweep, self.study.judged())
+            reports = self.reports(front) if self.study.is_done else ()
+            write_front(self.folder, self.sweep, recipe, front, reports)
+        return front
+
+    def reports(self, front: Front) -> Sequence[tuple[str, RunReport]]:
+        """Return the reports of the trials that were done."""
+        found = []
+        for item in front.trials:
+            if item.figures is None:
+                continue
+            try:
+                report = read_report(self.folder / "trials" / f"{item.number:04}")
+            except ReportError as error:  # somebody has removed it; only warnings come from it
+                logger.info("trial %d: %s", item.number, error)
+                continue
+            found.append((f"trial {item.number}", report))
+        return found
+
+    def conclude(self, recipe: Recipe, *, allow_inconclusive: bool) -> SweepEnd:
+        """Choose, and run the chosen recipe, unless another worker has."""
+        with locked(self.folder / "locks" / "end", before_waiting=self.tell_waiting):
+            front = Front.of(self.sweep, self.study.judged())
+            place = self.folder / BEST_RUN
+            facts = {
+                "trials": len(front.trials),
+                "best": None if front.best is None else front.best.number,
+                "inconclusive_allowed": allow_inconclusive,
+            }
+            if self.study.conclusion == facts and exists(place / "report.json"):
+                return SweepEnd(self.folder, front, read_report(place))
+            front = self.write(recipe)
+            if front.best is None:
+                raise NoFeasibleTrial(
+                    f"{front.headline}; {closest_words(self.sweep, front.trials)}; loosen the "
+                    f"constraints, or widen the space towards milder settings"
+                )
+            words = f"trial {front.best.number} is chosen: {front.best.words}"
+            self.progress.stage(f"{words}; running its recipe to the end")
+            chosen = load_recipe(self.folder / BEST)
+            report = run(
+                chosen,
+                output=place,
+                store=self.store,
+                device=self.device,
+                allow_inconclusive=allow_inconclusive,
+                allow_code=self.sweep.allows_code,
+                progress=self.progress if not self.quiet else _Bars(self.progress, None),
+                quiet=self.quiet,
+            )
+            self.study.conclude(facts)
+        return SweepEnd(self.folder, front, report)
+
+    def tell_waiting(self) -> None:
+        """Say that another worker runs the chosen recipe."""
+        self.progress.stage("waiting for another worker, which runs the chosen recipe")
+
+
+class _Bars:
+    """The bars of a trial's run; its lines would bury those of the sweep."""
+
+    def __init__(self, progress: Progress, number: int | None) -> None:
+        self._progress = progress
+        self._name = "chosen recipe" if number is None else f"trial {number}"
+
+    def stage(self, title: str) -> None:
+        """Leave it out."""
+
+    def result(self, text: str) -> None:
+        """Leave it out."""
+
+    def upcoming(self, text: str) -> None:
+        """Leave it out."""
+
+    @contextmanager
+    def whole(self, remaining: Remaining) -> Iterator[None]:  # noqa: ARG002
+        """Show nothing of the whole run."""
+        yield
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        """Show a bar with the name of the trial."""
+        with self._progress.bar(f"{self._name}: {description}", total) as advance:
+            yield advance
+
+
+def _checked(sweep: Sweep, progress: Progress) -> Recipe:
+    """Check the recipe, and those of the trials as far as they are known; return it.
+
+    Raises `RecipeError` where the recipe, or that of every trial, is refused;
+    `EnvironmentMismatch` where something is missing that one of them needs.
+    """
+    recipe = load_whole(sweep.recipe, sweep.overrides, allow_code=sweep.allows_code)
+    recipe.require_own_code()
+    check_runtime(recipe)
+    check_inputs(recipe)
+    points = planned_points(sweep)
+    looked_at = corners(sweep.space) if points is None else points
+    refused: list[tuple[str, RecipeError]] = []
+    for point in looked_at:
+        settings = ", ".join(settings_of(sweep.space, point))
+        try:
+            found = sweep.recipe_at(point)
+            for check in (check_local_checkpoints, check_local_passes, check_packages):
+                check(found)
+        except RecipeError as error:
+            refused.append((settings, error))
+    if refused and len(refused) == len(looked_at):
+        raise refused[0][1]
+    if refused:
+        settings, first = refused[0]
+        which = "combinations" if points is not None else "corners of the space"
+        progress.result(
+            f"{len(refused):,} of {len(looked_at):,} {which} are refused, such as {settings}: "
+            f"{first.mistakes[0]}"
+        )
+    return recipe
+
+
+def _claimed(sweep: Sweep, output: str | Path | None) -> Path:
+    """Return the directory of the sweep, which is made where it is missing.
+
+    Raises `RecipeError` where there is none or it holds other things.
+    """
+    place = output or sweep.output
+    if place is None:
+        raise RecipeError("output: no directory was given; set `output` in the sweep or --output")
+    folder = Path(place).expanduser()
+    if exists(folder) and (reason := no_folder(folder)) is not None:
+        raise RecipeError(f"output: {folder} {reason}; give a directory, or a name for a new one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = [item.name for item in folder.iterdir() if item.name.lstrip(".") not in _OURS]
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"output: {folder} cannot be written ({error.strerror}); give another --output"
+        ) from error
+    if foreign and not (folder / "journal.log").is_file():
+        raise RecipeError(
+            f"output: {folder} holds {listing(foreign)}, and no sweep of compressor; give another "
+            f"--output"
+        )
+    return folder
+
+
+def _facts(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
+    """Return what makes two sweeps the same; of the number of trials there may be more later."""
+    own = sweep.model_dump(mode="json", exclude={"recipe", "output", "trials", "choose"})
+    own["recipe"] = {**recipe.to_dict(), "output": None}
+    return own
+
+
+def _outcome_words(sweep: Sweep, outcome: Outcome) -> str:
+    """Say in one line how a trial ended."""
+    figures = outcome.figures
+    if figures is None:
+        return f"{outcome.state.replace('_', ' ')}: {outcome.reason}"
+    score = units.score(figures.metric, figures.score)
+    parts = [f"{units.metric_words(figures.metric)} {score}, {moved(figures.drop)}"]
+    parts.append(f"{units.megabytes(figures.bytes)} MB")
+    if figures.latency_ms is not None and figures.speedup is not None:
+        faster = units.number(figures.speedup)
+        parts.append(f"{units.number(figures.latency_ms)} ms, {faster} times as fast")
+    limits = sweep.constraints.given
+    broken = [name for name, far in excesses(sweep, outcome).items() if far > 0]
+    if broken:
+        parts.append(f"breaks {'; '.join(limit_words(n, figures, limits[n]) for n in broken)}")
+    steps = counted(outcome.num_steps, "step")
+    parts.append(f"{outcome.num_reused} of {steps} from the store, {duration(outcome.seconds)}")
+    return "; ".join(parts)
