@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compressor.runtime.files import facts_sha256 as facts_sha256
+from compressor.runtime.files import sha256 as sha256
+
 _CHUNK = 1 << 20  # bytes
 _GZIP = zlib.MAX_WBITS | 16  # 16 asks for gzip's framing
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def facts_sha256(facts: object) -> str:
-    """Return the SHA-256 of plain JSON data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def gzipped_bytes(path: Path) -> int:

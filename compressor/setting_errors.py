@@ -6,22 +6,24 @@ word for a misspelt one, and one line for each mistake rather than one for each 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, ValidationError
 
-from compressor.words import counted, few_of
+from compressor.runtime.manifest import each_key_once as each_key_once
+from compressor.runtime.words import close_words as close_words
+from compressor.runtime.words import did_you_mean as did_you_mean
+from compressor.runtime.words import first_repeated as first_repeated
+from compressor.runtime.words import names_shown as names_shown
+from compressor.runtime.words import shortened_name
+from compressor.runtime.words import show as show
+from compressor.words import counted
 
 KeyPath = tuple[str | int, ...]
-Value = TypeVar("Value", bound=Hashable)
 
-_MOST_NAMES = 30  # listed after a wrong word; a file may have 50,000 columns
-_LONGEST_NAME = 60  # characters of a value or a name that is shown
-_LONGEST_GUESSED = 200  # characters of a word whose neighbours are looked for: quadratic work
 
 # Classes that stand for others: the abstract class of a list's entries -> the classes allowed; a
 # class of settings -> those beside which it stands, one of which another setting chooses.
@@ -72,58 +74,8 @@ def format_path(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += f".{_shortened(key)}" if text else _shortened(key)
+            text += f".{shortened_name(key)}" if text else shortened_name(key)
     return text
-
-
-def did_you_mean(word: str, allowed: Iterable[str], *, noun: str = "allowed") -> str:
-    """Return `, did you mean 'ratio'? (allowed: kind, ratio)`; no guess when nothing is near."""
-    words = list(allowed)
-    near = close_words(word, words, cutoff=0.6)
-    guess = f", did you mean {show(near[0])}?" if near else ""
-    return f"{guess} ({noun}: {listing(words) or 'none'})"
-
-
-def close_words(word: str, words: Iterable[str], *, cutoff: float) -> list[str]:
-    """Return the word most like `word`, if one is at least `cutoff` alike; none for a long text."""
-    if len(word) > _LONGEST_GUESSED:
-        return []
-    near = [item for item in words if len(item) <= 2 * len(word) + 2]
-    return difflib.get_close_matches(word, near, n=1, cutoff=cutoff)
-
-
-def listing(names: Sequence[str]) -> str:
-    """Join names with commas, the first of them where they are many.
-
-    >>> listing(["a", "b"])
-    'a, b'
-    """
-    return few_of([_shortened(name) for name in names], _MOST_NAMES)
-
-
-def first_repeated(values: Iterable[Value]) -> Value | None:
-    """Return the first value that was there before, None when all differ.
-
-    >>> first_repeated(["a", "b", "a"])
-    'a'
-    """
-    seen: set[Value] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
-
-
-def each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object; raises `ValueError` when it gives a key twice: Python takes the last.
-
-    For `object_pairs_hook` of `json.loads`.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"key {show(first_repeated(key for key, _ in pairs))} appears twice")
-    return found
 
 
 def refuse_constant(word: str) -> None:
@@ -132,27 +84,6 @@ def refuse_constant(word: str) -> None:
     For `parse_constant` of `json.loads`.
     """
     raise ValueError(f"{word} is not JSON")
-
-
-def show(value: object) -> str:
-    """Spell a value as a recipe would, shortened to about one line."""
-    match value:
-        case None:
-            return "nothing (null)"
-        case bool():
-            return str(value).lower()
-        case str():
-            return f"'{_shortened(value)}'"
-        case list() | tuple():
-            length = counted(len(value), "entry", "entries")
-            return f"a list of {length}" if value else "an empty list"
-        case dict():
-            return "a mapping" if value else "an empty mapping"
-    return _shortened(str(value))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
 
 
 def rule_error(mistakes: Sequence[Mistake]) -> ValidationError:

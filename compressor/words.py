@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+
+from compressor.runtime.words import counted as counted
+from compressor.runtime.words import few_of as few_of
+from compressor.runtime.words import listing as listing
+from compressor.runtime.words import noun_for as noun_for
 
 _MINUS = "−"
 # Control characters (but not tab and line ends), lone surrogates, which UTF-8 cannot carry, and the
@@ -22,47 +26,6 @@ def printable(text: str) -> str:
     cleaned = _UNPRINTABLE.sub("\ufffd", text)
     # Jinja marks what it has escaped with a subclass of str, and would escape a plain str again.
     return text if cleaned == text else type(text)(cleaned)
-
-
-def counted(amount: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with what it counts, in the right form and with thousands separated.
-
-    >>> counted(1, "row"), counted(1300, "row"), counted(1, "try", "tries"), counted(0, "pass")
-    ('1 row', '1,300 rows', '1 try', '0 passes')
-    """
-    return f"{amount:,} {noun_for(amount, noun, plural)}"
-
-
-def listing(names: Iterable[str], most: int = 20) -> str:
-    """Return the first of `names`, and how many more there are.
-
-    >>> listing(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    known = list(names)
-    more = f" and {len(known) - most} more" if len(known) > most else ""
-    return ", ".join(known[:most]) + more
-
-
-def few_of(names: Sequence[str], most: int = 6) -> str:
-    """Return the first of `names` and, where there are more, how many there are in all.
-
-    >>> few_of(["a", "b"], most=2), few_of(["a", "b", "c"], most=2)
-    ('a, b', 'a, b, ... (3 in all)')
-    """
-    shown = ", ".join(names[:most])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown
-
-
-def noun_for(amount: int, noun: str, plural: str | None = None) -> str:
-    """Return `noun` as it stands behind `amount`, without the number.
-
-    >>> noun_for(1, "row"), noun_for(2, "matrix", "matrices"), noun_for(3, "batch")
-    ('row', 'matrices', 'batches')
-    """
-    if amount == 1:
-        return noun
-    return plural or noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def verb_for(amount: int, singular: str, plural: str) -> str:

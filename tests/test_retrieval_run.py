@@ -14,7 +14,7 @@ import pytest
 import compressor
 from compressor.errors import BudgetExceeded
 from compressor.measurements import RunReport
-from compressor.tasks.prompts import Document, Query
+from compressor.runtime.prompts import Document, Query
 
 WORDS = ("bad", "good", "was", "film", "and", "plot", "very", "dull", "story", "lovely")
 PROMPTS = {"query": "the ", "passage": "quite "}

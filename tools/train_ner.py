@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from compressor.data.readers import read_table
 from compressor.data.settings import SplitSource
 from compressor.models.packaged import local_folder
-from compressor.tasks.entities import OUTSIDE, Tags, entity_counts, f1, micro_counts, read_tags
+from compressor.runtime.tags import OUTSIDE, Tags, read_tags
+from compressor.tasks.entities import entity_counts, f1, micro_counts
 
 _ENCODER = "builtin:all-minilm-l6-v2"
 _MAX_TOKENS = 128  # of a sentence, in training and when it is scored; longer ones are cut

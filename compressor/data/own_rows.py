@@ -17,7 +17,7 @@ from compressor.data.readers import column_names, read_table
 from compressor.data.settings import SplitSource
 from compressor.errors import RecipeError
 from compressor.own_code import OwnFunction, shown
-from compressor.setting_errors import listing
+from compressor.setting_errors import names_shown
 from compressor.tasks.table import Table, choose_columns
 
 Row = dict[str, Any]
@@ -61,8 +61,8 @@ def preprocessed(table: Table, function: OwnFunction) -> Table:
             continue
         if rows and found.keys() != rows[0].keys():
             raise function.wrong(
-                f"gave the columns {listing(list(found))} for {table.place(number)}, and "
-                f"{listing(list(rows[0]))} for {table.place(kept[0])}; give every row the same"
+                f"gave the columns {names_shown(list(found))} for {table.place(number)}, and "
+                f"{names_shown(list(rows[0]))} for {table.place(kept[0])}; give every row the same"
             )
         kept.append(number)
         rows.append(found)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from compressor.errors import RecipeError
 from compressor.own_code import Reference
 from compressor.paths import HubName, LocalPath
-from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
+from compressor.setting_errors import Mistake, first_repeated, names_shown, rule_error
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "conll", "npz"]
 # Whether cells may be in quotes, which are then no part of them.
@@ -354,13 +354,15 @@ class DataSettings(BaseModel):
                         f"corpus; write the files as they should be, and remove it",
                     )
         if (twice := first_repeated(self.label_names or ())) is not None:
-            yield Mistake(("label_names",), f"names must differ, {listing([twice])} appears twice")
+            yield Mistake(
+                ("label_names",), f"names must differ, {names_shown([twice])} appears twice"
+            )
         labels: dict[tuple[str, ...], LabelColumns] = {("label",): self.label}
         labels |= {(name, "label"): source.label or "" for name, source in self.given.items()}
         for place, columns in labels.items():
             named = () if isinstance(columns, str) else columns
             if (twice := first_repeated(named)) is not None:
-                yield Mistake(place, f"columns must differ, {listing([twice])} appears twice")
+                yield Mistake(place, f"columns must differ, {names_shown([twice])} appears twice")
 
     def _split_mistakes(self) -> Iterator[Mistake]:
         given = self.given

@@ -21,10 +21,10 @@ from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.errors import OwnCodeError, RecipeError
 from compressor.measurements import Score
 from compressor.own_code import OwnFunction
+from compressor.runtime.prompts import Prompted
 from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
 from compressor.tasks.outputs import LabelArray
-from compressor.tasks.prompts import Prompted
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.table import Table
 from compressor.words import counted

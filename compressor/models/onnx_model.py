@@ -19,7 +19,6 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from compressor.errors import EnvironmentMismatch, shortened
 from compressor.machine.memory import is_out_of_memory
@@ -32,18 +31,13 @@ from compressor.onnx_graph.onnx_file import (
     load_graph,
     parameter_counts,
 )
+from compressor.runtime.session import PROVIDERS, session_options
+from compressor.runtime.session import SESSION_FAILURES as SESSION_FAILURES
 from compressor.tasks import Batch, output_names
 
 OUTPUT = "logits"
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 _MOST_CHARACTERS = 600  # of a foreign message, which quotes names of any length
-
-# What onnxruntime calls a provider, followed by those that may take what it has no kernel for.
-_PROVIDERS: dict[str, tuple[str, ...]] = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
 
 # The operators that take the time of an encoder. Everything else may run on the CPU: shape
 # arithmetic belongs there, CUDA itself asks for that.
@@ -73,22 +67,6 @@ _COMPUTE = frozenset(
         "SkipLayerNormalization",
         "Softmax",
     )
-)
-
-SESSION_FAILURES = (
-    ort_errors.EngineError,
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotFound,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-    UnicodeDecodeError,  # its own message quotes a name in the file that is not UTF-8
 )
 
 
@@ -285,7 +263,7 @@ def _runs_opset(opset: int) -> bool:
 def provider_that_ran(session: onnxruntime.InferenceSession) -> str:
     """Return the provider that a session computes on, as recipes spell it."""
     registered = session.get_providers()[0]
-    return next(name for name, names in _PROVIDERS.items() if names[0] == registered)
+    return next(name for name, names in PROVIDERS.items() if names[0] == registered)
 
 
 def misplaced_nodes(
@@ -313,18 +291,13 @@ def _open(
     settings: ProviderSettings = PLAIN,
 ) -> onnxruntime.InferenceSession:
     names = _available(provider)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: one for each physical core
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = keeps_memory
-    options.enable_mem_pattern = keeps_memory
-    options.log_severity_level = 3  # errors; what matters among the warnings is checked below
-    # Otherwise the threads of one session keep spinning while another one is being measured.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = session_options(
+        threads=threads,
+        keeps_memory=keeps_memory,
+        as_written=provider == "cpu" and settings.as_written,
+    )
     if provider != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    elif settings.as_written:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     told = provider_options(provider, source, settings)
     try:
         # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print.
@@ -349,14 +322,14 @@ def _open(
 
 
 def _available(provider: str) -> tuple[str, ...]:
-    if provider not in _PROVIDERS:
+    if provider not in PROVIDERS:
         raise EnvironmentMismatch(
-            f"provider '{provider}' is not known (allowed: {', '.join(_PROVIDERS)})"
+            f"provider '{provider}' is not known (allowed: {', '.join(PROVIDERS)})"
         )
-    names = _PROVIDERS[provider]
+    names = PROVIDERS[provider]
     built_in = onnxruntime.get_available_providers()
     if names[0] not in built_in:
-        has = ", ".join(name for name, known in _PROVIDERS.items() if known[0] in built_in)
+        has = ", ".join(name for name, known in PROVIDERS.items() if known[0] in built_in)
         raise EnvironmentMismatch(
             f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__} "
             f"(has: {has}); install the GPU build (extra 'gpu' instead of 'cpu'), or remove it "
@@ -369,7 +342,7 @@ def _available(provider: str) -> tuple[str, ...]:
 
 
 def _check_placement(session: onnxruntime.InferenceSession, provider: str, place: str) -> None:
-    expected = _PROVIDERS[provider][0]
+    expected = PROVIDERS[provider][0]
     if expected not in session.get_providers():
         raise EnvironmentMismatch(
             f"{place}: provider '{provider}' did not start and onnxruntime fell back to "

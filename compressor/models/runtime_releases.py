@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-Version = tuple[int, int, int]
+from compressor.runtime.versions import Version as Version
+from compressor.runtime.versions import parse_version as parse_version
 
 _BUILDS = ("onnxruntime", "onnxruntime-gpu")
 # The oldest release that has wheels for the Pythons we run on; what is older was never tried.
@@ -41,19 +41,6 @@ def surely_runs(opset: int) -> bool:
     needed = max(needed, QUANTIZATION_OF_23) if opset >= 23 else needed
     found = [release for build in _BUILDS if (release := _installed(build)) is not None]
     return bool(found) and min(found) >= needed
-
-
-def parse_version(text: str) -> Version | None:
-    """Return the three numbers that a version begins with, None for what is no version.
-
-    >>> parse_version("1.24.1"), parse_version("1.25.0.dev20260101+cpu"), parse_version("newest")
-    ((1, 24, 1), (1, 25, 0), None)
-    """
-    match = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?!\d)", text)
-    if match is None:
-        return None
-    major, minor, patch = match.groups()
-    return int(major), int(minor), int(patch)
 
 
 def _installed(build: str) -> Version | None:

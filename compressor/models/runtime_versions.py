@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from compressor.errors import EnvironmentMismatch
 from compressor.models.runtime_releases import (
     OLDEST,
     OPSETS,
@@ -22,8 +21,9 @@ from compressor.models.runtime_releases import (
     parse_version,
 )
 from compressor.onnx_graph.onnx_file import load_graph
+from compressor.runtime.session import MIN_RUNTIME as MIN_RUNTIME
+from compressor.runtime.session import require_runtime as require_runtime
 
-MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
 # The first release that reads a file of this version of the format.
 IR_VERSIONS: Mapping[int, Version] = {
     10: (1, 18, 0),
@@ -62,29 +62,6 @@ def oldest_runtime(path: Path) -> str:
         if node.op_type == "MatMulNBits" and _bits(node) == 8:
             needs.append(_EIGHT_BITS)
     return ".".join(map(str, max(needs)))
-
-
-def require_runtime(directory: Path, manifest: Mapping[str, object]) -> None:
-    """Raise `EnvironmentMismatch` when this ONNX Runtime is older than a manifest asks for.
-
-    Artifacts of earlier versions of this package do not say what they ask for.
-    """
-    asked = manifest.get(MIN_RUNTIME)
-    if asked is None:
-        return
-    found = parse_version(asked) if isinstance(asked, str) else None
-    if found is None:
-        raise EnvironmentMismatch(
-            f"{directory}/manifest.json: {MIN_RUNTIME} must be a version such as 1.24.1, got "
-            f"{str(asked)[:40]!r}; copy the artifact again"
-        )
-    here = parse_version(onnxruntime.__version__)
-    if here is not None and here < found:
-        raise EnvironmentMismatch(
-            f"{directory}: needs onnxruntime {asked} or newer, and {onnxruntime.__version__} is "
-            f"installed, which lacks what the graph uses; install a newer onnxruntime, or make the "
-            f"artifact again with a lower export.opset"
-        )
 
 
 def _first(table: Mapping[int, Version], asked: int) -> Version:

@@ -147,7 +147,7 @@ class Stages:
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             if isinstance(model, StoredGraph):
                 predictor: Any = self.open_graph(model)
-                preprocessor = self._preprocessor(model)
+                preprocessor = self.preprocessor(model)
             else:
                 predictor = self.open_checkpoint(model)
                 preprocessor = predictor.preprocessor
@@ -302,7 +302,7 @@ class Stages:
         """Count what a graph computes for an example of the search split's mean length."""
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
-            own = (self.task, self._preprocessor(graph), self.splits["search"])
+            own = (self.task, self.preprocessor(graph), self.splits["search"])
             return {"flops": flops_of(graph.path, *own)}
 
         read = {"split": self._prints["search"], **self._inputs(graph)}
@@ -319,7 +319,7 @@ class Stages:
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             names: tuple[Contestant, Contestant] = ("baseline", "final")
-            own = {name: self._preprocessor(end) for name, end in zip(names, ends, strict=True)}
+            own = {name: self.preprocessor(end) for name, end in zip(names, ends, strict=True)}
             shapes = {
                 "batch_sizes": settings.batch_sizes,
                 "sequence_lengths": settings.sequence_lengths,
@@ -377,7 +377,8 @@ class Stages:
             return {"graph": model.digest, "checkpoint": model.checkpoint.digest}
         return {"checkpoint": model.digest}
 
-    def _preprocessor(self, graph: StoredGraph) -> Any:
+    def preprocessor(self, graph: StoredGraph) -> Any:
+        """Return what the examples of a graph are read with: the tokenizer or image processor."""
         if graph.is_artifact:
             return self.task.load_preprocessor(graph.path.parent)
         return load_preprocessor(graph.checkpoint.files, self.task)

@@ -12,7 +12,7 @@ from compressor.pipeline.preflight import Seen
 from compressor.pipeline.wanted_splits import calibration_rows, needed_splits
 from compressor.proof import least_proof
 from compressor.recipe.recipe import Recipe
-from compressor.setting_errors import listing
+from compressor.setting_errors import names_shown
 from compressor.tasks import find_metric
 from compressor.training.schedules import total_steps
 from compressor.words import bound_points, counted, points
@@ -43,7 +43,7 @@ def _facts(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:
     yield "checkpoint", _short(recipe.model.checkpoint)
     yield "task", seen.task or _UNKNOWN
     if seen.labels is not None:
-        yield "labels", listing(seen.labels)
+        yield "labels", names_shown(seen.labels)
     budget = f"{seen.metric or 'its score'} may fall by at most {points(recipe.budget.max_drop)}"
     yield "budget", budget
     if (target := recipe.budget.target) is not None:

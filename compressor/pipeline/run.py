@@ -23,7 +23,14 @@ from typing import Any, overload
 import torch
 from safetensors import SafetensorError
 
-from compressor.artifact import MANIFEST, MODEL, Artifact, load_artifact, seal_artifact
+from compressor.artifact import (
+    MANIFEST,
+    MODEL,
+    Artifact,
+    load_artifact,
+    needs_transformers,
+    seal_artifact,
+)
 from compressor.console import default_progress
 from compressor.data import Dataset, describe_splits, fingerprint
 from compressor.errors import CompressorError, RecipeError, Terminated
@@ -96,6 +103,8 @@ from compressor.training.precision import require_precision
 from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
+
+_READ_TWICE = 64  # examples, with the tokenizer of the run and with what an artifact reads by
 
 
 @overload
@@ -325,7 +334,7 @@ class _Run:
         self.certify(artifact)
         self.benchmark(artifact)
         self.require_proof()
-        self.seal()
+        self.seal(artifact)
 
     def close(self) -> None:
         """Let go of the steps that other runs share."""
@@ -555,7 +564,7 @@ class _Run:
         self.current = "certification"
         require_proof(self.log, allow_inconclusive=self.allow_inconclusive)
 
-    def seal(self) -> None:
+    def seal(self, artifact: StoredGraph) -> None:
         """Complete the artifact; until its manifest is there, nothing loads it."""
         self._start("seal")
         folder = self.directory.artifact
@@ -563,15 +572,18 @@ class _Run:
         oldest = oldest_runtime(folder / MODEL)
         card = render_model_card(report, min_onnxruntime=oldest)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        shipped = replace(self.task, max_length=self.recipe.export.max_length)
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}
-        shipped = replace(self.task, max_length=self.recipe.export.max_length)
+        some = self.splits["search"].examples[:_READ_TWICE]
+        preprocessor = self.stages.preprocessor(artifact)
+        facts |= needs_transformers(folder, shipped, preprocessor, some)
         seal_artifact(folder, task=shipped, labels=self.log.labels, facts=facts)
         try:
-            artifact = load_artifact(
+            loaded = load_artifact(
                 folder, provider=self.recipe.export.judged_on, threads=self.threads
             )
-            self.log.predictions = self._predictions(artifact)
+            self.log.predictions = self._predictions(loaded)
         except BaseException:
             (folder / MANIFEST).unlink(missing_ok=True)  # what did not load here loads nowhere
             raise

@@ -19,7 +19,7 @@ from pydantic import (
 from compressor.errors import BudgetExceeded
 from compressor.measurements import Score, TargetKind
 from compressor.own_code import is_reference, resolved_reference, short_name
-from compressor.setting_errors import Mistake, first_repeated, listing, rule_error
+from compressor.setting_errors import Mistake, first_repeated, names_shown, rule_error
 
 # Scores are sums of fractions: without a margin a drop of exactly max_drop could fail by 1e-17.
 _ROUNDING = 1e-12
@@ -50,7 +50,7 @@ Limits = ShareFrom0 | Annotated[dict[Slice, ShareFrom0], Field(min_length=1, max
 
 def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     if (twice := first_repeated(values)) is not None:
-        raise ValueError(f"names {listing([twice])} twice")
+        raise ValueError(f"names {names_shown([twice])} twice")
     return values
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from compressor.errors import EnvironmentMismatch, ReportError
 from compressor.measurements import SCHEMA_VERSION, RunReport
 from compressor.paths import ABSENT, LARGEST_TOKENIZER, is_folder, no_folder, unreadable
-from compressor.setting_errors import KeyPath, format_path, listing, refuse_constant
+from compressor.setting_errors import KeyPath, format_path, names_shown, refuse_constant
 from compressor.stored_types import problems, read_facts
 
 REPORT_JSON = "report.json"
@@ -107,7 +107,7 @@ def _runs_inside(path: Path) -> str:
     if no_folder(path) is not None:
         return ""
     found = sorted(str(item.parent) for item in path.glob(f"*/{REPORT_JSON}"))
-    return f" (there are runs in {listing(found)})" if found else ""
+    return f" (there are runs in {names_shown(found)})" if found else ""
 
 
 def _load(file: Path) -> object:

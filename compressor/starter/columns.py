@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import RecipeError
-from compressor.setting_errors import listing
+from compressor.setting_errors import names_shown
 from compressor.tasks.columns import RowKind
 from compressor.tasks.label_columns import flag_of
 from compressor.words import few_of
@@ -573,4 +573,4 @@ def _is_file(values: Sequence[Any]) -> bool:
 
 
 def _listing(columns: Columns) -> str:
-    return f"columns: {listing(list(columns))}"
+    return f"columns: {names_shown(list(columns))}"

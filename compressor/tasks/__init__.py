@@ -8,6 +8,7 @@ from typing import Any
 
 from compressor.errors import RecipeError
 from compressor.own_code import is_reference
+from compressor.runtime.texts import NO_LIMIT
 from compressor.tasks.base import (
     Ability,
     Batch,
@@ -33,7 +34,6 @@ from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vec
 from compressor.tasks.own_metric import MetricInputs, own_metric, with_own_metric
 from compressor.tasks.pixels import pixels_of
 from compressor.tasks.report_words import ReportWords
-from compressor.tasks.text import NO_LIMIT
 from compressor.tasks.thresholds import Thresholds, ThresholdWish
 
 __all__ = [

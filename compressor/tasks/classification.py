@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
+from compressor.runtime.predictions import Prediction, chosen_labels
+from compressor.runtime.probabilities import softmax
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -50,14 +52,6 @@ MATTHEWS = Metric(
     "classes",
     percent=False,
 )
-
-
-class Prediction(TypedDict):
-    """One prediction: the label, its class id, and its softmax probability."""
-
-    label: str
-    label_id: int
-    score: float
 
 
 class Classification(Task):
@@ -264,12 +258,7 @@ class Classification(Task):
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
         """Return one prediction for each row of logits."""
-        logits = class_logits(outputs)
-        winners = logits.argmax(axis=-1)
-        return [
-            Prediction(label=labels[int(k)], label_id=int(k), score=float(row[k]))
-            for k, row in zip(winners, softmax(logits), strict=True)
-        ]
+        return chosen_labels(class_logits(outputs), labels)
 
 
 def one_of_each(outcomes: NDArray[np.int64], examples: Sequence[Example], count: int) -> list[int]:
@@ -340,15 +329,3 @@ def _score(
         raise KeyError(metric)
     kept = {} if probabilities is None else {_PROBABILITIES: probabilities}
     return Score(metric, value, len(labels), predicted, kept=kept)
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probabilities of logits of shape `(num_examples, num_labels)`, in that shape.
-
-    A single logit is no choice between labels, so its probability is 1.
-
-    >>> softmax(np.array([[0.0, 0.0], [1000.0, 0.0]], dtype=np.float32)).tolist()
-    [[0.5, 0.5], [1.0, 0.0]]
-    """
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))  # the largest becomes exp(0)
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True), dtype=np.float32)

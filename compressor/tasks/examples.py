@@ -6,50 +6,17 @@ orders and quotes it like any text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.runtime.examples import Example as Example
+from compressor.runtime.examples import HasTexts as HasTexts
+from compressor.runtime.examples import Words as Words
+from compressor.runtime.examples import texts_of as texts_of
 from compressor.tasks.sound import Sound
 from compressor.tasks.stored_image import StoredImage, digest_of
 
 _EASY_TO_READ = 80  # characters
-
-
-class HasTexts(Protocol):
-    """An example of a task's own: for instance a sentence that is given word by word."""
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Return the texts that a model reads of it."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """A document that is given word by word."""
-
-    words: tuple[str, ...]
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Return the words as one text, with a space between them."""
-        return (" ".join(self.words),)
-
-
-# A text, a pair of texts, an image as uint8 of shape (height, width) or (height, width, 3), or an
-# example of a task's own.
-Example = str | tuple[str, str] | NDArray[np.uint8] | HasTexts
-
-
-def texts_of(example: Example) -> tuple[str, ...]:
-    """Return the texts of an example; none of an image."""
-    if isinstance(example, str):
-        return (example,)
-    if isinstance(example, tuple):
-        return example
-    return () if isinstance(example, np.ndarray) else example.texts
 
 
 def image_of(example: Example) -> NDArray[np.uint8] | None:

@@ -9,9 +9,15 @@ are refused here by what the checkpoint says of itself, as are labels that contr
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
+from compressor.runtime.activations import ACTIVATIONS as ACTIVATIONS
+from compressor.runtime.activations import Activation as Activation
+from compressor.runtime.activations import HeadProblem as HeadProblem
+from compressor.runtime.activations import activation_named
+from compressor.runtime.activations import read_activation as read_activation
+from compressor.runtime.examples import ConfigFile as ConfigFile
 from compressor.words import counted, few_of
 
 # How the names of architectures end whose outputs no task reads, and what they give.
@@ -53,8 +59,6 @@ _LAST_LAYERS = (
 # In the keys of every head's weights, and of hardly any encoder's.
 _HEAD_WORDS = re.compile(r"classif|score|logits|head|summary|predict|output_layer")
 
-ConfigFile = Mapping[str, Any]  # the content of config.json or another file of settings
-
 
 class HasShape(Protocol):
     """A tensor of a weight file, as far as its shape."""
@@ -62,10 +66,6 @@ class HasShape(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Return its sizes."""
-
-
-class HeadProblem(ValueError):
-    """Why the labels that config.json names cannot be taken; without the name of the file."""
 
 
 def other_head(architectures: Sequence[str]) -> str | None:
@@ -168,7 +168,7 @@ def require_choice(
         raise HeadProblem(f"problem_type is regression: {_numbers('numbers', None)}")
     if problem_type == "multi_label_classification":
         raise HeadProblem(f"problem_type is multi_label_classification: {_SEVERAL}")
-    activation = _activation(config, about)
+    activation = activation_named(config, about)
     if activation.endswith("Sigmoid"):
         raise HeadProblem(
             f"sentence-transformers puts a sigmoid on each of its {len(labels)} outputs "
@@ -271,35 +271,6 @@ def require_span(config: ConfigFile, tensors: Mapping[str, HasShape]) -> None:
         )
 
 
-Activation = Literal["identity", "sigmoid"]
-# What sentence-transformers writes for each, the path of the class first.
-ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = {
-    "identity": ("torch.nn.modules.linear.Identity", "torch.nn.Identity"),
-    "sigmoid": ("torch.nn.modules.activation.Sigmoid", "torch.nn.Sigmoid"),
-}
-
-
-def read_activation(config: ConfigFile, about: ConfigFile | None) -> Activation:
-    """Return what makes the number that is meant of the one logit of a head.
-
-    It is what sentence-transformers wrote for its CrossEncoder, in the first place that it reads.
-    Without it, the logit itself for `problem_type: regression`, and else its sigmoid, as
-    transformers' pipeline gives and CrossEncoder too. Raises `HeadProblem` for any other function:
-    none is looked up by a name that a checkpoint brings.
-    """
-    named = _activation(config, about)
-    for activation, paths in ACTIVATIONS.items():
-        if named in paths:
-            return activation
-    if named:
-        raise HeadProblem(
-            f"the activation {named!r} is not computed here, and known are "
-            f"{' and '.join(paths[0] for paths in ACTIVATIONS.values())}; write the one that makes "
-            f"the scores you mean as sentence_transformers: {{activation_fn: ...}} into config.json"
-        )
-    return "identity" if config.get("problem_type") == "regression" else "sigmoid"
-
-
 def _problem_type(config: ConfigFile) -> str | None:
     found = config.get("problem_type")
     if found is not None and found not in _PROBLEM_TYPES:
@@ -369,18 +340,6 @@ def is_cross_encoder(config: ConfigFile, about: ConfigFile | None) -> bool:
     return "sbert_ce_default_activation_function" in config or (
         isinstance(own, Mapping) and "activation_fn" in own
     )
-
-
-def _activation(config: ConfigFile, about: ConfigFile | None) -> str:
-    own = config.get("sentence_transformers")
-    places: Iterator[Any] = iter(
-        (
-            (about or {}).get("activation_fn"),
-            own.get("activation_fn") if isinstance(own, Mapping) else None,
-            config.get("sbert_ce_default_activation_function"),
-        )
-    )
-    return next((str(place) for place in places if place), "")
 
 
 def _head_rows(tensors: Mapping[str, HasShape]) -> tuple[str, int] | None:

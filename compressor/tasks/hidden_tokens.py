@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
+from compressor.runtime.filling import likeliest, require_mask, rows_together
 from compressor.setting_errors import show
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.outputs import UNLABELLED, Outputs, Positions, told_apart
 
 HIDDEN_SHARE = 0.15  # of a text's tokens, as BERT was trained: Devlin et al. 2019, arXiv:1810.04805
-TOP = 5  # tokens that are kept of each place, as many as transformers' pipeline gives
 _MASKED, _REPLACED = 0.8, 0.1  # of hidden tokens while a model is trained; the rest stays
 _SAMPLED = 63  # columns of the logits that are kept to tell how far they move
-_MOST_BYTES = 1 << 28  # of the logits of rows that are read together
 _SEED = 0x6D61736B  # keeps these draws apart from others
 
 Ids = NDArray[np.int64]
@@ -99,11 +98,7 @@ def hide(
         text = str(texts_of(example)[0])
         if isinstance(example, ToFill):
             batch.wanted[row] = ids[row] == batch.mask_id
-            if not batch.wanted[row].any():
-                raise ValueError(
-                    f"the text {show(text)} holds no {tokenizer.mask_token} among the tokens that "
-                    f"are read; write it where a word is to be filled in"
-                )
+            require_mask(tokenizer, text, batch.wanted[row])
             continue
         places = np.flatnonzero(~special[row])
         if len(places) == 0:
@@ -128,7 +123,7 @@ def hide(
 def few_rows(batch: HiddenBatch, vocabulary: int) -> Iterator[HiddenBatch]:
     """Yield the rows of a batch, so many together that their logits take at most 256 MiB."""
     count, tokens = batch["input_ids"].shape
-    most = max(1, _MOST_BYTES // (4 * tokens * vocabulary))
+    most = rows_together(tokens, vocabulary)
     for start in range(0, count, most):
         yield batch.rows(start, start + most)
 
@@ -229,21 +224,14 @@ def read_hidden(batch: HiddenBatch, logits: Floats32) -> HiddenOutputs:
     found = np.asarray(logits[rows, columns], dtype=np.float32)  # (num_places, vocabulary)
     truth = batch.targets[rows, columns]
     vocabulary = found.shape[1]
-    highest = found.max(axis=1, keepdims=True)
-    total = np.exp(found - highest, dtype=np.float32).sum(axis=1, dtype=np.float64)
-    log_total = highest[:, 0] + np.log(total)  # (num_places,)
-    count = min(TOP, vocabulary)
-    best = np.argpartition(-found, count - 1, axis=1)[:, :count]
-    order = np.argsort(-np.take_along_axis(found, best, axis=1), axis=1, kind="stable")
-    top = np.take_along_axis(best, order, axis=1).astype(np.int64)
-    top_logits = np.take_along_axis(found, top, axis=1)
+    top, top_scores, log_total = likeliest(found)
     known = truth != UNLABELLED
     own = np.take_along_axis(found, np.where(known, truth, 0)[:, None], axis=1)[:, 0]
     sampled = np.random.default_rng([_SEED, vocabulary]).integers(0, vocabulary, _SAMPLED)
     mask = batch.get("attention_mask", np.ones_like(batch["input_ids"])).astype(bool)
     return HiddenOutputs(
         top,
-        np.exp(top_logits - log_total[:, None]).astype(np.float32),
+        top_scores,
         truth,
         np.where(known, own - log_total, 0.0),
         np.concatenate([found[:, sampled], own[:, None]], axis=1),

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.measurements import FlipKind, Score
+from compressor.runtime.filling import Filled, fill
+from compressor.runtime.given import given_texts
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -29,7 +31,6 @@ from compressor.tasks.base import (
 )
 from compressor.tasks.columns import Columns, UnlabelledTextColumns
 from compressor.tasks.examples import Example, is_long, texts_of
-from compressor.tasks.given import given_texts
 from compressor.tasks.hidden_tokens import (
     Hidden,
     HiddenBatch,
@@ -124,15 +125,6 @@ _LOGS = "log_probabilities"  # of the hidden tokens
 _LENGTHS = "lengths"  # how many each text has
 _NUMBERS, _WORDS = "numbers", "words"  # of names, and what they read like: UTF-8, with NUL between
 _MOST_SHOWN = 4  # tokens of a text in a report
-
-
-class Filled(TypedDict):
-    """A token for a hidden place, as transformers' pipeline gives it."""
-
-    score: float
-    token: int
-    token_str: str
-    sequence: str
 
 
 class MaskedLanguageModeling(TextTask):
@@ -429,29 +421,10 @@ class MaskedLanguageModeling(TextTask):
         found: list[list[Filled] | list[list[Filled]]] = []
         for ids, end, size in zip(own.ids, ends, own.lengths.tolist(), strict=True):
             masks = np.flatnonzero(ids == own.tokenizer.mask_token_id)
-            filled = [
-                _filled(own, ids, place, row, single=size == 1)
-                for place, row in zip(masks.tolist(), range(end - size, end), strict=True)
-            ]
+            rows = slice(end - size, end)
+            filled = fill(own.tokenizer, ids, masks, own.top[rows], own.top_scores[rows])
             found.append(filled[0] if size == 1 else filled)
         return found
-
-
-def _filled(
-    outputs: HiddenOutputs, ids: NDArray[np.int64], place: int, row: int, *, single: bool
-) -> list[Filled]:
-    tokenizer = outputs.tokenizer
-    found = []
-    scores = outputs.top_scores[row].tolist()
-    for token, score in zip(outputs.top[row].tolist(), scores, strict=True):
-        whole = ids.copy()
-        whole[place] = token
-        # Where other places are still hidden, their mask tokens have to stay.
-        text = tokenizer.decode(whole[whole != tokenizer.pad_token_id], skip_special_tokens=single)
-        found.append(
-            Filled(score=score, token=token, token_str=tokenizer.decode([token]), sequence=text)
-        )
-    return found
 
 
 def _score(

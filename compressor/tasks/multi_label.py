@@ -11,13 +11,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.measurements import FlipKind, Score
+from compressor.runtime.predictions import LabelScore, predicted_sets, scored_labels
+from compressor.runtime.probabilities import sigmoid
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -39,7 +41,7 @@ from compressor.tasks.head import (
 )
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric, ratio
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, sigmoid, told_apart
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, told_apart
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.text import TextTask
 from compressor.tasks.thresholds import (
@@ -47,7 +49,6 @@ from compressor.tasks.thresholds import (
     Thresholds,
     ThresholdWish,
     best_thresholds,
-    cuts_of,
     thresholds_of,
 )
 
@@ -120,15 +121,6 @@ print([[label for label, score, least in zip(labels, row, thresholds) if score >
 
 class LabelLogits(RowOutputs):
     """One logit for each label, any number of which hold: shape `(num_examples, num_labels)`."""
-
-
-class LabelScore(TypedDict):
-    """One label of one prediction: its class id, the sigmoid of its logit, and whether it holds."""
-
-    label: str
-    label_id: int
-    score: float
-    predicted: bool
 
 
 @dataclass(frozen=True)
@@ -225,8 +217,10 @@ class MultiLabelClassification(TextTask):
 
     def _predicted(self, logits: NDArray[np.float32]) -> Sets:
         """Return which labels are predicted of logits; until they are chosen from one half on."""
-        thresholds = self.thresholds if isinstance(self.thresholds, tuple) else None
-        return predicted_sets(logits, thresholds)
+        return predicted_sets(logits, self._known_thresholds())
+
+    def _known_thresholds(self) -> Thresholds | None:
+        return self.thresholds if isinstance(self.thresholds, tuple) else None
 
     def misfit(self, shape: tuple[int, ...], num_rows: int, num_labels: int) -> str | None:
         """Return what is needed unless there is a logit for each label of each row."""
@@ -445,19 +439,7 @@ class MultiLabelClassification(TextTask):
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[list[LabelScore]]:
         """Return the score of every label for each row, in the order of the labels."""
-        logits = _logits(outputs)
-        return [
-            [
-                LabelScore(label=name, label_id=place, score=float(score), predicted=bool(holds))
-                for place, (name, score, holds) in enumerate(zip(labels, row, sets, strict=True))
-            ]
-            for row, sets in zip(sigmoid(logits), self._predicted(logits), strict=True)
-        ]
-
-
-def predicted_sets(logits: NDArray[np.float32], thresholds: Thresholds | None = None) -> Sets:
-    """Return which labels are predicted: those whose sigmoid is at least the threshold, or half."""
-    return np.asarray(logits >= cuts_of(thresholds))
+        return scored_labels(_logits(outputs), labels, self._known_thresholds())
 
 
 def set_words(labels: Sets, names: Sequence[str]) -> str:

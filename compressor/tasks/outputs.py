@@ -35,16 +35,6 @@ def told_apart(predictions: Iterable[bytes]) -> NDArray[np.int64]:
     return np.array([int.from_bytes(digest[:7], "big") for digest in digests], dtype=np.int64)
 
 
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1 / (1 + exp(-x)), without overflow.
-
-    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0], np.float32)).tolist()
-    [0.0, 0.5, 1.0]
-    """
-    small = np.exp(-np.abs(logits.astype(np.float64)))  # at most 1
-    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-
-
 class Outputs(ABC):
     """What a model gives for several examples, in their order."""
 

@@ -21,8 +21,8 @@ from safetensors import safe_open
 
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import EmbeddingRecord
+from compressor.runtime.prompts import Prompts, read_prompts
 from compressor.tasks.head import ConfigFile
-from compressor.tasks.prompts import Prompts, read_prompts
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"

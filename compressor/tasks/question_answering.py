@@ -11,22 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
-from compressor.tasks.answer_columns import QuestionColumns
-from compressor.tasks.answers import (
-    MOST_TOKENS,
-    Candidate,
-    Gold,
-    best_candidates,
-    is_exact,
-    normalized,
-    overlap,
+from compressor.runtime.candidates import MOST_TOKENS, Candidate, best_candidates
+from compressor.runtime.given import given_questions
+from compressor.runtime.predictions import CANDIDATES, Answer, answers_of
+from compressor.runtime.questions import (
+    Question,
+    QuestionBatch,
+    Row,
+    count_question_tokens,
+    encode_questions,
+    require_null_token,
 )
+from compressor.runtime.texts import NO_LIMIT
+from compressor.runtime.windows import Window, without_padding
+from compressor.tasks.answer_columns import QuestionColumns
+from compressor.tasks.answers import Gold, is_exact, normalized, overlap
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -40,22 +45,12 @@ from compressor.tasks.base import (
 from compressor.tasks.classification import one_of_each
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
-from compressor.tasks.given import given_questions
 from compressor.tasks.head import ConfigFile, HasShape, require_span
 from compressor.tasks.metrics import Metric, UsualDrop, first_over_second, none_of_it
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
-from compressor.tasks.questions import (
-    Question,
-    QuestionBatch,
-    Row,
-    count_question_tokens,
-    encode_questions,
-    require_null_token,
-)
 from compressor.tasks.ranking import group_numbers
 from compressor.tasks.report_words import ReportWords
-from compressor.tasks.text import NO_LIMIT, TextTask
-from compressor.tasks.windows import Window, without_padding
+from compressor.tasks.text import TextTask
 
 if TYPE_CHECKING:
     from compressor.tasks.losses import SpanLosses
@@ -124,19 +119,9 @@ offsets = batch["offset_mapping"][0, places]
 answer = context[offsets[first, 0] : offsets[last, 1]]
 print(answer if scores.max() >= nothing else "no answer")
 """
-_CANDIDATES = 5  # that an artifact gives for each question
 _NOTHING = "no answer"
 # What a score keeps of each question: characters and tokens of its answer, and the answer's score.
 _STARTS, _ENDS, _FIRSTS, _LASTS, _SURE = "starts", "ends", "firsts", "lasts", "sure"
-
-
-class Answer(TypedDict):
-    """One answer, with its characters in the context; `answer` is "" where there is none."""
-
-    answer: str
-    start: int
-    end: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -187,7 +172,7 @@ class SpanLogits(Outputs):
     def candidates(self) -> list[list[Candidate]]:
         """Return the best answers of each question, the best first."""
         return [
-            best_candidates(places, parts, _CANDIDATES)
+            best_candidates(places, parts, CANDIDATES)
             for places, parts in zip(self.places, self.windows, strict=True)
         ]
 
@@ -550,18 +535,10 @@ class QuestionAnswering(TextTask):
     ) -> list[list[Answer]]:
         """Return the best answers to each question, at most 5, the best first."""
         logits = _logits(outputs)
-        found = []
-        for question, candidates in zip(logits.questions, logits.candidates, strict=True):
-            spans = [question.span(item.first, item.last) for item in candidates]
-            found.append(
-                [
-                    Answer(
-                        answer=question.context[start:end], start=start, end=end, score=item.score
-                    )
-                    for (start, end), item in zip(spans, candidates, strict=True)
-                ]
-            )
-        return found
+        return [
+            answers_of(question, candidates)
+            for question, candidates in zip(logits.questions, logits.candidates, strict=True)
+        ]
 
 
 def _logits(outputs: Outputs) -> SpanLogits:

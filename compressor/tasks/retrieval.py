@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
+from compressor.runtime.prompts import Document, Query
 from compressor.setting_errors import show
 from compressor.tasks.outputs import LabelArray
-from compressor.tasks.prompts import Document, Query
 from compressor.words import counted
 
 DEPTH = 10  # documents that a person looks at

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.measurements import Score
+from compressor.runtime.given import given_texts
+from compressor.runtime.prompts import Prompted, keep_prompts, prompts_of
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -29,7 +31,6 @@ from compressor.tasks.base import (
 )
 from compressor.tasks.columns import Columns, SentenceColumns
 from compressor.tasks.examples import Example, is_long, texts_of
-from compressor.tasks.given import given_texts
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_vectors import reads_images
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
@@ -44,7 +45,6 @@ from compressor.tasks.pooling import (
     similarity_of,
     write_pooling,
 )
-from compressor.tasks.prompts import Prompted, keep_prompts, prompts_of
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
 from compressor.tasks.retrieval import (
     SIMILARITIES,

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
-from compressor.setting_errors import show
+from compressor.runtime.given import given_texts
+from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.examples import Example, texts_of
-from compressor.tasks.given import given_texts
 from compressor.words import counted
 
 _TOKENIZER_FILES = (
@@ -28,8 +28,6 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-
-NO_LIMIT = 2**31  # what a tokenizer says that was saved without one is far more
 
 
 class TextTask(Task):
@@ -63,13 +61,13 @@ class TextTask(Task):
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
         limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
-        return _tokenize(preprocessor, examples, padding=True, max_length=limit)
+        return encode_texts(preprocessor, examples, padding=True, max_length=limit)
 
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each example has before it is cut, special tokens included."""
         seconds = [str(item[1]) for item in map(texts_of, examples) if len(item) > 1] or None
         encoded = preprocessor(
-            [_first(item) for item in examples],
+            [first_text(item) for item in examples],
             seconds,
             truncation=False,
             return_attention_mask=False,
@@ -92,46 +90,11 @@ class TextTask(Task):
                 f"benchmark.sequence_lengths: {counted(length, 'token')} are more than this model "
                 f"reads; set {preprocessor.model_max_length} or less"
             )
-        words = cycle(word for example in examples for word in _first(example).split())
+        words = cycle(word for example in examples for word in first_text(example).split())
         # Every word gives at least one token, so `length` words fill a row.
         rows = [" ".join(islice(words, length)) for _ in range(batch_size)]
-        return _tokenize(preprocessor, rows, padding="max_length", max_length=length)
+        return encode_texts(preprocessor, rows, padding="max_length", max_length=length)
 
     def dummy_example(self, length: int) -> Example:
         """Return a text of about `length` tokens for tokenizers that know the word `the`."""
         return " ".join(["the"] * max(1, length - 2))
-
-
-def _first(example: Example) -> str:
-    return str(texts_of(example)[0])
-
-
-def _tokenize(
-    preprocessor: Any, examples: Sequence[Example], *, padding: bool | str, max_length: int
-) -> Batch:
-    pairs = [example for example in examples if isinstance(example, tuple)]
-    if pairs and len(pairs) != len(examples):
-        raise ValueError("a batch holds either texts or pairs of texts, not both")
-    encoded = preprocessor(
-        [_first(example) for example in examples],
-        [str(pair[1]) for pair in pairs] if pairs else None,
-        padding=padding,
-        truncation=max_length < NO_LIMIT,
-        max_length=max_length if max_length < NO_LIMIT else None,
-        return_tensors="np",
-    )
-    batch = {name: np.asarray(value, dtype=np.int64) for name, value in encoded.items()}
-    _require_tokens(batch, examples)
-    return batch
-
-
-def _require_tokens(batch: Batch, examples: Sequence[Example]) -> None:
-    """Refuse a row without a token, for which a model computes something all the same."""
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask", np.ones_like(ids))
-    empty = np.flatnonzero(mask.sum(axis=1) == 0)
-    if len(empty):
-        raise RecipeError(
-            f"the text {show(_first(examples[int(empty[0])]))} gives no token, so a model has "
-            f"nothing to read; leave such texts out"
-        )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.measurements import Score
+from compressor.runtime.probabilities import sigmoid
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -42,7 +43,7 @@ from compressor.tasks.head import (
     require_number,
 )
 from compressor.tasks.metrics import MRR, NDCG, SPEARMAN, Metric, UsualDrop
-from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, sigmoid
+from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs
 from compressor.tasks.pooling import (
     MODULES,
     longest_read,

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.runtime.predictions import Thresholds as Thresholds
+from compressor.runtime.predictions import cuts_of as cuts_of
 from compressor.setting_errors import did_you_mean
 from compressor.tasks.metrics import Floats, ratio
 
@@ -19,7 +21,6 @@ USUAL = 0.5
 CHOSEN: Literal["chosen"] = "chosen"
 # One for every label, one for each by its name, or those that the original finds labels best with.
 ThresholdWish = float | Mapping[str, float] | Literal["chosen"]
-Thresholds = tuple[float, ...]  # of each label, in the order of the logits
 
 # Farther out a probability is 0 or 1 to nine digits, and no threshold between two is meant.
 _MOST_LOGIT = 20.0
@@ -44,17 +45,6 @@ def thresholds_of(wish: float | Mapping[str, float], labels: Sequence[str]) -> T
     else:
         found = (float(wish),) * len(labels)
     return None if set(found) <= {USUAL} else found
-
-
-def cuts_of(thresholds: Thresholds | None) -> Floats | float:
-    """Return the logits whose sigmoids are the thresholds, shape `(num_labels,)`; 0 for one half.
-
-    >>> cuts_of((0.5, 0.9)).round(3).tolist()
-    [0.0, 2.197]
-    """
-    if thresholds is None:
-        return 0.0
-    return np.array([math.log(value / (1 - value)) for value in thresholds])
 
 
 def best_thresholds(logits: NDArray[np.float32], sets: NDArray[np.bool_]) -> Thresholds:

@@ -16,6 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
+from compressor.runtime.given import given_documents
+from compressor.runtime.pieces import (
+    Document,
+    DocumentBatch,
+    count_tokens,
+    encode_documents,
+    of_documents,
+    require_words,
+)
+from compressor.runtime.spans import AGGREGATIONS, Aggregation, Span, kinds_of_words, spans_of
+from compressor.runtime.tags import NO_TAG, OUTSIDE, Entity, SchemeProblem, Tags, read_tags
+from compressor.runtime.texts import NO_LIMIT
+from compressor.runtime.windows import without_padding
 from compressor.tasks.base import (
     DRAWS,
     Ability,
@@ -28,22 +41,8 @@ from compressor.tasks.base import (
 )
 from compressor.tasks.classification import one_of_each
 from compressor.tasks.columns import Columns
-from compressor.tasks.entities import (
-    NO_TAG,
-    OUTSIDE,
-    Entity,
-    SchemeProblem,
-    Tags,
-    entity_counts,
-    f1,
-    macro_f1,
-    micro_counts,
-    precision,
-    read_tags,
-    recall,
-)
+from compressor.tasks.entities import entity_counts, f1, macro_f1, micro_counts, precision, recall
 from compressor.tasks.examples import Example, Words, texts_of
-from compressor.tasks.given import given_documents
 from compressor.tasks.head import ConfigFile, HasShape, HeadProblem, require_tags
 from compressor.tasks.metrics import (
     AGREEMENT,
@@ -54,18 +53,8 @@ from compressor.tasks.metrics import (
     none_of_it,
 )
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
-from compressor.tasks.pieces import (
-    Document,
-    DocumentBatch,
-    count_tokens,
-    encode_documents,
-    of_documents,
-    require_words,
-)
 from compressor.tasks.report_words import TOKENS_CODE, ReportWords
-from compressor.tasks.spans import AGGREGATIONS, Aggregation, Span, kinds_of_words, spans_of
-from compressor.tasks.text import NO_LIMIT, TextTask
-from compressor.tasks.windows import without_padding
+from compressor.tasks.text import TextTask
 from compressor.tasks.word_columns import WordColumns
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import RecipeError
+from compressor.runtime.tags import OUTSIDE, SchemeProblem, Tags, read_tags
 from compressor.setting_errors import did_you_mean, show
 from compressor.tasks.columns import Columns, Labels, RowKind
-from compressor.tasks.entities import OUTSIDE, SchemeProblem, Tags, read_tags
 from compressor.tasks.examples import Example, Words
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.table import BadRows, Table

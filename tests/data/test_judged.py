@@ -17,9 +17,9 @@ from compressor.data import Dataset, DataSettings, SplitSource, load_splits
 from compressor.data.check import check_files
 from compressor.data.describe import fingerprint
 from compressor.errors import EnvironmentMismatch, RecipeError
+from compressor.runtime.prompts import Document, Prompted, Query
 from compressor.tasks import load_task
 from compressor.tasks.columns import TextColumns
-from compressor.tasks.prompts import Document, Prompted, Query
 
 TASK = load_task("sentence-embedding")
 NUM_QUERIES, NUM_DOCUMENTS = 20, 30

@@ -24,10 +24,10 @@ from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.own_code import load_function
+from compressor.runtime.prompts import Document, Query
 from compressor.tasks import Guess, Task, task_class, task_names, with_own_metric
 from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
-from compressor.tasks.prompts import Document, Query
 from compressor.tasks.similarity import cosines
 from compressor.tasks.sound import Sound
 from compressor.verify.evaluation import evaluate, predict_outputs

@@ -14,10 +14,10 @@ import pytest
 import compressor
 from compressor.errors import RecipeError
 from compressor.pipeline.preflight import load_whole
+from compressor.runtime.prompts import Document, Query
 from compressor.starter.columns import Asked, guess
 from compressor.starter.judged import judged_source, splits_in
 from compressor.starter.write import write_starter
-from compressor.tasks.prompts import Document, Query
 
 WORDS = ("bad", "good", "was", "film", "and", "plot", "very", "dull", "story", "lovely")
 DOCUMENTS = [" ".join(words) for words in itertools.combinations(WORDS, 3)]  # 120

@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compressor.tasks.answers import (
-    Candidate,
-    Gold,
-    GoldAnswer,
-    best_candidates,
-    is_exact,
-    normalized,
-    overlap,
-)
-from compressor.tasks.windows import Window
+from compressor.runtime.candidates import Candidate, best_candidates
+from compressor.runtime.windows import Window
+from compressor.tasks.answers import Gold, GoldAnswer, is_exact, normalized, overlap
 
 WORDS = ["The", "the", "a", "An", "Paris", "paris,", "U.S.", "new-york", "42", "é", ".", "and"]
 

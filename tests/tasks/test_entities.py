@@ -6,20 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from compressor.tasks.entities import (
-    NO_TAG,
-    Entity,
-    SchemeProblem,
-    Tags,
-    entity_counts,
-    f1,
-    macro_f1,
-    micro_counts,
-    precision,
-    read_tags,
-    recall,
-    scheme_of,
-)
+from compressor.runtime.tags import NO_TAG, Entity, SchemeProblem, Tags, read_tags, scheme_of
+from compressor.tasks.entities import entity_counts, f1, macro_f1, micro_counts, precision, recall
 from compressor.tasks.metrics import first_over_second
 
 KINDS = ("LOC", "ORG", "PER")

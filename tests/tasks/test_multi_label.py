@@ -19,13 +19,13 @@ from compressor.certificate import certify_scores
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.measurements import Score
 from compressor.pipeline.preflight import check_inputs
+from compressor.runtime.probabilities import sigmoid
 from compressor.starter.write import write_starter
 from compressor.tasks import Truth, load_task
 from compressor.tasks.columns import TextColumns
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.losses import LabelSetLosses
 from compressor.tasks.multi_label import LabelLogits, predicted_sets
-from compressor.tasks.outputs import sigmoid
 from compressor.tasks.table import Table
 
 LABELS = ("good", "bad", "long")

@@ -14,8 +14,8 @@ from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.errors import RecipeError
 from compressor.export.to_onnx import export_onnx
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.runtime.prompts import Document, Prompted, Prompts, Query, prompts_of
 from compressor.tasks import load_task
-from compressor.tasks.prompts import Document, Prompted, Prompts, Query, prompts_of
 
 TEXTS = ["a good film", "the plot was very quite lovely"]
 BOTH = {"query": "the film ", "passage": "bad story "}

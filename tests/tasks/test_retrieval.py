@@ -14,8 +14,8 @@ from sklearn.metrics import ndcg_score
 from compressor.certificate import certify_scores
 from compressor.errors import RecipeError
 from compressor.measurements import Certificate, Score
+from compressor.runtime.prompts import Document, Query
 from compressor.tasks import Truth, Vectors, load_task
-from compressor.tasks.prompts import Document, Query
 from compressor.tasks.retrieval import (
     Corpus,
     Judged,

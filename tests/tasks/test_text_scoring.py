@@ -32,10 +32,11 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes.distill.settings import Distill
 from compressor.pipeline.preflight import check_inputs
 from compressor.report.predictions import prediction_lines
+from compressor.runtime.probabilities import sigmoid
 from compressor.tasks import OutputForm, Truth, load_task
 from compressor.tasks.columns import ScoredColumns
 from compressor.tasks.losses import NumberLosses, ProbabilityLosses
-from compressor.tasks.text_scoring import ScoreLogits, TextScoring, sigmoid
+from compressor.tasks.text_scoring import ScoreLogits, TextScoring
 from compressor.training.recovery import check_distillation
 
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"

@@ -26,7 +26,7 @@ from compressor.passes.trim_vocabulary.cut import UnsupportedTokenizer
 from compressor.passes.trim_vocabulary.settings import TrimVocabulary
 from compressor.progress import SILENT
 from compressor.recipe.rules import find_conflicts
-from compressor.tasks.prompts import Prompts, Query, keep_prompts, prompts_of
+from compressor.runtime.prompts import Prompts, Query, keep_prompts, prompts_of
 
 ROOT = Path(__file__).parents[2]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -9,8 +9,7 @@ from conftest import word_piece_tokenizer
 from tokenizers import models, pre_tokenizers, processors
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.tasks.examples import Words
-from compressor.tasks.pieces import (
+from compressor.runtime.pieces import (
     DocumentBatch,
     before_words,
     count_tokens,
@@ -18,6 +17,7 @@ from compressor.tasks.pieces import (
     of_documents,
     require_words,
 )
+from compressor.tasks.examples import Words
 
 
 def same(batch: DocumentBatch, expected: Any) -> bool:

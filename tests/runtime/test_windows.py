@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from compressor.tasks.windows import Window, meeting_points, parts_of, windows_of
+from compressor.runtime.windows import Window, meeting_points, parts_of, windows_of
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 30])

@@ -12,11 +12,11 @@ from byte_level import byte_level_tokenizer
 from conftest import TINY, word_piece_tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from compressor.runtime.pieces import encode_documents
+from compressor.runtime.spans import AGGREGATIONS, Span, kinds_of_words, spans_of, split_tag
+from compressor.runtime.tags import read_tags
 from compressor.tasks import load_task
-from compressor.tasks.entities import read_tags
 from compressor.tasks.examples import Words
-from compressor.tasks.pieces import encode_documents
-from compressor.tasks.spans import AGGREGATIONS, Span, kinds_of_words, spans_of, split_tag
 
 IOB2 = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TEXTS = [

@@ -8,7 +8,7 @@ from byte_level import byte_level_tokenizer
 from conftest import word_piece_tokenizer
 
 from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.tasks.questions import (
+from compressor.runtime.questions import (
     Question,
     count_question_tokens,
     encode_questions,

@@ -17,9 +17,9 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.tasks.classification import softmax
-from compressor.tasks.entities import NO_TAG, OUTSIDE, Scheme, Tags
-from compressor.tasks.pieces import Document
+from .pieces import Document
+from .probabilities import softmax
+from .tags import NO_TAG, OUTSIDE, Scheme, Tags
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 AGGREGATIONS: tuple[Aggregation, ...] = ("none", "simple", "first", "average", "max")

@@ -2,7 +2,7 @@
 
 A document is a text, or a list of words. Of both it is known which word each token is a piece of,
 and which characters it stands for. One with more tokens than a model reads becomes several rows,
-which overlap (`compressor.tasks.windows`): nothing is cut off.
+which overlap (`windows.py`): nothing is cut off.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.setting_errors import show
-from compressor.tasks.examples import Example, Words, texts_of
-from compressor.tasks.windows import Window, parts_of, windows_of
+from .errors import EnvironmentMismatch, RecipeError
+from .examples import Example, Words, texts_of
+from .windows import Window, parts_of, windows_of
+from .words import show
 
 NO_WORD = -1  # of a token between words
 _PROBES = ("the", "Paris", "x1")  # words that show how a tokenizer reads words one by one

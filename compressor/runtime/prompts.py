@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from compressor.errors import EnvironmentMismatch
-from compressor.setting_errors import did_you_mean
-from compressor.tasks.examples import Example, texts_of
-from compressor.tasks.head import ConfigFile
+from .errors import EnvironmentMismatch
+from .examples import ConfigFile, Example, texts_of
+from .words import did_you_mean
 
 _KEY = "sentence_prompts"  # in the tokenizer's configuration
 

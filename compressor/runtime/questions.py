@@ -1,6 +1,6 @@
 """Questions with their contexts as tokens, in as many rows as it takes to read all of a context.
 
-The question stands in every row; the windows of its context overlap (`compressor.tasks.windows`).
+The question stands in every row; the windows of its context overlap (`windows.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import EnvironmentMismatch, RecipeError
-from compressor.setting_errors import show
-from compressor.tasks.examples import Example, texts_of
-from compressor.tasks.windows import Window, windows_of
+from .errors import EnvironmentMismatch, RecipeError
+from .examples import Example, texts_of
+from .windows import Window, windows_of
+from .words import show
 
 
 @dataclass(frozen=True)

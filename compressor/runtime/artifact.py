@@ -1,0 +1,124 @@
+"""An artifact, loaded with ONNX Runtime, tokenizers and NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EnvironmentMismatch
+from .manifest import MODEL, NEEDS_TRANSFORMERS, read_manifest, verify_files
+from .readers import ELSEWHERE, READERS, Reader, RowReader
+from .session import Graph, require_runtime, weights_beside
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact; call it with a list of texts, or of pairs of texts. Threads may share it.
+
+    Examples are read in batches of similar length, `batch_size` together.
+    """
+
+    directory: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+    graph: Graph = field(repr=False)
+    reader: Reader = field(repr=False)
+
+    def __call__(
+        self,
+        examples: Any,
+        *,
+        prompt_name: str | None = None,
+        aggregation: str | None = None,
+        batch_size: int = 32,
+    ) -> Any:
+        """Return the task's predictions, one for each example, in their order.
+
+        A classifier's are a list of `{"label", "label_id", "score"}`, of several labels a list of
+        such for each. An encoder's are an array of vectors, float32 of shape
+        `(num_examples, width)`, or int8 or bits where the manifest's `output` says so. Scores are
+        an array of `(num_examples,)`. Of token classification, whose examples are texts or lists of
+        words, they are a list of `{"entity_group", "score", "word", "start", "end"}` for each. Of
+        question answering, whose examples are `{"question", "context"}` or pairs of both, a list of
+        the best answers to each: `{"answer", "start", "end", "score"}`, "" for no answer. Of a
+        masked language model the likeliest tokens of each mask token.
+
+        `prompt_name` says which of a sentence encoder's prompts stands before every text; left out,
+        the checkpoint's default, if it has one. `aggregation` says how tokens become spans: `none`,
+        `simple`, `first` (the default), `average` or `max`.
+
+        Raises `ValueError` for a prompt that there is not, for anything that is no list of what the
+        model reads, and for an `aggregation` of another task; `RecipeError` for a text that gives
+        no token.
+        """
+        reader = self.reader
+        if aggregation is not None:
+            reader = reader.aggregated(aggregation)
+        if prompt_name is not None:
+            reader = reader.prompted(prompt_name)
+        given = reader.given(examples)
+        return reader.predictions(self.graph, given, _positive(batch_size))
+
+    def logits(self, examples: Any, *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Return what the graph gives for each example, shape `(num_examples, num_labels)`.
+
+        Raises `ValueError` for a task that gives no row of numbers for an example.
+        """
+        reader = self.reader
+        if not isinstance(reader, RowReader):
+            raise ValueError(f"logits: {reader.task} gives no row of numbers for each example")
+        return reader.rows(self.graph, reader.given(examples), _positive(batch_size))
+
+
+def load_artifact(
+    directory: str | Path,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    verify: bool = True,
+) -> Artifact:
+    """Load an artifact after checking every file against the manifest.
+
+    `threads` are those within one operator, None leaves the number to ONNX Runtime. Without
+    `verify` the files are taken as they are; the manifest is checked all the same. An artifact that
+    was made for another provider than the CPU computes its quantize-dequantize pairs there as they
+    are written, in float.
+
+    Raises `EnvironmentMismatch` when the manifest is damaged, when a file is missing, changed or
+    there without being named, for a task or a tokenizer that this package does not read, and when
+    the ONNX Runtime that is installed does not run the graph.
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder, [*READERS, *ELSEWHERE])
+    if (task := manifest["task"]) in ELSEWHERE:
+        raise EnvironmentMismatch(
+            f"{folder}: is for {task}, and compressor-runtime reads texts; load it with the "
+            f"package compressor"
+        )
+    if (why := manifest.get(NEEDS_TRANSFORMERS)) is not None:
+        raise EnvironmentMismatch(
+            f"{folder}: {why}, so its texts are read with the package transformers; load it with "
+            f"the package compressor"
+        )
+    if verify:
+        verify_files(folder, manifest, weights_beside)
+    require_runtime(folder, manifest)
+    kind = READERS[task]
+    graph = Graph(
+        folder / MODEL,
+        provider=provider,
+        threads=threads,
+        as_written=provider == "cpu" and manifest.get("provider", provider) != provider,
+        output=kind.output,
+    )
+    return Artifact(folder, manifest, graph, kind(folder, manifest))
+
+
+def _positive(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size: must be 1 or more, got {batch_size}")
+    return batch_size
