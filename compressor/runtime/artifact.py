@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,21 @@ from numpy.typing import NDArray
 
 from .errors import EnvironmentMismatch
 from .manifest import MODEL, NEEDS_TRANSFORMERS, read_manifest, verify_files
-from .readers import ELSEWHERE, READERS, Reader, RowReader
+from .readers import Reader, RowReader
 from .session import Graph, require_runtime, weights_beside
+
+# The module and the class of what reads for a task; it is loaded where an artifact asks for it.
+READERS: dict[str, tuple[str, str]] = {
+    "masked-language-modeling": ("read_blanks", "FillReader"),
+    "multi-label-classification": ("readers", "LabelReader"),
+    "question-answering": ("read_answers", "AnswerReader"),
+    "sentence-embedding": ("readers", "VectorReader"),
+    "text-classification": ("readers", "ClassReader"),
+    "text-scoring": ("readers", "ScoreReader"),
+    "token-classification": ("read_spans", "SpanReader"),
+}
+# Those that need more than this package.
+ELSEWHERE = ("audio-classification", "image-classification", "image-features")
 
 
 @dataclass(frozen=True)
@@ -105,9 +119,10 @@ def load_artifact(
             f"the package compressor"
         )
     if verify:
-        verify_files(folder, manifest, weights_beside)
+        verify_files(folder, manifest, lambda path: weights_beside(path, manifest["files"]))
     require_runtime(folder, manifest)
-    kind = READERS[task]
+    module, name = READERS[task]
+    kind: type[Reader] = getattr(importlib.import_module(f".{module}", __package__), name)
     graph = Graph(
         folder / MODEL,
         provider=provider,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .questions import Question
 from .windows import Window
 
+CANDIDATES = 5  # answers that are given to each question
 MOST_TOKENS = 15  # of an answer, as in the pipeline of transformers
 
 
@@ -19,6 +21,15 @@ class Candidate(NamedTuple):
     score: float
     first: int
     last: int
+
+
+class Answer(TypedDict):
+    """One answer, with its characters in the context; `answer` is "" where there is none."""
+
+    answer: str
+    start: int
+    end: int
+    score: float
 
 
 def best_candidates(
@@ -68,3 +79,12 @@ def _best_spans(
         first, more = divmod(place, MOST_TOKENS)
         found.append(Candidate(float(flat[place]), first, first + more))
     return found
+
+
+def answers_of(question: Question, candidates: Sequence[Candidate]) -> list[Answer]:
+    """Return answers to a question as texts, in the order of the candidates."""
+    spans = [question.span(item.first, item.last) for item in candidates]
+    return [
+        Answer(answer=question.context[start:end], start=start, end=end, score=item.score)
+        for (start, end), item in zip(spans, candidates, strict=True)
+    ]

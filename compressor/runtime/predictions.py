@@ -9,11 +9,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from .candidates import Candidate
 from .probabilities import sigmoid, softmax
-from .questions import Question
 
-CANDIDATES = 5  # answers that are given to each question
 Thresholds = tuple[float, ...]  # of each label, in the order of the logits
 
 
@@ -32,15 +29,6 @@ class LabelScore(TypedDict):
     label_id: int
     score: float
     predicted: bool
-
-
-class Answer(TypedDict):
-    """One answer, with its characters in the context; `answer` is "" where there is none."""
-
-    answer: str
-    start: int
-    end: int
-    score: float
 
 
 def chosen_labels(logits: NDArray[np.float32], labels: Sequence[str]) -> list[Prediction]:
@@ -82,12 +70,3 @@ def cuts_of(thresholds: Thresholds | None) -> NDArray[np.float64] | float:
     if thresholds is None:
         return 0.0
     return np.array([math.log(value / (1 - value)) for value in thresholds])
-
-
-def answers_of(question: Question, candidates: Sequence[Candidate]) -> list[Answer]:
-    """Return answers to a question as texts, in the order of the candidates."""
-    spans = [question.span(item.first, item.last) for item in candidates]
-    return [
-        Answer(answer=question.context[start:end], start=start, end=end, score=item.score)
-        for (start, end), item in zip(spans, candidates, strict=True)
-    ]

@@ -1,4 +1,4 @@
-"""What each task makes of examples and of a graph's numbers, one reader for each.
+"""What the tasks with a row of numbers for each text make of examples, and what all readers share.
 
 A reader is told of a task by `manifest.json` alone. It reads examples in batches of similar length,
 so that little is padded, and gives predictions in the order of the examples.
@@ -17,20 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .activations import HeadProblem, read_activation
-from .candidates import best_candidates
 from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
-from .filling import fill, likeliest, require_mask, rows_together
-from .given import given_documents, given_questions, given_texts
+from .given import given_texts
 from .manifest import reads_pairs
-from .pieces import encode_documents, of_documents, require_words
-from .predictions import CANDIDATES, answers_of, chosen_labels, scored_labels
+from .predictions import chosen_labels, scored_labels
 from .probabilities import sigmoid
 from .prompts import Prompted, prompts_of
-from .questions import Row, encode_questions, require_null_token
 from .session import Graph
-from .spans import AGGREGATIONS, Aggregation, spans_of
-from .tags import SchemeProblem, read_tags
 from .texts import NO_LIMIT, require_tokens
 from .tokenizer import Tokenizer
 
@@ -189,133 +183,3 @@ class VectorReader(RowReader):
         """Return the vectors of texts, which are read after their prompt."""
         given = [Prompted(texts_of(example)[0], self.prompt_name) for example in examples]
         return super().rows(graph, [self.prompts.read(item) for item in given], batch_size)
-
-
-class SpanReader(Reader):
-    """Entities, or other tags of words, of texts and of lists of words."""
-
-    cuts: ClassVar[bool] = False
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
-        super().__init__(directory, manifest)
-        require_words(self.tokenizer, str(directory))
-        self.aggregation: Aggregation = "first"
-        try:
-            self.tags = read_tags(self.labels)
-        except SchemeProblem as error:
-            raise EnvironmentMismatch(f"{directory}: {error}") from error
-
-    def given(self, value: Any) -> Sequence[Example]:
-        """Return texts, or lists of words, as a list."""
-        return given_documents(value)
-
-    def aggregated(self, strategy: str) -> Self:
-        """Return the reader that puts tokens together by `strategy`; raises `ValueError`."""
-        for known in AGGREGATIONS:
-            if known == strategy:
-                other = copy.copy(self)
-                other.aggregation = known
-                return other
-        raise ValueError(f"aggregation: must be one of {', '.join(AGGREGATIONS)}, got {strategy!r}")
-
-    def predictions(
-        self, graph: Graph, examples: Sequence[Example], batch_size: int
-    ) -> Sequence[Any]:
-        """Return the spans of each document."""
-        found: list[Any] = [None] * len(examples)
-        lengths = [len(texts_of(example)[0]) for example in examples]
-        for places in by_length(lengths, batch_size):
-            own = [examples[place] for place in places]
-            batch = encode_documents(self.tokenizer, own, self.max_length)
-            logits = of_documents(batch, graph.some_at_a_time(batch, batch_size))
-            for place, document, values in zip(places, batch.documents, logits, strict=True):
-                found[place] = spans_of(document, values, self.tags, self.aggregation)
-        return found
-
-
-class AnswerReader(Reader):
-    """Answers to questions."""
-
-    cuts: ClassVar[bool] = False
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
-        super().__init__(directory, manifest)
-        require_null_token(self.tokenizer, str(directory))
-
-    def given(self, value: Any) -> Sequence[Example]:
-        """Return pairs of a question and its context."""
-        return given_questions(value)
-
-    def predictions(
-        self, graph: Graph, examples: Sequence[Example], batch_size: int
-    ) -> Sequence[Any]:
-        """Return the best answers to each question, at most 5, the best first."""
-        found: list[Any] = [None] * len(examples)
-        for places in by_length([sum(map(len, texts_of(pair))) for pair in examples], batch_size):
-            own = [examples[place] for place in places]
-            batch = encode_questions(self.tokenizer, own, self.max_length)
-            logits = graph.some_at_a_time(batch, batch_size)
-            rows: list[list[tuple[Row, NDArray[np.float32]]]] = [[] for _ in own]
-            for row, values in zip(batch.rows, logits, strict=True):
-                rows[row.question].append((row, values[row.columns]))
-            for place, question, parts in zip(places, batch.questions, rows, strict=True):
-                windows, values_of = zip(*((row.window, own) for row, own in parts), strict=True)
-                best = best_candidates(windows, values_of, CANDIDATES)
-                found[place] = answers_of(question, best)
-        return found
-
-
-class FillReader(Reader):
-    """Tokens for the places of a text where a mask token stands."""
-
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
-        super().__init__(directory, manifest)
-        if self.tokenizer.mask_token_id is None:
-            raise EnvironmentMismatch(
-                f"{directory}: its tokenizer names no mask_token; copy the artifact again"
-            )
-
-    def given(self, value: Any) -> Sequence[Example]:
-        """Return texts."""
-        return given_texts(value, pairs=False)
-
-    def predictions(
-        self, graph: Graph, examples: Sequence[Example], batch_size: int
-    ) -> Sequence[Any]:
-        """Return the five likeliest tokens of each text's mask token, of several a list of each."""
-        texts = [texts_of(example)[0] for example in examples]
-        encoded = self.tokenizer(
-            texts, truncation=self.max_length is not None, max_length=self.max_length
-        )
-        all_ids = [np.array(row, dtype=np.int64) for row in encoded["input_ids"]]
-        require_tokens([len(ids) for ids in all_ids], texts)
-        masks = [ids == self.tokenizer.mask_token_id for ids in all_ids]
-        for text, is_mask in zip(texts, masks, strict=True):
-            require_mask(self.tokenizer, text, is_mask)
-        longest = max(map(len, all_ids))
-        together = min(batch_size, rows_together(longest, len(self.tokenizer)))
-        found: list[Any] = [None] * len(examples)
-        for places in by_length([len(ids) for ids in all_ids], together):
-            own = {name: [rows[place] for place in places] for name, rows in encoded.items()}
-            batch = self.tokenizer.padded(own)
-            logits = graph(batch)
-            kept = batch["attention_mask"] != 0
-            for row, place in enumerate(places):
-                at = np.flatnonzero(masks[place])
-                top, scores, _ = likeliest(logits[row, kept[row]][at])
-                filled = fill(self.tokenizer, all_ids[place], at, top, scores)
-                found[place] = filled[0] if len(at) == 1 else filled
-        return found
-
-
-READERS: dict[str, type[Reader]] = {
-    "masked-language-modeling": FillReader,
-    "multi-label-classification": LabelReader,
-    "question-answering": AnswerReader,
-    "sentence-embedding": VectorReader,
-    "text-classification": ClassReader,
-    "text-scoring": ScoreReader,
-    "token-classification": SpanReader,
-}
-# Those that need more than this package.
-ELSEWHERE = ("audio-classification", "image-classification", "image-features")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from .errors import EnvironmentMismatch
+from .manifest import MANIFEST
 from .versions import parse_version
 
 MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
@@ -39,8 +40,6 @@ SESSION_FAILURES = (
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 # An entry of a tensor's `external_data` as protobuf writes it: field 1, the key, and field 2.
 _LOCATION = b"\x0a\x08location\x12"
-_LONGEST_LOCATION = 4096  # bytes
-_CHUNK = 1 << 20  # bytes
 
 
 def session_options(
@@ -127,44 +126,35 @@ class Graph:
         return np.concatenate(parts)
 
 
-def weights_beside(path: Path) -> tuple[PurePosixPath, ...]:
-    """Return the files beside a graph that it reads weights from, without parsing it.
+def weights_beside(path: Path, listed: Collection[str]) -> tuple[PurePosixPath, ...]:
+    """Return the files beside a graph that it reads weights from, where one may not be `listed`.
 
-    Raises `EnvironmentMismatch` where one lies outside of its folder.
+    The graph is searched only where its folder holds files that are not: what is not there is not
+    read, and ONNX Runtime itself refuses a graph that names a file outside of its folder.
     """
+    beside = (item for item in path.parent.rglob("*") if item.is_file())
+    others = {item.relative_to(path.parent).as_posix() for item in beside} - {*listed, MANIFEST}
+    return tuple(map(PurePosixPath, sorted(others & _named(path)))) if others else ()
+
+
+def _named(path: Path) -> set[str]:
+    """Return what a graph calls its files of weights."""
+    content = path.read_bytes()
     found = set()
-    with path.open("rb") as stream:
-        rest = b""
-        while chunk := stream.read(_CHUNK):
-            part = rest + chunk
-            start = part.find(_LOCATION)
-            while start >= 0 and start + _LONGEST_LOCATION < len(part):
-                found.add(_text_at(part, start + len(_LOCATION)))
-                start = part.find(_LOCATION, start + 1)
-            rest = part[start:] if start >= 0 else part[-len(_LOCATION) :]
-        start = rest.find(_LOCATION)
-        while start >= 0:
-            found.add(_text_at(rest, start + len(_LOCATION)))
-            start = rest.find(_LOCATION, start + 1)
-    places = tuple(PurePosixPath(name) for name in sorted(found))
-    for place in places:
-        if place.is_absolute() or ".." in place.parts or not place.name:
-            raise EnvironmentMismatch(
-                f"{path}: reads weights from {str(place)!r}, outside of its folder, which is "
-                f"refused; save the model again with its data beside it"
-            )
-    return places
-
-
-def _text_at(content: bytes, start: int) -> str:
-    """Return a text of protobuf: its length as a number of 7 bits a byte, and its bytes."""
-    length = shift = 0
-    for place in range(start, len(content)):
-        length |= (content[place] & 0x7F) << shift
-        shift += 7
-        if content[place] < 0x80:
-            return content[place + 1 : place + 1 + length].decode("utf-8", "replace")
-    return ""
+    start = content.find(_LOCATION)
+    while start >= 0:
+        place = start + len(_LOCATION)
+        length = shift = 0  # a number of 7 bits a byte, and then the text
+        while place < len(content):
+            length |= (content[place] & 0x7F) << shift
+            shift += 7
+            place += 1
+            if content[place - 1] < 0x80:
+                break
+        name = content[place : place + length].decode("utf-8", "replace")
+        found.add(PurePosixPath(name).as_posix())
+        start = content.find(_LOCATION, start + 1)
+    return found
 
 
 def require_runtime(directory: Path, manifest: Mapping[str, object]) -> None:

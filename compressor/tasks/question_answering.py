@@ -17,9 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measurements import FlipKind, Score
-from compressor.runtime.candidates import MOST_TOKENS, Candidate, best_candidates
+from compressor.runtime.candidates import (
+    CANDIDATES,
+    MOST_TOKENS,
+    Answer,
+    Candidate,
+    answers_of,
+    best_candidates,
+)
 from compressor.runtime.given import given_questions
-from compressor.runtime.predictions import CANDIDATES, Answer, answers_of
 from compressor.runtime.questions import (
     Question,
     QuestionBatch,
