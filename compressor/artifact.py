@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact; call it with a list of texts, pairs of texts, or images."""
+    """A loaded artifact; call it with a list of texts, pairs of texts, or images.
+
+    Threads may call it at the same time.
+    """
 
     directory: Path
     manifest: Mapping[str, Any]
     model: OnnxModel
     preprocessor: Any
     task: Task
+    # A tokenizer is told how to cut and pad before it reads, so one thread at a time may use it.
+    _reading: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def __call__(
         self,
@@ -95,14 +103,24 @@ class Artifact:
     def _outputs(
         self, examples: Sequence[Example], *, batch_size: int = 32, prompt_name: str | None = None
     ) -> Outputs:
-        given = self.task.given(examples, pairs=reads_pairs(self.manifest))
-        if prompt_name is not None:
-            given = self.task.prompted(self.preprocessor, given, prompt_name)
-        batches = [
-            self.task.encode(self.preprocessor, given[start : start + batch_size])
-            for start in range(0, len(given), batch_size)
-        ]
+        given = self.given(examples)
+        with self._reading:
+            if prompt_name is not None:
+                given = self.task.prompted(self.preprocessor, given, prompt_name)
+            batches = [
+                self.task.encode(self.preprocessor, given[start : start + batch_size])
+                for start in range(0, len(given), batch_size)
+            ]
         return self.task.predicted(lambda part: predict_rows(self.model, part, batch_size), batches)
+
+    def given(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return examples as the task reads them; raises `ValueError` for any that will not do."""
+        return self.task.given(examples, pairs=reads_pairs(self.manifest))
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Return how many tokens the model reads of each of `given` examples, 0 of an image."""
+        with self._reading:
+            return self.task.lengths(self.preprocessor, examples)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return the logits of a classifier, shape `(num_examples, num_labels)`."""

@@ -24,7 +24,7 @@ LAYERS = (
     ("cli",),
     ("__init__",),
     ("sweep",),
-    ("starter", "pipeline.run"),
+    ("starter", "pipeline.run", "serve"),
     ("pipeline",),
     ("inspection", "quickstart"),
     ("recipe",),

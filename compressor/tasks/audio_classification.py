@@ -16,11 +16,11 @@ from compressor.tasks.base import Batch
 from compressor.tasks.classification import Classification
 from compressor.tasks.columns import Columns, SoundColumns
 from compressor.tasks.examples import Example
-from compressor.tasks.given import given_sounds
+from compressor.tasks.given import from_base64, given_sounds
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.pooling import read_config
 from compressor.tasks.report_words import ReportWords
-from compressor.tasks.sound import Sound
+from compressor.tasks.sound import Sound, read_wav
 from compressor.words import counted
 
 _CODE = """\
@@ -117,6 +117,10 @@ class AudioClassification(Classification):
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return sounds: arrays of samples in -1..1 at the model's rate."""
         return given_sounds(value)
+
+    def received(self, value: Any, place: str) -> Any:
+        """Return the sound of a WAV file in base64."""
+        return read_wav(from_base64(value, place), place)
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Return `input_values` or `input_features`, float32, and a mask where the model reads it.

@@ -351,6 +351,17 @@ class Task(ABC):
         `ValueError` for anything that is no such list.
         """
 
+    def received(
+        self,
+        value: Any,
+        place: str,  # noqa: ARG002 - for what JSON cannot hold
+    ) -> Any:
+        """Return an example that came as JSON, to be given to `given`; `place` names it in errors.
+
+        Raises `ValueError` and `EnvironmentMismatch` where it cannot be read.
+        """
+        return value
+
     def prompted(
         self,
         preprocessor: Any,  # noqa: ARG002 - for tasks with prompts

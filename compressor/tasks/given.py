@@ -6,6 +6,7 @@ come back with a label and a score. Of texts: `compressor.runtime.given`.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,19 @@ from compressor.runtime.given import listed, shown
 from compressor.tasks.pixels import checked_pixels, pixels_of
 from compressor.tasks.sound import Sound, samples_of
 from compressor.tasks.stored_image import StoredImage
+
+
+def from_base64(value: Any, place: str) -> bytes:
+    """Return the bytes of a file that came as a string in base64, as JSON can hold them.
+
+    Raises `ValueError` for anything else.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: must be a file as a string in base64, got {shown(value)}")
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError as error:
+        raise ValueError(f"{place}: must be a file as a string in base64 ({error})") from error
 
 
 def given_images(value: Any) -> list[StoredImage | NDArray[np.uint8]]:

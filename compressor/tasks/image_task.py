@@ -17,10 +17,10 @@ from compressor.paths import require_plain_files
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example, image_of
-from compressor.tasks.given import given_images
+from compressor.tasks.given import from_base64, given_images
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.pooling import read_config
-from compressor.tasks.stored_image import Gradient
+from compressor.tasks.stored_image import Gradient, StoredImage
 
 # Plain onnxruntime for the model card, up to the pixels; a template like `TOKENS_CODE`.
 PIXELS_CODE = """\
@@ -80,6 +80,10 @@ class ImageTask(Task):
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return pictures as arrays of bytes; those of Pillow in any pixel format."""
         return given_images(value)
+
+    def received(self, value: Any, place: str) -> Any:
+        """Return the image of a file in base64, decoded."""
+        return StoredImage(from_base64(value, place), place).pixels
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Return `pixel_values`, float32 of shape `(batch, channels, height, width)`.

@@ -1,0 +1,4 @@
+"""A small HTTP service for one artifact: predictions, embeddings and rankings as JSON.
+
+`run.py` starts it, `app.py` is the application, `batcher.py` joins requests into batches.
+"""

@@ -1,0 +1,172 @@
+"""Starts the service: the artifact is loaded, the port is taken, and signals end it gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from compressor.artifact import load_artifact
+from compressor.errors import EnvironmentMismatch
+from compressor.serve.app import Service
+from compressor.serve.settings import ServeSettings
+
+_HEADER_SECONDS = 10.0
+_BACKLOG = 2048
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 whose headers have to arrive in time; uvicorn waits for them without end."""
+
+    _headers_in_time: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection, and begin to wait for the headers of a request."""
+        super().connection_made(transport)
+        self._wait_for_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, and wait for the rest of the headers where they are not whole."""
+        super().data_received(data)
+        if self._answers():
+            self._stop_waiting()
+        elif self._headers_in_time is None:
+            self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_headers(self) -> None:
+        self._headers_in_time = self.loop.call_later(_HEADER_SECONDS, self._close_unless_asked)
+
+    def _stop_waiting(self) -> None:
+        if self._headers_in_time is not None:
+            self._headers_in_time.cancel()
+            self._headers_in_time = None
+
+    def _close_unless_asked(self) -> None:
+        if not self._answers() and not self.transport.is_closing():
+            self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises `EnvironmentMismatch` where the port cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with ExitStack() as on_error:
+            own = on_error.enter_context(socket.socket(family, kind, protocol))
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            own.bind(address)
+            own.listen(_BACKLOG)
+            on_error.pop_all()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EnvironmentMismatch(
+            f"{host}:{port}: cannot be listened on ({reason}); give another --port or --host, or "
+            f"stop what listens there"
+        ) from error
+    return own
+
+
+def inherited(number: int) -> socket.socket:
+    """Return the listening socket that a parent process opened as file descriptor `number`.
+
+    Raises `EnvironmentMismatch` where it is none.
+    """
+    try:
+        own = socket.socket(fileno=number)
+        listens = own.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise EnvironmentMismatch(
+            f"--fd {number}: no open socket ({error.strerror}); whoever starts the service has to "
+            f"open it and leave it open, as systemd does (number 3)"
+        ) from error
+    if not listens:
+        own.detach()  # it is somebody else's
+        raise EnvironmentMismatch(f"--fd {number}: this socket does not listen; call listen first")
+    return own
+
+
+def serve(
+    directory: Path,
+    *,
+    open_socket: Callable[[], socket.socket],
+    settings: ServeSettings,
+    provider: str,
+    threads: int,
+    access_log: bool,
+    name: str | None,
+    ready: Callable[[str], object],
+) -> None:
+    """Serve the artifact in `directory` until SIGTERM or SIGINT.
+
+    What was asked until then is answered, for at most `settings.stop_seconds`. `ready` gets
+    the address once requests are taken. `name` is what answers call the model, None for that of its
+    folder. Raises what `load_artifact` and `open_socket` raise.
+    """
+    artifact = load_artifact(directory, provider=provider, threads=threads)
+    own = open_socket()
+    service = Service(artifact, settings, name=name or _name_of(artifact.directory))
+    try:
+        config = uvicorn.Config(
+            service.app,
+            http=_Protocol,
+            ws="none",
+            lifespan="on",
+            access_log=access_log,
+            log_level="info" if access_log else "warning",
+            limit_concurrency=settings.max_connections,
+            timeout_graceful_shutdown=round(settings.stop_seconds),
+            timeout_keep_alive=75,  # longer than the proxies before it keep theirs
+            server_header=False,
+        )
+        server = _Server(config, lambda: ready(_address_of(own)))
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn raises the signal again once it has stopped, which would end us with its code.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+        server.run(sockets=[own])
+    finally:
+        service.batcher.close()
+        own.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests, and say so."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()
+
+
+def _address_of(own: socket.socket) -> str:
+    name = own.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def _name_of(directory: Path) -> str:
+    """Return the name of an artifact's folder; a run calls all of them `artifact`."""
+    folder = directory.resolve()
+    return folder.parent.name if folder.name == "artifact" and folder.parent.name else folder.name
