@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from compressor.files import sha256, write_whole
 from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.predict import predict_rows
+from compressor.models.predict import predict_rows, rows_at_a_time
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
@@ -111,7 +111,9 @@ class Artifact:
                 self.task.encode(self.preprocessor, given[start : start + batch_size])
                 for start in range(0, len(given), batch_size)
             ]
-        return self.task.predicted(lambda part: predict_rows(self.model, part, batch_size), batches)
+        return self.task.predicted(
+            lambda part: predict_rows(self.model, part, rows_at_a_time(part, batch_size)), batches
+        )
 
     def given(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Return examples as the task reads them; raises `ValueError` for any that will not do."""

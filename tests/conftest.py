@@ -23,6 +23,7 @@ from small_graphs import (  # noqa: F401 -- fixtures
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from traced_graphs import TracedGraphs, trace_anew
 
+from compressor.artifact import seal_artifact, write_artifact
 from compressor.data import Dataset
 from compressor.export import to_onnx
 from compressor.export.to_onnx import export_onnx
@@ -270,3 +271,21 @@ def bert_recipe(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
             "threads": 1,
         },
     }
+
+
+@pytest.fixture(scope="session")
+def served_folder(
+    tiny_bert_dir: Path, exported_bert: OnnxModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the artifact of a classifier."""
+    model = load_checkpoint(tiny_bert_dir)
+    folder = tmp_path_factory.mktemp("served") / "artifact"
+    write_artifact(
+        folder,
+        model=exported_bert,
+        preprocessor=model.preprocessor,
+        config=model.module.config,
+        max_length=32,
+    )
+    seal_artifact(folder, task=model.task, labels=model.labels, facts={})
+    return folder

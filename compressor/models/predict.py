@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from compressor.tasks import Batch
 
+_MOST_TOKENS = 4096  # in rows that are read together: attention takes memory by length times length
+
 
 class Predictor(Protocol):
     """What can be evaluated: a `TorchModel` or an `OnnxModel`."""
@@ -31,3 +33,14 @@ def predict_rows(predictor: Predictor, batch: Batch, most: int) -> NDArray[np.fl
             for start in range(0, count, most)
         ]
     )
+
+
+def rows_at_a_time(batch: Batch, most: int) -> int:
+    """Return how many rows of `batch` a model reads together in little memory, at most `most`.
+
+    32 rows of 512 tokens take more than a gigabyte, and are no faster than 8.
+    """
+    widths = [
+        value.shape[1] for value in batch.values() if value.ndim == 2 and value.dtype.kind == "i"
+    ]
+    return max(1, min(most, _MOST_TOKENS // max(widths, default=1)))

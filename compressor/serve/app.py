@@ -43,6 +43,7 @@ HEALTH, INFO, METRICS, OPENAPI = "/health", "/info", "/metrics", "/openapi.json"
 _ONE, _LARGE = 1, 1 << 16  # bytes of a body that is read beside the event loop
 _OPEN = (HEALTH, METRICS)  # what asks for no key: probes and scrapers have none
 _MOST_ERROR = 500  # characters
+_USUAL_CHARACTERS = 500  # of a text that counts as one example of a batch
 _STATUS_TYPES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -72,6 +73,14 @@ class Options:
 
     prompt_name: str | None = None
     aggregation: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The examples of a request, and how many usual ones each takes as long as."""
+
+    examples: Sequence[Example]
+    costs: Sequence[int]
 
 
 class Service:
@@ -123,16 +132,16 @@ class Service:
         """Answer `/predict`: what the artifact predicts, an entry for each input."""
         body = await self._read(request, PredictRequest)
         inputs = body.inputs if isinstance(body.inputs, list) else [body.inputs]
-        examples = await self._examples(inputs)
-        found = await self._computed(examples, Options(body.prompt_name, body.aggregation))
+        asked = await self._examples(inputs)
+        found = await self._computed(asked, Options(body.prompt_name, body.aggregation))
         return _json(found)
 
     async def embeddings(self, request: Request) -> Response:
         """Answer `/v1/embeddings` as OpenAI's service does."""
         body = await self._read(request, EmbeddingsRequest)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        examples = await self._examples(texts)
-        vectors = await self._computed(examples, Options(prompt_name=body.prompt_name))
+        asked = await self._examples(texts)
+        vectors = await self._computed(asked, Options(prompt_name=body.prompt_name))
         width = len(vectors[0])
         if body.dimensions not in (None, width):
             raise Refused(
@@ -140,7 +149,7 @@ class Service:
                 f"dimensions: this model gives {width} numbers, got {body.dimensions}; leave it "
                 f"out, or compress the model with the pass cut_vectors",
             )
-        tokens = await asyncio.to_thread(self._count_tokens, examples)
+        tokens = await asyncio.to_thread(self._count_tokens, asked.examples)
         is_base64 = body.encoding_format == "base64"
         return _json(
             {
@@ -314,7 +323,7 @@ class Service:
             raise Refused(400, "the connection was closed before the body was there") from error
         return bytes(content)
 
-    async def _examples(self, inputs: Sequence[Any]) -> Sequence[Example]:
+    async def _examples(self, inputs: Sequence[Any]) -> Asked:
         """Return what a request holds as examples; raises `Refused`."""
         settings = self._settings
         if len(inputs) > settings.max_examples:
@@ -328,7 +337,7 @@ class Service:
             return self._read_examples(inputs)
         return await asyncio.to_thread(self._read_examples, inputs)
 
-    def _read_examples(self, inputs: Sequence[Any]) -> Sequence[Example]:
+    def _read_examples(self, inputs: Sequence[Any]) -> Asked:
         task, most = self._artifact.task, self._settings.max_characters
         if task.reads_tokens:
             for place, item in enumerate(inputs):
@@ -340,15 +349,17 @@ class Service:
                     )
         try:
             received = [task.received(item, f"example {i}") for i, item in enumerate(inputs)]
-            return self._artifact.given(received)
+            examples = self._artifact.given(received)
         except (ValueError, CompressorError) as error:
             raise Refused(400, str(error)[:_MOST_ERROR]) from error
+        costs = [_cost(item) if task.reads_tokens else 1 for item in inputs]
+        return Asked(examples, costs)
 
-    async def _computed(self, examples: Sequence[Example], options: Options) -> list[Any]:
+    async def _computed(self, asked: Asked, options: Options) -> list[Any]:
         seconds = self._settings.answer_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await self.batcher.predict(examples, options)
+                return await self.batcher.predict(asked.examples, options, asked.costs)
         except TimeoutError as error:
             raise Refused(503, f"no answer within {seconds:g} s; ask for less at a time") from error
         except (ValueError, CompressorError) as error:
@@ -403,6 +414,10 @@ def _characters_of(item: Any) -> int:
     if isinstance(item, Mapping):
         return sum(map(_characters_of, item.values()))
     return _ONE
+
+
+def _cost(item: Any) -> int:
+    return max(1, -(-_characters_of(item) // _USUAL_CHARACTERS))
 
 
 def _base64(vector: Any) -> str:

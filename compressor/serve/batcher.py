@@ -1,7 +1,8 @@
 """Joins what waits into batches: threads that each compute one batch after another.
 
 A worker that is free takes all that waits, up to a batch, so that nothing waits for a batch to
-fill: alone a request is computed at once, and under load batches grow by themselves.
+fill: alone a request is computed at once, and under load batches grow by themselves. What counts is
+work, not the number of examples, so that a few long texts fill a batch and the queue.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class _Request(Generic[Options]):
     options: Options
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[list[Any]]
+    costs: Sequence[int]
     taken: int = 0  # examples that a batch holds or held
     found: list[Any] = field(default_factory=list)
     left: int = 0  # examples without a prediction
@@ -41,6 +43,21 @@ class _Request(Generic[Options]):
 
     def __post_init__(self) -> None:
         self.found, self.left = [None] * len(self.examples), len(self.examples)
+
+    @property
+    def waits(self) -> int:
+        """Return what its examples that no batch holds cost."""
+        return sum(self.costs[self.taken :])
+
+    def take(self, room: int, *, at_least: int) -> tuple[_Part[Options], int]:
+        """Return as many examples as fit into `room`, and what they cost."""
+        start, cost = self.taken, 0
+        while self.taken < len(self.examples) and (
+            cost + self.costs[self.taken] <= room or self.taken - start < at_least
+        ):
+            cost += self.costs[self.taken]
+            self.taken += 1
+        return _Part(self, start, self.taken), cost
 
 
 @dataclass(frozen=True)
@@ -59,8 +76,9 @@ class _Part(Generic[Options]):
 class Batcher(Generic[Options]):
     """Computes examples of many requests together; close it when it is not needed any more.
 
-    `predict` gets at most `max_batch` examples of requests with equal options, in any of `workers`
-    threads, and returns a prediction for each. `told` gets the size of each batch.
+    `predict` gets examples of requests with equal options, in any of `workers` threads, and returns
+    a prediction for each: one, or more that together cost at most `max_batch`. At most `max_queue`
+    wait. `told` gets the number of examples of each batch.
     """
 
     def __init__(
@@ -87,24 +105,26 @@ class Batcher(Generic[Options]):
 
     @property
     def waiting(self) -> int:
-        """Return how many examples wait for a batch."""
+        """Return what the examples that wait for a batch cost."""
         return self._waiting
 
-    async def predict(self, examples: Sequence[Example], options: Options) -> list[Any]:
-        """Return a prediction for each example.
+    async def predict(
+        self, examples: Sequence[Example], options: Options, costs: Sequence[int]
+    ) -> list[Any]:
+        """Return a prediction for each example, which costs as much as `costs` says, 1 or more.
 
         Raises `Overloaded` where too much waits, `Stopping` after `close`, and what `predict`
         raised. Cancelled, what no batch holds yet is not computed.
         """
         loop = asyncio.get_running_loop()
-        request = _Request(examples, options, loop, loop.create_future())
+        request = _Request(examples, options, loop, loop.create_future(), costs)
         with self._changed:
             if self._is_closed:
                 raise Stopping(_CLOSED)
-            if self._waiting and self._waiting + len(examples) > self._max_queue:
-                raise Overloaded(f"{self._waiting} examples wait, at most {self._max_queue} may")
+            if self._waiting and self._waiting + request.waits > self._max_queue:
+                raise Overloaded(f"work for {self._waiting} examples waits, {self._max_queue} may")
             self._requests.append(request)
-            self._waiting += len(examples)
+            self._waiting += request.waits
             self._changed.notify(len(self._threads))
         try:
             return await request.answer
@@ -123,7 +143,7 @@ class Batcher(Generic[Options]):
         with self._changed:
             if not request.is_dropped and request.taken < len(request.examples):
                 request.is_dropped = True
-                self._waiting -= len(request.examples) - request.taken
+                self._waiting -= request.waits
                 self._requests.remove(request)
 
     def _work(self) -> None:
@@ -141,17 +161,16 @@ class Batcher(Generic[Options]):
             options, room = self._requests[0].options, self._max_batch
             parts: list[_Part[Options]] = []
             for request in list(self._requests):
-                if room == 0:
-                    break
                 if request.options != options:
                     continue
-                stop = min(len(request.examples), request.taken + room)
-                parts.append(_Part(request, request.taken, stop))
-                room -= stop - request.taken
-                request.taken = stop
-                if stop == len(request.examples):
+                part, cost = request.take(room, at_least=0 if parts else 1)
+                if part.start == part.stop:
+                    break
+                parts.append(part)
+                room -= cost
+                self._waiting -= cost
+                if part.stop == len(request.examples):
                     self._requests.remove(request)
-            self._waiting -= self._max_batch - room
             return parts
 
     def _answer(self, parts: Sequence[_Part[Options]]) -> None:

@@ -19,7 +19,8 @@ class ServeSettings:
     """Limits of a service; sizes in bytes, times in seconds.
 
     `workers` is how many batches are computed at a time, each of at most `max_batch` examples.
-    `max_queue` examples wait at most, over all requests; what comes then is refused at once.
+    `max_queue` examples wait at most, over all requests; what comes then is refused at once. For
+    both a text counts as one for each 500 characters of it.
     `api_key` is what a request has to show as `Authorization: Bearer KEY`, None for nobody.
     """
 
@@ -28,7 +29,7 @@ class ServeSettings:
     max_queue: int = 2048
     max_examples: int = 512
     max_body: int = 8 * MEGABYTE
-    max_characters: int = 100_000
+    max_characters: int = 50_000
     max_connections: int = 1024
     receive_seconds: float = 20.0
     answer_seconds: float = 60.0

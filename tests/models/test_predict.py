@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.models.predict import predict_rows
+from compressor.models.predict import predict_rows, rows_at_a_time
 from compressor.tasks import Batch
 
 
@@ -32,3 +32,18 @@ def test_few_rows_are_read_together_as_they_are():
     model = Doubles()
     predict_rows(model, {"input_ids": ids, "attention_mask": ids}, 2)
     assert model.sizes == [2]
+
+
+def test_of_long_rows_fewer_are_read_together():
+    def batch(length: int) -> Batch:
+        ids = np.zeros((40, length), np.int64)
+        return {"input_ids": ids, "attention_mask": ids}
+
+    assert [rows_at_a_time(batch(length), 32) for length in (8, 128, 129, 512, 8192)] == [
+        32,
+        32,
+        31,
+        8,
+        1,
+    ]
+    assert rows_at_a_time({"pixel_values": np.zeros((40, 3, 224, 224), np.float32)}, 32) == 32
