@@ -52,6 +52,8 @@ _NEEDS = {
     "inspect": "a checkpoint, an .onnx file or an artifact: compress inspect ./my-model",
     "passes": "",
     "serve": "an artifact: compress serve runs/first/artifact",
+    "shadow": "an artifact, its original and rows: compress shadow runs/first/artifact --against "
+    "./my-model today.jsonl",
 }
 
 
@@ -646,9 +648,17 @@ def serve(
         int | None, typer.Option(min=1, help="Batches at a time; one for each CPU otherwise.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a batch.")] = 1,
-    max_batch: Annotated[int, typer.Option(min=1, help="Examples of a batch at most.")] = 32,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Examples of a batch at most; each 500 characters of a text count as one."
+        ),
+    ] = 32,
     max_queue: Annotated[
-        int, typer.Option(min=1, help="Examples that wait at most; more are answered 429.")
+        int,
+        typer.Option(
+            min=1, help="Examples that wait at most, counted alike; more are answered 429."
+        ),
     ] = 2048,
     max_examples: Annotated[
         int, typer.Option(min=1, help="Examples of a request at most; more are answered 413.")
@@ -658,7 +668,7 @@ def serve(
     ] = 8_000_000,
     max_characters: Annotated[
         int, typer.Option(min=1, help="Characters of a text at most; more are answered 413.")
-    ] = 100_000,
+    ] = 50_000,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections at most; more are answered 503.")
     ] = 1024,
@@ -725,6 +735,81 @@ def serve(
             f"serving {escape(str(artifact))} on {address}", soft_wrap=True, highlight=False
         ),
     )
+
+
+@app.command(
+    epilog="Example: compress shadow runs/first/artifact --against ./my-model today.jsonl "
+    "--max-drop 0.02"
+)
+def shadow(
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="The `artifact` folder of a finished run.")
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="Fresh rows, without labels: jsonl, csv, ...")
+    ],
+    against: Annotated[
+        str, typer.Option(metavar="CHECKPOINT", help="The original: a directory or a Hub id.")
+    ],
+    revision: Annotated[str | None, typer.Option(help="Its revision on the Hub.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of the input, twice for pairs; left out, as the artifact was judged.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.999, help="Share that may change; left out, the artifact's own budget."
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each bound.")] = 0.95,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows that are read, drawn at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    changed: Annotated[
+        Path | None,
+        typer.Option(help="Also write a line of JSON for each changed prediction, without texts."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=FLAG, help="Print the numbers as JSON.")
+    ] = False,
+) -> None:
+    """Ask fresh rows without labels how far an artifact still predicts what its original does.
+
+    Exit code 5: more changed than may; 6: too few rows to tell.
+    """
+    from compressor.console import ConsoleProgress
+    from compressor.paths import unwritable
+
+    if changed is not None and (reason := unwritable(changed)) is not None:
+        raise EnvironmentMismatch(f"--changed {changed}: {reason}; give a file to write to")
+    _prepare_torch()
+    from compressor.shadow import require_kept, write_changed
+    from compressor.shadow import shadow as compare_now
+
+    found = compare_now(
+        artifact,
+        against=against,
+        data=data,
+        text=tuple(text or ()),
+        revision=revision,
+        max_drop=max_drop,
+        confidence=confidence,
+        max_rows=max_rows,
+        seed=seed,
+        progress=ConsoleProgress(err),
+    )
+    if changed is not None:
+        write_changed(changed, found)
+    if as_json:
+        typer.echo(json.dumps(found.facts(), indent=2, allow_nan=False))
+    else:
+        out.print(escape(found.text()), soft_wrap=True, highlight=False)
+    require_kept(found)
 
 
 def _prepare_torch(*, quiet: bool = True) -> None:

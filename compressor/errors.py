@@ -223,18 +223,20 @@ class NotCertified(BudgetExceeded):
         why: str | None = None,
         uninformed: str | None = None,
         key: str = "budget.max_drop",
+        step: str = "certification",
     ) -> None:
-        super().__init__("certification", metric=metric, drop=drop, max_drop=max_drop, key=key)
+        super().__init__(step, metric=metric, drop=drop, max_drop=max_drop, key=key)
         self.upper_bound = upper_bound
         self.needed_examples = needed_examples
-        change = f"certification: {metric} {moved(drop)}"
+        change = f"{step}: {metric} {moved(drop)}"
+        of_run = step == "certification"
+        accept = ", or accept the missing proof with --allow-inconclusive" if of_run else ""
         bound = "" if upper_bound is None else bound_points(max(upper_bound, 0.0), max_drop)
         if uninformed is not None:
             self.args = (
                 f"{change}, and these rows prove a drop of at most {bound}, but a budget of "
-                f"{points(max_drop)} proves little here: {uninformed}; lower budget.max_drop, take "
-                f"another metric or rows that are harder to guess, or accept the missing proof "
-                f"with --allow-inconclusive",
+                f"{points(max_drop)} proves little here: {uninformed}; lower {key}, take "
+                f"another metric or rows that are harder to guess{accept}",
             )
             return
         found = f"all that these rows prove is a drop of at most {bound}"
@@ -245,8 +247,7 @@ class NotCertified(BudgetExceeded):
             rows = f"{about(needed_examples)} rows in all"
         self.args = (
             f"{change}, but {found}, and the budget allows {points(max_drop)}; give "
-            f"data.certification {rows}, raise {key}, or accept the missing proof with "
-            f"--allow-inconclusive",
+            f"{'data.certification ' if of_run else ''}{rows}, raise {key}{accept}",
         )
 
 

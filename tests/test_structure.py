@@ -24,7 +24,7 @@ LAYERS = (
     ("cli",),
     ("__init__",),
     ("sweep",),
-    ("starter", "pipeline.run", "serve"),
+    ("starter", "pipeline.run", "serve", "shadow"),
     ("pipeline",),
     ("inspection", "quickstart"),
     ("recipe",),
