@@ -11,18 +11,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from compressor import __version__
+from compressor.commands import serve, shadow
+from compressor.commands.terminal import FLAG, err, out, prepare_torch
 from compressor.errors import (
     EXIT_CODES,
     CompressorError,
@@ -31,7 +31,7 @@ from compressor.errors import (
     Terminated,
     missing_package,
 )
-from compressor.machine.memory import limit_to_free_memory, memory_as_mismatch
+from compressor.machine.memory import memory_as_mismatch
 from compressor.words import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from compressor.measurements import RunReport
 
-FLAG = ""  # in place of `<bool>`, which typer shows as if a flag took a value
 # The commands in the order in which they are used, each with what it cannot do without.
 _NEEDS = {
     "quickstart": "",
@@ -109,8 +108,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 SetOption = Annotated[
@@ -262,7 +259,7 @@ def run(
     from compressor.console import ConsoleProgress
     from compressor.pipeline.run import run as run_recipe
 
-    _prepare_torch(quiet=not verbose)
+    prepare_torch(quiet=not verbose)
 
     # What stops a run from outside, such as a scheduler, should find a report too.
     signal.signal(signal.SIGTERM, _terminate)
@@ -390,7 +387,7 @@ def sweep(
     from compressor.console import ConsoleProgress
     from compressor.sweep.worker import run_sweep
 
-    _prepare_torch(quiet=not verbose)
+    prepare_torch(quiet=not verbose)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         end = run_sweep(
@@ -544,7 +541,7 @@ def init(
     """
     from compressor.console import ConsoleProgress
 
-    _prepare_torch()
+    prepare_torch()
     from compressor.starter.write import Wishes, write_starter
 
     names = tuple(name.strip() for name in label_names.split(",")) if label_names else ()
@@ -606,7 +603,7 @@ def inspect(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if find_onnx(Path(path)) is None:
-        _prepare_torch()
+        prepare_torch()
     facts = inspect_path(
         path,
         data=data,
@@ -621,211 +618,6 @@ def inspect(
         out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
 
 
-@app.command(
-    epilog="Example: compress serve runs/first/artifact --port 8080. Then: curl "
-    "localhost:8080/predict -H 'Content-Type: application/json' -d "
-    """'{"inputs": ["a fine film"]}'. """
-    "SIGTERM or Ctrl-C ends it once what was asked is answered."
-)
-def serve(
-    artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="The `artifact` folder of a finished run.")
-    ],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")
-    ] = 8080,
-    fd: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="File descriptor of a socket that listens already, as of systemd."
-        ),
-    ] = None,
-    provider: Annotated[str, typer.Option(help="ONNX Runtime's provider: cpu or cuda.")] = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Batches at a time; one for each CPU otherwise.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a batch.")] = 1,
-    max_batch: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Examples of a batch at most; each 500 characters of a text count as one."
-        ),
-    ] = 32,
-    max_queue: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Examples that wait at most, counted alike; more are answered 429."
-        ),
-    ] = 2048,
-    max_examples: Annotated[
-        int, typer.Option(min=1, help="Examples of a request at most; more are answered 413.")
-    ] = 512,
-    max_body: Annotated[
-        int, typer.Option(min=1, help="Bytes of a request at most; more are answered 413.")
-    ] = 8_000_000,
-    max_characters: Annotated[
-        int, typer.Option(min=1, help="Characters of a text at most; more are answered 413.")
-    ] = 50_000,
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Connections at most; more are answered 503.")
-    ] = 1024,
-    answer_seconds: Annotated[
-        float, typer.Option(min=0.001, help="Seconds an answer takes at most, otherwise 503.")
-    ] = 60.0,
-    stop_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that what was asked may take after SIGTERM.")
-    ] = 30.0,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(help="File with a key that requests must show, as `Authorization: Bearer`."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What answers call the model; its folder's name otherwise.")
-    ] = None,
-    access_log: Annotated[
-        bool,
-        typer.Option("--access-log", metavar=FLAG, help="Log each request's path and status."),
-    ] = False,
-) -> None:
-    """Answer HTTP requests with an artifact: /predict, /v1/embeddings, /rerank.
-
-    Requests are joined into batches. No text is logged. /health is for probes, /metrics for
-    Prometheus, /openapi.json for clients, and /info names the model and the limits.
-    """
-    from compressor.serve.settings import ServeSettings, read_key, usable_cpus
-
-    try:
-        from compressor.serve.run import inherited, listen
-        from compressor.serve.run import serve as serve_artifact
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (
-            "starlette",
-            "uvicorn",
-            "prometheus_client",
-        ):
-            raise
-        raise EnvironmentMismatch(
-            f"compress serve needs {error.name}; install what it needs: pip install "
-            f"'compressor[cpu,serve]'"
-        ) from error
-
-    serve_artifact(
-        artifact,
-        open_socket=lambda: listen(host, port) if fd is None else inherited(fd),
-        settings=ServeSettings(
-            workers=workers or usable_cpus(),
-            max_batch=max_batch,
-            max_queue=max_queue,
-            max_examples=max_examples,
-            max_body=max_body,
-            max_characters=max_characters,
-            max_connections=max_connections,
-            answer_seconds=answer_seconds,
-            stop_seconds=stop_seconds,
-            api_key=None if key_file is None else read_key(key_file),
-        ),
-        provider=provider,
-        threads=threads,
-        access_log=access_log,
-        name=name,
-        ready=lambda address: err.print(
-            f"serving {escape(str(artifact))} on {address}", soft_wrap=True, highlight=False
-        ),
-    )
-
-
-@app.command(
-    epilog="Example: compress shadow runs/first/artifact --against ./my-model today.jsonl "
-    "--max-drop 0.02"
-)
-def shadow(
-    artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="The `artifact` folder of a finished run.")
-    ],
-    data: Annotated[
-        Path, typer.Argument(metavar="ROWS", help="Fresh rows, without labels: jsonl, csv, ...")
-    ],
-    against: Annotated[
-        str, typer.Option(metavar="CHECKPOINT", help="The original: a directory or a Hub id.")
-    ],
-    revision: Annotated[str | None, typer.Option(help="Its revision on the Hub.")] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of the input, twice for pairs; left out, as the artifact was judged.",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=0.999, help="Share that may change; left out, the artifact's own budget."
-        ),
-    ] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each bound.")] = 0.95,
-    max_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows that are read, drawn at random.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    changed: Annotated[
-        Path | None,
-        typer.Option(help="Also write a line of JSON for each changed prediction, without texts."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar=FLAG, help="Print the numbers as JSON.")
-    ] = False,
-) -> None:
-    """Ask fresh rows without labels how far an artifact still predicts what its original does.
-
-    Exit code 5: more changed than may; 6: too few rows to tell.
-    """
-    from compressor.console import ConsoleProgress
-    from compressor.paths import unwritable
-
-    if changed is not None and (reason := unwritable(changed)) is not None:
-        raise EnvironmentMismatch(f"--changed {changed}: {reason}; give a file to write to")
-    _prepare_torch()
-    from compressor.shadow import require_kept, write_changed
-    from compressor.shadow import shadow as compare_now
-
-    found = compare_now(
-        artifact,
-        against=against,
-        data=data,
-        text=tuple(text or ()),
-        revision=revision,
-        max_drop=max_drop,
-        confidence=confidence,
-        max_rows=max_rows,
-        seed=seed,
-        progress=ConsoleProgress(err),
-    )
-    if changed is not None:
-        write_changed(changed, found)
-    if as_json:
-        typer.echo(json.dumps(found.facts(), indent=2, allow_nan=False))
-    else:
-        out.print(escape(found.text()), soft_wrap=True, highlight=False)
-    require_kept(found)
-
-
-def _prepare_torch(*, quiet: bool = True) -> None:
-    """Turn the progress bars of transformers off, and let memory that is not there be an error."""
-    import torch
-
-    if not torch.cuda.is_available():
-        limit_to_free_memory()
-    if not quiet:
-        return
-    from transformers.utils import logging as transformers_logging
-
-    turn_off: Callable[[], None] = transformers_logging.disable_progress_bar
-    turn_off()
-
-
 def _print_report(report: RunReport, directory: Path | None) -> None:
     from compressor.report.render import render_summary
 
@@ -835,5 +627,7 @@ def _print_report(report: RunReport, directory: Path | None) -> None:
     out.print(f"report: {escape(str(directory))}/report.html", soft_wrap=True)
 
 
+app.command(epilog=serve.EXAMPLE)(serve.serve)
+app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 for _info in app.registered_commands:
     _info.cls = _Command

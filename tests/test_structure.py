@@ -22,6 +22,7 @@ PACKAGE = ROOT / "compressor"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("__init__",),
     ("sweep",),
     ("starter", "pipeline.run", "serve", "shadow"),

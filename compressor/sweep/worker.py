@@ -36,13 +36,12 @@ from compressor.progress import SILENT, Advance, Progress, Remaining, duration
 from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report import units
 from compressor.report.render import read_report
-from compressor.setting_errors import listing
 from compressor.sweep.outcome import Outcome, closest_words, excesses, limit_words
 from compressor.sweep.results import BEST, BEST_RUN, Front, write_front
 from compressor.sweep.settings import Sweep
 from compressor.sweep.space import corners, settings_of
 from compressor.sweep.study import Study, Taken, planned_points
-from compressor.words import counted, moved
+from compressor.words import counted, listing, moved
 
 logger = logging.getLogger(__name__)
 
