@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,26 +20,42 @@ from compressor.serve.app import Service
 from compressor.serve.settings import ServeSettings
 
 _HEADER_SECONDS = 10.0
+_LAST_SECONDS = 2.0  # for a first request, once the service stops
 _BACKLOG = 2048
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 whose headers have to arrive in time; uvicorn waits for them without end."""
+    """HTTP/1.1 whose headers have to arrive in time; uvicorn waits for them without end.
 
+    What was accepted before the service stops is answered. uvicorn closes a connection whose first
+    request is still on its way, so that the request is lost.
+    """
+
+    is_stopping: ClassVar[bool] = False
     _headers_in_time: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Take a connection, and begin to wait for the headers of a request."""
         super().connection_made(transport)
-        self._wait_for_headers()
+        self._wait_for_headers(_LAST_SECONDS if self.is_stopping else _HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and wait for the rest of the headers where they are not whole."""
         super().data_received(data)
         if self._answers():
             self._stop_waiting()
+            if self.is_stopping:
+                self.cycle.keep_alive = False
         elif self._headers_in_time is None:
-            self._wait_for_headers()
+            self._wait_for_headers(_HEADER_SECONDS)
+
+    def shutdown(self) -> None:
+        """End the connection after what is asked on it, or after its first request."""
+        if self.cycle is not None:
+            super().shutdown()
+            return
+        self._stop_waiting()
+        self._wait_for_headers(_LAST_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
@@ -49,8 +65,8 @@ class _Protocol(H11Protocol):
     def _answers(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _wait_for_headers(self) -> None:
-        self._headers_in_time = self.loop.call_later(_HEADER_SECONDS, self._close_unless_asked)
+    def _wait_for_headers(self, seconds: float) -> None:
+        self._headers_in_time = self.loop.call_later(seconds, self._close_unless_asked)
 
     def _stop_waiting(self) -> None:
         if self._headers_in_time is not None:
@@ -123,9 +139,10 @@ def serve(
     own = open_socket()
     service = Service(artifact, settings, name=name or _name_of(artifact.directory))
     try:
+        protocol = type("Protocol", (_Protocol,), {})  # stops with this service alone
         config = uvicorn.Config(
             service.app,
-            http=_Protocol,
+            http=protocol,
             ws="none",
             lifespan="on",
             access_log=access_log,
@@ -135,7 +152,7 @@ def serve(
             timeout_keep_alive=75,  # longer than the proxies before it keep theirs
             server_header=False,
         )
-        server = _Server(config, lambda: ready(_address_of(own)))
+        server = _Server(config, protocol, lambda: ready(_address_of(own)))
         if threading.current_thread() is threading.main_thread():
             # uvicorn raises the signal again once it has stopped, which would end us with its code.
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -147,15 +164,22 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, protocol: type[_Protocol], ready: Callable[[], object]
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._protocol, self._ready = protocol, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take requests, and say so."""
         await super().startup(sockets)
         if not self.should_exit:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was asked, and end."""
+        self._protocol.is_stopping = True
+        await super().shutdown(sockets)
 
 
 def _address_of(own: socket.socket) -> str:
