@@ -114,6 +114,8 @@ TOGETHER = """\
 - Weights that are packed lose the rows of a unit in each part: queries, keys and values of one
   matrix (ModernBERT, the first DeBERTa), both halves of a gate (ModernBERT). A gate of its own
   (GTE, NomicBERT, EuroBERT, Llama) loses the same neurons as what it multiplies.
+- Biases of relative positions lose the columns of a head where a layer has its own (BEiT). Of those that all
+  layers are given (MPNet, BEiT), each layer picks what belongs to the heads that it has left.
 - In DeBERTa the projections of relative positions lose the same heads, whether they are shared with
   queries and keys or not.
 - Query heads that share a key go with it, and are counted as one head (EuroBERT, Llama, Qwen,

@@ -125,6 +125,8 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 IMAGE_FAMILIES: dict[str, dict[str, Any]] = {
     "beit": IMAGE,
+    "beit (relative)": {**IMAGE, "use_relative_position_bias": True,
+                        "use_shared_relative_position_bias": True},
     "clip": {"vision_config": IMAGE, "text_config": TEXT, "projection_dim": 16},
     "convnext": {"num_stages": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 16,
                  "patch_size": 2, "initializer_range": 0.3},
@@ -261,7 +263,11 @@ def build(folder: Path, family: str, head: str) -> None:
                 '[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},'
                 ' {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
             )
-    auto.from_config(config).eval().save_pretrained(folder)
+    module = auto.from_config(config).eval()
+    for name, parameter in module.named_parameters():
+        if "relative_position_bias" in name:  # begins at zero, where it would say nothing
+            torch.nn.init.normal_(parameter, std=1.0)
+    module.save_pretrained(folder)
 
 
 def _side(family: str) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 from compressor.errors import EnvironmentMismatch
 from compressor.models.families import EncoderParts
 from compressor.models.families.layers import (
+    KEPT_HEADS,
     ConstantOutput,
     Encoder,
     EncoderLayer,
@@ -160,6 +161,8 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
         return ("its layers differ, or one is without heads or neurons",)
     config, parts = encoder.module.config, encoder.parts
     reasons = []
+    if any(hasattr(module, KEPT_HEADS) for module in encoder.layer_list):
+        reasons.append("its layers read a bias that they share, of which some heads are gone")
     if layer.num_heads != dense_shape(config, parts).layers[0].num_heads:
         if parts.has_head_dim:
             config.head_dim, config.num_attention_heads = shape.head_dim, layer.num_heads
@@ -273,6 +276,10 @@ def remove_attention(layer: EncoderLayer) -> None:
     if layer.attention is None:
         return
     parts = layer.parts.attention
+    if hasattr(layer.module, KEPT_HEADS):
+        delattr(layer.module, KEPT_HEADS)
+    for columns in layer.attention.columns:
+        columns.remove()
     headless, constant = HeadlessAttention(), ConstantOutput(layer.attention.output)
     inside = parts.module + "."
     if parts.output.startswith(inside):

@@ -55,6 +55,8 @@ class AttentionParts:
     packed_by: Literal["part", "head"] = "part"
     # Linear layers and parameters beside these, present or not, with rows for each head.
     beside: tuple[str, ...] = ()
+    # Parameters, present or not, with a column for each head.
+    columns: tuple[str, ...] = ()
     relative: RelativePositions | None = None
 
 
@@ -92,12 +94,23 @@ class NeuronSetting:
 
 
 @dataclass(frozen=True)
-class HeadBias:
-    """A bias as wide as the number of heads, added outside the attention: heads have to stay."""
+class FixedHeads:
+    """Why heads have to stay."""
 
-    name: str
-    asked_by: tuple[str, ...] = ()  # settings, one of which is true where it is; none: always
-    reason: str = ""  # where it is no bias
+    asked_by: str  # the setting that is true where they have to
+    reason: str
+
+
+@dataclass(frozen=True)
+class SharedBias:
+    """A bias with a number for each head that is computed once and given to all layers.
+
+    A layer without some of its heads picks those of the others.
+    """
+
+    argument: str  # of a layer's forward
+    place: int  # of it, where it is given without its name
+    asked_by: str | None = None  # the setting that is true where there is one; None: always
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,8 @@ class EncoderParts:
     neurons: NeuronSetting
     activation: str | None  # the setting that names the activation function; None: it is a GELU
     has_head_dim: bool  # whether heads may be other than hidden size / number of heads
-    head_bias: HeadBias | None = None
+    fixed_heads: FixedHeads | None = None
+    shared_bias: SharedBias | None = None
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
     rotates: bool = False  # queries and keys by their position
     # The setting that says how many heads keys and values have, of which each serves several query

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.models.families.base import Family, HeadBias, RelativePositions
+from compressor.models.families.base import Family, FixedHeads, RelativePositions
 from compressor.models.families.bert import PARTS
 
 _V2 = replace(
@@ -39,10 +39,8 @@ DEBERTA = Family(
     replace(
         PARTS,
         attention=_V1,
-        head_bias=HeadBias(
-            "head_logits_proj",
-            asked_by=("talking_head",),
-            reason="its heads are mixed with each other (talking_head)",
+        fixed_heads=FixedHeads(
+            "talking_head", reason="its heads are mixed with each other (talking_head)"
         ),
     ),
     int8_simulated=True,

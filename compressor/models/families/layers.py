@@ -92,6 +92,69 @@ class Rows:
             setattr(self.owner, name, fresh)
 
 
+# The buffer of a layer that lost heads: which of them are left, of those that the bias is for.
+KEPT_HEADS = "kept_heads"
+
+
+@dataclass(frozen=True, eq=False)
+class PickedBias:
+    """Picks the heads that a layer has left from a bias that all layers are given."""
+
+    layer: nn.Module
+    argument: str
+    place: int
+
+    def keep(self, heads: Sequence[int], num_heads: int) -> None:
+        """Leave the numbers of `heads`, of `num_heads` that there were, to this layer."""
+        before = getattr(self.layer, KEPT_HEADS, None)
+        if before is None:
+            if len(heads) == num_heads:
+                return  # as it came
+            device = next(self.layer.parameters()).device
+            before = torch.arange(num_heads, device=device)
+            self.layer.register_forward_pre_hook(self._pick, with_kwargs=True)
+        self.layer.register_buffer(KEPT_HEADS, before[list(heads)].clone())
+
+    def _pick(
+        self, layer: nn.Module, given: tuple[object, ...], named: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        by_name, kept = self.argument in named, getattr(layer, KEPT_HEADS, None)
+        if kept is None or (not by_name and len(given) <= self.place):
+            return None
+        bias = named[self.argument] if by_name else given[self.place]
+        if not isinstance(bias, Tensor) or bias.shape[1] == 1:  # a mask, which is one for all heads
+            return None
+        picked = bias.index_select(1, kept)  # (batch, heads, tokens, tokens)
+        if by_name:
+            return given, {**named, self.argument: picked}
+        return (*given[: self.place], picked, *given[self.place + 1 :]), named
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A parameter with a column for each head, of a module that a layer calls where it has it."""
+
+    owner: nn.Module
+    name: str
+    layer: nn.Module
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """Return the parameter, shape `(places, heads)`."""
+        return self.owner.get_parameter(self.name)
+
+    def remove(self) -> None:
+        """Leave the layer without the module: no head reads what it computes."""
+        name = next(name for name, module in self.layer.named_children() if module is self.owner)
+        setattr(self.layer, name, None)
+
+    def keep(self, heads: Sequence[int]) -> None:
+        """Leave the columns of `heads` in place."""
+        old = self.parameter
+        fresh = nn.Parameter(old.detach()[:, list(heads)].clone(), requires_grad=old.requires_grad)
+        setattr(self.owner, self.name, fresh)
+
+
 @dataclass(frozen=True)
 class Positions:
     """Relative positions that tokens meet: `span` to either side, for each of `tables` tables."""
@@ -122,6 +185,8 @@ class Attention:
     head_dim: int
     rows: tuple[Rows, ...]
     relative: Positions | None = None
+    columns: tuple[Columns, ...] = ()
+    picked: PickedBias | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -132,6 +197,10 @@ class Attention:
         """Leave the weights of `heads` alone; the module's own count is another matter."""
         for rows in self.rows:
             rows.keep(heads, self.num_heads)
+        for columns in self.columns:
+            columns.keep(heads)
+        if self.picked is not None:
+            self.picked.keep(heads, self.num_heads)
         size = self.head_dim
         keep_columns(self.output, [head * size + it for head in heads for it in range(size)])
 
@@ -225,7 +294,7 @@ class Encoder:
     def _layer(self, index: int, layer: nn.Module) -> EncoderLayer:
         config = self.module.config
         shared = queries_a_key(config, self.parts)
-        find = _Finder(layer, self.parts, config.model_type, shared)
+        find = _Finder(layer, self.parts, config, shared)
         return EncoderLayer(index, layer, self.parts, find.attention(), find.feed_forward())
 
 
@@ -279,8 +348,15 @@ class _Finder:
 
     layer: nn.Module
     parts: EncoderParts
-    model_type: str
+    config: PreTrainedConfig
     queries_a_key: int
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.model_type)
+
+    def setting(self, name: str) -> object:
+        return getattr(self.config, name, None)
 
     def attention(self) -> Attention | None:
         parts = self.parts.attention
@@ -310,8 +386,41 @@ class _Finder:
                 )
         rows += self._beside(parts.beside, head_dim, width)
         return Attention(
-            module, query, key, value, output, num_heads, head_dim, tuple(rows), self._met(module)
+            module,
+            query,
+            key,
+            value,
+            output,
+            num_heads,
+            head_dim,
+            tuple(rows),
+            self._met(module),
+            self._columns(parts.columns, num_heads),
+            self._picked(),
         )
+
+    def _columns(self, paths: Sequence[str], num_heads: int) -> tuple[Columns, ...]:
+        """Return the parameters with a column for each head, as far as they are there."""
+        found = []
+        for path in paths:
+            parent, _, name = path.rpartition(".")
+            holder, _, module = parent.rpartition(".")
+            owner = getattr(self.layer.get_submodule(holder), module, None)
+            if not isinstance(owner, nn.Module):
+                continue
+            found.append(Columns(owner, name, self.layer.get_submodule(holder)))
+            if (columns := found[-1].parameter.shape[1]) != num_heads:
+                raise UnsupportedArchitecture(
+                    self.model_type,
+                    f"'{path}' must have {num_heads} columns as there are heads, and has {columns}",
+                )
+        return tuple(found)
+
+    def _picked(self) -> PickedBias | None:
+        shared = self.parts.shared_bias
+        if shared is None or not (shared.asked_by is None or self.setting(shared.asked_by)):
+            return None
+        return PickedBias(self.layer, shared.argument, shared.place)
 
     def _met(self, module: nn.Module) -> Positions | None:
         relative = self.parts.attention.relative

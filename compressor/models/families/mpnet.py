@@ -1,10 +1,10 @@
-"""MPNet: BERT with relative positions, whose biases are added outside the attention modules."""
+"""MPNet: BERT with relative positions, whose biases are computed once for all layers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.models.families.base import Family, HeadBias
+from compressor.models.families.base import Family, SharedBias
 from compressor.models.families.bert import PARTS
 
 MPNET = Family(
@@ -18,7 +18,7 @@ MPNET = Family(
             value="attention.attn.v",
             output="attention.attn.o",
         ),
-        head_bias=HeadBias("relative_attention_bias"),
+        shared_bias=SharedBias("position_bias", place=2),
     ),
     first_position=2,  # its class has 1 for the padding, whatever the configuration says
     int8_simulated=True,

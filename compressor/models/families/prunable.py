@@ -104,13 +104,8 @@ def not_simulated(config: Config) -> str | None:
 def why_heads_stay(config: Config) -> str | None:
     """Return why heads cannot go from a model whose neurons can; None where they can."""
     parts = parts_or_reason(config)
-    bias = None if isinstance(parts, str) else parts.head_bias
-    if bias is None or (bias.asked_by and not any(setting(config, it) for it in bias.asked_by)):
-        return None
-    return bias.reason or (
-        f"its relative position bias '{bias.name}' is as wide as the number of heads and added "
-        f"outside the attention"
-    )
+    fixed = None if isinstance(parts, str) else parts.fixed_heads
+    return fixed.reason if fixed is not None and setting(config, fixed.asked_by) else None
 
 
 def why_no_latency(config: Config) -> str | None:

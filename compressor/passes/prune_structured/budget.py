@@ -80,7 +80,8 @@ def encoder_cost(layers: Sequence[EncoderLayer], target: Target, mean_length: fl
         return EncoderCost(head, neuron, heads, neurons)
     if attention is not None:
         columns = attention.head_dim * attention.output.out_features
-        head = float(columns + sum(map(_numbers_of_a_unit, attention.rows)))
+        of_biases = sum(len(held.parameter) for held in attention.columns)
+        head = float(columns + of_biases + sum(map(_numbers_of_a_unit, attention.rows)))
     if feed_forward is not None:
         columns = feed_forward.ffn_out.out_features
         neuron = float(columns + sum(map(_numbers_of_a_unit, feed_forward.rows)))

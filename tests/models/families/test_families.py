@@ -73,25 +73,13 @@ def test_a_model_reads_as_many_tokens_as_it_has_positions_and_not_one_more(model
         read(positions.limit + 1)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "changes"),
-    [
-        ("mpnet", {}),
-        ("beit", {"use_relative_position_bias": True}),
-        ("beit", {"use_shared_relative_position_bias": True}),
-        *((name, {}) for name in PRUNABLE if name != "mpnet"),
-    ],
-)
-def test_heads_stay_where_a_bias_has_their_number(model_type: str, changes: dict[str, Any]):
-    module = encoder_of(model_type, **changes)
-    widths = [
-        parameter.shape[-1]
-        for name, parameter in module.named_parameters()
-        if "relative_" in name and "bias" in name
-    ]
-    assert bool(widths) == (why_heads_stay(module.config) is not None)
-    assert why_heads_stay(module.config) == why_heads_stay(module.config.to_dict())
-    assert set(widths) <= {4}  # the number of heads
+@pytest.mark.parametrize("model_type", PRUNABLE)
+def test_heads_stay_where_a_setting_mixes_them_and_nowhere_else(model_type: str):
+    config = encoder_of(model_type).config
+    assert why_heads_stay(config) is None
+    config.talking_head = True
+    assert (why_heads_stay(config) is not None) == (model_type == "deberta")
+    assert why_heads_stay(config) == why_heads_stay(config.to_dict())
 
 
 @pytest.mark.parametrize("model_type", PRUNABLE)

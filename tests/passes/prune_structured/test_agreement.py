@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[2]
 # One layer without any neurons, one without any heads, and uneven numbers of the rest.
 HEADS = {0: [1], 1: [0, 1, 2, 3]}
 NEURONS = {0: list(range(64)), 1: [7, *range(30, 40)]}
-WITHOUT_HEADS = {"mpnet"}  # a position bias is shared by all heads, so they have to stay
 # Copies of another family in transformers, which differ in nothing that a trace sees.
 COPIES = dict.fromkeys(("camembert", "data2vec-text", "xlm-roberta"), "roberta")
 # What is new in these is in one that is exported here; tools/check_families.py exports them all.
@@ -107,10 +106,8 @@ def forms_of(model_type: str, make_encoder: Any, preprocessor: Any, folder: Path
         pixels = np.random.default_rng(0).standard_normal((3, 1, 8, 8), dtype=np.float32)
         batches = {"images": {"pixel_values": pixels}}
     task = load_task("text-classification" if is_text else "image-classification")
-    heads = {} if model_type in WITHOUT_HEADS else HEADS
-    dense = TorchModel(dense_with_units_at_zero(module, heads), preprocessor, task)
-    if heads:
-        prune_heads(find_encoder(module), heads)
+    dense = TorchModel(dense_with_units_at_zero(module, HEADS), preprocessor, task)
+    prune_heads(find_encoder(module), HEADS)
     prune_neurons(find_encoder(module), NEURONS)
     model = TorchModel(module, preprocessor, task)
     model.save(folder / "model")

@@ -17,10 +17,8 @@ from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
-HEADS_STAY = ["mpnet"]
 # transformers computes their attention in one way only.
-EAGER = ("deberta", "deberta-v2", "megatron-bert", "rembert", "roformer", "splinter")
-ALL = [name for name in PRUNABLE if name not in HEADS_STAY]
+EAGER = ("deberta", "deberta-v2", "megatron-bert", "mpnet", "rembert", "roformer", "splinter")
 # Uneven, with a layer that loses all its neurons and one that loses all its heads.
 CUTS = {
     "some": ({0: [1, 3], 1: [0]}, {0: [0, 5, 63], 1: list(range(10, 40))}),
@@ -42,7 +40,7 @@ def with_units_at_zero(module: Any, heads: Any, neurons: Any) -> Any:
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize(
     ("model_type", "attention"),
-    [(name, kind) for name in ALL for kind in ("eager", "sdpa")[: 1 if name in EAGER else 2]],
+    [(name, kind) for name in PRUNABLE for kind in ("eager", "sdpa")[: 1 if name in EAGER else 2]],
 )
 def test_a_pruned_model_equals_the_dense_one_with_those_units_at_zero(
     make_encoder, model_type: str, attention: str, cut: str
@@ -94,7 +92,7 @@ def test_variants_of_a_family_lose_the_same_units_and_are_rebuilt(
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("model_type", ALL)
+@pytest.mark.parametrize("model_type", PRUNABLE)
 def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_type: str, cut: str):
     heads, neurons = CUTS[cut]
     encoder = make_encoder(model_type)
@@ -256,24 +254,57 @@ def test_pruning_leaves_training_mode_frozen_weights_and_gradients_as_they_shoul
     assert trained.weight.grad is None  # the old one has the old shape
 
 
-def test_heads_with_a_shared_position_bias_are_refused_but_neurons_go(make_encoder):
-    encoder = make_encoder("mpnet")
-    expected = encoder.logits(with_units_at_zero(encoder.module, {}, {0: [1, 2]}))
+BEIT_BIASES = ("use_relative_position_bias", "use_shared_relative_position_bias")
 
-    with pytest.raises(UnsupportedArchitecture) as caught:
-        prune_heads(find_encoder(encoder.module), {0: [1]})
-    prune_neurons(find_encoder(encoder.module), {0: [1, 2]})
 
-    assert caught.value.model_type == "mpnet"
-    assert "relative_attention_bias" in caught.value.reason
+def with_biases(encoder: Any) -> Any:
+    """Return an encoder whose position biases are large; they begin at zero."""
+    for name, parameter in encoder.module.named_parameters():
+        if "relative_" in name and "bias" in name:
+            torch.nn.init.normal_(parameter, std=2.0)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked"),
+    [
+        ("mpnet", ()),
+        *(("beit", BEIT_BIASES[:count]) for count in (1, 2)),
+        ("beit", BEIT_BIASES[1:]),
+    ],
+)
+def test_heads_are_left_with_their_own_position_biases_however_often_some_go(
+    make_encoder, model_type: str, asked: tuple[str, ...]
+):
+    changes = dict.fromkeys(asked, True)
+    encoder = with_biases(make_encoder(model_type, **changes))
+    expected = encoder.logits(with_units_at_zero(encoder.module, {0: [0, 2], 1: [0, 1, 2, 3]}, {}))
+
+    prune_heads(find_encoder(encoder.module), {0: [0], 1: [3]})
+    prune_heads(find_encoder(encoder.module), {0: [1], 1: [0, 1, 2]})  # of layer 0 the third
+
     torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+    shape = read_shape(encoder.module)
+    assert shape is not None
+    fresh = make_encoder(model_type, **changes).module
+    apply_shape(fresh, shape)
+    fresh.load_state_dict(encoder.module.state_dict())
+    torch.testing.assert_close(encoder.logits(fresh), expected, atol=1e-5, rtol=0)
 
 
-def test_heads_with_a_position_bias_in_each_layer_are_refused(make_encoder):
-    module = make_encoder("beit", use_relative_position_bias=True).module
+def test_equal_layers_that_picked_from_a_shared_bias_are_no_plain_checkpoint(make_encoder):
+    module = make_encoder("beit", use_shared_relative_position_bias=True).module
+    prune_heads(find_encoder(module), {0: [0], 1: [1]})
+    assert configure_shape(find_encoder(module)) == (
+        "its layers read a bias that they share, of which some heads are gone",
+    )
+
+
+def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
+    module = make_encoder("deberta", talking_head=True).module
     with pytest.raises(UnsupportedArchitecture) as caught:
         prune_heads(find_encoder(module), {0: [1]})
-    assert "relative_position_bias" in caught.value.reason
+    assert caught.value.reason == "its heads are mixed with each other (talking_head)"
 
 
 @pytest.mark.parametrize("model_type", ["eurobert", "llama", "mistral", "qwen2", "qwen3"])
@@ -306,21 +337,6 @@ def test_not_all_heads_go_from_layers_that_share_their_weights(make_encoder):
     with pytest.raises(UnsupportedArchitecture, match="all heads of all layers would go, which"):
         prune_heads(find_encoder(module), {0: [0, 1, 2, 3]})
     assert read_shape(module) is None
-
-
-def test_heads_that_are_mixed_with_each_other_are_refused(make_encoder):
-    module = make_encoder("deberta", talking_head=True).module
-    with pytest.raises(UnsupportedArchitecture) as caught:
-        prune_heads(find_encoder(module), {0: [1]})
-    assert caught.value.reason == "its heads are mixed with each other (talking_head)"
-
-
-def test_units_that_hang_together_with_more_than_the_family_says_are_found_out(make_encoder):
-    module = make_encoder("bert").module
-    attention = encoder_layers(module)[0].attention.module
-    attention.register_forward_hook(lambda _, __, output: (output[0].roll(8, -1), *output[1:]))
-    with pytest.raises(UnsupportedArchitecture, match="it gives other outputs than with these"):
-        prune_heads(find_encoder(module), {0: [1]})
 
 
 @pytest.mark.parametrize(
