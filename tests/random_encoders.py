@@ -31,13 +31,16 @@ DISTILBERT = {
     "initializer_range": 0.3,
 }
 REPEATED = ["albert"]  # its layers are one set of weights, so they have tests of their own
+# Halves of a pair of towers, which are built as its classifier of images is.
+TOWERS = ["clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model"]
 PRUNABLE = [
     name
     for name, family in FAMILIES.items()
-    if isinstance(family.encoder, EncoderParts) and name not in REPEATED
+    if isinstance(family.encoder, EncoderParts) and name not in (*REPEATED, *TOWERS)
 ]
-IMAGES = ["beit", "deit", "dinov2", "dinov2_with_registers", "vit"]
-TEXTS = [name for name in PRUNABLE if name not in IMAGES]
+IMAGES = ["beit", "clip", "deit", "dinov2", "dinov2_with_registers", "siglip", "vit"]
+SOUNDS = ["audio-spectrogram-transformer", "hubert", "wav2vec2", "whisper"]
+TEXTS = [name for name in PRUNABLE if name not in (*IMAGES, *SOUNDS)]
 RELATIVE = {
     "relative_attention": True,
     "pos_att_type": ["c2p", "p2c"],
@@ -50,6 +53,12 @@ DECODER = {
     **{**TEXT, "num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0},
     **{"bos_token_id": 2, "eos_token_id": 3},
 }
+WAVES = {
+    **{**SIZES, "vocab_size": 50, "conv_dim": [16, 16], "conv_kernel": [10, 3]},
+    **{"conv_stride": [5, 2], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4},
+    **{"num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0},
+}
+PAIR = {"vision_config": IMAGE, "text_config": TEXT, "num_labels": 3}
 HEADLESS = ["bert-generation", "splinter"]  # transformers has no classifier of these
 # A family that differs from BERT in nothing is tested without a row here.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -61,6 +70,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deberta": {**TEXT, **RELATIVE, "max_relative_positions": -1},
     "deberta-v2": {**TEXT, **RELATIVE, "position_buckets": 8, "norm_rel_ebd": "layer_norm"},
     # Two classes classify images with DeiT, so its configuration has to say which.
+    "audio-spectrogram-transformer": {**SIZES, "max_length": 32, "num_mel_bins": 16},
+    "clip": {**PAIR, "projection_dim": 16},
     "deit": {**IMAGE, "architectures": ["DeiTForImageClassification"]},
     "dinov2": {**IMAGE, "mlp_ratio": 2},
     "dinov2_with_registers": {**IMAGE, "mlp_ratio": 2, "num_register_tokens": 2},
@@ -75,7 +86,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
         **{"bos_token_id": 2, "eos_token_id": 3},
     },
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), DECODER),
+    **dict.fromkeys(("hubert", "wav2vec2"), WAVES),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), DECODER),
+    "siglip": PAIR,
+    "whisper": {
+        **{"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64},
+        **{"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 64},
+        **{"vocab_size": 50, "num_mel_bins": 8, "max_source_positions": 10, "pad_token_id": 0},
+        **{"decoder_start_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "init_std": 0.3},
+        **{"num_labels": 3},
+    },
     "rembert": {**TEXT, "input_embedding_size": 16},
     "vit": {**IMAGE, "qkv_bias": False},
 }
@@ -100,8 +121,13 @@ class EncoderFactory:
         torch.manual_seed(0)
         settings = {**CONFIGS[model_type], **changes}
         config = transformers.AutoConfig.for_model(model_type, **settings)
-        if "image_size" in CONFIGS[model_type]:
-            auto: Any = transformers.AutoModelForImageClassification
+        if model_type in SOUNDS:
+            auto: Any = transformers.AutoModelForAudioClassification
+            shape = {"audio-spectrogram-transformer": (3, 32, 16), "whisper": (3, 8, 20)}
+            name = "input_features" if model_type == "whisper" else "input_values"
+            inputs = {name: torch.randn(shape.get(model_type, (3, 400)))}
+        elif model_type in IMAGES:
+            auto = transformers.AutoModelForImageClassification
             inputs = {"pixel_values": torch.randn(3, 1, 8, 8)}
         else:
             auto = transformers.AutoModelForSequenceClassification

@@ -47,7 +47,15 @@ import numpy as np
 import torch
 import transformers
 from results import FOLDER, ROOT, commit, read_results, write_results
-from sweep_architectures import IMAGE_FAMILIES, SEED, TEXT_FAMILIES, WORDS, build
+from sweep_architectures import (
+    IMAGE_FAMILIES,
+    SEED,
+    SOUND_FAMILIES,
+    TEXT_FAMILIES,
+    WORDS,
+    build,
+    sound,
+)
 
 from compressor.data import Dataset
 from compressor.errors import CompressorError, StepFailed
@@ -114,8 +122,8 @@ TOGETHER = """\
 - Weights that are packed lose the rows of a unit in each part: queries, keys and values of one
   matrix (ModernBERT, the first DeBERTa), both halves of a gate (ModernBERT). A gate of its own
   (GTE, NomicBERT, EuroBERT, Llama) loses the same neurons as what it multiplies.
-- Biases of relative positions lose the columns of a head where a layer has its own (BEiT). Of those that all
-  layers are given (MPNet, BEiT), each layer picks what belongs to the heads that it has left.
+- Biases of relative positions lose the columns of a head where a layer has its own (BEiT). Of those
+  that all layers are given (MPNet, BEiT), each layer picks what belongs to the heads it has left.
 - In DeBERTa the projections of relative positions lose the same heads, whether they are shared with
   queries and keys or not.
 - Query heads that share a key go with it, and are counted as one head (EuroBERT, Llama, Qwen,
@@ -137,6 +145,8 @@ jobs, found = json.load(open(sys.argv[1])), {}
 def outputs(folder, batch):
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = "Image" if "pixel_values" in batch else "Sequence"
+    if "input_values" in batch or "input_features" in batch:
+        kind = "Audio"
     auto = getattr(transformers, f"AutoModelFor{kind}Classification")
     if folder not in models:
         models[folder] = auto.from_pretrained(folder).eval()
@@ -223,7 +233,7 @@ class Work:
 def main() -> int:
     """Measure, or write or check the page; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    known = [*TEXT_FAMILIES, *IMAGE_FAMILIES]
+    known = [*TEXT_FAMILIES, *IMAGE_FAMILIES, *SOUND_FAMILIES]
     parser.add_argument("--only", nargs="+", choices=known, default=None, metavar="FAMILY")
     parser.add_argument("--page", action="store_true", help="write the page from the results")
     parser.add_argument("--check", action="store_true", help="compare the page with the results")
@@ -296,6 +306,15 @@ def batches_of(family: str, model: TorchModel) -> Iterator[tuple[str, dict[str, 
             images += [random.integers(0, 256, (size, size, 3)).astype(np.uint8)] * (count - 1)
             yield f"images-{count}", dict(model.task.encode(model.preprocessor, images))
         return
+    if family in SOUND_FAMILIES:
+        for length in (3000, 4800):
+            for count in (1, 5):
+                sounds = [sound(random, length - 100 * row) for row in range(count)]
+                yield (
+                    f"sounds-{length}-{count}",
+                    dict(model.task.encode(model.preprocessor, sounds)),
+                )
+        return
     longest = min(64, int(model.preprocessor.model_max_length), _most_positions(model))
     names = model.preprocessor.model_input_names
     for length in sorted({min(length, longest) for length in (*LENGTHS, longest)}):
@@ -324,6 +343,8 @@ def _context(work: Work) -> PassContext:
     if work.family in IMAGE_FAMILIES:
         size = _side(work.family)
         examples = [random.integers(0, 256, (size, size, 3)).astype(np.uint8) for _ in range(32)]
+    elif work.family in SOUND_FAMILIES:
+        examples = [sound(random, 4000) for _ in range(32)]
     else:
         lengths = random.integers(2, 30, 32)
         examples = [" ".join(random.choice(WORDS[5:], size=size)) for size in lengths]

@@ -41,6 +41,7 @@ from compressor.passes import PassContext, apply_pass
 from compressor.passes.quantize.settings import QuantizeDynamic
 from compressor.progress import SILENT
 from compressor.tasks import Batch, Example
+from compressor.tasks.sound import Sound
 
 SEED = 0
 PARITY_LIMIT = 1e-3  # what a recipe allows by default
@@ -94,6 +95,9 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "fnet": {**TEXT, "type_vocab_size": 2},
     "funnel": {"vocab_size": ROWS, "block_sizes": [1, 1], "d_model": 32, "n_head": 4,
                "d_head": 8, "d_inner": 64, "num_decoder_layers": 1},
+    "gemma": {**DECODER, "head_dim": 8},
+    "gemma2": {**DECODER, "head_dim": 8},
+    "gemma3_text": {**DECODER, "head_dim": 8},
     "gpt2": {"vocab_size": ROWS, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4,
              "initializer_range": 0.3, "pad_token_id": 0},
     "gte": {**TEXT, "rope_theta": 10000.0},
@@ -149,6 +153,27 @@ IMAGE_FAMILIES: dict[str, dict[str, Any]] = {
     "vit": IMAGE,
     "vit_msn": IMAGE,
 }  # fmt: skip
+WAVES: dict[str, Any] = {
+    **{**TINY, "vocab_size": ROWS, "conv_dim": [16, 16], "conv_kernel": [10, 3]},
+    **{"conv_stride": [10, 8], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8},
+    **{"num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16},
+    # With norms over the whole of a sound what they compute depends on how far it is padded.
+    **{"feat_extract_norm": "layer"},
+}
+SOUND_FAMILIES: dict[str, dict[str, Any]] = {
+    "audio-spectrogram-transformer": {**TINY, "max_length": 32, "num_mel_bins": 16,
+                                      "patch_size": 8},
+    "hubert": WAVES,
+    "wav2vec2": WAVES,
+    "wav2vec2 (norms first)": {**WAVES, "do_stable_layer_norm": True},
+    "whisper": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4,
+                "encoder_ffn_dim": 64, "decoder_layers": 1, "decoder_attention_heads": 4,
+                "decoder_ffn_dim": 32, "num_mel_bins": 16, "max_source_positions": 50,
+                "classifier_proj_size": 16, "vocab_size": ROWS, "init_std": 0.3,
+                "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+                "decoder_start_token_id": 1},
+}  # fmt: skip
+RATE = 16_000
 # What the short form takes: a gated feed-forward whose weights are packed, read at one token.
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
@@ -243,7 +268,7 @@ def _try(
 def build(folder: Path, family: str, head: str) -> None:
     """Write a random checkpoint of a family, with its tokenizer or image processor."""
     torch.manual_seed(SEED)
-    fields = {**TEXT_FAMILIES, **IMAGE_FAMILIES}[family]
+    fields = {**TEXT_FAMILIES, **IMAGE_FAMILIES, **SOUND_FAMILIES}[family]
     config = transformers.AutoConfig.for_model(family.partition(" ")[0], **fields, **LABELS)
     if family in IMAGE_FAMILIES:
         auto: Any = transformers.AutoModelForImageClassification
@@ -252,6 +277,9 @@ def build(folder: Path, family: str, head: str) -> None:
             size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
         )
         processor.save_pretrained(folder)
+    elif family in SOUND_FAMILIES:
+        auto = transformers.AutoModelForAudioClassification
+        _extractor(family).save_pretrained(folder)
     else:
         auto = transformers.AutoModelForSequenceClassification
         _tokenizer(family).save_pretrained(folder)
@@ -274,6 +302,15 @@ def _side(family: str) -> int:
     """Return how many pixels wide and high the images of a family are."""
     given = IMAGE_FAMILIES[family].get("image_size", 16)
     return int(given[0] if isinstance(given, list) else given)
+
+
+def _extractor(family: str) -> Any:
+    """Return what makes a model's inputs of samples."""
+    if family == "whisper":
+        return transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    if family == "audio-spectrogram-transformer":
+        return transformers.ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    return transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
 def _tokenizer(family: str) -> Any:
@@ -313,8 +350,17 @@ def _examples(family: str) -> list[Example]:
     if family in TEXT_FAMILIES:
         lengths = (30, 1, 2, 9, 5, 7, 17, 3)
         return [" ".join(random.choice(WORDS[5:], size=length)) for length in lengths]
+    if family in SOUND_FAMILIES:
+        return [sound(random, 3000 + 500 * row) for row in range(4)]
     size = _side(family)
     return [random.integers(0, 256, (size, size, 3)).astype(np.uint8) for _ in range(4)]
+
+
+def sound(random: np.random.Generator, length: int) -> Example:
+    """Return a tone of so many samples, with noise."""
+    tone = np.sin(np.arange(length) * random.uniform(0.01, 0.5))
+    noise = 0.1 * random.standard_normal(length)
+    return Sound((0.4 * tone + noise).astype(np.float32), RATE, "a made-up sound")
 
 
 def _batches(model: TorchModel, family: str) -> Iterator[Batch]:
@@ -358,7 +404,7 @@ def _cosine(first: OnnxModel, second: OnnxModel, batches: Sequence[Batch]) -> fl
 def main() -> int:
     """Print the table and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    known = [*TEXT_FAMILIES, *IMAGE_FAMILIES]
+    known = [*TEXT_FAMILIES, *IMAGE_FAMILIES, *SOUND_FAMILIES]
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="FAMILY")
     parser.add_argument("--opset", type=int, default=None, help="the exporter's own when left out")
     parser.add_argument("--no-fuse", action="store_true", help="standard operators alone")

@@ -12,7 +12,8 @@ from compressor.models.components import component_of, layer_of
 from compressor.models.families.layers import encoder_layers
 from compressor.models.families.prunable import UnsupportedArchitecture, why_heads_stay
 from compressor.models.scripts import scripts_of
-from compressor.models.torch_model import TorchModel, input_embeddings
+from compressor.models.structure import input_embeddings
+from compressor.models.torch_model import TorchModel
 from compressor.passes import PASSES
 from compressor.passes.saving import ModelParts
 

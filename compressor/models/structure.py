@@ -39,6 +39,7 @@ __all__ = [
     "apply_shape",
     "configure_shape",
     "dense_shape",
+    "input_embeddings",
     "keep_layers",
     "read_shape",
     "rebuild",
@@ -107,9 +108,17 @@ def read_shape(module: PreTrainedModel) -> EncoderShape | None:
     return _own_shape(encoder)
 
 
+def input_embeddings(module: PreTrainedModel) -> nn.Module | None:
+    """Return the table of words or the projection of patches; None for what reads sounds."""
+    try:
+        return module.get_input_embeddings()
+    except NotImplementedError:  # of transformers, where it does not know what reads the inputs
+        return None
+
+
 def _own_shape(encoder: Encoder) -> EncoderShape | None:
-    dense = dense_shape(encoder.module.config, encoder.parts)
-    table = encoder.module.get_input_embeddings()
+    dense = dense_shape(encoder.config, encoder.parts)
+    table = input_embeddings(encoder.module)
     shape = EncoderShape(
         table_rank=table.rank if isinstance(table, LowRankTable) else None,
         head_dim=dense.head_dim,
@@ -130,7 +139,7 @@ def apply_shape(module: PreTrainedModel, shape: EncoderShape) -> None:
         encoder = find_encoder(module)
     except UnsupportedArchitecture as error:
         raise EnvironmentMismatch(f"the shape of a pruned model is given, but {error}") from error
-    _check_fits(shape, dense_shape(module.config, encoder.parts))
+    _check_fits(shape, dense_shape(encoder.config, encoder.parts))
     if shape.table_rank is not None:
         factor_table(module, shape.table_rank)
     for layer, target in zip(encoder.layers, shape.layers, strict=True):
@@ -159,7 +168,7 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
     layer, *others = shape.layers
     if any(other != layer for other in others) or 0 in (layer.num_heads, layer.ffn_neurons):
         return ("its layers differ, or one is without heads or neurons",)
-    config, parts = encoder.module.config, encoder.parts
+    config, parts = encoder.config, encoder.parts
     reasons = []
     if any(hasattr(module, KEPT_HEADS) for module in encoder.layer_list):
         reasons.append("its layers read a bias that they share, of which some heads are gone")
@@ -176,7 +185,13 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
                 f"{config.hidden_size}"
             )
     value = parts.neurons.value_for(layer.ffn_neurons, config.hidden_size)
-    if value is not None:
+    also = parts.as_wide_as_neurons
+    if also is not None and layer.ffn_neurons != parts.neurons.read(config):
+        reasons.append(
+            f"a configuration of type '{config.model_type}' has one key ({parts.neurons.name}) for "
+            f"its neurons and for {also}, so it cannot say {layer.ffn_neurons}"
+        )
+    elif value is not None:
         setattr(config, parts.neurons.name, value)
     else:
         reasons.append(
@@ -219,7 +234,7 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
             f"got {list(indices)}"
         )
     if encoder.parts.repeated is not None:  # one is like the other
-        encoder.module.config.num_hidden_layers = len(indices)
+        encoder.config.num_hidden_layers = len(indices)
         return
     require_first_layer(encoder, indices)
     if (path := encoder.parts.reads_every_head) is not None:
@@ -234,7 +249,7 @@ def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:
         numbered: list[Any] = [part for part in layer.modules() if hasattr(part, "layer_idx")]
         for part in numbered:
             part.layer_idx = new_index
-    _set_depth(encoder.module.config, indices)
+    _set_depth(encoder.config, indices)
 
 
 def require_first_layer(encoder: Encoder, kept: Sequence[int]) -> None:

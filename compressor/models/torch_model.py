@@ -135,14 +135,6 @@ class TorchModel:
         (directory / STRUCTURE).write_text(text, encoding="utf-8")
 
 
-def input_embeddings(module: PreTrainedModel) -> nn.Module | None:
-    """Return the table of words or the projection of patches; None for what reads sounds."""
-    try:
-        return module.get_input_embeddings()
-    except NotImplementedError:  # of transformers, where it does not know what reads the inputs
-        return None
-
-
 def load_checkpoint(
     checkpoint: str | Path, *, task: str | None = None, revision: str | None = None
 ) -> TorchModel:

@@ -13,10 +13,12 @@ from compressor.models.families.bert_norms_first import (
     ROBERTA_NORMS_FIRST,
     XLM_ROBERTA_XL,
 )
+from compressor.models.families.clip import CLIP, CLIP_TOWER, SIGLIP, SIGLIP_VISION
 from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.esm import ESM
+from compressor.models.families.gemma import GEMMA, GEMMA_2
 from compressor.models.families.llama import LLAMA
 from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
@@ -29,18 +31,23 @@ from compressor.models.families.not_prunable import (
     UNKNOWN,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
+from compressor.models.families.speech import SPECTROGRAM_TRANSFORMER, WAV2VEC2, WHISPER
 from compressor.models.families.vit import VIT
 
 __all__ = ["FAMILIES", "EncoderParts", "Family", "family_of"]
 
 FAMILIES: Mapping[str, Family] = {
     "albert": ALBERT,
+    "audio-spectrogram-transformer": SPECTROGRAM_TRANSFORMER,
     "beit": BEIT,
     "bert": BERT,
     "bert-generation": NOT_SIMULATED,
     "big_bird": BIG_BIRD,
     "bigbird_pegasus": BIG_BIRD,
     "camembert": ROBERTA,
+    "clip": CLIP,
+    "clip_text_model": CLIP_TOWER,
+    "clip_vision_model": CLIP_TOWER,
     "convbert": CONVBERT,
     "data2vec-text": ROBERTA,
     "deberta": DEBERTA,
@@ -54,8 +61,12 @@ FAMILIES: Mapping[str, Family] = {
     "esm": ESM,
     "eurobert": EUROBERT,
     "fnet": FNET,
+    "gemma": GEMMA,
+    "gemma2": GEMMA_2,
+    "gemma3_text": GEMMA_2,
     "gpt2": GPT2,
     "gte": GTE,
+    "hubert": WAV2VEC2,
     "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
     "llama": LLAMA,
     "longformer": AFTER_PADDING,
@@ -70,8 +81,13 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
     "roformer": BERT,
+    "siglip": SIGLIP,
+    "siglip_text_model": CLIP_TOWER,
+    "siglip_vision_model": SIGLIP_VISION,
     "splinter": NOT_SIMULATED,
     "vit": VIT,
+    "wav2vec2": WAV2VEC2,
+    "whisper": WHISPER,
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
     "xmod": AFTER_PADDING,

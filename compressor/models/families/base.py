@@ -26,6 +26,14 @@ def setting(config: Config, name: str) -> object:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
+def part_of(config: PreTrainedConfig, part: str | None) -> PreTrainedConfig:
+    """Return the part of a configuration that is the encoder's, all of it where that is None."""
+    if part is None:
+        return config
+    found: PreTrainedConfig = getattr(config, part)
+    return found
+
+
 @dataclass(frozen=True)
 class RelativePositions:
     """Positions that queries and keys meet; attributes of the attention module, present or not."""
@@ -129,6 +137,14 @@ class EncoderParts:
     neurons: NeuronSetting
     activation: str | None  # the setting that names the activation function; None: it is a GELU
     has_head_dim: bool  # whether heads may be other than hidden size / number of heads
+    # The setting that says whether norms come first, where families of one type differ.
+    norms_first_if: str | None = None
+    # Whether what a sub-layer gives is normalised once more before it is added.
+    normalizes_outputs: bool = False
+    # What else is as wide as the setting of the neurons says, and loses none of its own.
+    as_wide_as_neurons: str | None = None
+    # The part of a configuration of several that is the encoder's; None: all of it.
+    part: str | None = None
     fixed_heads: FixedHeads | None = None
     shared_bias: SharedBias | None = None
     gated_by: str | None = None  # the setting by which the feed-forward network is gated

@@ -10,7 +10,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from compressor.models.families.base import EncoderParts
+from compressor.models.families.base import EncoderParts, part_of
 from compressor.models.families.prunable import UnsupportedArchitecture, parts_of
 
 if TYPE_CHECKING:
@@ -281,10 +281,15 @@ class Encoder:
     after_first: nn.Module | None = None  # what the first layer's output goes through
 
     @property
+    def config(self) -> PreTrainedConfig:
+        """Return the configuration of the encoder, of which that of the model may have several."""
+        return part_of(self.module.config, self.parts.part)
+
+    @property
     def depth(self) -> int:
         """Return how many layers are run, those with the same weights each time."""
         is_repeated = self.parts.repeated is not None
-        return self.module.config.num_hidden_layers if is_repeated else len(self.layer_list)
+        return self.config.num_hidden_layers if is_repeated else len(self.layer_list)
 
     @property
     def layers(self) -> list[EncoderLayer]:
@@ -292,9 +297,9 @@ class Encoder:
         return [self._layer(index, layer) for index, layer in enumerate(self.layer_list)]
 
     def _layer(self, index: int, layer: nn.Module) -> EncoderLayer:
-        config = self.module.config
+        config = self.config
         shared = queries_a_key(config, self.parts)
-        find = _Finder(layer, self.parts, config, shared)
+        find = _Finder(layer, self.parts, config, str(self.module.config.model_type), shared)
         return EncoderLayer(index, layer, self.parts, find.attention(), find.feed_forward())
 
 
@@ -349,11 +354,8 @@ class _Finder:
     layer: nn.Module
     parts: EncoderParts
     config: PreTrainedConfig
+    model_type: str
     queries_a_key: int
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config.model_type)
 
     def setting(self, name: str) -> object:
         return getattr(self.config, name, None)

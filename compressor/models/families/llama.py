@@ -10,5 +10,5 @@ from dataclasses import replace
 from compressor.models.families.base import Family
 from compressor.models.families.rotary import GATED
 
-_PARTS = replace(GATED, norms_first=True, has_head_dim=False, key_heads="num_key_value_heads")
-LLAMA = Family(_PARTS, int8_simulated=True)
+PARTS = replace(GATED, norms_first=True, has_head_dim=False, key_heads="num_key_value_heads")
+LLAMA = Family(PARTS, int8_simulated=True)

@@ -7,6 +7,7 @@ configuration is the content of config.json, or what transformers made of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compressor.errors import StepFailed
@@ -62,6 +63,8 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
         return "its layers are in several groups, each with weights of its own (num_hidden_groups)"
     if parts.gated_by is not None and setting(config, parts.gated_by):
         return f"its feed-forward is gated ({parts.gated_by})"
+    if parts.norms_first_if is not None:
+        return replace(parts, norms_first=bool(setting(config, parts.norms_first_if)))
     return parts
 
 
@@ -138,6 +141,13 @@ def why_no_layers_apart(config: Config) -> str | None:
 def no_reconstruction(config: Config) -> str | None:
     """Return the sentence that refuses method reconstruction, None where it is possible."""
     reason = why_no_layers_apart(config)
+    parts = parts_or_reason(config)
+    if not isinstance(parts, str) and parts.normalizes_outputs:
+        return (
+            f"reconstruction fits what a sub-layer adds, and of model type "
+            f"'{setting(config, 'model_type')}' that is normalised once more before it is added; "
+            f"set method to scores"
+        )
     return reason and (
         f"reconstruction fits one layer after another, and of model type "
         f"'{setting(config, 'model_type')}' {reason}; set method to scores"

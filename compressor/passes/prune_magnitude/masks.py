@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.models.torch_model import input_embeddings
+from compressor.models.structure import input_embeddings
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:

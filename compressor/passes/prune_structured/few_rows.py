@@ -203,7 +203,7 @@ def store_inputs(
 
 def _rows(encoder: Encoder, inputs: Mapping[str, Tensor]) -> Iterator[tuple[bytes, int]]:
     """Yield what tells a row from others, and its number of tokens without padding."""
-    if "attention_mask" in inputs:
+    if "attention_mask" in inputs and "input_ids" in inputs:
         ids = inputs["input_ids"].cpu()
         mask = token_mask(inputs, *ids.shape).cpu()
         for row, kept in zip(ids, mask, strict=True):

@@ -172,6 +172,14 @@ def token_mask(inputs: Mapping[str, Tensor], batch_size: int, num_tokens: int) -
     mask = inputs.get("attention_mask")
     if mask is None:
         return torch.ones(batch_size, num_tokens, dtype=torch.bool)
+    if num_tokens % mask.shape[1]:  # of samples, where what is computed are longer frames
+        if mask.all():
+            return torch.ones(batch_size, num_tokens, dtype=torch.bool)
+        raise StepFailed(
+            "the model reads a mask of samples of a sound, and its layers give states of longer "
+            "frames, so it is not known which of them are padding; set method to scores and "
+            "importance to taylor or magnitude, or give calibration sounds of one length"
+        )
     return mask.bool().repeat(1, num_tokens // mask.shape[1])
 
 

@@ -65,7 +65,7 @@ class SubLayerKind:
 
 def sub_layer_kind(encoder: Encoder) -> SubLayerKind:
     """Read the kind off an encoder."""
-    config, parts = encoder.module.config, encoder.parts
+    config, parts = encoder.config, encoder.parts
     attention = next((it.attention for it in encoder.layers if it.attention), None)
     activation = "gelu" if parts.activation is None else getattr(config, parts.activation)
     return SubLayerKind(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.models.example_sound import OF_SOUND, example_sound
 from compressor.models.families.layers import Attention, Encoder, FeedForward
 from compressor.models.families.prunable import UnsupportedArchitecture, require_prunable_heads
 from compressor.models.outputs import first_output
@@ -190,7 +191,10 @@ def _outputs(module: PreTrainedModel) -> Tensor:
 
 def _example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
     config = module.config
+    if module.main_input_name in OF_SOUND:
+        return example_sound(module, 2)
     if module.main_input_name == "pixel_values":
+        config = getattr(config, "vision_config", config)  # of a pair of towers
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = (2, config.num_channels, height, width)

@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from compressor.models.example_sound import OF_SOUND, example_sound
 from compressor.models.low_rank import LowRankTable
 from compressor.onnx_graph.quantized_activations import (
     AFTER_GELU,
@@ -110,10 +111,13 @@ def _remembering(
 
 def _example(module: PreTrainedModel) -> dict[str, Tensor]:
     device = next(module.parameters()).device
+    if module.main_input_name in OF_SOUND:
+        return example_sound(module, 1)
     if module.main_input_name == "pixel_values":
-        size = module.config.image_size
+        config = getattr(module.config, "vision_config", module.config)  # of a pair of towers
+        size = config.image_size
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        shape = (1, module.config.num_channels, height, width)
+        shape = (1, config.num_channels, height, width)
         return {"pixel_values": torch.zeros(shape, device=device)}
     table = module.get_input_embeddings()
     assert isinstance(table, nn.Embedding | LowRankTable), "it has a row for each token"

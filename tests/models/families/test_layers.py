@@ -83,7 +83,9 @@ def test_architectures_that_cannot_be_pruned_are_refused_with_the_reason(
         encoder_layers(module)
     assert caught.value.model_type == model_type
     assert caught.value.reason == reason
-    assert "supported model types are albert, beit, bert, " in str(caught.value)
+    assert "supported model types are albert, audio-spectrogram-transformer, beit, " in str(
+        caught.value
+    )
 
 
 def test_a_gated_feed_forward_is_refused():

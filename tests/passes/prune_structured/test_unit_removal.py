@@ -18,7 +18,16 @@ from compressor.models.structure import EncoderShape, apply_shape, configure_sha
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
 # transformers computes their attention in one way only.
-EAGER = ("deberta", "deberta-v2", "megatron-bert", "mpnet", "rembert", "roformer", "splinter")
+EAGER = (
+    "deberta",
+    "deberta-v2",
+    "gemma2",
+    "megatron-bert",
+    "mpnet",
+    "rembert",
+    "roformer",
+    "splinter",
+)
 # Uneven, with a layer that loses all its neurons and one that loses all its heads.
 CUTS = {
     "some": ({0: [1, 3], 1: [0]}, {0: [0, 5, 63], 1: list(range(10, 40))}),
@@ -113,7 +122,8 @@ def test_the_shape_and_the_weights_rebuild_a_pruned_model(make_encoder, model_ty
 HAVE_HEAD_DIM = ("gte", "jina_embeddings_v3", "nomic_bert")
 PLAIN = {
     **dict.fromkeys(TEXTS, (0, 16)),
-    **dict.fromkeys(IMAGES, (1, 16)),
+    **dict.fromkeys((name for name in IMAGES if name != "siglip"), (1, 16)),
+    "clip": (0, 16),
     "dinov2": (3, 32),
     "dinov2_with_registers": (1, 32),
     **dict.fromkeys(HAVE_HEAD_DIM, (1, 16)),
@@ -290,6 +300,16 @@ def test_heads_are_left_with_their_own_position_biases_however_often_some_go(
     apply_shape(fresh, shape)
     fresh.load_state_dict(encoder.module.state_dict())
     torch.testing.assert_close(encoder.logits(fresh), expected, atol=1e-5, rtol=0)
+
+
+def test_neurons_whose_setting_sizes_more_than_them_are_no_plain_checkpoint(make_encoder):
+    module = make_encoder("siglip").module
+    cut_evenly(module, 0, 16)
+    assert configure_shape(find_encoder(module)) == (
+        "a configuration of type 'siglip_vision_model' has one key (intermediate_size) for its "
+        "neurons and for the attention that pools its states, so it cannot say 48",
+    )
+    assert module.config.vision_config.intermediate_size == 64
 
 
 def test_equal_layers_that_picked_from_a_shared_bias_are_no_plain_checkpoint(make_encoder):
