@@ -9,6 +9,7 @@ import pytest
 from compressor.errors import RecipeError
 from compressor.recipe.recipe import load_recipe
 from compressor.sweep.settings import Sweep, load_sweep
+from compressor.sweep.space import corners
 
 RECIPE = """\
 model: {checkpoint: ./checkpoint}
@@ -145,3 +146,16 @@ def test_what_is_wrong_with_a_trials_recipe_is_told_where_the_sweep_asks_for_it(
 def test_settings_of_the_recipe_hold_for_every_trial(tmp_path: Path):
     sweep = load_sweep(written(tmp_path, "sampler: grid"), ["seed=7"])
     assert sweep.recipe_at({"passes.0.sparsity": 0.2}).seed == 7
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_sweep_loads_with_the_recipes_of_its_corners(path: Path):
+    sweep = load_sweep(path)
+    assert [sweep.recipe_at(point).passes for point in corners(sweep.space)]
+
+
+def test_a_sweep_is_shipped():
+    assert [path.name for path in SHIPPED] == ["digits.yaml"]
