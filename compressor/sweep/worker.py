@@ -8,6 +8,7 @@ front and runs the chosen recipe, which alone reads the certification rows.
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from compressor.errors import (
     Terminated,
 )
 from compressor.machine.environment import Device
+from compressor.machine.launchers import require_one_process
 from compressor.machine.locks import locked
 from compressor.machine.turns import on_shared_host
 from compressor.measurements import RunReport
@@ -45,6 +47,8 @@ from compressor.words import counted, listing, moved
 
 logger = logging.getLogger(__name__)
 
+# What srun tells its tasks about each other; the first it always does.
+_OF_TASKS = ("SLURM_STEP_NUM_TASKS", "PMI_SIZE", "PMI_RANK", "PMIX_RANK")
 _OURS = frozenset(
     {"journal.log", "locks", "store", "trials", "front.html", "front.csv", "front.json"}
     | {BEST, BEST_RUN}
@@ -79,18 +83,20 @@ def run_sweep(
     machine cannot do what a trial asks for. What was done until then stays, and the same call goes
     on.
     """
-    recipe = _checked(sweep, progress)
-    folder = _claimed(sweep, output)
-    steps = folder / "store" if store is None else Path(store).expanduser()
-    study = Study(folder, sweep, _facts(sweep, recipe))
-    worker = _Worker(sweep, folder, steps, device, study, progress, quiet)
-    with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
-        try:
-            worker.do_what_is_left()
-        finally:
-            if not study.is_done:
-                worker.write(recipe)
-        return worker.conclude(recipe, allow_inconclusive=allow_inconclusive)
+    with _tasks_are_workers():
+        require_one_process()
+        recipe = _checked(sweep, progress)
+        folder = _claimed(sweep, output)
+        steps = folder / "store" if store is None else Path(store).expanduser()
+        study = Study(folder, sweep, _facts(sweep, recipe))
+        worker = _Worker(sweep, folder, steps, device, study, progress, quiet)
+        with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
+            try:
+                worker.do_what_is_left()
+            finally:
+                if not study.is_done:
+                    worker.write(recipe)
+            return worker.conclude(recipe, allow_inconclusive=allow_inconclusive)
 
 
 @dataclass
@@ -258,6 +264,20 @@ class _Bars:
         """Show a bar with the name of the trial."""
         with self._progress.bar(f"{self._name}: {description}", total) as advance:
             yield advance
+
+
+@contextmanager
+def _tasks_are_workers() -> Iterator[None]:
+    """Take each task of `srun` for a worker by itself, by hiding that there are others.
+
+    They would be taken for the ranks of one training. Other launchers stay in sight: theirs are.
+    """
+    names = _OF_TASKS if _OF_TASKS[0] in os.environ else ()
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _checked(sweep: Sweep, progress: Progress) -> Recipe:

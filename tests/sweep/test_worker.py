@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from compressor.errors import (
     PassError,
     RecipeError,
 )
+from compressor.measurements import RunReport
 from compressor.recipe.recipe import load_recipe
 from compressor.sweep.worker import run_sweep
 
@@ -180,6 +182,34 @@ def test_a_bug_ends_the_worker_and_is_met_once(make_sweep, stand_in):
     second = end.front.trials[1].outcome
     assert second.state == "failed"
     assert second.reason.endswith("not a mistake of yours: ZeroDivisionError: division by zero")
+
+
+def test_each_task_of_srun_is_a_worker(
+    make_sweep, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    tasks = {"SLURM_STEP_NUM_TASKS": "4", "PMI_RANK": "3"}
+    seen: list[set[str]] = []
+    plain = stand_in.run_trial
+
+    def run_trial(*arguments: Any, **others: Any) -> RunReport:
+        seen.append(tasks.keys() & os.environ.keys())
+        return plain(*arguments, **others)
+
+    monkeypatch.setattr("compressor.sweep.worker.run_trial", run_trial)
+    for name, value in tasks.items():
+        monkeypatch.setenv(name, value)
+    run_sweep(make_sweep())
+    assert seen == [set()] * 3
+    assert {name: os.environ[name] for name in tasks} == tasks
+
+
+def test_the_ranks_of_a_training_are_no_workers(
+    make_sweep, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EnvironmentMismatch, match="torchrun"):
+        run_sweep(make_sweep())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_things_is_refused(make_sweep, stand_in, tmp_path: Path):
