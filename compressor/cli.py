@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from enum import StrEnum
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -359,6 +360,16 @@ def sweep(
         ),
     ] = False,
     allow_code: AllowCodeOption = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Start workers on this Ray cluster, such as ray://head:10001, or `local`.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="How many workers --ray starts.")
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -376,11 +387,11 @@ def sweep(
     from compressor.sweep.settings import load_sweep
 
     loaded = load_sweep(file, settings or (), allow_code=allow_code)
-    if find_spec("optuna") is None:
-        raise EnvironmentMismatch(
-            "a sweep needs the package optuna, which is not installed; install compressor with its "
-            "extra 'sweep'"
-        )
+    if (ray is None) != (workers is None):
+        raise RecipeError("--ray and --workers belong together: where to start workers, how many")
+    _require_package("optuna", "a sweep", "sweep")
+    if ray is not None:
+        _require_package("ray", "--ray", "ray")
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in `run`
 
@@ -389,8 +400,13 @@ def sweep(
 
     prepare_torch(quiet=not verbose)
     signal.signal(signal.SIGTERM, _terminate)
+    start = run_sweep
+    if ray is not None and workers is not None:
+        from compressor.sweep.ray_workers import run_sweep_on_ray
+
+        start = partial(run_sweep_on_ray, address=ray, num_workers=workers)
     try:
-        end = run_sweep(
+        end = start(
             loaded,
             output=output,
             store=store,
@@ -616,6 +632,15 @@ def inspect(
         typer.echo(json.dumps(to_dict(facts), indent=2, allow_nan=False))
     else:
         out.print(render_onnx(facts) if isinstance(facts, OnnxFacts) else render_checkpoint(facts))
+
+
+def _require_package(name: str, purpose: str, extra: str) -> None:
+    """Raise `EnvironmentMismatch` where a package of an extra is not installed."""
+    if find_spec(name) is None:
+        raise EnvironmentMismatch(
+            f"{purpose} needs the package {name}, which is not installed; install compressor with "
+            f"its extra '{extra}'"
+        )
 
 
 def _print_report(report: RunReport, directory: Path | None) -> None:

@@ -40,7 +40,7 @@ from compressor.report import units
 from compressor.report.render import read_report
 from compressor.sweep.outcome import Outcome, closest_words, excesses, limit_words
 from compressor.sweep.results import BEST, BEST_RUN, Front, write_front
-from compressor.sweep.settings import Sweep
+from compressor.sweep.settings import Sweep, load_sweep
 from compressor.sweep.space import corners, settings_of
 from compressor.sweep.study import Study, Taken, planned_points
 from compressor.words import counted, listing, moved
@@ -83,25 +83,80 @@ def run_sweep(
     machine cannot do what a trial asks for. What was done until then stays, and the same call goes
     on.
     """
+    with working_on(
+        sweep, output=output, store=store, device=device, progress=progress, quiet=quiet
+    ) as worker:
+        worker.do_what_is_left()
+        return worker.conclude(allow_inconclusive=allow_inconclusive)
+
+
+def join_sweep(
+    path: str,
+    overrides: Sequence[str],
+    output: str,
+    store: str,
+    device: Device,
+    *,
+    allow_code: bool,
+) -> str | None:
+    """Do trials of a sweep that another process has begun and concludes.
+
+    Returns what stopped this worker, if anything: words, since an exception of ours would not
+    survive the way to another process. `path` is the sweep file, `overrides` are settings of its
+    recipe.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not (Path(output) / "journal.log").is_file():
+        return (
+            f"{output}: no sweep was begun here; every worker has to see the same directory, "
+            "on a shared disk"
+        )
+    try:
+        sweep = load_sweep(path, overrides, allow_code=allow_code)
+        with working_on(
+            sweep, output=output, store=store, device=device, progress=SILENT, quiet=True
+        ) as worker:
+            worker.do_what_is_left()
+    except CompressorError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def working_on(
+    sweep: Sweep,
+    *,
+    output: str | Path | None,
+    store: str | Path | None,
+    device: Device,
+    progress: Progress,
+    quiet: bool,
+) -> Iterator[Worker]:
+    """Give a worker of a sweep that was checked; the front so far is written whatever happens.
+
+    Raises `RecipeError` and `EnvironmentMismatch` as `run_sweep` does before it begins.
+    """
     with _tasks_are_workers():
         require_one_process()
         recipe = _checked(sweep, progress)
         folder = _claimed(sweep, output)
         steps = folder / "store" if store is None else Path(store).expanduser()
         study = Study(folder, sweep, _facts(sweep, recipe))
-        worker = _Worker(sweep, folder, steps, device, study, progress, quiet)
+        worker = Worker(sweep, recipe, folder, steps, device, study, progress, quiet)
         with on_shared_host(folder / "locks", f"host-{platform.node() or 'unnamed'}"):
             try:
-                worker.do_what_is_left()
+                yield worker
             finally:
                 if not study.is_done:
-                    worker.write(recipe)
-            return worker.conclude(recipe, allow_inconclusive=allow_inconclusive)
+                    worker.write()
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """One worker of a sweep, made by `working_on`."""
+
     sweep: Sweep
+    recipe: Recipe
     folder: Path
     store: Path
     device: Device
@@ -151,7 +206,7 @@ class _Worker:
             self.study.finish(taken, Outcome("failed", told))
             raise
         self.study.finish(taken, outcome)
-        self.progress.result(_outcome_words(self.sweep, outcome))
+        self.progress.result(outcome_words(self.sweep, outcome))
 
     def outcome_of(self, taken: Taken) -> Outcome:
         """Run one trial and return how it ended; raises what is no outcome of a trial."""
@@ -177,12 +232,12 @@ class _Worker:
             return Outcome("failed", str(error))
         return Outcome.of_report(report)
 
-    def write(self, recipe: Recipe) -> Front:
+    def write(self) -> Front:
         """Write the front of the trials that have ended."""
         with locked(self.folder / "locks" / "front"):
             front = Front.of(self.sweep, self.study.judged())
             reports = self.reports(front) if self.study.is_done else ()
-            write_front(self.folder, self.sweep, recipe, front, reports)
+            write_front(self.folder, self.sweep, self.recipe, front, reports)
         return front
 
     def reports(self, front: Front) -> Sequence[tuple[str, RunReport]]:
@@ -199,7 +254,7 @@ class _Worker:
             found.append((f"trial {item.number}", report))
         return found
 
-    def conclude(self, recipe: Recipe, *, allow_inconclusive: bool) -> SweepEnd:
+    def conclude(self, *, allow_inconclusive: bool) -> SweepEnd:
         """Choose, and run the chosen recipe, unless another worker has."""
         with locked(self.folder / "locks" / "end", before_waiting=self.tell_waiting):
             front = Front.of(self.sweep, self.study.judged())
@@ -211,7 +266,7 @@ class _Worker:
             }
             if self.study.conclusion == facts and exists(place / "report.json"):
                 return SweepEnd(self.folder, front, read_report(place))
-            front = self.write(recipe)
+            front = self.write()
             if front.best is None:
                 raise NoFeasibleTrial(
                     f"{front.headline}; {closest_words(self.sweep, front.trials)}; loosen the "
@@ -346,7 +401,7 @@ def _facts(sweep: Sweep, recipe: Recipe) -> dict[str, Any]:
     return own
 
 
-def _outcome_words(sweep: Sweep, outcome: Outcome) -> str:
+def outcome_words(sweep: Sweep, outcome: Outcome) -> str:
     """Say in one line how a trial ended."""
     figures = outcome.figures
     if figures is None:

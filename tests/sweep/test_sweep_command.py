@@ -81,6 +81,27 @@ def test_without_optuna_its_extra_is_named(
     assert "install compressor with its extra 'sweep'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_without_ray_its_extra_is_named(
+    compress: Compress,
+    make_sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    make_sweep()
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "ray" else object())
+    assert compress("sweep", tmp_path / "sweep.yaml", "--ray", "local", "--workers", "2") == 3
+    assert "install compressor with its extra 'ray'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cluster_needs_a_number_of_workers(
+    compress: Compress, make_sweep, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    make_sweep()
+    assert compress("sweep", tmp_path / "sweep.yaml", "--ray", "local") == 2
+    assert "--ray and --workers belong together" in capsys.readouterr().err
+
+
 def test_a_store_is_shown_and_pruned(
     compress: Compress, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
