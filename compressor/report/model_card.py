@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import yaml
 
@@ -62,7 +63,7 @@ def _front_matter(report: RunReport) -> str:
     halves = [item for item, group in zip(known, groups, strict=True) if group == "precision"]
     tags += ["bf16" if item.settings.get("dtype") == "bfloat16" else "fp16" for item in halves]
     tags += ["pruned"] * ("prune" in groups)
-    fields: dict[str, str | list[str]] = {"library_name": "onnx"}
+    fields: dict[str, object] = {"library_name": "onnx"}
     if report.task:
         fields["pipeline_tag"] = words_of(report).hub_task or report.task
     fields["tags"] = tags
@@ -70,7 +71,43 @@ def _front_matter(report: RunReport) -> str:
         fields["base_model"] = report.source_checkpoint
     if report.metric and not is_reference(report.metric):  # one that nobody else knows
         fields["metrics"] = [_HUB_METRICS.get(report.metric, report.metric)]
+    if results := _results(report):
+        fields["model-index"] = [{"name": _title(report), "results": results}]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
+def _results(report: RunReport) -> list[dict[str, object]]:
+    """Return what was measured, in the form of the Hub's `model-index`.
+
+    The search rows, and those that were kept apart where there were some.
+    """
+    if report.final is None or not report.task or not report.metric:
+        return []
+    scored = {"search": report.final.score.value}
+    if report.certification is not None:
+        scored["certification"] = report.certification.final.value
+    kind = _HUB_METRICS.get(report.metric, report.metric)
+    task = {"type": words_of(report).hub_task or report.task}
+    return [
+        {
+            "task": dict(task),
+            "dataset": _dataset(report, split),
+            "metrics": [{"type": kind, "value": value, "name": units.title(report.metric)}],
+        }
+        for split, value in scored.items()
+    ]
+
+
+def _dataset(report: RunReport, split: str) -> dict[str, str]:
+    """Return the name of a split's data set: on the Hub, or of the file without its folders."""
+    given = provenance.value_at(report.recipe, "data", split)
+    own: Mapping[str, object] = given if isinstance(given, Mapping) else {}
+    if hub := own.get("hub"):
+        subset = {"config": str(own["subset"])} if own.get("subset") else {}
+        return {"name": str(hub), "type": str(hub), **subset, "split": str(own.get("split") or "")}
+    named = [own.get(key) for key in ("path", "corpus", "images", "builtin", "sklearn")]
+    name = next((re.split(r"[\\/]", str(item))[-1] for item in named if item), split)
+    return {"name": name, "type": "custom", "split": split}
 
 
 def _source(report: RunReport) -> str:

@@ -51,7 +51,48 @@ def test_the_front_matter_is_what_the_hub_expects(passed: dict[str, Any]):
         "tags": ["onnx", "onnxruntime", "compressor", "int8", "pruned"],
         "base_model": "example-org/minilm-sst2",
         "metrics": ["accuracy"],
+        "model-index": [
+            {
+                "name": "example-org/minilm-sst2, compressed",
+                "results": [
+                    result(passed["final"]["score"], "search", "search"),
+                    result(passed["certification"]["final"], "certification", "certification"),
+                ],
+            }
+        ],
     }
+
+
+def result(score: dict[str, Any], name: str, split: str) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-classification"},
+        "dataset": {"name": name, "type": "custom", "split": split},
+        "metrics": [{"type": "accuracy", "value": score["value"], "name": "Accuracy"}],
+    }
+
+
+def test_the_hub_finds_what_was_measured(passed: dict[str, Any]):
+    [result, *_] = ModelCard(render_model_card(from_plain(passed))).data.eval_results
+    assert result.task_type == "text-classification"
+    assert result.metric_type == "accuracy"
+    assert result.metric_value == passed["final"]["score"]["value"]
+
+
+def test_data_of_the_hub_are_named_as_there(passed: dict[str, Any]):
+    passed["recipe"]["data"]["search"] = {"hub": "glue", "subset": "sst2", "split": "validation"}
+    [entry] = front_matter(render_model_card(from_plain(passed)))["model-index"]
+    assert entry["results"][0]["dataset"] == {
+        "name": "glue",
+        "type": "glue",
+        "config": "sst2",
+        "split": "validation",
+    }
+
+
+def test_a_file_of_rows_is_named_without_its_folders(passed: dict[str, Any]):
+    passed["recipe"]["data"]["search"] = {"path": "/home/me/data/dev.csv", "hub": None}
+    [entry] = front_matter(render_model_card(from_plain(passed)))["model-index"]
+    assert entry["results"][0]["dataset"]["name"] == "dev.csv"
 
 
 def test_the_hubs_own_reader_takes_the_card_as_it_is(any_state: dict[str, Any]):
