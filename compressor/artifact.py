@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from compressor.files import sha256, write_whole
 from compressor.models.guard import foreign
@@ -26,7 +29,7 @@ from compressor.models.predict import predict_rows, rows_at_a_time
 from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
-from compressor.onnx_graph.onnx_file import data_files
+from compressor.onnx_graph.onnx_file import data_files, load_graph
 from compressor.runtime.errors import EnvironmentMismatch
 from compressor.runtime.manifest import (
     AGAIN,
@@ -45,6 +48,13 @@ from compressor.tasks import NO_LIMIT, Example, Outputs, Rows, Task, load_task, 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+# What transformers.js puts after `model`, by the type of most weights.
+_SUFFIXES: Mapping[int, tuple[str, ...]] = {
+    TensorProto.INT8: ("_quantized",),
+    TensorProto.UINT8: ("_quantized",),
+    TensorProto.FLOAT16: ("_fp16",),
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,35 @@ def write_artifact(
     preprocessor.save_pretrained(directory)
     config.save_pretrained(directory)
     return dataclasses.replace(model, path=directory / MODEL)
+
+
+def lay_out(directory: Path) -> None:
+    """Let the graph in `directory` be found where programs of the Hub look for it.
+
+    transformers.js asks for `onnx/model.onnx`, or by its type for `onnx/model_quantized.onnx` or
+    `onnx/model_fp16.onnx`; sentence-transformers, which finds `model.onnx` in a folder, asks the
+    Hub for `onnx/model.onnx`. They are links to the one file, which `cp -r`, tar and git keep as
+    links; what does not know links, such as zip and the Hub, takes the file's content.
+    """
+    names = ["", *_SUFFIXES.get(_usual_type(directory / MODEL), ())]
+    folder = directory / "onnx"
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        place = folder / f"model{name}.onnx"
+        place.unlink(missing_ok=True)
+        place.symlink_to(Path("..") / MODEL)
+    data = directory / f"{MODEL}.data"
+    if data.is_file():  # which a graph names by its own file's name
+        (folder / data.name).unlink(missing_ok=True)
+        (folder / data.name).symlink_to(Path("..") / data.name)
+
+
+def _usual_type(path: Path) -> int:
+    """Return the type of element that most weights of a graph have."""
+    sizes: Counter[int] = Counter()
+    for tensor in load_graph(path, weights=False).graph.initializer:
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    return sizes.most_common(1)[0][0] if sizes else TensorProto.FLOAT
 
 
 def seal_artifact(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from compressor.artifact import (
     MANIFEST,
+    lay_out,
     load_artifact,
     seal_artifact,
     write_artifact,
@@ -44,8 +47,6 @@ def artifact(
 
 @pytest.fixture
 def copy(artifact: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(artifact, tmp_path / "copy"))
 
 
@@ -83,6 +84,38 @@ def test_an_artifact_works_where_torch_cannot_be_imported(artifact: Path):
         [sys.executable, "-c", script, str(artifact)], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() in ("negative", "positive")
+
+
+def test_programs_of_the_hub_find_the_one_file_under_their_names(copy: Path, artifact: Path):
+    lay_out(copy)
+    names = {path.name: path.readlink().as_posix() for path in (copy / "onnx").iterdir()}
+    assert names == {"model.onnx": "../model.onnx"}
+    seal_artifact(copy, task=load_artifact(artifact).task, labels=("a", "b"), facts={})
+    files = json.loads((copy / MANIFEST).read_text())["files"]
+    assert files["onnx/model.onnx"] == files["model.onnx"]
+    assert load_artifact(copy)(["a good film"])
+
+
+def test_a_graph_of_integers_has_the_name_for_those_too(tmp_path: Path):
+    weight = numpy_helper.from_array(np.ones((4, 4), np.int8), "weight")
+    node = helper.make_node("Identity", ["weight"], ["logits"])
+    output = helper.make_tensor_value_info("logits", TensorProto.INT8, [4, 4])
+    graph = helper.make_graph([node], "graph", [], [output], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    lay_out(tmp_path)
+    lay_out(tmp_path)  # again, as a run that goes on does
+    names = sorted(path.name for path in (tmp_path / "onnx").iterdir())
+    assert names == ["model.onnx", "model_quantized.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_artifact_in_an_archive_comes_out_whole(copy: Path, tmp_path: Path, kind: str):
+    task = load_artifact(copy).task
+    lay_out(copy)
+    seal_artifact(copy, task=task, labels=("a", "b"), facts={})
+    packed = shutil.make_archive(str(tmp_path / "packed"), kind, copy)
+    shutil.unpack_archive(packed, tmp_path / "out", filter="data" if kind == "tar" else None)
+    assert load_artifact(tmp_path / "out")(["a good film"])
 
 
 def test_a_changed_file_is_refused(copy: Path):

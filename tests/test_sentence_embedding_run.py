@@ -67,6 +67,38 @@ def finished(base: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Pa
     return run(base, output, passes=[{"kind": "quantize_dynamic", "min_elements": 64}]), output
 
 
+def test_programs_that_pool_by_themselves_find_the_states(
+    base: dict[str, Any], finished: tuple[RunReport, Path], tmp_path: Path
+):
+    shutil.copytree(finished[1], tmp_path / "run", symlinks=True)
+    quantize = [{"kind": "quantize_dynamic", "min_elements": 64}]
+    run(base, tmp_path / "run", passes=quantize, export={"token_states": True})
+    folder = tmp_path / "run" / "artifact"
+    artifact = compressor.load_artifact(folder)
+    texts = ["a good film", "bad"]
+    batch = artifact.model.feed(artifact.task.encode(artifact.preprocessor, texts))
+    [states] = artifact.model.session.run(["last_hidden_state"], batch)
+    mask = batch["attention_mask"][:, :, None]
+    mean = (states * mask).sum(axis=1) / mask.sum(axis=1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    assert mean == pytest.approx(artifact(texts), abs=1e-5)
+    steps = json.loads((folder / "modules.json").read_text())
+    assert [step["type"].rpartition(".")[2] for step in steps] == [
+        "Transformer",
+        "Pooling",
+        "Normalize",
+    ]
+
+
+def test_states_are_only_given_where_vectors_are_made_of_them(
+    tiny_bert_dir: Path, base: dict[str, Any], tmp_path: Path
+):
+    changes = {"model": {"checkpoint": str(tiny_bert_dir)}, "export": {"token_states": True}}
+    budget = {"metric": "agreement", "max_drop": 0.03}
+    with pytest.raises(RecipeError, match="text-classification makes no vector of the states"):
+        run(base, tmp_path / "run", budget=budget, **changes)
+
+
 def test_the_run_is_scored_by_cosine_and_proven(finished: tuple[RunReport, Path]):
     report, _ = finished
     assert (report.task, report.metric, report.labels) == ("sentence-embedding", "cosine", ())

@@ -21,6 +21,7 @@ from compressor.artifact import MODEL, write_artifact
 from compressor.data import Dataset, fingerprint
 from compressor.errors import PassError, StepFailed
 from compressor.export.to_onnx import export_onnx
+from compressor.export.token_states import add_token_states
 from compressor.machine.environment import result_conditions, seed_everything, timing_conditions
 from compressor.measurements import (
     Flops,
@@ -58,7 +59,7 @@ from compressor.pipeline.same_prediction import JUDGED, compare_export, require_
 from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
-from compressor.tasks import Task
+from compressor.tasks import Example, Task, length_of
 from compressor.training.training_run import Scorer
 from compressor.verify.benchmark import Contestant, benchmark
 from compressor.verify.evaluation import (
@@ -68,6 +69,8 @@ from compressor.verify.evaluation import (
     evaluate,
     flops_of,
 )
+
+_LOOKED_AT = 64  # examples, for a short and a long one
 
 
 @dataclass
@@ -257,7 +260,8 @@ class Stages:
             merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters
             return {"size": size, "merged": merged, "components": graph.components()}
 
-        others = {"max_parity_diff", "evaluate_on", "max_length"}  # change nothing in the graph
+        # What changes nothing in the graph.
+        others = {"max_parity_diff", "evaluate_on", "max_length", "token_states"}
         how = {"export": settings.model_dump(mode="json", exclude=others)}
         done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
         return exported(done, graph_of(done, model, tuple(done.facts["merged"])))
@@ -290,13 +294,25 @@ class Stages:
                 config=model.module.config,
                 max_length=self.max_length,
             )
+            self.task.write_beside(model.module, model.preprocessor, result)
+            if self.recipe.export.token_states:
+                batch = self.task.encode(model.preprocessor, self._of_two_lengths())
+                pooled = functools.partial(self.task.pooled_states, model.module, batch=batch)
+                add_token_states(shipped, batch, pooled)
             return {"size": shipped.size(), "components": shipped.components()}
 
         read = {"max_length": self.max_length, **self._inputs(graph)}
+        if self.recipe.export.token_states:
+            read |= {"token_states": True, "split": self._prints["search"]}
         done = self._do("artifact", "artifact", read, work)
         link_tree(done.folder, folder)
         shipped = dataclasses.replace(graph, path=folder / MODEL, digest=done.digest)
         return exported(done, dataclasses.replace(shipped, is_artifact=True))
+
+    def _of_two_lengths(self) -> list[Example]:
+        """Return a short and a long example of the search split."""
+        own = sorted(self.splits["search"].examples[:_LOOKED_AT], key=length_of)
+        return [own[0], own[-1]]
 
     def flops(self, name: str, graph: StoredGraph) -> Flops:
         """Count what a graph computes for an example of the search split's mean length."""

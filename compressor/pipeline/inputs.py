@@ -232,6 +232,9 @@ def require_fitting_passes(recipe: Recipe, task: Task, files: CheckpointFiles | 
     mistakes: list[str] = []
     problems: list[str] = []
     left = files
+    if recipe.export.token_states and not task.pools_tokens:
+        why = f"{task.name} makes no vector of the states of tokens; remove it"
+        mistakes.append(recipe.describe("export.token_states", why))
     for position, step in enumerate(recipe.passes):
         found = list(step.unfit_for(task))
         done = step.incomparable

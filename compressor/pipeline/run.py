@@ -27,6 +27,7 @@ from compressor.artifact import (
     MANIFEST,
     MODEL,
     Artifact,
+    lay_out,
     load_artifact,
     needs_transformers,
     seal_artifact,
@@ -575,6 +576,7 @@ class _Run:
         shipped = replace(self.task, max_length=self.recipe.export.max_length)
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
         facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}
+        lay_out(folder)
         some = self.splits["search"].examples[:_READ_TWICE]
         preprocessor = self.stages.preprocessor(artifact)
         facts |= needs_transformers(folder, shipped, preprocessor, some)

@@ -123,6 +123,13 @@ class ExportSettings(BaseModel):
         "of PyTorch",
     )
 
+    token_states: bool = Field(
+        default=False,
+        description="for sentence encoders: let the graph give last_hidden_state too, the states "
+        "of all tokens, for programs that pool by themselves (sentence-transformers, ORTModel, "
+        "fastembed)",
+    )
+
     @property
     def judged_on(self) -> Provider:
         """Return the execution provider that graphs are evaluated on."""

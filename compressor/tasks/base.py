@@ -153,6 +153,8 @@ class Task(ABC):
     draws_inputs: ClassVar[bool] = False
     # Whether a longer text is cut to what a model reads; else it is read in several rows.
     cuts_texts: ClassVar[bool] = True
+    # Whether a vector is made of the states of a text's tokens.
+    pools_tokens: ClassVar[bool] = False
     # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
     reads_groups: ClassVar[bool] = False
 
@@ -329,6 +331,18 @@ class Task(ABC):
         unless there are more, and for a task without the ability `vectors`.
         """
         raise ValueError(f"{self.name} gives no vectors")
+
+    def pooled_states(
+        self,
+        module: Any,  # noqa: ARG002 - for sentence encoders
+        states: NDArray[np.float32],  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+    ) -> NDArray[np.float32]:
+        """Return the vectors that a PyTorch module makes of the states of a batch's tokens.
+
+        Raises `ValueError` for a task that pools none.
+        """
+        raise ValueError(f"{self.name} pools no states of tokens")
 
     @classmethod
     @abstractmethod

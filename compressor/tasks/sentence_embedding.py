@@ -190,6 +190,7 @@ class SentenceEmbedding(VectorTask, TextTask):
         *RETRIEVAL,
     )
     abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
+    pools_tokens: ClassVar[bool] = True
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         code_of_bytes=_BYTES_CODE,
@@ -268,6 +269,14 @@ class SentenceEmbedding(VectorTask, TextTask):
         from compressor.tasks.sentence_encoder import vector_width
 
         return vector_width(config)
+
+    def pooled_states(
+        self, module: Any, states: NDArray[np.float32], batch: Batch
+    ) -> NDArray[np.float32]:
+        """Return the vectors of texts, shape `(batch, width)`, from the states of their tokens."""
+        from compressor.tasks.sentence_encoder import vectors_of_states
+
+        return vectors_of_states(module, states, batch["attention_mask"])
 
     def cut_vectors(self, module: Any, dimensions: int) -> None:
         """Add a Dense step that gives the first numbers; raises `ValueError` as the base does."""

@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -98,6 +100,26 @@ def finished(vectors: Tensor, pooling: Pooling, dense: Sequence[nn.Module]) -> T
         if step.activation == "tanh":
             vectors = torch.tanh(vectors)
     return functional.normalize(vectors, dim=-1) if pooling.normalize else vectors
+
+
+def vectors_of_states(
+    module: Any, states: NDArray[np.float32], mask: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return what a module makes of states of shape `(batch, tokens, hidden_size)`.
+
+    Where there is one state for each text, it is that of the first token.
+    """
+    pooling = pooling_of(module)
+    if states.shape[1] == 1:
+        mask = mask[:, :1]
+    with torch.inference_mode():
+        given, there = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(module.device)
+            for array in (states, mask)
+        )
+        vectors = pool(given, there, pooling)
+        found: NDArray[np.float32] = finished(vectors, pooling, _dense_of(module)).cpu().numpy()
+    return found
 
 
 def save_dense(module: Any, directory: Path, folders: Sequence[str]) -> None:
