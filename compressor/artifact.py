@@ -129,7 +129,7 @@ class Artifact:
         """Return examples as the task reads them; raises `ValueError` for any that will not do."""
         return self.task.given(examples, pairs=reads_pairs(self.manifest))
 
-    def lengths(self, examples: Sequence[Example]) -> list[int]:
+    def lengths(self, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens the model reads of each of `given` examples, 0 of an image."""
         with self._reading:
             return self.task.lengths(self.preprocessor, examples)

@@ -1,17 +1,22 @@
-"""Files as a whole: SHA-256, size under gzip, and writing that leaves the old file or the new."""
+"""Files as a whole: SHA-256, size under gzip, writing that leaves the old file or the new, reading
+of large ones without keeping what was read.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from compressor.runtime.files import facts_sha256 as facts_sha256
 from compressor.runtime.files import sha256 as sha256
 
 _CHUNK = 1 << 20  # bytes
+_READS_KEPT = 256  # each may bring 64 KiB of a file into memory
 _GZIP = zlib.MAX_WBITS | 16  # 16 asks for gzip's framing
 
 
@@ -51,3 +56,30 @@ def write_whole(file: Path, text: str) -> None:
     with whole_file(file) as temporary:
         # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+class MappedFile:
+    """A file that is mapped into memory, and leaves it again while it is read.
+
+    What was read of a map counts as memory of the process until the system needs it for others. So
+    that memory does not grow with the file, it is given back after so many reads; the system keeps
+    it in its own cache, and reading it again costs little. Where the system cannot be told so, as
+    on Windows, the map is a plain one.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Map what `stream`, which may be closed then, holds; raises `ValueError` for nothing."""
+        self.content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reads = 0
+
+    def count(self, reads: int = 1) -> None:
+        """Note that so many places are about to be read, each of some kilobytes."""
+        self._reads += reads
+        if self._reads >= _READS_KEPT:
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory of all that was read; views of it stay valid."""
+        self._reads = 0
+        if hasattr(self.content, "madvise"):
+            self.content.madvise(mmap.MADV_DONTNEED)

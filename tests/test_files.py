@@ -7,10 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.files import gzipped_bytes
+from compressor.files import MappedFile, gzipped_bytes
 
 
 def test_the_size_is_that_of_a_gzip_file(tmp_path: Path):
     content = np.random.default_rng(0).bytes(100_000) + bytes(3_000_000)
     (tmp_path / "weights").write_bytes(content)
     assert gzipped_bytes(tmp_path / "weights") == len(gzip.compress(content, 6))
+
+
+def test_a_map_stays_readable_when_its_memory_is_given_back(tmp_path: Path):
+    path = tmp_path / "a"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with path.open("rb") as stream:
+        mapped = MappedFile(stream)
+    view = np.frombuffer(mapped.content, dtype=np.uint8)
+    for _ in range(600):
+        mapped.count()
+        assert view[255] == 255
+    mapped.release()
+    assert view.sum(dtype=np.int64) == 255 * 128 * 4096

@@ -7,7 +7,7 @@ from compressor.data.check import (
     check_split,
     most_rows,
 )
-from compressor.data.describe import describe_splits, fingerprint
+from compressor.data.describe import describe_splits, fingerprint, rows_as_json
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.data.splits import (
     CALIBRATION_ROWS,
@@ -37,4 +37,5 @@ __all__ = [
     "load_splits",
     "most_rows",
     "plan_cuts",
+    "rows_as_json",
 ]

@@ -18,6 +18,9 @@ from compressor.data.splits import Dataset
 from compressor.measurements import SplitRecord
 from compressor.tasks import Example, identity_of, texts_of
 
+_CHUNK = 1 << 16  # rows that are looked up together
+_FINGERPRINT = "fingerprint"
+
 
 def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
     """Return a record of each split, with how many of its examples also occur in each other one.
@@ -26,13 +29,10 @@ def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
     not unseen by others.
     """
     digests = {name: _identities(split) for name, split in splits.items()}
-    contents = {name: set(found) for name, found in digests.items()}
     records = []
     for name, split in splits.items():
         shared = {
-            other: sum(digest in contents[other] for digest in digests[name])
-            for other in splits
-            if other != name
+            other: _num_in(digests[name], digests[other]) for other in splits if other != name
         }
         records.append(
             SplitRecord(
@@ -47,15 +47,44 @@ def describe_splits(splits: Mapping[str, Dataset]) -> tuple[SplitRecord, ...]:
     return tuple(records)
 
 
-def _identities(split: Dataset) -> list[bytes]:
-    """Return what makes two examples of splits the same one."""
-    if split.groups is None:
-        return [_digest(example) for example in split.examples]
-    return [_digest(texts_of(example)[0]) for example in split.examples]
+def _identities(split: Dataset) -> NDArray[np.uint64]:
+    """Return what tells examples of splits apart, shape `(num_examples,)`, in ascending order.
+
+    Of their SHA-256 these are 64 bits: that two of millions of rows share them by chance has a
+    probability below one in a million, and memory is what 256 would take.
+    """
+    digests = (
+        _digest(example if split.groups is None else texts_of(example)[0])
+        for example in split.examples
+    )
+    found = np.fromiter(
+        (int.from_bytes(digest[:8], "big") for digest in digests),
+        dtype=np.uint64,
+        count=len(split),
+    )
+    found.sort()
+    return found
+
+
+def _num_in(values: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> int:
+    """Return how many of `values` are among the `ordered` ones."""
+    count = 0
+    for start in range(0, len(values) if len(ordered) else 0, _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        places = np.minimum(np.searchsorted(ordered, chunk), len(ordered) - 1)
+        count += int(np.sum(ordered[places] == chunk))
+    return count
 
 
 def fingerprint(dataset: Dataset) -> str:
     """Return the SHA-256 of the examples, labels and grades, whatever file they came from."""
+    if _FINGERPRINT not in dataset.known:
+        dataset.known[_FINGERPRINT] = _fingerprint(dataset)
+    found: str = dataset.known[_FINGERPRINT]
+    return found
+
+
+def _fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for example in dataset.examples:
         digest.update(_digest(example))
@@ -66,6 +95,20 @@ def fingerprint(dataset: Dataset) -> str:
     if dataset.groups is not None:
         digest.update(np.asarray(dataset.groups, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+def rows_as_json(rows: Mapping[str, NDArray[np.int64]]) -> str:
+    """Return positions of rows by the names of splits, as `json.dumps` writes lists of them.
+
+    A list of millions of numbers would take ten times the memory of their text.
+    """
+    parts = []
+    for name, positions in rows.items():
+        starts = range(0, len(positions), _CHUNK)
+        chunks = (positions[start : start + _CHUNK].tolist() for start in starts)
+        numbers = ", ".join(", ".join(map(str, chunk)) for chunk in chunks)
+        parts.append(f"{json.dumps(name)}: [{numbers}]")
+    return f"{{{', '.join(parts)}}}"
 
 
 def _bytes_of_labels(labels: NDArray[Any]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from compressor.data.arrays import array_names, read_arrays
 from compressor.data.conll import read_conll, read_conll_header
 from compressor.data.image_folder import image_columns, read_image_folder
+from compressor.data.row_files import ROWS_AT_ONCE, is_large, stored_arrays
 from compressor.data.sampling import sample_rows
 from compressor.data.settings import SplitSource
 from compressor.data.text_files import read_text_file, read_text_header
@@ -125,6 +126,10 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
     with _damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
         require_each_once(str(path), file.schema_arrow.names)
         chosen = choose_columns(str(path), list(file.schema_arrow.names), required, optional)
+        groups = range(file.metadata.num_row_groups)
+        size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+        if is_large(size) and chosen:
+            return Table(str(path), _stored_parquet(path, chosen), directory=path.parent)
         table = file.read(columns=chosen)
         columns = {name: _parquet_column(path, table, name) for name in chosen}
         classes = _class_names(path, file.schema_arrow.metadata)
@@ -134,6 +139,67 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
             for row, value in enumerate(columns[name])
         ]
     return Table(str(path), columns, directory=path.parent)
+
+
+def _stored_parquet(path: Path, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return columns of a large file, a batch of which is in memory at a time."""
+    import pyarrow.parquet
+
+    # With a buffer, what is read of a group of rows is no more than is needed next.
+    with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        schema = file.schema_arrow
+        classes = _class_names(path, schema.metadata)
+        batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(names))
+        return _stored(str(path), names, schema, classes, batches, path)
+
+
+def _stored(
+    name: str,
+    names: Sequence[str],
+    schema: Any,
+    classes: Mapping[str, Sequence[str]],
+    batches: Iterable[Any],
+    path: Path | None,
+) -> dict[str, Sequence[Any]]:
+    """Return columns of pyarrow batches from a file, class ids by their names.
+
+    Raises as `_parquet_column` does for a value that cannot be read, where there is a `path`.
+    """
+    import pyarrow
+
+    kinds = {item: _kind_with_names(schema.field(item).type, item in classes) for item in names}
+
+    def arrays() -> Iterator[dict[str, Any]]:
+        start = 0
+        for batch in batches:
+            found = {item: batch.column(item) for item in names}
+            for item, array in found.items():
+                values = array.to_pylist() if path is None else _parquet_column(path, batch, item)
+                if item in classes:
+                    named = [
+                        _class_names_of(
+                            f"{name}: row {row} (the first is 0): {item}", value, classes[item]
+                        )
+                        for row, value in enumerate(values, start=start)
+                    ]
+                    found[item] = pyarrow.array(named, type=kinds[item])
+                elif pyarrow.types.is_dictionary(array.type):
+                    found[item] = array.dictionary_decode()
+            start += len(batch)
+            yield found
+
+    return stored_arrays(names, kinds, arrays())
+
+
+def _kind_with_names(kind: Any, has_names: bool) -> Any:
+    """Return the type of a column as it is kept: names in place of class ids, maybe in lists."""
+    import pyarrow
+
+    if not has_names:
+        return kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if pyarrow.types.is_nested(kind):
+        return pyarrow.list_(_kind_with_names(kind.value_type, has_names))
+    return pyarrow.string()
 
 
 def _class_names(path: Path, metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -227,8 +293,27 @@ def check_folder(source: SplitSource) -> None:
 def _read_hub(source: SplitSource, required: Sequence[str], optional: Sequence[str]) -> Table:
     loaded = _load_hub(source)
     chosen = choose_columns(source.name, loaded.column_names, required, optional)
-    columns = {name: _hub_column(loaded, source, name) for name in chosen}
+    if is_large(loaded.data.nbytes) and chosen:
+        columns = _stored_hub(loaded, source, chosen)
+    else:
+        columns = {name: _hub_column(loaded, source, name) for name in chosen}
     return Table(source.name, columns, directory=Path(str(source.hub)))
+
+
+def _stored_hub(loaded: Any, source: SplitSource, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return columns of a large dataset, whose own map of its file is closed again."""
+    import datasets
+
+    table = loaded.select_columns(list(names)).flatten_indices().data.table
+    classes = {}
+    for name in names:
+        feature = loaded.features[name]
+        while isinstance(feature, datasets.List | datasets.LargeList):
+            feature = feature.feature
+        if isinstance(feature, datasets.ClassLabel):
+            classes[name] = feature.names
+    batches = table.to_batches(max_chunksize=ROWS_AT_ONCE)
+    return _stored(source.name, names, table.schema, classes, batches, None)
 
 
 def _load_hub(source: SplitSource) -> Any:

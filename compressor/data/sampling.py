@@ -25,10 +25,12 @@ def sample_rows(
     order = random.permutation(len(rows))
     if labels is None:
         return np.sort(rows[order[:count]])
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    classes, sizes = np.unique(labels, return_counts=True)
+    quotas = stratified_counts(sizes.tolist(), count)
+    shuffled = labels[order]
     picked = [
-        order[classes[order] == label][:quota]
-        for label, quota in enumerate(stratified_counts(sizes.tolist(), count))
+        order[np.flatnonzero(shuffled == label)[:quota]]
+        for label, quota in zip(classes, quotas, strict=True)
     ]
     return np.sort(rows[np.concatenate(picked)])
 
@@ -69,9 +71,14 @@ def drawn_by_length(
 
     Ref: Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir.
     """
-    lengths = np.array([max(1, length_of(example)) for example in examples])
+    lengths = np.maximum(1, lengths_of(examples))
     order: NDArray[np.int64] = (random.exponential(size=len(lengths)) / lengths).argsort()
     return order[:count]
+
+
+def lengths_of(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Return `length_of` each example, shape `(num_examples,)`."""
+    return np.fromiter(map(length_of, examples), dtype=np.int64, count=len(examples))
 
 
 def stratified_counts(sizes: Sequence[int], total: int) -> list[int]:

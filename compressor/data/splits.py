@@ -45,7 +45,7 @@ _DONORS = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split in memory.
+    """One split, whose examples are in memory or, of a large source, are read by row.
 
     `labels` has shape `(num_examples,)` and holds class ids in the checkpoint's order, or what the
     task's columns make of a cell (dtype object); it is None for unlabelled rows. `rows` are the
@@ -53,7 +53,7 @@ class Dataset:
     """
 
     name: str
-    examples: tuple[Example, ...] = field(repr=False)
+    examples: Sequence[Example] = field(repr=False)
     labels: LabelArray | None = field(repr=False)
     rows: NDArray[np.int64] = field(repr=False)
     source: str
@@ -72,6 +72,8 @@ class Dataset:
     num_judged: int | None = None
     # Of a calibration split: rows of train, for a pass that finds these too few.
     spare: Dataset | None = field(default=None, repr=False)
+    # What was found out about exactly these rows, such as their tokens, so that it is done once.
+    known: dict[Any, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -238,7 +240,7 @@ def _decode(
 ) -> Dataset:
     origin = loaded[donor]
     labels, grades = origin.labels.labels, origin.labels.grades
-    chosen = rows.tolist()
+    chosen = np.ascontiguousarray(rows).data  # a list would take five times the memory
     examples = columns.examples(origin.table, origin.columns, chosen)
     if labels is not None:
         columns.require_fit(origin.table, chosen, examples, labels[rows], origin.label_column)
@@ -270,6 +272,8 @@ def _each_text(split: Dataset, columns: Columns, prompts: Mapping[str, str | Non
             found = replace(found, examples=_after(prompt_name, found.examples, columns))
     except RecipeError as error:
         raise RecipeError([f"data.{split.name}: {item}" for item in error.mistakes]) from error
+    if found.examples is split.examples:
+        return split
     same = zip(found.examples, split.examples, strict=False)
     if len(found.examples) == len(split) and all(one is other for one, other in same):
         return split

@@ -12,6 +12,7 @@ from typing import Any
 
 from compressor.data.file_kinds import refuse_other_kinds
 from compressor.data.quotes import quotes_of_csv, quotes_of_tsv
+from compressor.data.row_files import Lines, rows_for
 from compressor.data.settings import FileFormat, Quoting
 from compressor.errors import EnvironmentMismatch, RecipeError
 from compressor.setting_errors import each_key_once, show
@@ -168,20 +169,19 @@ def _read_delimited(
     records = _delimited_records(path, file_format, quoting)
     header = _header(path, file_format, records)
     chosen = choose_columns(str(path), header, required, optional)
-    columns: dict[str, list[Any]] = {name: [] for name in chosen}
     position = {name: index for index, name in enumerate(header)}
-    targets = [(position[name], values) for name, values in columns.items()]
-    lines: list[int] = []
+    places = [position[name] for name in chosen]
+    rows = rows_for(path.stat().st_size, chosen)
+    lines = Lines()
     bad = BadRows()
     for line, fields in records:
         if len(fields) != len(header):
             bad.add(f"{path}:{line}: has {len(fields)} fields, the header names {len(header)}")
             continue
-        lines.append(line)
-        for index, values in targets:
-            values.append(fields[index])
+        lines.add(line)
+        rows.add([fields[place] for place in places])
     bad.check()
-    return Table(str(path), columns, lines, path.parent)
+    return Table(str(path), rows.columns(), lines.all(), path.parent)
 
 
 def _json_records(path: Path, bad: BadRows) -> Iterator[tuple[int | None, dict[str, Any]]]:
@@ -227,17 +227,24 @@ def _parse_json(text: str) -> Any:
 
 
 def _read_json(path: Path, required: Sequence[str], optional: Sequence[str]) -> Table:
-    wanted = (*required, *optional)
+    wanted = list(dict.fromkeys((*required, *optional)))
     present: dict[str, None] = {}  # the columns in the order they appear
-    lines: list[int] = []
-    rows: list[dict[str, Any]] = []
+    lines = Lines()
+    rows = rows_for(path.stat().st_size, wanted, any_values=True)
+    is_empty = True
     bad = BadRows()
     for line, row in _json_records(path, bad):
         present.update(dict.fromkeys(row))
         if line is not None:
-            lines.append(line)
-        rows.append({name: row[name] for name in wanted if name in row})
+            lines.add(line)
+        rows.add([row.get(name) for name in wanted])
+        is_empty = False
     bad.check()
-    chosen = choose_columns(str(path), list(present), required, optional) if rows else wanted
-    columns = {name: [row.get(name) for row in rows] for name in chosen}
-    return Table(str(path), columns, lines or None, path.parent)
+    chosen = wanted if is_empty else choose_columns(str(path), list(present), required, optional)
+    columns = rows.columns()
+    return Table(
+        str(path),
+        {name: columns[name] for name in chosen},
+        lines.all() if len(lines) else None,
+        path.parent,
+    )

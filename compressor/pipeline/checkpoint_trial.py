@@ -10,8 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from compressor import passes
 from compressor.data import Dataset
+from compressor.data.sampling import lengths_of
 from compressor.errors import RecipeError, StepFailed
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.guard import foreign
@@ -19,7 +22,7 @@ from compressor.models.torch_model import TorchModel, load_foreign, token_limit,
 from compressor.passes import Ahead, TorchPass
 from compressor.pipeline.estimate import Pace
 from compressor.recipe.recipe import Recipe
-from compressor.tasks import Example, Task, length_of
+from compressor.tasks import Example, Task
 
 _SHARES = (0.5, 0.85, 0.15, 0.65)  # of the rows by length, where the batches begin that are timed
 _ROWS_TIMED = 8
@@ -68,12 +71,12 @@ def look_ahead(
 
 def _pace(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]) -> Pace:
     """Return what a row takes, of several lengths as far as there is time."""
-    order = sorted(range(len(examples)), key=lambda index: length_of(examples[index]))
+    order = np.argsort(lengths_of(examples), kind="stable")
     read = tokens = 0
     started = time.monotonic()
     for share in _SHARES:
         begin = min(round(share * len(order)), max(0, len(order) - _ROWS_TIMED))
-        rows = [examples[index] for index in order[begin : begin + _ROWS_TIMED]]
+        rows = [examples[index] for index in order[begin : begin + _ROWS_TIMED].tolist()]
         try_batch(files, model, rows)
         if model.task.reads_tokens:
             tokens += model.task.encode(model.preprocessor, rows)["attention_mask"].size
@@ -86,7 +89,7 @@ def _pace(files: CheckpointFiles, model: TorchModel, examples: Sequence[Example]
 
 def first_rows(examples: Sequence[Example]) -> list[Example]:
     """Return the first examples, the shortest and the longest."""
-    lengths = [length_of(item) for item in examples]
-    order = sorted(range(len(examples)), key=lengths.__getitem__)
-    chosen = dict.fromkeys([*range(min(_ROWS, len(examples))), order[0], order[-1]])
+    order = np.argsort(lengths_of(examples), kind="stable")
+    ends = [int(order[0]), int(order[-1])]
+    chosen = dict.fromkeys([*range(min(_ROWS, len(examples))), *ends])
     return [examples[index] for index in chosen]

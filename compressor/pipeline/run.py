@@ -11,7 +11,6 @@ step is done, and when an earlier run has done it already, is the business of `c
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from compressor.artifact import (
     seal_artifact,
 )
 from compressor.console import default_progress
-from compressor.data import Dataset, describe_splits, fingerprint
+from compressor.data import Dataset, describe_splits, fingerprint, rows_as_json
 from compressor.errors import CompressorError, RecipeError, Terminated
 from compressor.machine.environment import (
     Device,
@@ -666,6 +665,6 @@ class _Run:
         if self.trial is not None and splits.pop("certification", None) is not None:
             self.log.missing["certification"] = "a trial of a sweep holds no certification rows"
         self.log.splits = describe_splits(splits)
-        rows = {name: split.rows.tolist() for name, split in splits.items()}
-        self.directory.write_text("splits.json", json.dumps(rows) + "\n")
+        rows = {name: split.rows for name, split in splits.items()}
+        self.directory.write_text("splits.json", rows_as_json(rows) + "\n")
         return splits

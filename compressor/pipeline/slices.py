@@ -254,7 +254,7 @@ def _by_column(split: Dataset, name: str) -> dict[str, Mask]:
     return {f"{name} = {value}": _whole(split, values == value) for value in distinct}
 
 
-def _judged(split: Dataset) -> tuple[Example, ...]:
+def _judged(split: Dataset) -> Sequence[Example]:
     """Return the examples that scores are of: queries, and not the documents that they look for."""
     return split.examples[: split.num_judged]
 

@@ -384,7 +384,7 @@ class Service:
 
     def _count_tokens(self, examples: Sequence[Example]) -> int:
         """Return how many tokens the model read."""
-        return sum(self._artifact.lengths(examples))
+        return int(np.sum(self._artifact.lengths(examples)))
 
 
 def _texts_of(body: RerankRequest) -> list[str]:

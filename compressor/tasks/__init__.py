@@ -18,6 +18,7 @@ from compressor.tasks.base import (
     OutputForm,
     Predict,
     Task,
+    Tokens,
     Truth,
 )
 from compressor.tasks.examples import (
@@ -56,6 +57,7 @@ __all__ = [
     "ReportWords",
     "Rows",
     "Task",
+    "Tokens",
     "Truth",
     "UsualDrop",
     "Vectors",

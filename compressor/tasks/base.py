@@ -101,6 +101,21 @@ class Comparison:
     lost: float | None = None
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of examples, one after the other.
+
+    `ids` has shape `(num_tokens,)`; `types`, of the same shape, says of which text of a pair each
+    token is, None where a model does not read it. `ends`, shape `(num_examples,)`, is where each
+    example ends, `counts` how many tokens it has before it is cut.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8] | None
+    ends: NDArray[np.int64]
+    counts: NDArray[np.integer[Any]]
+
+
 Predict = Callable[[Sequence[Example]], Any]  # examples to what `Task.predictions` gives
 
 
@@ -434,17 +449,31 @@ class Task(ABC):
         """Return how many tokens each whole example has; None for a task without a sequence."""
         return None
 
-    def lengths(self, preprocessor: Any, examples: Sequence[Example]) -> list[int]:
+    def lengths(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return what examples are batched by, so that little is padded: the tokens of each.
 
         No more than `max_length`, and 0 for images, which have one size.
         """
         counts = self.token_counts(preprocessor, examples)
         if counts is None:
-            return [0] * len(examples)
-        limit = self.max_length
-        found: list[int] = (counts if limit is None else np.minimum(counts, limit)).tolist()
-        return found
+            return np.zeros(len(examples), dtype=np.int64)
+        return counts if self.max_length is None else np.minimum(counts, self.max_length)
+
+    def tokenizes(self, preprocessor: Any) -> str | None:  # noqa: ARG002 - for single rows of tokens
+        """Return all that the tokens of an example depend on beside it, as text.
+
+        None where an example is not one row of tokens that is the same whenever it is read, so that
+        `tokens` and `padded` cannot be asked.
+        """
+        return None
+
+    def tokens(self, preprocessor: Any, examples: Sequence[Example]) -> Tokens:
+        """Return the tokens of each example as `encode` reads it, without padding."""
+        raise NotImplementedError(f"{self.name} does not keep tokens")
+
+    def padded(self, preprocessor: Any, tokens: Tokens) -> Batch:
+        """Return what `encode` gives for examples with these tokens."""
+        raise NotImplementedError(f"{self.name} does not keep tokens")
 
     def repeated(self, example: Example, times: int) -> Example:
         """Return an example whose texts are so many times as long."""

@@ -209,8 +209,12 @@ class Classification(Task):
         changed = before.outcomes != after.outcomes
         right = before.outcomes if truth.labels is None else truth.labels
         changed &= (before.outcomes == right) | (after.outcomes == right)
-        old, new = _confidences(before, before.outcomes), _confidences(after, after.outcomes)
-        of_right = zip(_confidences(before, right), _confidences(after, right), strict=True)
+        rows = np.flatnonzero(changed)
+        old = _confidences(before, before.outcomes, rows)
+        new = _confidences(after, after.outcomes, rows)
+        of_right = zip(
+            _confidences(before, right, rows), _confidences(after, right, rows), strict=True
+        )
         lost = [None if a is None or b is None else a - b for a, b in of_right]
 
         def kind(row: int) -> FlipKind:
@@ -223,13 +227,13 @@ class Classification(Task):
                 row,
                 labels[before.outcomes[row]],
                 labels[after.outcomes[row]],
-                old[row],
-                new[row],
+                old[place],
+                new[place],
                 None if truth.labels is None else labels[truth.labels[row]],
                 kind(row),
-                lost[row],
+                lost[place],
             )
-            for row in np.flatnonzero(changed).tolist()
+            for place, row in enumerate(rows.tolist())
         ]
 
     def samples(
@@ -243,17 +247,18 @@ class Classification(Task):
     ) -> list[Comparison]:
         """Return one example of each class that the first model predicts, in turn."""
         rows = one_of_each(before.outcomes, truth.examples, count)
-        old = _confidences(before, before.outcomes)
+        old = _confidences(before, before.outcomes, np.array(rows, dtype=np.int64))
+        found = predict([truth.examples[row] for row in rows])
         return [
             Comparison(
                 row,
                 labels[before.outcomes[row]],
-                found["label"],
-                old[row],
-                found["score"],
+                predicted["label"],
+                sure,
+                predicted["score"],
                 None if truth.labels is None else labels[truth.labels[row]],
             )
-            for row, found in zip(rows, predict([truth.examples[row] for row in rows]), strict=True)
+            for row, sure, predicted in zip(rows, old, found, strict=True)
         ]
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
@@ -263,19 +268,25 @@ class Classification(Task):
 
 def one_of_each(outcomes: NDArray[np.int64], examples: Sequence[Example], count: int) -> list[int]:
     """Return positions: the first short example of each outcome, then the second, up to `count`."""
-    queues: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(range(len(examples)), key=lambda row: is_long(examples[row])):
-        queues[int(outcomes[row])].append(row)
+    short: dict[int, list[int]] = defaultdict(list)
+    long: dict[int, list[int]] = defaultdict(list)
+    for row, example in enumerate(examples):
+        queue = (long if is_long(example) else short)[int(outcomes[row])]
+        if len(queue) < count:  # more of one outcome are never chosen
+            queue.append(row)
+    queues = {kind: (short[kind] + long[kind])[:count] for kind in (*short, *long)}
     in_turn = [(turn, kind, row) for kind in queues for turn, row in enumerate(queues[kind])]
     return [row for _, _, row in heapq.nsmallest(count, in_turn)]
 
 
-def _confidences(score: Score, classes: NDArray[np.int64]) -> list[float | None]:
-    """Return the probability that each example's class in `classes` got."""
+def _confidences(
+    score: Score, classes: NDArray[np.int64], rows: NDArray[np.int64]
+) -> list[float | None]:
+    """Return the probability that the class in `classes` got, of the examples at `rows`."""
     probabilities = score.kept.get(_PROBABILITIES)
     if probabilities is None:
-        return [None] * len(classes)
-    chosen: list[float | None] = probabilities[np.arange(len(classes)), classes].tolist()
+        return [None] * len(rows)
+    chosen: list[float | None] = probabilities[rows, classes[rows]].tolist()
     return chosen
 
 

@@ -28,6 +28,7 @@ from compressor.tasks.ranking import group_numbers
 from compressor.tasks.retrieval import Corpus, Judged, Unfolded, relevance_of, unfold
 from compressor.tasks.sound import Sound, read_wav
 from compressor.tasks.stored_image import StoredImage
+from compressor.tasks.stored_rows import MadeByRow, are_stored
 from compressor.tasks.table import BadRows, Table
 from compressor.words import counted, few_of
 
@@ -83,8 +84,8 @@ class Columns(ABC):
     @abstractmethod
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
-        """Return the inputs in `rows`.
+    ) -> Sequence[Example]:
+        """Return the inputs in `rows`, read by row where the columns lie in a file.
 
         Raises `RecipeError` for values that will not do, `EnvironmentMismatch` for files that are
         missing or damaged.
@@ -152,6 +153,10 @@ class Columns(ABC):
         """Return the examples that an input is in the end; itself by default."""
         return (example,)
 
+    def parts_texts(self, inputs: Sequence[Example]) -> bool:  # noqa: ARG002 - most do not
+        """Return whether `texts_apart` may make something else of one of the inputs."""
+        return type(self).texts_apart is not Columns.texts_apart
+
     def unfold(
         self,
         inputs: Sequence[Example],
@@ -165,6 +170,8 @@ class Columns(ABC):
         judged on the examples, not trained or measured. Raises `RecipeError` for inputs on which no
         model can be.
         """
+        if not self.parts_texts(inputs):
+            return Unfolded(inputs, np.arange(len(inputs)), grades=grades)
         parts = [self.texts_apart(example) for example in inputs]
         sources = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return Unfolded(tuple(text for part in parts for text in part), sources, grades=grades)
@@ -181,19 +188,36 @@ class TextColumns(Columns):
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
+    ) -> Sequence[Example]:
         """Return texts or pairs of texts; raises `RecipeError` for an empty one."""
+        cells = tuple(table.columns[column] for column in columns)
+        stored = MadeByRow(cells, np.asarray(rows, dtype=np.int64), _cells)
         bad = BadRows()
-        for row in rows:
-            for column in columns:
-                problem = text_problem(table.columns[column][row])
+        for row, values in zip(rows, stored, strict=True):
+            for column, value in zip(columns, values, strict=True):
+                problem = text_problem(value)
                 if problem:
                     bad.add(f"{table.place(row)}: {column} {problem}")
         bad.check()
+        if are_stored(*cells):
+            make = _text if len(columns) == 1 else _pair
+            return MadeByRow(cells, np.asarray(rows, dtype=np.int64), make)
         if len(columns) == 1:
-            return tuple(table.columns[columns[0]][row] for row in rows)
-        first, second = (table.columns[column] for column in columns)
+            return tuple(cells[0][row] for row in rows)
+        first, second = cells
         return tuple((first[row], second[row]) for row in rows)
+
+
+def _cells(row: int, *values: Any) -> Any:  # noqa: ARG001 - of `MadeByRow`
+    return values
+
+
+def _text(row: int, text: str) -> Example:  # noqa: ARG001
+    return text
+
+
+def _pair(row: int, first: str, second: str) -> Example:  # noqa: ARG001
+    return first, second
 
 
 # What is read of rows beside texts: nothing, grades of pairs, or what is relevant to queries.
@@ -225,7 +249,7 @@ class SentenceColumns(TextColumns):
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
+    ) -> Sequence[Example]:
         """Return texts, pairs, or queries with what is relevant; raises `RecipeError`."""
         if table.judged is not None:
             return tuple(table.judged[row] for row in rows)
@@ -281,11 +305,16 @@ class SentenceColumns(TextColumns):
         """Return each text of a pair."""
         return texts_of(example)
 
+    def parts_texts(self, inputs: Sequence[Example]) -> bool:
+        """Return whether inputs are pairs, which all of a split are or none is."""
+        return len(inputs) > 0 and not isinstance(inputs[0], str)
+
     def unfold(
         self, inputs: Sequence[Example], grades: NDArray[np.float64] | None, *, whole: bool
     ) -> Unfolded:
         """Return queries and documents where there are any, else each text of a pair."""
-        judged = [item for item in inputs if isinstance(item, Judged)]
+        are_judged = len(inputs) > 0 and isinstance(inputs[0], Judged)
+        judged = [item for item in inputs if isinstance(item, Judged)] if are_judged else []
         if judged:
             return unfold(judged, grades, whole=whole)
         return super().unfold(inputs, grades, whole=whole)
@@ -375,10 +404,15 @@ class ImageColumns(Columns):
 
     def examples(
         self, table: Table, columns: Sequence[str], rows: Sequence[int]
-    ) -> tuple[Example, ...]:
+    ) -> Sequence[Example]:
         """Return decoded images; raises `EnvironmentMismatch` for one that is damaged."""
         values = table.columns[columns[0]]
-        return tuple(_read_image(values[row], table, row) for row in rows)
+        if not are_stored(values):
+            return tuple(_read_image(values[row], table, row) for row in rows)
+        chosen = np.asarray(rows, dtype=np.int64)
+        for _ in MadeByRow((values,), chosen, lambda row, cell: _read_image(cell, table, row)):
+            pass  # each was read once, to see that it can be
+        return MadeByRow((values,), chosen, lambda row, cell: _image(cell, table, row))
 
 
 class UnlabelledImageColumns(ImageColumns):
@@ -443,9 +477,9 @@ def read_class_ids(
     Raises `RecipeError` for a label that is missing, out of range or not a name.
     """
     check_data_names(data_names, labels)
-    values = _whole_numbers(table.columns[column])
-    _check_kinds(table, column, values)
-    return _ids(table, column, [str(value) for value in values], labels, data_names)
+    codes, found = _distinct(table.columns[column])
+    _check_kinds(table, column, codes, found)
+    return _ids(table, column, codes, found, labels, data_names)
 
 
 def check_data_names(data_names: Sequence[str] | None, labels: Sequence[str]) -> None:
@@ -549,55 +583,84 @@ def _whole_numbers(values: Sequence[Any]) -> Sequence[Any]:
     ]
 
 
-def _check_kinds(table: Table, column: str, values: Sequence[Any]) -> None:
-    """Refuse missing labels and a column that mixes whole numbers and texts."""
-    bad = BadRows()
-    expected = next((type(value) for value in values if type(value) in (int, str)), str)
-    for row, value in enumerate(values):
+def _distinct(column: Sequence[Any]) -> tuple[NDArray[np.int32], list[Any]]:
+    """Return for each row which of the column's distinct values it holds, and these in order.
+
+    Whole numbers are integers, however they were stored.
+    """
+    numbers: dict[tuple[type, Any], int] = {}
+    found: list[Any] = []
+    codes = np.zeros(len(column), dtype=np.int32)
+    for row, value in enumerate(_whole_numbers(column)):
+        key = (type(value), value if isinstance(value, str | int) else repr(value))
+        if (number := numbers.get(key)) is None:
+            number = numbers[key] = len(found)
+            found.append(value)
+        codes[row] = number
+    return codes, found
+
+
+def _check_kinds(table: Table, column: str, codes: NDArray[np.int32], found: Sequence[Any]) -> None:
+    """Refuse missing labels and a column that mixes whole numbers and texts.
+
+    `codes` and `found` are those of `_distinct`.
+    """
+    expected = next((type(value) for value in found if type(value) in (int, str)), str)
+    why: dict[int, str] = {}
+    for number, value in enumerate(found):
         if value is None or value == "" or value != value:
-            bad.add(f"{table.place(row)}: {column} is missing; remove the row or fill it in")
+            why[number] = "is missing; remove the row or fill it in"
         elif type(value) is not expected:
-            bad.add(
-                f"{table.place(row)}: {column} must be a whole number or text, the same in every "
-                f"row, got {show(value)} ({type(value).__name__})"
+            why[number] = (
+                f"must be a whole number or text, the same in every row, got {show(value)} "
+                f"({type(value).__name__})"
             )
+    bad = BadRows()
+    for row in np.flatnonzero(np.isin(codes, list(why))).tolist() if why else []:
+        bad.add(f"{table.place(row)}: {column} {why[int(codes[row])]}")
     bad.check()
 
 
 def _ids(
     table: Table,
     column: str,
-    values: Sequence[str],
+    codes: NDArray[np.int32],
+    found: Sequence[Any],
     labels: Sequence[str],
     data_names: Sequence[str] | None,
 ) -> NDArray[np.int64]:
+    """Return class ids; `codes` and `found` are those of `_distinct`."""
     names = data_names or labels
+    values = [str(value) for value in found]
     index = {name: position for position, name in enumerate(names)}
-    unknown = next((row for row, value in enumerate(values) if value not in index), None)
+    unknown = next((number for number, value in enumerate(values) if value not in index), None)
     if unknown is None:
-        return np.array([index[value] for value in values], dtype=np.int64)
+        return np.array([index[value] for value in values], dtype=np.int64)[codes]
+    row = int(np.argmax(codes == unknown))
     numbers = [_INTEGER.fullmatch(value) is not None for value in values]
     if all(numbers):
-        return _checked_ids(table, column, [int(value) for value in values], labels)
+        return _checked_ids(table, column, codes, [int(value) for value in values], labels)
     are_grades = all(_FRACTION.fullmatch(value) for value in values)
     if are_grades and any(not float(value).is_integer() for value in values):
         raise RecipeError(
-            f"{table.place(unknown)}: {column} '{values[unknown]}' is a number with a fraction, as "
+            f"{table.place(row)}: {column} '{values[unknown]}' is a number with a fraction, as "
             f"in every row: a grade, and the checkpoint chooses between the classes "
             f"{few_of(labels)}; name the column of the class, or give a checkpoint that gives one "
             f"number"
         )
     owner = "data.label_names" if data_names is not None else "the checkpoint"
-    found = few_of(sorted(dict.fromkeys(values)))
-    if 2 * sum(numbers) > len(values):  # ids, but for some rows: those are what is wrong
-        row = numbers.index(False)
+    shown = few_of(sorted(values))
+    if 2 * int(np.sum(np.array(numbers)[codes])) > len(codes):
+        # Ids, but for some rows: those are what is wrong.
+        wrong = numbers.index(False)
+        row = int(np.argmax(codes == wrong))
         raise RecipeError(
-            f"{table.place(row)}: {column} '{values[row]}' is no class id, as most rows have, and "
-            f"no label of {owner} ({few_of(names)}); correct the row, or remove it"
+            f"{table.place(row)}: {column} '{values[wrong]}' is no class id, as most rows have, "
+            f"and no label of {owner} ({few_of(names)}); correct the row, or remove it"
         )
     raise RecipeError(
-        f"{table.place(unknown)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
-        f"has {found}, {owner} has {few_of(names)}; list the data's names in data.label_names in "
+        f"{table.place(row)}: {column} '{values[unknown]}' is not a label of {owner}; the data "
+        f"has {shown}, {owner} has {few_of(names)}; list the data's names in data.label_names in "
         f"the order of the classes {few_of(labels)}{_spelled(values, labels)}"
     )
 
@@ -612,21 +675,33 @@ def _spelled(values: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def _checked_ids(
-    table: Table, column: str, values: Sequence[int], labels: Sequence[str]
+    table: Table,
+    column: str,
+    codes: NDArray[np.int32],
+    values: Sequence[int],
+    labels: Sequence[str],
 ) -> NDArray[np.int64]:
     bad = BadRows()
-    for row, value in enumerate(values):
-        if not 0 <= value < len(labels):
-            bad.add(
-                f"{table.place(row)}: {column} {value} is outside 0..{len(labels) - 1} "
-                f"(the checkpoint's labels: {few_of(labels)})"
-            )
+    ids = np.array(values, dtype=np.int64)[codes]
+    for row in np.flatnonzero((ids < 0) | (ids >= len(labels))).tolist():
+        bad.add(
+            f"{table.place(row)}: {column} {ids[row]} is outside 0..{len(labels) - 1} "
+            f"(the checkpoint's labels: {few_of(labels)})"
+        )
     bad.check()
-    return np.array(values, dtype=np.int64)
+    return ids
 
 
 def _read_image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.uint8]:
-    """Return an image that is decoded when it is read; it was once, to see that it can be.
+    """Return an image that is decoded when it is read; it was once, to see that it can be."""
+    image = _image(value, table, row)
+    if isinstance(image, StoredImage):
+        _ = image.identity  # decodes it, and raises here for one that cannot be
+    return image
+
+
+def _image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.uint8]:
+    """Return an image that is decoded when it is read.
 
     Those that come decoded are uint8 of shape `(height, width)` or `(height, width, 3)`.
     """
@@ -643,9 +718,7 @@ def _read_image(value: Any, table: Table, row: int) -> StoredImage | NDArray[np.
             return checked_pixels(value)
         except ValueError as error:
             raise RecipeError(f"{table.place(row)}: {error}") from error
-    image = StoredImage(_stored(value, table, row, "image"), table.place(row))
-    _ = image.identity  # decodes it, and raises here for one that cannot be
-    return image
+    return StoredImage(_stored(value, table, row, "image"), table.place(row))
 
 
 def _read_sound(value: Any, table: Table, row: int) -> Sound:

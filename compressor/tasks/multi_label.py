@@ -135,6 +135,7 @@ class MultiLabelClassification(TextTask):
     thresholds: ThresholdWish | Thresholds | None = field(default=None, repr=False)
 
     name: ClassVar[str] = "multi-label-classification"
+    keeps_tokens: ClassVar[bool] = True
     head: ClassVar[str] = "ForSequenceClassification"
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"

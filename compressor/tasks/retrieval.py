@@ -85,7 +85,7 @@ class Unfolded:
     `grades` are those of pairs. Scores are of the first `num_judged` examples (None: of all).
     """
 
-    examples: tuple[Any, ...]
+    examples: Sequence[Any]
     sources: Places
     labels: LabelArray | None = None
     grades: Floats | None = None

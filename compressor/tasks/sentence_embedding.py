@@ -27,6 +27,7 @@ from compressor.tasks.base import (
     Comparison,
     Guess,
     Predict,
+    Tokens,
     Truth,
 )
 from compressor.tasks.columns import Columns, SentenceColumns
@@ -180,6 +181,7 @@ class SentenceEmbedding(VectorTask, TextTask):
     similarity: str = "cosine"
 
     name: ClassVar[str] = "sentence-embedding"
+    keeps_tokens: ClassVar[bool] = True
     head: ClassVar[str] = "Model"
     output: ClassVar[str] = "sentence_embedding"
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -341,6 +343,16 @@ class SentenceEmbedding(VectorTask, TextTask):
         """Return how many tokens each text has with its prompt, before it is cut."""
         prompts = prompts_of(preprocessor)
         return super().token_counts(preprocessor, [prompts.read(example) for example in examples])
+
+    def tokenizes(self, preprocessor: Any) -> str | None:
+        """Return what the tokens depend on, the prompts among it."""
+        found = super().tokenizes(preprocessor)
+        return None if found is None else f"{found} {prompts_of(preprocessor)}"
+
+    def tokens(self, preprocessor: Any, examples: Sequence[Example]) -> Tokens:
+        """Return the tokens of texts after their prompts; raises as `encode` does."""
+        prompts = prompts_of(preprocessor)
+        return super().tokens(preprocessor, [prompts.read(example) for example in examples])
 
     def repeated(self, example: Example, times: int) -> Example:
         """Return a text so many times as long, after the same prompt."""

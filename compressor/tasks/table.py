@@ -1,4 +1,4 @@
-"""Rows in memory as columns of plain Python values, with the place of each row for errors."""
+"""Rows as columns of plain Python values, with the place of each row for errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Table:
     """Columns of equal length; `lines` are the first lines of the rows in a text file."""
 
     name: str
-    columns: Mapping[str, list[Any]] = field(repr=False)
-    lines: list[int] | None = field(default=None, repr=False)
+    columns: Mapping[str, Sequence[Any]] = field(repr=False)
+    lines: Sequence[int] | None = field(default=None, repr=False)
     directory: Path | None = None  # what image paths are relative to
     positions: NDArray[np.int64] | None = None  # of the rows in their source; None: 0, 1, 2, ...
     judged: Sequence[Judged] | None = field(default=None, repr=False)  # rows that are queries

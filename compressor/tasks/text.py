@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.runtime.given import given_texts
-from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text
-from compressor.tasks.base import Batch, Task
+from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text, require_tokens
+from compressor.tasks.base import Batch, Task, Tokens
 from compressor.tasks.examples import Example, texts_of
 from compressor.words import counted
 
@@ -29,6 +29,17 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
 )
 
+_AT_ONCE = 4096  # texts that are tokenized together
+# Of a tokenizer, what its own content does not say.
+_SETTINGS = (
+    "padding_side",
+    "pad_token_id",
+    "pad_token_type_id",
+    "model_input_names",
+    "truncation_side",
+    "split_special_tokens",
+)
+
 
 class TextTask(Task):
     """Sequences are cut to `max_length` tokens and padded to the longest of their batch."""
@@ -37,6 +48,8 @@ class TextTask(Task):
     main_input: ClassVar[str] = "input_ids"
     preprocessor_name: ClassVar[str] = "tokenizer"
     reads_tokens: ClassVar[bool] = True
+    # Whether `encode` gives one row of tokens for each example, which are then kept.
+    keeps_tokens: ClassVar[bool] = False
 
     @classmethod
     def require_files(cls, directory: Path) -> None:
@@ -60,21 +73,71 @@ class TextTask(Task):
 
     def encode(self, preprocessor: Any, examples: Sequence[Example]) -> Batch:
         """Tokenize texts or pairs of texts; arrays are int64 of shape `(batch, sequence)`."""
-        limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
+        limit = self._limit(preprocessor)
         return encode_texts(preprocessor, examples, padding=True, max_length=limit)
 
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each example has before it is cut, special tokens included."""
-        seconds = [str(item[1]) for item in map(texts_of, examples) if len(item) > 1] or None
-        encoded = preprocessor(
-            [first_text(item) for item in examples],
-            seconds,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # that it is longer than the model reads is the question
+        starts = range(0, len(examples), _AT_ONCE)
+        return np.concatenate(
+            [
+                np.zeros(0, dtype=np.int64),
+                *(_counts(preprocessor, examples[start : start + _AT_ONCE]) for start in starts),
+            ]
         )
-        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+
+    def tokenizes(self, preprocessor: Any) -> str | None:
+        """Return the tokenizer's own content and settings where tokens are kept.
+
+        None of tokenizers in Python, which have no such content.
+        """
+        backend = getattr(preprocessor, "backend_tokenizer", None)
+        if not self.keeps_tokens or backend is None:
+            return None
+        # What is set for one call and set anew by the next one.
+        backend.no_truncation()
+        backend.no_padding()
+        own = {name: getattr(preprocessor, name, None) for name in _SETTINGS}
+        return f"{backend.to_str()} {own} {self._limit(preprocessor)}"
+
+    def tokens(self, preprocessor: Any, examples: Sequence[Example]) -> Tokens:
+        """Return the tokens of each example, cut as `encode` cuts them; raises as it does."""
+        limit = self._limit(preprocessor)
+        found = _without_padding(preprocessor, examples, None)
+        counts = np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
+        if len(long := np.flatnonzero(counts > limit).tolist()):
+            cut = _without_padding(preprocessor, [examples[row] for row in long], limit)
+            for name, rows in found.items():
+                for row, values in zip(long, cut[name], strict=True):
+                    rows[row] = values
+        lengths = np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
+        require_tokens(lengths, examples)
+        ids, types = found["input_ids"], found.get("token_type_ids")
+        return Tokens(
+            np.fromiter(chain.from_iterable(ids), dtype=np.int32),
+            None if types is None else np.fromiter(chain.from_iterable(types), dtype=np.uint8),
+            np.cumsum(lengths),
+            counts,
+        )
+
+    def padded(self, preprocessor: Any, tokens: Tokens) -> Batch:
+        """Return what a tokenizer makes of texts with these tokens, padded to the longest."""
+        lengths = np.diff(tokens.ends, prepend=0)
+        mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, sequence)
+        if preprocessor.padding_side == "left":
+            mask = mask[:, ::-1]
+        batch = {"input_ids": np.full(mask.shape, preprocessor.pad_token_id, dtype=np.int64)}
+        batch["input_ids"][mask] = tokens.ids
+        if tokens.types is not None:
+            fill = preprocessor.pad_token_type_id
+            batch["token_type_ids"] = np.full(mask.shape, fill, dtype=np.int64)
+            batch["token_type_ids"][mask] = tokens.types
+        if "attention_mask" in preprocessor.model_input_names:
+            batch["attention_mask"] = mask.astype(np.int64)
+        return batch
+
+    def _limit(self, preprocessor: Any) -> int:
+        return min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
 
     def benchmark_batch(
         self,
@@ -98,3 +161,37 @@ class TextTask(Task):
     def dummy_example(self, length: int) -> Example:
         """Return a text of about `length` tokens for tokenizers that know the word `the`."""
         return " ".join(["the"] * max(1, length - 2))
+
+
+def _pairs(examples: Sequence[Example]) -> list[str] | None:
+    """Return the second texts of pairs, None of single texts."""
+    return [str(item[1]) for item in map(texts_of, examples) if len(item) > 1] or None
+
+
+def _counts(preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
+    encoded = preprocessor(
+        [first_text(item) for item in examples],
+        _pairs(examples),
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # that it is longer than the model reads is the question
+    )
+    return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+
+
+def _without_padding(
+    preprocessor: Any, examples: Sequence[Example], max_length: int | None
+) -> dict[str, list[list[int]]]:
+    """Return ids and, where a model reads them, types of tokens, cut to `max_length`, if given."""
+    encoded = preprocessor(
+        [first_text(example) for example in examples],
+        _pairs(examples),
+        truncation=max_length is not None,
+        max_length=max_length,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return {
+        name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded
+    }

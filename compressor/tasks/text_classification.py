@@ -23,6 +23,7 @@ class TextClassification(TextTask, Classification):
     """A pair of texts is one example, whose two parts the model reads together."""
 
     name: ClassVar[str] = "text-classification"
+    keeps_tokens: ClassVar[bool] = True
     head: ClassVar[str] = "ForSequenceClassification"
     words: ClassVar[ReportWords] = ReportWords(code=_CODE)
     scoring: ClassVar[str | None] = "text-scoring"

@@ -162,6 +162,7 @@ class TextScoring(TextTask):
     activation: Activation | None = None
 
     name: ClassVar[str] = "text-scoring"
+    keeps_tokens: ClassVar[bool] = True
     head: ClassVar[str] = "ForSequenceClassification"
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "scores"

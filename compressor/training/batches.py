@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from compressor.data import Dataset
+from compressor.data.tokens import encoded
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example, Task, length_of
 from compressor.tasks.outputs import Positions
 
+Lengths = NDArray[np.integer[Any]]
 # Batches are sorted by length inside a pool of this many, and shuffled again.
 _BATCHES_PER_POOL = 16
 
@@ -52,9 +55,9 @@ class LengthGroupedBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, *, first_batch: int = 0
+        self, lengths: Sequence[int] | Lengths, batch_size: int, seed: int, *, first_batch: int = 0
     ) -> None:
-        self.lengths = lengths
+        self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch, self.skip = divmod(first_batch, len(self)) if first_batch else (0, 0)
@@ -65,18 +68,20 @@ class LengthGroupedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        batches = self.batches(random)
+        order = self.order(random)
         skip, self.skip = self.skip, 0
-        for index in random.permutation(len(batches))[skip:]:
-            yield batches[index]
+        for index in random.permutation(len(self))[skip:]:
+            start = int(index) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
 
-    def batches(self, random: np.random.Generator) -> list[list[int]]:
-        """Return the batches of one epoch."""
-        order = random.permutation(len(self.lengths)).tolist()
-        batches: list[list[int]] = []
-        for pool in _chunks(order, self.batch_size * _BATCHES_PER_POOL):
-            batches += _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
-        return batches
+    def order(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Return all positions in the order of one epoch's batches, before these are shuffled."""
+        order = random.permutation(len(self.lengths))
+        size = self.batch_size * _BATCHES_PER_POOL
+        for start in range(0, len(order), size):
+            pool = order[start : start + size]
+            order[start : start + size] = pool[np.argsort(self.lengths[pool], kind="stable")]
+        return order
 
 
 class WholeGroups(LengthGroupedBatches):
@@ -88,7 +93,7 @@ class WholeGroups(LengthGroupedBatches):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Lengths,
         batch_size: int,
         seed: int,
         groups: NDArray[np.int64],
@@ -98,22 +103,20 @@ class WholeGroups(LengthGroupedBatches):
         super().__init__(lengths, batch_size, seed, first_batch=first_batch)
         order = np.argsort(groups, kind="stable")
         starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-        self.members = [rows.tolist() for rows in np.split(order, starts[1:])]
+        self.members = np.split(order, starts[1:])
+        self.longest_of = np.array([self.lengths[rows].max() for rows in self.members])
 
-    def batches(self, random: np.random.Generator) -> list[list[int]]:
-        """Return the batches of one epoch."""
-        longest_of = [max(self.lengths[row] for row in rows) for rows in self.members]
+    def order(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Return all positions in the order of one epoch's batches, before these are shuffled."""
+        longest_of = self.longest_of
         per_pool = max(
             1, self.batch_size * _BATCHES_PER_POOL * len(longest_of) // len(self.lengths)
         )
-        order = random.permutation(len(self.members)).tolist()
-        chosen = [
-            group
-            for pool in _chunks(order, per_pool)
-            for group in sorted(pool, key=longest_of.__getitem__)
-        ]
-        rows = [row for group in chosen for row in self.members[group]]
-        return _chunks(rows, self.batch_size)
+        order = random.permutation(len(self.members))
+        for start in range(0, len(order), per_pool):
+            pool = order[start : start + per_pool]
+            order[start : start + per_pool] = pool[np.argsort(longest_of[pool], kind="stable")]
+        return np.concatenate([self.members[group] for group in order])
 
 
 Fields = dict[str, Any]  # of a `TrainingBatch`; the Trainer moves what lies in plain dictionaries
@@ -133,17 +136,16 @@ def training_loader(
     """Return a loader of lists of dictionaries with the fields of `TrainingBatch`.
 
     A list is one optimizer step in so many parts, fewer where it has fewer examples. `count` says
-    how much labels count for a part's share, by default one each. They are encoded on the fly. It
-    begins after `first_batch` steps. With `whole_groups` rows of a group are in one step, as far as
-    it holds them. It never draws from torch's global generator.
+    how much labels count for a part's share, by default one each. They are encoded on the fly, or
+    tokens that were kept are read. It begins after `first_batch` steps. With `whole_groups` rows of
+    a group are in one step, as far as it holds them. It never draws from torch's global generator.
     """
 
     def encode(rows: list[int]) -> Fields:
-        examples = [dataset.examples[row] for row in rows]
-        encoded = model.task.encode_to_train(model.preprocessor, examples, (seed, batches.epoch))
+        batch = read.batch_to_train(rows, (seed, batches.epoch))
         return {
-            "inputs": {name: torch.from_numpy(value) for name, value in encoded.items()},
-            "targets": targets_of(model.task, encoded, dataset, rows),
+            "inputs": {name: torch.from_numpy(value) for name, value in batch.items()},
+            "targets": targets_of(model.task, batch, dataset, rows),
             "rows": torch.tensor(rows),
         }
 
@@ -154,7 +156,8 @@ def training_loader(
         shares = count or model.task.losses.count
         return _with_shares(model.task, [encode(part.tolist()) for part in cuts], shares)
 
-    lengths = model.task.lengths(model.preprocessor, dataset.examples)
+    read = encoded(model.task, model.preprocessor, dataset)
+    lengths = read.lengths
     batches = LengthGroupedBatches(lengths, batch_size, seed, first_batch=first_batch)
     if whole_groups:
         assert dataset.groups is not None, "the caller looked"
@@ -199,7 +202,7 @@ def targets_of(task: Task, batch: Batch, dataset: Dataset, rows: Positions) -> T
 
 def longest(examples: Sequence[Example], count: int) -> list[Example]:
     """Return the `count` longest examples, where differences in how they are encoded show."""
-    return sorted(examples, key=length_of, reverse=True)[:count]
+    return heapq.nlargest(count, examples, key=length_of)  # the first of equally long ones
 
 
 def _chunks(rows: list[int], size: int) -> list[list[int]]:

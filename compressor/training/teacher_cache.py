@@ -22,6 +22,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from compressor.data import Dataset, fingerprint
+from compressor.data.tokens import encoded
 from compressor.files import facts_sha256, sha256, whole_file, write_whole
 from compressor.models.torch_model import TorchModel
 from compressor.progress import Progress
@@ -87,10 +88,9 @@ class StoredTeacherOutputs(TeacherOutputs):
     def _store(self, key: str, progress: Progress) -> None:
         """Compute the outputs of every row, rows of like length together, and write them."""
         (self._folder / _ABOUT).unlink(missing_ok=True)
-        examples, task = self._dataset.examples, self._teacher.task
-        lengths = task.lengths(self._teacher.preprocessor, examples)
-        order = sorted(range(len(examples)), key=lengths.__getitem__)
-        table: dict[int, tuple[int, ...]] = {}
+        read = encoded(self._teacher.task, self._teacher.preprocessor, self._dataset)
+        order = np.argsort(read.lengths, kind="stable")
+        table = np.zeros((len(order), 0), dtype=np.int64)
         position = 0
         values = self._folder / _VALUES
         with (
@@ -99,14 +99,16 @@ class StoredTeacherOutputs(TeacherOutputs):
             progress.bar("teacher outputs", len(order)) as advance,
         ):
             for start in range(0, len(order), _ROWS_PER_BATCH):
-                rows = order[start : start + _ROWS_PER_BATCH]
+                rows = order[start : start + _ROWS_PER_BATCH].tolist()
                 for row, output in zip(rows, self._computed(rows), strict=True):
+                    if table.shape[1] == 0:
+                        table = np.zeros((len(order), 1 + output.ndim), dtype=np.int64)
                     table[row] = (position, *output.shape)
                     position += output.size
                     stream.write(np.ascontiguousarray(output, dtype="<f4").tobytes())
                 advance(len(rows))
         with whole_file(self._folder / _TABLE) as partial, partial.open("wb") as stream:
-            np.save(stream, np.array([table[row] for row in range(len(examples))]))
+            np.save(stream, table)
         digests = {name: sha256(self._folder / name) for name in (_VALUES, _TABLE)}
         write_whole(self._folder / _ABOUT, json.dumps({"key": key, **digests}))
 

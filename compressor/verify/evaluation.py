@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.data import Dataset
+from compressor.data.tokens import encoded
 from compressor.errors import RecipeError
 from compressor.measurements import Flops, LengthRecord, Score
 from compressor.models.flops import encoder_flops
@@ -22,6 +24,7 @@ from compressor.progress import SILENT, Progress
 from compressor.tasks import Batch, Example, Outputs, Task, find_metric, texts_of
 
 BATCH_SIZE = 32
+_PARTS = 1024  # batches whose outputs are then joined
 _LONG = 1024  # tokens, from which on only two rows are read together
 _SPECIAL = 4  # tokens at most that a tokenizer puts around a text or a pair
 _MADE = -1  # the number of a row that is made of others
@@ -96,12 +99,16 @@ def predict_outputs(
     `met` says how many outputs of a batch are right, progress says how many were so far.
     """
     right = seen = 0
-    lengths = task.lengths(preprocessor, dataset.examples)
-    order = sorted(range(len(dataset)), key=lengths.__getitem__)
+    read = encoded(task, preprocessor, dataset)
+    order = np.argsort(read.lengths, kind="stable")
     parts: list[Outputs] = []
+    joined: list[Outputs] = []
     with progress.bar(f"evaluate on {dataset.name}", len(dataset)) as advance:
         for indices in _chunks(order):
-            batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
+            if len(parts) == _PARTS:  # as many small arrays as batches would take memory
+                joined.append(type(parts[0]).joined(parts))
+                parts.clear()
+            batch = read.batch(indices)
             parts.append(
                 task.predicted(lambda part: predict_rows(predictor, part, BATCH_SIZE), [batch])
             )
@@ -109,7 +116,11 @@ def predict_outputs(
             found = None if met is None else met(parts[-1], indices)
             right += found or 0
             advance(len(indices), "" if found is None else f"{right / seen:.1%} right so far")
-    return type(parts[0]).joined(parts).select(np.argsort(order))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    del order
+    joined += parts
+    return type(joined[0]).joined(joined).select(place)
 
 
 def mean_length(task: Task, preprocessor: Preprocessor, dataset: Dataset) -> int | None:
@@ -120,8 +131,9 @@ def mean_length(task: Task, preprocessor: Preprocessor, dataset: Dataset) -> int
     if not task.reads_tokens:
         return None
     num_tokens = num_rows = 0
-    for indices in _chunks(list(range(len(dataset)))):
-        batch = task.encode(preprocessor, [dataset.examples[index] for index in indices])
+    read = encoded(task, preprocessor, dataset)
+    for indices in _chunks(np.arange(len(dataset))):
+        batch = read.batch(indices)
         num_tokens += int(batch["attention_mask"].sum())
         num_rows += len(batch["attention_mask"])  # more than examples where long ones take several
     return max(1, round(num_tokens / num_rows))
@@ -144,7 +156,7 @@ def parity_probes(
     again at the end: what a model remembers of short texts shows on it. The batch is padded on both
     sides in turn. Of images, which have one size, any rows do.
     """
-    counts = task.token_counts(preprocessor, dataset.examples)
+    counts = encoded(task, preprocessor, dataset).counts
     order = np.arange(len(dataset)) if counts is None else np.argsort(counts, kind="stable")
     spread = [int(order[round(step * (len(order) - 1) / 15)]) for step in range(16)]
     middle, largest = int(order[len(order) // 2]), int(order[-1])
@@ -225,9 +237,7 @@ def measured_lengths(
     artifact: int,
 ) -> LengthRecord:
     """Return up to which length texts were measured, beside what checkpoint and artifact read."""
-    counts = np.concatenate(
-        [task.token_counts(preprocessor, dataset.examples) for dataset in datasets]
-    )
+    counts = np.concatenate([encoded(task, preprocessor, dataset).counts for dataset in datasets])
     measured = min(task.max_length or artifact, artifact)
     return LengthRecord(
         checkpoint=checkpoint,
@@ -247,6 +257,6 @@ def _joined(task: Task, example: Example, num_tokens: int, wanted: int) -> Examp
     )
 
 
-def _chunks(order: list[int]) -> Iterator[list[int]]:
+def _chunks(order: NDArray[np.int64]) -> Iterator[list[int]]:
     for start in range(0, len(order), BATCH_SIZE):
-        yield order[start : start + BATCH_SIZE]
+        yield order[start : start + BATCH_SIZE].tolist()

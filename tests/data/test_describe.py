@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 
-from compressor.data import Dataset, describe_splits, fingerprint
+from compressor.data import Dataset, describe_splits, fingerprint, rows_as_json
 
 
 def split(name: str, *texts: str) -> Dataset:
@@ -37,3 +38,10 @@ def test_the_fingerprint_depends_on_examples_labels_and_nothing_else():
     relabelled = dataclasses.replace(one, labels=np.array([0, 1]))
     assert fingerprint(one) == fingerprint(renamed)
     assert fingerprint(one) != fingerprint(relabelled)
+
+
+def test_positions_are_written_as_json_writes_them():
+    rows = {"train": np.arange(70_000) * 3, 'se"arch': np.arange(1), "none": np.arange(0)}
+    wanted = {name: positions.tolist() for name, positions in rows.items()}
+    assert rows_as_json(rows) == json.dumps(wanted)
+    assert rows_as_json({}) == "{}"

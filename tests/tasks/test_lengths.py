@@ -10,12 +10,15 @@ def test_texts_are_batched_by_their_tokens(tiny_bert: TorchModel):
     texts = ["unknownunknownunknownunknown", "good film good film", ("good", "film good")]
     task = replace(tiny_bert.task, max_length=6)
 
-    found = task.lengths(tiny_bert.preprocessor, texts[:2])
+    found = task.lengths(tiny_bert.preprocessor, texts[:2]).tolist()
 
     assert found == [3, 6]
-    assert task.lengths(tiny_bert.preprocessor, texts[2:]) == [6]  # three words, three separators
-    assert replace(task, max_length=5).lengths(tiny_bert.preprocessor, texts[:2]) == [3, 5]
+    assert task.lengths(tiny_bert.preprocessor, texts[2:]).tolist() == [
+        6
+    ]  # three words, three separators
+    assert replace(task, max_length=5).lengths(tiny_bert.preprocessor, texts[:2]).tolist() == [3, 5]
 
 
 def test_images_have_one_length(tiny_vit: TorchModel, image_dataset):
-    assert tiny_vit.task.lengths(tiny_vit.preprocessor, image_dataset.examples[:3]) == [0, 0, 0]
+    found = tiny_vit.task.lengths(tiny_vit.preprocessor, image_dataset.examples[:3])
+    assert found.tolist() == [0, 0, 0]
