@@ -30,6 +30,7 @@ from compressor.errors import ExportError
 from compressor.export.attention_operator import ATTENTION_OPSET, holds_changed_operators
 from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
+from compressor.export.traces import Traces
 from compressor.export.weight_names import name_weights
 from compressor.machine.memory import is_out_of_memory
 from compressor.models.onnx_model import OnnxModel
@@ -86,6 +87,7 @@ def export_onnx(
     fuse: bool = True,
     opset: int | None = None,
     threads: int | None = None,
+    traces: Traces | None = None,
 ) -> OnnxModel:
     """Write `model` to `path` as a graph for `provider` and return it.
 
@@ -94,7 +96,8 @@ def export_onnx(
     `logits`, or `sentence_embedding` with pooling and normalisation in the graph. With `fuse` it
     uses ONNX Runtime's own operators for `provider`; it then runs nowhere else. `opset` None takes
     `EXPORTER_OPSET`, which ONNX Runtime 1.18 runs. The same model gives the same bytes, and no path
-    of this machine is in them.
+    of this machine is in them. A model of the shape of one among `traces` is not traced again: its
+    weights take the place of those that were, which gives the same bytes too.
 
     Raises `ExportError` when the model cannot be traced or translated.
     """
@@ -113,9 +116,11 @@ def export_onnx(
     asked = opset or EXPORTER_OPSET
     raised = for_cpu and asked >= ATTENTION_OPSET
     try:
-        program = _traced(model, inputs, EXPORTER_OPSET if raised else asked, fusions)
+        traces = Traces() if traces is None else traces
+        how = (model, inputs, EXPORTER_OPSET if raised else asked, fusions)
+        program = traces.traced(*how, _traced)
         if raised and holds_changed_operators(program):
-            program = _traced(model, inputs, asked, fusions)
+            program = traces.traced(model, inputs, asked, fusions, _traced)
     except _FAILURES as error:
         if is_out_of_memory(error):
             raise

@@ -19,9 +19,12 @@ import torch
 
 from compressor.artifact import MODEL, write_artifact
 from compressor.data import Dataset, fingerprint
+from compressor.data.tokens import encoded
 from compressor.errors import PassError, StepFailed
 from compressor.export.to_onnx import export_onnx
 from compressor.export.token_states import add_token_states
+from compressor.export.traces import Traces
+from compressor.files import sha256
 from compressor.machine.environment import result_conditions, seed_everything, timing_conditions
 from compressor.measurements import (
     Flops,
@@ -90,6 +93,8 @@ class Stages:
     estimate: Estimate = field(default_factory=Estimate)
     done: list[StepRecord] = field(default_factory=list)
     baseline_score: Score | None = None  # of the untouched checkpoint on the search split
+    scored: dict[str | None, Score] = field(default_factory=dict)  # graphs, by `_scored_as`
+    traces: Traces = field(default_factory=Traces)
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
@@ -155,10 +160,15 @@ class Stages:
                 predictor = self.open_checkpoint(model)
                 preprocessor = predictor.preprocessor
             own = (self.task, preprocessor, self.splits[split], self.metric)
+            same = self._scored_as(model, preprocessor, split, reference)
+            if same in self.scored:
+                return {"score": self.scored[same]}
             try:
                 found = evaluate(predictor, *own, reference=reference, progress=self.progress)
             except FloatingPointError as error:
                 raise PassError(str(error), kind=stage) from error
+            if same is not None:
+                self.scored[same] = found
             return {"score": found}
 
         runs_on = self._onnx if isinstance(model, StoredGraph) else self._torch
@@ -170,6 +180,25 @@ class Stages:
         if model is self.untouched and split == "search":
             self.baseline_score = found
         return found
+
+    def _scored_as(
+        self, model: StoredModel, preprocessor: Any, split: str, reference: Score | None
+    ) -> str | None:
+        """Return what two graphs share that score the same; None where that cannot be told.
+
+        What ships is the graph that the last pass gave, under another name and with a tokenizer
+        that was saved and loaded: where the bytes of the graph and all inputs are the same, so is
+        the score.
+        """
+        if not isinstance(model, StoredGraph):
+            return None
+        inputs = encoded(self.task, preprocessor, self.splits[split]).key
+        if inputs is None:
+            return None
+        files = [path for path in (model.path, data_path(model.path)) if path.is_file()]
+        read = {} if reference is None else digest_of(reference)
+        read |= {"inputs": inputs, **{path.name: sha256(path) for path in files}}
+        return key_of({**read, **self._always, "metric": self.metric})
 
     def check_reading(self, limit: int | None) -> LengthRecord | None:
         """Do what `require_one_prediction` promises; the checkpoint reads up to `limit` tokens."""
@@ -244,6 +273,7 @@ class Stages:
     def export(self, name: str, model: StoredCheckpoint) -> Exported:
         """Export a model; the same model and settings give the same stored graph."""
         settings = self.recipe.export
+        several = any(isinstance(step, TorchPass) for step in self.recipe.passes)
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             loaded = self.open_checkpoint(model)
@@ -255,6 +285,7 @@ class Stages:
                     fuse=settings.fuse,
                     opset=settings.opset,
                     threads=self.threads,
+                    traces=self.traces if several else None,
                 )
             size, counts = graph.size(), loaded.parameter_counts()
             merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters
