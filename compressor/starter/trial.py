@@ -164,7 +164,7 @@ def _spread(split: Dataset, count: int) -> Dataset:
     rows = (chosen[:, None] * together + np.arange(together)).ravel()
     return replace(
         split,
-        examples=tuple(split.examples[row] for row in rows),
+        examples=tuple(split.examples[row] for row in rows.tolist()),
         labels=None if split.labels is None else split.labels[rows],
         grades=None if split.grades is None else split.grades[chosen],
         rows=split.rows[rows],
@@ -187,7 +187,7 @@ def _spread_queries(split: Dataset, num_queries: int, count: int) -> Dataset:
     rows = np.concatenate([chosen, np.sort(np.concatenate([documents[is_needed], kept]))])
     return replace(
         split,
-        examples=tuple(split.examples[row] for row in rows),
+        examples=tuple(split.examples[row] for row in rows.tolist()),
         labels=split.labels[rows],
         rows=split.rows[rows],
         num_judged=len(chosen),
@@ -203,7 +203,7 @@ def _spread_groups(split: Dataset, groups: NDArray[np.int64], count: int) -> Dat
     rows = np.flatnonzero(np.isin(groups, chosen))
     return replace(
         split,
-        examples=tuple(split.examples[row] for row in rows),
+        examples=tuple(split.examples[row] for row in rows.tolist()),
         labels=None if split.labels is None else split.labels[rows],
         groups=group_numbers(groups[rows]),
         rows=split.rows[rows],
