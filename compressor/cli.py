@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -160,14 +160,24 @@ def main() -> None:
         with memory_as_mismatch():
             app()
     except CompressorError as error:
-        sys.exit(_explained(error))
+        _end(_explained(error))
     except ModuleNotFoundError as error:
         mismatch = missing_package(error)
         if mismatch is None:
             raise
-        sys.exit(_explained(mismatch))
+        _end(_explained(mismatch))
     except (KeyboardInterrupt, Terminated) as stop:
-        sys.exit(_stopped(stop))
+        _end(_stopped(stop))
+    except SystemExit as stop:  # of typer
+        _end(stop.code if isinstance(stop.code, int) else 0)
+
+
+def _end(code: int) -> NoReturn:
+    """End with this exit code, and all other processes of the run with it."""
+    team = sys.modules.get("compressor.machine.team")  # not loaded where nobody joined any
+    if team is not None:
+        team.end_team(code)
+    sys.exit(code)
 
 
 def _explained(error: CompressorError) -> int:
@@ -247,15 +257,16 @@ def run(
     ] = False,
 ) -> None:
     """Carry out a recipe: compress, verify, export, report."""
+    # Before torch is loaded: OpenMP threads that spin while they wait slow training tenfold on a
+    # machine that is busy with something else, and gain nothing on one that is not.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _meet_others(quiet=not verbose)
+
     from compressor.pipeline.preflight import load_whole
 
     loaded = load_whole(recipe, settings or (), allow_code=allow_code)
     loaded.require_own_code()  # before anything that takes long to load
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
-
-    # Before torch is loaded: OpenMP threads that spin while they wait slow training tenfold on a
-    # machine that is busy with something else, and gain nothing on one that is not.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from compressor.console import ConsoleProgress
     from compressor.pipeline.run import run as run_recipe
@@ -302,9 +313,15 @@ def quickstart(
     settings: SetOption = None,
 ) -> None:
     """See a whole run: write a recipe for a sentence encoder to ./quickstart.yaml, and run it."""
+    from compressor.machine.launchers import read_launch
     from compressor.pipeline.preflight import check_machine, load_whole
     from compressor.quickstart import write_recipe
 
+    if (size := read_launch().size) > 1:
+        raise EnvironmentMismatch(
+            f"quickstart writes a recipe, and {size} processes were started; start it once, and "
+            f"give the recipe to compress run with a launcher"
+        )
     recipe = write_recipe("digits" if digits else "quickstart", output)
     out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
     check_machine(load_whole(recipe, settings or ()))  # whether the model is there, at once
@@ -641,6 +658,24 @@ def _require_package(name: str, purpose: str, extra: str) -> None:
             f"{purpose} needs the package {name}, which is not installed; install compressor with "
             f"its extra '{extra}'"
         )
+
+
+def _meet_others(*, quiet: bool) -> None:
+    """Join the processes that a launcher started; all but the first follow until it ends."""
+    from compressor.machine.launchers import read_launch
+
+    if read_launch().size == 1:
+        return
+    # Before torch is loaded, too: it warns of models that use all their parameters.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from compressor.machine.team import join
+    from compressor.training.together import follow
+
+    if join().leads:
+        return
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    prepare_torch(quiet=quiet)
+    follow(quiet=quiet)
 
 
 def _print_report(report: RunReport, directory: Path | None) -> None:

@@ -594,6 +594,15 @@ class Cpu(TypedDict, total=False):
     empty: none of them."""
 
 
+class Processes(TypedDict):
+    """The processes that trained together."""
+
+    count: int
+    """How many."""
+    sharded: bool
+    """Whether parameters and optimizer state were divided among them (FSDP2)."""
+
+
 class Environment(TypedDict, total=False):
     """What makes a number repeatable; a report may lack some of it, and know more."""
 
@@ -620,6 +629,8 @@ class Environment(TypedDict, total=False):
     variables: Mapping[str, str]
     """Environment variables, of those that were set, by which libraries choose kernels,
     precision or numbers of threads. Empty when none was set."""
+    processes: Processes
+    """The processes that trained together. Absent: there was one."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 
 from compressor.errors import EnvironmentMismatch
+from compressor.machine.team import team
 from compressor.measurements import Cpu, Environment
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -103,6 +104,7 @@ def describe_environment(*, seed: int, device: torch.device, threads: int) -> En
         "packages": package_versions(),
         "onnxruntime_providers": list(onnxruntime.get_available_providers()),
         "variables": result_variables(),
+        **({"processes": processes} if (processes := team().launch.facts()) else {}),
     }
 
 

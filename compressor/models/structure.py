@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 __all__ = [
     "EncoderShape",
     "LayerShape",
+    "ModelForm",
     "apply_shape",
     "configure_shape",
     "dense_shape",
+    "form_of",
     "input_embeddings",
     "keep_layers",
     "read_shape",
@@ -202,19 +205,38 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+@dataclass(frozen=True)
+class ModelForm:
+    """All of a model but its weights; another process can make the same one of it."""
+
+    kind: type[PreTrainedModel]
+    config: PreTrainedConfig
+    shape: EncoderShape | None
+    dtype: torch.dtype
+    is_training: bool
+
+    def make(self) -> PreTrainedModel:
+        """Return a new model of this form, freshly initialised, on the CPU."""
+        with torch.random.fork_rng(devices=[]):  # weights to overwrite cost no random numbers
+            fresh: PreTrainedModel = self.kind._from_config(self.config, dtype=self.dtype)
+        if self.shape is not None:
+            apply_shape(fresh, self.shape)
+        fresh.train(self.is_training)
+        return fresh
+
+
+def form_of(module: PreTrainedModel) -> ModelForm:
+    """Return the form of a model; its configuration is a copy."""
+    config = copy.deepcopy(module.config)
+    return ModelForm(type(module), config, read_shape(module), module.dtype, module.training)
+
+
 def rebuild(module: PreTrainedModel) -> PreTrainedModel:
     """Return a new model of the same class, configuration and shape, with weights of its own.
 
     They are freshly initialised, on the CPU, of the same type; the mode is that of `module`.
     """
-    shape = read_shape(module)
-    config = copy.deepcopy(module.config)
-    with torch.random.fork_rng(devices=[]):  # weights that are overwritten cost no random numbers
-        fresh: PreTrainedModel = type(module)._from_config(config, dtype=module.dtype)
-    if shape is not None:
-        apply_shape(fresh, shape)
-    fresh.train(module.training)
-    return fresh
+    return form_of(module).make()
 
 
 def keep_layers(encoder: Encoder, indices: Sequence[int]) -> None:

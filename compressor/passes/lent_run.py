@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compressor.machine.team import team
 from compressor.passes.base import PassContext
 from compressor.training.training_run import TrainingRun
 
@@ -15,4 +16,5 @@ def lent_run(context: PassContext, description: str) -> TrainingRun:
         context.progress,
         description,
         scorer=context.scorer,
+        team=team(),
     )

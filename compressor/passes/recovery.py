@@ -13,7 +13,13 @@ from compressor.passes.base import Ahead, PassContext
 from compressor.passes.lent_run import lent_run
 from compressor.training.distill_settings import FinetuneRecovery, Recovery
 from compressor.training.layer_map import LayerMap
-from compressor.training.recovery import check_distillation, check_finetuning, distill, finetune
+from compressor.training.recovery import (
+    check_distillation,
+    check_finetuning,
+    distilled,
+    finetune,
+)
+from compressor.training.together import in_all_processes
 
 
 def look_at_recovery(settings: Recovery | None, model: TorchModel, ahead: Ahead) -> None:
@@ -82,15 +88,10 @@ class RecoveryTraining:
         seed = context.seed if seed is None else seed
         run = replace(lent_run(context, title), seed=seed, work_dir=work_dir)
         if isinstance(self.settings, FinetuneRecovery):
-            summary = finetune(model, context.train, self.settings, run)
+            summary = in_all_processes(run, finetune, model, context.train, self.settings, run)
         else:
             assert self.teacher is not None, "prepare loads one"
-            summary = distill(
-                model,
-                self.teacher,
-                context.train,
-                self.settings,
-                run,
-                layer_map=layer_map,
+            summary = in_all_processes(
+                run, distilled, model, self.teacher, context.train, self.settings, run, layer_map
             )
         context.note(f"{title}: {summary.sentence()}")

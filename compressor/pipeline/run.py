@@ -33,16 +33,21 @@ from compressor.artifact import (
 )
 from compressor.console import default_progress
 from compressor.data import Dataset, describe_splits, fingerprint, rows_as_json
-from compressor.errors import CompressorError, RecipeError, Terminated
+from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
 from compressor.machine.environment import (
     Device,
     describe_environment,
     package_versions,
     select_device,
 )
-from compressor.machine.launchers import require_one_process, unread_settings
+from compressor.machine.launchers import (
+    asked_precision,
+    require_cpu_as_told,
+    require_one_process,
+)
 from compressor.machine.memory import memory_as_mismatch
 from compressor.machine.quiet import loud_libraries, quiet_libraries
+from compressor.machine.team import explained_by_others, join
 from compressor.measurements import ModelRecord, OwnCodeRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
@@ -100,6 +105,8 @@ from compressor.report.run_report import RunReport
 from compressor.report.verdict import headline
 from compressor.tasks import NO_LIMIT, find_metric, load_task, with_own_metric
 from compressor.training.precision import require_precision
+from compressor.training.settings import TrainingSettings
+from compressor.training.together import follow
 from compressor.verify.benchmark import default_threads
 
 logger = logging.getLogger(__name__)
@@ -184,6 +191,9 @@ def run(
     installed. Ctrl-C, or a notebook's stop button, ends the run with a `KeyboardInterrupt`, and the
     same call resumes it.
 
+    Under torchrun or accelerate launch the first process does the run. The others take part in its
+    trainings: in them this call does not return, and they end when the first process does.
+
     Raises the errors of `compressor.errors`; every one raised after the output directory was
     claimed carries the report as `error.report`, and the report is on disk. Any other exception is
     a bug of ours; the report says so then, and the traceback lies beside it.
@@ -191,7 +201,8 @@ def run(
     if isinstance(progress, bool):
         progress = default_progress() if progress else None
     shown = SILENT if progress is None else progress
-    require_one_process()
+    if not join().leads:
+        follow(quiet=quiet)
     recipe = load_recipe(recipe, overrides)
     recipe = recipe.allowing_code() if allow_code else recipe
     recipe.require_own_code()
@@ -257,6 +268,7 @@ def _carry_out(
     if place is None:
         raise RecipeError("output: no directory was given; set `output` in the recipe or --output")
     target = select_device(device)
+    require_cpu_as_told(target.type)
     threads = recipe.benchmark.threads or default_threads()
     check_runtime(recipe)
     place = Path(place).expanduser()
@@ -279,7 +291,11 @@ def _carry_out(
             recipe, directory, target, threads, allow_inconclusive, log, shown, store, trial
         )
         try:
-            with memory_as_mismatch(), shown.whole(steps.estimate.remaining):
+            with (
+                memory_as_mismatch(),
+                explained_by_others(),
+                shown.whole(steps.estimate.remaining),
+            ):
                 steps.all()
         except CompressorError as error:
             error.report = finish(directory, log, verdict_of(error), str(error), steps.current)
@@ -344,8 +360,6 @@ class _Run:
     def load(self) -> None:
         """Find the checkpoint, read the splits, and check that they, budget and passes fit."""
         self.current = "load"
-        if (unread := unread_settings()) is not None:
-            self.progress.result(unread)
         recipe = self.recipe
         check_inputs(recipe)  # before a built-in model is trained
         name = resolve_builtin(recipe.model.checkpoint, progress=self.progress)
@@ -403,6 +417,7 @@ class _Run:
         for step in recipe.passes:
             for _, training in step.trainings():
                 require_precision(training, self.device)
+                _require_asked(training)
         with self.progress.bar("load the checkpoint", None):
             pace = look_ahead(recipe, files, self.task, self.splits)
         if self.shared is None:
@@ -668,3 +683,14 @@ class _Run:
         rows = {name: split.rows for name, split in splits.items()}
         self.directory.write_text("splits.json", rows_as_json(rows) + "\n")
         return splits
+
+
+def _require_asked(training: TrainingSettings) -> None:
+    """Raise `EnvironmentMismatch` where accelerate was told another precision than the recipe."""
+    asked = asked_precision()
+    if asked not in (None, training.precision):
+        raise EnvironmentMismatch(
+            f"accelerate was told to train in {asked} (ACCELERATE_MIXED_PRECISION), and the recipe "
+            f"says precision: {training.precision}; set precision to {asked} in the recipe, or "
+            f"leave --mixed_precision out"
+        )

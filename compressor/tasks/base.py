@@ -423,6 +423,10 @@ class Task(ABC):
         """
         return self.encode(preprocessor, examples)
 
+    def without_own_code(self) -> Task:
+        """Return the task without code of the user's own, which other processes do not load."""
+        return self
+
     def parts(self, batch: Batch) -> Sequence[Batch]:
         """Return the rows of a batch in batches whose outputs fit into memory; by default all."""
         return [batch]

@@ -28,15 +28,26 @@ _TOKEN_PROBES = 2  # of tokens, which are many too
 
 @dataclass(frozen=True)
 class SummedLoss:
-    """A loss summed over a batch, and over how many targets, such as the labels that are there."""
+    """A loss summed over a batch, and over how much, such as the labels that are there.
+
+    Of a batch in parts, totals and counts add up to those of the whole. A mean divides by `least`
+    at least, where that is given, and is multiplied by `scale`.
+    """
 
     total: Tensor
     count: Tensor
+    least: float | None = 1
+    scale: float = 1
 
     @property
     def mean(self) -> Tensor:
-        """Return the mean over the targets; 0 where there are none."""
-        return self.total / self.count.clamp(min=1)
+        """Return the mean; 0 where there is nothing to count."""
+        return self.over(self.count)
+
+    def over(self, count: Tensor) -> Tensor:
+        """Return the total over `count`, such as that of a whole of which this is a part."""
+        found = self.total / (count if self.least is None else count.clamp(min=self.least))
+        return found if self.scale == 1 else found * self.scale
 
 
 class Losses(ABC):
@@ -59,7 +70,6 @@ class Losses(ABC):
         """Return how many targets `on_labels` adds up the loss of: by default one for each row."""
         return torch.tensor(len(targets))
 
-    @abstractmethod
     def to_teacher(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
     ) -> Tensor:
@@ -67,6 +77,13 @@ class Losses(ABC):
 
         Both have one shape. A larger `temperature` softens predictions that have one.
         """
+        return self.distance(student, teacher, mask, temperature).mean
+
+    @abstractmethod
+    def distance(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
+    ) -> SummedLoss:
+        """Return what `to_teacher` is the mean of; examples do not touch each other."""
 
     def margins(
         self,
@@ -110,13 +127,13 @@ class ClassLosses(Losses):
         """Return how many labels there are."""
         return (targets != UNLABELLED).sum()
 
-    def to_teacher(
+    def distance(
         self,
         student: Tensor,
         teacher: Tensor,
         mask: Tensor | None,  # noqa: ARG002 - one row is one example
         temperature: float,
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the KL divergence from the teacher's softened distribution to the student's.
 
         The mean over the batch is multiplied by the squared temperature, so that gradients keep
@@ -126,8 +143,8 @@ class ClassLosses(Losses):
         """
         own = functional.log_softmax(in_float32(student) / temperature, dim=-1)
         other = functional.log_softmax(in_float32(teacher) / temperature, dim=-1)
-        divergence = functional.kl_div(own, other, log_target=True, reduction="batchmean")
-        return divergence * temperature**2
+        total = functional.kl_div(own, other, log_target=True, reduction="sum")
+        return SummedLoss(total, torch.tensor(len(student)), scale=temperature**2)
 
     def own_targets(
         self,
@@ -171,13 +188,13 @@ class LabelSetLosses(Losses):
         )
         return SummedLoss(each.mean(dim=-1).sum(), torch.tensor(len(outputs)))
 
-    def to_teacher(
+    def distance(
         self,
         student: Tensor,
         teacher: Tensor,
         mask: Tensor | None,  # noqa: ARG002 - one row is one example
         temperature: float,
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the KL divergence from the teacher's softened probability of each label.
 
         It is summed over labels; as for one label of several, the mean over the batch is multiplied
@@ -189,7 +206,7 @@ class LabelSetLosses(Losses):
         sure = torch.sigmoid(other)
         each = sure * (functional.logsigmoid(other) - functional.logsigmoid(own))
         each = each + (1 - sure) * (functional.logsigmoid(-other) - functional.logsigmoid(-own))
-        return each.sum(dim=-1).mean() * temperature**2
+        return SummedLoss(each.sum(dim=-1).sum(), torch.tensor(len(student)), scale=temperature**2)
 
     def own_targets(
         self,
@@ -231,13 +248,13 @@ class VectorLosses(Losses):
         missing = 1 - functional.cosine_similarity(outputs, targets, dim=-1)
         return SummedLoss(missing.sum(), torch.tensor(len(outputs)))
 
-    def to_teacher(
+    def distance(
         self,
         student: Tensor,
         teacher: Tensor,
         mask: Tensor | None,  # noqa: ARG002 - one row is one example
         temperature: float,  # noqa: ARG002 - vectors have none
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the squared error of the student's vectors over the teacher's squared length.
 
         For vectors of length 1 it is twice 1 minus the cosine similarity; for others lengths are
@@ -246,7 +263,7 @@ class VectorLosses(Losses):
         Ref: Reimers & Gurevych 2020, arXiv:2004.09813, eq. 1 (there not divided).
         """
         own, other = in_float32(student), in_float32(teacher)
-        return (own - other).square().sum() / other.square().sum()
+        return SummedLoss((own - other).square().sum(), other.square().sum(), least=None)
 
     def own_targets(
         self,
@@ -292,9 +309,9 @@ class TokenLosses(Losses):
         """Return how many labels there are."""
         return (targets != UNLABELLED).sum()
 
-    def to_teacher(
+    def distance(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the KL divergence of softened distributions, a mean over all tokens of the batch.
 
         It is multiplied by the squared temperature, as that of `ClassLosses`.
@@ -305,7 +322,7 @@ class TokenLosses(Losses):
         )
         each = functional.kl_div(own, other, log_target=True, reduction="none").sum(dim=-1)
         kept = torch.ones_like(each) if mask is None else mask.to(each)  # (batch, tokens)
-        return (each * kept).sum() / kept.sum() * temperature**2
+        return SummedLoss((each * kept).sum(), kept.sum(), least=None, scale=temperature**2)
 
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return the class with the largest logit of each token, -100 at padding."""
@@ -342,9 +359,9 @@ class SpanLosses(Losses):
         total = -torch.where(targets == 1, each, 0.0).sum() / 2
         return SummedLoss(total, torch.tensor(len(outputs)))
 
-    def to_teacher(
+    def distance(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the KL divergence of softened distributions over tokens, of start and end.
 
         It is a mean over both and over the batch, multiplied by the squared temperature, as that
@@ -356,7 +373,7 @@ class SpanLosses(Losses):
             for item in (student, teacher)
         )
         each = functional.kl_div(own, other, log_target=True, reduction="none")
-        return each[kept].sum() / (2 * len(student)) * temperature**2
+        return SummedLoss(each[kept].sum(), torch.tensor(2 * len(student)), scale=temperature**2)
 
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         """Return 1 at the tokens with the largest start and the largest end logit."""
@@ -400,20 +417,21 @@ def _log_softmax_of_tokens(outputs: Tensor, kept: Tensor) -> Tensor:
 class ScoreLosses(Losses):
     """Losses on one number; `outputs` has shape `(batch, 1)`, targets `(batch,)`."""
 
-    def to_teacher(
+    def distance(
         self,
         student: Tensor,
         teacher: Tensor,
         mask: Tensor | None,  # noqa: ARG002 - one row is one example
         temperature: float,  # noqa: ARG002 - a number has none
-    ) -> Tensor:
+    ) -> SummedLoss:
         """Return the mean squared difference of the logits, whatever becomes of them.
 
         A sigmoid would hide how far apart two passages are that are both far from the limit.
 
         Ref: Hofstätter et al. 2020, arXiv:2010.02666, pointwise MSE in section 4.1.
         """
-        return (in_float32(student) - in_float32(teacher)).square().mean()
+        each = (in_float32(student) - in_float32(teacher)).square()
+        return SummedLoss(each.sum(), torch.tensor(each.numel()))
 
     def margins(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
         """Return the mean squared error of differences of two logits of one group (margin-MSE).

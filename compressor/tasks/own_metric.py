@@ -81,6 +81,10 @@ class _WithOwnMetric(Task):
     own: ClassVar[OwnFunction]
     label_names: ClassVar[tuple[str, ...]]
 
+    def without_own_code(self) -> Task:
+        """Return the task that this one is over."""
+        return self.usual(**{item.name: getattr(self, item.name) for item in fields(self)})
+
     def columns(self, metric: str) -> Columns:
         """Return what the task reads where it is scored by labels."""
         if metric == self.own.reference:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from compressor.training.sharding import divided_like
+
 _COUNT = "count"
 _WEIGHT = "weight."
 
@@ -67,7 +69,7 @@ class WeightAverage:
         self._count = int(state_dict[_COUNT])
         weights = self._weights()
         self._means = {
-            name: state_dict[_WEIGHT + name].to(value.device)
+            name: divided_like(state_dict[_WEIGHT + name].to(value.device), value)
             for name, value in weights.items()
             if _WEIGHT + name in state_dict
         }

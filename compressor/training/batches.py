@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from compressor.data import Dataset
 from compressor.data.tokens import encoded
+from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example, Task, length_of
+from compressor.tasks.losses import SummedLoss
 from compressor.tasks.outputs import Positions
 
 Lengths = NDArray[np.integer[Any]]
@@ -33,6 +35,9 @@ class TrainingBatch:
     `share` is its fraction of the step's rows, or of its tokens where there is an output for each,
     and `label_share` its fraction of the labels: means over parts times these add up to the mean
     over all.
+
+    Where several processes train, `team`, each holds some rows of the batch; one without any holds
+    one that does not count, because all of them have to compute something.
     """
 
     inputs: dict[str, Tensor]
@@ -40,11 +45,58 @@ class TrainingBatch:
     rows: Tensor
     share: float = 1.0
     label_share: float = 1.0
+    counts: bool = True
+    team: Team = ALONE
+
+    def mean(self, loss: SummedLoss) -> Tensor:
+        """Return what these rows add to the mean of `loss` over the batch of all processes."""
+        if self.team.is_alone:
+            return loss.mean
+        own = float(self.counts)
+        return own * loss.over(self.team.total(own * loss.count.to(loss.total)))
+
+    def of_all(self, values: Tensor) -> Tensor:
+        """Return the rows of all processes, with a gradient towards those of this one.
+
+        `values` has shape `(rows, ...)`. Rows that are shorter than others end with zeros.
+        """
+        if self.team.is_alone:
+            return values
+        own = values if self.counts else values[:0]
+        others = [part.to(values.device) for part in self.team.gathered(own)]
+        others[self.team.rank] = own
+        if values.dim() > 1:
+            longest = max(part.shape[1] for part in others)
+            others = [_widened(part, longest) for part in others]
+        return torch.cat(others)
+
+    @property
+    def place(self) -> slice:
+        """Return where the rows of this process stand among those of all."""
+        if self.team.is_alone:
+            return slice(None)
+        own = len(self.rows) if self.counts else 0
+        counts = [int(count) for count in self.team.gathered(torch.tensor(own))]
+        start = sum(counts[: self.team.rank])
+        return slice(start, start + own) if own else slice(0, 1)
+
+    def once(self, loss: Tensor) -> Tensor:
+        """Return the part of this process in a loss that every one computed for all rows.
+
+        Its gradient is that towards the rows of this process, so they too add up to the whole.
+        """
+        size = self.team.size
+        return loss if size == 1 else loss - loss.detach() * (1 - 1 / size)
 
     @property
     def mask(self) -> Tensor | None:
         """Return the attention mask, shape `(batch, tokens)`; None when nothing is padded."""
         return self.inputs.get("attention_mask")
+
+
+def _widened(values: Tensor, length: int) -> Tensor:
+    missing = length - values.shape[1]
+    return torch.nn.functional.pad(values, [0, 0] * (values.dim() - 2) + [0, missing])
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
@@ -132,6 +184,7 @@ def training_loader(
     count: Callable[[Tensor], Tensor] | None = None,
     first_batch: int = 0,
     whole_groups: bool = False,
+    team: Team = ALONE,
 ) -> DataLoader[int]:
     """Return a loader of lists of dictionaries with the fields of `TrainingBatch`.
 
@@ -139,6 +192,7 @@ def training_loader(
     how much labels count for a part's share, by default one each. They are encoded on the fly, or
     tokens that were kept are read. It begins after `first_batch` steps. With `whole_groups` rows of
     a group are in one step, as far as it holds them. It never draws from torch's global generator.
+    Each process of a `team` gets its rows of each part, and all have to take the same steps.
     """
 
     def encode(rows: list[int]) -> Fields:
@@ -149,12 +203,22 @@ def training_loader(
             "rows": torch.tensor(rows),
         }
 
+    def encode_own(rows: list[int]) -> Fields:
+        if team.is_alone:
+            return encode(rows)
+        mine = list(team.own_part(rows))
+        # Where padding counts, as in sounds without a mask, it is as long as in the whole batch.
+        pads = not model.task.reads_tokens and len({lengths[row] for row in rows}) > 1
+        longest = [max(rows, key=lengths.__getitem__)] if pads else []
+        found = encode([*(mine or rows[:1]), *longest])
+        return {**_without_last(found, len(longest)), "counts": bool(mine)}
+
     def collate(rows: list[int]) -> list[Fields]:
         if parts == 1:
-            return [encode(rows)]
+            return [encode_own(rows)]
         cuts = np.array_split(rows, min(parts, len(rows)))
         shares = count or model.task.losses.count
-        return _with_shares(model.task, [encode(part.tolist()) for part in cuts], shares)
+        return _with_shares(model.task, [encode_own(part.tolist()) for part in cuts], shares, team)
 
     read = encoded(model.task, model.preprocessor, dataset)
     lengths = read.lengths
@@ -173,12 +237,27 @@ def training_loader(
     )
 
 
+def _without_last(fields: Fields, count: int) -> Fields:
+    """Return the fields without so many rows at their end."""
+    kept = len(fields["rows"]) - count
+    targets = fields["targets"]
+    return {
+        "inputs": {name: value[:kept] for name, value in fields["inputs"].items()},
+        "targets": None if targets is None else targets[:kept],
+        "rows": fields["rows"][:kept],
+    }
+
+
 def _with_shares(
-    task: Task, parts: list[Fields], count: Callable[[Tensor], Tensor]
+    task: Task, parts: list[Fields], count: Callable[[Tensor], Tensor], team: Team
 ) -> list[Fields]:
-    """Return the parts of a step with their fractions of it."""
-    sizes = [_size(task, part["inputs"]) for part in parts]
+    """Return the parts of a step with their fractions of it, in all processes."""
+    sizes: list[float] = [_size(task, part["inputs"]) for part in parts]
     labels = [0.0 if part["targets"] is None else float(count(part["targets"])) for part in parts]
+    if not team.is_alone:
+        counts = [part["counts"] for part in parts]
+        own = torch.tensor([sizes, labels], dtype=torch.float64) * torch.tensor(counts)
+        sizes, labels = team.total(own).tolist()
     return [
         {**part, "share": size / sum(sizes), "label_share": own / (sum(labels) or 1.0)}
         for part, size, own in zip(parts, sizes, labels, strict=True)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
-from compressor.tasks.losses import Losses, in_float32
+from compressor.tasks.losses import Losses, SummedLoss, in_float32
 from compressor.tasks.outputs import UNLABELLED
 from compressor.training.settings import TrainingSettings
 
@@ -38,8 +38,12 @@ class LabelLoss:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over the labels that are there, a scalar; 0 where there are none."""
+        return self.summed(outputs, targets).mean
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> SummedLoss:
+        """Return what that is the mean of."""
         if self._is_plain:
-            return self.losses.on_labels(outputs, targets).mean
+            return self.losses.on_labels(outputs, targets)
         total = functional.cross_entropy(
             in_float32(outputs).flatten(0, -2),
             targets.flatten(),
@@ -48,7 +52,7 @@ class LabelLoss:
             reduction="sum",
             label_smoothing=self.smoothing,
         )
-        return total / self.count(targets).clamp(min=_ALMOST_NOTHING)
+        return SummedLoss(total, self.count(targets), least=_ALMOST_NOTHING)
 
     def count(self, targets: Tensor) -> Tensor:
         """Return how many labels there are, or the sum of their weights."""

@@ -44,8 +44,8 @@ class _Pass:
     recorded: Mapping[nn.Linear, Tensor]
 
 
-# Student, teacher and the batch's mask to a loss.
-_Term = Callable[[_Pass, _Pass, Tensor | None], Tensor]
+# Student, teacher and the batch to a loss.
+_Term = Callable[[_Pass, _Pass, TrainingBatch], Tensor]
 
 
 class LayerLosses:
@@ -80,7 +80,7 @@ class LayerLosses:
         with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
             target = self._teacher.module(**self._inputs(batch), **self._wanted)
         own, other = _Pass(student, self._recorded), _Pass(target, self._recorded)
-        losses = [weight * term(own, other, batch.mask) for weight, term in self._terms]
+        losses = [weight * term(own, other, batch) for weight, term in self._terms]
         read = self._teacher.task.output_of
         return torch.stack(losses).sum(), read(student), read(target)
 
@@ -149,27 +149,34 @@ def _hidden_term(pairs: LayerMap, projection: nn.Linear | None) -> _Term:
     def project(states: Tensor) -> Tensor:
         return states if projection is None else projection(states)
 
-    def term(student: _Pass, teacher: _Pass, mask: Tensor | None) -> Tensor:
+    def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         ours, theirs = student.outputs.hidden_states, teacher.outputs.hidden_states
         return mean_of_pairs(
-            hidden_state_loss(project(ours[own]), theirs[other], mask) for own, other in states
+            batch.mean(hidden_state_loss(project(ours[own]), theirs[other], batch.mask))
+            for own, other in states
         )
 
     return term
 
 
 def _attention_term(pairs: LayerMap) -> _Term:
-    def term(student: _Pass, teacher: _Pass, mask: Tensor | None) -> Tensor:
+    def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         ours, theirs = student.outputs.attentions, teacher.outputs.attentions
-        return mean_of_pairs(attention_loss(ours[own], theirs[other], mask) for own, other in pairs)
+        return mean_of_pairs(
+            batch.mean(attention_loss(ours[own], theirs[other], batch.mask)) for own, other in pairs
+        )
 
     return term
 
 
 def _sublayer_term(pairs: tuple[LinearPair, ...]) -> _Term:
-    def term(student: _Pass, teacher: _Pass, mask: Tensor | None) -> Tensor:
+    def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         return mean_of_pairs(
-            hidden_state_loss(student.recorded[pair.student], teacher.recorded[pair.teacher], mask)
+            batch.mean(
+                hidden_state_loss(
+                    student.recorded[pair.student], teacher.recorded[pair.teacher], batch.mask
+                )
+            )
             for pair in pairs
         )
 
@@ -177,13 +184,15 @@ def _sublayer_term(pairs: tuple[LinearPair, ...]) -> _Term:
 
 
 def _relation_term(relations: RelationPairs) -> _Term:
-    def term(student: _Pass, teacher: _Pass, mask: Tensor | None) -> Tensor:
+    def term(student: _Pass, teacher: _Pass, batch: TrainingBatch) -> Tensor:
         losses = [
-            relation_loss(
-                student.recorded[pair.student],
-                teacher.recorded[pair.teacher],
-                relations.num_heads,
-                mask,
+            batch.mean(
+                relation_loss(
+                    student.recorded[pair.student],
+                    teacher.recorded[pair.teacher],
+                    relations.num_heads,
+                    batch.mask,
+                )
             )
             for pair in relations.pairs
         ]

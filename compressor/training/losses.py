@@ -13,13 +13,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from compressor.tasks.losses import in_float32
+from compressor.tasks.losses import SummedLoss, in_float32
 
 # Attention probabilities below this count as this: dropout leaves zeros, whose logarithm is not.
 _SMALLEST_PROBABILITY = 1e-6
 
 
-def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> SummedLoss:
     """Return the squared error of the student's hidden states over the teacher's squared norm.
 
     Both have shape `(batch, tokens, width)`; `mask`, shape `(batch, tokens)`, is 0 at padding,
@@ -30,10 +30,10 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = No
     norm = teacher.square().sum(dim=-1)  # (batch, tokens)
     if mask is not None:
         error, norm = error * mask, norm * mask
-    return error.sum() / norm.sum()
+    return SummedLoss(error.sum(), norm.sum(), least=None)
 
 
-def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> SummedLoss:
     """Return the mean squared difference of logits, both `(batch, ...)`, over examples and classes.
 
     `mask`, shape `(batch, tokens)`, is 0 at padding, which does not count; it is for outputs of
@@ -43,11 +43,11 @@ def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     """
     error = (in_float32(student) - in_float32(teacher)).square()
     if mask is None:
-        return error.mean()
-    return (error.mean(dim=-1) * mask).sum() / mask.sum()
+        return SummedLoss(error.sum(), torch.tensor(error.numel()))
+    return SummedLoss((error.mean(dim=-1) * mask).sum(), mask.sum(), least=None)
 
 
-def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> SummedLoss:
     """Return the KL divergence from the teacher's attention to the student's, averaged over heads.
 
     `student` and `teacher` are probabilities of shape `(batch, heads, tokens, tokens)` and may
@@ -65,12 +65,12 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None)
     keys = queries[:, None, :]  # (batch, 1, keys)
     student, teacher = _normalise(student, keys), _normalise(teacher, keys)
     divergence = torch.xlogy(teacher, teacher / student) * keys  # (batch, queries, keys)
-    return (divergence.sum(dim=-1) * queries).sum() / queries.sum()
+    return SummedLoss((divergence.sum(dim=-1) * queries).sum(), queries.sum(), least=None)
 
 
 def relation_loss(
     student: Tensor, teacher: Tensor, num_heads: int, mask: Tensor | None = None
-) -> Tensor:
+) -> SummedLoss:
     """Return the KL divergence from the teacher's self-attention relations to the student's.
 
     `student` and `teacher` are queries, keys or values of shape `(batch, tokens, width)`, the width
@@ -87,7 +87,7 @@ def relation_loss(
     other = _log_relations(teacher, num_heads, columns)
     divergence = (other.exp() * (other - own)).masked_fill(columns, 0.0).sum(dim=-1)
     rows = mask.to(divergence.dtype)  # (batch, tokens)
-    return (divergence.mean(dim=1) * rows).sum() / rows.sum()
+    return SummedLoss((divergence.mean(dim=1) * rows).sum(), rows.sum(), least=None)
 
 
 def mean_of_pairs(losses: Iterable[Tensor]) -> Tensor:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.training.batches import TrainingBatch
 from compressor.training.settings import FinetuneSettings
 
 # Keeps these draws apart from the order of batches and from those of augmentation.
@@ -76,25 +75,33 @@ class Mixer:
         self._count = int(state_dict["count"])
 
 
-def run_mixed(module: Any, batch: TrainingBatch, mix: Mix) -> Any:
-    """Return what a transformers model gives for a mixed batch: what it reads, or embeddings.
+def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = slice(None)) -> Any:
+    """Return what a transformers model gives for its `own` rows of a mixed batch of `inputs`.
 
     Pixels, sounds and spectrograms are mixed as they are, texts by the embeddings of their tokens.
     A token or a sample counts where either of the two has one. Raises `StepFailed` for a model that
     does not look its tokens up in its table of input embeddings, once.
     """
-    inputs = dict(batch.inputs)
-    if batch.mask is not None:
-        inputs["attention_mask"] = batch.mask | batch.mask[mix.partners]
+    inputs = dict(inputs)
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        inputs["attention_mask"] = mask | mask[mix.partners]
     values = inputs[module.main_input_name]
     if values.is_floating_point():
-        return module(**{**inputs, module.main_input_name: mix.of(values)})
+        inputs[module.main_input_name] = mix.of(values)
+    inputs = {name: value[own] for name, value in inputs.items()}
+    if values.is_floating_point():
+        return module(**inputs)
     calls = 0
 
-    def mixed(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    def mixed(table: nn.Module, _args: Any, output: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return mix.of(output)
+        if len(output) == len(values):
+            return mix.of(output)
+        # Rows of other processes are among them; `forward` calls no hook, such as this one.
+        others: Tensor = table.forward(values[mix.partners][own])
+        return mix.share * output + (1 - mix.share) * others
 
     handle = module.get_input_embeddings().register_forward_hook(mixed)
     try:
@@ -122,7 +129,9 @@ def _box(height: int, width: int, share: float, random: np.random.Generator) -> 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets to a scalar
 
 
-def mixed_loss(loss: LabelledLoss, outputs: Tensor, targets: Tensor, mix: Mix) -> Tensor:
-    """Return the loss on both labels, each by its share."""
-    own, other = loss(outputs, targets), loss(outputs, targets[mix.partners])
-    return mix.share * own + (1 - mix.share) * other
+def mixed_loss(
+    loss: LabelledLoss, outputs: Tensor, targets: Tensor, mix: Mix, own: slice = slice(None)
+) -> Tensor:
+    """Return the loss on both labels, each by its share; `outputs` are of the `own` rows."""
+    first, other = loss(outputs, targets[own]), loss(outputs, targets[mix.partners][own])
+    return mix.share * first + (1 - mix.share) * other

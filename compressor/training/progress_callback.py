@@ -21,6 +21,7 @@ from compressor.progress import Advance
 from compressor.training.averaging import WeightAverage
 from compressor.training.checkpoints import Pace, State, StateFile
 from compressor.training.scores import PlateauRate, Scores
+from compressor.training.sharding import own_part
 from compressor.training.snapshot import (
     Snapshot,
     Stateful,
@@ -96,7 +97,8 @@ class StepWatcher(transformers.TrainerCallback):
         self.advance = advance
         self.after_step = after_step
         self.kept = {**kept, **{name: part for name, part in own.items() if part is not None}}
-        self.resumed = checkpoint.read()
+        self.team = run.team
+        self.resumed = self.team.from_leader(checkpoint.read() if self.team.leads else None)
         facts = {} if self.resumed is None else self.resumed.facts
         self.losses: list[float] = facts.get("losses", [])
         self.seconds_before: float = facts.get("seconds", 0.0)
@@ -142,10 +144,15 @@ class StepWatcher(transformers.TrainerCallback):
             words += f", score {self._score(state.global_step, kwargs):.4f}"
             control.should_training_stop |= self.scores.stops
         is_last = state.global_step >= state.max_steps or control.should_training_stop
-        if not is_last and self.pace.due():
+        if not is_last and self._is_due():
             self.pace.keep(lambda: self._write(self._snapshot(kwargs)))
         left = state.max_steps - state.global_step if control.should_training_stop else 0
         self.advance(1 + left, words)
+
+    def _is_due(self) -> bool:
+        """Return whether the first process finds that it is time for a checkpoint."""
+        is_due = self.team.leads and self.pace.due()
+        return bool(self.team.total(torch.tensor(int(is_due))))
 
     def _score(self, step: int, given: Mapping[str, Any]) -> float:
         """Score the model with the weights that it would end with, and let the rate follow."""
@@ -176,7 +183,10 @@ class StepWatcher(transformers.TrainerCallback):
 
         A finite loss can have gradients that are not.
         """
-        if all(torch.isfinite(value).all() for value in module.parameters()):
+        finite = all(torch.isfinite(own_part(value)).all() for value in module.parameters())
+        if self.team.launch.sharded:  # where each process sees its own part of them
+            finite = not self.team.total(torch.tensor(int(not finite)))
+        if finite:
             return
         raise TrainingDiverged(
             "the weights are not finite",
@@ -199,6 +209,8 @@ class StepWatcher(transformers.TrainerCallback):
 
     def _write(self, snapshot: Snapshot) -> None:
         state = snapshot.take()
+        if not self.team.leads:
+            return
         own = {"losses": self.losses, "seconds": self._seconds()}
         self.checkpoint.write(State(state.tensors, {**state.facts, **own}))
 

@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
+from compressor.machine.team import team
 from compressor.models.torch_model import TorchModel
 from compressor.training.activation_hooks import known_layers, relation_teacher
 from compressor.training.augmentation import augmented, check_augmentation
 from compressor.training.batches import TrainingBatch
 from compressor.training.checkpoints import digest_of_tensors
+from compressor.training.data_parallel import require_own_rows
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.label_loss import LabelLoss, label_loss, require_classes
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
 from compressor.training.losses import logits_mse
 from compressor.training.mixing import Mixer, mixed_loss, run_mixed
-from compressor.training.settings import FinetuneSettings
+from compressor.training.settings import FinetuneSettings, TrainingSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import (
     TeacherNow,
@@ -70,9 +72,15 @@ def finetune(
 
     def loss_of_mixed(module: nn.Module, batch: TrainingBatch) -> Tensor:
         assert batch.targets is not None, "the split is checked"
-        mix = mixer.draw(batch.inputs[model.module.main_input_name])
-        outputs = task.output_of(run_mixed(module, batch, mix))
-        return mixed_loss(on_labels, outputs, batch.targets, mix) * batch.label_share
+        inputs = {name: batch.of_all(value) for name, value in batch.inputs.items()}
+        targets, own = batch.of_all(batch.targets), batch.place
+        mix = mixer.draw(inputs[model.module.main_input_name])
+        outputs = task.output_of(run_mixed(module, inputs, mix, own))
+
+        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+            return batch.mean(on_labels.summed(outputs, targets))
+
+        return mixed_loss(mean, outputs, targets, mix, own) * batch.label_share
 
     mixes = settings.mixup_alpha > 0 or settings.cutmix_alpha > 0
     return train(
@@ -157,7 +165,7 @@ def distill(
             outputs = StoredTeacherOutputs(teacher, dataset, own, folder, run.progress)
         else:
             # Not computed again in other batches, where they would differ in the last bits.
-            cached[name] = outputs = TeacherOutputs(teacher, dataset, own)
+            cached[name] = outputs = TeacherOutputs(teacher, dataset, own, run.team)
         return lambda batch: outputs(batch.rows, batch.mask)
 
     others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
@@ -186,6 +194,19 @@ def distill(
         )
 
 
+def distilled(
+    model: TorchModel,
+    teacher: TorchModel,
+    dataset: Dataset,
+    settings: DistillSettings,
+    run: TrainingRun,
+    layer_map: LayerMap | None,
+    more: Sequence[TorchModel] = (),
+) -> TrainingSummary:
+    """Train as `distill` does, with arguments in order, as other processes are sent them."""
+    return distill(model, teacher, dataset, settings, run, more=more, layer_map=layer_map)
+
+
 def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSettings) -> None:
     """Raise `StepFailed` when a model that has been compressed could not be trained so either.
 
@@ -195,9 +216,7 @@ def check_finetuning(model: TorchModel, dataset: Dataset, settings: FinetuneSett
     require_examples(dataset)
     _require_labels(dataset, "fine-tuning")
     require_classes(model, settings)
-    require_embeddings(model, settings)
-    require_layers(model, settings)
-    require_checkpointing(model, settings)
+    _require_trainable(model, settings)
 
 
 def check_distillation(
@@ -230,9 +249,7 @@ def check_distillation(
     if settings.label_weight > 0:
         _require_labels(dataset, "distillation with label_weight above 0")
         require_classes(model, settings)
-    require_embeddings(model, settings)
-    require_layers(model, settings)
-    require_checkpointing(model, settings)
+    _require_trainable(model, settings)
     if settings.compares_layers or model.task.draws_inputs:
         for each in (teacher, *more) if model.task.draws_inputs else (teacher,):
             check_inputs(model, each, dataset)
@@ -244,6 +261,13 @@ def check_distillation(
     if settings.relation_weight > 0:
         known_layers(model, "relation_weight")
         relation_teacher(teacher, settings)
+
+
+def _require_trainable(model: TorchModel, settings: TrainingSettings) -> None:
+    require_embeddings(model, settings)
+    require_layers(model, settings)
+    require_checkpointing(model, settings)
+    require_own_rows(model, settings, team())
 
 
 # The student's outputs, the teachers' in the student's order, and the batch to a loss.
@@ -259,17 +283,21 @@ def _output_loss(
 
     def distance_to(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         if settings.logits_loss == "mse":
-            return logits_mse(student, teacher, batch.mask if model.task.per_token else None)
-        return losses.to_teacher(student, teacher, batch.mask, settings.temperature)
+            mask = batch.mask if model.task.per_token else None
+            return batch.mean(logits_mse(student, teacher, mask))
+        return batch.mean(losses.distance(student, teacher, batch.mask, settings.temperature))
 
     def loss(student: Tensor, teachers: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
         distance = _mean([distance_to(student, teacher, batch) for teacher in teachers])
         total = settings.logits_weight * distance * batch.share
         if settings.margin_weight > 0:
             assert groups is not None, "the split is checked"
-            own = groups[batch.rows.cpu()].to(student.device)
-            margins = _mean([losses.margins(student, teacher, own) for teacher in teachers])
-            total = total + settings.margin_weight * margins
+            own = batch.of_all(groups[batch.rows.cpu()].to(student.device))
+            scores = batch.of_all(student)
+            margins = _mean(
+                [losses.margins(scores, batch.of_all(teacher), own) for teacher in teachers]
+            )
+            total = total + settings.margin_weight * batch.once(margins)
         if on_labels is not None:
             total = total + settings.label_weight * _on_labels(on_labels, student, batch)
         return total
@@ -283,7 +311,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 def _on_labels(loss: LabelLoss, outputs: Tensor, batch: TrainingBatch) -> Tensor:
     assert batch.targets is not None, "the split is checked"
-    return loss(outputs, batch.targets) * batch.label_share
+    return batch.mean(loss.summed(outputs, batch.targets)) * batch.label_share
 
 
 def _require_groups(dataset: Dataset) -> None:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from compressor.training.checkpoints import State
+from compressor.training.sharding import divided_like, whole_tensor
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -86,12 +87,16 @@ class Snapshot:
             {**now, **before}
             for now, before in zip(found["param_groups"], state.facts["groups"], strict=True)
         ]
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         moments: dict[int, dict[str, Tensor | float]] = {}
         index_of = {name: index for index, name in self._parameter_names().items()}
         for name, value in (*state.tensors.items(), *state.facts["numbers"].items()):
             if name.startswith(_OPTIMIZER):
                 parameter, _, kind = name.removeprefix(_OPTIMIZER).rpartition("/")
-                moments.setdefault(index_of[parameter], {})[kind] = value
+                index = index_of[parameter]
+                if isinstance(value, Tensor) and value.shape == parameters[index].shape:
+                    value = divided_like(value, parameters[index])
+                moments.setdefault(index, {})[kind] = value
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(state.facts["scheduler"])
         self._put_random_states_back(state)
@@ -143,9 +148,18 @@ def load_module_tensors(
     module: nn.Module, kept: Mapping[str, Stateful], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what `module_tensors` returned."""
-    module.load_state_dict(_below(_MODEL, tensors))
+    module.load_state_dict(_divided(_below(_MODEL, tensors), module))
     for owner, something in kept.items():
-        something.load_state_dict(_below(f"{_KEPT}{owner}/", tensors))
+        own = _below(f"{_KEPT}{owner}/", tensors)
+        if isinstance(something, nn.Module):
+            own = _divided(own, something)
+        something.load_state_dict(own)
+
+
+def _divided(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return tensors divided among processes as those of `module` are, where they are."""
+    own = module.state_dict()
+    return {name: divided_like(value, own.get(name, value)) for name, value in tensors.items()}
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,4 +171,4 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _copy(value: Tensor) -> Tensor:
-    return value.detach().cpu().clone().contiguous()
+    return whole_tensor(value.detach()).cpu().clone().contiguous()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.tasks import Batch, Example, OutputForm
 from compressor.tasks.outputs import Rows
@@ -31,10 +32,14 @@ class TeacherOutputs:
     """The teacher's outputs for a split, computed when a row is first asked for and then kept.
 
     The teacher reads the examples with its own preprocessor, so its vocabulary may be another.
-    `order` says which of the numbers on their last axis stands where.
+    `order` says which of the numbers on their last axis stands where. Each process of a `team`
+    computes the rows that it is asked for; a checkpoint has those of all.
     """
 
-    def __init__(self, teacher: TorchModel, dataset: Dataset, order: Sequence[int]) -> None:
+    def __init__(
+        self, teacher: TorchModel, dataset: Dataset, order: Sequence[int], team: Team = ALONE
+    ) -> None:
+        self._team = team
         self._teacher = teacher
         self._order = order
         self._dataset = dataset
@@ -94,9 +99,15 @@ class TeacherOutputs:
         return self._teacher.task.without_padding(outputs, batch)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the outputs so far one after the other, and their rows and shapes."""
-        rows = sorted(self._known)
-        found = [self._known[row] for row in rows]
+        """Return the outputs so far one after the other, and their rows and shapes.
+
+        All processes have to ask at once, and the first one is given them.
+        """
+        known: dict[int, NDArray[np.float32]] = {}
+        for part in self._team.to_leader(self._known):
+            known |= part
+        rows = sorted(known)
+        found = [known[row] for row in rows]
         values = np.concatenate([output.ravel() for output in found] or [np.zeros(0, np.float32)])
         return {
             "rows": torch.tensor(rows, dtype=torch.int64),

@@ -28,6 +28,15 @@ from compressor.models.torch_model import TorchModel
 from compressor.training.averaging import WeightAverage
 from compressor.training.batches import TrainingBatch, training_loader
 from compressor.training.curves import curves
+from compressor.training.data_parallel import (
+    Replica,
+    added_up,
+    draws_of_step,
+    only_last_exchanges,
+    replica_of,
+    require_own_rows,
+    require_same_weights,
+)
 from compressor.training.fingerprint import training_key
 from compressor.training.layer_groups import groups_by_layer, layer_rates
 from compressor.training.optimizers import optimizer_of
@@ -36,6 +45,7 @@ from compressor.training.progress_callback import StepWatcher, TrainingFiles
 from compressor.training.schedules import decay_by_factor, named_schedule, total_steps
 from compressor.training.scores import PlateauRate, Scores
 from compressor.training.settings import TrainingSettings
+from compressor.training.sharding import divided, require_divisible, share_of
 from compressor.training.snapshot import Stateful
 from compressor.training.training_run import (
     AfterStep,
@@ -132,16 +142,19 @@ def train(
     require_embeddings(model, settings)
     require_layers(model, settings)
     require_checkpointing(model, settings)
+    require_own_rows(model, settings, run.team)
     steps = total_steps(len(dataset), settings)
     with alone():
         arguments = _arguments(settings, run, steps)
     precision = precision_on(settings, run.device)
+    has_after_step = after_step is not None
+    require_divisible(settings, run.team, has_after_step=has_after_step, precision=precision)
     goal = {**goal, "bfloat16": precision == "bfloat16"}
     scaler = None
     if precision == "float16":
         goal["float16"] = True
         scaler = LossScaler(run.device)
-    if settings.evaluations:
+    if settings.evaluations and run.team.leads:
         goal["scorer"] = _scorer(run).key
     key = training_key(
         model, dataset, settings, device=run.device, seed=run.seed, steps=steps, goal=goal
@@ -157,7 +170,8 @@ def train(
         _checkpointed(model, wanted=settings.gradient_checkpointing),
         run.progress.bar(run.description, steps) as advance,
     ):
-        finished = files.finished_before(model.module, kept)
+        finished = files.finished_before(model.module, kept) if run.team.leads else None
+        finished = run.team.from_leader(finished)
         if finished is not None:
             advance(steps, "finished before")
             return finished
@@ -186,6 +200,7 @@ def train(
             watcher,
             trained_too.values(),
             count,
+            run,
             whole_groups=whole_groups,
         )
         _require_plain(trainer.accelerator)
@@ -193,17 +208,31 @@ def train(
             # With its own, accelerate would compute the model alone in float16, not the teacher.
             trainer.accelerator.scaler = scaler.scaler
         name = f"{run.description} {key[:8]}"
-        with curves(settings.tensorboard, name, watcher.losses) as callbacks:
+        written = settings.tensorboard if run.team.leads else None
+        parts = nn.ModuleList([model.module, *trained_too.values()])
+        share = 1.0
+        with (
+            divided(parts, run.team, run.device),
+            curves(written, name, watcher.losses) as callbacks,
+        ):
             for callback in callbacks:
                 trainer.add_callback(callback)
             trainer.train()
-        assert trainer.optimizer is not None, "it has trained"
-        watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
-        watcher.put_result_in_place(model.module)
+            assert trainer.optimizer is not None, "it has trained"
+            watcher.require_finite(model.module, trainer.optimizer)  # no loss follows the last step
+            watcher.put_result_in_place(model.module)
+            share = share_of(model.module, trainer.optimizer)
         if settings.precision == "auto" or precision == "float16":
             told = "; ".join(part for part in (f"matmuls in {precision}", told) if part)
+        if not run.team.is_alone:
+            how = f"in {run.team.size} processes"
+            if run.team.launch.sharded:
+                how += f", {share:.0%} of parameters and optimizer state in the first"
+            told = "; ".join(part for part in (how, told) if part)
+            require_same_weights(model.module, run.team)
         summary = replace(watcher.summary(), told=told)
-        files.finish(model.module, kept, summary)
+        if run.team.leads:
+            files.finish(model.module, kept, summary)
     logger.info("%s: loss %.4f, %.1f s", run.description, summary.final_loss, summary.seconds)
     return summary
 
@@ -218,13 +247,15 @@ def _scores(model: TorchModel, settings: TrainingSettings, run: TrainingRun) -> 
     """Return what scores the model while it trains; None where nothing is asked for."""
     if not settings.evaluations:
         return None
-    scorer = _scorer(run)
 
     def score() -> float:
         with _random_state_kept(run.device):
-            return scorer.score(model)
+            return _scorer(run).score(model)
 
-    return Scores(settings, score)
+    def score_of_leader() -> float:
+        return run.team.from_leader(score() if run.team.leads else 0.0)
+
+    return Scores(settings, score_of_leader)
 
 
 def _average(model: TorchModel, settings: TrainingSettings) -> WeightAverage | None:
@@ -262,6 +293,7 @@ class _Trainer(transformers.Trainer):
         watcher: StepWatcher,
         trained_too: Iterable[nn.Module],
         count: Callable[[Tensor], Tensor] | None,
+        run: TrainingRun,
         *,
         whole_groups: bool,
     ) -> None:
@@ -281,6 +313,9 @@ class _Trainer(transformers.Trainer):
         self.count = count
         self.whole_groups = whole_groups
         self.trained_too = nn.ModuleList(trained_too).to(arguments.device)
+        self.run = run
+        self.team = run.team
+        self.computes: nn.Module = model.module  # what a loss reads outputs of
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
@@ -329,6 +364,7 @@ class _Trainer(transformers.Trainer):
             count=self.count,
             first_batch=self.watcher.first_step,
             whole_groups=self.whole_groups,
+            team=self.team,
         )
 
     def training_step(
@@ -338,9 +374,28 @@ class _Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - shares say it
     ) -> Tensor:
         self.trained_too.zero_grad()  # the Trainer knows of the model's gradients alone
+        if not self.team.is_alone:
+            return self._step_together(model, inputs)
         # Each part adds its gradients to those of the parts before it.
         losses = [super(_Trainer, self).training_step(model, part) for part in inputs]
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self.watcher.losses.append(float(loss))
+        return loss
+
+    def _step_together(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Take a step with the rows of this process, and add up gradients and loss over all."""
+        is_sharded = self.team.launch.sharded
+        if not (is_sharded or isinstance(self.computes, Replica)):
+            self.computes = replica_of(self.torch_model.module, self.run.device)
+        draws_of_step(self.run, self.state.global_step)
+        losses = []
+        for number, part in enumerate(inputs):
+            with only_last_exchanges(self.computes, is_last=number == len(inputs) - 1):
+                losses.append(super().training_step(model, part))
+        if not is_sharded:
+            added_up(self.trained_too, self.team)
+        loss = self.team.total(torch.stack(losses).sum()) / self.team.size
+        self._require_finite_loss(float(loss))
         self.watcher.losses.append(float(loss))
         return loss
 
@@ -352,8 +407,15 @@ class _Trainer(transformers.Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         del return_outputs, num_items_in_batch
+        if not self.team.is_alone:
+            # Gradients are averaged over processes, and the parts of a loss have to be added up.
+            batch = TrainingBatch(**inputs, team=self.team)
+            return self.loss(self.computes, batch) * self.team.size
         loss = self.loss(model, TrainingBatch(**inputs))
-        value = float(loss.detach())
+        self._require_finite_loss(float(loss.detach()))
+        return loss
+
+    def _require_finite_loss(self, value: float) -> None:
         if not math.isfinite(value):
             raise TrainingDiverged(
                 "the loss is not finite",
@@ -361,7 +423,6 @@ class _Trainer(transformers.Trainer):
                 loss=value,
                 learning_rate=self._get_learning_rate(),
             )
-        return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         scaler = self.accelerator.scaler

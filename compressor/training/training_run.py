@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
+from compressor.machine.team import ALONE, Team
 from compressor.models.torch_model import TorchModel
 from compressor.progress import Progress
 from compressor.training.batches import TrainingBatch
@@ -47,6 +48,7 @@ class TrainingRun:
     description: str
     checkpoint_seconds: float = 10.0  # between checkpoints, at least; 0: at every step
     scorer: Scorer | None = None  # for settings that score the model while it trains
+    team: Team = ALONE  # the processes that train together
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ class TokenLosses(Losses):
         total = functional.cross_entropy(outputs.mT, targets, reduction="sum")
         return SummedLoss(total, (targets != UNLABELLED).sum())
 
-    def to_teacher(
+    def distance(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
-    ) -> Tensor:
+    ) -> SummedLoss:
         assert mask is not None
         own = functional.log_softmax(student / temperature, dim=-1)
         other = functional.log_softmax(teacher / temperature, dim=-1)
         divergence = functional.kl_div(own, other, log_target=True, reduction="none").sum(dim=-1)
-        return (divergence * mask).sum() / mask.sum() * temperature**2
+        return SummedLoss((divergence * mask).sum(), mask.sum(), least=None, scale=temperature**2)
 
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         assert mask is not None

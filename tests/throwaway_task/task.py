@@ -240,16 +240,16 @@ class TokenLosses(Losses):
         )
         return SummedLoss(total, (targets != UNLABELLED).sum())
 
-    def to_teacher(
+    def distance(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float
-    ) -> Tensor:
+    ) -> SummedLoss:
         own, other = (
             functional.log_softmax(in_float32(item) / temperature, dim=-1)
             for item in (student, teacher)
         )
         each = functional.kl_div(own, other, log_target=True, reduction="none").sum(dim=-1)
         kept = torch.ones_like(each) if mask is None else mask.to(each)
-        return (each * kept).sum() / kept.sum() * temperature**2
+        return SummedLoss((each * kept).sum(), kept.sum(), least=None, scale=temperature**2)
 
     def own_targets(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
         tags = outputs.argmax(dim=-1)

@@ -18,7 +18,7 @@ def test_hidden_state_loss_is_relative_to_the_teachers_norm():
     teacher = torch.tensor([[[3.0, 4.0], [0.0, 5.0]]])  # squared norm 25 + 25
     student = torch.tensor([[[3.0, 3.0], [2.0, 5.0]]])  # squared error 1 + 4
 
-    assert hidden_state_loss(student, teacher).item() == pytest.approx(5 / 50)
+    assert hidden_state_loss(student, teacher).mean.item() == pytest.approx(5 / 50)
 
 
 def test_hidden_state_loss_leaves_padding_out():
@@ -26,7 +26,7 @@ def test_hidden_state_loss_leaves_padding_out():
     student = torch.tensor([[[3.0, 3.0], [0.0, -9.0]]])
     mask = torch.tensor([[1, 0]])
 
-    assert hidden_state_loss(student, teacher, mask).item() == pytest.approx(1 / 25)
+    assert hidden_state_loss(student, teacher, mask).mean.item() == pytest.approx(1 / 25)
 
 
 def test_attention_loss_averages_heads_before_comparing():
@@ -34,7 +34,7 @@ def test_attention_loss_averages_heads_before_comparing():
     student = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]])
     teacher = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])
 
-    assert attention_loss(student, teacher).item() == pytest.approx(0.0, abs=1e-6)
+    assert attention_loss(student, teacher).mean.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_attention_loss_is_the_mean_divergence_of_the_queries():
@@ -42,7 +42,7 @@ def test_attention_loss_is_the_mean_divergence_of_the_queries():
     student = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])
     first_query = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
 
-    assert attention_loss(student, teacher).item() == pytest.approx(first_query / 2)
+    assert attention_loss(student, teacher).mean.item() == pytest.approx(first_query / 2)
 
 
 def test_attention_loss_leaves_padded_queries_and_keys_out():
@@ -51,7 +51,7 @@ def test_attention_loss_leaves_padded_queries_and_keys_out():
     mask = torch.tensor([[1, 1, 0]])
     first_query = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
 
-    loss = attention_loss(student, teacher, mask).item()
+    loss = attention_loss(student, teacher, mask).mean.item()
 
     assert loss == pytest.approx(first_query / 2, abs=1e-5)
 
@@ -60,7 +60,7 @@ def test_attention_loss_is_finite_where_dropout_left_zeros():
     teacher = torch.tensor([[[[0.5, 0.5], [0.5, 0.5]]]])
     student = torch.tensor([[[[0.0, 0.0], [1.1, 0.0]]]], requires_grad=True)
 
-    loss = attention_loss(student, teacher)
+    loss = attention_loss(student, teacher).mean
     loss.backward()
 
     assert torch.isfinite(loss)
@@ -88,7 +88,7 @@ def test_relation_loss_is_the_kl_of_scaled_products_over_parts_and_tokens():
         rows += ((np.exp(theirs) * (theirs - ours)).sum(-1)).mean(0).tolist()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
 
-    found = relation_loss(torch.from_numpy(student), torch.from_numpy(teacher), 2, mask)
+    found = relation_loss(torch.from_numpy(student), torch.from_numpy(teacher), 2, mask).mean
 
     assert found.item() == pytest.approx(np.mean(rows), rel=1e-9)
 
@@ -96,11 +96,11 @@ def test_relation_loss_is_the_kl_of_scaled_products_over_parts_and_tokens():
 def test_relation_loss_without_a_mask_counts_every_token():
     states = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
 
-    with_mask = relation_loss(states, 2 * states, 2, torch.ones(2, 3))
+    with_mask = relation_loss(states, 2 * states, 2, torch.ones(2, 3)).mean
 
-    assert relation_loss(states, 2 * states, 2).item() == pytest.approx(with_mask.item())
+    assert relation_loss(states, 2 * states, 2).mean.item() == pytest.approx(with_mask.item())
     assert with_mask.item() > 0
-    assert relation_loss(states, states, 2).item() == pytest.approx(0.0, abs=1e-6)
+    assert relation_loss(states, states, 2).mean.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_what_stands_in_padding_changes_neither_relation_loss_nor_its_gradient():
@@ -111,10 +111,10 @@ def test_what_stands_in_padding_changes_neither_relation_loss_nor_its_gradient()
     other = teacher.clone()
     other[0, 2] = 100.0
 
-    loss = relation_loss(student, teacher, 2, mask)
+    loss = relation_loss(student, teacher, 2, mask).mean
     loss.backward()
 
-    assert relation_loss(student, other, 2, mask).item() == pytest.approx(loss.item())
+    assert relation_loss(student, other, 2, mask).mean.item() == pytest.approx(loss.item())
     assert student.grad is not None
     assert student.grad[0, 2].abs().max() == 0
     assert torch.isfinite(student.grad).all()
@@ -124,7 +124,7 @@ def test_squared_errors_of_logits_are_a_mean_over_classes_and_rows():
     student = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
     teacher = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
 
-    assert logits_mse(student, teacher).item() == pytest.approx((1 + 0 + 4 + 1) / 4)
+    assert logits_mse(student, teacher).mean.item() == pytest.approx((1 + 0 + 4 + 1) / 4)
 
 
 def test_squared_errors_of_tokens_leave_padding_out():
@@ -132,4 +132,6 @@ def test_squared_errors_of_tokens_leave_padding_out():
     teacher = torch.tensor([[[0.0, 2.0], [0.0, 0.0]], [[2.0, 0.0], [3.0, 4.0]]])
     mask = torch.tensor([[1, 0], [1, 1]])
 
-    assert logits_mse(student, teacher, mask).item() == pytest.approx((1 + 0 + 4 + 1 + 0 + 1) / 6)
+    assert logits_mse(student, teacher, mask).mean.item() == pytest.approx(
+        (1 + 0 + 4 + 1 + 0 + 1) / 6
+    )

@@ -87,7 +87,7 @@ def test_texts_are_mixed_by_the_embeddings_of_their_tokens(
     batch = batch_of(tiny_bert, text_dataset, rows)
     mix = Mix(0.25, torch.tensor([1, 0]))
 
-    found = run_mixed(tiny_bert.module, batch, mix).logits
+    found = run_mixed(tiny_bert.module, batch.inputs, mix).logits
 
     table = tiny_bert.module.get_input_embeddings().weight
     words = table[batch.inputs["input_ids"]]
@@ -99,7 +99,7 @@ def test_texts_are_mixed_by_the_embeddings_of_their_tokens(
     torch.testing.assert_close(found, expected)
     plain = tiny_bert.module(**batch.inputs).logits
     torch.testing.assert_close(
-        run_mixed(tiny_bert.module, batch, Mix(1.0, torch.arange(2))).logits, plain
+        run_mixed(tiny_bert.module, batch.inputs, Mix(1.0, torch.arange(2))).logits, plain
     )
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_reads_no_table_is_refused(
     with pytest.raises(StepFailed, match="table of input embeddings 0 times"):
         run_mixed(
             tiny_bert.module,
-            batch_of(tiny_bert, text_dataset, [0, 1]),
+            batch_of(tiny_bert, text_dataset, [0, 1]).inputs,
             Mix(0.5, torch.tensor([1, 0])),
         )
 

@@ -16,7 +16,8 @@ from compressor.passes.lent_run import lent_run
 from compressor.tasks import load_task
 from compressor.tasks.pooling import MODULES
 from compressor.training.layer_map import LayerMap, chosen_layers, layer_map_of
-from compressor.training.recovery import check_distillation, distill
+from compressor.training.recovery import check_distillation, distilled
+from compressor.training.together import in_all_processes
 from compressor.words import counted
 
 _TRIED_ROWS = 4  # of the training split, that a student and a teacher read before a run begins
@@ -53,8 +54,8 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
     run = lent_run(context, settings.kind)
-    summary = distill(
-        student, teacher, context.train, settings, run, layer_map=layer_map, more=more
+    summary = in_all_processes(
+        run, distilled, student, teacher, context.train, settings, run, layer_map, more
     )
     context.note(summary.sentence())
     return student

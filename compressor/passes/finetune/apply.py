@@ -7,6 +7,7 @@ from compressor.passes.base import Ahead, PassContext
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.lent_run import lent_run
 from compressor.training.recovery import check_finetuning, finetune
+from compressor.training.together import in_all_processes
 
 
 def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchModel:
@@ -19,6 +20,6 @@ def look_ahead(settings: Finetune, model: TorchModel, ahead: Ahead) -> TorchMode
 def apply(settings: Finetune, model: TorchModel, context: PassContext) -> TorchModel:
     """Train `model` in place; raises `StepFailed` when the training split has no labels."""
     run = lent_run(context, settings.kind)
-    summary = finetune(model, context.train, settings, run)
+    summary = in_all_processes(run, finetune, model, context.train, settings, run)
     context.note(summary.sentence())
     return model

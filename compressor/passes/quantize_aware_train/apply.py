@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compressor.data import Dataset
 from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
@@ -42,6 +43,8 @@ from compressor.passes.quantize_aware_train.settings import QuantizeAwareTrain
 from compressor.tasks import Batch, Example, Outputs
 from compressor.training.recovery import distill
 from compressor.training.teacher import teacher_order
+from compressor.training.together import in_all_processes
+from compressor.training.training_run import TrainingRun, TrainingSummary
 from compressor.words import counted
 
 _ROWS_PER_BATCH = 32
@@ -82,30 +85,17 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
     )
     run = lent_run(context, settings.kind)
     untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
-    with (
-        _without_dropout(model.module),
-        simulated_int8(
-            model.module,
-            min_elements=settings.min_elements,
-            rounds_tables=settings.freeze_embeddings,
-            int4_block=settings.embedding_block if settings.embeddings == "int4" else None,
-        ) as simulated,
-    ):
-        observe = partial(_observe, model, simulated, settings, context)
-        observe()
-        before = _compare(model, rows, wanted)
-        summary = distill(
-            model,
-            teacher,
-            context.train,
-            settings,
-            run,
-            after_step=(freezer := _Freezer(simulated, settings.frozen_steps_ratio, observe)),
-            goal={"simulates": "int8"},
-            kept={"freezer": freezer},
-        )
-        observe()
-        after = _compare(model, rows, wanted)
+    before, summary, after = in_all_processes(
+        run,
+        train_simulated,
+        settings,
+        model,
+        teacher,
+        context.train,
+        context.calibration,
+        _Wanted(rows, wanted),
+        run,
+    )
     context.note(summary.sentence())
     _note_change(before, after, model.task.output_words, context)
     is_kept = settings.keep_if_worse or after.logit_rms < before.logit_rms
@@ -120,6 +110,50 @@ def apply(settings: QuantizeAwareTrain, model: TorchModel, context: PassContext)
         "int8_answers", {"before": asdict(before), "after": asdict(after), "kept": is_kept}
     )
     return model
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Rows as the model reads them, and what it should give for them."""
+
+    rows: list[Batch]
+    outputs: Outputs
+
+
+def train_simulated(
+    settings: QuantizeAwareTrain,
+    model: TorchModel,
+    teacher: TorchModel,
+    train: Dataset,
+    calibration: Dataset,
+    wanted: _Wanted,
+    run: TrainingRun,
+) -> tuple[_Comparison, TrainingSummary, _Comparison]:
+    """Train `model` in place as its int8 file computes; return how near it was, and is, to that."""
+    with (
+        _without_dropout(model.module),
+        simulated_int8(
+            model.module,
+            min_elements=settings.min_elements,
+            rounds_tables=settings.freeze_embeddings,
+            int4_block=settings.embedding_block if settings.embeddings == "int4" else None,
+        ) as simulated,
+    ):
+        observe = partial(_observe, model, simulated, settings, calibration)
+        observe()
+        before = _compare(model, wanted)
+        summary = distill(
+            model,
+            teacher,
+            train,
+            settings,
+            run,
+            after_step=(freezer := _Freezer(simulated, settings.frozen_steps_ratio, observe)),
+            goal={"simulates": "int8"},
+            kept={"freezer": freezer},
+        )
+        observe()
+        return before, summary, _compare(model, wanted)
 
 
 def require_simulation(model: TorchModel, settings: QuantizeAwareTrain) -> None:
@@ -164,13 +198,14 @@ def _note_change(
         )
 
 
-def _compare(model: TorchModel, batches: Sequence[Batch], wanted: Outputs) -> _Comparison:
+def _compare(model: TorchModel, wanted: _Wanted) -> _Comparison:
+    outputs = wanted.outputs
     with parametrize.cached():
-        found = model.task.predicted(model.predict, batches)
-    error = np.sqrt(np.mean(np.square(found.numbers - wanted.numbers, dtype=np.float64)))
-    changed = model.task.changed(found, wanted)
+        found = model.task.predicted(model.predict, wanted.rows)
+    error = np.sqrt(np.mean(np.square(found.numbers - outputs.numbers, dtype=np.float64)))
+    changed = model.task.changed(found, outputs)
     return _Comparison(
-        len(wanted), None if changed is None else float(changed.mean()), float(error)
+        len(outputs), None if changed is None else float(changed.mean()), float(error)
     )
 
 
@@ -213,7 +248,7 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
 
 
 def _observe(
-    model: TorchModel, simulated: SimulatedInt8, settings: QuantizeAwareTrain, context: PassContext
+    model: TorchModel, simulated: SimulatedInt8, settings: QuantizeAwareTrain, calibration: Dataset
 ) -> None:
     """Fix the scales of activations as `quantize_static` will: on the same rows, without padding.
 
@@ -223,7 +258,7 @@ def _observe(
         return
     for each in simulated.inputs.values():
         each.watch()
-    rows = spread_rows(context.calibration, settings.rows)
+    rows = spread_rows(calibration, settings.rows)
     with parametrize.cached():  # of one length each, batches are many and small
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             chunk = rows[start : start + _ROWS_PER_BATCH]
