@@ -12,7 +12,7 @@ from typing import Literal
 from compressor.measurements import RunReport
 from compressor.report import units
 from compressor.report.charts import Chart, Point, Role, score_chart
-from compressor.report.compare import Incomparable, incomparable
+from compressor.report.compare import incomparable
 from compressor.report.templating import fill_html
 
 Standing = Literal["best", "feasible", "over", "none"]
@@ -30,7 +30,6 @@ _WORDS: dict[Standing, str] = {
     "over": "breaks a constraint",
     "none": "not done",
 }
-_MOST_COMPARED = 50  # reports whose machines and rows are compared
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,8 @@ def render_front_html(page: FrontPage, reports: Sequence[tuple[str, RunReport]] 
         rows=[_row(page, item) for item in page.trials],
         has_times=any(item.measured and item.measured.latency_ms for item in page.trials),
         charts=_charts(page),
-        warnings=_warnings(reports),
+        warnings=incomparable(reports) if reports else [],
     )
-
-
-def _warnings(reports: Sequence[tuple[str, RunReport]]) -> list[Incomparable]:
-    return incomparable(list(reports)[:_MOST_COMPARED]) if reports else []
 
 
 def _row(page: FrontPage, item: TrialRow) -> _Row:

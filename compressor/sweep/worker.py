@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 # What srun tells its tasks about each other; the first it always does.
 _OF_TASKS = ("SLURM_STEP_NUM_TASKS", "PMI_SIZE", "PMI_RANK", "PMIX_RANK")
+_MOST_COMPARED = 50  # reports
 _OURS = frozenset(
     {"journal.log", "locks", "store", "trials", "front.html", "front.csv", "front.json"}
     | {BEST, BEST_RUN}
@@ -207,6 +208,17 @@ class Worker:
             raise
         self.study.finish(taken, outcome)
         self.progress.result(outcome_words(self.sweep, outcome))
+        self.require_one_metric()
+
+    def require_one_metric(self) -> None:
+        """Raise `RecipeError` where trials are scored by different metrics."""
+        figures = [item.figures for item in self.study.judged()]
+        metrics = sorted({item.metric for item in figures if item is not None})
+        if len(metrics) > 1:
+            told = (
+                f"trials are scored by {' and '.join(metrics)}, which cannot be compared; name one"
+            )
+            raise RecipeError(self.recipe.describe("budget.metric", told))
 
     def outcome_of(self, taken: Taken) -> Outcome:
         """Run one trial and return how it ended; raises what is no outcome of a trial."""
@@ -241,11 +253,10 @@ class Worker:
         return front
 
     def reports(self, front: Front) -> Sequence[tuple[str, RunReport]]:
-        """Return the reports of the trials that were done."""
+        """Return the reports of the first trials that were done, in which machines are compared."""
         found = []
-        for item in front.trials:
-            if item.figures is None:
-                continue
+        done = [item for item in front.trials if item.figures is not None]
+        for item in done[:_MOST_COMPARED]:
             try:
                 report = read_report(self.folder / "trials" / f"{item.number:04}")
             except ReportError as error:  # somebody has removed it; only warnings come from it
@@ -345,6 +356,9 @@ def _checked(sweep: Sweep, progress: Progress) -> Recipe:
     recipe.require_own_code()
     check_runtime(recipe)
     check_inputs(recipe)
+    if sweep.goes_by_time and not recipe.benchmark.providers:
+        told = "is empty, and the sweep goes by times, which are measured on the first; name one"
+        raise RecipeError(recipe.describe("benchmark.providers", told))
     points = planned_points(sweep)
     looked_at = corners(sweep.space) if points is None else points
     refused: list[tuple[str, RecipeError]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,8 @@ from compressor.errors import (
     RecipeError,
 )
 from compressor.measurements import RunReport
-from compressor.recipe.recipe import load_recipe
+from compressor.recipe.recipe import Recipe, load_recipe
+from compressor.sweep.settings import load_sweep
 from compressor.sweep.worker import run_sweep
 
 OVER = BudgetExceeded("passes[0]", metric="accuracy", drop=0.95, max_drop=0.9)
@@ -182,6 +184,32 @@ def test_a_bug_ends_the_worker_and_is_met_once(make_sweep, stand_in):
     second = end.front.trials[1].outcome
     assert second.state == "failed"
     assert second.reason.endswith("not a mistake of yours: ZeroDivisionError: division by zero")
+
+
+def test_times_need_a_provider(make_sweep, stand_in):
+    sweep = make_sweep(constraints={"speedup": 2})
+    sweep = load_sweep(sweep.path, ["benchmark.providers=[]"])
+    with pytest.raises(RecipeError, match=r"benchmark\.providers=.*is empty, and the sweep goes by"):
+        run_sweep(sweep)
+
+
+def test_scores_of_different_metrics_are_not_compared(
+    make_sweep, stand_in, monkeypatch: pytest.MonkeyPatch
+):
+    plain = stand_in.run_trial
+
+    def run_trial(recipe: Recipe, *arguments: Any, **others: Any) -> RunReport:
+        report = plain(recipe, *arguments, **others)
+        if recipe.passes[0].settings["sparsity"] < 0.2:
+            return report
+        assert report.final is not None
+        score = dataclasses.replace(report.final.score, metric="f1_macro")
+        return dataclasses.replace(report, final=dataclasses.replace(report.final, score=score))
+
+    monkeypatch.setattr("compressor.sweep.worker.run_trial", run_trial)
+    with pytest.raises(RecipeError, match=r"budget\.metric: trials are scored by accuracy and f1_"):
+        run_sweep(make_sweep())
+    assert stand_in.chosen == []
 
 
 def test_each_task_of_srun_is_a_worker(
