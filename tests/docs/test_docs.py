@@ -23,6 +23,8 @@ import yaml
 import compressor
 from compressor.cli import app
 from compressor.recipe.recipe import Recipe
+from compressor.sweep.settings import load_sweep
+from compressor.sweep.space import corners
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -74,7 +76,9 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-RECIPES = [block for block in BLOCKS if block.language == "yaml" and ".github" not in block.title]
+YAML = [block for block in BLOCKS if block.language == "yaml" and ".github" not in block.title]
+SWEEPS = [block for block in YAML if re.search(r"^space:", block.code, re.MULTILINE)]
+RECIPES = [block for block in YAML if block not in SWEEPS and "apiVersion:" not in block.code]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
@@ -110,6 +114,19 @@ def test_every_recipe_of_a_page_is_valid(block: Block, tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False))
     assert isinstance(compressor.load_recipe(recipe), Recipe)
+
+
+@pytest.mark.parametrize("block", SWEEPS, ids=str)
+def test_every_sweep_of_a_page_is_valid(block: Block, tmp_path: Path):
+    passes = [
+        {"kind": "prune_structured", "ratio": 0.5, "recovery": {"kind": "distill", "epochs": 1}},
+        {"kind": "quantize_dynamic"},
+    ]
+    recipe, sweep = tmp_path / "recipe.yaml", tmp_path / "sweep.yaml"
+    recipe.write_text(yaml.safe_dump({**COMPLETE, "passes": passes}))
+    sweep.write_text(block.code)
+    loaded = load_sweep(sweep)
+    assert [loaded.recipe_at(point) for point in corners(loaded.space)]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)

@@ -189,7 +189,7 @@ def test_a_bug_ends_the_worker_and_is_met_once(make_sweep, stand_in):
 def test_times_need_a_provider(make_sweep, stand_in):
     sweep = make_sweep(constraints={"speedup": 2})
     sweep = load_sweep(sweep.path, ["benchmark.providers=[]"])
-    with pytest.raises(RecipeError, match=r"benchmark\.providers=.*is empty, and the sweep goes by"):
+    with pytest.raises(RecipeError, match="is empty, and the sweep goes by times"):
         run_sweep(sweep)
 
 
