@@ -182,9 +182,9 @@ def require_one_process(environment: Mapping[str, str] = os.environ) -> None:
     launch = read_launch(environment)
     if launch.size > 1:
         raise EnvironmentMismatch(
-            f"a sweep is no training of {launch.size} processes (WORLD_SIZE={launch.size}): each of "
-            f"its workers does whole trials; start compress sweep once for each worker, without a "
-            f"launcher"
+            f"a launcher started {launch.size} processes of one training (WORLD_SIZE="
+            f"{launch.size}), and each worker of a sweep does whole trials; start compress sweep "
+            f"once for each worker, without a launcher"
         )
 
 
