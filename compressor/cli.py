@@ -22,7 +22,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from compressor import __version__
-from compressor.commands import serve, shadow
+from compressor.commands import push, serve, shadow
 from compressor.commands.terminal import FLAG, err, out, prepare_torch
 from compressor.errors import (
     EXIT_CODES,
@@ -54,6 +54,8 @@ _NEEDS = {
     "serve": "an artifact: compress serve runs/first/artifact",
     "shadow": "an artifact, its original and rows: compress shadow runs/first/artifact --against "
     "./my-model today.jsonl",
+    "push": "an artifact and a name on the Hub: compress push runs/first/artifact --to org/name",
+    "pack": "an artifact: compress pack runs/first/artifact --output my-model.tar.zst",
 }
 
 
@@ -689,5 +691,7 @@ def _print_report(report: RunReport, directory: Path | None) -> None:
 
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
+app.command(epilog=push.EXAMPLE)(push.push)
+app.command(epilog=push.PACK_EXAMPLE)(push.pack)
 for _info in app.registered_commands:
     _info.cls = _Command
