@@ -7,8 +7,10 @@ writes the weights that each ends with. Every process but the first follows.
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,47 @@ class Calling(Silent):
                 self.call()
 
         yield advance
+
+
+def in_two_processes(
+    folder: Path,
+    *names: str,
+    address: str = "127.0.0.1",
+    prefixes: Sequence[Sequence[str]] = ((), ()),
+    **variables: str,
+) -> tuple[int, int, str]:
+    """Return both exit codes, and what the first of two processes said, of these trainings.
+
+    The first one is reached at `address`; `prefixes` are what the two commands begin with.
+    """
+    tests = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(free_port()),
+        **variables,
+    }
+    first, second = (
+        subprocess.Popen(
+            [*prefix, sys.executable, __file__, str(folder), *names],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, prefix in enumerate(prefixes)
+    )
+    told = first.communicate(timeout=300)[1]
+    second.communicate(timeout=60)
+    return first.returncode, second.returncode, told
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def main(folder: Path, *names: str) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import trained_together
 from conftest import word_piece_tokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from trained_together import CASES, Calling, run_in, save_models, trained
+from trained_together import CASES, Calling, in_two_processes, run_in, save_models, trained
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
@@ -37,39 +32,6 @@ class Stopped(BaseException):
 
 def stop() -> None:
     raise Stopped
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def in_two_processes(folder: Path, *names: str, **variables: str) -> tuple[int, int, str]:
-    """Return both exit codes, and what the first of two processes said, of these trainings."""
-    tests = Path(trained_together.__file__).parent
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
-        "OMP_NUM_THREADS": "1",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        **variables,
-    }
-    command = [sys.executable, trained_together.__file__, str(folder), *names]
-    first, second = (
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    )
-    told = first.communicate(timeout=300)[1]
-    second.communicate(timeout=60)
-    return first.returncode, second.returncode, told
 
 
 def trained_by_two(folder: Path, *names: str, **variables: str) -> Path:
