@@ -15,8 +15,8 @@ Fails unless
 - each step was finished once, the export of the baseline among them;
 - the front, recomputed from the reports of the trials, is the one that was written;
 - certification rows were scored twice, for baseline and artifact of the chosen recipe alone;
-- all CPU time, that of the killed worker too, is at most 1.15 times that of the finished steps, for
-  one worker and for two.
+- all CPU time is at most 1.15 times that of the finished steps, for one worker and for two; what the
+  killed worker did after its last finished step is lost with its trial, and is told apart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -89,7 +90,8 @@ def worker(arguments: list[str]) -> int:
     def noted(self: StepStore, name: str, key: str, *others: Any) -> Step:
         start = time.process_time()
         step = make(self, name, key, *others)
-        line = json.dumps({"name": name, "key": key, "cpu": time.process_time() - start})
+        now = time.process_time()
+        line = json.dumps({"name": name, "key": key, "cpu": now - start, "at": now})
         with notes.open("a") as stream:
             stream.write(f"{line}\n")
         return step
@@ -106,7 +108,8 @@ class Sweep:
 
     file: Path
     folder: Path
-    redone: str = ""  # the trial that a killed worker had begun
+    taken_over: tuple[str, ...] = ()  # trials that a killed worker had begun
+    lost: float = 0.0  # CPU seconds of the killed worker after its last finished step
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Start a worker; it writes its notes and its words beside the output."""
@@ -130,15 +133,20 @@ class Sweep:
         """Run two workers, kill one of them; return the CPU seconds of both."""
         before = spent()
         first, second = self.start("first"), self.start("second")
-        while second.poll() is None and cpu_seconds(second.pid) < moment:
+        used = 0.0
+        while second.poll() is None and used < moment:
             time.sleep(_POLL_SECONDS)
+            used = cpu_seconds(second.pid)
         second.send_signal(signal.SIGKILL)
         if second.wait() != -signal.SIGKILL:
             sys.exit("the second worker had ended before it was killed")
+        finished = [json.loads(line) for line in read_lines(self.folder / "second.jsonl")]
+        self.lost = used - max((float(note["at"]) for note in finished), default=0.0)
         self.require_done(first)
-        said = (self.folder / "first.txt").read_text()
-        taken_over = [line.split(":")[0] for line in said.splitlines() if "another worker" in line]
-        self.redone = "; ".join(line.strip() for line in taken_over if "trial" in line)
+        said = read_lines(self.folder / "first.txt")
+        self.taken_over = tuple(
+            word for line in said for word in re.findall(r"trial \d+(?= .*another worker)", line)
+        )
         return spent() - before
 
     def require_done(self, process: subprocess.Popen[bytes]) -> None:
@@ -155,7 +163,7 @@ class Sweep:
     def notes(self) -> list[dict[str, Any]]:
         """Return what each finished step took, in no order."""
         files = sorted(self.folder.glob("*.jsonl"))
-        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        return [json.loads(line) for path in files for line in read_lines(path)]
 
     @property
     def parts(self) -> float:
@@ -177,6 +185,11 @@ class Sweep:
             for path in files
             if path.name not in _AT_THE_END
         }
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file, none of one that is not there."""
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def spent() -> float:
@@ -211,8 +224,11 @@ def judged(sweep: Sweep, took: float) -> list[str]:
         wrong.append(f"{sweep.folder.name}: trials are missing")
     if recomputed(sweep) != (sweep.front["front"], sweep.front["best"]):
         wrong.append(f"{sweep.folder.name}: the front is {recomputed(sweep)} when recomputed")
-    if took > _MOST_OVERHEAD * sweep.parts:
-        wrong.append(f"{sweep.folder.name}: took {took / sweep.parts:.2f} times its parts")
+    if took - sweep.lost > _MOST_OVERHEAD * sweep.parts:
+        ratio = (took - sweep.lost) / sweep.parts
+        wrong.append(f"{sweep.folder.name}: took {ratio:.2f} times its parts")
+    if sweep.lost and len(sweep.taken_over) != 1:
+        wrong.append(f"{sweep.folder.name}: {sweep.taken_over or 'nothing'} was taken over")
     return wrong
 
 
@@ -261,7 +277,8 @@ def row(sweep: Sweep, took: float, workers: str) -> dict[str, Any]:
         "on_front": len(sweep.front["front"]),
         "cpu_seconds": round(took, 1),
         "steps_cpu_seconds": round(sweep.parts, 1),
-        "ratio": round(took / sweep.parts, 3),
+        "lost_cpu_seconds": round(sweep.lost, 1),
+        "ratio": round((took - sweep.lost) / sweep.parts, 3),
         "steps": len(sweep.notes),
         "steps_taken_from_the_store": reused,
         "baseline_exports": names["baseline: export"],
@@ -269,7 +286,7 @@ def row(sweep: Sweep, took: float, workers: str) -> dict[str, Any]:
             count for name, count in names.items() if name.startswith("certification")
         )
         // 2,
-        "taken_over": sweep.redone,
+        "taken_over": list(sweep.taken_over),
     }
 
 

@@ -43,7 +43,8 @@ class Point:
     """One model in the chart; `run` is its run's number in a comparison.
 
     `cost` is in the unit of the chart's axis. A baseline is drawn hollow, a `try` is one that a
-    gate refused, a `spare` one that passed and that the run did not go on with.
+    gate refused, a `spare` one that passed and that the run did not go on with. One that is not
+    `labelled` has its name in the table below the chart alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Point:
     score: float
     num_bytes: int
     role: Role = "final"
+    labelled: bool = True
 
     @property
     def series(self) -> int:
@@ -241,7 +243,7 @@ def _labels(
         taken.append(limit)
     plot = Box(LEFT, 0, WIDTH, HEIGHT - BOTTOM)
     labels = []
-    for group in _coincident(placed):
+    for group in _coincident([item for item in placed if item.point.labelled]):
         first = group[0]
         runs = sorted(item.point.run for item in group if item.point.run is not None)
         name = " ".join([first.point.name, ", ".join(map(str, runs))]).strip()

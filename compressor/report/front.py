@@ -5,7 +5,7 @@ It draws what it is told; which trials are feasible, on the front and chosen is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,13 @@ class Measured:
     score: float
     num_bytes: int
     latency_ms: float | None
+
+
+_FEW = 8  # trials, all of which have room for a label
+_COSTS: tuple[tuple[str, str, Callable[[Measured], float | None]], ...] = (
+    ("size on disk", "MB", lambda found: found.num_bytes / units.BYTES_PER_MB),
+    ("latency", "ms", lambda found: found.latency_ms),
+)
 
 
 @dataclass(frozen=True)
@@ -118,34 +125,41 @@ def _row(page: FrontPage, item: TrialRow) -> _Row:
 
 
 def _charts(page: FrontPage) -> list[tuple[str, Chart]]:
-    """Return a chart of score against size, and against latency where that was measured."""
-    shown: list[tuple[str, Role, Measured]] = [
-        (str(item.number), _ROLES[item.standing], item.measured)
-        for item in page.trials
-        if item.measured is not None
-    ]
-    if not shown:
+    """Return a chart of score against size, and against latency where that was measured.
+
+    Without the baseline, beside which the trials would stand in a heap. Trials on the front are
+    labelled, or all of them where they are few.
+    """
+    found = [item for item in page.trials if item.measured is not None]
+    if not found:
         return []
-    lowest = None if page.baseline is None else page.baseline.score - page.max_drop
-    if page.baseline is not None:
-        shown.insert(0, ("baseline", "baseline", page.baseline))
-    sizes = [
-        Point(name, None, found.num_bytes / units.BYTES_PER_MB, found.score, found.num_bytes, role)
-        for name, role, found in shown
-    ]
-    times = [
-        Point(name, None, found.latency_ms, found.score, found.num_bytes, role)
-        for name, role, found in shown
-        if found.latency_ms is not None
-    ]
-    kinds = (("size on disk, MB", "MB", sizes), ("latency, ms", "ms", times))
-    return [
-        (
-            cost.partition(",")[0],
-            score_chart(
-                points, metric=page.metric, cost=cost, unit=unit, lowest_allowed=lowest, sized=False
-            ),
-        )
-        for cost, unit, points in kinds
-        if points
-    ]
+    lowest = None
+    if page.baseline is not None and any(item.standing == "over" for item in found):
+        lowest = page.baseline.score - page.max_drop
+    charts = []
+    for name, unit, cost in _COSTS:
+        points = [
+            Point(
+                f"{item.number}",
+                None,
+                value,
+                item.measured.score,
+                item.measured.num_bytes,
+                _ROLES[item.standing],
+                labelled=item.on_front or len(found) <= _FEW,
+            )
+            for item in found
+            if item.measured is not None and (value := cost(item.measured)) is not None
+        ]
+        if points:
+            title = f"{name}, {unit}"
+            chart = score_chart(
+                points,
+                metric=page.metric,
+                cost=title,
+                unit=unit,
+                lowest_allowed=lowest,
+                sized=False,
+            )
+            charts.append((name, chart))
+    return charts

@@ -15,10 +15,12 @@ from compressor.files import write_whole
 from compressor.measurements import RunReport
 from compressor.recipe.recipe import Recipe
 from compressor.recipe.yaml_source import dump_document
+from compressor.report import units
 from compressor.report.front import FrontPage, Measured, Standing, TrialRow, render_front_html
 from compressor.stored_types import to_plain
 from compressor.sweep.outcome import Ends, Judged, best_of, is_feasible, pareto_front
 from compressor.sweep.settings import Sweep
+from compressor.sweep.space import dimension_words
 from compressor.words import counted, points
 
 HTML, CSV, JSON, BEST = "front.html", "front.csv", "front.json", "best.yaml"
@@ -145,11 +147,12 @@ def _page(sweep: Sweep, recipe: Recipe, front: Front, best_text: str | None) -> 
     limits = [f"{name} {_limit(name, limit)}" for name, limit in sweep.constraints.given.items()]
     facts = {
         "recipe": str(sweep.recipe),
+        **({} if baseline is None else {"baseline": _baseline_words(baseline, metric)}),
         "objectives": ", ".join(f"{name} ({way})" for name, way in sweep.objectives.items()),
         "constraints": "; ".join(limits) or "those of the recipe's budget",
         "chosen by": f"{sweep.chooses_by}, among the trials that keep all constraints",
         "sampler": f"{sweep.sampler}, seed {sweep.seed}",
-        **{key: str(item.model_dump(exclude_defaults=True)) for key, item in sweep.space.items()},
+        **{f"space: {key}": dimension_words(item) for key, item in sweep.space.items()},
     }
     return FrontPage(
         name="sweep" if sweep.path is None else sweep.path.name,
@@ -163,12 +166,25 @@ def _page(sweep: Sweep, recipe: Recipe, front: Front, best_text: str | None) -> 
     )
 
 
+def _own(sweep: Sweep, item: Judged) -> tuple[str, ...]:
+    """Return the settings of a trial without those that all trials have alike."""
+    pairs = zip(sweep.space.values(), item.settings, strict=True)
+    found = tuple(setting for dimension, setting in pairs if len(set(dimension.ends)) > 1)
+    return found or item.settings
+
+
 def _limit(name: str, limit: float) -> str:
     if name == "drop":
         return f"at most {points(limit)}"
     if name == "bytes":
         return f"at most {limit / 1e6:g} MB"
     return f"at {'least' if name in ('score', 'speedup') else 'most'} {limit:g}"
+
+
+def _baseline_words(end: Ends, metric: str | None) -> str:
+    time = "" if end.latency_ms is None else f", {units.number(end.latency_ms)} ms"
+    score = f"{units.metric_words(metric)} {units.score(metric, end.score)}"
+    return f"{score}, {units.megabytes(end.bytes)} MB{time}"
 
 
 def _measured(end: Ends) -> Measured:
@@ -183,7 +199,7 @@ def _trial_row(sweep: Sweep, front: Front, item: Judged) -> TrialRow:
     found = None if figures is None else Measured(figures.score, figures.bytes, figures.latency_ms)
     return TrialRow(
         number=item.number,
-        settings=item.settings,
+        settings=_own(sweep, item),
         standing="best" if item == front.best else standing,
         on_front=item.number in front.on_front,
         measured=found,

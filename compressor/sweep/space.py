@@ -157,6 +157,14 @@ def to_dimension(value: Any) -> Any:
     return kind.model_validate_json(json.dumps(value), strict=True)
 
 
+def dimension_words(dimension: Dimension) -> str:
+    """Say what a dimension holds, such as `0.2 to 0.8 by 0.1`."""
+    if isinstance(dimension, Choices):
+        return " or ".join(map(str, dimension.values))
+    step = "" if dimension.step is None else f" by {dimension.step:g}"
+    return f"{dimension.low:g} to {dimension.high:g}{step}{', log' if dimension.log else ''}"
+
+
 def settings_of(space: Mapping[str, Dimension], point: Point) -> list[str]:
     """Return a point as `--set` takes it: `KEY=VALUE` for each key of the space."""
     return [f"{key}={dimension.text(point[key])}" for key, dimension in space.items()]
