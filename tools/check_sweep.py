@@ -15,8 +15,8 @@ Fails unless
 - each step was finished once, the export of the baseline among them;
 - the front, recomputed from the reports of the trials, is the one that was written;
 - certification rows were scored twice, for baseline and artifact of the chosen recipe alone;
-- all CPU time is at most 1.15 times that of the finished steps, for one worker and for two; what the
-  killed worker did after its last finished step is lost with its trial, and is told apart.
+- all CPU time is at most 1.15 times that of the finished steps, for one worker and for two; what
+  the killed worker did after its last finished step is lost with its trial, and is told apart.
 """
 
 from __future__ import annotations

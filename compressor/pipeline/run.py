@@ -91,7 +91,7 @@ from compressor.pipeline.output import OutputDirectory, claim_output
 from compressor.pipeline.predictions import sample_predictions
 from compressor.pipeline.preflight import check_inputs, check_runtime
 from compressor.pipeline.resume import stored_steps
-from compressor.pipeline.run_end import COMPARED, PASSED, finish, stopped_reason, verdict_of
+from compressor.pipeline.run_end import PASSED, finish, stopped_reason, verdict_of
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.scorable import judge_baseline, judge_order, tuned_baseline
 from compressor.pipeline.shared_store import SharedStepStore
@@ -102,7 +102,7 @@ from compressor.progress import SILENT, Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
-from compressor.report.verdict import headline
+from compressor.report.verdict import COMPARED, headline
 from compressor.tasks import NO_LIMIT, find_metric, load_task, with_own_metric
 from compressor.training.precision import require_precision
 from compressor.training.settings import TrainingSettings

@@ -21,7 +21,6 @@ from compressor.report.run_report import RunReport
 logger = logging.getLogger(__name__)
 
 PASSED = "every gate held"
-COMPARED = "every gate held; a trial of a sweep, whose artifact is not completed"
 
 
 def verdict_of(error: CompressorError) -> Verdict:

@@ -18,6 +18,8 @@ TITLES = {
     "stopped": "Stopped",
     "internal_error": "Internal error",
 }
+# The reason of a run that passed and is a trial of a sweep.
+COMPARED = "every gate held; a trial of a sweep, whose artifact is not completed"
 UNFINISHED = frozenset({"failed", "stopped", "internal_error"})  # nothing was judged in the end
 
 # Where the pipeline's steps end, for a sentence.
@@ -245,6 +247,11 @@ def _how_to_resume(report: RunReport) -> str:
 
 
 def _after_success(report: RunReport) -> str:
+    if report.reason == COMPARED:
+        return (
+            "Look at front.html of the sweep: it has all trials, and best/ beside it the run of the "
+            "recipe that was chosen, with an artifact to use."
+        )
     use = "Use the model in artifact/: its README.md shows how to load it."
     if report.inconclusive_allowed:
         return f"{_towards_proof(report, accept=False)} {use}"

@@ -60,6 +60,14 @@ def test_a_trial_is_judged_and_timed(compared: tuple[RunReport, Path]):
     assert [item.model for item in report.latencies] == ["baseline", "final"]
 
 
+def test_the_report_of_a_trial_leads_to_the_sweep(compared: tuple[RunReport, Path]):
+    report, folder = compared
+    assert report.reason == "every gate held; a trial of a sweep, whose artifact is not completed"
+    page = (folder / "trial" / "report.md").read_text()
+    assert "Look at front.html of the sweep" in page
+    assert "Use the model in artifact/" not in page
+
+
 def test_nothing_loads_the_artifact_of_a_trial(compared: tuple[RunReport, Path]):
     with pytest.raises(CompressorError):
         compressor.load_artifact(compared[1] / "trial" / "artifact")
