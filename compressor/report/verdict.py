@@ -249,8 +249,8 @@ def _how_to_resume(report: RunReport) -> str:
 def _after_success(report: RunReport) -> str:
     if report.reason == COMPARED:
         return (
-            "Look at front.html of the sweep: it has all trials, and best/ beside it the run of the "
-            "recipe that was chosen, with an artifact to use."
+            "Look at front.html of the sweep: it has all trials, and best/ beside it holds the run "
+            "of the recipe that was chosen, with an artifact to use."
         )
     use = "Use the model in artifact/: its README.md shows how to load it."
     if report.inconclusive_allowed:
