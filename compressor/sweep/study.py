@@ -9,6 +9,7 @@ time, so that one worker and the same seed give the same trials, after a stop to
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,9 +64,11 @@ class _JournalLock(JournalFileSymlinkLock):
     def acquire(self) -> bool:
         held = self._lock.acquire()
         with self._journal.open("rb+") as stream:
-            content = stream.read()
-            if content and not content.endswith(b"\n"):
-                stream.truncate(content.rfind(b"\n") + 1)
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - 1, 0))
+            if stream.read(1) not in (b"", b"\n"):
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
         return held
 
     def release(self) -> None:
@@ -93,6 +96,7 @@ class Study:
     def __init__(self, folder: Path, sweep: Sweep, facts: Mapping[str, Any]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._sweep, self._locks = sweep, folder / "locks"
+        self._known: dict[int, Judged] = {}  # of the trials that have ended, by Optuna's number
         self._distributions = {key: _distribution(item) for key, item in sweep.space.items()}
         journal = folder / "journal.log"
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,16 +169,13 @@ class Study:
 
     def judged(self) -> list[Judged]:
         """Return the trials that have ended, by their numbers."""
-        return [
-            Judged(
-                trial.number + 1,
-                self._point_of(trial),
-                tuple(settings_of(self._sweep.space, self._point_of(trial))),
-                outcome_of(trial.user_attrs[_OUTCOME]),
-            )
-            for trial in self._study.trials
-            if trial.state.is_finished()
-        ]
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self._known:
+                point = {key: trial.params[key] for key in self._sweep.space}
+                settings = tuple(settings_of(self._sweep.space, point))
+                outcome = outcome_of(trial.user_attrs[_OUTCOME])
+                self._known[trial.number] = Judged(trial.number + 1, point, settings, outcome)
+        return [self._known[number] for number in sorted(self._known)]
 
     def left(self) -> list[str]:
         """Return why trials are left that nobody runs, one sentence each."""
@@ -197,7 +198,7 @@ class Study:
     @property
     def is_done(self) -> bool:
         """Return whether every trial of the sweep has ended."""
-        trials = self._study.trials
+        trials = self._study.get_trials(deepcopy=False)
         return len(trials) >= self._sweep.num_trials and all(
             trial.state.is_finished() for trial in trials
         )
@@ -219,6 +220,7 @@ class Study:
         if _mismatches(frozen) != self._seen.get(frozen.number, []) or not lock.acquire(wait=False):
             return None
         started = _started(frozen)
+        self._study.sampler = _sampler(self._sweep, frozen.number)  # for values that it lacks
         # Optuna's own way to a trial that is under way in another process.
         trial = optuna.Trial(self._study, frozen._trial_id)
         taken = self._taken(trial, lock, is_again=True)
@@ -241,9 +243,6 @@ class Study:
         trial.set_user_attr(_STARTED, int(trial.user_attrs.get(_STARTED, 0)) + 1)
         settings = tuple(settings_of(self._sweep.space, point))
         return Taken(trial.number + 1, point, settings, is_again, trial, lock)
-
-    def _point_of(self, trial: FrozenTrial) -> dict[str, Value]:
-        return {key: trial.params[key] for key in self._sweep.space}
 
     def _require_same(self, facts: Mapping[str, Any], folder: Path) -> None:
         known = self._study.user_attrs.get(_SETTINGS)
