@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ from compressor.runtime.files import facts_sha256 as facts_sha256
 from compressor.runtime.files import sha256 as sha256
 
 _CHUNK = 1 << 20  # bytes
+_GZIPPED: dict[str, int] = {}  # bytes after gzip by SHA-256, of a few files in a run
+_KEPT_DAYS = 30
+_SECONDS_OF_A_DAY = 24 * 60 * 60
 _READS_KEPT = 256  # each may bring 64 KiB of a file into memory
 _GZIP = zlib.MAX_WBITS | 16  # 16 asks for gzip's framing
 
@@ -23,8 +28,16 @@ _GZIP = zlib.MAX_WBITS | 16  # 16 asks for gzip's framing
 def gzipped_bytes(path: Path) -> int:
     """Return the size of a file after gzip at level 6, without storing the result.
 
-    Only there the zeros among weights show.
+    Only there the zeros among weights show. A content that was measured before, such as that of a
+    graph which then ships, is known by its SHA-256.
     """
+    content = sha256(path)
+    if content not in _GZIPPED:
+        _GZIPPED[content] = _gzipped_bytes(path)
+    return _GZIPPED[content]
+
+
+def _gzipped_bytes(path: Path) -> int:
     compressor = zlib.compressobj(6, zlib.DEFLATED, _GZIP)
     total = 0
     with path.open("rb") as stream:
@@ -56,6 +69,24 @@ def write_whole(file: Path, text: str) -> None:
     with whole_file(file) as temporary:
         # A lone surrogate, which UTF-8 cannot carry, is spelled as its JSON escape.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def remove_unused(place: Path) -> None:
+    """Remove what lies in a folder of a cache and was not touched for a month, as far as it can be.
+
+    Whoever reads an entry touches it (`os.utime`).
+    """
+    oldest = time.time() - _KEPT_DAYS * _SECONDS_OF_A_DAY
+    for entry in place.iterdir() if place.is_dir() else ():
+        try:
+            if entry.stat().st_mtime >= oldest:
+                continue
+        except OSError:
+            continue  # another process removed it
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 class MappedFile:

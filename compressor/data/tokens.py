@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from compressor.data.describe import fingerprint
 from compressor.data.splits import Dataset
 from compressor.errors import EnvironmentMismatch
-from compressor.files import MappedFile, sha256, write_whole
+from compressor.files import MappedFile, remove_unused, sha256, write_whole
 from compressor.paths import cache_directory
 from compressor.tasks import Batch, Task, Tokens
 from compressor.tasks.stored_rows import are_stored
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4096  # rows that are tokenized together, in threads where the tokenizer has them
 _ABOUT = "about.json"
 _DTYPES = {"ids": "<i4", "types": "u1", "ends": "<i8", "counts": "<i4"}
-_KEPT_DAYS = 30  # since a set was last read
-_DAY = 24 * 60 * 60  # seconds
 Counts = NDArray[np.integer[Any]]
 
 
@@ -161,9 +159,9 @@ def _kept(key: str, task: Task, preprocessor: Any, dataset: Dataset) -> _Arrays:
     folder = place / key[:32]
     try:
         if not _is_whole(folder, key):
-            _forget(place)
+            remove_unused(place)
             _publish(folder, key, _tokens(task, preprocessor, dataset))
-        (folder / _ABOUT).touch()
+        os.utime(folder)
         return _mapped(folder)
     except OSError as error:
         raise EnvironmentMismatch(
@@ -254,16 +252,3 @@ def _mapped(folder: Path) -> _Arrays:
     assert ends is not None, "and no split is empty"
     counts = np.fromfile(folder / "counts", dtype=_DTYPES["counts"])
     return _Arrays(Tokens(ids, types, ends, counts), files)
-
-
-def _forget(place: Path) -> None:
-    """Remove what nobody read for a month, and what a kill left unfinished."""
-    oldest = time.time() - _KEPT_DAYS * _DAY
-    for folder in place.iterdir() if place.is_dir() else ():
-        try:
-            about = folder / _ABOUT
-            read = (about if about.exists() else folder).stat().st_mtime
-        except OSError:
-            continue  # another process removed it
-        if read < oldest:
-            shutil.rmtree(folder, ignore_errors=True)

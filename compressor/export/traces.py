@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from compressor.files import remove_unused
 from compressor.models.torch_model import TorchModel
+
+logger = logging.getLogger(__name__)
 
 _KEPT = 4  # traces: a baseline's, and those of a few shapes that take turns
 _PLAIN = (bool, int, float, str, type(None))
@@ -55,30 +63,80 @@ class _Kept:
 
 
 class Traces:
-    """The last few graphs that were traced, by the shapes of their models."""
+    """Graphs that were traced, by the shapes of their models: the last few, and those of a folder.
 
-    def __init__(self) -> None:
+    `conditions` are all that a trace depends on besides the model, such as versions of packages.
+    """
+
+    def __init__(self, folder: Path | None = None, conditions: str = "") -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._folder = folder
+        self._conditions = f"{conditions} {version('onnx-ir')}"
 
     def traced(
         self, model: TorchModel, inputs: Any, opset: int, fusions: Any, trace: Trace
     ) -> ir.Model:
         """Return what `trace` makes of a model, by another one's trace where that is the same."""
         weights = _weights(model.module)
-        key = None if weights is None else _shape_of(model, inputs, opset, fusions)
-        if key is not None and (kept := self._kept.get(key)) is not None:
-            assert weights is not None, "there is a key"
-            self._kept.move_to_end(key)
+        shape = None if weights is None else _shape_of(model, inputs, opset, fusions)
+        if weights is None or shape is None:
+            return trace(model, inputs, opset, fusions)
+        key = hashlib.sha256(f"{shape} {self._conditions}".encode()).hexdigest()
+        kept = self._kept.get(key) or self._read(key)
+        if kept is not None:
+            self._keep(key, kept)
             return _with_weights(kept, weights)
         program = trace(model, inputs, opset, fusions)
-        if key is not None:
-            assert weights is not None, "there is a key"
-            parts = _parts(program, weights)
-            if parts is not None:
-                self._kept[key] = _Kept(_without_weights(program, parts), parts)
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
+        parts = _parts(program, weights)
+        if parts is not None:
+            kept = _Kept(_without_weights(program, parts), parts)
+            self._keep(key, kept)
+            self._write(key, kept)
         return program
+
+    def _keep(self, key: str, kept: _Kept) -> None:
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    def _read(self, key: str) -> _Kept | None:
+        """Return what lies in the folder; a file that is damaged is as good as none."""
+        if self._folder is None:
+            return None
+        path = self._folder / key
+        if not path.is_file():
+            return None
+        try:
+            head, _, graph = path.read_bytes().partition(b"\n")
+            about = json.loads(head)
+            if about["sha256"] != _checksum(graph, about["parts"]):
+                raise ValueError("wrong checksum")
+            parts = {name: _Part(tuple(item[0]), item[1]) for name, item in about["parts"].items()}
+            os.utime(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.info("%s: damaged (%s), traced again", path, error)
+            return None
+        return _Kept(graph, parts)
+
+    def _write(self, key: str, kept: _Kept) -> None:
+        if self._folder is None:
+            return
+        parts = {name: [list(part.weights), part.transposed] for name, part in kept.parts.items()}
+        about = {"sha256": _checksum(kept.graph, parts), "parts": parts}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_unused(self._folder)
+            handle, unfinished = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(json.dumps(about).encode() + b"\n" + kept.graph)
+            Path(unfinished).replace(self._folder / key)
+        except OSError as error:  # of two runs both trace, which is all that is lost
+            logger.info("%s: the trace cannot be kept there (%s)", self._folder, error)
+
+
+def _checksum(graph: bytes, parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + graph).hexdigest()
 
 
 def _weights(module: nn.Module) -> Weights | None:

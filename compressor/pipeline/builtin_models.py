@@ -27,9 +27,8 @@ from compressor.paths import BUILTIN
 from compressor.progress import Progress
 from compressor.tasks import load_task
 from compressor.tasks.columns import ImageColumns
-from compressor.training.recovery import finetune
 from compressor.training.settings import FinetuneSettings
-from compressor.training.trainer import TrainingRun
+from compressor.training.training_run import TrainingRun
 
 _SEED = 0
 _CHECKPOINT_SECONDS = 5.0
@@ -129,6 +128,10 @@ def _train_digits(work: Path, progress: Progress) -> TorchModel:
         description="train the built-in digits model (once)",
         checkpoint_seconds=_CHECKPOINT_SECONDS,
     )
+    # Here and not at the top: transformers' Trainer takes a second to load, and most runs train
+    # nothing.
+    from compressor.training.recovery import finetune
+
     finetune(model, shifted(train), _SETTINGS, run)
     return model
 

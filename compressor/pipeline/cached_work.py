@@ -41,6 +41,7 @@ from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.onnx_graph.onnx_file import data_path
 from compressor.passes import Model, OnnxPass, Pass, PassContext, TorchPass, apply_pass
+from compressor.paths import cache_directory
 from compressor.pipeline.announce import reused_line
 from compressor.pipeline.cached_steps import (
     CHECKPOINT,
@@ -94,12 +95,13 @@ class Stages:
     done: list[StepRecord] = field(default_factory=list)
     baseline_score: Score | None = None  # of the untouched checkpoint on the search split
     scored: dict[str | None, Score] = field(default_factory=dict)  # graphs, by `_scored_as`
-    traces: Traces = field(default_factory=Traces)
 
     def __post_init__(self) -> None:
         self._prints = {name: fingerprint(split) for name, split in self.splits.items()}
         task = {"name": self.task.name, **self.task.facts()}
-        self._always = {**result_conditions(), "task": task}
+        conditions = result_conditions()
+        self._always = {**conditions, "task": task}
+        self._traces = Traces(cache_directory() / "traces", key_of(conditions))
         self._torch = {"device": str(self.device), "torch_threads": torch.get_num_threads()}
         export = self.recipe.export
         # All that `open_graph` opens a graph by.
@@ -273,7 +275,6 @@ class Stages:
     def export(self, name: str, model: StoredCheckpoint) -> Exported:
         """Export a model; the same model and settings give the same stored graph."""
         settings = self.recipe.export
-        several = any(isinstance(step, TorchPass) for step in self.recipe.passes)
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
             loaded = self.open_checkpoint(model)
@@ -285,7 +286,7 @@ class Stages:
                     fuse=settings.fuse,
                     opset=settings.opset,
                     threads=self.threads,
-                    traces=self.traces if several else None,
+                    traces=self._traces,
                 )
             size, counts = graph.size(), loaded.parameter_counts()
             merged = counts[0] - size.parameters, counts[1] - size.nonzero_parameters

@@ -140,7 +140,7 @@ def test_tokens_that_nobody_read_for_a_month_are_removed(tiny_bert: TorchModel, 
     encoded(tiny_bert.task, tiny_bert.preprocessor, stored(TEXTS))
     [old] = cache.iterdir()
     month = time.time() - 31 * 24 * 60 * 60
-    os.utime(old / "about.json", (month, month))
+    os.utime(old, (month, month))
     encoded(tiny_bert.task, tiny_bert.preprocessor, stored(TEXTS[:2]))
     [left] = cache.iterdir()
     assert left != old

@@ -90,3 +90,30 @@ def test_a_model_with_equal_weights_or_of_another_shape_is_traced(
     shorter.module.bert.encoder.layer = shorter.module.bert.encoder.layer[:1]
     bytes_of(shorter, tmp_path / "shorter", traces)
     assert len(traced) == 4
+
+
+@pytest.mark.parametrize("damage", [False, True], ids=["whole", "damaged"])
+def test_a_trace_in_a_folder_serves_the_next_run(
+    tiny_bert: TorchModel, tmp_path: Path, traced: list[str], damage: bool
+):
+    folder = tmp_path / "traces"
+    model = with_noise(tiny_bert, 0)
+    first = bytes_of(model, tmp_path / "first", Traces(folder, "release 1"))
+    [path] = folder.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?" if damage else content)
+    assert bytes_of(model, tmp_path / "second", Traces(folder, "release 1")) == first
+    assert len(traced) == 1 + damage
+    assert path.read_bytes() == content
+    bytes_of(model, tmp_path / "third", Traces(folder, "release 2"))
+    assert len(traced) == 2 + damage
+
+
+def test_a_folder_that_cannot_be_written_costs_a_trace(
+    tiny_bert: TorchModel, tmp_path: Path, traced: list[str]
+):
+    (tmp_path / "file").write_text("")
+    for number in range(2):
+        traces = Traces(tmp_path / "file" / "traces")
+        bytes_of(with_noise(tiny_bert, 0), tmp_path / f"run-{number}", traces)
+    assert len(traced) == 2
