@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from compressor.models.conv1d import make_linear
 from compressor.models.families import FAMILIES, EncoderParts
 
 SIZES = {
@@ -80,6 +81,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{**TEXT, "num_key_value_heads": 4, "pad_token_id": 0, "mask_token_id": 4},
         **{"bos_token_id": 2, "eos_token_id": 3},
     },
+    "gpt2": {
+        **{"vocab_size": 50, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4},
+        **{"n_inner": 64, "initializer_range": 0.3, "pad_token_id": 0, "num_labels": 3},
+        **{"bos_token_id": 2, "eos_token_id": 3},
+    },
     "modernbert": {
         **{**TEXT, "initializer_range": 1.0, "initializer_cutoff_factor": 10.0},
         **{"global_attn_every_n_layers": 2, "local_attention": 8},
@@ -137,6 +143,7 @@ class EncoderFactory:
         if model_type in HEADLESS:
             auto = transformers.AutoModel
         module = auto.from_config(config, attn_implementation=attention).eval()
+        make_linear(module)
         return Encoder(module, inputs, torch.tensor([0, 1, 2]))
 
 

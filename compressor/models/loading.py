@@ -20,6 +20,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.machine.quiet import quiet_libraries
 from compressor.models import structure
 from compressor.models.checkpoint_files import CheckpointFiles
+from compressor.models.conv1d import make_linear
 from compressor.models.guard import foreign
 from compressor.models.weight_files import WRAPPERS
 from compressor.models.weight_keys import Fit, fit_of_loaded, fit_of_state, require_fit
@@ -152,6 +153,7 @@ def load_pruned(
     """Return the model of the shape that `shape_file` describes, as this package saves it."""
     shape = read_shape(shape_file)
     module = auto_class.from_config(copy.deepcopy(config), dtype=torch.float32)
+    make_linear(module)
     structure.apply_shape(module, shape)
     fit = fit_of_state(files, module)
     require_fit(files, module, fit, reads_head=True, described_by="structure.json")

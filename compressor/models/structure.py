@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from compressor.errors import EnvironmentMismatch
+from compressor.models.conv1d import make_linear
 from compressor.models.families import EncoderParts
 from compressor.models.families.layers import (
     KEPT_HEADS,
@@ -219,6 +220,7 @@ class ModelForm:
         """Return a new model of this form, freshly initialised, on the CPU."""
         with torch.random.fork_rng(devices=[]):  # weights to overwrite cost no random numbers
             fresh: PreTrainedModel = self.kind._from_config(self.config, dtype=self.dtype)
+        make_linear(fresh)
         if self.shape is not None:
             apply_shape(fresh, self.shape)
         fresh.train(self.is_training)

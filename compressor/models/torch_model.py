@@ -24,6 +24,7 @@ from compressor.files import gzipped_bytes
 from compressor.measurements import Size
 from compressor.models import structure
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
+from compressor.models.conv1d import as_transformers_saves, make_linear
 from compressor.models.guard import foreign
 from compressor.models.loading import (
     STRUCTURE,
@@ -127,7 +128,8 @@ class TorchModel:
         self.task.write_beside(self.module, self.preprocessor, directory)
         shape = structure.read_shape(self.module)
         if shape is None:
-            module.save_pretrained(directory)
+            with as_transformers_saves(module):
+                module.save_pretrained(directory)
             return
         module.config.save_pretrained(directory)
         save_file(_own_tensors(self.module), directory / WEIGHTS, metadata={"format": "pt"})
@@ -201,6 +203,7 @@ def load_model(files: CheckpointFiles, task: Task) -> TorchModel:
 
 def _model(module: Any, preprocessor: Any, task: Task) -> TorchModel:
     """Return a model in evaluation mode, whose task knows its labels."""
+    make_linear(module)
     model = TorchModel(module.eval(), preprocessor, task)
     return replace(model, task=task.for_labels(model.labels))
 

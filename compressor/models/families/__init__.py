@@ -19,6 +19,7 @@ from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
 from compressor.models.families.esm import ESM
 from compressor.models.families.gemma import GEMMA, GEMMA_2
+from compressor.models.families.gpt2 import GPT2
 from compressor.models.families.llama import LLAMA
 from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
@@ -27,7 +28,6 @@ from compressor.models.families.not_prunable import (
     BIG_BIRD,
     CONVBERT,
     FNET,
-    GPT2,
     UNKNOWN,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3

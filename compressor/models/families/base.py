@@ -88,10 +88,13 @@ class NeuronSetting:
 
     name: str
     is_ratio: bool = False
+    without: int | None = None  # times the hidden size, where the setting is null
 
     def read(self, config: PreTrainedConfig) -> int:
         """Return the neurons of every layer."""
         value = getattr(config, self.name)
+        if value is None and self.without is not None:
+            return int(config.hidden_size * self.without)
         return int(config.hidden_size * value) if self.is_ratio else int(value)
 
     def value_for(self, neurons: int, hidden_size: int) -> int | None:
@@ -147,6 +150,7 @@ class EncoderParts:
     part: str | None = None
     fixed_heads: FixedHeads | None = None
     shared_bias: SharedBias | None = None
+    refused_with: tuple[str, ...] = ()  # settings with which nothing can go
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
     rotates: bool = False  # queries and keys by their position
     # The setting that says how many heads keys and values have, of which each serves several query

@@ -8,6 +8,5 @@ UNKNOWN = Family("where its heads and neurons sit is not known")
 CONVBERT = Family(UNKNOWN.encoder, int8_simulated=True)
 BIG_BIRD = Family(UNKNOWN.encoder, is_block_sparse=True)
 FNET = Family(UNKNOWN.encoder, takes_mask=False)
-GPT2 = Family("its linear layers have transposed weights (Conv1D)")
 # Positions as RoBERTa's, and layers of their own: adapters, windows of attention.
 AFTER_PADDING = Family(UNKNOWN.encoder, first_position="after_padding")

@@ -63,6 +63,8 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
         return "its layers are in several groups, each with weights of its own (num_hidden_groups)"
     if parts.gated_by is not None and setting(config, parts.gated_by):
         return f"its feed-forward is gated ({parts.gated_by})"
+    if (name := next((it for it in parts.refused_with if setting(config, it)), None)) is not None:
+        return f"it is configured with {name}"
     if parts.norms_first_if is not None:
         return replace(parts, norms_first=bool(setting(config, parts.norms_first_if)))
     return parts

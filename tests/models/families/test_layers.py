@@ -70,7 +70,11 @@ def test_the_parts_of_a_vit_layer_are_found(tiny_vit: TorchModel):
             {"embedding_size": 16, "num_hidden_groups": 2},
             "its layers are in several groups, each with weights of its own (num_hidden_groups)",
         ),
-        ("gpt2", {}, "its linear layers have transposed weights (Conv1D)"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "it is configured with scale_attn_by_inverse_layer_idx",
+        ),
         ("mobilebert", {}, "where its heads and neurons sit is not known"),
         ("bert", {"is_decoder": True}, "it is configured as a decoder"),
     ],

@@ -12,6 +12,7 @@ import pytest
 import torch
 from random_encoders import IMAGES, PRUNABLE, TEXTS
 
+from compressor.models.conv1d import as_transformers_saves
 from compressor.models.families.layers import encoder_layers, find_encoder
 from compressor.models.families.prunable import UnsupportedArchitecture
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
@@ -162,7 +163,8 @@ def test_where_the_configuration_can_say_it_equal_layers_make_a_plain_checkpoint
         cut_evenly(encoder.module, heads, neurons)
         assert configure_shape(find_encoder(encoder.module)) == ()
         assert read_shape(encoder.module) is None
-        encoder.module.save_pretrained(tmp_path / model_type)
+        with as_transformers_saves(encoder.module):
+            encoder.module.save_pretrained(tmp_path / model_type)
         torch.save(encoder.inputs, tmp_path / model_type / "inputs.pt")
         expected[model_type] = encoder.logits()
 
