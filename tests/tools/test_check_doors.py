@@ -1,0 +1,107 @@
+"""How answers of other programs are compared, and what Triton is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+import pytest
+from small_artifacts import write_small_artifact
+
+
+@pytest.fixture(scope="module")
+def tool(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("check_doors")
+
+
+def test_numbers_are_compared_and_all_else_must_be_equal(tool: ModuleType):
+    own = [{"label": "a", "score": 0.5}, {"label": "b", "score": 0.25}]
+    found = [{"label": "a", "score": 0.5, "more": 1}, {"label": "b", "score": 0.75}]
+    assert max(tool.differences(own, found)) == 0.5
+    assert max(tool.differences(own, [{**own[0], "label": "c"}, own[1]])) == math.inf
+    assert max(tool.differences([1.0, 2.0], [1.0])) == math.inf
+    assert max(tool.differences([{"entity": "O"}], [{}])) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("task", "width", "found", "is_alike"),
+    [
+        ("text-classification", 2, [0.1, 0.9], True),
+        ("text-classification", 2, [0.9, 0.8], False),
+        ("token-classification", 1, [0.2, 0.8], True),
+        ("text-scoring", 1, [0.2, 0.95], False),
+        ("sentence-embedding", 2, [0.4, 1.6], True),
+        ("sentence-embedding", 2, [0.8, 0.2], False),
+    ],
+)
+def test_rows_of_other_kernels_are_alike_where_they_say_the_same(
+    tool: ModuleType, task: str, width: int, found: list[float], is_alike: bool
+):
+    assert tool.is_alike(task, width, [0.2, 0.8], found) == is_alike
+
+
+def test_a_program_that_answers_otherwise_does_not_open_a_door(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    subject = tool.read_subject(write_small_artifact(tmp_path, "text-classification"))
+    door = next(item for item in tool.DOORS if item.name == "compressor-runtime")
+    monkeypatch.setattr(tool, "install", lambda *_: tmp_path)
+
+    def answer(rows: list[Any]) -> dict[str, Any]:
+        monkeypatch.setattr(tool, "ask", lambda *_: ("1.0", rows))
+        found: dict[str, Any] = tool.check(subject, door, tmp_path, tmp_path)
+        return found
+
+    right = subject.predictions
+    wrong = [{**right[0], "score": right[0]["score"] - 0.001}, *right[1:]]
+    assert answer(right)["opens"]
+    assert not answer(wrong)["opens"]
+    assert answer(wrong)["largest"] == pytest.approx(0.001)
+
+
+def test_a_program_that_cannot_be_had_is_skipped_with_the_reason(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    subject = tool.read_subject(write_small_artifact(tmp_path / "a", "text-classification"))
+    door = tool.Door("nowhere", "node", (), "", tool.ALL)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "envs").mkdir()
+    row = tool.check(subject, door, tmp_path / "envs", tmp_path)
+    assert row == {
+        "door": "nowhere",
+        "task": "text-classification",
+        "skipped": "npm is not installed",
+    }
+
+
+def test_triton_is_told_what_the_graph_reads_and_gives(
+    load_script: Callable[[str], ModuleType], tmp_path: Path
+):
+    folder = write_small_artifact(tmp_path / "artifact", "token-classification")
+    triton = load_script("triton_repository")
+    config = triton.write_repository(folder, tmp_path / "repository", name="tagger", instances=2)
+    text = config.read_text()
+    assert config == tmp_path / "repository" / "tagger" / "config.pbtxt"
+    assert '{ name: "input_ids", data_type: TYPE_INT64, dims: [-1] }' in text
+    assert '{ name: "logits", data_type: TYPE_FP32, dims: [-1, 5] }' in text
+    assert "instance_group [{ count: 2, kind: KIND_CPU }]" in text
+    copied = onnx.load(tmp_path / "repository" / "tagger" / "1" / "model.onnx")
+    assert copied == onnx.load(folder / "model.onnx")
+
+
+def test_a_cold_start_is_that_of_the_process_alone(
+    load_script: Callable[[str], ModuleType], tmp_path: Path
+):
+    import sys
+
+    cold = load_script("cold_start")
+    held = bytearray(300 << 20)  # by the one that measures
+    row = cold.measure(sys.executable, "sum(range(10**6))", tmp_path, "")
+    assert len(held) / 1e6 > row["megabytes"] > 1
+    assert 0 < row["cpu_seconds"] < row["seconds"] + 1
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        cold.measure(sys.executable, "1 / 0", tmp_path, "")

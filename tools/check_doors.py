@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""Open artifacts with the programs that people serve encoders with, and compare the answers.
+
+    tools/check_doors.py ARTIFACT ... [--folder FOLDER] [--json FILE]
+
+Each program is installed in an environment of its own under FOLDER, which can be kept; one that
+cannot be had is skipped with the reason. Texts go in where a program has a tokenizer, model inputs
+elsewhere, and what comes out is compared with `compressor.load_artifact` here: labels must be the
+same, and numbers as far as the program computes in the kernels of this ONNX Runtime. Of
+text-embeddings-inference the files that its source reads are looked at, of Triton its schema.
+
+Artifacts of sentence embeddings need `export: {token_states: true}` for the programs that pool.
+
+Exits with 1 when a program does not open an artifact, or answers differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import door_scripts as scripts
+import numpy as np
+from results import write_results
+from triton_repository import write_repository
+
+from compressor.artifact import Artifact, load_artifact
+
+SAME = 1e-5  # of numbers from the same kernels
+ALIKE = 0.97  # of the rows, for a program that rounds int8 in kernels of its own
+NPM = ("@huggingface/transformers", "onnxruntime-node", "onnxruntime-web")
+TEXTS = [
+    "a gripping film",
+    "The QUICK brown fox jumped over the lazy dog in New York.",
+    "it is a long and dull story about a man who walks through Paris and London, and walks on",
+    "Angela Merkel met Barack Obama in Berlin",
+    "x",
+    "unflinchingly bleak and desperate",
+    "what a lovely day it was at the beach of San Francisco",
+    "none of it works",
+]
+TEI_KEYS = ("pad_token_id", "hidden_size", "num_hidden_layers")  # of config.json
+
+
+class NotThere(Exception):
+    """Why a program cannot be had here."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact, what it is asked, and what it answers here."""
+
+    folder: Path
+    artifact: Artifact
+    given: dict[str, Any]  # what scripts read
+    numbers: list[Any]  # of the graph, for each row
+    predictions: list[Any]
+
+    @property
+    def task(self) -> str:
+        """Return the task of the artifact."""
+        return self.artifact.task.name
+
+
+@dataclass(frozen=True)
+class Door:
+    """A program: how it is installed, what it runs, and which tasks it has."""
+
+    name: str
+    environment: str
+    packages: tuple[str, ...]
+    script: str
+    tasks: tuple[str, ...]
+    texts: bool = True  # it is given texts, and model inputs otherwise
+    same_kernels: bool = True
+    node: str | None = None  # the package of npm that runs
+
+
+ALL = ("text-classification", "token-classification", "text-scoring", "sentence-embedding")
+VECTORS = ("text-scoring", "sentence-embedding")
+OLD = ("optimum-onnx==0.1.0", "onnxruntime", "transformers<4.58", "sentence-transformers<6")
+DOORS = (
+    Door("ONNX Runtime, Python", "runtime", ("RUNTIME",), scripts.ONNXRUNTIME, ALL, texts=False),
+    Door("compressor-runtime", "runtime", ("RUNTIME",), scripts.RUNTIME, ALL),
+    Door("onnxruntime-node", "node", (), scripts.NODE, ALL, texts=False, node=NPM[1]),
+    Door(
+        "onnxruntime-web", "node", (), scripts.NODE, ALL, texts=False, same_kernels=False,
+        node=NPM[2],
+    ),
+    Door("transformers.js", "node", (), scripts.TRANSFORMERS_JS, ALL, node=NPM[0]),
+    Door("sentence-transformers", "optimum", OLD, scripts.SENTENCE_TRANSFORMERS, VECTORS),
+    Door("ORTModel of optimum-onnx", "optimum", OLD, scripts.OPTIMUM, ALL),
+    Door("fastembed", "fastembed", ("fastembed",), scripts.FASTEMBED, VECTORS),
+    Door(
+        "OpenVINO", "openvino", ("openvino",), scripts.OPENVINO, ALL, texts=False,
+        same_kernels=False,
+    ),
+)  # fmt: skip
+
+
+def read_subject(folder: Path) -> Subject:
+    """Return an artifact with its answers."""
+    artifact = load_artifact(folder, threads=1)
+    task = artifact.task
+    texts: list[Any] = list(TEXTS)
+    if task.name == "text-scoring":
+        texts = [(text, other) for text, other in zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True)]
+    batches = [task.encode(artifact.preprocessor, [text]) for text in texts]
+    feeds = [artifact.model.feed(batch) for batch in batches]
+    numbers = [artifact.model.predict(batch) for batch in batches]
+    given = {
+        "texts": texts,
+        "output": artifact.model.output_name,
+        "width": int(numbers[0].shape[-1]),
+        "feeds": [
+            {
+                name: {"dims": list(value.shape), "data": value.ravel().tolist()}
+                for name, value in feed.items()
+            }
+            for feed in feeds
+        ],
+    }
+    found = artifact(texts, aggregation="none" if task.name == "token-classification" else None)
+    rows = found.tolist() if isinstance(found, np.ndarray) else found
+    if task.name == "token-classification":
+        rows = [[{k: s[k] for k in ("entity", "index", "score")} for s in row] for row in rows]
+    elif task.name == "text-classification":
+        rows = [{key: row[key] for key in ("label", "score")} for row in rows]
+    return Subject(folder, artifact, given, [item.ravel().tolist() for item in numbers], rows)
+
+
+def differences(expected: Any, found: Any) -> Iterator[float]:
+    """Yield how far numbers at the same places are apart; infinity where anything else differs."""
+    if isinstance(expected, dict) and isinstance(found, dict) and expected.keys() <= found.keys():
+        for key, value in expected.items():
+            yield from differences(value, found[key])
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for own, other in zip(expected, found, strict=True):
+            yield from differences(own, other)
+    elif isinstance(expected, float) and isinstance(found, int | float):
+        yield abs(expected - found)
+    else:
+        yield 0.0 if expected == found else math.inf
+
+
+def is_alike(task: str, width: int, expected: list[float], found: list[float]) -> bool:
+    """Return whether two rows of numbers say the same.
+
+    Logits do where the largest of each place is the same one, vectors where their cosine is at
+    least 0.999, the one logit of a score where it moves by a tenth at most.
+    """
+    first, second = (np.reshape(row, (-1, width)) for row in (expected, found))
+    if task == "sentence-embedding":
+        lengths = np.linalg.norm(first) * np.linalg.norm(second)
+        return float((first * second).sum() / lengths) >= 0.999
+    if width == 1:
+        return bool(np.abs(first - second).max() <= 0.1)
+    return bool((first.argmax(axis=-1) == second.argmax(axis=-1)).all())
+
+
+def compare(subject: Subject, door: Door, rows: list[Any]) -> dict[str, Any]:
+    """Return how many rows are answered alike, and how far numbers differ at most."""
+    expected = subject.predictions if door.texts else subject.numbers
+    if len(rows) != len(expected):
+        raise SystemExit(f"{door.name}: gives {len(rows)} rows for {len(expected)}")
+    width = subject.given["width"]
+    alike, largest = [], 0.0
+    for own, other in zip(expected, rows, strict=True):
+        most = max(differences(own, other), default=0.0)
+        same = math.isfinite(most)
+        if same and not door.texts:
+            same = is_alike(subject.task, width, own, other)
+        alike.append(same)
+        largest = max(largest, most if math.isfinite(most) else 0.0)
+    return {"alike": float(np.mean(alike)), "largest": largest}
+
+
+def install(door: Door, folder: Path) -> Path:
+    """Return the folder of a program's environment, made where it is not there.
+
+    Raises `NotThere` where the packages cannot be had.
+    """
+    place = folder / door.environment
+    if place.is_dir():
+        return place
+    if door.environment == "node":
+        place.mkdir()
+        (place / "package.json").write_text("{}", encoding="utf-8")
+        # Without scripts: that of onnxruntime-node fetches CUDA libraries.
+        command = ["npm", "install", "--silent", "--ignore-scripts", *NPM]
+    else:
+        venv.create(place, with_pip=False)
+        packages = [wheel(folder) if name == "RUNTIME" else name for name in door.packages]
+        python = str(place / "bin" / "python")
+        command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *packages]
+    try:
+        subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise NotThere(f"{command[0]} is not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise NotThere((error.stderr.strip().splitlines() or ["failed"])[-1][:200]) from error
+    return place
+
+
+def wheel(folder: Path) -> str:
+    """Return the wheel of the light runtime, built where it is not there."""
+    place = folder / "wheels"
+    if not (found := sorted(place.glob("*.whl"))):
+        build = [sys.executable, str(Path(__file__).with_name("build_runtime.py"))]
+        subprocess.run([*build, "--outdir", str(place)], check=True, capture_output=True)
+        found = sorted(place.glob("*.whl"))
+    return str(found[-1])
+
+
+def ask(
+    subject: Subject, door: Door, place: Path, scratch: Path, **more: Any
+) -> tuple[str, list[Any]]:
+    """Return the version of a program and what it gives; raises `SystemExit` where it fails."""
+    given, written = scratch / "given.json", scratch / "written.json"
+    given.write_text(json.dumps({**subject.given, **more}), encoding="utf-8")
+    written.unlink(missing_ok=True)
+    if door.node is not None:
+        script = place / "script.mjs"
+        script.write_text(door.script, encoding="utf-8")
+        own = [door.node] if door.script == scripts.NODE else []
+        command = ["node", str(script), *own]
+    else:
+        command = [str(place / "bin" / "python"), "-W", "ignore", "-c", door.script]
+    command += [str(subject.folder), subject.task, str(given), str(written)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    if not written.is_file():
+        raise SystemExit(
+            f"{door.name}, {subject.task}: ended with {done.returncode}: {done.stderr}"
+        )
+    found = json.loads(written.read_text(encoding="utf-8"))
+    version = found.get("version")
+    if door.node is not None:
+        about = place / "node_modules" / door.node / "package.json"
+        version = json.loads(about.read_text(encoding="utf-8"))["version"]
+    return str(version), found["rows"]
+
+
+def check(subject: Subject, door: Door, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Return the row of the table for one program and artifact."""
+    row: dict[str, Any] = {"door": door.name, "task": subject.task}
+    try:
+        place = install(door, folder)
+    except NotThere as why:
+        return {**row, "skipped": str(why)}
+    version, rows = ask(subject, door, place, scratch)
+    found = compare(subject, door, rows)
+    limit = SAME if door.same_kernels else math.inf
+    opens = found["largest"] <= limit and found["alike"] >= (1.0 if door.same_kernels else ALIKE)
+    return {**row, "version": version, **found, "opens": opens}
+
+
+def check_triton(subject: Subject, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Return the row of Triton, whose schema reads what would be its repository."""
+    door = Door("Triton (schema)", "triton", ("tritonclient[grpc]",), scripts.TRITON, ALL)
+    row: dict[str, Any] = {"door": door.name, "task": subject.task}
+    try:
+        place = install(door, folder)
+    except NotThere as why:
+        return {**row, "skipped": str(why)}
+    config = write_repository(subject.folder, scratch / "repository", name="model")
+    version, [inputs, outputs] = ask(subject, door, place, scratch, config=str(config))
+    session = subject.artifact.model.session
+    opens = inputs == [item.name for item in session.get_inputs()]
+    opens &= outputs == [item.name for item in session.get_outputs()]
+    return {**row, "version": version, "opens": opens}
+
+
+def check_tei(subject: Subject) -> dict[str, Any]:
+    """Return the row of text-embeddings-inference, from the files that its ONNX backend reads.
+
+    Ref: its `backends/ort/src/lib.rs` and `router/src/lib.rs` of July 2026: `model.onnx`, else
+    `onnx/model.onnx`; the output `sentence_embedding` before any that it would pool; in config.json
+    `pad_token_id` and sizes, and `id2label` of a classifier; `tokenizer.json`; of an encoder
+    `1_Pooling/config.json` with one mode.
+    """
+    folder = subject.folder
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    needed = all(isinstance(config.get(key), int) for key in TEI_KEYS)
+    opens = needed and (folder / "model.onnx").is_file() and (folder / "tokenizer.json").is_file()
+    if subject.task == "sentence-embedding":
+        pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+        opens &= sum(value is True for key, value in pooling.items() if "_mode_" in key) == 1
+        opens &= subject.artifact.model.output_name == "sentence_embedding"
+    else:
+        opens &= len(config["id2label"]) == len(subject.artifact.manifest["labels"])
+    return {"door": "text-embeddings-inference (files)", "task": subject.task, "opens": opens}
+
+
+def all_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the row of each program that has the artifact's task."""
+    run: list[Callable[[Path], dict[str, Any]]] = [
+        lambda scratch, door=door: check(subject, door, folder, scratch)  # type: ignore[misc]
+        for door in DOORS
+        if subject.task in door.tasks
+    ]
+    run.append(lambda scratch: check_triton(subject, folder, scratch))
+    if subject.task != "token-classification":
+        run.append(lambda _: check_tei(subject))
+    for one in run:
+        with tempfile.TemporaryDirectory() as scratch:
+            row = one(Path(scratch))
+        print(json.dumps(row), flush=True)
+        yield row
+
+
+def main() -> int:
+    """Return 0 when every program that could be had opens every artifact, 1 otherwise."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("artifacts", type=Path, nargs="+", help="folders with manifest.json")
+    parser.add_argument("--folder", type=Path, help="where the programs are kept (4 GB)")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as own:
+        folder = (arguments.folder or Path(own)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for artifact in arguments.artifacts:
+            rows += all_rows(read_subject(artifact.resolve()), folder)
+    if arguments.json is not None:
+        write_results(arguments.json, rows, about={"rows": len(TEXTS), "same": SAME})
+    return int(not all(row.get("opens", True) for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
