@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from compressor.errors import (
     Terminated,
     missing_package,
 )
+from compressor.events import JsonProgress
 from compressor.machine.memory import memory_as_mismatch
 from compressor.words import printable
 
@@ -257,27 +259,64 @@ def run(
             "print.",
         ),
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", metavar=FLAG, help="Print progress and end as lines of JSON, for programs."
+        ),
+    ] = False,
 ) -> None:
     """Carry out a recipe: compress, verify, export, report."""
+    events = JsonProgress(sys.stdout) if as_json else None
+    _run(
+        recipe,
+        settings or (),
+        output,
+        store,
+        device,
+        force=force,
+        allow_inconclusive=allow_inconclusive,
+        allow_code=allow_code,
+        verbose=verbose,
+        events=events,
+    )
+
+
+def _run(
+    recipe: Path,
+    settings: Sequence[str],
+    output: Path | None,
+    store: Path | None,
+    device: DeviceChoice,
+    *,
+    force: bool = False,
+    allow_inconclusive: bool = False,
+    allow_code: bool = False,
+    verbose: bool = False,
+    events: JsonProgress | None = None,
+) -> None:
+    """Carry out a recipe, and show how it goes: to people, or as `events`."""
     # Before torch is loaded: OpenMP threads that spin while they wait slow training tenfold on a
     # machine that is busy with something else, and gain nothing on one that is not.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _meet_others(quiet=not verbose)
 
-    from compressor.pipeline.preflight import load_whole
-
-    loaded = load_whole(recipe, settings or (), allow_code=allow_code)
-    loaded.require_own_code()  # before anything that takes long to load
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
-
-    from compressor.console import ConsoleProgress
-    from compressor.pipeline.run import run as run_recipe
-
-    prepare_torch(quiet=not verbose)
-
-    # What stops a run from outside, such as a scheduler, should find a report too.
-    signal.signal(signal.SIGTERM, _terminate)
+    directory = output
     try:
+        from compressor.pipeline.preflight import load_whole
+
+        loaded = load_whole(recipe, settings, allow_code=allow_code)
+        loaded.require_own_code()  # before anything that takes long to load
+        directory = output or loaded.output
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+
+        from compressor.console import ConsoleProgress
+        from compressor.pipeline.run import run as run_recipe
+
+        prepare_torch(quiet=not verbose)
+
+        # What stops a run from outside, such as a scheduler, should find a report too.
+        signal.signal(signal.SIGTERM, _terminate)
         report = run_recipe(
             loaded,
             output=output,
@@ -286,16 +325,21 @@ def run(
             force=force,
             allow_inconclusive=allow_inconclusive,
             allow_code=allow_code,
-            progress=ConsoleProgress(out),
+            progress=events or ConsoleProgress(out),
             quiet=not verbose,
         )
     except CompressorError as error:
-        if error.report is not None:
-            _print_report(error.report, output or loaded.output)
+        if events is not None:
+            events.ended_by(error, directory)
+        elif error.report is not None:
+            _print_report(error.report, directory)
         raise
     except KeyboardInterrupt as stop:  # typer would end with the code alone
         raise typer.Exit(_stopped(stop)) from stop
-    _print_report(report, output or loaded.output)
+    if events is not None:
+        events.ended(report, directory)
+    else:
+        _print_report(report, directory)
 
 
 @app.command()
@@ -327,7 +371,7 @@ def quickstart(
     recipe = write_recipe("digits" if digits else "quickstart", output)
     out.print(f"recipe: {escape(str(recipe))}", soft_wrap=True)
     check_machine(load_whole(recipe, settings or ()))  # whether the model is there, at once
-    run(recipe, settings)
+    _run(recipe, settings or (), None, None, DeviceChoice.AUTO)
     out.print("your own model: compress init ./my-model --data rows.csv", soft_wrap=True)
 
 

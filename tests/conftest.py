@@ -23,7 +23,7 @@ from small_graphs import (  # noqa: F401 -- fixtures
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from traced_graphs import TracedGraphs, trace_anew
 
-from compressor.artifact import seal_artifact, write_artifact
+from compressor.artifact import load_artifact, seal_artifact, write_artifact
 from compressor.data import Dataset
 from compressor.export import to_onnx
 from compressor.export.to_onnx import export_onnx
@@ -289,3 +289,28 @@ def served_folder(
     )
     seal_artifact(folder, task=model.task, labels=model.labels, facts={})
     return folder
+
+
+@pytest.fixture(scope="session")
+def balanced_rows(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of texts of which the tiny BERT takes half for one class, half for the other.
+
+    They are labelled as it predicts.
+    """
+    draw = np.random.default_rng(0)
+    words = (*GOOD, *BAD, *NEUTRAL)
+    texts = sorted({" ".join(draw.choice(words, draw.integers(1, 9))) for _ in range(3000)})
+    found = [item["label"] for item in load_artifact(served_folder)(texts)]
+    kinds = {
+        label: [t for t, own in zip(texts, found, strict=True) if own == label] for label in found
+    }
+    count = min(60, *map(len, kinds.values()))
+    assert count >= 30
+    path = tmp_path_factory.mktemp("rows") / "today.jsonl"
+    lines = [
+        json.dumps({"text": text, "label": label, "who": "x"})
+        for label, own in sorted(kinds.items())
+        for text in own[:count]
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -11,32 +11,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from compressor.artifact import load_artifact
 from compressor.cli import app
 from compressor.errors import BudgetExceeded, EnvironmentMismatch, NotCertified, RecipeError
 from compressor.progress import SILENT
 from compressor.shadow import Shadow, require_kept, shadow, write_changed
 
-GOOD = ("good", "great", "fine", "lovely", "brilliant", "funny")
-BAD = ("bad", "awful", "poor", "dull", "terrible", "boring")
-NEUTRAL = ("a", "the", "film", "movie", "plot", "very", "quite", "and", "was", "story", "it", "is")
-LABELS = ("negative", "positive")
-
 
 @pytest.fixture(scope="module")
-def rows(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return texts of which the artifact takes half for one class and half for the other."""
-    draw = np.random.default_rng(0)
-    words = (*GOOD, *BAD, *NEUTRAL)
-    texts = sorted({" ".join(draw.choice(words, draw.integers(1, 9))) for _ in range(3000)})
-    found = [item["label"] for item in load_artifact(served_folder)(texts)]
-    kinds = [[t for t, label in zip(texts, found, strict=True) if label == own] for own in LABELS]
-    count = min(60, *map(len, kinds))
-    assert count >= 30
-    path = tmp_path_factory.mktemp("rows") / "today.jsonl"
-    lines = [json.dumps({"text": text, "who": "x"}) for kind in kinds for text in kind[:count]]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+def rows(balanced_rows: Path) -> Path:
+    return balanced_rows
 
 
 @pytest.fixture(scope="module")

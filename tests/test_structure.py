@@ -37,6 +37,7 @@ LAYERS = (
     ("tasks",),
     ("onnx_graph",),
     ("machine",),
+    ("events",),
     ("console", "measurements"),
     ("proof",),
     ("stored_types",),

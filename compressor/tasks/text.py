@@ -14,6 +14,7 @@ from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.runtime.given import given_texts
 from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text, require_tokens
+from compressor.runtime.tokenizer import Tokenizer
 from compressor.tasks.base import Batch, Task, Tokens
 from compressor.tasks.examples import Example, texts_of
 from compressor.words import counted
@@ -89,10 +90,11 @@ class TextTask(Task):
     def tokenizes(self, preprocessor: Any) -> str | None:
         """Return the tokenizer's own content and settings where tokens are kept.
 
-        None of tokenizers in Python, which have no such content.
+        None of tokenizers in Python, which have no such content, and of that of a loaded artifact,
+        which remembers by itself how its content was told to cut.
         """
         backend = getattr(preprocessor, "backend_tokenizer", None)
-        if not self.keeps_tokens or backend is None:
+        if not self.keeps_tokens or backend is None or isinstance(preprocessor, Tokenizer):
             return None
         # What is set for one call and set anew by the next one.
         backend.no_truncation()

@@ -1,0 +1,107 @@
+"""The progress of a run as lines of JSON, for programs that start it.
+
+Every line is one object with `event` and `seconds` since the start:
+
+- `stage`: a step begins; `title`.
+- `result`: what the step under way found out; `text`.
+- `next`: what comes next; `text`, and `seconds_left` in all, null where nobody can say.
+- `progress`: `done` of `total` units of `title` (null: nobody knows), at most one a second.
+- `end`: `exit_code`, `verdict`, and the paths `output`, `report` and, where it ships, `artifact`.
+- `error`: `exit_code`, `type` and `message` of what ended it, and as `end` where there is a report.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from compressor.progress import Advance, Remaining
+
+if TYPE_CHECKING:
+    from compressor.errors import CompressorError
+    from compressor.measurements import RunReport
+
+_SECONDS_BETWEEN = 1.0  # lines about one bar
+
+
+class JsonProgress:
+    """A `Progress` that writes a line of JSON to `stream` for whatever it is told."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._started = clock()
+        self._remaining: Remaining | None = None
+
+    def stage(self, title: str) -> None:
+        """Write that a step begins."""
+        self.write("stage", title=title)
+
+    def result(self, text: str) -> None:
+        """Write what a step found out."""
+        self.write("result", text=text)
+
+    def upcoming(self, text: str) -> None:
+        """Write what comes next."""
+        left = None if self._remaining is None else self._remaining()
+        self.write("next", text=text, seconds_left=None if left is None else round(left, 1))
+
+    @contextmanager
+    def whole(self, remaining: Remaining) -> Iterator[None]:
+        """Know, for the length of a block, what the run has left."""
+        self._remaining = remaining
+        try:
+            yield
+        finally:
+            self._remaining = None
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        """Write how far a bar is, now and then, and in the end."""
+        done = 0
+        said = (self._clock(), 0)
+
+        def advance(amount: int = 1, detail: str = "") -> None:
+            nonlocal done, said
+            done += amount
+            now = self._clock()
+            if now - said[0] >= _SECONDS_BETWEEN:
+                said = (now, done)
+                told = {"detail": detail} if detail else {}
+                self.write("progress", title=description, done=done, total=total, **told)
+
+        yield advance
+        if 0 < done != said[1]:
+            self.write("progress", title=description, done=done, total=total)
+
+    def ended(self, report: RunReport, directory: Path | None) -> None:
+        """Write that a run ended as its recipe wanted."""
+        self.write("end", exit_code=0, **_paths(report, directory))
+
+    def ended_by(self, error: CompressorError, directory: Path | None) -> None:
+        """Write what ended a run, or kept it from beginning."""
+        told = {} if error.report is None else _paths(error.report, directory)
+        kind = type(error).__name__
+        self.write("error", exit_code=error.exit_code, type=kind, message=str(error), **told)
+
+    def write(self, event: str, **facts: object) -> None:
+        """Write one line, at once."""
+        line = {"event": event, "seconds": round(self._clock() - self._started, 3), **facts}
+        # Half of a surrogate pair, as a file's name may hold, is no JSON either.
+        text = json.dumps(line, ensure_ascii=True, allow_nan=False)
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def _paths(report: RunReport, directory: Path | None) -> dict[str, object]:
+    folder = Path() if directory is None else directory
+    ships = report.verdict == "passed"
+    return {
+        "verdict": report.verdict,
+        "output": str(folder),
+        "report": str(folder / "report.json"),
+        **({"artifact": str(folder / "artifact")} if ships else {}),
+    }
