@@ -186,6 +186,27 @@ def test_a_bug_ends_the_worker_and_is_met_once(make_sweep, stand_in):
     assert second.reason.endswith("not a mistake of yours: ZeroDivisionError: division by zero")
 
 
+def test_code_of_the_users_own_runs_where_it_is_allowed_alone(
+    make_sweep, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "own.py").write_text("def score(inputs):\n    return 1.0\n")
+    path, own = make_sweep().path, ["budget.metric=own.py:score"]
+    with pytest.raises(RecipeError, match="--allow-code"):
+        run_sweep(load_sweep(path, own))
+    assert stand_in.trials == []
+    allowed: list[bool] = []
+    plain = stand_in.run_trial
+
+    def run_trial(recipe: Recipe, *arguments: Any, **others: Any) -> RunReport:
+        allowed.append(recipe.own_metric is not None)
+        return plain(recipe, *arguments, **others)
+
+    monkeypatch.setattr("compressor.sweep.worker.run_trial", run_trial)
+    run_sweep(load_sweep(path, own, allow_code=True))
+    assert allowed == [True] * 3
+    assert load_recipe(tmp_path / "out" / "best.yaml").budget.metric == f"{tmp_path}/own.py:score"
+
+
 def test_times_need_a_provider(make_sweep, stand_in):
     sweep = make_sweep(constraints={"speedup": 2})
     sweep = load_sweep(sweep.path, ["benchmark.providers=[]"])
