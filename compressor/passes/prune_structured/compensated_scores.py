@@ -29,6 +29,7 @@ from compressor.passes.prune_structured.importance import UnitScores
 from compressor.tasks import Task
 
 _NEURONS_AT_ONCE = 16  # that leave before the others are compared again
+_ROUNDS = 8  # of neurons that leave, between copies without those that left
 _DAMPING = 1e-3  # of the mean diagonal of the inputs' second moments
 _FLOOR = 0.1  # weight of a token that no prediction depends on, where the mean of all is 1
 
@@ -110,29 +111,42 @@ def elimination_costs(weight: Tensor, moments: Moments, dim: int) -> Tensor:
     root = values.clamp(min=0).sqrt()[:, None] * vectors.T
     rest = root @ weight.detach().double()  # (out_features, features that are left)
     alive = torch.arange(size // dim, device=weight.device)
+    gone = torch.zeros(size // dim, dtype=torch.bool, device=weight.device)  # of `alive`
     costs = torch.zeros(size // dim, dtype=torch.float64)
     highest = 0.0
-    while len(alive) > 0:
-        leaving = _cheapest(rest, inverse, dim)[:at_once]  # positions in `alive`
-        columns = _features(leaving, dim)
-        taken = rest[:, columns]
-        precision = torch.linalg.inv(inverse[columns][:, columns])
-        highest = max(highest, float((taken @ precision * taken).sum()) / len(leaving))
-        costs[alive[leaving].cpu()] = highest
-        correction = precision @ inverse[columns]  # (features that leave, features and bias)
-        stays = torch.ones(len(alive), dtype=torch.bool, device=weight.device)
-        stays[leaving] = False
-        kept = _features(stays.nonzero()[:, 0], dim)
-        rest = rest[:, kept] - taken @ correction[:, kept]
+    num_left = len(alive)
+    # Arrays shrink now and then: a copy of them takes as long as several corrections.
+    rounds = _ROUNDS if dim == 1 else 1
+    while num_left > 0:
+        for _ in range(rounds):
+            leaving = _cheapest(rest, inverse, gone, dim)[: min(at_once, num_left)]
+            columns = _features(leaving, dim)
+            taken = rest[:, columns]
+            precision = torch.linalg.inv(inverse[columns][:, columns])
+            highest = max(highest, float((taken @ precision * taken).sum()) / len(leaving))
+            costs[alive[leaving].cpu()] = highest
+            correction = precision @ inverse[columns]  # (features that leave, features and bias)
+            rest.addmm_(taken, correction[:, :-1], alpha=-1)
+            inverse.addmm_(inverse[:, columns], correction, alpha=-1)
+            gone[leaving] = True
+            num_left -= len(leaving)
+            if num_left == 0:
+                break
+        kept = _features((~gone).nonzero()[:, 0], dim)
+        rest = rest[:, kept]
         kept = torch.cat([kept, kept.new_tensor([len(inverse) - 1])])
-        inverse = inverse[kept][:, kept] - inverse[kept][:, columns] @ correction[:, kept]
-        alive = alive[stays]
+        inverse = inverse[kept][:, kept]
+        alive = alive[~gone]
+        gone = torch.zeros_like(alive, dtype=torch.bool)
     return costs
 
 
-def _cheapest(rest: Tensor, inverse: Tensor, dim: int) -> Tensor:
-    """Order the units by what it costs to remove each alone, cheapest first."""
+def _cheapest(rest: Tensor, inverse: Tensor, gone: Tensor, dim: int) -> Tensor:
+    """Order the units by what it costs to remove each alone, cheapest first, `gone` ones last."""
     count = rest.shape[1] // dim
+    if dim == 1:
+        alone = rest.square().sum(dim=0) / inverse.diagonal()[:count]
+        return torch.where(gone, torch.inf, alone).argsort(stable=True)
     features = torch.arange(count * dim, device=rest.device).view(count, dim)
     own = inverse[features[:, :, None], features[:, None, :]]  # (units, dim, dim)
     columns = rest.T.reshape(count, dim, -1)
