@@ -19,6 +19,7 @@ from compressor.data.readers import read_header, read_table
 from compressor.data.sampling import sample_groups, sample_rows
 from compressor.data.settings import SPLIT_NAMES, DataSettings, SplitSource
 from compressor.errors import OwnCodeError, RecipeError
+from compressor.machine.memory import give_back
 from compressor.measurements import Score
 from compressor.own_code import OwnFunction
 from compressor.runtime.prompts import Prompted
@@ -26,6 +27,7 @@ from compressor.tasks import Example, Truth
 from compressor.tasks.columns import Columns, Labels
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.ranking import group_numbers
+from compressor.tasks.stored_rows import are_stored
 from compressor.tasks.table import Table
 from compressor.words import counted
 
@@ -213,7 +215,11 @@ def load_splits(
         spare = _spare(*cuts["train"], loaded, missing, seed, columns)
         splits["calibration"] = replace(splits["calibration"], spare=spare)
     prompts = {name: settings.given[donor].prompt_name for name, (donor, _) in cuts.items()}
-    return {name: _each_text(split, columns, prompts) for name, split in splits.items()}
+    found = {name: _each_text(split, columns, prompts) for name, split in splits.items()}
+    if any(are_stored(split.examples) for split in found.values()):
+        del loaded, cuts, splits
+        give_back()
+    return found
 
 
 def _spare(

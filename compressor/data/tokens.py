@@ -27,6 +27,7 @@ from compressor.data.describe import fingerprint
 from compressor.data.splits import Dataset
 from compressor.errors import EnvironmentMismatch
 from compressor.files import MappedFile, remove_unused, sha256, write_whole
+from compressor.machine.memory import give_back
 from compressor.paths import cache_directory
 from compressor.tasks import Batch, Task, Tokens
 from compressor.tasks.stored_rows import are_stored
@@ -34,6 +35,7 @@ from compressor.tasks.stored_rows import are_stored
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4096  # rows that are tokenized together, in threads where the tokenizer has them
+_FORMAT = 1  # of the files of a set
 _ABOUT = "about.json"
 _DTYPES = {"ids": "<i4", "types": "u1", "ends": "<i8", "counts": "<i4"}
 Counts = NDArray[np.integer[Any]]
@@ -144,7 +146,7 @@ def encoded(task: Task, preprocessor: Any, dataset: Dataset) -> EncodedSplit:
     if about is None or len(dataset) == 0:
         return EncodedWhenRead(task, preprocessor, dataset)
     versions = [version(name) for name in ("compressor", "transformers", "tokenizers")]
-    key = hashlib.sha256(f"{task.name} {about} {versions}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_FORMAT} {task.name} {about} {versions}".encode()).hexdigest()
     if key not in dataset.known:
         dataset.known[key] = _kept(key, task, preprocessor, dataset)
     return KeptTokens(task, preprocessor, dataset, dataset.known[key], key)
@@ -161,6 +163,7 @@ def _kept(key: str, task: Task, preprocessor: Any, dataset: Dataset) -> _Arrays:
         if not _is_whole(folder, key):
             remove_unused(place)
             _publish(folder, key, _tokens(task, preprocessor, dataset))
+            give_back()
         os.utime(folder)
         return _mapped(folder)
     except OSError as error:

@@ -6,6 +6,8 @@ type that they use for everything. They are told apart here and nowhere else.
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import re
 import sys
 from pathlib import Path
@@ -103,3 +105,13 @@ def _wanted(text: str) -> str:
 def _free() -> str:
     free = free_bytes()
     return "" if free is None else f", {free / 1e9:,.1f} GB are free"
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it.
+
+    glibc keeps what lies between blocks that are still in use, which after a pass over millions of
+    rows is many times what they hold. Elsewhere this does nothing.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

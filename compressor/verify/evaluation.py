@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compressor.data import Dataset
 from compressor.data.tokens import encoded
 from compressor.errors import RecipeError
+from compressor.machine.memory import give_back
 from compressor.measurements import Flops, LengthRecord, Score
 from compressor.models.flops import encoder_flops
 from compressor.models.predict import Predictor, predict_rows
@@ -120,7 +121,11 @@ def predict_outputs(
     place[order] = np.arange(len(order))
     del order
     joined += parts
-    return type(joined[0]).joined(joined).select(place)
+    outputs = type(joined[0]).joined(joined)
+    if len(dataset) > _PARTS * BATCH_SIZE:
+        del joined, parts
+        give_back()
+    return outputs.select(place)
 
 
 def mean_length(task: Task, preprocessor: Preprocessor, dataset: Dataset) -> int | None:

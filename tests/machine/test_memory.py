@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,3 +122,23 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "memory.current").write_text("1000000")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert free_bytes() == 2_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_between_blocks_in_use_is_given_back():
+    script = """
+from pathlib import Path
+from compressor.machine.memory import give_back
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+blocks = [bytes(10_000) for _ in range(20_000)]
+kept = blocks[::100]
+del blocks
+before = resident()
+give_back()
+print(before - resident())
+"""
+    found = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert int(found) > 50_000_000  # of 200 million
