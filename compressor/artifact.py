@@ -30,7 +30,6 @@ from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
 from compressor.onnx_graph.onnx_file import data_files, load_graph
-from compressor.runtime.errors import EnvironmentMismatch
 from compressor.runtime.manifest import (
     AGAIN,
     MANIFEST_VERSION,
@@ -43,8 +42,7 @@ from compressor.runtime.manifest import (
 from compressor.runtime.manifest import MANIFEST as MANIFEST
 from compressor.runtime.manifest import MODEL as MODEL
 from compressor.runtime.manifest import read_manifest as manifest_of
-from compressor.runtime.tokenizer import TOKENIZER, Tokenizer
-from compressor.tasks import NO_LIMIT, Example, Outputs, Rows, Task, load_task, task_names
+from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -270,28 +268,22 @@ def verify_artifact(directory: Path, manifest: Mapping[str, Any]) -> None:
 def needs_transformers(
     directory: Path, task: Task, preprocessor: Any, examples: Sequence[Example]
 ) -> dict[str, str]:
-    """Return a fact for the manifest where transformers alone reads texts as the run did.
+    """Return a fact for the manifest where transformers alone reads examples as the run did.
 
-    A class of tokenizer of transformers may do more than its `tokenizer.json` says. `preprocessor`
-    is what the run read texts with; `examples` are read with both. Empty for images and sounds.
+    A class of transformers may do more than its file says. `preprocessor` is what the run read
+    with; `examples` are read with both.
     """
-    if not task.reads_tokens:
+    light = task.light_preprocessor(directory)
+    if light is None:
         return {}
-    try:
-        light = Tokenizer.load(directory)
-    except EnvironmentMismatch as error:
-        return {NEEDS_TRANSFORMERS: str(error).removeprefix(f"{directory}/")}
     expected, found = (task.encode(tool, examples) for tool in (preprocessor, light))
-    same = all(np.array_equal(found.get(name, ()), value) for name, value in expected.items())
-    if same:
+    if all(np.array_equal(found.get(name, ()), value) for name, value in expected.items()):
         return {}
-    kind = type(preprocessor).__name__
-    return {NEEDS_TRANSFORMERS: f"{kind} reads texts otherwise than its {TOKENIZER} alone"}
+    kind = getattr(preprocessor, "kind", type(preprocessor).__name__)
+    return {NEEDS_TRANSFORMERS: f"{kind} reads otherwise than its file alone says"}
 
 
 def _preprocessor(task: Task, folder: Path, manifest: Mapping[str, Any]) -> Any:
     with foreign(f"{folder}: its tokenizer or image processor cannot be loaded", AGAIN):
-        has_light = task.reads_tokens and (folder / TOKENIZER).is_file()
-        if not has_light or NEEDS_TRANSFORMERS in manifest:
-            return task.load_preprocessor(folder)
-        return Tokenizer.load(folder, cut=NO_LIMIT if task.cuts_texts else None)
+        light = None if NEEDS_TRANSFORMERS in manifest else task.light_preprocessor(folder)
+        return task.load_preprocessor(folder) if light is None else light

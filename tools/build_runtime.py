@@ -36,6 +36,9 @@ license-files = ["LICENSE"]
 authors = [{{name = "The compressor maintainers"}}]
 dependencies = ["numpy>=2", "onnxruntime>=1.18", "tokenizers>=0.22"]
 
+[project.optional-dependencies]
+images = ["pillow>=11"]
+
 [tool.setuptools.packages.find]
 include = ["{name}"]
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from .errors import EnvironmentMismatch
 from .manifest import MODEL, NEEDS_TRANSFORMERS, read_manifest, verify_files
-from .readers import Reader, RowReader
+from .readers import Reader
 from .session import Graph, require_runtime, weights_beside
 
 # The module and the class of what reads for a task; it is loaded where an artifact asks for it.
 READERS: dict[str, tuple[str, str]] = {
+    "image-classification": ("read_images", "ImageReader"),
+    "image-features": ("read_images", "ImageVectorReader"),
     "masked-language-modeling": ("read_blanks", "FillReader"),
     "multi-label-classification": ("readers", "LabelReader"),
     "question-answering": ("read_answers", "AnswerReader"),
@@ -27,14 +29,14 @@ READERS: dict[str, tuple[str, str]] = {
     "token-classification": ("read_spans", "SpanReader"),
 }
 # Those that need more than this package.
-ELSEWHERE = ("audio-classification", "image-classification", "image-features")
+ELSEWHERE = ("audio-classification",)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact; call it with a list of texts, or of pairs of texts. Threads may share it.
+    """A loaded artifact; call it with a list of texts, pairs of texts, or images.
 
-    Examples are read in batches of similar length, `batch_size` together.
+    Texts are read in batches of similar length, `batch_size` together. Threads may share it.
     """
 
     directory: Path
@@ -82,10 +84,8 @@ class Artifact:
 
         Raises `ValueError` for a task that gives no row of numbers for an example.
         """
-        reader = self.reader
-        if not isinstance(reader, RowReader):
-            raise ValueError(f"logits: {reader.task} gives no row of numbers for each example")
-        return reader.rows(self.graph, reader.given(examples), _positive(batch_size))
+        given = self.reader.given(examples)
+        return self.reader.rows(self.graph, given, _positive(batch_size))
 
 
 def load_artifact(
@@ -110,13 +110,13 @@ def load_artifact(
     manifest = read_manifest(folder, [*READERS, *ELSEWHERE])
     if (task := manifest["task"]) in ELSEWHERE:
         raise EnvironmentMismatch(
-            f"{folder}: is for {task}, and compressor-runtime reads texts; load it with the "
-            f"package compressor"
+            f"{folder}: is for {task}, and compressor-runtime reads texts and images; load it "
+            f"with the package compressor"
         )
     if (why := manifest.get(NEEDS_TRANSFORMERS)) is not None:
         raise EnvironmentMismatch(
-            f"{folder}: {why}, so its texts are read with the package transformers; load it with "
-            f"the package compressor"
+            f"{folder}: {why}, so its examples are read with the package transformers; load it "
+            f"with the package compressor"
         )
     if verify:
         verify_files(folder, manifest, lambda path: weights_beside(path, manifest["files"]))

@@ -20,8 +20,8 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MANIFEST_VERSION = 1
 OWN_DIGEST = "manifest_sha256"
-# The key that says why its tokenizer needs the package transformers; absent where it does not.
-NEEDS_TRANSFORMERS = "tokenizer_needs_transformers"
+# The key that says why its examples are read by transformers alone; absent where they are not.
+NEEDS_TRANSFORMERS = "needs_transformers"
 AGAIN = "copy the artifact again, or make it again"
 
 # What transformers reads of a directory when it finds it, whether a checkpoint had it or not.

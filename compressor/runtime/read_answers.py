@@ -13,11 +13,11 @@ from .candidates import CANDIDATES, answers_of, best_candidates
 from .examples import Example, texts_of
 from .given import given_questions
 from .questions import Row, encode_questions, require_null_token
-from .readers import Reader, by_length
+from .readers import TextReader, by_length
 from .session import Graph
 
 
-class AnswerReader(Reader):
+class AnswerReader(TextReader):
     """Answers to questions."""
 
     cuts: ClassVar[bool] = False

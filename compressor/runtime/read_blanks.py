@@ -12,12 +12,12 @@ from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
 from .filling import fill, likeliest, require_mask, rows_together
 from .given import given_texts
-from .readers import Reader, by_length
+from .readers import TextReader, by_length
 from .session import Graph
 from .texts import require_tokens
 
 
-class FillReader(Reader):
+class FillReader(TextReader):
     """Tokens for the places of a text where a mask token stands."""
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:

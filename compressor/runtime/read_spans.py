@@ -11,13 +11,13 @@ from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
 from .given import given_documents
 from .pieces import encode_documents, of_documents, require_words
-from .readers import Reader, by_length
+from .readers import TextReader, by_length
 from .session import Graph
 from .spans import AGGREGATIONS, Aggregation, spans_of
 from .tags import SchemeProblem, read_tags
 
 
-class SpanReader(Reader):
+class SpanReader(TextReader):
     """Entities, or other tags of words, of texts and of lists of words."""
 
     cuts: ClassVar[bool] = False

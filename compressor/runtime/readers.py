@@ -44,26 +44,27 @@ class Reader(ABC):
     """Predictions of one artifact; threads may share it."""
 
     output: ClassVar[str] = "logits"
-    cuts: ClassVar[bool] = True  # a text that is too long; else it is read in windows
 
-    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:  # noqa: ARG002
         self.task: str = manifest["task"]
         self.labels: list[str] = manifest["labels"]
-        self.pairs = reads_pairs(manifest)
-        limit = manifest["max_length"] or NO_LIMIT
-        self.tokenizer = Tokenizer.load(directory, cut=limit if self.cuts else None)
-        limit = min(limit, self.tokenizer.model_max_length)
-        self.max_length = None if limit >= NO_LIMIT else limit
 
-    def given(self, value: Any) -> Sequence[Example]:
+    @abstractmethod
+    def given(self, value: Any) -> Sequence[Any]:
         """Return what a user gave as a list of examples; raises `ValueError` for what is none."""
-        return given_texts(value, pairs=self.pairs)
 
     @abstractmethod
     def predictions(
-        self, graph: Graph, examples: Sequence[Example], batch_size: int
+        self, graph: Graph, examples: Sequence[Any], batch_size: int
     ) -> Sequence[Any] | NDArray[Any]:
         """Return the prediction for each example."""
+
+    def rows(self, graph: Graph, examples: Sequence[Any], batch_size: int) -> NDArray[Any]:  # noqa: ARG002
+        """Return what the graph gives for each example: `(num_examples, width)`.
+
+        Raises `ValueError` for a task that gives no row of numbers for an example.
+        """
+        raise ValueError(f"logits: {self.task} gives no row of numbers for each example")
 
     def prompted(self, prompt_name: str) -> Self:
         """Return the reader that puts the prompt of that name before every text.
@@ -80,7 +81,25 @@ class Reader(ABC):
         raise ValueError(f"aggregation: {self.task} gives no tags of tokens; leave it out")
 
 
-class RowReader(Reader):
+class TextReader(Reader):
+    """What all tasks on texts share."""
+
+    cuts: ClassVar[bool] = True  # a text that is too long; else it is read in windows
+
+    def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
+        super().__init__(directory, manifest)
+        self.pairs = reads_pairs(manifest)
+        limit = manifest["max_length"] or NO_LIMIT
+        self.tokenizer = Tokenizer.load(directory, cut=limit if self.cuts else None)
+        limit = min(limit, self.tokenizer.model_max_length)
+        self.max_length = None if limit >= NO_LIMIT else limit
+
+    def given(self, value: Any) -> Sequence[Example]:
+        """Return texts, or pairs of texts."""
+        return given_texts(value, pairs=self.pairs)
+
+
+class RowReader(TextReader):
     """One row of numbers for each text, or pair of texts."""
 
     def rows(self, graph: Graph, examples: Sequence[Example], batch_size: int) -> NDArray[Any]:

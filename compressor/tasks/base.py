@@ -368,6 +368,14 @@ class Task(ABC):
     def load_preprocessor(self, directory: str | Path) -> Any:
         """Load the tokenizer or image processor that lies in `directory` (no code from it runs)."""
 
+    def light_preprocessor(self, directory: Path) -> Any:  # noqa: ARG002 - for what has one
+        """Return what reads examples as `load_preprocessor` does, without transformers.
+
+        None where there is none for the files in `directory`. Threads may share it. Raises
+        `EnvironmentMismatch` where they are damaged.
+        """
+        return None
+
     @abstractmethod
     def columns(self, metric: str) -> Columns:
         """Return what the task reads of rows to be scored with `metric`."""

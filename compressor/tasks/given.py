@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.runtime.given import listed, shown
-from compressor.tasks.pixels import checked_pixels, pixels_of
+from compressor.runtime.pixels import given_images as pictures
 from compressor.tasks.sound import Sound, samples_of
 from compressor.tasks.stored_image import StoredImage
 
@@ -37,9 +37,7 @@ def given_images(value: Any) -> list[StoredImage | NDArray[np.uint8]]:
 
     Raises `ValueError` that names the first example which will not do.
     """
-    if _is_picture(value) or (isinstance(value, np.ndarray) and _is_one_array(value)):
-        raise ValueError("give a list of images, such as [image], not a bare image")
-    return [_image(item, f"example {place}") for place, item in enumerate(listed(value))]
+    return pictures(value, kept=(StoredImage,))
 
 
 def given_sounds(value: Any) -> list[Sound]:
@@ -59,33 +57,5 @@ def _heard(item: Any, place: str) -> Sound:
         raise ValueError(f"{place}: must be a sound, as an array of samples, got {shown(item)}")
     try:
         return Sound(samples_of(np.asarray(item)), None, place)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-
-
-def _is_picture(value: Any) -> bool:
-    return hasattr(value, "getexif") and hasattr(value, "convert")  # of Pillow, which may be absent
-
-
-def _is_one_array(value: NDArray[Any]) -> bool:
-    """Return whether an array is one image, or could be: three axes may be a list of grey ones."""
-    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 2, 3, 4))
-
-
-def _image(item: Any, place: str) -> StoredImage | NDArray[np.uint8]:
-    if isinstance(item, StoredImage):
-        return item
-    if _is_picture(item):
-        try:
-            return pixels_of(item)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{place}: the image cannot be read ({error})") from error
-    if isinstance(item, str | bytes | list | tuple | Mapping) or not hasattr(item, "__array__"):
-        raise ValueError(
-            f"{place}: must be an image, as an array of uint8 or opened with Pillow, got "
-            f"{shown(item)}"
-        )
-    try:
-        return checked_pixels(np.asarray(item))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from compressor.errors import EnvironmentMismatch
 from compressor.paths import require_plain_files
+from compressor.runtime.pixels import ImageProcessor, with_channels
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example, image_of
@@ -26,7 +26,6 @@ from compressor.tasks.stored_image import Gradient, StoredImage
 PIXELS_CODE = """\
 import numpy as np
 import onnxruntime
-from PIL import Image
 from transformers import AutoImageProcessor
 
 processor = AutoImageProcessor.from_pretrained(".", backend="pil")
@@ -76,6 +75,14 @@ class ImageTask(Task):
         processor = load(directory, backend="pil", trust_remote_code=False)
         config = read_config(Path(directory))
         return ImageReader(processor, _channels(processor, config), _size(config))
+
+    def light_preprocessor(self, directory: Path) -> Any:
+        """Return a processor that resizes, crops, rescales and normalises; None for more."""
+        self.require_files(directory)
+        if not ImageProcessor.is_plain(directory):
+            return None
+        processor = ImageProcessor.load(directory)
+        return ImageReader(processor, processor.channels, _size(read_config(directory)))
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:  # noqa: ARG002
         """Return pictures as arrays of bytes; those of Pillow in any pixel format."""
@@ -140,7 +147,7 @@ class ImageReader:
 
     def pixels(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return `(batch, channels, height, width)`."""
-        arrays = [_with_channels(image, self.num_channels) for image in images]
+        arrays = [with_channels(image, self.num_channels) for image in images]
         # Left out, the format is guessed from the shape, wrongly for three rows of pixels.
         found = self.processor(arrays, input_data_format="channels_last")["pixel_values"]
         sizes = sorted({np.shape(item) for item in found})
@@ -192,11 +199,3 @@ def _channels(processor: Any, config: ConfigFile) -> int:
 
 def _normalizes(processor: Any) -> bool:
     return bool(getattr(processor, "do_normalize", False))
-
-
-def _with_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Return the image as `(height, width, channels)`."""
-    if image.ndim == 3 and image.shape[2] == channels:
-        return image
-    grey = image if image.ndim == 2 else np.asarray(Image.fromarray(image.squeeze()).convert("L"))
-    return np.repeat(grey[:, :, None], channels, axis=2)

@@ -14,7 +14,7 @@ from compressor.errors import RecipeError
 from compressor.paths import require_plain_files
 from compressor.runtime.given import given_texts
 from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text, require_tokens
-from compressor.runtime.tokenizer import Tokenizer
+from compressor.runtime.tokenizer import TOKENIZER, Tokenizer
 from compressor.tasks.base import Batch, Task, Tokens
 from compressor.tasks.examples import Example, texts_of
 from compressor.words import counted
@@ -67,6 +67,13 @@ class TextTask(Task):
 
         self.require_files(Path(directory))
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+    def light_preprocessor(self, directory: Path) -> Any:
+        """Return the tokenizer of a `tokenizer.json`; None without one."""
+        if not (directory / TOKENIZER).is_file():
+            return None
+        limit = self.max_length or NO_LIMIT
+        return Tokenizer.load(directory, cut=limit if self.cuts_texts else None)
 
     def given(self, value: Any, *, pairs: bool | None = None) -> Sequence[Example]:
         """Return texts or pairs of texts."""
