@@ -58,6 +58,12 @@ INT8_FILES = {
     "Olive, OnnxDynamicQuantization, per_channel": None,
     "NNCF, quantize for transformers, 300 rows": None,
 }
+# What is raced for a cold start.
+_CONTESTANTS = {
+    "by hand": "onnxruntime and tokenizers by hand",
+    "compressor-runtime": "`compressor-runtime`",
+    "compressor": "`compressor`",
+}
 # Of the tables of rows: what a budget is, what share of predictions differs, how many rows there
 # are.
 ACCURACY_BUDGETS = (0.005, 0.01, 0.02, 0.03, 0.05)
@@ -477,6 +483,56 @@ def other_runtimes() -> str:
     return "\n".join([*lines, "", source("runtimes", results)])
 
 
+def doors() -> str:
+    """Return the table of programs that open artifacts: how far numbers differ, by task."""
+    results = read_results("doors")
+    tasks = list(dict.fromkeys(row["task"] for row in results["rows"]))
+    lines = [
+        f"| program | version | {' | '.join(task.replace('-', ' ') for task in tasks)} |",
+        f"|:--|:--|{'--:|' * len(tasks)}",
+    ]
+    for name in dict.fromkeys(row["door"] for row in results["rows"]):
+        own = {row["task"]: row for row in results["rows"] if row["door"] == name}
+        version = next((row["version"] for row in own.values() if "version" in row), "–")
+        cells = [_door(own.get(task)) for task in tasks]
+        lines.append(f"| {name} | {version.partition('-')[0]} | {' | '.join(cells)} |")
+    told = (
+        f"<sub>The largest difference of a number (score, probability, logit or part of a vector) "
+        f"on {results['about']['rows']} texts, with the same predictions, of vectors a cosine of "
+        f"0.99; – where a program has no such task. MiniLM by `quantize_dynamic`. ORTModel and "
+        f"sentence-transformers with transformers 4.57.</sub>"
+    )
+    return "\n".join([*lines, "", told, "", source("doors", results)])
+
+
+def _door(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    if "skipped" in row:
+        return f"not tried: {row['skipped']}"
+    if not row["opens"]:
+        return "differs"
+    if "largest" not in row:
+        return "fits"
+    return "equal" if row["largest"] == 0 else f"{row['largest']:.0e}"
+
+
+def cold_start() -> str:
+    """Return the table of what a first prediction costs."""
+    results = read_results("cold-start")
+    lines = [
+        "| | CPU seconds | times by hand | memory, MB | times by hand |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        lines.append(
+            f"| {_CONTESTANTS.get(row['contestant'], row['contestant'])} "
+            f"| {row['cpu_seconds']:.2f} | {row['times_cpu']:.2f} "
+            f"| {row['megabytes']:.0f} | {row['times_memory']:.2f} |"
+        )
+    return "\n".join([*lines, "", source("cold-start", results)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
@@ -485,6 +541,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vector_forms": vector_forms,
     "int8": int8,
     "other_runtimes": other_runtimes,
+    "doors": doors,
+    "cold_start": cold_start,
     "pruning_cost": pruning_cost,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
