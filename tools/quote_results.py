@@ -175,6 +175,24 @@ def other_tasks() -> str:
     return "\n".join([*lines, "", *sources])
 
 
+def speeds_again() -> str:
+    """Return the table of speeds that were taken again, with the load beside them."""
+    name = "reranker-speed"
+    results = read_results(name)
+    rounds = results["about"]["rounds"]
+    lines = [
+        f"| shape | speed, {rounds} rounds | load of the two cores meanwhile |",
+        "|:--|:--|:--|",
+    ]
+    for row in results["rows"]:
+        ratios, loads = row["ratios"], row["loads"]
+        lines.append(
+            f"| batch {row['batch_size']}, {row['tokens']} tokens | {row['median']:.1f} "
+            f"({min(ratios):.1f} to {max(ratios):.1f})× | {min(loads):.0f} to {max(loads):.0f} |"
+        )
+    return "\n".join([*lines, "", source(name, results)])
+
+
 def kinds_missed() -> str:
     """Return the table of what the recipe for entities misses of each kind, seed by seed."""
     results = read_results(TASK_RECIPES[0])
@@ -537,6 +555,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
     "kinds_missed": kinds_missed,
+    "speeds_again": speeds_again,
     "embeddings": embeddings,
     "vector_forms": vector_forms,
     "int8": int8,
