@@ -12,6 +12,7 @@ from compressor.models.structure import keep_layers, with_first_layer
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.distill.settings import Distill, other_labels
+from compressor.passes.distill.unlabelled import with_unlabelled
 from compressor.passes.lent_run import lent_run
 from compressor.tasks import load_task
 from compressor.tasks.pooling import MODULES
@@ -38,7 +39,8 @@ def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel
                 try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
         for name, each in more.items():
             try_batch(find_checkpoint(name), each, ahead.train.examples[:_TRIED_ROWS])
-        check_distillation(student, teacher, ahead.train, settings, more=list(more.values()))
+        train = with_unlabelled(settings, ahead.train, student.task)
+        check_distillation(student, teacher, train, settings, more=list(more.values()))
     return student
 
 
@@ -54,10 +56,13 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
     run = lent_run(context, settings.kind)
+    train = with_unlabelled(settings, context.train, student.task)
     summary = in_all_processes(
-        run, distilled, student, teacher, context.train, settings, run, layer_map, more
+        run, distilled, student, teacher, train, settings, run, layer_map, more
     )
     context.note(summary.sentence())
+    if settings.unlabelled is not None:
+        context.note(f"{counted(len(train) - len(context.train), 'row')} of them without labels")
     return student
 
 

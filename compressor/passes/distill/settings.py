@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from compressor.data.settings import SplitSource
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import (
     depth_of,
@@ -62,7 +64,7 @@ passes:
     )
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*DistillSettings.unwritten_defaults, "more_teachers"}
+        {*DistillSettings.unwritten_defaults, "more_teachers", "unlabelled"}
     )
     learns_from_baseline: ClassVar[tuple[str, object] | None] = ("teacher", None)
 
@@ -86,6 +88,14 @@ passes:
         description=(
             "begin from this checkpoint in place of the model: a directory relative to the "
             "recipe, or a Hub id; it must have the model's labels and may have another tokenizer"
+        ),
+    )
+    unlabelled: SplitSource | None = Field(
+        None,
+        description=(
+            "further rows, which the student learns from the teacher alone: a source with `path`, "
+            "as data.train has; with `text` for the column, and `max_rows` for that many, evenly "
+            "spread; no label is read, and none of these rows may be in search or certification"
         ),
     )
     layer_map: (
@@ -122,6 +132,23 @@ passes:
                 f"list at least one layer, each once and in rising order, got {list(layers)}"
             )
         return layers
+
+    @model_validator(mode="after")
+    def _unlabelled_fits(self) -> Self:
+        source = self.unlabelled
+        if source is None:
+            return self
+        if source.path is None:
+            raise ValueError(f"unlabelled reads a file of rows: give path, got {source.name}")
+        for name in ("label", "prompt_name"):
+            if getattr(source, name) is not None:
+                raise ValueError(f"unlabelled.{name} is not read; remove it")
+        if self.margin_weight > 0:
+            raise ValueError(
+                "margin_weight compares the candidates of a query, and unlabelled rows have none; "
+                "remove unlabelled, or set margin_weight to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _teachers_are_listened_to(self) -> Self:
@@ -241,6 +268,11 @@ passes:
     def required_splits(self) -> frozenset[str]:
         """Return the training split."""
         return frozenset({"train"})
+
+    def required_files(self) -> dict[str, Path]:
+        """Return the file of further rows, where one is given."""
+        path = None if self.unlabelled is None else self.unlabelled.path
+        return {} if path is None else {"unlabelled.path": path}
 
     def required_checkpoints(self) -> dict[str, str]:
         """Return teacher and student, where the recipe names them."""
