@@ -551,6 +551,24 @@ def cold_start() -> str:
     return "\n".join([*lines, "", source("cold-start", results)])
 
 
+def serving() -> str:
+    """Return the table of services under load: the original beside what it was compressed to."""
+    results = read_results("serving")
+    lines = [
+        "| clients | model | requests a second, times the original's | median, ms | 95% within, ms "
+        "| 99% within, ms | failed |",
+        "|--:|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        times = f"{row['times']:.1f}×"
+        lines.append(
+            f"| {row['clients']} | {row['artifact']} | {row['requests_per_second']:.0f}, {times} "
+            f"| {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['p99_ms']:.1f} "
+            f"| {row['failed']} of {row['requests']} |"
+        )
+    return "\n".join([*lines, "", source("serving", results)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
@@ -562,6 +580,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "other_runtimes": other_runtimes,
     "doors": doors,
     "cold_start": cold_start,
+    "serving": serving,
     "pruning_cost": pruning_cost,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
