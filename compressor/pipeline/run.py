@@ -6,8 +6,9 @@
 
 The pipeline, never a pass, measures and judges; gates compare with the untouched checkpoint, so
 losses add up. Once the output directory is claimed, a report is written whatever happens. How a
-step is done, and when an earlier run has done it already, is the business of `cached_work.py`. A trial of a
-sweep (`run_trial`) ends once its artifact was judged and timed, and holds no certification rows.
+step is done, and when an earlier run has done it already, is the business of `cached_work.py`. A
+trial of a sweep (`run_trial`) ends once its artifact was judged and timed, and holds no
+certification rows.
 """
 
 from __future__ import annotations
