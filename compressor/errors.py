@@ -279,8 +279,8 @@ EXIT_CODES = {
     3: ExitCode(
         "environment (checkpoint, data, package, memory or disk)",
         "Checkpoint, data, package or execution provider is not there or cannot be used; memory "
-        "or disk is full; times vary too much to choose by; a launcher started several processes; "
-        "or another run holds the output directory.",
+        "or disk is full; times vary too much to choose by; one of several processes ended, or a "
+        "launcher asks for what a run does not do; or another run holds the output directory.",
         "The recipe is fine. Mend what the message names and give the same command again: "
         "finished steps are not repeated.",
     ),

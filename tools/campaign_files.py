@@ -543,10 +543,10 @@ def _spoiled(path: Path, step: Path, draw: Random) -> str:
 
 # What launchers and shells set, and whether a run may go on with it.
 _VARIABLES: Sequence[tuple[dict[str, str], frozenset[int]]] = (
-    ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+    ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}, REFUSED),
+    ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1",
       "MASTER_PORT": "29500"}, REFUSED),
-    ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1",
-      "MASTER_PORT": "29500"}, REFUSED),
+    ({"WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "x"}, REFUSED),
     ({"WORLD_SIZE": "x", "RANK": "0"}, REFUSED),
     ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, ANY),
     ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, ANY),

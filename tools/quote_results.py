@@ -487,6 +487,24 @@ def pruning_cost() -> str:
     return "\n".join([*lines, "", source("pruning-cost", results)])
 
 
+def processes() -> str:
+    """Return the table of one process and several, and of some that were killed."""
+    results = read_results("processes")
+    lines = [
+        "| the recipe of the digits | weights differ by at most | score | kept by a process |",
+        "|:--|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        difference = (
+            "–"
+            if row["processes"] == 1 and not row["largest_difference"]
+            else (f"{row['largest_difference']:.1e}")
+        )
+        share = "all" if row["kept_share"] is None else f"{100 * row['kept_share']:.0f}%"
+        lines.append(f"| {row['run']} | {difference} | {100 * row['score']:.2f}% | {share} |")
+    return "\n".join([*lines, "", source("processes", results)])
+
+
 def other_runtimes() -> str:
     """Return the table of runtimes other than Python's ONNX Runtime."""
     results = read_results("runtimes")
@@ -582,6 +600,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold_start": cold_start,
     "serving": serving,
     "pruning_cost": pruning_cost,
+    "processes": processes,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,

@@ -492,12 +492,21 @@ def _accepted(
                 f"{seconds:.0f} s; look at what their hosts say, and whether MASTER_ADDR can be "
                 f"reached from there"
             ) from error
-        rank, shown = (0, "") if message is None else json.loads(message[1])
-        if hmac.compare_digest(str(shown), token) and 0 < rank < size:
+        rank = None if message is None else _introduced(message[1], token)
+        if rank is not None and 0 < rank < size:
             found[rank] = _Connection(_kept_alive(taken))
         else:
-            taken.close()
+            taken.close()  # a stranger
     return found
+
+
+def _introduced(content: bytes, token: str) -> int | None:
+    """Return the number of a process that knows the token; None for anybody else."""
+    try:
+        rank, shown = json.loads(content)
+    except (ValueError, TypeError):  # no JSON, or no pair
+        return None
+    return rank if hmac.compare_digest(str(shown), token) and isinstance(rank, int) else None
 
 
 def _connected(launch: Launch, port: int, seconds: float) -> _Connection:

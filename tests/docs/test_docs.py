@@ -76,7 +76,13 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-YAML = [block for block in BLOCKS if block.language == "yaml" and ".github" not in block.title]
+# What a page shows as a file of another program is no recipe.
+FILES = (".github", "compress-job.yaml")
+YAML = [
+    block
+    for block in BLOCKS
+    if block.language == "yaml" and not any(name in block.title for name in FILES)
+]
 SWEEPS = [block for block in YAML if re.search(r"^space:", block.code, re.MULTILINE)]
 RECIPES = [block for block in YAML if block not in SWEEPS and "apiVersion:" not in block.code]
 PYTHON = [block for block in BLOCKS if block.language == "python"]

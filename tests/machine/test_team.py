@@ -15,7 +15,7 @@ import torch
 
 from compressor.errors import EnvironmentMismatch, StepFailed
 from compressor.machine.launchers import Launch
-from compressor.machine.team import ALONE, Lost, Team
+from compressor.machine.team import ALONE, Lost, Team, _introduced
 
 ROOT = Path(__file__).parents[2]
 # Follows until the first process ends; what it is sent, it fails with.
@@ -135,6 +135,14 @@ def test_work_for_a_process_that_was_killed_fails_with_its_number(processes: Pro
     assert answer(first).startswith(
         "EnvironmentMismatch: process 1 of 2 (counted from 0) ended without a word"
     )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"7", b"[]", b'[1, "other"]', b'["1", "token"]', b'{"a": 1, "b": 2}']
+)
+def test_a_stranger_is_not_taken_for_a_process(content: bytes):
+    assert _introduced(content, "token") is None
+    assert _introduced(b'[1, "token"]', "token") == 1
 
 
 def test_a_failure_is_raised_by_its_exit_code():
