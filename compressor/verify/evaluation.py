@@ -67,7 +67,11 @@ def evaluate(
             f"the model's {task.output_words} are not finite for row {row} of the {dataset.name} "
             f"split"
         )
-    return task.score(metric, outputs, truth)
+    score = task.score(metric, outputs, truth)
+    if len(dataset) > _PARTS * BATCH_SIZE:
+        del outputs
+        give_back()
+    return score
 
 
 def digest_of(reference: Score) -> dict[str, str]:
@@ -121,11 +125,7 @@ def predict_outputs(
     place[order] = np.arange(len(order))
     del order
     joined += parts
-    outputs = type(joined[0]).joined(joined)
-    if len(dataset) > _PARTS * BATCH_SIZE:
-        del joined, parts
-        give_back()
-    return outputs.select(place)
+    return type(joined[0]).joined(joined).select(place)
 
 
 def mean_length(task: Task, preprocessor: Preprocessor, dataset: Dataset) -> int | None:
