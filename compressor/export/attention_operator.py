@@ -19,6 +19,7 @@ import onnx_ir as ir
 from compressor.export.graph_values import add_constant, constant, dims, insert, producer, replace
 
 ATTENTION_OPSET = 23  # the operator set that brought `Attention`
+_ADDED = 5  # the input of `Attention` and `MultiHeadAttention` that is added to the scores
 _IR_VERSION = 11  # of the file format, which that operator set came with
 _CONTRIB = "com.microsoft"
 # Of the operators that transformers' models need, the only one whose meaning changed since 20.
@@ -46,9 +47,10 @@ def raise_opset(model: ir.Model, opset: int) -> None:
 def unpack_attention(model: ir.Model) -> int:
     """Take the projections out of ONNX Runtime's own `Attention`, in place; return how many.
 
-    The exporter puts them in where nothing is added to the scores, as in CLIP. What is left is a
-    matmul with packed weights, which int8 and unread positions find, and a `MultiHeadAttention`.
-    Those with a mask, a cache or a second output stay.
+    The exporter puts them in where nothing is added to the scores, as in CLIP, or what is added is
+    computed as plainly as in MegatronBERT. What is left is a matmul with packed weights, which int8
+    and unread positions find, and a `MultiHeadAttention`. Those with a mask of lengths, a cache or
+    a second output stay.
     """
     found = [node for node in model.graph if _is_packed(node)]
     for node in found:
@@ -63,7 +65,8 @@ def _is_packed(node: ir.Node) -> bool:
     return (
         weight is not None
         and constant(node.inputs[2]) is not None
-        and not any(node.inputs[3:])
+        and not any(node.inputs[3:_ADDED])
+        and not any(node.inputs[_ADDED + 1 :])
         and not any(output.uses() for output in node.outputs[1:])
         and not any(node.attributes.get_int(flag, 0) for flag in ("unidirectional", "do_rotary"))
         and _width(node.inputs[0]) is not None
@@ -95,12 +98,13 @@ def _unpack(node: ir.Node) -> None:
     for part, output, size in zip("qkv", split.outputs, sizes, strict=True):
         output.name, output.type = f"{name}_{part}", product.type
         output.shape = ir.Shape((*leading, size))
+    added = node.inputs[_ADDED] if len(node.inputs) > _ADDED else None
     own = {"num_heads": node.attributes.get_int("num_heads")}
     scale = node.attributes.get_float("scale", 0.0)
     attended = insert(
         node,
         "MultiHeadAttention",
-        [*split.outputs, bias],
+        [*split.outputs, bias, *([None, added] if added is not None else [])],
         f"{name}_attended",
         (*leading, sizes[2]),
         domain=_CONTRIB,

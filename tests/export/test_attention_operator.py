@@ -214,6 +214,30 @@ def test_packed_projections_become_a_matmul_of_which_one_position_is_read(more: 
     np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
 
 
+def test_what_is_added_to_the_scores_of_a_packed_attention_goes_on_being_added():
+    model = packed()
+    added = ir.Value(
+        name="added",
+        shape=ir.Shape((BATCH, 1, LENGTH, LENGTH)),
+        type=ir.TensorType(ir.DataType.FLOAT),
+    )
+    node = model.graph[0]
+    node.resize_inputs(6)
+    node.replace_input_with(5, added)
+    model.graph.inputs.append(added)
+    feed = {
+        "x": RANDOM.normal(size=(BATCH, LENGTH, 8)).astype(np.float32),
+        "added": RANDOM.normal(size=(BATCH, 1, LENGTH, LENGTH)).astype(np.float32),
+    }
+    fused = run(model, **feed)
+    without = run(model, **{**feed, "added": np.zeros_like(feed["added"])})
+    assert np.abs(fused - without).max() > 1e-2
+    assert unpack_attention(model) == 1
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
+    assert expand_attention(model) == 1
+    np.testing.assert_allclose(run(model, **feed), fused, atol=1e-6)
+
+
 def test_a_packed_attention_that_reads_earlier_tokens_alone_stays():
     assert unpack_attention(packed(", unidirectional: int = 1")) == 0
 

@@ -8,6 +8,10 @@ from compressor.models.families.base import Family
 from compressor.models.families.bert import PARTS
 
 _PARTS = replace(PARTS, norms_first=True)
-MEGATRON_BERT = Family(_PARTS)
-XLM_ROBERTA_XL = Family(_PARTS, first_position="after_padding")
-ROBERTA_NORMS_FIRST = replace(XLM_ROBERTA_XL, int8_simulated=True)
+MEGATRON_BERT = Family(_PARTS, int8_simulated=True)
+XLM_ROBERTA_XL = Family(_PARTS, first_position="after_padding", int8_simulated=True)
+ROBERTA_NORMS_FIRST = XLM_ROBERTA_XL
+# Adapters for languages stand behind the feed-forward network, and lose nothing.
+XMOD = Family(
+    replace(PARTS, norms_first_if="pre_norm"), first_position="after_padding", int8_simulated=True
+)
