@@ -105,6 +105,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "rembert": {**TEXT, "input_embedding_size": 16},
     "vit": {**IMAGE, "qkv_bias": False},
+    "xmod": {**TEXT, "languages": ["en"], "default_language": "en"},
 }
 
 

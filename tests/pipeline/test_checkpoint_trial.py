@@ -83,7 +83,11 @@ def test_layers_are_counted_as_the_pass_before_leaves_them(
 @pytest.mark.parametrize(
     ("model_type", "settings", "told"),
     [
-        ("squeezebert", {"kind": "prune_structured", "ratio": 0.5}, "heads and neurons sit is not"),
+        (
+            "squeezebert",
+            {"kind": "prune_structured", "ratio": 0.5},
+            "layers are grouped convolutions",
+        ),
         ("nystromformer", {"kind": "quantize_aware_train"}, "int8 is not simulated"),
     ],
 )

@@ -12,6 +12,7 @@ from compressor.models.families.bert_norms_first import (
     MEGATRON_BERT,
     ROBERTA_NORMS_FIRST,
     XLM_ROBERTA_XL,
+    XMOD,
 )
 from compressor.models.families.clip import CLIP, CLIP_TOWER, SIGLIP, SIGLIP_VISION
 from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
@@ -24,11 +25,17 @@ from compressor.models.families.llama import LLAMA
 from compressor.models.families.modernbert import MODERNBERT
 from compressor.models.families.mpnet import MPNET
 from compressor.models.families.not_prunable import (
-    AFTER_PADDING,
     BIG_BIRD,
     CONVBERT,
+    CONVOLUTIONS,
     FNET,
+    GATED_POSITIONS,
+    LONGFORMER,
+    MOBILEBERT,
+    RELATIVE_T5,
+    SQUEEZEBERT,
     UNKNOWN,
+    WINDOWS,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
 from compressor.models.families.speech import SPECTROGRAM_TRANSFORMER, WAV2VEC2, WHISPER
@@ -49,6 +56,8 @@ FAMILIES: Mapping[str, Family] = {
     "clip_text_model": CLIP_TOWER,
     "clip_vision_model": CLIP_TOWER,
     "convbert": CONVBERT,
+    "convnext": CONVOLUTIONS,
+    "convnextv2": CONVOLUTIONS,
     "data2vec-text": ROBERTA,
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA_V2,
@@ -69,8 +78,11 @@ FAMILIES: Mapping[str, Family] = {
     "hubert": WAV2VEC2,
     "jina_embeddings_v3": JINA_EMBEDDINGS_V3,
     "llama": LLAMA,
-    "longformer": AFTER_PADDING,
+    "layoutlm": BERT,
+    "longformer": LONGFORMER,
     "megatron-bert": MEGATRON_BERT,
+    "mobilebert": MOBILEBERT,
+    "mobilenet_v2": CONVOLUTIONS,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
     "mistral": LLAMA,
@@ -78,6 +90,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "rembert": NOT_SIMULATED,
+    "resnet": CONVOLUTIONS,
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
     "roformer": BERT,
@@ -85,12 +98,17 @@ FAMILIES: Mapping[str, Family] = {
     "siglip_text_model": CLIP_TOWER,
     "siglip_vision_model": SIGLIP_VISION,
     "splinter": NOT_SIMULATED,
+    "squeezebert": SQUEEZEBERT,
+    "swin": WINDOWS,
+    "swinv2": WINDOWS,
+    "t5": RELATIVE_T5,
     "vit": VIT,
     "wav2vec2": WAV2VEC2,
+    "wavlm": GATED_POSITIONS,
     "whisper": WHISPER,
     "xlm-roberta": ROBERTA,
     "xlm-roberta-xl": XLM_ROBERTA_XL,
-    "xmod": AFTER_PADDING,
+    "xmod": XMOD,
 }
 
 

@@ -5,8 +5,23 @@ from __future__ import annotations
 from compressor.models.families.base import Family
 
 UNKNOWN = Family("where its heads and neurons sit is not known")
-CONVBERT = Family(UNKNOWN.encoder, int8_simulated=True)
-BIG_BIRD = Family(UNKNOWN.encoder, is_block_sparse=True)
-FNET = Family(UNKNOWN.encoder, takes_mask=False)
-# Positions as RoBERTa's, and layers of their own: adapters, windows of attention.
-AFTER_PADDING = Family(UNKNOWN.encoder, first_position="after_padding")
+CONVBERT = Family(
+    "its heads share an output with convolutions over the same tokens", int8_simulated=True
+)
+MOBILEBERT = Family("its layers have several feed-forward networks in a bottleneck")
+SQUEEZEBERT = Family("its layers are grouped convolutions, whose groups are of one width")
+RELATIVE_T5 = Family(
+    "its first layer alone computes the bias of relative positions for the heads of all others"
+)
+GATED_POSITIONS = Family("gates of its attention are as wide as the number of heads (WavLM)")
+WINDOWS = Family("its stages differ in width, and biases of its windows in their number of heads")
+CONVOLUTIONS = Family("its layers are convolutions, which have no heads and no neurons")
+BIG_BIRD = Family(
+    "its attention takes blocks in place of all tokens where a text is long", is_block_sparse=True
+)
+FNET = Family("its layers mix tokens by a Fourier transform and have no heads", takes_mask=False)
+# Positions as RoBERTa's, and projections of its own for the tokens that see all others.
+LONGFORMER = Family(
+    "its attention has windows, and projections of its own for tokens that see all others",
+    first_position="after_padding",
+)

@@ -34,7 +34,6 @@ AFTER_PADDING = [name for name, it in FAMILIES.items() if it.first_position == "
 # Not in the table: what a run reads off the module has to be right for them too.
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "ibert": {},
-    "layoutlm": {},
     "markuplm": {"xpath_unit_hidden_size": 4},
 }
 OWN: dict[str, dict[str, Any]] = {

@@ -36,7 +36,7 @@ NEURONS = {0: list(range(64)), 1: [7, *range(30, 40)]}
 COPIES = dict.fromkeys(("camembert", "data2vec-text", "xlm-roberta"), "roberta")
 # What is new in these is in one that is exported here; tools/check_families.py exports them all.
 LIKE_OTHERS = {"dinov2_with_registers", "deberta", "ernie", "esm", "eurobert", "jina_embeddings_v3"}
-LIKE_OTHERS |= {"clip", "gpt2", "gemma", "gemma2", "gemma3_text", "siglip"}
+LIKE_OTHERS |= {"layoutlm", "xmod", "clip", "gpt2", "gemma", "gemma2", "gemma3_text", "siglip"}
 LIKE_OTHERS |= {"llama", "mistral", "nomic_bert", "qwen2", "rembert"}
 TEXTS = [name for name in ALL_TEXTS if name not in HEADLESS]
 EXPORTED = [it for it in (*TEXTS, *IMAGES) if it not in COPIES and it not in LIKE_OTHERS]

@@ -18,7 +18,7 @@ from compressor.passes.prune_structured.unit_removal import prune_heads, prune_n
 EncoderMaker = Callable[..., Any]
 NORMS_FIRST = ["vit", "deit", "dinov2", "beit"]
 NORMS_FIRST += ["megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"]
-NORMS_FIRST += ["esm", "eurobert", "modernbert"]
+NORMS_FIRST += ["esm", "eurobert", "modernbert", "clip", "gemma", "gpt2", "siglip", "whisper"]
 
 
 def hidden_states(encoder: Any) -> list[torch.Tensor]:
