@@ -36,7 +36,7 @@ from compressor.training.training_run import Scorer, TrainingRun
 # dropout, which is drawn for the rows of each process. The usual epsilon would make steps of the
 # rounding errors in gradients that are zero, such as those of the keys' biases.
 ROWS = 49
-BASE = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "dropout": False, "epsilon": 1e-4}
+BASE = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "dropout": False, "epsilon": 1e-4}
 SGD = {**BASE, "epsilon": None, "optimizer": "sgd", "learning_rate": 0.02}
 WORDS = ("the", "film", "is", "a", "story", "and", "was", "very", "plot", "good", "bad", "dull")
 
@@ -54,6 +54,9 @@ def save_models(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -
         config = transformers.BertConfig(**text, num_labels=labels, initializer_range=0.3)
         transformers.BertForSequenceClassification(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    config = transformers.BertConfig(**text, initializer_range=0.3)
+    transformers.BertModel(config).save_pretrained(folder / "vectors")
+    tokenizer.save_pretrained(folder / "vectors")
     config = transformers.ViTConfig(**width, image_size=8, patch_size=4, num_labels=3)
     transformers.ViTForImageClassification(config).save_pretrained(folder / "images")
     size = {"height": 8, "width": 8}
@@ -82,16 +85,18 @@ def images() -> Dataset:
 def trained(folder: Path, name: str, run: TrainingRun) -> TorchModel:
     """Return the model of `folder` that the training of this name ends with, in all processes."""
     kind, settings = CASES[name]
-    own = {"scores": "scores", "images": "images"}.get(kind, "texts")
-    model = load_checkpoint(folder / own, task="text-scoring" if own == "scores" else None)
+    own = kind if kind in ("scores", "images", "vectors") else "texts"
+    task = {"scores": "text-scoring", "vectors": "sentence-embedding"}.get(own)
+    model = load_checkpoint(folder / own, task=task)
     if kind == "distill":
         teacher = load_checkpoint(folder / "teacher")
         in_all_processes(run, distilled, model, teacher, texts(), settings, run, None)
-    elif kind == "scores":
+    elif kind in ("scores", "vectors"):
         teacher = model.clone()
         with torch.no_grad():
-            teacher.module.bert.pooler.dense.weight.mul_(-1.5)
-        in_all_processes(run, distilled, model, teacher, pairs(), settings, run, None)
+            teacher.module.get_input_embeddings().weight.mul_(-1.5)
+        dataset = pairs() if kind == "scores" else texts()
+        in_all_processes(run, distilled, model, teacher, dataset, settings, run, None)
     elif kind == "masks":
         in_all_processes(run, train_pruned, settings, model, texts(), run)
     else:
@@ -135,6 +140,7 @@ CASES: dict[str, tuple[str, object]] = {
     ),
     "logits": ("distill", DistillSettings(**BASE, logits_loss="mse")),
     "margins": ("scores", DistillSettings(**BASE, margin_weight=1.0)),
+    "vectors": ("vectors", DistillSettings(**BASE)),
     "masks": ("masks", PruneMagnitude(sparsity=0.5, schedule="cubic", finetune=dict(BASE))),
 }
 

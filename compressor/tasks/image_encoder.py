@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def _class_around(base: type[Any], *, projects: bool) -> type[Any]:
         "base_model_prefix": _prefix(base),
         "main_input_name": "pixel_values",
         "config_class": base.config_class,
+        # Another process makes the same class by it.
+        "made_by": (partial(_class_around, projects=projects), base),
     }
     # What is saved names its class, and transformers has one that projects.
     name = f"{stem}ModelWithProjection" if projects else f"{stem}ForImageFeatures"

@@ -238,7 +238,8 @@ def _class_around(base: type[Any]) -> type[Any]:
         _initialise(self, config, base)
 
     name = base.__name__.removesuffix("Model") + "ForSentenceEmbedding"
-    members = {"__init__": __init__, "forward": _forward}
+    # Another process makes the same class by `made_by`.
+    members = {"__init__": __init__, "forward": _forward, "made_by": (_class_around, base)}
     return _CLASSES.setdefault(base, type(name, base.__bases__[:1], members))
 
 

@@ -53,7 +53,9 @@ def _class_around(base: type[Any]) -> type[Any]:
             attentions=found.attentions,
         )
 
-    return _CLASSES.setdefault(base, type(base.__name__, (base,), {"forward": forward}))
+    # Another process makes the same class by `made_by`.
+    members = {"forward": forward, "made_by": (_class_around, base)}
+    return _CLASSES.setdefault(base, type(base.__name__, (base,), members))
 
 
 class AutoSpanModel:

@@ -69,6 +69,9 @@ class _Sender(pickle.Pickler):
             weights = {name: value.cpu() for name, value in module.state_dict().items()}
             rest = (item.preprocessor, item.task.without_own_code())
             return _received_model, (item.device.type, form_of(module), weights, *rest)
+        if isinstance(item, type) and "made_by" in vars(item):  # a class of a task's own
+            make, base = vars(item)["made_by"]
+            return make, (base,)
         if isinstance(item, TrainingRun):
             return _received_run, (item.device.type, item.seed, item.description)
         return NotImplemented
