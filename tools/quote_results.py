@@ -587,6 +587,29 @@ def serving() -> str:
     return "\n".join([*lines, "", source("serving", results)])
 
 
+def sweep() -> str:
+    """Return the table of what a sweep takes with one worker, and with two of which one dies."""
+    results = read_results("sweep")
+    lines = [
+        "| workers | trials | steps done | taken from the store | baseline exported | "
+        "certification rows read | CPU seconds | of finished steps | lost by the kill | "
+        "all others to the steps |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['workers']} | {row['trials']} | {row['steps']} | "
+        f"{row['steps_taken_from_the_store']} | {_times(row['baseline_exports'])} | "
+        f"{_times(row['certification_readings'])} | {row['cpu_seconds']:.0f} | "
+        f"{row['steps_cpu_seconds']:.0f} | {row['lost_cpu_seconds']:.0f} | {row['ratio']:.2f} |"
+        for row in results["rows"]
+    ]
+    return "\n".join([*lines, "", source("sweep", results)])
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "other_tasks": other_tasks,
@@ -606,6 +629,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rows_for_accuracy": rows_for_accuracy,
     "rows_for_agreement": rows_for_agreement,
     "quickstart": quickstart,
+    "sweep": sweep,
     "summary": summary,
 }
 
