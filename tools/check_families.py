@@ -127,7 +127,10 @@ TOGETHER = """\
 - In DeBERTa the projections of relative positions lose the same heads, whether they are shared with
   queries and keys or not.
 - Query heads that share a key go with it, and are counted as one head (EuroBERT, Llama, Qwen,
-  Mistral).
+  Mistral, Gemma).
+- Classifiers of images that are made of CLIP or SigLIP have the tower of images alone. What pools
+  the states of SigLIP, convolutions in front of encoders of sound, and X-MOD's adapters for
+  languages stay as they are.
 - ALBERT's layers are one set of weights: a unit goes from all of them and is scored by what it does
   in all of them. Fewer layers are the same weights run less often.
 - ModernBERT's first layer reads the embeddings without a norm, so it stays whatever is dropped.
