@@ -553,6 +553,24 @@ def _door(row: dict[str, Any] | None) -> str:
     return "equal" if row["largest"] == 0 else f"{row['largest']:.0e}"
 
 
+def arm64() -> str:
+    """Return the table of artifacts on emulated arm64 processors."""
+    results = read_results("arm64")
+    lines = [
+        "| processor | artifact | int8 matrices | products | other products | same predictions "
+        "| numbers differ by at most |",
+        "|:--|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        lines.append(
+            f"| {row['processor']} | {row['task'].replace('-', ' ')} | {row['matrices']} "
+            f"| {row['products']:,} | {row['wrong_products']} | {100 * row['alike']:.0f}% "
+            f"| {row['largest']:.0e} |"
+        )
+    told = f"<sub>qemu {results['about']['qemu']}, user mode.</sub>"
+    return "\n".join([*lines, "", told, "", source("arm64", results)])
+
+
 def cold_start() -> str:
     """Return the table of what a first prediction costs."""
     results = read_results("cold-start")
@@ -622,6 +640,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "doors": doors,
     "cold_start": cold_start,
     "serving": serving,
+    "arm64": arm64,
     "pruning_cost": pruning_cost,
     "processes": processes,
     "vocabulary": vocabulary,
