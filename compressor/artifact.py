@@ -169,19 +169,26 @@ def lay_out(directory: Path) -> None:
     transformers.js asks for `onnx/model.onnx`, or by its type for `onnx/model_quantized.onnx` or
     `onnx/model_fp16.onnx`; sentence-transformers, which finds `model.onnx` in a folder, asks the
     Hub for `onnx/model.onnx`. They are links to the one file, which `cp -r`, tar and git keep as
-    links; what does not know links, such as zip and the Hub, takes the file's content.
+    links; what does not know links, such as zip and the Hub, takes the file's content. A file
+    system without links gets copies.
     """
     names = ["", *_SUFFIXES.get(_usual_type(directory / MODEL), ())]
     folder = directory / "onnx"
     folder.mkdir(exist_ok=True)
     for name in names:
-        place = folder / f"model{name}.onnx"
-        place.unlink(missing_ok=True)
-        place.symlink_to(Path("..") / MODEL)
+        _link(directory / MODEL, folder / f"model{name}.onnx")
     data = directory / f"{MODEL}.data"
-    if data.is_file():  # which a graph names by its own file's name
-        (folder / data.name).unlink(missing_ok=True)
-        (folder / data.name).symlink_to(Path("..") / data.name)
+    if data.is_file():  # a graph names it
+        _link(data, folder / data.name)
+
+
+def _link(file: Path, place: Path) -> None:
+    """Let `place`, in a folder beside `file`, be the same file."""
+    place.unlink(missing_ok=True)
+    try:
+        place.symlink_to(Path("..") / file.name)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 def _usual_type(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -94,6 +95,16 @@ def test_programs_of_the_hub_find_the_one_file_under_their_names(copy: Path, art
     files = json.loads((copy / MANIFEST).read_text())["files"]
     assert files["onnx/model.onnx"] == files["model.onnx"]
     assert load_artifact(copy)(["a good film"])
+
+
+def test_a_file_system_without_links_gets_copies(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    lay_out(copy)
+    assert not (copy / "onnx" / "model.onnx").is_symlink()
+    assert sha256(copy / "onnx" / "model.onnx") == sha256(copy / "model.onnx")
 
 
 def test_a_graph_of_integers_has_the_name_for_those_too(tmp_path: Path):
