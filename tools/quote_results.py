@@ -505,6 +505,23 @@ def processes() -> str:
     return "\n".join([*lines, "", source("processes", results)])
 
 
+def data_memory() -> str:
+    """Return the table of peak memory by rows."""
+    results = read_results("data-memory")
+    counts = sorted({row["rows"] for row in results["rows"]})
+    peaks = {(row["part"], row["rows"]): row["peak_mb"] for row in results["rows"]}
+    parts = list(dict.fromkeys(row["part"] for row in results["rows"]))
+    lines = [
+        "| peak memory, MB | " + " | ".join(f"{count:,} rows" for count in counts) + " |",
+        "|:--|" + "--:|" * len(counts),
+    ]
+    for part in parts:
+        own = " | ".join(f"{peaks[part, count]:.0f}" for count in counts)
+        lines.append(f"| {part} | {own} |")
+    lines += ["", f"The largest differ by {results['about']['difference_mb']} MB.", ""]
+    return "\n".join([*lines, source("data-memory", results)])
+
+
 def other_runtimes() -> str:
     """Return the table of runtimes other than Python's ONNX Runtime."""
     results = read_results("runtimes")
@@ -643,6 +660,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "arm64": arm64,
     "pruning_cost": pruning_cost,
     "processes": processes,
+    "data_memory": data_memory,
     "vocabulary": vocabulary,
     "rows_prove": rows_prove,
     "rows_for_accuracy": rows_for_accuracy,
