@@ -14,7 +14,7 @@ from compressor.models.families.bert_norms_first import (
     XLM_ROBERTA_XL,
     XMOD,
 )
-from compressor.models.families.clip import CLIP, CLIP_TOWER, SIGLIP, SIGLIP_VISION
+from compressor.models.families.clip import CLIP, CLIP_VISION, SIGLIP, SIGLIP_VISION, TEXT
 from compressor.models.families.deberta import DEBERTA, DEBERTA_V2
 from compressor.models.families.dinov2 import DINOV2
 from compressor.models.families.distilbert import DISTILBERT
@@ -53,8 +53,8 @@ FAMILIES: Mapping[str, Family] = {
     "bigbird_pegasus": BIG_BIRD,
     "camembert": ROBERTA,
     "clip": CLIP,
-    "clip_text_model": CLIP_TOWER,
-    "clip_vision_model": CLIP_TOWER,
+    "clip_text_model": TEXT,
+    "clip_vision_model": CLIP_VISION,
     "convbert": CONVBERT,
     "convnext": CONVOLUTIONS,
     "convnextv2": CONVOLUTIONS,
@@ -95,7 +95,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta-prelayernorm": ROBERTA_NORMS_FIRST,
     "roformer": BERT,
     "siglip": SIGLIP,
-    "siglip_text_model": CLIP_TOWER,
+    "siglip_text_model": TEXT,
     "siglip_vision_model": SIGLIP_VISION,
     "splinter": NOT_SIMULATED,
     "squeezebert": SQUEEZEBERT,
