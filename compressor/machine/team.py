@@ -224,6 +224,7 @@ class Leader(Team):
             return own()
         except RuntimeError as error:  # of torch.distributed, when another process is gone
             if (lost := self.lost(seconds=5.0)) is not None:
+                _end_undisturbed()
                 raise lost.error(self.size) from error
             raise
         finally:
@@ -414,7 +415,18 @@ def explained_by_others() -> Iterator[None]:
         lost = _team.lost(seconds=0.5)
         if lost is None or lost.stopped:
             raise
+        _end_undisturbed()
         raise lost.error(_team.size) from error
+
+
+def _end_undisturbed() -> None:
+    """Ignore the signal that launchers send once a process is gone: this one ends, with a report.
+
+    Only where a program handles it; nobody else's setting is changed.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and callable(signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
