@@ -55,7 +55,10 @@ def run_sweep_on_ray(
             ) from error
         try:
             found = _shares(address, num_workers, device)
-            progress.stage(f"{counted(num_workers, 'worker')} on {address}, each with {found}")
+            share = counted(int(found["num_cpus"]), "CPU")
+            if found["num_gpus"]:
+                share += f" and {found['num_gpus']:g} of a GPU"
+            progress.stage(f"{counted(num_workers, 'worker')} on {address}, each with {share}")
             task = ray.remote(join_sweep).options(**found, max_retries=0)
             left = [
                 task.remote(
