@@ -25,7 +25,7 @@ from compressor.passes.base import About, TorchPass, Unfit
 from compressor.passes.effort import Effort, training_effort
 from compressor.passes.repair import longer
 from compressor.passes.saving import ModelParts, Saving
-from compressor.paths import HubName
+from compressor.paths import HubName, unreadable
 from compressor.tasks import task_class, task_names
 from compressor.tasks.pooling import MODULES
 from compressor.training.distill_settings import DistillSettings
@@ -273,6 +273,13 @@ passes:
         """Return the file of further rows, where one is given."""
         path = None if self.unlabelled is None else self.unlabelled.path
         return {} if path is None else {"unlabelled.path": path}
+
+    def missing_packages(self) -> Iterator[tuple[str, str]]:
+        """Yield what is missing on this machine, a file of further rows that is not there too."""
+        yield from super().missing_packages()
+        for setting, path in self.required_files().items():
+            if (reason := unreadable(path)) is not None:
+                yield setting, f"{path} {reason}; paths are relative to the recipe"
 
     def required_checkpoints(self) -> dict[str, str]:
         """Return teacher and student, where the recipe names them."""

@@ -100,3 +100,11 @@ def test_the_file_is_a_part_of_the_key_and_its_absence_of_other_recipes(source: 
     assert settings.required_files() == {"unlabelled.path": Path(source["path"])}
     assert settings.settings["unlabelled"]["text"] == "content"
     assert "unlabelled" not in distill(None).settings
+
+
+def test_a_file_that_is_not_there_is_told_before_a_run(source: dict[str, Any]):
+    assert list(distill(source).missing_packages()) == []
+    [(setting, why)] = distill({"path": "nothing.csv"}).missing_packages()
+    assert setting == "unlabelled.path"
+    assert why.startswith("nothing.csv ")
+    assert why.endswith("paths are relative to the recipe")
