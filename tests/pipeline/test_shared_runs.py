@@ -36,7 +36,7 @@ def compared(base: dict[str, Any], tmp_path_factory: Any) -> tuple[RunReport, Pa
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def redone(report: RunReport) -> list[str]:

@@ -141,6 +141,7 @@ def test_a_plain_export_gets_every_default() -> None:
         "fuse": True,
         "max_length": None,
         "max_parity_diff": 1e-3,
+        "token_states": False,
     }
     assert recipe.to_dict()["benchmark"] == {
         "providers": ["cpu"],
