@@ -26,6 +26,7 @@ from compressor.tasks.stored_image import Gradient, StoredImage
 PIXELS_CODE = """\
 import numpy as np
 import onnxruntime
+from PIL import Image
 from transformers import AutoImageProcessor
 
 processor = AutoImageProcessor.from_pretrained(".", backend="pil")
