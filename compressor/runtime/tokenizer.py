@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -37,20 +37,32 @@ _SPACES = (
 )  # that transformers takes out of decoded text, where the configuration says so
 
 
+T = TypeVar("T")
+
+
 class Encoded(dict[str, Any]):
     """Model inputs by name, and of each row which word and which text a token is a piece of."""
 
     rows: list[tokenizers.Encoding]
+    width: int | None = None  # that rows were padded to, None where they were not
+    side: str = "right"  # that padding stands on
 
     def word_ids(self, row: int) -> list[int | None]:
-        """Return the word of each token of a row, None for special tokens."""
-        found: list[int | None] = self.rows[row].word_ids
-        return found
+        """Return the word of each token of a row, None for special tokens and padding."""
+        return self.padded(self.rows[row].word_ids, None)
 
     def sequence_ids(self, row: int) -> list[int | None]:
-        """Return of which text of a pair each token is, None for special tokens."""
-        found: list[int | None] = self.rows[row].sequence_ids
-        return found
+        """Return of which text of a pair each token is, None for special tokens and padding."""
+        return self.padded(self.rows[row].sequence_ids, None)
+
+    def offsets(self, row: int) -> list[tuple[int, int]]:
+        """Return where each token begins and ends in its text, twice 0 where it is in none."""
+        return self.padded(self.rows[row].offsets, (0, 0))
+
+    def padded(self, values: list[T], fill: T) -> list[T]:
+        """Return what is known of the tokens of a row, as long as rows are."""
+        more = [fill] * (0 if self.width is None else self.width - len(values))
+        return [*more, *values] if self.side == "left" else [*values, *more]
 
 
 class Tokenizer:
@@ -163,10 +175,11 @@ class Tokenizer:
         if padding:
             length = max_length if padding == "max_length" else None
             found.update(self.padded(found, length=length))
+            found.width, found.side = found["input_ids"].shape[1], self.padding_side
             if return_tensors is None:
                 found.update({name: value.tolist() for name, value in found.items()})
         if return_offsets_mapping:
-            found["offset_mapping"] = [row.offsets for row in rows]
+            found["offset_mapping"] = [found.offsets(row) for row in range(len(rows))]
         if is_one and return_tensors is None:
             found.update({name: value[0] for name, value in found.items()})
         return found

@@ -19,6 +19,7 @@ from compressor.models.onnx_model import (
 )
 from compressor.models.provider_options import ProviderSettings
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
+from compressor.runtime.session import PROVIDERS
 
 WEIGHT = np.array([[1, 0, 2], [0, 3, 4]], np.float32)
 
@@ -149,7 +150,7 @@ def test_nodes_that_take_time_must_run_on_the_provider(
     product: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # A provider that registers but takes no node looks just like the CPU that does the work.
-    monkeypatch.setitem(onnx_model._PROVIDERS, "cuda", ("CPUExecutionProvider",))
+    monkeypatch.setitem(PROVIDERS, "cuda", ("CPUExecutionProvider",))
     monkeypatch.setattr(onnx_model, "_assignments", lambda session: [("OtherProvider", "MatMul")])
     with pytest.raises(EnvironmentMismatch, match=r"left operators to others \(OtherProvider: Ma"):
         open_session(product, "cuda")
@@ -158,7 +159,7 @@ def test_nodes_that_take_time_must_run_on_the_provider(
 def test_onnxruntime_tells_which_provider_runs_which_node(
     product: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(onnx_model._PROVIDERS, "cuda", ("CPUExecutionProvider",))
+    monkeypatch.setitem(PROVIDERS, "cuda", ("CPUExecutionProvider",))
     session = open_session(product, "cuda")
     assert onnx_model._assignments(session) == [("CPUExecutionProvider", "MatMul")]
 

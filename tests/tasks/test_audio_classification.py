@@ -27,7 +27,6 @@ from compressor.tasks import load_task
 from compressor.tasks.columns import SoundColumns
 from compressor.tasks.examples import length_of
 from compressor.tasks.sound import Sound, read_wav
-from compressor.training.batches import TrainingBatch
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.mixing import Mix, run_mixed
 from compressor.training.recovery import check_distillation
@@ -272,10 +271,9 @@ def test_sounds_are_mixed_as_the_model_reads_them(name: str, tmp_path: Path):
     short, long = tones()[0], tones()[3]
     encoded = model.task.encode(model.preprocessor, model.task.given([short, long]))
     inputs = {name: torch.from_numpy(value) for name, value in encoded.items()}
-    batch = TrainingBatch(inputs, torch.tensor([0, 1]), torch.tensor([0, 1]))
 
     with torch.no_grad():
-        found = run_mixed(model.module, batch, Mix(0.25, torch.tensor([1, 0]))).logits
+        found = run_mixed(model.module, inputs, Mix(0.25, torch.tensor([1, 0]))).logits
 
     values = inputs["input_values"]
     mixed = {"input_values": 0.25 * values + 0.75 * values.flip(0)}

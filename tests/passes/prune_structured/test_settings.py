@@ -418,7 +418,7 @@ def test_after_dropping_a_layer_the_rest_learns_from_the_layers_it_was(
     make_context: ContextMaker,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from compressor.passes import recovery as _recovery
+    from compressor.training import recovery as _recovery
 
     seen = []
 
