@@ -213,7 +213,8 @@ def _publish(folder: Path, key: str, parts: Iterator[Tokens]) -> None:
                 file.close()
         digests = {name: sha256(unfinished / name) for name in _DTYPES}
         write_whole(unfinished / _ABOUT, json.dumps({"key": key, **digests}))
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        if not _is_whole(folder, key):  # else another process was faster, and may read it now
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         try:
             unfinished.rename(folder)
         except OSError:

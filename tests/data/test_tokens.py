@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,27 @@ def test_damaged_tokens_are_made_again_and_told(
     assert (folder / damage).read_bytes() == content
     assert "damaged" in caplog.text
     assert calls == [5, 5]
+    assert read.batch([2])["input_ids"].shape == (1, 3)
+
+
+def test_tokens_of_a_faster_process_stay_where_they_are(
+    tiny_bert: TorchModel, monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    tokens = TextTask.tokens
+    faster: list[int] = []
+
+    def raced(self: TextTask, preprocessor: Any, examples: Sequence[Example]) -> Any:
+        if not faster:  # meanwhile another process makes the same ones
+            faster.append(0)
+            encoded(self, preprocessor, stored(TEXTS))
+            [folder] = [item for item in cache.iterdir() if "." not in item.name]
+            faster.append(folder.stat().st_ino)
+        return tokens(self, preprocessor, examples)
+
+    monkeypatch.setattr(TextTask, "tokens", raced)
+    read = encoded(tiny_bert.task, tiny_bert.preprocessor, stored(TEXTS))
+    [folder] = cache.iterdir()
+    assert folder.stat().st_ino == faster[1]
     assert read.batch([2])["input_ids"].shape == (1, 3)
 
 
