@@ -421,7 +421,8 @@ def _cost(item: Any) -> int:
 
 
 def _base64(vector: Any) -> str:
-    return base64.b64encode(np.ascontiguousarray(vector).tobytes()).decode("ascii")
+    """Return a vector as OpenAI's clients read it: float32, whatever the graph gives."""
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode("ascii")
 
 
 def _refusal(status: int, message: str) -> Response:

@@ -44,7 +44,7 @@ class EmbeddingsRequest(_Body):
     input: Annotated[str | list[str], Field(description="A text, or a list of texts.")]
     encoding_format: Annotated[
         Literal["float", "base64"],
-        Field(description="Numbers, or the bytes of the vector (little-endian) in base64."),
+        Field(description="Numbers, or the bytes of the vector in base64: float32, little-endian."),
     ] = "float"
     dimensions: Annotated[
         int | None, Field(description="Numbers of a vector: those that the model gives, or null.")

@@ -123,6 +123,22 @@ def test_embeddings_are_answered_as_openai_does():
     assert "there is no prompt 'none'" in prompt.error
 
 
+def test_base64_is_of_float32_whatever_the_graph_gives():
+    class OfBytes(StandIn):
+        def __call__(self, examples: Sequence[Any], **options: Any) -> Any:
+            return np.array([[-3, 0, 127]] * len(examples), np.int8)
+
+    floats, encoded = asked(
+        OfBytes(load_task("sentence-embedding")),
+        ("/v1/embeddings", {"input": "abba"}),
+        ("/v1/embeddings", {"input": "abba", "encoding_format": "base64"}),
+    )
+    assert floats.json["data"][0]["embedding"] == [-3, 0, 127]
+    # OpenAI's client asks for base64 by itself, and takes what comes for float32.
+    vector = np.frombuffer(base64.b64decode(encoded.json["data"][0]["embedding"]), "<f4")
+    assert vector.tolist() == [-3, 0, 127]
+
+
 def test_candidates_are_ranked_in_both_shapes():
     task = load_task("text-scoring")
     texts = ["bb", "dddd", "c"]
