@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,12 @@ async def ask(
     method: str = "POST",
     headers: Mapping[str, str] | None = None,
     pause: float = 0.0,
+    raises: type[Exception] | tuple[()] = (),
 ) -> Answer:
-    """Send one request, in as many chunks as a list of bytes has, and return the answer."""
+    """Send one request, in as many chunks as a list of bytes has, and return the answer.
+
+    What the application `raises` for a server to log, after it has answered, is passed over.
+    """
     chunks = body if isinstance(body, list) and body and isinstance(body[0], bytes) else None
     if chunks is None:
         chunks = [body if isinstance(body, bytes) else json.dumps(body).encode()]
@@ -66,7 +71,8 @@ async def ask(
         "client": ("test", 1),
         "headers": [(k.lower().encode(), v.encode()) for k, v in given.items()],
     }
-    await app(scope, receive, send)
+    with suppress(raises):
+        await app(scope, receive, send)
     start = next(item for item in sent if item["type"] == "http.response.start")
     return Answer(
         start["status"],

@@ -53,6 +53,7 @@ _STATUS_TYPES = {
     413: "too_large",
     415: "unsupported_media_type",
     429: "overloaded",
+    500: "internal_error",
     503: "unavailable",
 }
 Body = TypeVar("Body", bound=BaseModel)
@@ -124,7 +125,7 @@ class Service:
                 Route(METRICS, self._answered(METRICS, self.metrics)),
                 Route(OPENAPI, self._answered(OPENAPI, self.openapi)),
             ],
-            exception_handlers={404: self._unknown, 405: self._wrong_method},
+            exception_handlers={404: self._unknown, 405: self._wrong_method, 500: self._failed},
             lifespan=self._lifespan,
         )
 
@@ -259,6 +260,9 @@ class Service:
                 response.headers["Retry-After"] = "1"
             except Stopping as error:
                 response = _refusal(503, str(error))
+            except Exception:  # of the service itself: `_failed` answers, the server logs it
+                self._counters.answered(path, 500, time.perf_counter() - start)
+                raise
             self._counters.answered(path, response.status_code, time.perf_counter() - start)
             return response
 
@@ -279,6 +283,10 @@ class Service:
         )
         response.headers.update(allowed)
         return response
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        del request, error
+        return _refusal(500, "the service failed at this request; its log says how")
 
     def _require_key(self, request: Request) -> None:
         key = self._settings.api_key

@@ -30,6 +30,7 @@ _ERRORS = {
     "413": "The request holds more than it may",
     "415": "The body is no JSON",
     "429": "Too much waits; try again later",
+    "500": "The service failed; its log says how",
     "503": "The service is stopping, or did not answer in time",
 }
 

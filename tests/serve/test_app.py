@@ -255,6 +255,22 @@ def test_too_much_at_once_is_answered_429_and_what_takes_too_long_503():
     assert last.status == 200
 
 
+def test_what_fails_in_the_service_is_answered_and_counted():
+    class Broken(StandIn):
+        def __call__(self, examples: Sequence[Any], **options: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+    failed, metrics = asked(
+        Broken(load_task("sentence-embedding")),
+        ("/predict", {"inputs": "a"}, {"raises": RuntimeError}),
+        ("/metrics", b"", GET),
+    )
+    assert (failed.status, failed.json["error"]["type"]) == (500, "internal_error")
+    assert "out of memory" not in failed.error
+    text = metrics.content.decode()
+    assert 'compressor_requests_total{path="/predict",status="500"} 1.0' in text
+
+
 def test_a_key_is_asked_for_where_there_is_one(classifier: Artifact):
     body = {"inputs": "a"}
     none, wrong, right, health = asked(
