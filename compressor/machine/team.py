@@ -518,7 +518,9 @@ def _introduced(content: bytes, token: str) -> int | None:
         rank, shown = json.loads(content)
     except (ValueError, TypeError):  # no JSON, or no pair
         return None
-    return rank if hmac.compare_digest(str(shown), token) and isinstance(rank, int) else None
+    # As bytes: texts beyond ASCII cannot be compared so.
+    knows = hmac.compare_digest(str(shown).encode("utf-8", "replace"), token.encode())
+    return rank if knows and isinstance(rank, int) else None
 
 
 def _connected(launch: Launch, port: int, seconds: float) -> _Connection:

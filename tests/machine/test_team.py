@@ -138,7 +138,18 @@ def test_work_for_a_process_that_was_killed_fails_with_its_number(processes: Pro
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"7", b"[]", b'[1, "other"]', b'["1", "token"]', b'{"a": 1, "b": 2}']
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"7",
+        b"[]",
+        b'[1, "other"]',
+        b'["1", "token"]',
+        b'{"a": 1, "b": 2}',
+        '[1, "\u00fcber"]'.encode(),
+        b'[1, "\\ud800"]',
+    ],
 )
 def test_a_stranger_is_not_taken_for_a_process(content: bytes):
     assert _introduced(content, "token") is None
