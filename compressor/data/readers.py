@@ -92,6 +92,24 @@ def column_names(source: SplitSource) -> list[str]:
     return list(_load_hub(source).column_names)
 
 
+def named_files(source: SplitSource) -> list[Path]:
+    """Return the files of images and sounds that the rows of a file name, in their order.
+
+    Raises as `read_table` does.
+    """
+    found = []
+    present = read_header(source)
+    for column in (source.image or "image", source.audio or "audio"):
+        if column not in present:
+            continue
+        table = read_table(source, (column,), ())
+        for value in table.columns[column]:
+            name = value.get("path") if isinstance(value, dict) else value
+            if isinstance(name, str) and name:
+                found.append((table.directory or Path()) / name)
+    return found
+
+
 def parquet_rows(path: Path) -> int:
     """Return how many rows a parquet file has; raises `EnvironmentMismatch` for a damaged one."""
     import pyarrow.parquet

@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from compressor.data.readers import named_files
 from compressor.data.settings import SplitSource
+from compressor.files import facts_sha256, sha256
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.models.families.prunable import (
     depth_of,
@@ -273,6 +275,14 @@ passes:
         """Return the file of further rows, where one is given."""
         path = None if self.unlabelled is None else self.unlabelled.path
         return {} if path is None else {"unlabelled.path": path}
+
+    def file_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the file of further rows, and one over those that they name."""
+        found = super().file_digests()
+        named = () if self.unlabelled is None else named_files(self.unlabelled)
+        if digests := [sha256(path) for path in named if path.is_file()]:
+            found["unlabelled"] = facts_sha256(digests)
+        return found
 
     def missing_packages(self) -> Iterator[tuple[str, str]]:
         """Yield what is missing on this machine, a file of further rows that is not there too."""

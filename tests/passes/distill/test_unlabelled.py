@@ -102,6 +102,18 @@ def test_the_file_is_a_part_of_the_key_and_its_absence_of_other_recipes(source: 
     assert "unlabelled" not in distill(None).settings
 
 
+def test_images_that_the_rows_name_are_a_part_of_the_key(source: dict[str, Any], tmp_path: Path):
+    assert list(distill(source).file_digests()) == ["unlabelled.path"]
+    (tmp_path / "pictures.csv").write_text("image\na.png\nb.png\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    settings = distill({"path": str(tmp_path / "pictures.csv")})
+    before = settings.file_digests()
+    assert settings.file_digests() == before
+    (tmp_path / "b.png").write_bytes(b"another picture")
+    assert settings.file_digests() != before
+
+
 def test_a_file_that_is_not_there_is_told_before_a_run(source: dict[str, Any]):
     assert list(distill(source).missing_packages()) == []
     [(setting, why)] = distill({"path": "nothing.csv"}).missing_packages()
