@@ -127,9 +127,16 @@ class Artifact:
         """Return examples as the task reads them; raises `ValueError` for any that will not do."""
         return self.task.given(examples, pairs=reads_pairs(self.manifest))
 
-    def lengths(self, examples: Sequence[Example]) -> NDArray[np.int64]:
-        """Return how many tokens the model reads of each of `given` examples, 0 of an image."""
+    def lengths(
+        self, examples: Sequence[Example], *, prompt_name: str | None = None
+    ) -> NDArray[np.int64]:
+        """Return how many tokens the model reads of each of `given` examples, 0 of an image.
+
+        Those of the prompt count. Raises `ValueError` for a prompt that there is not.
+        """
         with self._reading:
+            if prompt_name is not None:
+                examples = self.task.prompted(self.preprocessor, examples, prompt_name)
             return self.task.lengths(self.preprocessor, examples)
 
     def logits(self, examples: Sequence[Example], *, batch_size: int = 32) -> NDArray[np.float32]:

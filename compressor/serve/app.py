@@ -150,7 +150,7 @@ class Service:
                 f"dimensions: this model gives {width} numbers, got {body.dimensions}; leave it "
                 f"out, or compress the model with the pass cut_vectors",
             )
-        tokens = await asyncio.to_thread(self._count_tokens, asked.examples)
+        tokens = await asyncio.to_thread(self._count_tokens, asked.examples, body.prompt_name)
         is_base64 = body.encoding_format == "base64"
         return _json(
             {
@@ -390,9 +390,9 @@ class Service:
         )
         return found
 
-    def _count_tokens(self, examples: Sequence[Example]) -> int:
+    def _count_tokens(self, examples: Sequence[Example], prompt_name: str | None) -> int:
         """Return how many tokens the model read."""
-        return int(np.sum(self._artifact.lengths(examples)))
+        return int(np.sum(self._artifact.lengths(examples, prompt_name=prompt_name)))
 
 
 def _texts_of(body: RerankRequest) -> list[str]:

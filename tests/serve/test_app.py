@@ -34,8 +34,9 @@ class StandIn:
     def given(self, examples: Sequence[Example]) -> Sequence[Example]:
         return self.task.given(examples)
 
-    def lengths(self, examples: Sequence[Example]) -> list[int]:
-        return [len(str(item).split()) for item in examples]
+    def lengths(self, examples: Sequence[Example], *, prompt_name: str | None) -> list[int]:
+        before = [] if prompt_name is None else [prompt_name]
+        return [len([*before, *str(item).split()]) for item in examples]
 
     def __call__(
         self, examples: Sequence[Any], *, prompt_name: str | None, aggregation: str | None
@@ -100,12 +101,13 @@ def test_many_at_once_get_the_same_as_alone(classifier: Artifact):
 
 
 def test_embeddings_are_answered_as_openai_does():
-    floats, encoded, wrong, prompt = asked(
+    floats, encoded, wrong, prompt, asks = asked(
         StandIn(load_task("sentence-embedding")),
         ("/v1/embeddings", {"input": ["abba", "b c"], "model": "any"}),
         ("/v1/embeddings", {"input": "abba", "encoding_format": "base64"}),
         ("/v1/embeddings", {"input": "abba", "dimensions": 2}),
         ("/v1/embeddings", {"input": "abba", "prompt_name": "none"}),
+        ("/v1/embeddings", {"input": "abba b", "prompt_name": "query"}),
     )
     assert floats.json == {
         "object": "list",
@@ -121,6 +123,7 @@ def test_embeddings_are_answered_as_openai_does():
     assert (wrong.status, prompt.status) == (400, 400)
     assert "this model gives 3 numbers, got 2" in wrong.error
     assert "there is no prompt 'none'" in prompt.error
+    assert asks.json["usage"]["prompt_tokens"] == 3  # with those of the prompt
 
 
 def test_base64_is_of_float32_whatever_the_graph_gives():

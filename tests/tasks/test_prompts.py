@@ -109,6 +109,9 @@ def test_an_artifact_takes_the_name_of_a_prompt(artifact_dir: Path, copy: Path):
     assert np.abs(queries - passages).max() > 0.01
     np.testing.assert_allclose(artifact(TEXTS, prompt_name="query"), queries, atol=1e-5)
     np.testing.assert_allclose(artifact(TEXTS, prompt_name="passage"), passages, atol=1e-5)
+    read = model.task.encode(model.preprocessor, [Prompted(text, "query") for text in TEXTS])
+    lengths = artifact.lengths(TEXTS, prompt_name="query")
+    assert lengths.tolist() == read["attention_mask"].sum(axis=1).tolist()
     np.testing.assert_allclose(artifact(TEXTS), passages, atol=1e-5)  # the default
     with pytest.raises(ValueError, match=r"no prompt is called 'querry'.*query"):
         artifact(TEXTS, prompt_name="querry")
