@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,27 @@ def test_a_finished_sweep_does_nothing_again(make_sweep, stand_in):
     assert len(stand_in.trials) == 3
     assert len(stand_in.chosen) == 1
     assert again.front == first.front
+
+
+@pytest.mark.parametrize("key", ["data.search.path", "model.checkpoint"])
+def test_trials_on_other_rows_or_of_another_checkpoint_are_not_mixed(
+    make_sweep, stand_in, bert_recipe: dict[str, Any], tmp_path: Path, key: str
+):
+    rows, model = tmp_path / "rows.csv", tmp_path / "model"
+    shutil.copyfile(bert_recipe["data"]["search"]["path"], rows)
+    shutil.copytree(bert_recipe["model"]["checkpoint"], model)
+    data = {**bert_recipe["data"], "search": {"path": str(rows)}}
+    recipe = {**bert_recipe, "data": data, "model": {"checkpoint": str(model)}}
+    make_sweep()
+    passes = [{"kind": "prune_magnitude", "sparsity": 0.5}]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**recipe, "passes": passes}))
+    sweep = load_sweep(tmp_path / "sweep.yaml")
+    run_sweep(sweep)
+    changed = rows if key == "data.search.path" else model / "config.json"
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(RecipeError, match=f"whose content of {key} differs; give another --output"):
+        run_sweep(sweep)
+    assert len(stand_in.chosen) == 1
 
 
 def test_another_choice_of_a_finished_sweep_runs_that_recipe_alone(make_sweep, stand_in):
