@@ -240,6 +240,14 @@ def _rows(
     group = None
     if not text:
         judged = (artifact.manifest.get("recipe") or {}).get("data") or {}
+        if (own := judged.get("preprocess")) is not None:
+            raise RecipeError(
+                [
+                    f"{data}: the artifact was judged on rows that went through {own}, which is "
+                    f"not run here; give rows that went through it, and name their column: --text "
+                    f"{key}"
+                ]
+            )
         search = judged.get("search") or {}
         columns = search.get(key) or judged.get(key) or key
         group = judged.get("group")

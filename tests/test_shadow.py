@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from compressor.artifact import load_artifact, seal_artifact
 from compressor.cli import app
 from compressor.errors import BudgetExceeded, EnvironmentMismatch, NotCertified, RecipeError
 from compressor.progress import SILENT
@@ -103,6 +104,18 @@ def test_what_does_not_go_together_is_refused(
     (named / "config.json").write_text(json.dumps(config))
     with pytest.raises(EnvironmentMismatch, match="give the checkpoint that it was made of"):
         compared(served_folder, str(named), rows)
+
+
+def test_rows_that_a_function_of_the_users_made_are_not_taken_for_those_before_it(
+    served_folder: Path, original: str, rows: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(served_folder, tmp_path / "artifact"))
+    facts = {"recipe": {"data": {"preprocess": "my_rows.py:clean"}}}
+    model = load_artifact(served_folder)
+    seal_artifact(folder, task=model.task, labels=model.manifest["labels"], facts=facts)
+    with pytest.raises(RecipeError, match=r"went through my_rows.py:clean.*--text text"):
+        compared(folder, original, rows)
+    assert compared(folder, original, rows, text=("text",), max_rows=4).num_rows == 4
 
 
 def test_the_command_prints_json_and_ends_with_a_code(
