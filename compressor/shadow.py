@@ -32,10 +32,10 @@ from compressor.models.checkpoint import find_checkpoint
 from compressor.models.torch_model import load_foreign
 from compressor.progress import Progress
 from compressor.proof import Certificate
-from compressor.report.certificates import passing_guess
+from compressor.report.certificates import bound_words, confidence_words, passing_guess
 from compressor.tasks import Task, find_metric, load_task
 from compressor.verify.evaluation import evaluate
-from compressor.words import counted, points
+from compressor.words import bound_points, counted, points
 
 _SPLIT = "search"  # what the rows are called, of which nothing is chosen here
 _ANY_DROP = 1.0 - 1e-9  # where no budget is given
@@ -84,13 +84,14 @@ class Shadow:
     def text(self) -> str:
         """Return it for people, a few lines."""
         proof, metric = self.certificate, find_metric(self.metric)
-        sure = f"{proof.confidence:.0%}"
+        least = max(0.0, proof.lower_bound)
         lines = [
             f"{counted(self.num_rows, self.task.words.row)}, {metric.name} "
             f"{self.after.value:.4f} with the original",
             f"{len(self.changed)} predictions changed ({len(self.changed) / self.num_rows:.2%})",
-            f"with {sure} confidence {metric.name} is lower by at most {points(proof.upper_bound)}"
-            f", and by at least {points(max(0.0, proof.lower_bound))}",
+            f"with {confidence_words(proof)} {metric.name} is lower by at most "
+            f"{bound_words(proof)}, and by at least "
+            f"{bound_points(least, proof.max_drop, upwards=False)}",
         ]
         if self.max_drop is not None:
             more = ""

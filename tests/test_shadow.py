@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ def test_the_same_model_changes_nothing(served_folder: Path, original: str, rows
     assert found.verdict == "certified"
     require_kept(found)
     assert "0 predictions changed (0.00%)" in found.text()
+    # As in a report: rounded to the side on which a bound holds, and never to certainty.
+    proof = replace(found.certificate, confidence=0.9995, upper_bound=0.01001, max_drop=0.01)
+    told = replace(found, certificate=proof).text()
+    assert "with 99.95% confidence agreement is lower by at most 1.01 points" in told
 
 
 def test_another_model_is_refuted_and_its_changes_are_written(
