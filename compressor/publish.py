@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,7 +112,8 @@ def pack(directory: Path, output: Path) -> tuple[Path, str]:
     try:
         with _compressed(output) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
             for member in sorted([*manifest["files"], MANIFEST]):
-                _add(archive, directory / member, f"{name}/{member}")
+                link = _link_inside(directory, member, manifest["files"])
+                _add(archive, directory / member, f"{name}/{member}", link)
         digest = sha256(output)
         output.with_name(f"{output.name}.sha256").write_text(
             f"{digest}  {output.name}\n", encoding="utf-8"
@@ -147,12 +149,22 @@ def _compressed(output: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    """Add a file, or a link to one beside it, without what only this machine knows."""
+def _link_inside(directory: Path, member: str, files: Container[str]) -> str | None:
+    """Return where a member points, if that is one of the `files`, as the Hub's cache does not."""
+    path = directory / member
+    if not path.is_symlink():
+        return None
+    target = path.readlink()
+    inside = Path(os.path.normpath(Path(member).parent / target)).as_posix()
+    return target.as_posix() if inside in files else None
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str, link: str | None) -> None:
+    """Add a file, or a `link` to one beside it, without what only this machine knows."""
     entry = tarfile.TarInfo(PurePosixPath(name).as_posix())
     entry.mode = 0o644
-    if path.is_symlink() and not (target := path.readlink()).is_absolute():
-        entry.type, entry.linkname = tarfile.SYMTYPE, target.as_posix()
+    if link is not None:
+        entry.type, entry.linkname = tarfile.SYMTYPE, link
         archive.addfile(entry)
         return
     with path.open("rb") as content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -204,6 +205,21 @@ def test_one_file_unpacks_to_the_same_artifact(artifact: Path, tmp_path: Path):
     assert load_artifact(tmp_path / "out" / "tiny")(texts) == model(texts)
     again, _ = pack(artifact, tmp_path / "out" / "tiny.tar.zst")
     assert again.read_bytes() == first.read_bytes()
+
+
+def test_an_artifact_in_the_hubs_cache_is_packed_with_its_content(artifact: Path, tmp_path: Path):
+    (tmp_path / "plain").mkdir()
+    plain, _ = pack(artifact, tmp_path / "plain" / "tiny.tar.zst")
+    snapshot = tmp_path / "cache" / "snapshots" / "0a1b"
+    (blobs := tmp_path / "cache" / "blobs").mkdir(parents=True)
+    for number, file in enumerate(sorted(artifact.rglob("*"))):
+        if file.is_file():
+            shutil.copyfile(file, blobs / str(number))
+            place = snapshot / file.relative_to(artifact)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(os.path.relpath(blobs / str(number), place.parent))
+    packed, _ = pack(snapshot, tmp_path / "tiny.tar.zst")
+    assert packed.read_bytes() == plain.read_bytes()
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(artifact: Path, tmp_path: Path):
