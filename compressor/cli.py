@@ -334,8 +334,11 @@ def _run(
         elif error.report is not None:
             _print_report(error.report, directory)
         raise
-    except KeyboardInterrupt as stop:  # typer would end with the code alone
-        raise typer.Exit(_stopped(stop)) from stop
+    except (KeyboardInterrupt, Terminated) as stop:  # typer would end with the code alone
+        code = _stopped(stop)
+        if events is not None:
+            events.stopped_by(stop, code)
+        raise typer.Exit(code) from stop
     if events is not None:
         events.ended(report, directory)
     else:

@@ -87,6 +87,11 @@ class JsonProgress:
         kind = type(error).__name__
         self.write("error", exit_code=error.exit_code, type=kind, message=str(error), **told)
 
+    def stopped_by(self, stop: BaseException, exit_code: int) -> None:
+        """Write that Ctrl-C or SIGTERM ended a run; its notes say how far it came."""
+        told = getattr(stop, "__notes__", ["Stopped; run the same command again to resume"])[-1]
+        self.write("error", exit_code=exit_code, type=type(stop).__name__, message=told)
+
     def write(self, event: str, **facts: object) -> None:
         """Write one line, at once."""
         line = {"event": event, "seconds": round(self._clock() - self._started, 3), **facts}

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compressor.cli import app
-from compressor.errors import BudgetExceeded, RecipeError
+from compressor.errors import BudgetExceeded, RecipeError, Terminated
 from compressor.events import JsonProgress
 
 
@@ -62,6 +62,20 @@ def test_a_recipe_that_is_wrong_ends_in_an_event(tmp_path: Path):
     (end,) = lines(result.stdout)
     assert (end["event"], end["exit_code"], end["type"]) == ("error", 2, "RecipeError")
     assert "model" in end["message"]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_run_that_is_stopped_ends_in_an_event(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: type[BaseException], code: int
+):
+    def stopped(*arguments: object, **settings: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("compressor.pipeline.preflight.load_whole", stopped)
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.yaml"), "--json"])
+    assert result.exit_code == code
+    (end,) = lines(result.stdout)
+    assert (end["event"], end["exit_code"], end["type"]) == ("error", code, stop.__name__)
 
 
 @pytest.mark.parametrize("broken", [False, True])
