@@ -127,7 +127,10 @@ class Study:
         return None
 
     def wait(self) -> bool:
-        """Wait until a trial ends that another worker runs; return False where there is none."""
+        """Wait until a trial ends that another worker runs, or is left to be taken over.
+
+        Return False where there is none that another worker runs or this one may take.
+        """
         for frozen in self._trials(TrialState.RUNNING):
             lock = self._lock_of(frozen)
             if not lock.acquire(wait=False):
@@ -135,6 +138,10 @@ class Study:
                 lock.release()
                 return True
             lock.release()
+            if self._is_for_this(frozen):
+                return (
+                    True  # another worker that waits had the lock for a moment when this one asked
+                )
         return False
 
     def finish(self, taken: Taken, outcome: Outcome) -> None:
@@ -214,10 +221,14 @@ class Study:
     def _lock_of(self, trial: FrozenTrial | optuna.Trial) -> Lock:
         return Lock(self._locks / f"trial-{trial.number + 1:04}")
 
+    def _is_for_this(self, trial: FrozenTrial) -> bool:
+        """Return whether no machine lacked anything for a trial since this worker began."""
+        return _mismatches(trial) == self._seen.get(trial.number, [])
+
     def _take_over(self, frozen: FrozenTrial) -> Taken | None:
         """Return a trial whose worker has died, unless it is not for this one."""
         lock = self._lock_of(frozen)
-        if _mismatches(frozen) != self._seen.get(frozen.number, []) or not lock.acquire(wait=False):
+        if not self._is_for_this(frozen) or not lock.acquire(wait=False):
             return None
         started = _started(frozen)
         self._study.sampler = _sampler(self._sweep, frozen.number)  # for values that it lacks

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import RecipeError
+from compressor.machine.locks import Lock
 from compressor.sweep.outcome import Figures, Outcome
 from compressor.sweep.settings import Sweep
 from compressor.sweep.space import Choices, Range
@@ -122,6 +123,22 @@ def test_a_trial_whose_worker_was_killed_is_taken_over(tmp_path: Path):
     assert first is not None
     assert (first.number, first.is_again) == (1, True)
     assert first.settings == ("passes.0.ratio=0.1",)
+
+
+def test_a_trial_is_not_given_up_for_a_lock_that_was_held_for_a_moment(tmp_path: Path):
+    one, two = (Study(tmp_path, sweep("grid"), FACTS) for _ in range(2))
+    left = one.take()
+    assert left is not None
+    finish_all(two)
+    one.give_back(left)
+    probe = Lock(tmp_path / "locks" / f"trial-{left.number:04}")
+    assert probe.acquire(wait=False)  # as a third worker does that waits for trials
+    assert two.take() is None
+    probe.release()
+    assert two.wait()
+    again = two.take()
+    assert again is not None
+    assert again.number == left.number
 
 
 def test_half_a_line_of_a_killed_worker_is_taken_off_the_journal(tmp_path: Path):
