@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
-from compressor.measurements import RunReport
+from compressor.measurements import PassRecord, RunReport
 from compressor.own_code import is_reference
 from compressor.passes import PASSES
 from compressor.report import certificates, gains, provenance, scores, units, verdict
@@ -181,6 +182,13 @@ def _max_length(report: RunReport) -> str:
     return "tokenizer.model_max_length" if lengths is None else str(lengths.artifact)
 
 
+def _shares_a_range(item: PassRecord) -> bool:
+    """Return whether a pass gave activations one range for a batch, or chose that form."""
+    race: Any = item.facts.get("race", ())
+    chosen = [each.get("form") for each in race if each.get("chosen")]
+    return "per_tensor" in (item.settings.get("activations"), *chosen)
+
+
 def _limits(report: RunReport) -> list[str]:
     limits = [
         "The score is one measurement on the data named above. Measure on your own data before you "
@@ -196,7 +204,7 @@ def _limits(report: RunReport) -> list[str]:
         limits.append(own_code)
     if elsewhere := provenance.judged_elsewhere(report):
         limits.append(elsewhere)
-    if any(item.settings.get("activations") == "per_tensor" for item in report.passes):
+    if any(map(_shares_a_range, report.passes)):
         limits.append(
             "Activations are quantized when the model runs, with one range for a whole batch, so a "
             "prediction can depend slightly on the other rows of its batch."

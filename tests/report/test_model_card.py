@@ -63,6 +63,22 @@ def test_the_front_matter_is_what_the_hub_expects(passed: dict[str, Any]):
     }
 
 
+def test_a_range_for_a_whole_batch_is_told_as_a_limit(passed: dict[str, Any]):
+    def told() -> bool:
+        return "with one range for a whole batch" in render_model_card(from_plain(passed))
+
+    forms = ("per_token", "per_tensor")
+    last = passed["passes"][-1]
+    assert not told()
+    for winner in forms:
+        race = [{"form": form, "chosen": form == winner} for form in forms]
+        last["facts"] = {**last["facts"], "race": race}
+        assert told() == (winner == "per_tensor")
+    last["facts"].pop("race")
+    last["settings"] = {**last["settings"], "activations": "per_tensor"}
+    assert told()
+
+
 def result(score: dict[str, Any], name: str, split: str) -> dict[str, Any]:
     return {
         "task": {"type": "text-classification"},
