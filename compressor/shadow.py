@@ -39,6 +39,7 @@ from compressor.words import bound_points, counted, points
 
 _SPLIT = "search"  # what the rows are called, of which nothing is chosen here
 _ANY_DROP = 1.0 - 1e-9  # where no budget is given
+_CONFIDENCE = 0.95  # where nothing says another
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def shadow(
     text: tuple[str, ...] = (),
     revision: str | None = None,
     max_drop: float | None = None,
-    confidence: float = 0.95,
+    confidence: float | None = None,
     max_rows: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -119,7 +120,7 @@ def shadow(
 
     `text` are the columns of the input, those that the artifact was judged on where it is empty.
     `max_drop` is what the metric without labels may lose; left out, the artifact's own budget where
-    that is of this metric.
+    that is of this metric, with its own `confidence`. Else that is 0.95 where it is left out.
 
     Raises `RecipeError` for rows that cannot be read so, `EnvironmentMismatch` where artifact and
     checkpoint do not go together or one cannot be read.
@@ -130,6 +131,7 @@ def shadow(
     own = (artifact.manifest.get("recipe") or {}).get("budget") or {}
     if max_drop is None and own.get("metric") == metric:
         max_drop = own["max_drop"]
+        confidence = confidence or own.get("confidence")
     rows = _rows(artifact, data, text, metric, max_rows, seed)
     original = load_foreign(find_checkpoint(against, revision=revision), _same_task(artifact))
     if list(original.labels) != list(artifact.manifest["labels"]):
@@ -156,7 +158,7 @@ def shadow(
             None,
             guesses=task.guesses(before, rows.truth(), original.labels),
             max_drop=_ANY_DROP if max_drop is None else max_drop,
-            confidence=confidence,
+            confidence=confidence or _CONFIDENCE,
             seed=seed,
         )
     except (StepFailed, ValueError) as error:

@@ -95,6 +95,23 @@ def test_without_a_budget_it_informs(served_folder: Path, turned: str, rows: Pat
     require_kept(found)
 
 
+def test_the_artifacts_own_budget_is_asked_for_with_its_confidence(
+    served_folder: Path, original: str, rows: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(served_folder, tmp_path / "artifact"))
+    budget = {"metric": "agreement", "max_drop": 0.3, "confidence": 0.99}
+    model = load_artifact(served_folder)
+    labels = model.manifest["labels"]
+    seal_artifact(folder, task=model.task, labels=labels, facts={"recipe": {"budget": budget}})
+    found = compared(folder, original, rows, max_rows=20)
+    assert (found.max_drop, found.certificate.confidence) == (0.3, 0.99)
+    assert (
+        compared(folder, original, rows, max_rows=20, confidence=0.9).certificate.confidence == 0.9
+    )
+    given = compared(folder, original, rows, max_rows=20, max_drop=0.2)
+    assert (given.max_drop, given.certificate.confidence) == (0.2, 0.95)
+
+
 def test_what_does_not_go_together_is_refused(
     served_folder: Path, original: str, rows: Path, tmp_path: Path
 ):

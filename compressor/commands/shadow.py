@@ -41,7 +41,15 @@ def shadow(
             min=0, max=0.999, help="Share that may change; left out, the artifact's own budget."
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each bound.")] = 0.95,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.9999,
+            help="Of each bound; left out, that of the artifact's own budget where that is asked "
+            "for, else 0.95.",
+        ),
+    ] = None,
     max_rows: Annotated[
         int | None, typer.Option(min=1, help="Rows that are read, drawn at random.")
     ] = None,
