@@ -12,6 +12,7 @@ from compressor.models import onnx_model
 from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.progress import Silent
+from compressor.runtime.session import PROVIDERS
 from compressor.verify import benchmark as module
 from compressor.verify import timing
 from compressor.verify.benchmark import benchmark, default_threads, is_noisy
@@ -179,7 +180,7 @@ def as_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
         return {}
 
     bind = module._bind
-    monkeypatch.setitem(onnx_model._PROVIDERS, "cuda", ("CPUExecutionProvider",))
+    monkeypatch.setitem(PROVIDERS, "cuda", ("CPUExecutionProvider",))
     monkeypatch.setattr(onnx_model, "provider_options", listen)
     monkeypatch.setattr(
         module, "_bind", lambda session, feed, device, *rest: bind(session, feed, "cpu")
