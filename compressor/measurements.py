@@ -198,7 +198,8 @@ class SplitRecord:
     """Where the rows of a split came from."""
 
     name: str
-    """`train`, `calibration`, `search` or `certification`."""
+    """`train`, `calibration`, `search` or `certification`, or the pass that learns from rows of its
+    own, such as `passes[0]`."""
     num_examples: Count
     """Rows; of embeddings texts, two for each pair."""
     source: str

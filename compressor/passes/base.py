@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.data import Dataset
+    from compressor.data.settings import SplitSource
     from compressor.models.checkpoint import CheckpointFiles
     from compressor.models.torch_model import TorchModel
     from compressor.passes.saving import ModelParts, Saving
@@ -181,6 +182,14 @@ class Pass(BaseModel, ABC):
     learns_from_baseline: ClassVar[tuple[str, object] | None] = None
     # What the weights have to be stored as later on, if it trains them for that.
     trains_for: ClassVar[TrainedFor | None] = None
+
+    @property
+    def further_rows(self) -> SplitSource | None:
+        """Return where rows lie that a pass learns from beside the splits of `data`, if anywhere.
+
+        The record of a run says how many of them stand in its splits.
+        """
+        return None
 
     @classmethod
     def most_saved(cls, parts: ModelParts) -> Saving | None:  # noqa: ARG003

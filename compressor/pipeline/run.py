@@ -35,6 +35,7 @@ from compressor.artifact import (
 )
 from compressor.console import default_progress
 from compressor.data import Dataset, describe_splits, fingerprint, rows_as_json
+from compressor.data.further_rows import read_further_rows
 from compressor.errors import CompressorError, EnvironmentMismatch, RecipeError, Terminated
 from compressor.machine.environment import (
     Device,
@@ -681,7 +682,12 @@ class _Run:
         splits = read_splits(self.recipe, task=self.task, label_names=labels, metric=metric)
         if self.trial is not None and splits.pop("certification", None) is not None:
             self.log.missing["certification"] = "a trial of a sweep holds no certification rows"
-        self.log.splits = describe_splits(splits)
+        further = {
+            f"passes[{position}]": read_further_rows(step.further_rows, self.task)
+            for position, step in enumerate(self.recipe.passes)
+            if step.further_rows is not None
+        }
+        self.log.splits = describe_splits({**splits, **further})
         rows = {name: split.rows for name, split in splits.items()}
         self.directory.write_text("splits.json", rows_as_json(rows) + "\n")
         return splits

@@ -135,6 +135,11 @@ passes:
             )
         return layers
 
+    @property
+    def further_rows(self) -> SplitSource | None:
+        """Return where the rows without labels lie."""
+        return self.unlabelled
+
     @model_validator(mode="after")
     def _unlabelled_fits(self) -> Self:
         source = self.unlabelled

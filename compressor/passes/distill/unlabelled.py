@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.data import Dataset, DataSettings
-from compressor.data.readers import read_table
-from compressor.data.sampling import evenly_spread
+from compressor.data import Dataset
+from compressor.data.further_rows import read_further_rows
 from compressor.errors import RecipeError, StepFailed
 from compressor.passes.distill.settings import Distill
 from compressor.tasks import Example, Task
@@ -57,18 +56,7 @@ def _examples(settings: Distill, task: Task) -> Sequence[Example]:
     source = settings.unlabelled
     assert source is not None, "the caller asked"
     try:
-        # Whatever is scored: no label is read.
-        columns = task.columns(task.metric_of_any_rows(labelled=False))
-        own = DataSettings(train=source).input_columns(source, task.input_column)
-        columns.require_columns(own, labelled=False)
-        table = read_table(source, own, ())
-        rows = np.arange(len(table))
-        if source.max_rows is not None:
-            rows = evenly_spread(len(table), source.max_rows)
-        if len(rows) == 0:
-            raise RecipeError(f"{table.name}: has no rows")
-        found = columns.examples(table, own, np.ascontiguousarray(rows, dtype=np.int64).data)
-        return columns.unfold(found, None, whole=False).examples
+        return read_further_rows(source, task).examples
     except RecipeError as error:
         raise StepFailed("; ".join(f"unlabelled: {item}" for item in error.mistakes)) from error
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compressor.data import Dataset
+from compressor.data import Dataset, describe_splits
+from compressor.data.further_rows import read_further_rows
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes import PassContext, apply_pass
@@ -64,6 +65,20 @@ def test_a_student_learns_from_them_what_the_teacher_says(
     context = make_context(tiny_bert_dir, train=one)
     student = apply_pass(settings, tiny_bert, context)
     assert float(np.mean(np.square(student.predict(batch) - goal))) < before / 2
+
+
+def test_rows_that_stand_in_a_split_too_are_counted(
+    tiny_bert: TorchModel, text_dataset: Dataset, source: dict[str, Any]
+):
+    with Path(source["path"]).open("a") as stream:
+        stream.write("".join(f'"{text}"\n' for text in text_dataset.examples[:3]))
+    settings = distill(source)
+    assert settings.further_rows == settings.unlabelled
+    assert distill(None).further_rows is None
+    further = read_further_rows(settings.unlabelled, tiny_bert.task)
+    records = describe_splits({"certification": text_dataset, "passes[0]": further})
+    assert records[0].shared_with == {"passes[0]": 3}
+    assert (records[1].num_examples, records[1].shared_with) == (33, {"certification": 3})
 
 
 def test_rows_that_do_not_fit_are_named(
