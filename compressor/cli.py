@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
@@ -268,18 +269,19 @@ def run(
 ) -> None:
     """Carry out a recipe: compress, verify, export, report."""
     events = JsonProgress(sys.stdout) if as_json else None
-    _run(
-        recipe,
-        settings or (),
-        output,
-        store,
-        device,
-        force=force,
-        allow_inconclusive=allow_inconclusive,
-        allow_code=allow_code,
-        verbose=verbose,
-        events=events,
-    )
+    with nullcontext() if events is None else events.to_the_end():
+        _run(
+            recipe,
+            settings or (),
+            output,
+            store,
+            device,
+            force=force,
+            allow_inconclusive=allow_inconclusive,
+            allow_code=allow_code,
+            verbose=verbose,
+            events=events,
+        )
 
 
 def _run(

@@ -13,12 +13,15 @@ Every line is one object with `event` and `seconds` since the start:
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from compressor.errors import EnvironmentMismatch, missing_package
+from compressor.machine.memory import is_out_of_memory
 from compressor.progress import Advance, Remaining
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class JsonProgress:
         self._stream, self._clock = stream, clock
         self._started = clock()
         self._remaining: Remaining | None = None
+        self._has_ended = False
 
     def stage(self, title: str) -> None:
         """Write that a step begins."""
@@ -77,6 +81,22 @@ class JsonProgress:
         if 0 < done != said[1]:
             self.write("progress", title=description, done=done, total=total)
 
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Write in the end of a block what ended it, unless that was written already.
+
+        Such as a bug of ours, or memory or a package that is not there.
+        """
+        try:
+            yield
+        finally:
+            error = sys.exc_info()[1]
+            if error is not None and not self._has_ended:
+                known = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+                code = EnvironmentMismatch.exit_code if known or is_out_of_memory(error) else 1
+                told = str(known or error) or type(error).__name__
+                self.write("error", exit_code=code, type=type(error).__name__, message=told)
+
     def ended(self, report: RunReport, directory: Path | None) -> None:
         """Write that a run ended as its recipe wanted."""
         self.write("end", exit_code=0, **_paths(report, directory))
@@ -94,6 +114,7 @@ class JsonProgress:
 
     def write(self, event: str, **facts: object) -> None:
         """Write one line, at once."""
+        self._has_ended |= event in ("end", "error")
         line = {"event": event, "seconds": round(self._clock() - self._started, 3), **facts}
         # Half of a surrogate pair, as a file's name may hold, is no JSON either.
         text = json.dumps(line, ensure_ascii=True, allow_nan=False)

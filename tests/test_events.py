@@ -78,6 +78,38 @@ def test_a_run_that_is_stopped_ends_in_an_event(
     assert (end["event"], end["exit_code"], end["type"]) == ("error", code, stop.__name__)
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("half a layer"), 1),
+        (MemoryError(), 3),
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), 3),
+    ],
+)
+def test_a_bug_or_a_lack_ends_in_an_event_too(error: Exception, code: int):
+    stream = io.StringIO()
+    progress = JsonProgress(stream)
+    with pytest.raises(type(error)), progress.to_the_end():
+        raise error
+    (end,) = lines(stream.getvalue())
+    assert (end["event"], end["exit_code"], end["type"]) == ("error", code, type(error).__name__)
+    assert end["message"]
+
+
+def test_one_end_is_enough():
+    stream = io.StringIO()
+    progress = JsonProgress(stream)
+
+    def fail() -> None:
+        error = RecipeError(["wrong"])
+        progress.ended_by(error, None)
+        raise error
+
+    with pytest.raises(RecipeError), progress.to_the_end():
+        fail()
+    assert len(lines(stream.getvalue())) == 1
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_run_ends_in_an_event_that_leads_to_its_report(
     tiny_bert_dir: Path, balanced_rows: Path, tmp_path: Path, broken: bool
