@@ -38,6 +38,8 @@ DOCUMENTS = (ROOT / "README.md", *PAGES)
 BLOCK = re.compile(r"<!-- results: (?P<name>\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 RECIPES = ("sst2-minilm",)
 TASK_RECIPES = ("ner-pii", "reranker")
+# Results files of a recipe's further seeds, which were measured by commands of their own.
+FURTHER_SEEDS = {"ner-pii": ("ner-pii-seed-1", "ner-pii-seed-2")}
 EMBEDDING_RECIPES = ("minilm-embeddings", "minilm-embeddings-smallest")
 # How vectors may be stored, by the names of `tools/vector_quality.py`.
 VECTOR_FORMS = {
@@ -146,8 +148,8 @@ def other_tasks() -> str:
     sources = []
     for name in TASK_RECIPES:
         results = read_results(name)
-        rows = results["rows"]
-        sources.append(source(name, results))
+        rows = rows_of_seeds(name)
+        sources += sources_of_seeds(name)
         megabytes = [row["megabytes"] for row in rows]
         ratios = [
             [
@@ -193,15 +195,26 @@ def speeds_again() -> str:
     return "\n".join([*lines, "", source(name, results)])
 
 
+def rows_of_seeds(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a recipe's results, of all its seeds."""
+    files = (name, *FURTHER_SEEDS.get(name, ()))
+    return [row for file in files for row in read_results(file)["rows"]]
+
+
+def sources_of_seeds(name: str) -> list[str]:
+    """Return the lines that say where they are from."""
+    return [source(file, read_results(file)) for file in (name, *FURTHER_SEEDS.get(name, ()))]
+
+
 def kinds_missed() -> str:
     """Return the table of what the recipe for entities misses of each kind, seed by seed."""
-    results = read_results(TASK_RECIPES[0])
+    name = TASK_RECIPES[0]
     lines = [
         "| seed | kind | labelled, rows kept apart | found before | found after "
         "| points of recall lost, at most | budget | documents with one that would prove it |",
         "|--:|:--|--:|--:|--:|--:|:--|--:|",
     ]
-    for row in results["rows"]:
+    for row in rows_of_seeds(name):
         for item in sorted(row["recalls"], key=lambda item: str(item["kind"])):
             needed = item["needed_units"]
             cells = (
@@ -215,7 +228,7 @@ def kinds_missed() -> str:
                 "–" if needed is None else about(needed),
             )
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", source(TASK_RECIPES[0], results)])
+    return "\n".join([*lines, "", *sources_of_seeds(name)])
 
 
 def embeddings() -> str:
