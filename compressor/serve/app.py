@@ -40,7 +40,7 @@ from compressor.words import counted
 
 PREDICT, EMBEDDINGS, RERANK, RERANK_V1 = "/predict", "/v1/embeddings", "/rerank", "/v1/rerank"
 HEALTH, INFO, METRICS, OPENAPI = "/health", "/info", "/metrics", "/openapi.json"
-_ONE, _LARGE = 1, 1 << 16  # bytes of a body that is read beside the event loop
+_LARGE = 1 << 16  # bytes or characters that are read beside the event loop
 _OPEN = (HEALTH, METRICS)  # what asks for no key: probes and scrapers have none
 _MOST_ERROR = 500  # characters
 _TOGETHER = 8  # examples of a batch, of about one length, that are padded alike
@@ -434,7 +434,7 @@ def _characters_of(item: Any) -> int:
         return sum(map(_characters_of, item))
     if isinstance(item, Mapping):
         return sum(map(_characters_of, item.values()))
-    return _ONE
+    return 1  # a number, or nothing: it is refused later
 
 
 def _length_of(example: Example) -> int:

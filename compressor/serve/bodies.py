@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_Text = Annotated[str, Field(min_length=0)]
-
 
 class _Body(BaseModel):
     # Clients send keys that mean nothing here, such as `model` and `user`.
