@@ -41,7 +41,7 @@ from compressor.pipeline.inputs import (
 )
 from compressor.pipeline.preflight import check_inputs, check_runtime, load_whole
 from compressor.pipeline.run import Trial, run, run_trial
-from compressor.progress import SILENT, Advance, Progress, Remaining, duration
+from compressor.progress import SILENT, Advance, Progress, Silent, duration
 from compressor.recipe.recipe import Recipe, load_recipe
 from compressor.report import units
 from compressor.report.render import read_report
@@ -311,26 +311,12 @@ class Worker:
         self.progress.stage("waiting for another worker, which runs the chosen recipe")
 
 
-class _Bars:
+class _Bars(Silent):
     """The bars of a trial's run; its lines would bury those of the sweep."""
 
     def __init__(self, progress: Progress, number: int | None) -> None:
         self._progress = progress
         self._name = "chosen recipe" if number is None else f"trial {number}"
-
-    def stage(self, title: str) -> None:
-        """Leave it out."""
-
-    def result(self, text: str) -> None:
-        """Leave it out."""
-
-    def upcoming(self, text: str) -> None:
-        """Leave it out."""
-
-    @contextmanager
-    def whole(self, remaining: Remaining) -> Iterator[None]:  # noqa: ARG002
-        """Show nothing of the whole run."""
-        yield
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
