@@ -9,6 +9,9 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from .errors import EnvironmentMismatch
 
 LARGEST_JSON = 1 << 26  # bytes of a file of settings or of a report, which is parsed as a whole
 ABSENT = "does not exist"
@@ -70,6 +73,24 @@ def reason_of(error: OSError, path: Path) -> str:
     if error.errno == errno.ENOENT and path.is_symlink():
         return "is a symbolic link to something that does not exist"
     return _REASONS.get(error.errno or 0, f"cannot be opened ({error.strerror or error})")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of an artifact.
+
+    Raises `EnvironmentMismatch` where there is none.
+    """
+    try:
+        if (reason := unreadable(path, largest=LARGEST_JSON)) is not None:
+            raise ValueError(f"it {reason}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise EnvironmentMismatch(
+            f"{path}: cannot be read ({error}); copy the artifact again"
+        ) from error
+    return content
 
 
 def sha256(path: Path) -> str:

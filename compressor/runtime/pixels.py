@@ -6,7 +6,6 @@ how to resize, crop, rescale and normalise is done here alike, to the last bit.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EnvironmentMismatch
-from .files import LARGEST_JSON, unreadable
+from .files import read_object
 from .given import listed, shown
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class ImageProcessor:
 
         Raises `EnvironmentMismatch` for one that does more than it says in its file.
         """
-        settings, config = (_read(directory / name) for name in (PROCESSOR, "config.json"))
+        settings, config = (read_object(directory / name) for name in (PROCESSOR, "config.json"))
         if (why := _more_than_plain(settings)) is not None:
             raise EnvironmentMismatch(
                 f"{directory / PROCESSOR}: {why} is not computed here; load the artifact with the "
@@ -119,7 +118,7 @@ class ImageProcessor:
     def is_plain(directory: Path) -> bool:
         """Return whether `load` takes the processor in `directory`."""
         there = (directory / PROCESSOR).is_file()
-        return there and _more_than_plain(_read(directory / PROCESSOR)) is None
+        return there and _more_than_plain(read_object(directory / PROCESSOR)) is None
 
     def __call__(
         self,
@@ -245,17 +244,3 @@ def _image(item: Any, place: str) -> NDArray[np.uint8]:
         return checked_pixels(np.asarray(item))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if (reason := unreadable(path, largest=LARGEST_JSON)) is not None:
-            raise ValueError(f"it {reason}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise EnvironmentMismatch(
-            f"{path}: cannot be read ({error}); copy the artifact again"
-        ) from error
-    return content

@@ -6,7 +6,6 @@ either. Unlike one of those it is never changed by a call: threads may share it.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from .errors import EnvironmentMismatch
-from .files import LARGEST_JSON, unreadable
+from .files import LARGEST_JSON, read_object, unreadable
 from .texts import NO_LIMIT
 
 TOKENIZER = "tokenizer.json"
@@ -118,16 +117,8 @@ class Tokenizer:
                 f"again"
             )
         settings = directory / TOKENIZER_CONFIG
-        config: Any = {}
-        try:
-            if unreadable(settings, largest=LARGEST_JSON) is None:
-                config = json.loads(settings.read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError("it holds no object")
-        except (OSError, ValueError, RecursionError) as error:
-            raise EnvironmentMismatch(
-                f"{settings}: cannot be read ({error}); copy the artifact again"
-            ) from error
+        is_there = unreadable(settings, largest=LARGEST_JSON) is None
+        config = read_object(settings) if is_there else {}
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
