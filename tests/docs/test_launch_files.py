@@ -39,10 +39,11 @@ def test_a_page_shows_its_file_as_it_is(page: str, file: Path):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_the_batch_script_starts_torchrun_on_each_host(tmp_path: Path):
-    # srun and scontrol of a cluster, and a torchrun that says what it was given.
+    # srun and scontrol of a cluster, and a torchrun that says what it was given. There are more
+    # hosts than a pipe holds: a script that reads the first alone would end scontrol by SIGPIPE.
     for name, does in (
         ("srun", 'shift; exec "$@"'),
-        ("scontrol", "printf 'one\\ntwo\\n'"),
+        ("scontrol", "echo one; seq 20000"),
         ("torchrun", 'printf "%s\\n" "$@"'),
     ):
         command = tmp_path / name
