@@ -30,6 +30,7 @@ from compressor.models.provider_options import AS_WRITTEN, PLAIN
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
 from compressor.onnx_graph.onnx_file import data_files, load_graph
+from compressor.runtime.lengths import by_length
 from compressor.runtime.manifest import (
     AGAIN,
     MANIFEST_VERSION,
@@ -42,7 +43,7 @@ from compressor.runtime.manifest import (
 from compressor.runtime.manifest import MANIFEST as MANIFEST
 from compressor.runtime.manifest import MODEL as MODEL
 from compressor.runtime.manifest import read_manifest as manifest_of
-from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names
+from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -59,7 +60,8 @@ _SUFFIXES: Mapping[int, tuple[str, ...]] = {
 class Artifact:
     """A loaded artifact; call it with a list of texts, pairs of texts, or images.
 
-    Threads may call it at the same time.
+    Texts are read in batches of similar length, `batch_size` together. Threads may call it at the
+    same time.
     """
 
     directory: Path
@@ -78,6 +80,7 @@ class Artifact:
         *,
         prompt_name: str | None = None,
         aggregation: str | None = None,
+        batch_size: int = 32,
     ) -> Any:
         """Return the task's predictions, one for each example.
 
@@ -95,10 +98,10 @@ class Artifact:
         which scores are taken with), `average` or `max`.
 
         Raises `ValueError` for a prompt that there is not, for anything that is no list of what the
-        model reads, and for an `aggregation` of another task.
+        model reads, for an `aggregation` of another task, and for a `batch_size` below 1.
         """
         task = self.task if aggregation is None else self.task.aggregated(aggregation)
-        outputs = self._outputs(examples, prompt_name=prompt_name)
+        outputs = self._outputs(examples, batch_size=batch_size, prompt_name=prompt_name)
         return task.predictions(outputs, self.manifest["labels"])
 
     def outputs(self, examples: Sequence[Example], *, batch_size: int = 32) -> Rows:
@@ -109,19 +112,22 @@ class Artifact:
         return self._outputs(examples, batch_size=batch_size).per_example()
 
     def _outputs(
-        self, examples: Sequence[Example], *, batch_size: int = 32, prompt_name: str | None = None
+        self, examples: Sequence[Example], *, batch_size: int, prompt_name: str | None = None
     ) -> Outputs:
         given = self.given(examples)
+        # Tokens are not counted yet; characters put as much together.
+        order = by_length([sum(map(len, texts_of(item))) for item in given], batch_size)
         with self._reading:
             if prompt_name is not None:
                 given = self.task.prompted(self.preprocessor, given, prompt_name)
             batches = [
-                self.task.encode(self.preprocessor, given[start : start + batch_size])
-                for start in range(0, len(given), batch_size)
+                self.task.encode(self.preprocessor, [given[place] for place in places])
+                for places in order
             ]
-        return self.task.predicted(
+        outputs = self.task.predicted(
             lambda part: predict_rows(self.model, part, rows_at_a_time(part, batch_size)), batches
         )
+        return outputs.select(np.argsort(np.concatenate(order)))
 
     def given(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Return examples as the task reads them; raises `ValueError` for any that will not do."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
@@ -28,6 +29,7 @@ from compressor.errors import EnvironmentMismatch
 from compressor.files import sha256
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import load_checkpoint
+from compressor.tasks import Batch
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,26 @@ def test_a_manifest_of_another_version_is_refused(copy: Path):
 def test_a_bare_string_is_not_a_list_of_texts(artifact: Path):
     with pytest.raises(ValueError, match="not a bare string"):
         load_artifact(artifact)("a good film")
+
+
+def test_texts_of_one_length_are_read_together_and_answered_in_their_order(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+):
+    texts = ["good " * 9, "bad", "bad film", "good " * 8]
+    loaded = load_artifact(artifact)
+    alone = [loaded.logits([text])[0] for text in texts]
+    shapes = []
+    predict = OnnxModel.predict
+
+    def watched(self: OnnxModel, batch: Batch) -> NDArray[np.float32]:
+        shapes.append(batch["input_ids"].shape)
+        return predict(self, batch)
+
+    monkeypatch.setattr(OnnxModel, "predict", watched)
+    assert loaded.logits(texts, batch_size=2) == pytest.approx(np.stack(alone), abs=1e-5)
+    assert shapes == [(2, 4), (2, 11)]
+    with pytest.raises(ValueError, match="batch_size: must be 1 or more, got 0"):
+        loaded(texts, batch_size=0)
 
 
 def test_the_same_files_and_facts_give_the_same_manifest(copy: Path, artifact: Path):

@@ -68,8 +68,8 @@ class Artifact:
         `simple`, `first` (the default), `average` or `max`.
 
         Raises `ValueError` for a prompt that there is not, for anything that is no list of what the
-        model reads, and for an `aggregation` of another task; `RecipeError` for a text that gives
-        no token.
+        model reads, for an `aggregation` of another task, and for a `batch_size` below 1;
+        `RecipeError` for a text that gives no token.
         """
         reader = self.reader
         if aggregation is not None:
@@ -77,7 +77,7 @@ class Artifact:
         if prompt_name is not None:
             reader = reader.prompted(prompt_name)
         given = reader.given(examples)
-        return reader.predictions(self.graph, given, _positive(batch_size))
+        return reader.predictions(self.graph, given, batch_size)
 
     def logits(self, examples: Any, *, batch_size: int = 32) -> NDArray[np.float32]:
         """Return what the graph gives for each example, shape `(num_examples, num_labels)`.
@@ -85,7 +85,7 @@ class Artifact:
         Raises `ValueError` for a task that gives no row of numbers for an example.
         """
         given = self.reader.given(examples)
-        return self.reader.rows(self.graph, given, _positive(batch_size))
+        return self.reader.rows(self.graph, given, batch_size)
 
 
 def load_artifact(
@@ -131,9 +131,3 @@ def load_artifact(
         output=kind.output,
     )
     return Artifact(folder, manifest, graph, kind(folder, manifest))
-
-
-def _positive(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"batch_size: must be 1 or more, got {batch_size}")
-    return batch_size

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from .candidates import CANDIDATES, answers_of, best_candidates
 from .examples import Example, texts_of
 from .given import given_questions
+from .lengths import by_length
 from .questions import Row, encode_questions, require_null_token
-from .readers import TextReader, by_length
+from .readers import TextReader
 from .session import Graph
 
 

@@ -12,7 +12,8 @@ from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
 from .filling import fill, likeliest, require_mask, rows_together
 from .given import given_texts
-from .readers import TextReader, by_length
+from .lengths import by_length
+from .readers import TextReader
 from .session import Graph
 from .texts import require_tokens
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .lengths import by_length
 from .pixels import ImageProcessor, given_images
 from .predictions import chosen_labels
 from .readers import Reader
@@ -29,8 +30,8 @@ class ImageReader(Reader):
     def rows(self, graph: Graph, examples: Sequence[Any], batch_size: int) -> NDArray[Any]:
         """Return what the graph gives for each picture: `(num_examples, width)`."""
         found = [
-            graph(self.processor(examples[start : start + batch_size]))
-            for start in range(0, len(examples), batch_size)
+            graph(self.processor([examples[place] for place in places]))
+            for places in by_length([0] * len(examples), batch_size)  # pictures have one size
         ]
         return np.concatenate(found)
 

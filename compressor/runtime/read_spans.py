@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
 from .given import given_documents
+from .lengths import by_length
 from .pieces import encode_documents, of_documents, require_words
-from .readers import TextReader, by_length
+from .readers import TextReader
 from .session import Graph
 from .spans import AGGREGATIONS, Aggregation, spans_of
 from .tags import SchemeProblem, read_tags

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +20,7 @@ from .activations import HeadProblem, read_activation
 from .errors import EnvironmentMismatch
 from .examples import Example, texts_of
 from .given import given_texts
+from .lengths import by_length
 from .manifest import reads_pairs
 from .predictions import chosen_labels, scored_labels
 from .probabilities import sigmoid
@@ -27,17 +28,6 @@ from .prompts import Prompted, prompts_of
 from .session import Graph
 from .texts import NO_LIMIT, require_tokens
 from .tokenizer import Tokenizer
-
-
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the places of the examples of each batch; those of similar length stand together.
-
-    >>> [batch.tolist() for batch in by_length([5, 1, 4, 2], 2)]
-    [[1, 3], [2, 0]]
-    """
-    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 class Reader(ABC):

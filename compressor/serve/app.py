@@ -35,7 +35,7 @@ from compressor.serve.bodies import (
 from compressor.serve.counters import Counters
 from compressor.serve.openapi import openapi_of
 from compressor.serve.settings import ServeSettings
-from compressor.tasks import Example, texts_of
+from compressor.tasks import Example
 from compressor.words import counted
 
 PREDICT, EMBEDDINGS, RERANK, RERANK_V1 = "/predict", "/v1/embeddings", "/rerank", "/v1/rerank"
@@ -43,7 +43,7 @@ HEALTH, INFO, METRICS, OPENAPI = "/health", "/info", "/metrics", "/openapi.json"
 _LARGE = 1 << 16  # bytes or characters that are read beside the event loop
 _OPEN = (HEALTH, METRICS)  # what asks for no key: probes and scrapers have none
 _MOST_ERROR = 500  # characters
-_TOGETHER = 8  # examples of a batch, of about one length, that are padded alike
+_TOGETHER = 8  # examples of a batch, of about one length: in a whole one half is padding
 _USUAL_CHARACTERS = 500  # of a text that counts as one example of a batch
 _STATUS_TYPES = {
     400: "invalid_request",
@@ -386,21 +386,12 @@ class Service:
         return [(index, scores[index]) for index in order[: body.top_n]]
 
     def _predict(self, examples: Sequence[Example], options: Options) -> Sequence[Any]:
-        """Return a prediction for each example; those of a length are computed together.
-
-        In a whole batch of requests, half of what is computed would be padding.
-        """
-        found: list[Any] = [None] * len(examples)
-        order = sorted(range(len(examples)), key=lambda place: _length_of(examples[place]))
-        for start in range(0, len(order), _TOGETHER):
-            places = order[start : start + _TOGETHER]
-            own = self._artifact(
-                [examples[place] for place in places],
-                prompt_name=options.prompt_name,
-                aggregation=options.aggregation,
-            )
-            for place, prediction in zip(places, own, strict=True):
-                found[place] = prediction
+        found: Sequence[Any] = self._artifact(
+            examples,
+            prompt_name=options.prompt_name,
+            aggregation=options.aggregation,
+            batch_size=_TOGETHER,
+        )
         return found
 
     def _count_tokens(self, examples: Sequence[Example], prompt_name: str | None) -> int:
@@ -435,10 +426,6 @@ def _characters_of(item: Any) -> int:
     if isinstance(item, Mapping):
         return sum(map(_characters_of, item.values()))
     return 1  # a number, or nothing: it is refused later
-
-
-def _length_of(example: Example) -> int:
-    return sum(len(str(text)) for text in texts_of(example))
 
 
 def _cost(item: Any) -> int:

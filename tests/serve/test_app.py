@@ -39,8 +39,9 @@ class StandIn:
         return [len([*before, *str(item).split()]) for item in examples]
 
     def __call__(
-        self, examples: Sequence[Any], *, prompt_name: str | None, aggregation: str | None
+        self, examples: Sequence[Any], *, prompt_name: str | None, **options: object
     ) -> Any:
+        assert options == {"aggregation": None, "batch_size": 8}
         if prompt_name == "none":
             raise ValueError("prompt_name: there is no prompt 'none'")
         if "vectors" in self.task.abilities:
@@ -242,7 +243,7 @@ class Slow(StandIn):
 def test_too_much_at_once_is_answered_429_and_what_takes_too_long_503():
     go = threading.Event()
     artifact = Slow(load_task("sentence-embedding"), {"labels": [], "max_length": 16, "go": go})
-    settings = ServeSettings(max_queue=4, max_batch=1, answer_seconds=0.3)
+    settings = ServeSettings(max_queue=4, max_batch=1, answer_seconds=1)
     service = Service(artifact, settings, name="tiny")  # type: ignore[arg-type]
 
     async def ask_all() -> list[Answer]:
