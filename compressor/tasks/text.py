@@ -107,7 +107,11 @@ class TextTask(Task):
         backend.no_truncation()
         backend.no_padding()
         own = {name: getattr(preprocessor, name, None) for name in _SETTINGS}
-        return f"{backend.to_str()} {own} {self._limit(preprocessor)}"
+        kind = type(preprocessor)  # some do more than their content says
+        return (
+            f"{kind.__module__}.{kind.__qualname__} {backend.to_str()} {own} "
+            f"{self._limit(preprocessor)}"
+        )
 
     def tokens(self, preprocessor: Any, examples: Sequence[Example]) -> Tokens:
         """Return the tokens of each example, cut as `encode` cuts them; raises as it does."""
