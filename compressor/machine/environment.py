@@ -45,14 +45,19 @@ _PACKAGES = (
 # step stores: an edit of them leaves stored steps valid.
 ONLY_SHOWS = (
     "cli.py",
+    "commands/",
     "console.py",
+    "events.py",
     "inspection/",
     "pipeline/estimate.py",
     "pipeline/plan.py",
     "pipeline/preflight.py",
     "pipeline/announce.py",
+    "publish.py",
     "quickstart/",
     "report/",
+    "serve/",
+    "shadow.py",
     "starter/",
     "sweep/",
 )
