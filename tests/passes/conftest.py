@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,27 @@ from compressor.data import Dataset
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext
+from compressor.passes.quantize import race
 from compressor.progress import SILENT
+from compressor.verify.timing import Clock, Run, Steady
 
 ContextMaker = Callable[..., PassContext]
+
+
+@pytest.fixture(autouse=True)
+def drawn_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let int8 forms run once, each slower than the one before it.
+
+    A busy machine would refuse to tell tiny graphs apart by real times.
+    """
+
+    def drawn(runs: Mapping[str, Run], *, clock: Clock, **_: object) -> Steady:
+        for run in runs.values():
+            run()
+        times = {name: float(place) for place, name in enumerate(runs, 1)}
+        return Steady(clock, (times,), reference_ms=1.0, error=0.0, num_rounds=1)
+
+    monkeypatch.setattr(race, "measure_until_steady", drawn)
 
 
 @pytest.fixture
