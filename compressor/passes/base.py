@@ -21,6 +21,7 @@ from compressor.files import sha256
 from compressor.passes.effort import Effort
 from compressor.progress import Progress
 from compressor.training.settings import Need, TrainingSettings
+from compressor.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
 
 Unfit = Iterator[tuple[str, str]]  # settings that do not fit, each with the reason
 ENOUGH_TO_OBSERVE = 32  # calibration rows for ranges of activations; fewer may all be short
+FEWEST_TO_COUNT = 16  # calibration rows for a histogram of what a unit does
 ROWS_TO_CHOOSE_FROM = 4  # for each calibration row that least squares reads: it prefers long ones
+
+
+def too_few_to_count(importance: str, num_rows: int) -> str:
+    """Return why histograms of so few calibration rows say nothing, and what to do."""
+    return (
+        f"{importance} counts how often activations have which size, and "
+        f"{counted(num_rows, 'calibration row')} are too few; give it at least {FEWEST_TO_COUNT}, "
+        f"or use magnitude"
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,9 @@ class Pass(BaseModel, ABC):
     providers: ClassVar[tuple[str, ...] | None] = None
     # Why not on others, and what to use there; empty where `providers` says it all.
     not_elsewhere: ClassVar[str] = ""
+    # Settings that are not written where they are at their defaults, so that a recipe without them
+    # keeps the keys of its steps and the bytes of its manifest.
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
     # Whether the model reads other token ids afterwards than the untouched checkpoint.
     changes_tokens: ClassVar[bool] = False
     # Whether the table of words is a product of two afterwards, and whether it must be none before.
@@ -245,8 +259,17 @@ class Pass(BaseModel, ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what decides about the work, as plain JSON: every field but how to go on."""
-        return self.model_dump(mode="json", exclude={"kind", "on_failure"})
+        """Return what decides about the work, as plain JSON: every field but how to go on.
+
+        Those of `unwritten_defaults` are left out where they are at their defaults.
+        """
+        fields = type(self).model_fields
+        written = self.model_dump(mode="json", exclude={"kind", "on_failure"})
+        return {
+            name: value
+            for name, value in written.items()
+            if name not in self.unwritten_defaults or getattr(self, name) != fields[name].default
+        }
 
     def milder(self) -> Iterator[Self]:
         """Yield milder settings of this pass, from the strongest and cheapest on.
@@ -366,6 +389,11 @@ class Pass(BaseModel, ABC):
 
         A setting within another one has a dot, such as `recovery.kind`.
         """
+        return None
+
+    @property
+    def calibration_label_setting(self) -> str | None:
+        """Return the setting that reads labels of the calibration split; None when none does."""
         return None
 
     def required_checkpoints(self) -> dict[str, str]:

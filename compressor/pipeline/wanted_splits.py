@@ -60,6 +60,7 @@ def read_splits(
     mistakes = [] if untunable is None else [f"model.thresholds: {untunable}"]
     mistakes += [f"data.{name}: {why}" for name, why in sorted(found.items()) if why is not None]
     mistakes += _unfit_labels(recipe, task, splits.get("train"))
+    mistakes += _unlabelled_calibration(recipe, splits.get("calibration"))
     num_rows = {name: len(split.examples) for name, split in splits.items()}
     for position, step in enumerate(recipe.passes):
         mistakes += [f"passes.{position}.{key}: {why}" for key, why in step.unfit_rows(num_rows)]
@@ -100,3 +101,16 @@ def _unfit_labels(recipe: Recipe, task: Task, train: Dataset | None) -> Iterator
     for position, step in enumerate(recipe.passes):
         if step.label_setting is not None:
             yield f"passes.{position}.{step.label_setting}: trains on labels, and {found}"
+
+
+def _unlabelled_calibration(recipe: Recipe, calibration: Dataset | None) -> Iterator[str]:
+    """Yield a mistake for every pass that reads labels of `calibration` where it has none."""
+    if calibration is None or calibration.labels is not None:
+        return
+    for position, step in enumerate(recipe.passes):
+        if (setting := step.calibration_label_setting) is not None:
+            yield (
+                f"passes.{position}.{setting}: {getattr(step, setting)} reads labels, and the "
+                f"calibration split ({calibration.source}) has none; name the column in "
+                f"data.label, or use importance entropy"
+            )

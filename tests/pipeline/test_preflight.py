@@ -85,6 +85,34 @@ def test_mistakes_of_every_kind_come_in_one_output_in_the_order_of_lines(folder:
     assert "did you mean 'temperature'?" in found[6]
 
 
+@pytest.mark.parametrize("kind", ["prune_magnitude", "prune_structured"])
+def test_an_importance_that_compares_with_labels_says_that_there_are_none(folder: Path, kind: str):
+    (folder / "texts.csv").write_text("text\n" + "fine\nbad\n" * 20)
+    (folder / "few.csv").write_text("text,label\n" + "fine,1\nbad,0\n" * 5)
+    amount = "sparsity" if kind == "prune_magnitude" else "ratio"
+    path = write(
+        folder,
+        "model: {checkpoint: model}\n"
+        "data:\n"
+        "  calibration: {path: texts.csv}\n"
+        "  search: {path: rows.csv}\n"
+        "budget: {max_drop: 0.1}\n"
+        "passes:\n"
+        f"  - kind: {kind}\n"
+        f"    {amount}: 0.5\n"
+        "    importance: mutual_information\n",
+    )
+    assert told(path) == [
+        "9: passes[0].importance: mutual_information reads labels, and the calibration split "
+        f"({folder / 'texts.csv'}) has none; name the column in data.label, or use importance entropy"
+    ]
+    path.write_text(path.read_text().replace("texts.csv", "few.csv"))
+    assert told(path) == [
+        "9: passes[0].importance: mutual_information counts how often activations have which "
+        "size, and 10 calibration rows are too few; give it at least 16, or use magnitude"
+    ]
+
+
 def test_a_pass_says_what_too_few_rows_are(folder: Path):
     (folder / "one.csv").write_text("text,label\nfine,1\n")
     path = write(

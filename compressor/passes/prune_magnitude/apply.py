@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
 from compressor.passes.base import Ahead, PassContext
 from compressor.passes.lent_run import lent_run
+from compressor.passes.prune_magnitude.importance import (
+    MAGNITUDE,
+    WeightImportance,
+    activation_importance,
+    information_importance,
+    random_importance,
+    taylor_importance,
+)
 from compressor.passes.prune_magnitude.masks import (
+    GROUP,
     MaskedParameters,
-    global_magnitude_masks,
-    layer_magnitude_masks,
+    global_masks,
+    layer_masks,
     prunable_weights,
+    row_masks,
+    two_of_four_masks,
 )
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
+from compressor.passes.prune_structured.calibration_batches import calibration_batches
+from compressor.training.checkpoints import digest_of_tensors
 from compressor.training.recovery import check_finetuning, finetune
 from compressor.training.schedules import gradual_pruning
 from compressor.training.together import in_all_processes
@@ -20,11 +36,12 @@ from compressor.training.training_run import AfterStep, TrainingRun, TrainingSum
 
 # The rest of the steps trains the weights that stay.
 _DEFAULT_RAMP_RATIO = 0.7
+_RANKED_BY = {"global": global_masks, "layer": layer_masks, "row": row_masks}
 
 
 def look_ahead(settings: PruneMagnitude, model: TorchModel, ahead: Ahead) -> TorchModel:
-    """Look for the encoder, and at the training."""
-    prunable_weights(model.module, include_embeddings=settings.include_embeddings)
+    """Look for the encoder and whether the pattern fits its matrices, and at the training."""
+    _weights_to_prune(settings, model)
     if settings.finetune is not None and ahead.train is not None:
         check_finetuning(model, ahead.train, settings.finetune)
     return model
@@ -33,49 +50,102 @@ def look_ahead(settings: PruneMagnitude, model: TorchModel, ahead: Ahead) -> Tor
 def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> TorchModel:
     """Put weights of `model` to zero, in place.
 
-    Raises `StepFailed` when weights are not finite or the encoder cannot be found, and with
-    `finetune` when the training split has no labels.
+    Raises `StepFailed` when weights are not finite, the encoder cannot be found, the pattern does
+    not fit its matrices or importance cannot be measured, and with `finetune` when the training
+    split has no labels.
     """
+    importance = _importance(settings, model, context)
     if settings.finetune is None:
-        held, _ = _masks(settings, model)
+        held, _ = _masks(settings, model, importance)
     else:
         run = lent_run(context, settings.kind)
-        held, summary = in_all_processes(run, train_pruned, settings, model, context.train, run)
+        held, summary = in_all_processes(
+            run, train_pruned, settings, model, importance, context.train, run
+        )
         context.note(summary.sentence())
-    _note_zeros(context, held.zeros(), model.parameter_counts())
+    _note_zeros(context, settings, held.zeros(), model.parameter_counts())
     return model
 
 
 def train_pruned(
-    settings: PruneMagnitude, model: TorchModel, dataset: Dataset, run: TrainingRun
+    settings: PruneMagnitude,
+    model: TorchModel,
+    importance: WeightImportance,
+    dataset: Dataset,
+    run: TrainingRun,
 ) -> tuple[MaskedParameters, TrainingSummary]:
     """Train `model` in place while weights are put to zero; return which, and what was done."""
     assert settings.finetune is not None, "the caller asked"
-    held, after_step = _masks(settings, model)
+    held, after_step = _masks(settings, model, importance)
+    written = settings.settings
+    goal = {name: value for name, value in written.items() if name != "finetune"}
+    if importance.factors:
+        goal["factors"] = digest_of_tensors(importance.factors)
     summary = finetune(
         model,
         dataset,
         settings.finetune,
         run,
         after_step=after_step,
-        goal=settings.model_dump(mode="json", exclude={"finetune"}),
+        goal={"kind": settings.kind, "on_failure": settings.on_failure, **goal},
         kept={"masks": held},
     )
     return held, summary
 
 
-def _masks(settings: PruneMagnitude, model: TorchModel) -> tuple[MaskedParameters, AfterStep]:
+def _importance(
+    settings: PruneMagnitude, model: TorchModel, context: PassContext
+) -> WeightImportance:
+    """Return what ranks weights, measured where it is; what was counted is noted."""
+    kind = settings.importance
+    if kind == "magnitude":
+        return MAGNITUDE
+    weights = _weights_to_prune(settings, model)
+    if kind == "random":
+        return random_importance(weights, context.seed)
+    model.move_to(context.device)
+    batches = calibration_batches(model, settings.calibration_rows, context, "measuring weights")
+    if kind == "taylor":
+        return taylor_importance(model, batches, include_embeddings=settings.include_embeddings)
+    if kind == "activation":
+        return activation_importance(model, batches)
+    num_rows = min(settings.calibration_rows, len(context.calibration))
+    found, words = information_importance(model, batches, kind, num_rows, context.seed)
+    context.note(words)
+    return found
+
+
+def _weights_to_prune(settings: PruneMagnitude, model: TorchModel) -> dict[str, nn.Parameter]:
+    """Return the weights that may go; raises `StepFailed` where a pattern does not fit them."""
+    found = prunable_weights(model.module, include_embeddings=settings.include_embeddings)
+    if settings.pattern is None:
+        return found
+    matrices = {name: weight for name, weight in found.items() if weight.dim() == 2}
+    for name, weight in matrices.items():
+        if weight.shape[1] % GROUP:
+            raise StepFailed(
+                f"pattern: {name} has {weight.shape[1]:,} inputs, which cannot be cut into groups "
+                f"of {GROUP}; prune neurons in multiples of {GROUP} (round_to of "
+                f"prune_structured), or leave pattern out"
+            )
+    return matrices
+
+
+def _masks(
+    settings: PruneMagnitude, model: TorchModel, importance: WeightImportance
+) -> tuple[MaskedParameters, AfterStep]:
     """Return what keeps weights at zero, and what does so after each step of a training.
 
     Without a schedule they are put to zero now.
     """
-    held = MaskedParameters(
-        prunable_weights(model.module, include_embeddings=settings.include_embeddings)
-    )
-    masks_for = global_magnitude_masks if settings.scope == "global" else layer_magnitude_masks
+    held = MaskedParameters(_weights_to_prune(settings, model))
 
     def prune_to(sparsity: float) -> None:
-        held.set_masks(masks_for(held.parameters, sparsity))
+        scores = importance.scores(held.parameters)
+        if settings.pattern is not None:
+            held.set_masks(two_of_four_masks(scores))
+        else:
+            held.set_masks(_RANKED_BY[settings.scope](scores, sparsity))
 
     if settings.schedule == "cubic":
         after_step = gradual_pruning(
@@ -93,13 +163,25 @@ def _masks(settings: PruneMagnitude, model: TorchModel) -> tuple[MaskedParameter
     return held, after_step
 
 
-def _note_zeros(context: PassContext, covered: tuple[int, int], model: tuple[int, int]) -> None:
+def _note_zeros(
+    context: PassContext,
+    settings: PruneMagnitude,
+    covered: tuple[int, int],
+    model: tuple[int, int],
+) -> None:
     zeros, weights = covered
     total, nonzero = model
     context.note(
         f"{zeros:,} of {weights:,} weights of the encoder are zero ({zeros / weights:.1%}), "
         f"{total - nonzero:,} of all {total:,} parameters ({1 - nonzero / total:.1%})"
     )
+    if settings.pattern is not None:
+        context.note(
+            "of every four neighbouring inputs of a matrix two are zero, which sparse tensor cores "
+            "of NVIDIA GPUs compute faster where a runtime asks for it; others multiply by zeros "
+            "like by any other number"
+        )
+        return
     context.note(
         "zeros make the compressed file smaller, not inference faster: a dense runtime such as "
         "ONNX Runtime multiplies by them like by any other number"

@@ -1,6 +1,7 @@
 """Which single weights to keep, and holding the others at zero while training goes on.
 
-A mask is boolean, has the shape of its weight, and is True where the weight stays.
+A mask is boolean, has the shape of its weight, and is True where the weight stays. Scores have the
+shape of their weight too: the lowest go.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from compressor.errors import StepFailed
 from compressor.models.structure import input_embeddings
+
+GROUP = 4  # neighbouring inputs of a matrix in pattern 2:4, of which half go
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
@@ -35,25 +38,70 @@ def global_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> di
 
     Raises `StepFailed` like `magnitude_mask`.
     """
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity is a fraction from 0 to 1, got {sparsity}")
-    for name, weight in weights.items():
-        if not torch.isfinite(weight).all():
-            raise StepFailed(f"{name} holds weights that are not finite and cannot be ranked")
-    if not weights:
-        return {}
-    magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
-    keep = ~_smallest(magnitudes, round(sparsity * magnitudes.numel()))
-    parts = torch.split(keep, [weight.numel() for weight in weights.values()])
-    return {
-        name: part.reshape(weight.shape)
-        for (name, weight), part in zip(weights.items(), parts, strict=True)
-    }
+    return global_masks(magnitudes(weights), sparsity)
 
 
 def layer_magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
     """Return `magnitude_mask` of each tensor, so that every one gets the same sparsity."""
-    return {name: magnitude_mask(weight, sparsity) for name, weight in weights.items()}
+    return layer_masks(magnitudes(weights), sparsity)
+
+
+def magnitudes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return absolute values; raises `StepFailed` that names weights which are not finite."""
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise StepFailed(f"{name} holds weights that are not finite and cannot be ranked")
+    return {name: weight.detach().abs() for name, weight in weights.items()}
+
+
+def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return the masks that drop the lowest scores of all tensors together, the earlier of equals.
+
+    Raises `ValueError` for a sparsity that is no fraction from 0 to 1.
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is a fraction from 0 to 1, got {sparsity}")
+    if not scores:
+        return {}
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    keep = ~_smallest(flat, round(sparsity * flat.numel()))
+    parts = torch.split(keep, [score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(score.shape)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def layer_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return the masks that drop the same share of each tensor."""
+    return {name: global_masks({name: score}, sparsity)[name] for name, score in scores.items()}
+
+
+def row_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return the masks that drop the same share of the weights of each output of each tensor.
+
+    Of `n` inputs `round(sparsity * n)` go.
+
+    Ref: Sun et al. 2023, arXiv:2306.11695, section 3 (comparison groups).
+    """
+    found = {}
+    for name, score in scores.items():
+        rows = score.flatten(1)  # (outputs, inputs)
+        found[name] = _without_lowest(rows, round(sparsity * rows.shape[1])).reshape(score.shape)
+    return found
+
+
+def two_of_four_masks(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masks that keep the two highest of every four neighbouring inputs of an output.
+
+    Each tensor has shape `(outputs, inputs)`, and four divides its inputs.
+
+    Ref: Mishra et al. 2021, arXiv:2104.08378, section 3 (2:4 of sparse tensor cores).
+    """
+    return {
+        name: _without_lowest(score.reshape(-1, GROUP), GROUP // 2).reshape(score.shape)
+        for name, score in scores.items()
+    }
 
 
 class MaskedParameters:
@@ -102,6 +150,17 @@ def prunable_weights(
 
     Raises `StepFailed` when the model has no part that is the encoder.
     """
+    chosen = {
+        id(layer.get_parameter("weight"))
+        for layer in prunable_layers(module, include_embeddings=include_embeddings)
+    }
+    return {name: value for name, value in module.named_parameters() if id(value) in chosen}
+
+
+def prunable_layers(
+    module: transformers.PreTrainedModel, *, include_embeddings: bool
+) -> list[nn.Module]:
+    """Return the layers that hold `prunable_weights`; raises as that does."""
     encoder = module.base_model
     if encoder is module:
         raise StepFailed(
@@ -111,12 +170,9 @@ def prunable_weights(
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *([nn.Embedding] * include_embeddings))
     reads_inputs = None if include_embeddings else input_embeddings(module)
     patches = set() if reads_inputs is None else set(reads_inputs.modules())
-    chosen = {
-        id(child.weight)
-        for child in encoder.modules()
-        if isinstance(child, kinds) and child not in patches
-    }
-    return {name: value for name, value in module.named_parameters() if id(value) in chosen}
+    return [
+        child for child in encoder.modules() if isinstance(child, kinds) and child not in patches
+    ]
 
 
 def _smallest(values: Tensor, count: int) -> Tensor:
@@ -128,3 +184,10 @@ def _smallest(values: Tensor, count: int) -> Tensor:
     missing = count - int(chosen.sum())
     chosen[(values == threshold).nonzero()[:missing, 0]] = True
     return chosen
+
+
+def _without_lowest(rows: Tensor, count: int) -> Tensor:
+    """Return what is not among the `count` lowest of its row, the earlier of equals first."""
+    keep = torch.ones_like(rows, dtype=torch.bool)
+    keep.scatter_(1, rows.argsort(dim=1, stable=True)[:, :count], value=False)
+    return keep

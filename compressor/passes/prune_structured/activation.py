@@ -39,7 +39,7 @@ def activation_scores(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]])
     """
     parts = parts_of(encoder.layers)
     sums = {part: torch.zeros(num_units(part), dtype=torch.float64) for part in parts if part}
-    for seen, inputs in _passes(encoder.module, [output_of(part) for part in sums], batches):
+    for seen, inputs in watched_passes(encoder.module, [output_of(part) for part in sums], batches):
         for part, total in sums.items():
             total += _squared_norms(part, [units for units, _ in seen[output_of(part)]], inputs)
     for part, total in sums.items():
@@ -63,7 +63,7 @@ def block_influences(encoder: Encoder, batches: Iterable[Mapping[str, Tensor]]) 
     """
     layers = list(encoder.layer_list)
     sums, num_tokens = torch.zeros(len(layers), dtype=torch.float64), 0
-    for seen, inputs in _passes(encoder.module, layers, batches):
+    for seen, inputs in watched_passes(encoder.module, layers, batches):
         for index, layer in enumerate(layers):
             [(before, after)] = seen[layer]
             mask = token_mask(inputs, *before.shape[:2]).to(before.device)
@@ -89,7 +89,7 @@ def _squared_norms(part: Part, units: Sequence[Tensor], inputs: Mapping[str, Ten
 
 
 @torch.no_grad()
-def _passes(
+def watched_passes(
     module: nn.Module, watched: Sequence[nn.Module], batches: Iterable[Mapping[str, Tensor]]
 ) -> Iterator[tuple[_Seen, Mapping[str, Tensor]]]:
     """Yield what went through the watched modules in a forward pass over each batch."""

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from compressor.data.sampling import drawn_by_chance
 from compressor.errors import StepFailed
 from compressor.models.families.layers import Encoder, EncoderLayer, find_encoder
 from compressor.models.families.prunable import (
@@ -39,17 +38,21 @@ from compressor.passes.prune_structured.budget import (
     encoder_cost,
     units_to_remove,
 )
+from compressor.passes.prune_structured.calibration_batches import (
+    LabelledInputs,
+    calibration_batches,
+)
 from compressor.passes.prune_structured.compensated_scores import compensated_scores
 from compressor.passes.prune_structured.few_rows import RowsRead, each_batch, read_rows
 from compressor.passes.prune_structured.fisher import fisher_scores
 from compressor.passes.prune_structured.importance import (
-    LabelledInputs,
     UnitScores,
     layer_losses,
     magnitude_scores,
     random_scores,
     taylor_scores,
 )
+from compressor.passes.prune_structured.information import information_scores
 from compressor.passes.prune_structured.latency_table import (
     MeasuredTable,
     Situation,
@@ -72,7 +75,6 @@ from compressor.passes.prune_structured.unit_removal import (
 )
 from compressor.passes.recovery import RecoveryTraining, look_at_recovery
 from compressor.tasks import Task
-from compressor.training.batches import targets_of
 from compressor.training.layer_map import chosen_layers
 from compressor.training.schedules import cubic_sparsity
 from compressor.words import counted
@@ -81,7 +83,6 @@ Settings = PruneByScores | PruneByReconstruction
 _NAMES = {"flops": "FLOPs", "parameters": "parameters", "latency": "latency"}
 
 CostMeter = Callable[[Sequence[EncoderLayer]], Cost]  # what layers cost as they are
-_ROWS_PER_BATCH = 32
 
 
 def look_ahead(settings: Settings, model: TorchModel, ahead: Ahead) -> TorchModel:
@@ -289,7 +290,7 @@ def _layers_that_stay(
         return tuple(range(wanted))
     if settings.layer_choice == "every_other":
         return with_first_layer(encoder, chosen_layers(wanted, depth))
-    batches = calibration_batches(model, settings, context, "measuring layers")
+    batches = _batches(model, settings, context, "measuring layers")
     influences = block_influences(encoder, (inputs for inputs, _ in batches))
     by_layer = ", ".join(f"{value:.3f}" for value in influences.tolist())
     context.note(f"block influence by layer: {by_layer}")
@@ -303,7 +304,7 @@ def _drop_by_loss(
     model: TorchModel, encoder: Encoder, wanted: int, settings: Settings, context: PassContext
 ) -> tuple[int, ...]:
     kept = list(range(len(encoder.layer_list)))
-    batches = list(calibration_batches(model, settings, context, "reading calibration rows"))
+    batches = list(_batches(model, settings, context, "reading calibration rows"))
     with context.progress.bar("measuring layers", len(kept) - wanted) as advance:
         while len(kept) > wanted:
             losses = layer_losses(encoder, batches, model.task)
@@ -316,23 +317,10 @@ def _drop_by_loss(
     return tuple(kept)
 
 
-def calibration_batches(
+def _batches(
     model: TorchModel, settings: Settings, context: PassContext, description: str
 ) -> Iterator[LabelledInputs]:
-    """Yield some rows of the calibration split, chosen by the seed, with their labels if any."""
-    dataset = context.calibration
-    chosen = drawn_by_chance(len(dataset), settings.calibration_rows, context.seed)
-    with context.progress.bar(description, len(chosen)) as advance:
-        for start in range(0, len(chosen), _ROWS_PER_BATCH):
-            rows = chosen[start : start + _ROWS_PER_BATCH]
-            examples = [dataset.examples[row] for row in rows]
-            encoded = model.task.encode(model.preprocessor, examples)
-            inputs = {
-                name: torch.from_numpy(value).to(context.device) for name, value in encoded.items()
-            }
-            targets = targets_of(model.task, encoded, dataset, rows)
-            yield inputs, None if targets is None else targets.to(context.device)
-            advance(len(rows))
+    return calibration_batches(model, settings.calibration_rows, context, description)
 
 
 class Goals(Protocol):
@@ -454,9 +442,16 @@ def _score(
         return random_scores(encoder.layers, context.seed)
     if settings.importance in ("magnitude", "magnitude_l1"):
         return magnitude_scores(encoder.layers, order=1 if settings.importance[-1] == "1" else 2)
-    batches = calibration_batches(model, settings, context, "measuring heads and neurons")
+    batches = _batches(model, settings, context, "measuring heads and neurons")
     if settings.importance == "taylor":
         return taylor_scores(encoder, batches, model.task)
+    if settings.importance in ("entropy", "mutual_information"):
+        num_rows = min(settings.calibration_rows, len(context.calibration))
+        scores, words = information_scores(
+            encoder, batches, settings.importance, num_rows, context.seed
+        )
+        context.note(words)
+        return scores
     unlabelled = (inputs for inputs, _ in batches)
     if settings.importance == "fisher":
         return fisher_scores(encoder, unlabelled, model.task, seed=context.seed)

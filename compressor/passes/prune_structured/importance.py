@@ -24,11 +24,9 @@ from compressor.models.families.layers import (
     FeedForward,
     Rows,
 )
+from compressor.passes.prune_structured.calibration_batches import LabelledInputs
 from compressor.tasks import Task
 from compressor.words import counted
-
-# The inputs of a model by name, and the targets that the task makes of the examples' labels.
-LabelledInputs = tuple[Mapping[str, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,14 @@ from compressor.models.families.prunable import (
     why_no_latency,
     with_depth,
 )
-from compressor.passes.base import ROWS_TO_CHOOSE_FROM, About, TorchPass, Unfit
+from compressor.passes.base import (
+    FEWEST_TO_COUNT,
+    ROWS_TO_CHOOSE_FROM,
+    About,
+    TorchPass,
+    Unfit,
+    too_few_to_count,
+)
 from compressor.passes.effort import Effort, reading_effort, training_effort
 from compressor.passes.prune_structured.latency_file import read_latency_file
 from compressor.passes.repair import HALF, halfway, ladder, longer, lower
@@ -41,7 +48,9 @@ _METHODS = (
     "removes the units that are cheapest to make up for, and then corrects what is left by least "
     "squares on calibration rows, without labels"
 )
-_READS_ROWS = ("taylor", "fisher", "activation")  # importance that is measured on the data
+# Importance that is measured on the data, and that is estimated from histograms of it.
+_COUNTS = ("entropy", "mutual_information")
+_READS_ROWS = ("taylor", "fisher", "activation", *_COUNTS)
 
 
 class PruneStructured(TorchPass):
@@ -58,9 +67,10 @@ class PruneStructured(TorchPass):
 
     Ref: units that go together: Fang et al. 2023, arXiv:2301.12900; heads: Michel et al. 2019,
     arXiv:1905.10650; importance: Molchanov et al. 2019, arXiv:1906.10771 (Taylor), Li et al. 2017,
-    arXiv:1608.08710 (L1), Muralidharan et al. 2024, arXiv:2407.14679 (activation); layers: Kim et
-    al. 2024, arXiv:2402.02834 (the loss without them), Men et al. 2024, arXiv:2403.03853 (block
-    influence); reconstruction: Kwon et al. 2022, arXiv:2204.09656, Park et al. 2024,
+    arXiv:1608.08710 (L1), Muralidharan et al. 2024, arXiv:2407.14679 (activation), Luo & Wu 2017,
+    arXiv:1706.05791 (entropy), Amjad et al. 2018, arXiv:1804.06679 (mutual information); layers:
+    Kim et al. 2024, arXiv:2402.02834 (the loss without them), Men et al. 2024, arXiv:2403.03853
+    (block influence); reconstruction: Kwon et al. 2022, arXiv:2204.09656, Park et al. 2024,
     arXiv:2308.03449, Kurtic et al. 2023, arXiv:2302.04089; cubic steps: Zhu & Gupta 2017,
     arXiv:1710.01878.
     """
@@ -391,17 +401,25 @@ class PruneByScores(PruneStructured):
         le=1024,
         description="keep a multiple of this many feed-forward neurons in each layer",
     )
-    importance: Literal["random", "magnitude", "magnitude_l1", "activation", "taylor", "fisher"] = (
-        Field(
-            "taylor",
-            description=(
-                "how to rank heads and neurons: random by chance; magnitude and "
-                "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
-                "their outputs on the calibration split, without labels; taylor by gradients of "
-                "the loss there; fisher by the Fisher information of the model's own predictions "
-                "there, without labels"
-            ),
-        )
+    importance: Literal[
+        "random",
+        "magnitude",
+        "magnitude_l1",
+        "activation",
+        "taylor",
+        "fisher",
+        "entropy",
+        "mutual_information",
+    ] = Field(
+        "taylor",
+        description=(
+            "how to rank heads and neurons: random by chance; magnitude and "
+            "magnitude_l1 by the L2 or L1 norm of their weights; activation by the size of "
+            "their outputs on the calibration split, without labels; taylor by gradients of "
+            "the loss there; fisher by the Fisher information of the model's own predictions "
+            "there, without labels; entropy by the entropy of their outputs over rows, without "
+            "labels; mutual_information by what their outputs tell of the label"
+        ),
     )
     scope: Literal["layer", "global"] | None = Field(
         None,
@@ -457,7 +475,26 @@ class PruneByScores(PruneStructured):
                 "its own vectors that gradient is 0; use fisher, activation or magnitude, or "
                 "method: reconstruction",
             )
+        if self.importance == "mutual_information" and self.measures_units:
+            yield Need(
+                "importance",
+                "classes",
+                "mutual_information compares activations with labels that are one class of "
+                "several, and those of {task} are not; use entropy, fisher or activation",
+            )
         yield from super().needs()
+
+    @property
+    def calibration_label_setting(self) -> str | None:
+        """Return the importance where it compares activations with labels."""
+        is_read = self.importance == "mutual_information" and self.measures_units
+        return "importance" if is_read else None
+
+    def unfit_rows(self, num_rows: Mapping[str, int]) -> Unfit:
+        """Yield the importance where rows are too few to count what units do."""
+        rows = num_rows.get("calibration", FEWEST_TO_COUNT)
+        if self.importance in _COUNTS and self.measures_units and rows < FEWEST_TO_COUNT:
+            yield "importance", too_few_to_count(self.importance, rows)
 
 
 class PruneByReconstruction(PruneStructured):

@@ -8,6 +8,8 @@ from compressor.passes.prune_magnitude.masks import (
     layer_magnitude_masks,
     magnitude_mask,
     prunable_weights,
+    row_masks,
+    two_of_four_masks,
 )
 
 
@@ -138,3 +140,41 @@ def test_the_patch_projection_of_vit_counts_as_its_embedding(tiny_vit: TorchMode
 
     assert with_embeddings - without == {"vit.embeddings.patch_embeddings.projection.weight"}
     assert len(without) == 2 * 6
+
+
+def test_row_masks_take_the_same_share_of_every_output():
+    scores = {"weight": torch.tensor([[1.0, 2.0, 3.0, 4.0], [40.0, 30.0, 20.0, 10.0]])}
+
+    masks = row_masks(scores, 0.5)
+
+    assert masks["weight"].tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+def test_two_of_four_keeps_the_two_largest_of_every_four_inputs():
+    scores = {"weight": torch.tensor([[1.0, 9.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]])}
+
+    masks = two_of_four_masks(scores)
+
+    # Of equal ones the earlier go.
+    expected = [[False, True, True, False, False, False, True, True]]
+    assert masks["weight"].tolist() == expected
+
+
+def test_two_of_four_is_what_torch_computes_by_its_own_semi_structured_kernels():
+    from torch.sparse._semi_structured_conversions import (
+        sparse_semi_structured_from_dense_cutlass,
+        sparse_semi_structured_to_dense_cutlass,
+    )
+
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).half()
+    pruned = weight * two_of_four_masks({"weight": weight.abs()})["weight"]
+
+    # A lossless round trip through the compressed form says that the pattern lies along inputs.
+    compressed = sparse_semi_structured_from_dense_cutlass(pruned)
+
+    assert torch.equal(sparse_semi_structured_to_dense_cutlass(*compressed), pruned)
+    across = weight * two_of_four_masks({"weight": weight.abs().T})["weight"].T
+    lost = sparse_semi_structured_to_dense_cutlass(
+        *sparse_semi_structured_from_dense_cutlass(across)
+    )
+    assert not torch.equal(lost, across)

@@ -2,15 +2,20 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from pydantic import ValidationError
 
 from compressor.data import Dataset
+from compressor.export.to_onnx import export_onnx
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import PassContext, apply_pass
 from compressor.passes.finetune.settings import Finetune
 from compressor.passes.prune_magnitude.settings import PruneMagnitude
+from compressor.tasks import load_task
 from compressor.training.settings import FinetuneSettings
 
 # Two layers of four 32x32 projections, a 32x64 and a 64x32, and the pooler's 32x32.
@@ -201,3 +206,113 @@ def test_settings_of_fine_tuning_are_its_own():
 
     assert nested.finetune == FinetuneSettings(max_steps=3)
     assert not isinstance(nested.finetune, Finetune)
+
+
+def groups_kept(matrix: np.ndarray) -> set[int]:
+    """Return how many of four neighbouring inputs are left, of `(inputs, outputs)`."""
+    groups = matrix.reshape(-1, 4, matrix.shape[1])
+    return set(np.count_nonzero(groups, axis=1).ravel().tolist())
+
+
+def test_two_of_four_inputs_stay_also_in_the_graph_and_after_training(
+    tiny_bert: TorchModel, context: PassContext, tmp_path: Path, notes: list[str]
+):
+    settings = PruneMagnitude.model_validate({"pattern": "2:4", "finetune": TRAINING})
+    before = encoder_weights(tiny_bert)
+
+    pruned = apply_pass(settings, tiny_bert, context)
+
+    after = encoder_weights(pruned)
+    assert {name: groups_kept(value.T.numpy()) for name, value in after.items()} == {
+        name: {2} for name in before
+    }
+    assert any("sparse tensor cores" in note for note in notes)
+    assert f"{ENCODER_WEIGHTS // 2:,} of {ENCODER_WEIGHTS:,} weights" in notes[1]
+    graph = onnx.load(export_onnx(pruned, tmp_path / "sparse.onnx", threads=1).path)
+    weights = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
+    # (inputs, outputs): a matmul's weight is transposed.
+    names = {node.input[1] for node in graph.graph.node if node.op_type == "MatMul"}
+    found = [weights[name] for name in sorted(names & set(weights))]
+    assert {matrix.shape for matrix in found} == {(32, 96), (32, 32), (32, 64), (64, 32)}
+    assert [groups_kept(matrix) for matrix in found] == [{2}] * len(found)
+
+
+def test_a_pattern_has_one_sparsity_which_can_be_left_out():
+    step = PruneMagnitude.model_validate({"pattern": "2:4"})
+
+    assert step.sparsity == 0.5
+    assert list(step.milder()) == []
+    assert step.at_share(0.5) is None
+    trained = PruneMagnitude.model_validate({"pattern": "2:4", "finetune": {"epochs": 1}})
+    assert [each.finetune.epochs for each in trained.milder()] == [2, 4]
+    assert {each.sparsity for each in trained.milder()} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sparsity": 0.6}, "half of the weights to zero, got sparsity 0.6; leave sparsity out"),
+        ({"scope": "layer"}, "so scope: layer would do nothing; remove it"),
+        ({"schedule": "cubic", "finetune": {}}, "so schedule: cubic would do nothing"),
+        ({"include_embeddings": True}, "so include_embeddings: true would do nothing"),
+    ],
+)
+def test_what_a_pattern_does_not_read_is_refused(given: dict[str, object], said: str):
+    with pytest.raises(ValidationError, match=said):
+        PruneMagnitude.model_validate({"pattern": "2:4", **given})
+
+
+def test_a_matrix_whose_inputs_are_no_groups_is_refused_before_anything_runs(
+    tiny_bert: TorchModel, context: PassContext
+):
+    dense = tiny_bert.module.bert.encoder.layer[0].output.dense
+    dense.weight = torch.nn.Parameter(torch.ones(32, 62))
+    step = PruneMagnitude.model_validate({"pattern": "2:4"})
+
+    with pytest.raises(ValueError, match=r"layer\.0\.output\.dense\.weight has 62 inputs, which"):
+        apply_pass(step, tiny_bert, context)
+
+
+def test_settings_of_before_are_written_as_before():
+    step = PruneMagnitude(sparsity=0.5)
+
+    assert set(step.settings) == {
+        "sparsity",
+        "scope",
+        "schedule",
+        "ramp_ratio",
+        "include_embeddings",
+        "finetune",
+    }
+    measured = PruneMagnitude(sparsity=0.5, importance="taylor", calibration_rows=64).settings
+    assert measured["importance"] == "taylor"
+    assert measured["calibration_rows"] == 64
+
+
+def test_measured_importance_reads_the_calibration_split_and_says_what_it_needs():
+    step = PruneMagnitude(sparsity=0.5, importance="mutual_information", calibration_rows=100)
+
+    assert step.required_splits() == {"calibration"}
+    assert step.calibration_rows_wanted() == 100
+    assert step.calibration_label_setting == "importance"
+    [(setting, why)] = step.unfit_rows({"calibration": 15})
+    assert (setting, "15 calibration rows are too few" in why) == ("importance", True)
+    [(setting, why)] = step.unfit_for(load_task("text-scoring"))
+    assert (setting, "those of text-scoring are not" in why) == ("importance", True)
+    taylor = PruneMagnitude(sparsity=0.5, importance="taylor")
+    assert [key for key, _ in taylor.unfit_for(load_task("sentence-embedding"))] == ["importance"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"calibration_rows": 9}, "calibration_rows would do nothing with importance magnitude"),
+        (
+            {"importance": "entropy", "include_embeddings": True},
+            "embeddings read numbers of words; leave include_embeddings out",
+        ),
+    ],
+)
+def test_what_an_importance_does_not_read_is_refused(given: dict[str, object], said: str):
+    with pytest.raises(ValidationError, match=said):
+        PruneMagnitude.model_validate({"sparsity": 0.5, **given})

@@ -636,7 +636,7 @@ def test_an_unsupported_architecture_is_refused(
         ({"ratio": 0.0}, "greater than 0"),
         ({"head_ratio": 1.0}, "less than 1"),
         ({"ratio": 0.5, "round_to": 0}, "greater than 0"),
-        ({"ratio": 0.5, "importance": "l1"}, "'magnitude_l1', 'activation', 'taylor' or 'fisher'"),
+        ({"ratio": 0.5, "importance": "l1"}, "'fisher', 'entropy' or 'mutual_information'"),
         ({"ratio": 0.5, "layer_choice": "last"}, "says which layers go, but not how many"),
         ({"ratio": 0.5, "uniform": True, "scope": "global"}, "scope: global does not go with it"),
         (
