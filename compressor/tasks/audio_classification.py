@@ -71,6 +71,8 @@ class AudioClassification(Classification):
     other_inputs: ClassVar[tuple[str, ...]] = ("input_features",)
     preprocessor_name: ClassVar[str] = "feature extractor"
     reads_tokens: ClassVar[bool] = False
+    explains: ClassVar[str] = ""
+    unexplained: ClassVar[str] = "parts of a sound are not hidden; tokens and patches of images are"
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         inputs="Inputs as the feature extractor names them (`input_values` or `input_features`), "

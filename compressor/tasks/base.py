@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -30,6 +30,7 @@ from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import ConfigFile, HasShape
+from compressor.tasks.hiding import Hiding, Part
 from compressor.tasks.metrics import Metric
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
@@ -172,6 +173,12 @@ class Task(ABC):
     pools_tokens: ClassVar[bool] = False
     # Whether rows may belong together, such as the candidates of a query, as `data.group` says.
     reads_groups: ClassVar[bool] = False
+    # What attributions are parts of: the number of a prediction that moves as pieces of an example
+    # are hidden, in words; "" where there is none, and then `unexplained` says why.
+    explains: ClassVar[str] = ""
+    unexplained: ClassVar[str] = "no number of its predictions is chosen to be explained"
+    # Whether that number can be differentiated, for attributions by gradients.
+    explains_by_gradients: ClassVar[bool] = False
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -692,6 +699,35 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> Any:
         """Return what a user of an artifact wants to have of `outputs`."""
+
+    def hidings(self, preprocessor: Any) -> tuple[Hiding, ...]:  # noqa: ARG002 - most hide nothing
+        """Return the ways in which pieces can be hidden, the best first; none where none can."""
+        return ()
+
+    def pieces(self, preprocessor: Any, example: Example, most: int) -> tuple[Part, ...]:
+        """Return the pieces of an example that are hidden in turn, at most `most` of them.
+
+        Only asked where `hidings` names a way.
+        """
+        raise NotImplementedError(f"{self.name} hides no pieces")
+
+    def with_hidden(
+        self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
+    ) -> Iterator[Batch]:
+        """Yield batches of an example: first as it is, then with each of `pieces` hidden alone."""
+        raise NotImplementedError(f"{self.name} hides no pieces")
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the number that `explains` names of each of `outputs`, shape `(num_outputs,)`.
+
+        All are of one example, the first without anything hidden. `original` is what the untouched
+        checkpoint gives for it, whose prediction is explained for every model.
+        """
+        raise NotImplementedError(f"{self.name} explains nothing")
+
+    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+        """Return the same, shape `(num_rows,)`, of a model's array in PyTorch, differentiable."""
+        raise NotImplementedError(f"{self.name} explains nothing by gradients")
 
     def own_predictions(self, outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
         """Return what a metric of the user's own reads of `outputs`, one for each example."""

@@ -26,10 +26,13 @@ from compressor.tasks.base import (
 )
 from compressor.tasks.examples import Example, is_long
 from compressor.tasks.head import ConfigFile, HasShape, gives_one_number, require_choice
+from compressor.tasks.hiding import log_probabilities
 from compressor.tasks.metrics import AGREEMENT, Metric
 from compressor.tasks.outputs import ClassLogits, Outputs, Positions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressor.tasks.losses import ClassLosses
 
 _PROBABILITIES = "probabilities"  # of each class, shape (num_examples, num_labels)
@@ -65,6 +68,8 @@ class Classification(Task):
     )
     finds: ClassVar[str | None] = "class"
     scoring: ClassVar[str | None] = None  # the task for the same head with one output
+    explains: ClassVar[str] = "log-probability of the class that the original predicts"
+    explains_by_gradients: ClassVar[bool] = True
 
     @classmethod
     def check_head(
@@ -260,6 +265,17 @@ class Classification(Task):
             )
             for row, sure, predicted in zip(rows, old, found, strict=True)
         ]
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the log-probability of the class that the untouched checkpoint predicts."""
+        [chosen] = predicted_classes(class_logits(original))
+        logits = class_logits(outputs)
+        return log_probabilities(logits, np.full(len(logits), chosen))
+
+    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+        """Return the same in PyTorch."""
+        [chosen] = predicted_classes(class_logits(original)).tolist()
+        return array.log_softmax(dim=-1)[:, chosen]
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
         """Return one prediction for each row of logits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from compressor.tasks.columns import Columns, ImageColumns
 from compressor.tasks.examples import Example, image_of
 from compressor.tasks.given import from_base64, given_images
 from compressor.tasks.head import ConfigFile
+from compressor.tasks.hiding import Cell, Hiding, Part, cells_of, chunks
 from compressor.tasks.pooling import read_config
 from compressor.tasks.stored_image import Gradient, StoredImage
 
@@ -42,6 +43,7 @@ PIXELS_WORDS = (  # for `ReportWords.inputs`
     "`preprocessor_config.json` says."
 )
 
+_HIDDEN_AT_ONCE = 16  # images with a cell hidden
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -106,6 +108,33 @@ class ImageTask(Task):
         images = [reader.image(example) for example in examples]
         return {"pixel_values": reader.pixels(images)}
 
+    def hidings(self, preprocessor: Any) -> tuple[Hiding, ...]:  # noqa: ARG002 - any will do
+        """Return that cells get the mean colour of their image."""
+        return ("mean colour",)
+
+    def pieces(self, preprocessor: Any, example: Example, most: int) -> tuple[Part, ...]:  # noqa: ARG002
+        """Return the cells of a grid over the image, however many pixels it has."""
+        return cells_of(*_pixels_of(example).shape[:2])
+
+    def with_hidden(
+        self,
+        preprocessor: Any,
+        example: Example,
+        pieces: Sequence[Part],
+        hiding: Hiding,  # noqa: ARG002 - there is one
+    ) -> Iterator[Batch]:
+        """Yield images in which one cell has the mean colour."""
+        pixels = _pixels_of(example)
+        mean = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
+        images = [pixels]
+        for piece in pieces:
+            if isinstance(piece, Cell):
+                image = pixels.copy()
+                image[piece.top : piece.bottom, piece.left : piece.right] = mean
+                images.append(image)
+        for part in chunks(len(images), _HIDDEN_AT_ONCE):
+            yield self.encode(preprocessor, images[part.start : part.stop])
+
     def benchmark_batch(
         self,
         preprocessor: Any,
@@ -119,6 +148,12 @@ class ImageTask(Task):
     def dummy_example(self, length: int) -> Example:  # noqa: ARG002
         """Return a grey gradient of the size that the model reads."""
         return Gradient()
+
+
+def _pixels_of(example: Example) -> NDArray[np.uint8]:
+    found = image_of(example)
+    assert found is not None, "the task reads nothing else"
+    return found
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,9 @@ class MaskedLanguageModeling(TextTask):
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     per_token: ClassVar[bool] = True
     draws_inputs: ClassVar[bool] = True
+    unexplained: ClassVar[str] = (
+        "what is predicted are hidden tokens, and hiding more of them asks another question"
+    )
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         hub_task="fill-mask",

@@ -39,6 +39,7 @@ from compressor.tasks.head import (
     has_label_set,
     require_label_set,
 )
+from compressor.tasks.hiding import log_sigmoid
 from compressor.tasks.label_columns import LabelSetColumns
 from compressor.tasks.metrics import AGREEMENT, Floats, Metric, ratio
 from compressor.tasks.outputs import LabelArray, Outputs, Positions, RowOutputs, told_apart
@@ -53,6 +54,8 @@ from compressor.tasks.thresholds import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressor.tasks.losses import LabelSetLosses
 
 Sets = NDArray[np.bool_]  # which labels hold, shape (num_examples, num_labels)
@@ -142,6 +145,8 @@ class MultiLabelClassification(TextTask):
     metrics: ClassVar[tuple[Metric, ...]] = (F1_MICRO, F1_PER_LABEL, EXACT_MATCH, AGREEMENT)
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     finds: ClassVar[str | None] = "label"
+    explains: ClassVar[str] = "log-probability of the set of labels that the original predicts"
+    explains_by_gradients: ClassVar[bool] = True
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         hub_task="text-classification",
@@ -209,6 +214,21 @@ class MultiLabelClassification(TextTask):
             "they are chosen by the labels of the search split, and it has none; name their column "
             "in data.label, or give numbers"
         )
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the log-probability of the set of labels that the untouched checkpoint predicts.
+
+        Labels hold independently of each other, so it is the sum over all of them.
+        """
+        signs = np.where(self._predicted(_logits(original)), 1.0, -1.0)  # (1, num_labels)
+        return np.asarray(log_sigmoid(signs * _logits(outputs)).sum(axis=1))
+
+    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+        """Return the same in PyTorch."""
+        from torch.nn.functional import logsigmoid
+
+        signs = np.where(self._predicted(_logits(original)), 1.0, -1.0)
+        return logsigmoid(array * array.new_tensor(signs)).sum(dim=1)
 
     def label_thresholds(self, labels: Sequence[str]) -> dict[str, float]:
         """Return the threshold of each label, where they are not one half."""

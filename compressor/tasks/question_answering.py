@@ -7,7 +7,8 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,7 @@ from compressor.tasks.classification import one_of_each
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import ConfigFile, HasShape, require_span
+from compressor.tasks.hiding import Hiding, Part, Piece, ReadText, chunks, hiding_id, log_softmax
 from compressor.tasks.metrics import Metric, UsualDrop, first_over_second, none_of_it
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, told_apart
 from compressor.tasks.ranking import group_numbers
@@ -126,6 +128,8 @@ answer = context[offsets[first, 0] : offsets[last, 1]]
 print(answer if scores.max() >= nothing else "no answer")
 """
 _NOTHING = "no answer"
+_HIDDEN_AT_ONCE = 16  # copies of a question with a piece hidden
+_LEAST = -100.0  # what an answer counts that no window holds, as a log-probability
 # What a score keeps of each question: characters and tokens of its answer, and the answer's score.
 _STARTS, _ENDS, _FIRSTS, _LASTS, _SURE = "starts", "ends", "firsts", "lasts", "sure"
 
@@ -224,6 +228,7 @@ class QuestionAnswering(TextTask):
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
     per_token: ClassVar[bool] = True
     cuts_texts: ClassVar[bool] = False
+    explains: ClassVar[str] = "log-probability of the answer that the original gives"
 
     @classmethod
     def check_head(
@@ -288,6 +293,47 @@ class QuestionAnswering(TextTask):
         """Tokenize questions; arrays are int64 of shape `(rows, tokens)`, one row or more each."""
         limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
         return encode_questions(preprocessor, examples, None if limit >= NO_LIMIT else limit)
+
+    def read_text(self, preprocessor: Any, example: Example) -> ReadText:
+        """Return the tokens of a question, text 0, with its whole context, text 1."""
+        if preprocessor.padding_side == "right":
+            return super().read_text(preprocessor, example)
+        # Then models read the context first.
+        question, context = texts_of(example)
+        read = super().read_text(preprocessor, (context, question))
+        return dataclasses.replace(read, texts=np.where(read.texts < 0, -1, 1 - read.texts))
+
+    def with_hidden(
+        self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
+    ) -> Iterator[QuestionBatch]:
+        """Yield copies of the question in whose windows the tokens of one piece are replaced."""
+        hidden = [None, *(piece for piece in pieces if isinstance(piece, Piece))]
+        token, read = hiding_id(preprocessor, hiding), self.read_text(preprocessor, example)
+        begin = int(np.argmax(read.texts == 1))  # the first token of the context
+        for part in chunks(len(hidden), _HIDDEN_AT_ONCE):
+            batch = self.encode(preprocessor, [example] * len(part))
+            for place, row in enumerate(batch.rows):
+                piece = hidden[part[row.question]]
+                if piece is None:
+                    continue
+                kept = read.texts != 1
+                kept[begin + row.window.start : begin + row.window.end] = True
+                there = np.flatnonzero(read.tokens_of(piece)[kept])
+                batch["input_ids"][place, row.column - begin + there] = token
+            yield batch
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the log-probability of the untouched checkpoint's best answer, or of none.
+
+        That of a span is its start's plus its end's, in the best window that holds it; of no
+        answer, which is one only where no window holds one, in the worst.
+        """
+        before = _logits(original)
+        [question], [[best, *_]] = before.questions, before.candidates
+        characters = None if best.first < 0 else question.span(best.first, best.last)
+        found = _logits(outputs)
+        parts = zip(found.questions, found.places, found.windows, strict=True)
+        return np.array([_log_probability(characters, *part) for part in parts])
 
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each question has with its whole context."""
@@ -545,6 +591,25 @@ class QuestionAnswering(TextTask):
             answers_of(question, candidates)
             for question, candidates in zip(logits.questions, logits.candidates, strict=True)
         ]
+
+
+def _log_probability(
+    characters: tuple[int, int] | None,
+    question: Question,
+    places: Sequence[Window],
+    windows: Sequence[NDArray[np.float32]],
+) -> float:
+    """Return how likely the answer of these characters is, None for no answer."""
+    logs = [log_softmax(values, axis=0) for values in windows]  # (1 + num_tokens, 2) each
+    if characters is None:
+        return float(min(values[0].sum() for values in logs))
+    first, last = question.tokens(*characters)
+    held = [
+        float(values[1 + first - place.start, 0] + values[1 + last - place.start, 1])
+        for place, values in zip(places, logs, strict=True)
+        if first >= 0 and place.start <= first and last < place.end
+    ]
+    return max(held, default=_LEAST)
 
 
 def _logits(outputs: Outputs) -> SpanLogits:

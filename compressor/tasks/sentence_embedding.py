@@ -354,6 +354,10 @@ class SentenceEmbedding(VectorTask, TextTask):
         prompts = prompts_of(preprocessor)
         return super().tokens(preprocessor, [prompts.read(example) for example in examples])
 
+    def as_tokenized(self, preprocessor: Any, example: Example) -> Example:
+        """Return the text after its prompt."""
+        return prompts_of(preprocessor).read(example)
+
     def repeated(self, example: Example, times: int) -> Example:
         """Return a text so many times as long, after the same prompt."""
         text = " ".join([str(texts_of(example)[0])] * times)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,16 @@ from compressor.runtime.texts import NO_LIMIT, encode_texts, first_text, require
 from compressor.runtime.tokenizer import TOKENIZER, Tokenizer
 from compressor.tasks.base import Batch, Task, Tokens
 from compressor.tasks.examples import Example, texts_of
+from compressor.tasks.hiding import (
+    Hiding,
+    Part,
+    Piece,
+    ReadText,
+    chunks,
+    hiding_id,
+    hidings_of,
+    joined,
+)
 from compressor.words import counted
 
 _TOKENIZER_FILES = (
@@ -31,6 +41,7 @@ _TOKENIZER_FILES = (
 )
 
 _AT_ONCE = 4096  # texts that are tokenized together
+_HIDDEN_AT_ONCE = 32  # rows with a piece hidden
 # Of a tokenizer, what its own content does not say.
 _SETTINGS = (
     "padding_side",
@@ -149,6 +160,58 @@ class TextTask(Task):
             batch["attention_mask"] = mask.astype(np.int64)
         return batch
 
+    def hidings(self, preprocessor: Any) -> tuple[Hiding, ...]:
+        """Return a token in place of a piece or, where a text is one row of tokens, none."""
+        return hidings_of(preprocessor, removes=self.keeps_tokens) if self.explains else ()
+
+    def pieces(self, preprocessor: Any, example: Example, most: int) -> tuple[Part, ...]:
+        """Return the characters of the tokens that are read; neighbours joined where too many."""
+        return joined(self.read_text(preprocessor, example).pieces, most)
+
+    def as_tokenized(self, preprocessor: Any, example: Example) -> Example:  # noqa: ARG002 - prompts
+        """Return the text or pair of texts that the tokenizer is given for an example."""
+        return example
+
+    def read_text(self, preprocessor: Any, example: Example) -> ReadText:
+        """Return the tokens of an example, cut as `encode` cuts them, with their characters."""
+        given, own = texts_of(self.as_tokenized(preprocessor, example)), texts_of(example)
+        limit = self._limit(preprocessor)
+        cuts = self.cuts_texts and limit < NO_LIMIT
+        encoded = preprocessor(
+            [given[0]],
+            [given[1]] if len(given) > 1 else None,
+            truncation=cuts,
+            max_length=limit if cuts else None,
+            return_offsets_mapping=True,
+            verbose=False,  # that it is longer than the model reads is no news
+        )
+        numbers = [-1 if number is None else number for number in encoded.sequence_ids(0)]
+        texts = np.array(numbers, dtype=np.int64)
+        offsets = np.array(encoded["offset_mapping"][0], dtype=np.int64).reshape(-1, 2)
+        # A prompt stands before the only text, and none of its tokens are the example's own.
+        prompt = len(given[0]) - len(own[0])
+        texts = np.where((texts == 0) & (offsets[:, 1] <= prompt), -1, texts)
+        offsets = np.maximum(0, offsets - np.where(texts == 0, prompt, 0)[:, None])
+        types = encoded.get("token_type_ids")
+        return ReadText(
+            np.array(encoded["input_ids"][0], dtype=np.int64),
+            None if types is None else np.array(types[0], dtype=np.int64),
+            texts,
+            offsets,
+        )
+
+    def with_hidden(
+        self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
+    ) -> Iterator[Batch]:
+        """Yield rows of tokens in which those of one piece are replaced, or left out."""
+        read = self.read_text(preprocessor, example)
+        rows = [np.zeros(len(read.ids), dtype=np.bool_)]  # which tokens are hidden
+        rows += [read.tokens_of(piece) for piece in pieces if isinstance(piece, Piece)]
+        for part in chunks(len(rows), _HIDDEN_AT_ONCE):
+            yield self.padded(
+                preprocessor, _hidden(preprocessor, read, rows[part.start : part.stop], hiding)
+            )
+
     def _limit(self, preprocessor: Any) -> int:
         return min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
 
@@ -174,6 +237,31 @@ class TextTask(Task):
     def dummy_example(self, length: int) -> Example:
         """Return a text of about `length` tokens for tokenizers that know the word `the`."""
         return " ".join(["the"] * max(1, length - 2))
+
+
+def _hidden(
+    preprocessor: Any, read: ReadText, rows: Sequence[NDArray[np.bool_]], hiding: Hiding
+) -> Tokens:
+    """Return the tokens of a text once for each of `rows`, with those hidden that it marks."""
+    ids, types = [], []
+    for hidden in rows:
+        own, kept = read.ids.copy(), np.ones(len(hidden), dtype=np.bool_)
+        if hiding == "removal":
+            kept = ~hidden
+        else:
+            own[hidden] = hiding_id(preprocessor, hiding)
+        if not kept.any():  # a text that is all one piece keeps a token to read
+            kept[0] = True
+        ids.append(own[kept])
+        types.append(None if read.types is None else read.types[kept])
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    segments = [row.astype(np.uint8) for row in types if row is not None]
+    return Tokens(
+        np.concatenate(ids).astype(np.int32),
+        np.concatenate(segments) if segments else None,
+        np.cumsum(lengths),
+        lengths,
+    )
 
 
 def _pairs(examples: Sequence[Example]) -> list[str] | None:

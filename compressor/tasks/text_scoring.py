@@ -74,6 +74,8 @@ from compressor.tasks.text import TextTask
 from compressor.words import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressor.tasks.losses import ScoreLosses
 
 _K = 10  # places of a list that a reader of search results looks at
@@ -177,6 +179,9 @@ class TextScoring(TextTask):
     )
     abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "own_width", "margins"})
     reads_groups: ClassVar[bool] = True
+    # Not of its sigmoid, which is flat where a score is sure.
+    explains: ClassVar[str] = "logit of the score"
+    explains_by_gradients: ClassVar[bool] = True
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         hub_task="text-ranking",
@@ -312,6 +317,14 @@ class TextScoring(TextTask):
                 f"teacher"
             )
         return [0]
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:  # noqa: ARG002
+        """Return the logits."""
+        return outputs.numbers[:, 0].astype(np.float64)
+
+    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the logits."""
+        return array[:, 0]
 
     def changed(self, before: Outputs, after: Outputs) -> None:
         """Return None: no number by itself is a prediction that stays or changes."""

@@ -44,6 +44,16 @@ from compressor.tasks.columns import Columns
 from compressor.tasks.entities import entity_counts, f1, macro_f1, micro_counts, precision, recall
 from compressor.tasks.examples import Example, Words, texts_of
 from compressor.tasks.head import ConfigFile, HasShape, HeadProblem, require_tags
+from compressor.tasks.hiding import (
+    Hiding,
+    Part,
+    Piece,
+    chunks,
+    hiding_id,
+    joined,
+    log_probabilities,
+    without_overlap,
+)
 from compressor.tasks.metrics import (
     AGREEMENT,
     Floats,
@@ -125,6 +135,7 @@ for row, ids in enumerate(batch["input_ids"]):
 _TAGS = "tags"  # class ids of the words of all documents, one after the other, shape (num_words,)
 _LENGTHS = "lengths"  # number of words of each document, shape (num_documents,)
 _NOTHING = "no entity"
+_HIDDEN_AT_ONCE = 16  # copies of a document with a piece hidden
 
 
 @dataclass(frozen=True)
@@ -233,6 +244,7 @@ class TokenClassification(TextTask):
     per_token: ClassVar[bool] = True
     tags_words: ClassVar[bool] = True
     cuts_texts: ClassVar[bool] = False
+    explains: ClassVar[str] = "log-probability of the tags that the original gives"
 
     @classmethod
     def check_head(
@@ -310,6 +322,40 @@ class TokenClassification(TextTask):
         """Tokenize documents; arrays are int64 of shape `(rows, tokens)`, one row or more each."""
         limit = min(self.max_length or NO_LIMIT, int(preprocessor.model_max_length))
         return encode_documents(preprocessor, examples, None if limit >= NO_LIMIT else limit)
+
+    def pieces(self, preprocessor: Any, example: Example, most: int) -> tuple[Part, ...]:
+        """Return the characters of the tokens of a document, however many windows it takes."""
+        [document] = self.encode(preprocessor, [example]).documents
+        spans = [Piece(0, start, end) for start, end in document.offsets.tolist() if start < end]
+        return joined(without_overlap(spans), most)
+
+    def with_hidden(
+        self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
+    ) -> Iterator[DocumentBatch]:
+        """Yield copies of the document in whose windows the tokens of one piece are replaced."""
+        hidden = [None, *(piece for piece in pieces if isinstance(piece, Piece))]
+        token = hiding_id(preprocessor, hiding)
+        for part in chunks(len(hidden), _HIDDEN_AT_ONCE):
+            batch = self.encode(preprocessor, [example] * len(part))
+            for place, row in enumerate(batch.rows):
+                piece = hidden[part[row.document]]
+                if piece is None:
+                    continue
+                inside = slice(row.window.start, row.window.end)
+                start, end = batch.documents[row.document].offsets[inside].T
+                there = np.flatnonzero((start < piece.end) & (end > piece.start))
+                batch["input_ids"][place, row.column + there] = token
+            yield batch
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:
+        """Return the log-probability of all tags that the untouched checkpoint gives a document.
+
+        It is the sum over words, of those that it gives a tag at all.
+        """
+        [tags] = _logits(original).tags
+        places = np.flatnonzero(tags != NO_TAG)
+        rows = _logits(outputs).per_example()
+        return np.array([log_probabilities(row[places], tags[places]).sum() for row in rows])
 
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each whole document has, special tokens included."""

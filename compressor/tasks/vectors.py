@@ -30,6 +30,8 @@ from compressor.tasks.similarity import (
 from compressor.words import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressor.tasks.losses import VectorLosses
 
 VECTORS = "vectors"  # of the inputs, shape (num_examples, width), that a score keeps
@@ -41,6 +43,8 @@ class VectorTask(Task):
 
     output_words: ClassVar[str] = "vectors"
     has_head: ClassVar[bool] = False
+    explains: ClassVar[str] = "cosine similarity with the vector of the whole input"
+    explains_by_gradients: ClassVar[bool] = True
 
     @abstractmethod
     def vector_width(self, config: Any) -> int:
@@ -67,6 +71,17 @@ class VectorTask(Task):
     ) -> Vectors:
         """Return the vectors as the graph gives them, shape `(num_examples, width)`."""
         return Vectors(np.concatenate(arrays))
+
+    def explained(self, original: Outputs, outputs: Outputs) -> NDArray[np.float64]:  # noqa: ARG002
+        """Return the cosine similarity of each vector with the first, that of the whole input."""
+        vectors = vectors_of(outputs)
+        return cosines(np.broadcast_to(vectors[:1], vectors.shape), vectors)
+
+    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+        """Return the same in PyTorch, with the vector of the whole input in `original`."""
+        from torch.nn.functional import cosine_similarity
+
+        return cosine_similarity(array, array.new_tensor(vectors_of(original)), dim=-1)
 
     def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
         """Leave the numbers in their places; raises `StepFailed` for another width."""
