@@ -164,8 +164,17 @@ class BudgetExceeded(CompressorError):
         before = f"; of that, {earlier[0]} before it cost {points(earlier[1])}" if earlier else ""
         super().__init__(
             f"{step}: {metric} {change} from the baseline{attempts}, the budget allows "
-            f"{allowed}{before}; use milder settings for this step or raise {key}"
+            f"{allowed}{before}; use milder settings for this step or {_eased(key)}"
         )
+
+
+def _eased(key: str) -> str:
+    """Return what to do with a limit so that more is allowed: one on the least is lowered."""
+    return f"{'lower' if key.startswith('budget.min_') else 'raise'} {key}"
+
+
+def _tightened(key: str) -> str:
+    return f"{'raise' if key.startswith('budget.min_') else 'lower'} {key}"
 
 
 class TargetMissed(BudgetExceeded):
@@ -235,7 +244,7 @@ class NotCertified(BudgetExceeded):
         if uninformed is not None:
             self.args = (
                 f"{change}, and these rows prove a drop of at most {bound}, but a budget of "
-                f"{points(max_drop)} proves little here: {uninformed}; lower {key}, take "
+                f"{points(max_drop)} proves little here: {uninformed}; {_tightened(key)}, take "
                 f"another metric or rows that are harder to guess{accept}",
             )
             return
@@ -247,7 +256,7 @@ class NotCertified(BudgetExceeded):
             rows = f"{about(needed_examples)} rows in all"
         self.args = (
             f"{change}, but {found}, and the budget allows {points(max_drop)}; give "
-            f"{'data.certification ' if of_run else ''}{rows}, raise {key}{accept}",
+            f"{'data.certification ' if of_run else ''}{rows}, {_eased(key)}{accept}",
         )
 
 

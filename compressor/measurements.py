@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
+from compressor.proof import AttributionRecord as AttributionRecord
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
 from compressor.proof import Uninformed as Uninformed
@@ -709,6 +710,9 @@ class RunReport:
     """What must not be missed, each class or type of entity by itself, on `compared_split`; the
     worst first. Null: the recipe has neither `budget.max_missed` nor `budget.max_recall_drop`, or
     the run stopped before."""
+    attributions: AttributionRecord | None = None
+    """How far what predictions rest on stayed, on rows of `compared_split`. Null: the recipe has no
+    `budget.min_attribution_agreement`, or the run stopped before."""
     flips: tuple[Flip, ...] = ()
     """Every example that one of both ends predicts rightly and the other wrongly; of embeddings
     every text that has another nearest neighbour among the split's other texts, those first whose

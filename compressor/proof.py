@@ -79,6 +79,47 @@ class Certificate:
     would pass proves nothing. Null: the report was written before it was asked."""
 
 
+@dataclass(frozen=True)
+class AttributionRecord:
+    """How far attributions agree with the untouched checkpoint's, and what is proven about that.
+
+    The agreement of an example is the rank correlation of the attributions of its pieces before and
+    after, from -1 to 1; that of a model is the mean over examples. Words as in `Certificate`.
+    """
+
+    agreement: Number
+    """Mean over examples, from -1 to 1."""
+    lower_bound: Number
+    """One-sided lower bound of it."""
+    upper_bound: Number
+    """One-sided upper bound of it."""
+    min_agreement: Quantity
+    """Same as `budget.min_attribution_agreement`."""
+    verdict: CertificateVerdict
+    """`certified`: the lower bound is at least `min_agreement`, and attributions that know nothing
+    are refuted by the same rows; `refuted`: the upper bound is below it; `inconclusive`: neither.
+    """
+    confidence: Quantity
+    """Of each bound, fraction."""
+    num_examples: Count
+    """Examples that were explained."""
+    left_out: Count
+    """Examples that were drawn and say nothing: fewer than three pieces, or all alike before."""
+    explained: str
+    """The number of a prediction that falls as pieces are hidden, in words."""
+    method: str
+    """How the bounds were taken."""
+    needed_examples: Count | None
+    """About how many examples would settle it with a chance of 80%. Null: it is settled, or no
+    number would do."""
+    uninformed: str
+    """The best of the attributions that know nothing of an example."""
+    uninformed_agreement: Number
+    """Its agreement on the same examples."""
+    uninformed_most: Number
+    """One-sided upper bound of that."""
+
+
 def least_proof(num_examples: int, confidence: float) -> float:
     """Return the smallest drop in accuracy that so many examples prove: that of no change at all.
 

@@ -31,7 +31,7 @@ LAYERS = (
     ("recipe",),
     ("report",),
     ("passes",),
-    ("artifact", "export", "training", "verify"),
+    ("artifact", "attribution", "export", "training", "verify"),
     ("certificate",),
     ("models", "data"),
     ("tasks",),

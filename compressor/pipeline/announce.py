@@ -122,13 +122,15 @@ def plan_lines(
     goal = (
         "" if budget.target is None else f", towards a goal (budget.target: {budget.target.kind})"
     )
+    least = budget.min_attribution_agreement
+    explained = "" if least is None else f", attributions must agree by {least:g}"
     resumes = "a new run"
     if stored:
         resumes = f"resumes, {stored} of {steps} steps {verb_for(stored, 'is', 'are')} stored"
     return [
         f"plan: {' > '.join(kinds_in_order(recipe))}{goal}",
         f"rows: {rows}{proof}",
-        f"budget: {units.metric_words(metric)} may fall by {points(budget.max_drop)}",
+        f"budget: {units.metric_words(metric)} may fall by {points(budget.max_drop)}{explained}",
         f"time: {'unknown' if seconds is None else rough(seconds)}",
         f"output: {output} ({resumes})",
     ]

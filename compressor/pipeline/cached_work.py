@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compressor.artifact import MODEL, write_artifact
+from compressor.attribution.occlusion import Reader, ask, hiding_for, occlude
 from compressor.data import Dataset, fingerprint
 from compressor.data.tokens import encoded
 from compressor.errors import PassError, StepFailed
@@ -43,6 +46,7 @@ from compressor.onnx_graph.onnx_file import data_path
 from compressor.passes import Model, OnnxPass, Pass, PassContext, TorchPass, apply_pass
 from compressor.paths import cache_directory
 from compressor.pipeline.announce import reused_line
+from compressor.pipeline.attributions import Attributions, rows_to_explain, with_agreement
 from compressor.pipeline.cached_steps import (
     CHECKPOINT,
     AnyStored,
@@ -64,6 +68,7 @@ from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
 from compressor.tasks import Example, Task, length_of
+from compressor.tasks.hiding import Hiding
 from compressor.training.training_run import Scorer
 from compressor.verify.benchmark import Contestant, benchmark
 from compressor.verify.evaluation import (
@@ -179,9 +184,67 @@ class Stages:
         read |= self._own_metric()
         name = f"{stage}: score" + ("" if of is None else f" of {of}")
         found = self._do("score", name, {**read, **runs_on}, work).fact("score", Score)
+        if self.recipe.budget.min_attribution_agreement is not None:
+            found = self._explained(found, stage, model, split, of)
         if model is self.untouched and split == "search":
             self.baseline_score = found
         return found
+
+    def _explained(
+        self, score: Score, stage: str, model: StoredModel, split: str, of: str | None
+    ) -> Score:
+        """Return a score that also holds how far attributions agree with the untouched ones'."""
+        own = load_preprocessor(self.untouched.files, self.task)
+        other = self._reads(model)
+        try:
+            hiding = hiding_for(self.task, own, other)
+            rows = rows_to_explain(self.splits[split], score, seed=self.recipe.seed)
+            place = "baseline" if split == "search" else split
+            named = f"{place}: attributions" + (" of the baseline" if split != "search" else "")
+            before = self._attributions(named, self.untouched, split, rows, hiding)
+            if model is self.untouched:
+                return with_agreement(score, before, before)
+            name = f"{stage}: attributions" + ("" if of is None else f" of {of}")
+            after = self._attributions(name, model, split, rows, hiding)
+            return with_agreement(score, before, after)
+        except StepFailed as error:
+            raise PassError(str(error), kind=stage) from error
+
+    def _attributions(
+        self, name: str, model: StoredModel, split: str, rows: NDArray[np.int64], hiding: Hiding
+    ) -> Attributions:
+        """Explain the untouched checkpoint's predictions for rows of a split with a model."""
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            examples = [self.splits[split].examples[row] for row in rows.tolist()]
+            original = self.open_checkpoint(self.untouched)
+            asked = ask(Reader(original, original.preprocessor), self.task, examples)
+            predictor: Any = original
+            if isinstance(model, StoredGraph):
+                predictor = self.open_graph(model)
+            elif model is not self.untouched:
+                predictor = self.open_checkpoint(model)
+            reader = Reader(predictor, self._reads(model))
+            values = occlude(reader, self.task, asked, hiding, progress=self.progress)
+            return {"attributions": Attributions.of(values)}
+
+        runs_on = self._onnx if isinstance(model, StoredGraph) else {}
+        read = {
+            "split": self._prints[split],
+            "rows": rows.tolist(),
+            "hiding": hiding,
+            "untouched": self.untouched.digest,
+            **self._inputs(model),
+            **self._torch,
+            **runs_on,
+        }
+        return self._do("attributions", name, read, work).fact("attributions", Attributions)
+
+    def _reads(self, model: StoredModel) -> Any:
+        """Return what the examples of a model are read with."""
+        if isinstance(model, StoredGraph):
+            return self.preprocessor(model)
+        return load_preprocessor(model.files, self.task)
 
     def _scored_as(
         self, model: StoredModel, preprocessor: Any, split: str, reference: Score | None

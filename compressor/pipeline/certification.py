@@ -13,12 +13,14 @@ from compressor.certificate import rows_to_certify
 from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
 from compressor.measurements import Certification, Score
+from compressor.pipeline.attributions import KEY, WORDS, proof_of_agreement
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.judge import Judge
 from compressor.pipeline.run_record import RunLog
 from compressor.pipeline.slices import judge_slices, slice_masks
 from compressor.recipe.budget import AccuracyBudget
 from compressor.recipe.recipe import Recipe
+from compressor.report.attributions import passing_attributions
 from compressor.report.certificates import passing_guess
 from compressor.tasks import Guess, Task, find_metric
 
@@ -53,6 +55,7 @@ def compare_predictions(
         )
     judge = Judge(budget, task, split, log.labels)
     log.recalls = judge.recalls(untouched, score, seed=recipe.seed)
+    log.attributions = proof_of_agreement(budget, task, score, seed=recipe.seed)
     log.flips = find_flips(
         task, split, untouched, score, log.labels, with_examples=recipe.report.examples
     )
@@ -127,11 +130,24 @@ def require_proof(log: RunLog, *, allow_inconclusive: bool) -> None:
         return
     is_proven = certificate is not None and certificate.verdict == "certified"
     unproven = [item for item in log.recalls if item.verdict != "certified"]
-    if is_proven and not unproven:
+    explained = log.attributions
+    is_explained = explained is None or explained.verdict == "certified"
+    if is_proven and not unproven and is_explained:
         return
     if allow_inconclusive:
         log.inconclusive_allowed = True
         return
+    if is_proven and not unproven:
+        assert explained is not None
+        raise NotCertified(
+            metric=WORDS,
+            drop=1 - explained.agreement,
+            max_drop=1 - explained.min_agreement,
+            upper_bound=1 - explained.lower_bound,
+            needed_examples=explained.needed_examples,
+            uninformed=passing_attributions(explained),
+            key=KEY,
+        )
     if is_proven:
         worst = unproven[0]
         raise NotCertified(

@@ -17,9 +17,12 @@ from typing import Literal
 
 import torch
 
+from compressor.attribution.agreement import SAMPLED
+from compressor.attribution.occlusion import MOST_PIECES
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.progress import Advance, Progress, Remaining
 from compressor.recipe.recipe import Recipe
+from compressor.tasks.hiding import CELLS
 
 # A row read by: the untouched checkpoint, a later PyTorch model, a graph. And whole steps.
 Unit = Literal[
@@ -244,6 +247,8 @@ def plan_of(
     judged = num_rows["search"]
     found.expect("baseline: reading", Cost("reading"))
     found.expect("baseline: score", Cost("untouched row", judged))
+    explained = _Explained.of(recipe, num_rows, pace)
+    explained.expect(found, "baseline: attributions", "untouched row", "search")
     found.expect("baseline: export", Cost("export"))
     found.expect("baseline: parity", Cost("parity"))
     found.expect("baseline: flops", Cost("flops"))
@@ -251,26 +256,30 @@ def plan_of(
     if recipe.searched_pass is None:
         for position, step in steps:
             if isinstance(step, TorchPass):
-                _expect_pass(found, position, step, num_rows)
+                _expect_pass(found, position, step, num_rows, explained)
         if not any(isinstance(step, TorchPass) for _, step in steps):
             found.expect("checkpoint", Cost("checkpoint"))
         found.expect("export", Cost("export"))
         found.expect("parity", Cost("parity"))
         for position, step in steps:
             if isinstance(step, OnnxPass):
-                _expect_pass(found, position, step, num_rows)
+                _expect_pass(found, position, step, num_rows, explained)
     else:
-        found._search = _search_of(recipe, num_rows)
+        found._search = _search_of(recipe, num_rows, explained)
         for position, step in steps[: recipe.searched_pass]:
             if isinstance(step, TorchPass):
-                _expect_pass(found, position, step, num_rows)
+                _expect_pass(found, position, step, num_rows, explained)
     found.expect("artifact", Cost("artifact"))
     found.expect("artifact: score", Cost("graph row", judged))
+    explained.expect(found, "artifact: attributions", "graph row", "search")
     found.expect("artifact: flops", Cost("flops"))
     if "certification" in num_rows:
         rows = num_rows["certification"]
         found.expect("certification: score of the baseline", Cost("untouched row", rows))
         found.expect("certification: score of the artifact", Cost("graph row", rows))
+        own = "certification: attributions of the"
+        explained.expect(found, f"{own} baseline", "untouched row", "certification")
+        explained.expect(found, f"{own} artifact", "graph row", "certification")
     for provider in recipe.benchmark.providers:
         timed = _timed_rows(recipe, pace, threads)
         found.expect(
@@ -287,8 +296,36 @@ def pass_name(position: int, step: Pass) -> str:
     return f"passes[{position}] ({step.kind})"
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """What attributions of a split take: a row for each piece of each example that is drawn."""
+
+    rows: Mapping[str, float]
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_rows: Mapping[str, int], pace: Pace | None) -> _Explained:
+        if recipe.budget.min_attribution_agreement is None:
+            return cls({})
+        tokens = None if pace is None else pace.tokens
+        pieces = CELLS * CELLS if tokens is None else min(tokens, MOST_PIECES)
+        return cls(
+            {
+                name: min(num_rows.get(name, 0), most) * (pieces + 1)
+                for name, most in SAMPLED.items()
+            }
+        )
+
+    def expect(self, estimate: Estimate, name: str, unit: Unit, split: str) -> None:
+        if self.rows:
+            estimate.expect(name, Cost(unit, self.rows[split], teaches=False))
+
+
 def _expect_pass(
-    estimate: Estimate, position: int, step: Pass, num_rows: Mapping[str, int]
+    estimate: Estimate,
+    position: int,
+    step: Pass,
+    num_rows: Mapping[str, int],
+    explained: _Explained,
 ) -> None:
     name, effort = pass_name(position, step), step.effort(num_rows)
     if effort is None:
@@ -297,14 +334,15 @@ def _expect_pass(
         estimate.expect(name, Cost("untouched row", effort.rows, effort.seconds, teaches=False))
     unit: Unit = "torch row" if isinstance(step, TorchPass) else "graph row"
     estimate.expect(f"{name}: score", Cost(unit, num_rows["search"]))
+    explained.expect(estimate, f"{name}: attributions", unit, "search")
 
 
-def _search_of(recipe: Recipe, num_rows: Mapping[str, int]) -> _Search:
+def _search_of(recipe: Recipe, num_rows: Mapping[str, int], explained: _Explained) -> _Search:
     whole = Estimate()
     for position, step in enumerate(recipe.passes):
         assert recipe.searched_pass is not None
         if isinstance(step, OnnxPass) or position >= recipe.searched_pass:
-            _expect_pass(whole, position, step, num_rows)
+            _expect_pass(whole, position, step, num_rows, explained)
     whole.expect("export", Cost("export"))
     whole.expect("parity", Cost("parity"))
     return _Search(tuple(whole.costs.values()))

@@ -129,7 +129,8 @@ class _Gate(Generic[AnyStored]):
             if step is self.step or not isinstance(error.__cause__, NothingToRemove):
                 raise
             self.tries.pop()
-            self.stages.estimate.skipped(name, f"{name}: score")
+            parts = ("score", "attributions")
+            self.stages.estimate.skipped(name, *(f"{name}: {part}" for part in parts))
             self.stages.progress.result("nothing would be removed: passed over")
             return None
         attempt.seconds, attempt.reused = given.seconds, given.reused
@@ -158,7 +159,8 @@ class _Gate(Generic[AnyStored]):
         number, most = len(self.tries) + 1, most_tries(self.step, limits)
         name = f"{self.name}, {change}"
         self.stages.estimate.expect_again(name, self.name)
-        self.stages.estimate.expect_again(f"{name}: score", f"{self.name}: score")
+        for part in ("score", "attributions"):
+            self.stages.estimate.expect_again(f"{name}: {part}", f"{self.name}: {part}")
         spent = sum(attempt.seconds for attempt in self.tries)
         stop = minutes_left(limits, spent)
         self.stages.progress.upcoming(f"try {number} of at most {most}, {change}{stop}")

@@ -9,6 +9,7 @@ from compressor.certificate import Limited, certify_recalls, limits_of
 from compressor.data import Dataset
 from compressor.errors import BudgetExceeded, RecipeError
 from compressor.measurements import Certificate, RecallRecord, Score
+from compressor.pipeline.attributions import KEY, WORDS, lost_agreement
 from compressor.recipe.budget import MISSED, AccuracyBudget
 from compressor.setting_errors import did_you_mean
 from compressor.tasks import Findings, Task, find_metric
@@ -45,6 +46,7 @@ class Judge:
     def shortfalls(self, baseline: Score, score: Score) -> list[Shortfall]:
         """Return every budget that `score` does not keep, the worst first."""
         found = list(self._missed(baseline, score))
+        found += self._explained(score)
         if not self.budget.holds(baseline, score):
             drop, metric = self.budget.drop(baseline, score), find_metric(score.metric)
             found.append(Shortfall(metric.name, drop, self.budget.max_drop, MAX_DROP))
@@ -111,6 +113,11 @@ class Judge:
     def _findings(self, baseline: Score, score: Score, *, labelled: bool) -> Mapping[str, Findings]:
         truth = self.split.truth()
         return self.task.findings(baseline, score, truth, self.labels, labelled=labelled)
+
+    def _explained(self, score: Score) -> Iterator[Shortfall]:
+        lost, least = lost_agreement(self.budget, score), self.budget.min_attribution_agreement
+        if lost is not None and least is not None and not lost <= 1 - least + _ROUNDING:
+            yield Shortfall(WORDS, lost, 1 - least, KEY)
 
     def _missed(self, baseline: Score, score: Score) -> Iterator[Shortfall]:
         for (key, kind), item in self.limited(baseline, score).items():

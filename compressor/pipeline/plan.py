@@ -46,6 +46,8 @@ def _facts(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:
         yield "labels", names_shown(seen.labels)
     budget = f"{seen.metric or 'its score'} may fall by at most {points(recipe.budget.max_drop)}"
     yield "budget", budget
+    if (least := recipe.budget.min_attribution_agreement) is not None:
+        yield "attributions", f"must agree with the original's by {least:g} in the mean"
     if (target := recipe.budget.target) is not None:
         yield "goal", _goal(target.max_megabytes, target.speedup)
     for position, step in enumerate(recipe.passes):

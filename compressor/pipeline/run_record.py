@@ -13,6 +13,7 @@ from typing import Any
 from compressor.certificate import certify_scores
 from compressor.errors import StepFailed
 from compressor.measurements import (
+    AttributionRecord,
     Certificate,
     CertificateReading,
     Certification,
@@ -77,6 +78,7 @@ class RunLog:
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
     recalls: tuple[RecallRecord, ...] = ()
+    attributions: AttributionRecord | None = None
     flips: tuple[Flip, ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
     target: TargetRecord | None = None
@@ -218,6 +220,7 @@ class RunLog:
             compared_split=self.compared_split,
             slices=self.slices,
             recalls=self.recalls,
+            attributions=self.attributions,
             flips=self.flips,
             predictions=self.predictions,
             target=self.target,

@@ -66,6 +66,11 @@ def read_splits(
         mistakes += [f"passes.{position}.{key}: {why}" for key, why in step.unfit_rows(num_rows)]
     if mistakes:
         raise RecipeError(mistakes)
+    if recipe.budget.min_attribution_agreement is not None:
+        # Here and not at the top, for the same reason as below.
+        from compressor.pipeline.attributions import check_explained
+
+        check_explained(recipe.budget, task)
     if recipe.budget.misses:
         # Here and not at the top, for the same reason as below.
         from compressor.pipeline.judge import check_kinds

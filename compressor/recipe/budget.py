@@ -170,6 +170,17 @@ class AccuracyBudget(BaseModel):
         "checkpoint's, by the labels; else as max_missed",
     )
 
+    min_attribution_agreement: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        strict=True,
+        exclude_if=lambda value: value is None,
+        description="how far what predictions rest on has to stay: the mean rank correlation of "
+        "attributions (by occlusion, token by token or patch by patch) with the untouched "
+        "checkpoint's, on rows drawn once; judged after every pass and proven like max_drop",
+    )
+
     target: CompressionTarget | None = Field(
         default=None,
         description="a size or speed to reach in place of a fixed fraction: the run searches the "

@@ -7,7 +7,7 @@ model card and in comparisons, so that all of them say the same.
 from __future__ import annotations
 
 from compressor.measurements import RunReport
-from compressor.report import certificates, recalls, scores, target, units
+from compressor.report import attributions, certificates, recalls, scores, target, units
 from compressor.words import about, points
 
 TITLES = {
@@ -175,6 +175,9 @@ def _unproven_words(report: RunReport) -> str:
     change, budget = scores.change_and_budget(report, *ends, observed.drop)
     rows = scores.rows_words(report, observed.final.num_examples)
     words = f"{change} on {rows} kept apart, within the budget of {budget}, but "
+    unproven = attributions.unproven_agreement_words(report)
+    if proof is not None and proof.verdict == "certified" and unproven is not None:
+        return f"{words}{unproven}"
     if proof is None:
         return f"{words}nothing is proven: {why_missing(report, 'certificate')}"
     if (guess := certificates.guess_words(report)) is not None:
@@ -200,7 +203,7 @@ def _exceeded_words(report: RunReport) -> str:
         if proof is not None and proof.verdict == "refuted":
             least, sure = certificates.lost_at_least(proof), certificates.confidence_words(proof)
             proven = f"; proven: {least}, with {sure}"
-    missed = recalls.missed_words(report)
+    missed = recalls.missed_words(report) or attributions.lost_agreement_words(report)
     if missed is not None and drop is not None and drop <= report.max_drop:
         return f"{title(report)} {place}: {missed}"
     change, budget = scores.change_and_budget(report, *ends, drop)
@@ -268,8 +271,18 @@ def _after_success(report: RunReport) -> str:
 
 
 def _towards_proof(report: RunReport, *, accept: bool = True) -> str:
-    proof = report.certificate
+    proof, found = report.certificate, report.attributions
     last = ", or accept the missing proof with --allow-inconclusive" if accept else ""
+    certified = proof is not None and proof.verdict == "certified"
+    if certified and found is not None and found.verdict != "certified":
+        if attributions.passing_attributions(found) is not None:
+            return (
+                f"To prove it, raise budget.min_attribution_agreement or take longer texts{last}."
+            )
+        return (
+            f"To prove it, give data.certification more rows or lower "
+            f"budget.min_attribution_agreement{last}."
+        )
     if proof is not None and certificates.guess_words(report) is not None:
         return (
             f"To prove it, lower budget.max_drop or take another metric or rows that are harder to "

@@ -13,6 +13,7 @@ from itertools import groupby
 from compressor.measurements import End, PassRecord, PassTry, RunReport
 from compressor.report import certificates, gains, provenance, scores, table, target, units, verdict
 from compressor.report.attempts import size_points, was_repaired
+from compressor.report.attributions import AgreementView, agreement_view
 from compressor.report.charts import Chart, Point, score_chart
 from compressor.report.component_bytes import Components, components_view
 from compressor.report.path_chart import PathChart, path_chart
@@ -107,6 +108,7 @@ class View:
     slices_summary: str
     recalls: tuple[RecallRow, ...]
     recalls_summary: str
+    attributions: AgreementView | None
     flips: Flips | None
     predictions: Predictions | None
     methods: tuple[tuple[str, str], ...]
@@ -170,6 +172,7 @@ def view_of(report: RunReport) -> View:
         slices_summary=slices_summary(report) if report.slices else "",
         recalls=tuple(recall_rows(report)),
         recalls_summary=recalls_summary(report) if report.recalls else "",
+        attributions=agreement_view(report),
         flips=flips_view(report),
         predictions=predictions_view(report),
         methods=tuple(provenance.methods(report)),
