@@ -3,7 +3,7 @@
 
     tools/measure_runs.py RECIPE --json docs/results/NAME.json [--seeds 0 1 2]
         [--set model.checkpoint=... data.train.path=... data.certification.path=...]
-        [--texts FILE] [--retrieval FOLDER]
+        [--texts FILE] [--retrieval FOLDER] [--keep FOLDER]
 
 Reported are, for each seed: how the run ended, its CPU time, size and parameters, the score of the
 untouched checkpoint and of the artifact on the search split, which the gates read, and on the
@@ -39,8 +39,9 @@ def main() -> int:
     about = {"recipe": arguments.recipe.name, "clock": "CPU time of one thread"}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
+        kept = arguments.keep or Path(name)
         for seed in arguments.seeds:
-            rows.append(measure(arguments, seed, Path(name) / str(seed)))
+            rows.append(measure(arguments, seed, kept / f"{arguments.recipe.stem}-{seed}"))
             write_results(arguments.json, rows, about=about)  # a seed that is done stays
     print(json.dumps(rows, indent=1))
     return int(any("certification" not in row for row in rows))
@@ -160,6 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--texts", type=Path, help="texts that nothing in the run has read")
     parser.add_argument("--retrieval", type=Path, help="folder of queries, corpus and qrels")
+    parser.add_argument("--keep", type=Path, help="folder that the runs stay in, for time_again.py")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as the CLI's")
     return parser.parse_args()
 

@@ -9,7 +9,8 @@ used, its one relevant passage the gloss of the sense that it illustrates.
 The candidates of a query are that gloss, the glosses that BM25 finds best, most of them other
 senses of the query's words, and some at random. `train.jsonl` is made of the train queries, and no
 gloss in it is right for a dev query. The dev queries become `search.jsonl` and
-`certification.jsonl`, which share no gloss that is right. A row holds query_id, query, passage and
+`certification.jsonl`, which share no gloss that is right, and `second.jsonl` of the dev queries that
+are left, for a proof after choices were made on the other two. A row holds query_id, query, passage and
 relevance, 0 or 1; the candidates of a query are in no order that says which one is right.
 
 The reranker reads query and passage together and gives one logit: `BertForSequenceClassification`
@@ -87,6 +88,8 @@ def main() -> int:
     dev = read_queries(folder, "dev", places, without={query.text for query in train})
     search, rest = halves(dev, arguments.search_queries)
     certification = rest[: arguments.certification_queries]
+    read = {query.right for query in certification}
+    second = [query for query in rest if query.right not in read][: arguments.second_queries]
     random = np.random.default_rng(_SEED)
     train = [train[place] for place in random.permutation(len(train))[: arguments.train_queries]]
     index = Bm25(glosses)
@@ -97,12 +100,15 @@ def main() -> int:
         ),
         "search": candidates(search, glosses, index, random, hard=7, easy=2),
         "certification": candidates(certification, glosses, index, random, hard=7, easy=2),
+        "second": candidates(second, glosses, index, random, hard=7, easy=2),
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
         lines = [json.dumps(vars(row), ensure_ascii=False) for row in rows]
         (output / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{name}: {len({row.query_id for row in rows})} queries, {len(rows)} rows")
+    if arguments.rows_only:
+        return 0
     encoder = local_folder(_ENCODER)
     assert encoder is not None, "a packaged checkpoint is there, or says that it is not installed"
     judged = splits["certification"]
@@ -135,6 +141,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train-queries", type=int, default=5000)
     parser.add_argument("--search-queries", type=int, default=600)
     parser.add_argument("--certification-queries", type=int, default=1500)
+    parser.add_argument("--second-queries", type=int, default=1500)
+    parser.add_argument("--rows-only", action="store_true", help="train nothing")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
