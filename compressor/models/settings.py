@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
 
 from compressor.paths import HubName
 from compressor.setting_errors import did_you_mean
-from compressor.tasks import task_names
+from compressor.tasks import ImageTexts, task_names
 from compressor.tasks.pooling import PoolingMode
 
 
@@ -76,6 +83,38 @@ class ModelSettings(BaseModel):
         "the untouched checkpoint on data.search; left out, 0.5",
     )
 
+    zero_shot: (
+        Annotated[list[_Label], Field(min_length=2)]
+        | Annotated[
+            dict[_Label, _Label | Annotated[list[_Label], Field(min_length=1)]],
+            Field(min_length=2),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        # Left out it is no part of what artifacts and stored steps say of a recipe.
+        exclude_if=lambda value: value is None,
+        description="for image-features of a pair with an encoder of texts, such as CLIP, the "
+        "texts among which the nearest to each image is looked for, by the untouched checkpoint's "
+        "encoder of texts: a list, or one or several for each name; the metric "
+        "zero_shot_agreement counts the images that keep theirs",
+    )
+
+    @field_validator("zero_shot", mode="after")
+    @classmethod
+    def _texts_differ(cls, given: Any) -> Any:
+        if isinstance(given, list) and len(set(given)) < len(given):
+            raise ValueError("every text must be there once; remove those that are repeated")
+        return given
+
+    @property
+    def image_texts(self) -> ImageTexts | None:
+        """Return the texts of `zero_shot`."""
+        given = self.zero_shot
+        if isinstance(given, dict):
+            given = {name: [own] if isinstance(own, str) else own for name, own in given.items()}
+        return None if given is None else ImageTexts.of(given)
+
     @property
     def task_options(self) -> dict[str, Any]:
         """Return what `load_task` takes besides the name and the length."""
@@ -83,4 +122,5 @@ class ModelSettings(BaseModel):
             "pooling": self.pooling,
             "normalize": self.normalize,
             "thresholds": self.thresholds,
+            "zero_shot": self.image_texts,
         }

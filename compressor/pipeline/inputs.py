@@ -354,6 +354,7 @@ def _pooling(recipe: Recipe, key: str, files: CheckpointFiles) -> str | None:
         task = load_task(recipe.model.task or files.infer_task(), **recipe.model.task_options)
         pooling = task.how_pooled(files.directory)
         if key == "model.checkpoint":
+            task.fitted_to(files.directory)
             task.require_prompts(files.directory, recipe.data.prompt_names)
         return None if pooling is None else pooling.mode
     except (EnvironmentMismatch, RecipeError):

@@ -55,6 +55,7 @@ from compressor.measurements import ModelRecord, OwnCodeRecord, PredictionRecord
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.runtime_versions import MIN_RUNTIME, oldest_runtime
 from compressor.models.text_files import check_attention
+from compressor.models.text_tower import text_vectors
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import exists
 from compressor.pipeline.announce import (
@@ -379,6 +380,11 @@ class _Run:
         except RecipeError as error:
             raise recipe.placed(error) from error
         files.require_head(self.task.name)
+        if texts := self.task.texts_beside():
+            try:
+                self.task = self.task.with_text_vectors(text_vectors(files.directory, texts))
+            except RecipeError as error:
+                raise recipe.placed(error) from error
         files = files.of_task(self.task)
         self.task = self.task.as_saved(files.directory)
         readers = {"model.checkpoint": files, **other_checkpoints(recipe, self.task.name)}

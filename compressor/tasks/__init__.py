@@ -30,6 +30,7 @@ from compressor.tasks.examples import (
     length_of,
     texts_of,
 )
+from compressor.tasks.image_texts import ImageTexts
 from compressor.tasks.metrics import Bound, Metric, UsualDrop
 from compressor.tasks.outputs import UNLABELLED, ClassLogits, Outputs, Rows, Vectors
 from compressor.tasks.own_metric import MetricInputs, own_metric, with_own_metric
@@ -49,6 +50,7 @@ __all__ = [
     "Findings",
     "Guess",
     "HasTexts",
+    "ImageTexts",
     "Metric",
     "MetricInputs",
     "OutputForm",
@@ -96,6 +98,7 @@ _LACKS = {  # of tasks without such an option
     "pooling": "gives no vectors",
     "normalize": "gives no vectors",
     "thresholds": "predicts no sets of labels",
+    "zero_shot": "gives no vectors of images",
 }
 
 
@@ -142,14 +145,21 @@ def load_task(
     pooling: str | None = None,
     normalize: bool | None = None,
     thresholds: ThresholdWish | Thresholds | None = None,
+    zero_shot: ImageTexts | None = None,
 ) -> Task:
     """Return the task called `name` with its options; raises `KeyError` like `task_class`.
 
-    Raises `RecipeError` for `pooling` or `normalize` of a task that gives no vectors, and for
-    `thresholds` of one that predicts no sets of labels.
+    Raises `RecipeError` for `pooling` or `normalize` of a task that gives no vectors, for
+    `thresholds` of one that predicts no sets of labels, and for `zero_shot` of one that gives no
+    vectors of images.
     """
     kind: type[Any] = task_class(name)
-    wanted = {"pooling": pooling, "normalize": normalize, "thresholds": thresholds}
+    wanted = {
+        "pooling": pooling,
+        "normalize": normalize,
+        "thresholds": thresholds,
+        "zero_shot": zero_shot,
+    }
     given = {option: value for option, value in wanted.items() if value is not None}
     unknown = given.keys() - {field.name for field in dataclasses.fields(kind)}
     if unknown:

@@ -313,10 +313,19 @@ class Task(ABC):
         """Return the part of a PyTorch module that a checkpoint holds."""
         return module
 
+    def texts_beside(self) -> Sequence[str]:
+        """Return texts to compare examples with, which an encoder beside the model reads."""
+        return ()
+
+    def with_text_vectors(self, vectors: NDArray[np.float32]) -> Self:
+        """Return the task with those, shape `(num_texts, width)`; ask `texts_beside` first."""
+        raise NotImplementedError(f"{self.name} compares with no texts: {vectors.shape}")
+
     def fitted_to(self, directory: Path) -> Self:  # noqa: ARG002 - most read nothing
         """Return the task with what the files of a checkpoint say about how outputs are compared.
 
-        Raises `EnvironmentMismatch` where that cannot be followed.
+        Raises `EnvironmentMismatch` where that cannot be followed, and `RecipeError` for what the
+        recipe asks for and they cannot do.
         """
         return self
 

@@ -8,24 +8,33 @@ by image, deduplication and classification by neighbours read off vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import RecipeError
 from compressor.measurements import Score
 from compressor.tasks.base import Ability, Guess, Truth
 from compressor.tasks.columns import Columns, UnlabelledImageColumns
 from compressor.tasks.examples import identity_of, image_of
 from compressor.tasks.head import ConfigFile
 from compressor.tasks.image_task import PIXELS_CODE, PIXELS_WORDS, ImageTask
-from compressor.tasks.image_vectors import OF_TEXTS, read_vector, reads_images, tower_of
+from compressor.tasks.image_texts import KEY as TEXTS_KEY
+from compressor.tasks.image_texts import ImageTexts
+from compressor.tasks.image_vectors import (
+    OF_TEXTS,
+    is_pair,
+    read_vector,
+    reads_images,
+    tower_of,
+)
 from compressor.tasks.metrics import Metric, UsualDrop
 from compressor.tasks.outputs import Outputs
 from compressor.tasks.pixels import thumbnails
-from compressor.tasks.pooling import Pooling, PoolingMode
+from compressor.tasks.pooling import Pooling, PoolingMode, read_config
 from compressor.tasks.report_words import ReportWords
 from compressor.tasks.similarity import candidates, cosines, nearest, to_the_mean
 from compressor.tasks.vectors import (
@@ -76,6 +85,18 @@ NEIGHBOUR_AGREEMENT = Metric(
     most_drop=0.15,
     most_pruned_drop=0.0,
 )
+ZERO_SHOT_AGREEMENT = Metric(
+    "zero_shot_agreement",
+    "zero-shot agreement",
+    "the share of images whose nearest text of model.zero_shot, by the untouched checkpoint's "
+    "encoder of texts, is the one that is nearest to the untouched checkpoint's vector",
+    "mean",
+    label_free=True,
+    unit="image",
+    units="images",
+    usual_drop=UsualDrop(0.002, 0.02, 0.06),
+    most_pruned_drop=0.05,
+)
 _CODE = f"""\
 {PIXELS_CODE}\
 [vectors] = session.run(["image_embeds"], {{{{node.name: pixels}}}})
@@ -98,17 +119,23 @@ class ImageFeatures(VectorTask, ImageTask):
     """Vectors of an encoder of images, or of that in a pair with one of texts.
 
     `pooling` and `normalize` are what the recipe says about how a vector is made of the states of
-    patches; None leaves it to the checkpoint.
+    patches; None leaves it to the checkpoint. `zero_shot` are texts to see images beside.
     """
 
     pooling: PoolingMode | None = None
     normalize: bool | None = None
+    zero_shot: ImageTexts | None = None
 
     name: ClassVar[str] = "image-features"
     head: ClassVar[str] = "Model"
     other_heads: ClassVar[tuple[str, ...]] = ("VisionModelWithProjection",)
     output: ClassVar[str] = "image_embeds"  # as transformers' CLIPVisionModelWithProjection
-    metrics: ClassVar[tuple[Metric, ...]] = (IMAGE_COSINE, IMAGE_COSINE_P5, NEIGHBOUR_AGREEMENT)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        IMAGE_COSINE,
+        IMAGE_COSINE_P5,
+        NEIGHBOUR_AGREEMENT,
+        ZERO_SHOT_AGREEMENT,
+    )
     abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
@@ -158,6 +185,34 @@ class ImageFeatures(VectorTask, ImageTask):
             tower.projection_dim = config.projection_dim
         return tower
 
+    def fitted_to(self, directory: Path) -> Self:
+        """Return the same task; raises `RecipeError` for texts that the checkpoint cannot read."""
+        if self.zero_shot is not None and not is_pair(read_config(directory)):
+            raise RecipeError(
+                f"{TEXTS_KEY}: {directory} is an encoder of images alone, which reads no texts; "
+                f"give the whole pair as model.checkpoint, or remove it"
+            )
+        return self
+
+    def texts_beside(self) -> Sequence[str]:
+        """Return the texts that images are compared with."""
+        texts = () if self.zero_shot is None else self.zero_shot.texts
+        return [text for own in texts for text in own]
+
+    def with_text_vectors(self, vectors: NDArray[np.float32]) -> Self:
+        """Return the task with the vectors of its texts."""
+        assert self.zero_shot is not None, "there were texts"
+        return replace(self, zero_shot=self.zero_shot.with_vectors(vectors))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings; of texts a digest of their vectors too, and nothing without them."""
+        found = {
+            name: value
+            for name, value in ((item.name, getattr(self, item.name)) for item in fields(self))
+            if name != "zero_shot"
+        }
+        return found if self.zero_shot is None else {**found, "zero_shot": self.zero_shot.facts()}
+
     def auto_class(self, directory: Path) -> Any:
         """Return what makes vectors around a plain encoder, as checkpoint or recipe say."""
         from compressor.tasks.image_encoder import AutoImageEncoder
@@ -200,7 +255,8 @@ class ImageFeatures(VectorTask, ImageTask):
 
         `image_cosine` is the mean cosine similarity of each vector and the untouched checkpoint's
         of the same image, `neighbour_agreement` the share of images whose nearest other image is
-        the one by the untouched checkpoint's vectors.
+        the one by the untouched checkpoint's vectors, `zero_shot_agreement` that of those whose
+        nearest text is.
         """
         reference, vectors = truth.reference, vectors_of(outputs)
         of_cosines = _COSINES.get(metric)
@@ -212,12 +268,21 @@ class ImageFeatures(VectorTask, ImageTask):
         elif metric == NEIGHBOUR_AGREEMENT.name:
             shares = _same(outcomes if reference is None else reference.outcomes, outcomes)
             value = NEIGHBOUR_AGREEMENT.value_of(shares)
+        elif metric == ZERO_SHOT_AGREEMENT.name:
+            assert self.zero_shot is not None, "unscorable was asked"
+            shares = _same(self.zero_shot.nearest(before), self.zero_shot.nearest(vectors))
+            value = ZERO_SHOT_AGREEMENT.value_of(shares)
         else:
             raise KeyError(metric)
         return Score(metric, value, len(shares), outcomes, shares=shares, kept={VECTORS: vectors})
 
-    def unscorable(self, metric: str, truth: Truth) -> str | None:  # noqa: ARG002 - both need it
-        """Return that there are too few different images."""
+    def unscorable(self, metric: str, truth: Truth) -> str | None:
+        """Return that there are too few different images, or no texts to compare them with."""
+        if metric == ZERO_SHOT_AGREEMENT.name and self.zero_shot is None:
+            return (
+                f"{metric} compares images with texts; list them as model.zero_shot, or take "
+                f"{NEIGHBOUR_AGREEMENT.name}"
+            )
         return too_few(len(candidates(self.identities(truth))), "image")
 
     def guesses(
@@ -228,9 +293,16 @@ class ImageFeatures(VectorTask, ImageTask):
     ) -> tuple[Guess, ...]:
         """Return what vectors score that know nothing of what is in an image.
 
-        For cosines the one vector that is nearest to all; for `neighbour_agreement` the image that
-        is nearest to most, and that whose small grey copy is nearest, as random weights find it.
+        For cosines the one vector that is nearest to all; for `zero_shot_agreement` the text that
+        is nearest to most; for `neighbour_agreement` the image that is nearest to most, and that
+        whose small grey copy is nearest, as random weights find it.
         """
+        if baseline.metric == ZERO_SHOT_AGREEMENT.name:
+            assert self.zero_shot is not None, "unscorable was asked"
+            found = self.zero_shot.nearest(baseline.kept[VECTORS])
+            alike = np.full_like(found, np.bincount(found).argmax())
+            who = "a model that finds the same text for every image"
+            return (guess_of(who, baseline, _same(found, alike)),)
         if (of_cosines := _COSINES.get(baseline.metric)) is not None:
             one, who = (
                 to_the_mean(baseline.kept[VECTORS]),

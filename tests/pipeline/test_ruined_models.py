@@ -25,7 +25,7 @@ from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.own_code import load_function
 from compressor.runtime.prompts import Document, Query
-from compressor.tasks import Guess, Task, task_class, task_names, with_own_metric
+from compressor.tasks import Guess, ImageTexts, Task, task_class, task_names, with_own_metric
 from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
 from compressor.tasks.similarity import cosines
@@ -150,7 +150,7 @@ def baselines(
     folder = tmp_path_factory.mktemp("heads")
     found["sound"] = of_sounds(folder / "sounds")
     found["index"] = searched(encoder)
-    found["pictures"] = (of_pictures(folder / "pictures"), images)
+    found["pictures"] = (with_texts(of_pictures(folder / "pictures"), images), images)
     found["tags"] = tagged(new_head(folder / "tags", "Token", TAGS))
     several = {"problem_type": "multi_label_classification"}
     found["label sets"] = labelled(
@@ -198,6 +198,15 @@ def of_pictures(folder: Path) -> TorchModel:
         size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5]
     ).save_pretrained(folder)
     return load_checkpoint(folder)
+
+
+def with_texts(model: TorchModel, images: Dataset) -> TorchModel:
+    """Return an encoder of images that are compared with the vectors of five of them, as texts."""
+    outputs = predict_outputs(model, model.task, model.preprocessor, images)
+    vectors = outputs.numbers[:: len(images) // 5][:5]
+    names = tuple("abcde")
+    texts = ImageTexts(names, tuple((name,) for name in names), vectors)
+    return dataclasses.replace(model, task=dataclasses.replace(model.task, zero_shot=texts))
 
 
 def of_sounds(folder: Path) -> tuple[TorchModel, Dataset]:
@@ -429,6 +438,7 @@ def test_a_model_of_nan_has_no_score(judged: Judge, name: str, metric: str):
         ("pictures", "image_cosine", 0.06),
         ("pictures", "image_cosine_p5", 0.06),
         ("pictures", "neighbour_agreement", 0.2),
+        ("pictures", "zero_shot_agreement", 0.1),
         ("tags", "entity_f1", 0.2),
         ("tags", "agreement", 0.1),
         ("label sets", "f1_micro", 0.1),
