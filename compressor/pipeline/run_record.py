@@ -39,6 +39,7 @@ from compressor.report.run_report import RunReport
 from compressor.tasks import Guess
 from compressor.tasks.outputs import LabelArray
 from compressor.tasks.pooling import Pooling
+from compressor.training.settings import PLACES
 
 # Why a part of the report can be missing, when the run never came so far.
 _NOT_REACHED = "the run stopped before this was measured"
@@ -257,11 +258,10 @@ def _to_ship(value: Any) -> Any:
     """Return plain data without what belongs to this machine alone.
 
     Of a path from the root the last part stays, so that an artifact names nobody's folders and is
-    the same wherever it is made; folders of curves and of teacher outputs change no weight and go.
+    the same wherever it is made; where curves and teacher outputs lie changes no weight and goes.
     """
     if isinstance(value, Mapping):
-        folders = ("tensorboard", "teacher_cache")
-        return {key: _to_ship(item) for key, item in value.items() if key not in folders}
+        return {key: _to_ship(item) for key, item in value.items() if key not in PLACES}
     if isinstance(value, list | tuple):
         return [_to_ship(item) for item in value]
     return Path(value).name if isinstance(value, str) and _lies_here(value) else value

@@ -13,10 +13,9 @@ from compressor.files import facts_sha256
 from compressor.models.torch_model import TorchModel
 from compressor.training.batches import longest
 from compressor.training.checkpoints import digest_of_tensors
-from compressor.training.settings import TrainingSettings
+from compressor.training.settings import PLACES, TrainingSettings
 
 _PROBED_EXAMPLES = 32
-_PLACES = {"tensorboard", "teacher_cache"}  # where files lie changes no weight
 
 
 def training_key(
@@ -49,7 +48,7 @@ def training_key(
         "data": fingerprint(dataset),
         "settings": [
             type(settings).__name__,
-            settings.model_dump(mode="json", exclude=_PLACES),
+            settings.model_dump(mode="json", exclude=set(PLACES)),
         ],
         "device": device.type,
         "seed": seed,

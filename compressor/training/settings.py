@@ -74,6 +74,10 @@ _OWN_LEARNING_RATE: frozenset[OptimizerName] = frozenset({"sgd", "adagrad", "ada
 _OPTIMIZERS_PACKAGE = "pytorch_optimizer"
 _FROM_PACKAGE: frozenset[OptimizerName] = frozenset({"adabelief", "lion"})
 
+Tracker = Literal["mlflow", "wandb"]
+# Where things are written or kept, which changes no weight.
+PLACES = frozenset({"tensorboard", "teacher_cache", "track", "track_project"})
+
 ClassWeights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
@@ -98,6 +102,8 @@ class TrainingSettings(BaseModel):
             *_READ_SCORES,
             "label_smoothing",
             "class_weights",
+            "track",
+            "track_project",
         }
     )
 
@@ -164,6 +170,23 @@ class TrainingSettings(BaseModel):
         description=(
             "folder to write the loss and learning rate of every step into, for TensorBoard; "
             "relative to the recipe"
+        ),
+    )
+    track: tuple[Tracker, ...] = Field(
+        default=(),
+        max_length=2,
+        description=(
+            "write settings, and loss, learning rate and scores of every step, to MLflow or to "
+            "Weights & Biases, with the package's own client; where to is what their variables of "
+            "the environment say"
+        ),
+    )
+    track_project: str | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "with track, the experiment of MLflow or the project of Weights & Biases; left out, "
+            "what the environment says, or compressor"
         ),
     )
     cycles: int = Field(
@@ -384,6 +407,17 @@ class TrainingSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _is_tracked(self) -> Self:
+        if self.track_project is not None and not self.track:
+            raise ValueError(
+                "track_project would do nothing without track; add track: [mlflow] or [wandb], or "
+                "remove it"
+            )
+        if len(set(self.track)) != len(self.track):
+            raise ValueError(f"track: name each once, got {list(self.track)}")
+        return self
+
+    @model_validator(mode="after")
     def _memory_can_be_saved(self) -> Self:
         if self.accumulation_steps > self.batch_size:
             raise ValueError(
@@ -459,6 +493,13 @@ class TrainingSettings(BaseModel):
                 f"installed; install compressor with its extra 'tensorboard', or leave the "
                 f"setting out",
             )
+        for tracker in self.track:
+            if find_spec(tracker) is None:
+                yield (
+                    "track",
+                    f"the package {tracker} is not installed; install compressor with its extra "
+                    f"'{tracker}', or leave it out of track",
+                )
         if self.optimizer in _FROM_PACKAGE and find_spec(_OPTIMIZERS_PACKAGE) is None:
             yield (
                 "optimizer",

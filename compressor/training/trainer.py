@@ -27,7 +27,7 @@ from compressor.machine.launchers import alone
 from compressor.models.torch_model import TorchModel
 from compressor.training.averaging import WeightAverage
 from compressor.training.batches import TrainingBatch, training_loader
-from compressor.training.curves import curves
+from compressor.training.curves import Tracked, curves
 from compressor.training.data_parallel import (
     Replica,
     added_up,
@@ -207,13 +207,12 @@ def train(
         if scaler is not None:
             # With its own, accelerate would compute the model alone in float16, not the teacher.
             trainer.accelerator.scaler = scaler.scaler
-        name = f"{run.description} {key[:8]}"
-        written = settings.tensorboard if run.team.leads else None
+        tracked = Tracked(settings, run.description, key, watcher.losses, watcher.scores)
         parts = nn.ModuleList([model.module, *trained_too.values()])
         share = 1.0
         with (
             divided(parts, run.team, run.device),
-            curves(written, name, watcher.losses) as callbacks,
+            curves(tracked if run.team.leads else None) as callbacks,
         ):
             for callback in callbacks:
                 trainer.add_callback(callback)
