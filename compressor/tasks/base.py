@@ -37,7 +37,7 @@ from compressor.tasks.pooling import Pooling
 from compressor.tasks.report_words import ReportWords
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compressor.tasks.losses import Losses
 
@@ -362,6 +362,24 @@ class Task(ABC):
         unless there are more, and for a task without the ability `vectors`.
         """
         raise ValueError(f"{self.name} gives no vectors")
+
+    def map_vectors(
+        self,
+        module: Any,  # noqa: ARG002 - for sentence encoders
+        linear: nn.Linear | None,  # noqa: ARG002
+        *,
+        normalize: bool,  # noqa: ARG002
+    ) -> None:
+        """Let a module's vectors go through `linear`, if given, in place.
+
+        What scaled them to length 1 before no longer does; with `normalize` they are afterwards.
+        Raises `ValueError` for a task that cannot.
+        """
+        raise ValueError(f"no matrix can follow what {self.name} gives")
+
+    def scales_vectors(self, module: Any) -> bool:  # noqa: ARG002 - as above
+        """Return whether a module's vectors are scaled to length 1; else raises as above."""
+        raise ValueError(f"no matrix can follow what {self.name} gives")
 
     def pooled_states(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,9 @@ from compressor.tasks.vectors import (
     vectors_of,
 )
 from compressor.words import counted
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COSINE = Metric(
     "cosine",
@@ -285,6 +288,18 @@ class SentenceEmbedding(VectorTask, TextTask):
         from compressor.tasks.sentence_encoder import cut_vectors
 
         cut_vectors(module, dimensions)
+
+    def map_vectors(self, module: Any, linear: nn.Linear | None, *, normalize: bool) -> None:
+        """Add a Dense step, which sentence-transformers computes too."""
+        from compressor.tasks.sentence_encoder import map_vectors
+
+        map_vectors(module, linear, normalize=normalize)
+
+    def scales_vectors(self, module: Any) -> bool:
+        """Return whether a Normalize step comes last."""
+        from compressor.tasks.sentence_encoder import pooling_of
+
+        return pooling_of(module).normalize
 
     def saved_module(self, module: Any) -> Any:
         """Return the plain encoder, which every other tool knows."""

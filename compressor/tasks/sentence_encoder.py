@@ -172,6 +172,20 @@ def cut_vectors(module: Any, dimensions: int) -> None:
     setattr(module, _DENSE, nn.ModuleList([*_dense_of(module), nn.Identity()]))
 
 
+def map_vectors(module: Any, linear: nn.Linear | None, *, normalize: bool) -> None:
+    """Let the vectors go through `linear`, if given, in place; it becomes part of the module.
+
+    What scaled them to length 1 before no longer does; with `normalize` they are afterwards.
+    """
+    pooling, dense = pooling_of(module), list(_dense_of(module))
+    changed = replace(pooling, normalize=normalize)
+    if linear is not None:
+        step = DenseStep(linear.in_features, linear.out_features, activation="identity")
+        changed = replace(changed, dense=(*pooling.dense, step), dense_folders=())
+        setattr(module, _DENSE, nn.ModuleList([*dense, linear]))
+    setattr(module.config, _SETTINGS, changed.to_dict())
+
+
 def _dense_of(module: Any) -> Sequence[nn.Module]:
     # A module without Dense steps has no such list, so that its keys are those of any encoder.
     found: Sequence[nn.Module] = getattr(module, _DENSE, ())

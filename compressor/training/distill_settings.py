@@ -24,7 +24,13 @@ class DistillSettings(TrainingSettings):
     )
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {*TrainingSettings.unwritten_defaults, "margin_weight", "logits_loss", "teacher_cache"}
+        {
+            *TrainingSettings.unwritten_defaults,
+            "margin_weight",
+            "logits_loss",
+            "teacher_cache",
+            "alignment",
+        }
     )
 
     temperature: float = Field(
@@ -120,6 +126,15 @@ class DistillSettings(TrainingSettings):
             "mean squared difference of the logits themselves"
         ),
     )
+    alignment: Literal["leaf"] | None = Field(
+        default=None,
+        description=(
+            "for vectors, leaf learns the teacher's very vectors by their plain squared distance; "
+            "in a pass of its own, a student whose vectors have another width gets a matrix to the "
+            "teacher's, which is trained with it and ships, so that an index of the teacher's "
+            "vectors can be searched"
+        ),
+    )
     teacher_cache: LocalPath | None = Field(
         default=None,
         description=(
@@ -167,6 +182,12 @@ class DistillSettings(TrainingSettings):
                 "margin_weight",
                 "margins",
                 "compares the scores of a query's candidates, and {task} gives none; set it to 0",
+            )
+        if self.alignment is not None:
+            yield Need(
+                "alignment",
+                "vectors",
+                "compares vectors, and {task} gives none; remove it",
             )
         if self.logits_loss != "kl":
             yield Need(
@@ -236,6 +257,15 @@ class DistillSettings(TrainingSettings):
                     "logits_loss would do nothing with logits_weight 0; remove it, or set "
                     "logits_weight above 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_are_compared(self) -> Self:
+        if self.alignment is not None and self.logits_weight == 0:
+            raise ValueError(
+                "alignment would do nothing with logits_weight 0; remove it, or set logits_weight "
+                "above 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -47,6 +47,15 @@ def logits_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return SummedLoss((error.mean(dim=-1) * mask).sum(), mask.sum(), least=None)
 
 
+def vector_distance(student: Tensor, teacher: Tensor) -> SummedLoss:
+    """Return the squared distance of vectors, both `(batch, width)`, a mean over examples.
+
+    Ref: Vujanic & Rueckstiess 2025, arXiv:2509.12539, section 3.
+    """
+    error = (in_float32(student) - in_float32(teacher)).square()
+    return SummedLoss(error.sum(), torch.tensor(len(error)))
+
+
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> SummedLoss:
     """Return the KL divergence from the teacher's attention to the student's, averaged over heads.
 

@@ -22,7 +22,7 @@ from compressor.training.distill_settings import DistillSettings
 from compressor.training.label_loss import LabelLoss, label_loss, require_classes
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
-from compressor.training.losses import logits_mse
+from compressor.training.losses import logits_mse, vector_distance
 from compressor.training.mixing import Mixer, mixed_loss, run_mixed
 from compressor.training.settings import FinetuneSettings, TrainingSettings
 from compressor.training.snapshot import Stateful
@@ -282,6 +282,8 @@ def _output_loss(
     groups = None if dataset.groups is None else torch.from_numpy(dataset.groups)
 
     def distance_to(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
+        if settings.alignment is not None:
+            return batch.mean(vector_distance(student, teacher))
         if settings.logits_loss == "mse":
             mask = batch.mask if model.task.per_token else None
             return batch.mean(logits_mse(student, teacher, mask))

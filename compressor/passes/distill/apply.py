@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from compressor.errors import StepFailed
 from compressor.models.checkpoint import find_checkpoint
@@ -11,6 +11,7 @@ from compressor.models.families.layers import find_encoder
 from compressor.models.structure import keep_layers, with_first_layer
 from compressor.models.torch_model import TorchModel, load_foreign, load_with_head, try_batch
 from compressor.passes.base import Ahead, PassContext
+from compressor.passes.distill.alignment import aligned, needs_map, unfitted
 from compressor.passes.distill.settings import Distill, other_labels
 from compressor.passes.distill.unlabelled import with_unlabelled
 from compressor.passes.lent_run import lent_run
@@ -33,6 +34,8 @@ def look_ahead(settings: Distill, model: TorchModel, ahead: Ahead) -> TorchModel
     }
     if settings.student_layers is not None:
         find_encoder(student.module)
+    if settings.alignment is not None and needs_map(student, teacher):
+        student = unfitted(student, teacher)
     if ahead.train is not None:
         for name, each in ((settings.student, student), (settings.teacher, teacher)):
             if name is not None:
@@ -55,6 +58,12 @@ def apply(settings: Distill, model: TorchModel, context: PassContext) -> TorchMo
     more = [_load_teacher(name, model, context.load_baseline) for name in settings.more_teachers]
     student = model if settings.student is None else _load_student(settings, model, context)
     layer_map = _shape(settings, student, teacher, context)
+    if settings.alignment is not None and needs_map(student, teacher):
+        student.move_to(context.device)
+        teacher.move_to(context.device)
+        found = aligned(student, teacher, context.train, context.seed, context.progress)
+        context.note(found.sentence())
+        context.record("alignment", asdict(found))
     run = lent_run(context, settings.kind)
     train = with_unlabelled(settings, context.train, student.task)
     summary = in_all_processes(

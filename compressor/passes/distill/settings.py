@@ -42,7 +42,8 @@ class Distill(DistillSettings, TorchPass):
     can be learnt. A narrower student's hidden states are compared through a linear map, which is
     learnt and thrown away.
 
-    Ref: Hinton et al. 2015, arXiv:1503.02531; dropping layers: Sanh et al. 2019, arXiv:1910.01108;
+    Ref: Hinton et al. 2015, arXiv:1503.02531; vectors of another width: Vujanic & Rueckstiess 2025,
+    arXiv:2509.12539 (LEAF); dropping layers: Sanh et al. 2019, arXiv:1910.01108;
     hidden states and attention: Jiao et al. 2020, arXiv:1909.10351; relations: Wang et al. 2021,
     arXiv:2012.15828.
     """
@@ -139,6 +140,13 @@ passes:
     def further_rows(self) -> SplitSource | None:
         """Return where the rows without labels lie."""
         return self.unlabelled
+
+    @property
+    def incomparable(self) -> str | None:
+        """Return that vectors become another teacher's, where they are aligned with one."""
+        if self.alignment is None or self.teacher is None:
+            return None
+        return "puts vectors into the space of another checkpoint's"
 
     @model_validator(mode="after")
     def _unlabelled_fits(self) -> Self:
