@@ -104,7 +104,8 @@ def test_an_importance_that_compares_with_labels_says_that_there_are_none(folder
     )
     assert told(path) == [
         "9: passes[0].importance: mutual_information reads labels, and the calibration split "
-        f"({folder / 'texts.csv'}) has none; name the column in data.label, or use importance entropy"
+        f"({folder / 'texts.csv'}) has none; name the column in data.label, or use importance "
+        "entropy"
     ]
     path.write_text(path.read_text().replace("texts.csv", "few.csv"))
     assert told(path) == [

@@ -75,7 +75,8 @@ def aligned(
     _put_behind(student, teacher, None, normalize=False)
     rows = drawn_by_chance(len(dataset), _MOST_ROWS, seed)
     order = sorted(rows, key=lambda row: length_of(dataset.examples[row]))
-    own, other = [], []
+    own: list[NDArray[np.float32]] = []
+    other: list[NDArray[np.float32]] = []
     with progress.bar("fitting the student's vectors", len(order)) as advance:
         for start in range(0, len(order), _ROWS_PER_BATCH):
             examples = [dataset.examples[row] for row in order[start : start + _ROWS_PER_BATCH]]

@@ -60,7 +60,7 @@ def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> 
     else:
         run = lent_run(context, settings.kind)
         held, summary = in_all_processes(
-            run, train_pruned, settings, model, importance, context.train, run
+            run, train_pruned, settings, model, context.train, run, importance
         )
         context.note(summary.sentence())
     _note_zeros(context, settings, held.zeros(), model.parameter_counts())
@@ -70,9 +70,9 @@ def apply(settings: PruneMagnitude, model: TorchModel, context: PassContext) -> 
 def train_pruned(
     settings: PruneMagnitude,
     model: TorchModel,
-    importance: WeightImportance,
     dataset: Dataset,
     run: TrainingRun,
+    importance: WeightImportance = MAGNITUDE,
 ) -> tuple[MaskedParameters, TrainingSummary]:
     """Train `model` in place while weights are put to zero; return which, and what was done."""
     assert settings.finetune is not None, "the caller asked"
