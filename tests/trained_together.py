@@ -125,6 +125,10 @@ CASES: dict[str, tuple[str, object]] = {
         ),
     ),
     "mixup": ("texts", FinetuneSettings(**BASE, mixup_alpha=0.4)),
+    "mixup of a teacher": (
+        "distill",
+        DistillSettings(**BASE, mixup_alpha=0.4, label_weight=0.5, accumulation_steps=2),
+    ),
     "cutmix": ("images", FinetuneSettings(**BASE, cutmix_alpha=1.0)),
     "layers": (
         "distill",

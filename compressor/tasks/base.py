@@ -123,10 +123,11 @@ Predict = Callable[[Sequence[Example]], Any]  # examples to what `Task.predictio
 # labels: there is a loss on labels; logits: outputs are logits, which a temperature softens;
 # own_width: outputs stay as wide as they are when the hidden size changes; vectors: the last
 # numbers of an output may be left out; classes: a label is one class of several; mixes: two
-# examples may be mixed into one of both labels; pixels: examples are images;
+# examples may be mixed into one of both labels; blends: of two mixed examples a model gives one
+# output, which a teacher can be asked for; pixels: examples are images;
 # margins: rows of one group are told apart by one number.
 Ability = Literal[
-    "labels", "logits", "own_width", "vectors", "classes", "mixes", "pixels", "margins"
+    "labels", "logits", "own_width", "vectors", "classes", "mixes", "blends", "pixels", "margins"
 ]
 
 

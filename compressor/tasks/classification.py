@@ -64,7 +64,7 @@ class Classification(Task):
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY, F1_MACRO, MATTHEWS, AGREEMENT)
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"labels", "logits", "own_width", "classes", "mixes"}
+        {"labels", "logits", "own_width", "classes", "mixes", "blends"}
     )
     finds: ClassVar[str | None] = "class"
     scoring: ClassVar[str | None] = None  # the task for the same head with one output

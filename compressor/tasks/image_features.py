@@ -136,7 +136,7 @@ class ImageFeatures(VectorTask, ImageTask):
         NEIGHBOUR_AGREEMENT,
         ZERO_SHOT_AGREEMENT,
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors", "blends"})
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,
         inputs=PIXELS_WORDS,

@@ -143,7 +143,7 @@ class MultiLabelClassification(TextTask):
     output: ClassVar[str] = "logits"
     output_words: ClassVar[str] = "logits"
     metrics: ClassVar[tuple[Metric, ...]] = (F1_MICRO, F1_PER_LABEL, EXACT_MATCH, AGREEMENT)
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "logits", "own_width", "blends"})
     finds: ClassVar[str | None] = "label"
     explains: ClassVar[str] = "log-probability of the set of labels that the original predicts"
     explains_by_gradients: ClassVar[bool] = True

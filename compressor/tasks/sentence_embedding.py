@@ -194,7 +194,7 @@ class SentenceEmbedding(VectorTask, TextTask):
         SPEARMAN,
         *RETRIEVAL,
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"vectors", "blends"})
     pools_tokens: ClassVar[bool] = True
     words: ClassVar[ReportWords] = ReportWords(
         code=_CODE,

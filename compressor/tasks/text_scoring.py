@@ -177,7 +177,9 @@ class TextScoring(TextTask):
         R2,
         SCORE_AGREEMENT,
     )
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"labels", "own_width", "margins"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {"labels", "own_width", "margins", "blends"}
+    )
     reads_groups: ClassVar[bool] = True
     # Not of its sigmoid, which is flat where a score is sure.
     explains: ClassVar[str] = "logit of the score"

@@ -30,6 +30,7 @@ class DistillSettings(TrainingSettings):
             "logits_loss",
             "teacher_cache",
             "alignment",
+            "mixup_alpha",
         }
     )
 
@@ -143,6 +144,16 @@ class DistillSettings(TrainingSettings):
             "before the training, and read from the disk"
         ),
     )
+    mixup_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description=(
+            "mix each example with another one of its batch, pixels, sounds or the embeddings of "
+            "tokens, and learn what the teacher says of the mixed one; the proportion is drawn "
+            "from a beta distribution with this value, such as 0.2; 0 mixes nothing"
+        ),
+    )
     join_probability: float = Field(
         default=0.0,
         ge=0,
@@ -182,6 +193,19 @@ class DistillSettings(TrainingSettings):
                 "margin_weight",
                 "margins",
                 "compares the scores of a query's candidates, and {task} gives none; set it to 0",
+            )
+        if self.mixup_alpha > 0:
+            yield Need(
+                "mixup_alpha",
+                "blends",
+                "mixes two examples, of which {task} has more than one output each; remove it",
+            )
+        if self.mixup_alpha > 0 and self.label_weight > 0:
+            yield Need(
+                "mixup_alpha",
+                "mixes",
+                "mixes the labels of two examples too, which those of {task} do not allow; set "
+                "label_weight to 0",
             )
         if self.alignment is not None:
             yield Need(
@@ -265,6 +289,25 @@ class DistillSettings(TrainingSettings):
             raise ValueError(
                 "alignment would do nothing with logits_weight 0; remove it, or set logits_weight "
                 "above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_examples_are_compared(self) -> Self:
+        others = [
+            name
+            for name in (*self.layer_weights, "margin_weight", "teacher_cache")
+            if getattr(self, name)
+        ]
+        if self.mixup_alpha and others:
+            raise ValueError(
+                f"mixup_alpha compares what student and teacher give for mixed examples, which "
+                f"{' and '.join(others)} cannot; leave out one of the two"
+            )
+        if self.mixup_alpha and self.logits_weight == 0:
+            raise ValueError(
+                "mixup_alpha would do nothing with logits_weight 0; remove it, or set "
+                "logits_weight above 0"
             )
         return self
 

@@ -1,7 +1,8 @@
 """Mixes examples of a batch, two and two, so that a model learns what lies between them.
 
 Ref: mixup: Zhang et al. 2018, arXiv:1710.09412; of the embeddings of words: Guo et al. 2019,
-arXiv:1905.08941; CutMix: Yun et al. 2019, arXiv:1905.04899.
+arXiv:1905.08941; CutMix: Yun et al. 2019, arXiv:1905.04899; a teacher that is asked about the
+mixed example: Beyer et al. 2022, arXiv:2106.05237.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import StepFailed
-from compressor.training.settings import FinetuneSettings
 
 # Keeps these draws apart from the order of batches and from those of augmentation.
 _STREAM = 0x6D6978
@@ -46,8 +46,8 @@ class Mix:
 class Mixer:
     """Draws how batches are mixed; how many it has mixed is its state for checkpoints."""
 
-    def __init__(self, settings: FinetuneSettings, seed: int) -> None:
-        self._settings = settings
+    def __init__(self, seed: int, *, mixup_alpha: float, cutmix_alpha: float = 0.0) -> None:
+        self._alphas = mixup_alpha, cutmix_alpha
         self._seed = seed
         self._count = 0
 
@@ -55,7 +55,7 @@ class Mixer:
         """Return how to mix the next batch, whose inputs are `values` of shape `(batch, ...)`."""
         random = np.random.default_rng([self._seed, _STREAM, self._count])
         self._count += 1
-        mixup, cutmix = self._settings.mixup_alpha, self._settings.cutmix_alpha
+        mixup, cutmix = self._alphas
         pastes = cutmix > 0 and (mixup == 0 or random.random() < 0.5)
         share = float(random.beta(*(2 * (cutmix if pastes else mixup,))))
         partners = torch.from_numpy(random.permutation(len(values))).to(values.device)
@@ -75,6 +75,12 @@ class Mixer:
         self._count = int(state_dict["count"])
 
 
+def mixed_mask(inputs: Mapping[str, Tensor], mix: Mix) -> dict[str, Tensor]:
+    """Return the attention mask of a mixed batch by its name; none where a model reads none."""
+    mask = inputs.get("attention_mask")
+    return {} if mask is None else {"attention_mask": mask | mask[mix.partners]}
+
+
 def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = slice(None)) -> Any:
     """Return what a transformers model gives for its `own` rows of a mixed batch of `inputs`.
 
@@ -82,10 +88,7 @@ def run_mixed(module: Any, inputs: Mapping[str, Tensor], mix: Mix, own: slice = 
     A token or a sample counts where either of the two has one. Raises `StepFailed` for a model that
     does not look its tokens up in its table of input embeddings, once.
     """
-    inputs = dict(inputs)
-    mask = inputs.get("attention_mask")
-    if mask is not None:
-        inputs["attention_mask"] = mask | mask[mix.partners]
+    inputs = {**inputs, **mixed_mask(inputs, mix)}
     values = inputs[module.main_input_name]
     if values.is_floating_point():
         inputs[module.main_input_name] = mix.of(values)

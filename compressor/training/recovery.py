@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,11 +24,12 @@ from compressor.training.label_loss import LabelLoss, label_loss, require_classe
 from compressor.training.layer_losses import layer_losses
 from compressor.training.layer_map import LayerMap
 from compressor.training.losses import logits_mse, vector_distance
-from compressor.training.mixing import Mixer, mixed_loss, run_mixed
+from compressor.training.mixing import Mixer, mixed_loss, mixed_mask, run_mixed
 from compressor.training.settings import FinetuneSettings, TrainingSettings
 from compressor.training.snapshot import Stateful
 from compressor.training.teacher import (
     TeacherNow,
+    TeacherOfMixed,
     TeacherOutputs,
     check_inputs,
     in_order,
@@ -42,7 +44,12 @@ from compressor.training.trainer import (
     require_layers,
     train,
 )
-from compressor.training.training_run import AfterStep, TrainingRun, TrainingSummary
+from compressor.training.training_run import (
+    AfterStep,
+    LossFunction,
+    TrainingRun,
+    TrainingSummary,
+)
 
 
 def finetune(
@@ -65,7 +72,8 @@ def finetune(
 
     task = model.task
     on_labels = label_loss(model, dataset, settings)
-    mixer = Mixer(settings, run.seed)
+    alphas = settings.mixup_alpha, settings.cutmix_alpha
+    mixer = Mixer(run.seed, mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
 
     def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
         return _on_labels(on_labels, task.output_of(module(**batch.inputs)), batch)
@@ -82,7 +90,7 @@ def finetune(
 
         return mixed_loss(mean, outputs, targets, mix, own) * batch.label_share
 
-    mixes = settings.mixup_alpha > 0 or settings.cutmix_alpha > 0
+    mixes = any(alphas)
     return train(
         model,
         dataset,
@@ -154,6 +162,14 @@ def distill(
         whole_groups=settings.margin_weight > 0,
     )
     cached: dict[str, Stateful] = {}
+    if settings.mixup_alpha > 0:
+        every_one = [
+            TeacherOfMixed(each, dataset, teacher_order(model, each, dataset.examples))
+            for each in (teacher, *more)
+        ]
+        cached["mixer"] = mixer = Mixer(run.seed, mixup_alpha=settings.mixup_alpha)
+        on_mixed = _loss_of_mixed(model, settings, dataset, on_labels, every_one, mixer)
+        return run_with(loss=on_mixed, goal=goal, kept=kept, cached=cached)
 
     def outputs_of(teacher: TorchModel, name: str) -> Callable[[TrainingBatch], Tensor]:
         own = teacher_order(model, teacher, dataset.examples)
@@ -192,6 +208,39 @@ def distill(
         return run_with(
             loss=loss_with_layers, goal=goal, kept=kept, cached=cached, trained_too=extra
         )
+
+
+def _loss_of_mixed(
+    model: TorchModel,
+    settings: DistillSettings,
+    dataset: Dataset,
+    on_labels: LabelLoss | None,
+    teachers: Sequence[TeacherOfMixed],
+    mixer: Mixer,
+) -> LossFunction:
+    """Return the loss towards what the teachers give for mixed examples, and on both labels."""
+    on_outputs = _output_loss(model, settings, dataset, None)
+
+    def loss(module: nn.Module, batch: TrainingBatch) -> Tensor:
+        inputs = {name: batch.of_all(value) for name, value in batch.inputs.items()}
+        own = batch.place
+        mix = mixer.draw(inputs[model.module.main_input_name])
+        student = model.task.output_of(run_mixed(module, inputs, mix, own))
+        wanted = [teacher(inputs, mix, own) for teacher in teachers]
+        mask = {name: value[own] for name, value in mixed_mask(inputs, mix).items()}
+        mixed = replace(batch, inputs={**batch.inputs, **mask})
+        total = on_outputs(student, wanted, mixed)
+        if on_labels is None:
+            return total
+        assert batch.targets is not None, "the split is checked"
+
+        def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+            return batch.mean(on_labels.summed(outputs, targets))
+
+        labelled = mixed_loss(mean, student, batch.of_all(batch.targets), mix, own)
+        return total + settings.label_weight * labelled * batch.label_share
+
+    return loss
 
 
 def distilled(
@@ -250,6 +299,9 @@ def check_distillation(
         _require_labels(dataset, "distillation with label_weight above 0")
         require_classes(model, settings)
     _require_trainable(model, settings)
+    if settings.mixup_alpha > 0:
+        for each in (teacher, *more):
+            check_inputs(model, each, dataset, mixes=True)
     if settings.compares_layers or model.task.draws_inputs:
         for each in (teacher, *more) if model.task.draws_inputs else (teacher,):
             check_inputs(model, each, dataset)

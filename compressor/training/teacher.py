@@ -22,6 +22,7 @@ from compressor.tasks.outputs import Rows
 from compressor.training.batches import TrainingBatch, longest
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.layer_map import LayerMap, check_layer_map, uniform_layer_map
+from compressor.training.mixing import Mix, run_mixed
 from compressor.words import counted
 
 _PROBED_EXAMPLES = 8
@@ -163,12 +164,33 @@ class TeacherNow:
         """Return the outputs; raises `StepFailed` when one of them is not finite."""
         with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
             found = self._teacher.task.output_of(self._teacher.module(**self._inputs(batch)))
-        if not found.isfinite().all():
-            raise StepFailed(
-                "the teacher's predictions are not finite for a row of the training split; check "
-                "the teacher checkpoint"
-            )
-        return found[..., self._order]
+        return _finite(found)[..., self._order]
+
+
+class TeacherOfMixed:
+    """The teacher's outputs for a mixed batch, computed for the very mix that the student reads."""
+
+    def __init__(self, teacher: TorchModel, dataset: Dataset, order: Sequence[int]) -> None:
+        self._teacher = teacher
+        self._names = _encode(teacher, dataset.examples[:1]).keys()
+        self._order = in_order(order)
+
+    def __call__(self, inputs: Mapping[str, Tensor], mix: Mix, own: slice) -> Tensor:
+        """Return the outputs for the `own` rows; raises `StepFailed` when one is not finite."""
+        # What an architecture without segments does not read, and what another takes for zeros.
+        read = {name: value for name, value in inputs.items() if name in self._names}
+        with torch.no_grad():  # not inference_mode: autograd has to keep these tensors
+            given = run_mixed(self._teacher.module, read, mix, own)
+        return _finite(self._teacher.task.output_of(given))[..., self._order]
+
+
+def _finite(found: Tensor) -> Tensor:
+    if not found.isfinite().all():
+        raise StepFailed(
+            "the teacher's predictions are not finite for a row of the training split; check the "
+            "teacher checkpoint"
+        )
+    return found
 
 
 def in_order(order: Sequence[int]) -> Sequence[int] | slice:
@@ -207,8 +229,13 @@ def _probed(examples: Sequence[Example]) -> list[Example]:
     return [*examples[:_PROBED_EXAMPLES], *longest(examples, _PROBED_EXAMPLES)]
 
 
-def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> None:
-    """Raise `StepFailed` unless both turn examples into the same tokens or the same pixels."""
+def check_inputs(
+    model: TorchModel, teacher: TorchModel, dataset: Dataset, *, mixes: bool = False
+) -> None:
+    """Raise `StepFailed` unless both turn examples into the same tokens or the same pixels.
+
+    That is needed to compare their layers, or where one reads mixed examples as the other does.
+    """
     ours, theirs = model.preprocessor, teacher.preprocessor
     found = ""
     if isinstance(ours, transformers.PreTrainedTokenizerBase):
@@ -225,10 +252,12 @@ def check_inputs(model: TorchModel, teacher: TorchModel, dataset: Dataset) -> No
     ):
         found = f"it makes {_shapes(other)} of some examples, the student {_shapes(own)}"
     if found:
+        why = f"their layers cannot be compared; set {_LAYER_WEIGHTS} to 0"
+        if mixes:
+            why = "they cannot be given the same mixed examples; set mixup_alpha to 0"
         raise StepFailed(
-            f"the teacher reads examples in another way than the student ({found}), so their "
-            f"layers cannot be compared; set {_LAYER_WEIGHTS} to 0, or take a teacher with the "
-            f"student's tokenizer or image processor"
+            f"the teacher reads examples in another way than the student ({found}), so {why}, or "
+            f"take a teacher with the student's tokenizer or image processor"
         )
 
 

@@ -1,19 +1,24 @@
 """Examples that are mixed two and two: inputs, labels, and what is drawn."""
 
+import copy
 import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel
+from compressor.passes.distill.settings import Distill
+from compressor.tasks import load_task
 from compressor.training.batches import TrainingBatch
+from compressor.training.distill_settings import DistillSettings
 from compressor.training.mixing import Mix, Mixer, mixed_loss, run_mixed
-from compressor.training.recovery import finetune
+from compressor.training.recovery import distill, finetune
 from compressor.training.settings import FinetuneSettings
 from compressor.training.training_run import TrainingRun
 
@@ -40,8 +45,7 @@ def test_a_box_of_another_image_is_pasted():
 
 
 def test_the_share_of_a_label_is_the_area_that_stays():
-    settings = FinetuneSettings(cutmix_alpha=1.0)
-    mixer, images = Mixer(settings, seed=0), torch.zeros(4, 3, 10, 20)
+    mixer, images = Mixer(0, mixup_alpha=0.0, cutmix_alpha=1.0), torch.zeros(4, 3, 10, 20)
     images[1] = 1.0
 
     for _ in range(20):
@@ -52,7 +56,7 @@ def test_the_share_of_a_label_is_the_area_that_stays():
 
 
 def test_shares_are_drawn_from_the_beta_distribution():
-    mixer = Mixer(FinetuneSettings(mixup_alpha=0.5), seed=0)
+    mixer = Mixer(0, mixup_alpha=0.5)
     shares = torch.tensor([mixer.draw(torch.zeros(3, 1)).share for _ in range(2000)])
 
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
@@ -61,7 +65,7 @@ def test_shares_are_drawn_from_the_beta_distribution():
 
 
 def test_with_both_a_batch_takes_one_of_them_by_chance():
-    mixer = Mixer(FinetuneSettings(mixup_alpha=0.5, cutmix_alpha=1.0), seed=0)
+    mixer = Mixer(0, mixup_alpha=0.5, cutmix_alpha=1.0)
     boxes = [mixer.draw(torch.zeros(3, 1, 8, 8)).box is not None for _ in range(200)]
 
     assert 80 < sum(boxes) < 120
@@ -155,3 +159,96 @@ def test_a_stopped_training_draws_what_it_would_have_drawn(
     finetune(plain, dataset, without, dataclasses.replace(run, work_dir=run.work_dir / "plain"))
     others: dict[str, Tensor] = plain.module.state_dict()
     assert not torch.equal(others["classifier.weight"], expected["classifier.weight"])
+
+
+@pytest.mark.parametrize(("kind", "label_weight"), [("text", 0.0), ("text", 0.5), ("image", 0.0)])
+def test_a_student_learns_what_its_teacher_says_of_the_mixed_example(
+    kind: str, label_weight: float, tiny_bert: TorchModel, tiny_vit: TorchModel,
+    text_dataset: Dataset, image_dataset: Dataset, training_run: TrainingRun,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    model = tiny_bert if kind == "text" else tiny_vit
+    dataset = text_dataset if kind == "text" else image_dataset
+    teacher = model.clone()
+    with torch.no_grad():
+        teacher.module.get_input_embeddings().weight.mul_(-1.5) if kind == "text" else None
+        teacher.module.classifier.weight.mul_(-2)
+    whole = len(dataset)
+    settings = DistillSettings(
+        max_steps=1,
+        batch_size=whole,
+        mixup_alpha=0.4,
+        dropout=False,
+        logits_loss="mse",
+        label_weight=label_weight,
+    )
+    drawn: list[tuple[Mix, dict[str, Tensor]]] = []
+    draw = Mixer.draw
+    read = model.module.main_input_name
+
+    def remember(self: Mixer, values: Tensor) -> Mix:
+        drawn.append((draw(self, values), values))
+        return drawn[-1][0]
+
+    monkeypatch.setattr(Mixer, "draw", remember)
+    before = model.clone()
+
+    summary = distill(model, teacher, dataset, settings, training_run)
+
+    [(mix, values)] = drawn
+    batch = batch_of(before, dataset, list(range(whole)))
+    rows = [int((batch.inputs[read] == row).flatten(1).all(dim=1).nonzero()[0]) for row in values]
+    inputs = {name: value[rows] for name, value in batch.inputs.items()}
+    with torch.no_grad():
+        own, wanted = (run_mixed(each.module, inputs, mix).logits for each in (before, teacher))
+        unmixed = teacher.module(**inputs).logits
+    labels = mixed_loss(functional.cross_entropy, own, batch.targets[rows], mix)
+    mixed, plain = (
+        float((own - each).square().mean() + label_weight * labels) for each in (wanted, unmixed)
+    )
+    assert summary.final_loss == pytest.approx(mixed, rel=1e-4)
+    assert summary.final_loss != pytest.approx(plain, rel=1e-3)
+
+
+def test_a_teacher_of_other_tokens_is_not_given_mixed_examples(
+    tiny_bert: TorchModel, text_dataset: Dataset, training_run: TrainingRun
+):
+    teacher = tiny_bert.clone()
+    teacher.preprocessor = copy.deepcopy(teacher.preprocessor)
+    teacher.preprocessor.add_tokens(["another"])
+
+    with pytest.raises(StepFailed, match="cannot be given the same mixed examples; set mixup"):
+        distill(tiny_bert, teacher, text_dataset, DistillSettings(mixup_alpha=0.2), training_run)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hidden_weight": 1}, "which hidden_weight cannot; leave out one of the two"),
+        ({"margin_weight": 1}, "which margin_weight cannot"),
+        ({"teacher_cache": "cache"}, "which teacher_cache cannot"),
+        ({"logits_weight": 0, "label_weight": 1}, "mixup_alpha would do nothing with logits"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(given: dict[str, object], said: str):
+    with pytest.raises(ValidationError, match=said):
+        DistillSettings.model_validate({"mixup_alpha": 0.2, **given})
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "keys"),
+    [
+        ("text-classification", {"label_weight": 1.0}, []),
+        ("sentence-embedding", {}, []),
+        ("multi-label-classification", {}, []),
+        ("multi-label-classification", {"label_weight": 1.0}, ["mixup_alpha"]),
+        ("token-classification", {}, ["mixup_alpha"]),
+        ("masked-language-modeling", {}, ["mixup_alpha"]),
+    ],
+)
+def test_tasks_say_whether_a_teacher_can_be_asked_about_mixed_examples(
+    task: str, more: dict[str, float], keys: list[str]
+):
+    settings = Distill(mixup_alpha=0.2, **more)
+
+    assert [key for key, _ in settings.unfit_for(load_task(task))] == keys
