@@ -5,9 +5,10 @@ what matters is which words carry a prediction, not by how many nats. It is 1 fo
 for unrelated ones. Ties share their mean rank, and a model whose attributions are all alike, which
 looks at nothing, agrees by 0. That of a model is the mean over examples, with a bootstrap's bound.
 
-Some agreement needs no model at all: attributions may simply fall from the first token to the last.
-So, as for scores, what attributions that know nothing reach is taken on the same examples, and
-where the budget would let them pass, nothing is proven.
+Some agreement needs no model at all: attributions may simply fall from the first token to the last,
+or be the larger the more of the input is hidden. So, as for scores, what attributions that know
+nothing reach is taken on the same examples, and where the budget would let them pass, nothing is
+proven.
 
 Ref: Spearman 1904, American Journal of Psychology 15:72; as an agreement of attributions Ghorbani
 et al. 2019, arXiv:1710.10547, section 3.
@@ -36,6 +37,7 @@ UNINFORMED = (
     "attributions that fall from the first piece to the last",
     "attributions that rise from the first piece to the last",
     "attributions of another example",
+    "attributions by how much of the input a piece is",
 )
 
 
@@ -89,19 +91,22 @@ def kendall_agreement(before: Floats, after: Floats) -> float:
     return float(stats.kendalltau(before, after).statistic)
 
 
-def uninformed_agreements(before: Sequence[Floats]) -> Floats:
-    """Return what the attributions of `UNINFORMED` reach, shape `(num_examples, 3)`.
+def uninformed_agreements(before: Sequence[Floats], changes: Sequence[Floats]) -> Floats:
+    """Return what the attributions of `UNINFORMED` reach, shape `(num_examples, 4)`.
 
-    Those of another example are that of the next one, stretched to as many pieces.
+    Those of another example are that of the next one, stretched to as many pieces. `changes`, of
+    the shapes of `before`, are how much of the input hiding each piece changes: any model of random
+    weights moves most where most is hidden.
     """
     found = np.empty((len(before), len(UNINFORMED)))
-    for place, own in enumerate(before):
+    for place, (own, changed) in enumerate(zip(before, changes, strict=True)):
         size = len(own)
         other = next((item for item in (*before[place + 1 :], *before) if len(item)), np.zeros(1))
         places = np.linspace(0, len(other) - 1, size)
         stretched = np.interp(places, np.arange(len(other)), other)
         falling = -np.arange(size, dtype=np.float64)
-        found[place] = [rank_agreement(own, item) for item in (falling, -falling, stretched)]
+        guesses = (falling, -falling, stretched, changed)
+        found[place] = [rank_agreement(own, guess) for guess in guesses]
     return found
 
 
@@ -124,6 +129,7 @@ def judge_agreement(
     confidence: float,
     seed: int,
     explained: str,
+    resamples: int = 9999,
 ) -> AttributionRecord:
     """Return what is proven about a mean agreement; both as `agreements` and `uninformed_...` give.
 
@@ -141,6 +147,7 @@ def judge_agreement(
             max_drop=1 - min_agreement,
             confidence=confidence,
             seed=seed,
+            resamples=resamples,
         )
 
     proof = proof_of(found[kept])

@@ -23,6 +23,7 @@ from compressor.attribution.agreement import (
     sampled_rows,
     uninformed_agreements,
 )
+from compressor.attribution.occlusion import Question
 from compressor.data import Dataset
 from compressor.errors import RecipeError
 from compressor.measurements import Score
@@ -30,6 +31,7 @@ from compressor.proof import AttributionRecord
 from compressor.recipe.budget import AccuracyBudget
 from compressor.stored_types import PerExample
 from compressor.tasks import Task
+from compressor.tasks.hiding import changes_of
 
 KEY = "budget.min_attribution_agreement"
 WORDS = "attribution agreement"
@@ -41,16 +43,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Attributions:
-    """Attributions of several examples, one after the other; `ends` is where each one ends."""
+    """Attributions of several examples, one after the other; `ends` is where each one ends.
+
+    `changes`, of the shape of `values`, are how much of the input each piece is.
+    """
 
     values: PerExample[np.float64]
+    changes: PerExample[np.float64]
     ends: PerExample[np.int64]
 
     @classmethod
-    def of(cls, found: Sequence[Floats]) -> Self:
-        """Return the attributions of examples."""
-        values = np.concatenate(found) if found else np.zeros(0)
-        return cls(values, np.cumsum([len(item) for item in found], dtype=np.int64))
+    def of(cls, questions: Sequence[Question], found: Sequence[Floats]) -> Self:
+        """Return the attributions `found` for `questions`."""
+        changes = [changes_of(item.example, item.pieces) for item in questions]
+        ends = np.cumsum([len(item) for item in found], dtype=np.int64)
+        return cls(np.concatenate(found), np.concatenate(changes), ends)
 
     @property
     def by_example(self) -> list[Floats]:
@@ -72,7 +79,8 @@ def with_agreement(score: Score, before: Attributions, after: Attributions) -> S
     first, second = before.by_example, after.by_example
     found = agreements(first, second)
     require_some(found)
-    kept = {**score.kept, _FOUND: found, _UNINFORMED: uninformed_agreements(first)}
+    guessed = uninformed_agreements(first, np.split(before.changes, before.ends[:-1]))
+    kept = {**score.kept, _FOUND: found, _UNINFORMED: guessed}
     return dataclasses.replace(score, kept=kept)
 
 

@@ -226,7 +226,7 @@ class Stages:
                 predictor = self.open_checkpoint(model)
             reader = Reader(predictor, self._reads(model))
             values = occlude(reader, self.task, asked, hiding, progress=self.progress)
-            return {"attributions": Attributions.of(values)}
+            return {"attributions": Attributions.of(asked, values)}
 
         runs_on = self._onnx if isinstance(model, StoredGraph) else {}
         read = {

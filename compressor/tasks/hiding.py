@@ -26,6 +26,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.tasks.examples import Example, image_of
+
 Hiding = Literal["mask token", "unknown token", "removal", "mean colour"]
 CELLS = 7  # of an image, along each side
 
@@ -157,6 +159,23 @@ def cells_of(height: int, width: int) -> tuple[Cell, ...]:
         for top, bottom in pairwise(rows)
         for left, right in pairwise(columns)
     )
+
+
+def changes_of(example: Example, pieces: Sequence[Part]) -> NDArray[np.float64]:
+    """Return how much of the input hiding each piece changes, shape `(num_pieces,)`.
+
+    Of a text its characters, of an image how far its pixels are from the mean colour, all together.
+    """
+    pixels = image_of(example)
+    mean = 0.0 if pixels is None else pixels.mean(axis=(0, 1))
+    found = np.zeros(len(pieces))
+    for place, piece in enumerate(pieces):
+        if isinstance(piece, Piece):
+            found[place] = piece.end - piece.start
+        elif pixels is not None:
+            own = pixels[piece.top : piece.bottom, piece.left : piece.right]
+            found[place] = np.abs(own - mean).sum()
+    return found
 
 
 def log_softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[np.float64]:

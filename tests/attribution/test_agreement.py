@@ -26,11 +26,14 @@ def drawn(count: int, noise: float, seed: int = 0) -> tuple[list[np.ndarray], li
 
 
 def judged(
-    before: list[np.ndarray], after: list[np.ndarray], min_agreement: float
+    before: list[np.ndarray],
+    after: list[np.ndarray],
+    min_agreement: float,
+    sizes: list[np.ndarray] | None = None,
 ) -> AttributionRecord:
     return judge_agreement(
         agreements(before, after),
-        uninformed_agreements(before),
+        uninformed_agreements(before, sizes or [np.ones(len(own)) for own in before]),
         min_agreement=min_agreement,
         confidence=0.95,
         seed=0,
@@ -112,6 +115,13 @@ def test_where_position_alone_would_pass_nothing_is_proven():
     assert proof.agreement == 1.0
     assert proof.verdict == "inconclusive"
     assert proof.uninformed == "attributions that fall from the first piece to the last"
+
+
+def test_where_the_size_of_a_piece_alone_would_pass_nothing_is_proven():
+    before, _ = drawn(60, 0.0)
+    proof = judged(before, before, 0.8, sizes=[own + 3 for own in before])
+    assert proof.verdict == "inconclusive"
+    assert proof.uninformed == "attributions by how much of the input a piece is"
 
 
 def test_too_few_examples_are_told():

@@ -19,15 +19,23 @@ import transformers
 from conftest import TINY, word_piece_tokenizer
 from masked_texts import save_masked_model, texts_it_knows
 
+from compressor.attribution.agreement import (
+    agreements,
+    judge_agreement,
+    uninformed_agreements,
+)
+from compressor.attribution.occlusion import Question, Reader, ask, hiding_for, occlude
 from compressor.certificate import certify_scores
 from compressor.data import Dataset
 from compressor.measurements import Certificate, Score
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.own_code import load_function
+from compressor.proof import AttributionRecord
 from compressor.runtime.prompts import Document, Query
 from compressor.tasks import Guess, ImageTexts, Task, task_class, task_names, with_own_metric
 from compressor.tasks.answers import GoldAnswer
 from compressor.tasks.examples import Words
+from compressor.tasks.hiding import changes_of
 from compressor.tasks.similarity import cosines
 from compressor.tasks.sound import Sound
 from compressor.verify.evaluation import evaluate, predict_outputs
@@ -67,6 +75,7 @@ CASES = [
 ]
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 ROWS = 100
+EXPLAINED_ROWS = 40
 # Metrics of a user's own, one for each form that predictions and labels have.
 OWN = """
 def classes(inputs):
@@ -470,6 +479,74 @@ def test_where_one_class_is_97_in_100_not_even_the_checkpoint_itself_is_certifie
     proof = baseline.certificate(baseline.model, 0.1)
     assert (proof.verdict, proof.drop) == ("inconclusive", 0.0)
     assert proof.upper_bound < 0.1
+
+
+# Where attributions are judged: every task that has them, whatever its metric.
+EXPLAINED = ("text", "image", "vectors", "pictures", "tags", "label sets", "grades", "answers")
+AGREEMENTS = (0.1, 0.5)
+
+
+def stayed(model: TorchModel) -> None:
+    """Change nothing."""
+
+
+Explained = Callable[[str, Callable[[TorchModel], None], float], AttributionRecord]
+
+
+@pytest.fixture(scope="module")
+def explained(baselines: dict[str, tuple[TorchModel, Dataset]]) -> Explained:
+    """Return a function that judges a ruined model's attributions against its baseline's."""
+
+    @functools.cache
+    def asked(name: str) -> list[Question]:
+        model, rows = baselines[name]
+        reader = Reader(model, model.preprocessor)
+        return ask(reader, model.task, rows.examples[:EXPLAINED_ROWS])
+
+    @functools.cache
+    def attributions(name: str, ruin: Callable[[TorchModel], None]) -> list[np.ndarray]:
+        model = baselines[name][0].clone()
+        with torch.no_grad():
+            ruin(model)
+        hiding = hiding_for(model.task, model.preprocessor)
+        return occlude(Reader(model, model.preprocessor), model.task, asked(name), hiding)
+
+    def judge(name: str, ruin: Callable[[TorchModel], None], least: float) -> AttributionRecord:
+        before = attributions(name, stayed)
+        changes = [changes_of(item.example, item.pieces) for item in asked(name)]
+        return judge_agreement(
+            agreements(before, attributions(name, ruin)),
+            uninformed_agreements(before, changes),
+            min_agreement=least,
+            confidence=0.95,
+            seed=0,
+            explained=baselines[name][0].task.explains,
+            resamples=999,
+        )
+
+    return judge
+
+
+@pytest.mark.parametrize("least", AGREEMENTS)
+@pytest.mark.parametrize("ruin", RUINS, ids=lambda ruin: ruin.__name__)
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_a_ruined_model_never_keeps_its_attributions(
+    explained: Explained, name: str, ruin: Callable[[TorchModel], None], least: float
+):
+    assert explained(name, ruin, least).verdict in ("refuted", "inconclusive")
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_a_model_that_stayed_as_it_was_keeps_its_attributions(explained: Explained, name: str):
+    proof = explained(name, stayed, 0.8)
+    assert (proof.agreement, proof.verdict) == (1.0, "certified")
+
+
+def test_every_task_that_explains_is_among_the_explained(
+    baselines: dict[str, tuple[TorchModel, Dataset]],
+):
+    judged = {baselines[name][0].task.name for name in EXPLAINED}
+    assert judged == {name for name in task_names() if task_class(name).explains}
 
 
 def test_every_task_and_every_metric_is_among_the_cases(

@@ -19,6 +19,7 @@ from compressor.tasks.hiding import (
     Hiding,
     Piece,
     cells_of,
+    changes_of,
     hidings_of,
     joined,
     log_probabilities,
@@ -198,6 +199,13 @@ def test_a_cell_gets_the_mean_colour(tiny_vit: TorchModel):
     assert values[0, 0, 0, 0] == pytest.approx(-1.0)
     assert values[1, 0, 0, 0] == pytest.approx(100 / 255 / 0.5 - 1)
     assert np.array_equal(values[0, :, :, 4:], values[1, :, :, 4:])
+
+
+def test_what_hiding_changes_are_characters_or_distances_from_the_mean_colour():
+    assert changes_of("good film", (Piece(0, 0, 4), Piece(0, 5, 9))).tolist() == [4.0, 4.0]
+    image = np.array([[0, 0], [0, 200]], dtype=np.uint8)  # its mean is 50
+    cells = (Cell(0, 0, 2, 1), Cell(0, 1, 2, 2))
+    assert changes_of(image, cells).tolist() == [100.0, 200.0]
 
 
 def test_sure_predictions_still_differ():
