@@ -24,7 +24,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from compressor import __version__
-from compressor.commands import push, serve, shadow
+from compressor.commands import explain, push, serve, shadow
 from compressor.commands.terminal import FLAG, err, out, prepare_torch
 from compressor.errors import (
     EXIT_CODES,
@@ -52,6 +52,7 @@ _NEEDS = {
     "sweep": "a sweep, a YAML file that names a recipe and what to try: compress sweep sweep.yaml",
     "store": "a directory that --store was given: compress store shared --keep 20GB",
     "compare": "output directories of runs: compress compare runs/first runs/second",
+    "explain": "the output directory of a run: compress explain runs/first",
     "inspect": "a checkpoint, an .onnx file or an artifact: compress inspect ./my-model",
     "passes": "",
     "serve": "an artifact: compress serve runs/first/artifact",
@@ -738,6 +739,7 @@ def _print_report(report: RunReport, directory: Path | None) -> None:
     out.print(f"report: {escape(str(directory))}/report.html", soft_wrap=True)
 
 
+app.command(epilog=explain.EXAMPLE)(explain.explain)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 app.command(epilog=push.EXAMPLE)(push.push)

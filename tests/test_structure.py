@@ -25,7 +25,7 @@ LAYERS = (
     ("commands",),
     ("__init__",),
     ("sweep",),
-    ("starter", "pipeline.run", "serve", "shadow", "publish"),
+    ("starter", "pipeline.run", "explain", "serve", "shadow", "publish"),
     ("pipeline",),
     ("inspection", "quickstart"),
     ("recipe",),

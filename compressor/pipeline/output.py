@@ -21,11 +21,13 @@ from compressor.files import write_whole
 from compressor.paths import exists, is_folder, no_folder, unwritable
 
 TRACEBACK = "traceback.txt"  # of a bug in this package that stopped a run
+EXPLANATIONS = ("explanations.json", "explanations.html")  # of `compress explain`
 _LOCK = ".lock"
 _RESULTS = (
     "report.json",
     "report.md",
     "report.html",
+    *EXPLANATIONS,
     TRACEBACK,
     "splits.json",
     "artifact",

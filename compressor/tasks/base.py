@@ -30,7 +30,7 @@ from compressor.measurements import FlipKind, Score
 from compressor.tasks.columns import Columns
 from compressor.tasks.examples import Example, texts_of
 from compressor.tasks.head import ConfigFile, HasShape
-from compressor.tasks.hiding import Hiding, Part
+from compressor.tasks.hiding import Hiding, Part, ReadText
 from compressor.tasks.metrics import Metric
 from compressor.tasks.outputs import UNLABELLED, LabelArray, Outputs, Positions, Rows
 from compressor.tasks.pooling import Pooling
@@ -739,6 +739,10 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} hides no pieces")
 
+    def read_text(self, preprocessor: Any, example: Example) -> ReadText:
+        """Return the tokens of an example as a model reads them, for tasks on texts."""
+        raise NotImplementedError(f"{self.name} reads no texts")
+
     def with_hidden(
         self, preprocessor: Any, example: Example, pieces: Sequence[Part], hiding: Hiding
     ) -> Iterator[Batch]:
@@ -753,9 +757,16 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} explains nothing")
 
-    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
-        """Return the same, shape `(num_rows,)`, of a model's array in PyTorch, differentiable."""
+    def explained_tensor(self, original: Outputs, whole: Outputs, array: Tensor) -> Tensor:
+        """Return the same, shape `(num_rows,)`, of a model's array in PyTorch, differentiable.
+
+        `whole` is what the model itself gives for the example.
+        """
         raise NotImplementedError(f"{self.name} explains nothing by gradients")
+
+    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:  # noqa: ARG002 - most are long
+        """Return the one prediction of `outputs` in words, "" where that is long."""
+        return ""
 
     def own_predictions(self, outputs: Outputs, labels: Sequence[str]) -> Sequence[Any]:
         """Return what a metric of the user's own reads of `outputs`, one for each example."""

@@ -272,10 +272,20 @@ class Classification(Task):
         logits = class_logits(outputs)
         return log_probabilities(logits, np.full(len(logits), chosen))
 
-    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+    def explained_tensor(
+        self,
+        original: Outputs,
+        whole: Outputs,  # noqa: ARG002 - the original's class is explained
+        array: Tensor,
+    ) -> Tensor:
         """Return the same in PyTorch."""
         [chosen] = predicted_classes(class_logits(original)).tolist()
         return array.log_softmax(dim=-1)[:, chosen]
+
+    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        """Return the label and how probable it is."""
+        [found] = self.predictions(outputs, labels)
+        return f"{found['label']} ({found['score']:.1%})"
 
     def predictions(self, outputs: Outputs, labels: Sequence[str]) -> list[Prediction]:
         """Return one prediction for each row of logits."""

@@ -223,12 +223,22 @@ class MultiLabelClassification(TextTask):
         signs = np.where(self._predicted(_logits(original)), 1.0, -1.0)  # (1, num_labels)
         return np.asarray(log_sigmoid(signs * _logits(outputs)).sum(axis=1))
 
-    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
+    def explained_tensor(
+        self,
+        original: Outputs,
+        whole: Outputs,  # noqa: ARG002 - the original's labels are explained
+        array: Tensor,
+    ) -> Tensor:
         """Return the same in PyTorch."""
         from torch.nn.functional import logsigmoid
 
         signs = np.where(self._predicted(_logits(original)), 1.0, -1.0)
         return logsigmoid(array * array.new_tensor(signs)).sum(dim=1)
+
+    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        """Return the labels that are predicted."""
+        [found] = self._predicted(_logits(outputs))
+        return ", ".join(np.array(labels)[found].tolist()) or _NONE
 
     def label_thresholds(self, labels: Sequence[str]) -> dict[str, float]:
         """Return the threshold of each label, where they are not one half."""

@@ -335,6 +335,11 @@ class QuestionAnswering(TextTask):
         parts = zip(found.questions, found.places, found.windows, strict=True)
         return np.array([_log_probability(characters, *part) for part in parts])
 
+    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:  # noqa: ARG002 - it has none
+        """Return the best answer."""
+        [found] = _logits(outputs).answers()
+        return found or _NOTHING
+
     def token_counts(self, preprocessor: Any, examples: Sequence[Example]) -> NDArray[np.int64]:
         """Return how many tokens each question has with its whole context."""
         return count_question_tokens(preprocessor, examples)

@@ -324,9 +324,19 @@ class TextScoring(TextTask):
         """Return the logits."""
         return outputs.numbers[:, 0].astype(np.float64)
 
-    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:  # noqa: ARG002
+    def explained_tensor(
+        self,
+        original: Outputs,  # noqa: ARG002 - a number has nothing to choose
+        whole: Outputs,  # noqa: ARG002
+        array: Tensor,
+    ) -> Tensor:
         """Return the logits."""
         return array[:, 0]
+
+    def in_words(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        """Return the score."""
+        [found] = self.predictions(outputs, labels)
+        return f"{float(found):.4g}"
 
     def changed(self, before: Outputs, after: Outputs) -> None:
         """Return None: no number by itself is a prediction that stays or changes."""

@@ -77,11 +77,16 @@ class VectorTask(Task):
         vectors = vectors_of(outputs)
         return cosines(np.broadcast_to(vectors[:1], vectors.shape), vectors)
 
-    def explained_tensor(self, original: Outputs, array: Tensor) -> Tensor:
-        """Return the same in PyTorch, with the vector of the whole input in `original`."""
+    def explained_tensor(
+        self,
+        original: Outputs,  # noqa: ARG002 - each model is compared with its own vector
+        whole: Outputs,
+        array: Tensor,
+    ) -> Tensor:
+        """Return the same in PyTorch."""
         from torch.nn.functional import cosine_similarity
 
-        return cosine_similarity(array, array.new_tensor(vectors_of(original)), dim=-1)
+        return cosine_similarity(array, array.new_tensor(vectors_of(whole)), dim=-1)
 
     def teacher_order(self, student: OutputForm, teacher: OutputForm) -> list[int]:
         """Leave the numbers in their places; raises `StepFailed` for another width."""
