@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import StepFailed
 from compressor.onnx_graph.block_weights import Blocks, quantize_blocks, relative_error
+from compressor.onnx_graph.int8_convolutions import store_int8_convolutions
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.qdq import SignedScales, insert_qdq
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
@@ -56,10 +57,14 @@ def store_weights(
 ) -> dict[str, float]:
     """Store `weights` as int8, or int4 where `tables` says so; return the error of each int4 one.
 
-    Signed scales make quantize-dequantize pairs of them, everything else integer matmuls. Changes
-    the graph in place; raises `StepFailed` like `store_int8_weights`, `insert_qdq` and
-    `store_int4_tables`.
+    Signed scales make quantize-dequantize pairs of them, everything else integer matmuls; filters
+    of convolutions want fixed scales. Changes the graph in place; raises `StepFailed` like
+    `store_int8_weights`, `store_int8_convolutions`, `insert_qdq` and `store_int4_tables`.
     """
+    if filters := [weight for weight in weights if weight.kind == "filter"]:
+        assert isinstance(activations, Mapping), "whoever takes filters observes their values"
+        store_int8_convolutions(model, filters, activations)
+        weights = [weight for weight in weights if weight.kind != "filter"]
     packed = [weight for weight in weights if weight.name in tables.weights]
     errors = store_int4_tables(model, packed, block_size=tables.block_size, refined=tables.refined)
     rest = [weight for weight in weights if weight.name not in tables.weights]

@@ -116,6 +116,7 @@ def _describe(
     matrix = right_matrix(node, tensors)
     # Only unsigned times signed goes through the 16-bit sums.
     mixed = right != "uint8" and left != "int8" and node.op_type not in _WEIGHTS_ON_THE_LEFT
+    mixed &= not _convolves_alone(node, tensors)
     risk = pair_risk(matrix) if mixed and matrix is not None and right == "int8" else None
     return IntegerMatmul(
         node=node.name or node.output[0],
@@ -136,19 +137,25 @@ def right_matrix(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> Array
     """Return the constant right-hand factor as `(K, N)`, None when it is no matrix or no constant.
 
     A convolution's filter is read as its kernel does: position by position, within each all input
-    channels; filters of several groups are no matrix.
+    channels of its group. With several groups, columns meet values of their own group alone.
     """
     tensor = tensors.get(node.input[_OPERATORS[node.op_type].right])
     if tensor is None or tensor.data_type not in _INTEGERS:
         return None
     values: Array = numpy_helper.to_array(tensor)
     if node.op_type in ("QLinearConv", "ConvInteger"):
-        if attribute(node, "group", 1) != 1:
-            return None
         return np.moveaxis(values, 1, -1).reshape(len(values), -1).T
     if values.ndim != 2:
         return None
     return values.T if node.op_type == "QGemm" and attribute(node, "transB", 0) else values
+
+
+def _convolves_alone(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> bool:
+    """Return whether each channel is convolved alone, with kernels that multiply in 32 bits."""
+    filters = tensors.get(node.input[_OPERATORS[node.op_type].right])
+    if node.op_type != "QLinearConv" or filters is None:
+        return False
+    return filters.dims[1] == 1 and bool(attribute(node, "group", 1) == filters.dims[0])
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -83,3 +83,14 @@ class ActivationStatistics:
         largest = magnitudes.max(axis=0)
         known = self.channel_largest if len(self.channel_largest) else np.zeros_like(largest)
         self.channel_largest = np.maximum(known, largest)
+
+
+class ChannelsFirstStatistics(ActivationStatistics):
+    """Running facts about one activation tensor whose second axis is its channels."""
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        """Take `values`, shape `(N, C, ...)`, into account; each place of an image is a token.
+
+        Raises `StepFailed` when one is not finite.
+        """
+        super().update(np.moveaxis(values, 1, -1))

@@ -60,8 +60,12 @@ _QUANTIZED_INPUTS: dict[str, tuple[tuple[int | None, int | None, int], ...]] = {
     "ConvInteger": ((0, None, 2), (1, None, 3)),
     "QLinearMatMul": ((0, 1, 2), (3, 4, 5), (None, 6, 7)),
     "QLinearConv": ((0, 1, 2), (3, 4, 5), (None, 6, 7)),
+    "QLinearAdd": ((0, 1, 2), (3, 4, 5), (None, 6, 7)),
     "QGemm": ((0, 1, 2), (3, 4, 5), (None, 7, 8)),
 }
+
+# Where integer operators read the bias that they add in 32 bits.
+_BIASES = {"QGemm": 6, "QLinearConv": 8}
 
 # In the name of a table that was copied because a matmul reads it too, in another form.
 LOOKUP_COPY = ".lookup"
@@ -165,7 +169,8 @@ def parameter_counts(path: Path) -> tuple[int, int]:
       refines the rows of another not at all;
     - a table that only looks up what a matmul reads too (`LOOKUP_COPY` in its name) is that weight
       a second time, and does not count;
-    - wider integers and booleans are shapes, positions and indices, and do not count.
+    - integers of 32 bits count where they are what an integer operator adds, its bias;
+    - other wide integers and booleans are shapes, positions and indices, and do not count.
 
     So the count does not change when a model is quantized or converted to fp16.
     """
@@ -181,6 +186,11 @@ def parameter_counts(path: Path) -> tuple[int, int]:
     skipped = scales | {zero_point.name for zero_point in zero_points.values()}
     skipped |= {name for name, stored in packed.items() if stored.refines}
     skipped |= {name for name in values if LOOKUP_COPY in name}
+    biases = {
+        node.input[_BIASES[node.op_type]]
+        for node in graph.node
+        if len(node.input) > _BIASES.get(node.op_type, len(node.input))
+    }
     parameters = nonzero = 0
     for tensor in constants:
         weight = values[tensor.name]
@@ -189,7 +199,7 @@ def parameter_counts(path: Path) -> tuple[int, int]:
         if (item := packed.get(tensor.name)) is not None:
             parameters += item.num_elements
             nonzero += item.count_nonzero(weight, values.get(item.zero_points))
-        elif tensor.data_type in _FLOATS and weight.size > 1:
+        elif tensor.name in biases or (tensor.data_type in _FLOATS and weight.size > 1):
             parameters += weight.size
             nonzero += int(np.count_nonzero(weight))
         elif tensor.data_type in _SMALL_INTEGERS:

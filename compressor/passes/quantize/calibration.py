@@ -7,7 +7,7 @@ number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -21,7 +21,7 @@ from compressor.data.sampling import evenly_spread
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import open_session
 from compressor.models.preprocessor import Preprocessor
-from compressor.onnx_graph.observers import ActivationStatistics
+from compressor.onnx_graph.observers import ActivationStatistics, ChannelsFirstStatistics
 from compressor.onnx_graph.onnx_file import save_graph
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
 from compressor.passes.quantize.quantization import Quantization
@@ -68,16 +68,20 @@ def calibrate(
     watch: Callable[[], Watched],
     *,
     num_rows: int,
+    others: Mapping[str, Callable[[], Watched]] | None = None,
 ) -> Calibration[Watched]:
     """Observe `values`, activations of the float graph, on at most `num_rows` calibration rows.
 
-    `watch` makes what remembers one of them. Padding is never among the rows.
+    `watch` makes what remembers one of them, and `others` have their own. Padding is never among
+    the rows.
 
     Raises `StepFailed` when a value is not finite.
     """
     model, context = quantization.model, quantization.context
     examples, num_borrowed = sampled_rows(context, num_rows)
     statistics = {name: watch() for name in values}
+    statistics |= {name: watch_other() for name, watch_other in (others or {}).items()}
+    values = tuple(statistics)
     path = context.work_dir / "calibration" / "model.onnx"
     _save_with_outputs(quantization.graph, list(values), path)
     session = open_session(path, model.provider, threads=model.threads, keeps_memory=False)
@@ -99,9 +103,16 @@ def calibrate(
 
 
 def observe(quantization: Quantization[ObservingSettings]) -> Calibration[ActivationStatistics]:
-    """Observe what the matrices multiply, on the rows that the settings say."""
-    rows = quantization.settings.rows
-    return calibrate(quantization, quantization.activations, ActivationStatistics, num_rows=rows)
+    """Observe what the matrices multiply and what surrounds convolutions, on the settings' rows."""
+    multiplied = quantization.activations
+    images = [name for name in quantization.convolution_values if name not in multiplied]
+    return calibrate(
+        quantization,
+        multiplied,
+        ActivationStatistics,
+        num_rows=quantization.settings.rows,
+        others=dict.fromkeys(images, ChannelsFirstStatistics),
+    )
 
 
 def chosen_scales(

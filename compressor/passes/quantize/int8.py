@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -119,10 +120,11 @@ def save_int8(
     changed, note = quantization.save(), quantization.context.note
     if stored.packed:
         note(f"In int4, as they multiply one token of a text: {listing(stored.packed)}.")
-    tables = sum(weight.kind == "table" for weight in stored.weights)
+    kinds = Counter(weight.kind for weight in stored.weights)
+    filters = f"{counted(kinds['filter'], 'convolution')}, " if kinds["filter"] else ""
     done = (
-        f"{counted(len(stored.weights) - tables, 'matrix', 'matrices')} and "
-        f"{counted(tables - len(stored.errors), 'embedding table')} hold int8 weights"
+        f"{filters}{counted(kinds['matrix'], 'matrix', 'matrices')} and "
+        f"{counted(kinds['table'] - len(stored.errors), 'embedding table')} hold int8 weights"
     )
     logger.info("%s: %s", quantization.settings.kind, done)
     in_int8 = sum(

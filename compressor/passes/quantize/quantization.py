@@ -14,17 +14,19 @@ from onnx import ModelProto
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import OnnxModel
 from compressor.onnx_graph.element_types import opset_version
+from compressor.onnx_graph.int8_convolutions import convolution_values
 from compressor.onnx_graph.onnx_file import load_graph, save_graph
 from compressor.onnx_graph.quantizable_weights import (
     QuantizableWeight,
     activation_names,
     find_quantizable_weights,
+    has_filters,
     integer_operators,
     lift_constants,
     part_shared_tables,
 )
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
-from compressor.passes.quantize.settings import WeightSettings
+from compressor.passes.quantize.settings import FILTERS_TAKEN_BY, WeightSettings
 from compressor.words import counted, listing, verb_for
 
 _OLDEST_OPSET = 10  # the first with QuantizeLinear
@@ -63,6 +65,14 @@ class Quantization(Generic[Settings_co]):
         """Return the names of the activations that the matrices multiply."""
         return activation_names(self.graph, self.weights)
 
+    @property
+    def convolution_values(self) -> tuple[str, ...]:
+        """Return the names of the values that convolutions with filters of integers read or give.
+
+        Their second axis is the channels.
+        """
+        return convolution_values(self.graph, self.weights)
+
     def without(self, names: Iterable[str]) -> Quantization[Settings_co]:
         """Return the same quantization with fewer weights."""
         left = set(names)
@@ -98,7 +108,7 @@ def find_weights(
         )
     check_opset(graph, _OLDEST_OPSET, "integers to quantize to")
     lift_constants(graph)
-    found = find_quantizable_weights(graph)
+    found = find_quantizable_weights(graph, filters=settings.takes_filters)
     _check_patterns(settings.exclude, found)
     if settings.no_tables is None:  # else the file would only grow by a second table
         large = [weight for weight in found if weight.num_elements >= settings.min_elements]
@@ -115,7 +125,7 @@ def find_weights(
                 f"Lookup and matmul read {listing(parted)} as one weight in float, and have one of "
                 f"their own each as integers."
             )
-            found = find_quantizable_weights(graph)
+            found = find_quantizable_weights(graph, filters=settings.takes_filters)
     chosen = []
     groups: dict[str, list[str]] = defaultdict(list)
     for weight in found:
@@ -129,6 +139,11 @@ def find_weights(
             "no matmul and no lookup of the graph has constant weights, as where weights are "
             "inputs of it; export the model with its weights inside"
         )
+        if has_filters(graph) and not settings.takes_filters:
+            none_found = "no matmul and no lookup of the graph has constant weights"
+            left = (
+                f"{left or none_found}; its convolutions stay in float without {FILTERS_TAKEN_BY}"
+            )
         raise StepFailed(f"nothing is left to quantize: {left or none_found}")
     return Quantization(settings, model, context, graph, tuple(chosen), left)
 

@@ -16,6 +16,7 @@ from compressor.passes.effort import Effort, reading_effort, sensitivity_effort
 from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
 
 ROWS_WITHOUT_COMPUTING = 10_000  # read where indices are inputs, so that counting them is cheap
+FILTERS_TAKEN_BY = "quantize_static with convolutions: int8"
 _RESCALES = RoundsAgain(
     "rescales the weights that {trainer} trained for int8, so they would be rounded once more"
 )
@@ -68,6 +69,11 @@ class WeightSettings(OnnxPass):
     def no_tables(self) -> str | None:
         """Return why embedding tables stay in float, None where they do not."""
         return None
+
+    @property
+    def takes_filters(self) -> bool:
+        """Return whether the filters of convolutions become integers too."""
+        return False
 
     def _effort_of_choices(self, num_rows: Mapping[str, int]) -> Effort:  # noqa: ARG002
         """Return what choosing by calibration rows takes; each kind of choice adds its own."""
@@ -342,7 +348,8 @@ passes:
 class QuantizeStatic(CalibratedSettings):
     """Store weights as int8 and fix the scales of activations by calibration, without labels.
 
-    Residuals, normalisations, GELU, softmax, convolutions and biases stay in float.
+    Residuals, normalisations, GELU, softmax and biases stay in float, and convolutions unless asked
+    for; between two of these in int8, ReLU, max pooling and sums are computed of integers too.
     """
 
     kind: Literal["quantize_static"] = "quantize_static"
@@ -362,6 +369,18 @@ passes:
 """,
     )
     stores_trained: ClassVar[str | None] = "static"
+
+    convolutions: Literal["int8", False] = Field(
+        False,
+        description="how convolutions are computed: in float, or in int8 with one scale for each "
+        "output channel, which makes a ResNet two to three times as fast; filters are rounded to "
+        "the nearest, and neither rounding, bias_correction nor smoothing reaches them",
+    )
+
+    @property
+    def takes_filters(self) -> bool:
+        """Return whether convolutions are asked for."""
+        return self.convolutions == "int8"
 
 
 class QuantizeAuto(CalibratedSettings):
