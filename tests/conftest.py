@@ -165,6 +165,34 @@ def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny_resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved random ResNet of 32x32 grey images with three labels."""
+    directory = tmp_path_factory.mktemp("tiny-resnet")
+    torch.manual_seed(1)
+    config = transformers.ResNetConfig(
+        num_channels=1,
+        embedding_size=8,
+        hidden_sizes=[16, 16],
+        depths=[1, 2],
+        layer_type="basic",
+        id2label={0: "zero", 1: "one", 2: "two"},
+        label2id={"zero": 0, "one": 1, "two": 2},
+    )
+    module = transformers.ResNetForImageClassification(config)
+    for name, values in module.named_buffers():  # as norms have that have seen images
+        if name.endswith("running_var"):
+            values.uniform_(0.5, 2)
+        elif name.endswith("running_mean"):
+            values.normal_(0, 0.1)
+    module.save_pretrained(directory)
+    processor = transformers.ViTImageProcessorPil(
+        size={"height": 32, "width": 32}, image_mean=[0.5], image_std=[0.5]
+    )
+    processor.save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def tiny_bert(tiny_bert_dir: Path) -> TorchModel:
     return load_checkpoint(tiny_bert_dir)

@@ -62,6 +62,7 @@ class StarterFacts:
     provider: str  # cpu or cuda
     machine: str  # one line: processor, features, providers
     keeps_heads: bool  # heads cannot be pruned, neurons can
+    convolves: bool = False  # most of its weights are filters of convolutions
     vectors: str = ""  # how a sentence encoder makes them, empty for a classifier
     about_label: str = "class ids, or names of the labels"
 
@@ -177,8 +178,11 @@ def _passes(facts: StarterFacts, plan: Plan) -> Iterator[str]:
         yield from _prune(facts, plan.pruning)
     if facts.provider == "cuda":
         yield _line("  - kind: convert_fp16", "half of the bytes; int8 has no kernels on CUDA")
-    else:
+    elif not facts.convolves:
         yield _line("  - kind: quantize_dynamic", "int8 with matmuls that are exact on every CPU")
+    else:
+        yield _line("  - kind: quantize_static", "int8 with ranges of the rows for calibration")
+        yield _line("    convolutions: int8", "most of its weights are filters")
 
 
 def _prune(facts: StarterFacts, pruning: Pruning) -> Iterator[str]:

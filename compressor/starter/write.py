@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from compressor.data.check import file_source
 from compressor.data.judged import read_judged
@@ -137,6 +139,12 @@ def write_starter(
     donor = others.get("train", searched).num_rows
     if donor < _ROWS_TO_CUT and not cannot_prune:
         cannot_prune = f"{donor} rows are too few to fit weights by"
+    if (convolves := _convolves(model.module)) and donor < _ROWS_TO_CUT:
+        raise RecipeError(
+            f"{data if train is None else train}: its convolutions become int8 by rows for "
+            f"calibration, and {donor} rows are too few to cut any; give at "
+            f"least {_ROWS_TO_CUT}"
+        )
     facts = StarterFacts(
         checkpoint=checkpoint,
         is_local=is_folder(Path(checkpoint)),
@@ -154,6 +162,7 @@ def write_starter(
         provider=_provider(),
         machine=_machine(),
         keeps_heads=keeps_heads,
+        convolves=convolves,
         about_label=_columns(task).about_label,
     )
     progress.stage("a first look at the checkpoint's predictions")
@@ -348,6 +357,15 @@ def _pruning(model: TorchModel) -> tuple[str, bool]:
     except UnsupportedArchitecture:
         return "", True
     return "", False
+
+
+def _convolves(module: nn.Module) -> bool:
+    """Return whether most weights of a model are filters of convolutions."""
+    sizes: Counter[bool] = Counter()
+    for part in module.modules():
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding)):
+            sizes[isinstance(part, (nn.Conv1d, nn.Conv2d))] += part.weight.numel()
+    return sizes[True] > sizes[False]
 
 
 def _provider() -> str:

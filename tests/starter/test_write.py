@@ -119,11 +119,29 @@ def test_rows_without_labels_are_gated_by_agreement(
     assert recipe.budget.metric == "agreement"
 
 
+def write_images(folder: Path, dataset: Dataset) -> Path:
+    for number, pixels in enumerate(dataset.examples):
+        Image.fromarray(np.asarray(pixels)).save(folder / f"{number}.png")
+    content = [[f"{number}.png", number % 3] for number in range(len(dataset))]
+    return write_rows(folder / "rows.csv", ["image", "digit"], content)
+
+
+def test_a_model_of_convolutions_has_them_in_int8(
+    tiny_resnet_dir: Path, image_dataset: Dataset, balance: Make, tmp_path: Path
+):
+    data = write_images(tmp_path, image_dataset)
+    checkpoint = balance(tiny_resnet_dir, image_dataset, "classifier.1")
+    recipe = write_starter(str(checkpoint), data, tmp_path / "recipe.yaml")
+    [step] = recipe.passes
+    assert (step.kind, step.settings["convolutions"]) == ("quantize_static", "int8")
+    few = tmp_path / "few.csv"
+    few.write_text("".join(data.read_text().splitlines(keepends=True)[:16]))
+    with pytest.raises(RecipeError, match="15 rows are too few to cut any"):
+        write_starter(str(checkpoint), few, tmp_path / "another.yaml")
+
+
 def test_images_have_no_lengths(tiny_vit_dir: Path, image_dataset: Dataset, tmp_path: Path):
-    for number, pixels in enumerate(image_dataset.examples):
-        Image.fromarray(np.asarray(pixels)).save(tmp_path / f"{number}.png")
-    content = [[f"{number}.png", number % 3] for number in range(len(image_dataset))]
-    data = write_rows(tmp_path / "rows.csv", ["image", "digit"], content)
+    data = write_images(tmp_path, image_dataset)
     recipe = write_starter(str(tiny_vit_dir), data, tmp_path / "recipe.yaml")
     assert recipe.data.image == "image"
     assert recipe.data.label == "digit"

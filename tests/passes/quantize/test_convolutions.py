@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
@@ -20,39 +18,10 @@ from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.onnx_graph.onnx_file import load_graph, parameter_counts
 from compressor.passes import PassContext, apply_pass, settings_of
 
-LABELS = {"id2label": {0: "top", 1: "bottom", 2: "left"},
-          "label2id": {"top": 0, "bottom": 1, "left": 2}}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def resnet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a saved random ResNet of 32x32 grey images, whose norms have seen some."""
-    directory = tmp_path_factory.mktemp("tiny-resnet")
-    torch.manual_seed(1)
-    config = transformers.ResNetConfig(
-        num_channels=1,
-        embedding_size=8,
-        hidden_sizes=[16, 16],
-        depths=[1, 2],
-        layer_type="basic",
-        **LABELS,
-    )
-    module = transformers.ResNetForImageClassification(config)
-    for name, values in module.named_buffers():
-        if name.endswith("running_var"):
-            values.uniform_(0.5, 2)
-        elif name.endswith("running_mean"):
-            values.normal_(0, 0.1)
-    module.save_pretrained(directory)
-    transformers.ViTImageProcessorPil(
-        size={"height": 32, "width": 32}, image_mean=[0.5], image_std=[0.5]
-    ).save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def resnet(resnet_dir: Path) -> TorchModel:
-    return load_checkpoint(resnet_dir)
+def resnet(tiny_resnet_dir: Path) -> TorchModel:
+    return load_checkpoint(tiny_resnet_dir)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +31,10 @@ def graph(resnet: TorchModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxM
 
 @pytest.fixture
 def context(
-    make_context: Callable[..., PassContext], resnet_dir: Path, image_dataset: Dataset
+    make_context: Callable[..., PassContext], tiny_resnet_dir: Path, image_dataset: Dataset
 ) -> PassContext:
     rows = dataclasses.replace(image_dataset, name="calibration", labels=None)
-    return make_context(exported=resnet_dir, calibration=rows)
+    return make_context(exported=tiny_resnet_dir, calibration=rows)
 
 
 @pytest.fixture
