@@ -162,19 +162,26 @@ class BudgetExceeded(CompressorError):
             attempts = f" in the best of {tries} ({'; '.join(tried)})"
         change, allowed = moved_and_budget(drop, max_drop)
         before = f"; of that, {earlier[0]} before it cost {points(earlier[1])}" if earlier else ""
+        advice = f"use milder settings for this step or raise {key}"
+        if _is_least(key):
+            advice = f"use milder settings for this step or lower {key}"
         super().__init__(
             f"{step}: {metric} {change} from the baseline{attempts}, the budget allows "
-            f"{allowed}{before}; use milder settings for this step or {_eased(key)}"
+            f"{allowed}{before}; {advice}"
         )
 
 
+def _is_least(key: str) -> bool:
+    """Return whether a limit is on the least that is needed, and is lowered to allow more."""
+    return key.startswith("budget.min_")
+
+
 def _eased(key: str) -> str:
-    """Return what to do with a limit so that more is allowed: one on the least is lowered."""
-    return f"{'lower' if key.startswith('budget.min_') else 'raise'} {key}"
+    return f"{'lower' if _is_least(key) else 'raise'} {key}"
 
 
 def _tightened(key: str) -> str:
-    return f"{'raise' if key.startswith('budget.min_') else 'lower'} {key}"
+    return f"{'raise' if _is_least(key) else 'lower'} {key}"
 
 
 class TargetMissed(BudgetExceeded):

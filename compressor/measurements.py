@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from compressor.proof import AttributionRecord as AttributionRecord
 from compressor.proof import Certificate as Certificate
 from compressor.proof import CertificateVerdict as CertificateVerdict
+from compressor.proof import GapRecord as GapRecord
 from compressor.proof import Uninformed as Uninformed
 from compressor.stored_types import Count, Flag, Number, PerExample, Quantity
 from compressor.words import counted
@@ -648,7 +649,7 @@ class RunReport:
     resumes."""
     guilty_step: str | None
     """The step that failed or broke the budget: `load`, `baseline`, `passes[0] (kind)`, `export`,
-    `artifact`, `certification`, `benchmark`, `slices`, `seal`. Null: the run passed."""
+    `artifact`, `certification`, `benchmark`, `slices`, `gaps`, `seal`. Null: the run passed."""
     recipe: Mapping[str, object]
     """The resolved recipe: with defaults and overrides, as the recipe's own keys."""
     recipe_name: str
@@ -706,6 +707,9 @@ class RunReport:
     slices: tuple[SliceRecord, ...] = ()
     """Groups of examples judged by themselves, on `compared_split`; refuted ones first, then by
     their drop. Null: the recipe's `budget.slices` is empty, or the run stopped before."""
+    gaps: tuple[GapRecord, ...] = ()
+    """How unlike the groups of each entry of `budget.slices` fared, on `compared_split`; those with
+    one group are left out. Null: as `slices`."""
     recalls: tuple[RecallRecord, ...] = ()
     """What must not be missed, each class or type of entity by itself, on `compared_split`; the
     worst first. Null: the recipe has neither `budget.max_missed` nor `budget.max_recall_drop`, or

@@ -120,6 +120,57 @@ class AttributionRecord:
     """One-sided upper bound of that."""
 
 
+@dataclass(frozen=True)
+class GroupError:
+    """The error rate of one group of examples before and after; it is 1 less the score."""
+
+    name: str
+    """Such as `source = web`, as in `slices[].name`."""
+    num_examples: Count
+    """Examples in it; of queries or documents those."""
+    before: Number
+    """Error rate of the untouched checkpoint, fraction."""
+    after: Number
+    """Error rate of the compressed model, fraction."""
+    change: Number
+    """`after` less `before`, fraction; negative where it fell."""
+
+
+@dataclass(frozen=True)
+class GapRecord:
+    """How unlike the groups of one column are, before and after, and what is proven about that.
+
+    Differences and ratios are between the groups with the highest and the lowest error rate; `gap`
+    is between those whose error rates changed most and least.
+    """
+
+    column: str
+    """`label`, `length` or a column, as in `budget.slices`."""
+    groups: tuple[GroupError, ...]
+    """Its groups, those first whose error rate rose most."""
+    difference_before: Number
+    """Highest less lowest error rate of the untouched checkpoint, fraction."""
+    difference_after: Number
+    """The same of the compressed model."""
+    ratio_before: Number | None
+    """Lowest over highest error rate of the untouched checkpoint. Null: it makes no errors."""
+    ratio_after: Number | None
+    """The same of the compressed model."""
+    gap: Number
+    """Largest change of a group's error rate less the smallest, fraction."""
+    upper_bound: Number
+    """One-sided upper bound of the gap, fraction."""
+    lower_bound: Number
+    """One-sided lower bound of the gap, fraction; never below 0."""
+    confidence: Quantity
+    """Of each bound by itself, fraction."""
+    max_gap: Quantity | None = None
+    """Same as `budget.max_slice_gap`. Null: the recipe has none."""
+    verdict: CertificateVerdict | None = None
+    """`certified`: the upper bound is at most `max_gap`; `refuted`: the lower bound is above it;
+    `inconclusive`: neither. Null: there is no `max_gap`."""
+
+
 def least_proof(num_examples: int, confidence: float) -> float:
     """Return the smallest drop in accuracy that so many examples prove: that of no change at all.
 

@@ -14,6 +14,7 @@ from compressor.data import Dataset, fingerprint
 from compressor.errors import BudgetExceeded, NotCertified, StepFailed
 from compressor.measurements import Certification, Score
 from compressor.pipeline.attributions import KEY, WORDS, proof_of_agreement
+from compressor.pipeline.fairness import judge_gaps
 from compressor.pipeline.flips import find_flips
 from compressor.pipeline.judge import Judge
 from compressor.pipeline.run_record import RunLog
@@ -52,6 +53,15 @@ def compare_predictions(
             confidence=budget.confidence,
             seed=recipe.seed,
             guesses=guesses,
+        )
+        log.gaps = judge_gaps(
+            split,
+            {name: slice_masks(split, (name,), log.labels, score.metric) for name in budget.slices},
+            untouched,
+            score,
+            max_gap=budget.max_slice_gap,
+            confidence=budget.confidence,
+            seed=recipe.seed,
         )
     judge = Judge(budget, task, split, log.labels)
     log.recalls = judge.recalls(untouched, score, seed=recipe.seed)
@@ -117,6 +127,23 @@ def gate_slices(log: RunLog, budget: AccuracyBudget) -> None:
             drop=worst.drop,
             max_drop=budget.max_slice_drop,
             key="budget.max_slice_drop",
+        )
+
+
+def gate_gaps(log: RunLog) -> None:
+    """Raise `BudgetExceeded` for the worst gap that is proven to exceed `max_slice_gap`.
+
+    As of slices, groups that are too small to prove anything fail no run.
+    """
+    refuted = [item for item in log.gaps if item.verdict == "refuted"]
+    worst = max(refuted, key=lambda item: item.gap, default=None)
+    if worst is not None and worst.max_gap is not None:
+        raise BudgetExceeded(
+            f"{worst.groups[0].name} beside {worst.groups[-1].name}",
+            metric="the score of one group, against that of the other,",
+            drop=worst.gap,
+            max_drop=worst.max_gap,
+            key="budget.max_slice_gap",
         )
 
 

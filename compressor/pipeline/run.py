@@ -76,6 +76,7 @@ from compressor.pipeline.certification import (
     certify,
     compare_predictions,
     estimate_rows,
+    gate_gaps,
     gate_slices,
     require_proof,
 )
@@ -585,6 +586,8 @@ class _Run:
         """Stop before the artifact is complete when the certification split proves too little."""
         self.current = "slices"
         gate_slices(self.log, self.recipe.budget)
+        self.current = "gaps"
+        gate_gaps(self.log)
         self.current = "certification"
         require_proof(self.log, allow_inconclusive=self.allow_inconclusive)
 

@@ -19,6 +19,7 @@ from compressor.measurements import (
     Certification,
     Environment,
     Flip,
+    GapRecord,
     Latency,
     LengthRecord,
     ModelRecord,
@@ -78,6 +79,7 @@ class RunLog:
     damaged_steps: list[str] = field(default_factory=list)
     compared_split: str | None = None
     slices: tuple[SliceRecord, ...] = ()
+    gaps: tuple[GapRecord, ...] = ()
     recalls: tuple[RecallRecord, ...] = ()
     attributions: AttributionRecord | None = None
     flips: tuple[Flip, ...] = ()
@@ -220,6 +222,7 @@ class RunLog:
             damaged_steps=tuple(self.damaged_steps),
             compared_split=self.compared_split,
             slices=self.slices,
+            gaps=self.gaps,
             recalls=self.recalls,
             attributions=self.attributions,
             flips=self.flips,

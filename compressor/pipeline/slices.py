@@ -87,16 +87,16 @@ def judge_slices(
     As for the whole split, a slice is only certified where its rows refute such a model. One whose
     queries all leave nothing to order is left out.
     """
-    masks = {name: mask for name, mask in masks.items() if _of_units(mask, before).any()}
+    masks = {name: mask for name, mask in masks.items() if of_units(mask, before).any()}
     if not masks:
         return ()
     if find_metric(before.metric).is_fine:
-        units = {name: _of_units(mask, before) for name, mask in masks.items()}
+        units = {name: of_units(mask, before) for name, mask in masks.items()}
 
         def drop(mask: Mask, level: float, other: Score = after) -> Certificate:
             return certify_drop(
-                _of_slice(before, mask),
-                _of_slice(other, mask),
+                of_slice(before, mask),
+                of_slice(other, mask),
                 None,
                 max_drop=max_drop,
                 confidence=level,
@@ -153,7 +153,7 @@ def judge_slices(
     return tuple(sorted(records, key=_rank))
 
 
-def _of_units(mask: Mask, score: Score) -> Mask:
+def of_units(mask: Mask, score: Score) -> Mask:
     """Return the units of a slice; one of several examples is in it where its first one is.
 
     Examples of no unit have a negative number.
@@ -164,7 +164,7 @@ def _of_units(mask: Mask, score: Score) -> Mask:
     return mask[first[units >= 0]]
 
 
-def _of_slice(score: Score, units: Mask) -> Score:
+def of_slice(score: Score, units: Mask) -> Score:
     """Return a score of a few units, with what they contribute alone."""
     return dataclasses.replace(
         score,

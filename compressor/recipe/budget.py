@@ -158,6 +158,15 @@ class AccuracyBudget(BaseModel):
         "only reported",
     )
 
+    max_slice_gap: Share | None = Field(
+        default=None,
+        ge=0,
+        exclude_if=lambda value: value is None,
+        description="how much further the error rate of one group may rise than that of another, "
+        "of label, length or one column of slices: a difference that is proven to be larger ends "
+        "the run with exit code 5; left out, differences are only reported",
+    )
+
     max_missed: Limits | None = Field(
         default=None,
         description="how much of what the untouched checkpoint finds may be missed, as a part of "
@@ -190,9 +199,14 @@ class AccuracyBudget(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.max_slice_drop is not None and not self.slices:
+        limits = {"max_slice_drop": self.max_slice_drop, "max_slice_gap": self.max_slice_gap}
+        given = [name for name, limit in limits.items() if limit is not None]
+        if given and not self.slices:
             raise rule_error(
-                [Mistake(("max_slice_drop",), "there are no slices; name them in budget.slices")]
+                [
+                    Mistake((name,), "there are no slices; name them in budget.slices")
+                    for name in given
+                ]
             )
         return self
 

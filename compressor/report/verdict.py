@@ -7,7 +7,7 @@ model card and in comparisons, so that all of them say the same.
 from __future__ import annotations
 
 from compressor.measurements import RunReport
-from compressor.report import attributions, certificates, recalls, scores, target, units
+from compressor.report import attributions, certificates, fairness, recalls, scores, target, units
 from compressor.words import about, points
 
 TITLES = {
@@ -29,6 +29,7 @@ _PLACES = {
     "export": "in the export to ONNX",
     "artifact": "in the exported model",
     "slices": "in a slice of the data",
+    "gaps": "between groups of the data",
     "certification": "on the rows kept apart",
     "benchmark": "in the benchmark",
     "seal": "while the artifact was completed",
@@ -99,6 +100,11 @@ def next_step(report: RunReport) -> str:
         return (
             "Use milder settings, train on more examples like these, or raise "
             "budget.max_slice_drop if that loss is acceptable."
+        )
+    if report.guilty_step == "gaps":
+        return (
+            "Use milder settings, train on more examples of the group that lost more, or raise "
+            "budget.max_slice_gap if that difference is acceptable."
         )
     if report.guilty_step == "certification":
         return (
@@ -191,6 +197,8 @@ def _unproven_words(report: RunReport) -> str:
 def _exceeded_words(report: RunReport) -> str:
     if report.guilty_step == "slices" and report.slices:
         return f"{title(report)} in a slice: {_slice_words(report)}"
+    if report.guilty_step == "gaps" and (found := fairness.worst_words(report)) is not None:
+        return f"{title(report)} {_place(report)}: {found}"
     guilty = next((item for item in report.passes if item.verdict != "passed"), None)
     observed, proof = report.certification, report.certificate
     ends = scores.value_of(report, "baseline"), scores.value_of(report, "final")

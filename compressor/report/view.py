@@ -16,6 +16,7 @@ from compressor.report.attempts import size_points, was_repaired
 from compressor.report.attributions import AgreementView, agreement_view
 from compressor.report.charts import Chart, Point, score_chart
 from compressor.report.component_bytes import Components, components_view
+from compressor.report.fairness import GapView, gap_views
 from compressor.report.path_chart import PathChart, path_chart
 from compressor.report.predictions import Predictions, predictions_view
 from compressor.report.questions import Answer, answers
@@ -106,6 +107,7 @@ class View:
     certificate_counts: str | None
     slices: tuple[SliceRow, ...]
     slices_summary: str
+    gaps: tuple[GapView, ...]
     recalls: tuple[RecallRow, ...]
     recalls_summary: str
     attributions: AgreementView | None
@@ -170,6 +172,7 @@ def view_of(report: RunReport) -> View:
         certificate_counts=certificates.certificate_counts(report),
         slices=tuple(slice_rows(report)),
         slices_summary=slices_summary(report) if report.slices else "",
+        gaps=tuple(gap_views(report)),
         recalls=tuple(recall_rows(report)),
         recalls_summary=recalls_summary(report) if report.recalls else "",
         attributions=agreement_view(report),

@@ -54,7 +54,12 @@ def recipe(tiny_bert_dir: Path, balanced_rows: Path, tmp_path_factory: Any) -> d
     return {
         "model": {"checkpoint": str(tiny_bert_dir)},
         "data": {"text": "text", "label": "label", **rows},
-        "budget": {"max_drop": 0.3, "min_attribution_agreement": 0.6},
+        "budget": {
+            "max_drop": 0.3,
+            "min_attribution_agreement": 0.6,
+            "slices": ["length", "label"],
+            "max_slice_gap": 0.9,
+        },
         "passes": [{"kind": "quantize_dynamic"}],
         "benchmark": NO_TIMES,
     }
@@ -82,6 +87,18 @@ def test_a_run_proves_that_reasons_stayed(finished: Path):
     assert "<h2>Attributions</h2>" in page
     assert "log-probability of the class that the original predicts" in page
     assert "## Attributions" in (finished / "report.md").read_text()
+
+
+def test_groups_of_the_same_run_have_error_rates_before_and_after(finished: Path):
+    length, label = report_in(finished)["gaps"]
+    assert (length["column"], label["column"]) == ("length", "label")
+    assert len(length["groups"]) == 3
+    # The labels are the original's own predictions.
+    assert {group["before"] for group in label["groups"]} == {0.0}
+    assert label["difference_before"] == 0.0
+    assert label["ratio_before"] is None
+    assert label["lower_bound"] <= label["gap"] <= label["upper_bound"]
+    assert "Fairness between groups" in (finished / "report.html").read_text()
 
 
 def test_each_model_is_explained_once(finished: Path):
