@@ -60,7 +60,13 @@ WAVES = {
     **{"num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0},
 }
 PAIR = {"vision_config": IMAGE, "text_config": TEXT, "num_labels": 3}
-HEADLESS = ["bert-generation", "splinter"]  # transformers has no classifier of these
+# What is tested of these is the encoder: transformers has no classifier of some, and classifiers of
+# the others hold a decoder too.
+HEADLESS = ["bert-generation", "mt5", "splinter", "t5"]
+T5 = {
+    **{"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+    **{"initializer_factor": 3.0, "num_labels": 3, "pad_token_id": 0, "eos_token_id": 3},
+}
 # A family that differs from BERT in nothing is tested without a row here.
 CONFIGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(TEXTS, TEXT),
@@ -103,6 +109,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **{"decoder_start_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "init_std": 0.3},
         **{"num_labels": 3},
     },
+    "mt5": {**T5, "feed_forward_proj": "gated-gelu"},
+    "t5": T5,
     "rembert": {**TEXT, "input_embedding_size": 16},
     "vit": {**IMAGE, "qkv_bias": False},
     "xmod": {**TEXT, "languages": ["en"], "default_language": "en"},
@@ -143,6 +151,8 @@ class EncoderFactory:
             inputs = {"input_ids": torch.randint(5, 50, (3, 7)), "attention_mask": mask}
         if model_type in HEADLESS:
             auto = transformers.AutoModel
+            if model_type in ("mt5", "t5"):
+                auto = transformers.AutoModelForTextEncoding
         module = auto.from_config(config, attn_implementation=attention).eval()
         make_linear(module)
         return Encoder(module, inputs, torch.tensor([0, 1, 2]))

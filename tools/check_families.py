@@ -51,6 +51,7 @@ from sweep_architectures import (
     IMAGE_FAMILIES,
     SEED,
     SOUND_FAMILIES,
+    TAGGERS,
     TEXT_FAMILIES,
     WORDS,
     build,
@@ -150,6 +151,8 @@ def outputs(folder, batch):
     kind = "Image" if "pixel_values" in batch else "Sequence"
     if "input_values" in batch or "input_features" in batch:
         kind = "Audio"
+    if config.architectures[0].endswith("ForTokenClassification"):
+        kind = "Token"
     auto = getattr(transformers, f"AutoModelFor{kind}Classification")
     if folder not in models:
         models[folder] = auto.from_pretrained(folder).eval()
@@ -351,7 +354,8 @@ def _context(work: Work) -> PassContext:
     else:
         lengths = random.integers(2, 30, 32)
         examples = [" ".join(random.choice(WORDS[5:], size=size)) for size in lengths]
-    data = Dataset("rows", tuple(examples), np.arange(32) % 3, np.arange(32), "made-up rows")
+    labels = None if work.family in TAGGERS else np.arange(32) % 3
+    data = Dataset("rows", tuple(examples), labels, np.arange(32), "made-up rows")
     checkpoint = work.folder / "checkpoint"
     scratch = Path(tempfile.mkdtemp(dir=work.folder))
     return PassContext(

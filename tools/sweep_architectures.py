@@ -63,6 +63,10 @@ TINY: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 TEXT = {**TINY, "vocab_size": ROWS, "max_position_embeddings": 64, "pad_token_id": 0}
+RELATIVE = {
+    "vocab_size": ROWS, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+    "initializer_factor": 1.0, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0,
+}  # fmt: skip
 AFTER_PADDING = {**TEXT, "max_position_embeddings": 66}
 DECODER = {**TEXT, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
 IMAGE = {**TINY, "image_size": 16, "patch_size": 4}
@@ -112,6 +116,7 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {**TEXT, "global_attn_every_n_layers": 2, "local_attention": 8,
                    "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
     "mpnet": AFTER_PADDING,
+    "mt5": {**RELATIVE, "feed_forward_proj": "gated-gelu"},
     "nomic_bert": TEXT,
     "nystromformer": {**TEXT, "num_landmarks": 4, "segment_means_seq_len": 64},
     "qwen2": DECODER,
@@ -121,6 +126,8 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "roberta-prelayernorm": AFTER_PADDING,
     "roformer": {**TEXT, "embedding_size": 32},
     "squeezebert": {**TEXT, "embedding_size": 32},
+    "t5": RELATIVE,
+    "t5 (gated)": {**RELATIVE, "feed_forward_proj": "gated-gelu"},
     "xlm-roberta": AFTER_PADDING,
     "xlm-roberta-xl": AFTER_PADDING,
     "xlnet": {"vocab_size": ROWS, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64,
@@ -178,6 +185,9 @@ RATE = 16_000
 QUICK = ("nomic_bert", "dinov2 (gated)")
 # Without a head these give vectors too; reading the first token is where most is rewritten.
 WITHOUT_ENCODER = frozenset(("gpt2", "llama", "mistral", "qwen2", "qwen3", "xlnet", "funnel"))
+
+# Classes that tag tokens, as those that classify texts hold a decoder too.
+TAGGERS = frozenset(("mt5", "t5", "t5 (gated)"))
 
 # Decoders whose tokenizers mark the beginning of a text alone, and those that mark no end of it:
 # a vector or class is read off the last token, which then is a word and not always the same.
@@ -282,9 +292,13 @@ def build(folder: Path, family: str, head: str) -> None:
         _extractor(family).save_pretrained(folder)
     else:
         auto = transformers.AutoModelForSequenceClassification
+        if family in TAGGERS:
+            auto = transformers.AutoModelForTokenClassification
         _tokenizer(family).save_pretrained(folder)
         if head == "cls":
             auto = transformers.AutoModel
+            if family in TAGGERS:
+                auto = transformers.AutoModelForTextEncoding
             (folder / "1_Pooling").mkdir()
             (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
             (folder / "modules.json").write_text(
@@ -293,7 +307,8 @@ def build(folder: Path, family: str, head: str) -> None:
             )
     module = auto.from_config(config).eval()
     for name, parameter in module.named_parameters():
-        if "relative_position_bias" in name:  # begins at zero, where it would say nothing
+        # Some begin at zero, where they would say nothing.
+        if "relative_position_bias" in name or "relative_attention_bias" in name:
             torch.nn.init.normal_(parameter, std=1.0)
     module.save_pretrained(folder)
 

@@ -27,13 +27,14 @@ COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 _LAYER = re.compile(r"(?:^|[./])(?:layers?|blocks?|h)[._](\d+)(?=[./_]|$)")
 _ATTENTION = re.compile(
-    r"attention|attn|relative_position_bias"
+    r"attention|attn|relative_position_bias|SelfAttention|block[._]\d+[./]layer[._]0[./]"
     r"|(?:^|[./])(?:sa_layer_norm|layernorm_before|norm1|layer_scale1|lambda_1)"
 )
 _EMBEDDINGS = re.compile(r"embed|cls_token|distillation_token|(?:^|[./])w[tp]e[./]")
 _FEED_FORWARD = re.compile(
     r"(?:^|[./])(?:intermediate|mlp|ffn|feed_forward|fc[12]|lin[12]|output_layer_norm"
-    r"|layernorm_after|norm2|layer_scale2|lambda_2|full_layer_layer_norm)"
+    r"|layernorm_after|norm2|layer_scale2|lambda_2|full_layer_layer_norm"
+    r"|DenseReluDense|block[._]\d+[./]layer[._]1[./])"
 )
 # In a layer, what is not the attention's own output is the feed-forward network's.
 _OUTPUT = re.compile(r"[./]output[./]")

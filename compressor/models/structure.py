@@ -18,8 +18,8 @@ from torch import nn
 from compressor.errors import EnvironmentMismatch
 from compressor.models.conv1d import make_linear
 from compressor.models.families import EncoderParts
+from compressor.models.families.handed_on_bias import KEPT_HEADS, leave_no_heads
 from compressor.models.families.layers import (
-    KEPT_HEADS,
     ConstantOutput,
     Encoder,
     EncoderLayer,
@@ -174,7 +174,8 @@ def configure_shape(encoder: Encoder) -> tuple[str, ...]:
         return ("its layers differ, or one is without heads or neurons",)
     config, parts = encoder.config, encoder.parts
     reasons = []
-    if any(hasattr(module, KEPT_HEADS) for module in encoder.layer_list):
+    buffers = (name for name, _ in encoder.layer_list.named_buffers())
+    if any(name.rpartition(".")[2] == KEPT_HEADS for name in buffers):
         reasons.append("its layers read a bias that they share, of which some heads are gone")
     if layer.num_heads != dense_shape(config, parts).layers[0].num_heads:
         if parts.has_head_dim:
@@ -319,7 +320,12 @@ def remove_attention(layer: EncoderLayer) -> None:
         delattr(layer.module, KEPT_HEADS)
     for columns in layer.attention.columns:
         columns.remove()
-    headless, constant = HeadlessAttention(), ConstantOutput(layer.attention.output)
+    constant = ConstantOutput(layer.attention.output)
+    if layer.parts.bias_place is not None:
+        output = parts.output.removeprefix(f"{parts.module}.")
+        leave_no_heads(layer.attention.module, output, constant)
+        return
+    headless = HeadlessAttention()
     inside = parts.module + "."
     if parts.output.startswith(inside):
         headless.add_module(parts.output.removeprefix(inside), constant)

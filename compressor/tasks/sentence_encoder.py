@@ -286,9 +286,13 @@ class AutoSentenceEncoder:
         return self._class_of(config)._from_config(config, dtype=dtype)
 
     def _class_of(self, config: Any) -> type[Any]:
-        base: type[Any] = self._model_mapping[type(config)]
+        # Of an encoder with a decoder, such as T5, the class that is the encoder alone.
+        encoders: Any = transformers.AutoModelForTextEncoding._model_mapping
+        known = encoders if type(config) in encoders else self._model_mapping
+        base: type[Any] = known[type(config)]
         is_text = getattr(base, "main_input_name", None) == "input_ids"
-        if not is_text or getattr(config, "is_encoder_decoder", False):
+        is_whole = known is not encoders and getattr(config, "is_encoder_decoder", False)
+        if not is_text or is_whole:
             raise EnvironmentMismatch(
                 f"{base.__name__} is no encoder of texts, so it gives no sentence embedding; use a "
                 f"text encoder, or set model.task to what the checkpoint is for"

@@ -32,13 +32,13 @@ from compressor.models.families.not_prunable import (
     GATED_POSITIONS,
     LONGFORMER,
     MOBILEBERT,
-    RELATIVE_T5,
     SQUEEZEBERT,
     UNKNOWN,
     WINDOWS,
 )
 from compressor.models.families.rotary import EUROBERT, GTE, JINA_EMBEDDINGS_V3
 from compressor.models.families.speech import SPECTROGRAM_TRANSFORMER, WAV2VEC2, WHISPER
+from compressor.models.families.t5 import T5
 from compressor.models.families.vit import VIT
 
 __all__ = ["FAMILIES", "EncoderParts", "Family", "family_of"]
@@ -85,6 +85,7 @@ FAMILIES: Mapping[str, Family] = {
     "mobilenet_v2": CONVOLUTIONS,
     "modernbert": MODERNBERT,
     "mpnet": MPNET,
+    "mt5": T5,
     "mistral": LLAMA,
     "nomic_bert": GTE,
     "qwen2": LLAMA,
@@ -101,7 +102,7 @@ FAMILIES: Mapping[str, Family] = {
     "squeezebert": SQUEEZEBERT,
     "swin": WINDOWS,
     "swinv2": WINDOWS,
-    "t5": RELATIVE_T5,
+    "t5": T5,
     "vit": VIT,
     "wav2vec2": WAV2VEC2,
     "wavlm": GATED_POSITIONS,

@@ -152,6 +152,7 @@ class EncoderParts:
     shared_bias: SharedBias | None = None
     refused_with: tuple[str, ...] = ()  # settings with which nothing can go
     gated_by: str | None = None  # the setting by which the feed-forward network is gated
+    gated_feed_forward: FeedForwardParts | None = None  # where its parts are then; None: not known
     rotates: bool = False  # queries and keys by their position
     # The setting that says how many heads keys and values have, of which each serves several query
     # heads: these go together, and are counted as one. None: as many as queries.
@@ -159,6 +160,11 @@ class EncoderParts:
     # The setting that says how long the list of layers is, where all of it is run again for each of
     # num_hidden_layers. None: each layer is run once.
     repeated: str | None = None
+    # Where a layer is given a bias with a number for each head, which the first one's attention
+    # computes and each hands to the next: the place among what its forward takes. None: nowhere.
+    bias_place: int | None = None
+    # How names of classes end that hold a decoder of the same widths too.
+    classes_with_decoder: tuple[str, ...] = ()
     # Why the first layer has to stay, where it is built unlike the others.
     first_layer_stays: str | None = None
     # A linear layer that reads a number of each head of each layer in turn, and no task's output; a

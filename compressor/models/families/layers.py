@@ -11,6 +11,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from compressor.models.families.base import EncoderParts, part_of
+from compressor.models.families.handed_on_bias import KEPT_HEADS, leave_heads
 from compressor.models.families.prunable import UnsupportedArchitecture, parts_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class ConstantOutput(nn.Module):
         super().__init__()
         bias = torch.zeros(output.out_features) if output.bias is None else output.bias
         self.bias = nn.Parameter(bias.detach().clone().to(output.weight))
+
+    @property
+    def weight(self) -> Tensor:
+        """Return what has the type of the weights, which T5 looks at before it projects."""
+        return self.bias
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Return the bias for every token; `hidden_states` gives the number of tokens only."""
@@ -92,10 +98,6 @@ class Rows:
             setattr(self.owner, name, fresh)
 
 
-# The buffer of a layer that lost heads: which of them are left, of those that the bias is for.
-KEPT_HEADS = "kept_heads"
-
-
 @dataclass(frozen=True, eq=False)
 class PickedBias:
     """Picks the heads that a layer has left from a bias that all layers are given."""
@@ -128,6 +130,17 @@ class PickedBias:
         if by_name:
             return given, {**named, self.argument: picked}
         return (*given[: self.place], picked, *given[self.place + 1 :]), named
+
+
+@dataclass(frozen=True, eq=False)
+class HandedOnBias:
+    """Picks the heads that an attention has left from a bias that it hands on."""
+
+    module: nn.Module
+
+    def keep(self, heads: Sequence[int], num_heads: int) -> None:
+        """Leave the numbers of `heads`, of `num_heads` that there were, to this attention."""
+        leave_heads(self.module, heads, num_heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +199,7 @@ class Attention:
     rows: tuple[Rows, ...]
     relative: Positions | None = None
     columns: tuple[Columns, ...] = ()
-    picked: PickedBias | None = None
+    picked: PickedBias | HandedOnBias | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -318,6 +331,9 @@ def find_encoder(module: PreTrainedModel) -> Encoder:
     that share weights).
     """
     parts, model_type = parts_of(module.config), module.config.model_type
+    name = type(module).__name__
+    if parts.classes_with_decoder and name.endswith(parts.classes_with_decoder):
+        raise UnsupportedArchitecture(model_type, f"{name} holds a decoder too")
     layer_list = module.base_model.get_submodule(parts.layers)
     if not isinstance(layer_list, nn.ModuleList):
         raise UnsupportedArchitecture(model_type, f"'{parts.layers}' is not a list of layers")
@@ -398,7 +414,7 @@ class _Finder:
             tuple(rows),
             self._met(module),
             self._columns(parts.columns, num_heads),
-            self._picked(),
+            self._picked() if self.parts.bias_place is None else HandedOnBias(module),
         )
 
     def _columns(self, paths: Sequence[str], num_heads: int) -> tuple[Columns, ...]:

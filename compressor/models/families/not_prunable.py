@@ -10,9 +10,6 @@ CONVBERT = Family(
 )
 MOBILEBERT = Family("its layers have several feed-forward networks in a bottleneck")
 SQUEEZEBERT = Family("its layers are grouped convolutions, whose groups are of one width")
-RELATIVE_T5 = Family(
-    "its first layer alone computes the bias of relative positions for the heads of all others"
-)
 GATED_POSITIONS = Family("gates of its attention are as wide as the number of heads (WavLM)")
 WINDOWS = Family("its stages differ in width, and biases of its windows in their number of heads")
 CONVOLUTIONS = Family("its layers are convolutions, which have no heads and no neurons")

@@ -61,13 +61,24 @@ def parts_or_reason(config: Config) -> EncoderParts | str:
             return "some of its layers see a window of tokens (use_sliding_window)"
     if parts.repeated is not None and setting(config, "num_hidden_groups") not in (None, 1):
         return "its layers are in several groups, each with weights of its own (num_hidden_groups)"
-    if parts.gated_by is not None and setting(config, parts.gated_by):
-        return f"its feed-forward is gated ({parts.gated_by})"
+    named = setting(config, "architectures")
+    for name in named if isinstance(named, list | tuple) else ():
+        if parts.classes_with_decoder and str(name).endswith(parts.classes_with_decoder):
+            return f"{name} holds a decoder too, and one configuration says how wide both are"
+    if parts.gated_by is not None and _is_gated(setting(config, parts.gated_by)):
+        if parts.gated_feed_forward is None:
+            return f"its feed-forward is gated ({parts.gated_by})"
+        parts = replace(parts, feed_forward=parts.gated_feed_forward)
     if (name := next((it for it in parts.refused_with if setting(config, it)), None)) is not None:
         return f"it is configured with {name}"
     if parts.norms_first_if is not None:
         return replace(parts, norms_first=bool(setting(config, parts.norms_first_if)))
     return parts
+
+
+def _is_gated(value: object) -> bool:
+    """Return what the setting says: yes or no, or the name of a function such as gated-gelu."""
+    return value.startswith("gated") if isinstance(value, str) else bool(value)
 
 
 def unprunable(config: Config) -> str | None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.models.families import EncoderParts
+from compressor.models.families.handed_on_bias import first_bias
 from compressor.models.families.layers import Encoder
 
 
@@ -59,8 +60,15 @@ class _Stop(Exception):
 class _Recorder:
     """Hooks on one layer that put `hidden_states` in and keep what passes by."""
 
-    def __init__(self, hidden_states: Tensor | None, *, stops_early: bool) -> None:
+    def __init__(
+        self,
+        hidden_states: Tensor | None,
+        *,
+        stops_early: bool,
+        given: Mapping[int, Callable[[Tensor], Tensor]],
+    ) -> None:
         self.hidden_states = hidden_states
+        self.given = given  # by place: what other layers would have computed of the states' shape
         self.stops_early = stops_early
         self.output: Tensor | None = None
         # Inputs and outputs by path; several where a layer computes tokens in chunks.
@@ -71,7 +79,12 @@ class _Recorder:
     ) -> tuple[_Positional, dict[str, object]]:
         if self.hidden_states is None:
             self.hidden_states = positional[0]
-        return (self.hidden_states, *positional[1:]), named
+        states = self.hidden_states
+        others = (
+            self.given[place](states) if place in self.given else value
+            for place, value in enumerate(positional[1:], start=1)
+        )
+        return (states, *others), named
 
     def leave(self, _: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         self.output = output[0] if isinstance(output, tuple) else output
@@ -106,7 +119,9 @@ def run_layer(
     """
     parts = encoder.parts
     attention_output = parts.attention.output
-    recorder = _Recorder(hidden_states, stops_early=attention_only)
+    recorder = _Recorder(
+        hidden_states, stops_early=attention_only, given=_handed_on(encoder, index)
+    )
     with _only_layer(encoder.layer_list, index) as layer:
         # What the next layer reads is known after that.
         last = layer if index or encoder.after_first is None else encoder.after_first
@@ -125,6 +140,15 @@ def run_layer(
             for handle in hooks:
                 handle.remove()
     return _trace(recorder, layer, parts)
+
+
+def _handed_on(encoder: Encoder, index: int) -> dict[int, Callable[[Tensor], Tensor]]:
+    """Return what a layer is given by those before it, by its place among what it takes."""
+    place = encoder.parts.bias_place
+    if place is None or index == 0:
+        return {}
+    first = encoder.layer_list[0].get_submodule(encoder.parts.attention.module)
+    return {place: lambda states: first_bias(first, states.shape[1])}
 
 
 def _trace(recorder: _Recorder, layer: nn.Module, parts: EncoderParts) -> LayerTrace:

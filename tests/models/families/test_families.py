@@ -29,6 +29,8 @@ WITHOUT_TABLE = (
     "nomic_bert",
     "qwen2",
     "qwen3",
+    "mt5",
+    "t5",
 )
 AFTER_PADDING = [name for name, it in FAMILIES.items() if it.first_position == "after_padding"]
 # Not in the table: what a run reads off the module has to be right for them too.

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from random_encoders import IMAGES, PRUNABLE, TEXTS
+import transformers
+from random_encoders import CONFIGS, IMAGES, PRUNABLE, TEXTS
 
 from compressor.models.conv1d import as_transformers_saves
 from compressor.models.families.layers import encoder_layers, find_encoder
-from compressor.models.families.prunable import UnsupportedArchitecture
+from compressor.models.families.prunable import UnsupportedArchitecture, unprunable
 from compressor.models.structure import EncoderShape, apply_shape, configure_shape, read_shape
 from compressor.passes.prune_structured.unit_removal import prune_heads, prune_neurons, select_units
 
@@ -281,6 +282,8 @@ def with_biases(encoder: Any) -> Any:
     ("model_type", "asked"),
     [
         ("mpnet", ()),
+        ("mt5", ()),
+        ("t5", ()),
         *(("beit", BEIT_BIASES[:count]) for count in (1, 2)),
         ("beit", BEIT_BIASES[1:]),
     ],
@@ -302,6 +305,25 @@ def test_heads_are_left_with_their_own_position_biases_however_often_some_go(
     apply_shape(fresh, shape)
     fresh.load_state_dict(encoder.module.state_dict())
     torch.testing.assert_close(encoder.logits(fresh), expected, atol=1e-5, rtol=0)
+
+
+def test_a_first_layer_without_heads_still_hands_on_the_bias_of_all_others(make_encoder):
+    encoder = with_biases(make_encoder("t5"))
+    expected = encoder.logits(with_units_at_zero(encoder.module, {0: [0, 1, 2, 3], 1: [2]}, {}))
+    prune_heads(find_encoder(encoder.module), {0: [1], 1: [2]})
+    prune_heads(find_encoder(encoder.module), {0: [0, 1, 2]})
+    torch.testing.assert_close(encoder.logits(), expected, atol=1e-5, rtol=0)
+
+
+def test_nothing_goes_from_a_t5_with_its_decoder():
+    settings = {**CONFIGS["t5"], "decoder_start_token_id": 0}
+    config = transformers.AutoConfig.for_model("t5", **settings)
+    module = transformers.T5ForSequenceClassification(config)
+    with pytest.raises(UnsupportedArchitecture, match="holds a decoder too"):
+        find_encoder(module)
+    told = unprunable({**config.to_dict(), "architectures": ["T5ForSequenceClassification"]})
+    assert "T5ForSequenceClassification holds a decoder too" in str(told)
+    assert unprunable({**config.to_dict(), "architectures": ["T5EncoderModel"]}) is None
 
 
 def test_neurons_whose_setting_sizes_more_than_them_are_no_plain_checkpoint(make_encoder):
