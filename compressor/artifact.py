@@ -26,7 +26,7 @@ from compressor.files import sha256, write_whole
 from compressor.models.guard import foreign
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.predict import predict_rows, rows_at_a_time
-from compressor.models.provider_options import AS_WRITTEN, PLAIN
+from compressor.models.provider_options import ProviderSettings
 from compressor.models.runtime_versions import require_runtime
 from compressor.models.text_files import keep_settings_apart
 from compressor.onnx_graph.onnx_file import data_files, load_graph
@@ -43,6 +43,7 @@ from compressor.runtime.manifest import (
 from compressor.runtime.manifest import MANIFEST as MANIFEST
 from compressor.runtime.manifest import MODEL as MODEL
 from compressor.runtime.manifest import read_manifest as manifest_of
+from compressor.runtime.session import opening_of
 from compressor.tasks import Example, Outputs, Rows, Task, load_task, task_names, texts_of
 
 if TYPE_CHECKING:
@@ -241,14 +242,17 @@ def seal_artifact(
 def load_artifact(
     directory: str | Path,
     *,
-    provider: str = "cpu",
+    provider: str | None = None,
     threads: int | None = None,
+    streams: int = 1,
     verify: bool = True,
 ) -> Artifact:
     """Load an artifact after checking every file against the manifest.
 
-    An artifact that was made for another provider than the CPU computes its quantize-dequantize
-    pairs there as they are written, in float.
+    `provider` None is OpenVINO for an artifact that was made for it, and the CPU of ONNX Runtime
+    for all others. OpenVINO computes `streams` batches at the same time, with `threads` each. An
+    artifact that was made for a GPU computes its quantize-dequantize pairs on the CPU as they are
+    written, in float.
 
     Without `verify` the files are taken as they are; the manifest is checked all the same.
 
@@ -267,8 +271,9 @@ def load_artifact(
         thresholds=None if own is None else tuple(own),
     )
     task = task.for_labels(manifest["labels"]).as_saved(folder)
-    settings = PLAIN if manifest.get("provider", provider) == provider else AS_WRITTEN
-    model = OnnxModel(folder / MODEL, provider=provider, threads=threads, settings=settings)
+    how = opening_of(folder, manifest, provider)
+    settings = ProviderSettings(as_written=how.as_written, precision=how.precision)
+    model = OnnxModel(folder / MODEL, how.provider, threads, settings, streams)
     return Artifact(folder, manifest, model, _preprocessor(task, folder, manifest), task)
 
 

@@ -35,7 +35,12 @@ def serve(
             min=0, help="File descriptor of a socket that listens already, as of systemd."
         ),
     ] = None,
-    provider: Annotated[str, typer.Option(help="ONNX Runtime's provider: cpu or cuda.")] = "cpu",
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu or cuda of ONNX Runtime, or openvino; otherwise what the artifact is for."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Batches at a time; one for each CPU otherwise.")
     ] = None,

@@ -30,12 +30,14 @@ from compressor.errors import ExportError
 from compressor.export.attention_operator import ATTENTION_OPSET, holds_changed_operators
 from compressor.export.cpu_graph import optimize_for_cpu
 from compressor.export.gpu_graph import optimize_for_cuda
+from compressor.export.openvino_graph import optimize_for_openvino
 from compressor.export.traces import Traces
 from compressor.export.weight_names import name_weights
 from compressor.machine.memory import is_out_of_memory
 from compressor.models.onnx_model import OnnxModel
 from compressor.models.torch_model import TorchModel
 from compressor.onnx_graph.onnx_file import save_graph
+from compressor.runtime.openvino_session import OPENVINO
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ _FUSIONS: dict[str, _Fusions | None] = {
     "cpu": "dml",
     "cuda": "cuda",
     "tensorrt": None,
+    "openvino": "dml",
 }
 
 # Tracing needs two examples of different length, or it takes the sizes for constants.
@@ -111,7 +114,7 @@ def export_onnx(
     inputs = _traced_inputs(model)
     logger.info("export: %s for %s", type(model.module).__name__, provider)
     fusions = _FUSIONS[provider] if fuse else None
-    for_cpu = fuse and provider == "cpu"
+    for_cpu = fuse and provider in ("cpu", OPENVINO)
     # The rewrites for the CPU raise the operator set themselves, and fuse attention better.
     asked = opset or EXPORTER_OPSET
     raised = for_cpu and asked >= ATTENTION_OPSET
@@ -132,7 +135,9 @@ def export_onnx(
     finally:
         model.move_to(device)
     _finish(program, tuple(inputs), model.task.output)
-    if for_cpu:
+    if fuse and provider == OPENVINO:
+        optimize_for_openvino(program, opset=asked)
+    elif for_cpu:
         optimize_for_cpu(program, opset=asked)
     elif fuse and provider == "cuda":
         optimize_for_cuda(program)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -31,11 +31,14 @@ from compressor.onnx_graph.onnx_file import (
     load_graph,
     parameter_counts,
 )
+from compressor.runtime.openvino_session import OPENVINO, OpenvinoSession, Precision
 from compressor.runtime.session import PROVIDERS, session_options
 from compressor.runtime.session import SESSION_FAILURES as SESSION_FAILURES
 from compressor.tasks import Batch, output_names
 
 OUTPUT = "logits"
+Session: TypeAlias = onnxruntime.InferenceSession | OpenvinoSession
+
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 _MOST_CHARACTERS = 600  # of a foreign message, which quotes names of any length
 
@@ -74,19 +77,27 @@ _COMPUTE = frozenset(
 class OnnxModel:
     """An .onnx file that is never changed in place; its session opens with the first prediction.
 
-    `threads` are those within one operator, None leaves the number to ONNX Runtime (the physical
-    cores). `settings` say how a GPU is used.
+    `threads` are those within one operator, None leaves the number to the runtime (the physical
+    cores). `settings` say how a GPU is used, and `streams` how many batches OpenVINO computes at
+    the same time.
     """
 
     path: Path
     provider: str = "cpu"
     threads: int | None = None
     settings: ProviderSettings = PLAIN
+    streams: int = 1
 
     @cached_property
-    def session(self) -> onnxruntime.InferenceSession:
+    def session(self) -> Session:
         """Return the open session; raises `EnvironmentMismatch` like `open_session`."""
-        return open_session(self.path, self.provider, threads=self.threads, settings=self.settings)
+        return open_session(
+            self.path,
+            self.provider,
+            threads=self.threads,
+            settings=self.settings,
+            streams=self.streams,
+        )
 
     @property
     def output_name(self) -> str:
@@ -136,8 +147,9 @@ def open_session(
     threads: int | None = None,
     keeps_memory: bool = True,
     settings: ProviderSettings = PLAIN,
-) -> onnxruntime.InferenceSession:
-    """Open a session that really runs on `provider`: cpu, cuda or tensorrt.
+    streams: int = 1,
+) -> Session:
+    """Open a session that really runs on `provider`: cpu, cuda, tensorrt or openvino.
 
     One that `keeps_memory` of a run for the next is faster, and holds what the largest of all runs
     so far took, rounded up.
@@ -155,6 +167,7 @@ def open_session(
         place=str(path),
         keeps_memory=keeps_memory,
         settings=settings,
+        streams=streams,
     )
     outputs = [item.name for item in session.get_outputs()]
     known = output_names()
@@ -166,7 +179,7 @@ def open_session(
     return session
 
 
-def output_of(session: onnxruntime.InferenceSession) -> str:
+def output_of(session: Session) -> str:
     """Return the name of the output that a task reads of a session from `open_session`."""
     names = (str(item.name) for item in session.get_outputs())
     known = output_names()
@@ -208,8 +221,8 @@ def optimized_graph(path: Path) -> onnx.ModelProto:
         return load_graph(written)
 
 
-def check_provider(provider: str) -> None:
-    """Raise `EnvironmentMismatch` unless a small matmul runs on `provider`: cpu, cuda, tensorrt.
+def check_provider(provider: str, *, precision: Precision = "fp32") -> None:
+    """Raise `EnvironmentMismatch` unless a small matmul runs on `provider`, in `precision`.
 
     An onnxruntime built for CUDA lists the provider on machines without a GPU too, so only a
     session tells.
@@ -219,7 +232,9 @@ def check_provider(provider: str) -> None:
     graph = helper.make_graph([node], "probe", value[:1], value[1:])
     opsets = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    session = _open(model.SerializeToString(), provider, threads=1, place="benchmark.providers")
+    settings = ProviderSettings(precision=precision)
+    place = "benchmark.providers"
+    session = _open(model.SerializeToString(), provider, threads=1, place=place, settings=settings)
     session.run(["y"], {"x": np.ones((1, 1), np.float32)})
 
 
@@ -260,8 +275,10 @@ def _runs_opset(opset: int) -> bool:
     return True
 
 
-def provider_that_ran(session: onnxruntime.InferenceSession) -> str:
+def provider_that_ran(session: Session) -> str:
     """Return the provider that a session computes on, as recipes spell it."""
+    if isinstance(session, OpenvinoSession):
+        return OPENVINO
     registered = session.get_providers()[0]
     return next(name for name, names in PROVIDERS.items() if names[0] == registered)
 
@@ -289,7 +306,12 @@ def _open(
     place: str,
     keeps_memory: bool = True,
     settings: ProviderSettings = PLAIN,
-) -> onnxruntime.InferenceSession:
+    streams: int = 1,
+) -> Session:
+    if provider == OPENVINO:
+        return OpenvinoSession(
+            source, threads=threads, precision=settings.precision, streams=streams, place=place
+        )
     names = _available(provider)
     options = session_options(
         threads=threads,
@@ -324,7 +346,7 @@ def _open(
 def _available(provider: str) -> tuple[str, ...]:
     if provider not in PROVIDERS:
         raise EnvironmentMismatch(
-            f"provider '{provider}' is not known (allowed: {', '.join(PROVIDERS)})"
+            f"provider '{provider}' is not known (allowed: {', '.join([*PROVIDERS, OPENVINO])})"
         )
     names = PROVIDERS[provider]
     built_in = onnxruntime.get_available_providers()

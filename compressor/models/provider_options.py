@@ -1,4 +1,4 @@
-"""Session options of each of ONNX Runtime's execution providers.
+"""Session options of each of ONNX Runtime's execution providers, and of OpenVINO.
 
 Options are strings that a provider reads when it starts; an unknown one is an error there. They are
 made here from facts of the graph, so that a benchmark and an evaluation ask for the same thing.
@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from compressor.errors import EnvironmentMismatch
 from compressor.onnx_graph.onnx_file import load_graph
+from compressor.runtime.openvino_session import Precision
 
 Options = dict[str, str]
 
@@ -32,7 +33,7 @@ class AxisRange:
 
 @dataclass(frozen=True)
 class ProviderSettings:
-    """How a session uses a GPU; on the CPU nothing but `as_written` applies.
+    """How a session uses a GPU; on the CPU nothing but `as_written` and `precision` apply.
 
     `cuda_graph` records the kernels of a run once for each shape and replays them as one, which
     needs inputs and outputs that stay where they are. `axes` are the free axes of the inputs by
@@ -41,6 +42,7 @@ class ProviderSettings:
     alone: TensorRT finds an engine by the names in a graph, and not by its weights. `as_written`
     lets the CPU compute quantize-dequantize pairs in float, as TensorRT would understand them, in
     place of the integer matmuls that it makes of them: those saturate on CPUs without VNNI.
+    `precision` is what OpenVINO computes in where a graph says float32.
     """
 
     cuda_graph: bool = False
@@ -51,6 +53,7 @@ class ProviderSettings:
     axes: Mapping[str, AxisRange] = field(default_factory=dict, hash=False)
     cache_dir: Path | None = None
     as_written: bool = False
+    precision: Precision = "fp32"
 
 
 PLAIN = ProviderSettings()

@@ -6,7 +6,7 @@ What lies outside is clipped to the nearer end; a narrower range gives finer ste
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnx
@@ -16,12 +16,14 @@ from compressor.errors import StepFailed
 from compressor.onnx_graph.observers import ActivationStatistics, Histogram
 from compressor.onnx_graph.quantized_activations import (
     ScaleAndZeroPoint,
+    SignedScale,
     TokenScale,
     token_scale_after,
 )
 
 Floats = NDArray[np.float64]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
+Fixed = TypeVar("Fixed", ScaleAndZeroPoint, SignedScale, ScaleAndZeroPoint | SignedScale)
 
 _LEVELS = 256
 _SIGNED_MAX = 127
@@ -85,8 +87,8 @@ def _range_with_zero(
 def finely_rounded(
     model: onnx.ModelProto,
     statistics: Mapping[str, ActivationStatistics],
-    scales: Mapping[str, ScaleAndZeroPoint],
-) -> dict[str, ScaleAndZeroPoint]:
+    scales: Mapping[str, Fixed],
+) -> dict[str, Fixed]:
     """Return those of `scales` that lose little against one scale for each token.
 
     Little is at most four times the mean squared error, or twice the error; that of a fixed
@@ -101,8 +103,12 @@ def finely_rounded(
     }
 
 
-def _static_error(statistics: ActivationStatistics, static: ScaleAndZeroPoint) -> float:
+def _static_error(
+    statistics: ActivationStatistics, static: ScaleAndZeroPoint | SignedScale
+) -> float:
     """Return the mean squared error of a fixed scale over what was observed."""
+    if isinstance(static, SignedScale):
+        static = _as_unsigned(static.scale)
     values, counts = _occupied(statistics.histogram, statistics.lowest, statistics.highest)
     return _squared_error(values, counts, static) / float(counts.sum())
 
@@ -162,9 +168,13 @@ def _least_squares_end(histogram: Histogram, low: float, high: float) -> float:
     """Return the end of the symmetric range with the smallest mean squared error."""
     values, counts = _occupied(histogram, low, high)
     ends = max(-low, high) * np.linspace(_NARROWEST, 1, _CANDIDATES)
-    # Signed integers with zero point 0 are unsigned ones with the zero point in the middle.
-    scales = [ScaleAndZeroPoint(float(end) / _SIGNED_MAX, _SIGNED_MAX + 1) for end in ends]
+    scales = [_as_unsigned(float(end) / _SIGNED_MAX) for end in ends]
     return float(ends[np.argmin([_squared_error(values, counts, static) for static in scales])])
+
+
+def _as_unsigned(scale: float) -> ScaleAndZeroPoint:
+    """Return signed integers with zero point 0 as unsigned ones with the zero point between."""
+    return ScaleAndZeroPoint(scale, _SIGNED_MAX + 1)
 
 
 def entropy_range(histogram: Histogram, low: float, high: float) -> tuple[float, float]:

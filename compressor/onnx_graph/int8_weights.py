@@ -16,6 +16,7 @@ from compressor.onnx_graph.quantizable_weights import QuantizableWeight, Use, fi
 from compressor.onnx_graph.quantized_activations import (
     Quantized,
     ScaleAndZeroPoint,
+    SignedScale,
     quantize_static,
     quantize_tokens,
     token_scale_after,
@@ -23,7 +24,8 @@ from compressor.onnx_graph.quantized_activations import (
 
 # How activations become integers: at run time, or with the scales of a mapping, by their names.
 # Activations that a mapping lacks are quantized per token.
-Activations = Literal["per_tensor", "per_token"] | Mapping[str, ScaleAndZeroPoint]
+FixedScale = ScaleAndZeroPoint | SignedScale
+Activations = Literal["per_tensor", "per_token"] | Mapping[str, FixedScale]
 
 _CONTRIB = "com.microsoft"
 
@@ -39,8 +41,10 @@ def store_int8_weights(
     constant zero point (`MatMulIntegerToFloat`, multiplied by that scale afterwards). Those with a
     scale of their own need no more than that operator: measured against `QLinearMatMul`, `QGemm`,
     `MatMulInteger` and what ONNX Runtime fuses from quantize-dequantize pairs, it took the least
-    time with one row of 20 tokens and with 32 of 24 (by 2 to 19%). Tables are looked up in int8 and
-    multiplied by the scale of each row. The float originals are removed.
+    time with one row of 20 tokens and with 32 of 24 (by 2 to 19%). Those with a `SignedScale` pass
+    through a quantize-dequantize pair, and so do their weights: OpenVINO makes one int8 matmul of
+    both pairs and what stands around them. Tables are looked up in int8 and multiplied by the scale
+    of each row. The float originals are removed.
 
     Raises `ValueError` when a weight has an obstacle or is not finite; the graph is then not
     to be used.
@@ -70,6 +74,7 @@ class _Rewriter:
         self.producers = {name: node for node in model.graph.node for name in node.output}
         # Activations that several matmuls read are quantized once, before the first of them.
         self.quantized: dict[str, tuple[Quantized, list[onnx.NodeProto]]] = {}
+        self.pairs: dict[str, tuple[str, list[onnx.NodeProto]]] = {}  # the same with signed scales
         self.shared: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
 
     def store(self, weight: QuantizableWeight) -> None:
@@ -113,17 +118,21 @@ class _Rewriter:
     def _rewritten(self) -> Iterator[onnx.NodeProto]:
         """Yield the nodes of the new graph, each after what it reads."""
         waiting = {name: nodes for name, (_, nodes) in self.quantized.items()}
+        waiting |= {name: nodes for name, (_, nodes) in self.pairs.items()}
         for node in self.graph.node:
             replacement = self.replacements.get(node.output[0] if node.output else "")
             if replacement is None:
                 yield node
                 continue
-            yield from waiting.pop(node.input[0], ())
+            for name in node.input:
+                yield from waiting.pop(name, ())
             yield from replacement
 
     def _matmul(self, use: Use, weight: str, scale: str) -> list[onnx.NodeProto]:
         term = self._third_input(use)
         bias = self._bias(use, term, self.tensors[scale].dims[0])
+        if isinstance(self._fixed_scale(use), SignedScale):
+            return self._matmul_of_pairs(use, weight, scale, bias, term)
         if self.activations != "per_tensor":
             return self._integer_matmul(use, weight, scale, bias, term)
         added_later = bool(term) and not bias
@@ -153,10 +162,53 @@ class _Rewriter:
             return [*nodes, helper.make_node("Add", [matmul, bias], [output])]
         return nodes + (self._addition(use, term, matmul) if term else [])
 
+    def _fixed_scale(self, use: Use) -> FixedScale | None:
+        """Return the scale that the activations of a matmul have, None where a run finds it."""
+        known = self.activations if isinstance(self.activations, Mapping) else {}
+        return known.get(use.node.input[0])
+
+    def _matmul_of_pairs(
+        self, use: Use, weight: str, scale: str, bias: str, term: str
+    ) -> list[onnx.NodeProto]:
+        """Return a float matmul of activations and weights that passed through int8."""
+        fixed = self._fixed_scale(use)
+        assert isinstance(fixed, SignedScale)
+        values, original = use.node.input[:2]
+        output = use.node.output[0]
+        if values not in self.pairs:
+            self.pairs[values] = self._pair(values, fixed)
+        if original not in self.pairs:
+            self.pairs[original] = self._dequantized(weight, scale)
+        factors = [self.pairs[values][0], self.pairs[original][0]]
+        matmul = f"{output}_product" if term else output
+        nodes = [helper.make_node("MatMul", factors, [matmul], name=use.node.name)]
+        if bias:
+            return [*nodes, helper.make_node("Add", [matmul, bias], [output])]
+        return nodes + (self._addition(use, term, matmul) if term else [])
+
+    def _dequantized(self, weight: str, scale: str) -> tuple[str, list[onnx.NodeProto]]:
+        """Return a weight as floats again, and the node for it."""
+        zeros = self._constant("zero_points", np.zeros(self.tensors[scale].dims[0], np.int8))
+        inputs, floats = [weight, scale, zeros], f"{weight}_dequantized"
+        return floats, [helper.make_node("DequantizeLinear", inputs, [floats], axis=1)]
+
+    def _pair(self, values: str, fixed: SignedScale) -> tuple[str, list[onnx.NodeProto]]:
+        """Return activations that passed through signed 8 bits, and the nodes for it."""
+        constants = [
+            self._constant("signed_scale", np.array(fixed.scale, np.float32)),
+            self._constant("signed_zero_point", np.array(0, np.int8)),
+        ]
+        integers, floats = f"{values}_int8", f"{values}_dequantized"
+        return floats, [
+            helper.make_node("QuantizeLinear", [values, *constants], [integers]),
+            helper.make_node("DequantizeLinear", [integers, *constants], [floats]),
+        ]
+
     def _quantize(self, values: str) -> Quantized:
         """Return the quantized form of activations, whose nodes come before their first reader."""
         if values not in self.quantized:
             fixed = self.activations.get(values) if isinstance(self.activations, Mapping) else None
+            assert not isinstance(fixed, SignedScale)
             if fixed is not None:
                 made = quantize_static(values, fixed, self._constant)
             else:

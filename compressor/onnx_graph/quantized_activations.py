@@ -62,6 +62,13 @@ class ScaleAndZeroPoint:
     zero_point: int
 
 
+@dataclass(frozen=True)
+class SignedScale:
+    """How any value maps to signed 8 bits: `value = scale * integer`, clipped to -128..127."""
+
+    scale: float
+
+
 def token_scale_after(producer: onnx.NodeProto | None) -> TokenScale:
     """Return the finest scale for what `producer` computes; None stands for an input."""
     operator = producer.op_type if producer is not None else ""

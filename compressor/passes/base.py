@@ -155,6 +155,15 @@ class RoundsAgain:
     values: tuple[object, ...] | None = None  # with which it does; None: all but null and false
 
 
+@dataclass(frozen=True)
+class OnlyOn:
+    """A value of a setting whose result only some of a pass's providers run."""
+
+    value: object
+    providers: tuple[str, ...]
+    why: str  # not on others
+
+
 class NothingToRemove(StepFailed):
     """The settings are so mild that the pass would leave this model as it is.
 
@@ -187,6 +196,8 @@ class Pass(BaseModel, ABC):
     # Settings that are not written where they are at their defaults, so that a recipe without them
     # keeps the keys of its steps and the bytes of its manifest.
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
+    # Values of settings that narrow `providers`, by the name of the setting.
+    narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {}
     # Whether the model reads other token ids afterwards than the untouched checkpoint.
     changes_tokens: ClassVar[bool] = False
     # Whether the table of words is a product of two afterwards, and whether it must be none before.

@@ -40,7 +40,7 @@ from compressor.measurements import (
 )
 from compressor.models.checkpoint import find_checkpoint
 from compressor.models.onnx_model import OnnxModel
-from compressor.models.provider_options import AS_WRITTEN, PLAIN
+from compressor.models.provider_options import AS_WRITTEN, PLAIN, ProviderSettings
 from compressor.models.torch_model import TorchModel, load_model, load_preprocessor
 from compressor.onnx_graph.onnx_file import data_path
 from compressor.passes import Model, OnnxPass, Pass, PassContext, TorchPass, apply_pass
@@ -67,6 +67,7 @@ from compressor.pipeline.same_prediction import JUDGED, compare_export, require_
 from compressor.pipeline.step_store import Step, StepStore, key_of, link_or_copy, link_tree
 from compressor.progress import Progress
 from compressor.recipe.recipe import BenchmarkSettings, Recipe
+from compressor.runtime.openvino_session import OPENVINO, Precision, openvino_version
 from compressor.tasks import Example, Task, length_of
 from compressor.tasks.hiding import Hiding
 from compressor.training.training_run import Scorer
@@ -116,6 +117,7 @@ class Stages:
             "made_for": export.provider,
             "threads": self.threads,
             "longest": self.max_length if export.judged_on == "tensorrt" else None,
+            **self._openvino(export.judged_on),
         }
 
     @property
@@ -134,6 +136,17 @@ class Stages:
         model.move_to(self.device)
         return model
 
+    def _openvino(self, provider: str) -> dict[str, Any]:
+        """Return what a result of OpenVINO depends on; empty for another provider."""
+        if provider != OPENVINO:
+            return {}
+        return {OPENVINO: {"version": openvino_version(), "precision": self.precision}}
+
+    @property
+    def precision(self) -> Precision:
+        """Return what OpenVINO computes in."""
+        return self.recipe.export.precision
+
     def open_graph(self, stored: StoredGraph) -> OnnxModel:
         """Return an ONNX model on the provider that the recipe has graphs judged on."""
         provider, settings = self.recipe.export.judged_on, PLAIN
@@ -142,6 +155,8 @@ class Stages:
         elif provider == "tensorrt":
             folder = self.store.private / "tensorrt" / stored.digest
             settings = engine_settings(self.max_length, folder)
+        elif provider == OPENVINO:
+            settings = ProviderSettings(precision=self.precision)
         return OnnxModel(stored.path, provider, self.threads, settings)
 
     def score(
@@ -363,7 +378,7 @@ class Stages:
             return {"size": size, "merged": merged, "components": graph.components()}
 
         # What changes nothing in the graph.
-        others = {"max_parity_diff", "evaluate_on", "max_length", "token_states"}
+        others = {"max_parity_diff", "evaluate_on", "max_length", "precision", "token_states"}
         how = {"export": settings.model_dump(mode="json", exclude=others)}
         done = self._do("export", name, {**how, **self._inputs(model), **self._torch}, work)
         return exported(done, graph_of(done, model, tuple(done.facts["merged"])))
@@ -376,7 +391,10 @@ class Stages:
         limit = self.recipe.export.max_parity_diff
 
         def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
-            ends = self.open_checkpoint(model), self.open_graph(graph)
+            opened = self.open_graph(graph)
+            # Shown is that the graph is right; what a precision costs, the gates measure.
+            exact = dataclasses.replace(opened.settings, precision="fp32")
+            ends = self.open_checkpoint(model), dataclasses.replace(opened, settings=exact)
             found = compare_export(*ends, self.splits["search"], self.max_length, limit)
             return {"parity": found}
 
@@ -453,6 +471,7 @@ class Stages:
                 cuda_graph=settings.cuda_graph,
                 cache_dir=scratch,
                 must_be_steady=to_choose,
+                precision=self.precision if provider == OPENVINO else "fp32",
                 progress=self.progress,
             )
             return {"latencies": Latencies(measured)}
@@ -463,6 +482,7 @@ class Stages:
             "settings": settings.model_dump(mode="json", exclude={"providers"}),
             "timed_on": provider,
             "to_choose": to_choose,
+            **self._openvino(provider),
             **timing_conditions(self.threads),
         }
         done = self._do("benchmark", name, read, work)

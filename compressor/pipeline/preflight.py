@@ -171,7 +171,7 @@ def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
             key = "export.provider" if is_judged else "benchmark.providers"
             with found.collect():
                 try:
-                    check_provider(provider)
+                    check_provider(provider, precision=recipe.export.precision)
                 except EnvironmentMismatch as error:
                     raise EnvironmentMismatch(recipe.describe(key, str(error))) from error
         if opset is not None and asks_opset:

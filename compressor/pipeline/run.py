@@ -108,6 +108,12 @@ from compressor.recipe.recipe import BenchmarkSettings, Recipe, load_recipe
 from compressor.report.render import render_model_card
 from compressor.report.run_report import RunReport
 from compressor.report.verdict import COMPARED, headline
+from compressor.runtime.openvino_session import (
+    OPENVINO,
+    PRECISION,
+    openvino_properties,
+    openvino_version,
+)
 from compressor.tasks import NO_LIMIT, find_metric, load_task, with_own_metric
 from compressor.training.precision import require_precision
 from compressor.training.settings import TrainingSettings
@@ -601,7 +607,7 @@ class _Run:
         (folder / "README.md").write_text(card, encoding="utf-8")
         shipped = replace(self.task, max_length=self.recipe.export.max_length)
         made = {"versions": package_versions(), "provider": self.recipe.export.provider}
-        facts = {**self.log.provenance(), **made, MIN_RUNTIME: oldest}
+        facts = {**self.log.provenance(), **made, **self._openvino(), MIN_RUNTIME: oldest}
         lay_out(folder)
         some = self.splits["search"].examples[:_READ_TWICE]
         preprocessor = self.stages.preprocessor(artifact)
@@ -618,6 +624,15 @@ class _Run:
         assert self.store is not None
         self.store.remove_unused()
         self.estimate.finished("seal", 0.0, measured=False)
+
+    def _openvino(self) -> dict[str, object]:
+        """Return the manifest's entry for OpenVINO; empty for an artifact of another provider."""
+        if self.recipe.export.provider != OPENVINO:
+            return {}
+        precision = self.stages.precision
+        properties = openvino_properties(threads=None, precision=precision)
+        told = {"version": openvino_version(), PRECISION: precision, "properties": properties}
+        return {OPENVINO: told}
 
     def _predictions(self, artifact: Artifact) -> tuple[PredictionRecord, ...]:
         if self.recipe.export.judged_on == "tensorrt":  # which would build an engine for minutes

@@ -22,7 +22,7 @@ from compressor.words import counted
 
 MOST_PASSES = 100  # of a recipe; more are a mistake of their own, and rules compare pairs of them
 _TRAINED_TASK = "image-classification"  # of every model that the package trains
-_PROVIDERS = ("cpu", "cuda", "tensorrt")
+_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 _DEFAULT_PROVIDER = "cpu"
 
 
@@ -68,6 +68,7 @@ def find_conflicts(data: Mapping[str, object], known: Mapping[str, PassEntry]) -
         *_table_conflicts(steps),
         *_training_conflicts(steps, known),
         *_provider_conflicts(data, steps),
+        *_export_conflicts(data),
         *_graph_conflicts(data),
         *_length_conflicts(data),
         *_task_conflicts(data),
@@ -259,17 +260,44 @@ def _provider_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> I
         wanted += [("benchmark.providers", name) for name in timed]
     for step in steps:
         allowed, why = step.declares.providers, step.declares.not_elsewhere
+        # A name that no provider has is a mistake of its own.
+        known = [(setting, name) for setting, name in wanted if name in _PROVIDERS]
+        for key, only in step.declares.narrowed_by.items():
+            for setting, name in known if step.value(key) == only.value else ():
+                if name not in only.providers and (allowed is None or name in allowed):
+                    yield Mistake(
+                        ("passes", step.index, key),
+                        f"{only.value} gives a model for {' or '.join(only.providers)}, but "
+                        f"{setting} asks for {name}, where {only.why}",
+                    )
         if allowed is None:
             continue
-        for setting, name in wanted:
-            # A name that no provider has is a mistake of its own.
-            if name in _PROVIDERS and name not in allowed:
+        for setting, name in known:
+            if name not in allowed:
                 yield Mistake(
                     step.place,
                     f"{step.kind} gives a model for {' or '.join(allowed)}, but "
                     f"{setting} asks for {name}; change {setting} or remove the pass"
                     f"{why and ': ' + why}",
                 )
+
+
+def _export_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
+    """Yield settings of the export that the provider has no use for."""
+    provider = _setting(data, "export", "provider", _DEFAULT_PROVIDER)
+    if provider == "openvino" and _setting(data, "export", "evaluate_on", None) is not None:
+        yield Mistake(
+            ("export", "evaluate_on"),
+            "is for machines without the GPU that a graph is for, but export.provider is openvino, "
+            "which runs on this CPU; remove it",
+        )
+    precision = _setting(data, "export", "precision", "fp32")
+    if precision == "bf16" and provider in _PROVIDERS and provider != "openvino":
+        yield Mistake(
+            ("export", "precision"),
+            f"bf16 is what OpenVINO computes in, but export.provider is {provider}; set openvino, "
+            f"or remove precision (convert_fp16 makes a graph in half precision for a GPU)",
+        )
 
 
 def _length_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
@@ -287,7 +315,7 @@ def _length_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
 def _graph_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
     timed = _setting(data, "benchmark", "providers", (_DEFAULT_PROVIDER,))
     wanted = _setting(data, "benchmark", "cuda_graph", False)
-    if wanted is True and isinstance(timed, list | tuple) and set(timed) <= {"cpu"}:
+    if wanted is True and isinstance(timed, list | tuple) and set(timed) <= {"cpu", "openvino"}:
         yield Mistake(
             ("benchmark", "cuda_graph"),
             "records the kernels of a GPU, but benchmark.providers names neither cuda nor "

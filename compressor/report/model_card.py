@@ -15,6 +15,13 @@ from compressor.report import certificates, gains, provenance, scores, units, ve
 from compressor.report.table import final_output
 from compressor.report.task_words import about_labels, output_name, words_of
 from compressor.report.templating import fill_markdown
+from compressor.runtime.openvino_session import (
+    OPENVINO,
+    PRECISION_HINT,
+    REQUIREMENT,
+    Precision,
+    openvino_properties,
+)
 from compressor.tasks.thresholds import USUAL
 
 # `organisation/name`, the form of a model's name on the Hugging Face Hub.
@@ -26,6 +33,7 @@ _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    OPENVINO: "CPUExecutionProvider",  # of ONNX Runtime, which runs the same file
 }
 
 
@@ -52,14 +60,35 @@ def render_model_card(report: RunReport, *, min_onnxruntime: str | None = None) 
         words=words_of(report),
         code=_code(report),
         limits=_limits(report),
+        openvino=_openvino(report),
         runtime=f'"onnxruntime>={min_onnxruntime}"' if min_onnxruntime else "onnxruntime",
     )
+
+
+def _openvino(report: RunReport) -> dict[str, str] | None:
+    """Return what the card says of OpenVINO, None for an artifact that is not for it."""
+    if provenance.value_at(report.recipe, "export", "provider") != OPENVINO:
+        return None
+    precision: Precision = "bf16" if _is_bf16(report) else "fp32"
+    hints = openvino_properties(threads=None, precision=precision)
+    told = {name: hints[name] for name in (PRECISION_HINT, "DYNAMIC_QUANTIZATION_GROUP_SIZE")}
+    code = (
+        f"import openvino\n\nhints = {told!r}\n"
+        f'model = openvino.Core().compile_model("model.onnx", "CPU", hints)\n'
+        f'outputs = model(inputs)["{output_name(report)}"]\n'
+    )
+    return {"precision": precision, "code": code, "requirement": REQUIREMENT}
+
+
+def _is_bf16(report: RunReport) -> bool:
+    return provenance.value_at(report.recipe, "export", "precision") == "bf16"
 
 
 def _front_matter(report: RunReport) -> str:
     known = [item for item in report.passes if item.kind in PASSES]
     groups = [PASSES[item.kind].settings.about.group for item in known]
     tags = ["onnx", "onnxruntime", "compressor"]
+    tags += ["openvino"] * (_openvino(report) is not None)
     tags += ["int8"] * ("quantize" in groups)
     halves = [item for item, group in zip(known, groups, strict=True) if group == "precision"]
     tags += ["bf16" if item.settings.get("dtype") == "bfloat16" else "fp16" for item in halves]

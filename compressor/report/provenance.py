@@ -10,6 +10,7 @@ import yaml
 from compressor.measurements import EmbeddingRecord, Latency, Parity, RunReport
 from compressor.report import units
 from compressor.report.task_words import cuts_texts
+from compressor.runtime.openvino_session import OPENVINO
 from compressor.tasks.pooling import mode_words
 from compressor.words import counted, noun_for, verb_for
 
@@ -199,7 +200,7 @@ def _score_method(report: RunReport) -> str:
     return (
         f"{text}Taken on {counted(examples, 'example')} of the search split, the same for "
         f"every row of the table. The baseline and PyTorch passes run in PyTorch, later passes and "
-        f"the final artifact in ONNX Runtime, from the very file that ships. "
+        f"the final artifact in {judging_runtime(report)}, from the very file that ships. "
         f"{where}{' ' if where else ''}Seed {plain_text(seed)}."
     )
 
@@ -213,6 +214,25 @@ def judged_elsewhere(report: RunReport) -> str:
         f"Judged on the provider {judged_on}, not on {made_for}, which the artifact is "
         f"for: predictions there may differ by rounding."
     )
+
+
+def judging_runtime(report: RunReport) -> str:
+    """Return in words what computed the scores of graphs."""
+    if value_at(report.recipe, "export", "provider") != OPENVINO:
+        return "ONNX Runtime"
+    precision = value_at(report.recipe, "export", "precision") or "fp32"
+    return f"OpenVINO, computing in {precision}"
+
+
+def _timing_runtimes(report: RunReport) -> str:
+    """Return in words what ran what was timed; OpenVINO with what it computes in."""
+    providers = {entry.provider for entry in report.latencies}
+    found = ["ONNX Runtime"] if providers - {OPENVINO} else []
+    if OPENVINO in providers:
+        precision = value_at(report.recipe, "export", "precision")
+        own = f" (the artifact in {precision}, the baseline in fp32)" if precision else ""
+        found.append(f"OpenVINO{own}")
+    return " and ".join(found)
 
 
 def judging_providers(report: RunReport) -> tuple[object, object]:
@@ -258,7 +278,8 @@ def _latency_method(report: RunReport) -> str:
     noise = noise_words(report)
     after = "warm-up" if warmup is None else f"{warmup} warm-up runs"
     return (
-        f"Wall time of one batch in ONNX Runtime: median (p50), 95th (p95) and 99th percentile of "
+        f"Wall time of one batch in {_timing_runtimes(report)}: median (p50), 95th (p95) and 99th "
+        f"percentile of "
         f"{_either(runs)} {noun_for(max(runs), 'run')} after {after}, {_either(threads)} "
         f"{noun_for(max(threads), 'thread')}. Baseline and final artifact take turns within one "
         f"run, so that a busy machine slows both. The provider named is the one that really ran."

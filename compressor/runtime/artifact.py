@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import EnvironmentMismatch
 from .manifest import MODEL, NEEDS_TRANSFORMERS, read_manifest, verify_files
 from .readers import Reader
-from .session import Graph, require_runtime, weights_beside
+from .session import Graph, opening_of, require_runtime, weights_beside
 
 # The module and the class of what reads for a task; it is loaded where an artifact asks for it.
 READERS: dict[str, tuple[str, str]] = {
@@ -91,20 +91,22 @@ class Artifact:
 def load_artifact(
     directory: str | Path,
     *,
-    provider: str = "cpu",
+    provider: str | None = None,
     threads: int | None = None,
+    streams: int = 1,
     verify: bool = True,
 ) -> Artifact:
     """Load an artifact after checking every file against the manifest.
 
-    `threads` are those within one operator, None leaves the number to ONNX Runtime. Without
-    `verify` the files are taken as they are; the manifest is checked all the same. An artifact that
-    was made for another provider than the CPU computes its quantize-dequantize pairs there as they
-    are written, in float.
+    `provider` None is OpenVINO for an artifact that was made for it, and the CPU of ONNX Runtime
+    for all others. `threads` are those within one operator, None leaves the number to the runtime;
+    OpenVINO computes `streams` batches at the same time. Without `verify` the files are taken as
+    they are; the manifest is checked all the same. An artifact that was made for a GPU computes its
+    quantize-dequantize pairs on the CPU as they are written, in float.
 
     Raises `EnvironmentMismatch` when the manifest is damaged, when a file is missing, changed or
     there without being named, for a task or a tokenizer that this package does not read, and when
-    the ONNX Runtime that is installed does not run the graph.
+    the runtime that is installed does not run the graph.
     """
     folder = Path(directory)
     manifest = read_manifest(folder, [*READERS, *ELSEWHERE])
@@ -125,9 +127,9 @@ def load_artifact(
     kind: type[Reader] = getattr(importlib.import_module(f".{module}", __package__), name)
     graph = Graph(
         folder / MODEL,
-        provider=provider,
+        opening=opening_of(folder, manifest, provider),
         threads=threads,
-        as_written=provider == "cpu" and manifest.get("provider", provider) != provider,
         output=kind.output,
+        streams=streams,
     )
     return Artifact(folder, manifest, graph, kind(folder, manifest))

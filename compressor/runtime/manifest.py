@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .errors import EnvironmentMismatch
 from .files import ABSENT, LARGEST_JSON, facts_sha256, sha256, unreadable
@@ -20,6 +20,8 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MANIFEST_VERSION = 1
 OWN_DIGEST = "manifest_sha256"
+OPENVINO = "openvino"  # the provider, and the key of what holds of it
+PRECISION = "precision"  # of OpenVINO's entry
 # The key that says why its examples are read by transformers alone; absent where they are not.
 NEEDS_TRANSFORMERS = "needs_transformers"
 AGAIN = "copy the artifact again, or make it again"
@@ -30,6 +32,7 @@ _CHAT_TEMPLATES = "additional_chat_templates"
 _MOST_NAMED = 5  # files in a message
 _SHA256 = re.compile("[0-9a-f]{64}")
 
+Precision = Literal["fp32", "bf16"]
 _Problem = tuple[str, str]  # a place in a manifest, and what is wrong there
 
 
@@ -160,6 +163,11 @@ def _problems(manifest: Mapping[str, Any], tasks: Collection[str]) -> Iterator[_
     yield from _threshold_problems(manifest.get("thresholds"))
     if not isinstance(manifest.get("provider", "cpu"), str):
         yield "provider", "must be a string"
+    if OPENVINO in manifest:
+        told = manifest[OPENVINO]
+        known = isinstance(told, dict) and told.get(PRECISION) in get_args(Precision)
+        if not known:
+            yield OPENVINO, f"must have {PRECISION}, one of {', '.join(get_args(Precision))}"
     yield from _file_problems(manifest.get("files", {}))
 
 

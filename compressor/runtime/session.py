@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from .errors import EnvironmentMismatch
 from .manifest import MANIFEST
+from .openvino_session import OPENVINO, PRECISION, OpenvinoSession, Precision, load_openvino
 from .versions import parse_version
 
 MIN_RUNTIME = "min_onnxruntime"  # the key of a manifest
@@ -63,40 +65,61 @@ def session_options(
     return options
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How the graph of an artifact is opened; `as_written` is as for `session_options`."""
+
+    provider: str
+    precision: Precision
+    as_written: bool
+
+
+def opening_of(directory: Path, manifest: Mapping[str, Any], provider: str | None) -> Opening:
+    """Return how an artifact is opened on `provider`, None for what it was made for.
+
+    That is OpenVINO for an artifact made for it, and otherwise the CPU. Pairs made for OpenVINO
+    keep 16-bit sums from overflowing, so ONNX Runtime may make integer matmuls of them.
+
+    Raises `EnvironmentMismatch` where an artifact was made for OpenVINO, which is not installed.
+    """
+    made_for = manifest.get("provider", "cpu")
+    if provider is None and made_for == OPENVINO:
+        try:
+            load_openvino()
+        except EnvironmentMismatch as error:
+            raise EnvironmentMismatch(
+                f"{directory}: was made and judged for OpenVINO: {error}; or load it with provider "
+                f"cpu, where it was not judged"
+            ) from error
+    chosen = provider or (OPENVINO if made_for == OPENVINO else "cpu")
+    judged_in: Precision = manifest.get(OPENVINO, {}).get(PRECISION, "fp32")
+    return Opening(
+        provider=chosen,
+        precision=judged_in if chosen == OPENVINO else "fp32",
+        as_written=chosen == "cpu" and made_for not in ("cpu", OPENVINO),
+    )
+
+
 class Graph:
     """The graph of an artifact in a session that threads may share."""
 
     def __init__(
-        self, path: Path, *, provider: str, threads: int | None, as_written: bool, output: str
+        self,
+        path: Path,
+        *,
+        opening: Opening,
+        threads: int | None,
+        output: str,
+        streams: int = 1,
     ) -> None:
-        names = PROVIDERS.get(provider)
-        if names is None:
-            raise EnvironmentMismatch(
-                f"provider '{provider}' is not known (allowed: {', '.join(PROVIDERS)})"
+        own = opening
+        self.session: Any = (
+            OpenvinoSession(
+                path, threads=threads, precision=own.precision, streams=streams, place=str(path)
             )
-        if names[0] not in (there := onnxruntime.get_available_providers()):
-            raise EnvironmentMismatch(
-                f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__} "
-                f"(has: {', '.join(there)}); install onnxruntime-gpu, or take cpu"
-            )
-        if provider != "cpu":
-            onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
-        options = session_options(threads=threads, as_written=as_written)
-        try:
-            # Without enable_fallback=0 a provider that fails is replaced by the CPU.
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=list(names), enable_fallback=0
-            )
-        except SESSION_FAILURES as error:
-            raise EnvironmentMismatch(
-                f"{path}: provider '{provider}' cannot run this graph: {error}; copy the artifact "
-                f"again"
-            ) from error
-        if (ran := self.session.get_providers()[0]) != names[0]:
-            raise EnvironmentMismatch(
-                f"{path}: provider '{provider}' did not start, and {ran} would compute; check the "
-                f"GPU, its driver and the CUDA libraries, or take cpu"
-            )
+            if own.provider == OPENVINO
+            else _session(path, own.provider, threads=threads, as_written=own.as_written)
+        )
         if output not in (given := [item.name for item in self.session.get_outputs()]):
             raise EnvironmentMismatch(
                 f"{path}: has outputs {', '.join(given)} but none called {output}; copy the "
@@ -124,6 +147,40 @@ class Graph:
             for start in range(0, count, most)
         ]
         return np.concatenate(parts)
+
+
+def _session(
+    path: Path, provider: str, *, threads: int | None, as_written: bool
+) -> onnxruntime.InferenceSession:
+    """Return ONNX Runtime's session of a graph that really runs on `provider`."""
+    names = PROVIDERS.get(provider)
+    if names is None:
+        raise EnvironmentMismatch(
+            f"provider '{provider}' is not known (allowed: {', '.join([*PROVIDERS, OPENVINO])})"
+        )
+    if names[0] not in (there := onnxruntime.get_available_providers()):
+        raise EnvironmentMismatch(
+            f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__} "
+            f"(has: {', '.join(there)}); install onnxruntime-gpu, or take cpu"
+        )
+    if provider != "cpu":
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+    options = session_options(threads=threads, as_written=as_written)
+    try:
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU.
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=list(names), enable_fallback=0
+        )
+    except SESSION_FAILURES as error:
+        raise EnvironmentMismatch(
+            f"{path}: provider '{provider}' cannot run this graph: {error}; copy the artifact again"
+        ) from error
+    if (ran := session.get_providers()[0]) != names[0]:
+        raise EnvironmentMismatch(
+            f"{path}: provider '{provider}' did not start, and {ran} would compute; check the "
+            f"GPU, its driver and the CUDA libraries, or take cpu"
+        )
+    return session
 
 
 def weights_beside(path: Path, listed: Collection[str]) -> tuple[PurePosixPath, ...]:

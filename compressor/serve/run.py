@@ -123,7 +123,7 @@ def serve(
     *,
     open_socket: Callable[[], socket.socket],
     settings: ServeSettings,
-    provider: str,
+    provider: str | None,
     threads: int,
     access_log: bool,
     name: str | None,
@@ -135,7 +135,9 @@ def serve(
     the address once requests are taken. `name` is what answers call the model, None for that of its
     folder. Raises what `load_artifact` and `open_socket` raise.
     """
-    artifact = load_artifact(directory, provider=provider, threads=threads)
+    artifact = load_artifact(
+        directory, provider=provider, threads=threads, streams=settings.workers
+    )
     own = open_socket()
     service = Service(artifact, settings, name=name or _name_of(artifact.directory))
     try:

@@ -22,6 +22,7 @@ from compressor.models.gpu_memory import GpuMemory
 from compressor.models.onnx_model import OnnxModel, check_provider, output_of, provider_that_ran
 from compressor.models.provider_options import ProviderSettings, axes_of, output_shape
 from compressor.progress import SILENT, Advance, Progress
+from compressor.runtime.openvino_session import OPENVINO, Precision
 from compressor.tasks import Batch
 from compressor.verify.timing import Run, Times, Turns, clock_for, standard_error, take_turns
 
@@ -37,6 +38,7 @@ _GOOD_ERROR, _LARGEST_ERROR, _MOST_RUNS = 0.01, 0.05, 600
 _PARTS = 6  # into which runs fall, to see how its ratio varies
 _RUNS_TO_FILL_MEMORY = 3  # in the first a session also makes its plans, a later one reuses them
 
+_ON_CPU = ("cpu", OPENVINO)
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -51,6 +53,7 @@ def benchmark(
     cuda_graph: bool = False,
     cache_dir: Path | None = None,
     must_be_steady: bool = False,
+    precision: Precision = "fp32",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[Latency, ...]:
@@ -63,7 +66,8 @@ def benchmark(
 
     With `cuda_graph` the kernels of each shape are recorded in the warm-up and replayed as one.
     TensorRT builds one engine for all shapes, and keeps it in `cache_dir`. On a GPU each model's
-    memory is measured first, in a session of its own for each batch.
+    memory is measured first, in a session of its own for each batch. In OpenVINO the final model
+    computes in `precision`, the baseline in float32.
 
     With one thread of the CPU the CPU time of a run is kept beside its wall time: what the thread
     computed, without waiting for a core that others use.
@@ -75,7 +79,7 @@ def benchmark(
     if not models or not batches or num_runs < 1:
         raise ValueError("a benchmark needs a model, a batch and a run")
     settings = ProviderSettings(
-        cuda_graph=cuda_graph and provider != "cpu",
+        cuda_graph=cuda_graph and provider not in _ON_CPU,
         rounds_float32=True,  # as ONNX Runtime does by itself: else fp32 looks slower than it is
         axes=axes_of([(size, length) for size, length, _ in batches]),
     )
@@ -83,8 +87,11 @@ def benchmark(
         name: OnnxModel(path, provider, threads, _with_cache(settings, cache_dir, name))
         for name, path in models.items()
     }
+    if "final" in opened and precision != "fp32":
+        exact = opened["final"]
+        opened["final"] = replace(exact, settings=replace(exact.settings, precision=precision))
     check_provider(provider)  # which also loads what every session on a GPU needs
-    memory = None if provider == "cpu" else _memory(opened, batches, GpuMemory(), progress)
+    memory = None if provider in _ON_CPU else _memory(opened, batches, GpuMemory(), progress)
     random, clock = np.random.default_rng(seed), clock_for(provider, threads)
     found: list[Latency] = []
     with progress.bar(f"benchmark on {provider}", len(batches) * num_runs) as advance:
@@ -219,7 +226,7 @@ def _prepare(model: OnnxModel, batch: Batch, number: int) -> Run:
     `number` tells the shapes of one session apart, each of which has a CUDA graph of its own.
     """
     session, feed = model.session, model.feed(batch)
-    if model.provider == "cpu":
+    if model.provider in _ON_CPU:
         outputs = [output_of(session)]
         return lambda: session.run(outputs, feed)
     options = onnxruntime.RunOptions()

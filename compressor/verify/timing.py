@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.machine.turns import measuring
 from compressor.models.onnx_model import OUTPUT, OnnxModel
 from compressor.onnx_graph.onnx_file import save_graph
+from compressor.runtime.openvino_session import OPENVINO
 
 Run = Callable[[], object]
 Clock = Literal["cpu", "wall"]
@@ -83,7 +84,7 @@ class Steady:
 
 def clock_for(provider: str, threads: int | None) -> Clock:
     """Return the clock that choices go by on `provider` with as many threads in an operator."""
-    return "cpu" if provider == "cpu" and threads == 1 else "wall"
+    return "cpu" if provider in ("cpu", OPENVINO) and threads == 1 else "wall"
 
 
 def take_turns(

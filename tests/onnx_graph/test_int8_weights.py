@@ -12,7 +12,7 @@ from scipy.stats import norm
 from compressor.onnx_graph.affine import max_pair_sum
 from compressor.onnx_graph.int8_weights import store_int8_weights
 from compressor.onnx_graph.quantizable_weights import find_quantizable_weights
-from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint, SignedScale
 
 RANDOM = np.random.default_rng(1)
 K, N = 16, 5
@@ -298,3 +298,36 @@ def test_weight_that_is_not_finite_is_named(make_graph, quantize):
     graph = make_graph([node("MatMul", ["x", "w"])], ACTIVATIONS, {"w": broken})
     with pytest.raises(ValueError, match="weight w holds NaN"):
         quantize(graph)
+
+
+def test_a_signed_scale_puts_pairs_before_a_float_matmul_and_its_bias_behind(make_graph, run_graph):
+    model = make_graph([node("Gemm", ["x", "w", "bias"])], ACTIVATIONS, {"w": WEIGHT, "bias": BIAS})
+    store_int8_weights(model, find_quantizable_weights(model), activations={"x": SignedScale(0.03)})
+    assert operators(model) == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul", "Add",
+    ]  # fmt: skip
+    stored = constants(model)
+    rounded = np.clip(np.rint(X / np.float32(0.03)), -128, 127) * 0.03
+    expected = rounded @ (stored["w_int8"] * stored["w_scale"]) + BIAS
+    np.testing.assert_allclose(run_graph(model, x=X), expected, rtol=1e-4, atol=1e-5)
+    assert max_pair_sum(stored["w_int8"]) <= 128  # safe where 16 bits hold two products
+
+
+def test_two_readers_share_the_pairs_of_a_signed_scale(make_graph, run_graph):
+    nodes = [
+        node("MatMul", ["x", "w"], "a"),
+        node("MatMul", ["x", "w"], "b"),
+        node("Add", ["a", "b"]),
+    ]
+    model = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT})
+    store_int8_weights(model, find_quantizable_weights(model), activations={"x": SignedScale(0.03)})
+    assert operators(model).count("DequantizeLinear") == 2
+    assert np.abs(run_graph(model, x=X) - 2 * X @ WEIGHT).max() < 0.5
+
+
+def test_activations_without_a_signed_scale_keep_one_for_each_token(make_graph):
+    nodes = [node("MatMul", ["x", "w"], "a"), node("Relu", ["a"], "b"), node("MatMul", ["b", "v"])]
+    model = make_graph(nodes, ACTIVATIONS, {"w": WEIGHT, "v": WEIGHT.T.copy()})
+    store_int8_weights(model, find_quantizable_weights(model), activations={"x": SignedScale(0.03)})
+    assert operators(model).count("MatMul") == 1
+    assert operators(model).count("MatMulIntegerToFloat") == 1

@@ -287,7 +287,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         f"r.yaml:13: passes[2]: required key 'kind' is missing (one of: {kinds})",
         "r.yaml:14: passes[3]: must be a mapping with the key 'kind' and that pass's settings, "
         "got 'shrink'",
-        "r.yaml:15: export.provider: must be 'cpu', 'cuda' or 'tensorrt', got 'gpu'",
+        "r.yaml:15: export.provider: must be 'cpu', 'cuda', 'tensorrt' or 'openvino', got 'gpu'",
         "r.yaml:15: export.opset: must be an integer, got 18.0",
         f"r.yaml:16: benchmark: must be a mapping (keys: {timing}), got nothing (null)",
         "r.yaml:17: seed: must be an integer, got '1'",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -24,7 +24,8 @@ def test_int8_on_a_gpu_is_refused_with_the_reason_and_the_alternative(provider: 
     [mistake] = find_conflicts(data, PASSES)
     assert mistake.path == ("passes", 0, "kind")
     assert mistake.message == (
-        f"quantize_dynamic gives a model for cpu, but benchmark.providers asks for {provider}; "
+        f"quantize_dynamic gives a model for cpu or openvino, but benchmark.providers asks for "
+        f"{provider}; "
         f"change benchmark.providers or remove the pass: CUDA has no kernels for its integer "
         f"matmuls and would leave them to the CPU, slower than float32; convert_fp16 makes a "
         f"model for it, and quantize_tensorrt an int8 one for TensorRT"
@@ -195,3 +196,49 @@ def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path)
     recipe = Recipe.model_validate(data)
     assert known_metric(recipe) is None
     check_resolution(recipe)  # which of these rows a score is made of is open
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "told"),
+    [
+        (
+            {"export": {"precision": "bf16"}},
+            ("export", "precision"),
+            "bf16 is what OpenVINO computes in, but export.provider is cpu",
+        ),
+        (
+            {"export": {"provider": "openvino", "evaluate_on": "cpu"}},
+            ("export", "evaluate_on"),
+            "is for machines without the GPU that a graph is for",
+        ),
+        (
+            {
+                "export": {"provider": "openvino"},
+                "passes": [{"kind": "quantize_dynamic", "embeddings": "int4"}],
+            },
+            ("passes", 0, "embeddings"),
+            "int4 gives a model for cpu or cuda, but export.provider asks for openvino, where "
+            "nothing looks rows up in 4 bits",
+        ),
+        (
+            {"benchmark": {"providers": ["openvino"]}, "passes": [{"kind": "convert_fp16"}]},
+            ("passes", 0, "kind"),
+            "convert_fp16 gives a model for cuda or tensorrt, but benchmark.providers asks for "
+            "openvino",
+        ),
+    ],
+)
+def test_what_openvino_has_no_use_for_is_refused(
+    settings: dict[str, Any], path: tuple[str | int, ...], told: str
+) -> None:
+    found = {mistake.path: mistake.message for mistake in find_conflicts(settings, PASSES)}
+    assert told in found[path]
+
+
+def test_openvino_takes_int8_tables_and_its_own_precision() -> None:
+    data = {
+        "export": {"provider": "openvino", "precision": "bf16"},
+        "benchmark": {"providers": ["openvino", "cpu"]},
+        "passes": [{"kind": "quantize_static"}],
+    }
+    assert list(find_conflicts(data, PASSES)) == []

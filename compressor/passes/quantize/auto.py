@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compressor.models.onnx_model import OnnxModel
-from compressor.onnx_graph.activation_ranges import finely_rounded, static_scale
-from compressor.onnx_graph.int8_weights import Activations
-from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
+from compressor.onnx_graph.activation_ranges import finely_rounded
+from compressor.onnx_graph.int8_weights import Activations, FixedScale
 from compressor.passes.base import PassContext
-from compressor.passes.quantize.calibration import chosen_scales, observe
+from compressor.passes.quantize.calibration import fixed_scales, observe
 from compressor.passes.quantize.int8 import reorder, save_int8, smooth, store_int8
 from compressor.passes.quantize.quantization import (
     Quantization,
@@ -61,7 +60,7 @@ def _fastest(quantization: Quantization[QuantizeAuto]) -> Activations:
 
 def _fixed_scales(
     quantization: Quantization[QuantizeAuto],
-) -> tuple[Mapping[str, ScaleAndZeroPoint], Mapping[str, ScaleAndZeroPoint]]:
+) -> tuple[Mapping[str, FixedScale], Mapping[str, FixedScale]]:
     """Return fixed scales of all activations, and of those that lose little by it.
 
     Both are empty where no form needs any, so that nothing is observed.
@@ -69,5 +68,5 @@ def _fixed_scales(
     if {"static", "mixed"}.isdisjoint(quantization.settings.forms):
         return {}, {}
     found = observe(quantization)
-    scales = chosen_scales(found, quantization.settings, static_scale)
+    scales = fixed_scales(quantization, found)
     return scales, finely_rounded(quantization.graph, found.statistics, scales)

@@ -21,11 +21,16 @@ from compressor.data.sampling import evenly_spread
 from compressor.errors import StepFailed
 from compressor.models.onnx_model import open_session
 from compressor.models.preprocessor import Preprocessor
+from compressor.onnx_graph.activation_ranges import signed_scale, static_scale
+from compressor.onnx_graph.int8_weights import FixedScale
 from compressor.onnx_graph.observers import ActivationStatistics, ChannelsFirstStatistics
 from compressor.onnx_graph.onnx_file import save_graph
+from compressor.onnx_graph.qdq import OLDEST_OPSET
+from compressor.onnx_graph.quantized_activations import SignedScale
 from compressor.passes.base import ENOUGH_TO_OBSERVE, PassContext
-from compressor.passes.quantize.quantization import Quantization
+from compressor.passes.quantize.quantization import Quantization, check_opset
 from compressor.passes.quantize.settings import ObservingSettings, WeightSettings
+from compressor.runtime.openvino_session import OPENVINO
 from compressor.tasks import Batch, Example, Task, length_of
 from compressor.words import counted
 
@@ -84,7 +89,9 @@ def calibrate(
     values = tuple(statistics)
     path = context.work_dir / "calibration" / "model.onnx"
     _save_with_outputs(quantization.graph, list(values), path)
-    session = open_session(path, model.provider, threads=model.threads, keeps_memory=False)
+    # OpenVINO fuses less where values are read on the way; ONNX Runtime computes the same floats.
+    provider = "cpu" if model.provider == OPENVINO else model.provider
+    session = open_session(path, provider, threads=model.threads, keeps_memory=False)
     wanted = {item.name for item in session.get_inputs()}
     encode = encoder(context)
     with context.progress.bar("calibrating", len(examples)) as advance:
@@ -131,6 +138,23 @@ def chosen_scales(
         except StepFailed as error:
             raise StepFailed(f"activations {name} {error}") from error
     return chosen
+
+
+def fixed_scales(
+    quantization: Quantization[ObservingSettings], found: Calibration[ActivationStatistics]
+) -> dict[str, FixedScale]:
+    """Return the scale of each activation: signed for OpenVINO, with a zero point elsewhere.
+
+    OpenVINO multiplies two signed factors without correcting for a zero point: on MiniLM its int8
+    matmuls took 7 to 9% less than with unsigned activations (one row, and 32). Raises `StepFailed`
+    for an activation that was never seen.
+    """
+    settings = quantization.settings
+    if quantization.model.provider != OPENVINO:
+        return dict(chosen_scales(found, settings, static_scale))
+    check_opset(quantization.graph, OLDEST_OPSET, "scales for each column of a weight")
+    signed = chosen_scales(found, settings, signed_scale)
+    return {name: SignedScale(scale) for name, scale in signed.items()}
 
 
 def note_fixed_scales(

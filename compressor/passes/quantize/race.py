@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -122,8 +122,7 @@ def _write(
     store_int8_weights(variant, weights, activations=activations)
     path = quantization.context.work_dir / "race" / f"{name}.onnx"
     save_graph(variant, path)
-    model = quantization.model
-    return OnnxModel(path, provider=model.provider, threads=model.threads)
+    return replace(quantization.model, path=path)
 
 
 def _time(

@@ -11,7 +11,14 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from compressor.passes.base import ENOUGH_TO_OBSERVE, About, OnnxPass, RoundsAgain, WeightFormat
+from compressor.passes.base import (
+    ENOUGH_TO_OBSERVE,
+    About,
+    OnlyOn,
+    OnnxPass,
+    RoundsAgain,
+    WeightFormat,
+)
 from compressor.passes.effort import Effort, reading_effort, sensitivity_effort
 from compressor.passes.saving import ModelParts, Saving, int8_on_cpu
 
@@ -82,6 +89,12 @@ class WeightSettings(OnnxPass):
 
 class IntegerSettings(WeightSettings):
     """A pass that stores the weights of matmuls and embedding tables as integers."""
+
+    narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {
+        "embeddings": OnlyOn(
+            "int4", ("cpu", "cuda"), "nothing looks rows up in 4 bits; write embeddings: int8"
+        )
+    }
 
     embeddings: Embeddings = Field(
         "int8",
@@ -194,7 +207,7 @@ class SensitiveSettings(WeightSettings):
 class Int8Settings(SensitiveSettings, IntegerSettings):
     """A pass that stores the weights of matmuls and embedding tables as int8."""
 
-    providers: ClassVar[tuple[str, ...] | None] = ("cpu",)
+    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "openvino")
     not_elsewhere: ClassVar[str] = (
         "CUDA has no kernels for its integer matmuls and would leave them to the CPU, slower than "
         "float32; convert_fp16 makes a model for it, and quantize_tensorrt an int8 one for TensorRT"
@@ -470,7 +483,7 @@ passes:
 """,
     )
     leaves_weights: ClassVar[WeightFormat | None] = "4- or 8-bit"
-    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda")
+    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda", "openvino")
     not_elsewhere: ClassVar[str] = (
         "TensorRT has no kernels for packed weights; convert_fp16 makes a model for it"
     )
@@ -485,7 +498,7 @@ passes:
         "int8",
         description="what weights are multiplied with on a CPU: activations of 8 bits, one scale "
         "for `block_size` channels of a token, or of 32, at about half the speed and only with "
-        "weights of 4 bits; CUDA always takes floats",
+        "weights of 4 bits; CUDA and OpenVINO always take floats",
     )
 
     @model_validator(mode="after")

@@ -10,9 +10,8 @@ are as in `quantize_dynamic`.
 from __future__ import annotations
 
 from compressor.models.onnx_model import OnnxModel
-from compressor.onnx_graph.activation_ranges import static_scale
 from compressor.passes.base import PassContext
-from compressor.passes.quantize.calibration import chosen_scales, note_fixed_scales, observe
+from compressor.passes.quantize.calibration import fixed_scales, note_fixed_scales, observe
 from compressor.passes.quantize.int8 import reorder, save_int8, smooth, store_int8
 from compressor.passes.quantize.quantization import find_weights, finite_numbers_expected
 from compressor.passes.quantize.settings import QuantizeStatic
@@ -29,7 +28,7 @@ def apply(settings: QuantizeStatic, model: OnnxModel, context: PassContext) -> O
         smoothed = smooth(quantization)
         reordered = reorder(quantization)
         found = observe(quantization)
-        scales = chosen_scales(found, settings, static_scale)
+        scales = fixed_scales(quantization, found)
         note_fixed_scales(quantization, found)
         stored = store_int8(quantization, scales)
     return save_int8(quantization, stored, smoothed=smoothed, reordered=reordered)

@@ -34,7 +34,7 @@ class QuantizeVectors(OnnxPass):
 
     kind: Literal["quantize_vectors"] = "quantize_vectors"
     ends_graph: ClassVar[bool] = True
-    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda")
+    providers: ClassVar[tuple[str, ...] | None] = ("cpu", "cuda", "openvino")
     not_elsewhere: ClassVar[str] = (
         "TensorRT is not known to give bytes; quantize the vectors that it gives yourself"
     )

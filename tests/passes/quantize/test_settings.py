@@ -19,8 +19,8 @@ def test_true_is_the_old_spelling_of_int8():
         QuantizeDynamic.model_validate({"embeddings": "int3"})
 
 
-def test_runs_on_cpu_only():
-    assert QuantizeDynamic.providers == ("cpu",)
+def test_runs_on_cpus_only():
+    assert QuantizeDynamic.providers == ("cpu", "openvino")
 
 
 def test_negative_minimum_is_refused():
@@ -33,9 +33,9 @@ def test_calibration_rows_are_read_only_to_find_sensitive_weights():
     assert QuantizeDynamic(keep_sensitive=1).required_splits() == {"calibration"}
 
 
-def test_calibration_is_always_read_and_only_the_cpu_runs_it():
+def test_calibration_is_always_read_and_only_cpus_run_it():
     assert QuantizeStatic().required_splits() == {"calibration"}
-    assert QuantizeStatic.providers == ("cpu",)
+    assert QuantizeStatic.providers == ("cpu", "openvino")
 
 
 def test_milder_static_settings_leave_more_in_float():

@@ -136,7 +136,7 @@ def test_pattern_that_matches_nothing_is_an_error(exported: OnnxModel, apply):
 
 
 def test_a_packed_product_on_another_provider_is_found():
-    assert QuantizeWeights.providers == ("cpu", "cuda")
+    assert QuantizeWeights.providers == ("cpu", "cuda", "openvino")
     nodes = [("CPUExecutionProvider", "MatMulNBits"), ("CPUExecutionProvider", "Shape")]
     found = misplaced_nodes(nodes, "CUDAExecutionProvider")
     assert found == {"CPUExecutionProvider": ("MatMulNBits",)}
