@@ -32,6 +32,7 @@ Verdict = Literal[
 TargetKind = Literal["max_megabytes", "speedup", "strongest"]
 FlipKind = Literal["lost", "won", "changed"]
 End = Literal["baseline", "final"]
+Runtime = Literal["onnxruntime", "openvino"]
 
 
 def _none_kept() -> NDArray[np.int64]:
@@ -156,6 +157,37 @@ class Latency:
     @property
     def deciding_ms(self) -> float:
         """Return the median that choices go by: of CPU time where it was measured."""
+        return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
+
+
+@dataclass(frozen=True)
+class RuntimeLatency:
+    """Time of one batch of the artifact on the CPU in one runtime; the runtimes took turns."""
+
+    runtime: Runtime
+    """`onnxruntime` or `openvino`."""
+    version: str
+    """Version of the runtime."""
+    batch_size: Count
+    """Examples in the batch."""
+    sequence_length: Count | None
+    """Tokens of each example. Null: inputs have no sequence."""
+    p50_ms: Quantity
+    """Median wall time, ms."""
+    p95_ms: Quantity
+    """95th percentile of it, ms."""
+    num_runs: Count
+    """Timed runs, after warm-up."""
+    threads: Count
+    """Threads of the runtime."""
+    noisy: Flag
+    """As `latencies[].noisy`."""
+    cpu_p50_ms: Quantity | None
+    """Median CPU time of the thread that ran the batch, ms. Null: several threads."""
+
+    @property
+    def deciding_ms(self) -> float:
+        """Return the median that runtimes are compared by: of CPU time where it was measured."""
         return self.p50_ms if self.cpu_p50_ms is None else self.cpu_p50_ms
 
 
@@ -758,6 +790,9 @@ class RunReport:
     """What both ends say of a few rows of `search`, chosen by the untouched checkpoint's
     predictions; the artifact was loaded as its user loads it. Null: the artifact was not finished,
     or `missing` says why."""
+    runtimes: tuple[RuntimeLatency, ...] = ()
+    """What the artifact takes in each runtime of `benchmark.runtimes`, for each batch size and
+    length. Null: the recipe names none, or the run stopped before."""
     own_code: tuple[OwnCodeRecord, ...] = ()
     """Functions of the user's own that numbers of this report come from, allowed by
     `--allow-code`. Null: the recipe names none."""

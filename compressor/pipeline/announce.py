@@ -78,11 +78,14 @@ def next_step(recipe: Recipe, position: int | None) -> str:
     return "artifact"
 
 
+RUNTIMES = "runtimes"  # the step that times the artifact in several of them
+
+
 def last_steps(recipe: Recipe) -> list[str]:
     """Return the steps from the artifact on, in their order."""
     found = ["artifact"]
     found += ["certification"] if recipe.data.certification is not None else []
-    found += ["benchmark"] if recipe.benchmark.providers else []
+    found += ["benchmark"] if recipe.benchmark.measures else []
     return [*found, "seal"]
 
 
@@ -141,7 +144,7 @@ def kinds_in_order(recipe: Recipe) -> list[str]:
     torch = [step.kind for step in recipe.passes if isinstance(step, TorchPass)]
     graph = [step.kind for step in recipe.passes if isinstance(step, OnnxPass)]
     ends = ["certify"] if recipe.data.certification is not None else []
-    ends += ["benchmark"] if recipe.benchmark.providers else []
+    ends += ["benchmark"] if recipe.benchmark.measures else []
     return [*torch, "export", *graph, *ends]
 
 

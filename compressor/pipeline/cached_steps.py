@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
 
-from compressor.measurements import ComponentBytes, Latency, Size
+from compressor.measurements import ComponentBytes, Latency, RuntimeLatency, Size
 from compressor.models.checkpoint import CheckpointFiles, find_checkpoint
 from compressor.pipeline.step_store import Step
 
@@ -70,6 +70,13 @@ class Latencies:
     """The latencies of one provider, as one fact."""
 
     latencies: tuple[Latency, ...]
+
+
+@dataclass(frozen=True)
+class RuntimeLatencies:
+    """The latencies of one artifact in several runtimes, as one fact."""
+
+    latencies: tuple[RuntimeLatency, ...]
 
 
 def checkpoint_of(step: Step) -> StoredCheckpoint:

@@ -34,6 +34,7 @@ from compressor.measurements import (
     Latency,
     LengthRecord,
     Parity,
+    RuntimeLatency,
     Score,
     Size,
     StepRecord,
@@ -53,6 +54,7 @@ from compressor.pipeline.cached_steps import (
     Exported,
     Latencies,
     PassResult,
+    RuntimeLatencies,
     StoredCheckpoint,
     StoredGraph,
     StoredModel,
@@ -79,6 +81,7 @@ from compressor.verify.evaluation import (
     evaluate,
     flops_of,
 )
+from compressor.verify.runtimes import time_runtimes
 
 _LOOKED_AT = 64  # examples, for a short and a long one
 
@@ -479,7 +482,7 @@ class Stages:
         read = {
             "ends": [self._inputs(end) for end in ends],
             "split": self._prints["search"],
-            "settings": settings.model_dump(mode="json", exclude={"providers"}),
+            "settings": settings.model_dump(mode="json", exclude={"providers", "runtimes"}),
             "timed_on": provider,
             "to_choose": to_choose,
             **self._openvino(provider),
@@ -487,6 +490,40 @@ class Stages:
         }
         done = self._do("benchmark", name, read, work)
         return done.fact("latencies", Latencies).latencies
+
+    def time_runtimes(self, name: str, artifact: StoredGraph) -> tuple[RuntimeLatency, ...]:
+        """Time the artifact in each of `benchmark.runtimes`, taking turns."""
+        settings = self.recipe.benchmark
+
+        def work(scratch: Path, result: Path) -> dict[str, Any]:  # noqa: ARG001
+            batches = benchmark_batches(
+                self.task,
+                {"final": self.preprocessor(artifact)},
+                self.splits["search"],
+                batch_sizes=settings.batch_sizes,
+                sequence_lengths=settings.sequence_lengths,
+            )
+            measured = time_runtimes(
+                artifact.path,
+                runtimes=settings.runtimes,
+                batches=[(size, length, own["final"]) for size, length, own in batches],
+                warmup_runs=settings.warmup_runs,
+                num_runs=settings.num_runs,
+                threads=self.threads,
+                precision=self.precision,
+                progress=self.progress,
+            )
+            return {"runtimes": RuntimeLatencies(measured)}
+
+        read = {
+            "artifact": self._inputs(artifact),
+            "split": self._prints["search"],
+            "settings": settings.model_dump(mode="json", exclude={"providers"}),
+            **self._openvino(OPENVINO),
+            **timing_conditions(self.threads),
+        }
+        done = self._do("runtimes", name, read, work)
+        return done.fact("runtimes", RuntimeLatencies).latencies
 
     def _do(
         self,

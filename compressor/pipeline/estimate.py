@@ -287,6 +287,9 @@ def plan_of(
             Cost("untouched row", _TIMED_BASELINE * timed, 1.5, teaches=False),
             Cost("graph row", _TIMED_GRAPH * timed, teaches=False),
         )
+    if recipe.benchmark.runtimes:
+        timed = _timed_rows(recipe, pace, threads)
+        found.expect("runtimes", Cost("graph row", 2 * _TIMED_GRAPH * timed, teaches=False))
     found.expect("seal", Cost("seal"))
     return found
 

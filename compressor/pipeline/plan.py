@@ -57,6 +57,8 @@ def _facts(recipe: Recipe, seen: Seen) -> Iterator[tuple[str, str]]:
     yield "export", f"ONNX for {recipe.export.provider}"
     timed = ", ".join(recipe.benchmark.providers)
     yield "benchmark", f"on {timed}" if timed else "none"
+    if recipe.benchmark.runtimes:
+        yield "runtimes", f"{', '.join(recipe.benchmark.runtimes)} in turns"
     yield "output", "none yet" if recipe.output is None else _short(str(recipe.output))
 
 

@@ -157,7 +157,14 @@ def check_runtime(recipe: Recipe) -> None:
 
 def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
     """Look for providers and operator set, where the recipe asks for more than the CPU's own."""
-    providers = dict.fromkeys((recipe.export.judged_on, *recipe.benchmark.providers))
+    compared = recipe.benchmark.runtimes
+    providers = dict.fromkeys(
+        (
+            recipe.export.judged_on,
+            *recipe.benchmark.providers,
+            *(name for name in compared if name == "openvino"),
+        )
+    )
     opset = recipe.export.opset
     asks_opset = opset is not None and not surely_runs(opset)
     if set(providers) <= {"cpu"} and not asks_opset:
@@ -168,7 +175,9 @@ def _look_at_runtime(recipe: Recipe, found: _Findings) -> None:
 
         for provider in providers:
             is_judged = provider == recipe.export.judged_on
-            key = "export.provider" if is_judged else "benchmark.providers"
+            is_timed = provider in recipe.benchmark.providers
+            key = "benchmark.providers" if is_timed else "benchmark.runtimes"
+            key = "export.provider" if is_judged else key
             with found.collect():
                 try:
                     check_provider(provider, precision=recipe.export.precision)

@@ -16,6 +16,7 @@ from typing import Any
 from compressor.errors import CompressorError
 from compressor.measurements import ModelRecord
 from compressor.passes import OnnxPass, TorchPass
+from compressor.pipeline.announce import RUNTIMES
 from compressor.pipeline.cached_work import Stages
 from compressor.pipeline.estimate import Estimate
 from compressor.pipeline.gates import pass_gate
@@ -113,3 +114,5 @@ def _follow(stages: Stages, known: RunLog, limit: int | None) -> None:
         for provider in recipe.benchmark.providers:
             settings = recipe.benchmark.model_copy(update={"providers": (provider,)})
             stages.time(f"benchmark on {provider}", settings, exported.graph, artifact)
+        if recipe.benchmark.runtimes:
+            stages.time_runtimes(RUNTIMES, artifact)

@@ -59,6 +59,7 @@ from compressor.models.text_tower import text_vectors
 from compressor.passes import OnnxPass, Pass, TorchPass
 from compressor.paths import exists
 from compressor.pipeline.announce import (
+    RUNTIMES,
     TITLES,
     certified_line,
     cut_line,
@@ -566,14 +567,19 @@ class _Run:
         providers = self.recipe.benchmark.providers
         if not providers:
             self.log.missing["latencies"] = "the recipe's benchmark.providers is empty"
+        if not self.recipe.benchmark.measures:
             return
         self._start("benchmark")
         for provider in providers:
             settings = self.recipe.benchmark.model_copy(update={"providers": (provider,)})
             name = f"benchmark on {provider}"
             self.log.latencies += self.stages.time(name, settings, self.baseline_graph, artifact)
-        self.progress.result(timed_line(self.log.latencies))
-        if any(latency.noisy for latency in self.log.latencies):
+        if providers:
+            self.progress.result(timed_line(self.log.latencies))
+        if self.recipe.benchmark.runtimes:
+            self.log.runtimes = self.stages.time_runtimes(RUNTIMES, artifact)
+        noisy = [item.noisy for item in self.log.latencies]
+        if any([*noisy, *(item.noisy for item in self.log.runtimes)]):
             self.progress.result("noisy: the machine was busy, so read speeds with care")
 
     def time_trial(self, artifact: StoredGraph, timing: BenchmarkSettings | None) -> None:

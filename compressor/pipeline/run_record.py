@@ -29,6 +29,7 @@ from compressor.measurements import (
     PassTry,
     PredictionRecord,
     RecallRecord,
+    RuntimeLatency,
     SliceRecord,
     SplitRecord,
     StepRecord,
@@ -70,6 +71,7 @@ class RunLog:
     passes: list[PassRecord] = field(default_factory=list)
     parity: Parity | None = None
     latencies: tuple[Latency, ...] = ()
+    runtimes: tuple[RuntimeLatency, ...] = ()
     splits: tuple[SplitRecord, ...] = ()
     certification: Certification | None = None
     certificate: Certificate | None = None
@@ -213,6 +215,7 @@ class RunLog:
             passes=tuple(_as_it_ended(record, verdict) for record in self.passes),
             parity=self.parity,
             latencies=self.latencies,
+            runtimes=self.runtimes,
             splits=self.splits,
             certification=self.certification,
             certificate=self.certificate,

@@ -27,6 +27,7 @@ from pydantic import (
 
 from compressor.data import DataSettings
 from compressor.errors import EnvironmentMismatch, RecipeError, raise_all
+from compressor.measurements import Runtime
 from compressor.models.checkpoint import CheckpointFiles
 from compressor.models.settings import ModelSettings
 from compressor.own_code import ALLOW, OwnFunction, load_function
@@ -72,6 +73,12 @@ _TAKES = {METRIC: "a compressor.MetricInputs", PREPROCESS: "a row as a dict"}
 def _each_once(values: tuple[Value, ...]) -> tuple[Value, ...]:
     if (twice := first_repeated(values)) is not None:
         raise ValueError(f"names {twice} twice")
+    return values
+
+
+def _several(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if len(_each_once(values)) == 1:
+        raise ValueError(f"names {values[0]} alone; name two to compare, or none")
     return values
 
 
@@ -154,6 +161,13 @@ class BenchmarkSettings(BaseModel):
         description="execution providers of ONNX Runtime, and openvino, to time on; an empty list "
         "measures nothing",
     )
+    runtimes: Annotated[tuple[Runtime, ...], AfterValidator(_several)] = Field(
+        default=(),
+        exclude_if=lambda value: not value,
+        description="runtimes that the artifact is timed in on the CPU, taking turns, to see which "
+        "serves it best on this machine at each batch size and length: [onnxruntime, openvino]; "
+        "left out, none",
+    )
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=65536)], ...], AfterValidator(_each_once)
     ] = Field(default=(1, 8), min_length=1, max_length=100, description="examples in one call")
@@ -185,10 +199,16 @@ class BenchmarkSettings(BaseModel):
         "graph cannot be recorded",
     )
 
+    @property
+    def measures(self) -> bool:
+        """Return whether anything is timed at the end of a run."""
+        return bool(self.providers or self.runtimes)
+
     def of_first_shape(self) -> Self:
         """Return the settings that time the first batch size and length on the first provider."""
         own = {
             "providers": self.providers[:1],
+            "runtimes": (),
             "batch_sizes": self.batch_sizes[:1],
             "sequence_lengths": self.sequence_lengths[:1],
         }

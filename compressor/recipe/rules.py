@@ -258,6 +258,9 @@ def _provider_conflicts(data: Mapping[str, object], steps: Sequence[_Step]) -> I
     wanted = [("export.provider", export)]
     if isinstance(timed, list | tuple):
         wanted += [("benchmark.providers", name) for name in timed]
+    compared = _setting(data, "benchmark", "runtimes", ())
+    if isinstance(compared, list | tuple) and "openvino" in compared:
+        wanted.append(("benchmark.runtimes", "openvino"))
     for step in steps:
         allowed, why = step.declares.providers, step.declares.not_elsewhere
         # A name that no provider has is a mistake of its own.
@@ -290,6 +293,11 @@ def _export_conflicts(data: Mapping[str, object]) -> Iterator[Mistake]:
             ("export", "evaluate_on"),
             "is for machines without the GPU that a graph is for, but export.provider is openvino, "
             "which runs on this CPU; remove it",
+        )
+    if provider in ("cuda", "tensorrt") and _setting(data, "benchmark", "runtimes", ()):
+        yield Mistake(
+            ("benchmark", "runtimes"),
+            f"times the artifact on the CPU, but export.provider is {provider}; remove it",
         )
     precision = _setting(data, "export", "precision", "fp32")
     if precision == "bf16" and provider in _PROVIDERS and provider != "openvino":

@@ -8,7 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.measurements import RunReport
-from compressor.report import certificates, gains, provenance, scores, target, units, verdict
+from compressor.report import (
+    certificates,
+    gains,
+    provenance,
+    runtimes,
+    scores,
+    target,
+    units,
+    verdict,
+)
 from compressor.report.predictions import prediction_lines
 from compressor.report.table import table_rows
 from compressor.words import printable
@@ -78,6 +87,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
     # Elsewhere the headline says what was measured.
     found = [("measured", scores.measured_words(report) if is_proven else None)]
     found += [("gained", gains.gained_words(report)), ("goal", target.met_words(report))]
+    found += [("fastest", runtimes.runtime_words(report))]
     found += [("reads", provenance.length_words(report))]
     found += [("code", provenance.own_code_words(report))]
     found += [("took", provenance.duration_words(report)), ("next", verdict.next_step(report))]

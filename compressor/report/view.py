@@ -11,7 +11,17 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from compressor.measurements import End, PassRecord, PassTry, RunReport
-from compressor.report import certificates, gains, provenance, scores, table, target, units, verdict
+from compressor.report import (
+    certificates,
+    gains,
+    provenance,
+    runtimes,
+    scores,
+    table,
+    target,
+    units,
+    verdict,
+)
 from compressor.report.attempts import size_points, was_repaired
 from compressor.report.attributions import AgreementView, agreement_view
 from compressor.report.charts import Chart, Point, score_chart
@@ -21,6 +31,7 @@ from compressor.report.path_chart import PathChart, path_chart
 from compressor.report.predictions import Predictions, predictions_view
 from compressor.report.questions import Answer, answers
 from compressor.report.recalls import RecallRow, recall_rows, recalls_summary
+from compressor.report.runtimes import RuntimeRow
 from compressor.report.sensitivity import Sensitivity, sensitivity_views
 from compressor.report.slices_and_flips import (
     Flips,
@@ -94,6 +105,9 @@ class View:
     components: Components | None
     sensitivities: tuple[Sensitivity, ...]
     latency_rows: tuple[LatencyRow, ...]
+    runtime_names: tuple[str, ...]
+    runtime_rows: tuple[RuntimeRow, ...]
+    runtimes_lead: str
     has_gpu_memory: bool
     has_cpu_times: bool
     noise: str  # empty when no latency was noisy
@@ -157,6 +171,9 @@ def view_of(report: RunReport) -> View:
         components=components_view(report),
         sensitivities=tuple(sensitivity_views(report)),
         latency_rows=tuple(table.latency_grid(report)),
+        runtime_names=tuple(runtimes.runtime_names(report)),
+        runtime_rows=tuple(runtimes.runtime_rows(report)),
+        runtimes_lead=runtimes.runtimes_lead(report),
         has_gpu_memory=any(item.peak_memory_bytes is not None for item in report.latencies),
         has_cpu_times=any(item.cpu_p50_ms is not None for item in report.latencies),
         noise=provenance.noise_words(report),

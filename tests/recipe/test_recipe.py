@@ -268,7 +268,10 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         "convert_fp16, quantize_aware_train, quantize_dynamic, quantize_fast, quantize_static, "
         "shrink, tidy"
     )
-    timing = "providers, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads, cuda_graph"
+    timing = (
+        "providers, runtimes, batch_sizes, sequence_lengths, warmup_runs, num_runs, threads, "
+        "cuda_graph"
+    )
     assert set(mistakes_of(text)) == {
         "r.yaml:19: key 'seed' appears twice, first in line 17",
         "r.yaml:1: model: required key 'checkpoint' is missing",

@@ -221,6 +221,22 @@ def test_a_metric_that_only_loading_can_tell_needs_no_labels_yet(tmp_path: Path)
             "nothing looks rows up in 4 bits",
         ),
         (
+            {
+                "export": {"provider": "cuda"},
+                "benchmark": {"providers": ["cuda"], "runtimes": ["onnxruntime", "openvino"]},
+            },
+            ("benchmark", "runtimes"),
+            "times the artifact on the CPU, but export.provider is cuda; remove it",
+        ),
+        (
+            {
+                "benchmark": {"runtimes": ["onnxruntime", "openvino"]},
+                "passes": [{"kind": "quantize_dynamic", "embeddings": "int4"}],
+            },
+            ("passes", 0, "embeddings"),
+            "int4 gives a model for cpu or cuda, but benchmark.runtimes asks for openvino",
+        ),
+        (
             {"benchmark": {"providers": ["openvino"]}, "passes": [{"kind": "convert_fp16"}]},
             ("passes", 0, "kind"),
             "convert_fp16 gives a model for cuda or tensorrt, but benchmark.providers asks for "
