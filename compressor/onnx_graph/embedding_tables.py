@@ -25,6 +25,7 @@ from compressor.onnx_graph.int8_convolutions import store_int8_convolutions
 from compressor.onnx_graph.int8_weights import Activations, store_int8_weights
 from compressor.onnx_graph.qdq import SignedScales, insert_qdq
 from compressor.onnx_graph.quantizable_weights import QuantizableWeight, find_uses
+from compressor.onnx_graph.quantized_activations import ScaleAndZeroPoint
 
 BITS = 4
 
@@ -63,7 +64,11 @@ def store_weights(
     """
     if filters := [weight for weight in weights if weight.kind == "filter"]:
         assert isinstance(activations, Mapping), "whoever takes filters observes their values"
-        store_int8_convolutions(model, filters, activations)
+        scales = {}
+        for name, scale in activations.items():
+            assert isinstance(scale, ScaleAndZeroPoint), "signed ones are for other providers"
+            scales[name] = scale
+        store_int8_convolutions(model, filters, scales)
         weights = [weight for weight in weights if weight.kind != "filter"]
     packed = [weight for weight in weights if weight.name in tables.weights]
     errors = store_int4_tables(model, packed, block_size=tables.block_size, refined=tables.refined)

@@ -382,6 +382,12 @@ passes:
 """,
     )
     stores_trained: ClassVar[str | None] = "static"
+    narrowed_by: ClassVar[Mapping[str, OnlyOn]] = {
+        **CalibratedSettings.narrowed_by,
+        "convolutions": OnlyOn(
+            "int8", ("cpu",), "they are written as ONNX Runtime computes them; leave it out"
+        ),
+    }
 
     convolutions: Literal["int8", False] = Field(
         False,
