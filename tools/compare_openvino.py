@@ -147,8 +147,11 @@ def calibration_rows(arguments: argparse.Namespace) -> Dataset:
 
 
 def make_peers(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Let NNCF write its models into `folder`, and return its versions."""
-    plain = folder / "plain"
+    """Let NNCF write its models into `folder` where they are not there; return its versions."""
+    plain, known = folder / "plain", folder / "versions.json"
+    if known.is_file():
+        versions: dict[str, str] = json.loads(known.read_text(encoding="utf-8"))
+        return versions
     named = argparse.Namespace(
         checkpoint=arguments.checkpoint,
         train=arguments.train,
@@ -160,7 +163,8 @@ def make_peers(arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
         [str(python), "-c", _NNCF, str(plain), str(folder)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    versions: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+    versions = json.loads(done.stdout.strip().splitlines()[-1])
+    known.write_text(json.dumps(versions), encoding="utf-8")
     return versions
 
 
