@@ -7,9 +7,15 @@ name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from compressor.passes.base import (
     ENOUGH_TO_OBSERVE,
@@ -400,6 +406,14 @@ passes:
     def takes_filters(self) -> bool:
         """Return whether convolutions are asked for."""
         return self.convolutions == "int8"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave convolutions out where they stay in float, so that steps are those of before."""
+        written: dict[str, Any] = write(self)
+        if not self.takes_filters:
+            written.pop("convolutions", None)
+        return written
 
 
 class QuantizeAuto(CalibratedSettings):
