@@ -163,6 +163,8 @@ class Task(ABC):
     finds: ClassVar[str | None] = None  # what is found or missed, such as "class"; None: nothing is
     # Whether outputs have an axis of tokens, so that models are compared on the same tokens alone.
     per_token: ClassVar[bool] = False
+    # Whether what a model says of words tells a model what to say that splits them otherwise.
+    aligns_words: ClassVar[bool] = False
     # Whether predictions are names of the tags of each document's words, for a user's own metric.
     tags_words: ClassVar[bool] = False
     # Whether what a model reads of an example while it is trained is drawn anew in every epoch, so
@@ -571,6 +573,13 @@ class Task(ABC):
     ) -> Rows:
         """Return what a model gave for each row of a batch, whatever the row was padded with."""
         return array
+
+    def on_own_tokens(self, array: NDArray[np.float32], batch: Batch, own: Batch) -> Rows:
+        """Return `array`, given for `batch`, at the tokens of the same examples in `own`.
+
+        NaN stands where it says nothing of a token. Only asked of tasks that align words.
+        """
+        raise NotImplementedError
 
     def targets(
         self,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import StepFailed
 from compressor.measurements import FlipKind, Score
 from compressor.runtime.given import given_documents
 from compressor.runtime.pieces import (
@@ -242,6 +243,7 @@ class TokenClassification(TextTask):
     )
     finds: ClassVar[str | None] = "kind of entity"
     per_token: ClassVar[bool] = True
+    aligns_words: ClassVar[bool] = True
     tags_words: ClassVar[bool] = True
     cuts_texts: ClassVar[bool] = False
     explains: ClassVar[str] = "log-probability of the tags that the original gives"
@@ -377,13 +379,45 @@ class TokenClassification(TextTask):
             ),
         )
 
-    def without_padding(
-        self, array: NDArray[np.float32], batch: Batch
-    ) -> list[NDArray[np.float32]]:
+    def without_padding(self, array: NDArray[Any], batch: Batch) -> list[NDArray[Any]]:
         """Return the outputs of all tokens of each document's rows, special tokens included."""
         read = _documents_in(batch)
         owners = [row.document for row in read.rows]
         return without_padding(array, batch["attention_mask"], owners, len(read.documents))
+
+    def on_own_tokens(
+        self, array: NDArray[np.float32], batch: Batch, own: Batch
+    ) -> list[NDArray[np.float32]]:
+        """Return what the first token of each word got in `batch`, at its first token in `own`.
+
+        NaN stands at all other tokens, and where a word gave `batch` no token. Raises `StepFailed`
+        where the two tell words apart otherwise.
+        """
+        theirs, ours = _documents_in(batch), _documents_in(own)
+        words = []
+        for document, mine, logits in zip(
+            theirs.documents, ours.documents, of_documents(theirs, array), strict=True
+        ):
+            first = document.first_pieces
+            if len(first) != len(mine.first_pieces):
+                raise StepFailed(
+                    f"one tokenizer tells {len(mine.first_pieces)} words of an example apart and "
+                    f"the other {len(first)}, so what one model says of words cannot be told the "
+                    f"other; give rows of lists of words"
+                )
+            answers = np.full((len(first), logits.shape[1]), np.nan, np.float32)
+            answers[first >= 0] = logits[first[first >= 0]]
+            words.append(answers)
+        numbers = np.empty(len(words), dtype=object)
+        numbers[:] = [np.arange(len(answers)) for answers in words]
+        places = self.without_padding(self.targets(own, numbers), own)
+        found = []
+        for answers, place in zip(words, places, strict=True):
+            known = place != UNLABELLED
+            tokens = np.full((len(place), answers.shape[1]), np.nan, np.float32)
+            tokens[known] = answers[place[known]]
+            found.append(tokens)
+        return found
 
     def targets(self, batch: Batch, labels: LabelArray) -> NDArray[np.int64]:
         """Return the class id at the first token of each word, in one window, -100 elsewhere."""

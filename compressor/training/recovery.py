@@ -34,6 +34,7 @@ from compressor.training.teacher import (
     check_inputs,
     in_order,
     require_known_padding,
+    splits_otherwise,
     teacher_order,
 )
 from compressor.training.teacher_cache import StoredTeacherOutputs
@@ -176,12 +177,17 @@ def distill(
         if model.task.draws_inputs:
             return TeacherNow(model, teacher, dataset, own)
         outputs: TeacherOutputs
+        aligned = model if splits_otherwise(model, teacher, dataset.examples) else None
         if settings.teacher_cache is not None:
             folder = settings.teacher_cache
-            outputs = StoredTeacherOutputs(teacher, dataset, own, folder, run.progress)
+            outputs = StoredTeacherOutputs(
+                teacher, dataset, own, folder, run.progress, student=aligned
+            )
         else:
             # Not computed again in other batches, where they would differ in the last bits.
-            cached[name] = outputs = TeacherOutputs(teacher, dataset, own, run.team)
+            cached[name] = outputs = TeacherOutputs(
+                teacher, dataset, own, run.team, student=aligned
+            )
         return lambda batch: outputs(batch.rows, batch.mask)
 
     others = [outputs_of(each, f"teacher_logits_{place}") for place, each in enumerate(more, 1)]
@@ -336,10 +342,13 @@ def _output_loss(
     def distance_to(student: Tensor, teacher: Tensor, batch: TrainingBatch) -> Tensor:
         if settings.alignment is not None:
             return batch.mean(vector_distance(student, teacher))
+        mask = batch.mask
+        if model.task.aligns_words and mask is not None:
+            silent = teacher.isnan().any(dim=-1)  # (rows, tokens): of these it says nothing
+            mask, teacher = mask.masked_fill(silent, 0), teacher.nan_to_num()
         if settings.logits_loss == "mse":
-            mask = batch.mask if model.task.per_token else None
-            return batch.mean(logits_mse(student, teacher, mask))
-        return batch.mean(losses.distance(student, teacher, batch.mask, settings.temperature))
+            return batch.mean(logits_mse(student, teacher, mask if model.task.per_token else None))
+        return batch.mean(losses.distance(student, teacher, mask, settings.temperature))
 
     def loss(student: Tensor, teachers: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
         distance = _mean([distance_to(student, teacher, batch) for teacher in teachers])

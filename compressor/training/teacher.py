@@ -33,13 +33,22 @@ class TeacherOutputs:
     """The teacher's outputs for a split, computed when a row is first asked for and then kept.
 
     The teacher reads the examples with its own preprocessor, so its vocabulary may be another.
+    Where outputs are of tokens and it splits words into others than the `student` does, what it
+    says of each word stands at the student's first token of the word, and NaN at the others.
     `order` says which of the numbers on their last axis stands where. Each process of a `team`
     computes the rows that it is asked for; a checkpoint has those of all.
     """
 
     def __init__(
-        self, teacher: TorchModel, dataset: Dataset, order: Sequence[int], team: Team = ALONE
+        self,
+        teacher: TorchModel,
+        dataset: Dataset,
+        order: Sequence[int],
+        team: Team = ALONE,
+        *,
+        student: TorchModel | None = None,
     ) -> None:
+        self._student = student
         self._team = team
         self._teacher = teacher
         self._order = order
@@ -50,12 +59,14 @@ class TeacherOutputs:
         """Return the outputs for `rows`, such as `(len(rows), num_labels)`, on their device.
 
         Outputs with an axis of tokens stand where `mask`, shape `(len(rows), tokens)` or with more
-        rows for long examples, is not 0.
+        rows for long examples, is not 0, and there may be NaN where the student splits words
+        otherwise.
         Raises `StepFailed` when one of them is not finite.
         """
         positions = rows.tolist()
         found = self._of(positions)
-        if not all(np.isfinite(output).all() for output in found):
+        is_right = np.isfinite if self._student is None else _is_no_infinity
+        if not all(is_right(output).all() for output in found):
             raise StepFailed(
                 f"{self._dataset.source}: the teacher's predictions are not finite for one of the "
                 f"rows {self._dataset.rows[positions].tolist()}; check the teacher checkpoint"
@@ -97,7 +108,12 @@ class TeacherOutputs:
         """Return what the teacher gives for `rows`, read together."""
         batch = _encode(self._teacher, [self._dataset.examples[row] for row in rows])
         outputs = self._teacher.predict(batch)[..., self._order]
-        return self._teacher.task.without_padding(outputs, batch)
+        if self._student is None:
+            return self._teacher.task.without_padding(outputs, batch)
+        own = _encode(self._student, [self._dataset.examples[row] for row in rows])
+        # NaN says that there is nothing to compare, so one of the teacher's own is infinity here.
+        outputs = np.where(np.isnan(outputs), np.inf, outputs)
+        return self._student.task.on_own_tokens(outputs, batch, own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the outputs so far one after the other, and their rows and shapes.
@@ -193,6 +209,10 @@ def _finite(found: Tensor) -> Tensor:
     return found
 
 
+def _is_no_infinity(output: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return ~np.isinf(output)
+
+
 def in_order(order: Sequence[int]) -> Sequence[int] | slice:
     """Return what picks numbers in this order; where that is theirs already, without a copy."""
     return slice(None) if list(order) == list(range(len(order))) else order
@@ -202,13 +222,13 @@ def teacher_order(model: TorchModel, teacher: TorchModel, examples: Sequence[Exa
     """Return where each of the student's numbers stands on the last axis of teacher outputs.
 
     Raises `StepFailed` when the two give outputs that cannot be compared: those of other labels or
-    of another width, or for other tokens of `examples` where there is an output for each.
+    of another width, or for other tokens of `examples` where there is an output for each, and not
+    one of words that others can be told.
     """
     own, other = (OutputForm(each.labels, each.module.config) for each in (model, teacher))
     order = model.task.teacher_order(own, other)
-    if model.task.per_token:
-        probed = _probed(examples)
-        own_counts, counts = (_token_counts(each, probed) for each in (model, teacher))
+    if model.task.per_token and not model.task.aligns_words:
+        own_counts, counts = _both_counts(model, teacher, examples)
         if own_counts != counts:
             raise StepFailed(
                 f"the student makes {own_counts} tokens of some examples and the teacher {counts}, "
@@ -216,6 +236,22 @@ def teacher_order(model: TorchModel, teacher: TorchModel, examples: Sequence[Exa
                 f"student's tokenizer"
             )
     return order
+
+
+def splits_otherwise(model: TorchModel, teacher: TorchModel, examples: Sequence[Example]) -> bool:
+    """Return whether outputs are of words that the teacher splits into other numbers of tokens."""
+    if not model.task.aligns_words:
+        return False
+    own_counts, counts = _both_counts(model, teacher, examples)
+    return own_counts != counts
+
+
+def _both_counts(
+    model: TorchModel, teacher: TorchModel, examples: Sequence[Example]
+) -> tuple[list[int], list[int]]:
+    """Return the numbers of tokens of some examples, the student's and the teacher's."""
+    probed = _probed(examples)
+    return _token_counts(model, probed), _token_counts(teacher, probed)
 
 
 def _token_counts(model: TorchModel, examples: Sequence[Example]) -> list[int]:

@@ -49,9 +49,11 @@ class StoredTeacherOutputs(TeacherOutputs):
         order: Sequence[int],
         folder: Path,
         progress: Progress,
+        *,
+        student: TorchModel | None = None,
     ) -> None:
-        super().__init__(teacher, dataset, order)
-        key = _key(teacher, dataset, order)
+        super().__init__(teacher, dataset, order, student=student)
+        key = _key(teacher, dataset, order, student)
         self._folder = folder / key[:32]
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / ".lock"):
@@ -113,10 +115,14 @@ class StoredTeacherOutputs(TeacherOutputs):
         write_whole(self._folder / _ABOUT, json.dumps({"key": key, **digests}))
 
 
-def _key(teacher: TorchModel, dataset: Dataset, order: Sequence[int]) -> str:
+def _key(
+    teacher: TorchModel, dataset: Dataset, order: Sequence[int], student: TorchModel | None
+) -> str:
     """Return a SHA-256 of all that outputs depend on."""
+    own = {} if student is None else {"student_encoding": encoding_digest(student, dataset)}
     return facts_sha256(
         {
+            **own,
             "weights": digest_of_tensors(teacher.module.state_dict()),
             "config": teacher.module.config.to_dict(),
             "task": repr(teacher.task),

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import word_piece_tokenizer
 from numpy.typing import NDArray
 from scipy.stats import beta
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from compressor.measurements import Score
 from compressor.starter.provable import INT8_COST, Judged, look_forward
@@ -223,6 +225,49 @@ def test_outputs_without_padding_are_those_of_each_document():
         first[:, 0].tolist() == batch["input_ids"][:-1][batch["attention_mask"][:-1] > 0].tolist()
     )
     assert second.shape == (3, 1)
+
+
+def whole_words() -> Any:
+    """Return a tokenizer that gives each word one token, and a text no ends."""
+    words = {word: place for place, word in enumerate(("[UNK]", "[PAD]", "the", "films", "good"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64
+    )
+
+
+def test_what_is_said_of_words_stands_at_the_first_token_of_another_tokenizer():
+    theirs, own = TASK.encode(whole_words(), DOCUMENTS), TASK.encode(TOKENIZER, DOCUMENTS)
+    array = np.arange(theirs["input_ids"].size, dtype=np.float32)
+    array = array.reshape(*theirs["input_ids"].shape, 1)  # each token says its own number
+    first, second, third = TASK.on_own_tokens(array, theirs, own)
+    none = np.nan
+    width = theirs["input_ids"].shape[1]
+    # [CLS] the film ##s [UNK] good [SEP]
+    np.testing.assert_array_equal(first[:, 0], [none, 0, 1, none, 2, 3, none])
+    # [CLS] it bad [SEP]: the second word has a token of the other tokenizer alone.
+    np.testing.assert_array_equal(second[:, 0], [none, width, width + 2, none])
+    np.testing.assert_array_equal(third[:, 0], [none, 2 * width, 2 * width + 1, none])
+
+
+def test_a_word_that_gave_the_teacher_no_token_is_not_compared():
+    document = [Words(("the", "\u00ad", "good"))]  # a soft hyphen, which WordPiece leaves out
+    own, theirs = TASK.encode(whole_words(), document), TASK.encode(TOKENIZER, document)
+    array = np.ones((*theirs["input_ids"].shape, 1), np.float32)
+    [found] = TASK.on_own_tokens(array, theirs, own)
+    np.testing.assert_array_equal(found[:, 0], [1, np.nan, 1])
+
+
+def test_each_window_of_a_long_document_is_told_its_words():
+    task = TokenClassification(max_length=8).for_labels(LABELS)
+    document = [Words(tuple(["films", "good", "the"] * 9))]
+    own, theirs = task.encode(TOKENIZER, document), TASK.encode(whole_words(), document)
+    array = np.arange(27, dtype=np.float32).reshape(1, 27, 1)
+    [found] = task.on_own_tokens(array, theirs, own)
+    assert len(own.rows) > 3
+    assert len(found) == np.count_nonzero(own["attention_mask"])
+    assert found[~np.isnan(found)].tolist() == list(range(27))
 
 
 def config(**changes: Any) -> dict[str, Any]:

@@ -1,13 +1,19 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import word_piece_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from compressor.data import Dataset
+from compressor.errors import StepFailed
 from compressor.models.torch_model import TorchModel, load_checkpoint
+from compressor.tasks.examples import Words
+from compressor.tasks.token_classification import TokenClassification
 from compressor.training.distill_settings import DistillSettings
 from compressor.training.recovery import distill
 from compressor.training.teacher import (
@@ -17,6 +23,7 @@ from compressor.training.teacher import (
     teacher_order,
 )
 from compressor.training.trainer import TrainingRun
+from compressor.verify.evaluation import predict_outputs
 
 LOGITS = DistillSettings(max_steps=1)
 HIDDEN = DistillSettings(max_steps=1, hidden_weight=1.0)
@@ -288,3 +295,65 @@ def test_hidden_states_of_a_convolution_are_compared(
     settings = DistillSettings(max_steps=1, batch_size=8, hidden_weight=1)
 
     assert distill(*models, image_dataset, settings, training_run).steps == 1
+
+
+@pytest.mark.parametrize("logits_loss", ["kl", "mse"])
+def test_a_tagger_learns_from_one_that_splits_words_otherwise(
+    logits_loss: str, training_run: TrainingRun, tmp_path: Path
+):
+    tags = ("O", "B-place", "I-place")
+    teacher = tagger(word_piece_tokenizer(), tags)
+    words = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[X]", *WORDS))}
+    whole = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    other: Any = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=whole, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64
+    )
+    random = np.random.default_rng(0)
+    examples = tuple(Words(tuple(random.choice(WORDS, size=5))) for _ in range(48))
+    dataset = Dataset("train", examples, None, np.arange(48), "generated")
+    student = tagger(other, tags[::-1])
+
+    def agreement() -> float:
+        found = [
+            np.concatenate([[each.labels[tag] for tag in row.argmax(axis=1)] for row in rows])
+            for each in (student, teacher)
+            for rows in [predict_outputs(each, each.task, each.preprocessor, dataset).per_example()]
+        ]
+        return float(np.mean(found[0] == found[1]))
+
+    assert agreement() < 0.5  # by chance a third
+    for folder in (None, tmp_path / "cache"):
+        settings = DistillSettings(
+            epochs=15,
+            batch_size=8,
+            learning_rate=3e-3,
+            logits_loss=logits_loss,
+            teacher_cache=folder,
+        )
+        distill(student, teacher, dataset, settings, training_run)
+    assert agreement() > 0.7
+    with pytest.raises(StepFailed, match="reads examples in another way"):
+        distill(student, teacher, dataset, HIDDEN, training_run)
+
+
+WORDS = ("films", "good", "unlovely", "bad", "film", "funny", "story")
+
+
+def tagger(tokenizer: Any, tags: tuple[str, ...]) -> TorchModel:
+    """Return a random tagger, of words whose tags differ."""
+    torch.manual_seed(len(tokenizer))
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        id2label=dict(enumerate(tags)),
+        label2id={tag: place for place, tag in enumerate(tags)},
+    )
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    module = transformers.BertForTokenClassification(config).eval()
+    return TorchModel(module, tokenizer, TokenClassification().for_labels(tags))
