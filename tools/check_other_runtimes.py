@@ -73,7 +73,8 @@ _OPENVINO = """
 import json, sys
 import numpy, openvino
 model, feeds, results = sys.argv[1:]
-compiled = openvino.Core().compile_model(model, "CPU")
+# Otherwise a CPU with AMX or AVX-512 BF16 computes in bfloat16.
+compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 outputs = []
 for batch in json.load(open(feeds)):
     feed = {k: numpy.array(v["data"], numpy.int64).reshape(v["dims"]) for k, v in batch.items()}

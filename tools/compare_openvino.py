@@ -54,7 +54,7 @@ from compressor.models.provider_options import ProviderSettings
 from compressor.models.torch_model import TorchModel, load_checkpoint
 from compressor.passes import OnnxPass, apply_pass
 from compressor.passes.quantize.settings import QuantizeDynamic, QuantizeStatic
-from compressor.runtime.openvino_session import OPENVINO, OpenvinoSession, openvino_version
+from compressor.runtime.openvino_session import OPENVINO, openvino_version
 
 ROWS_CALIBRATED = 300
 FASTER_BY = {1: 1.5, BATCH_SIZE: 1.2}  # than NNCF's default: the goal, by batch size
@@ -68,7 +68,12 @@ KERNELS = {
     "AVX512_CORE_VNNI": "avx512_vnni",
     "AVX512_CORE_AMX": "amx_int8",
 }
-KERNEL_ROWS = 150
+KERNEL_ROWS = 100
+FORMS = {
+    "quantize_static": "static/model.onnx",
+    "quantize_dynamic": "dynamic/model.onnx",
+    "NNCF": "nncf-default.xml",
+}
 
 _NNCF = """
 import json, sys
@@ -87,10 +92,25 @@ print(json.dumps({"nncf": nncf.__version__.partition("+")[0], "openvino": ov.__v
 """
 
 
+# In a process of its own, because oneDNN is limited once; without torch, which takes a while.
+_LOGITS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from compressor.runtime.openvino_session import OpenvinoSession
+folder, forms = Path(sys.argv[1]), json.loads(sys.argv[2])
+rows = json.loads((folder / "kernel-rows.json").read_text())
+batches = [{name: np.array(value, np.int64) for name, value in row.items()} for row in rows]
+found = {}
+for form, name in forms.items():
+    session = OpenvinoSession(folder / name, threads=1, place=name)
+    found[form] = np.concatenate([session.run(["logits"], batch)[0] for batch in batches])
+np.savez(folder / "kernel-logits.npz", allow_pickle=False, **found)
+"""
+
+
 def main() -> int:
     arguments = read_arguments()
-    if arguments.kernels:
-        return write_logits(arguments.folder)
     texts, labels = read_rows(arguments.data, arguments.text, arguments.label, None)
     model = load_checkpoint(arguments.checkpoint)
     folder: Path = arguments.folder.resolve()
@@ -134,7 +154,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--python", type=Path, help="a Python that has nncf and openvino")
     parser.add_argument("--rounds", type=int, default=15, help="of each timing")
     parser.add_argument("--json", type=Path, help="results file to write, too")
-    parser.add_argument("--kernels", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -239,9 +258,6 @@ def cpu_flags() -> set[str]:
     return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
-FORMS = {"quantize_static": "static", "quantize_dynamic": "dynamic", "NNCF": "nncf-default.xml"}
-
-
 def compare_kernels(model: TorchModel, texts: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     """Return, for each int8 form, how far logits of other kernels are from those of this CPU.
 
@@ -253,9 +269,7 @@ def compare_kernels(model: TorchModel, texts: Sequence[str], folder: Path) -> li
     flags, found = cpu_flags(), {}
     known = [name for name, flag in KERNELS.items() if flag in flags]
     for name in known:
-        command = [sys.executable, __file__, ".", str(folder), "--kernels"]
-        # What a comparison needs and the kernels do not.
-        command += ["--data", ".", "--text", ".", "--label", ".", "--train", "."]
+        command = [sys.executable, "-c", _LOGITS, str(folder), json.dumps(FORMS)]
         subprocess.run(command, check=True, env={**os.environ, "ONEDNN_MAX_CPU_ISA": name})
         found[name] = dict(np.load(folder / "kernel-logits.npz"))
     best = found[known[-1]]
@@ -270,19 +284,6 @@ def compare_kernels(model: TorchModel, texts: Sequence[str], folder: Path) -> li
         for form in FORMS
         for name, logits in found.items()
     ]
-
-
-def write_logits(folder: Path) -> int:
-    """Write the logits of each form, with the kernels that this process may use."""
-    rows = json.loads((folder / "kernel-rows.json").read_text(encoding="utf-8"))
-    batches = [{name: np.array(value, np.int64) for name, value in row.items()} for row in rows]
-    found = {}
-    for form, name in FORMS.items():
-        path = folder / name if name.endswith(".xml") else folder / name / "model.onnx"
-        session = OpenvinoSession(path, threads=1, place=str(path))
-        found[form] = np.concatenate([session.run(["logits"], batch)[0] for batch in batches])
-    np.savez(folder / "kernel-logits.npz", allow_pickle=False, **found)
-    return 0
 
 
 def print_tables(rows: Sequence[Mapping[str, Any]], kernels: Sequence[Mapping[str, Any]]) -> None:

@@ -60,6 +60,17 @@ INT8_FILES = {
     "Olive, OnnxDynamicQuantization, per_channel": None,
     "NNCF, quantize for transformers, 300 rows": None,
 }
+# What rows of `compare_openvino` are called, where not as there.
+OPENVINO_MODELS = {
+    "plain export, fp32": "the plain export in float32",
+    "plain export, bf16": "the plain export in bfloat16, OpenVINO's default on this CPU",
+    "export for openvino": "this package's float export",
+    "quantize_dynamic": "`quantize_dynamic`",
+    "quantize_static": "`quantize_static`",
+    "quantize_static, bf16": "`quantize_static`, `precision: bf16`",
+    "quantize_dynamic, in ONNX Runtime": "`quantize_dynamic`, in ONNX Runtime",
+    "quantize_static, in ONNX Runtime": "`quantize_static`, in ONNX Runtime",
+}
 # What is raced for a cold start.
 _CONTESTANTS = {
     "by hand": "onnxruntime and tokenizers by hand",
@@ -549,6 +560,79 @@ def other_runtimes() -> str:
     return "\n".join([*lines, "", source("runtimes", results)])
 
 
+def openvino() -> str:
+    """Return the table of int8 models in OpenVINO, this package's and NNCF's."""
+    results = read_results("openvino")
+    about = results["about"]
+    lines = [
+        "| model | MB | predictions changed | batch 1 | batch 32 | over NNCF, batch 1 | batch 32 |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in results["rows"]:
+        cells = [
+            OPENVINO_MODELS.get(row["name"], row["name"]),
+            f"{row['megabytes']:.1f}",
+            f"{row['changed']} of {about['rows']}",
+            *(speeds([row[f"speed_batch_{size}"]]) for size in (1, 32)),
+            *(f"{row[f'over_nncf_batch_{size}']['median']:.2f}×" for size in (1, 32)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    told = (
+        f"<sub>Rows of the development split, {about['calibrated_on']} of the train split to "
+        f"calibrate on; {about['rounds']} rounds of {about['singles']} single texts and "
+        f"{about['batches']} batches. OpenVINO {about['openvino']}, NNCF {about['nncf']} with its "
+        f"default preset, ONNX Runtime {about['onnxruntime']}.</sub>"
+    )
+    return "\n".join(
+        [*lines, "", told, "", _openvino_goal(results), "", source("openvino", results)]
+    )
+
+
+def _openvino_goal(results: Mapping[str, Any]) -> str:
+    """Say whether `quantize_static` is as far ahead of NNCF as it was to be."""
+    rows = {row["name"]: row for row in results["rows"]}
+    own, peer = rows["quantize_static"], rows["NNCF, default preset"]
+    told = []
+    for size, factor in results["about"]["goal"].items():
+        found = own[f"over_nncf_batch_{size}"]["median"]
+        met = "met" if found >= factor else "not met"
+        told.append(f"{factor:g}× at batch {size}: {met} ({found:.2f}×)")
+    fewer = "met" if own["changed"] < peer["changed"] else "not met"
+    return (
+        f"<sub>The goal of `quantize_static` against NNCF: {', '.join(told)}; fewer changed "
+        f"predictions: {fewer} ({own['changed']} and {peer['changed']}).</sub>"
+    )
+
+
+def openvino_kernels() -> str:
+    """Return the table of logits in OpenVINO with the kernels of several instruction sets."""
+    results = read_results("openvino")
+    found = results["about"]["kernels"]
+    names = list(dict.fromkeys(item["kernels"] for item in found))
+    lines = [
+        f"| int8 form | {' | '.join(f'`{name}`' for name in names)} |",
+        f"|:--|{'--:|' * len(names)}",
+    ]
+    for form in dict.fromkeys(item["form"] for item in found):
+        own = {item["kernels"]: item for item in found if item["form"] == form}
+        cells = [_kernel_cell(own[name]) for name in names]
+        lines.append(f"| {form} | {' | '.join(cells)} |")
+    told = (
+        f"<sub>How far logits on {results['about']['kernel_rows']} texts are from those of the "
+        f"last column: the largest difference, and how many predictions it changes. oneDNN was "
+        f"limited to the kernels of each instruction set (`ONEDNN_MAX_CPU_ISA`) on one CPU; other "
+        f"CPUs were not tried. Differences of the first columns hold those of float kernels, which "
+        f"move what int8 rounds.</sub>"
+    )
+    return "\n".join([*lines, "", told, "", source("openvino", results)])
+
+
+def _kernel_cell(item: Mapping[str, Any]) -> str:
+    if item["largest"] == 0:
+        return "equal"
+    return f"{item['largest']:.2g} ({item['changed']})"
+
+
 def doors() -> str:
     """Return the table of programs that open artifacts: how far numbers differ, by task."""
     results = read_results("doors")
@@ -667,6 +751,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vector_forms": vector_forms,
     "int8": int8,
     "other_runtimes": other_runtimes,
+    "openvino": openvino,
+    "openvino_kernels": openvino_kernels,
     "doors": doors,
     "cold_start": cold_start,
     "serving": serving,
