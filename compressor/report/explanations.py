@@ -89,6 +89,7 @@ class ExampleView:
 
     title: str
     image: str
+    aspect: str  # of the picture, width / height
     methods: tuple[MethodView, ...]
 
 
@@ -177,6 +178,7 @@ def _example(item: ExplainedExample) -> ExampleView:
     return ExampleView(
         title=f"Row {item.row:,}{changed}",
         image=own_picture(item.image),
+        aspect=f"{max(1, item.image_size[1])} / {max(1, item.image_size[0])}",
         methods=tuple(_method(item, method, both) for method, both in item.methods.items()),
     )
 

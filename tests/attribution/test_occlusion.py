@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from byte_level import byte_level_tokenizer
 from conftest import word_piece_tokenizer
 
 from compressor.attribution.agreement import agreements
@@ -87,6 +88,26 @@ def test_real_models_are_asked_the_same_way(tiny_bert: TorchModel, tiny_vit: Tor
         [found] = occlude(reader, model.task, asked, hiding)
         assert found.shape == (count,)
         assert np.ptp(found) > 0
+
+
+def test_a_model_with_another_tokenizer_is_asked_about_the_same_characters():
+    # Bytes and pieces of them: each counts 1, and an unknown token 0.
+    tokenizer = byte_level_tokenizer()
+
+    class Count:
+        def predict(self, batch: Batch) -> np.ndarray:
+            known = batch["attention_mask"] * (batch["input_ids"] != tokenizer.unk_token_id)
+            return known.sum(axis=1, keepdims=True).astype(np.float32)
+
+    text = "bad films"
+    hiding = hiding_for(SCORING, TOKENIZER, tokenizer)
+    assert hiding == "unknown token"
+    asked = ask(Reader(Bag({"bad": 1.0}), TOKENIZER), SCORING, [text])
+    [found] = occlude(Reader(Count(), tokenizer), SCORING, asked, hiding)
+    own = SCORING.read_text(tokenizer, text)
+    assert [text[piece.start : piece.end] for piece in asked[0].pieces] == ["bad", "film", "s"]
+    assert found.tolist() == [float(own.tokens_of(piece).sum()) for piece in asked[0].pieces]
+    assert found[0] == len(tokenizer.tokenize("bad"))
 
 
 def test_a_number_that_is_not_finite_is_told():
