@@ -89,10 +89,10 @@ def _summary(report: RunReport, item: GapRecord) -> str:
         f"{points(item.gap)} more than that of {less.name}"
     )
     sure = f"{100 * item.confidence:g}%"
-    return (
-        f"{words}; with {sure} confidence no two groups differ by more than {_most(item)}, and "
-        f"some two by at least {_least(item)}, corrected for the number of pairs."
-    )
+    found = f"{words}; with {sure} confidence no two groups differ by more than {_most(item)}"
+    if item.lower_bound == 0:
+        return f"{found}, and it is not proven that any two differ."
+    return f"{found}, and some two by at least {_least(item)}, corrected for the number of pairs."
 
 
 def _most(item: GapRecord) -> str:

@@ -48,6 +48,12 @@ def test_both_error_rates_and_the_bounds_are_shown(report: RunReport):
     assert "corrected for the number of pairs" in view.summary
 
 
+def test_a_gap_that_may_be_none_is_said_so(passed: dict[str, Any]):
+    found = from_plain(passed | {"gaps": [GAP | {"lower_bound": 0.0, "verdict": "inconclusive"}]})
+    [view] = gap_views(found)
+    assert view.summary.endswith("and it is not proven that any two differ.")
+
+
 def test_names_of_groups_are_escaped(report: RunReport):
     page, text = render_html(report), render_markdown(report)
     assert "who = &lt;i>a" in text
