@@ -100,7 +100,9 @@ def measured(folder: Path, family: str) -> dict[str, Any]:
     model.save(folder / "trained")
     exported = export_onnx(model, folder / "dense" / "model.onnx", threads=1)
     before = predictions(exported, model, splits["unseen"])
-    truth = np.concatenate([np.ravel(labels) for labels in splits["unseen"].labels])
+    unseen = splits["unseen"].labels
+    assert unseen is not None, "every row was made with its label"
+    truth = np.concatenate([np.ravel(labels) for labels in unseen])
     found: dict[str, Any] = {"accuracy": round(float((before == truth).mean()), 4)}
     for name, settings in FORMS.items():
         given = {"min_elements": 256, **settings}
@@ -149,7 +151,8 @@ def train(model: TorchModel, dataset: Dataset) -> None:
         inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
         outputs = model.task.output_of(module(**inputs))
         optimizer.zero_grad()
-        model.task.losses.on_labels(outputs, targets).mean.backward()
+        loss: Any = model.task.losses.on_labels(outputs, targets).mean
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
     module.eval()
