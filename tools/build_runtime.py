@@ -38,6 +38,7 @@ dependencies = ["numpy>=2", "onnxruntime>=1.18", "tokenizers>=0.22"]
 
 [project.optional-dependencies]
 images = ["pillow>=11"]
+openvino = ["openvino>=2026.4,<2027"]
 
 [tool.setuptools.packages.find]
 include = ["{name}"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openvino_there import needs_openvino
 
 from compressor.data import Dataset
 from compressor.errors import StepFailed
@@ -134,3 +135,19 @@ def test_an_empty_calibration_split_is_an_error(exported: OnnxModel, context: Pa
         apply_pass(
             QuantizeAuto(), exported, dataclasses.replace(context, splits={"calibration": empty})
         )
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [("static", {"MatMul"}), ("per_token", {"MatMulIntegerToFloat"})],
+)
+def test_forms_are_raced_in_openvino_where_the_graph_is_for_it(
+    exported: OnnxModel, context: PassContext, form: str, expected: set[str]
+):
+    model = dataclasses.replace(exported, provider="openvino")
+    step = QuantizeAuto(min_elements=0, rounds=2, forms=(form,))
+    graph = load_graph(apply_pass(step, model, context).path).graph
+    found = {node.op_type for node in graph.node if node.name.startswith("node_MatMul")}
+    assert found >= expected
+    assert found <= {"MatMul", "MatMulIntegerToFloat"}

@@ -347,3 +347,26 @@ def test_auto_measures_no_weight_where_all_of_them_do(
     apply_pass(QuantizeStatic(min_elements=0, keep_sensitive="auto"), exported, context)
     assert "sensitivity" not in context.facts
     assert [trial["kept"] for trial in context.facts["kept_in_float_trials"]] == [0]
+
+
+def test_for_openvino_every_matmul_is_between_signed_pairs_of_safe_weights(
+    exported: OnnxModel, apply, encode, text_dataset: Dataset
+):
+    # Activations are observed in ONNX Runtime, so nothing here needs OpenVINO.
+    for_openvino = dataclasses.replace(exported, provider="openvino")
+    written = apply(for_openvino, smooth_alpha=0.8)
+    assert written.provider == "openvino"
+    graph = load_graph(written.path).graph
+    operators = [node.op_type for node in graph.node]
+    assert "MatMulIntegerToFloat" not in operators
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    dequantized = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    weights = [stored[node.input[0]] for node in dequantized if node.input[0] in stored]
+    assert len(weights) == 11  # matrices of the tiny BERT
+    assert all(max_pair_sum(weight) <= 128 for weight in weights)
+    zero_points = [stored[node.input[2]] for node in dequantized]
+    assert all(zeros.dtype == np.int8 and not zeros.any() for zeros in zero_points)
+    batch = encode(*text_dataset.examples)
+    before = exported.predict(batch)
+    after = OnnxModel(written.path, threads=1).predict(batch)
+    assert np.abs(after - before).max() < 0.25 * np.abs(before).max()
